@@ -1,0 +1,36 @@
+# Everything runs in .venv, which `make setup` makes from Python 3.11 or newer and requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint bench clean
+
+help: ## Show this help
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/.installed ## Make .venv and install the package with everything it needs
+
+.venv/.installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "xceptlab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Name another: make PYTHON=python3.12"; exit 2; }
+	@echo "Installing into .venv: PyTorch and the rest, some minutes the first time"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+demo: setup ## Run the residual study on embedded real images: 10 runs, at most 2 minutes on 2 cores
+	@$(BIN)/xceptlab study experiments/residual
+
+test: setup ## Run all tests
+	@$(BIN)/python -m pytest -n auto
+
+lint: setup ## Check format, style, types and the layers of the design
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup ## Measure speed side by side
+	@$(BIN)/xceptlab bench
+
+clean: ## Remove .venv and caches; outputs/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

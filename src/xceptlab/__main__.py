@@ -1,0 +1,6 @@
+"""``python -m xceptlab``."""
+
+from xceptlab.cli import console
+
+if __name__ == "__main__":
+    console()

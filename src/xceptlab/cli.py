@@ -1,0 +1,295 @@
+"""The command line. Nothing heavy is imported before a command needs it.
+
+Exit codes: 0 done, 1 a run failed or the disk is full, 2 bad input, 75 interrupted by the scheduler and to be continued by the
+same command, 130 interrupted by the user.
+"""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from xceptlab import __version__
+
+if TYPE_CHECKING:
+    from xceptlab.report.summary import Summary
+    from xceptlab.study import Expansion
+
+FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
+
+LAYERS = """\
+Every field of a run can be layered and overridden: -c FILE (repeatable, the last wins), --train.lr 0.05, --runtime.outputs DIR.
+`xceptlab train --help` lists the fields; `xceptlab train ... --print_config` shows the result."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def console() -> NoReturn:
+    """What ``xceptlab`` and ``python -m xceptlab`` run."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+    """Run a command and return its exit code; whatever the user can mend is one line on standard error."""
+    try:
+        return _dispatch(argv)
+    except BrokenPipeError:
+        return FAILED
+    except BlockingIOError as error:
+        return _say(str(error), INTERRUPTED)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return _say(f"{error.filename or 'outputs'}: {error.strerror or error}", FAILED if full else BAD_INPUT)
+    except ValueError as error:
+        if sys.flags.dev_mode:
+            raise
+        return _say(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command continues", CANCELLED)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"xceptlab: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    layers, rest = _split(argv)
+    options = _parser().parse_args(rest)
+    command: Callable[[argparse.Namespace, list[str]], int] = options.command
+    return command(options, layers)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The layers and overrides of a run's configuration, and everything else."""
+    layers: list[str] = []
+    rest: list[str] = []
+    pieces = iter(argv)
+    for piece in pieces:
+        name = piece.split("=")[0]
+        if name in ("-c", "--config", "--seed") or (name.startswith("--") and "." in name):
+            layers += [piece] if "=" in piece else [piece, *([value] if (value := next(pieces, None)) is not None else [])]
+        elif name == "--print_config":
+            layers.append(piece)
+        else:
+            rest.append(piece)
+    return layers, rest
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="xceptlab",
+        description="Controlled ablation studies of Xception: one study file, one command, a statistically sound verdict.",
+        epilog=LAYERS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"xceptlab {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace, list[str]], int], text: str, **options: object
+    ) -> argparse.ArgumentParser:
+        own = commands.add_parser(
+            name, help=text, description=text, epilog=LAYERS, formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False, **options,  # type: ignore[arg-type]
+        )  # fmt: skip
+        own.set_defaults(command=command)
+        return own
+
+    study = "a study's folder (with a study.yaml in it) or its file"
+    own = add("study", _study, "Run what is missing of a study and report the verdicts.")
+    own.add_argument("study", metavar="STUDY", help=study)
+    own.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one per GPU, or cores / threads)")
+    own = add("plan", _plan, "Show what a study would run and how its arms differ; trains nothing.")
+    own.add_argument("study", metavar="STUDY", help=study)
+    own = add("report", _report, "Judge the records there are and write the report; trains nothing.")
+    own.add_argument("study", metavar="STUDY", help=study)
+    own.add_argument("--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file")
+    own = add("train", _train, "Train, evaluate and record one run.", add_help=False)
+    own.add_argument("-h", "--help", action="store_true")
+    own = add("evaluate", _evaluate, "Evaluate a run or a checkpoint on a split.")
+    own.add_argument(
+        "weights",
+        metavar="RUN",
+        help="a run's folder or id, its model.safetensors, or a checkpoint; -c gives the network of a lone file",
+    )
+    own.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
+    own = add("describe", _describe, "Show the network as a table: modules, output shapes, parameters, multiply-accumulates.")
+    own.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
+    return parser
+
+
+def _train(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.loading import load_run
+
+    config = load_run([*layers, *(["--help"] if options.help else [])])
+    from xceptlab.data import locate
+
+    locate(config.data)
+    from xceptlab.train import train
+
+    record = train(config, progress=sys.stderr.isatty())
+    if record.status == "diverged":
+        print(f"{record.run_id}: diverged")
+    else:
+        print(f"{record.run_id}: " + ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items()))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.loading import load_run
+
+    path = Path(options.weights)
+    if not path.exists():  # perhaps a run's id
+        path = Path(load_run(layers).runtime.outputs) / "runs" / options.weights
+    if not path.exists():
+        raise ValueError(f"{options.weights}: neither a file, a folder nor a run under {path.parent}")
+    weights = path / "model.safetensors" if path.is_dir() else path
+    own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
+    config = load_run([*(["-c", str(own)] if own else []), *layers], "evaluate")
+    from xceptlab.data import locate
+
+    locate(config.data)
+    from xceptlab.train import evaluate
+
+    for name, value in evaluate(config, weights, options.split).items():
+        print(f"{name} {value:.6g}")
+    return 0
+
+
+def _describe(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.loading import load_run
+
+    config = load_run(layers, "describe")
+    from rich.console import Console
+    from rich.table import Table
+
+    from xceptlab.models.cost import table
+
+    rows = table(config.model, config.data.classes, config.data.size)
+    view = Table(
+        "module",
+        "kind",
+        title=f"One image of {config.data.size}x{config.data.size}, {config.data.classes} classes",
+        title_justify="left",
+    )
+    for column in ("output", "parameters", "MACs"):
+        view.add_column(column, justify="right")
+    for row in rows[1:]:
+        if row.name.count(".") < options.depth:
+            indent = "  " * row.name.count(".")
+            view.add_row(
+                indent + row.name.split(".")[-1], row.kind, "x".join(map(str, row.shape)), f"{row.parameters:,}", f"{row.macs:,}"
+            )
+    view.add_section()
+    view.add_row("total", rows[0].kind, "", f"{rows[0].parameters:,}", f"{rows[0].macs:,}")
+    Console().print(view)
+    return 0
+
+
+def _plan(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.report.summary import read_records
+    from xceptlab.study import expand
+
+    expansion = expand(options.study, layers)
+    records = read_records(expansion)
+    from rich.console import Console
+    from rich.table import Table
+
+    from xceptlab.models.cost import changes, table
+    from xceptlab.report.write import amount
+
+    console = Console()
+    console.print(f"[bold]{expansion.study.question}[/bold]  ({expansion.name})")
+    view = Table("arm", "differs from the baseline in", "parameters", "MACs", "runs done")
+    trees = {arm: table(config.model, config.data.classes, config.data.size) for arm, config in expansion.arms.items()}
+    first = next(iter(trees.values()))
+    for arm, tree in trees.items():
+        keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
+        done = sum(records[arm, seed] is not None for seed in expansion.study.seeds)
+        costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
+        view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.study.seeds)}")
+    console.print(view)
+    for arm, tree in trees.items():
+        if lines := changes(first, tree):
+            shown = lines[:6] + ([f"and {len(lines) - 6} more"] if len(lines) > 6 else [])
+            console.print(f"Modules of {arm}:", *shown, sep="\n  ", markup=False, highlight=False)
+    for claim in expansion.study.claims:
+        a, b = claim.contrast
+        console.print(
+            f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}", markup=False, highlight=False
+        )
+    missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
+    console.print(f"{len(missing)} of {len(records)} runs to train.")
+    return 0
+
+
+def _study(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.study import Registration, expand
+
+    expansion = expand(options.study, layers)
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
+    from xceptlab.launch.study import run_missing
+
+    Registration.make(expansion)
+    failed = run_missing(expansion, options.jobs, main)
+    _show(_write(expansion))
+    for run_id, reason in failed.items():
+        print(f"failed: {run_id}: {reason}", file=sys.stderr)
+    return FAILED if failed else 0
+
+
+def _report(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.report.write import publish
+    from xceptlab.study import expand, locate
+
+    summary = _write(expand(options.study, layers))
+    _show(summary)
+    if options.publish:
+        folder = locate(options.study).parent
+        publish(summary, folder)
+        print(f"Published to {folder}")
+    return 0
+
+
+def _write(expansion: "Expansion") -> "Summary":
+    from xceptlab.report.summary import summarise
+    from xceptlab.report.write import write_report
+
+    summary = summarise(expansion)
+    write_report(summary)
+    return summary
+
+
+def _show(summary: "Summary") -> None:
+    """The verdicts and the arms in the terminal."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from xceptlab.report.write import arm_cells, arm_header
+
+    colours = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", "incomplete": "yellow"}
+    console = Console(highlight=False)
+    console.print(Text(summary.expansion.study.question, style="bold"))
+    view = Table(box=SIMPLE, pad_edge=False)
+    view.add_column("arm", no_wrap=True)
+    for name in arm_header(summary.metric)[1:]:
+        view.add_column(name, justify="right", no_wrap=True)
+    for row in summary.arms:
+        view.add_row(*map(Text, arm_cells(row, row, summary.metric)))
+    console.print(view)
+    for v in summary.verdicts:
+        console.print(Text.assemble((v.outcome.upper(), f"bold {colours[v.outcome]}"), f"  {v.claim.id}: {v.claim.statement}"))
+        console.print(Text(f"  {v.summary}"))
+    for warning in summary.warnings:
+        console.print(Text(f"Warning: {warning}", style="yellow"))
+    console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)

@@ -1,0 +1,93 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 images of 32x32, in memory.
+
+Read from a folder in the Hugging Face parquet layout (``train-*.parquet``, ``test-*.parquet``, in the folder or in one below it;
+columns ``img`` or ``image``, ``label`` or ``fine_label``) or from torchvision's files, which torchvision checks by their MD5
+before it reads them and downloads where ``data.download`` is true.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from xceptlab.data.sources import Arrays, missing
+from xceptlab.schema import DataConfig
+
+_TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+
+
+def locate(config: DataConfig) -> None:
+    """Check that the files are there.
+
+    Raises:
+        ValueError: What was looked for, where, and how to get it.
+    """
+    parquet = all(_shards(config.root, split) for split in ("train", "test"))
+    if not (parquet or config.download or (Path(config.root) / _TORCHVISION[config.name]).is_dir()):
+        raise missing(
+            config.name,
+            config.root,
+            f"train-*.parquet with test-*.parquet, and the folder {_TORCHVISION[config.name]}",
+            f"--data.download true fetches it, or: huggingface-cli download --repo-type dataset {_HUB[config.name]} "
+            f"--local-dir {config.root}",
+        )
+
+
+def load(config: DataConfig) -> tuple[Arrays, Arrays]:
+    """Training and test images."""
+    locate(config)
+    read = _read_parquet if _shards(config.root, "train") else _read_torchvision
+    return read(config, "train"), read(config, "test")
+
+
+def _shards(root: str, split: str) -> list[Path]:
+    return sorted([*Path(root).glob(f"{split}-*.parquet"), *Path(root).glob(f"*/{split}-*.parquet")])
+
+
+def _read_parquet(config: DataConfig, split: str) -> Arrays:
+    import pyarrow
+    import pyarrow.parquet
+    from PIL import Image
+
+    images, labels = [], []
+    for file in _shards(config.root, split):
+        try:
+            table = pyarrow.parquet.read_table(file)
+        except (OSError, pyarrow.ArrowInvalid) as error:
+            raise ValueError(f"{file}: not a readable parquet file ({error})") from None
+        picture = next((name for name in ("img", "image") if name in table.column_names), None)
+        label = next((name for name in ("label", "fine_label") if name in table.column_names), None)
+        if picture is None or label is None:
+            raise ValueError(
+                f"{file}: columns img or image, and label or fine_label are needed; it has {', '.join(table.column_names)}"
+            )
+        for row, cell in enumerate(table[picture].to_pylist()):
+            try:
+                image = np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB"))
+            except (OSError, TypeError, KeyError) as error:
+                raise ValueError(f"{file}: row {row} is no image ({error})") from None
+            if image.shape != (32, 32, 3):
+                raise ValueError(f"{file}: row {row} is an image of {image.shape[1]}x{image.shape[0]}; {config.name} has 32x32")
+            images.append(image)
+        labels.append(table[label].to_numpy())
+    return Arrays(np.stack(images), _checked(np.concatenate(labels), config, str(file.parent)))
+
+
+def _read_torchvision(config: DataConfig, split: str) -> Arrays:
+    from torchvision import datasets
+
+    dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[config.name]
+    try:
+        read = dataset(config.root, train=split == "train", download=config.download)
+    except RuntimeError as error:
+        raise ValueError(f"{config.root}: torchvision refuses the files of {config.name} ({error})") from None
+    return Arrays(read.data, _checked(np.array(read.targets), config, config.root))
+
+
+def _checked(labels: np.ndarray, config: DataConfig, where: str) -> np.ndarray:
+    if labels.min() < 0 or labels.max() >= config.classes:
+        raise ValueError(
+            f"{where}: labels {labels.min()} to {labels.max()} do not fit {config.name}, which has {config.classes} classes"
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,147 @@
+"""The LightningDataModule: one for every data set, since they differ in their source only."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from xceptlab.data import SETS, augment, order
+from xceptlab.data.order import Key
+from xceptlab.data.sources import Indices, Source
+from xceptlab.schema import RunConfig
+
+
+class Batch(NamedTuple):
+    """One batch of one process."""
+
+    images: Tensor
+    """(B, size, size, 3) uint8 from the loader; (B, 3, size, size) in [-1, 1] once on the device."""
+    labels: Tensor
+    """(B,)"""
+    number: Tensor
+    """(B,), the images' numbers in their split."""
+    draws: Tensor
+    """(B, DRAWS), what augmentation may use; empty in evaluation."""
+    weight: float
+    """See ``order.Key``."""
+
+
+class Split(Dataset[Batch]):
+    """Images of a source by their numbers in a split; asked for whole batches."""
+
+    def __init__(self, source: Source, members: Indices, seed: int | None = None) -> None:
+        self.source, self.members, self.seed = source, members, seed
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, key: Key) -> Batch:
+        """Draws are made by the image's number in the source, so that holding out others does not change them."""
+        index = self.members[key.index]
+        draws: NDArray[np.float32] | None = None if self.seed is None else order.draws(self.seed, key.epoch, index)
+        return Batch(
+            torch.from_numpy(self.source.read(index, draws)),
+            torch.from_numpy(self.source.labels[index]),
+            torch.from_numpy(key.index),
+            torch.empty(0) if draws is None else torch.from_numpy(draws),
+            key.weight,
+        )
+
+
+class DataModule(pl.LightningDataModule):
+    """Training, validation and test images of a run.
+
+    The order and the draws of augmentation are functions of (seed, epoch, step) alone: workers, processes and interruptions
+    change neither.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.train: Split
+
+    def setup(self, stage: str) -> None:
+        if hasattr(self, "train"):
+            return
+        data = self.config.data
+        train, test = SETS[data.name].load(data)
+        members = _limited(train.labels, data.train_images)
+        held_out = members[order.stratified(train.labels[members], round(data.validation * len(members)), data.validation_seed)]
+        self.train = Split(train, np.setdiff1d(members, held_out), self.config.seed)
+        self.validation = Split(train, held_out)
+        self.test = Split(test, _limited(test.labels, data.test_images))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-len(self.train) // self.config.train.batch_size)
+
+    def fingerprint(self) -> str:
+        """A hash of the decoded images and labels of training and test."""
+        return f"{self.train.source.fingerprint()}-{self.test.source.fingerprint()}"
+
+    @property
+    def _trainer(self) -> pl.Trainer:
+        assert self.trainer is not None, "the loaders need a Trainer: it knows the processes"
+        return self.trainer
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world = self._trainer.global_rank, self._trainer.world_size
+        train = self.config.train
+        sampler = order.TrainingOrder(
+            n=len(self.train),
+            batch_size=train.batch_size,
+            accumulate=train.accumulate,
+            seed=self.config.seed,
+            rank=rank,
+            world=world,
+            position=self._position,
+        )
+        return self._loader(self.train, sampler)
+
+    def _position(self) -> tuple[int, int]:
+        """Where the run stands when an epoch begins: (epoch, batches done in it)."""
+        loop = self._trainer.fit_loop
+        return self._trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self._evaluation(self.validation) if len(self.validation) else []
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation(self.test)
+
+    def _evaluation(self, split: Split) -> DataLoader:
+        rank, world = self._trainer.global_rank, self._trainer.world_size
+        train = self.config.train
+        batch_size = max(1, train.batch_size // (train.accumulate * world))
+        return self._loader(split, order.EvaluationOrder(n=len(split), batch_size=batch_size, rank=rank, world=world))
+
+    def _loader(self, split: Split, sampler: order.TrainingOrder | order.EvaluationOrder) -> DataLoader:
+        workers = self.config.runtime.workers
+        on_gpu = self._trainer.strategy.root_device.type == "cuda"
+        # Without a batch size a loader hands each key of the sampler to the split: a key is a batch.
+        return DataLoader(
+            split, sampler=sampler, batch_size=None, num_workers=workers, persistent_workers=workers > 0, pin_memory=on_gpu
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Whole-batch augmentation and normalisation, on the device."""
+        data = self.config.data
+        images = batch.images
+        if self._trainer.training and (data.crop == "pad" or data.flip):
+            pad = data.pad if data.crop == "pad" else 0
+            images = augment.pad_crop_flip(images, batch.draws, pad, data.flip)
+        dtype = torch.float64 if self.config.train.precision == "64-true" else torch.float32
+        return batch._replace(images=augment.normalise(images, dtype), draws=torch.empty(0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the loader's whole state is the step, which the trainer keeps."""
+        return {}
+
+
+def _limited(labels: Indices, count: int) -> Indices:
+    return np.arange(len(labels)) if count in (0, len(labels)) else order.stratified(labels, count, seed=0)

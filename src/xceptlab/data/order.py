@@ -1,0 +1,134 @@
+"""Which image at which step, and what is drawn for it: pure functions of (seed, epoch, step) and (seed, epoch, image).
+
+Nothing here has a state: not the workers, the number of processes, prefetching or an interruption can change what comes out.
+All randomness is a hash (splitmix64, Steele et al. 2014) of its key, computed for whole arrays; unlike a library's generator it
+is the same in every version.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+_ORDER, _DRAWS, _SPLIT = 1, 2, 3  # the first word of each key: streams that never meet
+DRAWS = 16
+"""Uniform numbers drawn for each image and epoch; the augmentation reads the first few, the rest are reserved."""
+
+
+def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
+    """64 random bits per key; integer arrays among the words broadcast."""
+    h = np.zeros(1, np.uint64)
+    with np.errstate(over="ignore"):
+        for word in key:
+            h = h ^ np.asarray(word).astype(np.uint64)
+            h = h + np.uint64(0x9E3779B97F4A7C15)
+            h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            h = h ^ (h >> np.uint64(31))
+    return h
+
+
+def permutation(seed: int, epoch: int, n: int) -> Indices:
+    """The order of an epoch's n images, (n,)."""
+    return np.argsort(bits(_ORDER, seed, epoch, np.arange(n)), kind="stable")
+
+
+def draws(seed: int, epoch: int, index: Indices) -> NDArray[np.float32]:
+    """Uniform numbers in [0, 1) that belong to each image in this epoch: (B,) -> (B, DRAWS)."""
+    words = bits(_DRAWS, seed, epoch, index[:, None], np.arange(DRAWS)[None])
+    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def stratified(labels: Indices, count: int, seed: int) -> Indices:
+    """``count`` of the n images with labels (n,), sorted, each class in proportion to its size."""
+    key = bits(_SPLIT, seed, np.arange(len(labels)))
+    quantile = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        members = members[np.argsort(key[members], kind="stable")]
+        quantile[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(np.lexsort((key, quantile))[:count])
+
+
+def share(total: int, parts: int, part: int) -> slice:
+    """The ``part``-th of ``parts`` consecutive, almost equal slices of ``total`` things."""
+    return slice(total * part // parts, total * (part + 1) // parts)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a loader is asked for: one batch of one process."""
+
+    epoch: int
+    index: Indices
+    """Images (B,), by their number in the split."""
+    weight: float
+    """Factor of the summed loss by which gradients, averaged over processes and accumulated batches, are those of the mean
+    over the global batch."""
+
+
+class TrainingOrder:
+    """The training batches of one process: its slice of each global batch, from where the run stands to the end of the epoch.
+
+    Args:
+        n: Images in an epoch. The last global batch of an epoch holds what is left.
+        batch_size: Images of a global batch.
+        accumulate: Batches that one optimizer step accumulates.
+        seed: The run's seed.
+        rank: This process.
+        world: Number of processes.
+        position: Tells (epoch, batches done in it) when an epoch begins or a run continues.
+
+    Raises:
+        ValueError: The last batch is too small for every process to have the two images that BatchNorm needs.
+    """
+
+    def __init__(
+        self,
+        *,
+        n: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        rank: int,
+        world: int,
+        position: Callable[[], tuple[int, int]],
+    ) -> None:
+        self.n, self.batch_size, self.accumulate, self.seed = n, min(batch_size, n), accumulate, seed
+        self.rank, self.world, self.position = rank, world, position
+        last = n % self.batch_size or self.batch_size
+        if last < 2 * world * accumulate:
+            raise ValueError(
+                f"train.batch_size: {batch_size} leaves a last batch of {last} of the {n} training images; "
+                f"{world} processes x {accumulate} accumulated batches need at least {2 * world * accumulate}, two each"
+            )
+
+    def __len__(self) -> int:
+        return -(-self.n // self.batch_size) * self.accumulate
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, done = self.position()
+        order = permutation(self.seed, epoch, self.n)
+        for batch in range(done, len(self)):
+            step, part = divmod(batch, self.accumulate)
+            images = order[step * self.batch_size : (step + 1) * self.batch_size]
+            weight = self.world * self.accumulate / len(images)
+            mine = images[share(len(images), self.accumulate, part)]
+            yield Key(epoch, mine[share(len(mine), self.world, self.rank)], weight)
+
+
+class EvaluationOrder:
+    """The evaluation batches of one process: its slice of n images in their order, none twice, no padding."""
+
+    def __init__(self, *, n: int, batch_size: int, rank: int, world: int) -> None:
+        self.mine, self.batch_size = np.arange(n)[share(n, world, rank)], batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.mine) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Key]:
+        for start in range(0, len(self.mine), self.batch_size):
+            yield Key(0, self.mine[start : start + self.batch_size], 1.0)

@@ -1,0 +1,117 @@
+"""From YAML layers and dotted overrides to checked dataclasses, in LightningCLI's syntax; the one file that knows jsonargparse.
+
+``-c FILE`` may be repeated; the files and ``--section.field value`` overrides apply in the order in which they stand, the last
+one wins. Whatever is wrong becomes a ``ValueError`` of one line that names the file, the key, the value and what is allowed.
+"""
+
+import difflib
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from xceptlab.schema import RunConfig
+
+if TYPE_CHECKING:  # jsonargparse takes a quarter of a second, which --help and errors need not wait for
+    from jsonargparse import ArgumentParser
+
+T = TypeVar("T")
+
+
+def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
+    """The run that layers and overrides such as ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]`` describe."""
+    return parse(RunConfig, args, command)
+
+
+def parse(schema: type[T], args: Sequence[str], command: str) -> T:
+    """An instance of the dataclass ``schema`` from command-line arguments; ``--help`` and ``--print_config`` print and exit.
+
+    Raises:
+        ValueError: One line, for anything that is not as the schema allows.
+    """
+    from jsonargparse import ArgumentError, Namespace
+
+    parser = _parser(schema, command)
+    try:
+        values = parser.parse_args(list(args))
+        values.pop("config")
+        return _build(schema, values.as_dict() if isinstance(values, Namespace) else values)
+    except ArgumentError as error:
+        raise ValueError(_culprit(parser, args) + _one_line(str(error), _keys(schema))) from None
+
+
+def keys_of(args: Sequence[str]) -> list[str]:
+    """The dotted keys that ``--key value`` or ``--key=value`` arguments override."""
+    return [arg[2:].split("=")[0] for arg in args if arg.startswith("--")]
+
+
+def _parser(schema: type, command: str) -> "ArgumentParser":
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        exit_on_error=False, prog=f"xceptlab {command}", usage="%(prog)s [-c FILE ...] [--SECTION.FIELD VALUE ...]"
+    )
+    parser.add_argument(
+        "-c", "--config", action="config", metavar="FILE", help="A layer of configuration; repeatable, the last wins."
+    )
+    parser.add_class_arguments(schema, None)
+    return parser
+
+
+def _build(schema: Any, values: Any, key: str = "") -> Any:
+    """The dataclass from nested plain values, which the parser has checked one by one."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{key}: {values!r} is not allowed; it must be a mapping with keys of {', '.join(_keys(schema))}")
+    built = {}
+    for f in fields(schema):
+        value = values[f.name]
+        inner = (get_args(f.type) or (None,))[0]
+        if is_dataclass(f.type):
+            value = _build(f.type, value, f.name)
+        elif is_dataclass(inner):  # list[Claim]
+            value = [_build(inner, item.as_dict() if hasattr(item, "as_dict") else item, f.name) for item in value]
+        built[f.name] = value
+    return schema(**built)
+
+
+def _keys(schema: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for f in fields(schema):
+        keys += _keys(f.type, f"{prefix}{f.name}.") if is_dataclass(f.type) else [prefix + f.name]
+    return keys
+
+
+def _culprit(parser: "ArgumentParser", args: Sequence[str]) -> str:
+    """``FILE: `` when one of the files is refused by itself, else nothing."""
+    from jsonargparse import ArgumentError
+
+    files = [b for a, b in itertools.pairwise(args) if a in ("-c", "--config")]
+    for file in files:
+        try:
+            parser.parse_args(["-c", file])
+        except ArgumentError:
+            return f"{file}: "
+    return ""
+
+
+def _one_line(message: str, keys: list[str]) -> str:
+    """jsonargparse's message in our form: what, where, what is allowed."""
+    if unknown := re.search(
+        r"(?:Group '(?P<group>[\w.]+)' does not accept option|Option|unrecognized arguments:) ?'?(?:--)?(?P<key>[^\s'=]+)",
+        message,
+    ):
+        key = f"{unknown['group']}.{unknown['key']}" if unknown["group"] else unknown["key"]
+        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5) or difflib.get_close_matches(
+            key.split(".")[-1], keys, n=1, cutoff=0.3
+        )
+        return f"{key}: there is no such key" + (f"; did you mean {near[0]}?" if near else "; see --help for the keys")
+    if wrong := re.search(r'Parser key "(?P<key>[^"]+)":\s*Expected an? (?P<type>.+)\. Got value: (?P<value>.*)', message, re.S):
+        allowed = wrong["type"].removeprefix("typing.").removeprefix("<class '").removesuffix("'>")
+        if allowed.startswith("Literal"):
+            allowed = "one of " + allowed.removeprefix("Literal").strip("[]").replace("'", "")
+        else:
+            allowed = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}.get(allowed, allowed)
+        return f"{wrong['key']}: {wrong['value'].strip()!r} is not allowed; it must be {allowed}"
+    return " ".join(message.replace('Parser key "config": ', "").split())

@@ -1,0 +1,91 @@
+"""What a network costs: parameters and multiply-accumulates, counted on its structure, without memory for weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from xceptlab.models.xception import Xception
+from xceptlab.schema import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One module of the network."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    """Of its output, (C, H, W) or (C,)."""
+    parameters: int
+    """Trainable, its submodules' included."""
+    macs: int
+    """Multiply-accumulates of one image's forward pass, its submodules' included."""
+    own: str
+    """Shapes of the module's own parameters."""
+
+
+def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
+    """Every module with its cost for one image (3, size, size), in the order of the network; the first row is the whole.
+
+    Counts convolutions and linear layers, as papers do: torch's FlopCounterMode on the meta device, two operations to one MAC.
+
+    Raises:
+        ValueError: The image is too small for the network.
+    """
+    with torch.device("meta"):
+        network = Xception(model, classes).eval()
+        image = torch.empty(1, 3, size, size)
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def remember(name: str) -> None:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            shapes[name] = tuple(output.shape[1:])
+
+        network.get_submodule(name).register_forward_hook(hook)
+
+    names = [name for name, _ in network.named_modules()]
+    for name in names:
+        remember(name)
+    with FlopCounterMode(display=False) as counter:
+        try:
+            network(image)
+        except RuntimeError as error:
+            raise ValueError(f"data.size: {size} is too small for this network ({error})") from None
+    macs = {name: sum(counts.values()) // 2 for name, counts in counter.get_flop_counts().items()}
+    root = type(network).__name__
+    return [
+        Row(
+            name=name or root,
+            kind=type(module).__name__,
+            shape=shapes[name],
+            parameters=sum(p.numel() for p in module.parameters()),
+            macs=macs.get(f"{root}.{name}" if name else root, 0),
+            own=" ".join("x".join(map(str, p.shape)) for p in module.parameters(recurse=False)),
+        )
+        for name, module in network.named_modules()
+        if name in shapes
+    ]
+
+
+def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
+    """Trainable parameters and multiply-accumulates for one image of (3, size, size)."""
+    whole = table(model, classes, size)[0]
+    return whole.parameters, whole.macs
+
+
+def changes(a: list[Row], b: list[Row]) -> list[str]:
+    """What of b's module tree differs from a's, one line each: ``+ name kind``, ``- name kind`` or ``~ name``.
+
+    A module whose parent is wholly added or removed is left out, and so is one that differs only through its submodules.
+    """
+    before, after = ({row.name: row for row in rows[1:]} for rows in (a, b))
+    lines = []
+    for sign, rows, other in (("-", before, after), ("+", after, before)):
+        gone = [name for name in rows if name not in other]
+        lines += [f"{sign} {name} {rows[name].kind}" for name in gone if name.rpartition(".")[0] not in gone]
+    for name, row in after.items():
+        if name in before and (row.kind, row.own) != (before[name].kind, before[name].own):
+            lines.append(f"~ {name} {before[name].own or before[name].kind} -> {row.own or row.kind}")
+    return lines

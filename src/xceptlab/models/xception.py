@@ -1,0 +1,171 @@
+"""Xception (Chollet 2017, arXiv:1610.02357, fig. 5): the whole network, top to bottom.
+
+Shapes stand on the tensor lines as (N, C, H, W), for the paper's 299x299 input at width 1. The names of the modules say the
+place in the network (``entry``, ``middle.3``, ``exit``); they are also what the initial weights are drawn by, so that two
+variants begin with equal weights wherever they share a module (``initialise``).
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xceptlab.models.separable import SeparableConv2d
+from xceptlab.schema import ModelConfig
+
+
+class MaxPool(nn.Module):
+    """3x3 max pooling with stride 2, any H and W to ceil(H / 2), ceil(W / 2).
+
+    ``same`` is TensorFlow's rule, the paper's: an even size is padded at the bottom and right only. ``symmetric`` pads by one on
+    every side, as timm does; on even sizes its windows lie one pixel further up and left.
+    """
+
+    def __init__(self, padding: str) -> None:
+        super().__init__()
+        self.same = padding == "same"
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        # An odd size needs one pixel on both sides; an even one none in front, and ceil_mode adds the one behind.
+        padding = (height % 2, width % 2) if self.same else (1, 1)
+        return F.max_pool2d(x, 3, stride=2, padding=padding, ceil_mode=self.same)
+
+
+class Block(nn.Module):
+    """Separable convolutions with BatchNorm, a ReLU before each (the first only if ``relu_first``), and the skip around them.
+
+    With ``stride`` 2 the block ends in a max pooling and its skip is a projection: a strided 1x1 convolution with BatchNorm.
+    Otherwise the skip is the identity. (N, inputs, H, W) -> (N, widths[-1], ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(
+        self, config: ModelConfig, inputs: int, widths: tuple[int, ...], *, stride: int, relu_first: bool = True
+    ) -> None:
+        super().__init__()
+        units: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip((inputs, *widths[:-1]), widths, strict=True)):
+            # Never in place: the head of the block shares its input with the skip.
+            units.append(nn.Sequential())
+            if i > 0 or relu_first:
+                units[-1].add_module("relu", nn.ReLU())
+            units[-1].add_module("separable", SeparableConv2d(before, after, config.order, config.intermediate))
+            units[-1].add_module("norm", _norm(config, after))
+        self.units = nn.Sequential(*units)
+        self.pool = MaxPool(config.padding) if stride == 2 else nn.Identity()
+        self.skip: nn.Module | None = None
+        if config.residual == "all":
+            self.skip = nn.Identity()
+            if stride == 2:
+                self.skip = nn.Sequential()
+                self.skip.add_module("conv", nn.Conv2d(inputs, widths[-1], 1, stride=2, bias=False))
+                self.skip.add_module("norm", _norm(config, widths[-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(self.units(x))
+        return y if self.skip is None else y + self.skip(x)
+
+
+class Stem(nn.Module):
+    """The two regular convolutions of the entry flow: (N, 3, H, W) -> (N, 64, ...).
+
+    ``imagenet`` is the paper's: stride 2, no padding, 299 -> 149 -> 147. ``cifar`` keeps the size: stride 1, zero padding 1.
+    """
+
+    def __init__(self, config: ModelConfig, first: int, second: int) -> None:
+        super().__init__()
+        stride, padding = (2, 0) if config.stem == "imagenet" else (1, 1)
+        self.conv1 = nn.Conv2d(3, first, 3, stride=stride, padding=padding, bias=False)
+        self.norm1 = _norm(config, first)
+        self.conv2 = nn.Conv2d(first, second, 3, padding=padding, bias=False)
+        self.norm2 = _norm(config, second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm1(self.conv1(x)))  # (N, 32, 149, 149)
+        return F.relu(self.norm2(self.conv2(x)))  # (N, 64, 147, 147)
+
+
+class Entry(nn.Module):
+    """Entry flow: the stem and three blocks that halve the size."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        w = config.channels
+        self.stem = Stem(config, w(32), w(64))
+        self.block1 = Block(config, w(64), (w(128), w(128)), stride=2, relu_first=False)  # the stem ends in a ReLU
+        self.block2 = Block(config, w(128), (w(256), w(256)), stride=2)
+        self.block3 = Block(config, w(256), (w(728), w(728)), stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)  # (N, 64, 147, 147)
+        x = self.block1(x)  # (N, 128, 74, 74)
+        x = self.block2(x)  # (N, 256, 37, 37)
+        return self.block3(x)  # (N, 728, 19, 19)
+
+
+class Exit(nn.Module):
+    """Exit flow: a last halving block, two wide separable convolutions, global average pooling."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        w = config.channels
+        self.block = Block(config, w(728), (w(728), w(1024)), stride=2)
+        self.separable1 = SeparableConv2d(w(1024), w(1536), config.order, config.intermediate)
+        self.norm1 = _norm(config, w(1536))
+        self.separable2 = SeparableConv2d(w(1536), w(2048), config.order, config.intermediate)
+        self.norm2 = _norm(config, w(2048))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(x)  # (N, 1024, 10, 10)
+        x = F.relu(self.norm1(self.separable1(x)))  # (N, 1536, 10, 10)
+        x = F.relu(self.norm2(self.separable2(x)))  # (N, 2048, 10, 10)
+        return x.mean((2, 3))  # (N, 2048)
+
+
+class Xception(nn.Module):
+    """The network: images (N, 3, H, W), normalised to the range -1 to 1, to logits (N, classes).
+
+    Args:
+        config: The architecture.
+        classes: Number of classes.
+        seed: What the initial weights are drawn from.
+    """
+
+    def __init__(self, config: ModelConfig, classes: int = 1000, seed: int = 0) -> None:
+        super().__init__()
+        self.entry = Entry(config)
+        width = config.channels(728)
+        self.middle = nn.Sequential(*(Block(config, width, (width, width, width), stride=1) for _ in range(config.middle_blocks)))
+        self.exit = Exit(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.channels(2048), classes)
+        initialise(self, seed)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The pooled features, (N, 3, H, W) -> (N, 2048)."""
+        x = self.entry(x)  # (N, 728, 19, 19)
+        x = self.middle(x)  # (N, 728, 19, 19)
+        return self.exit(x)  # (N, 2048)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.features(x)))  # (N, classes)
+
+
+def initialise(network: nn.Module, seed: int) -> None:
+    """Draw every convolution's and linear layer's weights, each from its own generator, seeded by (seed, module name).
+
+    So a module that two variants share by name and shape starts equal in both, whatever else they have. Glorot uniform (Glorot
+    and Bengio 2010), zero biases: Keras's defaults, which the paper's own code used.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+            nn.init.xavier_uniform_(module.weight, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _norm(config: ModelConfig, channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=config.bn_eps, momentum=config.bn_momentum)

@@ -1,0 +1,81 @@
+"""Optimizers, learning-rate schedules, weight-decay groups and the average of weights, as the training configuration says."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import LambdaLR
+
+from xceptlab.schema import TrainConfig
+
+
+def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
+    """The optimizer over the network's parameters, in one group or, with ``decay_norm_bias: false``, two."""
+    groups = parameter_groups(network, train)
+    if train.optimizer == "sgd":
+        return SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
+    if train.optimizer == "rmsprop":
+        return RMSprop(groups, lr=train.lr, momentum=train.momentum)
+    return AdamW(groups, lr=train.lr)
+
+
+def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
+    """All parameters with weight decay; without it norms and biases (the parameters of one dimension) if so configured."""
+    parameters = list(network.parameters())
+    decayed = [p for p in parameters if train.decay_norm_bias or p.ndim > 1]
+    spared = [p for p in parameters if not train.decay_norm_bias and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}]
+    return groups + ([{"params": spared, "weight_decay": 0.0}] if spared else [])
+
+
+def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """What the learning rate is multiplied by at each step, 0 to epochs x steps_per_epoch - 1."""
+    total = train.epochs * steps_per_epoch
+    warmup = round(train.warmup * total)
+
+    def at(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if train.schedule == "cosine":
+            return (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+        if train.schedule == "exponential":
+            return train.decay_rate ** math.floor(step / steps_per_epoch / train.decay_epochs)
+        return 1.0
+
+    return at
+
+
+def schedule(optimizer: Optimizer, train: TrainConfig, steps_per_epoch: int) -> LambdaLR:
+    """The schedule, to be advanced after each step."""
+    return LambdaLR(optimizer, factor(train, steps_per_epoch))
+
+
+class AverageWeights(WeightAveraging):
+    """Evaluate an exponential moving average of the weights and BatchNorm statistics (the paper: Polyak averaging).
+
+    The decay at step t is min(decay, (1 + t) / (10 + t)), TensorFlow's warm-up: a constant decay of 0.99 would leave a run of
+    100 steps near its random start.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def update(averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
+            t = float(updates)
+            weight = 1 - min(decay, (1 + t) / (10 + t))
+            if torch.is_floating_point(averages[0]):
+                torch._foreach_lerp_(averages, currents, weight)
+            else:  # BatchNorm's count of batches
+                torch._foreach_copy_(averages, currents)
+
+        super().__init__(use_buffers=True, multi_avg_fn=update)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing yet: a checkpoint written by another callback's hook would hold the average in place of the weights."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand over the average, also when a continued run finds all its epochs done."""
+        super().on_train_end(trainer, pl_module)

@@ -1,0 +1,285 @@
+"""What a run is: its configuration, what is allowed in it, and the identity that follows from it.
+
+Every field is explained where it stands; these texts are also the help of the command line. *Science* fields (model, data,
+train, seed) can change a result and make up the identity of a run; *runtime* fields must not and do not.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+SCIENCE_VERSION = 1
+"""Part of every run's identity; raised whenever a change of the code changes results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """A part of the configuration: frozen, checked when it is made."""
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if get_origin(f.type) is Literal:
+                options = get_args(f.type)
+                self._require(f.name, value in options, "one of " + ", ".join(map(str, options)))
+            elif f.type is float:
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                self._require(f.name, number and math.isfinite(value), "a finite number")
+                object.__setattr__(self, f.name, float(value))  # 1 and 1.0 are the same science
+            elif isinstance(f.type, type) and not isinstance(f.type, types.GenericAlias):
+                of_type = isinstance(value, f.type) and not (f.type is int and isinstance(value, bool))
+                self._require(f.name, of_type, f"of type {f.type.__name__}")
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            key = f"{self.section}.{name}" if self.section else name
+            raise ValueError(f"{key}: {getattr(self, name)!r} is not allowed; it must be {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Section):
+    """The network. The defaults are the paper's Xception, arXiv:1610.02357, fig. 5."""
+
+    section: ClassVar[str] = "model"
+
+    order: Literal["depthwise_first", "pointwise_first"] = "depthwise_first"
+    """Which convolution of a separable one comes first (the paper's section 1.2 calls the order unimportant)."""
+    intermediate: Literal["none", "relu", "elu", "gelu", "silu"] = "none"
+    """Activation between the depthwise and the pointwise convolution (the paper's fig. 10)."""
+    residual: Literal["all", "none"] = "all"
+    """Residual connections around the blocks (the paper's fig. 9)."""
+    width: float = 1.0
+    """Multiplier of every layer's number of channels, rounded to whole channels."""
+    middle_blocks: int = 8
+    """Number of blocks in the middle flow, 0 to 32."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """First two convolutions: the paper's (stride 2, no padding), or size-preserving ones for images of 32x32 and smaller."""
+    dropout: float = 0.0
+    """Dropout rate before the classifier (the paper's ImageNet recipe uses 0.5)."""
+    padding: Literal["same", "symmetric"] = "same"
+    """Padding of the max poolings: TensorFlow's, or one pixel on every side as in timm."""
+    bn_eps: float = 1e-3
+    """BatchNorm: what is added to the variance (Keras's value)."""
+    bn_momentum: float = 0.01
+    """BatchNorm: weight of a batch in the running statistics (Keras's momentum of 0.99)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("width", self.width > 0 and round(32 * self.width) >= 1, "at least 0.016, to leave the stem a channel")
+        self._require("width", self.width <= 16, "at most 16")
+        self._require("middle_blocks", 0 <= self.middle_blocks <= 32, "between 0 and 32")
+        self._require("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
+        self._require("bn_eps", self.bn_eps > 0, "above 0")
+        self._require("bn_momentum", 0 < self.bn_momentum <= 1, "above 0 and at most 1")
+
+    def channels(self, paper: int) -> int:
+        """The number of channels of a layer that has ``paper`` channels in the paper."""
+        return round(paper * self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(_Section):
+    """The images: which set, how it is split, and how a training image is varied."""
+
+    section: ClassVar[str] = "data"
+
+    name: Literal["digits", "cifar10", "cifar100", "imagenet"] = "imagenet"
+    """The data set; digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``."""
+    root: str = field(default="data", metadata={"identity": False})
+    """Folder that holds the data set."""
+    download: bool = field(default=False, metadata={"identity": False})
+    """Download CIFAR into ``root`` (through torchvision) if it is not there."""
+    size: int = 299
+    """Side of the images that the network sees, in pixels."""
+    validation: float = 0.0
+    """Part of the training images held out for validation, stratified by class; 0 trains on all."""
+    validation_seed: int = 0
+    """What the held-out images are drawn by; independent of the run's seed."""
+    train_images: int = 0
+    """Train on this many images only, stratified by class; 0 uses all."""
+    test_images: int = 0
+    """Test on this many images only, stratified by class; 0 uses all."""
+    crop: Literal["none", "pad", "resized"] = "resized"
+    """Random crop in training: none; after reflecting ``pad`` pixels at the borders; or Inception's random resized crop."""
+    pad: int = 4
+    """Pixels that ``crop: pad`` reflects at each border."""
+    flip: bool = True
+    """Mirror half of the training images."""
+    eval_crop: float = 0.875
+    """Side of the central crop in evaluation, as a part of the short side of the image (photographs only)."""
+
+    num_classes: int = 0
+    """Number of classes, for an ImageFolder tree other than ImageNet; 0 is the data set's own number."""
+
+    CLASSES: ClassVar[dict[str, int]] = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("size", 8 <= self.size <= 2048, "between 8 and 2048")
+        self._require("validation", 0 <= self.validation <= 0.5, "between 0 and 0.5")
+        self._require("validation_seed", self.validation_seed >= 0, "0 or more")
+        self._require("train_images", self.train_images == 0 or self.train_images >= 2, "0 (all) or at least 2")
+        self._require("test_images", self.test_images >= 0, "0 (all) or more")
+        self._require("pad", 0 <= self.pad < self.size, "at least 0 and below data.size")
+        self._require("eval_crop", 0 < self.eval_crop <= 1, "above 0 and at most 1")
+        crops = ("none", "resized") if self.name == "imagenet" else ("none", "pad")
+        self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}")
+        self._require("num_classes", self.num_classes == 0 or self.num_classes >= 2, "0 or at least 2")
+        fixed = self.name != "imagenet" and self.num_classes not in (0, self.CLASSES[self.name])
+        self._require("num_classes", not fixed, f"{self.CLASSES[self.name]} for {self.name}")
+        sizes = {"cifar10": (32, 32), "cifar100": (32, 32)}.get(self.name, (8, 2048))
+        self._require("size", sizes[0] <= self.size <= sizes[1], f"{sizes[0]} for {self.name}, the size of its images")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that the network tells apart."""
+        return self.num_classes or self.CLASSES[self.name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Section):
+    """The training. The defaults are the paper's ImageNet recipe as far as it states one (section 4.3)."""
+
+    section: ClassVar[str] = "train"
+
+    epochs: int = 100
+    """Passes over the training images (not stated in the paper)."""
+    batch_size: int = 1024
+    """Images per optimizer step over all devices together (not stated in the paper)."""
+    accumulate: int = 1
+    """Split each step into this many smaller batches, one after another; BatchNorm sees the smaller batches."""
+    optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd"
+    """Optimizer."""
+    lr: float = 0.045
+    """Learning rate after the warm-up."""
+    momentum: float = 0.9
+    """Momentum of sgd and rmsprop."""
+    nesterov: bool = False
+    """Nesterov's momentum, for sgd."""
+    weight_decay: float = 1e-5
+    """L2 regularisation (sgd, rmsprop), decoupled weight decay (adamw)."""
+    decay_norm_bias: bool = True
+    """Apply the weight decay also to BatchNorm's parameters and to biases."""
+    schedule: Literal["constant", "exponential", "cosine"] = "exponential"
+    """Learning rate after the warm-up: constant, times ``decay_rate`` every ``decay_epochs``, or a cosine to 0."""
+    decay_rate: float = 0.94
+    """Factor of the exponential schedule."""
+    decay_epochs: float = 2.0
+    """Epochs between two steps of the exponential schedule."""
+    warmup: float = 0.0
+    """Part of the training in which the learning rate rises linearly from 0."""
+    label_smoothing: float = 0.0
+    """Probability taken from the true class and spread over all."""
+    gradient_clip: float = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+    ema: float = 0.0
+    """Decay d of the average of weights that is evaluated, min(d, (1 + t) / (10 + t)) at step t; 0 evaluates the weights."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    """Number format, in Lightning's names."""
+    threads: int = 1
+    """CPU threads of a process; another number sums in another order, so it is part of the science."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "accumulate", "threads"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("batch_size", self.batch_size >= 2, "at least 2 (BatchNorm needs two images)")
+        self._require("accumulate", self.accumulate * 2 <= self.batch_size, "at most half of train.batch_size")
+        for name in ("lr", "decay_epochs", "decay_rate"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        for name in ("weight_decay", "gradient_clip"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("momentum", "warmup", "label_smoothing", "ema"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        can_nesterov = self.optimizer == "sgd" and self.momentum > 0
+        self._require("nesterov", can_nesterov or not self.nesterov, "false without sgd and momentum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig(_Section):
+    """Where and how a run runs; nothing here may change its result."""
+
+    section: ClassVar[str] = "runtime"
+
+    outputs: str = "outputs"
+    """Folder that holds ``runs/`` and ``studies/``."""
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    """Kind of device, in Lightning's names."""
+    devices: int = 1
+    """Devices of this kind per node."""
+    num_nodes: int = 1
+    """Machines."""
+    workers: int = 0
+    """Processes that load data, per device; 0 loads in the training process."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    deterministic: bool = True
+    """Use deterministic algorithms only; false may be faster on a GPU, and then runs do not repeat to the bit."""
+    log_every: int = 50
+    """Steps between two lines of the log."""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Weights & Biases; auto is online where a key is configured and else offline."""
+    wandb_project: str = "xceptlab"
+    """Project in Weights & Biases."""
+    study: str = ""
+    """Name of the study that started the run; set by ``xceptlab study``."""
+    arm: str = ""
+    """Name of the arm in that study; set by ``xceptlab study``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("devices", "num_nodes", "log_every"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("workers", self.workers >= 0, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(_Section):
+    """One run: one training of one network with one seed."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Where and how it runs; must not change results."""
+    seed: int = 0
+    """Decides the initial weights, the order of the images, their augmentation and dropout."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
+
+    def science(self) -> dict[str, Any]:
+        """The science fields as ``{dotted key: value}``, in the order of the schema."""
+        values: dict[str, Any] = {}
+        for part in (self.model, self.data, self.train):
+            for f in fields(part):
+                if f.metadata.get("identity", True):
+                    values[f"{part.section}.{f.name}"] = getattr(part, f.name)
+        return values | {"seed": self.seed}
+
+    def changed(self) -> dict[str, Any]:
+        """The science fields that differ from their defaults."""
+        defaults = RunConfig().science()
+        return {key: value for key, value in self.science().items() if value != defaults[key]}
+
+    @property
+    def run_id(self) -> str:
+        """A readable slug and a hash of the science: equal science, equal run, whoever asks for it."""
+        factors = [getattr(self.model, name) for name in ("order", "intermediate") if f"model.{name}" in self.changed()]
+        factors += [f"residual_{self.model.residual}"] if "model.residual" in self.changed() else []
+        digest = hashlib.sha256(json.dumps([SCIENCE_VERSION, self.changed()], sort_keys=True).encode()).hexdigest()
+        return "-".join([self.data.name, *factors, f"seed{self.seed}", digest[:10]])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as a configuration file holds them."""
+        return dataclasses.asdict(self)

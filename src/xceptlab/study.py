@@ -1,0 +1,288 @@
+"""A study: a question, arms that differ from the baseline in declared keys, seeds, and claims made before the first run."""
+
+import dataclasses
+import itertools
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from xceptlab import loading
+from xceptlab.records import write_atomically
+from xceptlab.schema import RunConfig
+
+METRICS = tuple(f"{split}/{metric}" for split in ("test", "val") for metric in ("top1", "top5", "loss"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement about two arms that the records will support or contradict."""
+
+    id: str
+    """Short name of the claim."""
+    contrast: tuple[str, str]
+    """The arms a and b; the claim is about a - b (b - a for the loss, which is better when lower)."""
+    metric: str
+    """What is compared, such as test/top1 (percent)."""
+    kind: Literal["superior", "equivalent"]
+    """superior: a - b > margin; equivalent: -margin < a - b < margin."""
+    margin: float
+    """Smallest difference that matters, in the metric's unit (percentage points for accuracies)."""
+    statement: str = ""
+    """The claim in words."""
+    diverged: float | None = None
+    """Score of a run that diverged; null scores it as guessing."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "contrast", tuple(self.contrast))
+        where = f"claim {self.id!r}"
+        if self.metric not in METRICS:
+            raise ValueError(f"{where}: metric {self.metric!r} is not known; there are {', '.join(METRICS)}")
+        if self.kind not in ("superior", "equivalent"):
+            raise ValueError(f"{where}: kind {self.kind!r} is not allowed; it must be superior or equivalent")
+        if len(self.contrast) != 2 or self.contrast[0] == self.contrast[1]:
+            raise ValueError(f"{where}: contrast {list(self.contrast)} must name two different arms")
+        if not self.margin >= 0 or self.margin == float("inf"):
+            raise ValueError(f"{where}: margin {self.margin} is not allowed; it must be 0 or more")
+        if self.kind == "equivalent" and self.margin == 0:
+            raise ValueError(f"{where}: margin 0 is not allowed; nothing is equivalent to within 0")
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric.endswith("loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """Where the claim that is tested stands."""
+
+    ref: str = ""
+    """Such as arXiv:1610.02357."""
+    section: str = ""
+    """Section."""
+    figure: int = 0
+    """Figure; 0 for none."""
+    table: int = 0
+    """Table; 0 for none."""
+
+    def __str__(self) -> str:
+        places = {"section": self.section, "figure": self.figure, "table": self.table}
+        return ", ".join([self.ref or "the paper", *(f"{name} {value}" for name, value in places.items() if value)])
+
+    def __bool__(self) -> bool:
+        return self != Paper()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study file."""
+
+    question: str
+    """What the study answers."""
+    base: list[str]
+    """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory."""
+    seeds: list[int]
+    """Each arm is trained once with each of these."""
+    claims: list[Claim]
+    """What is claimed before the first run."""
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Per arm the keys in which it differs; the first arm is the baseline."""
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by "-"."""
+    alpha: float = 0.05
+    """Chance of any false verdict, over all claims of the file."""
+    paper: Paper = field(default_factory=Paper)
+    """Where the tested claim stands."""
+
+    def __post_init__(self) -> None:
+        if bool(self.arms) == bool(self.grid):
+            raise ValueError("a study has either arms or a grid")
+        if len(self.cells()) < 2:
+            raise ValueError("arms: at least 2 are needed")
+        for name in self.cells():
+            if not re.fullmatch(r"[\w.+-]+", name):
+                raise ValueError(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {self.seeds} is not allowed; it must be a list of different whole numbers")
+        if not 0 < self.alpha < 0.5:
+            raise ValueError(f"alpha: {self.alpha} is not allowed; it must be above 0 and below 0.5")
+        if len({claim.id for claim in self.claims}) < len(self.claims):
+            raise ValueError("claims: two have the same id")
+        for claim in self.claims:
+            for arm in claim.contrast:
+                if arm not in self.cells():
+                    raise ValueError(f"claim {claim.id!r}: there is no arm {arm!r}; there are {', '.join(self.cells())}")
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """Per arm the keys that it declares, of ``arms`` or of the crossed ``grid``."""
+        if self.arms:
+            return self.arms
+        cells = {}
+        for levels in itertools.product(*self.grid.values()):
+            cells["-".join(map(str, levels))] = dict(zip(self.grid, levels, strict=True))
+        return cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expansion:
+    """A study with every arm's configuration resolved."""
+
+    name: str
+    """The study's folder or file name, with the layers of the command line: ``residual+cifar10``."""
+    study: Study
+    arms: dict[str, RunConfig]
+    """Per arm its configuration with the first seed; the first one is the baseline."""
+
+    def run(self, arm: str, seed: int) -> RunConfig:
+        """The run of one arm and one seed."""
+        return dataclasses.replace(self.arms[arm], seed=seed)
+
+    def runs(self) -> dict[tuple[str, int], RunConfig]:
+        """Every run by (arm, seed), seed by seed, so that an unfinished study is balanced."""
+        return {(arm, seed): self.run(arm, seed) for seed in self.study.seeds for arm in self.arms}
+
+    def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
+        """The science in which an arm differs from the baseline: ``{key: (baseline, arm)}``."""
+        base, other = next(iter(self.arms.values())).science(), self.arms[arm].science()
+        return {key: (base[key], other[key]) for key in base if base[key] != other[key]}
+
+    def directory(self) -> Path:
+        """Where the study's registration and report are kept."""
+        return Path(next(iter(self.arms.values())).runtime.outputs) / "studies" / self.name
+
+
+def locate(path: str) -> Path:
+    """The study file that a folder or a file names."""
+    file = Path(path)
+    file = file / "study.yaml" if file.is_dir() else file
+    if not file.is_file():
+        raise ValueError(f"{path}: no study there; give a study's folder (with a study.yaml in it) or its file")
+    return file
+
+
+def expand(path: str, args: Sequence[str] = ()) -> Expansion:
+    """Read a study and resolve its arms; ``args`` are layers and overrides that apply after the base and before the arms.
+
+    Raises:
+        ValueError: One line, for a study that is not well formed, an arm that differs from the baseline in a key that neither
+            declares, two arms of equal science, or an override of what the study itself decides.
+    """
+    file = locate(path)
+    study = loading.parse(Study, ["-c", str(file)], "study")
+    cells = study.cells()
+    for key in loading.keys_of(args):
+        if key == "seed" or any(key in declared for declared in cells.values()):
+            raise ValueError(f"--{key}: the study {file} decides it; edit the study to change it")
+    layers = [arg for base in study.base for arg in ("-c", _find(base, file))]
+    arms = {}
+    for name, declared in cells.items():
+        overrides = [f"--{key}={_text(value)}" for key, value in declared.items()]
+        try:
+            arms[name] = loading.load_run([*layers, *args, *overrides, f"--seed={study.seeds[0]}"], "study")
+        except ValueError as error:
+            raise ValueError(f"{file}: arm {name!r}: {error}") from None
+    expansion = Expansion(name=_name(file, args), study=study, arms=arms)
+    _control(file, expansion)
+    return expansion
+
+
+def _control(file: Path, expansion: Expansion) -> None:
+    """Refuse a comparison that is not controlled: design section 5."""
+    cells = expansion.study.cells()
+    baseline = next(iter(cells))
+    for arm in expansion.arms:
+        if more := set(expansion.differences(arm)) - set(cells[arm]) - set(cells[baseline]):
+            raise ValueError(
+                f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
+            )
+    seen: dict[str, str] = {}
+    for arm, config in expansion.arms.items():
+        if config.run_id in seen:
+            raise ValueError(f"{file}: the arms {seen[config.run_id]!r} and {arm!r} are the same science; an arm must differ")
+        seen[config.run_id] = arm
+
+
+def _find(base: str, file: Path) -> str:
+    for candidate in (file.parent / base, Path(base)):
+        if candidate.is_file():
+            return str(candidate)
+    raise ValueError(f"{file}: base {base!r} is neither beside the study file nor in the working directory")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _name(file: Path, args: Sequence[str]) -> str:
+    """The study's name; layers and science overrides of the command line make another study, so they are part of it."""
+    name = [file.parent.resolve().name if file.name == "study.yaml" else file.stem]
+    pieces = iter(args)
+    science = RunConfig().science()
+    for piece in pieces:
+        if piece in ("-c", "--config"):
+            name.append(Path(next(pieces, "")).stem)
+        elif piece.startswith("--"):
+            key, _, value = piece[2:].partition("=")
+            value = value or next(pieces, "")
+            name += [f"{key}={value}"] if key in science else []
+    return re.sub(r"[^\w.=+-]", "_", "+".join(name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A study as it stood before its first run, ``registered.yaml``; what is changed later is flagged."""
+
+    time: float
+    """Unix time."""
+    claims: list[dict[str, Any]]
+    alpha: float
+    seeds: list[int]
+    arms: dict[str, dict[str, Any]]
+    """Per arm its science."""
+
+    @classmethod
+    def now(cls, expansion: Expansion) -> "Registration":
+        study = expansion.study
+        claims = [dataclasses.asdict(claim) | {"contrast": list(claim.contrast)} for claim in study.claims]
+        arms = {name: config.science() for name, config in expansion.arms.items()}
+        return cls(time=time.time(), claims=claims, alpha=study.alpha, seeds=list(study.seeds), arms=arms)
+
+    @classmethod
+    def read(cls, expansion: Expansion) -> "Registration | None":
+        """What was registered, or None before the first run."""
+        try:
+            return cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text()))
+        except FileNotFoundError:
+            return None
+
+    @classmethod
+    def make(cls, expansion: Expansion) -> None:
+        """Register a study, once."""
+        if cls.read(expansion) is None:
+            expansion.directory().mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(dataclasses.asdict(cls.now(expansion)), sort_keys=False)
+            write_atomically(expansion.directory() / "registered.yaml", text.encode())
+
+    def edits(self, expansion: Expansion) -> list[str]:
+        """What differs between the registered study and today's, in words."""
+        today = Registration.now(expansion)
+        edits = [
+            f"{name} {getattr(self, name)} -> {getattr(today, name)}"
+            for name in ("alpha", "seeds")
+            if getattr(self, name) != getattr(today, name)
+        ]
+        for what, old, new in (
+            ("claim", {c["id"]: c for c in self.claims}, {c["id"]: c for c in today.claims}),
+            ("arm", self.arms, today.arms),
+        ):
+            edits += [f"{what} {name} added" for name in new if name not in old]
+            edits += [f"{what} {name} removed" for name in old if name not in new]
+            for name in old.keys() & new.keys():
+                keys = [key for key in new[name] if old[name].get(key) != new[name][key]]
+                edits += [f"{what} {name}: {key} {old[name].get(key)} -> {new[name][key]}" for key in keys]
+        return edits
