@@ -40,17 +40,25 @@ def main(argv: list[str]) -> int:
         return _dispatch(argv)
     except BrokenPipeError:
         return FAILED
-    except BlockingIOError as error:
+    except (BlockingIOError, InterruptedError) as error:
         return _say(str(error), INTERRUPTED)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return _say(f"{error.filename or 'outputs'}: {error.strerror or error}", FAILED if full else BAD_INPUT)
     except ValueError as error:
-        if sys.flags.dev_mode:
+        if not _ours(error):
             raise
         return _say(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return _say("interrupted; the same command continues", CANCELLED)
+
+
+def _ours(error: ValueError) -> bool:
+    """Whether our own code raised it, for the user; a library's ValueError is a defect and keeps its traceback."""
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("xceptlab.")
 
 
 def _say(message: str, code: int) -> int:
@@ -135,10 +143,10 @@ def _train(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.train import train
 
     record = train(config, progress=sys.stderr.isatty())
-    if record.status == "diverged":
-        print(f"{record.run_id}: diverged")
-    else:
-        print(f"{record.run_id}: " + ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items()))
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    rank_zero_only(print)(f"{record.run_id}: {scores or record.status}")
     return 0
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +108,14 @@ class RunDirectory:
         Raises:
             BlockingIOError: Another process holds it.
         """
-        with open(self.path / "lock", "w") as file:
-            _lock(file, self.path)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
-
-
-def _lock(file: IO[str], path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(f"{path}: another process is training this run") from None
+        except BlockingIOError:
+            raise BlockingIOError(f"{self.path}: another process is training this run") from None
+        finally:
+            os.close(folder)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -1,6 +1,7 @@
 """A study: a question, arms that differ from the baseline in declared keys, seeds, and claims made before the first run."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
@@ -219,7 +220,10 @@ def _text(value: Any) -> str:
 
 
 def _name(file: Path, args: Sequence[str]) -> str:
-    """The study's name; layers and science overrides of the command line make another study, so they are part of it."""
+    """The study's name; layers and science overrides of the command line make another study, so they are part of it.
+
+    At most 60 characters: it is also a folder and a tag in W&B, which takes 64.
+    """
     name = [file.parent.resolve().name if file.name == "study.yaml" else file.stem]
     pieces = iter(args)
     science = RunConfig().science()
@@ -230,7 +234,8 @@ def _name(file: Path, args: Sequence[str]) -> str:
             key, _, value = piece[2:].partition("=")
             value = value or next(pieces, "")
             name += [f"{key}={value}"] if key in science else []
-    return re.sub(r"[^\w.=+-]", "_", "+".join(name))
+    full = re.sub(r"[^\w.=+-]", "_", "+".join(name))
+    return full if len(full) <= 60 else f"{full[:51]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric, MetricCollection, SumMetric
 
 from xceptlab import optim
 from xceptlab.data.module import Batch
@@ -20,7 +19,7 @@ _DROPOUT = 4  # first word of the key of dropout's seeds
 class Task(pl.LightningModule):
     """Image classification with cross-entropy.
 
-    ``test_correct`` holds, after a test, one 0 or 1 per test image.
+    ``evaluation`` holds the latest metrics by name (``val/top1``); after a test ``test_correct`` holds a 0 or 1 per image.
 
     Args:
         config: The run.
@@ -32,7 +31,10 @@ class Task(pl.LightningModule):
     def __init__(self, config: RunConfig, network: nn.Module, steps_per_epoch: int, test_images: int) -> None:
         super().__init__()
         self.config, self.network, self.steps_per_epoch = config, network, steps_per_epoch
-        self.val_metrics, self.test_metrics = _metrics(config, "val/"), _metrics(config, "test/")
+        exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
+        sums = {name: SumMetric().set_dtype(exact) for name in ("images", "top1", "top5", "loss")}
+        self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
+        self.evaluation: dict[str, float] = {}
         self.per_image = PerImage(test_images)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -48,46 +50,41 @@ class Task(pl.LightningModule):
         return {"loss": loss, "top1": 100 * correct}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, self.val_metrics)
+        self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._report(self.val_metrics)
+        self._report("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self._evaluate(batch, self.test_metrics)
-        self.per_image.update(batch.number, logits.argmax(1) == batch.labels)
+        self.per_image.update(batch.number, self._evaluate(batch))
 
     def on_test_epoch_end(self) -> None:
-        self._report(self.test_metrics)
-        self.test_correct = self.per_image.compute()
+        self._report("test")
+        self.test_correct = self.per_image.compute().cpu()
 
-    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
+    def _evaluate(self, batch: Batch) -> Tensor:
+        """Add a batch to the sums; returns (B,) whether top-1 is right."""
         logits = self.network(batch.images).float()
-        losses = F.cross_entropy(logits, batch.labels, reduction="none")
-        for name, metric in metrics.items(keep_base=True):
-            arguments = (losses,) if name == "loss" else (logits, batch.labels)
-            metric.update(*arguments)
-        return logits
+        best = logits.topk(min(5, logits.shape[1])).indices == batch.labels[:, None]
+        self.sums["images"].update(torch.ones_like(batch.labels))
+        self.sums["top1"].update(best[:, 0])
+        self.sums["top5"].update(best.any(1))
+        self.sums["loss"].update(F.cross_entropy(logits, batch.labels, reduction="none"))
+        return best[:, 0]
 
-    def _report(self, metrics: MetricCollection) -> None:
-        """Accuracies in percent, the loss in nats; summed over all processes by the metrics themselves."""
-        values = {name: value if name.endswith("loss") else 100 * value for name, value in metrics.compute().items()}
-        self.log_dict(values, logger=False, prog_bar=True)
-        metrics.reset()
+    def _report(self, split: str) -> None:
+        """Accuracies in percent, the loss in nats; exact, since only counts are summed over processes."""
+        totals = {name: float(total) for name, total in self.sums.compute().items()}
+        scale = {"top1": 100.0, "top5": 100.0, "loss": 1.0}
+        values = {f"{split}/{name}": factor * totals[name] / totals["images"] for name, factor in scale.items()}
+        self.evaluation |= values
+        self.log_dict(values, logger=False, prog_bar=True, rank_zero_only=True)
+        self.sums.reset()
 
     def configure_optimizers(self) -> Any:
         optimizer = optim.optimizer(self.network, self.config.train)
         schedule = optim.schedule(optimizer, self.config.train, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _metrics(config: RunConfig, prefix: str) -> MetricCollection:
-    classes = config.data.classes
-
-    def accuracy(k: int) -> MulticlassAccuracy:
-        return MulticlassAccuracy(classes, top_k=min(k, classes), average="micro", validate_args=False)
-
-    return MetricCollection({"top1": accuracy(1), "top5": accuracy(5), "loss": MeanMetric()}, prefix=prefix, compute_groups=False)
 
 
 class PerImage(Metric):

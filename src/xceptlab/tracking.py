@@ -2,23 +2,22 @@
 
 import json
 import math
-import netrc
 import os
 import secrets
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytorch_lightning as pl
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from xceptlab.data.module import Batch
 from xceptlab.records import Record, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
+from xceptlab.task import Task
 
 _WANDB = RequirementCache("wandb")
 
@@ -74,11 +73,11 @@ class Curves(pl.Callback):
         self._images, self._since = 0.0, time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **final_metrics(trainer, ("val/",))})
+        self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **_metrics(pl_module, "val/")})
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).keep(trainer.global_step)
-        self._write(trainer, {"epoch": float(trainer.current_epoch), **final_metrics(trainer, ("test/",))})
+        self._write(trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")})
 
     @staticmethod
     def _mean(trainer: pl.Trainer, value: Tensor) -> float:
@@ -90,9 +89,9 @@ class Curves(pl.Callback):
             logger.log_metrics(line, step=trainer.global_step)
 
 
-def final_metrics(trainer: pl.Trainer, prefixes: tuple[str, ...]) -> dict[str, float]:
-    """The latest evaluations' metrics."""
-    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefixes)}
+def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
+    assert isinstance(task, Task)
+    return {name: value for name, value in task.evaluation.items() if name.startswith(prefix)}
 
 
 class LocalLog(Logger):
@@ -136,12 +135,15 @@ def loggers(config: RunConfig, directory: RunDirectory) -> list[Logger]:
 
 
 def finish(trainer: pl.Trainer, record: Record) -> None:
-    """Close the run in W&B with what only the record knows."""
+    """Close the run in W&B with what only the record knows, and wait until all of it is written."""
     for logger in trainer.loggers:
         if not isinstance(logger, LocalLog):
+            import wandb
+
             run = logger.experiment  # type: ignore[attr-defined]
             run.summary.update({"status": record.status, "parameters": record.parameters, "macs": record.macs, **record.metrics})
             run.finish()
+            wandb.teardown()  # finish() returns before the service has written its file; a forked run has no atexit
 
 
 def _wandb(config: RunConfig, directory: RunDirectory) -> list[Logger]:
@@ -151,12 +153,12 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> list[Logger]:
         return []
     if not _WANDB:
         raise ValueError(f"runtime.wandb: {wanted!r} needs wandb, which is not installed (pip install wandb); disabled does not")
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
-    mode = _mode(wanted)
-    return [
-        WandbLogger(
+    def start(mode: str) -> Logger:
+        logger = WandbLogger(
             id=f"{config.run_id}-{_nonce(directory.path / 'wandb_id')}",
             name=config.run_id,
             project=config.runtime.wandb_project,
@@ -166,26 +168,22 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> list[Logger]:
             config=config.science(),
             save_dir=directory.path,
             resume="allow",
-            offline=mode == "offline",
-            settings=wandb.Settings(silent=True, console="off", save_code=False),
+            mode=mode,
+            settings=wandb.Settings(console="off", save_code=False),
         )
-    ]
+        _ = logger.experiment
+        return logger
 
-
-def _mode(wanted: str) -> str:
-    """online or offline; ``auto`` never asks, it looks for a key where wandb does: the environment and the netrc file."""
-    if wanted != "auto":
-        return wanted
-    return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") or _netrc_has_key() else "offline")
-
-
-def _netrc_has_key() -> bool:
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
-        return netrc.netrc(file).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        # auto never asks: it is online where the environment or the netrc file has a key
+        online = wanted == "online" or (wanted == "auto" and not os.environ.get("WANDB_MODE") and wandb.login(prompt=False))
+        return [start("online" if online else "offline")]
+    except wandb.Error as error:
+        if wanted != "auto":
+            raise ValueError(f"runtime.wandb: {wanted} does not work here: {error}") from None
+        rank_zero_warn(f"W&B does not work here, so the run is tracked offline: {error}")
+        wandb.teardown()
+        return [start("offline")]
 
 
 def _nonce(file: Path) -> str:

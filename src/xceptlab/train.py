@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +19,7 @@ import pytorch_lightning as pl
 import safetensors.torch
 import torch
 import yaml
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import nn
 
@@ -30,6 +32,16 @@ from xceptlab.optim import AverageWeights
 from xceptlab.records import Record, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.task import Task
+
+QUIET = (
+    "does not have many workers",
+    "is smaller than the logging interval",
+    "isinstance.treespec, LeafSpec",
+    "Checkpoint directory .* exists and is not empty",
+    "Total length of `list` across ranks is zero",  # no validation images
+    "It is recommended to use `self.log",  # our metrics are summed over processes before they are logged
+)
+"""Warnings that tell a user nothing, by a part of their text."""
 
 
 def train(config: RunConfig, *, progress: bool = True) -> Record:
@@ -67,9 +79,10 @@ def _train(config: RunConfig, directory: RunDirectory, progress: bool) -> Record
 
     status: Literal["finished", "diverged"] = "finished"
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoints.newest(directory.path / "checkpoints"), weights_only=True)
-        trainer.test(task, datamodule=data, verbose=False)
-        metrics = tracking.final_metrics(trainer, ("val/", "test/"))
+        with interruptions():
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoints.newest(directory.path / "checkpoints"), weights_only=True)
+            trainer.test(task, datamodule=data, verbose=False)
+        metrics = task.evaluation
         if not np.isfinite(list(metrics.values())).all():
             raise tracking.Diverged("the final evaluation is not finite")
     except tracking.Diverged as error:
@@ -101,7 +114,7 @@ def _train(config: RunConfig, directory: RunDirectory, progress: bool) -> Record
         if status == "finished":
             weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
             write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
-            write_atomically(directory.path / "test_correct.npy", npy(task.test_correct.cpu().numpy()))
+            write_atomically(directory.path / "test_correct.npy", npy(task.test_correct.numpy()))
         directory.write_record(record)
         shutil.rmtree(directory.path / "checkpoints")
         tracking.finish(trainer, record)
@@ -113,13 +126,30 @@ def _rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 
+@contextmanager
+def interruptions() -> Iterator[None]:
+    """Tell apart what Lightning makes of signals: it ends with exit code 0 on SIGTERM and 1 on Ctrl-C.
+
+    Raises:
+        InterruptedError: The scheduler asked to stop.
+        KeyboardInterrupt: The user did.
+    """
+    try:
+        yield
+    except SIGTERMException:
+        raise InterruptedError("interrupted by SIGTERM; the same command continues") from None
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
 def prepare(config: RunConfig) -> None:
     """Set what is global to a process: threads, arithmetic, warnings that tell the user nothing."""
     torch.set_num_threads(config.train.threads)
     torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", ".*experiment logger are incompatible.*")
+    for message in QUIET:
+        warnings.filterwarnings("ignore", f".*{message}")
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -198,7 +228,7 @@ def evaluate(config: RunConfig, weights: Path, split: Literal["test", "val"]) ->
     trainer = trainer_on_devices(config, logger=False, enable_checkpointing=False)
     run = trainer.test if split == "test" else trainer.validate
     run(task, datamodule=data, verbose=False)
-    return tracking.final_metrics(trainer, (f"{split}/",))
+    return task.evaluation
 
 
 def load_weights(network: nn.Module, file: Path) -> None:
@@ -250,8 +280,8 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and of what computes."""
-    packages = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "scikit-learn")
-    own = {"python": platform.python_version(), "xceptlab": xceptlab.__version__}
+    packages = ("torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "scikit-learn")
+    own = {"xceptlab": xceptlab.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     return own | {name: importlib.metadata.version(name) for name in packages}
 
 

@@ -29,6 +29,8 @@ Main = Callable[[list[str]], int]
 ATTEMPTS = 2
 PATIENCE = 5.0
 """Seconds that a run gets to end by itself when it is stopped."""
+BAD_INPUT = 2
+"""Exit code of a run that would fail again."""
 INTERRUPTED = 75
 """Exit code of a run that is to be started again: it was interrupted, or another process is training it."""
 
@@ -126,7 +128,7 @@ class Local:
         elif code == INTERRUPTED:
             job.state, job.attempts, job.not_before = "waiting", job.attempts - 1, time.monotonic() + 1
         else:
-            job.state = "waiting" if job.attempts < ATTEMPTS else "failed"
+            job.state = "waiting" if code != BAD_INPUT and job.attempts < ATTEMPTS else "failed"
 
 
 def _visible(gpus: str) -> dict[str, str]:

@@ -116,8 +116,8 @@ def _curve(arm: str, expansion: Expansion, metric: str) -> Curve:
         lines = RunDirectory.of(run.runtime.outputs, run.run_id).log()
         runs.append({line["epoch"]: line[metric] for line in lines if metric in line and float(line["epoch"]).is_integer()})
     epochs = sorted(set().union(*runs))
-    values = np.array([[run.get(epoch, math.nan) for epoch in epochs] for run in runs if run])
-    return Curve(epochs=np.array(epochs), values=values.reshape(-1, len(epochs)))
+    values = [[run.get(epoch, math.nan) for epoch in epochs] for run in runs if run]
+    return Curve(epochs=np.array(epochs), values=np.array(values).reshape(len(values), len(epochs)))
 
 
 def _warnings(expansion: Expansion, records: Records) -> list[str]:

@@ -1,0 +1,41 @@
+"""What the tests share. Everything that a test needs it makes, but for the data sets that it looks for beside the checkout."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xceptlab.loading import load_run
+from xceptlab.schema import RunConfig
+
+ROOT = Path(__file__).parents[1]
+CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenet-sample"
+
+TINY = [
+    *("-c", str(ROOT / "configs/model/xception_tiny.yaml")),
+    *("-c", str(ROOT / "configs/data/digits.yaml")),
+    *("-c", str(ROOT / "configs/train/digits.yaml")),
+    *("--model.middle_blocks=1", "--data.train_images=300", "--data.test_images=101", "--data.size=8"),
+    *("--train.epochs=2", "--runtime.log_every=1", "--runtime.wandb=disabled", "--runtime.accelerator=cpu"),
+]
+"""A run of 10 steps: well under a second once torch is loaded."""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
+    """``tiny("--train.lr=0.5", ...)``: a run of 10 steps that leaves its outputs in ``tmp_path / "outputs"``."""
+    return lambda *overrides: load_run([*TINY, f"--runtime.outputs={tmp_path / 'outputs'}", *overrides])
+
+
+@pytest.fixture
+def xceptlab() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``xceptlab("plan", "experiments/residual")``: the command line in a process of its own, from the repository's root."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "xceptlab", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload]
+
+    return run

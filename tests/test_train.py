@@ -1,0 +1,280 @@
+"""One run: what it leaves behind, and that it comes out the same whatever happens to it."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import ROOT, TINY
+
+from xceptlab import checkpoints, cli, tracking
+from xceptlab.records import RunDirectory
+from xceptlab.train import evaluate, train
+
+
+def directory(config):
+    return RunDirectory.of(config.runtime.outputs, config.run_id)
+
+
+def weights(config):
+    return (directory(config).path / "model.safetensors").read_bytes()
+
+
+def test_a_run_leaves_all_that_the_report_needs(tiny):
+    config = tiny()
+    record = train(config, progress=False)
+    path = directory(config).path
+    assert sorted(p.name for p in path.iterdir()) == [
+        "config.yaml", "metrics.jsonl", "model.safetensors", "record.json", "test_correct.npy",
+    ]  # fmt: skip
+    assert directory(config).record() == record
+    assert record.status == "finished"
+    assert set(record.metrics) == {f"{split}/{m}" for split in ("val", "test") for m in ("top1", "top5", "loss")}
+    assert (record.steps, record.world_size, record.test_images, record.precision) == (10, 1, 101, "32-true")
+    assert record.science == config.science()
+    assert record.versions["torch"] == torch.__version__
+    correct = np.load(path / "test_correct.npy")
+    assert correct.dtype == np.uint8
+    assert correct.shape == (101,)
+    assert 100 * correct.mean() == pytest.approx(record.metrics["test/top1"], abs=1e-12)
+
+
+def test_the_log_has_every_step_and_every_evaluation(tiny):
+    config = tiny()
+    train(config, progress=False)
+    lines = directory(config).log()
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 11))
+    assert [line["epoch"] for line in lines if "val/top1" in line] == [1.0, 2.0]
+    assert [line["epoch"] for line in lines if "test/top1" in line] == [2.0]
+
+
+def test_a_run_that_has_its_record_is_not_trained_again(tiny):
+    config = tiny()
+    first = train(config, progress=False)
+    assert train(config, progress=False) == first
+
+
+@pytest.mark.parametrize("change", [(), ("--runtime.workers=2",), ("--runtime.log_every=7",)])
+def test_same_science_same_bits(tiny, tmp_path, change):
+    science = ("--data.crop=pad", "--data.pad=1", "--data.flip=true", "--model.dropout=0.3", "--train.ema=0.9")
+    one = tiny(*science)
+    two = tiny(*science, f"--runtime.outputs={tmp_path / 'again'}", *change)
+    a, b = train(one, progress=False), train(two, progress=False)
+    assert weights(one) == weights(two)
+    assert a.metrics == b.metrics
+
+
+def test_another_seed_gives_another_run(tiny):
+    one, two = tiny("--seed=1"), tiny("--seed=2")
+    train(one, progress=False)
+    train(two, progress=False)
+    assert weights(one) != weights(two)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_precisions_train(tiny, precision):
+    record = train(tiny(f"--train.precision={precision}"), progress=False)
+    assert (record.status, record.precision) == ("finished", precision)
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adamw"])
+def test_optimizers_train(tiny, optimizer):
+    config = tiny(f"--train.optimizer={optimizer}", "--train.nesterov=false", "--train.lr=0.001", "--train.decay_norm_bias=false")
+    assert train(config, progress=False).status == "finished"
+
+
+def test_accumulated_batches_step_once_for_all(tiny):
+    record = train(tiny("--train.accumulate=2"), progress=False)
+    assert record.steps == 10
+
+
+def test_without_validation_a_run_has_test_metrics_only(tiny):
+    record = train(tiny("--data.validation=0"), progress=False)
+    assert set(record.metrics) == {"test/top1", "test/top5", "test/loss"}
+
+
+def test_the_evaluated_weights_are_the_average(tiny, tmp_path):
+    plain, averaged = tiny(), tiny("--train.ema=0.5", f"--runtime.outputs={tmp_path / 'ema'}")
+    train(plain, progress=False)
+    record = train(averaged, progress=False)
+    a, b = (safetensors.torch.load(weights(config)) for config in (plain, averaged))
+    assert not torch.equal(a["classifier.weight"], b["classifier.weight"])
+    again = evaluate(averaged, directory(averaged).path / "model.safetensors", "test")
+    assert again["test/top1"] == record.metrics["test/top1"]
+
+
+def test_no_checkpoint_holds_the_average_in_place_of_the_weights(tiny, monkeypatch):
+    saved = []
+    save = checkpoints.AtomicCheckpointIO.save_checkpoint
+
+    def remember(self, checkpoint, path, storage_options=None):
+        saved.append({key: {k: v.clone() for k, v in checkpoint[key].items()} for key in ("state_dict", "current_model_state")})
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(checkpoints.AtomicCheckpointIO, "save_checkpoint", remember)
+    train(tiny("--train.ema=0.9"), progress=False)
+    train(tiny("--train.ema=0.2"), progress=False)
+    name = "network.classifier.weight"
+    for a, b in zip(saved[:2], saved[2:], strict=True):  # the decay changes the averages, not the training
+        assert torch.equal(a["current_model_state"][name], b["current_model_state"][name])
+        assert not torch.equal(a["state_dict"][name], b["state_dict"][name])
+
+
+def test_evaluate_repeats_the_record(tiny):
+    config = tiny()
+    record = train(config, progress=False)
+    file = directory(config).path / "model.safetensors"
+    for split in ("test", "val"):
+        for name, value in evaluate(config, file, split).items():
+            assert record.metrics[name] == pytest.approx(value, rel=1e-6)
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tiny):
+    config = tiny()
+    train(config, progress=False)
+    file = directory(config).path / "model.safetensors"
+    with pytest.raises(ValueError, match="has shape"):
+        evaluate(tiny("--model.width=0.25"), file, "test")
+    with pytest.raises(ValueError, match=r"skip.* is missing|is unexpected"):
+        evaluate(tiny("--model.residual=none"), file, "test")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.ckpt"])
+def test_a_file_that_holds_no_weights_is_refused(tiny, tmp_path, name):
+    (tmp_path / name).write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match="not a readable weight file"):
+        evaluate(tiny(), tmp_path / name, "test")
+
+
+def test_a_checkpoint_that_would_execute_code_is_refused(tiny, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match="not a readable weight file"):
+        evaluate(tiny(), tmp_path / "evil.ckpt", "test")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_diverged_run_is_a_result(tiny):
+    config = tiny("--train.lr=1e30", "--train.warmup=0")
+    record = train(config, progress=False)
+    assert (record.status, record.metrics) == ("diverged", {})
+    assert not (directory(config).path / "model.safetensors").exists()
+
+
+def test_devices_that_are_not_there_are_bad_input(tiny):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match=r"runtime.accelerator gpu"):
+        train(tiny("--runtime.accelerator=gpu"), progress=False)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tiny):
+    config = tiny()
+    directory(config).create()
+    with directory(config).locked(), pytest.raises(BlockingIOError, match="another process"):
+        train(config, progress=False)
+
+
+def test_a_full_disk_ends_in_one_line_and_no_record(tiny, monkeypatch, capsys):
+    config = tiny()
+
+    def full(file_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    outputs = f"--runtime.outputs={config.runtime.outputs}"
+    assert cli.main(["train", *TINY, outputs]) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1].endswith("No space left on device")
+    assert [p for p in directory(config).path.rglob("*") if p.is_file()] == []
+
+
+def test_wandb_is_optional(tiny, monkeypatch):
+    monkeypatch.setattr(tracking, "_WANDB", False)
+    assert train(tiny("--runtime.wandb=auto"), progress=False).status == "finished"
+    with pytest.raises(ValueError, match="not installed"):
+        train(tiny("--runtime.wandb=online", "--seed=7"), progress=False)
+
+
+def test_wandb_offline_has_one_run_by_the_run_id(tiny, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", os.devnull)
+    config = tiny("--runtime.wandb=auto", "--runtime.study=a_study", "--runtime.arm=an_arm", "--runtime.log_every=50")
+    train(config, progress=False)
+    folder = directory(config).path
+    nonce = (folder / "wandb_id").read_text()
+    (offline,) = folder.glob("wandb/offline-run-*")
+    assert offline.name.endswith(f"{config.run_id}-{nonce}")
+    log = next(offline.glob("*.wandb")).read_bytes()
+    for text in (b"a_study", b"an_arm", b"model.residual", b"val/top1", b"test/top1"):
+        assert text in log
+
+
+# ---- in processes of their own: signals, kills, two ranks -----------------------------------------------------------------
+
+
+def start(outputs, *overrides):
+    command = [sys.executable, "-m", "xceptlab", "train", *TINY, f"--runtime.outputs={outputs}", *overrides]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_epoch(process, outputs, epoch):
+    """Until the run has logged this epoch's evaluation."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        for log in Path(outputs).glob("runs/*/metrics.jsonl"):
+            lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            if any(line["epoch"] >= epoch and "val/top1" in line for line in lines):
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"the run ended or hung before epoch {epoch}: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_interrupted_run_continues_to_the_same_bits(tiny, tmp_path, number, code):
+    science = ("--train.epochs=40", "--model.dropout=0.2", "--train.ema=0.9", "--data.crop=pad", "--data.pad=1")
+    process = start(tmp_path / "outputs", *science)
+    wait_for_epoch(process, tmp_path / "outputs", 5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    config = tiny(*science)
+    assert directory(config).record() is None
+    assert checkpoints.newest(directory(config).path / "checkpoints")
+    train(config, progress=False)
+    undisturbed = tiny(*science, f"--runtime.outputs={tmp_path / 'undisturbed'}")
+    train(undisturbed, progress=False)
+    assert weights(config) == weights(undisturbed)
+    timeless = [
+        [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in directory(c).log()]
+        for c in (config, undisturbed)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_two_processes_train_and_count_every_test_image_once(tiny, tmp_path):
+    process = start(tmp_path / "outputs", "--runtime.devices=2")
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    config = tiny()
+    record = directory(config).record()
+    assert record.world_size == 2
+    assert output.count(config.run_id) == 1
+    correct = np.load(directory(config).path / "test_correct.npy")
+    assert correct.shape == (101,)
+    assert record.metrics["test/top1"] == pytest.approx(100 * correct.mean(), abs=1e-12)
+    one_process = evaluate(config, directory(config).path / "model.safetensors", "test")
+    assert one_process["test/top1"] == record.metrics["test/top1"]
+    assert one_process["test/loss"] == pytest.approx(record.metrics["test/loss"], rel=1e-6)
