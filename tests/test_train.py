@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT, TINY
 
+from conftest import ROOT, TINY
 from xceptlab import checkpoints, cli, tracking
 from xceptlab.records import RunDirectory
 from xceptlab.train import evaluate, train

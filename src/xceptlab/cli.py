@@ -208,13 +208,14 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     expansion = expand(options.study, layers)
     records = read_records(expansion)
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from xceptlab.models.cost import changes, table
     from xceptlab.report.write import amount
 
     console = Console()
-    console.print(f"[bold]{expansion.study.question}[/bold]  ({expansion.name})")
+    console.print(f"[bold]{escape(expansion.study.question)}[/bold]  ({expansion.name})")
     view = Table("arm", "differs from the baseline in", "parameters", "MACs", "runs done")
     trees = {arm: table(config.model, config.data.classes, config.data.size) for arm, config in expansion.arms.items()}
     first = next(iter(trees.values()))

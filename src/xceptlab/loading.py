@@ -4,11 +4,14 @@
 one wins. Whatever is wrong becomes a ``ValueError`` of one line that names the file, the key, the value and what is allowed.
 """
 
+import contextlib
 import difflib
+import functools
 import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from xceptlab.schema import RunConfig
@@ -30,15 +33,49 @@ def parse(schema: type[T], args: Sequence[str], command: str) -> T:
     Raises:
         ValueError: One line, for anything that is not as the schema allows.
     """
+    args = split(args)
+    try:
+        return _attempt(schema, args, command)
+    except ValueError as error:
+        raise ValueError(_culprit(schema, args, command, str(error)) + str(error)) from None
+
+
+def split(args: Sequence[str]) -> list[str]:
+    """``-c=FILE`` and ``--config=FILE`` as two arguments."""
+    return [piece for arg in args for piece in (arg.split("=", 1) if re.match(r"(-c|--config)=", arg) else [arg])]
+
+
+def _attempt(schema: type[T], args: list[str], command: str) -> T:
     from jsonargparse import ArgumentError, Namespace
 
-    parser = _parser(schema, command)
+    for flag, file in itertools.pairwise(args):
+        if flag in ("-c", "--config") and Path(file).is_file():
+            _refuse_duplicates(Path(file))
     try:
-        values = parser.parse_args(list(args))
-        values.pop("config")
-        return _build(schema, values.as_dict() if isinstance(values, Namespace) else values)
+        values = _parser(schema, command).parse_args(args)  # type: ignore[arg-type]  # a class is hashable
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not a text in UTF-8 ({error.reason} at byte {error.start})") from None
     except ArgumentError as error:
-        raise ValueError(_culprit(parser, args) + _one_line(str(error), _keys(schema))) from None
+        raise ValueError(_one_line(str(error), _keys(schema))) from None
+    values.pop("config")
+    return _build(schema, values.as_dict() if isinstance(values, Namespace) else values)
+
+
+def _refuse_duplicates(file: Path) -> None:
+    """YAML readers let the last of two equal keys win, so that an arm could vanish without a word."""
+    import yaml
+
+    def walk(node: yaml.Node | None) -> None:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+                raise ValueError(f"line {node.start_mark.line + 1}: the key {twice[0]} stands there twice")
+        for child in node.value if isinstance(node, yaml.CollectionNode) else []:
+            for item in child if isinstance(child, tuple) else [child]:
+                walk(item)
+
+    with contextlib.suppress(yaml.YAMLError, UnicodeError):  # the parser says these better
+        walk(yaml.compose(file.read_bytes(), yaml.SafeLoader))
 
 
 def keys_of(args: Sequence[str]) -> list[str]:
@@ -46,12 +83,16 @@ def keys_of(args: Sequence[str]) -> list[str]:
     return [arg[2:].split("=")[0] for arg in args if arg.startswith("--")]
 
 
+@functools.cache
 def _parser(schema: type, command: str) -> "ArgumentParser":
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
-        exit_on_error=False, prog=f"xceptlab {command}", usage="%(prog)s [-c FILE ...] [--SECTION.FIELD VALUE ...]"
+        exit_on_error=False,
+        allow_abbrev=False,
+        prog=f"xceptlab {command}",
+        usage="%(prog)s [-c FILE ...] [--SECTION.FIELD VALUE ...]",
     )
     parser.add_argument(
         "-c", "--config", action="config", metavar="FILE", help="A layer of configuration; repeatable, the last wins."
@@ -80,19 +121,19 @@ def _keys(schema: Any, prefix: str = "") -> list[str]:
     keys = []
     for f in fields(schema):
         keys += _keys(f.type, f"{prefix}{f.name}.") if is_dataclass(f.type) else [prefix + f.name]
+        keys += [key for inner in get_args(f.type) if is_dataclass(inner) for key in _keys(inner)]  # list[Claim]
     return keys
 
 
-def _culprit(parser: "ArgumentParser", args: Sequence[str]) -> str:
-    """``FILE: `` when one of the files is refused by itself, else nothing."""
-    from jsonargparse import ArgumentError
-
-    files = [b for a, b in itertools.pairwise(args) if a in ("-c", "--config")]
-    for file in files:
-        try:
-            parser.parse_args(["-c", file])
-        except ArgumentError:
-            return f"{file}: "
+def _culprit(schema: type, args: list[str], command: str, message: str) -> str:
+    """``FILE: `` when one of the files by itself is refused with the same message, else nothing."""
+    for flag, file in itertools.pairwise(args):
+        if flag in ("-c", "--config"):
+            try:
+                _attempt(schema, ["-c", file], command)
+            except ValueError as error:
+                if str(error) == message:
+                    return f"{file}: "
     return ""
 
 
@@ -103,9 +144,7 @@ def _one_line(message: str, keys: list[str]) -> str:
         message,
     ):
         key = f"{unknown['group']}.{unknown['key']}" if unknown["group"] else unknown["key"]
-        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5) or difflib.get_close_matches(
-            key.split(".")[-1], keys, n=1, cutoff=0.3
-        )
+        near = difflib.get_close_matches(key, keys, n=1)
         return f"{key}: there is no such key" + (f"; did you mean {near[0]}?" if near else "; see --help for the keys")
     if wrong := re.search(r'Parser key "(?P<key>[^"]+)":\s*Expected an? (?P<type>.+)\. Got value: (?P<value>.*)', message, re.S):
         allowed = wrong["type"].removeprefix("typing.").removeprefix("<class '").removesuffix("'>")
@@ -114,4 +153,6 @@ def _one_line(message: str, keys: list[str]) -> str:
         else:
             allowed = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}.get(allowed, allowed)
         return f"{wrong['key']}: {wrong['value'].strip()!r} is not allowed; it must be {allowed}"
+    if message.startswith("Unexpected config"):
+        return f"holds {message.partition(':')[2].strip() or 'nothing'!r}; it must hold keys such as {keys[0]}"
     return " ".join(message.replace('Parser key "config": ', "").split())

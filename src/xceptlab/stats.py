@@ -1,10 +1,14 @@
 """The statistics: arrays in, numbers out. scipy and statsmodels do the computing."""
 
+import bisect
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+MOST_PAIRS = 1000
+"""Where counting how many seeds a claim needs ends."""
 
 
 def p_values(differences: NDArray[np.float64], kind: Literal["superior", "equivalent"], margin: float) -> tuple[float, float]:
@@ -53,14 +57,17 @@ def detectable(spread: float, n: int, kind: Literal["superior", "equivalent"], a
 def pairs_needed(
     distance: float, spread: float, kind: Literal["superior", "equivalent"], alpha: float, power: float = 0.8
 ) -> int:
-    """Pairs that find a mean at ``distance`` (> 0) from the margin with ``power``, at standard deviation ``spread`` (> 0)."""
+    """Pairs that find a mean at ``distance`` (> 0) from the margin with ``power``, at standard deviation ``spread`` (> 0).
+
+    At most ``MOST_PAIRS``.
+    """
     from statsmodels.stats.power import TTestPower
 
     each = power if kind == "superior" else 1 - (1 - power) / 2
-    for n in range(2, 1000):
-        if TTestPower().power(distance / spread, n, alpha, alternative="larger") >= each:
-            return n
-    return 1000
+    sizes = range(2, MOST_PAIRS)
+    return sizes.start + bisect.bisect_left(
+        sizes, True, key=lambda n: TTestPower().power(distance / spread, n, alpha, alternative="larger") >= each
+    )
 
 
 def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ class Claim:
             raise ValueError(f"{where}: kind {self.kind!r} is not allowed; it must be superior or equivalent")
         if len(self.contrast) != 2 or self.contrast[0] == self.contrast[1]:
             raise ValueError(f"{where}: contrast {list(self.contrast)} must name two different arms")
+        if self.diverged is not None and not math.isfinite(self.diverged):
+            raise ValueError(f"{where}: diverged {self.diverged} is not allowed; it must be a finite number or null")
         if not self.margin >= 0 or self.margin == float("inf"):
             raise ValueError(f"{where}: margin {self.margin} is not allowed; it must be 0 or more")
         if self.kind == "equivalent" and self.margin == 0:
@@ -101,16 +104,22 @@ class Study:
     """Where the tested claim stands."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "arms", {str(name): keys for name, keys in (self.arms or {}).items()})  # 4: is a name too
         if bool(self.arms) == bool(self.grid):
             raise ValueError("a study has either arms or a grid")
         if len(self.cells()) < 2:
             raise ValueError("arms: at least 2 are needed")
+        if self.grid and len(self.cells()) < math.prod(map(len, self.grid.values())):
+            raise ValueError("grid: two cells have the same name; each factor's levels must differ")
+        for key in {key for declared in self.cells().values() for key in declared}:
+            if not key.startswith(("model.", "data.", "train.")):
+                raise ValueError(f"arms: {key} cannot be a factor; keys of model, data and train can")
         for name in self.cells():
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise ValueError(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {self.seeds} is not allowed; it must be a list of different whole numbers")
-        if not 0 < self.alpha < 0.5:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds: {self.seeds} is not allowed; it must be a list of different whole numbers from 0")
+        if self.alpha is None or not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha: {self.alpha} is not allowed; it must be above 0 and below 0.5")
         if len({claim.id for claim in self.claims}) < len(self.claims):
             raise ValueError("claims: two have the same id")
@@ -123,10 +132,8 @@ class Study:
         """Per arm the keys that it declares, of ``arms`` or of the crossed ``grid``."""
         if self.arms:
             return self.arms
-        cells = {}
-        for levels in itertools.product(*self.grid.values()):
-            cells["-".join(map(str, levels))] = dict(zip(self.grid, levels, strict=True))
-        return cells
+        crossed = itertools.product(*self.grid.values())
+        return {"-".join(map(str, levels)): dict(zip(self.grid, levels, strict=True)) for levels in crossed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +181,12 @@ def expand(path: str, args: Sequence[str] = ()) -> Expansion:
             declares, two arms of equal science, or an override of what the study itself decides.
     """
     file = locate(path)
+    args = loading.split(args)
     study = loading.parse(Study, ["-c", str(file)], "study")
     cells = study.cells()
     for key in loading.keys_of(args):
+        if key == "print_config":
+            raise ValueError("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
         if key == "seed" or any(key in declared for declared in cells.values()):
             raise ValueError(f"--{key}: the study {file} decides it; edit the study to change it")
     layers = [arg for base in study.base for arg in ("-c", _find(base, file))]
@@ -201,6 +211,10 @@ def _control(file: Path, expansion: Expansion) -> None:
             raise ValueError(
                 f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
             )
+    for claim in expansion.study.claims:
+        for arm in claim.contrast:
+            if claim.metric.startswith("val/") and expansion.arms[arm].data.validation == 0:
+                raise ValueError(f"{file}: claim {claim.id!r} is on {claim.metric}, but data.validation is 0 in arm {arm!r}")
     seen: dict[str, str] = {}
     for arm, config in expansion.arms.items():
         if config.run_id in seen:
@@ -287,7 +301,7 @@ class Registration:
         ):
             edits += [f"{what} {name} added" for name in new if name not in old]
             edits += [f"{what} {name} removed" for name in old if name not in new]
-            for name in old.keys() & new.keys():
+            for name in [name for name in old if name in new]:
                 keys = [key for key in new[name] if old[name].get(key) != new[name][key]]
                 edits += [f"{what} {name}: {key} {old[name].get(key)} -> {new[name][key]}" for key in keys]
         return edits

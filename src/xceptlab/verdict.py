@@ -58,7 +58,12 @@ def judge(claims: Sequence[Claim], scores: Scores, *, alpha: float = 0.05) -> li
     Raises:
         ValueError: A score that is not a finite number, or an arm without scores.
     """
-    pairs = [_pairs(claim, scores) for claim in claims]
+    return _judge(claims, [_pairs(claim, scores) for claim in claims], alpha)
+
+
+def _judge(
+    claims: Sequence[Claim], pairs: Sequence[tuple[dict[int, float], float, tuple[int, ...]]], alpha: float
+) -> list[Verdict]:
     tested = [i for i, (differences, *_) in enumerate(pairs) if len(differences) >= 3 and np.ptp(list(differences.values())) > 0]
     p = np.array([stats.p_values(_array(pairs[i][0]), claims[i].kind, claims[i].margin) for i in tested]).reshape(-1, 2)
     adjusted = np.column_stack([stats.holm(p[:, 0]), stats.holm(p[:, 1])])
@@ -96,7 +101,8 @@ def judge_study(expansion: Expansion, records: Mapping[tuple[str, int], Record |
     lacking = {
         claim.id: [s for s in study.seeds if any(records[arm, s] is None for arm in claim.contrast)] for claim in study.claims
     }
-    verdicts = judge(study.claims, scores(expansion, records), alpha=study.alpha)
+    pairs = [_pairs(claim, scores(claim, expansion, records)) for claim in study.claims]
+    verdicts = _judge(study.claims, pairs, study.alpha)
     return [
         replace(
             v, outcome="incomplete", summary=f"Not judged yet: seeds {_listed(lacking[v.claim.id])} are not trained in both arms."
@@ -107,23 +113,21 @@ def judge_study(expansion: Expansion, records: Mapping[tuple[str, int], Record |
     ]
 
 
-def scores(expansion: Expansion, records: Mapping[tuple[str, int], Record | None]) -> dict[str, dict[str, dict[int, float]]]:
-    """What ``judge`` takes. A diverged run scores what the claim declares, by default what guessing would."""
-    table: dict[str, dict[str, dict[int, float]]] = {}
-    for claim in expansion.study.claims:
-        for arm in claim.contrast:
-            row = table.setdefault(claim.metric, {}).setdefault(arm, {})
-            for seed in expansion.study.seeds:
-                record = records[arm, seed]
-                if record is None:
-                    continue
-                if record.status == "diverged":
-                    row[seed] = _guessing(claim, expansion.arms[arm].data.classes) if claim.diverged is None else claim.diverged
-                elif claim.metric in record.metrics:
-                    row[seed] = record.metrics[claim.metric]
-                else:
-                    raise ValueError(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
-    return table
+def scores(claim: Claim, expansion: Expansion, records: Mapping[tuple[str, int], Record | None]) -> Scores:
+    """The scores of a claim's arms. A diverged run scores what the claim declares, by default what guessing would."""
+    table: dict[str, dict[int, float]] = {arm: {} for arm in claim.contrast}
+    for arm, row in table.items():
+        for seed in expansion.study.seeds:
+            record = records[arm, seed]
+            if record is None:
+                continue
+            if record.status == "diverged":
+                row[seed] = _guessing(claim, expansion.arms[arm].data.classes) if claim.diverged is None else claim.diverged
+            elif claim.metric in record.metrics:
+                row[seed] = record.metrics[claim.metric]
+            else:
+                raise ValueError(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
+    return {claim.metric: table}
 
 
 def _guessing(claim: Claim, classes: int) -> float:
@@ -132,7 +136,10 @@ def _guessing(claim: Claim, classes: int) -> float:
 
 
 def _pairs(claim: Claim, scores: Scores) -> tuple[dict[int, float], float, tuple[int, ...]]:
-    a, b = (scores.get(claim.metric, {}).get(arm, {}) for arm in claim.contrast)
+    absent = [arm for arm in claim.contrast if arm not in scores.get(claim.metric, {})]
+    if absent:
+        raise ValueError(f"claim {claim.id!r}: there are no scores of {claim.metric} for the arm {absent[0]!r}")
+    a, b = (scores[claim.metric][arm] for arm in claim.contrast)
     for arm, values in zip(claim.contrast, (a, b), strict=True):
         for seed, value in values.items():
             if not math.isfinite(value):
@@ -140,7 +147,10 @@ def _pairs(claim: Claim, scores: Scores) -> tuple[dict[int, float], float, tuple
     seeds = sorted(set(a) & set(b))
     sign = -1 if claim.lower_is_better else 1
     correlation = stats.correlation(np.array([a[s] for s in seeds]), np.array([b[s] for s in seeds]))
-    return {s: sign * (a[s] - b[s]) for s in seeds}, correlation, tuple(sorted(set(a) ^ set(b)))
+    differences = {s: sign * (a[s] - b[s]) for s in seeds}
+    if seeds and np.ptp(_array(differences)) <= 1e-6 * max(abs(x[s]) for x in (a, b) for s in seeds):
+        differences = dict.fromkeys(seeds, differences[seeds[0]])  # equal but for the rounding of 32-bit scores
+    return differences, correlation, tuple(sorted(set(a) ^ set(b)))
 
 
 def _array(differences: dict[int, float]) -> NDArray[np.float64]:

@@ -141,7 +141,7 @@ def differences_svg(summary: Summary) -> bytes:
     axes.axvline(0, color="#bbb", lw=1, zorder=0)
     axes.set(
         yticks=range(len(summary.verdicts)),
-        yticklabels=[v.claim.id for v in summary.verdicts],
+        yticklabels=[v.claim.id.replace("$", r"\$") for v in summary.verdicts],
         ylim=(len(summary.verdicts) - 0.4, -0.6),
     )
     axes.set_xlabel("difference per seed (light), mean and interval (dark), margin (dashed)")

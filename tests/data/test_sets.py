@@ -1,0 +1,196 @@
+"""The data sets: what they hold, where they are looked for, and what is said of bad files."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from conftest import CIFAR10, PHOTOGRAPHS
+from xceptlab.data import SETS, locate
+from xceptlab.schema import DataConfig
+
+DIGITS = DataConfig(name="digits", size=16, crop="none")
+
+
+def load(config):
+    return SETS[config.name].load(config)
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_digits_are_embedded_and_split_by_strata():
+    train, test = load(DIGITS)
+    assert train.images.shape == (1297, 16, 16, 3)
+    assert test.images.shape == (500, 16, 16, 3)
+    assert train.images.dtype == np.uint8
+    assert train.images.max() == 255
+    sizes = np.bincount(np.concatenate([train.labels, test.labels]))
+    assert np.abs(np.bincount(test.labels) - sizes * 500 / 1797).max() <= 1
+    assert train.fingerprint() != test.fingerprint()
+    assert train.fingerprint() == load(DIGITS)[0].fingerprint()
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """Writes CIFAR-like parquet files: ``parquet(split, n, picture="img", label="label")``."""
+    generator = np.random.default_rng(0)
+
+    def write(split, n=20, picture="img", label="label", cells=None, labels=None, folder="plain_text"):
+        pixels = generator.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+        cells = cells or [{"bytes": png(p), "path": "x.png"} for p in pixels]
+        table = pyarrow.table({picture: cells, label: labels or [i % 10 for i in range(len(cells))]})
+        (tmp_path / folder).mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(table, tmp_path / folder / f"{split}-00000-of-00001.parquet")
+        return pixels
+
+    return write
+
+
+def cifar(root, name="cifar10"):
+    return DataConfig(name=name, root=str(root), size=32, crop="pad")
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "label", "folder"),
+    [
+        ("cifar10", "img", "label", "."),
+        ("cifar10", "image", "label", "plain_text"),
+        ("cifar100", "img", "fine_label", "cifar100"),
+    ],
+)
+def test_cifar_reads_the_hubs_layout(parquet, tmp_path, name, picture, label, folder):
+    pixels = parquet("train", 20, picture, label, folder=folder)
+    parquet("test", 10, picture, label, folder=folder)
+    train, test = load(cifar(tmp_path, name))
+    assert np.array_equal(train.images, pixels)
+    assert train.labels.tolist() == [i % 10 for i in range(20)]
+    assert len(test.labels) == 10
+
+
+def test_cifar_that_is_not_there_says_where_it_looked_and_what_to_do(tmp_path):
+    with pytest.raises(ValueError) as error:
+        locate(cifar(tmp_path / "nowhere"))
+    for text in ("data.root", str(tmp_path / "nowhere"), "train-*.parquet", "cifar-10-batches-py", "--data.download true"):
+        assert text in str(error.value)
+
+
+def test_cifar_refuses_what_is_not_cifar(parquet, tmp_path):
+    parquet("test")
+    parquet("train", picture="pixels")
+    with pytest.raises(ValueError, match="columns img or image, and label or fine_label are needed; it has pixels, label"):
+        load(cifar(tmp_path))
+    parquet("train", cells=[{"bytes": b"no image", "path": None}])
+    with pytest.raises(ValueError, match="row 0 is no image"):
+        load(cifar(tmp_path))
+    parquet("train", cells=[{"bytes": png(np.zeros((8, 9, 3), np.uint8)), "path": None}])
+    with pytest.raises(ValueError, match="row 0 is an image of 9x8; cifar10 has 32x32"):
+        load(cifar(tmp_path))
+    parquet("train", labels=list(range(20)))
+    with pytest.raises(ValueError, match="labels 0 to 19 do not fit cifar10, which has 10 classes"):
+        load(cifar(tmp_path))
+    (tmp_path / "plain_text" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 but cut")
+    with pytest.raises(ValueError, match="not a readable parquet file"):
+        load(cifar(tmp_path))
+
+
+def test_cifar_refuses_torchvision_files_of_another_checksum(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(b"not a pickle to be opened")
+    with pytest.raises(ValueError, match="torchvision refuses the files of cifar10"):
+        load(cifar(tmp_path))
+
+
+@pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"CIFAR-10's parquet files are not in {CIFAR10}")
+def test_the_real_cifar10_has_its_images():
+    train, test = load(cifar(CIFAR10))
+    assert np.bincount(train.labels).tolist() == [5000] * 10
+    assert np.bincount(test.labels).tolist() == [1000] * 10
+    # Krizhevsky's training set: mean of the channels 125.3, 123.0, 113.9 (the files hold re-encoded images)
+    assert train.images.mean(axis=(0, 1, 2)) == pytest.approx([125.3, 123.0, 113.9], abs=0.5)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """An ImageFolder tree of 3 classes with greyscale, CMYK, palette and EXIF-rotated images."""
+    generator = np.random.default_rng(0)
+    for split, n in (("train", 4), ("val", 2)):
+        for name in ("n01", "n02", "n03"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = generator.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).convert(["RGB", "L", "CMYK", "RGB"][i]).save(folder / f"{name}_{i}.JPEG")
+    return tmp_path
+
+
+def folder(root, **changes):
+    return DataConfig(name="imagenet", root=str(root), num_classes=3, size=24, **changes)
+
+
+def test_photographs_of_every_mode_become_rgb(tree):
+    train, test = load(folder(tree))
+    assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    images = train.read(np.arange(12), None)
+    assert images.shape == (12, 24, 24, 3)
+    assert images.dtype == np.uint8
+    draws = np.random.default_rng(0).random((12, 16), dtype=np.float32)
+    cropped = train.read(np.arange(12), draws)
+    assert cropped.shape == (12, 24, 24, 3)
+    assert not np.array_equal(images, cropped)
+    assert train.fingerprint() == load(folder(tree))[0].fingerprint()
+
+
+def test_a_rotated_photograph_is_turned_upright(tree):
+    pixels = np.zeros((60, 40, 3), np.uint8)
+    pixels[:30] = 255  # white above black
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    file = tree / "val" / "n01" / "n01_0.JPEG"
+    Image.fromarray(pixels[::-1, ::-1]).save(file, exif=exif, quality=95)
+    _, test = load(folder(tree))
+    image = test.read(np.array([0]), None)[0]
+    assert image[:8].mean() > 200
+    assert image[-8:].mean() < 50
+
+
+@pytest.mark.parametrize(("content", "name"), [(b"no image", "n01_0.JPEG"), (b"\xff\xd8\xff\xe0 cut", "n01_0.JPEG")])
+def test_a_corrupt_photograph_is_named(tree, content, name):
+    (tree / "train" / "n01" / name).write_bytes(content)
+    train, _ = load(folder(tree))
+    with pytest.raises(ValueError, match=rf"{name}: no readable image"):
+        train.read(np.array([0]), None)
+
+
+def test_a_tree_that_is_not_imagenet_is_refused(tree, tmp_path):
+    with pytest.raises(ValueError, match="holds 3 classes, 1000 were expected"):
+        load(dataclasses.replace(folder(tree), num_classes=0))
+    (tree / "val" / "n99").mkdir()
+    with pytest.raises(ValueError, match="the class n99 is not among those of train"):
+        load(folder(tree))
+    (tree / "val" / "n99").rmdir()
+    (tree / "train" / "n04").mkdir()
+    with pytest.raises(ValueError, match=r"n04: holds no image"):
+        load(dataclasses.replace(folder(tree), num_classes=4))
+    with pytest.raises(ValueError, match=r"looked for the folders train/<class>/ and val/<class>/"):
+        locate(folder(tmp_path / "elsewhere"))
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}")
+def test_real_photographs_are_read(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).symlink_to(PHOTOGRAPHS)
+    classes = len(list(PHOTOGRAPHS.iterdir()))
+    train, _ = load(DataConfig(name="imagenet", root=str(tmp_path), num_classes=classes, size=96))
+    images = train.read(np.arange(len(train.labels)), None)
+    assert images.shape == (len(train.labels), 96, 96, 3)
+    assert 90 < images.mean() < 150

@@ -1,0 +1,47 @@
+"""Stand-ins for ``xceptlab.cli.main`` that the launcher's processes call: importable, as processes need them."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import yaml
+
+from xceptlab.loading import load_run
+from xceptlab.records import Record, RunDirectory
+
+
+def record(argv: list[str]) -> int:
+    """A run that is done at once. Its seed says what goes wrong: see the functions below."""
+    file = Path(argv[argv.index("-c") + 1])
+    config = load_run(["-c", str(file)])
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+    with open(file.parents[2] / "calls.jsonl", "a") as calls:
+        line = {"seed": config.seed, "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "time": time.monotonic()}
+        calls.write(json.dumps(line) + "\n")
+    attempt = sum(json.loads(line)["seed"] == config.seed for line in (file.parents[2] / "calls.jsonl").read_text().splitlines())
+    if config.seed == 1:  # crashes always
+        raise RuntimeError("it crashed")
+    if config.seed == 2 and attempt == 1:  # killed once
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.seed == 3:  # says that it is done and is not
+        return 0
+    if config.seed == 4:  # bad input
+        return 2
+    if config.seed == 5 and attempt < 4:  # interrupted by the scheduler, again and again
+        return 75
+    if config.seed == 6:  # hangs, and ignores being asked to stop
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    if config.seed == 7:  # hangs
+        time.sleep(600)
+    assert yaml.safe_load(file.read_text())["seed"] == config.seed
+    directory.write_record(
+        Record(
+            run_id=config.run_id, status="finished", science=config.science(), metrics={"test/top1": 50.0}, parameters=1, macs=1,
+            test_images=1, steps=1, seconds=0.0, images_per_second=0.0, device="cpu", world_size=1, precision="32-true",
+            data_fingerprint="", versions={}, git={}, started=0.0, finished=0.0,
+        )
+    )  # fmt: skip
+    return 0

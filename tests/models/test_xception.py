@@ -1,0 +1,141 @@
+"""The network: the paper's numbers, and what the variants share."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from xceptlab.models.cost import changes, cost, table
+from xceptlab.models.separable import ACTIVATIONS, SeparableConv2d
+from xceptlab.models.xception import MaxPool, Xception
+from xceptlab.schema import ModelConfig
+
+SMALL = {"width": 0.125, "middle_blocks": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameters", "macs"),
+    [
+        ({}, 22_855_952, 8_357_403_496),
+        ({"order": "pointwise_first"}, 22_873_808, 8_383_857_448),
+        ({"residual": "none"}, 21_878_880, 8_125_858_664),
+        ({"intermediate": "relu"}, 22_855_952, 8_357_403_496),
+    ],
+)
+def test_parameters_and_macs_at_299(changes, parameters, macs):
+    assert cost(ModelConfig(**changes), 1000, 299) == (parameters, macs)
+
+
+def test_parameters_with_batchnorm_statistics():
+    with torch.device("meta"):
+        network = Xception(ModelConfig())
+    statistics = sum(b.numel() for name, b in network.named_buffers() if not name.endswith("num_batches_tracked"))
+    assert sum(p.numel() for p in network.parameters()) + statistics == 22_910_480
+
+
+def test_feature_maps_have_the_papers_sizes():
+    shapes = {row.name: row.shape for row in table(ModelConfig(), 1000, 299)}
+    assert shapes["entry.stem.norm1"] == (32, 149, 149)
+    assert shapes["entry.stem"] == (64, 147, 147)
+    assert shapes["entry.block1"] == (128, 74, 74)
+    assert shapes["entry.block2"] == (256, 37, 37)
+    assert shapes["entry.block3"] == shapes["middle.7"] == (728, 19, 19)
+    assert shapes["exit.block"] == (1024, 10, 10)
+    assert shapes["exit"] == (2048,)
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_small_images_with_the_small_stem(size):
+    network = Xception(ModelConfig(**SMALL, stem="cifar"), classes=7).eval()
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
+    assert network.features(torch.zeros(2, 3, size, size)).shape == (2, 256)
+
+
+def test_an_image_that_is_too_small_is_refused():
+    with pytest.raises(ValueError, match=r"data\.size: 6 is too small for this network"):
+        table(ModelConfig(), 1000, 6)  # 6 -> 2, and the second convolution needs 3
+
+
+@pytest.mark.parametrize("size", [7, 8, 19, 74])
+def test_same_pooling_is_tensorflows(size):
+    """TensorFlow pads ceil(n / 2) windows of 3 evenly, the odd pixel at the end."""
+    x = torch.randn(2, 3, size, size + 1, generator=torch.Generator().manual_seed(0))
+    pads = []
+    for n in (size + 1, size):
+        total = max((-(-n // 2) - 1) * 2 + 3 - n, 0)
+        pads += [total // 2, total - total // 2]
+    want = F.max_pool2d(F.pad(x, pads, value=float("-inf")), 3, stride=2)
+    assert torch.equal(MaxPool("same")(x), want)
+    assert torch.equal(MaxPool("symmetric")(x), F.max_pool2d(x, 3, stride=2, padding=1))
+
+
+@pytest.mark.parametrize("order", ["depthwise_first", "pointwise_first"])
+@pytest.mark.parametrize("intermediate", list(ACTIVATIONS))
+def test_a_separable_convolution_is_its_two_convolutions(order, intermediate):
+    torch.manual_seed(0)
+    layer = SeparableConv2d(4, 6, order, intermediate)
+    x = torch.randn(2, 4, 5, 5)
+    activation = {"none": lambda y: y, "relu": F.relu, "elu": F.elu, "gelu": F.gelu, "silu": F.silu}[intermediate]
+    if order == "depthwise_first":
+        want = F.conv2d(activation(F.conv2d(x, layer.depthwise.weight, padding=1, groups=4)), layer.pointwise.weight)
+    else:
+        want = F.conv2d(activation(F.conv2d(x, layer.pointwise.weight)), layer.depthwise.weight, padding=1, groups=6)
+    assert torch.allclose(layer(x), want, atol=1e-6)
+
+
+def test_the_relu_at_the_head_of_a_block_leaves_the_skips_input_alone():
+    """An in-place one would change it, as in several ports."""
+    network = Xception(ModelConfig(**SMALL), classes=3).eval()
+    block = network.middle[0]
+    x = torch.randn(1, 91, 6, 6, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    out = block(x)
+    assert torch.equal(x, before)
+    assert torch.equal(out, block.units(before) + before)
+
+
+VARIANTS = [
+    {},
+    {"residual": "none"},
+    {"order": "pointwise_first"},
+    {"intermediate": "relu"},
+    {"middle_blocks": 3},
+    {"residual": "none", "intermediate": "elu"},
+    {"stem": "cifar"},
+    {"width": 0.25},
+]
+
+
+@pytest.mark.parametrize(("one", "other"), itertools.combinations(VARIANTS, 2))
+def test_modules_shared_by_name_and_shape_start_equal(one, other):
+    a, b = (Xception(ModelConfig(**SMALL | changes), classes=5, seed=3).state_dict() for changes in (one, other))
+    shared = [name for name in a.keys() & b.keys() if a[name].shape == b[name].shape]
+    assert len(shared) > 5
+    for name in shared:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_seeds_and_modules_start_different():
+    a, b = (Xception(ModelConfig(**SMALL | {"middle_blocks": 2}), classes=5, seed=seed) for seed in (0, 1))
+    assert not torch.equal(a.classifier.weight, b.classifier.weight)
+    assert not torch.equal(a.middle[0].units[0].separable.pointwise.weight, a.middle[1].units[0].separable.pointwise.weight)
+
+
+def test_initial_weights_are_keras_defaults():
+    """Glorot uniform: the variance of a layer's weights is 2 / (fan in + fan out); biases are 0."""
+    network = Xception(ModelConfig(), classes=1000)
+    weight = network.middle[0].units[0].separable.pointwise.weight
+    assert weight.var().item() == pytest.approx(2 / (728 + 728), rel=0.02)
+    assert weight.abs().max().item() <= (6 / (728 + 728)) ** 0.5
+    assert network.classifier.bias.abs().max() == 0
+
+
+def test_changes_between_module_trees():
+    base = table(ModelConfig(), 1000, 299)
+    without = changes(base, table(ModelConfig(residual="none"), 1000, 299))
+    assert "- entry.block1.skip Sequential" in without
+    assert len(without) == 12
+    activation = changes(base, table(ModelConfig(intermediate="relu"), 1000, 299))
+    assert all(line.endswith("separable.intermediate Identity -> ReLU") for line in activation[:3])
+    assert changes(base, base) == []

@@ -1,0 +1,197 @@
+"""The command line as a user meets it: help, exit codes, and one line for whatever is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import xceptlab as package
+from xceptlab.cli import main
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ["torch", "pytorch_lightning", "jsonargparse", "numpy", "scipy", "rich", "yaml", "wandb", "plotly", "matplotlib"]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The heavy modules that a process has loaded after a statement."""
+    code = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\nprint('LOADED', *set({HEAVY}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split("LOADED")[1].split())
+
+
+# ---- help -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
+def test_help_lists_every_command(xceptlab, arguments):
+    done = xceptlab(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [
+        name for name in ("train", "evaluate", "study", "plan", "report", "describe") if f"    {name} " not in done.stdout
+    ] == []
+
+
+def test_version(xceptlab):
+    done = xceptlab("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"xceptlab {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"], ["stady"], ["study", "--jbos", "2"]])
+def test_help_and_errors_import_nothing_heavy(arguments):
+    assert loaded_by(f"from xceptlab.cli import main; main({arguments})") == set()
+
+
+def test_importing_the_package_costs_nothing():
+    assert loaded_by("import xceptlab") == set()
+
+
+def test_a_refused_configuration_does_not_wait_for_torch():
+    assert loaded_by("from xceptlab.cli import main; main(['train', '--train.lrr', '1'])").isdisjoint(
+        {"torch", "pytorch_lightning"}
+    )
+
+
+def test_the_help_of_train_lists_the_fields(xceptlab):
+    done = xceptlab("train", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--train.label_smoothing" in done.stdout
+
+
+def test_print_config_prints_the_result_as_yaml(xceptlab):
+    done = xceptlab("train", "-c", "configs/model/xception_tiny.yaml", "--train.lr", "0.25", "--seed", "7", "--print_config")
+    assert (done.returncode, done.stderr) == (0, "")
+    config = yaml.safe_load(done.stdout)
+    assert (config["model"]["width"], config["train"]["lr"], config["seed"]) == (0.125, 0.25, 7)
+
+
+# ---- bad input --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["COMMAND"]),
+        (["stady"], ["stady", "study"]),
+        (["study"], ["STUDY"]),
+        (["study", "experiments/none"], ["experiments/none", "no study there"]),
+        (["plan", "experiments"], ["experiments", "no study there"]),
+        (["report", "README-that-is-not-there"], ["no study there"]),
+        (["study", "experiments/residual", "--jobs", "0", "--runtime.outputs", "TMP"], ["--jobs", "0", "at least 1"]),
+        (["study", "experiments/residual", "--jobs", "many"], ["--jobs", "many"]),
+        (["study", "experiments/residual", "--seed", "3"], ["--seed", "decides it"]),
+        (["study", "experiments/residual", "--job", "2"], ["--job"]),
+        (["plan", "experiments/residual", "--model.residual", "none"], ["--model.residual", "decides it"]),
+        (["plan", "experiments/residual", "--data.size", "7"], ["data.size", "7", "between 8 and 2048"]),
+        (["train", "--train.lrr", "0.1"], ["train.lrr", "did you mean train.lr?"]),
+        (["train", "--train.lr"], ["--train.lr", "expected one argument"]),
+        (["train", "--model.width", "0"], ["model.width", "0.0", "at least"]),
+        (["train", "-c", "absent.yaml"], ["absent.yaml"]),
+        (["train", "--data.root", "TMP"], ["TMP", "train/<class>/", "image-net.org"]),
+        (["train", "-c", "configs/data/cifar10.yaml", "--data.root", "TMP"], ["TMP", "cifar10"]),
+        (["evaluate", "absent-run", "--runtime.outputs", "TMP"], ["absent-run", "TMP"]),
+        (["evaluate", "absent-run", "--split", "train"], ["--split", "train", "test"]),
+        (["describe", "--depth", "deep"], ["--depth", "deep"]),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(capsys, monkeypatch, tmp_path, arguments, words):
+    monkeypatch.chdir(ROOT)
+    code = main([argument.replace("TMP", str(tmp_path)) for argument in arguments])
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (2, "")
+    assert len(printed.err.splitlines()) == 1
+    assert printed.err.startswith("xceptlab: ")
+    assert [word for word in words if word.replace("TMP", str(tmp_path)) not in printed.err] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["stady"], ["train", "--train.lrr", "1"], ["study", "experiments/none"]], ids=" ".join)
+def test_the_process_ends_with_that_line_and_code(xceptlab, arguments):
+    done = xceptlab(*arguments)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+def test_the_reader_of_the_output_may_go_away():
+    command = f"{sys.executable} -m xceptlab train --print_config | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("model:\n", "")
+
+
+# ---- what shows without training --------------------------------------------------------------------------------------------
+
+
+def test_describe_shows_the_papers_network_with_its_cost(xceptlab):
+    done = xceptlab("describe", "-c", "configs/model/xception.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    total = done.stdout.splitlines()[-2]
+    assert "22,855,952" in total
+    assert "8,357,403,496" in total
+    assert "2048x10x10" in done.stdout
+
+
+def test_plan_shows_the_difference_of_each_arm_and_creates_nothing(xceptlab, tmp_path):
+    wide = {**os.environ, "COLUMNS": "200"}
+    done = xceptlab("plan", "experiments/residual", "--runtime.outputs", str(tmp_path / "outputs"), env=wide)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "model.residual: all -> none" in done.stdout
+    assert "0 of 5" in done.stdout
+    assert "10 of 10 runs to train" in done.stdout
+    assert "Claim residual-helps" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_shows_text_with_brackets_as_it_is(xceptlab, tmp_path):
+    text = (ROOT / "experiments/residual/study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(
+        text.replace("Do residual connections help Xception?", "'Does it help [/relu] or [red]?'")
+    )
+    done = xceptlab("plan", str(tmp_path), "--runtime.outputs", str(tmp_path / "outputs"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Does it help [/relu] or [red]?" in done.stdout
+
+
+def test_report_before_the_first_run_says_incomplete(xceptlab, tmp_path):
+    done = xceptlab("report", "experiments/residual", "--runtime.outputs", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "INCOMPLETE  residual-helps" in done.stdout
+    page = tmp_path / "studies" / "residual" / "report.html"
+    assert f"Report: {page}" in done.stdout
+    assert page.is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(xceptlab, tmp_path):
+    (tmp_path / "outputs").write_text("a file, where a folder is needed")
+    done = xceptlab("report", "experiments/residual", "--runtime.outputs", str(tmp_path / "outputs"))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert str(tmp_path / "outputs") in done.stderr
+
+
+def test_a_full_disk_is_one_line_and_exit_code_1(tmp_path):
+    code = (
+        "import errno, os, sys\n"
+        "def full(*args): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'somewhere')\n"
+        "os.fsync = full\n"
+        "from xceptlab.cli import main\n"
+        f"sys.exit(main(['report', 'experiments/residual', '--runtime.outputs', {str(tmp_path)!r}]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "xceptlab: somewhere: No space left on device\n"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130():
+    code = (
+        "import sys\n"
+        "import xceptlab.cli as cli\n"
+        "def stop(argv): raise KeyboardInterrupt\n"
+        "cli._dispatch = stop\n"
+        "sys.exit(cli.main([]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "xceptlab: interrupted; the same command continues\n"

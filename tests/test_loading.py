@@ -1,0 +1,199 @@
+"""From files and overrides to a configuration, and one line for whatever is wrong with them."""
+
+import pytest
+import yaml
+
+from xceptlab.loading import keys_of, load_run
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write a file and return its path: ``file("train: {lr: 0.1}")``."""
+
+    def write(text: str | bytes, name: str = "layer.yaml") -> str:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write
+
+
+def refusal(*args: str) -> str:
+    """The message, which is one line."""
+    with pytest.raises(ValueError) as error:
+        load_run(args)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ---- layers -----------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_given_is_the_default():
+    assert load_run().changed() == {}
+
+
+def test_files_layer_in_order_and_the_last_wins(file):
+    a = file("train: {lr: 0.1, epochs: 3}\nseed: 4", "a.yaml")
+    b = file("train: {lr: 0.2}\nmodel: {width: 0.5}", "b.yaml")
+    both = load_run(["-c", a, "-c", b])
+    assert (both.train.lr, both.train.epochs, both.model.width, both.seed) == (0.2, 3, 0.5, 4)
+    assert load_run(["-c", b, "-c", a]).train.lr == 0.1
+
+
+@pytest.mark.parametrize(
+    "order", [["-c", "FILE", "--train.lr", "0.3"], ["-c", "FILE", "--train.lr=0.3"], ["--config=FILE", "--train.lr=0.3"]]
+)
+def test_an_override_after_a_file_wins(file, order):
+    layer = file("train: {lr: 0.1, epochs: 3}")
+    run = load_run([arg.replace("FILE", layer) for arg in order])
+    assert (run.train.lr, run.train.epochs) == (0.3, 3)
+
+
+def test_a_file_after_an_override_wins(file):
+    assert load_run(["--train.lr", "0.3", "-c", file("train: {lr: 0.1}")]).train.lr == 0.1
+
+
+def test_the_last_of_two_overrides_wins():
+    assert load_run(["--seed", "1", "--seed", "2"]).seed == 2
+
+
+@pytest.mark.parametrize("number", ["1e-2", "0.01", "1.0e-2", ".01"])
+def test_numbers_may_be_written_as_people_write_them(file, number):
+    assert load_run(["--train.lr", number]).train.lr == 0.01
+    assert load_run(["-c", file(f"train: {{lr: {number}}}")]).train.lr == 0.01
+
+
+def test_a_whole_number_serves_as_a_decimal_one(file):
+    lr = load_run(["-c", file("train: {lr: 1}")]).train.lr
+    assert lr == 1.0
+    assert isinstance(lr, float)
+
+
+def test_keys_of_lists_the_overridden_keys():
+    assert keys_of(["-c", "x.yaml", "--train.lr", "0.1", "--seed=3"]) == ["train.lr", "seed"]
+
+
+def test_print_config_prints_yaml_that_reads_back(capsys, file):
+    with pytest.raises(SystemExit) as stop:
+        load_run(["--train.lr", "0.25", "--seed", "7", "--print_config"])
+    assert stop.value.code in (0, None)
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text)["train"]["lr"] == 0.25
+    assert load_run(["-c", file(text)]) == load_run(["--train.lr", "0.25", "--seed", "7"])
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit):
+        load_run(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--model.order" in text
+    assert "Which convolution of a separable one comes first" in text
+    assert "Images per optimizer step over all devices together" in text
+
+
+# ---- whatever is wrong ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--train.lrr", "0.1"], ["train.lrr", "no such key", "did you mean train.lr?"]),
+        (["--model.residuals=none"], ["model.residuals", "did you mean model.residual?"]),
+        (["--trian.epochs", "3"], ["trian.epochs", "did you mean train.epochs?"]),
+        (["--train.lr", "fast"], ["train.lr", "'fast'", "a number"]),
+        (["--train.epochs", "1.5"], ["train.epochs", "1.5", "a whole number"]),
+        (["--train.epochs", "true"], ["train.epochs", "True", "a whole number"]),
+        (["--data.flip", "maybe"], ["data.flip", "'maybe'", "true or false"]),
+        (["--model.order", "sideways"], ["model.order", "'sideways'", "one of depthwise_first, pointwise_first"]),
+        (["--model.order", "null"], ["model.order", "None", "one of depthwise_first, pointwise_first"]),
+        (["--train.lr", "null"], ["train.lr", "None", "a number"]),
+        (["--seed", "null"], ["seed", "None", "a whole number"]),
+        (["--train.lr", ".nan"], ["train.lr", "nan", "finite"]),
+        (["--train.lr", ".inf"], ["train.lr", "inf", "finite"]),
+        (["--model.width", "0"], ["model.width", "0.0", "at least 0.016"]),
+        (["--seed", "-1"], ["seed", "-1", "between 0 and"]),
+        (["--train.lr"], ["--train.lr", "expected one argument"]),
+        (["-c"], ["--config", "expected one argument"]),
+    ],
+)
+def test_a_bad_override_is_named_with_its_value_and_what_is_allowed(args, words):
+    message = refusal(*args)
+    assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {epoch: 3}", ["train.epoch", "did you mean train.epochs?"]),
+        ("trian: {epochs: 3}", ["trian.epochs", "did you mean train.epochs?"]),
+        ("train: {lr: fast}", ["train.lr", "'fast'", "a number"]),
+        ("train: {epochs: 1.5}", ["train.epochs", "1.5", "a whole number"]),
+        ("data: {root: 5}", ["data.root", "5", "text"]),
+        ("model: {order: sideways}", ["model.order", "'sideways'", "depthwise_first"]),
+        ("model: {order: null}", ["model.order", "None", "depthwise_first"]),
+        ("train: {lr: null}", ["train.lr", "None", "number"]),
+        ("train: null", ["train", "None", "mapping"]),
+        ("train: [1, 2]", ["train", "[1, 2]", "mapping"]),
+        ("train: {epochs: 0}", ["train.epochs", "0", "at least 1"]),
+        ("- 1\n- 2", []),
+        ("just a sentence", []),
+        ("", []),
+        ("# only a comment\n", []),
+        ("train: {lr: 0.1", ["line 1"]),
+        ("train: {lr: 0.1}\n\tseed: 3", ["line 2"]),
+        (b"\x00\x01\x02", []),
+        (b"train: {lr: 0.1}  # \xff\xfe", []),
+    ],
+)
+def test_a_bad_file_is_named_with_the_key_the_value_and_what_is_allowed(file, text, words):
+    path = file(text)
+    message = refusal("-c", path)
+    assert [word for word in [path, *words] if word not in message] == []
+
+
+def test_the_bad_one_of_several_files_is_named(file):
+    good, bad = file("train: {lr: 0.1}", "good.yaml"), file("train: {epoch: 3}", "bad.yaml")
+    message = refusal("-c", good, "-c", bad, "--seed", "1")
+    assert bad in message
+    assert good not in message
+
+
+@pytest.mark.parametrize("flag", ["-c=", "--config="])
+def test_a_bad_file_is_named_also_when_given_with_an_equals_sign(file, flag):
+    path = file("train: {epoch: 3}")
+    assert path in refusal(flag + path)
+
+
+def test_a_value_is_judged_after_all_layers(file):
+    """``crop: pad`` alone is impossible for the default data set, but not for CIFAR."""
+    pad = file("data: {crop: pad}", "pad.yaml")
+    cifar = file("data: {name: cifar10, size: 32}", "cifar.yaml")
+    assert load_run(["-c", pad, "-c", cifar]).data.crop == "pad"
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert str(tmp_path / "none.yaml") in refusal("-c", str(tmp_path / "none.yaml"))
+
+
+def test_a_folder_is_no_file(tmp_path):
+    assert str(tmp_path) in refusal("-c", str(tmp_path))
+
+
+def test_a_key_may_not_be_abbreviated():
+    """An abbreviation would slip past everything that compares keys, such as a study's check for its own factors."""
+    assert "train.epo" in refusal("--train.epo", "3")
+
+
+def test_a_word_that_is_no_option_gets_no_silly_suggestion():
+    message = refusal("extra")
+    assert "extra" in message
+    assert "did you mean" not in message
+
+
+@pytest.mark.parametrize("where", ["train: {{lr: {tag}}}", "{tag}"])
+def test_yaml_executes_nothing(file, tmp_path, where):
+    trap = tmp_path / "executed"
+    path = file(where.format(tag=f"!!python/object/apply:os.system ['touch {trap}']"))
+    assert path in refusal("-c", path)
+    assert not trap.exists()

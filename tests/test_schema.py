@@ -1,0 +1,260 @@
+"""What a configuration allows, and the identity of a run."""
+
+import dataclasses
+import math
+
+import pytest
+
+from xceptlab.schema import DataConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+
+REFUSED = [
+    (ModelConfig, {"order": "sideways"}, "model.order", "one of depthwise_first, pointwise_first"),
+    (ModelConfig, {"order": None}, "model.order", "one of depthwise_first, pointwise_first"),
+    (ModelConfig, {"intermediate": "tanh"}, "model.intermediate", "one of none, relu, elu, gelu, silu"),
+    (ModelConfig, {"residual": "some"}, "model.residual", "one of all, none"),
+    (ModelConfig, {"residual": True}, "model.residual", "one of all, none"),
+    (ModelConfig, {"stem": "mnist"}, "model.stem", "one of imagenet, cifar"),
+    (ModelConfig, {"padding": "valid"}, "model.padding", "one of same, symmetric"),
+    (ModelConfig, {"width": 0.0}, "model.width", "at least 0.016"),
+    (ModelConfig, {"width": -1.0}, "model.width", "at least 0.016"),
+    (ModelConfig, {"width": 0.015}, "model.width", "at least 0.016"),
+    (ModelConfig, {"width": 16.1}, "model.width", "at most 16"),
+    (ModelConfig, {"width": math.nan}, "model.width", "a finite number"),
+    (ModelConfig, {"width": math.inf}, "model.width", "a finite number"),
+    (ModelConfig, {"width": "wide"}, "model.width", "a finite number"),
+    (ModelConfig, {"width": True}, "model.width", "a finite number"),
+    (ModelConfig, {"width": None}, "model.width", "a finite number"),
+    (ModelConfig, {"middle_blocks": -1}, "model.middle_blocks", "between 0 and 32"),
+    (ModelConfig, {"middle_blocks": 33}, "model.middle_blocks", "between 0 and 32"),
+    (ModelConfig, {"middle_blocks": 4.0}, "model.middle_blocks", "of type int"),
+    (ModelConfig, {"middle_blocks": True}, "model.middle_blocks", "of type int"),
+    (ModelConfig, {"dropout": 1.0}, "model.dropout", "at least 0 and below 1"),
+    (ModelConfig, {"dropout": -0.1}, "model.dropout", "at least 0 and below 1"),
+    (ModelConfig, {"bn_eps": 0.0}, "model.bn_eps", "above 0"),
+    (ModelConfig, {"bn_momentum": 0.0}, "model.bn_momentum", "above 0 and at most 1"),
+    (ModelConfig, {"bn_momentum": 1.1}, "model.bn_momentum", "above 0 and at most 1"),
+    (DataConfig, {"name": "mnist"}, "data.name", "one of digits, cifar10, cifar100, imagenet"),
+    (DataConfig, {"root": None}, "data.root", "of type str"),
+    (DataConfig, {"download": 1}, "data.download", "of type bool"),
+    (DataConfig, {"flip": "yes"}, "data.flip", "of type bool"),
+    (DataConfig, {"size": 7}, "data.size", "between 8 and 2048"),
+    (DataConfig, {"size": 2049}, "data.size", "between 8 and 2048"),
+    (DataConfig, {"name": "cifar10", "crop": "pad", "size": 33}, "data.size", "32 for cifar10"),
+    (DataConfig, {"name": "cifar100", "crop": "pad", "size": 16}, "data.size", "32 for cifar100"),
+    (DataConfig, {"validation": 0.51}, "data.validation", "between 0 and 0.5"),
+    (DataConfig, {"validation": -0.1}, "data.validation", "between 0 and 0.5"),
+    (DataConfig, {"validation_seed": -1}, "data.validation_seed", "0 or more"),
+    (DataConfig, {"train_images": 1}, "data.train_images", "0 (all) or at least 2"),
+    (DataConfig, {"train_images": -5}, "data.train_images", "0 (all) or at least 2"),
+    (DataConfig, {"test_images": -1}, "data.test_images", "0 (all) or more"),
+    (DataConfig, {"crop": "centre"}, "data.crop", "one of none, pad, resized"),
+    (DataConfig, {"crop": "pad"}, "data.crop", "one of none, resized for imagenet"),
+    (DataConfig, {"name": "digits", "crop": "resized"}, "data.crop", "one of none, pad for digits"),
+    (DataConfig, {"pad": -1}, "data.pad", "at least 0 and below data.size"),
+    (DataConfig, {"name": "digits", "crop": "pad", "size": 8, "pad": 8}, "data.pad", "at least 0 and below data.size"),
+    (DataConfig, {"eval_crop": 0.0}, "data.eval_crop", "above 0 and at most 1"),
+    (DataConfig, {"eval_crop": 1.1}, "data.eval_crop", "above 0 and at most 1"),
+    (DataConfig, {"num_classes": 1}, "data.num_classes", "0 or at least 2"),
+    (DataConfig, {"name": "digits", "crop": "none", "num_classes": 9}, "data.num_classes", "10 for digits"),
+    (TrainConfig, {"epochs": 0}, "train.epochs", "at least 1"),
+    (TrainConfig, {"accumulate": 0}, "train.accumulate", "at least 1"),
+    (TrainConfig, {"threads": 0}, "train.threads", "at least 1"),
+    (TrainConfig, {"batch_size": 1}, "train.batch_size", "at least 2"),
+    (TrainConfig, {"batch_size": 8, "accumulate": 5}, "train.accumulate", "at most half of train.batch_size"),
+    (TrainConfig, {"optimizer": "lion"}, "train.optimizer", "one of sgd, rmsprop, adamw"),
+    (TrainConfig, {"schedule": "linear"}, "train.schedule", "one of constant, exponential, cosine"),
+    (TrainConfig, {"precision": "bf16"}, "train.precision", "one of 32-true, bf16-mixed, 16-mixed, 64-true"),
+    (TrainConfig, {"lr": 0.0}, "train.lr", "above 0"),
+    (TrainConfig, {"lr": -math.inf}, "train.lr", "a finite number"),
+    (TrainConfig, {"decay_epochs": 0.0}, "train.decay_epochs", "above 0"),
+    (TrainConfig, {"decay_rate": 0.0}, "train.decay_rate", "above 0"),
+    (TrainConfig, {"weight_decay": -1e-5}, "train.weight_decay", "at least 0"),
+    (TrainConfig, {"gradient_clip": -1.0}, "train.gradient_clip", "at least 0"),
+    (TrainConfig, {"momentum": 1.0}, "train.momentum", "at least 0 and below 1"),
+    (TrainConfig, {"warmup": 1.0}, "train.warmup", "at least 0 and below 1"),
+    (TrainConfig, {"label_smoothing": -0.1}, "train.label_smoothing", "at least 0 and below 1"),
+    (TrainConfig, {"ema": 1.0}, "train.ema", "at least 0 and below 1"),
+    (TrainConfig, {"nesterov": True, "optimizer": "adamw"}, "train.nesterov", "false without sgd and momentum"),
+    (TrainConfig, {"nesterov": True, "momentum": 0.0}, "train.nesterov", "false without sgd and momentum"),
+    (RuntimeConfig, {"accelerator": "tpu"}, "runtime.accelerator", "one of auto, cpu, gpu, mps"),
+    (RuntimeConfig, {"devices": 0}, "runtime.devices", "at least 1"),
+    (RuntimeConfig, {"num_nodes": 0}, "runtime.num_nodes", "at least 1"),
+    (RuntimeConfig, {"log_every": 0}, "runtime.log_every", "at least 1"),
+    (RuntimeConfig, {"workers": -1}, "runtime.workers", "0 or more"),
+    (RuntimeConfig, {"wandb": "maybe"}, "runtime.wandb", "one of auto, online, offline, disabled"),
+    (RuntimeConfig, {"outputs": 3}, "runtime.outputs", "of type str"),
+    (RunConfig, {"seed": -1}, "seed", "between 0 and 2**63 - 1"),
+    (RunConfig, {"seed": 2**63}, "seed", "between 0 and 2**63 - 1"),
+    (RunConfig, {"seed": 1.0}, "seed", "of type int"),
+    (RunConfig, {"model": {}}, "model", "of type ModelConfig"),
+]
+
+
+@pytest.mark.parametrize(("section", "values", "key", "allowed"), REFUSED, ids=[f"{key}-{v}" for _, v, key, _ in REFUSED])
+def test_an_impossible_value_is_refused_in_one_line_with_key_value_and_what_is_allowed(section, values, key, allowed):
+    with pytest.raises(ValueError) as error:
+        section(**values)
+    message = str(error.value)
+    assert message.startswith(f"{key}: ")
+    assert repr(values[key.split(".")[-1]]) in message
+    assert allowed in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (ModelConfig, {"width": 0.016}),
+        (ModelConfig, {"width": 16.0, "middle_blocks": 0, "dropout": 0.0, "bn_momentum": 1.0}),
+        (ModelConfig, {"middle_blocks": 32}),
+        (DataConfig, {"size": 8, "validation": 0.5, "eval_crop": 1.0, "train_images": 2, "test_images": 1}),
+        (DataConfig, {"size": 2048, "num_classes": 2}),
+        (DataConfig, {"name": "digits", "crop": "pad", "size": 8, "pad": 7, "num_classes": 10}),
+        (TrainConfig, {"epochs": 1, "batch_size": 2, "momentum": 0.0, "weight_decay": 0.0}),
+        (TrainConfig, {"batch_size": 8, "accumulate": 4}),
+        (RuntimeConfig, {"workers": 0, "devices": 1, "log_every": 1}),
+        (RunConfig, {"seed": 2**63 - 1}),
+    ],
+)
+def test_the_limits_themselves_are_allowed(section, values):
+    assert dataclasses.asdict(section(**values)).items() >= values.items()
+
+
+def test_the_defaults_are_the_papers_network_and_recipe():
+    run = RunConfig()
+    assert (run.model.order, run.model.intermediate, run.model.residual) == ("depthwise_first", "none", "all")
+    assert (run.model.width, run.model.middle_blocks, run.model.stem) == (1.0, 8, "imagenet")
+    assert (run.data.name, run.data.size, run.data.classes) == ("imagenet", 299, 1000)
+    assert (run.train.optimizer, run.train.lr, run.train.momentum) == ("sgd", 0.045, 0.9)
+    assert (run.train.decay_rate, run.train.decay_epochs, run.train.weight_decay) == (0.94, 2.0, 1e-5)
+    assert run.seed == 0
+    assert run.changed() == {}
+
+
+def test_a_configuration_cannot_be_changed_after_it_was_checked():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().seed = 1
+
+
+def test_widths_round_to_whole_channels():
+    assert [ModelConfig(width=w).channels(728) for w in (1.0, 0.5, 0.125, 0.1)] == [728, 364, 91, 73]
+
+
+@pytest.mark.parametrize(("name", "classes"), [("digits", 10), ("cifar10", 10), ("cifar100", 100)])
+def test_every_data_set_knows_its_number_of_classes(name, classes):
+    assert DataConfig(name=name, size=32, crop="none").classes == classes
+
+
+# ---- identity ---------------------------------------------------------------------------------------------------------------
+
+BASE = RunConfig(data=DataConfig(crop="none", size=32))
+OTHER = {
+    "model": {
+        "order": "pointwise_first",
+        "intermediate": "elu",
+        "residual": "none",
+        "width": 0.5,
+        "middle_blocks": 7,
+        "stem": "cifar",
+        "dropout": 0.5,
+        "padding": "symmetric",
+        "bn_eps": 1e-5,
+        "bn_momentum": 0.1,
+    },
+    "data": {
+        "name": "digits",
+        "size": 33,
+        "validation": 0.1,
+        "validation_seed": 1,
+        "train_images": 100,
+        "test_images": 100,
+        "crop": "resized",
+        "pad": 3,
+        "flip": False,
+        "eval_crop": 1.0,
+        "num_classes": 5,
+    },
+    "train": {
+        "epochs": 99,
+        "batch_size": 512,
+        "accumulate": 2,
+        "optimizer": "adamw",
+        "lr": 0.1,
+        "momentum": 0.8,
+        "nesterov": True,
+        "weight_decay": 1e-4,
+        "decay_norm_bias": False,
+        "schedule": "cosine",
+        "decay_rate": 0.95,
+        "decay_epochs": 3.0,
+        "warmup": 0.1,
+        "label_smoothing": 0.1,
+        "gradient_clip": 1.0,
+        "ema": 0.99,
+        "precision": "bf16-mixed",
+        "threads": 2,
+    },
+}
+NO_SCIENCE = {
+    "data": {"root": "/elsewhere", "download": True},
+    "runtime": {
+        "outputs": "/elsewhere",
+        "accelerator": "gpu",
+        "devices": 8,
+        "num_nodes": 2,
+        "workers": 4,
+        "compile": True,
+        "deterministic": False,
+        "log_every": 1,
+        "wandb": "disabled",
+        "wandb_project": "other",
+        "study": "residual",
+        "arm": "none",
+    },
+}
+
+
+def alter(run: RunConfig, section: str, name: str, value) -> RunConfig:
+    return dataclasses.replace(run, **{section: dataclasses.replace(getattr(run, section), **{name: value})})
+
+
+def test_the_lists_of_this_file_hold_every_field():
+    listed = {f"{s}.{n}" for part in (OTHER, NO_SCIENCE) for s, names in part.items() for n in names}
+    assert listed == {
+        f"{s}.{f.name}" for s in ("model", "data", "train", "runtime") for f in dataclasses.fields(getattr(BASE, s))
+    }
+
+
+@pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in OTHER.items() for n, v in part.items()])
+def test_every_science_field_makes_another_run(section, name, value):
+    other = alter(BASE, section, name, value)
+    assert other.run_id != BASE.run_id
+    assert other.science() == BASE.science() | {f"{section}.{name}": value}
+
+
+@pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in NO_SCIENCE.items() for n, v in part.items()])
+def test_where_and_how_a_run_runs_does_not_change_its_identity(section, name, value):
+    assert alter(BASE, section, name, value).run_id == BASE.run_id
+
+
+def test_another_seed_is_another_run():
+    assert len({RunConfig(seed=seed).run_id for seed in (0, 1, 2**63 - 1)}) == 3
+
+
+def test_one_and_one_point_zero_are_the_same_run():
+    whole = RunConfig(model=ModelConfig(width=2), train=TrainConfig(lr=1, decay_epochs=3))
+    decimal = RunConfig(model=ModelConfig(width=2.0), train=TrainConfig(lr=1.0, decay_epochs=3.0))
+    assert whole == decimal
+    assert whole.run_id == decimal.run_id
+
+
+def test_the_identity_is_readable_and_does_not_drift():
+    """If this fails, finished runs would be trained again: only a raised SCIENCE_VERSION may change these."""
+    tiny = RunConfig(
+        model=ModelConfig(width=0.125, middle_blocks=4, stem="cifar", bn_momentum=0.1, residual="none", intermediate="relu"),
+        data=DataConfig(name="digits", size=16, validation=0.1, crop="none", flip=False),
+        train=TrainConfig(epochs=6, batch_size=64, lr=0.1, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup=0.1),
+        seed=3,
+    )
+    assert tiny.run_id == "digits-relu-residual_none-seed3-fd8937216b"
+    assert RunConfig().run_id == "imagenet-seed0-7674a781fc"

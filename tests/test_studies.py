@@ -1,0 +1,134 @@
+"""The main path, end to end: a study file, one command, a verdict."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from conftest import CIFAR10, ROOT
+
+SMALL = [
+    *("--model.middle_blocks=1", "--data.train_images=300", "--data.test_images=100", "--runtime.wandb=disabled"),
+    *("--runtime.accelerator=cpu", "--runtime.log_every=1"),
+]
+
+
+def records(outputs):
+    return {path: path.stat().st_mtime_ns for path in (outputs / "runs").glob("*/record.json")}
+
+
+def test_a_study_is_interrupted_continued_and_then_only_judged(xceptlab, tmp_path):
+    arguments = ["study", "experiments/residual", *SMALL, "--train.epochs=15", f"--runtime.outputs={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "xceptlab", *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while len(records(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "xceptlab: interrupted; the same command continues"
+    before = records(tmp_path)
+    assert 2 <= len(before) < 10
+
+    finished = xceptlab(*arguments)
+    assert finished.returncode == 0, finished.stderr
+    after = records(tmp_path)
+    assert len(after) == 10
+    assert before.items() <= after.items()  # nothing was trained twice
+    assert "SUPPORTED  residual-helps" in finished.stdout
+    (study,) = (tmp_path / "studies").iterdir()
+    assert {p.name for p in study.iterdir()} == {
+        "registered.yaml", "report.html", "report.md", "results.csv", "curves.svg", "differences.svg",
+    }  # fmt: skip
+
+    again = xceptlab(*arguments)
+    assert again.returncode == 0
+    assert records(tmp_path) == after
+    assert again.stdout.startswith("Do residual connections help Xception?")
+    assert again.stdout in finished.stdout
+
+
+@pytest.mark.parametrize("name", ["intermediate", "order"])
+def test_shipped_studies_run_in_a_small_form(xceptlab, tmp_path, name):
+    done = xceptlab("study", f"experiments/{name}", *SMALL, "--train.epochs=1", f"--runtime.outputs={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "INCOMPLETE" not in done.stdout
+
+
+def test_the_imagenet_study_runs_in_a_tiny_form_on_two_processes(xceptlab, tmp_path):
+    """Its recipe, narrow and short, on photographs that the test makes, with the launcher's path for several devices."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for split, n in (("train", 12), ("val", 4)):
+        for name in ("n01", "n02"):
+            folder = tmp_path / "photographs" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(generator.integers(0, 256, (90, 80, 3), dtype=np.uint8)).save(folder / f"{i}.JPEG")
+    study = yaml.safe_load((ROOT / "experiments/imagenet_residual/study.yaml").read_text())
+    study["base"] = [str(ROOT / base) for base in study["base"][:-1]]
+    study["seeds"] = [0]
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
+    done = xceptlab(
+        *("study", tmp_path / "tiny.yaml", "--jobs", "1", f"--data.root={tmp_path / 'photographs'}", "--data.num_classes=2"),
+        *("--data.size=71", "--data.validation=0", "--model.width=0.05", "--model.middle_blocks=1"),
+        *("--train.epochs=1", "--train.batch_size=12", "--runtime.accelerator=cpu", "--runtime.devices=2", "--runtime.workers=0"),
+        *("--runtime.wandb=disabled", f"--runtime.outputs={tmp_path}"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(path.read_text()) for path in records(tmp_path)]
+    assert [(record["world_size"], record["precision"], record["test_images"]) for record in found] == [(2, "bf16-mixed", 8)] * 2
+    assert "inconclusive" in done.stdout.lower()
+
+
+@pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"CIFAR-10's parquet files are not in {CIFAR10}")
+def test_the_same_study_on_real_cifar10(xceptlab, tmp_path):
+    study = yaml.safe_load((ROOT / "experiments/residual/study.yaml").read_text()) | {"seeds": [0, 1, 2]}
+    (tmp_path / "residual").mkdir()
+    (tmp_path / "residual" / "study.yaml").write_text(yaml.safe_dump(study))
+    done = xceptlab(
+        *(
+            "study",
+            tmp_path / "residual",
+            "-c",
+            "configs/data/cifar10.yaml",
+            f"--data.root={CIFAR10}",
+            "--data.train_images=1000",
+        ),
+        *("--data.test_images=500", "--train.epochs=2", "--runtime.wandb=disabled", f"--runtime.outputs={tmp_path}"),
+    )
+    assert done.returncode == 0, done.stderr
+    (report,) = tmp_path.glob("studies/residual+cifar10*/report.html")
+    assert "residual-helps" in report.read_text()
+
+
+def test_a_failing_run_leaves_the_rest_and_exit_code_1(xceptlab, tmp_path):
+    """A folder stands where one run's weights should go."""
+    arguments = ["experiments/residual", *SMALL, "--train.epochs=1", f"--runtime.outputs={tmp_path}"]
+    plan = subprocess.run(
+        [sys.executable, "-c", PRINT_RUNS, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    blocked = tmp_path / "runs" / plan[3] / "model.safetensors" / "folder"
+    blocked.mkdir(parents=True)
+    done = xceptlab("study", *arguments)
+    assert done.returncode == 1
+    assert f"failed: {plan[3]}" in done.stderr
+    assert len(records(tmp_path)) == 9
+    assert "INCOMPLETE" in done.stdout
+    assert os.path.isdir(blocked)
+
+
+PRINT_RUNS = """
+import sys
+from xceptlab.study import expand
+print(*(run.run_id for run in expand(sys.argv[1], sys.argv[2:]).runs().values()))
+"""

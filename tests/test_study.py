@@ -1,0 +1,337 @@
+"""From a study file to controlled runs, and what a study refuses."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xceptlab.schema import ModelConfig, RunConfig, TrainConfig
+from xceptlab.study import Claim, Expansion, Registration, Study, _control, expand, locate
+
+CLAIM = {"id": "c", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior", "margin": 0.5}
+STUDY = {
+    "question": "Does it help?",
+    "base": ["base.yaml"],
+    "seeds": [0, 1, 2],
+    "arms": {"a": {"model.residual": "all"}, "b": {"model.residual": "none"}},
+    "claims": [CLAIM],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A study's folder, with a base but no study yet."""
+    folder = tmp_path / "helps"
+    folder.mkdir()
+    (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none}\ntrain: {epochs: 3}\n")
+    return folder
+
+
+@pytest.fixture
+def write(folder):
+    """Write the study with some keys changed or, with None, left out; returns its folder."""
+
+    def write(**changes) -> str:
+        study = {key: value for key, value in (STUDY | changes).items() if value is not None}
+        (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+        return str(folder)
+
+    return write
+
+
+def refusal(path: str, *args: str) -> str:
+    with pytest.raises(ValueError) as error:
+        expand(path, args)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ---- what a study expands to ------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_readme_works_as_written():
+    expansion = expand("experiments/residual")
+    assert expansion.name == "residual"
+    assert list(expansion.arms) == ["residual", "no_residual"]
+    assert expansion.study.seeds == [0, 1, 2, 3, 4]
+    assert expansion.study.alpha == 0.05
+    assert str(expansion.study.paper) == "arXiv:1610.02357, section 4.6, figure 9"
+    (claim,) = expansion.study.claims
+    assert (claim.id, claim.contrast, claim.metric) == ("residual-helps", ("residual", "no_residual"), "test/top1")
+    assert (claim.kind, claim.margin, claim.diverged) == ("superior", 0.5, None)
+    assert claim.statement == "Residual connections raise test top-1 by more than half a point."
+    assert len(expansion.runs()) == 10
+    assert len({run.run_id for run in expansion.runs().values()}) == 10
+
+
+def test_an_arm_is_the_base_and_its_own_keys(write):
+    arms = expand(write()).arms
+    assert arms["a"] == dataclasses.replace(arms["b"], model=ModelConfig(residual="all"))
+    assert arms["b"].model.residual == "none"
+    assert (arms["a"].data.name, arms["a"].train.epochs) == ("digits", 3)
+
+
+def test_runs_go_seed_by_seed_so_that_an_unfinished_study_is_balanced(write):
+    runs = expand(write(seeds=[5, 3])).runs()
+    assert list(runs) == [("a", 5), ("b", 5), ("a", 3), ("b", 3)]
+    assert all(run.seed == seed for (_, seed), run in runs.items())
+
+
+def test_differences_are_to_the_first_arm(write):
+    expansion = expand(write())
+    assert expansion.differences("a") == {}
+    assert expansion.differences("b") == {"model.residual": ("all", "none")}
+
+
+def test_a_grid_is_fully_crossed_and_arms_are_named_after_their_levels(write):
+    grid = {"model.residual": ["all", "none"], "model.intermediate": ["none", "relu", "elu"]}
+    arms = expand(write(arms=None, grid=grid, claims=[])).arms
+    assert list(arms) == ["all-none", "all-relu", "all-elu", "none-none", "none-relu", "none-elu"]
+    assert (arms["none-elu"].model.residual, arms["none-elu"].model.intermediate) == ("none", "elu")
+
+
+@pytest.mark.parametrize(
+    ("key", "levels", "names"),
+    [
+        ("model.width", [0.5, 1], ["0.5", "1"]),
+        ("model.middle_blocks", [2, 4, 8], ["2", "4", "8"]),
+        ("train.nesterov", [True, False], ["True", "False"]),
+    ],
+)
+def test_grid_levels_may_be_numbers_and_truth_values(write, key, levels, names):
+    arms = expand(write(arms=None, grid={key: levels}, claims=[])).arms
+    assert list(arms) == names
+    section, name = key.split(".")
+    assert [getattr(getattr(arm, section), name) for arm in arms.values()] == levels
+
+
+def test_arms_may_be_named_by_numbers(write):
+    arms = {2: {"model.middle_blocks": 2}, 4: {"model.middle_blocks": 4}}
+    assert list(expand(write(arms=arms, claims=[])).arms) == ["2", "4"]
+
+
+def test_the_base_is_looked_up_beside_the_study_first_then_from_the_working_directory(write, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("train: {epochs: 9}")
+    (tmp_path / "more.yaml").write_text("train: {lr: 0.7}")
+    run = expand(write(base=["base.yaml", "more.yaml"])).arms["a"]
+    assert (run.train.epochs, run.train.lr) == (3, 0.7)
+
+
+def test_command_line_layers_apply_after_the_base_and_before_the_arms(write, tmp_path):
+    layer = tmp_path / "more.yaml"
+    layer.write_text("train: {epochs: 5, lr: 0.7}\nmodel: {residual: none}")
+    arms = expand(write(), ["-c", str(layer), "--train.lr", "0.9"]).arms
+    assert {(arm.train.epochs, arm.train.lr) for arm in arms.values()} == {(5, 0.9)}
+    assert [arm.model.residual for arm in arms.values()] == ["all", "none"]
+
+
+# ---- names ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_named_by_its_folder_or_its_file(write, folder):
+    assert expand(write()).name == expand(str(folder / "study.yaml")).name == "helps"
+    (folder / "study.yaml").rename(folder / "variant.yaml")
+    assert expand(str(folder / "variant.yaml")).name == "variant"
+
+
+def test_a_folder_is_named_also_when_it_is_the_working_directory(write, folder, monkeypatch):
+    write()
+    monkeypatch.chdir(folder)
+    assert expand(".").name == "helps"
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (["-c", "LAYER"], "helps+layer"),
+        (["--config", "LAYER"], "helps+layer"),
+        (["-c=LAYER"], "helps+layer"),
+        (["--config=LAYER"], "helps+layer"),
+        (["-c", "LAYER", "--train.epochs", "4"], "helps+layer+train.epochs=4"),
+        (["--train.epochs=4"], "helps+train.epochs=4"),
+        (["--runtime.workers", "2"], "helps"),
+        (["--data.root", "/elsewhere"], "helps"),
+    ],
+)
+def test_layers_that_change_the_science_make_another_study(write, tmp_path, args, name):
+    layer = tmp_path / "layer.yaml"
+    layer.write_text("train: {epochs: 5}")
+    assert expand(write(), [arg.replace("LAYER", str(layer)) for arg in args]).name == name
+
+
+def test_a_study_is_kept_below_the_outputs_folder(write, tmp_path):
+    assert expand(write(), ["--runtime.outputs", str(tmp_path)]).directory() == tmp_path / "studies" / "helps"
+
+
+def test_a_study_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere: no study there; give a study's folder"):
+        locate(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no study there"):
+        locate(str(tmp_path))
+
+
+# ---- what is refused --------------------------------------------------------------------------------------------------------
+
+
+ILL_FORMED = [
+    ({"questoin": "?"}, ["questoin", "did you mean question?"]),
+    ({"question": None}, ["question"]),
+    ({"base": ["absent.yaml"]}, ["'absent.yaml'", "neither beside the study file nor in the working directory"]),
+    ({"base": "base.yaml"}, ["base", "'base.yaml'", "list"]),
+    ({"seeds": []}, ["seeds", "[]"]),
+    ({"seeds": [0, 0]}, ["seeds", "[0, 0]", "different"]),
+    ({"seeds": [0, -1]}, ["seed", "-1"]),
+    ({"seeds": 5}, ["seeds", "5", "list"]),
+    ({"alpha": 0}, ["alpha", "above 0 and below 0.5"]),
+    ({"alpha": 0.5}, ["alpha", "0.5", "above 0 and below 0.5"]),
+    ({"alpha": float("nan")}, ["alpha", "nan"]),
+    ({"alpha": "small"}, ["alpha", "'small'", "a number"]),
+    ({"arms": None}, ["either arms or a grid"]),
+    ({"grid": {"model.width": [0.5, 1]}}, ["either arms or a grid"]),
+    ({"arms": None, "grid": {"model.width": [1]}}, ["at least 2"]),
+    ({"arms": None, "grid": {"model.width": []}}, ["at least 2"]),
+    ({"arms": {"a": {"model.residual": "all"}}}, ["arms", "at least 2"]),
+    ({"arms": STUDY["arms"] | {"../c": {"model.width": 0.5}}}, ["'../c'", "letters, digits"]),
+    ({"arms": STUDY["arms"] | {"c": {"model.residul": "all"}}}, ["'c'", "model.residul", "did you mean model.residual?"]),
+    ({"arms": STUDY["arms"] | {"c": {"model.residual": "some"}}}, ["'c'", "model.residual", "'some'", "one of all, none"]),
+    ({"arms": STUDY["arms"] | {"c": {"model.width": 0}}}, ["'c'", "model.width", "0.0", "at least"]),
+    ({"arms": STUDY["arms"] | {"c": {"model.residual": "none"}}}, ["'b'", "'c'", "same science"]),
+    ({"arms": {"a": {}, "b": {"model.residual": "all"}}}, ["'a'", "'b'", "same science"]),
+    ({"arms": {"a": {}, "b": {"data.root": "/elsewhere"}}}, ["'a'", "'b'", "same science"]),
+    ({"claims": [CLAIM, CLAIM]}, ["claims", "the same id"]),
+    ({"claims": [CLAIM | {"contrast": ["a", "z"]}]}, ["'c'", "no arm 'z'", "a, b"]),
+    ({"claims": [CLAIM | {"contrast": ["a", "a"]}]}, ["'c'", "two different arms"]),
+    ({"claims": [CLAIM | {"contrast": ["a"]}]}, ["contrast", "['a']"]),
+    ({"claims": [CLAIM | {"metric": "accuracy"}]}, ["'c'", "'accuracy'", "test/top1", "val/loss"]),
+    ({"claims": [CLAIM | {"kind": "better"}]}, ["'better'", "superior, equivalent"]),
+    ({"claims": [CLAIM | {"margin": -0.5}]}, ["'c'", "margin -0.5", "0 or more"]),
+    ({"claims": [CLAIM | {"margin": float("nan")}]}, ["'c'", "margin nan", "0 or more"]),
+    ({"claims": [CLAIM | {"margin": float("inf")}]}, ["'c'", "margin inf", "0 or more"]),
+    ({"claims": [CLAIM | {"margin": 0, "kind": "equivalent"}]}, ["'c'", "margin 0"]),
+    ({"claims": [CLAIM | {"margin": "half"}]}, ["margin", "'half'", "a number"]),
+    ({"claims": [CLAIM | {"diverged": float("nan")}]}, ["'c'", "diverged", "nan"]),
+    ({"claims": [CLAIM | {"marge": 1}]}, ["marge", "did you mean margin?"]),
+    ({"claims": [{k: v for k, v in CLAIM.items() if k != "margin"}]}, ["margin", "required"]),
+    ({"claims": [1]}, ["claims", "1"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), ILL_FORMED, ids=[" ".join(words) for _, words in ILL_FORMED])
+def test_an_ill_formed_study_is_refused_with_what_is_wrong_in_which_file(write, changes, words):
+    path = write(**changes)
+    message = refusal(path)
+    assert [word for word in [f"{path}/study.yaml", *words] if word not in message] == []
+
+
+@pytest.mark.parametrize("key", ["question", "base", "seeds", "claims", "arms", "alpha", "paper"])
+def test_null_is_refused(write, folder, key):
+    write(**{key: None})
+    with (folder / "study.yaml").open("a") as file:
+        file.write(f"{key}: null\n")
+    assert key in refusal(str(folder))
+
+
+@pytest.mark.parametrize("args", [["--seed", "3"], ["--seed=3"], ["--model.residual", "none"], ["--model.residual=none"]])
+def test_the_command_line_may_not_override_what_the_study_decides(write, args):
+    assert "decides it" in refusal(write(), *args)
+
+
+def test_an_abbreviated_factor_is_no_way_around_that(write):
+    refusal(write(), "--model.residua", "none")
+
+
+def test_a_bad_layer_is_named(write, tmp_path):
+    assert str(tmp_path / "absent.yaml") in refusal(write(), "-c", str(tmp_path / "absent.yaml"))
+
+
+def hand_made(declared: dict, configs: dict) -> Expansion:
+    study = Study(question="?", base=[], seeds=[0], arms=declared, claims=[])
+    return Expansion(name="hand-made", study=study, arms=configs)
+
+
+def test_an_arm_that_differs_in_a_key_it_does_not_declare_is_refused():
+    baseline = RunConfig()
+    other = RunConfig(model=ModelConfig(residual="none"), train=TrainConfig(lr=0.1))
+    expansion = hand_made({"a": {}, "b": {"model.residual": "none"}}, {"a": baseline, "b": other})
+    with pytest.raises(ValueError, match=r"study\.yaml: arm 'b' differs from 'a' in train\.lr, which it does not declare"):
+        _control(Path("study.yaml"), expansion)
+
+
+def test_a_key_that_the_baseline_declares_may_differ():
+    expansion = hand_made(
+        {"a": {"model.residual": "none"}, "b": {"model.width": 0.5}},
+        {"a": RunConfig(model=ModelConfig(residual="none")), "b": RunConfig(model=ModelConfig(width=0.5))},
+    )
+    _control(Path("study.yaml"), expansion)
+
+
+def test_a_claim_is_checked_also_when_it_is_made_in_python():
+    with pytest.raises(ValueError, match="kind 'better' is not allowed"):
+        Claim(id="x", contrast=("a", "b"), metric="test/top1", kind="better", margin=1.0)
+    with pytest.raises(ValueError, match="must name two different arms"):
+        Claim(id="x", contrast=("a", "b", "c"), metric="test/top1", kind="superior", margin=1.0)
+
+
+@pytest.mark.parametrize(("metric", "lower"), [("test/top1", False), ("val/top5", False), ("test/loss", True)])
+def test_only_a_loss_is_better_when_lower(metric, lower):
+    assert Claim(id="x", contrast=("a", "b"), metric=metric, kind="superior", margin=0.1).lower_is_better == lower
+
+
+# ---- registration -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registered(write, tmp_path):
+    """The options under which the study was registered."""
+    options = ["--runtime.outputs", str(tmp_path / "outputs")]
+    Registration.make(expand(write(), options))
+    return options
+
+
+def edits(path: str, options: list[str]) -> list[str]:
+    expansion = expand(path, options)
+    registration = Registration.read(expansion)
+    assert registration is not None
+    return registration.edits(expansion)
+
+
+def test_before_the_first_run_nothing_is_registered(write, tmp_path):
+    assert Registration.read(expand(write(), ["--runtime.outputs", str(tmp_path)])) is None
+
+
+def test_an_unchanged_study_shows_no_edits(write, registered):
+    assert edits(write(), registered) == []
+
+
+def test_a_registration_is_made_once(write, registered):
+    expansion = expand(write(alpha=0.01), registered)
+    before = (expansion.directory() / "registered.yaml").read_bytes()
+    Registration.make(expansion)
+    assert (expansion.directory() / "registered.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"alpha": 0.01}, ["alpha 0.05 -> 0.01"]),
+        ({"seeds": [0, 1]}, ["seeds [0, 1, 2] -> [0, 1]"]),
+        ({"claims": [CLAIM | {"margin": 0.1}]}, ["claim c: margin 0.5 -> 0.1"]),
+        ({"claims": [CLAIM | {"kind": "equivalent"}]}, ["claim c: kind superior -> equivalent"]),
+        ({"claims": [CLAIM | {"contrast": ["b", "a"]}]}, ["claim c: contrast ['a', 'b'] -> ['b', 'a']"]),
+        ({"claims": [CLAIM | {"diverged": 0.0}]}, ["claim c: diverged None -> 0.0"]),
+        ({"claims": [CLAIM | {"id": "d"}]}, ["claim d added", "claim c removed"]),
+        ({"claims": []}, ["claim c removed"]),
+        ({"arms": STUDY["arms"] | {"c": {"model.width": 0.5}}}, ["arm c added"]),
+        ({"arms": STUDY["arms"] | {"b": {"model.residual": "none", "model.width": 0.5}}}, ["arm b: model.width 1.0 -> 0.5"]),
+    ],
+)
+def test_every_later_edit_is_told_in_words(write, registered, changes, expected):
+    assert edits(write(**changes), registered) == expected
+
+
+def test_a_changed_base_is_an_edit_of_every_arm(write, registered, folder):
+    path = write()
+    (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none}\ntrain: {epochs: 4}\n")
+    assert sorted(edits(path, registered)) == ["arm a: train.epochs 3 -> 4", "arm b: train.epochs 3 -> 4"]

@@ -1,0 +1,289 @@
+"""From scores to verdicts."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy import stats as sp
+from statsmodels.stats.weightstats import ttost_paired
+
+from xceptlab.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.study import Claim, Expansion, Study
+from xceptlab.verdict import judge, judge_study
+
+
+def claim(**changes) -> Claim:
+    return Claim(**({"id": "x", "contrast": ("a", "b"), "metric": "test/top1", "kind": "superior", "margin": 0.5} | changes))
+
+
+def arm(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+A = arm(97.2, 96.8, 98.4, 97.0, 97.6)
+B = arm(96.0, 96.4, 96.6, 96.2, 95.8)
+DIFFERENCE = [a - b for a, b in zip(A.values(), B.values(), strict=True)]  # mean 1.2
+
+
+def one(a: dict[int, float], b: dict[int, float], alpha: float = 0.05, **changes):
+    own = claim(**changes)
+    (verdict,) = judge([own], {own.metric: {"a": a, "b": b}}, alpha=alpha)
+    return verdict
+
+
+# ---- outcomes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_supported_when_the_paired_t_test_says_more_than_the_margin():
+    v = one(A, B)
+    assert v.outcome == "supported"
+    assert v.p_adjusted == pytest.approx(
+        sp.ttest_rel(list(A.values()), [b + 0.5 for b in B.values()], alternative="greater").pvalue
+    )
+    assert v.estimate == pytest.approx(1.2)
+    assert v.differences == pytest.approx(dict(enumerate(DIFFERENCE)))
+    assert (v.n, v.missing) == (5, ())
+    assert v.summary.startswith("Supported: a is 1.20 points better than b in test/top1")
+
+
+def test_contradicted_when_less_than_the_margin_is_shown():
+    v = one(B, A)
+    assert v.outcome == "contradicted"
+    assert v.estimate == pytest.approx(-1.2)
+    assert v.p_adjusted == pytest.approx(sp.ttest_1samp(DIFFERENCE, -0.5, alternative="greater").pvalue)
+    assert v.summary.startswith("Contradicted: a is 1.20 points worse than b")
+
+
+def test_a_real_difference_that_does_not_reach_the_margin_contradicts_superiority():
+    assert one(A, B, margin=3.0).outcome == "contradicted"
+
+
+def test_inconclusive_between_the_two_with_the_seeds_that_would_decide():
+    v = one(A, B, margin=1.0)
+    assert v.outcome == "inconclusive"
+    assert "seeds would decide it" in v.summary
+
+
+@pytest.mark.parametrize(
+    ("margin", "outcome"), [(2.5, "supported"), (0.1, "contradicted"), (1.2, "inconclusive"), (1.5, "inconclusive")]
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_equivalence_is_tost_whichever_arm_is_named_first(margin, outcome, swapped):
+    a, b = (B, A) if swapped else (A, B)
+    v = one(a, b, kind="equivalent", margin=margin)
+    assert v.outcome == outcome
+    if outcome != "contradicted":
+        assert v.p_adjusted == pytest.approx(
+            ttost_paired(np.array(list(a.values())), np.array(list(b.values())), -margin, margin)[0]
+        )
+
+
+def test_the_sign_is_turned_for_a_loss():
+    low, high = arm(0.10, 0.12, 0.11, 0.13), arm(0.40, 0.45, 0.39, 0.43)
+    assert one(low, high, metric="test/loss", margin=0.1).outcome == "supported"
+    assert one(high, low, metric="test/loss", margin=0.1).outcome == "contradicted"
+    v = one(low, high, metric="test/loss", margin=0.1)
+    assert v.estimate > 0
+    assert "better" in v.summary
+    assert "points" not in v.summary
+
+
+@pytest.mark.parametrize(("alpha", "level"), [(0.05, 0.9), (0.01, 0.98)])
+def test_the_interval_has_the_level_one_minus_two_alpha_and_says_so(alpha, level):
+    v = one(A, B, alpha=alpha)
+    expected = sp.ttest_1samp(DIFFERENCE, 0).confidence_interval(level)
+    assert v.level == pytest.approx(level)
+    assert (v.low, v.high) == pytest.approx((expected.low, expected.high))
+    assert f"{100 * level:g}% interval {v.low:+.2f} to {v.high:+.2f}" in v.summary
+
+
+def test_the_correlation_and_the_detectable_effect_are_told():
+    v = one(A, B)
+    assert v.correlation == pytest.approx(np.corrcoef(list(A.values()), list(B.values()))[0, 1])
+    shift = v.detectable / np.std(DIFFERENCE, ddof=1) * math.sqrt(5)
+    assert sp.nct.sf(sp.t.ppf(0.95, 4), 4, shift) == pytest.approx(0.8, abs=1e-4)
+
+
+# ---- too little to judge ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "more"), [(0, 3), (1, 2), (2, 1)])
+def test_fewer_than_three_pairs_are_inconclusive_and_the_seeds_needed_are_told(n, more):
+    v = one(arm(*list(A.values())[:n]), arm(*list(B.values())[:n]))
+    assert (v.outcome, v.n) == ("inconclusive", n)
+    assert math.isnan(v.p_adjusted)
+    assert f"at least {more} more" in v.summary
+
+
+@pytest.mark.parametrize("kind", ["superior", "equivalent"])
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_differences_without_spread_are_inconclusive(kind, shift):
+    v = one(A, {seed: value - shift for seed, value in A.items()}, kind=kind)
+    assert v.outcome == "inconclusive"
+    assert "spread" in v.summary
+
+
+def test_rounding_is_no_spread():
+    """Accuracies are counted in images and kept as 32-bit numbers: equal differences differ in the last bits."""
+    counts = np.array([488, 484, 492])
+    a = [float(np.float32(100) * np.float32(c / 500)) for c in counts]
+    b = [float(np.float32(100) * np.float32((c - 11) / 500)) for c in counts]
+    assert np.ptp(np.array(a) - np.array(b)) > 0
+    assert one(arm(*a), arm(*b)).outcome == "inconclusive"
+
+
+def test_an_estimate_on_the_margin_asks_for_no_number_of_seeds():
+    v = one(arm(1.0, 2.0, 3.0), arm(0.5, 1.5, 2.75), margin=float(np.mean([0.5, 0.5, 0.25])))
+    assert "no number of seeds" in v.summary
+
+
+def test_seeds_that_only_one_arm_has_are_named_and_not_paired():
+    v = one(A, {seed: B[seed] for seed in (0, 2, 3)} | {9: 50.0})
+    assert v.missing == (1, 4, 9)
+    assert list(v.differences) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_is_an_error_that_names_arm_and_seed(bad):
+    with pytest.raises(ValueError, match=r"claim 'x': .*arm 'b', seed 2"):
+        one(A, B | {2: bad})
+
+
+def test_an_arm_that_the_scores_do_not_have_is_an_error():
+    with pytest.raises(ValueError, match="'b'"):
+        judge([claim()], {"test/top1": {"a": A}})
+
+
+def test_no_claims_no_verdicts():
+    assert judge([], {}) == []
+
+
+# ---- several claims ---------------------------------------------------------------------------------------------------------
+
+
+def test_holm_goes_over_all_claims_of_the_study_and_separately_over_their_opposites():
+    claims = [claim(id=f"m{margin}", margin=margin) for margin in (0.0, 0.5, 1.0, 3.0)]
+    p_s = [sp.ttest_1samp(DIFFERENCE, c.margin, alternative="greater").pvalue for c in claims]
+    p_c = [sp.ttest_1samp(DIFFERENCE, c.margin, alternative="less").pvalue for c in claims]
+
+    def holm(p: list[float]) -> list[float]:
+        adjusted, running = [0.0] * len(p), 0.0
+        for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+            running = max(running, min(1.0, (len(p) - rank) * p[i]))
+            adjusted[i] = running
+        return adjusted
+
+    verdicts = judge(claims, {"test/top1": {"a": A, "b": B}})
+    for v, supports, contradicts in zip(verdicts, holm(p_s), holm(p_c), strict=True):
+        expected = contradicts if v.outcome == "contradicted" else supports
+        assert v.p_adjusted == pytest.approx(expected)
+        assert (v.outcome == "supported") == (supports <= 0.05)
+        assert (v.outcome == "contradicted") == (contradicts <= 0.05)
+    assert [v.outcome for v in verdicts] == ["supported", "inconclusive", "inconclusive", "contradicted"]
+
+
+def test_the_summary_says_when_only_holm_withholds_a_verdict():
+    assert one(A, B).outcome == "supported"
+    beside = [claim(), *(claim(id=f"hopeless{i}", margin=1.2) for i in range(3))]
+    verdict, *_ = judge(beside, {"test/top1": {"a": A, "b": B}})
+    assert verdict.outcome == "inconclusive"
+    assert "Holm" in verdict.summary
+    assert all("Holm" not in v.summary for v in judge(beside, {"test/top1": {"a": A, "b": B}})[1:])
+
+
+def test_a_claim_that_cannot_be_tested_costs_the_others_nothing():
+    scores = {"test/top1": {"a": A, "b": B, "same": {seed: value - 1 for seed, value in A.items()}}}
+    alone, _ = judge([claim(), claim(id="none", contrast=("a", "same"))], scores)
+    assert alone == one(A, B)
+
+
+def test_at_a_true_effect_equal_to_the_margin_a_false_supported_is_as_rare_as_alpha(monkeypatch):
+    monkeypatch.setattr("xceptlab.stats.detectable", lambda *args: 0.0)  # slow, and only for the summary
+    monkeypatch.setattr("xceptlab.stats.pairs_needed", lambda *args: 0)
+    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels calls it for every adjustment: 50 ms
+    rng = np.random.default_rng(0)
+    claims = [claim(), claim(id="y", contrast=("c", "b"))]  # both on the edge, and dependent: they share the arm b
+    trials, alpha = 800, 0.05
+    wrong = 0
+    for b, a, c in rng.normal(0, 1, (trials, 3, 5)):
+        scores = {"test/top1": {"b": arm(*b), "a": arm(*(a + 0.5)), "c": arm(*(c + 0.5))}}
+        wrong += any(v.outcome == "supported" for v in judge(claims, scores, alpha=alpha))
+    standard_error = math.sqrt(alpha * (1 - alpha) / trials)
+    assert alpha / 2 < wrong / trials < alpha + 3 * standard_error
+
+
+# ---- studies ----------------------------------------------------------------------------------------------------------------
+
+
+def study(claims: list[Claim], seeds: tuple[int, ...] = (0, 1, 2), name: str = "digits") -> Expansion:
+    data = DataConfig(name=name, size=32, crop="none")
+    arms = {"a": RunConfig(data=data), "b": RunConfig(data=data, model=ModelConfig(residual="none"))}
+    own = Study(question="?", base=[], seeds=list(seeds), claims=claims, arms={"a": {}, "b": {"model.residual": "none"}})
+    return Expansion(name="study", study=own, arms=arms)
+
+
+def record(status: str = "finished", **metrics: float) -> SimpleNamespace:
+    """What a verdict reads of a record."""
+    return SimpleNamespace(run_id="r", status=status, metrics={f"test/{name}": value for name, value in metrics.items()})
+
+
+def records(a: list, b: list) -> dict:
+    return {(name, seed): value for name, values in (("a", a), ("b", b)) for seed, value in enumerate(values)}
+
+
+GOOD = [record(top1=97.0, top5=99.0, loss=0.1), record(top1=98.0, top5=99.1, loss=0.2), record(top1=97.4, top5=99.2, loss=0.15)]
+WORSE = [record(top1=90.0, top5=98.0, loss=0.9), record(top1=91.2, top5=98.2, loss=0.8), record(top1=90.2, top5=98.1, loss=0.7)]
+DIVERGED = record("diverged")
+
+
+def test_a_complete_study_is_judged_at_its_own_alpha():
+    (v,) = judge_study(study([claim()]), records(GOOD, WORSE))
+    assert (v.outcome, v.n) == ("supported", 3)
+
+
+@pytest.mark.parametrize(("a", "b"), [([*GOOD[:2], None], WORSE), (GOOD, [*WORSE[:2], None])])
+def test_incomplete_while_a_declared_seed_lacks_a_record_and_the_seed_is_named(a, b):
+    (v,) = judge_study(study([claim()]), records(a, b))
+    assert v.outcome == "incomplete"
+    assert "seeds 2 " in v.summary
+    assert v.n == 2
+
+
+def test_incomplete_before_the_first_run():
+    (v,) = judge_study(study([claim()]), records([None] * 3, [None] * 3))
+    assert (v.outcome, v.n) == ("incomplete", 0)
+    assert "seeds 0, 1, 2 " in v.summary
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "chance"),
+    [
+        ("digits", "test/top1", 10.0),
+        ("digits", "test/top5", 50.0),
+        ("digits", "test/loss", math.log(10)),
+        ("cifar100", "test/top1", 1.0),
+        ("cifar100", "test/top5", 5.0),
+    ],
+)
+def test_a_diverged_run_scores_as_guessing(name, metric, chance):
+    (v,) = judge_study(study([claim(metric=metric)], name=name), records(GOOD, [DIVERGED, *WORSE[1:]]))
+    sign = -1 if metric == "test/loss" else 1
+    assert v.differences[0] == pytest.approx(sign * (GOOD[0].metrics[metric] - chance))
+    assert v.n == 3
+
+
+def test_a_declared_score_of_divergence_is_used_also_when_it_is_zero():
+    (v,) = judge_study(study([claim(diverged=0.0)]), records(GOOD, [DIVERGED, *WORSE[1:]]))
+    assert v.differences[0] == pytest.approx(97.0)
+
+
+def test_each_claim_scores_divergence_as_it_declares():
+    claims = [claim(diverged=0.0), claim(id="y", diverged=50.0), claim(id="z")]
+    verdicts = judge_study(study(claims), records(GOOD, [DIVERGED, *WORSE[1:]]))
+    assert [v.differences[0] for v in verdicts] == pytest.approx([97.0, 47.0, 87.0])
+
+
+def test_a_metric_that_a_record_lacks_is_an_error_that_names_the_run():
+    with pytest.raises(ValueError, match="claim 'x': the run r has no val/top1"):
+        judge_study(study([claim(metric="val/top1")]), records(GOOD, WORSE))
