@@ -156,7 +156,7 @@ class _Display:
                     "" if p.images_per_second is None else f"{p.images_per_second:,.0f}",
                     "" if p.seconds_left is None else _duration(p.seconds_left),
                 )
-        return Group(head, view)
+        return Group(head, view) if view.row_count else Group(head)
 
 
 def _duration(seconds: float) -> str:

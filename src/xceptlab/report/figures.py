@@ -39,13 +39,25 @@ def curves_html(summary: Summary) -> str:
         if not curve.values.size:
             continue
         mean, deviation = band(curve)
-        x, edge = curve.epochs, {"width": 0, "color": colour(i)}
-        group = {"legendgroup": arm, "hoverinfo": "skip"}
-        figure.add_scatter(x=x, y=mean + deviation, mode="lines", line=edge, showlegend=False, **group)
+        edge = {
+            "x": curve.epochs,
+            "mode": "lines",
+            "line": {"width": 0},
+            "legendgroup": arm,
+            "showlegend": False,
+            "hoverinfo": "skip",
+        }
+        figure.add_scatter(y=mean + deviation, **edge)
+        figure.add_scatter(y=mean - deviation, fill="tonexty", fillcolor=f"{colour(i)}30", **edge)
         figure.add_scatter(
-            x=x, y=mean - deviation, mode="lines", line=edge, fill="tonexty", opacity=0.2, showlegend=False, **group
+            x=curve.epochs,
+            y=mean,
+            mode="lines+markers",
+            line={"color": colour(i)},
+            name=arm,
+            legendgroup=arm,
+            hoverinfo="x+y+name",
         )
-        figure.add_scatter(x=x, y=mean, mode="lines+markers", line={"color": colour(i)}, name=arm, legendgroup=arm)
     figure.update_layout(xaxis_title="epoch", yaxis_title=f"{summary.curve_metric} ({unit(summary.curve_metric)})")
     return _div(figure, 380)
 
@@ -86,8 +98,8 @@ def differences_html(verdict: Verdict) -> str:
     sign = f"{b} - {a}" if claim.lower_is_better else f"{a} - {b}"
     figure.update_layout(xaxis_title=f"{sign}, {claim.metric} ({'nats' if claim.lower_is_better else 'points'}); dashed: margin")
     figure.update_xaxes(zeroline=True, zerolinecolor="#bbb", rangemode="tozero")
-    figure.update_yaxes(categoryorder="array", categoryarray=["mean", "seeds"])
-    return _div(figure, 240)
+    figure.update_yaxes(categoryorder="array", categoryarray=["mean", "seeds"], range=[-0.6, 1.6])
+    return _div(figure, 220)
 
 
 def _div(figure, height: int) -> str:  # type: ignore[no-untyped-def]
@@ -100,7 +112,9 @@ def _div(figure, height: int) -> str:  # type: ignore[no-untyped-def]
         font={"family": "system-ui, sans-serif", "color": "#777"},
         legend={"orientation": "h", "y": 1.15},
     )
-    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    figure.update_xaxes(gridcolor="rgba(128,128,128,0.25)")  # on white and on black
+    figure.update_yaxes(gridcolor="rgba(128,128,128,0.25)")
+    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True})
 
 
 def plotly_script() -> str:
