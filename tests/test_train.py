@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from conftest import ROOT, TINY
-from xceptlab import checkpoints, cli, tracking
+from xceptlab import checkpoints, cli, records, tracking
 from xceptlab.records import RunDirectory
 from xceptlab.train import evaluate, train
 
@@ -179,10 +179,11 @@ def test_devices_that_are_not_there_are_bad_input(tiny):
         train(tiny("--runtime.accelerator=gpu"), progress=False)
 
 
-def test_a_run_that_another_process_trains_is_left_alone(tiny):
+def test_a_run_that_another_process_trains_is_left_alone(tiny, monkeypatch):
+    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
     config = tiny()
     directory(config).create()
-    with directory(config).locked(), pytest.raises(BlockingIOError, match="another process"):
+    with directory(config).locked(), pytest.raises(records.Busy, match="another process"):
         train(config, progress=False)
 
 

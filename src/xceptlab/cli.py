@@ -5,18 +5,19 @@ same command, 130 interrupted by the user.
 """
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from xceptlab import __version__
+from xceptlab.records import Busy
 
 if TYPE_CHECKING:
     from xceptlab.report.summary import Summary
     from xceptlab.study import Expansion
 
+MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
 
 LAYERS = """\
@@ -40,21 +41,27 @@ def main(argv: list[str]) -> int:
         return _dispatch(argv)
     except BrokenPipeError:
         return FAILED
-    except (BlockingIOError, InterruptedError) as error:
+    except InterruptedError as error:
         return _say(str(error), INTERRUPTED)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return _say(f"{error.filename or 'outputs'}: {error.strerror or error}", FAILED if full else BAD_INPUT)
+        mendable = isinstance(
+            error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
+        )
+        return _say(f"{error.filename or 'outputs'}: {error.strerror or error}", BAD_INPUT if mendable else FAILED)
     except ValueError as error:
         if not _ours(error):
             raise
-        return _say(str(error), BAD_INPUT)
+        return _say(str(error).rpartition("\nValueError: ")[2], BAD_INPUT)  # all of it, or what a loader's worker raised
+    except Busy as error:
+        return _say(str(error), INTERRUPTED)
     except KeyboardInterrupt:
         return _say("interrupted; the same command continues", CANCELLED)
 
 
 def _ours(error: ValueError) -> bool:
     """Whether our own code raised it, for the user; a library's ValueError is a defect and keeps its traceback."""
+    if str(error).startswith("Caught ValueError in DataLoader worker process"):
+        return True
     frame = error.__traceback__
     while frame and frame.tb_next:
         frame = frame.tb_next
@@ -160,14 +167,17 @@ def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
         raise ValueError(f"{options.weights}: neither a file, a folder nor a run under {path.parent}")
     weights = path / "model.safetensors" if path.is_dir() else path
     own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
-    config = load_run([*(["-c", str(own)] if own else []), *layers], "evaluate")
+    one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
+    config = load_run([*(["-c", str(own)] if own else []), *one_device, *layers], "evaluate")
     from xceptlab.data import locate
 
     locate(config.data)
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
     from xceptlab.train import evaluate
 
     for name, value in evaluate(config, weights, options.split).items():
-        print(f"{name} {value:.6g}")
+        rank_zero_only(print)(f"{name} {value:.6g}")
     return 0
 
 
@@ -240,14 +250,13 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _study(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.study import Registration, expand
+    from xceptlab.study import expand
 
     expansion = expand(options.study, layers)
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
     from xceptlab.launch.study import run_missing
 
-    Registration.make(expansion)
     failed = run_missing(expansion, options.jobs, main)
     _show(_write(expansion))
     for run_id, reason in failed.items():
@@ -298,7 +307,7 @@ def _show(summary: "Summary") -> None:
     console.print(view)
     for v in summary.verdicts:
         console.print(Text.assemble((v.outcome.upper(), f"bold {colours[v.outcome]}"), f"  {v.claim.id}: {v.claim.statement}"))
-        console.print(Text(f"  {v.summary}"))
+        console.print(Text(f"  {v.summary} {v.power}"))
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
     console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)

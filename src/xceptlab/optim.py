@@ -42,7 +42,7 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
         if step < warmup:
             return (step + 1) / warmup
         if train.schedule == "cosine":
-            return (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+            return (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
         if train.schedule == "exponential":
             return train.decay_rate ** math.floor(step / steps_per_epoch / train.decay_epochs)
         return 1.0

@@ -7,6 +7,7 @@
     metrics.jsonl        the log: one flushed line per logged step and per evaluation
     model.safetensors    the weights that were evaluated
     test_correct.npy     one byte per test image, in the data set's order: 1 where top-1 was right
+    studies.txt          the studies that use the run
     log.txt              what the run printed, when a study started it
     checkpoints/         where to continue; dropped once the record exists
 """
@@ -21,6 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+LOCK_PATIENCE = 6.0
+"""Seconds to wait for a run that another process holds."""
+
+
+class Busy(Exception):
+    """Another process is training the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +51,9 @@ class Record:
     steps: int
     """Optimizer steps done."""
     seconds: float
-    """Wall time of the training, evaluation during it included."""
+    """Time of the training, evaluation excluded, over all interruptions."""
     images_per_second: float
-    """Training throughput over all devices, evaluation excluded."""
+    """Throughput in that time, over all devices."""
     device: str
     world_size: int
     precision: str
@@ -106,16 +114,37 @@ class RunDirectory:
         """Hold the run for this process; the lock dies with the process.
 
         Raises:
-            BlockingIOError: Another process holds it.
+            Busy: Another process holds it. Loader workers of a killed run keep it for some seconds, which are waited for.
         """
         folder = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            deadline = time.monotonic() + LOCK_PATIENCE
+            while not self._lock(folder):
+                if time.monotonic() > deadline:
+                    raise Busy(f"{self.path}: another process is training this run")
+                time.sleep(0.1)
             yield
-        except BlockingIOError:
-            raise BlockingIOError(f"{self.path}: another process is training this run") from None
         finally:
             os.close(folder)
+
+    @staticmethod
+    def _lock(folder: int) -> bool:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+
+    def studies(self) -> list[str]:
+        """The studies that use the run."""
+        file = self.path / "studies.txt"
+        return file.read_text().split() if file.exists() else []
+
+    def join(self, study: str) -> None:
+        """Remember that a study uses the run."""
+        if study not in self.studies():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / "studies.txt", "\n".join([*self.studies(), study, ""]).encode())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -139,6 +168,19 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def final_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
+    """The last validation's metrics."""
+    evaluated = [line for line in log if "val/loss" in line]
+    return {name: value for name, value in evaluated[-1].items() if name.startswith("val/")} if evaluated else {}
+
+
+def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
+    """Seconds of training and images per second in them, over all interruptions; evaluation excluded."""
+    timed = [line for line in log if "seconds" in line]
+    seconds = sum(line["seconds"] for line in timed)
+    return seconds, sum(line["images_per_second"] * line["seconds"] for line in timed) / seconds if seconds else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def pairs_needed(
     each = power if kind == "superior" else 1 - (1 - power) / 2
     sizes = range(2, MOST_PAIRS)
     return sizes.start + bisect.bisect_left(
-        sizes, True, key=lambda n: TTestPower().power(distance / spread, n, alpha, alternative="larger") >= each
+        sizes, True, key=lambda n: not TTestPower().power(distance / spread, n, alpha, alternative="larger") < each
     )
 
 

@@ -112,8 +112,8 @@ class Study:
         if self.grid and len(self.cells()) < math.prod(map(len, self.grid.values())):
             raise ValueError("grid: two cells have the same name; each factor's levels must differ")
         for key in {key for declared in self.cells().values() for key in declared}:
-            if not key.startswith(("model.", "data.", "train.")):
-                raise ValueError(f"arms: {key} cannot be a factor; keys of model, data and train can")
+            if key.startswith(("seed", "runtime")) or key in ("data.root", "data.download"):
+                raise ValueError(f"arms: {key} cannot be a factor; only what can change a result can")
         for name in self.cells():
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise ValueError(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
@@ -248,7 +248,7 @@ def _name(file: Path, args: Sequence[str]) -> str:
             key, _, value = piece[2:].partition("=")
             value = value or next(pieces, "")
             name += [f"{key}={value}"] if key in science else []
-    full = re.sub(r"[^\w.=+-]", "_", "+".join(name))
+    full = re.sub(r"[^\w.=+-]", "_", "+".join(name)).lstrip(".")
     return full if len(full) <= 60 else f"{full[:51]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
@@ -278,6 +278,9 @@ class Registration:
             return cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text()))
         except FileNotFoundError:
             return None
+        except (TypeError, ValueError, yaml.YAMLError):
+            file = expansion.directory() / "registered.yaml"
+            raise ValueError(f"{file}: not a registration of this version; remove it to register the study anew") from None
 
     @classmethod
     def make(cls, expansion: Expansion) -> None:

@@ -32,7 +32,8 @@ class Task(pl.LightningModule):
         super().__init__()
         self.config, self.network, self.steps_per_epoch = config, network, steps_per_epoch
         exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
-        sums = {name: SumMetric().set_dtype(exact) for name in ("images", "top1", "top5", "loss")}
+        # a NaN must stay one
+        sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in ("images", "top1", "top5", "loss")}
         self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
         self.evaluation: dict[str, float] = {}
         self.per_image = PerImage(test_images)

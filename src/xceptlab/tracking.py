@@ -1,14 +1,15 @@
 """Where curves go: metrics.jsonl, which is the truth, and Weights & Biases, which mirrors it."""
 
 import json
-import math
 import os
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
@@ -30,16 +31,18 @@ class Curves(pl.Callback):
     """Log the training every ``log_every`` steps and at the end of each epoch, and each evaluation.
 
     ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in fractions. ``train/`` values are those of the step's
-    global batch; ``images_per_second`` is over all devices since the last line, evaluation excluded.
+    global batch; ``images_per_second`` and ``seconds`` are of the time since the last line (all devices, no evaluation).
 
     Raises:
-        Diverged: At a logged step whose loss is not finite.
+        Diverged: At the next logged step after a loss that is not finite.
     """
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self.images, self.seconds = 0.0, 0.0  # of the whole training
         self._images, self._since = 0.0, 0.0  # since the last line
+        self._loss: Tensor | float = 0.0  # of the step, over the accumulated batches of this process
+        self._top1: Tensor | float = 0.0
+        self._broken: Tensor | bool = False  # some loss since the last line was not finite
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).keep(trainer.global_step)
@@ -51,25 +54,30 @@ class Curves(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        parts = trainer.accumulate_grad_batches
         self._images += trainer.world_size / batch.weight
-        last = batch_idx + 1 == trainer.num_training_batches
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not stepped or not (last or trainer.global_step % self.every == 0):
+        self._loss = self._loss + outputs["loss"].detach()  # Lightning has divided it by the number of parts
+        self._top1 = self._top1 + outputs["top1"] / parts
+        self._broken = self._broken | ~outputs["loss"].detach().isfinite()
+        if (batch_idx + 1) % parts:
             return
-        # Lightning hands out the loss divided by the accumulated batches' number.
-        loss = self._mean(trainer, outputs["loss"]) * trainer.accumulate_grad_batches
-        if not math.isfinite(loss):
-            raise Diverged(f"the training loss is {loss} at step {trainer.global_step}")
+        loss, top1, broken = map(torch.as_tensor, (self._loss, self._top1, self._broken))
+        self._loss = self._top1 = 0.0
+        if batch_idx + 1 < trainer.num_training_batches and trainer.global_step % self.every:
+            return
+        if self._mean(trainer, broken):
+            raise Diverged(f"the training loss is not finite by step {trainer.global_step}")
         seconds = time.perf_counter() - self._since
         line = {
             "epoch": trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches,
-            "train/loss": loss,
-            "train/top1": self._mean(trainer, outputs["top1"]),
+            "train/loss": self._mean(trainer, loss),
+            "train/top1": self._mean(trainer, top1),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "images_per_second": self._images / seconds,
+            "seconds": seconds,
         }
         self._write(trainer, line)
-        self.images, self.seconds = self.images + self._images, self.seconds + seconds
+        self._broken = False
         self._images, self._since = 0.0, time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -81,7 +89,7 @@ class Curves(pl.Callback):
 
     @staticmethod
     def _mean(trainer: pl.Trainer, value: Tensor) -> float:
-        return float(trainer.strategy.reduce(value.detach(), reduce_op="mean"))
+        return float(trainer.strategy.reduce(value.float(), reduce_op="mean"))
 
     @staticmethod
     def _write(trainer: pl.Trainer, line: dict[str, float]) -> None:
@@ -126,24 +134,52 @@ def _local(trainer: pl.Trainer) -> LocalLog:
 
 
 def loggers(config: RunConfig, directory: RunDirectory) -> list[Logger]:
-    """The run's logs.
+    """The run's logs; W&B's on the first process only.
 
     Raises:
-        ValueError: W&B is asked for and not installed.
+        ValueError: W&B is asked for, and is not installed or refuses.
     """
-    return [LocalLog(directory), *_wandb(config, directory)]
+    return [LocalLog(directory), *(_wandb(config, directory) if rank_zero_only.rank == 0 else [])]  # type: ignore[attr-defined]
 
 
 def finish(trainer: pl.Trainer, record: Record) -> None:
     """Close the run in W&B with what only the record knows, and wait until all of it is written."""
     for logger in trainer.loggers:
-        if not isinstance(logger, LocalLog):
-            import wandb
+        if isinstance(logger, Mirror):
+            logger.finish(record)
 
-            run = logger.experiment  # type: ignore[attr-defined]
-            run.summary.update({"status": record.status, "parameters": record.parameters, "macs": record.macs, **record.metrics})
-            run.finish()
-            wandb.teardown()  # finish() returns before the service has written its file; a forked run has no atexit
+
+class Mirror(Logger):
+    """The run in W&B. It mirrors the local log: when it fails, the run goes on without it."""
+
+    name = "wandb"
+    version = ""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.run: Any | None = run
+        run.define_metric("*", step_metric="step")
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run was started with them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._safely(lambda run: run.log({"step": step, **metrics}))
+
+    def finish(self, record: Record) -> None:
+        import wandb
+
+        known = {"status": record.status, "parameters": record.parameters, "macs": record.macs, **record.metrics}
+        self._safely(lambda run: (run.summary.update(known), run.finish()))
+        self._safely(lambda run: wandb.teardown())  # finish() returns before the file is written; a forked run has no atexit
+
+    def _safely(self, action: Callable[[Any], Any]) -> None:
+        try:
+            if self.run is not None:
+                action(self.run)
+        except Exception as error:  # whatever it is, it is not worth a run
+            self.run = None
+            rank_zero_warn(f"W&B failed, the run goes on without it: {type(error).__name__} {error}")
 
 
 def _wandb(config: RunConfig, directory: RunDirectory) -> list[Logger]:
@@ -155,30 +191,29 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> list[Logger]:
         raise ValueError(f"runtime.wandb: {wanted!r} needs wandb, which is not installed (pip install wandb); disabled does not")
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
-    from pytorch_lightning.loggers import WandbLogger
 
-    def start(mode: str) -> Logger:
-        logger = WandbLogger(
+    def start(mode: Literal["online", "offline"]) -> Logger:
+        run = wandb.init(
             id=f"{config.run_id}-{_nonce(directory.path / 'wandb_id')}",
             name=config.run_id,
             project=config.runtime.wandb_project,
             group=config.runtime.study or None,
             job_type=config.runtime.arm or None,
-            tags=[config.runtime.study] if config.runtime.study else None,
+            tags=directory.studies() or None,
             config=config.science(),
-            save_dir=directory.path,
+            dir=directory.path,
             resume="allow",
             mode=mode,
             settings=wandb.Settings(console="off", save_code=False),
         )
-        _ = logger.experiment
-        return logger
+        return Mirror(run)
 
     try:
         # auto never asks: it is online where the environment or the netrc file has a key
-        online = wanted == "online" or (wanted == "auto" and not os.environ.get("WANDB_MODE") and wandb.login(prompt=False))
+        offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+        online = wanted == "online" or (wanted == "auto" and not offline and wandb.login(prompt=False))
         return [start("online" if online else "offline")]
-    except wandb.Error as error:
+    except (wandb.Error, OSError) as error:
         if wanted != "auto":
             raise ValueError(f"runtime.wandb: {wanted} does not work here: {error}") from None
         rank_zero_warn(f"W&B does not work here, so the run is tracked offline: {error}")
@@ -188,5 +223,5 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> list[Logger]:
 
 def _nonce(file: Path) -> str:
     if not file.exists():
-        file.write_text(secrets.token_hex(4))
+        write_atomically(file, secrets.token_hex(4).encode())
     return file.read_text().strip()

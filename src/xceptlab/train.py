@@ -1,5 +1,6 @@
 """One run: a configuration in, a record out. Read this file first; it tells from top to bottom how a run works."""
 
+import functools
 import importlib.metadata
 import io
 import logging
@@ -7,6 +8,7 @@ import pickle
 import platform
 import shutil
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ import safetensors.torch
 import torch
 import yaml
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 import xceptlab
@@ -29,7 +31,7 @@ from xceptlab.data.module import DataModule
 from xceptlab.models.cost import cost
 from xceptlab.models.xception import Xception
 from xceptlab.optim import AverageWeights
-from xceptlab.records import Record, RunDirectory, write_atomically
+from xceptlab.records import Record, RunDirectory, final_metrics, throughput, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.task import Task
 
@@ -53,43 +55,47 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
 
     Raises:
         ValueError: The configuration does not fit the data, the devices or what is installed.
-        BlockingIOError: Another process is training this run.
+        Busy: Another process is training this run.
+        InterruptedError: The scheduler asked to stop; the same call continues.
         OSError: Disk full, no permission.
     """
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     if record := directory.record():
         return record
-    directory.create()
-    if _rank() != 0:  # a process that the first one started; only the first one keeps the directory
-        return _train(config, directory, progress)
-    with directory.locked():
-        write_atomically(directory.path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
-        return _train(config, directory, progress)
-
-
-def _train(config: RunConfig, directory: RunDirectory, progress: bool) -> Record:
-    started = time.time()
+    git_state()  # of the code as it is loaded, not as it will be when the run ends
     prepare(config)
     data = DataModule(config)
     data.setup("fit")
     network = build(config)
+    trainer = make_trainer(config, directory, progress)
+    directory.create()
+    if not trainer.is_global_zero:  # a process that the first one started; only the first one keeps the directory
+        return _train(config, directory, data, network, trainer)
+    with directory.locked():
+        write_atomically(directory.path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
+        return _train(config, directory, data, network, trainer)
+
+
+def _train(config: RunConfig, directory: RunDirectory, data: DataModule, network: nn.Module, trainer: pl.Trainer) -> Record:
+    started = time.time()
+    parameters, macs = cost(config.model, config.data.classes, config.data.size)
+    fingerprint = data.fingerprint()
     task = Task(config, network, data.steps_per_epoch, len(data.test))
-    curves = tracking.Curves(config.runtime.log_every)
-    trainer = make_trainer(config, directory, curves, progress)
+    trainer.loggers = tracking.loggers(config, directory)
 
     status: Literal["finished", "diverged"] = "finished"
     try:
         with interruptions():
             trainer.fit(task, datamodule=data, ckpt_path=checkpoints.newest(directory.path / "checkpoints"), weights_only=True)
             trainer.test(task, datamodule=data, verbose=False)
-        metrics = task.evaluation
+        metrics = final_metrics(directory.log()) | task.evaluation  # the log knows what was evaluated before an interruption
         if not np.isfinite(list(metrics.values())).all():
             raise tracking.Diverged("the final evaluation is not finite")
     except tracking.Diverged as error:
         status, metrics = "diverged", {}
         rank_zero_warn(f"{config.run_id} diverged: {error}")
 
-    parameters, macs = cost(config.model, config.data.classes, config.data.size)
+    seconds, images_per_second = throughput(directory.log())
     record = Record(
         run_id=config.run_id,
         status=status,
@@ -99,15 +105,15 @@ def _train(config: RunConfig, directory: RunDirectory, progress: bool) -> Record
         macs=macs,
         test_images=len(data.test),
         steps=trainer.global_step,
-        seconds=time.time() - started,
-        images_per_second=curves.images / curves.seconds if curves.seconds else 0.0,
+        seconds=seconds,
+        images_per_second=images_per_second,
         device=device_name(trainer.strategy.root_device),
         world_size=trainer.world_size,
         precision=config.train.precision,
-        data_fingerprint=data.fingerprint(),
+        data_fingerprint=fingerprint,
         versions=versions(),
         git=git_state(),
-        started=started,
+        started=min([started, *(line["time"] for line in directory.log())]),
         finished=time.time(),
     )
     if trainer.is_global_zero:
@@ -119,11 +125,6 @@ def _train(config: RunConfig, directory: RunDirectory, progress: bool) -> Record
         shutil.rmtree(directory.path / "checkpoints")
         tracking.finish(trainer, record)
     return record
-
-
-def _rank() -> int:
-    """0 in the process that the user started, 1 and more in those that Lightning or torchrun started beside it."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 
 @contextmanager
@@ -162,14 +163,17 @@ def build(config: RunConfig) -> nn.Module:
     return network
 
 
-def make_trainer(config: RunConfig, directory: RunDirectory, curves: tracking.Curves, progress: bool) -> pl.Trainer:
-    """Lightning's Trainer with our logs and checkpoints.
+def make_trainer(config: RunConfig, directory: RunDirectory, progress: bool) -> pl.Trainer:
+    """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
 
     Raises:
         ValueError: The accelerator or the devices are not there.
     """
     train = config.train
-    callbacks: list[pl.Callback] = [curves, checkpoints.every_epoch(directory.path / "checkpoints")]
+    callbacks: list[pl.Callback] = [
+        tracking.Curves(config.runtime.log_every),
+        checkpoints.every_epoch(directory.path / "checkpoints"),
+    ]
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
     return trainer_on_devices(
@@ -177,7 +181,7 @@ def make_trainer(config: RunConfig, directory: RunDirectory, curves: tracking.Cu
         max_epochs=train.epochs,
         accumulate_grad_batches=train.accumulate,
         gradient_clip_val=train.gradient_clip or None,
-        logger=tracking.loggers(config, directory),
+        logger=False,
         callbacks=callbacks,
         plugins=[checkpoints.AtomicCheckpointIO()],
         enable_progress_bar=progress,
@@ -189,7 +193,7 @@ def trainer_on_devices(config: RunConfig, **options: Any) -> pl.Trainer:
     """A Trainer on the run's devices and in its precision."""
     runtime = config.runtime
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=runtime.accelerator,
             devices=runtime.devices,
             num_nodes=runtime.num_nodes,
@@ -204,6 +208,9 @@ def trainer_on_devices(config: RunConfig, **options: Any) -> pl.Trainer:
     except (MisconfigurationException, RuntimeError) as error:
         wanted = f"runtime.accelerator {runtime.accelerator}, runtime.devices {runtime.devices}"
         raise ValueError(f"{wanted}: {' '.join(str(error).split())}") from None
+    if config.train.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+        raise ValueError("train.precision: 16-mixed needs a GPU (Lightning would train in bf16); bf16-mixed works on a CPU")
+    return trainer
 
 
 def evaluate(config: RunConfig, weights: Path, split: Literal["test", "val"]) -> dict[str, float]:
@@ -225,7 +232,7 @@ def evaluate(config: RunConfig, weights: Path, split: Literal["test", "val"]) ->
     network = build(config)
     load_weights(network, weights)
     task = Task(config, network, data.steps_per_epoch, len(data.test))
-    trainer = trainer_on_devices(config, logger=False, enable_checkpointing=False)
+    trainer = trainer_on_devices(config, logger=False, enable_checkpointing=False, enable_progress_bar=sys.stderr.isatty())
     run = trainer.test if split == "test" else trainer.validate
     run(task, datamodule=data, verbose=False)
     return task.evaluation
@@ -285,6 +292,7 @@ def versions() -> dict[str, str]:
     return own | {name: importlib.metadata.version(name) for name in packages}
 
 
+@functools.cache
 def git_state() -> dict[str, Any]:
     """Revision of this code and whether it was changed since; empty where the code is not in a git checkout."""
     here = Path(__file__)

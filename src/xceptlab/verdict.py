@@ -1,7 +1,7 @@
 """Claims and scores to verdicts: design section 6."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,9 @@ from xceptlab.study import Claim, Expansion
 
 Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
 """``scores[metric][arm][seed]``: accuracies in percent, losses in nats."""
+
+Pairs = tuple[dict[int, float], float, tuple[int, ...]]
+"""Differences by seed, the arms' correlation, seeds that only one arm has."""
 
 Outcome = Literal["supported", "contradicted", "inconclusive", "incomplete"]
 
@@ -46,6 +49,17 @@ class Verdict:
     summary: str
     """One sentence in plain words."""
 
+    @property
+    def power(self) -> str:
+        """What the pairing gained and what this n could have found, in words; empty where nothing was tested."""
+        if math.isnan(self.detectable):
+            return ""
+        found = f"an effect of {self.detectable:.2f} beyond the margin"
+        if self.claim.kind == "equivalent":
+            found = f"equivalence within {self.detectable:.2f}"
+        gained = "" if math.isnan(self.correlation) else f"Pairing correlation {self.correlation:.2f}; "
+        return f"{gained}{self.n} pairs would have found {found} with 80% power."
+
 
 def judge(claims: Sequence[Claim], scores: Scores, *, alpha: float = 0.05) -> list[Verdict]:
     """Judge the claims together: the chance of any false ``supported``, and of any false ``contradicted``, is at most alpha.
@@ -58,20 +72,25 @@ def judge(claims: Sequence[Claim], scores: Scores, *, alpha: float = 0.05) -> li
     Raises:
         ValueError: A score that is not a finite number, or an arm without scores.
     """
-    return _judge(claims, [_pairs(claim, scores) for claim in claims], alpha)
+    return _judge(claims, [_pairs(claim, scores) for claim in claims], alpha, incomplete=())
 
 
-def _judge(
-    claims: Sequence[Claim], pairs: Sequence[tuple[dict[int, float], float, tuple[int, ...]]], alpha: float
-) -> list[Verdict]:
-    tested = [i for i, (differences, *_) in enumerate(pairs) if len(differences) >= 3 and np.ptp(list(differences.values())) > 0]
-    p = np.array([stats.p_values(_array(pairs[i][0]), claims[i].kind, claims[i].margin) for i in tested]).reshape(-1, 2)
+def _judge(claims: Sequence[Claim], pairs: Sequence[Pairs], alpha: float, incomplete: Collection[str]) -> list[Verdict]:
+    """Holm's family is all the claims of the study: one that cannot be tested yet counts with p = 1, so that a verdict never
+    flips to inconclusive when the other claims' runs arrive."""
+    testable = [
+        claim.id not in incomplete and len(differences) >= 3 and np.ptp(_array(differences)) > 0
+        for claim, (differences, *_) in zip(claims, pairs, strict=True)
+    ]
+    p = np.ones((len(claims), 2))
+    for i, claim in enumerate(claims):
+        if testable[i]:
+            p[i] = stats.p_values(_array(pairs[i][0]), claim.kind, claim.margin)
     adjusted = np.column_stack([stats.holm(p[:, 0]), stats.holm(p[:, 1])])
     verdicts = []
     for i, (claim, (differences, correlation, missing)) in enumerate(zip(claims, pairs, strict=True)):
         d = _array(differences)
-        row = tested.index(i) if i in tested else None
-        raw_p, adjusted_p = (p[row], adjusted[row]) if row is not None else (np.array([np.nan] * 2),) * 2
+        raw_p, adjusted_p = p[i], adjusted[i]
         outcome: Outcome = "supported" if adjusted_p[0] <= alpha else "contradicted" if adjusted_p[1] <= alpha else "inconclusive"
         low, high = stats.interval(d, 1 - 2 * alpha) if len(d) > 1 else (math.nan, math.nan)
         verdict = Verdict(
@@ -82,8 +101,8 @@ def _judge(
             high=high,
             level=1 - 2 * alpha,
             n=len(d),
-            p_adjusted=float(adjusted_p[1 if outcome == "contradicted" else 0]),
-            detectable=stats.detectable(float(d.std(ddof=1)), len(d), claim.kind, alpha) if row is not None else math.nan,
+            p_adjusted=float(adjusted_p[1 if outcome == "contradicted" else 0]) if testable[i] else math.nan,
+            detectable=stats.detectable(float(d.std(ddof=1)), len(d), claim.kind, alpha) if testable[i] else math.nan,
             correlation=correlation,
             differences=differences,
             missing=missing,
@@ -102,7 +121,7 @@ def judge_study(expansion: Expansion, records: Mapping[tuple[str, int], Record |
         claim.id: [s for s in study.seeds if any(records[arm, s] is None for arm in claim.contrast)] for claim in study.claims
     }
     pairs = [_pairs(claim, scores(claim, expansion, records)) for claim in study.claims]
-    verdicts = _judge(study.claims, pairs, study.alpha)
+    verdicts = _judge(study.claims, pairs, study.alpha, incomplete=[id for id, seeds in lacking.items() if seeds])
     return [
         replace(
             v, outcome="incomplete", summary=f"Not judged yet: seeds {_listed(lacking[v.claim.id])} are not trained in both arms."
@@ -135,7 +154,7 @@ def _guessing(claim: Claim, classes: int) -> float:
     return {"top1": 100 / classes, "top5": 100 * min(5, classes) / classes, "loss": math.log(classes)}[claim.metric.split("/")[1]]
 
 
-def _pairs(claim: Claim, scores: Scores) -> tuple[dict[int, float], float, tuple[int, ...]]:
+def _pairs(claim: Claim, scores: Scores) -> Pairs:
     absent = [arm for arm in claim.contrast if arm not in scores.get(claim.metric, {})]
     if absent:
         raise ValueError(f"claim {claim.id!r}: there are no scores of {claim.metric} for the arm {absent[0]!r}")
@@ -169,7 +188,8 @@ def _summary(v: Verdict, *, withheld: bool, alpha: float) -> str:
         return f"Inconclusive: {v.n} pairs are too few to judge; at least {3 - v.n} more seeds are needed."
     values = _array(v.differences)
     if np.ptp(values) == 0:
-        return f"Inconclusive: {a} - {b} is {values[0]:+.2f}{unit} for every seed, and without spread there is nothing to test."
+        value = -values[0] if v.claim.lower_is_better else values[0]
+        return f"Inconclusive: {a} - {b} is {value:+.2f}{unit} for every seed, and without spread there is nothing to test."
     amount = f"{a} is {abs(v.estimate):.2f}{unit} {'better' if v.estimate >= 0 else 'worse'} than {b} in {v.claim.metric}"
     amount += f" ({100 * v.level:g}% interval {v.low:+.2f} to {v.high:+.2f}, {v.n} seeds, adjusted p = {v.p_adjusted:.2g})"
     margin = f"{v.claim.margin:g}{unit}"

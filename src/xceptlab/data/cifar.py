@@ -5,8 +5,11 @@ columns ``img`` or ``image``, ``label`` or ``fine_label``) or from torchvision's
 before it reads them and downloads where ``data.download`` is true.
 """
 
+import fcntl
 import io
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +21,16 @@ _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
 
 def locate(config: DataConfig) -> None:
-    """Check that the files are there.
+    """Check that the files are there; with ``data.download`` fetch them, one process while the others wait.
 
     Raises:
-        ValueError: What was looked for, where, and how to get it.
+        ValueError: What was looked for, where, and how to get it; or the download failed.
     """
-    parquet = all(_shards(config.root, split) for split in ("train", "test"))
-    if not (parquet or config.download or (Path(config.root) / _TORCHVISION[config.name]).is_dir()):
+    if _is_there(config):
+        return
+    if config.download:
+        _download(config)
+    else:
         raise missing(
             config.name,
             config.root,
@@ -34,10 +40,37 @@ def locate(config: DataConfig) -> None:
         )
 
 
+def _is_there(config: DataConfig) -> bool:
+    return _has_parquet(config) or (Path(config.root) / _TORCHVISION[config.name]).is_dir()
+
+
+def _has_parquet(config: DataConfig) -> bool:
+    return all(_shards(config.root, split) for split in ("train", "test"))
+
+
+def _download(config: DataConfig) -> None:
+    Path(config.root).mkdir(parents=True, exist_ok=True)
+    folder = os.open(config.root, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if not _is_there(config):
+            _dataset(config)(config.root, download=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"data.download: {config.name} cannot be fetched here ({error})") from None
+    finally:
+        os.close(folder)
+
+
+def _dataset(config: DataConfig) -> Any:
+    from torchvision import datasets
+
+    return {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[config.name]
+
+
 def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     """Training and test images."""
     locate(config)
-    read = _read_parquet if _shards(config.root, "train") else _read_torchvision
+    read = _read_parquet if _has_parquet(config) else _read_torchvision
     return read(config, "train"), read(config, "test")
 
 
@@ -75,11 +108,8 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
 
 
 def _read_torchvision(config: DataConfig, split: str) -> Arrays:
-    from torchvision import datasets
-
-    dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[config.name]
     try:
-        read = dataset(config.root, train=split == "train", download=config.download)
+        read = _dataset(config)(config.root, train=split == "train")
     except RuntimeError as error:
         raise ValueError(f"{config.root}: torchvision refuses the files of {config.name} ({error})") from None
     return Arrays(read.data, _checked(np.array(read.targets), config, config.root))

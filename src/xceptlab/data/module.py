@@ -69,11 +69,11 @@ class DataModule(pl.LightningDataModule):
             return
         data = self.config.data
         train, test = SETS[data.name].load(data)
-        members = _limited(train.labels, data.train_images)
+        members = _limited(train.labels, data.train_images, "train_images")
         held_out = members[order.stratified(train.labels[members], round(data.validation * len(members)), data.validation_seed)]
         self.train = Split(train, np.setdiff1d(members, held_out), self.config.seed)
         self.validation = Split(train, held_out)
-        self.test = Split(test, _limited(test.labels, data.test_images))
+        self.test = Split(test, _limited(test.labels, data.test_images, "test_images"))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -143,5 +143,7 @@ class DataModule(pl.LightningDataModule):
         return {}
 
 
-def _limited(labels: Indices, count: int) -> Indices:
+def _limited(labels: Indices, count: int, key: str) -> Indices:
+    if count > len(labels):
+        raise ValueError(f"data.{key}: {count} is not allowed; there are {len(labels)} images (0 uses all)")
     return np.arange(len(labels)) if count in (0, len(labels)) else order.stratified(labels, count, seed=0)

@@ -89,8 +89,10 @@ class Local:
         for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, 1.0)):
             running = [job for job in self.jobs.values() if job.process and job.exit_code() is None]
             for job in running:
+                assert job.process is not None
+                assert job.process.pid
                 try:
-                    os.killpg(job.process.pid or 0, number)  # type: ignore[union-attr]
+                    os.killpg(job.process.pid, number)
                 except ProcessLookupError:  # it has not made its own process group yet, or is gone
                     if isinstance(job.process, multiprocessing.process.BaseProcess):
                         job.process.kill()
@@ -104,10 +106,9 @@ class Local:
         write_atomically(file, yaml.safe_dump(job.config.to_dict(), sort_keys=False).encode())
         argv, log = ["train", "-c", str(file)], job.directory.path / "log.txt"
         if job.config.runtime.devices * job.config.runtime.num_nodes == 1:
-            job.process = self._context.Process(
-                target=_forked, args=(self.main, argv, log, self.slots[slot]), name=job.config.run_id
-            )
-            job.process.start()
+            process = self._context.Process(target=_forked, args=(self.main, argv, log, self.slots[slot]), name=job.config.run_id)
+            process.start()  # the first one waits for the server to load; interrupted there, there is no process yet
+            job.process = process
         else:
             environment = os.environ | _visible(self.slots[slot])
             with open(log, "ab") as output:

@@ -2,4 +2,6 @@
 
 import sklearn.datasets  # noqa: F401
 
-import xceptlab.train  # noqa: F401
+from xceptlab.train import git_state
+
+git_state()  # of the code that is loaded here, for the records of all runs

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from xceptlab.data import locate
 from xceptlab.launch.local import Local, Main, State
 from xceptlab.records import RunDirectory, progress
 from xceptlab.schema import RunConfig
-from xceptlab.study import Expansion
+from xceptlab.study import Expansion, Registration
 
 POLL = 0.2
 """Seconds between two looks at the runs."""
@@ -37,13 +38,19 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
     for (arm, _), run in expansion.runs().items():
         if RunDirectory.of(run.runtime.outputs, run.run_id).record() is None:
             missing[run.run_id] = _of_study(run, expansion.name, arm)
-    if not missing:
+    launcher = None
+    if missing:
+        for arm_config in expansion.arms.values():
+            locate(arm_config.data)
+        launcher = Local(main, slots(next(iter(missing.values())), jobs))
+    Registration.make(expansion)
+    for run in expansion.runs().values():
+        RunDirectory.of(run.runtime.outputs, run.run_id).join(expansion.name)
+    if launcher is None:
         return {}
-    for arm_config in expansion.arms.values():
-        locate(arm_config.data)
-    launcher = Local(main, slots(next(iter(missing.values())), jobs))
     launcher.start(list(missing.values()))
     display = _Display(expansion, missing)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         with display:
             while not set((states := launcher.poll()).values()) <= {"done", "failed"}:
@@ -52,7 +59,12 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
             display.show(states)
     finally:
         launcher.stop()
+        signal.signal(signal.SIGTERM, before)
     return {run_id: _last_line(missing[run_id]) for run_id, state in states.items() if state == "failed"}
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise InterruptedError("interrupted by SIGTERM; the same command continues")
 
 
 def slots(run: RunConfig, jobs: int | None) -> list[str]:
@@ -63,7 +75,7 @@ def slots(run: RunConfig, jobs: int | None) -> list[str]:
     """
     devices, wants = run.runtime.devices, run.runtime.accelerator
     gpus = _gpus() if wants in ("auto", "gpu") else []
-    if gpus and wants != "cpu":
+    if gpus:
         if devices > len(gpus):
             raise ValueError(f"runtime.devices: {devices} GPUs a run are asked for, {len(gpus)} are there")
         groups = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)]
@@ -76,8 +88,8 @@ def _gpus() -> list[str]:
     """The GPUs that this process may use."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip() not in ("", "-1")]
-    if not Path("/proc/driver/nvidia").exists():  # spares a laptop the import of torch
-        return []
+    if not any(Path(device).exists() for device in ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return []  # no driver of NVIDIA, WSL or AMD; spares a laptop the import of torch
     import torch
 
     return [str(i) for i in range(torch.cuda.device_count())]
@@ -156,7 +168,11 @@ class _Display:
                     "" if p.images_per_second is None else f"{p.images_per_second:,.0f}",
                     "" if p.seconds_left is None else _duration(p.seconds_left),
                 )
-        return Group(head, view) if view.row_count else Group(head)
+        parts: list[Text | Table] = [head, view] if view.row_count else [head]
+        for state in ("done", "failed", "waiting"):
+            names = [self._name(id) + (self._score(id) if state == "done" else "") for id in states if states[id] == state]
+            parts += [Text(f"{state}: {'; '.join(names)}", style="dim")] if names else []
+        return Group(*parts)
 
 
 def _duration(seconds: float) -> str:

@@ -61,7 +61,7 @@ def arm_header(metric: str) -> list[str]:
 
 LEGEND = (
     "seed sd: standard deviation over seeds; test se: standard error of one run's accuracy from the finite test set; "
-    "MACs: multiply-accumulates per image"
+    "means are of the runs that finished; MACs: multiply-accumulates per image"
 )
 
 
