@@ -164,15 +164,17 @@ def test_the_time_left_is_never_negative(directory, monkeypatch):
 # ---- the lock ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_has_one_holder_at_a_time(directory):
+def test_a_run_has_one_holder_at_a_time(directory, monkeypatch):
+    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
     first, second = directory.locked(), directory.locked()
-    with first, pytest.raises(BlockingIOError, match="a-run: another process is training this run"):
+    with first, pytest.raises(records.Busy, match="a-run: another process is training this run"):
         second.__enter__()
     with directory.locked():
         pass
 
 
-def test_the_lock_dies_with_its_process(directory):
+def test_the_lock_dies_with_its_process(directory, monkeypatch):
+    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
     code = (
         "import os, pathlib, sys\n"
         "from xceptlab.records import RunDirectory\n"
@@ -183,7 +185,7 @@ def test_the_lock_dies_with_its_process(directory):
     )
     with subprocess.Popen([sys.executable, "-c", code, str(directory.path)], stdin=-1, stdout=-1, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError), directory.locked():
+        with pytest.raises(records.Busy), directory.locked():
             pass
         holder.kill()
         holder.wait()

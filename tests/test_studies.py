@@ -55,6 +55,41 @@ def test_a_study_is_interrupted_continued_and_then_only_judged(xceptlab, tmp_pat
     assert again.stdout in finished.stdout
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_study_stopped_while_it_starts_signals_nobody_else(tmp_path, number, code):
+    """In a process group with another process, as under make or a script."""
+    script = f"""
+import os, signal, subprocess, sys, time
+heard = []
+for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, lambda n, frame: heard.append(n))
+run = subprocess.Popen([sys.executable, "-m", "xceptlab", "study", "experiments/residual", "--runtime.outputs={tmp_path}"],
+                       stdout=subprocess.PIPE, text=True)
+run.stdout.readline()
+time.sleep(1.5)
+run.send_signal({int(number)})
+print(run.wait(60), heard)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120, start_new_session=True
+    )
+    assert done.stdout.strip() == f"{code} []", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_study_whose_data_is_missing_registers_nothing(xceptlab, tmp_path):
+    done = xceptlab(
+        "study",
+        "experiments/residual",
+        "-c",
+        "configs/data/cifar10.yaml",
+        "--data.root=/nonexistent",
+        f"--runtime.outputs={tmp_path}",
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["intermediate", "order"])
 def test_shipped_studies_run_in_a_small_form(xceptlab, tmp_path, name):
     done = xceptlab("study", f"experiments/{name}", *SMALL, "--train.epochs=1", f"--runtime.outputs={tmp_path}")

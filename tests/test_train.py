@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from conftest import ROOT, TINY
 from xceptlab import checkpoints, cli, records, tracking
 from xceptlab.records import RunDirectory
+from xceptlab.task import Task
 from xceptlab.train import evaluate, train
 
 
@@ -172,6 +174,85 @@ def test_a_diverged_run_is_a_result(tiny):
     assert not (directory(config).path / "model.safetensors").exists()
 
 
+def test_a_run_that_diverges_in_its_last_step_is_no_result_of_0(tiny):
+    """Its training loss was finite; only the evaluation is not."""
+    config = tiny(
+        "--train.epochs=1", "--train.batch_size=1000", "--train.lr=1e38", "--train.warmup=0", "--train.schedule=constant"
+    )
+    record = train(config, progress=False)
+    assert (record.status, record.metrics) == ("diverged", {})
+
+
+def test_a_loss_that_was_not_finite_between_two_lines_of_the_log_is_not_forgotten(tiny, monkeypatch):
+    step = Task.training_step
+    monkeypatch.setattr(
+        Task, "training_step", lambda self, batch, i: (out := step(self, batch, i)) | {"loss": out["loss"] / (1 - (i == 1))}
+    )
+    assert train(tiny("--runtime.log_every=50"), progress=False).status == "diverged"
+
+
+def test_16_bit_floats_on_a_cpu_are_refused_before_anything_is_written(tiny):
+    config = tiny("--train.precision=16-mixed")
+    with pytest.raises(ValueError, match=r"train.precision: 16-mixed needs a GPU"):
+        train(config, progress=False)
+    assert not directory(config).path.exists()
+
+
+def test_accumulated_batches_are_logged_as_one(tiny, tmp_path):
+    whole, parts = (
+        tiny("--train.lr=1e-12"),
+        tiny("--train.lr=1e-12", "--train.accumulate=3", f"--runtime.outputs={tmp_path / 'b'}"),
+    )
+    for config in (whole, parts):
+        train(config, progress=False)
+    lines = [[line for line in directory(config).log() if "train/loss" in line] for config in (whole, parts)]
+    assert [line["step"] for line in lines[1]] == list(range(1, 11))
+    assert all(0 <= line["train/top1"] <= 100 for line in lines[1])
+    # BatchNorm sees other batches, so the losses agree but roughly; a sum in place of a mean would be 3 times as large
+    for a, b in zip(*lines, strict=True):
+        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=0.3)
+
+
+def test_a_run_interrupted_after_its_last_checkpoint_keeps_its_validation_and_its_speed(tiny, monkeypatch):
+    import pytorch_lightning as pl
+
+    config = tiny()
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.Trainer, "test", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(config, progress=False)
+    record = train(config, progress=False)
+    assert {"val/top1", "test/top1"} <= set(record.metrics)
+    assert record.images_per_second > 0
+    assert record.seconds > 0
+
+
+def test_a_wandb_that_fails_in_mid_run_costs_the_mirror_not_the_run(tiny, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setattr(wandb.Run, "log", lambda *args, **kwargs: 1 / 0)
+    with pytest.warns(UserWarning, match="W&B failed, the run goes on without it"):
+        assert train(tiny("--runtime.wandb=offline"), progress=False).status == "finished"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_photograph_is_one_line_from_any_process(tmp_path, capsys, workers):
+    for split in ("train", "val"):
+        for name in ("n01", "n02"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (40, 40)).save(tmp_path / split / name / f"{i}.png")
+    (tmp_path / "train" / "n02" / "3.png").write_bytes(b"no image")
+    code = cli.main([
+        "train", "-c", str(ROOT / "configs/data/imagenet.yaml"),
+        f"--data.root={tmp_path}", "--data.num_classes=2", "--data.size=24",
+        "--data.validation=0", "--model.width=0.05", "--model.middle_blocks=0", "--model.stem=cifar", "--train.batch_size=8",
+        f"--runtime.workers={workers}", f"--runtime.outputs={tmp_path}", "--runtime.wandb=disabled", "--runtime.accelerator=cpu",
+    ])  # fmt: skip
+    assert code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("xceptlab: ")]
+    assert "3.png: no readable image" in line
+
+
 def test_devices_that_are_not_there_are_bad_input(tiny):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -259,7 +340,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(tiny, tmp_path, number, c
     train(undisturbed, progress=False)
     assert weights(config) == weights(undisturbed)
     timeless = [
-        [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in directory(c).log()]
+        [{k: v for k, v in line.items() if k not in ("time", "seconds", "images_per_second")} for line in directory(c).log()]
         for c in (config, undisturbed)
     ]
     assert timeless[0] == timeless[1]

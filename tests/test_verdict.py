@@ -192,10 +192,15 @@ def test_the_summary_says_when_only_holm_withholds_a_verdict():
     assert all("Holm" not in v.summary for v in judge(beside, {"test/top1": {"a": A, "b": B}})[1:])
 
 
-def test_a_claim_that_cannot_be_tested_costs_the_others_nothing():
-    scores = {"test/top1": {"a": A, "b": B, "same": {seed: value - 1 for seed, value in A.items()}}}
-    alone, _ = judge([claim(), claim(id="none", contrast=("a", "same"))], scores)
-    assert alone == one(A, B)
+def test_holms_family_is_every_claim_of_the_study_so_that_no_verdict_flips_as_runs_arrive():
+    c = {seed: value - 1 for seed, value in B.items()}
+    claims = [claim(), claim(id="later", contrast=("a", "c"))]
+    few = {"test/top1": {"a": A, "b": B, "c": dict(list(c.items())[:2])}}
+    early, untested = judge(claims, few)
+    assert early.p_adjusted == pytest.approx(min(1.0, 2 * one(A, B).p_adjusted))
+    assert math.isnan(untested.p_adjusted)
+    late, _ = judge(claims, {"test/top1": {"a": A, "b": B, "c": c}})
+    assert late.p_adjusted <= early.p_adjusted
 
 
 def test_at_a_true_effect_equal_to_the_margin_a_false_supported_is_as_rare_as_alpha(monkeypatch):

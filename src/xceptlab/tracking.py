@@ -204,7 +204,7 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> list[Logger]:
             dir=directory.path,
             resume="allow",
             mode=mode,
-            settings=wandb.Settings(console="off", save_code=False),
+            settings=wandb.Settings(console="off", save_code=False, reinit="finish_previous"),
         )
         return Mirror(run)
 
