@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without executing anything."""
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(Path(path), buffer.getvalue())
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As Lightning's.
+
+        Raises:
+            ValueError: The file is cut or corrupt.
+        """
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path}: not a readable checkpoint ({error}); remove it to start the run again") from None
 
 
 def every_epoch(directory: Path) -> ModelCheckpoint:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from xceptlab import __version__
-from xceptlab.records import Busy
+from xceptlab.records import Busy, RunDirectory
 
 if TYPE_CHECKING:
     from xceptlab.report.summary import Summary
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         mendable = isinstance(
             error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
         )
-        return _say(f"{error.filename or 'outputs'}: {error.strerror or error}", BAD_INPUT if mendable else FAILED)
+        return _say(f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD_INPUT if mendable else FAILED)
     except ValueError as error:
         if not _ours(error):
             raise
@@ -149,11 +149,12 @@ def _train(options: argparse.Namespace, layers: list[str]) -> int:
     locate(config.data)
     from xceptlab.train import train
 
+    trained = RunDirectory.of(config.runtime.outputs, config.run_id).record() is not None
     record = train(config, progress=sys.stderr.isatty())
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    rank_zero_only(print)(f"{record.run_id}: {scores or record.status}")
+    rank_zero_only(print)(f"{record.run_id}: {scores or record.status}{' (was trained before)' if trained else ''}")
     return 0
 
 
@@ -166,7 +167,11 @@ def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     if not path.exists():
         raise ValueError(f"{options.weights}: neither a file, a folder nor a run under {path.parent}")
     weights = path / "model.safetensors" if path.is_dir() else path
+    if not weights.is_file():
+        raise ValueError(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
     own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
+    if own is None and not layers:
+        raise ValueError(f"{path}: no config.yaml beside it; give its network and data with -c")
     one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
     config = load_run([*(["-c", str(own)] if own else []), *one_device, *layers], "evaluate")
     from xceptlab.data import locate
@@ -226,7 +231,9 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
 
     console = Console()
     console.print(f"[bold]{escape(expansion.study.question)}[/bold]  ({expansion.name})")
-    view = Table("arm", "differs from the baseline in", "parameters", "MACs", "runs done")
+    view = Table()
+    for name in ("arm", "differs from the baseline in", "parameters", "MACs", "runs done"):
+        view.add_column(name, overflow="fold")
     trees = {arm: table(config.model, config.data.classes, config.data.size) for arm, config in expansion.arms.items()}
     first = next(iter(trees.values()))
     for arm, tree in trees.items():
@@ -299,7 +306,7 @@ def _show(summary: "Summary") -> None:
     console = Console(highlight=False)
     console.print(Text(summary.expansion.study.question, style="bold"))
     view = Table(box=SIMPLE, pad_edge=False)
-    view.add_column("arm", no_wrap=True)
+    view.add_column("arm", overflow="fold")
     for name in arm_header(summary.metric)[1:]:
         view.add_column(name, justify="right", no_wrap=True)
     for row in summary.arms:

@@ -111,7 +111,7 @@ def _build(schema: Any, values: Any, key: str = "") -> Any:
         inner = (get_args(f.type) or (None,))[0]
         if is_dataclass(f.type):
             value = _build(f.type, value, f.name)
-        elif is_dataclass(inner):  # list[Claim]
+        elif is_dataclass(inner) and isinstance(value, list):  # list[Claim]
             value = [_build(inner, item.as_dict() if hasattr(item, "as_dict") else item, f.name) for item in value]
         built[f.name] = value
     return schema(**built)

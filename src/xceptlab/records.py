@@ -107,7 +107,14 @@ class RunDirectory:
             lines = (self.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        return [self._parsed(number, line) for number, line in enumerate(lines, start=1) if line.endswith(b"\n")]
+
+    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            return dict(json.loads(line).items())
+        except (ValueError, AttributeError):
+            file = self.path / "metrics.jsonl"
+            raise ValueError(f"{file}: line {number} is no line of a log; remove it, or its folder to train anew") from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -160,8 +167,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # what the caller asked for, which the system may not have named
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:

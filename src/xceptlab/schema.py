@@ -212,7 +212,8 @@ class RuntimeConfig(_Section):
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """Kind of device, in Lightning's names."""
     devices: int = 1
-    """Devices of this kind per node."""
+    """Devices of this kind per node. GPUs synchronise BatchNorm; CPU processes normalise each its part of a batch, which does
+    change results."""
     num_nodes: int = 1
     """Machines."""
     workers: int = 0

@@ -92,7 +92,7 @@ class Study:
     """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory."""
     seeds: list[int]
     """Each arm is trained once with each of these."""
-    claims: list[Claim]
+    claims: list[Claim] = field(default_factory=list)
     """What is claimed before the first run."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Per arm the keys in which it differs; the first arm is the baseline."""
@@ -104,6 +104,8 @@ class Study:
     """Where the tested claim stands."""
 
     def __post_init__(self) -> None:
+        if self.claims is None:
+            raise ValueError("claims: null is not allowed; a list is, [] for none")
         object.__setattr__(self, "arms", {str(name): keys for name, keys in (self.arms or {}).items()})  # 4: is a name too
         if bool(self.arms) == bool(self.grid):
             raise ValueError("a study has either arms or a grid")

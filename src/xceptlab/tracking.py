@@ -83,6 +83,12 @@ class Curves(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **_metrics(pl_module, "val/")})
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where no progress bar shows it, one line an epoch."""
+        if trainer.progress_bar_callback is None and trainer.is_global_zero:
+            scores = ", ".join(f"{name} {value:.4g}" for name, value in _metrics(pl_module, "val/").items())
+            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done{': ' if scores else ''}{scores}", flush=True)
+
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).keep(trainer.global_step)
         self._write(trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")})

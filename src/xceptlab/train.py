@@ -83,10 +83,16 @@ def _train(config: RunConfig, directory: RunDirectory, data: DataModule, network
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer.loggers = tracking.loggers(config, directory)
 
+    latest = checkpoints.newest(directory.path / "checkpoints")
+    if latest and trainer.is_global_zero:
+        print(f"{config.run_id}: continues from {latest.name}", file=sys.stderr)
+    if trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        rank_zero_warn("On CPUs each process normalises its own part of a batch: the result is not that of one process")
+
     status: Literal["finished", "diverged"] = "finished"
     try:
         with interruptions():
-            trainer.fit(task, datamodule=data, ckpt_path=checkpoints.newest(directory.path / "checkpoints"), weights_only=True)
+            trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
             trainer.test(task, datamodule=data, verbose=False)
         metrics = final_metrics(directory.log()) | task.evaluation  # the log knows what was evaluated before an interruption
         if not np.isfinite(list(metrics.values())).all():

@@ -138,7 +138,7 @@ def _warnings(expansion: Expansion, records: Records) -> list[str]:
         warnings.append("Some runs were made by code with uncommitted changes.")
     registration = Registration.read(expansion)
     if registration:
-        warnings += [f"Edited after its registration: {edit}." for edit in registration.edits(expansion)]
+        warnings += [f"Edited after its registration: {edit.rstrip('.')}." for edit in registration.edits(expansion)]
         older = [record.run_id for record in done if record.finished < registration.time]
         if older:
             warnings.append(

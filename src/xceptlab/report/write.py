@@ -87,6 +87,7 @@ def _render(template: str, summary: Summary) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["cell"] = _markdown_cell
     return environment.get_template(template).render(
