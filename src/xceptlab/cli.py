@@ -130,6 +130,7 @@ def _parser() -> _Parser:
     own.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
     own = add("describe", _describe, "Show the network as a table: modules, output shapes, parameters, multiply-accumulates.")
     own.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
+    own.add_argument("--compare", nargs=2, metavar=("A", "B"), help="show two configuration files' networks side by side")
     return parser
 
 
@@ -172,40 +173,33 @@ def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _describe(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.describe import compare, describe
     from xceptlab.loading import load_run
 
-    config = load_run(layers, "describe")
-    from rich.console import Console
-    from rich.table import Table
-
-    from xceptlab.models.cost import table
-
-    rows = table(config.model, config.data.classes, config.data.size)
-    view = Table(
-        "module",
-        "kind",
-        title=f"One image of {config.data.size}x{config.data.size}, {config.data.classes} classes",
-        title_justify="left",
-    )
-    for column in ("output", "parameters", "MACs"):
-        view.add_column(column, justify="right")
-    for row in rows[1:]:
-        if row.name.count(".") < options.depth:
-            indent = "  " * row.name.count(".")
-            view.add_row(
-                indent + row.name.split(".")[-1], row.kind, "x".join(map(str, row.shape)), f"{row.parameters:,}", f"{row.macs:,}"
-            )
-    view.add_section()
-    view.add_row("total", rows[0].kind, "", f"{rows[0].parameters:,}", f"{rows[0].macs:,}")
-    Console().print(view)
+    if options.compare:
+        a, b = (load_run([*layers, "-c", file], "describe") for file in options.compare)
+        compare(a, b, options.compare)
+    else:
+        describe(load_run(layers, "describe"), options.depth)
     return 0
 
 
-def _plan(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.report.summary import read_records
+def _expand(path: str, layers: list[str]) -> "Expansion":
+    """A study with its arms resolved, their widths solved where they are to match a budget."""
     from xceptlab.study import expand
 
-    expansion = expand(options.study, layers)
+    expansion = expand(path, layers)
+    if next(iter(expansion.arms.values())).model.match == "none":
+        return expansion
+    from xceptlab.matching import matched
+
+    return matched(expansion)
+
+
+def _plan(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.report.summary import UNMATCHED, read_records
+
+    expansion = _expand(options.study, layers)
     records = read_records(expansion)
     from rich.console import Console
     from rich.markup import escape
@@ -222,6 +216,9 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     for arm, tree in trees.items():
         keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
         done = sum(records[arm, seed] is not None for seed in expansion.study.seeds)
+        what = expansion.arms[arm].model.match
+        if what != "none" and abs(getattr(tree[0], what) / getattr(first[0], what) - 1) > UNMATCHED:
+            keys += "\n(unmatched)"
         costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
         view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.study.seeds)}")
     console.print(view)
@@ -240,9 +237,9 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _study(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.study import Registration, expand
+    from xceptlab.study import Registration
 
-    expansion = expand(options.study, layers)
+    expansion = _expand(options.study, layers)
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
     from xceptlab.launch.study import run_missing
@@ -257,9 +254,9 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
 
 def _report(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.report.write import publish
-    from xceptlab.study import expand, locate
+    from xceptlab.study import locate
 
-    summary = _write(expand(options.study, layers))
+    summary = _write(_expand(options.study, layers))
     _show(summary)
     if options.publish:
         folder = locate(options.study).parent

@@ -62,7 +62,13 @@ class ModelConfig(_Section):
     convolution: Literal["separable", "regular"] = "separable"
     """regular puts one 3x3 convolution in the place of each separable one."""
     width: float = 1.0
-    """Multiplier of every layer's number of channels, rounded to whole channels."""
+    """Multiplier of every layer's number of channels."""
+    divisor: int = 1
+    """Channels are rounded to multiples of this; 8 lets 1, 2, 4 and 8 segments divide every layer at any width."""
+    match: Literal["none", "parameters", "macs"] = field(default="none", metadata={"identity": False})
+    """In a study: solve each arm's width for the first arm's number of parameters or multiply-accumulates."""
+    timm: str = ""
+    """Name of a timm model to train in place of Xception, such as inception_v3; of the other fields only dropout applies then."""
     middle_blocks: int = 8
     """Number of blocks in the middle flow, 0 to 32."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
@@ -84,6 +90,7 @@ class ModelConfig(_Section):
         super().__post_init__()
         self._require("width", self.width > 0 and round(32 * self.width) >= 1, "at least 0.016, to leave the stem a channel")
         self._require("width", self.width <= 16, "at most 16")
+        self._require("divisor", self.divisor >= 1, "at least 1")
         self._require("middle_blocks", 0 <= self.middle_blocks <= 32, "between 0 and 32")
         segments_ok = self.segments == "all" or (type(self.segments) is int and self.segments >= 1)
         self._require("segments", segments_ok, "all or a whole number of at least 1")
@@ -97,7 +104,7 @@ class ModelConfig(_Section):
 
     def channels(self, paper: int) -> int:
         """The number of channels of a layer that has ``paper`` channels in the paper."""
-        return round(paper * self.width)
+        return max(1, round(paper * self.width / self.divisor)) * self.divisor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +300,7 @@ class RunConfig(_Section):
     def run_id(self) -> str:
         """A readable slug and a hash of the science: equal science, equal run, whoever asks for it."""
         factors = [getattr(self.model, name) for name in ("order", "intermediate") if f"model.{name}" in self.changed()]
+        factors += [self.model.timm] if self.model.timm else []
         factors += [f"residual_{self.model.residual}"] if "model.residual" in self.changed() else []
         digest = hashlib.sha256(json.dumps([SCIENCE_VERSION, self.changed()], sort_keys=True).encode()).hexdigest()
         return "-".join([self.data.name, *factors, f"seed{self.seed}", digest[:10]])

@@ -1,9 +1,9 @@
 """One run: a configuration in, a record out. Read this file first; it tells from top to bottom how a run works."""
 
+import dataclasses
 import importlib.metadata
 import io
 import logging
-import pickle
 import platform
 import shutil
 import subprocess
@@ -26,8 +26,9 @@ from torch import nn
 import xceptlab
 from xceptlab import checkpoints, tracking
 from xceptlab.data.module import DataModule
+from xceptlab.models import build as models
+from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
-from xceptlab.models.xception import Xception
 from xceptlab.optim import AverageWeights
 from xceptlab.records import Record, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
@@ -156,7 +157,7 @@ def prepare(config: RunConfig) -> None:
 
 def build(config: RunConfig) -> nn.Module:
     """The run's network with its initial weights, channels last in memory (2.5 times as fast on a CPU)."""
-    network = Xception(config.model, config.data.classes, config.seed).to(memory_format=torch.channels_last)
+    network = models.build(config.model, config.data.classes, config.seed).to(memory_format=torch.channels_last)
     if config.runtime.compile:
         network.compile()
     return network
@@ -211,7 +212,7 @@ def evaluate(config: RunConfig, weights: Path, split: Literal["test", "val"]) ->
 
     Args:
         config: The network, the data and the devices.
-        weights: A ``model.safetensors`` or a checkpoint of a run.
+        weights: A ``model.safetensors`` or a checkpoint of a run, or what else ``models.pretrained.load`` reads.
         split: Which images.
 
     Raises:
@@ -222,40 +223,15 @@ def evaluate(config: RunConfig, weights: Path, split: Literal["test", "val"]) ->
     data.setup("test")
     if split == "val" and not len(data.validation):
         raise ValueError("--split: val is empty, since data.validation is 0")
-    network = build(config)
-    load_weights(network, weights)
+    source, state = pretrained.read(weights)
+    model = dataclasses.replace(config.model, **pretrained.CONSTANTS[source])
+    network = build(dataclasses.replace(config, model=model))
+    pretrained.fit(network, state, str(weights))
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer = trainer_on_devices(config, logger=False, enable_checkpointing=False)
     run = trainer.test if split == "test" else trainer.validate
     run(task, datamodule=data, verbose=False)
     return task.evaluation
-
-
-def load_weights(network: nn.Module, file: Path) -> None:
-    """Read ``model.safetensors``, or the weights that a checkpoint would evaluate, into the network.
-
-    Raises:
-        ValueError: Which keys are missing, unexpected or of another shape; or that the file is none of the two.
-    """
-    try:
-        if file.suffix == ".safetensors":
-            state = safetensors.torch.load_file(file)
-        else:
-            lightning = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-            state = {name.removeprefix("network."): value for name, value in lightning.items() if name.startswith("network.")}
-    except FileNotFoundError:
-        raise ValueError(f"{file}: no such file") from None
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{file}: not a readable weight file ({' '.join(str(error).split())[:200]})") from None
-    own = network.state_dict()
-    problems = [f"{name} is missing" for name in own.keys() - state.keys()]
-    problems += [f"{name} is unexpected" for name in state.keys() - own.keys()]
-    shapes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in own.keys() & state.keys()}
-    problems += [f"{name} has shape {has}, not {needs}" for name, (has, needs) in shapes.items() if has != needs]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{file}: does not fit the network: {'; '.join(sorted(problems)[:3])}{more}")
-    network.load_state_dict(state)
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -72,7 +72,9 @@ def test_logits_and_features_are_keras(size, keras_model, tmp_path_factory):
     keras_model.save_weights(file)
     ours = pretrained.load(file)
     x = images(size, n=1)
-    reference = keras.applications.Xception(weights=None, include_top=False, pooling="avg", input_shape=(max(size, 71), max(size, 71), 3))
+    reference = keras.applications.Xception(
+        weights=None, include_top=False, pooling="avg", input_shape=(max(size, 71), max(size, 71), 3)
+    )
     if size < 71:  # Keras refuses smaller inputs when it builds its application; its layers do not
         reference = keras.Model(reference.input, reference.output)
     reference.set_weights(keras_model.get_weights()[:-2])
@@ -88,8 +90,10 @@ def _run(model, x):
     for layer in model.layers[1:]:
         sources = [node.operation.name for node in layer._inbound_nodes[0].parent_nodes]
         arguments = [values[name] for name in sources]
-        values[layer.name] = layer(arguments if len(arguments) > 1 else arguments[0], training=False) if _takes_training(layer) else layer(
-            arguments if len(arguments) > 1 else arguments[0]
+        values[layer.name] = (
+            layer(arguments if len(arguments) > 1 else arguments[0], training=False)
+            if _takes_training(layer)
+            else layer(arguments if len(arguments) > 1 else arguments[0])
         )
     return values[model.layers[-1].name]
 

@@ -20,8 +20,11 @@ from torch import Tensor
 from xceptlab.models.xception import Xception
 from xceptlab.schema import ModelConfig
 
-KERAS: dict[str, Any] = {"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.01}
-TIMM: dict[str, Any] = {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1, "init": "timm"}
+CONSTANTS: dict[str, dict[str, Any]] = {
+    "Keras": {"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.01},
+    "timm": {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1},
+    "xceptlab": {},
+}
 """What the sources have and their checkpoints do not say."""
 
 State = Mapping[str, Tensor]
@@ -31,8 +34,8 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     """The network with weights from a file or from timm, in eval mode.
 
     Args:
-        path_or_name: A Keras ``.weights.h5``, ``.h5`` or ``.keras`` file of Xception, with or without top; a timm ``legacy_xception``
-            checkpoint or one of ours (``.safetensors``, ``.pth``); or the name of a timm model, which timm downloads.
+        path_or_name: A Keras ``.weights.h5``, ``.h5`` or ``.keras`` file of Xception, with or without top; a checkpoint of timm's
+            ``legacy_xception`` or one of ours (``.safetensors``, ``.pth``); or the name of a timm model, which timm downloads.
         overrides: Fields of ``ModelConfig`` that differ from the source's, and ``classes`` for a file without top (default 1000).
 
     Raises:
@@ -42,13 +45,12 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     if unknown := set(overrides) - {f.name for f in fields(ModelConfig)}:
         raise ValueError(f"{min(unknown)}: there is no such field of model")
     source, state = read(path_or_name)
-    constants = {"Keras": KERAS, "timm": TIMM, "xceptlab": {}}[source]
-    config = ModelConfig(**constants | overrides)
+    config = ModelConfig(**CONSTANTS[source] | overrides)
     print(f"{path_or_name}: weights from {source}; {_said(config)}", file=sys.stderr)
     head = state.get("classifier.bias")
     network = Xception(config, len(head) if classes is None and head is not None else classes or 1000)
     if head is None:
-        print(f"{path_or_name}: without top; the classifier of {network.classifier.out_features} classes is random", file=sys.stderr)
+        print(f"{path_or_name}: has no top, so the classifier is random", file=sys.stderr)
         state = {**state, **{f"classifier.{name}": value for name, value in network.classifier.state_dict().items()}}
     fit(network, state, str(path_or_name))
     return network.eval()
@@ -111,7 +113,15 @@ def read_tensors(path: Path) -> State:
         return state
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ) as error:
         raise ValueError(f"{path}: not a readable weight file ({' '.join(str(error).split())[:200]})") from None
 
 
@@ -123,7 +133,9 @@ def _download(name: str) -> State:
     known = [model for model in timm.list_models() if "xception" in model]
     if name.split(".")[0] not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-        raise ValueError(f"{name}: neither a weight file (.h5, .keras, .safetensors, .pth) nor timm's Xception; did you mean {near}?")
+        raise ValueError(
+            f"{name}: neither a weight file (.h5, .keras, .safetensors, .pth) nor timm's Xception; did you mean {near}?"
+        )
     try:
         return from_timm(timm.create_model(name, pretrained=True).state_dict(), name)
     except (OSError, RuntimeError) as error:
@@ -258,7 +270,7 @@ def _by_kind(file: Any) -> dict[str, list[np.ndarray]]:
 
 def _by_name(file: Any) -> dict[str, list[np.ndarray]]:
     """``.h5``: layers have their names; only the shortcuts' are counted."""
-    root = file["model_weights"] if "model_weights" in file else file
+    root = file.get("model_weights", file)
     names = [name.decode() if isinstance(name, bytes) else name for name in root.attrs["layer_names"]]
     weighted = [name for name in names if len(root[name].attrs["weight_names"])]
     automatic = {
@@ -283,7 +295,9 @@ def _keras_state(layers: dict[str, list[np.ndarray]], where: str) -> State:
         if layer.ours not in layers:
             if layer.kind == "dense":
                 continue
-            raise ValueError(f"{where}: {layer.name or layer.kind + ' of the shortcut ' + layer.ours} is missing; is it Xception's?")
+            raise ValueError(
+                f"{where}: {layer.name or layer.kind + ' of the shortcut ' + layer.ours} is missing; is it Xception's?"
+            )
         arrays = layers[layer.ours]
         suffixes = {
             "conv2d": ["weight"],

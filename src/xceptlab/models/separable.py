@@ -2,8 +2,8 @@
 
 A separable convolution splits a 3x3 convolution in two: a *depthwise* 3x3 convolution that looks at each channel alone, and a
 *pointwise* 1x1 convolution that mixes the channels. The paper (arXiv:1610.02357) does the depthwise one first and puts nothing
-between them. It sees a continuum between the regular and the separable convolution (section 1.2): after a pointwise convolution, a
-3x3 convolution on ``segments`` groups of channels, from 1 group (regular) to as many as there are channels (depthwise).
+between them. It sees a continuum between the regular and the separable convolution (section 1.2): after a pointwise convolution,
+a 3x3 convolution on ``segments`` groups of channels, from 1 group (regular) to as many as there are channels (depthwise).
 """
 
 from typing import Literal

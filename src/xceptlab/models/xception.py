@@ -150,12 +150,11 @@ class Xception(nn.Module):
             *(Block(config, f"middle.{i}", width, (width, width, width), stride=1) for i in range(config.middle_blocks))
         )
         self.exit = Exit(config)
-        self.fc = nn.Sequential()
-        features = config.channels(2048)
-        for i, units in enumerate(config.fc):
-            self.fc.add_module(f"linear{i + 1}", nn.Linear(features, units))
-            self.fc.add_module(f"relu{i + 1}", nn.ReLU())
+        features, optional = config.channels(2048), nn.Sequential()
+        for units in config.fc:
+            optional.extend([nn.Linear(features, units), nn.ReLU()])
             features = units
+        self.fc = optional if config.fc else None
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(features, classes)
         initialise(self, config.init, seed)
@@ -167,7 +166,9 @@ class Xception(nn.Module):
         return self.exit(x)  # (N, 2048)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc(self.features(x))  # (N, 2048), or the last of the optional layers
+        x = self.features(x)  # (N, 2048)
+        if self.fc is not None:
+            x = self.fc(x)  # (N, units of the last one)
         return self.classifier(self.dropout(x))  # (N, classes)
 
 
@@ -176,7 +177,7 @@ def initialise(network: nn.Module, scheme: str, seed: int) -> None:
 
     So a module that two variants share by name and shape starts equal in both, whatever else they have. ``keras``: Glorot uniform
     (Glorot and Bengio 2010), zero biases, Keras's defaults, which the paper's own code used. ``timm``: as its legacy_xception,
-    convolutions normal with variance 2 / fan out (He et al. 2015), linear layers and their biases uniform within 1 / sqrt(fan in).
+    convolutions normal with variance 2 / fan out (He et al. 2015), linear layers and biases uniform within 1 / sqrt(fan in).
     """
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
