@@ -96,8 +96,9 @@ class ModelConfig(_Section):
         self._require("segments", segments_ok, "all or a whole number of at least 1")
         first = self.segments == "all" or (self.order == "pointwise_first" and self.convolution == "separable")
         self._require("segments", first, "all, unless model.order is pointwise_first and model.convolution separable")
+        fc_ok = isinstance(self.fc, list | tuple) and all(type(units) is int and units >= 1 for units in self.fc)
+        self._require("fc", fc_ok, "a list of numbers of units, each at least 1")
         object.__setattr__(self, "fc", tuple(self.fc))
-        self._require("fc", all(units >= 1 for units in self.fc), "a list of numbers of units, each at least 1")
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         self._require("bn_eps", self.bn_eps > 0, "above 0")
         self._require("bn_momentum", 0 < self.bn_momentum <= 1, "above 0 and at most 1")
@@ -288,7 +289,8 @@ class RunConfig(_Section):
         for part in (self.model, self.data, self.train):
             for f in fields(part):
                 if f.metadata.get("identity", True):
-                    values[f"{part.section}.{f.name}"] = getattr(part, f.name)
+                    value = getattr(part, f.name)
+                    values[f"{part.section}.{f.name}"] = list(value) if isinstance(value, tuple) else value  # as JSON, YAML
         return values | {"seed": self.seed}
 
     def changed(self) -> dict[str, Any]:
