@@ -15,9 +15,12 @@ from xceptlab import __version__
 
 if TYPE_CHECKING:
     from xceptlab.report.summary import Summary
+    from xceptlab.schema import RunConfig
     from xceptlab.study import Expansion
 
 FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
+
+EXPORTS = (".onnx", ".pt2", ".safetensors")
 
 LAYERS = """\
 Every field of a run can be layered and overridden: -c FILE (repeatable, the last wins), --train.lr 0.05, --runtime.outputs DIR.
@@ -121,13 +124,20 @@ def _parser() -> _Parser:
     own.add_argument("--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file")
     own = add("train", _train, "Train, evaluate and record one run.", add_help=False)
     own.add_argument("-h", "--help", action="store_true")
-    own = add("evaluate", _evaluate, "Evaluate a run or a checkpoint on a split.")
-    own.add_argument(
-        "weights",
-        metavar="RUN",
-        help="a run's folder or id, its model.safetensors, or a checkpoint; -c gives the network of a lone file",
+    weights = (
+        "a run's folder or id, its model.safetensors, a checkpoint, a Keras or timm file of Xception, or timm's legacy_xception; "
+        "-c gives the network of a lone file"
     )
+    own = add("evaluate", _evaluate, "Evaluate a run or a checkpoint on a split.")
+    own.add_argument("weights", metavar="RUN", help=weights)
     own.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
+    own = add("export", _export, "Write a run's network for other tools.")
+    own.add_argument("weights", metavar="RUN", help=weights)
+    own.add_argument(
+        "output",
+        metavar="OUTPUT",
+        help="file to write: .onnx (checked against onnxruntime), .pt2 (torch.export) or .safetensors (timm's layout)",
+    )
     own = add("describe", _describe, "Show the network as a table: modules, output shapes, parameters, multiply-accumulates.")
     own.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
     own.add_argument("--compare", nargs=2, metavar=("A", "B"), help="show two configuration files' networks side by side")
@@ -151,17 +161,24 @@ def _train(options: argparse.Namespace, layers: list[str]) -> int:
     return 0
 
 
-def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
+def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Path | str]":
+    """The configuration and the weights of a run's folder or id, of a file, or of timm's Xception by its name."""
     from xceptlab.loading import load_run
 
-    path = Path(options.weights)
+    path = Path(name)
     if not path.exists():  # perhaps a run's id
-        path = Path(load_run(layers).runtime.outputs) / "runs" / options.weights
+        path = Path(load_run(layers, command).runtime.outputs) / "runs" / name
     if not path.exists():
-        raise ValueError(f"{options.weights}: neither a file, a folder nor a run under {path.parent}")
+        if name.split(".")[0].endswith("xception"):
+            return load_run(layers, command), name
+        raise ValueError(f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception")
     weights = path / "model.safetensors" if path.is_dir() else path
     own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
-    config = load_run([*(["-c", str(own)] if own else []), *layers], "evaluate")
+    return load_run([*(["-c", str(own)] if own else []), *layers], command), weights
+
+
+def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
+    config, weights = _trained(options.weights, layers, "evaluate")
     from xceptlab.data import locate
 
     locate(config.data)
@@ -169,6 +186,17 @@ def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
 
     for name, value in evaluate(config, weights, options.split).items():
         print(f"{name} {value:.6g}")
+    return 0
+
+
+def _export(options: argparse.Namespace, layers: list[str]) -> int:
+    output = Path(options.output)
+    if output.suffix not in EXPORTS:
+        raise ValueError(f"{output}: the suffix must be one of {', '.join(EXPORTS)}")
+    config, weights = _trained(options.weights, layers, "export")
+    from xceptlab.export import export
+
+    print(export(config, weights, output))
     return 0
 
 

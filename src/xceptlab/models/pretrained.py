@@ -4,19 +4,20 @@ The two differ in what a checkpoint does not hold: Keras pads max poolings as Te
 and 0.99, timm pads symmetrically with torch's 1e-5 and 0.1. ``load`` chooses by the source and says so.
 """
 
+import dataclasses
 import io
 import re
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
 from xceptlab.schema import ModelConfig
 
@@ -26,6 +27,9 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "xceptlab": {},
 }
 """What the sources have and their checkpoints do not say."""
+
+TIMM_NAMES = ("legacy_xception", "xception")
+"""What timm calls, and called, the paper's network; its xception41, 65 and 71 are other ones."""
 
 State = Mapping[str, Tensor]
 
@@ -42,11 +46,11 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
         ValueError: The file cannot be read, or its keys do not fit: which are missing, unexpected or of another shape.
     """
     classes = overrides.pop("classes", None)
-    if unknown := set(overrides) - {f.name for f in fields(ModelConfig)}:
+    if unknown := set(overrides) - {f.name for f in dataclasses.fields(ModelConfig)}:
         raise ValueError(f"{min(unknown)}: there is no such field of model")
     source, state = read(path_or_name)
     config = ModelConfig(**CONSTANTS[source] | overrides)
-    print(f"{path_or_name}: weights from {source}; {_said(config)}", file=sys.stderr)
+    announce(path_or_name, source, config)
     head = state.get("classifier.bias")
     network = Xception(config, len(head) if classes is None and head is not None else classes or 1000)
     if head is None:
@@ -56,11 +60,28 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     return network.eval()
 
 
-def _said(config: ModelConfig) -> str:
-    return f"padding {config.padding}, bn_eps {config.bn_eps:g}, bn_momentum {config.bn_momentum:g}"
+def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.Module, ModelConfig]:
+    """The network with weights from wherever ``load`` finds them, and its configuration: foreign ones bring their constants.
+
+    Raises:
+        ValueError: The weights cannot be read or do not fit the network.
+    """
+    source, state = ("xceptlab", read_tensors(Path(weights))) if config.timm else read(weights)
+    if source != "xceptlab":
+        config = dataclasses.replace(config, **CONSTANTS[source])
+        announce(weights, source, config)
+    network = build(config, classes)
+    fit(network, state, str(weights))
+    return network, config
 
 
-def fit(network: torch.nn.Module, state: State, where: str) -> None:
+def announce(where: str | Path, source: str, config: ModelConfig) -> None:
+    """Say on standard error what was chosen by the source of weights."""
+    constants = f"padding {config.padding}, bn_eps {config.bn_eps:g}, bn_momentum {config.bn_momentum:g}"
+    print(f"{where}: weights from {source}; {constants}", file=sys.stderr)
+
+
+def fit(network: nn.Module, state: State, where: str) -> None:
     """Load weights that fit to the last key; BatchNorm's counts of batches may be absent.
 
     Raises:
@@ -126,16 +147,12 @@ def read_tensors(path: Path) -> State:
 
 
 def _download(name: str) -> State:
-    import difflib
-
+    if name.split(".")[0] not in TIMM_NAMES:
+        raise ValueError(
+            f"{name}: neither a weight file (.h5, .keras, .safetensors, .pth) nor timm's Xception; did you mean {TIMM_NAMES[0]}?"
+        )
     import timm
 
-    known = [model for model in timm.list_models() if "xception" in model]
-    if name.split(".")[0] not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-        raise ValueError(
-            f"{name}: neither a weight file (.h5, .keras, .safetensors, .pth) nor timm's Xception; did you mean {near}?"
-        )
     try:
         return from_timm(timm.create_model(name, pretrained=True).state_dict(), name)
     except (OSError, RuntimeError) as error:
