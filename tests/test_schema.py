@@ -10,7 +10,20 @@ from xceptlab.schema import DataConfig, ModelConfig, RunConfig, RuntimeConfig, T
 REFUSED = [
     (ModelConfig, {"order": "sideways"}, "model.order", "one of depthwise_first, pointwise_first"),
     (ModelConfig, {"order": None}, "model.order", "one of depthwise_first, pointwise_first"),
-    (ModelConfig, {"intermediate": "tanh"}, "model.intermediate", "one of none, relu, elu, gelu, silu"),
+    (ModelConfig, {"intermediate": "tan"}, "model.intermediate", "one of none, relu, elu, gelu, silu"),
+    (ModelConfig, {"intermediate_norm": 1}, "model.intermediate_norm", "of type bool"),
+    (ModelConfig, {"segments": 0, "order": "pointwise_first"}, "model.segments", "all or a whole number of at least 1"),
+    (ModelConfig, {"segments": True, "order": "pointwise_first"}, "model.segments", "all or a whole number of at least 1"),
+    (ModelConfig, {"segments": "some", "order": "pointwise_first"}, "model.segments", "all or a whole number of at least 1"),
+    (ModelConfig, {"segments": 4}, "model.segments", "all, unless model.order is pointwise_first"),
+    (ModelConfig, {"segments": 4, "order": "pointwise_first", "convolution": "regular"}, "model.segments", "all, unless"),
+    (ModelConfig, {"convolution": "dilated"}, "model.convolution", "one of separable, regular"),
+    (ModelConfig, {"divisor": 0}, "model.divisor", "at least 1"),
+    (ModelConfig, {"match": "flops"}, "model.match", "one of none, parameters, macs"),
+    (ModelConfig, {"timm": None}, "model.timm", "of type str"),
+    (ModelConfig, {"fc": [4096, 0]}, "model.fc", "a list of numbers of units"),
+    (ModelConfig, {"fc": 4096}, "model.fc", "a list of numbers of units"),
+    (ModelConfig, {"init": "zeros"}, "model.init", "one of keras, timm"),
     (ModelConfig, {"residual": "some"}, "model.residual", "one of all, none"),
     (ModelConfig, {"residual": True}, "model.residual", "one of all, none"),
     (ModelConfig, {"stem": "mnist"}, "model.stem", "one of imagenet, cifar"),
@@ -107,6 +120,7 @@ def test_an_impossible_value_is_refused_in_one_line_with_key_value_and_what_is_a
         (ModelConfig, {"width": 0.016}),
         (ModelConfig, {"width": 16.0, "middle_blocks": 0, "dropout": 0.0, "bn_momentum": 1.0}),
         (ModelConfig, {"middle_blocks": 32}),
+        (ModelConfig, {"order": "pointwise_first", "segments": 1, "divisor": 1, "intermediate": "tanh", "fc": ()}),
         (DataConfig, {"size": 8, "validation": 0.5, "eval_crop": 1.0, "train_images": 2, "test_images": 1}),
         (DataConfig, {"size": 2048, "num_classes": 2}),
         (DataConfig, {"name": "digits", "crop": "pad", "size": 8, "pad": 7, "num_classes": 10}),
@@ -147,12 +161,20 @@ def test_every_data_set_knows_its_number_of_classes(name, classes):
 
 # ---- identity ---------------------------------------------------------------------------------------------------------------
 
-BASE = RunConfig(data=DataConfig(crop="none", size=32))
+BASE = RunConfig(model=ModelConfig(order="pointwise_first"), data=DataConfig(crop="none", size=32))
+"""Each value of ``OTHER`` is allowed in it alone; segments need this order."""
 OTHER = {
     "model": {
-        "order": "pointwise_first",
+        "order": "depthwise_first",
         "intermediate": "elu",
+        "intermediate_norm": True,
         "residual": "none",
+        "segments": 4,
+        "convolution": "regular",
+        "divisor": 8,
+        "timm": "inception_v3",
+        "fc": [4096, 4096],
+        "init": "timm",
         "width": 0.5,
         "middle_blocks": 7,
         "stem": "cifar",
@@ -196,6 +218,7 @@ OTHER = {
     },
 }
 NO_SCIENCE = {
+    "model": {"match": "macs"},
     "data": {"root": "/elsewhere", "download": True},
     "runtime": {
         "outputs": "/elsewhere",
@@ -246,6 +269,13 @@ def test_one_and_one_point_zero_are_the_same_run():
     decimal = RunConfig(model=ModelConfig(width=2.0), train=TrainConfig(lr=1.0, decay_epochs=3.0))
     assert whole == decimal
     assert whole.run_id == decimal.run_id
+
+
+def test_layers_given_as_a_list_are_compared_as_json_and_yaml_keep_them():
+    run = alter(BASE, "model", "fc", (64, 32))
+    assert run.science()["model.fc"] == [64, 32]
+    assert run == alter(BASE, "model", "fc", [64, 32])
+    assert hash(run.model)
 
 
 def test_the_identity_is_readable_and_does_not_drift():

@@ -90,15 +90,16 @@ def test_a_study_whose_data_is_missing_registers_nothing(xceptlab, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["intermediate", "order"])
+@pytest.mark.parametrize("name", ["intermediate", "order", "continuum", "continuum_matched", "factorial"])
 def test_shipped_studies_run_in_a_small_form(xceptlab, tmp_path, name):
     done = xceptlab("study", f"experiments/{name}", *SMALL, "--train.epochs=1", f"--runtime.outputs={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "INCOMPLETE" not in done.stdout
 
 
-def test_the_imagenet_study_runs_in_a_tiny_form_on_two_processes(xceptlab, tmp_path):
-    """Its recipe, narrow and short, on photographs that the test makes, with the launcher's path for several devices."""
+@pytest.fixture
+def photographs(tmp_path):
+    """An ImageFolder tree of 24 + 8 images in 2 classes."""
     import numpy as np
     from PIL import Image
 
@@ -109,13 +110,19 @@ def test_the_imagenet_study_runs_in_a_tiny_form_on_two_processes(xceptlab, tmp_p
             folder.mkdir(parents=True)
             for i in range(n):
                 Image.fromarray(generator.integers(0, 256, (90, 80, 3), dtype=np.uint8)).save(folder / f"{i}.JPEG")
-    study = yaml.safe_load((ROOT / "experiments/imagenet_residual/study.yaml").read_text())
+    return tmp_path / "photographs"
+
+
+@pytest.mark.parametrize(("name", "size"), [("imagenet_residual", 71), ("inception", 75)])
+def test_the_imagenet_studies_run_in_a_tiny_form_on_two_processes(xceptlab, tmp_path, photographs, name, size):
+    """Their recipe, narrow and short, on photographs that the test makes, with the launcher's path for several devices."""
+    study = yaml.safe_load((ROOT / f"experiments/{name}/study.yaml").read_text())
     study["base"] = [str(ROOT / base) for base in study["base"][:-1]]
     study["seeds"] = [0]
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
     done = xceptlab(
-        *("study", tmp_path / "tiny.yaml", "--jobs", "1", f"--data.root={tmp_path / 'photographs'}", "--data.num_classes=2"),
-        *("--data.size=71", "--data.validation=0", "--model.width=0.05", "--model.middle_blocks=1"),
+        *("study", tmp_path / "tiny.yaml", "--jobs", "1", f"--data.root={photographs}", "--data.num_classes=2"),
+        *(f"--data.size={size}", "--data.validation=0", "--model.width=0.05", "--model.middle_blocks=1"),
         *("--train.epochs=1", "--train.batch_size=12", "--runtime.accelerator=cpu", "--runtime.devices=2", "--runtime.workers=0"),
         *("--runtime.wandb=disabled", f"--runtime.outputs={tmp_path}"),
     )

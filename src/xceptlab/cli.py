@@ -15,10 +15,13 @@ from xceptlab.records import Busy, RunDirectory
 
 if TYPE_CHECKING:
     from xceptlab.report.summary import Summary
+    from xceptlab.schema import RunConfig
     from xceptlab.study import Expansion
 
 MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
+
+EXPORTS = (".onnx", ".pt2", ".safetensors")
 
 LAYERS = """\
 Every field of a run can be layered and overridden: -c FILE (repeatable, the last wins), --train.lr 0.05, --runtime.outputs DIR.
@@ -128,15 +131,23 @@ def _parser() -> _Parser:
     own.add_argument("--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file")
     own = add("train", _train, "Train, evaluate and record one run.", add_help=False)
     own.add_argument("-h", "--help", action="store_true")
-    own = add("evaluate", _evaluate, "Evaluate a run or a checkpoint on a split.")
-    own.add_argument(
-        "weights",
-        metavar="RUN",
-        help="a run's folder or id, its model.safetensors, or a checkpoint; -c gives the network of a lone file",
+    weights = (
+        "a run's folder or id, its model.safetensors, a checkpoint, a Keras or timm file of Xception, or timm's legacy_xception; "
+        "-c gives the network of a lone file"
     )
+    own = add("evaluate", _evaluate, "Evaluate a run or a checkpoint on a split.")
+    own.add_argument("weights", metavar="RUN", help=weights)
     own.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
+    own = add("export", _export, "Write a run's network for other tools.")
+    own.add_argument("weights", metavar="RUN", help=weights)
+    own.add_argument(
+        "output",
+        metavar="OUTPUT",
+        help="file to write: .onnx (checked against onnxruntime), .pt2 (torch.export) or .safetensors (timm's layout)",
+    )
     own = add("describe", _describe, "Show the network as a table: modules, output shapes, parameters, multiply-accumulates.")
     own.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
+    own.add_argument("--compare", nargs=2, metavar=("A", "B"), help="show two configuration files' networks side by side")
     return parser
 
 
@@ -158,22 +169,27 @@ def _train(options: argparse.Namespace, layers: list[str]) -> int:
     return 0
 
 
-def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
+def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Path | str]":
+    """The configuration and the weights of a run's folder or id, of a file, or of timm's Xception by its name."""
     from xceptlab.loading import load_run
 
-    path = Path(options.weights)
+    path = Path(name)
     if not path.exists():  # perhaps a run's id
-        path = Path(load_run(layers).runtime.outputs) / "runs" / options.weights
+        path = Path(load_run(layers, command).runtime.outputs) / "runs" / name
     if not path.exists():
-        raise ValueError(f"{options.weights}: neither a file, a folder nor a run under {path.parent}")
+        if name.split(".")[0].endswith("xception"):
+            return load_run(layers, command), name
+        raise ValueError(f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception")
     weights = path / "model.safetensors" if path.is_dir() else path
     if not weights.is_file():
         raise ValueError(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
     own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
-    if own is None and not layers:
-        raise ValueError(f"{path}: no config.yaml beside it; give its network and data with -c")
     one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
-    config = load_run([*(["-c", str(own)] if own else []), *one_device, *layers], "evaluate")
+    return load_run([*(["-c", str(own)] if own else []), *one_device, *layers], command), weights
+
+
+def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
+    config, weights = _trained(options.weights, layers, "evaluate")
     from xceptlab.data import locate
 
     locate(config.data)
@@ -186,41 +202,45 @@ def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     return 0
 
 
-def _describe(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.loading import load_run
+def _export(options: argparse.Namespace, layers: list[str]) -> int:
+    output = Path(options.output)
+    if output.suffix not in EXPORTS:
+        raise ValueError(f"{output}: the suffix must be one of {', '.join(EXPORTS)}")
+    config, weights = _trained(options.weights, layers, "export")
+    from xceptlab.export import export
 
-    config = load_run(layers, "describe")
-    from rich.console import Console
-    from rich.table import Table
-
-    from xceptlab.models.cost import table
-
-    rows = table(config.model, config.data.classes, config.data.size)
-    view = Table(
-        "module",
-        "kind",
-        title=f"One image of {config.data.size}x{config.data.size}, {config.data.classes} classes",
-        title_justify="left",
-    )
-    for column in ("output", "parameters", "MACs"):
-        view.add_column(column, justify="right")
-    for row in rows[1:]:
-        if row.name.count(".") < options.depth:
-            indent = "  " * row.name.count(".")
-            view.add_row(
-                indent + row.name.split(".")[-1], row.kind, "x".join(map(str, row.shape)), f"{row.parameters:,}", f"{row.macs:,}"
-            )
-    view.add_section()
-    view.add_row("total", rows[0].kind, "", f"{rows[0].parameters:,}", f"{rows[0].macs:,}")
-    Console().print(view)
+    print(export(config, weights, output))
     return 0
 
 
-def _plan(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.report.summary import read_records
+def _describe(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.describe import compare, describe
+    from xceptlab.loading import load_run
+
+    if options.compare:
+        a, b = (load_run([*layers, "-c", file], "describe") for file in options.compare)
+        compare(a, b, options.compare)
+    else:
+        describe(load_run(layers, "describe"), options.depth)
+    return 0
+
+
+def _expand(path: str, layers: list[str]) -> "Expansion":
+    """A study with its arms resolved, their widths solved where they are to match a budget."""
     from xceptlab.study import expand
 
-    expansion = expand(options.study, layers)
+    expansion = expand(path, layers)
+    if next(iter(expansion.arms.values())).model.match == "none":
+        return expansion
+    from xceptlab.matching import matched
+
+    return matched(expansion)
+
+
+def _plan(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.report.summary import UNMATCHED, read_records
+
+    expansion = _expand(options.study, layers)
     records = read_records(expansion)
     from rich.console import Console
     from rich.markup import escape
@@ -239,6 +259,9 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     for arm, tree in trees.items():
         keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
         done = sum(records[arm, seed] is not None for seed in expansion.study.seeds)
+        what = expansion.arms[arm].model.match
+        if what != "none" and abs(getattr(tree[0], what) / getattr(first[0], what) - 1) > UNMATCHED:
+            keys += "\n(unmatched)"
         costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
         view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.study.seeds)}")
     console.print(view)
@@ -257,9 +280,8 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _study(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.study import expand
 
-    expansion = expand(options.study, layers)
+    expansion = _expand(options.study, layers)
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
     from xceptlab.launch.study import run_missing
@@ -273,9 +295,9 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
 
 def _report(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.report.write import publish
-    from xceptlab.study import expand, locate
+    from xceptlab.study import locate
 
-    summary = _write(expand(options.study, layers))
+    summary = _write(_expand(options.study, layers))
     _show(summary)
     if options.publish:
         folder = locate(options.study).parent

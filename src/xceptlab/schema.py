@@ -50,16 +50,31 @@ class ModelConfig(_Section):
 
     order: Literal["depthwise_first", "pointwise_first"] = "depthwise_first"
     """Which convolution of a separable one comes first (the paper's section 1.2 calls the order unimportant)."""
-    intermediate: Literal["none", "relu", "elu", "gelu", "silu"] = "none"
+    intermediate: Literal["none", "relu", "elu", "gelu", "silu", "leaky_relu", "selu", "mish", "hardswish", "tanh"] = "none"
     """Activation between the depthwise and the pointwise convolution (the paper's fig. 10)."""
-    residual: Literal["all", "none"] = "all"
-    """Residual connections around the blocks (the paper's fig. 9)."""
+    intermediate_norm: bool = False
+    """BatchNorm between the two convolutions, before the activation (DeepLabv3+ has both)."""
+    residual: Literal["all", "none", "identity_only", "projection_only"] = "all"
+    """Residual connections around the blocks (the paper's fig. 9): the middle flow's are identities, the others projections."""
+    segments: int | Literal["all"] = "all"
+    """Groups of channels that the 3x3 convolution after the pointwise one sees: 1 is a regular, all a depthwise convolution (the
+    paper's section 1.2); a number needs order pointwise_first."""
+    convolution: Literal["separable", "regular"] = "separable"
+    """regular puts one 3x3 convolution in the place of each separable one."""
     width: float = 1.0
-    """Multiplier of every layer's number of channels, rounded to whole channels."""
+    """Multiplier of every layer's number of channels."""
+    divisor: int = 1
+    """Channels are rounded to multiples of this; 8 lets 1, 2, 4 and 8 segments divide every layer at any width."""
+    match: Literal["none", "parameters", "macs"] = field(default="none", metadata={"identity": False})
+    """In a study: solve each arm's width for the first arm's number of parameters or multiply-accumulates."""
+    timm: str = ""
+    """Name of a timm model to train in place of Xception, such as inception_v3; of the other fields only dropout applies then."""
     middle_blocks: int = 8
     """Number of blocks in the middle flow, 0 to 32."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First two convolutions: the paper's (stride 2, no padding), or size-preserving ones for images of 32x32 and smaller."""
+    fc: tuple[int, ...] = ()
+    """Units of fully connected layers with ReLU before the classifier (the paper's optional ones: [4096, 4096])."""
     dropout: float = 0.0
     """Dropout rate before the classifier (the paper's ImageNet recipe uses 0.5)."""
     padding: Literal["same", "symmetric"] = "same"
@@ -68,19 +83,29 @@ class ModelConfig(_Section):
     """BatchNorm: what is added to the variance (Keras's value)."""
     bn_momentum: float = 0.01
     """BatchNorm: weight of a batch in the running statistics (Keras's momentum of 0.99)."""
+    init: Literal["keras", "timm"] = "keras"
+    """How initial weights are drawn: Glorot uniform as in the original, or as timm's port draws them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("width", self.width > 0 and round(32 * self.width) >= 1, "at least 0.016, to leave the stem a channel")
         self._require("width", self.width <= 16, "at most 16")
+        self._require("divisor", self.divisor >= 1, "at least 1")
         self._require("middle_blocks", 0 <= self.middle_blocks <= 32, "between 0 and 32")
+        segments_ok = self.segments == "all" or (type(self.segments) is int and self.segments >= 1)
+        self._require("segments", segments_ok, "all or a whole number of at least 1")
+        first = self.segments == "all" or (self.order == "pointwise_first" and self.convolution == "separable")
+        self._require("segments", first, "all, unless model.order is pointwise_first and model.convolution separable")
+        fc_ok = isinstance(self.fc, list | tuple) and all(type(units) is int and units >= 1 for units in self.fc)
+        self._require("fc", fc_ok, "a list of numbers of units, each at least 1")
+        object.__setattr__(self, "fc", tuple(self.fc))
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         self._require("bn_eps", self.bn_eps > 0, "above 0")
         self._require("bn_momentum", 0 < self.bn_momentum <= 1, "above 0 and at most 1")
 
     def channels(self, paper: int) -> int:
         """The number of channels of a layer that has ``paper`` channels in the paper."""
-        return round(paper * self.width)
+        return max(1, round(paper * self.width / self.divisor)) * self.divisor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +290,8 @@ class RunConfig(_Section):
         for part in (self.model, self.data, self.train):
             for f in fields(part):
                 if f.metadata.get("identity", True):
-                    values[f"{part.section}.{f.name}"] = getattr(part, f.name)
+                    value = getattr(part, f.name)
+                    values[f"{part.section}.{f.name}"] = list(value) if isinstance(value, tuple) else value  # as JSON, YAML
         return values | {"seed": self.seed}
 
     def changed(self) -> dict[str, Any]:
@@ -277,10 +303,11 @@ class RunConfig(_Section):
     def run_id(self) -> str:
         """A readable slug and a hash of the science: equal science, equal run, whoever asks for it."""
         factors = [getattr(self.model, name) for name in ("order", "intermediate") if f"model.{name}" in self.changed()]
+        factors += [self.model.timm] if self.model.timm else []
         factors += [f"residual_{self.model.residual}"] if "model.residual" in self.changed() else []
         digest = hashlib.sha256(json.dumps([SCIENCE_VERSION, self.changed()], sort_keys=True).encode()).hexdigest()
         return "-".join([self.data.name, *factors, f"seed{self.seed}", digest[:10]])
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as a configuration file holds them."""
-        return dataclasses.asdict(self)
+        return json.loads(json.dumps(dataclasses.asdict(self)))

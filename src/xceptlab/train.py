@@ -4,7 +4,6 @@ import functools
 import importlib.metadata
 import io
 import logging
-import pickle
 import platform
 import shutil
 import subprocess
@@ -28,8 +27,9 @@ from torch import nn
 import xceptlab
 from xceptlab import checkpoints, tracking
 from xceptlab.data.module import DataModule
+from xceptlab.models import build as models
+from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
-from xceptlab.models.xception import Xception
 from xceptlab.optim import AverageWeights
 from xceptlab.records import Record, RunDirectory, final_metrics, throughput, write_atomically
 from xceptlab.schema import RunConfig
@@ -163,7 +163,11 @@ def prepare(config: RunConfig) -> None:
 
 def build(config: RunConfig) -> nn.Module:
     """The run's network with its initial weights, channels last in memory (2.5 times as fast on a CPU)."""
-    network = Xception(config.model, config.data.classes, config.seed).to(memory_format=torch.channels_last)
+    return _laid_out(models.build(config.model, config.data.classes, config.seed), config)
+
+
+def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
+    network = network.to(memory_format=torch.channels_last)
     if config.runtime.compile:
         network.compile()
     return network
@@ -219,12 +223,12 @@ def trainer_on_devices(config: RunConfig, **options: Any) -> pl.Trainer:
     return trainer
 
 
-def evaluate(config: RunConfig, weights: Path, split: Literal["test", "val"]) -> dict[str, float]:
+def evaluate(config: RunConfig, weights: str | Path, split: Literal["test", "val"]) -> dict[str, float]:
     """Top-1 and top-5 (percent) and loss (nats) of weights on a split, by name such as ``test/top1``.
 
     Args:
         config: The network, the data and the devices.
-        weights: A ``model.safetensors`` or a checkpoint of a run.
+        weights: A ``model.safetensors`` or a checkpoint of a run, or what else ``models.pretrained.load`` reads.
         split: Which images.
 
     Raises:
@@ -235,40 +239,12 @@ def evaluate(config: RunConfig, weights: Path, split: Literal["test", "val"]) ->
     data.setup("test")
     if split == "val" and not len(data.validation):
         raise ValueError("--split: val is empty, since data.validation is 0")
-    network = build(config)
-    load_weights(network, weights)
+    network = _laid_out(pretrained.restore(config.model, config.data.classes, weights)[0], config)
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer = trainer_on_devices(config, logger=False, enable_checkpointing=False, enable_progress_bar=sys.stderr.isatty())
     run = trainer.test if split == "test" else trainer.validate
     run(task, datamodule=data, verbose=False)
     return task.evaluation
-
-
-def load_weights(network: nn.Module, file: Path) -> None:
-    """Read ``model.safetensors``, or the weights that a checkpoint would evaluate, into the network.
-
-    Raises:
-        ValueError: Which keys are missing, unexpected or of another shape; or that the file is none of the two.
-    """
-    try:
-        if file.suffix == ".safetensors":
-            state = safetensors.torch.load_file(file)
-        else:
-            lightning = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-            state = {name.removeprefix("network."): value for name, value in lightning.items() if name.startswith("network.")}
-    except FileNotFoundError:
-        raise ValueError(f"{file}: no such file") from None
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{file}: not a readable weight file ({' '.join(str(error).split())[:200]})") from None
-    own = network.state_dict()
-    problems = [f"{name} is missing" for name in own.keys() - state.keys()]
-    problems += [f"{name} is unexpected" for name in state.keys() - own.keys()]
-    shapes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in own.keys() & state.keys()}
-    problems += [f"{name} has shape {has}, not {needs}" for name, (has, needs) in shapes.items() if has != needs]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{file}: does not fit the network: {'; '.join(sorted(problems)[:3])}{more}")
-    network.load_state_dict(state)
 
 
 def npy(array: np.ndarray) -> bytes:

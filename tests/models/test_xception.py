@@ -1,11 +1,13 @@
 """The network: the paper's numbers, and what the variants share."""
 
 import itertools
+from typing import get_args
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from xceptlab.models.build import build
 from xceptlab.models.cost import changes, cost, table
 from xceptlab.models.separable import ACTIVATIONS, SeparableConv2d
 from xceptlab.models.xception import MaxPool, Xception
@@ -21,6 +23,17 @@ SMALL = {"width": 0.125, "middle_blocks": 1}
         ({"order": "pointwise_first"}, 22_873_808, 8_383_857_448),
         ({"residual": "none"}, 21_878_880, 8_125_858_664),
         ({"intermediate": "relu"}, 22_855_952, 8_357_403_496),
+        ({"intermediate_norm": True}, 22_855_952 + 46_096, 8_357_403_496),
+        ({"residual": "identity_only"}, 21_878_880, 8_125_858_664),
+        ({"residual": "projection_only"}, 22_855_952, 8_357_403_496),
+        ({"order": "pointwise_first", "segments": 1}, 221_328_776, 86_470_598_560),
+        ({"order": "pointwise_first", "segments": 4}, 72_318_584, 27_786_559_504),
+        ({"order": "pointwise_first", "segments": 8}, 47_483_552, 18_005_886_328),
+        ({"convolution": "regular"}, 179_071_688, 68_818_345_696),
+        ({"fc": (4096, 4096)}, 50_077_968, 8_384_617_320),
+        ({"middle_blocks": 0}, 9_944_144, 3_708_855_592),
+        ({"middle_blocks": 32}, 61_591_376, 22_303_047_208),
+        ({"timm": "inception_v3"}, 23_834_568, 5_713_216_096),
     ],
 )
 def test_parameters_and_macs_at_299(changes, parameters, macs):
@@ -71,10 +84,10 @@ def test_same_pooling_is_tensorflows(size):
 
 
 @pytest.mark.parametrize("order", ["depthwise_first", "pointwise_first"])
-@pytest.mark.parametrize("intermediate", list(ACTIVATIONS))
+@pytest.mark.parametrize("intermediate", ["none", "relu", "elu", "gelu", "silu"])
 def test_a_separable_convolution_is_its_two_convolutions(order, intermediate):
     torch.manual_seed(0)
-    layer = SeparableConv2d(4, 6, order, intermediate)
+    layer = SeparableConv2d(4, 6, ModelConfig(order=order, intermediate=intermediate))
     x = torch.randn(2, 4, 5, 5)
     activation = {"none": lambda y: y, "relu": F.relu, "elu": F.elu, "gelu": F.gelu, "silu": F.silu}[intermediate]
     if order == "depthwise_first":
@@ -82,6 +95,52 @@ def test_a_separable_convolution_is_its_two_convolutions(order, intermediate):
     else:
         want = F.conv2d(activation(F.conv2d(x, layer.pointwise.weight)), layer.depthwise.weight, padding=1, groups=6)
     assert torch.allclose(layer(x), want, atol=1e-6)
+
+
+def test_the_schema_and_the_network_know_the_same_activations():
+    assert set(ACTIVATIONS) == set(get_args(ModelConfig.__dataclass_fields__["intermediate"].type))
+
+
+@pytest.mark.parametrize("segments", [1, 2, 4, "all"])
+def test_segments_are_groups_of_channels(segments):
+    torch.manual_seed(0)
+    layer = SeparableConv2d(4, 8, ModelConfig(order="pointwise_first", segments=segments))
+    x = torch.randn(2, 4, 5, 5)
+    mixed, groups = F.conv2d(x, layer.pointwise.weight), 8 if segments == "all" else segments
+    want = [
+        F.conv2d(part, w, padding=1) for part, w in zip(mixed.chunk(groups, 1), layer.depthwise.weight.chunk(groups), strict=True)
+    ]
+    assert torch.allclose(layer(x), torch.cat(want, 1), atol=1e-6)
+
+
+def test_segments_that_do_not_divide_say_where_and_what_would():
+    with pytest.raises(
+        ValueError, match=r"3 does not divide the 128 channels of entry.block1.units.0; 1, 2, 4, 8, 16, 32, 64 would"
+    ):
+        cost(ModelConfig(order="pointwise_first", segments=3), 1000, 299)
+
+
+def test_normalisation_stands_between_the_convolutions_before_the_activation():
+    layer = SeparableConv2d(4, 6, ModelConfig(intermediate="relu", intermediate_norm=True)).eval()
+    torch.nn.init.constant_(layer.intermediate_norm.bias, -1)
+    x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    middle = F.relu(layer.intermediate_norm(layer.depthwise(x)))
+    assert torch.equal(layer(x), layer.pointwise(middle))
+
+
+def test_a_timm_model_starts_by_its_seed_and_leaves_the_generator_alone():
+    config = ModelConfig(timm="resnet10t")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a, b, c = (build(config, classes=3, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["fc.weight"], c["fc.weight"])
+
+
+def test_a_timm_name_that_does_not_exist_suggests_the_nearest():
+    with pytest.raises(ValueError, match=r"timm has no model 'inception_v33'; did you mean inception_v3\?"):
+        build(ModelConfig(timm="inception_v33"), classes=3)
 
 
 def test_the_relu_at_the_head_of_a_block_leaves_the_skips_input_alone():
@@ -104,6 +163,12 @@ VARIANTS = [
     {"residual": "none", "intermediate": "elu"},
     {"stem": "cifar"},
     {"width": 0.25},
+    {"intermediate_norm": True},
+    {"residual": "identity_only"},
+    {"residual": "projection_only"},
+    {"order": "pointwise_first", "segments": 2, "divisor": 2},
+    {"convolution": "regular"},
+    {"fc": (32,)},
 ]
 
 

@@ -1,12 +1,14 @@
 """What a network costs: parameters and multiply-accumulates, counted on its structure, without memory for weights."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from xceptlab.models.xception import Xception
+from xceptlab.models.build import build
+from xceptlab.models.separable import SeparableConv2d
 from xceptlab.schema import ModelConfig
 
 
@@ -24,6 +26,8 @@ class Row:
     """Multiply-accumulates of one image's forward pass, its submodules' included."""
     own: str
     """Shapes of the module's own parameters."""
+    regular: tuple[int, int] | None
+    """Of a separable convolution: parameters and MACs of a regular 3x3 convolution in its place."""
 
 
 def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
@@ -35,13 +39,14 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
         ValueError: The image is too small for the network.
     """
     with torch.device("meta"):
-        network = Xception(model, classes).eval()
+        network = build(model, classes).eval()
         image = torch.empty(1, 3, size, size)
     shapes: dict[str, tuple[int, ...]] = {}
 
     def remember(name: str) -> None:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            shapes[name] = tuple(output.shape[1:])
+            if isinstance(output, Tensor):
+                shapes[name] = tuple(output.shape[1:])
 
         network.get_submodule(name).register_forward_hook(hook)
 
@@ -62,11 +67,19 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
             shape=shapes[name],
             parameters=sum(p.numel() for p in module.parameters()),
             macs=macs.get(f"{root}.{name}" if name else root, 0),
+            regular=_regular(module, shapes[name]),
             own=" ".join("x".join(map(str, p.shape)) for p in module.parameters(recurse=False)),
         )
         for name, module in network.named_modules()
         if name in shapes
     ]
+
+
+def _regular(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    if not isinstance(module, SeparableConv2d):
+        return None
+    parameters = 9 * module.pointwise.in_channels * module.pointwise.out_channels
+    return parameters, parameters * math.prod(shape[1:])
 
 
 def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:

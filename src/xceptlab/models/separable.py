@@ -1,11 +1,16 @@
-"""The depthwise separable convolution, with what the paper and its critics vary about it.
+"""The convolution that the paper is about, with what the paper and its critics vary about it.
 
 A separable convolution splits a 3x3 convolution in two: a *depthwise* 3x3 convolution that looks at each channel alone, and a
 *pointwise* 1x1 convolution that mixes the channels. The paper (arXiv:1610.02357) does the depthwise one first and puts nothing
-between them; both choices are fields here.
+between them. It sees a continuum between the regular and the separable convolution (section 1.2): after a pointwise convolution,
+a 3x3 convolution on ``segments`` groups of channels, from 1 group (regular) to as many as there are channels (depthwise).
 """
 
+from typing import Literal
+
 from torch import Tensor, nn
+
+from xceptlab.schema import ModelConfig
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
@@ -13,6 +18,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+    "selu": nn.SELU,
+    "mish": nn.Mish,
+    "hardswish": nn.Hardswish,
+    "tanh": nn.Tanh,
 }
 
 
@@ -22,20 +32,48 @@ class SeparableConv2d(nn.Module):
     Args:
         inputs: Channels of the input.
         outputs: Channels of the output.
-        order: ``depthwise_first`` as in the paper, or ``pointwise_first`` as in an Inception module; the depthwise convolution
-            then acts on the output's channels.
-        intermediate: The activation between the two convolutions, a key of ``ACTIVATIONS``; the paper's fig. 10 compares
-            ``none``, ``relu`` and ``elu``.
+        config: ``order``, ``segments``, ``intermediate`` and ``intermediate_norm`` are read.
+        place: The name of the layer, for errors.
+
+    Raises:
+        ValueError: ``segments`` does not divide the layer's channels.
     """
 
-    def __init__(self, inputs: int, outputs: int, order: str, intermediate: str) -> None:
+    def __init__(self, inputs: int, outputs: int, config: ModelConfig, place: str = "separable") -> None:
         super().__init__()
-        channels = inputs if order == "depthwise_first" else outputs
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.depthwise_first = config.order == "depthwise_first"
+        channels = inputs if self.depthwise_first else outputs
+        groups = self._groups(config.segments, channels, place)
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
         self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.intermediate = ACTIVATIONS[intermediate]()
-        self.depthwise_first = order == "depthwise_first"
+        between = channels if self.depthwise_first else outputs
+        self.intermediate_norm = batch_norm(config, between) if config.intermediate_norm else nn.Identity()
+        self.intermediate = ACTIVATIONS[config.intermediate]()
+
+    @staticmethod
+    def _groups(segments: int | Literal["all"], channels: int, place: str) -> int:
+        if segments == "all":
+            return channels
+        if channels % segments:
+            divisors = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
+            raise ValueError(
+                f"model.segments: {segments} does not divide the {channels} channels of {place}; "
+                f"{', '.join(map(str, divisors))} would, and all"
+            )
+        return segments
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = (self.depthwise, self.pointwise) if self.depthwise_first else (self.pointwise, self.depthwise)
-        return second(self.intermediate(first(x)))
+        return second(self.intermediate(self.intermediate_norm(first(x))))
+
+
+def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> nn.Module:
+    """The 3x3 convolution of the network's blocks: separable, or with ``convolution: regular`` a regular one in its place."""
+    if config.convolution == "regular":
+        return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return SeparableConv2d(inputs, outputs, config, place)
+
+
+def batch_norm(config: ModelConfig, channels: int) -> nn.BatchNorm2d:
+    """BatchNorm with the configuration's constants."""
+    return nn.BatchNorm2d(channels, eps=config.bn_eps, momentum=config.bn_momentum)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xceptlab.models.separable import SeparableConv2d
+from xceptlab.models.separable import batch_norm, convolution
 from xceptlab.schema import ModelConfig
 
 
@@ -38,10 +38,18 @@ class Block(nn.Module):
 
     With ``stride`` 2 the block ends in a max pooling and its skip is a projection: a strided 1x1 convolution with BatchNorm.
     Otherwise the skip is the identity. (N, inputs, H, W) -> (N, widths[-1], ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        config: The architecture; ``residual`` says which skips there are.
+        place: The block's name in the network, for errors.
+        inputs: Channels of the input.
+        widths: Channels after each separable convolution.
+        stride: 1 or 2.
+        relu_first: Whether a ReLU stands before the first convolution.
     """
 
     def __init__(
-        self, config: ModelConfig, inputs: int, widths: tuple[int, ...], *, stride: int, relu_first: bool = True
+        self, config: ModelConfig, place: str, inputs: int, widths: tuple[int, ...], *, stride: int, relu_first: bool = True
     ) -> None:
         super().__init__()
         units: list[nn.Module] = []
@@ -50,17 +58,17 @@ class Block(nn.Module):
             units.append(nn.Sequential())
             if i > 0 or relu_first:
                 units[-1].add_module("relu", nn.ReLU())
-            units[-1].add_module("separable", SeparableConv2d(before, after, config.order, config.intermediate))
-            units[-1].add_module("norm", _norm(config, after))
+            units[-1].add_module("separable", convolution(before, after, config, f"{place}.units.{i}"))
+            units[-1].add_module("norm", batch_norm(config, after))
         self.units = nn.Sequential(*units)
         self.pool = MaxPool(config.padding) if stride == 2 else nn.Identity()
         self.skip: nn.Module | None = None
-        if config.residual == "all":
+        if stride == 2 and config.residual in ("all", "projection_only"):
+            self.skip = nn.Sequential()
+            self.skip.add_module("conv", nn.Conv2d(inputs, widths[-1], 1, stride=2, bias=False))
+            self.skip.add_module("norm", batch_norm(config, widths[-1]))
+        elif stride == 1 and config.residual in ("all", "identity_only"):
             self.skip = nn.Identity()
-            if stride == 2:
-                self.skip = nn.Sequential()
-                self.skip.add_module("conv", nn.Conv2d(inputs, widths[-1], 1, stride=2, bias=False))
-                self.skip.add_module("norm", _norm(config, widths[-1]))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.pool(self.units(x))
@@ -77,9 +85,9 @@ class Stem(nn.Module):
         super().__init__()
         stride, padding = (2, 0) if config.stem == "imagenet" else (1, 1)
         self.conv1 = nn.Conv2d(3, first, 3, stride=stride, padding=padding, bias=False)
-        self.norm1 = _norm(config, first)
+        self.norm1 = batch_norm(config, first)
         self.conv2 = nn.Conv2d(first, second, 3, padding=padding, bias=False)
-        self.norm2 = _norm(config, second)
+        self.norm2 = batch_norm(config, second)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm1(self.conv1(x)))  # (N, 32, 149, 149)
@@ -93,9 +101,11 @@ class Entry(nn.Module):
         super().__init__()
         w = config.channels
         self.stem = Stem(config, w(32), w(64))
-        self.block1 = Block(config, w(64), (w(128), w(128)), stride=2, relu_first=False)  # the stem ends in a ReLU
-        self.block2 = Block(config, w(128), (w(256), w(256)), stride=2)
-        self.block3 = Block(config, w(256), (w(728), w(728)), stride=2)
+        self.block1 = Block(
+            config, "entry.block1", w(64), (w(128), w(128)), stride=2, relu_first=False
+        )  # the stem ends in a ReLU
+        self.block2 = Block(config, "entry.block2", w(128), (w(256), w(256)), stride=2)
+        self.block3 = Block(config, "entry.block3", w(256), (w(728), w(728)), stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)  # (N, 64, 147, 147)
@@ -110,11 +120,11 @@ class Exit(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         w = config.channels
-        self.block = Block(config, w(728), (w(728), w(1024)), stride=2)
-        self.separable1 = SeparableConv2d(w(1024), w(1536), config.order, config.intermediate)
-        self.norm1 = _norm(config, w(1536))
-        self.separable2 = SeparableConv2d(w(1536), w(2048), config.order, config.intermediate)
-        self.norm2 = _norm(config, w(2048))
+        self.block = Block(config, "exit.block", w(728), (w(728), w(1024)), stride=2)
+        self.separable1 = convolution(w(1024), w(1536), config, "exit.separable1")
+        self.norm1 = batch_norm(config, w(1536))
+        self.separable2 = convolution(w(1536), w(2048), config, "exit.separable2")
+        self.norm2 = batch_norm(config, w(2048))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block(x)  # (N, 1024, 10, 10)
@@ -136,11 +146,18 @@ class Xception(nn.Module):
         super().__init__()
         self.entry = Entry(config)
         width = config.channels(728)
-        self.middle = nn.Sequential(*(Block(config, width, (width, width, width), stride=1) for _ in range(config.middle_blocks)))
+        self.middle = nn.Sequential(
+            *(Block(config, f"middle.{i}", width, (width, width, width), stride=1) for i in range(config.middle_blocks))
+        )
         self.exit = Exit(config)
+        features, optional = config.channels(2048), nn.Sequential()
+        for units in config.fc:
+            optional.extend([nn.Linear(features, units), nn.ReLU()])
+            features = units
+        self.fc = optional if config.fc else None
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.channels(2048), classes)
-        initialise(self, seed)
+        self.classifier = nn.Linear(features, classes)
+        initialise(self, config.init, seed)
 
     def features(self, x: Tensor) -> Tensor:
         """The pooled features, (N, 3, H, W) -> (N, 2048)."""
@@ -149,23 +166,31 @@ class Xception(nn.Module):
         return self.exit(x)  # (N, 2048)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.features(x)))  # (N, classes)
+        x = self.features(x)  # (N, 2048)
+        if self.fc is not None:
+            x = self.fc(x)  # (N, units of the last one)
+        return self.classifier(self.dropout(x))  # (N, classes)
 
 
-def initialise(network: nn.Module, seed: int) -> None:
+def initialise(network: nn.Module, scheme: str, seed: int) -> None:
     """Draw every convolution's and linear layer's weights, each from its own generator, seeded by (seed, module name).
 
-    So a module that two variants share by name and shape starts equal in both, whatever else they have. Glorot uniform (Glorot
-    and Bengio 2010), zero biases: Keras's defaults, which the paper's own code used.
+    So a module that two variants share by name and shape starts equal in both, whatever else they have. ``keras``: Glorot uniform
+    (Glorot and Bengio 2010), zero biases, Keras's defaults, which the paper's own code used. ``timm``: as its legacy_xception,
+    convolutions normal with variance 2 / fan out (He et al. 2015), linear layers and biases uniform within 1 / sqrt(fan in).
     """
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-            nn.init.xavier_uniform_(module.weight, generator=generator)
-            if module.bias is not None:
+            bound = module.weight[0].numel() ** -0.5
+            if scheme == "keras":
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            else:
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            if module.bias is not None and scheme == "keras":
                 nn.init.zeros_(module.bias)
-
-
-def _norm(config: ModelConfig, channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=config.bn_eps, momentum=config.bn_momentum)
+            elif module.bias is not None:
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)

@@ -13,6 +13,9 @@ from xceptlab.records import Record, RunDirectory
 from xceptlab.study import Expansion, Registration
 from xceptlab.verdict import Verdict, judge_study
 
+UNMATCHED = 0.01
+"""Relative difference of budgets beyond which arms that are to match do not."""
+
 Records = Mapping[tuple[str, int], Record | None]
 
 
@@ -136,6 +139,15 @@ def _warnings(expansion: Expansion, records: Records) -> list[str]:
             warnings.append(f"{what}: {', '.join(sorted(map(str, values)))}.")
     if any(record.git.get("dirty") for record in done):
         warnings.append("Some runs were made by code with uncommitted changes.")
+    match = next(iter(expansion.arms.values())).model.match
+    if match != "none":
+        spent = {arm: getattr(record, match) for (arm, _), record in records.items() if record}
+        budget = spent.get(next(iter(expansion.arms)))
+        off = [
+            f"{arm} by {100 * (n / budget - 1):+.1f}%" for arm, n in spent.items() if budget and abs(n / budget - 1) > UNMATCHED
+        ]
+        if off:
+            warnings.append(f"Unmatched in {match}: {', '.join(off)}.")
     registration = Registration.read(expansion)
     if registration:
         warnings += [f"Edited after its registration: {edit.rstrip('.')}." for edit in registration.edits(expansion)]

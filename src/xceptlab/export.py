@@ -1,0 +1,127 @@
+"""A network for other tools: ONNX, torch.export's program, or timm's checkpoint. The suffix of the file decides."""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from lightning_utilities.core.imports import RequirementCache
+from torch import Tensor, nn
+
+from xceptlab.models.pretrained import CONSTANTS, restore, to_timm
+from xceptlab.records import write_atomically
+from xceptlab.schema import ModelConfig, RunConfig
+
+TOLERANCE = 1e-4
+"""Largest difference of onnxruntime's logits from ours, in standard deviations of ours."""
+
+BATCH = ({0: torch.export.Dim("batch")},)
+"""The dimension of the images that is free."""
+
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+
+
+def export(config: RunConfig, weights: str | Path, output: Path) -> str:
+    """Write the network with these weights; what was written and how far it was checked, in words.
+
+    Images are (batch, 3, size, size), normalised to the range -1 to 1; the size is ``data.size``, the batch is free.
+
+    Raises:
+        ValueError: The weights do not fit, the format does not have this network, or what was made computes something else.
+    """
+    if not output.parent.is_dir():
+        raise ValueError(f"{output}: there is no folder {output.parent}")
+    if output.suffix == ".onnx" and (absent := [name for name in ONNX if not RequirementCache(name)]):
+        raise ValueError(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
+    network, model = restore(config.model, config.data.classes, weights)
+    if output.suffix == ".safetensors":
+        _refuse_what_timm_lacks(model, output)
+        state = {name: value.contiguous() for name, value in to_timm(network.state_dict()).items()}
+        write_atomically(output, safetensors.torch.save(state, {"format": "pt"}))
+        return f"{output}: timm's legacy_xception, {len(state)} tensors"
+    side = config.data.size
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    logits = _logits(network.eval(), images)
+    if output.suffix == ".pt2":
+        write_atomically(output, _program(network, images))
+        return f"{output}: torch.export's program, images (batch, 3, {side}, {side})"
+    data = _onnx(network, images)
+    difference = ((_onnxruntime(data, images) - logits).abs().max() / logits.std()).item()
+    if not difference < TOLERANCE:
+        raise ValueError(f"{output}: not written: onnxruntime's logits differ by {difference:.2g} sd (allowed: {TOLERANCE:g})")
+    write_atomically(output, data)
+    return f"{output}: ONNX, images (batch, 3, {side}, {side}); onnxruntime's logits differ by {difference:.2g} sd"
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Of one, two and four images in turn: the program was made with two."""
+    try:
+        return torch.cat([network(images[:1]), network(images), network(torch.cat([images, images.flip(-1)]))])
+    except RuntimeError as error:
+        raise ValueError(f"data.size: {images.shape[-1]} is too small for this network ({error})") from None
+
+
+def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
+    """A checkpoint says neither the padding nor an activation, so the configuration has to be the one that timm computes."""
+    if model.timm:
+        raise ValueError(f"{output}: model.timm is {model.timm}, whose model.safetensors has timm's layout already")
+    theirs = ModelConfig(**CONSTANTS["timm"])
+    other = {
+        f.name: (getattr(theirs, f.name), getattr(model, f.name))
+        for f in dataclasses.fields(ModelConfig)
+        if f.name not in ("bn_momentum", "dropout", "init", "match") and getattr(theirs, f.name) != getattr(model, f.name)
+    }
+    if other:
+        told = ", ".join(f"model.{name} {ours} (timm: {timms})" for name, (timms, ours) in other.items())
+        flags = " ".join(f"--model.{name} {timms}" for name, (timms, _) in other.items())
+        anyway = f"; to write it as if it had timm's, add {flags}" if other.keys() <= {"padding", "bn_eps"} else ""
+        raise ValueError(f"{output}: timm's legacy_xception would compute something else, since this one has {told}{anyway}")
+
+
+def _program(network: nn.Module, images: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.export.save(torch.export.export(network, (images,), dynamic_shapes=BATCH), buffer)
+    return buffer.getvalue()
+
+
+def _onnx(network: nn.Module, images: Tensor) -> bytes:
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes=BATCH,
+            input_names=["images"],
+            output_names=["logits"],
+        )
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+def _onnxruntime(data: bytes, images: Tensor) -> Tensor:
+    """What onnxruntime computes, as ``_logits``."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    batches = (images[:1], images, torch.cat([images, images.flip(-1)]))
+    return torch.cat([torch.as_tensor(session.run(None, {"images": batch.numpy()})[0]) for batch in batches])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' remarks on torch's own decompositions."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

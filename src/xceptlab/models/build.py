@@ -1,0 +1,30 @@
+"""The network that a configuration describes: ours, or one of timm's as a baseline."""
+
+import difflib
+
+import torch
+from torch import nn
+
+from xceptlab.models.xception import Xception
+from xceptlab.schema import ModelConfig
+
+
+def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
+    """Images (N, 3, H, W) to logits (N, classes), with initial weights drawn from the seed.
+
+    A timm model draws its weights by its own scheme from one generator, so that only equal networks start equal; an auxiliary
+    classifier is off, as in the paper's comparison with Inception V3.
+
+    Raises:
+        ValueError: timm has no such model.
+    """
+    if not config.timm:
+        return Xception(config, classes, seed)
+    import timm
+
+    if not timm.is_model(config.timm):
+        near = difflib.get_close_matches(config.timm, timm.list_models(), n=1, cutoff=0.3)
+        raise ValueError(f"model.timm: timm has no model {config.timm!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return timm.create_model(config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout)

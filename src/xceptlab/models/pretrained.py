@@ -1,0 +1,333 @@
+"""Weights from elsewhere into our network, and back: Keras's Xception files and timm's ``legacy_xception``.
+
+The two differ in what a checkpoint does not hold: Keras pads max poolings as TensorFlow does and has BatchNorm constants of 1e-3
+and 0.99, timm pads symmetrically with torch's 1e-5 and 0.1. ``load`` chooses by the source and says so.
+"""
+
+import dataclasses
+import io
+import re
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xceptlab.models.build import build
+from xceptlab.models.xception import Xception
+from xceptlab.schema import ModelConfig
+
+CONSTANTS: dict[str, dict[str, Any]] = {
+    "Keras": {"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.01},
+    "timm": {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1},
+    "xceptlab": {},
+}
+"""What the sources have and their checkpoints do not say."""
+
+TIMM_NAMES = ("legacy_xception", "xception")
+"""What timm calls, and called, the paper's network; its xception41, 65 and 71 are other ones."""
+
+State = Mapping[str, Tensor]
+
+
+def load(path_or_name: str | Path, **overrides: Any) -> Xception:
+    """The network with weights from a file or from timm, in eval mode.
+
+    Args:
+        path_or_name: A Keras ``.weights.h5``, ``.h5`` or ``.keras`` file of Xception, with or without top; a checkpoint of timm's
+            ``legacy_xception`` or one of ours (``.safetensors``, ``.pth``); or the name of a timm model, which timm downloads.
+        overrides: Fields of ``ModelConfig`` that differ from the source's, and ``classes`` for a file without top (default 1000).
+
+    Raises:
+        ValueError: The file cannot be read, or its keys do not fit: which are missing, unexpected or of another shape.
+    """
+    classes = overrides.pop("classes", None)
+    if unknown := set(overrides) - {f.name for f in dataclasses.fields(ModelConfig)}:
+        raise ValueError(f"{min(unknown)}: there is no such field of model")
+    source, state = read(path_or_name)
+    config = ModelConfig(**CONSTANTS[source] | overrides)
+    announce(path_or_name, source, config)
+    head = state.get("classifier.bias")
+    network = Xception(config, len(head) if classes is None and head is not None else classes or 1000)
+    if head is None:
+        print(f"{path_or_name}: has no top, so the classifier is random", file=sys.stderr)
+        state = {**state, **{f"classifier.{name}": value for name, value in network.classifier.state_dict().items()}}
+    fit(network, state, str(path_or_name))
+    return network.eval()
+
+
+def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.Module, ModelConfig]:
+    """The network with weights from wherever ``load`` finds them, and its configuration: foreign ones bring their constants.
+
+    Raises:
+        ValueError: The weights cannot be read or do not fit the network.
+    """
+    source, state = ("xceptlab", read_tensors(Path(weights))) if config.timm else read(weights)
+    if source != "xceptlab":
+        config = dataclasses.replace(config, **CONSTANTS[source])
+        announce(weights, source, config)
+    network = build(config, classes)
+    fit(network, state, str(weights))
+    return network, config
+
+
+def announce(where: str | Path, source: str, config: ModelConfig) -> None:
+    """Say on standard error what was chosen by the source of weights."""
+    constants = f"padding {config.padding}, bn_eps {config.bn_eps:g}, bn_momentum {config.bn_momentum:g}"
+    print(f"{where}: weights from {source}; {constants}", file=sys.stderr)
+
+
+def fit(network: nn.Module, state: State, where: str) -> None:
+    """Load weights that fit to the last key; BatchNorm's counts of batches may be absent.
+
+    Raises:
+        ValueError: Which keys are missing, unexpected or of another shape.
+    """
+    own = network.state_dict()
+    counts = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    state = counts | dict(state)
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is unexpected" for name in state if name not in own]
+    for name in own:
+        if name in state and state[name].shape != own[name].shape:
+            problems.append(f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}")
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{where}: does not fit the network: {'; '.join(problems[:3])}{more}")
+    network.load_state_dict(state)
+
+
+def read(path_or_name: str | Path) -> tuple[str, State]:
+    """(Keras, timm or xceptlab; the weights by our names)."""
+    path = Path(path_or_name)
+    if path.suffix in (".h5", ".keras"):
+        return "Keras", _read_keras(path)
+    if path.suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
+        state = read_tensors(path)
+        return ("timm", from_timm(state, str(path))) if "conv1.weight" in state else ("xceptlab", state)
+    return "timm", _download(str(path_or_name))
+
+
+def read_tensors(path: Path) -> State:
+    """Tensors by name from safetensors or a torch file; a Lightning checkpoint gives its network. Nothing is executed.
+
+    Raises:
+        ValueError: The file is neither.
+    """
+    import pickle
+
+    import safetensors.torch
+
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if "pytorch-lightning_version" in state:
+            return {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
+        state = state.get("state_dict", state)
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("it holds more than tensors")
+        return state
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (
+        OSError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ) as error:
+        raise ValueError(f"{path}: not a readable weight file ({' '.join(str(error).split())[:200]})") from None
+
+
+def _download(name: str) -> State:
+    if name.split(".")[0] not in TIMM_NAMES:
+        raise ValueError(
+            f"{name}: neither a weight file (.h5, .keras, .safetensors, .pth) nor timm's Xception; did you mean {TIMM_NAMES[0]}?"
+        )
+    import timm
+
+    try:
+        return from_timm(timm.create_model(name, pretrained=True).state_dict(), name)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{name}: timm cannot load its weights here ({' '.join(str(error).split())[:200]})") from None
+
+
+# ---- timm -----------------------------------------------------------------------------------------------------------------
+
+
+def timm_names() -> dict[str, str]:
+    """Our modules' names to those of timm's legacy_xception, module by module."""
+    names = {"entry.stem.conv1": "conv1", "entry.stem.norm1": "bn1", "entry.stem.conv2": "conv2", "entry.stem.norm2": "bn2"}
+    for ours, theirs in (
+        *((f"entry.block{i}", f"block{i}") for i in (1, 2, 3)),
+        *((f"middle.{i}", f"block{4 + i}") for i in range(8)),
+        ("exit.block", "block12"),
+    ):
+        at = 0 if ours == "entry.block1" else 1  # the first block does not begin with a ReLU
+        for unit in range(3 if ours.startswith("middle") else 2):
+            names[f"{ours}.units.{unit}.separable.depthwise"] = f"{theirs}.rep.{3 * unit + at}.conv1"
+            names[f"{ours}.units.{unit}.separable.pointwise"] = f"{theirs}.rep.{3 * unit + at}.pointwise"
+            names[f"{ours}.units.{unit}.norm"] = f"{theirs}.rep.{3 * unit + at + 1}"
+        if not ours.startswith("middle"):
+            names |= {f"{ours}.skip.conv": f"{theirs}.skip", f"{ours}.skip.norm": f"{theirs}.skipbn"}
+    for i in (1, 2):
+        names[f"exit.separable{i}.depthwise"] = f"conv{i + 2}.conv1"
+        names[f"exit.separable{i}.pointwise"] = f"conv{i + 2}.pointwise"
+        names[f"exit.norm{i}"] = f"bn{i + 2}"
+    return names | {"classifier": "fc"}
+
+
+def from_timm(state: State, where: str) -> State:
+    """legacy_xception's weights by our names.
+
+    Raises:
+        ValueError: A key that the network does not have.
+    """
+    ours = {theirs: ours for ours, theirs in timm_names().items()}
+    renamed = {}
+    for name, value in state.items():
+        module, _, kind = name.rpartition(".")
+        if module not in ours:
+            raise ValueError(f"{where}: {name} is unexpected in a legacy_xception checkpoint")
+        renamed[f"{ours[module]}.{kind}"] = value
+    return renamed
+
+
+def to_timm(state: State) -> State:
+    """The paper's network's weights by legacy_xception's names.
+
+    Raises:
+        ValueError: A variant that timm's network does not have.
+    """
+    theirs = timm_names()
+    renamed = {}
+    for name, value in state.items():
+        module, _, kind = name.rpartition(".")
+        if module not in theirs:
+            raise ValueError(f"{name}: timm's legacy_xception has no such layer; only the paper's network fits its layout")
+        renamed[f"{theirs[module]}.{kind}"] = value
+    return renamed
+
+
+# ---- Keras ----------------------------------------------------------------------------------------------------------------
+
+
+class _Layer(NamedTuple):
+    """One layer with weights, in the order of Keras's ``model.layers``."""
+
+    ours: str
+    kind: str
+    """conv2d, separable_conv2d, batch_normalization or dense."""
+    name: str
+    """Keras's explicit name; empty for a shortcut's layers, which Keras names by itself."""
+
+
+def keras_layers() -> Iterator[_Layer]:
+    """The layers of Keras's Xception."""
+    for i in (1, 2):
+        yield _Layer(f"entry.stem.conv{i}", "conv2d", f"block1_conv{i}")
+        yield _Layer(f"entry.stem.norm{i}", "batch_normalization", f"block1_conv{i}_bn")
+    blocks = [*(f"entry.block{i}" for i in (1, 2, 3)), *(f"middle.{i}" for i in range(8)), "exit.block"]
+    for number, block in enumerate(blocks, start=2):
+        for unit in range(3 if block.startswith("middle") else 2):
+            yield _Layer(f"{block}.units.{unit}.separable", "separable_conv2d", f"block{number}_sepconv{unit + 1}")
+            yield _Layer(f"{block}.units.{unit}.norm", "batch_normalization", f"block{number}_sepconv{unit + 1}_bn")
+        if not block.startswith("middle"):
+            yield _Layer(f"{block}.skip.conv", "conv2d", "")
+            yield _Layer(f"{block}.skip.norm", "batch_normalization", "")
+    for i in (1, 2):
+        yield _Layer(f"exit.separable{i}", "separable_conv2d", f"block14_sepconv{i}")
+        yield _Layer(f"exit.norm{i}", "batch_normalization", f"block14_sepconv{i}_bn")
+    yield _Layer("classifier", "dense", "predictions")
+
+
+def _read_keras(path: Path) -> State:
+    try:
+        import h5py
+    except ImportError:
+        raise ValueError(f"{path}: reading Keras's files needs h5py (pip install 'xceptlab[keras]')") from None
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+                return _keras_state(_by_kind(file), str(path))
+        with h5py.File(path) as file:
+            return _keras_state(_by_kind(file) if "layers" in file else _by_name(file), str(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable Keras file ({error})") from None
+
+
+def _number(name: str) -> int:
+    """What counts Keras's automatic names: 0 for ``conv2d``, 3 for ``conv2d_3``."""
+    return int(found[1]) if (found := re.search(r"_(\d+)$", name)) else 0
+
+
+def _by_kind(file: Any) -> dict[str, list[np.ndarray]]:
+    """``.weights.h5`` and ``.keras``: layers are named by their class and counted in the order of the model."""
+    found: dict[str, list[str]] = {}
+    for name in file["layers"]:
+        if len(file["layers"][name].get("vars", ())):
+            found.setdefault(re.sub(r"_\d+$", "", name), []).append(name)
+    queues = {kind: iter(sorted(names, key=_number)) for kind, names in found.items()}
+    state = {}
+    for layer in keras_layers():
+        if name := next(queues.get(layer.kind, iter(())), None):
+            variables = file["layers"][name]["vars"]
+            state[layer.ours] = [np.asarray(variables[str(i)]) for i in range(len(variables))]
+    return state
+
+
+def _by_name(file: Any) -> dict[str, list[np.ndarray]]:
+    """``.h5``: layers have their names; only the shortcuts' are counted."""
+    root = file.get("model_weights", file)
+    names = [name.decode() if isinstance(name, bytes) else name for name in root.attrs["layer_names"]]
+    weighted = [name for name in names if len(root[name].attrs["weight_names"])]
+    automatic = {
+        "conv2d": iter(sorted((n for n in weighted if re.fullmatch(r"(conv2d|convolution2d)(_\d+)?", n)), key=_number)),
+        "batch_normalization": iter(
+            sorted((n for n in weighted if re.fullmatch(r"batch_?normalization(_\d+)?", n)), key=_number)
+        ),
+    }
+    state = {}
+    for layer in keras_layers():
+        name = layer.name or next(automatic[layer.kind], "")
+        if name in weighted:
+            group = root[name]
+            state[layer.ours] = [np.asarray(group[weight]) for weight in group.attrs["weight_names"]]
+    return state
+
+
+def _keras_state(layers: dict[str, list[np.ndarray]], where: str) -> State:
+    """Keras's arrays as torch's tensors: kernels (H, W, in, out) to (out, in, H, W)."""
+    state: dict[str, Tensor] = {}
+    for layer in keras_layers():
+        if layer.ours not in layers:
+            if layer.kind == "dense":
+                continue
+            raise ValueError(
+                f"{where}: {layer.name or layer.kind + ' of the shortcut ' + layer.ours} is missing; is it Xception's?"
+            )
+        arrays = layers[layer.ours]
+        suffixes = {
+            "conv2d": ["weight"],
+            "separable_conv2d": ["depthwise.weight", "pointwise.weight"],
+            "batch_normalization": ["weight", "bias", "running_mean", "running_var"],
+            "dense": ["weight", "bias"],
+        }[layer.kind]
+        if len(arrays) != len(suffixes):
+            raise ValueError(f"{where}: {layer.name or layer.ours} has {len(arrays)} arrays, not {len(suffixes)}")
+        for suffix, array in zip(suffixes, arrays, strict=True):
+            if array.ndim == 4:
+                array = array.transpose((2, 3, 0, 1) if suffix.startswith("depthwise") else (3, 2, 0, 1))
+            elif array.ndim == 2:
+                array = array.T
+            state[f"{layer.ours}.{suffix}"] = torch.from_numpy(np.ascontiguousarray(array))
+    return state
