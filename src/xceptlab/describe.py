@@ -30,7 +30,7 @@ def describe(config: RunConfig, depth: int) -> None:
             view.add_row(name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}", *regular)
     view.add_section()
     view.add_row("total", rows[0].kind, "", f"{rows[0].parameters:,}", f"{rows[0].macs:,}")
-    console = Console(highlight=False)
+    console = _console()
     console.print(view)
     if any(row.regular for row in rows) and config.model.segments == "all":
         model = dataclasses.replace(config.model, convolution="regular")
@@ -56,10 +56,15 @@ def compare(a: RunConfig, b: RunConfig, names: Sequence[str]) -> None:
         view.add_row(name, *_pair(parts[0].get(name), parts[1].get(name)))
     view.add_section()
     view.add_row("total", *_pair(one[0], two[0]))
-    console = Console(highlight=False)
+    console = _console()
     console.print(view)
     for line in changes(one, two):
         console.print("  " + line, markup=False)
+
+
+def _console() -> Console:
+    """Wide enough that no number is cut; a narrower terminal wraps the lines."""
+    return Console(highlight=False, width=max(Console().width, 132))
 
 
 def _pair(a: Row | None, b: Row | None) -> list[str]:
