@@ -170,8 +170,9 @@ class _Display:
                 )
         parts: list[Text | Table] = [head, view] if view.row_count else [head]
         for state in ("done", "failed", "waiting"):
-            names = [self._name(id) + (self._score(id) if state == "done" else "") for id in states if states[id] == state]
-            parts += [Text(f"{state}: {'; '.join(names)}", style="dim")] if names else []
+            runs = [self._name(run_id) for run_id in states if states[run_id] == state]
+            if runs:
+                parts.append(Text(f"{state}: {', '.join(runs)}", style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
 
 
