@@ -1,5 +1,6 @@
 """What the tests share. Everything that a test needs it makes, but for the data sets that it looks for beside the checkout."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,11 @@ TINY = [
 def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
     """``tiny("--train.lr=0.5", ...)``: a run of 10 steps that leaves its outputs in ``tmp_path / "outputs"``."""
     return lambda *overrides: load_run([*TINY, f"--runtime.outputs={tmp_path / 'outputs'}", *overrides])
+
+
+def listen_to_ctrl_c() -> None:
+    """For ``preexec_fn``: tests that run in the background (a CI, nohup) and their children may be set to ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 
-from conftest import CIFAR10, ROOT
+from conftest import CIFAR10, ROOT, listen_to_ctrl_c
 
 SMALL = [
     *("--model.middle_blocks=1", "--data.train_images=300", "--data.test_images=100", "--runtime.wandb=disabled"),
@@ -24,9 +24,9 @@ def records(outputs):
 
 def test_a_study_is_interrupted_continued_and_then_only_judged(xceptlab, tmp_path):
     arguments = ["study", "experiments/residual", *SMALL, "--train.epochs=15", f"--runtime.outputs={tmp_path}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "xceptlab", *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command = [sys.executable, "-m", "xceptlab", *arguments]
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=listen_to_ctrl_c, **pipes)
     deadline = time.monotonic() + 120
     while len(records(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

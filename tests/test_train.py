@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, listen_to_ctrl_c
 from xceptlab import checkpoints, cli, records, tracking
 from xceptlab.records import RunDirectory
 from xceptlab.task import Task
@@ -308,7 +308,8 @@ def test_wandb_offline_has_one_run_by_the_run_id(tiny, monkeypatch):
 
 def start(outputs, *overrides):
     command = [sys.executable, "-m", "xceptlab", "train", *TINY, f"--runtime.outputs={outputs}", *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, preexec_fn=listen_to_ctrl_c, **pipes)
 
 
 def wait_for_epoch(process, outputs, epoch):
