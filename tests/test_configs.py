@@ -18,6 +18,7 @@ STUDIES = sorted((ROOT / "experiments").glob("*/study.yaml"))
 ON_CIFAR10 = ["model/xception_cifar", "data/cifar10", "train/cifar"]
 RECIPES = [
     (["model/xception", "data/imagenet", "train/imagenet_paper"], "imagenet", 299, 1000),
+    (["model/xception", "data/imagenet", "train/imagenet_modern"], "imagenet", 299, 1000),
     (["model/xception_cifar", "data/cifar10", "train/cifar"], "cifar10", 32, 10),
     (["model/xception_cifar", "data/cifar100", "train/cifar"], "cifar100", 32, 100),
     (["model/xception_tiny", "data/digits", "train/digits"], "digits", 16, 10),

@@ -193,6 +193,14 @@ OTHER = {
         "crop": "resized",
         "pad": 3,
         "flip": False,
+        "on_corrupt": "skip",
+        "short_side": 256,
+        "quality": 0,
+        "cutout": 8,
+        "colour": 0.4,
+        "rand_augment": 9,
+        "mixup": 0.2,
+        "cutmix": 1.0,
         "eval_crop": 1.0,
         "num_classes": 5,
     },
@@ -219,7 +227,7 @@ OTHER = {
 }
 NO_SCIENCE = {
     "model": {"match": "macs"},
-    "data": {"root": "/elsewhere", "download": True},
+    "data": {"root": "/elsewhere", "download": True, "cache": "/scratch"},
     "runtime": {
         "outputs": "/elsewhere",
         "accelerator": "gpu",

@@ -17,6 +17,7 @@ from PIL import Image
 
 from conftest import ROOT, TINY, listen_to_ctrl_c
 from xceptlab import checkpoints, cli, records, tracking
+from xceptlab.data.module import Batch
 from xceptlab.records import RunDirectory
 from xceptlab.task import Task
 from xceptlab.train import evaluate, train
@@ -361,3 +362,18 @@ def test_two_processes_train_and_count_every_test_image_once(tiny, tmp_path):
     one_process = evaluate(config, directory(config).path / "model.safetensors", "test")
     assert one_process["test/top1"] == record.metrics["test/top1"]
     assert one_process["test/loss"] == pytest.approx(record.metrics["test/loss"], rel=1e-6)
+
+
+def test_mixed_images_count_for_both_labels_as_a_soft_target_would(tiny):
+    """Against cross-entropy with probabilities, label smoothing included."""
+    config = tiny("--train.label_smoothing=0.1")
+    task = Task(config, torch.nn.Flatten(), 1, 1)
+    images, labels, own = torch.randn(5, 10), torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0.7, 0.7, 0.9, 0.9, 1.0])
+    nothing = torch.empty(0)
+    batch = Batch(images, labels, torch.arange(5), nothing, nothing, own, 0.2, 0)
+    targets = torch.zeros(5, 10)
+    for i, partner in enumerate((1, 0, 3, 2, 4)):
+        targets[i, labels[i]] += own[i]
+        targets[i, labels[partner]] += 1 - own[i]
+    wanted = torch.nn.functional.cross_entropy(images, targets, label_smoothing=0.1)
+    assert float(task.training_step(batch, 0)["loss"]) == pytest.approx(float(wanted), rel=1e-5)

@@ -50,11 +50,13 @@ def main(argv: list[str]) -> int:
         mendable = isinstance(
             error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
         )
-        return _say(f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD_INPUT if mendable else FAILED)
+        return _say(
+            f"{error.filename}: {error.strerror}" if error.filename else _raised(error), BAD_INPUT if mendable else FAILED
+        )
     except ValueError as error:
         if not _ours(error):
             raise
-        return _say(str(error).rpartition("\nValueError: ")[2], BAD_INPUT)  # all of it, or what a loader's worker raised
+        return _say(_raised(error), BAD_INPUT)
     except Busy as error:
         return _say(str(error), INTERRUPTED)
     except KeyboardInterrupt:
@@ -69,6 +71,11 @@ def _ours(error: ValueError) -> bool:
     while frame and frame.tb_next:
         frame = frame.tb_next
     return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("xceptlab.")
+
+
+def _raised(error: Exception) -> str:
+    """The message, without the traceback that a loader's worker puts before it."""
+    return str(error).rpartition(f"\n{type(error).__name__}: ")[2]
 
 
 def _say(message: str, code: int) -> int:
@@ -145,6 +152,16 @@ def _parser() -> _Parser:
         metavar="OUTPUT",
         help="file to write: .onnx (checked against onnxruntime), .pt2 (torch.export) or .safetensors (timm's layout)",
     )
+    own = add("data", _data, "Check a data set before it is used, or prepare reduced photographs (data.short_side).")
+    own.add_argument(
+        "action",
+        choices=("check", "prepare"),
+        help="check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to",
+    )
+    own.add_argument("--all", action="store_true", help="check decodes every image, not 200 of each split")
+    own = add("bench", _bench, "Measure speed on this machine: run a program of benchmarks/ in the repository.")
+    own.add_argument("name", metavar="NAME", help="which one, such as loader")
+    own.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
     own = add("describe", _describe, "Show the network as a table: modules, output shapes, parameters, multiply-accumulates.")
     own.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
     own.add_argument("--compare", nargs=2, metavar=("A", "B"), help="show two configuration files' networks side by side")
@@ -210,6 +227,59 @@ def _export(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.export import export
 
     print(export(config, weights, output))
+    return 0
+
+
+def _data(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.loading import load_run
+
+    config = load_run(layers, "data")
+    if options.action == "prepare":
+        return _prepare(config)
+    from rich.console import Console
+    from rich.table import Table
+
+    from xceptlab.data.check import Counts, check
+
+    view = Table("split", "images", "classes", "smallest class", "largest class")
+    wrong = 0
+    for found in check(config.data, options.all, config.runtime.workers):
+        if isinstance(found, Counts):
+            sizes = found.images, found.classes, found.smallest, found.largest
+            view.add_row(found.split, *(f"{size:,}" for size in sizes))
+        else:
+            print(f"xceptlab: {found}", file=sys.stderr)
+            wrong += 1
+    Console().print(view)
+    print(f"{wrong} unreadable images" if wrong else f"All {'' if options.all else 'sampled '}images decode.")
+    return BAD_INPUT if wrong else 0
+
+
+def _prepare(config: "RunConfig") -> int:
+    if not config.data.short_side:
+        raise ValueError("data.short_side: 0 is not allowed; to prepare, it must be the pixels wanted, such as 256")
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from xceptlab.data.imagenet import prepared
+    from xceptlab.data.prepare import prepare
+
+    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as view:
+        task = view.add_task("Photographs", total=None)
+        for done, total in prepare(config.data, config.runtime.workers):
+            view.update(task, completed=done, total=total)
+    print(f"Prepared in {prepared(config.data)}")
+    return 0
+
+
+def _bench(options: argparse.Namespace, layers: list[str]) -> int:
+    import runpy
+
+    folder = Path(__file__).parents[2] / "benchmarks"
+    names = sorted(file.stem for file in folder.glob("*.py"))
+    if options.name not in names:
+        raise ValueError(f"{options.name}: no such benchmark; {', '.join(names) or 'they are in the repository'}")
+    sys.argv = [options.name, *options.arguments]
+    runpy.run_path(str(folder / f"{options.name}.py"), run_name="__main__")
     return 0
 
 

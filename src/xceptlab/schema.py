@@ -117,9 +117,9 @@ class DataConfig(_Section):
     name: Literal["digits", "cifar10", "cifar100", "imagenet"] = "imagenet"
     """The data set; digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``."""
     root: str = field(default="data", metadata={"identity": False})
-    """Folder that holds the data set."""
+    """Folder that holds the data set, or hf://OWNER/NAME for a data set of the Hugging Face hub."""
     download: bool = field(default=False, metadata={"identity": False})
-    """Download CIFAR into ``root`` (through torchvision) if it is not there."""
+    """Download what is not there: CIFAR into ``root`` (through torchvision), a set of the hub into its own cache."""
     size: int = 299
     """Side of the images that the network sees, in pixels."""
     validation: float = 0.0
@@ -130,12 +130,32 @@ class DataConfig(_Section):
     """Train on this many images only, stratified by class; 0 uses all."""
     test_images: int = 0
     """Test on this many images only, stratified by class; 0 uses all."""
+    on_corrupt: Literal["error", "skip"] = "error"
+    """A training photograph that cannot be decoded: end with its name, or take the next one of the split in its place, say so and
+    count it in the log."""
+    short_side: int = 0
+    """Read photographs whose short side ``xceptlab data prepare`` has reduced to this many pixels; 0 decodes the originals."""
+    quality: int = 90
+    """JPEG quality of the prepared photographs; 0 keeps their pixels as they are."""
+    cache: str = field(default="", metadata={"identity": False})
+    """Folder of the prepared photographs; prepared/ under ``root`` if empty."""
     crop: Literal["none", "pad", "resized"] = "resized"
     """Random crop in training: none; after reflecting ``pad`` pixels at the borders; or Inception's random resized crop."""
     pad: int = 4
     """Pixels that ``crop: pad`` reflects at each border."""
     flip: bool = True
     """Mirror half of the training images."""
+    cutout: int = 0
+    """Side in pixels of a square of each training image that is blanked (DeVries and Taylor 2017); 0 blanks nothing."""
+    colour: float = 0.0
+    """Vary brightness, contrast and saturation of each training photograph by factors of 1 - colour to 1 + colour."""
+    rand_augment: int = 0
+    """Magnitude of torchvision's RandAugment for training photographs (Cubuk et al. 2020; 9 is usual), 1 to 30; 0 for none."""
+    mixup: float = 0.0
+    """Mix pairs of training images by a ratio from Beta(mixup, mixup) (Zhang et al. 2018); 0 does not."""
+    cutmix: float = 0.0
+    """Paste a box of each other into pairs of training images, its area from Beta(cutmix, cutmix) (Yun et al. 2019); 0 does not.
+    With mixup too, a coin decides for each pair."""
     eval_crop: float = 0.875
     """Side of the central crop in evaluation, as a part of the short side of the image (photographs only)."""
 
@@ -153,8 +173,18 @@ class DataConfig(_Section):
         self._require("test_images", self.test_images >= 0, "0 (all) or more")
         self._require("pad", 0 <= self.pad < self.size, "at least 0 and below data.size")
         self._require("eval_crop", 0 < self.eval_crop <= 1, "above 0 and at most 1")
-        crops = ("none", "resized") if self.name == "imagenet" else ("none", "pad")
+        photographs = self.name == "imagenet"
+        crops = ("none", "resized") if photographs else ("none", "pad")
         self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}")
+        for name in ("short_side", "colour", "rand_augment"):
+            self._require(name, photographs or not getattr(self, name), f"left out for {self.name}: it is for photographs")
+        self._require("short_side", self.short_side == 0 or self.short_side >= 8, "0 (the originals) or at least 8")
+        self._require("quality", 0 <= self.quality <= 100, "between 0 (pixels) and 100")
+        self._require("cutout", 0 <= self.cutout <= 2 * self.size, "at least 0 and at most twice data.size")
+        self._require("colour", 0 <= self.colour < 1, "at least 0 and below 1")
+        self._require("rand_augment", 0 <= self.rand_augment <= 30, "between 0 and 30")
+        for name in ("mixup", "cutmix"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("num_classes", self.num_classes == 0 or self.num_classes >= 2, "0 or at least 2")
         fixed = self.name != "imagenet" and self.num_classes not in (0, self.CLASSES[self.name])
         self._require("num_classes", not fixed, f"{self.CLASSES[self.name]} for {self.name}")

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection, SumMetric
 
 from xceptlab import optim
+from xceptlab.data.augment import partners
 from xceptlab.data.module import Batch
 from xceptlab.data.order import bits
 from xceptlab.schema import RunConfig
@@ -45,10 +46,18 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self.network(batch.images)
-        smoothing = self.config.train.label_smoothing
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing) * batch.weight
+        loss = self._loss(logits, batch) * batch.weight
         correct = (logits.detach().argmax(1) == batch.labels).sum() * batch.weight
         return {"loss": loss, "top1": 100 * correct}
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The summed cross-entropy; an image mixed with its partner counts for both labels in its parts."""
+        smoothing = self.config.train.label_smoothing
+        if not len(batch.own):
+            return F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)
+        labels = batch.labels, batch.labels[partners(len(logits), logits.device)]
+        own, other = (F.cross_entropy(logits, each, reduction="none", label_smoothing=smoothing) for each in labels)
+        return (batch.own * own + (1 - batch.own) * other).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)

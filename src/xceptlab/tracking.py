@@ -31,7 +31,8 @@ class Curves(pl.Callback):
     """Log the training every ``log_every`` steps and at the end of each epoch, and each evaluation.
 
     ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in fractions. ``train/`` values are those of the step's
-    global batch; ``images_per_second`` and ``seconds`` are of the time since the last line (all devices, no evaluation).
+    global batch; ``images_per_second`` and ``seconds`` are of the time since the last line (all devices, no evaluation), and
+    so is ``replaced``, where there was any: the images that could not be decoded (``data.on_corrupt``).
 
     Raises:
         Diverged: At the next logged step after a loss that is not finite.
@@ -42,6 +43,7 @@ class Curves(pl.Callback):
         self._images, self._since = 0.0, 0.0  # since the last line
         self._loss: Tensor | float = 0.0  # of the step, over the accumulated batches of this process
         self._top1: Tensor | float = 0.0
+        self._replaced = 0  # unreadable images of this process since the last line
         self._broken: Tensor | bool = False  # some loss since the last line was not finite
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -56,6 +58,7 @@ class Curves(pl.Callback):
     ) -> None:
         parts = trainer.accumulate_grad_batches
         self._images += trainer.world_size / batch.weight
+        self._replaced += batch.replaced
         self._loss = self._loss + outputs["loss"].detach()  # Lightning has divided it by the number of parts
         self._top1 = self._top1 + outputs["top1"] / parts
         self._broken = self._broken | ~outputs["loss"].detach().isfinite()
@@ -76,8 +79,10 @@ class Curves(pl.Callback):
             "images_per_second": self._images / seconds,
             "seconds": seconds,
         }
+        if replaced := round(trainer.world_size * self._mean(trainer, torch.tensor(self._replaced))):
+            line["replaced"] = replaced
         self._write(trainer, line)
-        self._broken = False
+        self._broken, self._replaced = False, 0
         self._images, self._since = 0.0, time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -269,7 +269,7 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and of what computes."""
-    packages = ("torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "scikit-learn")
+    packages = ("torchvision", "timm", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "scikit-learn")
     own = {"xceptlab": xceptlab.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     return own | {name: importlib.metadata.version(name) for name in packages}
 

@@ -1,9 +1,15 @@
 """The batches that training sees: the same tensors for any number of workers."""
 
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import TINY
+from xceptlab.data import order
 from xceptlab.data.module import DataModule
 from xceptlab.loading import load_run
 from xceptlab.train import trainer_on_devices
@@ -87,3 +93,127 @@ def test_validation_zero_trains_on_all():
     data = DataModule(load_run([*TINY, "--data.validation=0", "--data.train_images=0"]))
     data.setup("fit")
     assert (len(data.train), len(data.validation)) == (1297, 0)
+
+
+# ---- photographs: every kind of augmentation at once --------------------------------------------------------------------------
+
+EVERYTHING = [
+    *("--data.name=imagenet", "--data.num_classes=2", "--data.size=24", "--data.crop=resized", "--data.flip=true"),
+    *("--data.colour=0.4", "--data.rand_augment=9", "--data.cutout=6", "--data.mixup=0.8", "--data.cutmix=1"),
+    *("--data.validation=0.2", "--data.train_images=0", "--data.test_images=0", "--train.batch_size=6", "--seed=3"),
+]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """19 training photographs of 2 classes, of which 4 are held out: 3 batches, the last of 3."""
+    root = tmp_path_factory.mktemp("photographs")
+    generator = np.random.default_rng(0)
+    for split, n in (("train", 10), ("val", 2)):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(n - (split == "train" and name == "b")):
+                small = generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+                image = Image.fromarray(small).resize((60, 50), Image.Resampling.BICUBIC)
+                image.save(root / split / name / f"{name}{i}.jpg")
+    return root
+
+
+def stream(root, *overrides, rank=0, world=1, epoch=1, done=0, epochs=1):
+    """The batches of one process, from where it continues, as they reach the network."""
+    data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={root}", *overrides]))
+    data.setup("fit")
+    where = SimpleNamespace(current=SimpleNamespace(ready=done))
+    data.trainer = SimpleNamespace(
+        global_rank=rank,
+        world_size=world,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        current_epoch=epoch,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=where)),
+        training=True,
+        testing=False,
+    )
+    return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+
+
+def joined(batches, field):
+    return torch.cat([getattr(batch, field) for batch in batches])
+
+
+FIELDS = ("images", "labels", "number", "own")
+
+
+def test_photographs_are_bit_equal_for_any_number_of_workers(photographs):
+    alone = stream(photographs)
+    assert [len(batch.images) for batch in alone] == [6, 6, 3]
+    for workers in (1, 3):
+        others = stream(photographs, f"--runtime.workers={workers}")
+        assert all(torch.equal(joined(alone, field), joined(others, field)) for field in FIELDS)
+
+
+def test_two_processes_have_the_photographs_of_one(photographs):
+    """Bit for bit and in their places: the ranks' parts one after another are the global batch, mixed pairs and all."""
+    alone = stream(photographs, "--train.batch_size=8")
+    ranks = [stream(photographs, "--train.batch_size=8", rank=rank, world=2) for rank in (0, 1)]
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        for field in FIELDS:
+            assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts])), field
+
+
+def test_photographs_continue_at_every_step(photographs):
+    alone = stream(photographs)
+    for done in range(len(alone)):
+        rest = stream(photographs, done=done)
+        assert all(torch.equal(joined(alone[done:], field), joined(rest, field)) for field in FIELDS)
+
+
+def test_epochs_differ_and_everything_was_on(photographs):
+    first, second = stream(photographs, epoch=0), stream(photographs, epoch=1)
+    assert not torch.equal(joined(first, "images"), joined(second, "images"))
+    own = joined(first, "own")
+    assert (own < 1).sum() >= len(own) // 2
+    assert all(len(getattr(batch, name)) == 0 for batch in first for name in ("draws", "plan"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_photograph_is_replaced_alike_in_every_arm_or_named(photographs, tmp_path, workers, capfd):
+    shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
+    bad = tmp_path / "train" / "a" / "a4.jpg"
+    bad.write_bytes(bad.read_bytes()[:500])
+    overrides = ("--data.validation=0", "--train.batch_size=8", f"--runtime.workers={workers}")
+    with pytest.raises(ValueError, match=r"a4.jpg: no readable image"):
+        stream(tmp_path, *overrides)
+    one, other = (
+        stream(tmp_path, *overrides, "--data.on_corrupt=skip", f"--model.residual={residual}") for residual in ("all", "none")
+    )
+    assert sum(batch.replaced for batch in one) == 1
+    assert all(torch.equal(joined(one, field), joined(other, field)) for field in FIELDS)
+    numbers = joined(one, "number").tolist()
+    assert numbers.count(5) == 2  # the next of the split, once for itself
+    assert 4 not in numbers
+    assert "a4.jpg: no readable image" in capfd.readouterr().err
+
+
+def test_replacements_stay_in_their_split_and_end(photographs, tmp_path):
+    """The photograph after a corrupt one may be held out for validation; a set without any good one ends with a message."""
+    shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
+    data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={tmp_path}"]))
+    data.setup("fit")
+    held_out = set(data.validation.members)
+    before = next(i for i in data.train.members if i + 1 in held_out)
+    (tmp_path / "train" / ("a" if before < 10 else "b") / f"{'a' if before < 10 else 'b'}{before % 10}.jpg").write_bytes(b"x")
+    batches = stream(tmp_path, "--data.on_corrupt=skip")
+    assert sum(batch.replaced for batch in batches) == 1
+    for file in (tmp_path / "train").glob("*/*"):
+        file.write_bytes(b"x")
+    with pytest.raises(ValueError, match="no readable image"):
+        stream(tmp_path, "--data.on_corrupt=skip")
+
+
+def test_evaluation_never_replaces_a_photograph(photographs, tmp_path):
+    shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "val" / "a" / "a1.jpg").write_bytes(b"x")
+    data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={tmp_path}", "--data.on_corrupt=skip"]))
+    data.setup("test")
+    with pytest.raises(ValueError, match=r"a1.jpg: no readable image"):
+        data.test[order.Key(0, np.arange(4), 1.0)]

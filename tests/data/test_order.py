@@ -66,6 +66,20 @@ def test_every_world_size_sees_the_same_global_batches():
         assert [set(np.concatenate([key.index for key in step])) for step in epoch_of(world)] == one
 
 
+@pytest.mark.parametrize("batch_size", [128, 90])
+def test_images_that_may_be_mixed_share_a_process(batch_size):
+    """2k and 2k + 1 of each global batch, also of the last, which has an odd number of images."""
+    partner = {}
+    for (key,) in epoch_of(1, n=1003, batch_size=batch_size):
+        for first, second in key.index[: len(key.index) // 2 * 2].reshape(-1, 2):
+            partner[first], partner[second] = second, first
+    for world, accumulate in ((2, 1), (3, 2), (2, 3)):
+        for step in epoch_of(world, accumulate, n=1003, batch_size=batch_size):
+            for key in step:
+                for first, second in key.index[: len(key.index) // 2 * 2].reshape(-1, 2):
+                    assert partner[first] == second
+
+
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (4, 1), (1, 2), (2, 3)])
 def test_weights_make_the_gradient_the_mean_over_the_global_batch(world, accumulate):
     """Lightning divides by the accumulated batches, DDP averages over processes: each image must count 1 / global batch."""

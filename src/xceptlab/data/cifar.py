@@ -6,14 +6,16 @@ before it reads them and downloads where ``data.download`` is true.
 """
 
 import fcntl
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from xceptlab.data.sources import Arrays, missing
+from xceptlab.data.photographs import decode
+from xceptlab.data.sources import Arrays, folder, missing
+from xceptlab.data.stores import column
 from xceptlab.schema import DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -35,8 +37,7 @@ def locate(config: DataConfig) -> None:
             config.name,
             config.root,
             f"train-*.parquet with test-*.parquet, and the folder {_TORCHVISION[config.name]}",
-            f"--data.download true fetches it, or: huggingface-cli download --repo-type dataset {_HUB[config.name]} "
-            f"--local-dir {config.root}",
+            f"--data.download true fetches it, from the hub with --data.root hf://{_HUB[config.name]}",
         )
 
 
@@ -45,7 +46,7 @@ def _is_there(config: DataConfig) -> bool:
 
 
 def _has_parquet(config: DataConfig) -> bool:
-    return all(_shards(config.root, split) for split in ("train", "test"))
+    return all(_shards(config, split) for split in ("train", "test"))
 
 
 def _download(config: DataConfig) -> None:
@@ -74,37 +75,25 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     return read(config, "train"), read(config, "test")
 
 
-def _shards(root: str, split: str) -> list[Path]:
-    return sorted([*Path(root).glob(f"{split}-*.parquet"), *Path(root).glob(f"*/{split}-*.parquet")])
+def _shards(config: DataConfig, split: str) -> list[Path]:
+    root = folder(config)
+    return sorted([*root.glob(f"{split}-*.parquet"), *root.glob(f"*/{split}-*.parquet")])
 
 
 def _read_parquet(config: DataConfig, split: str) -> Arrays:
-    import pyarrow
-    import pyarrow.parquet
-    from PIL import Image
-
     images, labels = [], []
-    for file in _shards(config.root, split):
-        try:
-            table = pyarrow.parquet.read_table(file)
-        except (OSError, pyarrow.ArrowInvalid) as error:
-            raise ValueError(f"{file}: not a readable parquet file ({error})") from None
-        picture = next((name for name in ("img", "image") if name in table.column_names), None)
-        label = next((name for name in ("label", "fine_label") if name in table.column_names), None)
-        if picture is None or label is None:
-            raise ValueError(
-                f"{file}: columns img or image, and label or fine_label are needed; it has {', '.join(table.column_names)}"
-            )
-        for row, cell in enumerate(table[picture].to_pylist()):
+    for file in _shards(config, split):
+        labels.append(column(file, ("label", "fine_label")).to_numpy())
+        for row, cell in enumerate(column(file, ("img", "image")).to_pylist()):
             try:
-                image = np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB"))
-            except (OSError, TypeError, KeyError) as error:
+                image = decode(cell["bytes"])
+            except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{file}: row {row} is no image ({error})") from None
-            if image.shape != (32, 32, 3):
-                raise ValueError(f"{file}: row {row} is an image of {image.shape[1]}x{image.shape[0]}; {config.name} has 32x32")
+            if image.shape != (3, 32, 32):
+                raise ValueError(f"{file}: row {row} is an image of {image.shape[2]}x{image.shape[1]}; {config.name} has 32x32")
             images.append(image)
-        labels.append(table[label].to_numpy())
-    return Arrays(np.stack(images), _checked(np.concatenate(labels), config, str(file.parent)))
+    pixels = torch.stack(images).permute(0, 2, 3, 1).contiguous().numpy()
+    return Arrays(pixels, _checked(np.concatenate(labels), config, str(file.parent)))
 
 
 def _read_torchvision(config: DataConfig, split: str) -> Arrays:

@@ -1,97 +1,208 @@
-"""ImageNet, or any photographs in the same ImageFolder layout: ``train/<class>/*`` and ``val/<class>/*``.
+"""ImageNet, or other photographs in one of its layouts; the official validation set is the test split.
 
-The official validation set, ``val/``, is the test split; a validation split is held out of ``train/`` (``data.validation``).
+Read from ``data.root``, in the layout that is found there:
+
+- the ImageFolder tree ``train/<class>/*`` and ``val/<class>/*``, for any photographs;
+- the hub's parquet shards ``train-*.parquet`` and ``validation-*.parquet``, in the folder or one below;
+- the original ``ILSVRC2012_img_train.tar`` and ``ILSVRC2012_img_val.tar`` with ``ILSVRC2012_devkit_t12.tar.gz``, read in place;
+- with ``data.short_side``, what ``xceptlab data prepare`` made of one of these.
 """
 
-from dataclasses import dataclass
+import hashlib
+import os
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xceptlab.data.sources import Images, Indices, digest, missing
+from xceptlab.data.photographs import Photographs
+from xceptlab.data.sources import folder, missing
+from xceptlab.data.stores import Archive, Shards, Store, Tree, folders
 from xceptlab.schema import DataConfig
 
-_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Image files, decoded when read."""
-
-    files: NDArray[np.str_]
-    labels: Indices
-    size: int
-    eval_crop: float
-
-    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> Images:
-        return np.stack([self._decode(i, None if draws is None else draws[row]) for row, i in enumerate(index)])
-
-    def _decode(self, i: int, draws: NDArray[np.float32] | None) -> Images:
-        """One image: a random crop where there are draws, else the central crop of evaluation; (size, size, 3)."""
-        from PIL import Image, ImageOps
-
-        from xceptlab.data.augment import resized_crop
-
-        try:
-            with Image.open(self.files[i]) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"{self.files[i]}: no readable image ({error})") from None
-        side = min(image.size) * self.eval_crop
-        top, left, height, width = (image.height - side) / 2, (image.width - side) / 2, side, side
-        if draws is not None:
-            top, left, height, width = resized_crop(draws, image.height, image.width)
-        box = (left, top, left + width, top + height)
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
-
-    def fingerprint(self) -> str:
-        """Of all labels, names and 16 decoded images; hashing a million photographs would take an hour."""
-        names = np.frombuffer("\n".join("/".join(Path(file).parts[-2:]) for file in self.files).encode(), np.uint8)
-        sample = self.read(np.linspace(0, len(self.labels) - 1, 16).astype(np.int64), None)
-        return digest(self.labels, names, sample)
+_TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 
 
 def locate(config: DataConfig) -> None:
-    """Check that ``train/`` and ``val/`` are there.
+    """Check that the files are there.
 
     Raises:
         ValueError: What was looked for, where, and how to get it.
     """
-    for split in ("train", "val"):
-        if not (Path(config.root) / split).is_dir():
-            raise missing(
-                config.name,
-                config.root,
-                "the folders train/<class>/ and val/<class>/",
-                "ImageNet is given out at https://image-net.org after registration; set --data.root to its folder, "
-                "or try the embedded images: -c configs/data/digits.yaml",
+    if config.short_side:
+        if not (prepared(config) / "val.arrow").is_file():
+            raise ValueError(
+                f"data.short_side: no photographs of {config.short_side} pixels are prepared in {prepared(config)}; "
+                "`xceptlab data prepare` with the same options prepares them"
             )
+        return
+    _layout(config)
+
+
+def prepared(config: DataConfig) -> Path:
+    """Where the prepared photographs of this short side and quality are."""
+    return Path(config.cache or folder(config) / "prepared") / f"short{config.short_side}-quality{config.quality}"
+
+
+def _layout(config: DataConfig) -> Callable[[Path], tuple[Store, Store]]:
+    """How the files in ``data.root`` are read."""
+    root = folder(config)
+    if all((root / split).is_dir() for split in ("train", "val")):
+        return _trees
+    if _shards(root, "train") and _shards(root, "validation"):
+        return lambda root: (Shards.of(_shards(root, "train")), Shards.of(_shards(root, "validation")))
+    if (root / _TRAIN).is_file() and (root / _VAL).is_file():
+        return _tars
+    raise missing(
+        config.name,
+        root,
+        f"the folders train/<class>/ and val/<class>/, or train-*.parquet and validation-*.parquet, or {_TRAIN} and {_VAL}",
+        "ImageNet is given out at https://image-net.org after registration; set --data.root to its folder, "
+        "or try the embedded images: -c configs/data/digits.yaml",
+    )
+
+
+def _shards(root: Path, split: str) -> list[Path]:
+    return sorted([*root.glob(f"{split}-*.parquet"), *root.glob(f"*/{split}-*.parquet")])
 
 
 def load(config: DataConfig) -> tuple[Photographs, Photographs]:
     """Training and test photographs."""
     locate(config)
-    classes = sorted(entry.name for entry in (Path(config.root) / "train").iterdir() if entry.is_dir())
-    if len(classes) != config.classes:
+    train, test = _fitting(_read_prepared(config), prepared(config), config) if config.short_side else stores(config)
+    return Photographs(train, config), Photographs(test, config)
+
+
+def stores(config: DataConfig) -> tuple[Store, Store]:
+    """Training and test files as they were given out.
+
+    Raises:
+        ValueError: They are not of as many classes as configured, or incomplete.
+    """
+    root = folder(config)
+    return _fitting(_layout(config)(root), root, config)
+
+
+def _fitting(pair: tuple[Store, Store], root: Path, config: DataConfig) -> tuple[Store, Store]:
+    train, test = pair
+    found = len(train.classes) if isinstance(train, Tree) else int(train.labels.max()) + 1
+    if found != config.classes:
+        raise ValueError(f"{root}: train holds {found} classes, {config.classes} were expected; see data.num_classes")
+    for split, store in (("train", train), ("test", test)):
+        if store.labels.min() < 0 or store.labels.max() >= config.classes:
+            raise ValueError(
+                f"{root}: labels {store.labels.min()} to {store.labels.max()} of {split} do not fit {config.classes} classes"
+            )
+    counts = np.bincount(train.labels, minlength=found)
+    if not counts.all():
+        empty = int(counts.argmin())
         raise ValueError(
-            f"{config.root}/train: holds {len(classes)} classes, {config.classes} were expected; see data.num_classes"
+            f"{train.folder / train.classes[empty] if isinstance(train, Tree) else f'class {empty}'}: holds no image"
         )
-    return _photographs(config, "train", classes), _photographs(config, "val", classes)
+    return train, test
 
 
-def _photographs(config: DataConfig, split: str, classes: list[str]) -> Photographs:
-    folder = Path(config.root) / split
-    unknown = {entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes)
-    if unknown:
-        raise ValueError(f"{folder}: the class {min(unknown)} is not among those of train")
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(str(file) for file in (folder / name).glob("*") if file.suffix.lower() in _SUFFIXES)
-        if not found and split == "train":
-            raise ValueError(f"{folder / name}: holds no image ({', '.join(_SUFFIXES)})")
-        files += found
-        labels += [label] * len(found)
-    if not files:
-        raise ValueError(f"{folder}: holds no image ({', '.join(_SUFFIXES)})")
-    return Photographs(np.array(files), np.array(labels, np.int64), config.size, config.eval_crop)
+def _trees(root: Path) -> tuple[Tree, Tree]:
+    classes = tuple(folders(root / "train"))
+    return Tree.of(root / "train", classes), Tree.of(root / "val", classes)
+
+
+def _read_prepared(config: DataConfig) -> tuple[Archive, Archive]:
+    import pyarrow.feather
+
+    def read(split: str) -> Archive:
+        table = pyarrow.feather.read_table(prepared(config) / f"{split}.arrow", memory_map=True)
+        files = [prepared(config) / f"{split}-{part:05d}.tar" for part in range(table["part"][-1].as_py() + 1)]
+        return Archive(tuple(files), table)
+
+    return read("train"), read("val")
+
+
+# The original tar files: members are found once, and where they lie is kept in the user's cache.
+
+
+def _tars(root: Path) -> tuple[Archive, Archive]:
+    train = _indexed(root / _TRAIN, _train_members)
+    val = _indexed(root / _VAL, lambda file: _val_members(file, root))
+    return train, val
+
+
+def _indexed(file: Path, members: Callable[[Path], Iterator[dict[str, Any]]]) -> Archive:
+    """The photographs in a tar file, sorted by label and name as in the unpacked tree."""
+    import pyarrow
+    import pyarrow.feather
+
+    state = file.stat()
+    identity = hashlib.sha256(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xceptlab"
+    cache = caches / f"{file.stem}-{identity}.arrow"
+    if not cache.is_file():
+        table = pyarrow.Table.from_pylist(list(members(file))).sort_by([("label", "ascending"), ("name", "ascending")])
+        caches.mkdir(parents=True, exist_ok=True)
+        beside = cache.with_suffix(f".{os.getpid()}")
+        pyarrow.feather.write_feather(table.combine_chunks(), beside, compression="uncompressed")
+        beside.replace(cache)
+    return Archive((file,), pyarrow.feather.read_table(cache, memory_map=True))
+
+
+def _train_members(file: Path) -> Iterator[dict[str, Any]]:
+    """A tar file of one tar file per class."""
+    with tarfile.open(file, "r:") as outer:
+        classes = sorted(_files(outer, file), key=lambda member: member.name)
+        for label, member in enumerate(classes):
+            inner_file = outer.extractfile(member)
+            with tarfile.open(fileobj=inner_file, mode="r:") as inner:
+                for photograph in _files(inner, f"{file}: {member.name}"):
+                    offset = member.offset_data + photograph.offset_data
+                    yield {"part": 0, "offset": offset, "size": photograph.size, "label": label, "name": photograph.name}
+
+
+def _val_members(file: Path, root: Path) -> Iterator[dict[str, Any]]:
+    labels = _val_labels(root)
+    with tarfile.open(file, "r:") as tar:
+        photographs = sorted(_files(tar, file), key=lambda member: member.name)
+    if len(photographs) != len(labels):
+        raise ValueError(f"{file}: holds {len(photographs)} photographs; the development kit has labels of {len(labels)}")
+    for member, label in zip(photographs, labels, strict=True):
+        yield {"part": 0, "offset": member.offset_data, "size": member.size, "label": int(label), "name": member.name}
+
+
+def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
+    """The files in a tar file, which must end as one does.
+
+    Raises:
+        ValueError: It is cut short.
+    """
+    try:
+        members = tar.getmembers()
+        assert tar.fileobj is not None
+        tar.fileobj.seek(max((m.offset_data + -(-m.size // 512) * 512 for m in members), default=0))
+        whole = tar.fileobj.read(512) == bytes(512)
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(f"{where}: not a whole tar file ({error})") from None
+    if not whole:
+        raise ValueError(f"{where}: the tar file is cut short; it ends without its closing mark")
+    return [member for member in members if member.isfile()]
+
+
+def _val_labels(root: Path) -> list[int]:
+    """Labels of the validation photographs in the order of their names, from the development kit."""
+    import io
+
+    from scipy.io import loadmat
+
+    kit = root / _KIT
+    if not kit.is_file():
+        raise ValueError(f"{root}: {_KIT} is missing, which has the labels of {_VAL}")
+    try:
+        with tarfile.open(kit, "r:gz") as tar:
+            files = {Path(member.name).name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
+            synsets = loadmat(io.BytesIO(files["meta.mat"].read()), squeeze_me=True)["synsets"]  # type: ignore[union-attr]
+            truth = files["ILSVRC2012_validation_ground_truth.txt"].read().split()  # type: ignore[union-attr]
+    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError) as error:
+        raise ValueError(f"{kit}: not the development kit of ILSVRC 2012 ({error})") from None
+    leaves = [(str(s["WNID"]), int(s["ILSVRC2012_ID"])) for s in synsets if int(s["num_children"]) == 0]
+    label = {number: place for place, (_, number) in enumerate(sorted(leaves))}
+    return [label[int(number)] for number in truth]

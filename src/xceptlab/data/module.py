@@ -1,6 +1,7 @@
 """The LightningDataModule: one for every data set, since they differ in their source only."""
 
-from typing import Any, NamedTuple
+import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,45 +12,72 @@ from torch.utils.data import DataLoader, Dataset
 
 from xceptlab.data import SETS, augment, order
 from xceptlab.data.order import Key
-from xceptlab.data.sources import Indices, Source
-from xceptlab.schema import RunConfig
+from xceptlab.data.sources import Arrays, Decoded, Indices, Unreadable
+from xceptlab.schema import DataConfig, RunConfig
 
 
 class Batch(NamedTuple):
     """One batch of one process."""
 
     images: Tensor
-    """(B, size, size, 3) uint8 from the loader; (B, 3, size, size) in [-1, 1] once on the device."""
+    """From the loader (B, size, size, 3) uint8, or of a set in memory the numbers (B,); (B, 3, size, size) once on the device."""
     labels: Tensor
     """(B,)"""
     number: Tensor
     """(B,), the images' numbers in their split."""
     draws: Tensor
     """(B, DRAWS), what augmentation may use; empty in evaluation."""
+    plan: Tensor
+    """(B, 5), what ``augment.mixing`` says; empty where nothing is mixed."""
+    own: Tensor
+    """(B,), the part of each image that is its own; the rest is its partner's. Empty where nothing is mixed."""
     weight: float
     """See ``order.Key``."""
+    replaced: int
+    """Images that could not be decoded and that others stand for."""
 
 
 class Split(Dataset[Batch]):
-    """Images of a source by their numbers in a split; asked for whole batches."""
+    """Images of a source by their numbers in a split; asked for whole batches. ``seed`` is the run's, in training only."""
 
-    def __init__(self, source: Source, members: Indices, seed: int | None = None) -> None:
-        self.source, self.members, self.seed = source, members, seed
+    def __init__(self, source: Arrays | Decoded, members: Indices, config: DataConfig, seed: int | None = None) -> None:
+        self.source, self.members, self.config, self.seed = source, members, config, seed
 
     def __len__(self) -> int:
         return len(self.members)
 
     def __getitem__(self, key: Key) -> Batch:
         """Draws are made by the image's number in the source, so that holding out others does not change them."""
-        index = self.members[key.index]
-        draws: NDArray[np.float32] | None = None if self.seed is None else order.draws(self.seed, key.epoch, index)
+        number, replaced = key.index.copy(), 0
+        while True:
+            index = self.members[number]
+            draws = None if self.seed is None else order.draws(self.seed, key.epoch, index)
+            try:
+                images = self._read(index, draws)
+                break
+            except Unreadable as error:
+                if self.seed is None or self.config.on_corrupt == "error" or replaced == len(self):
+                    raise ValueError(str(error)) from None  # of a kind that passes from a worker
+                number[error.row] = (number[error.row] + 1) % len(self)
+                replaced += 1
+                print(f"xceptlab: {error}; the next of the split stands in for it", file=sys.stderr)
+        nothing = torch.empty(0)
+        mixed = self.config.mixup or self.config.cutmix
         return Batch(
-            torch.from_numpy(self.source.read(index, draws)),
-            torch.from_numpy(self.source.labels[index]),
-            torch.from_numpy(key.index),
-            torch.empty(0) if draws is None else torch.from_numpy(draws),
-            key.weight,
+            images=images,
+            labels=torch.from_numpy(self.source.labels[index]),
+            number=torch.from_numpy(number),
+            draws=nothing if draws is None else torch.from_numpy(draws),
+            plan=torch.from_numpy(augment.mixing(draws, self.config.size, self.config.mixup, self.config.cutmix))
+            if mixed and draws is not None
+            else nothing,
+            own=nothing,
+            weight=key.weight,
+            replaced=replaced,
         )
+
+    def _read(self, index: Indices, draws: NDArray[np.float32] | None) -> Tensor:
+        return torch.from_numpy(index) if isinstance(self.source, Arrays) else self.source.read(index, draws)
 
 
 class DataModule(pl.LightningDataModule):
@@ -63,6 +91,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         self.config = config
         self.train: Split
+        self._resident: dict[Arrays, Tensor] = {}
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "train"):
@@ -71,9 +100,9 @@ class DataModule(pl.LightningDataModule):
         train, test = SETS[data.name].load(data)
         members = _limited(train.labels, data.train_images, "train_images")
         held_out = members[order.stratified(train.labels[members], round(data.validation * len(members)), data.validation_seed)]
-        self.train = Split(train, np.setdiff1d(members, held_out), self.config.seed)
-        self.validation = Split(train, held_out)
-        self.test = Split(test, _limited(test.labels, data.test_images, "test_images"))
+        self.train = Split(train, np.setdiff1d(members, held_out), data, self.config.seed)
+        self.validation = Split(train, held_out, data)
+        self.test = Split(test, _limited(test.labels, data.test_images, "test_images"), data)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,7 +150,7 @@ class DataModule(pl.LightningDataModule):
         return self._loader(split, order.EvaluationOrder(n=len(split), batch_size=batch_size, rank=rank, world=world))
 
     def _loader(self, split: Split, sampler: order.TrainingOrder | order.EvaluationOrder) -> DataLoader:
-        workers = self.config.runtime.workers
+        workers = 0 if isinstance(split.source, Arrays) else self.config.runtime.workers
         on_gpu = self._trainer.strategy.root_device.type == "cuda"
         # Without a batch size a loader hands each key of the sampler to the split: a key is a batch.
         return DataLoader(
@@ -129,18 +158,29 @@ class DataModule(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Whole-batch augmentation and normalisation, on the device."""
-        data = self.config.data
-        images = batch.images
-        if self._trainer.training and (data.crop == "pad" or data.flip):
-            pad = data.pad if data.crop == "pad" else 0
-            images = augment.pad_crop_flip(images, batch.draws, pad, data.flip)
-        dtype = torch.float64 if self.config.train.precision == "64-true" else torch.float32
-        return batch._replace(images=augment.normalise(images, dtype), draws=torch.empty(0))
+        """Whole-batch augmentation and normalisation, on the device, where a set in memory already lies."""
+        data, training = self.config.data, bool(self._trainer.training)
+        split = self.test if self._trainer.testing else self.train
+        images, own = batch.images, batch.own
+        if isinstance(split.source, Arrays):
+            pixels = self._on_device(split.source, images.device)
+            if training and (data.crop == "pad" or data.flip):
+                images = augment.crop_flip(pixels, images, batch.draws, data.pad if data.crop == "pad" else 0, data.flip)
+            else:
+                images = pixels[images]
+        images = augment.normalise(images, torch.float64 if self.config.train.precision == "64-true" else torch.float32)
+        if training and data.cutout:
+            images = augment.cutout(images, batch.draws, data.cutout)
+        if training and len(batch.plan):
+            images, own = augment.mix(images, batch.plan)
+        nothing = torch.empty(0)
+        return batch._replace(images=images, own=own, draws=nothing, plan=nothing)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: the loader's whole state is the step, which the trainer keeps."""
-        return {}
+    def _on_device(self, source: Arrays, device: torch.device) -> Tensor:
+        """All images of a set in memory, (n, size, size, 3) uint8, moved once."""
+        if source not in self._resident:
+            self._resident[source] = torch.from_numpy(source.images).to(device)
+        return self._resident[source]
 
 
 def _limited(labels: Indices, count: int, key: str) -> Indices:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 _ORDER, _DRAWS, _SPLIT = 1, 2, 3  # the first word of each key: streams that never meet
-DRAWS = 16
-"""Uniform numbers drawn for each image and epoch; the augmentation reads the first few, the rest are reserved."""
+DRAWS = 36
+"""Uniform numbers drawn for each image and epoch; ``augment`` says what each is for."""
 
 
 def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -56,6 +56,12 @@ def stratified(labels: Indices, count: int, seed: int) -> Indices:
 def share(total: int, parts: int, part: int) -> slice:
     """The ``part``-th of ``parts`` consecutive, almost equal slices of ``total`` things."""
     return slice(total * part // parts, total * (part + 1) // parts)
+
+
+def _pairs(total: int, parts: int, part: int) -> slice:
+    """A share that begins at an even place, so that images 2k and 2k + 1 of a global batch, which may be mixed, stay together."""
+    whole = share((total + 1) // 2, parts, part)
+    return slice(2 * whole.start, 2 * whole.stop)
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,8 @@ class TrainingOrder:
             step, part = divmod(batch, self.accumulate)
             images = order[step * self.batch_size : (step + 1) * self.batch_size]
             weight = self.world * self.accumulate / len(images)
-            mine = images[share(len(images), self.accumulate, part)]
-            yield Key(epoch, mine[share(len(mine), self.world, self.rank)], weight)
+            mine = images[_pairs(len(images), self.accumulate, part)]
+            yield Key(epoch, mine[_pairs(len(mine), self.world, self.rank)], weight)
 
 
 class EvaluationOrder:

@@ -1,4 +1,4 @@
-"""What a data set is to the rest: numbered images with labels."""
+"""What a data set is to the rest: numbered images with labels, held in memory or decoded when asked for."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,6 +7,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+from xceptlab.schema import DataConfig
 
 Images = NDArray[np.uint8]
 Indices = NDArray[np.int64]
@@ -18,25 +21,38 @@ class Source(Protocol):
     labels: Indices
     """(n,)"""
 
-    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> Images:
-        """Images (B, size, size, 3) of the numbers (B,); ``draws`` (B, DRAWS) where a random crop is cut while decoding."""
-
     def fingerprint(self) -> str:
         """A hash that differs where decoded images or labels do."""
 
 
-@dataclass(frozen=True)
-class Arrays:
-    """Images in memory: (n, size, size, 3) with labels (n,)."""
+@dataclass(frozen=True, eq=False)
+class Arrays(Source):
+    """Images in memory, which move to the device as a whole: (n, size, size, 3) with labels (n,)."""
 
     images: Images
     labels: Indices
 
-    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> Images:
-        return self.images[index]
-
     def fingerprint(self) -> str:
         return digest(self.images, self.labels)
+
+
+class Decoded(Source, Protocol):
+    """Images that are decoded when they are asked for."""
+
+    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> Tensor:
+        """Images (B, size, size, 3) uint8 of the numbers (B,), varied as draws (B, DRAWS) say or, without, as for evaluation.
+
+        Raises:
+            Unreadable: One cannot be decoded.
+        """
+
+
+class Unreadable(ValueError):
+    """An image that cannot be decoded, and its row in the batch."""
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 def digest(*arrays: NDArray) -> str:
@@ -45,6 +61,26 @@ def digest(*arrays: NDArray) -> str:
     for array in arrays:
         h.update(np.ascontiguousarray(array).data)
     return h.hexdigest()[:16]
+
+
+def folder(config: DataConfig) -> Path:
+    """Where the files are: ``data.root``, or the hub's own cache, which ``data.download`` fills.
+
+    Raises:
+        ValueError: The data set of the hub is not in the cache, or cannot be fetched.
+    """
+    if not config.root.startswith("hf://"):
+        return Path(config.root)
+    from huggingface_hub import snapshot_download
+
+    name = config.root.removeprefix("hf://")
+    try:
+        here = snapshot_download(name, repo_type="dataset", allow_patterns="*.parquet", local_files_only=not config.download)
+    except (OSError, ValueError) as error:  # the hub's errors are of these kinds
+        hint = "" if config.download else "; --data.download true fetches it"
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"data.root: {config.root} is not to be had here ({reason}){hint}") from None
+    return Path(here)
 
 
 def missing(name: str, root: str | Path, looked_for: str, remedy: str) -> ValueError:

@@ -1,0 +1,155 @@
+"""``xceptlab data prepare``: photographs once reduced, so that every later epoch decodes a quarter of the pixels.
+
+The result is tar files of at most 1,000 photographs (``train-00000.tar``, which any tool reads) and, per split, a table of where
+each lies, with its label, name and CRC-32 (``train.arrow``). Each tar file is written beside its place, read back, compared and
+moved there, so that an interruption loses at most the ones in work; the same command continues.
+"""
+
+import fcntl
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.utils.data import DataLoader, Dataset
+
+from xceptlab.data import imagenet
+from xceptlab.data.photographs import decode
+from xceptlab.data.sources import digest
+from xceptlab.data.stores import Store
+from xceptlab.schema import DataConfig
+
+MEMBERS = 1000
+"""Photographs of a tar file."""
+
+
+def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
+    """Write what is missing; yields (photographs done, photographs in all) at the start and after each tar file.
+
+    Args:
+        config: With the ``short_side`` and ``quality`` wanted, and where the originals are.
+        workers: Processes beside this one; 0 does it here.
+
+    Raises:
+        ValueError: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` keeps its bytes as they are); the
+            folder is of other originals, or another process is at it.
+        OSError: No space, no permission.
+    """
+    folder = imagenet.prepared(config)
+    splits = dict(zip(("train", "val"), imagenet.stores(config), strict=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _claim(folder, splits)
+        for leftover in folder.glob("*.part"):
+            leftover.unlink()
+        parts = _Parts(folder, splits, config)
+        done, total = sum(map(parts.size, parts.all)), sum(len(store.labels) for store in splits.values())
+        missing = [part for part in parts.all if not parts.written(*part)]
+        yield (done := done - sum(map(parts.size, missing))), total
+        for written in DataLoader(parts, sampler=missing, batch_size=None, num_workers=workers):
+            yield (done := done + written), total
+        for split in splits:
+            parts.join(split)
+    except BlockingIOError:
+        raise ValueError(f"{folder}: another process is preparing photographs there") from None
+    finally:
+        os.close(lock)
+
+
+def _claim(folder: Path, splits: dict[str, Store]) -> None:
+    """Note whose photographs these are, or refuse those of others."""
+    note = folder / "originals.json"
+    mine = {split: {"images": len(store.labels), "labels": digest(store.labels)} for split, store in splits.items()}
+    if not note.is_file():
+        note.write_text(json.dumps(mine))
+    elif json.loads(note.read_text()) != mine:
+        raise ValueError(f"data.cache: {folder} holds the photographs of another data set")
+
+
+class _Parts(Dataset[int]):
+    """The tar files, asked for by (split, number); writes one and returns the number of its photographs."""
+
+    def __init__(self, folder: Path, splits: dict[str, Store], config: DataConfig) -> None:
+        self.folder, self.splits, self.config = folder, splits, config
+        self.all = [(split, part) for split, store in splits.items() for part in range(-(-len(store.labels) // MEMBERS))]
+
+    def written(self, split: str, part: int) -> bool:
+        return self._table(split, part).is_file() or (self.folder / f"{split}.arrow").is_file()
+
+    def size(self, key: tuple[str, int]) -> int:
+        return len(self._members(*key))
+
+    def _members(self, split: str, part: int) -> range:
+        return range(part * MEMBERS, min((part + 1) * MEMBERS, len(self.splits[split].labels)))
+
+    def _table(self, split: str, part: int) -> Path:
+        return self.folder / f"{split}-{part:05d}.arrow"
+
+    def __getitem__(self, key: tuple[str, int]) -> int:
+        import pyarrow
+        import pyarrow.feather
+
+        split, part = key
+        target = self.folder / f"{split}-{part:05d}.tar"
+        beside = target.with_suffix(".part")
+        store, rows = self.splits[split], []
+        with open(beside, "wb") as file:
+            with tarfile.open(fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
+                for i in self._members(split, part):
+                    data, label = _reduced(store, i, self.config), int(store.labels[i])
+                    member = tarfile.TarInfo(f"{label:04d}/{i:08d}.{'jpg' if self.config.quality else 'ppm'}")
+                    member.size = len(data)
+                    rows.append((part, tar.offset + tarfile.BLOCKSIZE, len(data), zlib.crc32(data), label, member.name))
+                    tar.addfile(member, io.BytesIO(data))
+            file.flush()
+            os.fsync(file.fileno())
+        with open(beside, "rb") as file:
+            for _, offset, size, crc, _, name in rows:
+                file.seek(offset)
+                if zlib.crc32(file.read(size)) != crc:
+                    raise OSError(f"{target}: {name} was not written as it was meant to be")
+        beside.replace(target)
+        columns = dict(zip(("part", "offset", "size", "crc", "label", "name"), map(list, zip(*rows, strict=True)), strict=True))
+        pyarrow.feather.write_feather(pyarrow.table(columns), beside, compression="uncompressed")
+        beside.replace(self._table(split, part))
+        return len(rows)
+
+    def join(self, split: str) -> None:
+        """One table of all tar files of a split: the sign that it is complete."""
+        import pyarrow
+        import pyarrow.feather
+
+        if (self.folder / f"{split}.arrow").is_file():
+            return
+        tables = [self._table(*key) for key in self.all if key[0] == split]
+        whole = pyarrow.concat_tables([pyarrow.feather.read_table(table) for table in tables]).combine_chunks()
+        beside = self.folder / f"{split}.part"
+        pyarrow.feather.write_feather(whole, beside, compression="uncompressed")
+        beside.replace(self.folder / f"{split}.arrow")
+        for table in tables:
+            table.unlink()
+
+
+def _reduced(store: Store, i: int, config: DataConfig) -> bytes:
+    """A photograph with its short side reduced, never enlarged, as JPEG or, with quality 0, as a PPM file."""
+    from torchvision.io import encode_jpeg
+    from torchvision.transforms.v2.functional import resize
+
+    data = b""
+    try:
+        data = store.read(i)
+        image = decode(data)
+    except (OSError, ValueError) as error:
+        if config.on_corrupt == "skip":
+            return data
+        raise ValueError(f"{store.name(i)}: no readable image ({error})") from None
+    if min(image.shape[1:]) > config.short_side:
+        image = resize(image, [config.short_side], antialias=True)
+    if config.quality:
+        return encode_jpeg(image.contiguous(), config.quality).numpy().tobytes()
+    return b"P6 %d %d 255\n" % (image.shape[2], image.shape[1]) + image.permute(1, 2, 0).numpy().tobytes()

@@ -1,0 +1,198 @@
+"""Where encoded photographs lie: a tree of files, tar files, parquet shards. Three kinds, one interface.
+
+A store of a million photographs takes some tens of megabytes: names are one Arrow array, never a list of strings.
+"""
+
+import functools
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from xceptlab.data.sources import Indices
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm")
+
+
+class Store(Protocol):
+    """The encoded photographs of one split."""
+
+    labels: Indices
+    """(n,)"""
+
+    def read(self, i: int) -> bytes:
+        """The file of the i-th photograph.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is not what it was when the store was made.
+        """
+
+    def name(self, i: int) -> str:
+        """What messages call it."""
+
+
+@dataclass(frozen=True)
+class Tree(Store):
+    """``<folder>/<class>/<file>``, the layout of torchvision's ImageFolder, in the order of the sorted names."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    labels: Indices
+    files: "pyarrow.Array"
+
+    @classmethod
+    def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
+        """The photographs of these classes, by their files' suffixes; others are left alone.
+
+        Raises:
+            ValueError: A class is not among ``classes``, or there is no image at all.
+        """
+        import pyarrow
+
+        if unknown := set(folders(folder)) - set(classes):
+            raise ValueError(f"{folder}: the class {min(unknown)} is not among those of train")
+        found = []
+        for name in classes:
+            names = os.listdir(folder / name) if (folder / name).is_dir() else []
+            found.append(pyarrow.array(sorted(n for n in names if n.lower().endswith(SUFFIXES)), pyarrow.string()))
+        labels = np.repeat(np.arange(len(classes)), [len(names) for names in found])
+        if not len(labels):
+            raise ValueError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+        return cls(folder, classes, labels, pyarrow.concat_arrays(found))
+
+    def read(self, i: int) -> bytes:
+        return Path(self.name(i)).read_bytes()
+
+    def name(self, i: int) -> str:
+        return os.path.join(self.folder, self.classes[self.labels[i]], self.files[int(i)].as_py())
+
+
+def folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+@dataclass(frozen=True)
+class Archive(Store):
+    """Members of tar files, read in place.
+
+    Args:
+        files: The tar files.
+        table: Per photograph: ``part`` (which file), ``offset`` and ``size`` (bytes), ``label``, ``name`` and, where it was
+            written by ``prepare``, its ``crc``.
+    """
+
+    files: tuple[Path, ...]
+    table: "pyarrow.Table"
+
+    @functools.cached_property
+    def labels(self) -> Indices:  # type: ignore[override]
+        return self.table["label"].to_numpy()
+
+    def read(self, i: int) -> bytes:
+        part, offset, size = (self.table[column][int(i)].as_py() for column in ("part", "offset", "size"))
+        data = os.pread(_opened(self.files[part]), size, offset)
+        if len(data) < size:
+            raise ValueError(f"{self.files[part]} is cut short")
+        if "crc" in self.table.column_names and zlib.crc32(data) != self.table["crc"][int(i)].as_py():
+            raise ValueError("its checksum is not the one it was written with")
+        return data
+
+    def name(self, i: int) -> str:
+        return f"{self.files[self.table['part'][int(i)].as_py()]}: {self.table['name'][int(i)]}"
+
+
+@functools.cache
+def _opened(file: Path) -> int:
+    """A descriptor, read by position only, so that processes can share it."""
+    return os.open(file, os.O_RDONLY)
+
+
+@dataclass(frozen=True)
+class Shards(Store):
+    """Parquet files with a column ``image`` of ``{bytes, path}`` and a column ``label``, as the Hugging Face hub has them.
+
+    A photograph is had by reading its whole row group, usually 100 of them: fine in their order, slow for training, where
+    ``prepare`` helps.
+    """
+
+    files: tuple[Path, ...]
+    labels: Indices
+    groups: Indices
+    """(g, 3): per row group its file, its number there, and the number of its first photograph."""
+
+    @classmethod
+    def of(cls, files: list[Path]) -> "Shards":
+        """Raises: ValueError: A file is no parquet file, or lacks the columns."""
+        labels, groups, start = [], [], 0
+        for number, file in enumerate(files):
+            parquet = _parquet(file)
+            labels.append(column(file, ("label",)).to_numpy())
+            picture(file)
+            for group in range(parquet.num_row_groups):
+                groups.append((number, group, start))
+                start += parquet.metadata.row_group(group).num_rows
+        return cls(tuple(files), np.concatenate(labels).astype(np.int64), np.array(groups))
+
+    def read(self, i: int) -> bytes:
+        cell = self._cells(self._group(i)[0])[self._group(i)[1]].as_py()
+        if not cell or not cell.get("bytes"):
+            raise ValueError("the cell holds no bytes")
+        return cell["bytes"]
+
+    def name(self, i: int) -> str:
+        group, row = self._group(i)
+        return f"{self.files[self.groups[group, 0]]}: row {row} of row group {self.groups[group, 1]}"
+
+    def _group(self, i: int) -> tuple[int, int]:
+        group = int(np.searchsorted(self.groups[:, 2], i, side="right")) - 1
+        return group, int(i - self.groups[group, 2])
+
+    def _cells(self, group: int) -> "pyarrow.ChunkedArray":
+        number, group_in_file, _ = map(int, self.groups[group])
+        return _row_group(self.files[number], group_in_file)
+
+
+@functools.lru_cache(maxsize=8)
+def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
+    name = picture(file)
+    return _parquet(file).read_row_group(group, columns=[name])[name]
+
+
+def _parquet(file: Path) -> "pyarrow.parquet.ParquetFile":
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(file)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise ValueError(f"{file}: not a readable parquet file ({error})") from None
+
+
+def picture(file: Path) -> str:
+    """The name of the column of images."""
+    return _named(file, ("img", "image"))
+
+
+def column(file: Path, names: tuple[str, ...]) -> "pyarrow.ChunkedArray":
+    """A column by the first of its names that is there.
+
+    Raises:
+        ValueError: Not a parquet file, or none is there.
+    """
+    name = _named(file, names)
+    return _parquet(file).read(columns=[name])[name]
+
+
+def _named(file: Path, names: tuple[str, ...]) -> str:
+    present = _parquet(file).schema_arrow.names
+    for name in names:
+        if name in present:
+            return name
+    raise ValueError(f"{file}: a column {' or '.join(names)} is needed; it has {', '.join(present)}")

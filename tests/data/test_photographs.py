@@ -1,0 +1,417 @@
+"""Photographs: one image whatever it lies in, decoded as torchvision and Pillow do, prepared once, checked before use."""
+
+import io
+import math
+import os
+import shutil
+import tarfile
+import zlib
+
+import numpy as np
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from torchvision.transforms import functional as F
+
+from conftest import PHOTOGRAPHS
+from xceptlab.data import SETS, augment, order
+from xceptlab.data.check import Counts, check
+from xceptlab.data.photographs import decode
+from xceptlab.data.prepare import prepare
+from xceptlab.schema import DataConfig
+
+CLASSES = ("n01", "n02", "n03")
+
+
+def config(root, **changes):
+    return DataConfig(name="imagenet", root=str(root), num_classes=3, size=24, **changes)
+
+
+def load(root, **changes):
+    return SETS["imagenet"].load(config(root, **changes))
+
+
+def jpeg(i, mode="RGB", form="JPEG"):
+    """A smooth picture of its own for each number."""
+    y, x = np.mgrid[0 : 60 + i % 7, 0 : 80 - i % 5] / 80
+    pixels = np.stack([np.sin(5 * x + i), np.cos(4 * y + i), np.sin(3 * (x + y) + i)], -1) * 127 + 128
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(buffer, form)
+    return buffer.getvalue()
+
+
+def encoded():
+    """Per split and class the files: name and bytes."""
+    counts = {"train": 8, "val": 3}
+    return {
+        split: {
+            name: [(f"{name}_{i}.JPEG" if split == "train" else f"ILSVRC2012_val_{k * n + i:08d}.JPEG", jpeg(100 * k + i + n))
+                   for i in range(n)]
+            for k, name in enumerate(CLASSES)
+        }
+        for split, n in counts.items()
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for split, classes in encoded().items():
+        for name, files in classes.items():
+            (tmp_path / "tree" / split / name).mkdir(parents=True)
+            for file, data in files:
+                (tmp_path / "tree" / split / name / file).write_bytes(data)
+    return tmp_path / "tree"
+
+
+def add(tar, name, data):
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def packed(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:") as tar:
+        for name, data in files:
+            add(tar, name, data)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def tars(tmp_path):
+    """The three original files, the classes in another order than their names', numbered in a third one."""
+    root = tmp_path / "tars"
+    root.mkdir()
+    files = encoded()
+    with tarfile.open(root / "ILSVRC2012_img_train.tar", "w:") as tar:
+        for name in reversed(CLASSES):
+            add(tar, f"{name}.tar", packed(reversed(files["train"][name])))
+    val = [(file, data, name) for name, photographs in files["val"].items() for file, data in photographs]
+    (root / "ILSVRC2012_img_val.tar").write_bytes(packed([(file, data) for file, data, _ in val]))
+    number = {"n02": 1, "n03": 2, "n01": 3}
+    synsets = np.array(
+        [(i, name, 0) for name, i in number.items()] + [(4, "n00", 3)],
+        dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")],
+    )
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": synsets[:, None]})
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as kit:
+        add(kit, "ILSVRC2012_devkit_t12/data/meta.mat", meta.getvalue())
+        truth = "".join(f"{number[name]}\n" for _, _, name in sorted(val))
+        add(kit, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth.encode())
+    return root
+
+
+@pytest.fixture
+def shards(tmp_path):
+    root = tmp_path / "shards"
+    (root / "data").mkdir(parents=True)
+    for split, classes in encoded().items():
+        rows = [(data, label) for label, files in enumerate(classes.values()) for _, data in files]
+        cells = [{"bytes": data, "path": "x.JPEG"} for data, _ in rows]
+        half = len(rows) // 2
+        for part, piece in enumerate((slice(None, half), slice(half, None))):
+            table = pyarrow.table({"image": cells[piece], "label": [label for _, label in rows[piece]]})
+            name = {"train": "train", "val": "validation"}[split]
+            pyarrow.parquet.write_table(table, root / "data" / f"{name}-{part:05d}-of-00002.parquet", row_group_size=5)
+    return root
+
+
+def everything(source):
+    return source.read(np.arange(len(source.labels)), None)
+
+
+def test_every_layout_has_the_same_photographs_under_the_same_numbers(tree, tars, shards):
+    for one, *others in zip(load(tree), load(tars), load(shards), strict=True):
+        for other in others:
+            assert one.labels.tolist() == other.labels.tolist()
+            assert torch.equal(everything(one), everything(other))
+            assert one.fingerprint() == other.fingerprint()
+
+
+def test_a_tar_file_is_searched_once(tars, tmp_path, monkeypatch):
+    first = load(tars)[0]
+    monkeypatch.setattr(tarfile, "open", None)
+    assert torch.equal(everything(load(tars)[0]), everything(first))
+    assert len(list((tmp_path / "cache" / "xceptlab").iterdir())) == 2
+    os.utime(tars / "ILSVRC2012_img_val.tar", ns=(1, 1))  # another file under the same name
+    with pytest.raises(TypeError):
+        load(tars)
+
+
+@pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"])
+@pytest.mark.parametrize("part", [0.2, 0.5])
+def test_a_tar_file_that_is_cut_short_is_refused(tars, name, part):
+    file = tars / name
+    data = file.read_bytes()
+    file.write_bytes(data[: int(part * len(data))])
+    with pytest.raises(ValueError, match=r"cut short|not a whole tar file|not the development kit"):
+        load(tars)
+
+
+def test_a_tar_file_cut_between_two_members_is_refused(tars):
+    file = tars / "ILSVRC2012_img_val.tar"
+    with tarfile.open(file) as tar:
+        fourth = tar.getmembers()[4].offset
+    file.write_bytes(file.read_bytes()[:fourth])
+    with pytest.raises(ValueError, match="cut short; it ends without its closing mark"):
+        load(tars)
+
+
+def test_validation_photographs_without_labels_are_refused(tars):
+    (tars / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    with pytest.raises(ValueError, match=r"ILSVRC2012_devkit_t12.tar.gz is missing, which has the labels"):
+        load(tars)
+
+
+def test_parquet_without_the_columns_or_the_labels_is_refused(shards):
+    file = shards / "data" / "train-00000-of-00002.parquet"
+    whole = pyarrow.parquet.read_table(file)
+    pyarrow.parquet.write_table(whole.rename_columns(["pixels", "label"]), file)
+    with pytest.raises(ValueError, match="a column img or image is needed; it has pixels, label"):
+        load(shards)
+    pyarrow.parquet.write_table(whole.set_column(1, "label", pyarrow.array([-1] * len(whole))), file)
+    with pytest.raises(ValueError, match=r"labels -1 to 2 of train do not fit 3 classes"):
+        load(shards)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a readable parquet file"):
+        load(shards)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_an_image_is_known_by_its_content_not_its_name(form):
+    data = jpeg(3, form=form)
+    wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(decode(data).permute(1, 2, 0), wanted)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_of_every_kind_is_decoded_as_pillow_does(mode):
+    data = jpeg(3, mode)
+    wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert np.abs(decode(data).permute(1, 2, 0).numpy() - wanted).max() <= (1 if mode == "CMYK" else 0)
+
+
+def test_a_png_of_16_bits_keeps_its_brightness():
+    buffer = io.BytesIO()
+    Image.fromarray((np.linspace(0, 65535, 400).reshape(20, 20)).astype(np.uint16)).save(buffer, "PNG")
+    image = decode(buffer.getvalue()).float()
+    assert image.min() <= 1
+    assert image.max() >= 254
+    assert image.mean() == pytest.approx(127.5, abs=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_as_its_exif_data_say(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(3))).save(buffer, "JPEG", exif=exif)
+    from PIL import ImageOps
+
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))))
+    assert np.array_equal(decode(buffer.getvalue()).permute(1, 2, 0), wanted)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", jpeg(3)[:40], jpeg(3)[:700], jpeg(3, form="PNG")[:400]])
+def test_what_cannot_be_decoded_raises_one_error(data):
+    with pytest.raises(ValueError):
+        decode(data)
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}")
+def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path):
+    """Above 35 dB on average against the crop that torchvision's RandomResizedCrop cuts with Pillow at the same place."""
+    for split in ("train", "val"):
+        (tmp_path / split).symlink_to(PHOTOGRAPHS)
+    classes = len(list(PHOTOGRAPHS.iterdir()))
+    train, _ = SETS["imagenet"].load(DataConfig(name="imagenet", root=str(tmp_path), num_classes=classes, size=224))
+    index = np.arange(len(train.labels))
+    draws = order.draws(0, 0, index)
+    ratios = []
+    for image, i, draw in zip(train.read(index, draws), index, draws, strict=True):
+        with Image.open(train.store.name(i)) as file:
+            whole = file.convert("RGB")
+        wanted = F.resized_crop(whole, *augment.resized_crop(draw, whole.height, whole.width), [224, 224])
+        wanted = F.hflip(wanted) if draw[2] < 0.5 else wanted
+        error = np.square(image.numpy().astype(float) - np.asarray(wanted)).mean()
+        ratios.append(10 * math.log10(255**2 / max(error, 1e-3)))
+    assert np.mean(ratios) > 35
+    assert np.min(ratios) > 30
+
+
+# ---- prepared photographs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quality", [90, 0])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prepared_photographs_are_the_reduced_originals(tree, quality, workers, monkeypatch):
+    monkeypatch.setattr("xceptlab.data.prepare.MEMBERS", 10)
+    changes = {"short_side": 32, "quality": quality}
+    progress = list(prepare(config(tree, **changes), workers))
+    assert progress[0] == (0, 33)
+    assert progress[-1] == (33, 33)
+    for original, reduced in zip(load(tree), load(tree, **changes), strict=True):
+        assert original.labels.tolist() == reduced.labels.tolist()
+        difference = everything(original).float() - everything(reduced).float()
+        assert difference.abs().mean() < (4 if quality else 3)
+        for i in range(len(reduced.labels)):
+            assert min(decode(reduced.store.read(i)).shape[1:]) == 32
+    assert not list((tree / "prepared").glob("*/*.part"))
+
+
+def test_an_interrupted_preparation_continues_to_the_same_bytes(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("xceptlab.data.prepare.MEMBERS", 5)
+    whole = config(tree, short_side=32, cache=str(tmp_path / "whole"))
+    list(prepare(whole, 0))
+    broken = config(tree, short_side=32, cache=str(tmp_path / "broken"))
+    steps = prepare(broken, 0)
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    with pytest.raises(ValueError, match="no photographs of 32 pixels are prepared"):
+        SETS["imagenet"].load(broken)
+    (folder,) = (tmp_path / "broken").iterdir()
+    (folder / "train-00003.part").write_bytes(b"killed in here")
+    assert next(prepare(broken, 0)) == (10, 33)
+    list(prepare(broken, 0))
+    (other,) = (tmp_path / "whole").iterdir()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {f.name: f.read_bytes() for f in other.iterdir()}
+    assert next(prepare(broken, 0)) == (33, 33)
+
+
+def test_a_flipped_bit_in_a_prepared_photograph_is_noticed(tree):
+    list(prepare(config(tree, short_side=32), 0))
+    train, _ = load(tree, short_side=32)
+    file = train.store.files[0]
+    data = bytearray(file.read_bytes())
+    data[train.store.table["offset"][4].as_py() + 200] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"0000/00000004.jpg: no readable image \(its checksum"):
+        everything(train)
+    lines = [line for line in check(config(tree, short_side=32), True, 0) if isinstance(line, str)]
+    assert len(lines) == 1
+
+
+def test_prepared_photographs_of_another_set_are_not_mixed_in(tree, tmp_path):
+    cache = str(tmp_path / "scratch")
+    list(prepare(config(tree, short_side=32, cache=cache), 0))
+    (tree / "train" / "n01" / "n01_7.JPEG").unlink()
+    with pytest.raises(ValueError, match=r"data.cache: .* holds the photographs of another data set"):
+        list(prepare(config(tree, short_side=32, cache=cache), 0))
+
+
+def test_a_photograph_that_is_small_already_is_not_enlarged(tree):
+    list(prepare(config(tree, short_side=500), 0))
+    train, _ = load(tree, short_side=500)
+    assert decode(train.store.read(0)).shape[1:] == decode((tree / "train" / "n01" / "n01_0.JPEG").read_bytes()).shape[1:]
+
+
+def test_the_prepared_files_are_plain_tar_files(tree):
+    list(prepare(config(tree, short_side=32), 0))
+    (folder,) = (tree / "prepared").iterdir()
+    table = pyarrow.feather.read_table(folder / "train.arrow").to_pylist()
+    with tarfile.open(folder / "train-00000.tar") as tar:
+        members = tar.getmembers()
+        assert [member.name for member in members] == [row["name"] for row in table]
+        assert [zlib.crc32(tar.extractfile(member).read()) for member in members] == [row["crc"] for row in table]
+
+
+# ---- what is wrong with a data set --------------------------------------------------------------------------------------------
+
+
+def test_check_counts_and_names_what_does_not_decode(tree):
+    (tree / "train" / "n02" / "n02_3.JPEG").write_bytes(b"no image")
+    (tree / "val" / "n03" / "ILSVRC2012_val_00000007.JPEG").write_bytes(jpeg(1)[:500])
+    (tree / "val" / "n03" / "README.txt").write_text("left alone")
+    for workers in (0, 2):
+        train, bad, val, other = list(check(config(tree), True, workers))
+        assert train == Counts("train", 24, 3, 8, 8)
+        assert "n02_3.JPEG: no readable image" in bad
+        assert val == Counts("test", 9, 3, 3, 3)
+        assert "ILSVRC2012_val_00000007.JPEG: no readable image" in other
+
+
+def test_check_and_prepare_on_the_command_line(tree, xceptlab):
+    layers = [f"--data.root={tree}", "--data.num_classes=3", "--data.size=24"]
+    done = xceptlab("data", "check", *layers)
+    assert done.returncode == 0
+    assert "24" in done.stdout
+    assert "All sampled images decode" in done.stdout
+    (tree / "train" / "n02" / "n02_3.JPEG").write_bytes(b"no image")
+    bad = xceptlab("data", "check", "--all", *layers)
+    assert bad.returncode == 2
+    assert "n02_3.JPEG: no readable image" in bad.stderr
+    refused = xceptlab("data", "prepare", *layers)
+    assert refused.returncode == 2
+    assert "data.short_side: 0 is not allowed" in refused.stderr
+    corrupt = xceptlab("data", "prepare", *layers, "--data.short_side=32", "--runtime.workers=1")
+    assert corrupt.returncode == 2
+    assert corrupt.stderr.strip().endswith("n02_3.JPEG: no readable image (cannot identify image file)")
+    assert len(corrupt.stderr.strip().splitlines()) == 1
+    done = xceptlab("data", "prepare", *layers, "--data.short_side=32", "--data.on_corrupt=skip")
+    assert done.returncode == 0
+    assert "Prepared in" in done.stdout
+
+
+def test_a_full_disk_ends_preparation_with_one_line(tree, xceptlab, monkeypatch):
+    layers = [f"--data.root={tree}", "--data.num_classes=3", "--data.short_side=32"]
+    full = "/dev/full"
+    target = tree / "prepared" / "short32-quality90"
+    target.mkdir(parents=True)
+    (target / "originals.json").symlink_to(full)
+    done = xceptlab("data", "prepare", *layers)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+
+def test_hub_names_that_are_not_in_the_cache_say_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"hf://nobody/nothing is not to be had here .*--data.download true fetches it"):
+        load("hf://nobody/nothing")
+
+
+def test_a_set_in_the_hubs_cache_is_read_without_a_network(monkeypatch, tmp_path, shards):
+    home = tmp_path / "hub" / "datasets--owner--photographs"
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(revision)
+    shutil.copytree(shards, home / "snapshots" / revision)
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert torch.equal(everything(load("hf://owner/photographs")[0]), everything(load(shards)[0]))
+
+
+# ---- a million of them --------------------------------------------------------------------------------------------------------
+
+
+def test_imagenets_size_takes_little_memory_in_a_worker():
+    """1.28 million photographs by simulated paths: what a loader's worker is sent and holds, and the order of an epoch."""
+    import pickle
+    from pathlib import Path
+
+    from xceptlab.data.module import Split
+    from xceptlab.data.photographs import Photographs
+    from xceptlab.data.stores import Tree
+
+    n, classes = 1_281_167, tuple(f"n{i:08d}" for i in range(1000))
+    files = pyarrow.concat_arrays([pyarrow.array([f"n{k:08d}_{i}.JPEG" for i in range(1282)]) for k in range(1000)])[:n]
+    store = Tree(Path("/nowhere"), classes, np.repeat(np.arange(1000), 1282)[:n], files)
+    settings = DataConfig()
+    split = Split(Photographs(store, settings), np.arange(n), settings, seed=0)
+    sent = pickle.dumps(split)
+    assert len(sent) < 80e6
+    again = pickle.loads(sent)
+    assert again.source.store.name(n - 1).endswith("n00000999/n00000999_448.JPEG")
+    permutation = order.permutation(0, 0, n)
+    assert permutation.nbytes == 8 * n
+    assert np.array_equal(np.sort(permutation), np.arange(n))
