@@ -28,8 +28,8 @@ lint: setup ## Check format, style, types and the layers of the design
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: setup ## Measure the speed of a training step, two memory layouts side by side
-	@$(BIN)/python benchmarks/train_step.py
+bench: setup ## Measure the data pipelines against torchvision's; see also xceptlab bench --help
+	@$(BIN)/xceptlab bench loader
 
 clean: ## Remove .venv and caches; outputs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info

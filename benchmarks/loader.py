@@ -1,8 +1,9 @@
 """Images per second of the data pipelines, against torchvision's, in one run, alternating.
 
 Run: xceptlab bench loader [--photographs FOLDER/<class>/*.JPEG] [--write]. Without a folder it makes photographs of ImageNet's
-usual size (500 x 375) itself. Everything runs in one process with one thread, so that the figures are per core, but for CIFAR's
-torchvision pipeline, which gets a worker for each core. ``--write`` puts the table into benchmarks/results/loader.md.
+usual size (500 x 375) itself. Photographs are timed in one process with one thread by the processor's time, which is what a core
+does, whatever else runs on the machine; small images by the clock, torchvision's with a worker for each core.
+``--write`` puts the table into benchmarks/results/loader.md.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def main() -> None:
             "",
             f"{date.today()}, {processor()}, {os.cpu_count()} cores,",
             f"torch {torch.__version__}, torchvision {torchvision.__version__}.",
-            "Images per second: median of the rounds. Ratio: median of the rounds' ratios, with the least and the largest.",
+            "Images per second: of a core's time for photographs, of the clock's for small images; median of the rounds.",
+            "Ratio: the median of the rounds' ratios, with the least and the largest.",
             "",
             *compared(f"Photographs, one core ({what}): RandomResizedCrop(224), flip", pipelines(photographs, Path(scratch))),
             *compared(
@@ -83,10 +85,10 @@ def compared(title: str, ways: dict[str, Callable[[], float]]) -> list[str]:
     return [*lines, ""]
 
 
-def timed(work: Iterator[int]) -> float:
+def timed(work: Iterator[int], clock: Callable[[], float] = time.perf_counter) -> float:
     """Images per second of work that yields numbers of images."""
-    start = time.perf_counter()
-    return sum(work) / (time.perf_counter() - start)
+    start = clock()
+    return sum(work) / (clock() - start)
 
 
 # ---- photographs --------------------------------------------------------------------------------------------------------------
@@ -100,11 +102,9 @@ def pipelines(photographs: Path, scratch: Path) -> dict[str, Callable[[], float]
     classes = sum(entry.is_dir() for entry in photographs.iterdir())
     base = {"name": "imagenet", "num_classes": classes, "size": 224}
     files = sorted(str(file) for file in photographs.glob("*/*"))
-    parquet = as_parquet(root, scratch / "parquet")
     ways = {
-        "torchvision with Pillow": lambda: timed(torchvision_pipeline(files)),
+        "torchvision with Pillow": lambda: timed(torchvision_pipeline(files), time.process_time),
         "xceptlab, ImageFolder tree": ours(DataConfig(root=str(root), **base)),
-        "xceptlab, parquet shards in random order": ours(DataConfig(root=str(parquet), **base)),
     }
     for quality, name in ((90, "JPEG 90"), (0, "raw pixels")):
         config = DataConfig(root=str(root), cache=str(scratch / "cache"), short_side=256, quality=quality, **base)
@@ -133,23 +133,7 @@ def ours(config: DataConfig) -> Callable[[], float]:
             yield len(index)
 
     epochs = itertools.count()
-    return lambda: timed(work(next(epochs)))
-
-
-def as_parquet(root: Path, folder: Path) -> Path:
-    """The same photographs in the hub's layout, 100 to a row group."""
-    import pyarrow
-    import pyarrow.parquet
-
-    folder.mkdir()
-    source = SETS["imagenet"].load(
-        DataConfig(name="imagenet", root=str(root), num_classes=len(list((root / "train").iterdir())))
-    )[0]
-    cells = [{"bytes": source.store.read(i), "path": None} for i in range(len(source.labels))]
-    table = pyarrow.table({"image": cells, "label": source.labels})
-    for split in ("train", "validation"):
-        pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=100)
-    return folder
+    return lambda: timed(work(next(epochs)), time.process_time)
 
 
 def made_up(folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """Speed of a training step on this machine: channels last against contiguous, in one run, alternating.
 
-Run: make bench. Prints the ratio of images per second with its spread over the rounds; no result of it is committed yet.
+Run: xceptlab bench train_step. Prints the ratio of images per second with its spread.
 """
 
 import statistics

@@ -195,3 +195,14 @@ def test_ctrl_c_is_one_line_and_exit_code_130():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130
     assert done.stderr == "xceptlab: interrupted; the same command continues\n"
+
+
+def test_bench_knows_its_programs(xceptlab):
+    done = xceptlab("bench", "nothing")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "xceptlab: nothing: no such benchmark; " + ", ".join(
+        sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py"))
+    )
+    help_text = xceptlab("bench", "loader", "--help")
+    assert help_text.returncode == 0
+    assert "--photographs" in help_text.stdout

@@ -14,6 +14,9 @@ from xceptlab.data.sources import Decoded, Indices, Unreadable, digest
 from xceptlab.data.stores import Store
 from xceptlab.schema import DataConfig
 
+_TORCHVISIONS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
+"""How the files begin that torchvision decodes: JPEG, PNG, WebP."""
+
 
 @dataclass(frozen=True)
 class Photographs(Decoded):
@@ -45,7 +48,8 @@ class Photographs(Decoded):
         top, left, h, w = (height - side) // 2, (width - side) // 2, side, side
         if draws is not None and config.crop == "resized":
             top, left, h, w = augment.resized_crop(draws, height, width)
-        region = image[None, :, top : top + h, left : left + w]
+        # as one piece in this layout it is resized, and then copied, in half the time
+        region = image[None, :, top : top + h, left : left + w].contiguous(memory_format=torch.channels_last)
         image = F.interpolate(region, (config.size, config.size), mode="bilinear", antialias=True)[0]
         if draws is None:
             return image
@@ -68,12 +72,12 @@ def decode(data: bytes) -> Tensor:
     """
     from torchvision.io import ImageReadMode, decode_image
 
-    if data:
+    if data.startswith(_TORCHVISIONS):
         try:
             image = decode_image(
                 torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB, apply_exif_orientation=True
             )
-            if image.ndim == 3 and image.dtype == torch.uint8:
+            if image.dtype == torch.uint8:
                 return image
         except RuntimeError:
             pass  # Pillow may know it, and says better what is wrong
