@@ -5,11 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from xceptlab.loading import load_run
 from xceptlab.schema import RunConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROOT = Path(__file__).parents[1]
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
@@ -29,6 +33,29 @@ TINY = [
 def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
     """``tiny("--train.lr=0.5", ...)``: a run of 10 steps that leaves its outputs in ``tmp_path / "outputs"``."""
     return lambda *overrides: load_run([*TINY, f"--runtime.outputs={tmp_path / 'outputs'}", *overrides])
+
+
+def enliven(network: "nn.Module", size: int = 96) -> "nn.Module":
+    """Random BatchNorm parameters with statistics near those of random images; returns the network in eval mode.
+
+    With arbitrary statistics the signal dies on its way and the biases make the logits, which then agree in any two networks.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momentum = {norm: norm.momentum for norm in norms}
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.uniform_(0.8, 1.2, generator=generator)
+            norm.bias.normal_(0, 0.1, generator=generator)
+            norm.momentum = 1.0
+        network.train()(torch.randn(4, 3, size, size, generator=generator))
+        for norm in norms:
+            norm.momentum = momentum[norm]
+            norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn(norm.running_mean.shape, generator=generator)
+            norm.running_var *= 0.5 + torch.rand(norm.running_var.shape, generator=generator)
+    return network.eval()
 
 
 def listen_to_ctrl_c() -> None:

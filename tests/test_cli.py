@@ -131,6 +131,25 @@ def test_describe_shows_the_papers_network_with_its_cost(xceptlab):
     assert "2048x10x10" in done.stdout
 
 
+def test_describe_states_what_regular_convolutions_would_cost(xceptlab):
+    done = xceptlab("describe")  # without a data file: 1,000 classes at 299
+    assert "One image of 299x299, 1000 classes" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "179,071,688 parameters (7.83 times as many), 68,818,345,696 MACs (8.23 times)" in text
+    (line,) = [line for line in done.stdout.splitlines() if "separable2" in line]
+    numbers = (13_824 + 3_145_728, 100 * (13_824 + 3_145_728), 9 * 1536 * 2048, 9 * 1536 * 2048 * 100)
+    assert [number for number in numbers if f"{number:,}" not in line] == []
+
+
+def test_describe_compares_two_variants_side_by_side(xceptlab, tmp_path):
+    (tmp_path / "none.yaml").write_text("model: {residual: none}")
+    done = xceptlab("describe", "--compare", "configs/model/xception.yaml", tmp_path / "none.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    (total,) = [line for line in done.stdout.splitlines() if "total" in line]
+    assert [n for n in ("22,855,952", "21,878,880", "0.957", "8,357,403,496", "8,125,858,664", "0.972") if n not in total] == []
+    assert "- entry.block1.skip Sequential" in done.stdout
+
+
 def test_plan_shows_the_difference_of_each_arm_and_creates_nothing(xceptlab, tmp_path):
     wide = {**os.environ, "COLUMNS": "200"}
     done = xceptlab("plan", "experiments/residual", "--runtime.outputs", str(tmp_path / "outputs"), env=wide)

@@ -19,6 +19,7 @@ ON_CIFAR10 = ["model/xception_cifar", "data/cifar10", "train/cifar"]
 RECIPES = [
     (["model/xception", "data/imagenet", "train/imagenet_paper"], "imagenet", 299, 1000),
     (["model/xception", "data/imagenet", "train/imagenet_modern"], "imagenet", 299, 1000),
+    (["model/xception", "data/imagenet", "train/jft_paper"], "imagenet", 299, 1000),
     (["model/xception_cifar", "data/cifar10", "train/cifar"], "cifar10", 32, 10),
     (["model/xception_cifar", "data/cifar100", "train/cifar"], "cifar100", 32, 100),
     (["model/xception_tiny", "data/digits", "train/digits"], "digits", 16, 10),
@@ -61,6 +62,19 @@ def test_layers_that_belong_together_resolve(names, data, size, classes):
 def test_the_shipped_xception_is_the_papers():
     run = load_run(layers(["model/xception"]))
     assert run.changed() == {}
+
+
+def test_the_papers_recipes_are_the_papers():
+    """Sections 4.2 and 4.3; 3,000,000 samples are 2.342 epochs of ImageNet."""
+    imagenet, jft = (load_run(layers(["data/imagenet", f"train/{name}_paper"])) for name in ("imagenet", "jft"))
+    t = imagenet.train
+    assert (t.optimizer, t.momentum, t.lr, t.decay_rate, t.decay_epochs, t.weight_decay) == ("sgd", 0.9, 0.045, 0.94, 2, 1e-5)
+    t = jft.train
+    assert (t.optimizer, t.momentum, t.lr, t.decay_rate, t.weight_decay) == ("rmsprop", 0.9, 0.001, 0.9, 1e-5)
+    assert t.decay_epochs == pytest.approx(3_000_000 / 1_281_167, abs=1e-3)
+    assert (imagenet.model.dropout, jft.model.dropout) == (0.5, 0)
+    assert [run.train.schedule for run in (imagenet, jft)] == ["exponential", "exponential"]
+    assert min(imagenet.train.ema, jft.train.ema) > 0
 
 
 def test_the_recipes_state_a_command_and_a_score():

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import xceptlab.export
-from conftest import ROOT
+from conftest import ROOT, enliven
 from xceptlab.cli import main
 from xceptlab.export import export
 from xceptlab.loading import load_run
@@ -20,20 +20,12 @@ TWO = ["--data.num_classes=2", "--data.size=96"]
 SMALL = ["--model.width=0.125", "--model.middle_blocks=1", *TWO]
 
 
-@torch.no_grad()
 def weights(folder, *args):
     """A file of ours with random weights and BatchNorm statistics, and its configuration."""
     config = load_run(list(args))
-    network = Xception(config.model, config.data.classes, seed=1)
-    generator = torch.Generator().manual_seed(0)
-    for name, buffer in network.named_buffers():
-        if name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5, generator=generator)
-        elif name.endswith("running_mean"):
-            buffer.normal_(0, 0.1, generator=generator)
-    network.classifier.weight.mul_(30)  # so that images, not biases, decide the logits
+    network = enliven(Xception(config.model, config.data.classes, seed=1))
     safetensors.torch.save_file(network.state_dict(), folder / "ours.safetensors")
-    return folder / "ours.safetensors", config, network.eval()
+    return folder / "ours.safetensors", config, network
 
 
 @pytest.fixture(autouse=True)
@@ -223,5 +215,5 @@ def test_timms_own_models_are_exported_and_say_which_images_are_too_small(tmp_pa
         export(config, file, tmp_path / "x.safetensors")
     config = load_run(["--model.timm=inception_v3", *TWO, "--data.size=8"])
     safetensors.torch.save_file(build(config.model, 2).state_dict(), file)
-    with pytest.raises(ValueError, match=r"data.size: 8 is too small"):
+    with pytest.raises(ValueError, match=r"data.size: 8 does not fit this network \(.*\); the smallest that does is 75"):
         export(config, file, tmp_path / "y.pt2")

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from xceptlab.loading import keys_of, load_run
+from xceptlab.loading import load_run, overrides
 
 
 @pytest.fixture
@@ -70,8 +70,12 @@ def test_a_whole_number_serves_as_a_decimal_one(file):
     assert isinstance(lr, float)
 
 
-def test_keys_of_lists_the_overridden_keys():
-    assert keys_of(["-c", "x.yaml", "--train.lr", "0.1", "--seed=3"]) == ["train.lr", "seed"]
+def test_overrides_are_pairs_in_their_order_however_they_are_written():
+    args = ["-c", "a.yaml", "--train.lr", "-0.1", "--config=b=c.yaml", "--print_config", "-c=d.yaml", "--model.timm=", "--seed"]
+    assert overrides(args) == [
+        ("config", "a.yaml"), ("train.lr", "-0.1"), ("config", "b=c.yaml"), ("print_config", None), ("config", "d.yaml"),
+        ("model.timm", ""), ("seed", None),
+    ]  # fmt: skip
 
 
 def test_print_config_prints_yaml_that_reads_back(capsys, file):

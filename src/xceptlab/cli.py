@@ -14,6 +14,7 @@ from xceptlab import __version__
 from xceptlab.records import Busy, RunDirectory
 
 if TYPE_CHECKING:
+    from xceptlab.models.cost import Row
     from xceptlab.report.summary import Summary
     from xceptlab.schema import RunConfig
     from xceptlab.study import Expansion
@@ -302,21 +303,32 @@ def _expand(path: str, layers: list[str]) -> "Expansion":
     expansion = expand(path, layers)
     if next(iter(expansion.arms.values())).model.match == "none":
         return expansion
-    from xceptlab.matching import matched
+    from xceptlab.control import matched
 
     return matched(expansion)
+
+
+def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
+    """Every arm's module tree, refused where it is not controlled and with a warning where it shows no difference."""
+    from xceptlab.control import trees, twins
+
+    found = trees(expansion)
+    for line in twins(expansion, found):
+        print(f"Warning: {line}", file=sys.stderr)
+    return found
 
 
 def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.report.summary import UNMATCHED, read_records
 
     expansion = _expand(options.study, layers)
+    networks = _networks(expansion)
     records = read_records(expansion)
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from xceptlab.models.cost import changes, table
+    from xceptlab.models.cost import changes
     from xceptlab.report.write import amount
 
     console = Console()
@@ -324,9 +336,8 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     view = Table()
     for name in ("arm", "differs from the baseline in", "parameters", "MACs", "runs done"):
         view.add_column(name, overflow="fold")
-    trees = {arm: table(config.model, config.data.classes, config.data.size) for arm, config in expansion.arms.items()}
-    first = next(iter(trees.values()))
-    for arm, tree in trees.items():
+    first = next(iter(networks.values()))
+    for arm, tree in networks.items():
         keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
         done = sum(records[arm, seed] is not None for seed in expansion.study.seeds)
         what = expansion.arms[arm].model.match
@@ -335,7 +346,7 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
         costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
         view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.study.seeds)}")
     console.print(view)
-    for arm, tree in trees.items():
+    for arm, tree in networks.items():
         if lines := changes(first, tree):
             shown = lines[:6] + ([f"and {len(lines) - 6} more"] if len(lines) > 6 else [])
             console.print(f"Modules of {arm}:", *shown, sep="\n  ", markup=False, highlight=False)
@@ -350,10 +361,13 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _study(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.report.summary import read_records
 
     expansion = _expand(options.study, layers)
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
+    if None in read_records(expansion).values():
+        _networks(expansion)
     from xceptlab.launch.study import run_missing
 
     failed = run_missing(expansion, options.jobs, main)

@@ -13,6 +13,7 @@ import torch
 from lightning_utilities.core.imports import RequirementCache
 from torch import Tensor, nn
 
+from xceptlab.models.cost import cost
 from xceptlab.models.pretrained import CONSTANTS, restore, to_timm
 from xceptlab.records import write_atomically
 from xceptlab.schema import ModelConfig, RunConfig
@@ -45,6 +46,7 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
         write_atomically(output, safetensors.torch.save(state, {"format": "pt"}))
         return f"{output}: timm's legacy_xception, {len(state)} tensors"
     side = config.data.size
+    cost(model, config.data.classes, side)  # refuses a size that the network does not take
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     logits = _logits(network.eval(), images)
     if output.suffix == ".pt2":
@@ -61,10 +63,7 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
 @torch.no_grad()
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
     """Of one, two and four images in turn: the program was made with two."""
-    try:
-        return torch.cat([network(images[:1]), network(images), network(torch.cat([images, images.flip(-1)]))])
-    except RuntimeError as error:
-        raise ValueError(f"data.size: {images.shape[-1]} is too small for this network ({error})") from None
+    return torch.cat([network(images[:1]), network(images), network(torch.cat([images, images.flip(-1)]))])
 
 
 def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:

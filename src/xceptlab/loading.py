@@ -7,7 +7,6 @@ one wins. Whatever is wrong becomes a ``ValueError`` of one line that names the 
 import contextlib
 import difflib
 import functools
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -33,24 +32,32 @@ def parse(schema: type[T], args: Sequence[str], command: str) -> T:
     Raises:
         ValueError: One line, for anything that is not as the schema allows.
     """
-    args = split(args)
+    given = overrides(args)
     try:
-        return _attempt(schema, args, command)
+        return _attempt(schema, given, command)
     except ValueError as error:
-        raise ValueError(_culprit(schema, args, command, str(error)) + str(error)) from None
+        raise ValueError(_culprit(schema, given, command, str(error)) + str(error)) from None
 
 
-def split(args: Sequence[str]) -> list[str]:
-    """``-c=FILE`` and ``--config=FILE`` as two arguments."""
-    return [piece for arg in args for piece in (arg.split("=", 1) if re.match(r"(-c|--config)=", arg) else [arg])]
+def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Layers, ``("config", FILE)``, and overrides, ``("train.lr", "0.05")``, in their order; None where a value is missing."""
+    pieces = iter(args)
+    found = []
+    for piece in pieces:
+        flag, equals, value = piece.partition("=")
+        key = "config" if flag == "-c" else flag.removeprefix("--")
+        alone = key in ("help", "print_config")
+        found.append((key, value if equals else None if alone else next(pieces, None)))
+    return found
 
 
-def _attempt(schema: type[T], args: list[str], command: str) -> T:
+def _attempt(schema: type[T], given: list[tuple[str, str | None]], command: str) -> T:
     from jsonargparse import ArgumentError, Namespace
 
-    for flag, file in itertools.pairwise(args):
-        if flag in ("-c", "--config") and Path(file).is_file():
+    for key, file in given:
+        if key == "config" and file and Path(file).is_file():
             _refuse_duplicates(Path(file))
+    args = [f"--{key}" if value is None else f"--{key}={value}" for key, value in given]
     try:
         values = _parser(schema, command).parse_args(args)  # type: ignore[arg-type]  # a class is hashable
     except UnicodeDecodeError as error:
@@ -76,11 +83,6 @@ def _refuse_duplicates(file: Path) -> None:
 
     with contextlib.suppress(yaml.YAMLError, UnicodeError):  # the parser says these better
         walk(yaml.compose(file.read_bytes(), yaml.SafeLoader))
-
-
-def keys_of(args: Sequence[str]) -> list[str]:
-    """The dotted keys that ``--key value`` or ``--key=value`` arguments override."""
-    return [arg[2:].split("=")[0] for arg in args if arg.startswith("--")]
 
 
 @functools.cache
@@ -125,12 +127,12 @@ def _keys(schema: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def _culprit(schema: type, args: list[str], command: str, message: str) -> str:
+def _culprit(schema: type, given: list[tuple[str, str | None]], command: str, message: str) -> str:
     """``FILE: `` when one of the files by itself is refused with the same message, else nothing."""
-    for flag, file in itertools.pairwise(args):
-        if flag in ("-c", "--config"):
+    for key, file in given:
+        if key == "config":
             try:
-                _attempt(schema, ["-c", file], command)
+                _attempt(schema, [(key, file)], command)
             except ValueError as error:
                 if str(error) == message:
                     return f"{file}: "

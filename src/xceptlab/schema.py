@@ -199,7 +199,7 @@ class DataConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(_Section):
-    """The training. The defaults are the paper's ImageNet recipe as far as it states one (section 4.3)."""
+    """The training. The defaults are the paper's ImageNet recipe as far as it states one (sections 4.2 and 4.3)."""
 
     section: ClassVar[str] = "train"
 

@@ -114,7 +114,7 @@ class Study:
         if self.grid and len(self.cells()) < math.prod(map(len, self.grid.values())):
             raise ValueError("grid: two cells have the same name; each factor's levels must differ")
         for key in {key for declared in self.cells().values() for key in declared}:
-            if key.startswith(("seed", "runtime")) or key in ("data.root", "data.download"):
+            if key.startswith(("seed", "runtime")) or key in ("data.root", "data.download", "model.match"):
                 raise ValueError(f"arms: {key} cannot be a factor; only what can change a result can")
         for name in self.cells():
             if not re.fullmatch(r"[\w.+-]+", name):
@@ -183,10 +183,9 @@ def expand(path: str, args: Sequence[str] = ()) -> Expansion:
             declares, two arms of equal science, or an override of what the study itself decides.
     """
     file = locate(path)
-    args = loading.split(args)
     study = loading.parse(Study, ["-c", str(file)], "study")
     cells = study.cells()
-    for key in loading.keys_of(args):
+    for key, _ in loading.overrides(args):
         if key == "print_config":
             raise ValueError("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
         if key == "seed" or any(key in declared for declared in cells.values()):
@@ -241,15 +240,12 @@ def _name(file: Path, args: Sequence[str]) -> str:
     At most 60 characters: it is also a folder and a tag in W&B, which takes 64.
     """
     name = [file.parent.resolve().name if file.name == "study.yaml" else file.stem]
-    pieces = iter(args)
     science = RunConfig().science()
-    for piece in pieces:
-        if piece in ("-c", "--config"):
-            name.append(Path(next(pieces, "")).stem)
-        elif piece.startswith("--"):
-            key, _, value = piece[2:].partition("=")
-            value = value or next(pieces, "")
-            name += [f"{key}={value}"] if key in science else []
+    for key, value in loading.overrides(args):
+        if key == "config":
+            name.append(Path(value or "").stem)
+        elif key in science:
+            name.append(f"{key}={value}")
     full = re.sub(r"[^\w.=+-]", "_", "+".join(name)).lstrip(".")
     return full if len(full) <= 60 else f"{full[:51]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 

@@ -1,5 +1,6 @@
 """The network: the paper's numbers, and what the variants share."""
 
+import dataclasses
 import itertools
 from typing import get_args
 
@@ -26,6 +27,12 @@ SMALL = {"width": 0.125, "middle_blocks": 1}
         ({"intermediate_norm": True}, 22_855_952 + 46_096, 8_357_403_496),
         ({"residual": "identity_only"}, 21_878_880, 8_125_858_664),
         ({"residual": "projection_only"}, 22_855_952, 8_357_403_496),
+        ({"intermediate": "elu"}, 22_855_952, 8_357_403_496),
+        ({"order": "pointwise_first", "intermediate_norm": True}, 22_873_808 + 50_064, 8_383_857_448),
+        ({"padding": "symmetric", "dropout": 0.5, "init": "timm", "bn_eps": 1e-5}, 22_855_952, 8_357_403_496),
+        ({"stem": "cifar"}, 22_855_952, 33_521_100_792),
+        ({"width": 0.5}, 6_292_444, 2_127_705_876),
+        ({"order": "pointwise_first", "segments": 2}, 121_988_648, 47_347_905_856),
         ({"order": "pointwise_first", "segments": 1}, 221_328_776, 86_470_598_560),
         ({"order": "pointwise_first", "segments": 4}, 72_318_584, 27_786_559_504),
         ({"order": "pointwise_first", "segments": 8}, 47_483_552, 18_005_886_328),
@@ -33,6 +40,7 @@ SMALL = {"width": 0.125, "middle_blocks": 1}
         ({"fc": (4096, 4096)}, 50_077_968, 8_384_617_320),
         ({"middle_blocks": 0}, 9_944_144, 3_708_855_592),
         ({"middle_blocks": 32}, 61_591_376, 22_303_047_208),
+        ({"timm": "legacy_xception"}, 22_855_952, 8_357_403_496),
         ({"timm": "inception_v3"}, 23_834_568, 5_713_216_096),
     ],
 )
@@ -66,8 +74,11 @@ def test_small_images_with_the_small_stem(size):
 
 
 def test_an_image_that_is_too_small_is_refused():
-    with pytest.raises(ValueError, match=r"data\.size: 6 is too small for this network"):
-        table(ModelConfig(), 1000, 6)  # 6 -> 2, and the second convolution needs 3
+    """And the smallest that is taken is named: 6 pixels become 2, and the second convolution needs 3."""
+    with pytest.raises(ValueError, match=r"data\.size: 6 does not fit this network \(.*\); the smallest that does is 7"):
+        table(ModelConfig(), 1000, 6)
+    with pytest.raises(ValueError, match=r"data\.size: 299 does not fit .*; the smallest that does is 224"):
+        table(ModelConfig(timm="vit_tiny_patch16_224"), 1000, 299)
 
 
 @pytest.mark.parametrize("size", [7, 8, 19, 74])
@@ -115,7 +126,8 @@ def test_segments_are_groups_of_channels(segments):
 
 def test_segments_that_do_not_divide_say_where_and_what_would():
     with pytest.raises(
-        ValueError, match=r"3 does not divide the 128 channels of entry.block1.units.0; 1, 2, 4, 8, 16, 32, 64 would"
+        ValueError,
+        match=r"3 does not divide the 128 channels of entry.block1.units.0; what divides every layer's: 1, 2, 4, 8 or all",
     ):
         cost(ModelConfig(order="pointwise_first", segments=3), 1000, 299)
 
@@ -136,11 +148,33 @@ def test_a_timm_model_starts_by_its_seed_and_leaves_the_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["fc.weight"], c["fc.weight"])
+    d = build(ModelConfig(timm="resnet10t", dropout=0.5), classes=3, seed=1).state_dict()
+    assert all(torch.equal(a[name], d[name]) for name in a)
+
+
+@pytest.mark.parametrize("changes", [{}, {"fc": (32,)}, {"timm": "legacy_xception"}, {"timm": "inception_v3"}], ids=str)
+def test_dropout_acts_before_the_classifier_in_training(changes):
+    """timm's Xception once threw its dropout's result away."""
+    network = build(ModelConfig(**SMALL | changes, dropout=0.5), classes=3).eval()
+    classifier = network.classifier if hasattr(network, "classifier") else network.fc
+    seen = []
+    classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network(x)
+        for module in network.modules():
+            module.training = not isinstance(module, torch.nn.BatchNorm2d)
+        network(x)
+    dropped = (seen[1] == 0) & (seen[0] != 0)
+    assert 0.3 < dropped.sum() / (seen[0] != 0).sum() < 0.7
+    assert torch.allclose(seen[1][~dropped], 2 * seen[0][~dropped], rtol=1e-4)
 
 
 def test_a_timm_name_that_does_not_exist_suggests_the_nearest():
     with pytest.raises(ValueError, match=r"timm has no model 'inception_v33'; did you mean inception_v3\?"):
         build(ModelConfig(timm="inception_v33"), classes=3)
+    with pytest.raises(ValueError, match=r"timm cannot build 'inception_v3.tagg' \(Invalid pretrained tag"):
+        build(ModelConfig(timm="inception_v3.tagg"), classes=3)
 
 
 def test_the_relu_at_the_head_of_a_block_leaves_the_skips_input_alone():
@@ -169,7 +203,9 @@ VARIANTS = [
     {"order": "pointwise_first", "segments": 2, "divisor": 2},
     {"convolution": "regular"},
     {"fc": (32,)},
+    {"padding": "symmetric", "dropout": 0.5, "bn_eps": 1e-5, "bn_momentum": 0.1},
 ]
+"""All but ``init``, whose meaning is to start otherwise."""
 
 
 @pytest.mark.parametrize(("one", "other"), itertools.combinations(VARIANTS, 2))
@@ -201,6 +237,26 @@ def test_changes_between_module_trees():
     without = changes(base, table(ModelConfig(residual="none"), 1000, 299))
     assert "- entry.block1.skip Sequential" in without
     assert len(without) == 12
+    assert changes(base, table(ModelConfig(bn_eps=1e-5), 1000, 299))[0] == "~ entry.stem.norm1 eps=0.001 -> eps=1e-05"
     activation = changes(base, table(ModelConfig(intermediate="relu"), 1000, 299))
     assert all(line.endswith("separable.intermediate Identity -> ReLU") for line in activation[:3])
     assert changes(base, base) == []
+
+
+SHOWN = {
+    "order": "pointwise_first", "intermediate": "elu", "intermediate_norm": True, "residual": "projection_only", "width": 0.5,
+    "convolution": "regular", "divisor": 16, "timm": "resnet10t", "middle_blocks": 2, "stem": "cifar", "fc": (32,),
+    "dropout": 0.5, "padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1,
+}  # fmt: skip
+
+
+def test_every_field_shows_in_the_module_tree():
+    """But ``init``, which decides the weights, and ``match``, which decides the width; ``segments`` needs another order."""
+    assert SHOWN.keys() == {f.name for f in dataclasses.fields(ModelConfig)} - {"init", "match", "segments"}
+
+    def small(**changes):
+        return table(ModelConfig(**SMALL | changes), 10, 64)
+
+    assert [name for name, value in SHOWN.items() if not changes(small(), small(**{name: value}))] == []
+    pointwise, four = (small(order="pointwise_first", divisor=4, segments=n) for n in ("all", 4))
+    assert "~ middle.0.units.0.separable.depthwise groups=92 92x1x3x3 -> groups=4 92x23x3x3" in changes(pointwise, four)

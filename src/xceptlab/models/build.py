@@ -12,11 +12,12 @@ from xceptlab.schema import ModelConfig
 def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
     """Images (N, 3, H, W) to logits (N, classes), with initial weights drawn from the seed.
 
-    A timm model draws its weights by its own scheme from one generator, so that only equal networks start equal; an auxiliary
-    classifier is off, as in the paper's comparison with Inception V3.
+    In ours, modules that two variants share by name and shape start equal. A timm model draws its weights by its own scheme from
+    one generator: equal seeds give one model equal weights, two models nothing in common. Inception V3's auxiliary classifier is
+    off, as in the paper's comparison (section 4.3).
 
     Raises:
-        ValueError: timm has no such model.
+        ValueError: timm has no such model, or cannot build it.
     """
     if not config.timm:
         return Xception(config, classes, seed)
@@ -27,4 +28,7 @@ def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
         raise ValueError(f"model.timm: timm has no model {config.timm!r}" + (f"; did you mean {near[0]}?" if near else ""))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return timm.create_model(config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout)
+        try:
+            return timm.create_model(config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout)
+        except (RuntimeError, TypeError) as error:  # a tag that there is not, a model without dropout
+            raise ValueError(f"model.timm: timm cannot build {config.timm!r} ({error})") from None

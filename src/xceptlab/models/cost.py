@@ -1,6 +1,7 @@
 """What a network costs: parameters and multiply-accumulates, counted on its structure, without memory for weights."""
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,8 @@ class Row:
     """Trainable, its submodules' included."""
     macs: int
     """Multiply-accumulates of one image's forward pass, its submodules' included."""
-    own: str
-    """Shapes of the module's own parameters."""
+    own: tuple[str, ...]
+    """What the module is without its submodules: class, constants, shapes of its own parameters."""
     regular: tuple[int, int] | None
     """Of a separable convolution: parameters and MACs of a regular 3x3 convolution in its place."""
 
@@ -36,11 +37,10 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     Counts convolutions and linear layers, as papers do: torch's FlopCounterMode on the meta device, two operations to one MAC.
 
     Raises:
-        ValueError: The image is too small for the network.
+        ValueError: The network does not take images of this size.
     """
     with torch.device("meta"):
         network = build(model, classes).eval()
-        image = torch.empty(1, 3, size, size)
     shapes: dict[str, tuple[int, ...]] = {}
 
     def remember(name: str) -> None:
@@ -54,10 +54,10 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     for name in names:
         remember(name)
     with FlopCounterMode(display=False) as counter:
-        try:
-            network(image)
-        except RuntimeError as error:
-            raise ValueError(f"data.size: {size} is too small for this network ({error})") from None
+        refusal = _refusal(network, size)
+    if refusal:
+        smallest = next((f"; the smallest that does is {side}" for side in range(1, 2049) if not _refusal(network, side)), "")
+        raise ValueError(f"data.size: {size} does not fit this network ({refusal}){smallest}")
     macs = {name: sum(counts.values()) // 2 for name, counts in counter.get_flop_counts().items()}
     root = type(network).__name__
     return [
@@ -68,11 +68,26 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
             parameters=sum(p.numel() for p in module.parameters()),
             macs=macs.get(f"{root}.{name}" if name else root, 0),
             regular=_regular(module, shapes[name]),
-            own=" ".join("x".join(map(str, p.shape)) for p in module.parameters(recurse=False)),
+            own=_own(module),
         )
         for name, module in network.named_modules()
         if name in shapes
     ]
+
+
+@torch.no_grad()
+def _refusal(network: nn.Module, size: int) -> str:
+    """Why a network on the meta device does not take images (3, size, size); empty if it does."""
+    try:
+        network(torch.empty(1, 3, size, size, device="meta"))
+    except (RuntimeError, AssertionError) as error:
+        return str(error)
+    return ""
+
+
+def _own(module: nn.Module) -> tuple[str, ...]:
+    constants = re.split(r", (?![^(]*\))", module.extra_repr())
+    return type(module).__name__, *constants, *("x".join(map(str, p.shape)) for p in module.parameters(recurse=False))
 
 
 def _regular(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -99,6 +114,8 @@ def changes(a: list[Row], b: list[Row]) -> list[str]:
         gone = [name for name in rows if name not in other]
         lines += [f"{sign} {name} {rows[name].kind}" for name in gone if name.rpartition(".")[0] not in gone]
     for name, row in after.items():
-        if name in before and (row.kind, row.own) != (before[name].kind, before[name].own):
-            lines.append(f"~ {name} {before[name].own or before[name].kind} -> {row.own or row.kind}")
+        if name in before and row.own != before[name].own:
+            own = before[name].own, row.own
+            only = (" ".join(dict.fromkeys(word for word in x if word not in y)) for x, y in (own, own[::-1]))
+            lines.append(f"~ {name} {' -> '.join(only)}")
     return lines

@@ -51,9 +51,9 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     source, state = read(path_or_name)
     config = ModelConfig(**CONSTANTS[source] | overrides)
     announce(path_or_name, source, config)
-    head = state.get("classifier.bias")
-    network = Xception(config, len(head) if classes is None and head is not None else classes or 1000)
-    if head is None:
+    head = [value for name, value in state.items() if name.startswith("classifier.")]
+    network = Xception(config, classes or (len(head[0]) if head else 1000))
+    if not head:
         print(f"{path_or_name}: has no top, so the classifier is random", file=sys.stderr)
         state = {**state, **{f"classifier.{name}": value for name, value in network.classifier.state_dict().items()}}
     fit(network, state, str(path_or_name))
@@ -95,10 +95,14 @@ def fit(network: nn.Module, state: State, where: str) -> None:
     for name in own:
         if name in state and state[name].shape != own[name].shape:
             problems.append(f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}")
+    _refuse(problems, where)
+    network.load_state_dict(state)
+
+
+def _refuse(problems: list[str], where: str) -> None:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"{where}: does not fit the network: {'; '.join(problems[:3])}{more}")
-    network.load_state_dict(state)
 
 
 def read(path_or_name: str | Path) -> tuple[str, State]:
@@ -129,20 +133,14 @@ def read_tensors(path: Path) -> State:
         if "pytorch-lightning_version" in state:
             return {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
         state = state.get("state_dict", state)
-        if not all(isinstance(value, Tensor) for value in state.values()):
-            raise TypeError("it holds more than tensors")
+        if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+            raise TypeError("it holds more than named tensors")
         return state
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (
-        OSError,
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        pickle.UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:
+    except pickle.UnpicklingError:  # torch's own text advises to execute what the file holds
+        raise ValueError(f"{path}: not a readable weight file (damaged, or it holds more than tensors)") from None
+    except (OSError, RuntimeError, TypeError, AttributeError, EOFError, KeyError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path}: not a readable weight file ({' '.join(str(error).split())[:200]})") from None
 
 
@@ -191,13 +189,7 @@ def from_timm(state: State, where: str) -> State:
         ValueError: A key that the network does not have.
     """
     ours = {theirs: ours for ours, theirs in timm_names().items()}
-    renamed = {}
-    for name, value in state.items():
-        module, _, kind = name.rpartition(".")
-        if module not in ours:
-            raise ValueError(f"{where}: {name} is unexpected in a legacy_xception checkpoint")
-        renamed[f"{ours[module]}.{kind}"] = value
-    return renamed
+    return _renamed(state, ours, f"{where}: {{}} is unexpected in a legacy_xception checkpoint")
 
 
 def to_timm(state: State) -> State:
@@ -206,13 +198,16 @@ def to_timm(state: State) -> State:
     Raises:
         ValueError: A variant that timm's network does not have.
     """
-    theirs = timm_names()
+    return _renamed(state, timm_names(), "{}: timm's legacy_xception has no such layer; only the paper's network fits its layout")
+
+
+def _renamed(state: State, names: Mapping[str, str], problem: str) -> State:
     renamed = {}
     for name, value in state.items():
         module, _, kind = name.rpartition(".")
-        if module not in theirs:
-            raise ValueError(f"{name}: timm's legacy_xception has no such layer; only the paper's network fits its layout")
-        renamed[f"{theirs[module]}.{kind}"] = value
+        if module not in names:
+            raise ValueError(problem.format(name))
+        renamed[f"{names[module]}.{kind}"] = value
     return renamed
 
 
@@ -256,13 +251,15 @@ def _read_keras(path: Path) -> State:
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
-                return _keras_state(_by_kind(file), str(path))
-        with h5py.File(path) as file:
-            return _keras_state(_by_kind(file) if "layers" in file else _by_name(file), str(path))
+                layers = _by_kind(file)
+        else:
+            with h5py.File(path) as file:
+                layers = _by_kind(file) if "layers" in file else _by_name(file)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a readable Keras file ({error})") from None
+    return _keras_state(layers, str(path))
 
 
 def _number(name: str) -> int:
@@ -282,14 +279,14 @@ def _by_kind(file: Any) -> dict[str, list[np.ndarray]]:
         if name := next(queues.get(layer.kind, iter(())), None):
             variables = file["layers"][name]["vars"]
             state[layer.ours] = [np.asarray(variables[str(i)]) for i in range(len(variables))]
-    return state
+    return state | {name: [] for queue in queues.values() for name in queue}  # left over: not Xception's
 
 
 def _by_name(file: Any) -> dict[str, list[np.ndarray]]:
     """``.h5``: layers have their names; only the shortcuts' are counted."""
     root = file.get("model_weights", file)
     names = [name.decode() if isinstance(name, bytes) else name for name in root.attrs["layer_names"]]
-    weighted = [name for name in names if len(root[name].attrs["weight_names"])]
+    weighted = dict.fromkeys(name for name in names if len(root[name].attrs["weight_names"]))
     automatic = {
         "conv2d": iter(sorted((n for n in weighted if re.fullmatch(r"(conv2d|convolution2d)(_\d+)?", n)), key=_number)),
         "batch_normalization": iter(
@@ -302,19 +299,19 @@ def _by_name(file: Any) -> dict[str, list[np.ndarray]]:
         if name in weighted:
             group = root[name]
             state[layer.ours] = [np.asarray(group[weight]) for weight in group.attrs["weight_names"]]
-    return state
+            del weighted[name]
+    return state | {name: [] for name in weighted}  # left over: not Xception's
 
 
 def _keras_state(layers: dict[str, list[np.ndarray]], where: str) -> State:
     """Keras's arrays as torch's tensors: kernels (H, W, in, out) to (out, in, H, W)."""
+    ours = {layer.ours: layer.name or f"{layer.kind} of the shortcut {layer.ours}" for layer in keras_layers()}
+    problems = [f"{name} is missing" for key, name in ours.items() if key not in layers and key != "classifier"]
+    _refuse(problems + [f"{name} is unexpected" for name in layers if name not in ours], where)
     state: dict[str, Tensor] = {}
     for layer in keras_layers():
         if layer.ours not in layers:
-            if layer.kind == "dense":
-                continue
-            raise ValueError(
-                f"{where}: {layer.name or layer.kind + ' of the shortcut ' + layer.ours} is missing; is it Xception's?"
-            )
+            continue  # the top
         arrays = layers[layer.ours]
         suffixes = {
             "conv2d": ["weight"],

@@ -6,7 +6,7 @@ between them. It sees a continuum between the regular and the separable convolut
 a 3x3 convolution on ``segments`` groups of channels, from 1 group (regular) to as many as there are channels (depthwise).
 """
 
-from typing import Literal
+import math
 
 from torch import Tensor, nn
 
@@ -26,6 +26,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+CHANNELS = (128, 256, 728, 1024, 1536, 2048)
+"""Outputs of the paper's separable convolutions."""
+
+
 class SeparableConv2d(nn.Module):
     """A 3x3 depthwise separable convolution, stride 1, zero padding 1, no biases: (N, inputs, H, W) -> (N, outputs, H, W).
 
@@ -43,7 +47,7 @@ class SeparableConv2d(nn.Module):
         super().__init__()
         self.depthwise_first = config.order == "depthwise_first"
         channels = inputs if self.depthwise_first else outputs
-        groups = self._groups(config.segments, channels, place)
+        groups = self._groups(config, channels, place)
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
         self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
         between = channels if self.depthwise_first else outputs
@@ -51,16 +55,20 @@ class SeparableConv2d(nn.Module):
         self.intermediate = ACTIVATIONS[config.intermediate]()
 
     @staticmethod
-    def _groups(segments: int | Literal["all"], channels: int, place: str) -> int:
-        if segments == "all":
+    def _groups(config: ModelConfig, channels: int, place: str) -> int:
+        if config.segments == "all":
             return channels
-        if channels % segments:
-            divisors = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
+        if channels % config.segments:
+            common = math.gcd(*map(config.channels, CHANNELS))
+            divisors = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
             raise ValueError(
-                f"model.segments: {segments} does not divide the {channels} channels of {place}; "
-                f"{', '.join(map(str, divisors))} would, and all"
+                f"model.segments: {config.segments} does not divide the {channels} channels of {place}; what divides every "
+                f"layer's: {divisors} or all (model.divisor: {config.segments} rounds channels so that it does)"
             )
-        return segments
+        return config.segments
+
+    def extra_repr(self) -> str:
+        return "depthwise_first" if self.depthwise_first else "pointwise_first"
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = (self.depthwise, self.pointwise) if self.depthwise_first else (self.pointwise, self.depthwise)

@@ -26,6 +26,9 @@ class MaxPool(nn.Module):
         super().__init__()
         self.same = padding == "same"
 
+    def extra_repr(self) -> str:
+        return "same" if self.same else "symmetric"
+
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         # An odd size needs one pixel on both sides; an even one none in front, and ceil_mode adds the one behind.
