@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from conftest import ROOT, TINY, listen_to_ctrl_c
-from xceptlab import checkpoints, cli, records, tracking
+from xceptlab import checkpoints, cli, tracking
+from xceptlab.leases import Busy
 from xceptlab.records import RunDirectory
 from xceptlab.task import Task
 from xceptlab.train import evaluate, train
@@ -260,11 +261,10 @@ def test_devices_that_are_not_there_are_bad_input(tiny):
         train(tiny("--runtime.accelerator=gpu"), progress=False)
 
 
-def test_a_run_that_another_process_trains_is_left_alone(tiny, monkeypatch):
-    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
+def test_a_run_that_another_process_trains_is_left_alone(tiny):
     config = tiny()
     directory(config).create()
-    with directory(config).locked(), pytest.raises(records.Busy, match="another process"):
+    with directory(config).locked(), pytest.raises(Busy, match="another process"):
         train(config, progress=False)
 
 

@@ -37,6 +37,7 @@ from xceptlab.task import Task
 
 QUIET = (
     "does not have many workers",
+    "Our suggested max number of worker",
     "is smaller than the logging interval",
     "isinstance.treespec, LeafSpec",
     "Checkpoint directory .* exists and is not empty",
@@ -72,6 +73,8 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
     if not trainer.is_global_zero:  # a process that the first one started; only the first one keeps the directory
         return _train(config, directory, data, network, trainer)
     with directory.locked():
+        if record := directory.record():  # whoever held it has finished it
+            return record
         write_atomically(directory.path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
         return _train(config, directory, data, network, trainer)
 
