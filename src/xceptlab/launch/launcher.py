@@ -138,15 +138,30 @@ class Launcher(ABC):
                 job.state = "failed"
 
 
+def check_gpus(config: RunConfig) -> None:
+    """Raise a ValueError for a run that would not get from a cluster the GPUs that it uses."""
+    devices, gpus = config.runtime.devices, config.launcher.gpus
+    allowed = {"cpu": [0], "gpu": [devices]}.get(config.runtime.accelerator, [0, devices])
+    if gpus not in allowed:
+        one = " or ".join(map(str, allowed))
+        where = f"runtime.devices {devices} and runtime.accelerator {config.runtime.accelerator}"
+        raise ValueError(f"launcher.gpus: {gpus} is not allowed; it must be {one} with {where}")
+
+
+def print_to(log: Path) -> None:
+    """Let this process append to ``log`` all that it prints."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
 def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
     """Do in this process what ``xceptlab ARGV`` does, and print to ``log``.
 
     Args:
         fresh: In a new interpreter, which Lightning can execute again for each further device.
     """
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    print_to(log)
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         del os.environ[name]  # or Lightning, in an allocation, waits for tasks that srun never starts
     if not fresh:

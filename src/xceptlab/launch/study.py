@@ -68,6 +68,14 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
     Raises:
         ValueError: What it needs is not installed or not there.
     """
+    if config.launcher.name == "slurm":
+        from xceptlab.launch.slurm import Slurm
+
+        return Slurm(main, jobs)
+    if config.launcher.name == "ray":
+        from xceptlab.launch.ray import Ray
+
+        return Ray(main, jobs)
     from xceptlab.launch.local import Local
 
     return Local(main, jobs)
