@@ -104,9 +104,13 @@ class DataModule(pl.LightningDataModule):
         return self._loader(self.train, sampler)
 
     def _position(self) -> tuple[int, int]:
-        """Where the run stands when an epoch begins: (epoch, batches done in it)."""
+        """Where the run stands when an epoch begins or the run continues: (epoch, batches done in it).
+
+        Both are counted as the loops do it: an epoch's batches stay counted until the next epoch begins.
+        """
         loop = self._trainer.fit_loop
-        return self._trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
+        epochs: Any = loop.epoch_progress.current
+        return epochs.processed, loop.epoch_loop.batch_progress.current.ready
 
     def val_dataloader(self) -> DataLoader | list:
         return self._evaluation(self.validation) if len(self.validation) else []
