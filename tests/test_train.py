@@ -116,13 +116,13 @@ def test_the_evaluated_weights_are_the_average(tiny, tmp_path):
 
 def test_no_checkpoint_holds_the_average_in_place_of_the_weights(tiny, monkeypatch):
     saved = []
-    save = checkpoints.AtomicCheckpointIO.save_checkpoint
+    save = checkpoints.CheckpointFiles.save_checkpoint
 
     def remember(self, checkpoint, path, storage_options=None):
         saved.append({key: {k: v.clone() for k, v in checkpoint[key].items()} for key in ("state_dict", "current_model_state")})
         save(self, checkpoint, path, storage_options)
 
-    monkeypatch.setattr(checkpoints.AtomicCheckpointIO, "save_checkpoint", remember)
+    monkeypatch.setattr(checkpoints.CheckpointFiles, "save_checkpoint", remember)
     train(tiny("--train.ema=0.9"), progress=False)
     train(tiny("--train.ema=0.2"), progress=False)
     name = "network.classifier.weight"

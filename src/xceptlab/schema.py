@@ -237,8 +237,7 @@ class RuntimeConfig(_Section):
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """Kind of device, in Lightning's names."""
     devices: int = 1
-    """Devices of this kind per node. GPUs synchronise BatchNorm; CPU processes normalise each its part of a batch, which does
-    change results."""
+    """Devices of this kind per node; BatchNorm sees the images of all of them."""
     num_nodes: int = 1
     """Machines."""
     workers: int = 0
@@ -249,6 +248,10 @@ class RuntimeConfig(_Section):
     """Use deterministic algorithms only; false may be faster on a GPU, and then runs do not repeat to the bit."""
     log_every: int = 50
     """Steps between two lines of the log."""
+    checkpoint_steps: int = 0
+    """Steps between two checkpoints within an epoch; 0 writes them by time only."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two checkpoints within an epoch; there is one at the end of each epoch, too."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; auto is online where a key is configured and else offline."""
     wandb_project: str = "xceptlab"
@@ -262,7 +265,9 @@ class RuntimeConfig(_Section):
         super().__post_init__()
         for name in ("devices", "num_nodes", "log_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("workers", self.workers >= 0, "0 or more")
+        for name in ("workers", "checkpoint_steps"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("checkpoint_minutes", self.checkpoint_minutes > 0, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

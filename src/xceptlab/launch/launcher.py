@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from xceptlab.interruption import PARENT
 from xceptlab.leases import Watch
 from xceptlab.records import Follower, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
@@ -166,7 +167,8 @@ def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
         del os.environ[name]  # or Lightning, in an allocation, waits for tasks that srun never starts
     if not fresh:
         return main(argv)
-    process = subprocess.Popen([sys.executable, "-m", "xceptlab", *argv], stdin=subprocess.DEVNULL)
+    environment = os.environ | {PARENT: str(os.getpid())}
+    process = subprocess.Popen([sys.executable, "-m", "xceptlab", *argv], stdin=subprocess.DEVNULL, env=environment)
 
     def forward(number: int, frame: FrameType | None) -> None:
         process.terminate()

@@ -6,16 +6,16 @@ coordinator that is killed; the next one finds their numbers in the runs' direct
 """
 
 import os
-import pickle
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning_utilities.core.imports import RequirementCache
 
@@ -52,7 +52,7 @@ class Slurm(Launcher):
             return
         groups = defaultdict(list)
         for job in ready:
-            if (number := _number(job)) in self._queue:  # of a coordinator that is gone
+            if (number := _last_job(job)[0]) in self._queue:  # of a coordinator that is gone
                 job.handle, job.state = number, "queued"
             else:
                 runtime = job.config.runtime
@@ -69,7 +69,7 @@ class Slurm(Launcher):
         for job in jobs:
             state = self._queue.get(job.handle)
             if state is None:
-                codes[job.config.run_id] = _exit_code(job)
+                codes[job.config.run_id] = _last_job(job)[1]
             else:
                 job.state = "running" if state in ("RUNNING", "COMPLETING") else "queued"
         return codes
@@ -104,6 +104,7 @@ class Slurm(Launcher):
             "array_parallelism": self.limit or len(jobs),
             "signal_delay_s": NOTICE,
             "stderr_to_stdout": True,
+            "srun_args": ["--kill-on-bad-exit=1"],
             "wckey": None,
             "additional_parameters": {"requeue": True, **dict(option.split("=", 1) for option in asked.options)},
         }
@@ -123,12 +124,13 @@ def _folder(config: RunConfig) -> Path:
     return (Path(config.runtime.outputs) / "slurm").resolve()
 
 
-def _number(job: Job) -> str:
-    """The run's last job."""
+def _last_job(job: Job) -> tuple[str, int]:
+    """The number of the run's last job, and the exit code that it left."""
     try:
-        return (job.directory.path / "slurm_job").read_text()
+        number, *code = (job.directory.path / "slurm_job").read_text().split()
     except FileNotFoundError:
-        return ""
+        return "", -1
+    return number, int(code[0]) if code else -1
 
 
 def _squeue() -> dict[str, str] | None:
@@ -139,17 +141,7 @@ def _squeue() -> dict[str, str] | None:
     return None if done.returncode else dict(line.split() for line in done.stdout.splitlines())
 
 
-def _exit_code(job: Job) -> int:
-    from submitit import SlurmJob
-
-    try:
-        outcome, code = pickle.loads(SlurmJob(_folder(job.config), job.handle).paths.result_pickle.read_bytes())
-    except (OSError, EOFError, pickle.UnpicklingError):
-        return -1
-    return code if outcome == "success" else -1
-
-
-def _task(main: Main, argv: list[str], log: Path) -> int:
+def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
     """What a job does, once per device."""
     first = os.environ["SLURM_PROCID"] == "0"
     if first:
@@ -177,4 +169,8 @@ def _task(main: Main, argv: list[str], log: Path) -> int:
     code = main(argv)
     if told and code == INTERRUPTED:
         requeue()
-    return code
+    if first:
+        array = os.environ.get("SLURM_ARRAY_JOB_ID")
+        number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+        write_atomically(log.with_name("slurm_job"), f"{number} {code}".encode())
+    sys.exit(code)  # which also ends the tasks of the other devices
