@@ -1,8 +1,8 @@
 """The LightningDataModule: one for every data set, since they differ in their source only."""
 
+import signal
 from typing import Any, NamedTuple
 
-import signal
 import numpy as np
 import pytorch_lightning as pl
 import torch

@@ -139,6 +139,14 @@ class Launcher(ABC):
                 job.state = "failed"
 
 
+def check_one_node(config: RunConfig) -> None:
+    """Raise a ValueError for a run on several machines, whose processes only SLURM starts."""
+    if config.runtime.num_nodes > 1:
+        raise ValueError(
+            f"runtime.num_nodes: {config.runtime.num_nodes} is not allowed; it must be 1 unless launcher.name is slurm"
+        )
+
+
 def check_gpus(config: RunConfig) -> None:
     """Raise a ValueError for a run that would not get from a cluster the GPUs that it uses."""
     devices, gpus = config.runtime.devices, config.launcher.gpus
@@ -173,5 +181,6 @@ def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
     def forward(number: int, frame: FrameType | None) -> None:
         process.terminate()
 
-    signal.signal(signal.SIGTERM, forward)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
     return process.wait()

@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from xceptlab.launch.launcher import Job, Launcher, Main, execute
+from xceptlab.launch.launcher import Job, Launcher, Main, check_one_node, execute
 from xceptlab.schema import RunConfig
 
 PATIENCE = 30.0
@@ -54,18 +54,17 @@ class Local(Launcher):
         return [str(i) for i in range(torch.cuda.device_count())]
 
     def check(self, config: RunConfig) -> None:
-        runtime = config.runtime
-        if runtime.num_nodes > 1:
-            raise ValueError(f"runtime.num_nodes: {runtime.num_nodes} is not allowed; it must be 1 unless launcher.name is slurm")
-        if self._units(config) is self.gpus and runtime.devices > len(self.gpus):
-            raise ValueError(f"runtime.devices: {runtime.devices} GPUs a run are asked for, {len(self.gpus)} are there")
+        check_one_node(config)
+        devices, units = config.runtime.devices, self._units(config)
+        if units is not self.cores and devices > len(units):
+            raise ValueError(f"runtime.devices: {devices} GPUs a run are asked for, {len(units)} are there")
 
     def begin(self, ready: Iterator[Job]) -> None:
         for job in ready:
             units = self.room(job.config)
             if units is None:
                 return  # later ones wait too, or a large run would never have its turn
-            devices = ",".join(units) if self._units(job.config) is self.gpus else None
+            devices = ",".join(units) if self._units(job.config) is not self.cores else None
             fresh = job.config.runtime.devices > 1
             process = self._context.Process(
                 target=_forked, args=(self.main, job.prepare(), job.log, devices, fresh), name=job.config.run_id
@@ -87,7 +86,7 @@ class Local(Launcher):
         started: list[_Started] = [job.handle for job in self.jobs.values() if job.handle]
         load = Counter(unit for one in started for unit in one.units)
         units = self._units(config)
-        wanted = config.runtime.devices * (1 if units is self.gpus else config.train.threads)
+        wanted = config.runtime.devices * (config.train.threads if units is self.cores else 1)
         chosen = sorted(units, key=lambda unit: load[unit])[:wanted]
         free = not any(load[unit] for unit in chosen) if self.limit is None else len(started) < self.limit
         return chosen if free else None

@@ -75,7 +75,7 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
     if config.launcher.name == "ray":
         from xceptlab.launch.ray import Ray
 
-        return Ray(main, jobs)
+        return Ray(main, jobs, config.launcher.address)
     from xceptlab.launch.local import Local
 
     return Local(main, jobs)
