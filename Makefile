@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench endurance clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,6 +30,10 @@ lint: setup ## Check format, style, types and the layers of the design
 
 bench: setup ## Measure the data pipelines against torchvision's; see also xceptlab bench --help
 	@$(BIN)/xceptlab bench loader
+
+SIZE ?= small
+endurance: setup ## Kill, pre-empt and corrupt runs and count what holds (SIZE=small|full, ONLY=word)
+	@$(BIN)/python benchmarks/endurance.py --size $(SIZE) --only "$(ONLY)"
 
 clean: ## Remove .venv and caches; outputs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info

@@ -182,13 +182,13 @@ def small_images() -> dict[str, Callable[[], float]]:
     source = Arrays(images, np.zeros(len(images), np.int64))
     SETS["cifar10"] = SimpleNamespace(load=lambda config: (source, source))  # type: ignore[assignment]
     data.setup("fit")
-    epoch = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
+    batches = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
+    epochs = SimpleNamespace(current=SimpleNamespace(processed=0))
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         global_rank=0,
         world_size=1,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
-        current_epoch=0,
-        fit_loop=SimpleNamespace(epoch_loop=epoch),
+        fit_loop=SimpleNamespace(epoch_progress=epochs, epoch_loop=batches),
         training=True,
         testing=False,
     )

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from xceptlab import records
-from xceptlab.records import Progress, Record, RunDirectory, progress, write_atomically
+from xceptlab.records import Follower, Progress, Record, RunDirectory, write_atomically
 
 RECORD = Record(
     run_id="digits-seed0-0123456789",
@@ -133,61 +133,66 @@ def log(directory: RunDirectory, *lines: dict) -> None:
     (directory.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def look(directory: RunDirectory, epochs: int) -> Progress:
+    return Follower(directory).progress(epochs)
+
+
 def test_progress_of_a_run_that_has_not_begun(directory):
-    assert progress(directory, 6) == Progress()
+    assert look(directory, 6) == Progress()
+
+
+LINES = [
+    {"time": 100.0, "epoch": 0.5, "train/loss": 2.0, "train/top1": 30.0, "images_per_second": 500.0, "seconds": 12.0},
+    {"time": 110.0, "epoch": 1.0, "train/loss": 1.0, "train/top1": 60.0, "images_per_second": 900.0, "seconds": 8.0},
+    {"time": 112.0, "epoch": 1.0, "val/top1": 55.0, "val/loss": 1.1},
+    {"time": 9120.0, "epoch": 1.5, "train/loss": 0.5, "train/top1": 90.0, "images_per_second": 1000.0, "seconds": 10.0},
+]
 
 
 def test_progress_in_numbers(directory, monkeypatch):
-    monkeypatch.setattr(records.time, "time", lambda: 130.0)
-    log(
-        directory,
-        {"time": 100.0, "epoch": 0.5, "train/loss": 2.0, "train/top1": 30.0, "images_per_second": 500.0},
-        {"time": 110.0, "epoch": 1.0, "train/loss": 1.0, "train/top1": 60.0, "images_per_second": 900.0},
-        {"time": 112.0, "epoch": 1.0, "val/top1": 55.0, "val/loss": 1.1},
-        {"time": 120.0, "epoch": 1.5, "train/loss": 0.5, "train/top1": 90.0, "images_per_second": 1000.0},
-    )
-    # 20 s an epoch, 4.5 epochs to go, of which 10 s have passed since the last line
-    assert progress(directory, 6) == Progress(epoch=1.5, top1=55.0, images_per_second=1000.0, seconds_left=80.0)
+    monkeypatch.setattr(records.time, "time", lambda: 9130.0)
+    log(directory, *LINES)
+    # 20 s of training an epoch, whatever the pause; 4.5 epochs to go, of which 10 s have passed since the last line
+    assert look(directory, 6) == Progress(epoch=1.5, top1=55.0, images_per_second=1000.0, seconds_left=80.0)
+
+
+def test_a_follower_reads_what_is_new_and_sees_the_same_as_one_that_reads_all(directory, monkeypatch):
+    monkeypatch.setattr(records.time, "time", lambda: 9130.0)
+    follower, file = Follower(directory), directory.path / "metrics.jsonl"
+    assert follower.progress(6) == Progress()
+    text = "".join(json.dumps(line) + "\n" for line in LINES)
+    for end in range(0, len(text), 7):  # also in the midst of lines
+        file.write_text(text[:end]) if end < 7 else file.open("a").write(text[end - 7 : end])
+        assert follower.progress(6) == look(directory, 6)
+    write_atomically(file, text[: text.index("\n") + 1].encode())  # a run that was interrupted drops what it repeats
+    assert follower.progress(6).epoch == 0.5
+    file.open("a").write(text[text.index("\n") + 1 :])
+    assert follower.progress(6) == look(directory, 6) == Progress(epoch=1.5, top1=55.0, images_per_second=1e3, seconds_left=80.0)
+
+
+def test_a_look_at_a_long_log_reads_nothing_that_was_read_before(directory, monkeypatch):
+    log(directory, *LINES * 1000)
+    follower = Follower(directory)
+    first = follower.progress(6)
+    monkeypatch.setattr(records.json, "loads", lambda line: pytest.fail("parsed again"))
+    assert follower.progress(6).epoch == first.epoch
 
 
 def test_without_validation_progress_shows_the_training_accuracy(directory):
     log(directory, {"time": 100.0, "epoch": 0.5, "train/loss": 2.0, "train/top1": 30.0, "images_per_second": 500.0})
-    assert progress(directory, 6) == Progress(epoch=0.5, top1=30.0, images_per_second=500.0, seconds_left=None)
+    assert look(directory, 6) == Progress(epoch=0.5, top1=30.0, images_per_second=500.0, seconds_left=None)
 
 
 def test_the_time_left_is_never_negative(directory, monkeypatch):
     monkeypatch.setattr(records.time, "time", lambda: 1e9)
-    log(directory, *({"time": 100.0 + i, "epoch": i / 2, "train/loss": 1.0} for i in range(3)))
-    assert progress(directory, 1).seconds_left == 0.0
+    log(directory, *LINES)
+    assert look(directory, 6).seconds_left == 0.0
 
 
-# ---- the lock ---------------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_has_one_holder_at_a_time(directory, monkeypatch):
-    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
-    first, second = directory.locked(), directory.locked()
-    with first, pytest.raises(records.Busy, match="a-run: another process is training this run"):
-        second.__enter__()
+def test_what_a_kill_between_record_and_end_left_is_dropped_but_not_under_a_running_process(directory):
+    (directory.path / "checkpoints" / "epoch1.ckpt").write_bytes(b"")
     with directory.locked():
-        pass
-
-
-def test_the_lock_dies_with_its_process(directory, monkeypatch):
-    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
-    code = (
-        "import os, pathlib, sys\n"
-        "from xceptlab.records import RunDirectory\n"
-        "held = RunDirectory(pathlib.Path(sys.argv[1])).locked()\n"
-        "held.__enter__()\n"
-        "print('held', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(directory.path)], stdin=-1, stdout=-1, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(records.Busy), directory.locked():
-            pass
-        holder.kill()
-        holder.wait()
-        with directory.locked():
-            pass
+        directory.tidy()
+        assert (directory.path / "checkpoints").exists()
+    directory.tidy()
+    assert list(directory.path.iterdir()) == []

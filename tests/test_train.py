@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from conftest import ROOT, TINY, listen_to_ctrl_c
-from xceptlab import checkpoints, cli, records, tracking
+from xceptlab import checkpoints, cli, tracking
 from xceptlab.data.module import Batch
+from xceptlab.leases import Busy
 from xceptlab.records import RunDirectory
 from xceptlab.task import Task
 from xceptlab.train import evaluate, train
@@ -116,13 +117,13 @@ def test_the_evaluated_weights_are_the_average(tiny, tmp_path):
 
 def test_no_checkpoint_holds_the_average_in_place_of_the_weights(tiny, monkeypatch):
     saved = []
-    save = checkpoints.AtomicCheckpointIO.save_checkpoint
+    save = checkpoints.CheckpointFiles.save_checkpoint
 
     def remember(self, checkpoint, path, storage_options=None):
         saved.append({key: {k: v.clone() for k, v in checkpoint[key].items()} for key in ("state_dict", "current_model_state")})
         save(self, checkpoint, path, storage_options)
 
-    monkeypatch.setattr(checkpoints.AtomicCheckpointIO, "save_checkpoint", remember)
+    monkeypatch.setattr(checkpoints.CheckpointFiles, "save_checkpoint", remember)
     train(tiny("--train.ema=0.9"), progress=False)
     train(tiny("--train.ema=0.2"), progress=False)
     name = "network.classifier.weight"
@@ -261,11 +262,10 @@ def test_devices_that_are_not_there_are_bad_input(tiny):
         train(tiny("--runtime.accelerator=gpu"), progress=False)
 
 
-def test_a_run_that_another_process_trains_is_left_alone(tiny, monkeypatch):
-    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
+def test_a_run_that_another_process_trains_is_left_alone(tiny):
     config = tiny()
     directory(config).create()
-    with directory(config).locked(), pytest.raises(records.Busy, match="another process"):
+    with directory(config).locked(), pytest.raises(Busy, match="another process"):
         train(config, progress=False)
 
 

@@ -1,30 +1,46 @@
-"""Checkpoints: written whole or not at all, read without executing anything."""
+"""Checkpoints: written whole or not at all, told to be whole by their name, read without executing anything."""
 
+import hashlib
 import io
 import pickle
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from xceptlab.interruption import Requests
 from xceptlab.records import write_atomically
 
+KEPT = 2
+"""Checkpoints of a run that are kept: should the newest be corrupt, the one before continues the run."""
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, but a kill or a full disk never leaves half of one."""
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Lightning's checkpoint files; the name ends in a checksum: ``step00000120-0123456789abcdef.ckpt``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``<path>-<checksum>.ckpt`` and drop the oldest beside it.
+
+        Raises:
+            OSError: As from the system (disk full); the older checkpoints stand.
+        """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        write_atomically(Path(path), buffer.getvalue())
+        path, data = Path(path), buffer.getvalue()
+        write_atomically(path.with_name(f"{path.name}-{checksum(data)}.ckpt"), data)
+        for old in oldest_first(path.parent)[:-KEPT]:
+            old.unlink()
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Lightning's.
 
         Raises:
-            ValueError: The file is cut or corrupt.
+            ValueError: The file is no checkpoint, or of another version.
         """
         try:
             return super().load_checkpoint(path, *args, **kwargs)
@@ -32,17 +48,81 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise ValueError(f"{path}: not a readable checkpoint ({error}); remove it to start the run again") from None
 
 
-def every_epoch(directory: Path) -> ModelCheckpoint:
-    """A checkpoint after each epoch, once the evaluated average is swapped out again; the newest is kept."""
-    return ModelCheckpoint(
-        dirpath=directory,
-        filename="epoch{epoch:05d}",
-        auto_insert_metric_name=False,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+def checksum(data: bytes) -> str:
+    """16 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def oldest_first(directory: Path) -> list[Path]:
+    """A run's checkpoints; those of version 0.1, which are named after epochs and have no checksum, come first."""
+    return sorted(directory.glob("*.ckpt"))
 
 
 def newest(directory: Path) -> Path | None:
-    """The checkpoint to continue from."""
-    return max(directory.glob("epoch*.ckpt"), default=None)
+    """The checkpoint to continue from, the newest that is whole; None to start. A corrupt one is told of and set aside."""
+    for path in reversed(oldest_first(directory)):
+        _, _, digest = path.stem.partition("-")
+        try:
+            if not digest or checksum(path.read_bytes()) == digest:
+                return path
+            path.rename(path.with_suffix(".corrupt"))
+        except FileNotFoundError:  # another process of this run was faster
+            continue
+        print(f"xceptlab: {path}: corrupt, its checksum differs; the run goes back to the one before", file=sys.stderr)
+    return None
+
+
+class Checkpoints(Checkpoint):
+    """Write a checkpoint at the end of each epoch and, within it, every some steps and minutes and when asked to stop.
+
+    Every process takes part in every decision: a signal that reaches one of them stops all after the same step. The last step of
+    an epoch has its checkpoint after the evaluation.
+
+    Args:
+        directory: Where.
+        steps: Optimizer steps between two checkpoints; 0 writes none by steps.
+        minutes: Time between two checkpoints.
+        requests: Whether the run is asked to stop.
+    """
+
+    def __init__(self, directory: Path, steps: int, minutes: float, requests: Requests) -> None:
+        self.directory, self.steps, self.minutes, self.requests = directory, steps, minutes, requests
+        self._group: Any = None
+        self._saved = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = time.monotonic()
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")  # of the CPUs: a decision must not wait for a GPU
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        due = time.monotonic() - self._saved >= 60 * self.minutes or (self.steps and trainer.global_step % self.steps == 0)
+        if wish := self._agreed(self.requests.number or int(bool(due))):
+            self._save(trainer)
+            self._stop(trainer, wish)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+        self._stop(trainer, self._agreed(self.requests.number))
+
+    def _agreed(self, wish: int) -> int:
+        """The strongest wish of all processes: 0 nothing, 1 a checkpoint, above 1 a checkpoint and to stop, by this signal."""
+        if self._group is None:
+            return wish
+        strongest = torch.tensor(wish)
+        torch.distributed.all_reduce(strongest, torch.distributed.ReduceOp.MAX, self._group)
+        return int(strongest)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.directory / f"step{trainer.global_step:08d}", weights_only=False)
+        self._saved = time.monotonic()
+
+    def _stop(self, trainer: pl.Trainer, wish: int) -> None:
+        if wish > 1 and not trainer.is_global_zero:
+            sys.exit(0)  # Lightning's launcher would kill the first process, which tells the outcome, after another code
+        if wish > 1:
+            self.requests.stop(wish)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from xceptlab import __version__
-from xceptlab.records import Busy, RunDirectory
+from xceptlab.leases import Busy
+from xceptlab.records import RunDirectory
 
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row
@@ -131,8 +132,10 @@ def _parser() -> _Parser:
     study = "a study's folder (with a study.yaml in it) or its file"
     own = add("study", _study, "Run what is missing of a study and report the verdicts.")
     own.add_argument("study", metavar="STUDY", help=study)
-    own.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one per GPU, or cores / threads)")
+    own.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)")
     own = add("plan", _plan, "Show what a study would run and how its arms differ; trains nothing.")
+    own.add_argument("study", metavar="STUDY", help=study)
+    own = add("status", _status, "Show how far a study is, live in a terminal; from any machine that sees its outputs.")
     own.add_argument("study", metavar="STUDY", help=study)
     own = add("report", _report, "Judge the records there are and write the report; trains nothing.")
     own.add_argument("study", metavar="STUDY", help=study)
@@ -375,6 +378,13 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
     for run_id, reason in failed.items():
         print(f"failed: {run_id}: {reason}", file=sys.stderr)
     return FAILED if failed else 0
+
+
+def _status(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.launch.status import show
+
+    show(_expand(options.study, layers))
+    return 0
 
 
 def _report(options: argparse.Namespace, layers: list[str]) -> int:

@@ -9,26 +9,21 @@
     test_correct.npy     one byte per test image, in the data set's order: 1 where top-1 was right
     studies.txt          the studies that use the run
     log.txt              what the run printed, when a study started it
+    lease.*              which process trains the run now
     checkpoints/         where to continue; dropped once the record exists
 """
 
 import dataclasses
-import fcntl
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-LOCK_PATIENCE = 6.0
-"""Seconds to wait for a run that another process holds."""
-
-
-class Busy(Exception):
-    """Another process is training the run."""
+from xceptlab import leases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,31 +111,20 @@ class RunDirectory:
             file = self.path / "metrics.jsonl"
             raise ValueError(f"{file}: line {number} is no line of a log; remove it, or its folder to train anew") from None
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run for this process; the lock dies with the process.
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the run for this process.
 
         Raises:
-            Busy: Another process holds it. Loader workers of a killed run keep it for some seconds, which are waited for.
+            Busy: Another process holds it.
         """
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            deadline = time.monotonic() + LOCK_PATIENCE
-            while not self._lock(folder):
-                if time.monotonic() > deadline:
-                    raise Busy(f"{self.path}: another process is training this run")
-                time.sleep(0.1)
-            yield
-        finally:
-            os.close(folder)
+        return leases.held(self.path)
 
-    @staticmethod
-    def _lock(folder: int) -> bool:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            return False
+    def tidy(self) -> None:
+        """Drop what a run left that was killed between its record and its end."""
+        if (self.path / "checkpoints").exists() and not leases.Watch(self.path).look():
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+            for name in leases.leases(self.path):
+                (self.path / name).unlink(missing_ok=True)
 
     def studies(self) -> list[str]:
         """The studies that use the run."""
@@ -202,21 +186,41 @@ class Progress:
     """Latest validation (or else training) accuracy, percent."""
     images_per_second: float | None = None
     seconds_left: float | None = None
+    """At the speed of the training so far; pauses and evaluations are not counted."""
 
 
-def progress(directory: RunDirectory, epochs: int) -> Progress:
-    """How far a run has come; its log is all that is read, so any machine that sees the folder can tell."""
-    lines = directory.log()
-    latest = {key: value for line in lines for key, value in line.items()}
-    epoch = latest.get("epoch", 0.0)
-    timed = [(line["time"], line["epoch"]) for line in lines if "train/loss" in line]
-    left = None
-    if len(timed) > 1 and timed[-1][1] > timed[0][1]:
-        pace = (timed[-1][0] - timed[0][0]) / (timed[-1][1] - timed[0][1])
-        left = max(0.0, pace * (epochs - epoch) - (time.time() - timed[-1][0]))
-    return Progress(
-        epoch=epoch,
-        top1=latest.get("val/top1", latest.get("train/top1")),
-        images_per_second=latest.get("images_per_second"),
-        seconds_left=left,
-    )
+class Follower:
+    """Follows a run's log, reading only what it has gained since the last look; any machine that sees the folder can."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._file = directory.path / "metrics.jsonl"
+        self._latest: dict[str, Any] = {}  # the last value under each name
+        self._seconds = 0.0
+        self._inode = self._read = 0
+
+    def progress(self, epochs: int) -> Progress:
+        """How far the run, of so many epochs, has come."""
+        try:
+            with open(self._file, "rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._read:  # the run was continued, or trained anew
+                    self._latest, self._seconds, self._inode, self._read = {}, 0.0, status.st_ino, 0
+                file.seek(self._read)
+                whole = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return Progress()
+        for line in whole.splitlines():
+            with suppress(TypeError, ValueError):  # whoever judges the log will complain
+                self._latest |= (values := json.loads(line))
+                self._seconds += values.get("seconds", 0.0)
+        self._read += len(whole) + bool(whole)
+        epoch = self._latest.get("epoch", 0.0)
+        left = None
+        if epoch and self._seconds:
+            left = max(0.0, self._seconds / epoch * (epochs - epoch) - (time.time() - self._latest["time"]))
+        return Progress(
+            epoch=epoch,
+            top1=self._latest.get("val/top1", self._latest.get("train/top1")),
+            images_per_second=self._latest.get("images_per_second"),
+            seconds_left=left,
+        )

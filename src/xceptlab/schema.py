@@ -1,7 +1,7 @@
 """What a run is: its configuration, what is allowed in it, and the identity that follows from it.
 
 Every field is explained where it stands; these texts are also the help of the command line. *Science* fields (model, data,
-train, seed) can change a result and make up the identity of a run; *runtime* fields must not and do not.
+train, seed) can change a result and make up the identity of a run; *runtime* fields (runtime, launcher) must not and do not.
 """
 
 import dataclasses
@@ -267,8 +267,7 @@ class RuntimeConfig(_Section):
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """Kind of device, in Lightning's names."""
     devices: int = 1
-    """Devices of this kind per node. GPUs synchronise BatchNorm; CPU processes normalise each its part of a batch, which does
-    change results."""
+    """Devices of this kind per node; BatchNorm sees the images of all of them."""
     num_nodes: int = 1
     """Machines."""
     workers: int = 0
@@ -279,6 +278,10 @@ class RuntimeConfig(_Section):
     """Use deterministic algorithms only; false may be faster on a GPU, and then runs do not repeat to the bit."""
     log_every: int = 50
     """Steps between two lines of the log."""
+    checkpoint_steps: int = 0
+    """Steps between two checkpoints within an epoch; 0 writes them by time only."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two checkpoints within an epoch; there is one at the end of each epoch, too."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; auto is online where a key is configured and else offline."""
     wandb_project: str = "xceptlab"
@@ -292,7 +295,43 @@ class RuntimeConfig(_Section):
         super().__post_init__()
         for name in ("devices", "num_nodes", "log_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("workers", self.workers >= 0, "0 or more")
+        for name in ("workers", "checkpoint_steps"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("checkpoint_minutes", self.checkpoint_minutes > 0, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LauncherConfig(_Section):
+    """What starts a study's runs, and what it asks a cluster for; nothing here may change a run's result."""
+
+    section: ClassVar[str] = "launcher"
+
+    name: Literal["local", "slurm", "ray"] = "local"
+    """Processes on this machine, SLURM's job arrays (submitit) or Ray's tasks. All nodes of a cluster must see the outputs,
+    the data and the code under the same paths."""
+    gpus: int = 0
+    """GPUs to ask a cluster for, per node of a run; runtime.devices says how many it uses."""
+    memory: int = 0
+    """Memory to ask a cluster for, per node of a run, in GB; 0 for the cluster's default."""
+    minutes: int = 1440
+    """SLURM: time limit of a job; a run that takes longer is continued by itself."""
+    partition: str = ""
+    """SLURM: partition; empty for the default one."""
+    account: str = ""
+    """SLURM: account; empty for the default one."""
+    options: tuple[str, ...] = ()
+    """SLURM: further options of sbatch, such as [qos=long, constraint=a100]."""
+    address: str = "auto"
+    """Ray: the cluster's address; auto for the one that this machine is in."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("gpus", "memory"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("minutes", self.minutes >= 1, "at least 1")
+        options_ok = isinstance(self.options, list | tuple) and all(isinstance(o, str) and "=" in o for o in self.options)
+        self._require("options", options_ok, "a list of options of sbatch, each NAME=VALUE")
+        object.__setattr__(self, "options", tuple(self.options))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +346,8 @@ class RunConfig(_Section):
     """The training."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     """Where and how it runs; must not change results."""
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    """What a study starts it with; must not change results."""
     seed: int = 0
     """Decides the initial weights, the order of the images, their augmentation and dropout."""
 

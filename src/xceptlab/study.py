@@ -114,7 +114,12 @@ class Study:
         if self.grid and len(self.cells()) < math.prod(map(len, self.grid.values())):
             raise ValueError("grid: two cells have the same name; each factor's levels must differ")
         for key in {key for declared in self.cells().values() for key in declared}:
-            if key.startswith(("seed", "runtime")) or key in ("data.root", "data.download", "model.match"):
+            if key.startswith(("seed", "runtime", "launcher")) or key in (
+                "data.root",
+                "data.download",
+                "data.cache",
+                "model.match",
+            ):
                 raise ValueError(f"arms: {key} cannot be a factor; only what can change a result can")
         for name in self.cells():
             if not re.fullmatch(r"[\w.+-]+", name):

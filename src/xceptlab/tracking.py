@@ -41,14 +41,25 @@ class Curves(pl.Callback):
     def __init__(self, every: int) -> None:
         self.every = every
         self._images, self._since = 0.0, 0.0  # since the last line
+        self._seconds = 0.0  # of them in the run that this one continues
         self._loss: Tensor | float = 0.0  # of the step, over the accumulated batches of this process
         self._top1: Tensor | float = 0.0
         self._replaced = 0  # unreadable images of this process since the last line
         self._broken: Tensor | bool = False  # some loss since the last line was not finite
 
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what the next line tells of the steps since the last one."""
+        broken = self._mean(trainer, torch.as_tensor(self._broken, device=pl_module.device)) > 0
+        seconds = time.perf_counter() - self._since
+        checkpoint["since_last_line"] = {"images": self._images, "seconds": seconds, "broken": broken}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if state := checkpoint.get("since_last_line"):  # version 0.1 kept none
+            self._images, self._seconds, self._broken = state["images"], state["seconds"], state["broken"]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).keep(trainer.global_step)
-        self._since = time.perf_counter()
+        self._since = time.perf_counter() - self._seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since = time.perf_counter()

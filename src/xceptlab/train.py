@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,28 +20,33 @@ import pytorch_lightning as pl
 import safetensors.torch
 import torch
 import yaml
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 import xceptlab
 from xceptlab import checkpoints, tracking
 from xceptlab.data.module import DataModule
+from xceptlab.interruption import Requests, die_with_parent
 from xceptlab.models import build as models
 from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
 from xceptlab.optim import AverageWeights
+from xceptlab.parallel import SyncBatchNorm
 from xceptlab.records import Record, RunDirectory, final_metrics, throughput, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.task import Task
 
 QUIET = (
     "does not have many workers",
+    "Our suggested max number of worker",
     "is smaller than the logging interval",
     "isinstance.treespec, LeafSpec",
     "Checkpoint directory .* exists and is not empty",
     "Total length of `list` across ranks is zero",  # no validation images
     "It is recommended to use `self.log",  # our metrics are summed over processes before they are logged
+    "your dataloader is not resumable",  # it begins where the run stands
+    "The `srun` command is available",
 )
 """Warnings that tell a user nothing, by a part of their text."""
 
@@ -57,26 +62,38 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         ValueError: The configuration does not fit the data, the devices or what is installed.
         Busy: Another process is training this run.
         InterruptedError: The scheduler asked to stop; the same call continues.
+        KeyboardInterrupt: The user did; the same call continues.
         OSError: Disk full, no permission.
     """
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     if record := directory.record():
         return record
-    git_state()  # of the code as it is loaded, not as it will be when the run ends
-    prepare(config)
-    data = DataModule(config)
-    data.setup("fit")
-    network = build(config)
-    trainer = make_trainer(config, directory, progress)
-    directory.create()
-    if not trainer.is_global_zero:  # a process that the first one started; only the first one keeps the directory
-        return _train(config, directory, data, network, trainer)
-    with directory.locked():
-        write_atomically(directory.path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
-        return _train(config, directory, data, network, trainer)
+    die_with_parent()
+    with Requests() as requests:
+        git_state()  # of the code as it is loaded, not as it will be when the run ends
+        prepare(config)
+        data = DataModule(config)
+        data.setup("fit")
+        network = build(config)
+        trainer = make_trainer(config, directory, requests, progress)
+        directory.create()
+        if not trainer.is_global_zero:  # a process that the first one started; only the first one keeps the directory
+            return _train(config, directory, data, network, trainer, requests)
+        with directory.locked():
+            if record := directory.record():  # whoever held it has finished it
+                return record
+            write_atomically(directory.path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
+            return _train(config, directory, data, network, trainer, requests)
 
 
-def _train(config: RunConfig, directory: RunDirectory, data: DataModule, network: nn.Module, trainer: pl.Trainer) -> Record:
+def _train(
+    config: RunConfig,
+    directory: RunDirectory,
+    data: DataModule,
+    network: nn.Module,
+    trainer: pl.Trainer,
+    requests: Requests,
+) -> Record:
     started = time.time()
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
     fingerprint = data.fingerprint()
@@ -86,13 +103,12 @@ def _train(config: RunConfig, directory: RunDirectory, data: DataModule, network
     latest = checkpoints.newest(directory.path / "checkpoints")
     if latest and trainer.is_global_zero:
         print(f"{config.run_id}: continues from {latest.name}", file=sys.stderr)
-    if trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
-        rank_zero_warn("On CPUs each process normalises its own part of a batch: the result is not that of one process")
 
     status: Literal["finished", "diverged"] = "finished"
     try:
-        with interruptions():
-            trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
+        with ctrl_c():
+            with requests.deferred():
+                trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
             trainer.test(task, datamodule=data, verbose=False)
         metrics = final_metrics(directory.log()) | task.evaluation  # the log knows what was evaluated before an interruption
         if not np.isfinite(list(metrics.values())).all():
@@ -134,17 +150,10 @@ def _train(config: RunConfig, directory: RunDirectory, data: DataModule, network
 
 
 @contextmanager
-def interruptions() -> Iterator[None]:
-    """Tell apart what Lightning makes of signals: it ends with exit code 0 on SIGTERM and 1 on Ctrl-C.
-
-    Raises:
-        InterruptedError: The scheduler asked to stop.
-        KeyboardInterrupt: The user did.
-    """
+def ctrl_c() -> Iterator[None]:
+    """What Lightning makes a ``SystemExit`` with exit code 1 stays a ``KeyboardInterrupt``."""
     try:
         yield
-    except SIGTERMException:
-        raise InterruptedError("interrupted by SIGTERM; the same command continues") from None
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
@@ -157,7 +166,7 @@ def prepare(config: RunConfig) -> None:
     torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says
     for message in QUIET:
         warnings.filterwarnings("ignore", f".*{message}")
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+    for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -173,16 +182,17 @@ def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
     return network
 
 
-def make_trainer(config: RunConfig, directory: RunDirectory, progress: bool) -> pl.Trainer:
+def make_trainer(config: RunConfig, directory: RunDirectory, requests: Requests, progress: bool) -> pl.Trainer:
     """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
 
     Raises:
         ValueError: The accelerator or the devices are not there.
     """
-    train = config.train
+    train, runtime = config.train, config.runtime
+    folder = directory.path / "checkpoints"
     callbacks: list[pl.Callback] = [
-        tracking.Curves(config.runtime.log_every),
-        checkpoints.every_epoch(directory.path / "checkpoints"),
+        tracking.Curves(runtime.log_every),
+        checkpoints.Checkpoints(folder, runtime.checkpoint_steps, runtime.checkpoint_minutes, requests),
     ]
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
@@ -193,15 +203,17 @@ def make_trainer(config: RunConfig, directory: RunDirectory, progress: bool) -> 
         gradient_clip_val=train.gradient_clip or None,
         logger=False,
         callbacks=callbacks,
-        plugins=[checkpoints.AtomicCheckpointIO()],
+        plugins=[checkpoints.CheckpointFiles()],
         enable_progress_bar=progress,
         default_root_dir=directory.path,
     )
 
 
-def trainer_on_devices(config: RunConfig, **options: Any) -> pl.Trainer:
-    """A Trainer on the run's devices and in its precision."""
+def trainer_on_devices(config: RunConfig, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
+    """A Trainer on the run's devices and in its precision. Signals are ours, not Lightning's."""
     runtime = config.runtime
+    if runtime.devices * runtime.num_nodes > 1:
+        plugins = [*plugins, SyncBatchNorm()]
     try:
         trainer = pl.Trainer(
             accelerator=runtime.accelerator,
@@ -209,7 +221,7 @@ def trainer_on_devices(config: RunConfig, **options: Any) -> pl.Trainer:
             num_nodes=runtime.num_nodes,
             precision=config.train.precision,
             deterministic=runtime.deterministic,
-            sync_batchnorm=runtime.devices * runtime.num_nodes > 1 and torch.cuda.is_available() and runtime.accelerator != "cpu",
+            plugins=list(plugins),
             use_distributed_sampler=False,  # ours shards itself
             num_sanity_val_steps=0,
             enable_model_summary=False,
@@ -220,6 +232,9 @@ def trainer_on_devices(config: RunConfig, **options: Any) -> pl.Trainer:
         raise ValueError(f"{wanted}: {' '.join(str(error).split())}") from None
     if config.train.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
         raise ValueError("train.precision: 16-mixed needs a GPU (Lightning would train in bf16); bf16-mixed works on a CPU")
+    # Lightning's handlers hang, as they broadcast; in each batch it waits for the GPU to ask the first process for a SIGTERM.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
 
 

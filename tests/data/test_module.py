@@ -128,8 +128,10 @@ def stream(root, *overrides, rank=0, world=1, epoch=1, done=0, epochs=1):
         global_rank=rank,
         world_size=world,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
-        current_epoch=epoch,
-        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=where)),
+        fit_loop=SimpleNamespace(
+            epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=epoch)),
+            epoch_loop=SimpleNamespace(batch_progress=where),
+        ),
         training=True,
         testing=False,
     )

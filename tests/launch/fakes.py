@@ -5,11 +5,13 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from xceptlab.loading import load_run
 from xceptlab.records import Record, RunDirectory
+from xceptlab.schema import RunConfig
 
 
 def record(argv: list[str]) -> int:
@@ -34,14 +36,39 @@ def record(argv: list[str]) -> int:
     if config.seed == 6:  # hangs, and ignores being asked to stop
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
-    if config.seed == 7:  # hangs
+    if config.seed % 10 == 7:  # hangs
         time.sleep(600)
+    if config.seed == 10:  # crashes, after coming further than before up to its third epoch
+        with open(directory.path / "metrics.jsonl", "a") as log:
+            log.write(json.dumps({"epoch": min(attempt, 3) - 0.5, "time": 0.0}) + "\n")
+        return 1
     assert yaml.safe_load(file.read_text())["seed"] == config.seed
-    directory.write_record(
+    write_record(config)
+    return 0
+
+
+def write_record(config: RunConfig) -> None:
+    """The record of a run that was trained in no time."""
+    RunDirectory.of(config.runtime.outputs, config.run_id).write_record(
         Record(
             run_id=config.run_id, status="finished", science=config.science(), metrics={"test/top1": 50.0}, parameters=1, macs=1,
             test_images=1, steps=1, seconds=0.0, images_per_second=0.0, device="cpu", world_size=1, precision="32-true",
             data_fingerprint="", versions={}, git={}, started=0.0, finished=0.0,
         )
     )  # fmt: skip
-    return 0
+
+
+def slowly(argv: list[str]) -> int:
+    """A real run that takes a second a step, until somebody puts ``go`` into its outputs."""
+    from xceptlab import cli
+    from xceptlab.task import Task
+
+    go = Path(argv[argv.index("-c") + 1]).parents[2] / "go"
+    step = Task.training_step
+
+    def slow_step(self: Task, *args: Any) -> Any:
+        time.sleep(0 if go.exists() else 1)
+        return step(self, *args)
+
+    Task.training_step = slow_step  # type: ignore[method-assign]
+    return cli.main(argv)

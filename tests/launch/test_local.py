@@ -12,7 +12,6 @@ import pytest
 from conftest import ROOT
 from launch import fakes
 from xceptlab.launch import local
-from xceptlab.launch.study import slots
 from xceptlab.loading import load_run
 from xceptlab.records import RunDirectory
 
@@ -27,8 +26,8 @@ def launcher(monkeypatch):
     monkeypatch.setattr(local, "PATIENCE", 0.3)
     launchers = []
 
-    def make(slots=("", "")):
-        launchers.append(local.Local(fakes.record, slots))
+    def make(jobs=2):
+        launchers.append(local.Local(fakes.record, jobs))
         launchers[-1]._context.set_forkserver_preload([])  # the fakes need no torch
         return launchers[-1]
 
@@ -69,13 +68,37 @@ def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, lau
     assert "it crashed" in (RunDirectory.of(str(tmp_path), runs[1].run_id).path / "log.txt").read_text()
 
 
-def test_no_more_runs_at_a_time_than_slots_and_each_has_its_gpus(run, launcher, tmp_path):
-    one = launcher(slots=("0,1", "2,3"))
-    one.start([run(seed) for seed in (7, 8, 9, 10)])
-    states = finish(one, lambda states: list(states.values()).count("done") == 3)
-    assert list(states.values()).count("running") == 1
-    by_seed = {call["seed"]: call["gpus"] for call in calls(tmp_path)}
-    assert by_seed == {7: "0,1", 8: "2,3", 9: "2,3", 10: "2,3"}
+def test_a_crash_counts_only_where_a_run_came_no_further(run, launcher, tmp_path):
+    one = launcher()
+    crashes = run(10)  # in its 1st, 2nd and 3rd epoch, and once more in its 3rd
+    one.start([crashes])
+    assert finish(one)[crashes.run_id] == "failed"
+    assert len(calls(tmp_path)) == 4
+
+
+def test_each_run_has_its_own_gpus(run, launcher, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,5")
+    one = launcher(jobs=None)
+    one.start([run(seed) for seed in (7, 8, 17, 27, 37, 47)])
+    finish(one, lambda states: list(states.values()).count("done") == 1)
+    finish(one, lambda _: len(calls(tmp_path)) == 6)
+    gpus = {call["seed"]: call["gpus"] for call in calls(tmp_path)}
+    assert sorted(gpus[seed] for seed in (7, 17, 27, 37)) == sorted({"0", "1", "2", "3", "5"} - {gpus[47]})
+    assert gpus[8] == gpus[47] == "1"  # what became free
+
+
+def test_a_run_that_another_process_trains_is_left_to_it_and_taken_for_done_when_it_is(run, launcher, tmp_path):
+    one = launcher()
+    theirs, ours = run(0), run(8)
+    directory = RunDirectory.of(str(tmp_path), theirs.run_id)
+    directory.create()
+    one.start([theirs, ours])
+    with directory.locked():
+        finish(one, lambda states: states[ours.run_id] == "done")
+        assert one.poll()[theirs.run_id] == "waiting"
+        fakes.write_record(theirs)
+    finish(one)
+    assert [call["seed"] for call in calls(tmp_path)] == [8]
 
 
 def test_stopping_ends_every_run_even_one_that_does_not_listen(run, launcher, tmp_path):
@@ -87,6 +110,36 @@ def test_stopping_ends_every_run_even_one_that_does_not_listen(run, launcher, tm
     assert one.poll()[run(8).run_id] in ("waiting", "running")
 
 
+def test_stopping_a_second_time_kills_at_once(run, launcher, tmp_path, monkeypatch):
+    one = launcher()
+    one.start([run(6)])
+    finish(one, lambda _: (tmp_path / "calls.jsonl").exists())
+    monkeypatch.setattr(local, "PATIENCE", 600)
+    sleep, interruptions = time.sleep, iter([KeyboardInterrupt])
+
+    def interrupted(seconds):
+        for interruption in interruptions:
+            raise interruption
+        sleep(seconds)
+
+    monkeypatch.setattr(local.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one.stop()
+    assert not any(alive(call["pid"]) for call in calls(tmp_path))
+
+
+FRESH = """
+import pathlib, sys
+from xceptlab.launch.launcher import execute
+sys.exit(execute(None, ["stady"], pathlib.Path(sys.argv[1]), fresh=True))
+"""
+
+
+def test_a_fresh_process_prints_to_the_log_too_and_its_exit_code_counts(tmp_path):
+    assert subprocess.run([sys.executable, "-c", FRESH, tmp_path / "log"]).returncode == 2
+    assert (tmp_path / "log").read_text().startswith("xceptlab: argument COMMAND: invalid choice: 'stady'")
+
+
 COORDINATOR = """
 import sys, time
 from conftest import ROOT
@@ -94,7 +147,7 @@ from launch import fakes
 from xceptlab.launch import local
 from xceptlab.loading import load_run
 if __name__ == "__main__":
-    one = local.Local(fakes.record, [""])
+    one = local.Local(fakes.record, 1)
     one._context.set_forkserver_preload([])
     one.start([load_run(["--seed=7", f"--runtime.outputs={sys.argv[1]}"])])
     one.poll()
@@ -104,7 +157,7 @@ if __name__ == "__main__":
 
 def test_runs_die_with_a_coordinator_that_is_killed(tmp_path):
     (tmp_path / "coordinator.py").write_text(COORDINATOR)
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"}
     coordinator = subprocess.Popen([sys.executable, tmp_path / "coordinator.py", tmp_path], env=environment)
     deadline = time.monotonic() + 60
     while not (tmp_path / "calls.jsonl").exists() or not calls(tmp_path):
@@ -118,14 +171,45 @@ def test_runs_die_with_a_coordinator_that_is_killed(tmp_path):
         time.sleep(0.02)
 
 
-def test_slots_are_shared_out(run, monkeypatch):
-    cores = len(os.sched_getaffinity(0))
-    assert slots(run(0, "--runtime.accelerator=cpu"), None) == [""] * cores
-    assert slots(run(0, "--runtime.accelerator=cpu", f"--train.threads={cores}"), None) == [""]
-    assert slots(run(0, "--runtime.accelerator=cpu"), 3) == [""] * 3
+@pytest.fixture
+def room(run, monkeypatch):
+    """How many units of the machine each of these runs gets, started in turn; None where it waits."""
+
+    def room(overrides, jobs=None, gpus="0,1,2,3,5", cores=4):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        one = local.Local(fakes.record, jobs)
+        one.cores = [f"core {i}" for i in range(cores)]
+        got = []
+        one.start([run(seed, *own) for seed, own in enumerate(overrides)])
+        for job in one.jobs.values():
+            units = one.room(job.config)
+            got.append(units)
+            job.handle = local._Started(None, units) if units else None
+        return got
+
+    return room
+
+
+def test_gpus_and_cores_are_shared_out_by_what_each_run_needs(room):
+    cpu = "--runtime.accelerator=cpu"
+    two, four = "--runtime.devices=2", "--train.threads=4"
+    assert room([()] * 6) == [["0"], ["1"], ["2"], ["3"], ["5"], None]
+    assert room([[two], (), [two], ()]) == [["0", "1"], ["2"], ["3", "5"], None]
+    assert room([()] * 7, jobs=6) == [["0"], ["1"], ["2"], ["3"], ["5"], ["0"], None]
+    assert room([[cpu]] * 5, cores=4) == [["core 0"], ["core 1"], ["core 2"], ["core 3"], None]
+    assert room([[cpu], [cpu, two], [cpu, two]], gpus="") == [["core 0"], ["core 1", "core 2"], None]
+    assert room([[cpu, four], [cpu]], cores=2) == [["core 0", "core 1"], None]
+    assert room([[cpu, four]] * 4, cores=2, jobs=3)[2:] == [["core 0", "core 1"], None]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--runtime.devices=8"], "runtime.devices: 8 GPUs a run are asked for, 5 are there"),
+        (["--runtime.num_nodes=2"], "runtime.num_nodes: 2 is not allowed; it must be 1 unless launcher.name is slurm"),
+    ],
+)
+def test_a_run_that_can_never_start_here_is_refused_whatever_its_place(run, monkeypatch, overrides, message):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,5")
-    assert slots(run(0), None) == ["0", "1", "2", "3", "5"]
-    assert slots(run(0, "--runtime.devices=2"), None) == ["0,1", "2,3"]
-    assert slots(run(0), 7) == ["0", "1", "2", "3", "5", "0", "1"]
-    with pytest.raises(ValueError, match=r"runtime.devices: 8 GPUs a run are asked for, 5 are there"):
-        slots(run(0, "--runtime.devices=8"), None)
+    with pytest.raises(ValueError, match=message):
+        local.Local(fakes.record, None).start([run(0), run(1, *overrides)])

@@ -1,7 +1,8 @@
 """The LightningDataModule: one for every data set, since they differ in their source only."""
 
+import signal
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -133,9 +134,13 @@ class DataModule(pl.LightningDataModule):
         return self._loader(self.train, sampler)
 
     def _position(self) -> tuple[int, int]:
-        """Where the run stands when an epoch begins: (epoch, batches done in it)."""
+        """Where the run stands when an epoch begins or the run continues: (epoch, batches done in it).
+
+        Both are counted as the loops do it: an epoch's batches stay counted until the next epoch begins.
+        """
         loop = self._trainer.fit_loop
-        return self._trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready
+        epochs: Any = loop.epoch_progress.current
+        return epochs.processed, loop.epoch_loop.batch_progress.current.ready
 
     def val_dataloader(self) -> DataLoader | list:
         return self._evaluation(self.validation) if len(self.validation) else []
@@ -154,7 +159,13 @@ class DataModule(pl.LightningDataModule):
         on_gpu = self._trainer.strategy.root_device.type == "cuda"
         # Without a batch size a loader hands each key of the sampler to the split: a key is a batch.
         return DataLoader(
-            split, sampler=sampler, batch_size=None, num_workers=workers, persistent_workers=workers > 0, pin_memory=on_gpu
+            split,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_gpu,
+            worker_init_fn=outlive_requests,
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -181,6 +192,16 @@ class DataModule(pl.LightningDataModule):
         if source not in self._resident:
             self._resident[source] = torch.from_numpy(source.images).to(device)
         return self._resident[source]
+
+
+def outlive_requests(worker: int) -> None:
+    """Schedulers and terminals signal every process; a worker that obeyed would break the training before its checkpoint.
+
+    The first SIGTERM is theirs, a second one is the main process's, which ends.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def _limited(labels: Indices, count: int, key: str) -> Indices:

@@ -118,7 +118,7 @@ class TrainingOrder:
     def __iter__(self) -> Iterator[Key]:
         epoch, done = self.position()
         order = permutation(self.seed, epoch, self.n)
-        for batch in range(done, len(self)):
+        for batch in range(done % len(self), len(self)):  # all done: the next epoch
             step, part = divmod(batch, self.accumulate)
             images = order[step * self.batch_size : (step + 1) * self.batch_size]
             weight = self.world * self.accumulate / len(images)

@@ -1,151 +1,122 @@
-"""Start the runs that are missing on this machine, some at a time, one process each.
+"""Runs on this machine, one process group each; the cores or GPUs are shared out.
 
 A run on one device is forked from a server process that has torch and Lightning loaded (0.2 s in place of some 8 s a run). A
-run on several devices starts a fresh interpreter, which Lightning's own launcher then executes once per device. Either way the
-process does what ``xceptlab train -c <its config.yaml>`` does, in a session of its own, and prints to the run's log.txt.
+run on several devices starts a fresh interpreter, which Lightning's own launcher then executes once per device.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-import yaml
-
-from xceptlab.records import RunDirectory, write_atomically
+from xceptlab.launch.launcher import Job, Launcher, Main, check_one_node, execute
 from xceptlab.schema import RunConfig
 
-State = Literal["waiting", "running", "done", "failed"]
-Main = Callable[[list[str]], int]
-
-ATTEMPTS = 2
-PATIENCE = 5.0
-"""Seconds that a run gets to end by itself when it is stopped."""
-BAD_INPUT = 2
-"""Exit code of a run that would fail again."""
-INTERRUPTED = 75
-"""Exit code of a run that is to be started again: it was interrupted, or another process is training it."""
+PATIENCE = 30.0
+"""Seconds that a run gets for a checkpoint when it is stopped."""
 
 
-@dataclass
-class _Job:
-    config: RunConfig
-    state: State = "waiting"
-    attempts: int = 0
-    not_before: float = 0.0
-    slot: int | None = None
-    process: "multiprocessing.process.BaseProcess | subprocess.Popen[bytes] | None" = field(default=None, repr=False)
-
-    @property
-    def directory(self) -> RunDirectory:
-        return RunDirectory.of(self.config.runtime.outputs, self.config.run_id)
-
-    def exit_code(self) -> int | None:
-        """None while it runs; negative where a signal ended it."""
-        if isinstance(self.process, subprocess.Popen):
-            return self.process.poll()
-        return self.process.exitcode if self.process else None
+class _Started(NamedTuple):
+    process: BaseProcess
+    units: list[str]
 
 
-class Local:
-    """Runs on this machine. A crashed run is tried once more; no run's failure stops another.
+class Local(Launcher):
+    """Runs on this machine. Without a number of ``jobs`` no two runs share a GPU or, as far as it can be, a core."""
 
-    Args:
-        main: ``xceptlab``'s main function, which the processes call with their arguments.
-        slots: Per run at a time the GPUs it gets, as CUDA_VISIBLE_DEVICES lists them; empty on CPUs.
-    """
+    pause = 0.2
 
-    def __init__(self, main: Main, slots: Sequence[str]) -> None:
-        self.main, self.slots = main, list(slots)
-        self.jobs: dict[str, _Job] = {}
+    def __init__(self, main: Main, jobs: int | None) -> None:
+        super().__init__(main, jobs)
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.cores = [f"core {i}" for i in range(count)]
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["xceptlab.launch.preload"])
 
-    def start(self, configs: Sequence[RunConfig]) -> None:
-        """Take these runs on; ``poll`` starts them as slots become free."""
-        self.jobs |= {config.run_id: _Job(config) for config in configs}
+    @functools.cached_property
+    def gpus(self) -> list[str]:
+        """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES lists them."""
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip() not in ("", "-1")]
+        if not any(Path(device).exists() for device in ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+            return []  # no driver of NVIDIA, WSL or AMD; spares a laptop the import of torch
+        import torch
 
-    def poll(self) -> dict[str, State]:
-        """See what has ended, start what can start, and tell every run's state by its id."""
-        for job in self.jobs.values():
-            if job.state == "running" and (code := job.exit_code()) is not None:
-                self._ended(job, code)
-        free = [slot for slot in range(len(self.slots)) if all(slot != job.slot for job in self.jobs.values())]
-        ready = [job for job in self.jobs.values() if job.state == "waiting" and job.not_before <= time.monotonic()]
-        for slot, job in zip(free, ready, strict=False):
-            self._begin(job, slot)
-        return {run_id: job.state for run_id, job in self.jobs.items()}
+        return [str(i) for i in range(torch.cuda.device_count())]
+
+    def check(self, config: RunConfig) -> None:
+        check_one_node(config)
+        devices, units = config.runtime.devices, self._units(config)
+        if units is not self.cores and devices > len(units):
+            raise ValueError(f"runtime.devices: {devices} GPUs a run are asked for, {len(units)} are there")
+
+    def begin(self, ready: Iterator[Job]) -> None:
+        for job in ready:
+            units = self.room(job.config)
+            if units is None:
+                return  # later ones wait too, or a large run would never have its turn
+            devices = ",".join(units) if self._units(job.config) is not self.cores else None
+            fresh = job.config.runtime.devices > 1
+            process = self._context.Process(
+                target=_forked, args=(self.main, job.prepare(), job.log, devices, fresh), name=job.config.run_id
+            )
+            process.start()  # the first one waits for the server to load; interrupted there, there is no process yet
+            job.state, job.handle = "running", _Started(process, units)
+
+    def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
+        return {job.config.run_id: code for job in jobs if (code := job.handle.process.exitcode) is not None}
 
     def stop(self) -> None:
-        """End every run: ask first, then kill; what they had checkpointed stays."""
-        for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, 1.0)):
-            running = [job for job in self.jobs.values() if job.process and job.exit_code() is None]
-            for job in running:
-                assert job.process is not None
-                assert job.process.pid
+        try:
+            self._end(signal.SIGTERM, PATIENCE)
+        finally:  # also when this is interrupted
+            self._end(signal.SIGKILL, 1.0)
+
+    def room(self, config: RunConfig) -> list[str] | None:
+        """The GPUs or cores for a run, the least used ones; None while it has to wait."""
+        started: list[_Started] = [job.handle for job in self.jobs.values() if job.handle]
+        load = Counter(unit for one in started for unit in one.units)
+        units = self._units(config)
+        wanted = config.runtime.devices * (config.train.threads if units is self.cores else 1)
+        chosen = sorted(units, key=lambda unit: load[unit])[:wanted]
+        free = not any(load[unit] for unit in chosen) if self.limit is None else len(started) < self.limit
+        return chosen if free else None
+
+    def _units(self, config: RunConfig) -> list[str]:
+        return self.gpus if config.runtime.accelerator in ("auto", "gpu") and self.gpus else self.cores
+
+    def _end(self, number: signal.Signals, patience: float) -> None:
+        """Ask each run's process, which asks its own; or kill the whole group."""
+        running: list[BaseProcess] = [job.handle.process for job in self.jobs.values() if job.handle]
+        for process in running:
+            if process.exitcode is None:
+                assert process.pid
                 try:
-                    os.killpg(job.process.pid, number)
-                except ProcessLookupError:  # it has not made its own process group yet, or is gone
-                    if isinstance(job.process, multiprocessing.process.BaseProcess):
-                        job.process.kill()
-            deadline = time.monotonic() + patience
-            while running and time.monotonic() < deadline and any(job.exit_code() is None for job in running):
-                time.sleep(0.05)
-
-    def _begin(self, job: _Job, slot: int) -> None:
-        job.directory.create()
-        file = job.directory.path / "config.yaml"
-        write_atomically(file, yaml.safe_dump(job.config.to_dict(), sort_keys=False).encode())
-        argv, log = ["train", "-c", str(file)], job.directory.path / "log.txt"
-        if job.config.runtime.devices * job.config.runtime.num_nodes == 1:
-            process = self._context.Process(target=_forked, args=(self.main, argv, log, self.slots[slot]), name=job.config.run_id)
-            process.start()  # the first one waits for the server to load; interrupted there, there is no process yet
-            job.process = process
-        else:
-            environment = os.environ | _visible(self.slots[slot])
-            with open(log, "ab") as output:
-                job.process = subprocess.Popen(
-                    [sys.executable, "-m", "xceptlab", *argv],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    start_new_session=True,
-                )
-        job.state, job.slot, job.attempts = "running", slot, job.attempts + 1
-
-    def _ended(self, job: _Job, code: int) -> None:
-        job.slot = job.process = None
-        if job.directory.record():  # never the exit code
-            job.state = "done"
-        elif code == INTERRUPTED:
-            job.state, job.attempts, job.not_before = "waiting", job.attempts - 1, time.monotonic() + 1
-        else:
-            job.state = "waiting" if code != BAD_INPUT and job.attempts < ATTEMPTS else "failed"
+                    (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
+                except ProcessLookupError:  # it has not made its own group yet, or is gone
+                    process.kill()
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and any(process.exitcode is None for process in running):
+            time.sleep(0.05)
 
 
-def _visible(gpus: str) -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": gpus} if gpus else {}
-
-
-def _forked(main: Main, argv: list[str], log: Path, gpus: str) -> None:
+def _forked(main: Main, argv: list[str], log: Path, devices: str | None, fresh: bool) -> None:
     """A run's process, forked from the server."""
     os.setsid()
-    os.environ |= _visible(gpus)
+    if devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    sys.exit(main(argv))
+    sys.exit(execute(main, argv, log, fresh=fresh))
 
 
 def _die_with_parent() -> None:
@@ -153,4 +124,4 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(0, signal.SIGKILL)

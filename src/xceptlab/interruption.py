@@ -1,0 +1,87 @@
+"""How a process is ended from outside: signals that ask it to stop, and the death of its parent."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""What asks a run to stop: schedulers send the first two, Ctrl-C the last."""
+PARENT = "XCEPTLAB_PARENT"
+"""Environment variable: the id of the process that a run must not outlive."""
+
+
+class Requests:
+    """The signals that ask this process to stop, from entering to leaving.
+
+    At once, by an exception; while ``deferred``, ``number`` remembers the signal for the training loop, which looks at it after
+    each step; then only a second Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._deferred = False
+
+    def __enter__(self) -> "Requests":
+        main = threading.current_thread() is threading.main_thread()  # only there Python lets signals be handled
+        heard = [number for number in SIGNALS if main and signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._handle) for number in heard}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Remember the first signal in ``number``; whoever looks at it calls ``stop``, and the end of the block does.
+
+        Raises:
+            InterruptedError, KeyboardInterrupt: See ``stop``.
+        """
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self.number:
+            self.stop(self.number)
+
+    def stop(self, number: int) -> NoReturn:
+        """Raise what the signal means.
+
+        Raises:
+            KeyboardInterrupt: The user asked to stop.
+            InterruptedError: The scheduler did.
+        """
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise InterruptedError(f"interrupted by {signal.Signals(number).name}; the same command continues")
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._deferred or (self.number == number == signal.SIGINT):
+            self.stop(number)
+        if number == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
+            print("xceptlab: stops after this step; Ctrl-C again stops at once", file=sys.stderr)
+        self.number = self.number or number
+
+
+def die_with_parent() -> None:
+    """Let no process that another one started outlive it: the ranks of a run, and a run of a coordinator that names itself.
+
+    A process that dies by SIGKILL takes nobody along, and NCCL would have the others wait for it for minutes.
+    """
+    parent = os.getppid()
+    if "LOCAL_RANK" in os.environ or os.environ.get(PARENT) == str(parent):
+        threading.Thread(target=_outlive_no, args=(parent,), daemon=True).start()
+
+
+def _outlive_no(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,186 @@
+"""What starts runs: the interface, and what is the same wherever they run.
+
+A launcher starts runs, tells their state and stops them. The ledger is the runs' directories: a run is done when its record
+exists, whoever trained it and whatever a process said when it ended; a run that another process trains is left to that one.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar, Literal
+
+import yaml
+
+from xceptlab.interruption import PARENT
+from xceptlab.leases import Watch
+from xceptlab.records import Follower, RunDirectory, write_atomically
+from xceptlab.schema import RunConfig
+
+State = Literal["waiting", "queued", "running", "done", "failed"]
+"""queued: handed to a cluster, which has not started it yet."""
+Main = Callable[[list[str]], int]
+
+ATTEMPTS = 2
+"""Crashes after which a run has failed that came no further in between."""
+BAD_INPUT = 2
+"""Exit code of a run that would fail again."""
+INTERRUPTED = 75
+"""Exit code of a run that is to be started again: it was interrupted, or another process is training it."""
+
+
+@dataclass
+class Job:
+    """One run in a launcher's hands."""
+
+    config: RunConfig
+    state: State = "waiting"
+    handle: Any = None
+    """What the launcher knows the started run by."""
+    crashes: int = 0
+    """Since the run last came further, to ``reached`` epochs."""
+    reached: float = 0.0
+    not_before: float = 0.0
+    directory: RunDirectory = field(init=False)
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.directory = RunDirectory.of(self.config.runtime.outputs, self.config.run_id)
+        self.watch = Watch(self.directory.path)
+
+    @property
+    def log(self) -> Path:
+        return self.directory.path / "log.txt"
+
+    def prepare(self) -> list[str]:
+        """Write the run's configuration; what ``xceptlab`` is to be called with."""
+        self.directory.create()
+        file = self.directory.path / "config.yaml"
+        write_atomically(file, yaml.safe_dump(self.config.to_dict(), sort_keys=False).encode())
+        return ["train", "-c", str(file)]
+
+
+class Launcher(ABC):
+    """Starts runs, tells their state, stops them. One run's failure stops no other.
+
+    Args:
+        main: ``xceptlab``'s main function, which a run's process calls.
+        jobs: Runs at a time; None for as many as there is room for.
+    """
+
+    pause: ClassVar[float] = 1.0
+    """Seconds between two polls."""
+
+    def __init__(self, main: Main, jobs: int | None) -> None:
+        self.main, self.limit = main, jobs
+        self.jobs: dict[str, Job] = {}
+
+    def start(self, configs: Sequence[RunConfig]) -> None:
+        """Take these runs on; ``poll`` starts them.
+
+        Raises:
+            ValueError: A run can never start here.
+        """
+        for config in configs:
+            self.check(config)
+        self.jobs |= {config.run_id: Job(config) for config in configs}
+
+    def poll(self) -> dict[str, State]:
+        """See what has ended, start what can start, and tell every run's state by its id."""
+        codes = self.exit_codes([job for job in self.jobs.values() if job.state in ("queued", "running")])
+        for run_id, code in codes.items():
+            self._ended(self.jobs[run_id], code)
+        self.begin(self._ready())
+        return {run_id: job.state for run_id, job in self.jobs.items()}
+
+    @abstractmethod
+    def check(self, config: RunConfig) -> None:
+        """Raise a ValueError if the run can never start here."""
+
+    @abstractmethod
+    def begin(self, ready: Iterator[Job]) -> None:
+        """Start of these runs, in their order, what can start now."""
+
+    @abstractmethod
+    def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
+        """Of the started runs those that have ended, by id; negative where no code is known."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End every run; they get some time for a checkpoint, and none when this is interrupted."""
+
+    def _ready(self) -> Iterator[Job]:
+        for job in self.jobs.values():
+            if job.state != "waiting" or time.monotonic() < job.not_before:
+                continue
+            if job.directory.record():
+                job.state = "done"
+            elif job.watch.look():  # another process trains it
+                job.not_before = time.monotonic() + 1
+            else:
+                yield job
+
+    def _ended(self, job: Job, code: int) -> None:
+        job.handle, job.state = None, "waiting"
+        if job.directory.record():  # never the exit code
+            job.state = "done"
+        elif code == INTERRUPTED:
+            job.not_before = time.monotonic() + 1
+        else:
+            before, job.reached = job.reached, Follower(job.directory).progress(job.config.train.epochs).epoch
+            job.crashes = 1 if job.reached > before else job.crashes + 1
+            if code == BAD_INPUT or job.crashes >= ATTEMPTS:
+                job.state = "failed"
+
+
+def check_one_node(config: RunConfig) -> None:
+    """Raise a ValueError for a run on several machines, whose processes only SLURM starts."""
+    if config.runtime.num_nodes > 1:
+        raise ValueError(
+            f"runtime.num_nodes: {config.runtime.num_nodes} is not allowed; it must be 1 unless launcher.name is slurm"
+        )
+
+
+def check_gpus(config: RunConfig) -> None:
+    """Raise a ValueError for a run that would not get from a cluster the GPUs that it uses."""
+    devices, gpus = config.runtime.devices, config.launcher.gpus
+    allowed = {"cpu": [0], "gpu": [devices]}.get(config.runtime.accelerator, [0, devices])
+    if gpus not in allowed:
+        one = " or ".join(map(str, allowed))
+        where = f"runtime.devices {devices} and runtime.accelerator {config.runtime.accelerator}"
+        raise ValueError(f"launcher.gpus: {gpus} is not allowed; it must be {one} with {where}")
+
+
+def print_to(log: Path) -> None:
+    """Let this process append to ``log`` all that it prints."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
+def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
+    """Do in this process what ``xceptlab ARGV`` does, and print to ``log``.
+
+    Args:
+        fresh: In a new interpreter, which Lightning can execute again for each further device.
+    """
+    print_to(log)
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]  # or Lightning, in an allocation, waits for tasks that srun never starts
+    if not fresh:
+        return main(argv)
+    environment = os.environ | {PARENT: str(os.getpid())}
+    process = subprocess.Popen([sys.executable, "-m", "xceptlab", *argv], stdin=subprocess.DEVNULL, env=environment)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        process.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    return process.wait()

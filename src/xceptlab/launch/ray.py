@@ -1,0 +1,85 @@
+"""Runs as Ray's tasks; the outputs and the code are in a folder that all nodes see.
+
+A run whose node is lost is started again, where Ray finds room for it, and continues from its last checkpoint.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightning_utilities.core.imports import RequirementCache
+
+from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, check_one_node, execute
+from xceptlab.schema import RunConfig
+
+PATIENCE = 30.0
+"""Seconds that a run gets for a checkpoint when it is stopped."""
+
+
+class Ray(Launcher):
+    """Runs as tasks of a Ray cluster, as the ``launcher`` section of their configuration asks for them."""
+
+    def __init__(self, main: Main, jobs: int | None, address: str) -> None:
+        super().__init__(main, jobs)
+        if not RequirementCache("ray"):
+            raise ValueError("launcher.name: ray needs Ray, which is not installed (pip install 'xceptlab[ray]')")
+        import ray
+
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"launcher.address: there is no Ray cluster at {address!r}: {' '.join(str(error).split())}"
+            ) from None
+        self.ray = ray
+
+    def check(self, config: RunConfig) -> None:
+        check_gpus(config)
+        check_one_node(config)
+
+    def begin(self, ready: Iterator[Job]) -> None:
+        for job in ready:
+            if self.limit and sum(bool(job.handle) for job in self.jobs.values()) >= self.limit:
+                return
+            config = job.config
+            task = self.ray.remote(max_calls=1)(_task).options(  # a process of its own
+                max_retries=0,  # we know better what is to be tried again
+                num_cpus=config.runtime.devices * (config.train.threads + config.runtime.workers),
+                num_gpus=config.launcher.gpus,
+                memory=config.launcher.memory * 2**30 or None,
+            )
+            arguments = job.prepare(), job.log, os.getcwd(), config.launcher.gpus, config.runtime.devices > 1
+            job.handle, job.state = task.remote(self.main, *arguments), "queued"
+
+    def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
+        codes = {}
+        for job in jobs:
+            if self.ray.wait([job.handle], timeout=0)[0]:
+                try:
+                    codes[job.config.run_id] = self.ray.get(job.handle)
+                except self.ray.exceptions.RayError:  # its node or its process is lost, or it raised
+                    codes[job.config.run_id] = -1
+            else:
+                job.state = "running" if job.watch.look() else "queued"
+        return codes
+
+    def stop(self) -> None:
+        tasks = [job.handle for job in self.jobs.values() if job.handle]
+        try:
+            for task in tasks:
+                self.ray.cancel(task)
+            self.ray.wait(tasks, num_returns=len(tasks), timeout=PATIENCE) if tasks else None
+        finally:  # also when this is interrupted
+            for task in tasks:
+                self.ray.cancel(task, force=True)
+
+
+def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh: bool) -> int:
+    """What a task does, in a process of its own."""
+    os.chdir(folder)  # the coordinator's, from which its paths count
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return execute(main, argv, log, fresh=fresh)

@@ -1,0 +1,94 @@
+"""The Ray launcher on a real cluster of two nodes, which Ray starts on this machine."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from launch import fakes
+from xceptlab import cli
+from xceptlab.launch.study import make_launcher
+from xceptlab.leases import leases
+from xceptlab.loading import load_run
+from xceptlab.records import RunDirectory
+from xceptlab.train import train
+
+RAY = ("--launcher.name=ray", "--runtime.accelerator=cpu")
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head that runs nothing, and two nodes with room for one run each."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    one = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        one.add_node(num_cpus=1)
+    yield one
+    ray.shutdown()
+    one.shutdown()
+
+
+def launcher(cluster, main):
+    return make_launcher(load_run([*RAY, f"--launcher.address={cluster.address}"]), None, main)
+
+
+def finish(one, until=lambda states: set(states.values()) <= {"done", "failed"}):
+    deadline = time.monotonic() + 300
+    while not until(states := one.poll()):
+        assert time.monotonic() < deadline, states
+        time.sleep(0.1)
+    return states
+
+
+def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_ends_all(cluster, tiny, tmp_path):
+    def run(seed):
+        return load_run([*RAY, f"--seed={seed}", f"--runtime.outputs={tmp_path}"])
+
+    one = launcher(cluster, fakes.record)
+    runs = {seed: run(seed) for seed in (0, 1, 2, 4)}
+    one.start(list(runs.values()))
+    states = finish(one)
+    assert {seed: states[config.run_id] for seed, config in runs.items()} == {0: "done", 1: "failed", 2: "done", 4: "failed"}
+
+    science = ("--train.epochs=30", "--model.dropout=0.2")
+    config, undisturbed = tiny(*RAY, *science), tiny(*science, f"--runtime.outputs={tmp_path / 'undisturbed'}")
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+    one = launcher(cluster, fakes.slowly)
+    one.start([config])
+    finish(one, lambda _: any(line["step"] >= 7 for line in directory.log()))
+    (tmp_path / "outputs" / "go").touch()
+    ((holder, _),) = leases(directory.path).values()
+    raylet = int(Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    (node,) = [node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet]
+    cluster.remove_node(node, allow_graceful=False)
+    assert finish(one)[config.run_id] == "done"
+    assert (directory.path / "log.txt").read_text().count("continues from") == 1
+    train(undisturbed, progress=False)
+    weights = [
+        (RunDirectory.of(c.runtime.outputs, c.run_id).path / "model.safetensors").read_bytes() for c in (config, undisturbed)
+    ]
+    assert weights[0] == weights[1]
+
+    one = launcher(cluster, fakes.record)
+    one.start([run(7)])
+    finish(one, lambda _: (tmp_path / "calls.jsonl").read_text().count('"seed": 7') == 1)
+    one.stop()
+    pid = json.loads((tmp_path / "calls.jsonl").read_text().splitlines()[-1])["pid"]
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_no_cluster_is_one_line(monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setenv("RAY_TMPDIR", "/nonexistent")
+    with pytest.raises(ValueError, match=r"launcher\.address: there is no Ray cluster at 'auto'"):
+        make_launcher(load_run(RAY), None, cli.main)

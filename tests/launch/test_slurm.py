@@ -1,0 +1,121 @@
+"""The SLURM launcher against a real SLURM, such as `.ci/slurm start DIR` starts; its node must see this machine's files."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from conftest import ROOT
+from launch import fakes
+from xceptlab.launch.study import make_launcher
+from xceptlab.loading import load_run
+from xceptlab.records import RunDirectory
+from xceptlab.train import train
+
+slurm = pytest.mark.skipif(
+    "SLURM_CONF" not in os.environ or not shutil.which("sbatch"), reason="no test cluster of SLURM; see .ci/slurm"
+)
+SLURM = ("--launcher.name=slurm", "--launcher.partition=low", "--runtime.accelerator=cpu")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return lambda seed, *overrides: load_run([*SLURM, f"--seed={seed}", f"--runtime.outputs={tmp_path}", *overrides])
+
+
+@pytest.fixture
+def launcher(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}")
+    launchers = []
+
+    def make(main=fakes.record, jobs=None):
+        config = load_run(SLURM)
+        launchers.append(make_launcher(config, jobs, main))
+        return launchers[-1]
+
+    yield make
+    for one in launchers:
+        one.stop()
+
+
+def finish(launcher, until=lambda states: set(states.values()) <= {"done", "failed"}):
+    deadline = time.monotonic() + 400
+    while not until(states := launcher.poll()):
+        assert time.monotonic() < deadline, states
+        time.sleep(0.2)
+    return states
+
+
+def calls(tmp_path):
+    file = tmp_path / "calls.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def scontrol(*arguments):
+    return subprocess.run(["scontrol", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@slurm
+def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, launcher, tmp_path):
+    one = launcher()
+    runs = {seed: run(seed) for seed in (0, 1, 2, 3, 4)}
+    one.start(list(runs.values()))
+    states = finish(one)
+    assert {seed: states[config.run_id] for seed, config in runs.items()} == {
+        0: "done", 1: "failed", 2: "done", 3: "failed", 4: "failed",
+    }  # fmt: skip
+    attempts = [call["seed"] for call in calls(tmp_path)]
+    assert [attempts.count(seed) for seed in range(5)] == [1, 2, 2, 2, 1]
+    assert "it crashed" in (RunDirectory.of(str(tmp_path), runs[1].run_id).path / "log.txt").read_text()
+
+
+@slurm
+def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_is_stopped(run, launcher, tmp_path):
+    first, second = launcher(), launcher()
+    configs = [run(7), run(17)]
+    first.start(configs)
+    finish(first, lambda _: len(calls(tmp_path)) > 0)
+    numbers = {job.handle for job in first.jobs.values()}
+    first.jobs = {}  # it is gone
+    second.start(configs)
+    second.poll()
+    second.poll()
+    assert {job.handle for job in second.jobs.values()} == numbers
+    assert "running" in second.poll().values()
+    second.stop()
+    assert subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout == ""
+
+
+@slurm
+def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_the_same_bits(tiny, launcher, tmp_path):
+    science = ("--train.epochs=30", "--model.dropout=0.2", "--train.ema=0.9", "--runtime.workers=1")
+    config, undisturbed = tiny(*SLURM, *science), tiny(*science, f"--runtime.outputs={tmp_path / 'undisturbed'}")
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+    one = launcher(fakes.slowly)
+    one.start([config])
+
+    def reaches(step):
+        finish(one, lambda _: any(line["step"] >= step for line in directory.log()))
+        return one.jobs[config.run_id].handle
+
+    def requeued(number):
+        finish(one, lambda _: "JobState=PENDING" in scontrol("show", "job", number))
+        assert directory.log()[-1]["step"] < 150
+        scontrol("update", f"jobid={number}", "StartTime=now", "TimeLimit=1440")  # or it waits for two minutes
+        return directory.log()[-1]["step"]
+
+    number = reaches(3)
+    subprocess.run(["srun", "--partition=high", "--exclusive", "true"], check=True, timeout=120)
+    assert reaches(requeued(number) + 2) == number
+    scontrol("update", f"jobid={number}", "TimeLimit=1")
+    requeued(number)
+    (tmp_path / "outputs" / "go").touch()
+    finish(one)
+    assert (directory.path / "slurm_job").read_text() == f"{number} 0"  # one job all the time
+    assert (directory.path / "log.txt").read_text().count("continues from") == 2
+    train(undisturbed, progress=False)
+    undisturbed = RunDirectory.of(undisturbed.runtime.outputs, undisturbed.run_id)
+    assert (directory.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
