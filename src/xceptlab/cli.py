@@ -226,15 +226,22 @@ def _describe(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _expand(path: str, layers: list[str]) -> "Expansion":
-    """A study with its arms resolved, their widths solved where they are to match a budget."""
+    """A study with its arms resolved, their widths solved where they are to match a budget, and the seeds it needs by now."""
     from xceptlab.study import expand
 
     expansion = expand(path, layers)
-    if next(iter(expansion.arms.values())).model.match == "none":
-        return expansion
-    from xceptlab.matching import matched
+    if next(iter(expansion.arms.values())).model.match != "none":
+        from xceptlab.matching import matched
 
-    return matched(expansion)
+        expansion = matched(expansion)
+    return _grown(expansion)
+
+
+def _grown(expansion: "Expansion") -> "Expansion":
+    from xceptlab.report.summary import read_records
+    from xceptlab.verdict import grown
+
+    return grown(expansion, read_records)
 
 
 def _plan(options: argparse.Namespace, layers: list[str]) -> int:
@@ -248,6 +255,8 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
 
     from xceptlab.models.cost import changes, table
     from xceptlab.report.write import amount
+    from xceptlab.study import Seeds
+    from xceptlab.verdict import forecast, judge_study
 
     console = Console()
     console.print(f"[bold]{escape(expansion.study.question)}[/bold]  ({expansion.name})")
@@ -258,35 +267,42 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     first = next(iter(trees.values()))
     for arm, tree in trees.items():
         keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
-        done = sum(records[arm, seed] is not None for seed in expansion.study.seeds)
+        done = sum(records[arm, seed] is not None for seed in expansion.seeds)
         what = expansion.arms[arm].model.match
         if what != "none" and abs(getattr(tree[0], what) / getattr(first[0], what) - 1) > UNMATCHED:
             keys += "\n(unmatched)"
         costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
-        view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.study.seeds)}")
+        view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.seeds)}")
     console.print(view)
     for arm, tree in trees.items():
         if lines := changes(first, tree):
             shown = lines[:6] + ([f"and {len(lines) - 6} more"] if len(lines) > 6 else [])
             console.print(f"Modules of {arm}:", *shown, sep="\n  ", markup=False, highlight=False)
-    for claim in expansion.study.claims:
+    verdicts = judge_study(expansion, records)
+    for verdict in verdicts:
+        claim = verdict.claim
         a, b = claim.contrast
-        console.print(
-            f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}", markup=False, highlight=False
-        )
+        said = f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
+        needs = verdict.summary if verdict.decided else forecast(verdict, expansion.study)
+        console.print(said, *([f"  {needs}"] if needs else []), sep="\n", markup=False, highlight=False)
     missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
-    console.print(f"{len(missing)} of {len(records)} runs to train.")
+    seeds, more = expansion.study.seeds, ""
+    if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.decided for verdict in verdicts):
+        more = f"; then {seeds.step} more seeds at a time until every claim is decided, {seeds.max} at most"
+    console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
     return 0
 
 
 def _study(options: argparse.Namespace, layers: list[str]) -> int:
-
     expansion = _expand(options.study, layers)
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
     from xceptlab.launch.study import run_missing
 
     failed = run_missing(expansion, options.jobs, main)
+    while not failed and (more := _grown(expansion)).look > expansion.look:  # until every claim is decided
+        expansion = more
+        failed = run_missing(expansion, options.jobs, main)
     _show(_write(expansion))
     for run_id, reason in failed.items():
         print(f"failed: {run_id}: {reason}", file=sys.stderr)

@@ -110,7 +110,7 @@ class _Display:
 
     def __init__(self, expansion: Expansion, missing: dict[str, RunConfig]) -> None:
         self.expansion, self.missing = expansion, missing
-        self.total = len(expansion.study.seeds) * len(expansion.arms)
+        self.total = len(expansion.seeds) * len(expansion.arms)
         self.console = Console(highlight=False)
         self.live = Live(console=self.console, refresh_per_second=4) if self.console.is_terminal else None
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")

@@ -3,20 +3,17 @@
 import csv
 import io
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xceptlab.records import Record, RunDirectory
+from xceptlab.records import RunDirectory
 from xceptlab.study import Expansion, Registration
-from xceptlab.verdict import Verdict, judge_study
+from xceptlab.verdict import Records, Verdict, judge_study
 
 UNMATCHED = 0.01
 """Relative difference of budgets beyond which arms that are to match do not."""
-
-Records = Mapping[tuple[str, int], Record | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +90,7 @@ def summarise(expansion: Expansion) -> Summary:
 
 
 def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmRow:
-    own = [record for seed in expansion.study.seeds if (record := records[name, seed])]
+    own = [record for seed in expansion.seeds if (record := records[name, seed])]
     values = np.array([record.metrics[metric] for record in own if metric in record.metrics])
     mean = float(values.mean()) if len(values) else math.nan
     images = max((record.test_images for record in own), default=0)
@@ -114,7 +111,7 @@ def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmR
 def _curve(arm: str, expansion: Expansion, metric: str) -> Curve:
     """Values at the ends of epochs, of every run that has begun."""
     runs = []
-    for seed in expansion.study.seeds:
+    for seed in expansion.seeds:
         run = expansion.run(arm, seed)
         lines = RunDirectory.of(run.runtime.outputs, run.run_id).log()
         runs.append({line["epoch"]: line[metric] for line in lines if metric in line and float(line["epoch"]).is_integer()})
