@@ -150,10 +150,8 @@ def test_the_simulation_judges_as_judge_does(plan, monkeypatch):
     names = {"supported": 1, "contradicted": -1, "inconclusive": 0}
     seen = set()
     for trial, frozen in zip(arms, expected, strict=True):
-        scores = {
-            "test/top1": {f"a{i}": dict(enumerate(row)) for i, row in enumerate(trial[:4])} | {"b": dict(enumerate(trial[4]))}
-        }
-        verdicts = judge(claims, {"test/top1": arm_scores}, seeds=plan)
+        scores = dict(zip(["a0", "a1", "a2", "a3", "b"], (dict(enumerate(row)) for row in trial), strict=True))
+        verdicts = judge(claims, {"test/top1": scores}, seeds=plan)
         assert [[names[v.outcome], v.n] for v in verdicts] == frozen.tolist()
         seen |= {v.outcome for v in verdicts}
     assert seen == set(names)
