@@ -5,7 +5,9 @@ What decides verdicts takes any number of leading axes ``(...)``, so that the si
 
 import bisect
 import functools
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
@@ -148,3 +150,94 @@ def sequential_power(
 def upper_spread(spread: float, n: int, confidence: float = 0.8) -> float:
     """The upper confidence limit of a normal standard deviation that n values estimate as ``spread``."""
     return float(spread * np.sqrt((n - 1) / stats.chi2.ppf(1 - confidence, n - 1)))
+
+
+# ---- where the error comes from -------------------------------------------------------------------------------------------
+
+
+def redrawn(correct: NDArray[np.uint8], draws: int, rng: np.random.Generator) -> Array:
+    """Bootstrap over test images, which all runs share: each draw is the same for every run.
+
+    Args:
+        correct: 1 where a run was right, (runs, images).
+
+    Returns:
+        Accuracies in percent, (draws, runs).
+    """
+    runs, images = correct.shape
+    columns = np.ascontiguousarray(correct.T, dtype=np.float32)
+    accuracy = np.empty((draws, runs))
+    for part in np.array_split(np.arange(draws), max(1, draws // 50)):
+        counts = np.stack([np.bincount(rng.integers(images, size=images), minlength=images) for _ in part])
+        accuracy[part] = counts.astype(np.float32) @ columns
+    return 100 * accuracy / images
+
+
+def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Standard errors of the mean difference from the seeds, from the test images, and from both (two-way bootstrap, Owen 2007).
+
+    Args:
+        differences: Paired differences (n,), n >= 2.
+        drawn: The same on redrawn images, (draws, n).
+    """
+    draws, n = drawn.shape
+    seeds = rng.integers(n, size=(draws, n - 1))  # n - 1 of n: then the bootstrap's variance is not too small
+    both = np.take_along_axis(drawn, seeds, axis=1).mean(axis=1)
+    return float(stats.sem(differences)), float(drawn.mean(axis=1).std(ddof=1)), float(both.std(ddof=1))
+
+
+def skewed(differences: Array, alpha: float = 0.05) -> bool:
+    """Whether values (n,) are more skewed than normal ones are but with chance alpha; by simulation, as n is small."""
+    if len(differences) < 4 or np.ptp(differences) == 0:
+        return False
+    rng = np.random.default_rng(0)
+    test = stats.monte_carlo_test(
+        differences, lambda size: rng.standard_normal(size), stats.skew, vectorized=True, n_resamples=2000
+    )
+    return bool(test.pvalue <= alpha)
+
+
+# ---- factorial studies ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """A main effect or a two-way interaction, averaged over the other factors."""
+
+    factors: tuple[int, ...]
+    """One axis of the grid, or two."""
+    levels: tuple[int, ...]
+    """The level of each that is compared with its first level."""
+    estimate: float
+    """Mean at the level - mean at the first level; for two factors, the first's effect at the second's level - that at its first."""
+    low: float
+    high: float
+
+
+def effects(scores: Array, level: float) -> list[Effect]:
+    """Main effects and two-way interactions of scores (seeds, levels of factor 1, levels of factor 2, ...), with intervals.
+
+    A linear model with every cell's mean and the seed as block, fitted by least squares (statsmodels); at least 2 seeds.
+    """
+    import statsmodels.api as sm
+
+    seeds, *shape = scores.shape
+    cells = int(np.prod(shape))
+    block, cell = np.divmod(np.arange(seeds * cells), cells)
+    design = np.column_stack([np.eye(cells)[cell], np.eye(seeds)[block][:, 1:]])
+    fit = sm.OLS(scores.reshape(-1), design).fit()
+
+    def effect(factors: tuple[int, ...], levels: tuple[int, ...]) -> Effect:
+        weights = np.ones(shape)
+        for axis, size in enumerate(shape):
+            own = np.full(size, 1 / size)
+            if axis in factors:
+                own = np.eye(size)[levels[factors.index(axis)]] - np.eye(size)[0]
+            weights = weights * own.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        test = fit.t_test(np.concatenate([weights.reshape(-1), np.zeros(seeds - 1)]))
+        low, high = test.conf_int(alpha=1 - level)[0]
+        return Effect(factors=factors, levels=levels, estimate=float(test.effect[0]), low=float(low), high=float(high))
+
+    singles = [((f,), (i,)) for f in range(len(shape)) for i in range(1, shape[f])]
+    doubles = [(f + g, i + j) for (f, i), (g, j) in itertools.combinations(singles, 2) if f != g]
+    return [effect(*which) for which in [*singles, *doubles]]
