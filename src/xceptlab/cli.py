@@ -127,8 +127,11 @@ def _parser() -> _Parser:
     own = add("plan", _plan, "Show what a study would run and how its arms differ; trains nothing.")
     own.add_argument("study", metavar="STUDY", help=study)
     own = add("report", _report, "Judge the records there are and write the report; trains nothing.")
-    own.add_argument("study", metavar="STUDY", help=study)
+    own.add_argument("study", metavar="STUDY", nargs="+", help=f"{study}; several are compared on one page, too")
     own.add_argument("--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file")
+    own.add_argument(
+        "--format", choices=("html", "latex"), default="html", help="latex: report.tex too, the arms and claims as tables"
+    )
     own = add("train", _train, "Train, evaluate and record one run.", add_help=False)
     own.add_argument("-h", "--help", action="store_true")
     weights = (
@@ -310,24 +313,29 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _report(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.report.write import publish
+    from xceptlab.report.write import publish, write_comparison
     from xceptlab.study import locate
 
-    summary = _write(_expand(options.study, layers))
-    _show(summary)
-    if options.publish:
-        folder = locate(options.study).parent
-        publish(summary, folder)
-        print(f"Published to {folder}")
+    summaries = [_write(_expand(study, layers), latex=options.format == "latex") for study in options.study]
+    for study, summary in zip(options.study, summaries, strict=True):
+        _show(summary)
+        if options.format == "latex":
+            print(f"LaTeX: {summary.expansion.directory() / 'report.tex'}")
+        if options.publish:
+            folder = locate(study).parent
+            publish(summary, folder)
+            print(f"Published to {folder}")
+    if len(summaries) > 1:
+        print(f"Comparison: {write_comparison(summaries)}")
     return 0
 
 
-def _write(expansion: "Expansion") -> "Summary":
+def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
     from xceptlab.report.summary import summarise
     from xceptlab.report.write import write_report
 
     summary = summarise(expansion)
-    write_report(summary)
+    write_report(summary, latex)
     return summary
 
 
@@ -353,6 +361,11 @@ def _show(summary: "Summary") -> None:
     for v in summary.verdicts:
         console.print(Text.assemble((v.outcome.upper(), f"bold {colours[v.outcome]}"), f"  {v.claim.id}: {v.claim.statement}"))
         console.print(Text(f"  {v.summary} {v.power}"))
+        notes = [f"Unmatched budgets, {summary.unmatched[v.claim.id]}."] if v.claim.id in summary.unmatched else []
+        notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
+        console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
+    for effect in summary.effects:
+        console.print(Text(f"{effect.estimate:+8.2f} ({effect.low:+.2f} to {effect.high:+.2f})  {effect.name}"))
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
     console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)

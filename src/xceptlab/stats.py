@@ -174,7 +174,10 @@ def redrawn(correct: NDArray[np.uint8], draws: int, rng: np.random.Generator) ->
 
 
 def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Standard errors of the mean difference from the seeds, from the test images, and from both (two-way bootstrap, Owen 2007).
+    """Standard errors of the mean difference from the seeds, from the test images, and from both, by a two-way bootstrap.
+
+    Resampling both ways counts the variance of single predictions three times (Owen 2007), the sum of both ways twice; the
+    smaller of the two is taken, which is still careful.
 
     Args:
         differences: Paired differences (n,), n >= 2.
@@ -183,7 +186,13 @@ def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -
     draws, n = drawn.shape
     seeds = rng.integers(n, size=(draws, n - 1))  # n - 1 of n: then the bootstrap's variance is not too small
     both = np.take_along_axis(drawn, seeds, axis=1).mean(axis=1)
-    return float(stats.sem(differences)), float(drawn.mean(axis=1).std(ddof=1)), float(both.std(ddof=1))
+    by_seeds, by_images = float(stats.sem(differences)), float(drawn.mean(axis=1).std(ddof=1))
+    return by_seeds, by_images, min(float(both.std(ddof=1)), float(np.hypot(by_seeds, by_images)))
+
+
+def interval_reach(error: float, n: int, level: float) -> float:
+    """Half the t interval at ``level`` of a mean over n values, given its standard error."""
+    return float(error * stats.t.ppf((1 + level) / 2, n - 1))
 
 
 def skewed(differences: Array, alpha: float = 0.05) -> bool:
@@ -209,7 +218,7 @@ class Effect:
     levels: tuple[int, ...]
     """The level of each that is compared with its first level."""
     estimate: float
-    """Mean at the level - mean at the first level; for two factors, the first's effect at the second's level - that at its first."""
+    """Mean at the level - mean at the first level; for two factors, the first's effect at the second's level - at its first."""
     low: float
     high: float
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -188,6 +189,8 @@ class Expansion:
     study: Study
     arms: dict[str, RunConfig]
     """Per arm its configuration with the first seed; the first one is the baseline."""
+    command: str = ""
+    """The command that runs the study."""
     look: int = 0
     """Blocks of seeds that were added to the first one, where the study adds seeds until its claims are decided."""
 
@@ -249,7 +252,7 @@ def expand(path: str, args: Sequence[str] = ()) -> Expansion:
             arms[name] = loading.load_run([*layers, *args, *overrides, f"--seed={first}"], "study")
         except ValueError as error:
             raise ValueError(f"{file}: arm {name!r}: {error}") from None
-    expansion = Expansion(name=_name(file, args), study=study, arms=arms)
+    expansion = Expansion(name=_name(file, args), study=study, arms=arms, command=shlex.join(["xceptlab", "study", path, *args]))
     _control(file, expansion)
     return expansion
 

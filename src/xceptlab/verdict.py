@@ -72,6 +72,8 @@ class Verdict:
     """Pearson's, between the two arms over the seeds: what the pairing gained."""
     differences: dict[int, float]
     """Per seed."""
+    scores: tuple[dict[int, float], dict[int, float]]
+    """Of the arms a and b, per seed."""
     missing: tuple[int, ...]
     """Seeds that only one of the arms has."""
     most: int | None = None
@@ -82,6 +84,11 @@ class Verdict:
     @property
     def decided(self) -> bool:
         return self.outcome in ("supported", "contradicted")
+
+    @property
+    def margins(self) -> tuple[float, ...]:
+        """The differences that the interval is held against."""
+        return (self.claim.margin,) if self.claim.kind == "superior" else (-self.claim.margin, self.claim.margin)
 
     @property
     def power(self) -> str:
@@ -207,6 +214,7 @@ def _look(
             detectable=stats.detectable(float(d.std(ddof=1)), len(d), claim.kind, nominal[1]) if tested[i] else math.nan,
             correlation=own.correlation,
             differences=own.differences,
+            scores=(own.a, own.b),
             missing=tuple(sorted(set(own.a) ^ set(own.b))),
             most=boundary.most if boundary else None,
         )
@@ -229,7 +237,7 @@ def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
             if record is None:
                 continue
             if record.status == "diverged":
-                row[seed] = _guessing(claim, expansion.arms[arm].data.classes) if claim.diverged is None else claim.diverged
+                row[seed] = guessing(claim.metric, expansion.arms[arm].data.classes) if claim.diverged is None else claim.diverged
             elif claim.metric in record.metrics:
                 row[seed] = record.metrics[claim.metric]
             else:
@@ -237,9 +245,9 @@ def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
     return {claim.metric: table}
 
 
-def _guessing(claim: Claim, classes: int) -> float:
+def guessing(metric: str, classes: int) -> float:
     """The score of uniform guessing: percent, or nats for the loss."""
-    return {"top1": 100 / classes, "top5": 100 * min(5, classes) / classes, "loss": math.log(classes)}[claim.metric.split("/")[1]]
+    return {"top1": 100 / classes, "top5": 100 * min(5, classes) / classes, "loss": math.log(classes)}[metric.split("/")[1]]
 
 
 def _pairs(claim: Claim, scores: Scores) -> Pairs:
