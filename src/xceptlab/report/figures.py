@@ -246,8 +246,8 @@ def curves_svg(summary: Summary) -> bytes:
             axes.plot(curve.epochs, mean, "o-", ms=4, color=colour(i), label=f"{arm} (n = {len(curve.values)})")
             axes.fill_between(curve.epochs, mean - deviation, mean + deviation, color=colour(i), alpha=0.2, lw=0)
     axes.set(xlabel="epoch", ylabel=f"{summary.curve_metric} ({unit(summary.curve_metric)})")
-    if axes.has_data():
-        axes.legend(frameon=False)
+    if axes.has_data() and len(summary.curves) <= 12:
+        axes.legend(frameon=False, loc="lower right")
     return _svg(figure)
 
 
