@@ -364,7 +364,12 @@ def _show(summary: "Summary") -> None:
         notes = [f"Unmatched budgets, {summary.unmatched[v.claim.id]}."] if v.claim.id in summary.unmatched else []
         notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
         console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
-    for effect in summary.effects:
+    for i, effect in enumerate(summary.effects):
+        if i == 0:
+            level = 100 * (1 - summary.expansion.study.alpha)
+            console.print(
+                Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals:", style="bold")
+            )
         console.print(Text(f"{effect.estimate:+8.2f} ({effect.low:+.2f} to {effect.high:+.2f})  {effect.name}"))
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))

@@ -286,7 +286,7 @@ def _summary(v: Verdict, *, withheld: bool, levels: Sequence[float]) -> str:
     amount = f"{a} is {abs(v.estimate):.2f}{unit} {'better' if v.estimate >= 0 else 'worse'} than {b} in {v.claim.metric}"
     amount += f" ({repeated}{100 * v.level:g}% interval {v.low:+.2f} to {v.high:+.2f}, {v.n}{most} seeds"
     amount += f", adjusted p = {v.p_adjusted:.2g}){_apart(v)}"
-    margin = f"{v.claim.margin:g}{unit}"
+    margin = f"{v.claim.margin:g}{unit if v.claim.margin != 1 else unit.removesuffix('s')}"
     if v.claim.kind == "superior":
         said = {"supported": f"more than the margin of {margin}", "contradicted": f"not better by the margin of {margin}"}
     else:

@@ -8,8 +8,8 @@ import numpy as np
 from xceptlab.report.summary import ArmRow, Curve, EffectRow, Summary
 from xceptlab.verdict import Verdict
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#F0E442")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; dark red in place of its yellow, pale on white."""
 
 
 def colour(i: int) -> str:
@@ -35,9 +35,9 @@ TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F
 
 def axis(verdict: Verdict) -> str:
     """What the differences of a claim are."""
-    a, b = verdict.claim.contrast
-    better = f"{b} − {a}" if verdict.claim.lower_is_better else f"{a} − {b}"
-    return f"{better}, {verdict.claim.metric} ({'nats' if verdict.claim.lower_is_better else 'points'})"
+    a, b = map(html.escape, reversed(verdict.claim.contrast) if verdict.claim.lower_is_better else verdict.claim.contrast)
+    line = "<br>" if len(a + b) > 20 else " "
+    return f"{a}{line}− {b}, {verdict.claim.metric} ({'nats' if verdict.claim.lower_is_better else 'points'})"
 
 
 # ---- plotly: divs for the page; report.html.j2's style gives text and grid their colours ----------------------------------
@@ -64,9 +64,9 @@ def verdict_html(verdict: Verdict) -> str:
     if v.n > 1:
         figure.add_scatter(x=[v.low, v.high], y=[1, 1], mode="lines", line={"color": tone, "width": 5})
     figure.add_scatter(x=[v.estimate], y=[1], mode="markers", marker={"color": tone, "size": 14})
-    figure.update_xaxes(range=[low, high], zeroline=True, title=axis(v), nticks=6)
+    figure.update_xaxes(range=[low, high], zeroline=True, title={"text": axis(v), "font": {"size": 12}, "standoff": 6}, nticks=6)
     figure.update_yaxes(range=[-0.7, 1.8], tickvals=[0, 1], ticktext=["seeds", "mean"], showgrid=False)
-    return _div(figure, 160, static=True)
+    return _div(figure, 170, static=True)
 
 
 def curves_html(summary: Summary) -> str:
@@ -81,7 +81,9 @@ def curves_html(summary: Summary) -> str:
         quiet = {"legendgroup": arm, "showlegend": False, "mode": "lines"}
         edge = {"x": curve.epochs, "line": {"width": 0}, "hoverinfo": "skip", "meta": "band", **quiet}
         figure.add_scatter(y=mean + deviation, **edge)
-        figure.add_scatter(y=mean - deviation, fill="tonexty", fillcolor=f"{colour(i)}30", **edge)
+        figure.add_scatter(
+            y=mean - deviation, fill="tonexty", fillcolor=f"{colour(i)}{'30' if len(summary.curves) < 5 else '18'}", **edge
+        )
         gap = np.full((len(curve.values), 1), np.nan)  # between the runs, which share a trace
         figure.add_scatter(
             x=np.tile(np.append(curve.epochs, np.nan), len(curve.values)).astype(np.float32),
@@ -190,7 +192,7 @@ def costs_html(arms: list[ArmRow], metric: str) -> str:
     return _div(figure, 360)
 
 
-def effects_html(rows: list[EffectRow], unit: str) -> str:
+def effects_html(rows: list[EffectRow], metric: str) -> str:
     """Main effects and interactions, one under the other, each with its interval."""
     import plotly.graph_objects as go
 
@@ -205,7 +207,7 @@ def effects_html(rows: list[EffectRow], unit: str) -> str:
         error_x={"type": "data", "array": reach, "thickness": 3, "width": 0, "color": COLOURS[0]},
         hovertemplate="%{x:+.2f}<extra></extra>",
     )
-    figure.update_xaxes(title=f"effect ({unit})", zeroline=True)
+    figure.update_xaxes(title=f"effect on {metric} ({'nats' if metric.endswith('loss') else 'points'})", zeroline=True)
     figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
     return _div(figure, 90 + 34 * len(rows), static=True)
 
@@ -214,7 +216,7 @@ def _div(figure, height: int, id: str | None = None, static: bool = False) -> st
     figure.update_layout(
         template="none",
         height=height,
-        margin={"l": 60, "r": 15, "t": 22, "b": 46},
+        margin={"l": 60, "r": 15, "t": 22, "b": 55},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
