@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 import xceptlab as package
+from made import leave
 from xceptlab.cli import main
+from xceptlab.records import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ["torch", "pytorch_lightning", "jsonargparse", "numpy", "scipy", "rich", "yaml", "wandb", "plotly", "matplotlib"]
@@ -225,3 +227,49 @@ def test_bench_knows_its_programs(xceptlab):
     help_text = xceptlab("bench", "loader", "--help")
     assert help_text.returncode == 0
     assert "--photographs" in help_text.stdout
+
+
+# ---- seeds until decided ----------------------------------------------------------------------------------------------------
+
+
+def test_a_study_adds_seeds_until_its_claims_are_decided_and_no_more(tmp_path, monkeypatch, capsys):
+    """With runs that are written in place of trained; a claim that is decided early is frozen while the other goes on."""
+    scores = {"all": [97.0, 97.4, 97.2, 10.0, 10.0], "none": [90.0, 90.1, 90.5, 90.0, 90.0]}
+    trained: list[tuple[str, int]] = []
+
+    def run_missing(expansion, jobs, main):
+        for (arm, seed), config in expansion.runs().items():
+            if RunDirectory.of(config.runtime.outputs, config.run_id).record() is None:
+                trained.append((arm, seed))
+                leave(expansion, arm, seed, scores[arm][seed])
+        return {}
+
+    monkeypatch.setattr("xceptlab.launch.study.run_missing", run_missing)
+    claims = [
+        {"id": name, "contrast": ["all", "none"], "metric": "test/top1", "kind": "superior", "margin": margin}
+        for name, margin in (("easy", 0.5), ("hopeless", 7.0))
+    ]
+
+    def run(command: str, *of: dict) -> str:
+        study = {
+            "question": "Does it help?",
+            "base": [str(ROOT / "configs/data/digits.yaml")],
+            "seeds": {"start": 3, "step": 1, "max": 5, "stop": "decided"},
+            "arms": {name: {"model.residual": name} for name in scores},
+            "claims": list(of),
+        }
+        (tmp_path / "until.yaml").write_text(yaml.safe_dump(study))
+        assert main([command, str(tmp_path / "until.yaml"), f"--runtime.outputs={tmp_path / 'outputs'}"]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "6 of 6 runs to train; then 1 more seeds at a time until every claim is decided, 5 at most." in run("plan", claims[0])
+    assert "3 of at most 5 seeds" in run("study", claims[0])
+    assert sorted(trained) == [(arm, seed) for arm in ("all", "none") for seed in range(3)]
+    said = run("plan", *claims)
+    assert "3 pairs have mean +7.00" in said
+    assert "chance to be decided by 5 seeds" in said
+    said = run("study", *claims)
+    assert sorted(trained) == [(arm, seed) for arm in ("all", "none") for seed in range(5)]
+    assert "SUPPORTED easy" in said
+    assert "3 of at most 5 seeds" in said
+    assert "INCONCLUSIVE hopeless" in said

@@ -95,3 +95,110 @@ def test_correlation_is_pearsons_and_nan_where_an_arm_does_not_vary():
     assert np.isnan(stats.correlation(A, np.full(5, 90.0)))
     assert np.isnan(stats.correlation(A[:1], B[:1]))
     assert np.isnan(stats.correlation(A[:0], B[:0]))
+
+
+# ---- where the error comes from ---------------------------------------------------------------------------------------------
+
+
+def test_images_are_redrawn_once_for_all_runs():
+    rng = np.random.default_rng(0)
+    row = rng.integers(0, 2, 400, dtype=np.uint8)
+    drawn = stats.redrawn(np.stack([row, row, 1 - row]), 300, rng)
+    assert (drawn[:, 0] == drawn[:, 1]).all()
+    assert drawn[:, 0] + drawn[:, 2] == pytest.approx(100)
+    p = row.mean()
+    assert drawn[:, 0].std() == pytest.approx(100 * np.sqrt(p * (1 - p) / 400), rel=0.15)
+
+
+@pytest.mark.parametrize(("seed_spread", "image_spread"), [(0.08, 0.0), (0.0, 0.45), (0.05, 0.3)])
+def test_the_two_errors_are_those_of_new_seeds_and_of_new_images(seed_spread, image_spread):
+    """Against the spread of the mean difference over many worlds, in each of which only one of the two is drawn anew."""
+    rng = np.random.default_rng(1)
+    n, images = 6, 300
+
+    def differences(seeds: np.ndarray, hard: np.ndarray) -> np.ndarray:
+        """(2, n, images) of 0 and 1: arm 1 gains by seed, and loses on some images."""
+        chance = np.stack([np.full((n, images), 0.7), 0.7 + seeds[:, None] - hard[None, :]])
+        return (rng.random((2, n, images)) < np.clip(chance, 0, 1)).astype(np.uint8)
+
+    def seeds() -> np.ndarray:
+        return rng.normal(0, seed_spread, n)
+
+    def hard() -> np.ndarray:
+        return rng.choice([-1, 1], images) * image_spread
+
+    found = []
+    for _ in range(25):
+        correct = differences(seeds(), hard())
+        drawn = stats.redrawn(correct.reshape(2 * n, images), 200, rng)
+        observed = 100 * (correct[0] - correct[1].astype(float)).mean(axis=1)
+        found.append(stats.two_way_errors(observed, drawn[:, :n] - drawn[:, n:], rng))
+    by_seeds, by_images, by_both = np.sqrt(np.mean(np.square(found), axis=0))
+    fixed_seeds, fixed_images = seeds(), hard()
+
+    def spread(new_seeds: bool, new_images: bool) -> float:
+        worlds = [differences(seeds() if new_seeds else fixed_seeds, hard() if new_images else fixed_images) for _ in range(400)]
+        return float(np.std([100 * (c[0] - c[1].astype(float)).mean() for c in worlds]))
+
+    assert by_seeds == pytest.approx(spread(True, False), rel=0.25)
+    assert by_images == pytest.approx(spread(False, True), rel=0.25)
+    assert spread(True, True) * 0.85 < by_both < spread(True, True) * 1.35  # careful, by the interaction
+    assert max(by_seeds, by_images) < by_both
+
+
+def test_skew_is_seen_where_it_can_be_and_seldom_where_there_is_none():
+    rng = np.random.default_rng(0)
+    normal = np.mean([stats.skewed(rng.standard_normal(8)) for _ in range(100)])
+    exponential = np.mean([stats.skewed(rng.exponential(size=20)) for _ in range(50)])
+    assert normal < 0.15
+    assert exponential > 0.6
+    assert not stats.skewed(np.array([1.0, 2.0, 9.0]))
+    assert not stats.skewed(np.ones(9))
+    assert stats.skewed(np.array([0.1, 0.2, 0.15, 0.12, 30.0, 0.18]))
+
+
+# ---- factorial studies ------------------------------------------------------------------------------------------------------
+
+
+def test_effects_of_a_grid_without_noise_are_those_it_was_made_of():
+    seeds, a, b, c = np.meshgrid(*map(np.arange, (3, 2, 3, 2)), indexing="ij")
+    scores = 5.0 * seeds + 2 * a + 10 * (b == 1) - 3 * (b == 2) + 0.5 * c + 4 * a * (b == 2) + 6 * a * (b == 1) * c
+    found = {(e.factors, e.levels): e.estimate for e in stats.effects(scores.astype(float), 0.95)}
+    assert found == pytest.approx(
+        {
+            ((0,), (1,)): 2 + 4 / 3 + 6 / 3 / 2,
+            ((1,), (1,)): 10 + 6 / 4,
+            ((1,), (2,)): -3 + 4 / 2,
+            ((2,), (1,)): 0.5 + 6 / 6,
+            ((0, 1), (1, 1)): 6 / 2,
+            ((0, 1), (1, 2)): 4,
+            ((0, 2), (1, 1)): 6 / 3,
+            ((1, 2), (1, 1)): 6 / 2,
+            ((1, 2), (2, 1)): 0.0,
+        },
+        abs=1e-9,
+    )
+
+
+def test_effects_agree_with_the_formula_of_statsmodels():
+    import pandas as pd
+    from statsmodels.formula.api import ols
+
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(5, 2, 2)) + rng.normal(size=(5, 1, 1))
+    rows = [(s, a, b, scores[s, a, b]) for s in range(5) for a in range(2) for b in range(2)]
+    frame = pd.DataFrame(rows, columns=["seed", "a", "b", "y"])
+    frame[["a", "b"]] -= 0.5  # centred, so that a coefficient is the effect on average
+    fit = ols("y ~ a * b + C(seed)", frame).fit()
+    for effect, name in zip(stats.effects(scores, 0.9), ("a", "b", "a:b"), strict=True):
+        assert effect.estimate == pytest.approx(fit.params[name])
+        assert (effect.low, effect.high) == pytest.approx(tuple(fit.conf_int(0.1).loc[name]))
+
+
+def test_the_intervals_of_effects_cover_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(400):
+        made = stats.effects(rng.normal(size=(4, 2, 2)) + rng.normal(0, 3, size=(4, 1, 1)), 0.9)
+        covered += [e.low <= 0 <= e.high for e in made]
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.03)

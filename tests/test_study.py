@@ -1,13 +1,15 @@
 """From a study file to controlled runs, and what a study refuses."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
 import yaml
 
 from xceptlab.schema import ModelConfig, RunConfig, TrainConfig
-from xceptlab.study import Claim, Expansion, Registration, Study, _control, expand, locate
+from xceptlab.stats import Boundary
+from xceptlab.study import Claim, Expansion, Registration, Seeds, Study, _control, expand, locate
 
 CLAIM = {"id": "c", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior", "margin": 0.5}
 STUDY = {
@@ -172,9 +174,26 @@ def test_a_study_that_is_not_there_is_refused(tmp_path):
         locate(str(tmp_path))
 
 
+def test_seeds_until_decided_begin_with_the_first_block(write):
+    expansion = expand(write(seeds={"start": 4, "step": 2, "max": 20, "stop": "decided"}))
+    assert expansion.seeds == [0, 1, 2, 3]
+    assert len(expansion.runs()) == 4 * len(expansion.arms)
+    assert dataclasses.replace(expansion, look=2).seeds == list(range(8))
+    assert list(expansion.study.seeds.looks) == list(range(4, 21, 2))
+    assert Registration.now(expansion).seeds == {"start": 4, "step": 2, "max": 20, "stop": "decided"}
+
+
+def test_the_table_of_boundaries_has_every_schedule_that_a_study_may_have():
+    for start, step in itertools.product(range(3, 11), range(1, 6)):
+        for most in range(start + step, 41, step):
+            plan = Seeds(start=start, step=step, max=most, stop="decided")
+            assert 0.05 / len(plan.looks) <= Boundary(start, step, most).nominal(0.05) < 0.05
+
+
 # ---- what is refused --------------------------------------------------------------------------------------------------------
 
 
+UNTIL = {"start": 4, "step": 2, "max": 20, "stop": "decided"}
 ILL_FORMED = [
     ({"questoin": "?"}, ["questoin", "did you mean question?"]),
     ({"question": None}, ["question"]),
@@ -184,6 +203,17 @@ ILL_FORMED = [
     ({"seeds": [0, 0]}, ["seeds", "[0, 0]", "different"]),
     ({"seeds": [0, -1]}, ["seed", "-1"]),
     ({"seeds": 5}, ["seeds", "5", "list"]),
+    ({"seeds": [0, "one"]}, ["seeds", "'one'", "whole numbers"]),
+    ({"seeds": [0, True]}, ["seeds", "True", "whole numbers"]),
+    ({"seeds": {"start": 4}}, ["seeds", "{'start': 4}", "{start, step, max, stop: decided}"]),
+    ({"seeds": UNTIL | {"stop": "never"}}, ["seeds.stop", "'never'", "decided"]),
+    ({"seeds": UNTIL | {"start": 2}}, ["seeds.start", "2", "from 3 to 10"]),
+    ({"seeds": UNTIL | {"step": 0}}, ["seeds.step", "0", "from 1 to 5"]),
+    ({"seeds": UNTIL | {"max": 5}}, ["seeds.max", "5", "from 6 to 40"]),
+    ({"seeds": UNTIL | {"max": 21}}, ["seeds.max", "21", "such as 20"]),
+    ({"seeds": UNTIL | {"max": 42}}, ["seeds.max", "42", "from 6 to 40"]),
+    ({"seeds": UNTIL | {"start": "four"}}, ["seeds.start", "'four'"]),
+    ({"seeds": UNTIL, "claims": []}, ["seeds", "needs claims"]),
     ({"alpha": 0}, ["alpha", "above 0 and below 0.5"]),
     ({"alpha": 0.5}, ["alpha", "0.5", "above 0 and below 0.5"]),
     ({"alpha": float("nan")}, ["alpha", "nan"]),
@@ -317,6 +347,7 @@ def test_a_registration_is_made_once(write, registered):
     [
         ({"alpha": 0.01}, ["alpha 0.05 -> 0.01"]),
         ({"seeds": [0, 1]}, ["seeds [0, 1, 2] -> [0, 1]"]),
+        ({"seeds": UNTIL}, [f"seeds [0, 1, 2] -> {UNTIL}"]),
         ({"claims": [CLAIM | {"margin": 0.1}]}, ["claim c: margin 0.5 -> 0.1"]),
         ({"claims": [CLAIM | {"kind": "equivalent"}]}, ["claim c: kind superior -> equivalent"]),
         ({"claims": [CLAIM | {"contrast": ["b", "a"]}]}, ["claim c: contrast ['a', 'b'] -> ['b', 'a']"]),

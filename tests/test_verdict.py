@@ -1,6 +1,7 @@
 """From scores to verdicts."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from scipy import stats as sp
 from statsmodels.stats.weightstats import ttost_paired
 
+from xceptlab import stats
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
-from xceptlab.study import Claim, Expansion, Study
-from xceptlab.verdict import judge, judge_study
+from xceptlab.study import Claim, Expansion, Seeds, Study
+from xceptlab.verdict import forecast, grown, judge, judge_study
 
 
 def claim(**changes) -> Claim:
@@ -203,21 +205,6 @@ def test_holms_family_is_every_claim_of_the_study_so_that_no_verdict_flips_as_ru
     assert late.p_adjusted <= early.p_adjusted
 
 
-def test_at_a_true_effect_equal_to_the_margin_a_false_supported_is_as_rare_as_alpha(monkeypatch):
-    monkeypatch.setattr("xceptlab.stats.detectable", lambda *args: 0.0)  # slow, and only for the summary
-    monkeypatch.setattr("xceptlab.stats.pairs_needed", lambda *args: 0)
-    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels calls it for every adjustment: 50 ms
-    rng = np.random.default_rng(0)
-    claims = [claim(), claim(id="y", contrast=("c", "b"))]  # both on the edge, and dependent: they share the arm b
-    trials, alpha = 800, 0.05
-    wrong = 0
-    for b, a, c in rng.normal(0, 1, (trials, 3, 5)):
-        scores = {"test/top1": {"b": arm(*b), "a": arm(*(a + 0.5)), "c": arm(*(c + 0.5))}}
-        wrong += any(v.outcome == "supported" for v in judge(claims, scores, alpha=alpha))
-    standard_error = math.sqrt(alpha * (1 - alpha) / trials)
-    assert alpha / 2 < wrong / trials < alpha + 3 * standard_error
-
-
 # ---- studies ----------------------------------------------------------------------------------------------------------------
 
 
@@ -292,3 +279,123 @@ def test_each_claim_scores_divergence_as_it_declares():
 def test_a_metric_that_a_record_lacks_is_an_error_that_names_the_run():
     with pytest.raises(ValueError, match="claim 'x': the run r has no val/top1"):
         judge_study(study([claim(metric="val/top1")]), records(GOOD, WORSE))
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def fewest(effect: float, alpha: float = 0.05) -> int:
+    """Pairs with which the t-test finds so many standard deviations with 80% power."""
+    return next(k for k in range(2, 999) if sp.nct.sf(sp.t.ppf(1 - alpha, k - 1), k - 1, effect * math.sqrt(k)) >= 0.8)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_two_pairs_already_tell_how_many_seeds_the_observed_spread_asks_for(n):
+    v = one(arm(*[97.0, 96.8, 97.6][:n]), arm(*[96.4, 96.3, 96.2][:n]), margin=0.4)
+    need = fewest((v.estimate - 0.4) / np.std(list(v.differences.values()), ddof=1))
+    assert v.outcome == "inconclusive"
+    assert f"about {max(need, n + 1, 3)} seeds would decide it" in v.summary
+
+
+def test_the_seeds_that_would_decide_count_the_other_claims():
+    scores = {"test/top1": {"a": A, "b": B}}
+
+    def needed(claims: int) -> int:
+        verdict, *_ = judge([claim(id=str(i), margin=1.0) for i in range(claims)], scores)
+        return int(verdict.summary.split(" seeds would decide it")[0].split()[-1])
+
+    effect = (1.2 - 1.0) / np.std(DIFFERENCE, ddof=1)
+    for m in (1, 4):
+        assert needed(m) == fewest(effect, 0.05 / m)
+    beside_a_decided_one = judge([claim(margin=1.0), claim(id="easy", margin=-0.0)], scores)
+    assert f"about {needed(1)} seeds" in beside_a_decided_one[0].summary  # Holm leaves it the whole level
+
+
+def test_seeds_in_one_arm_only_are_named_in_the_sentence():
+    assert "seeds 1, 4, 9 are in one arm only" in one(A, {seed: B[seed] for seed in (0, 2, 3)} | {9: 50.0}).summary
+
+
+# ---- seeds until decided ----------------------------------------------------------------------------------------------------
+
+PLAN = Seeds(start=3, step=2, max=9, stop="decided")
+RNG = np.random.default_rng(0)
+CLEAR = {"a": RNG.normal(98, 0.4, 9), "b": RNG.normal(95, 0.4, 9), "c": RNG.normal(97.4, 0.8, 9)}
+MEAN = float((CLEAR["a"] - CLEAR["b"]).mean())
+
+
+def sequential(claims: list[Claim], n: int, changes: dict | None = None):
+    scores = {arm: dict(enumerate(values[:n].tolist())) for arm, values in CLEAR.items()}
+    for arm_name, seed in changes or {}:
+        scores[arm_name][seed] = changes[arm_name, seed]
+    return judge(claims, {"test/top1": scores}, seeds=PLAN)
+
+
+def test_a_verdict_is_frozen_at_its_first_crossing_whatever_comes_later():
+    (early,) = sequential([claim()], 5)
+    assert (early.outcome, early.n) == ("supported", 3)
+    (late,) = sequential([claim()], 9, {("a", 7): 20.0, ("a", 8): 10.0})
+    assert late == early
+    assert "of at most 9" in early.summary
+
+
+def test_an_undecided_claim_waits_for_the_next_block_and_says_which():
+    decided, waiting = sequential([claim(), claim(id="close", contrast=("a", "c"))], 5)
+    assert waiting.outcome == "incomplete"
+    assert waiting.summary == "Not decided yet: seeds 5, 6 come next, 9 seeds in all at most."
+    assert decided.n == 3
+
+
+def test_before_the_first_look_nothing_is_judged():
+    (v,) = sequential([claim()], 2)
+    assert v.outcome == "incomplete"
+    assert "Not judged yet: seeds 2 " in v.summary
+
+
+def test_when_the_budget_is_spent_the_claim_is_inconclusive():
+    (v,) = sequential([claim(contrast=("a", "c"), margin=0.2)], 9)
+    assert (v.outcome, v.n) == ("inconclusive", 9)
+    assert "seeds would decide it" in v.summary
+
+
+def test_the_interval_is_the_repeated_one_and_agrees_with_the_verdict():
+    (v,) = sequential([claim()], 9)
+    nominal = stats.Boundary(3, 2, 9).nominal(0.05)
+    expected = sp.ttest_1samp(list(v.differences.values()), 0).confidence_interval(1 - 2 * nominal)
+    assert (v.low, v.high) == pytest.approx((expected.low, expected.high))
+    assert v.level == pytest.approx(0.9)
+    edge = stats.p_values(np.array(list(v.differences.values())), "superior", v.low, stats.Boundary(3, 2, 9).chance)
+    assert edge[0] == pytest.approx(0.05)
+    assert "repeated 90% interval" in v.summary
+
+
+def test_a_study_grows_block_by_block_until_its_claims_are_decided_and_no_further():
+    expansion = study([claim(), claim(id="close", contrast=("a", "b"), margin=round(MEAN, 2))])
+    expansion = replace(expansion, study=replace(expansion.study, seeds=PLAN))
+    score = {key: record(top1=float(CLEAR[key[0]][key[1]])) for key in [(arm, s) for arm in "ab" for s in range(9)]}
+    trained: set[int] = set()
+
+    def read(of: Expansion) -> dict:
+        return {key: score[key] if key[1] in trained else None for key in of.runs()}
+
+    steps = [grown(expansion, read).seeds]
+    while not trained >= set(steps[-1]):
+        trained |= set(steps[-1])
+        steps.append(grown(expansion, read).seeds)
+    assert [len(seeds) for seeds in steps] == [3, 5, 7, 9, 9]
+    easy = replace(expansion, study=replace(expansion.study, claims=[claim()]))
+    assert len(grown(easy, read).seeds) == 3
+    trained -= {4}
+    assert len(grown(expansion, read).seeds) == 5  # what is missing comes first
+    fixed = study([claim()])
+    assert grown(fixed, lambda of: dict.fromkeys(of.runs())) is fixed
+
+
+def test_a_pilots_pairs_forecast_the_seeds():
+    fixed = study([claim(margin=2.8)], seeds=tuple(range(9)))
+    pilot = {(name, seed): record(top1=float(CLEAR[name][seed])) if seed < 4 else None for name, seed in fixed.runs()}
+    (v,) = judge_study(fixed, pilot)
+    assert v.outcome == "incomplete"
+    assert "4 pairs have mean" in forecast(v, fixed.study)
+    assert "seeds would decide it" in forecast(v, fixed.study)
+    growing = replace(fixed.study, seeds=PLAN)
+    assert "chance to be decided by 9 seeds" in forecast(v, growing)
+    (nothing,) = judge_study(fixed, dict.fromkeys(pilot))
+    assert forecast(nothing, fixed.study) == ""

@@ -138,8 +138,11 @@ def _parser() -> _Parser:
     own = add("status", _status, "Show how far a study is, live in a terminal; from any machine that sees its outputs.")
     own.add_argument("study", metavar="STUDY", help=study)
     own = add("report", _report, "Judge the records there are and write the report; trains nothing.")
-    own.add_argument("study", metavar="STUDY", help=study)
+    own.add_argument("study", metavar="STUDY", nargs="+", help=f"{study}; several are compared on one page, too")
     own.add_argument("--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file")
+    own.add_argument(
+        "--format", choices=("html", "latex"), default="html", help="latex: report.tex too, the arms and claims as tables"
+    )
     own = add("train", _train, "Train, evaluate and record one run.", add_help=False)
     own.add_argument("-h", "--help", action="store_true")
     weights = (
@@ -300,15 +303,22 @@ def _describe(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _expand(path: str, layers: list[str]) -> "Expansion":
-    """A study with its arms resolved, their widths solved where they are to match a budget."""
+    """A study with its arms resolved, their widths solved where they are to match a budget, and the seeds it needs by now."""
     from xceptlab.study import expand
 
     expansion = expand(path, layers)
-    if next(iter(expansion.arms.values())).model.match == "none":
-        return expansion
-    from xceptlab.control import matched
+    if next(iter(expansion.arms.values())).model.match != "none":
+        from xceptlab.control import matched
 
-    return matched(expansion)
+        expansion = matched(expansion)
+    return _grown(expansion)
+
+
+def _grown(expansion: "Expansion") -> "Expansion":
+    from xceptlab.report.summary import read_records
+    from xceptlab.verdict import grown
+
+    return grown(expansion, read_records)
 
 
 def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
@@ -333,6 +343,8 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
 
     from xceptlab.models.cost import changes
     from xceptlab.report.write import amount
+    from xceptlab.study import Seeds
+    from xceptlab.verdict import forecast, judge_study
 
     console = Console()
     console.print(f"[bold]{escape(expansion.study.question)}[/bold]  ({expansion.name})")
@@ -342,24 +354,29 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     first = next(iter(networks.values()))
     for arm, tree in networks.items():
         keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
-        done = sum(records[arm, seed] is not None for seed in expansion.study.seeds)
+        done = sum(records[arm, seed] is not None for seed in expansion.seeds)
         what = expansion.arms[arm].model.match
         if what != "none" and abs(getattr(tree[0], what) / getattr(first[0], what) - 1) > UNMATCHED:
             keys += "\n(unmatched)"
         costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
-        view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.study.seeds)}")
+        view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.seeds)}")
     console.print(view)
     for arm, tree in networks.items():
         if lines := changes(first, tree):
             shown = lines[:6] + ([f"and {len(lines) - 6} more"] if len(lines) > 6 else [])
             console.print(f"Modules of {arm}:", *shown, sep="\n  ", markup=False, highlight=False)
-    for claim in expansion.study.claims:
+    verdicts = judge_study(expansion, records)
+    for verdict in verdicts:
+        claim = verdict.claim
         a, b = claim.contrast
-        console.print(
-            f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}", markup=False, highlight=False
-        )
+        said = f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
+        needs = verdict.summary if verdict.decided else forecast(verdict, expansion.study)
+        console.print(said, *([f"  {needs}"] if needs else []), sep="\n", markup=False, highlight=False)
     missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
-    console.print(f"{len(missing)} of {len(records)} runs to train.")
+    seeds, more = expansion.study.seeds, ""
+    if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.decided for verdict in verdicts):
+        more = f"; then {seeds.step} more seeds at a time until every claim is decided, {seeds.max} at most"
+    console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
     return 0
 
 
@@ -374,6 +391,9 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.launch.study import run_missing
 
     failed = run_missing(expansion, options.jobs, main)
+    while not failed and (more := _grown(expansion)).look > expansion.look:  # until every claim is decided
+        expansion = more
+        failed = run_missing(expansion, options.jobs, main)
     _show(_write(expansion))
     for run_id, reason in failed.items():
         print(f"failed: {run_id}: {reason}", file=sys.stderr)
@@ -388,24 +408,29 @@ def _status(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _report(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.report.write import publish
+    from xceptlab.report.write import publish, write_comparison
     from xceptlab.study import locate
 
-    summary = _write(_expand(options.study, layers))
-    _show(summary)
-    if options.publish:
-        folder = locate(options.study).parent
-        publish(summary, folder)
-        print(f"Published to {folder}")
+    summaries = [_write(_expand(study, layers), latex=options.format == "latex") for study in options.study]
+    for study, summary in zip(options.study, summaries, strict=True):
+        _show(summary)
+        if options.format == "latex":
+            print(f"LaTeX: {summary.expansion.directory() / 'report.tex'}")
+        if options.publish:
+            folder = locate(study).parent
+            publish(summary, folder)
+            print(f"Published to {folder}")
+    if len(summaries) > 1:
+        print(f"Comparison: {write_comparison(summaries)}")
     return 0
 
 
-def _write(expansion: "Expansion") -> "Summary":
+def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
     from xceptlab.report.summary import summarise
     from xceptlab.report.write import write_report
 
     summary = summarise(expansion)
-    write_report(summary)
+    write_report(summary, latex)
     return summary
 
 
@@ -431,6 +456,16 @@ def _show(summary: "Summary") -> None:
     for v in summary.verdicts:
         console.print(Text.assemble((v.outcome.upper(), f"bold {colours[v.outcome]}"), f"  {v.claim.id}: {v.claim.statement}"))
         console.print(Text(f"  {v.summary} {v.power}"))
+        notes = [f"Unmatched budgets, {summary.unmatched[v.claim.id]}."] if v.claim.id in summary.unmatched else []
+        notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
+        console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
+    for i, effect in enumerate(summary.effects):
+        if i == 0:
+            level = 100 * (1 - summary.expansion.study.alpha)
+            console.print(
+                Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals:", style="bold")
+            )
+        console.print(Text(f"{effect.estimate:+8.2f} ({effect.low:+.2f} to {effect.high:+.2f})  {effect.name}"))
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
     console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)

@@ -5,6 +5,7 @@ train, seed) can change a result and make up the identity of a run; *runtime* fi
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -367,7 +368,7 @@ class RunConfig(_Section):
 
     def changed(self) -> dict[str, Any]:
         """The science fields that differ from their defaults."""
-        defaults = RunConfig().science()
+        defaults = _defaults()
         return {key: value for key, value in self.science().items() if value != defaults[key]}
 
     @property
@@ -382,3 +383,8 @@ class RunConfig(_Section):
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as a configuration file holds them."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return RunConfig().science()

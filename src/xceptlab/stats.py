@@ -1,48 +1,68 @@
-"""The statistics: arrays in, numbers out. scipy and statsmodels do the computing."""
+"""The statistics: arrays in, numbers out. scipy and statsmodels do the computing.
+
+What decides verdicts takes any number of leading axes ``(...)``, so that the simulations run the very code that judges.
+"""
 
 import bisect
-from typing import Literal
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
+from scipy import interpolate, stats
+
+Array = NDArray[np.float64]
+Kind = Literal["superior", "equivalent"]
 
 MOST_PAIRS = 1000
 """Where counting how many seeds a claim needs ends."""
 
 
-def p_values(differences: NDArray[np.float64], kind: Literal["superior", "equivalent"], margin: float) -> tuple[float, float]:
-    """For paired differences (n,), n >= 2 and of some spread: (p that the claim holds, p that its opposite does).
+def p_values(differences: Array, kind: Kind, margin: float, chance: Callable[[Any], Any] = lambda p: p) -> Array:
+    """For paired differences (..., n), n >= 2 and of some spread: p that the claim holds and p that its opposite does (..., 2).
 
     ``superior``: one-sided t-tests of mean > margin and of mean < margin. ``equivalent``: two one-sided tests (Schuirmann 1987)
     of |mean| < margin; its opposite, |mean| > margin, is shown by either outer test, hence Bonferroni's factor of 2.
+    ``chance`` makes each one-sided p-value one that is valid beside the other looks of a sequential study (``Boundary``).
     """
+
+    def t(mean: float, alternative: str) -> Array:
+        return np.asarray(chance(stats.ttest_1samp(differences, mean, axis=-1, alternative=alternative).pvalue))
+
     if kind == "superior":
-        return _t(differences, margin, "greater"), _t(differences, margin, "less")
-    inside = max(_t(differences, -margin, "greater"), _t(differences, margin, "less"))
-    outside = 2 * min(_t(differences, margin, "greater"), _t(differences, -margin, "less"))
-    return inside, min(1.0, outside)
+        return np.stack([t(margin, "greater"), t(margin, "less")], axis=-1)
+    inside = np.maximum(t(-margin, "greater"), t(margin, "less"))
+    outside = 2 * np.minimum(t(margin, "greater"), t(-margin, "less"))
+    return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
 
 
-def _t(differences: NDArray[np.float64], mean: float, alternative: str) -> float:
-    return float(stats.ttest_1samp(differences, mean, alternative=alternative).pvalue)
+def holm(p: Array) -> Array:
+    """Holm's (1979) adjustment of p-values (..., m) -> (..., m): all below alpha, all hold but with chance alpha."""
+    order = np.argsort(p, axis=-1)
+    factors = np.arange(p.shape[-1], 0, -1)
+    rising = np.maximum.accumulate(np.take_along_axis(p, order, -1) * factors, axis=-1)
+    return np.take_along_axis(np.minimum(1.0, rising), np.argsort(order, axis=-1), -1)
 
 
-def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Holm's (1979) adjustment of p-values (m,) -> (m,): all below alpha, all hold but with chance alpha."""
-    from statsmodels.stats.multitest import multipletests
-
-    return multipletests(p, method="holm")[1] if len(p) else p
-
-
-def interval(differences: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """The t interval of the mean of differences (n,), n >= 2, at ``level`` (0 to 1)."""
-    mean, error = differences.mean(), stats.sem(differences)
-    half = error * stats.t.ppf((1 + level) / 2, len(differences) - 1)
-    return float(mean - half), float(mean + half)
+def holm_level(p: Array, i: int, alpha: float) -> float:
+    """The level at which Holm tests hypothesis i of p-values (m,), given the others: alpha / (m - those rejected before it)."""
+    others = holm(np.where(np.arange(len(p)) == i, 1.0, p)) <= alpha
+    return alpha / (len(p) - int(others.sum()))
 
 
-def detectable(spread: float, n: int, kind: Literal["superior", "equivalent"], alpha: float, power: float = 0.8) -> float:
+def interval(differences: Array, level: float) -> Array:
+    """The t interval of the mean of differences (..., n), n >= 2, at ``level`` (0 to 1): low and high (..., 2)."""
+    n = differences.shape[-1]
+    mean, error = differences.mean(axis=-1), stats.sem(differences, axis=-1)
+    half = error * stats.t.ppf((1 + level) / 2, n - 1)
+    return np.stack([mean - half, mean + half], axis=-1)
+
+
+def detectable(spread: float, n: int, kind: Kind, alpha: float, power: float = 0.8) -> float:
     """The distance that n pairs of standard deviation ``spread`` would have found with ``power``.
 
     ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest margin that would be shown for
@@ -50,28 +70,183 @@ def detectable(spread: float, n: int, kind: Literal["superior", "equivalent"], a
     """
     from statsmodels.stats.power import TTestPower
 
-    each = power if kind == "superior" else 1 - (1 - power) / 2
-    return float(spread * TTestPower().solve_power(nobs=n, alpha=alpha, power=each, alternative="larger"))
+    return float(spread * TTestPower().solve_power(nobs=n, alpha=alpha, power=_each(kind, power), alternative="larger"))
 
 
-def pairs_needed(
-    distance: float, spread: float, kind: Literal["superior", "equivalent"], alpha: float, power: float = 0.8
-) -> int:
+def pairs_needed(distance: float, spread: float, kind: Kind, alpha: float, power: float = 0.8) -> int:
     """Pairs that find a mean at ``distance`` (> 0) from the margin with ``power``, at standard deviation ``spread`` (> 0).
 
     At most ``MOST_PAIRS``.
     """
     from statsmodels.stats.power import TTestPower
 
-    each = power if kind == "superior" else 1 - (1 - power) / 2
-    sizes = range(2, MOST_PAIRS)
+    each, sizes = _each(kind, power), range(2, MOST_PAIRS)
     return sizes.start + bisect.bisect_left(
         sizes, True, key=lambda n: not TTestPower().power(distance / spread, n, alpha, alternative="larger") < each
     )
 
 
-def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+def _each(kind: Kind, power: float) -> float:
+    return power if kind == "superior" else 1 - (1 - power) / 2
+
+
+def correlation(a: Array, b: Array) -> float:
     """Pearson's correlation of (n,) and (n,); NaN where one of them does not vary."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
+
+
+# ---- seeds until decided ---------------------------------------------------------------------------------------------------
+
+
+class Boundary:
+    """What peeking costs: a study is looked at after ``start`` seeds, then every ``step``, up to ``most``.
+
+    At a mean on the margin the sequence of t statistics does not depend on the unknown variance, so the chance that the smallest
+    of all looks' p-values is below some nominal p is a fixed function: ``chance``. A p-value put through it is valid however
+    often one looks (P(any look's <= a) <= a), and so is whatever is built of such p-values: TOST, Bonferroni's factor, Holm's
+    family. The function is tabulated by ``benchmarks/statistics_boundaries.py`` in ``boundaries.csv``.
+    """
+
+    def __init__(self, start: int, step: int, most: int) -> None:
+        nominal, table = _boundaries()
+        self.start, self.most = start, most
+        self._looks = 1 + (most - start) // step
+        smooth = interpolate.PchipInterpolator(np.log([*nominal, 1.0]), np.log([*table[start, step, most], 1.0]))
+        self._nominal = np.linspace(np.log(nominal[0]), 0, 2000)
+        self._chance = smooth(self._nominal)
+
+    def chance(self, p: ArrayLike) -> Array:
+        """The chance of any look's p-value below nominal p (...), under a true mean on the margin."""
+        logarithm = np.log(np.maximum(p, 1e-300))
+        tabulated = np.exp(np.interp(logarithm, self._nominal, self._chance))
+        return np.minimum(tabulated, self._looks * np.asarray(p))  # Bonferroni, below the table
+
+    def nominal(self, chance: float) -> float:
+        """The nominal p whose ``chance`` this is, within the table."""
+        return float(np.exp(np.interp(np.log(chance), self._chance, self._nominal)))
+
+
+@functools.cache
+def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
+    """The nominal p-values (c,) and, by (start, step, most), the chance that some look's is below each (c,)."""
+    with resources.files("xceptlab").joinpath("boundaries.csv").open() as file:
+        nominal = np.array(file.readline().split(",")[3:], dtype=float)
+        rows = np.loadtxt(file, delimiter=",")
+    return nominal, {(int(row[0]), int(row[1]), int(row[2])): row[3:] for row in rows}
+
+
+def sequential_power(
+    mean: float, spread: float, kind: Kind, margin: float, looks: range, boundary: Boundary, level: float
+) -> tuple[float, float]:
+    """The chance that a claim is decided by the last look, and the pairs that it takes on average; by simulation (+- 1%)."""
+    x = np.random.default_rng(0).normal(mean, spread, (4000, looks[-1]))
+    decided = np.stack([p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) <= level for n in looks])  # (looks, paths)
+    needed = np.where(decided.any(axis=0), np.asarray(looks)[decided.argmax(axis=0)], looks[-1])
+    return float(decided.any(axis=0).mean()), float(needed.mean())
+
+
+def upper_spread(spread: float, n: int, confidence: float = 0.8) -> float:
+    """The upper confidence limit of a normal standard deviation that n values estimate as ``spread``."""
+    return float(spread * np.sqrt((n - 1) / stats.chi2.ppf(1 - confidence, n - 1)))
+
+
+# ---- where the error comes from -------------------------------------------------------------------------------------------
+
+
+def redrawn(correct: NDArray[np.uint8], draws: int, rng: np.random.Generator) -> Array:
+    """Bootstrap over test images, which all runs share: each draw is the same for every run.
+
+    Args:
+        correct: 1 where a run was right, (runs, images).
+
+    Returns:
+        Accuracies in percent, (draws, runs).
+    """
+    runs, images = correct.shape
+    columns = np.ascontiguousarray(correct.T, dtype=np.float32)
+    accuracy = np.empty((draws, runs))
+    for part in np.array_split(np.arange(draws), max(1, draws // 50)):
+        counts = np.stack([np.bincount(rng.integers(images, size=images), minlength=images) for _ in part])
+        accuracy[part] = counts.astype(np.float32) @ columns
+    return 100 * accuracy / images
+
+
+def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Standard errors of the mean difference from the seeds, from the test images, and from both, by a two-way bootstrap.
+
+    Resampling both ways counts the variance of single predictions three times (Owen 2007), the sum of both ways twice; the
+    smaller of the two is taken, which is still careful.
+
+    Args:
+        differences: Paired differences (n,), n >= 2.
+        drawn: The same on redrawn images, (draws, n).
+    """
+    draws, n = drawn.shape
+    seeds = rng.integers(n, size=(draws, n - 1))  # n - 1 of n: then the bootstrap's variance is not too small
+    both = np.take_along_axis(drawn, seeds, axis=1).mean(axis=1)
+    by_seeds, by_images = float(stats.sem(differences)), float(drawn.mean(axis=1).std(ddof=1))
+    return by_seeds, by_images, min(float(both.std(ddof=1)), float(np.hypot(by_seeds, by_images)))
+
+
+def interval_reach(error: float, n: int, level: float) -> float:
+    """Half the t interval at ``level`` of a mean over n values, given its standard error."""
+    return float(error * stats.t.ppf((1 + level) / 2, n - 1))
+
+
+def skewed(differences: Array, alpha: float = 0.05) -> bool:
+    """Whether values (n,) are more skewed than normal ones are but with chance alpha; by simulation, as n is small."""
+    if len(differences) < 4 or np.ptp(differences) == 0:
+        return False
+    rng = np.random.default_rng(0)
+    test = stats.monte_carlo_test(
+        differences, lambda size: rng.standard_normal(size), stats.skew, vectorized=True, n_resamples=2000
+    )
+    return bool(test.pvalue <= alpha)
+
+
+# ---- factorial studies ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """A main effect or a two-way interaction, averaged over the other factors."""
+
+    factors: tuple[int, ...]
+    """One axis of the grid, or two."""
+    levels: tuple[int, ...]
+    """The level of each that is compared with its first level."""
+    estimate: float
+    """Mean at the level - mean at the first level; for two factors, the first's effect at the second's level - at its first."""
+    low: float
+    high: float
+
+
+def effects(scores: Array, level: float) -> list[Effect]:
+    """Main effects and two-way interactions of scores (seeds, levels of factor 1, levels of factor 2, ...), with intervals.
+
+    A linear model with every cell's mean and the seed as block, fitted by least squares (statsmodels); at least 2 seeds.
+    """
+    import statsmodels.api as sm
+
+    seeds, *shape = scores.shape
+    cells = int(np.prod(shape))
+    block, cell = np.divmod(np.arange(seeds * cells), cells)
+    design = np.column_stack([np.eye(cells)[cell], np.eye(seeds)[block][:, 1:]])
+    fit = sm.OLS(scores.reshape(-1), design).fit()
+
+    def effect(factors: tuple[int, ...], levels: tuple[int, ...]) -> Effect:
+        weights = np.ones(shape)
+        for axis, size in enumerate(shape):
+            own = np.full(size, 1 / size)
+            if axis in factors:
+                own = np.eye(size)[levels[factors.index(axis)]] - np.eye(size)[0]
+            weights = weights * own.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        test = fit.t_test(np.concatenate([weights.reshape(-1), np.zeros(seeds - 1)]))
+        low, high = test.conf_int(alpha=1 - level)[0]
+        return Effect(factors=factors, levels=levels, estimate=float(test.effect[0]), low=float(low), high=float(high))
+
+    singles = [((f,), (i,)) for f in range(len(shape)) for i in range(1, shape[f])]
+    doubles = [(f + g, i + j) for (f, i), (g, j) in itertools.combinations(singles, 2) if f != g]
+    return [effect(*which) for which in [*singles, *doubles]]

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,35 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Seeds until every claim is decided: 0 to ``start`` - 1, and then ``step`` more at a time, ``max`` at most."""
+
+    start: int
+    """Seeds before the claims are judged for the first time, 3 to 10."""
+    step: int
+    """Seeds that are added while a claim is undecided, 1 to 5."""
+    max: int
+    """Seeds at most: ``start`` plus some steps, 40 or less."""
+    stop: Literal["decided"]
+    """decided: stop when every claim is supported or contradicted; peeking is accounted for."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("start", 3, 10), ("step", 1, 5), ("max", None, 40)):
+            value, low = getattr(self, name), low or self.start + self.step
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"seeds.{name}: {value!r} is not allowed; it must be a whole number from {low} to {high}")
+        if self.stop != "decided":
+            raise ValueError(f"seeds.stop: {self.stop!r} is not allowed; it must be decided")
+        if (self.max - self.start) % self.step:
+            raise ValueError(f"seeds.max: {self.max} is not allowed; it must be start plus steps, such as {self.looks[-1]}")
+
+    @property
+    def looks(self) -> range:
+        """The numbers of seeds at which the claims are judged."""
+        return range(self.start, self.max + 1, self.step)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Paper:
     """Where the claim that is tested stands."""
 
@@ -90,8 +120,8 @@ class Study:
     """What the study answers."""
     base: list[str]
     """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory."""
-    seeds: list[int]
-    """Each arm is trained once with each of these."""
+    seeds: Any
+    """Each arm is trained once with each of these; or {start, step, max, stop: decided} adds seeds until claims are decided."""
     claims: list[Claim] = field(default_factory=list)
     """What is claimed before the first run."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -124,8 +154,9 @@ class Study:
         for name in self.cells():
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise ValueError(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: {self.seeds} is not allowed; it must be a list of different whole numbers from 0")
+        object.__setattr__(self, "seeds", _seeds(self.seeds))
+        if isinstance(self.seeds, Seeds) and not self.claims:
+            raise ValueError("seeds: stop: decided needs claims to decide")
         if self.alpha is None or not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha: {self.alpha} is not allowed; it must be above 0 and below 0.5")
         if len({claim.id for claim in self.claims}) < len(self.claims):
@@ -143,6 +174,17 @@ class Study:
         return {"-".join(map(str, levels)): dict(zip(self.grid, levels, strict=True)) for levels in crossed}
 
 
+def _seeds(value: Any) -> list[int] | Seeds:
+    """A list, or ``Seeds``, from what the file has."""
+    if isinstance(value, dict) and set(value) == {f.name for f in dataclasses.fields(Seeds)}:
+        return Seeds(**value)
+    whole = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
+    if isinstance(value, Seeds) or (whole and value and len(set(value)) == len(value)):
+        return value
+    allowed = "a list of different whole numbers from 0, or {start, step, max, stop: decided}"
+    raise ValueError(f"seeds: {value} is not allowed; it must be {allowed}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Expansion:
     """A study with every arm's configuration resolved."""
@@ -152,6 +194,16 @@ class Expansion:
     study: Study
     arms: dict[str, RunConfig]
     """Per arm its configuration with the first seed; the first one is the baseline."""
+    command: str = ""
+    """The command that runs the study."""
+    look: int = 0
+    """Blocks of seeds that were added to the first one, where the study adds seeds until its claims are decided."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of every arm, as far as the study has come."""
+        seeds = self.study.seeds
+        return list(range(seeds.looks[self.look])) if isinstance(seeds, Seeds) else seeds
 
     def run(self, arm: str, seed: int) -> RunConfig:
         """The run of one arm and one seed."""
@@ -159,7 +211,7 @@ class Expansion:
 
     def runs(self) -> dict[tuple[str, int], RunConfig]:
         """Every run by (arm, seed), seed by seed, so that an unfinished study is balanced."""
-        return {(arm, seed): self.run(arm, seed) for seed in self.study.seeds for arm in self.arms}
+        return {(arm, seed): self.run(arm, seed) for seed in self.seeds for arm in self.arms}
 
     def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
         """The science in which an arm differs from the baseline: ``{key: (baseline, arm)}``."""
@@ -197,13 +249,14 @@ def expand(path: str, args: Sequence[str] = ()) -> Expansion:
             raise ValueError(f"--{key}: the study {file} decides it; edit the study to change it")
     layers = [arg for base in study.base for arg in ("-c", _find(base, file))]
     arms = {}
+    first = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
     for name, declared in cells.items():
         overrides = [f"--{key}={_text(value)}" for key, value in declared.items()]
         try:
-            arms[name] = loading.load_run([*layers, *args, *overrides, f"--seed={study.seeds[0]}"], "study")
+            arms[name] = loading.load_run([*layers, *args, *overrides, f"--seed={first}"], "study")
         except ValueError as error:
             raise ValueError(f"{file}: arm {name!r}: {error}") from None
-    expansion = Expansion(name=_name(file, args), study=study, arms=arms)
+    expansion = Expansion(name=_name(file, args), study=study, arms=arms, command=shlex.join(["xceptlab", "study", path, *args]))
     _control(file, expansion)
     return expansion
 
@@ -263,7 +316,8 @@ class Registration:
     """Unix time."""
     claims: list[dict[str, Any]]
     alpha: float
-    seeds: list[int]
+    seeds: list[int] | dict[str, Any]
+    """A list, or the keys of ``Seeds``."""
     arms: dict[str, dict[str, Any]]
     """Per arm its science."""
 
@@ -272,7 +326,8 @@ class Registration:
         study = expansion.study
         claims = [dataclasses.asdict(claim) | {"contrast": list(claim.contrast)} for claim in study.claims]
         arms = {name: config.science() for name, config in expansion.arms.items()}
-        return cls(time=time.time(), claims=claims, alpha=study.alpha, seeds=list(study.seeds), arms=arms)
+        seeds = dataclasses.asdict(study.seeds) if isinstance(study.seeds, Seeds) else list(study.seeds)
+        return cls(time=time.time(), claims=claims, alpha=study.alpha, seeds=seeds, arms=arms)
 
     @classmethod
     def read(cls, expansion: Expansion) -> "Registration | None":

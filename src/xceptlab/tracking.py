@@ -51,11 +51,13 @@ class Curves(pl.Callback):
         """Keep what the next line tells of the steps since the last one."""
         broken = self._mean(trainer, torch.as_tensor(self._broken, device=pl_module.device)) > 0
         seconds = time.perf_counter() - self._since
-        checkpoint["since_last_line"] = {"images": self._images, "seconds": seconds, "broken": broken}
+        replaced = self._total_replaced(trainer)
+        checkpoint["since_last_line"] = {"images": self._images, "seconds": seconds, "broken": broken, "replaced": replaced}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if state := checkpoint.get("since_last_line"):  # version 0.1 kept none
             self._images, self._seconds, self._broken = state["images"], state["seconds"], state["broken"]
+            self._replaced = state["replaced"] if trainer.is_global_zero else 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).keep(trainer.global_step)
@@ -90,7 +92,7 @@ class Curves(pl.Callback):
             "images_per_second": self._images / seconds,
             "seconds": seconds,
         }
-        if replaced := round(trainer.world_size * self._mean(trainer, torch.tensor(self._replaced))):
+        if replaced := self._total_replaced(trainer):
             line["replaced"] = replaced
         self._write(trainer, line)
         self._broken, self._replaced = False, 0
@@ -108,6 +110,10 @@ class Curves(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).keep(trainer.global_step)
         self._write(trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")})
+
+    def _total_replaced(self, trainer: pl.Trainer) -> int:
+        replaced = torch.tensor(self._replaced, device=trainer.strategy.root_device)
+        return round(trainer.world_size * self._mean(trainer, replaced))
 
     @staticmethod
     def _mean(trainer: pl.Trainer, value: Tensor) -> float:

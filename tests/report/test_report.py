@@ -2,19 +2,22 @@
 
 import csv
 import io
-import json
 import re
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import yaml
 
-from xceptlab.records import Record, RunDirectory
+from made import leave, log_lines
+from xceptlab.cli import main
+from xceptlab.records import RunDirectory
 from xceptlab.report import figures
-from xceptlab.report.summary import results_csv, summarise
+from xceptlab.report.summary import Curve, results_csv, summarise
 from xceptlab.report.write import FILES, amount, publish, write_report
 from xceptlab.study import Expansion, Registration, expand
 
@@ -28,11 +31,6 @@ CLAIM = {
     "margin": 0.5,
 }
 TOP1 = {"with": [97.2, 96.8, 98.4], "without": [90.0, 91.6, 91.0]}
-
-
-@pytest.fixture(autouse=True)
-def _no_garbage_collection(monkeypatch):
-    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels calls it for every adjustment: 100 ms
 
 
 @pytest.fixture
@@ -57,41 +55,9 @@ def study(tmp_path):
     return write
 
 
-def run(expansion: Expansion, arm: str, seed: int, **changes) -> None:
+def run(expansion: Expansion, arm: str, seed: int, **changes) -> RunDirectory:
     """Leave behind what a run leaves."""
-    config = expansion.run(arm, seed)
-    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    directory.create()
-    top1 = TOP1[arm][seed]
-    lines = [
-        {"step": 5, "time": 1.0, "epoch": 0.5, "train/loss": 2.0, "train/top1": 20.0},
-        {"step": 10, "time": 2.0, "epoch": 1.0, "train/loss": 1.0, "train/top1": 60.0},
-        {"step": 10, "time": 2.1, "epoch": 1.0, "val/top1": top1 - 30, "val/loss": 1.0},
-        {"step": 20, "time": 3.0, "epoch": 2.0, "train/loss": 0.5, "train/top1": 90.0},
-        {"step": 20, "time": 3.1, "epoch": 2.0, "val/top1": top1 - 1, "val/loss": 0.5},
-    ]
-    (directory.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    record = {
-        "run_id": config.run_id,
-        "status": "finished",
-        "science": config.science(),
-        "metrics": {"test/top1": top1, "test/top5": 99.0, "test/loss": 0.25},
-        "parameters": 245041 if arm == "with" else 242000,
-        "macs": 1219644,
-        "test_images": 500,
-        "steps": 20,
-        "seconds": 8.0,
-        "images_per_second": 1500.0,
-        "device": "a CPU",
-        "world_size": 1,
-        "precision": "32-true",
-        "data_fingerprint": "abc",
-        "versions": {},
-        "git": {"revision": "51fe86c", "dirty": False},
-        "started": 1e9,
-        "finished": 4e9,
-    }
-    directory.write_record(Record(**(record | changes)))
+    return leave(expansion, arm, seed, TOP1[arm][seed], **changes)
 
 
 def finish(expansion: Expansion, **changes) -> Expansion:
@@ -155,7 +121,7 @@ def test_the_page_needs_nothing_but_itself(study):
     page = Page(texts(finish(study()))["report.html"])
     assert "link" not in {tag for tag, _ in page.tags}
     loaded = [attributes[name] for _, attributes in page.tags for name in ("src", "href", "srcset", "data") if name in attributes]
-    assert loaded == []
+    assert [address for address in loaded if not address.startswith("#")] == []
     assert any(len(script) > 1_000_000 and "plotly" in script.lower() for script in page.scripts)
 
 
@@ -165,9 +131,9 @@ def test_the_page_holds_the_curves_of_all_arms_and_the_paired_differences(study)
     assert summary.curves["with"].epochs.tolist() == [1.0, 2.0]
     assert summary.curves["with"].values.tolist() == [[67.2, 96.2], [66.8, 95.8], [68.4, 97.4]]
     scripts = "".join(Page(texts(summary.expansion)["report.html"]).scripts[1:])
-    assert scripts.count("Plotly.newPlot") == 2
+    assert scripts.count("Plotly.newPlot") == 4  # verdict, curves, differences, costs
     assert '"name":"without"' in scripts
-    assert '"seed 2"' in scripts
+    assert "seed %{customdata}" in scripts
 
 
 def test_results_csv_has_one_line_per_run_with_its_raw_scores(study):
@@ -362,17 +328,238 @@ def test_results_csv_of_a_study_without_records_is_a_table(study):
     assert len({len(row) for row in rows}) == 1
 
 
+def test_the_two_sources_of_error_are_told_and_which_one_limits_the_answer(study):
+    rng = np.random.default_rng(0)
+    expansion = study()
+    hard = rng.random(500)
+    for (arm, seed), _ in expansion.runs().items():
+        top1 = TOP1[arm][seed]
+        run(expansion, arm, seed, correct=hard < np.quantile(hard, top1 / 100))
+    sampling = summarise(expansion).sampling["helps"]
+    assert (sampling.n, sampling.test_images) == (3, 500)
+    differences = np.array(TOP1["with"]) - np.array(TOP1["without"])
+    assert sampling.seeds == pytest.approx(differences.std(ddof=1) / np.sqrt(3))
+    assert sampling.images == pytest.approx(100 * np.sqrt(0.066 * 0.934 / 500), rel=0.1)
+    limit = "The test images limit" if sampling.images > sampling.seeds else "The seeds limit"
+    files = texts(expansion)
+    for text in (Page(files["report.html"]).text, files["report.md"]):
+        assert f"{sampling.seeds:.2f} from 3 seeds, {sampling.images:.2f} from 500 test images" in text
+        assert limit in text
+
+
+def test_a_verdict_that_other_test_images_might_turn_is_flagged(study):
+    rng = np.random.default_rng(0)
+    expansion = study(claims=[CLAIM | {"margin": 6.0}])
+    scores = {"with": [97.0, 97.2, 97.1], "without": [90.0, 90.3, 90.1]}
+    for arm, seed in expansion.runs():
+        right = np.zeros(500)
+        right[rng.permutation(500)[: round(5 * scores[arm][seed])]] = 1
+        leave(expansion, arm, seed, scores[arm][seed], correct=right)
+    summary = summarise(expansion)
+    assert summary.verdicts[0].outcome == "supported"
+    assert "counting their sampling error too" in " ".join(summary.warnings)
+
+
+def test_a_file_of_correctness_that_is_none_is_an_error_in_one_line(study):
+    expansion = finish(study())
+    directory = run(expansion, "with", 0)
+    (directory.path / "test_correct.npy").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"test_correct.npy: not a run's correctness by image"):
+        summarise(expansion)
+
+
+def test_unequal_budgets_stand_beside_the_verdict(study):
+    expansion = finish(study())
+    for seed in range(3):
+        run(expansion, "without", seed, macs=1_000_000, images_per_second=900.0, world_size=2)
+    files = texts(expansion)
+    said = "with against without: parameters +1.3%, MACs +22.0%, images/s +66.7%, processes 1 against 2"
+    for text in (Page(files["report.html"]).text, files["report.md"]):
+        assert said in text
+        assert "unmatched" in text.lower()
+    finish(expansion, parameters=1000)
+    assert summarise(expansion).unmatched == {}
+
+
+def test_skewed_differences_are_warned_of(study):
+    expansion = study(seeds=list(range(8)))
+    for seed in range(8):
+        leave(expansion, "with", seed, 97.0 + 0.01 * seed)
+        leave(expansion, "without", seed, 96.0 if seed else 20.0)
+    assert "Claim helps: the differences are skewed" in texts(expansion)["report.md"]
+
+
+def test_a_run_that_began_and_has_no_record_is_listed(study):
+    expansion = study()
+    for arm, seed in list(expansion.runs())[:-1]:
+        run(expansion, arm, seed)
+    leave(expansion, "without", 2, 90.0, log=log_lines(90.0, epochs=1), record=None)
+    text = texts(expansion)["report.md"]
+    assert "Begun and not finished" in text
+    assert "without seed 2 (at epoch 1 of 2)" in text
+
+
+@pytest.mark.parametrize(("started", "flagged"), [(5e9, True), (1e9, False)])
+def test_seeds_that_were_added_after_the_verdict_are_flagged(study, started, flagged):
+    registered = study()
+    Registration.make(registered)
+    finish(registered)
+    more = study(seeds=[0, 1, 2, 3])
+    for arm in TOP1:
+        leave(more, arm, 3, 95.0, started=started, finished=started + 1)
+    warnings = " ".join(summarise(more).warnings)
+    assert "seeds [0, 1, 2] -> [0, 1, 2, 3]" in warnings
+    assert ("Seeds 3 were added by hand after the verdict" in warnings) == flagged
+
+
+def test_seeds_that_the_plan_adds_are_not_flagged(study):
+    plan = study(seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"}, claims=[CLAIM | {"margin": 6.6}])
+    Registration.make(plan)
+    finish(plan)
+    for arm in TOP1:
+        leave(plan, arm, 3, TOP1[arm][0] - (1 if arm == "with" else 0), started=5e9, finished=5e9)
+    summary = summarise(replace(plan, look=1))
+    assert summary.warnings == []
+    assert "5 seeds in all at most" in summary.verdicts[0].summary
+
+
+def test_logs_with_values_that_are_no_numbers_are_drawn_without_them(study):
+    expansion = finish(study())
+    lines = [*log_lines(97.0, epochs=1), {"step": 20, "time": 9.0, "epoch": 2.0, "val/top1": float("nan")}]
+    for seed in range(3):
+        run(expansion, "with", seed, log=lines)
+    mean, _ = figures.band(summarise(expansion).curves["with"])
+    assert mean[0] == pytest.approx(67.0)
+    assert np.isnan(mean[1])
+    write_report(summarise(expansion))
+
+
+def test_bands_are_over_the_values_there_are():
+    curve = Curve(epochs=np.array([1.0, 2.0]), values=np.array([[1.0, np.nan], [3.0, 5.0]]), seeds=[0, 1])
+    mean, deviation = figures.band(curve)
+    assert mean.tolist() == [2.0, 5.0]
+    assert deviation.tolist() == [pytest.approx(2**0.5), 0.0]
+
+
+def grid(study) -> Expansion:
+    cells = {"model.residual": ["all", "none"], "model.intermediate": ["none", "relu"]}
+    expansion = study(arms=None, grid=cells, claims=[CLAIM | {"contrast": ["all-none", "none-none"]}])
+    for (arm, seed), config in expansion.runs().items():
+        effect = 5.0 * (config.model.residual == "none") + 2.0 * (config.model.intermediate == "relu")
+        leave(expansion, arm, seed, 95.0 - effect + 0.1 * seed + (0.05 if arm == "all-relu" and seed == 1 else 0))
+    return expansion
+
+
+def test_a_factorial_study_shows_main_effects_and_interactions(study):
+    expansion = grid(study)
+    effects = {row.name: row for row in summarise(expansion).effects}
+    assert list(effects) == [
+        "model.residual: all → none",
+        "model.intermediate: none → relu",
+        "model.residual: all → none × model.intermediate: none → relu",
+    ]
+    first, second, both = effects.values()
+    assert (first.estimate, second.estimate, both.estimate) == pytest.approx((-5, -2, 0), abs=0.02)
+    assert first.low < -5 < first.high
+    files = texts(expansion)
+    for text in (Page(files["report.html"]).text, files["report.md"]):
+        assert "model.residual: all → none × model.intermediate" in text
+        assert "-5.01" in text
+
+
+def test_links_to_wandb_are_web_addresses_only(study):
+    expansion = finish(study())
+    good, bad = (run(expansion, "with", seed).path / "wandb_url" for seed in (0, 1))
+    good.write_text("https://wandb.ai/me/xceptlab/runs/1\n")
+    bad.write_text("javascript:alert(1)")
+    page = Page(texts(expansion)["report.html"])
+    assert [a["href"] for tag, a in page.tags if tag == "a" and "#" not in a["href"]] == ["https://wandb.ai/me/xceptlab/runs/1"]
+
+
+def test_environment_and_commands_to_reproduce(study):
+    text = Page(texts(finish(study()))["report.html"]).text
+    assert "git checkout 51fe86c\nmake setup\nxceptlab study" in text
+    assert "2.11.0" in text
+    assert "a CPU" in text
+
+
+def test_latex_is_booktabs_and_sets_text_as_it_is_written(study):
+    expansion = finish(study(claims=[CLAIM | {"id": "50%_&_more$"}]))
+    write_report(summarise(expansion), latex=True)
+    text = (expansion.directory() / "report.tex").read_text()
+    for word in ("\\toprule", "\\midrule", "\\bottomrule", r"50\%\_\&\_more\$", "supported", "97.47", "[+4.55, +8.65]"):
+        assert word in text
+    assert text.count("{") == text.count("}")
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in rows} == {7}
+
+
+def test_studies_are_compared_on_one_page(study, tmp_path, capsys):
+    finish(study())
+    folder = tmp_path / "helps"
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("base.yaml", "study.yaml"):
+        (other / name).write_text((folder / name).read_text().replace("Does it help?", f"And now? {EVIL}"))
+    outputs = ["--runtime.outputs", str(tmp_path / "outputs")]
+    assert main(["report", str(folder), str(other), "--format", "latex", *outputs]) == 0
+    said = capsys.readouterr().out
+    assert said.count("SUPPORTED") == 2
+    (page,) = (tmp_path / "outputs" / "comparisons").iterdir()
+    assert f"Comparison: {page}" in said
+    content = Page(page.read_text())
+    assert f"And now? {EVIL}" in content.text
+    assert not [script for script in content.scripts if "alert(1)" in script]
+    assert "6 of 6 runs are shared" in content.text
+    links = [a["href"] for tag, a in content.tags if tag == "a"]
+    assert all((page.parent / link).resolve().is_file() for link in links)
+    assert len(links) == 2
+    assert (tmp_path / "outputs/studies/other/report.tex").is_file()
+
+
 # ---- in a browser -----------------------------------------------------------------------------------------------------------
 
 CHROMIUM = Path("/usr/bin/chromium")
+PROBE = """
+<script>
+const faults = [];
+addEventListener('error', event => faults.push(event.message));
+for (const kind of ['error', 'warn']) console[kind] = (...words) => faults.push(words.join(' '));
+addEventListener('load', () => setTimeout(() => {
+  const plot = document.getElementById('curves-plot');
+  const look = () => [plot.data.filter(trace => trace.visible !== false).map(trace => trace.meta).join(), plot.layout.xaxis.type,
+                      plot.querySelectorAll('.scatterlayer .trace').length].join(' ');
+  const before = look();
+  document.querySelector('[data-show=runs]').click();
+  document.querySelector('[data-axis=log]').click();
+  setTimeout(() => {
+    const wide = document.documentElement.scrollWidth > innerWidth;
+    document.title = 'PROBE ' + [before, look(), wide, 'faults: ' + faults.join('; ')].join(' | ');
+  }, 1500);
+}, 500));
+</script>
+"""
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
-def test_a_browser_draws_the_figures(study, tmp_path):
-    page = write_report(summarise(finish(study())))
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_browser_draws_the_figures_and_the_curves_react(study, tmp_path, width):
+    page = write_report(summarise(grid(study)))
+    page.write_text(page.read_text().replace("<head>", f"<head>{PROBE}", 1))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += [f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=5000", "--dump-dom"]
+    options += [
+        f"--user-data-dir={tmp_path / 'browser'}",
+        "--virtual-time-budget=9000",
+        "--dump-dom",
+        f"--window-size={width},900",
+    ]
     done = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('class="main-svg"') >= 2
-    assert len(re.findall(r'class="(?:xtick|ytick|trace scatter)', done.stdout)) > 10
+    assert done.stdout.count('class="main-svg"') >= 2 * 5
+    probe = re.search("<title>PROBE (.*)</title>", done.stdout)
+    assert probe, done.stdout[-2000:]
+    before, after, too_wide, faults = probe[1].split(" | ")
+    assert before == f"{','.join(['band,band,mean'] * 4)} linear 12"
+    assert after == f"{','.join(['runs,mean'] * 4)} log 8"
+    assert too_wide == "false"
+    assert faults == "faults: "

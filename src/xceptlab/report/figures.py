@@ -1,14 +1,15 @@
 """The figures, twice: interactive with plotly for the page, and as SVG with matplotlib for the repository."""
 
+import html
 import io
 
 import numpy as np
 
-from xceptlab.report.summary import Curve, Summary
+from xceptlab.report.summary import ArmRow, Curve, EffectRow, Summary
 from xceptlab.verdict import Verdict
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#F0E442")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; dark red in place of its yellow, pale on white."""
 
 
 def colour(i: int) -> str:
@@ -16,10 +17,11 @@ def colour(i: int) -> str:
 
 
 def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over runs (E,), (E,); the deviation is 0 where there is one run."""
-    count = (~np.isnan(curve.values)).sum(axis=0)
-    mean = np.nansum(curve.values, axis=0) / count
-    deviation = np.sqrt(np.nansum((curve.values - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
+    """Mean and standard deviation over runs (E,), (E,), of the finite values; the deviation is 0 where there is one."""
+    values = np.where(np.isfinite(curve.values), curve.values, np.nan)
+    count = (~np.isnan(values)).sum(axis=0)
+    mean = np.nansum(values, axis=0) / np.where(count, count, np.nan)
+    deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
     return mean, deviation
 
 
@@ -27,11 +29,48 @@ def unit(metric: str) -> str:
     return "nats" if metric.endswith("loss") else "%"
 
 
-# ---- plotly: divs for the page -------------------------------------------------------------------------------------------
+TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F8694", "incomplete": "#C98600"}
+"""One colour per outcome."""
+
+
+def axis(verdict: Verdict) -> str:
+    """What the differences of a claim are."""
+    a, b = map(html.escape, reversed(verdict.claim.contrast) if verdict.claim.lower_is_better else verdict.claim.contrast)
+    line = "<br>" if len(a + b) > 20 else " "
+    return f"{a}{line}− {b}, {verdict.claim.metric} ({'nats' if verdict.claim.lower_is_better else 'points'})"
+
+
+# ---- plotly: divs for the page; report.html.j2's style gives text and grid their colours ----------------------------------
+
+
+def verdict_html(verdict: Verdict) -> str:
+    """The claim's interval against its margin, small: where it holds is shaded."""
+    import plotly.graph_objects as go
+
+    v, figure, tone = verdict, go.Figure(), TONES[verdict.outcome]
+    shown = [0.0, *v.margins, *v.differences.values(), *(x for x in (v.low, v.high) if np.isfinite(x))]
+    pad = 0.08 * (max(shown) - min(shown) or 1.0)
+    low, high = min(shown) - pad, max(shown) + pad
+    where = {"x0": v.margins[0], "x1": high if len(v.margins) == 1 else v.margins[1]}
+    figure.add_vrect(**where, fillcolor="#009E73", opacity=0.12, line_width=0)
+    figure.add_annotation(
+        x=(where["x0"] + where["x1"]) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False, text="claim holds", font_size=11
+    )
+    for margin in v.margins:
+        figure.add_vline(x=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5})
+    figure.add_scatter(
+        x=list(v.differences.values()), y=[0.0] * v.n, mode="markers", marker={"color": tone, "size": 7, "opacity": 0.45}
+    )
+    if v.n > 1:
+        figure.add_scatter(x=[v.low, v.high], y=[1, 1], mode="lines", line={"color": tone, "width": 5})
+    figure.add_scatter(x=[v.estimate], y=[1], mode="markers", marker={"color": tone, "size": 14})
+    figure.update_xaxes(range=[low, high], zeroline=True, title={"text": axis(v), "font": {"size": 12}, "standoff": 6}, nticks=6)
+    figure.update_yaxes(range=[-0.7, 1.8], tickvals=[0, 1], ticktext=["seeds", "mean"], showgrid=False)
+    return _div(figure, 170, static=True)
 
 
 def curves_html(summary: Summary) -> str:
-    """Mean learning curve and band of one standard deviation per arm."""
+    """Mean learning curve and band of one standard deviation per arm, and hidden at first the single runs."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -39,82 +78,155 @@ def curves_html(summary: Summary) -> str:
         if not curve.values.size:
             continue
         mean, deviation = band(curve)
-        edge = {
-            "x": curve.epochs,
-            "mode": "lines",
-            "line": {"width": 0},
-            "legendgroup": arm,
-            "showlegend": False,
-            "hoverinfo": "skip",
-        }
+        quiet = {"legendgroup": arm, "showlegend": False, "mode": "lines"}
+        edge = {"x": curve.epochs, "line": {"width": 0}, "hoverinfo": "skip", "meta": "band", **quiet}
         figure.add_scatter(y=mean + deviation, **edge)
-        figure.add_scatter(y=mean - deviation, fill="tonexty", fillcolor=f"{colour(i)}30", **edge)
+        figure.add_scatter(
+            y=mean - deviation, fill="tonexty", fillcolor=f"{colour(i)}{'30' if len(summary.curves) < 5 else '18'}", **edge
+        )
+        gap = np.full((len(curve.values), 1), np.nan)  # between the runs, which share a trace
+        figure.add_scatter(
+            x=np.tile(np.append(curve.epochs, np.nan), len(curve.values)).astype(np.float32),
+            y=np.hstack([curve.values, gap]).ravel().astype(np.float32),
+            customdata=np.repeat(np.array(curve.seeds), len(curve.epochs) + 1),
+            hovertemplate=f"{html.escape(arm)} seed %{{customdata}}: %{{y:.2f}}<extra></extra>",
+            line={"color": colour(i), "width": 1},
+            opacity=0.5,
+            visible=False,
+            meta="runs",
+            **quiet,
+        )
         figure.add_scatter(
             x=curve.epochs,
             y=mean,
-            mode="lines+markers",
-            line={"color": colour(i)},
-            name=arm,
+            mode="lines+markers" if len(curve.epochs) < 30 else "lines",
+            line={"color": colour(i), "width": 2.5},
+            name=html.escape(arm),
             legendgroup=arm,
-            hoverinfo="x+y+name",
+            hovertemplate="%{y:.2f}",
+            meta="mean",
         )
-    figure.update_layout(xaxis_title="epoch", yaxis_title=f"{summary.curve_metric} ({unit(summary.curve_metric)})")
-    return _div(figure, 380)
+    figure.update_layout(
+        hovermode="x unified", xaxis_title="epoch", yaxis_title=f"{summary.curve_metric} ({unit(summary.curve_metric)})"
+    )
+    return _div(figure, 420, id="curves-plot")
 
 
 def differences_html(verdict: Verdict) -> str:
-    """Paired differences per seed, their mean with its interval, and the margin."""
-    import plotly.graph_objects as go
+    """An estimation plot: each seed's pair of scores, and beside them the differences, their mean and its interval."""
+    from plotly.subplots import make_subplots
 
-    v, claim = verdict, verdict.claim
-    figure = go.Figure()
-    low, high = (-claim.margin if claim.kind == "equivalent" else claim.margin), claim.margin
-    for margin in {low, high}:
-        figure.add_vline(x=margin, line={"color": "#888", "dash": "dash"})
-    text = [f"seed {seed}" for seed in v.differences]
-    values = list(v.differences.values())
+    v = verdict
+    figure = make_subplots(1, 2, column_widths=[0.6, 0.4], horizontal_spacing=0.14)
+    first, second = v.scores
+    seeds = list(v.differences)
+    lines = [value for seed in seeds for value in (first[seed], second[seed], None)]
     figure.add_scatter(
-        x=values,
-        y=["seeds"] * v.n,
+        x=[0, 1, None] * v.n,
+        y=lines,
+        mode="lines+markers",
+        line={"color": "rgba(128,128,128,0.55)", "width": 1.2},
+        marker={"color": [COLOURS[0], COLOURS[1], COLOURS[0]] * v.n, "size": 8},
+        customdata=np.repeat(seeds, 3),
+        hovertemplate="seed %{customdata}: %{y:.2f}<extra></extra>",
+        row=1,
+        col=1,
+    )
+    figure.add_scatter(
+        x=[0] * v.n,
+        y=list(v.differences.values()),
         mode="markers",
-        text=text,
-        name="one seed",
-        marker={"color": COLOURS[5], "size": 9, "opacity": 0.8},
+        marker={"color": "rgba(128,128,128,0.75)", "size": 8},
+        customdata=seeds,
+        hovertemplate="seed %{customdata}: %{y:+.2f}<extra></extra>",
+        row=1,
+        col=2,
     )
     if v.n > 1:
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": [v.high - v.estimate],
-            "arrayminus": [v.estimate - v.low],
-            "thickness": 3,
-            "width": 8,
-        }
+        error = {"type": "data", "symmetric": False, "array": [v.high - v.estimate], "arrayminus": [v.estimate - v.low]}
         figure.add_scatter(
-            x=[v.estimate], y=["mean"], mode="markers", error_x=error, name=f"mean, {100 * v.level:g}% interval",
-            marker={"color": COLOURS[0], "size": 12},
-        )  # fmt: skip
-    a, b = claim.contrast
-    sign = f"{b} - {a}" if claim.lower_is_better else f"{a} - {b}"
-    figure.update_layout(xaxis_title=f"{sign}, {claim.metric} ({'nats' if claim.lower_is_better else 'points'}); dashed: margin")
-    figure.update_xaxes(zeroline=True, zerolinecolor="#bbb", rangemode="tozero")
-    figure.update_yaxes(categoryorder="array", categoryarray=["mean", "seeds"], range=[-0.6, 1.6])
-    return _div(figure, 220)
+            x=[1],
+            y=[v.estimate],
+            mode="markers",
+            marker={"color": TONES[v.outcome], "size": 13},
+            error_y=error | {"thickness": 3.5, "width": 0, "color": TONES[v.outcome]},
+            hovertemplate=f"mean %{{y:+.2f}}, {v.low:+.2f} to {v.high:+.2f}<extra></extra>",
+            row=1,
+            col=2,
+        )
+    for margin in v.margins:
+        figure.add_hline(y=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5}, row=1, col=2)
+    figure.update_xaxes(range=[-0.4, 1.4], tickvals=[0, 1], showgrid=False)
+    figure.update_xaxes(ticktext=[html.escape(arm) for arm in v.claim.contrast], row=1, col=1)
+    figure.update_xaxes(ticktext=["seeds", f"mean, {100 * v.level:g}%"], row=1, col=2)
+    figure.update_yaxes(title=f"{v.claim.metric} ({unit(v.claim.metric)})", row=1, col=1)
+    figure.update_yaxes(title="difference", zeroline=True, rangemode="tozero", row=1, col=2)
+    return _div(figure, 340)
 
 
-def _div(figure, height: int) -> str:  # type: ignore[no-untyped-def]
+def costs_html(arms: list[ArmRow], metric: str) -> str:
+    """A metric against parameters and against multiply-accumulates; a bar is one standard deviation over seeds."""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.06)
+    for i, row in enumerate(arms):
+        for column, value in ((1, row.parameters), (2, row.macs)):
+            if value is not None and np.isfinite(row.mean):
+                figure.add_scatter(
+                    x=[value],
+                    y=[row.mean],
+                    error_y={"type": "data", "array": [row.spread], "thickness": 1.5} if np.isfinite(row.spread) else None,
+                    mode="markers",
+                    marker={"color": colour(i), "size": 12},
+                    name=html.escape(row.name),
+                    legendgroup=row.name,
+                    showlegend=column == 1,
+                    hovertemplate=f"{html.escape(row.name)}: %{{y:.2f}} at %{{x:,}}<extra></extra>",
+                    row=1,
+                    col=column,
+                )
+    figure.update_xaxes(nticks=5, tickangle=0)
+    figure.update_xaxes(title="parameters", row=1, col=1)
+    figure.update_xaxes(title="multiply-accumulates", row=1, col=2)
+    figure.update_yaxes(title=f"{metric} ({unit(metric)})", row=1, col=1)
+    return _div(figure, 360)
+
+
+def effects_html(rows: list[EffectRow], metric: str) -> str:
+    """Main effects and interactions, one under the other, each with its interval."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    estimates = np.array([row.estimate for row in rows])
+    reach = np.array([row.high - row.estimate for row in rows])
+    figure.add_scatter(
+        x=estimates,
+        y=[html.escape(row.name) for row in rows],
+        mode="markers",
+        marker={"color": COLOURS[0], "size": 11},
+        error_x={"type": "data", "array": reach, "thickness": 3, "width": 0, "color": COLOURS[0]},
+        hovertemplate="%{x:+.2f}<extra></extra>",
+    )
+    figure.update_xaxes(title=f"effect on {metric} ({'nats' if metric.endswith('loss') else 'points'})", zeroline=True)
+    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
+    return _div(figure, 90 + 34 * len(rows), static=True)
+
+
+def _div(figure, height: int, id: str | None = None, static: bool = False) -> str:  # type: ignore[no-untyped-def]
     figure.update_layout(
-        template="plotly_white",
+        template="none",
         height=height,
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        margin={"l": 60, "r": 15, "t": 22, "b": 55},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "color": "#777"},
-        legend={"orientation": "h", "y": 1.15},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
-    figure.update_xaxes(gridcolor="rgba(128,128,128,0.25)")  # on white and on black
-    figure.update_yaxes(gridcolor="rgba(128,128,128,0.25)")
-    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True})
+    figure.update_layout(showlegend=any(trace.name for trace in figure.data))
+    figure.update_xaxes(zeroline=False, selector=lambda axis: axis.zeroline is None)
+    figure.update_yaxes(zeroline=False, selector=lambda axis: axis.zeroline is None)
+    config = {"displayModeBar": False, "responsive": True, "staticPlot": static}
+    return figure.to_html(full_html=False, include_plotlyjs=False, div_id=id, config=config)
 
 
 def plotly_script() -> str:
@@ -136,8 +248,8 @@ def curves_svg(summary: Summary) -> bytes:
             axes.plot(curve.epochs, mean, "o-", ms=4, color=colour(i), label=f"{arm} (n = {len(curve.values)})")
             axes.fill_between(curve.epochs, mean - deviation, mean + deviation, color=colour(i), alpha=0.2, lw=0)
     axes.set(xlabel="epoch", ylabel=f"{summary.curve_metric} ({unit(summary.curve_metric)})")
-    if axes.has_data():
-        axes.legend(frameon=False)
+    if axes.has_data() and len(summary.curves) <= 12:
+        axes.legend(frameon=False, loc="lower right")
     return _svg(figure)
 
 
@@ -145,8 +257,7 @@ def differences_svg(summary: Summary) -> bytes:
     """Every claim's paired differences, mean, interval and margin, one under the other."""
     figure, axes = _axes(6.4, 0.9 + 0.9 * max(1, len(summary.verdicts)))
     for row, v in enumerate(summary.verdicts):
-        low = -v.claim.margin if v.claim.kind == "equivalent" else v.claim.margin
-        for margin in {low, v.claim.margin}:
+        for margin in v.margins:
             axes.plot([margin] * 2, [row - 0.4, row + 0.4], "--", color="#888", lw=1)
         axes.plot(list(v.differences.values()), [row - 0.18] * v.n, "o", color=COLOURS[5], alpha=0.8, ms=5)
         if v.n > 1:

@@ -3,6 +3,8 @@
 import html
 import math
 import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,43 @@ FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
 """What ``publish`` copies."""
 
 
-def write_report(summary: Summary) -> Path:
-    """Write the report into the study's folder; returns the path of report.html."""
+def write_report(summary: Summary, latex: bool = False) -> Path:
+    """Write the report into the study's folder, report.tex with ``latex``; returns the path of report.html."""
     folder = summary.expansion.directory()
     folder.mkdir(parents=True, exist_ok=True)
     contents = {
         "results.csv": results_csv(summary).encode(),
         "curves.svg": figures.curves_svg(summary),
         "differences.svg": figures.differences_svg(summary),
-        "report.md": _render("report.md.j2", summary).encode(),
-        "report.html": _render("report.html.j2", summary).encode(),
+        "report.md": _render("report.md.j2", **_values(summary)).encode(),
+        **({"report.tex": _render("report.tex.j2", **_values(summary)).encode()} if latex else {}),
+        "report.html": _render("report.html.j2", **_values(summary)).encode(),
     }
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return folder / "report.html"
+
+
+def write_comparison(summaries: list[Summary]) -> Path:
+    """Write one page on several studies, each of which has its report; returns its path."""
+    folder = summaries[0].expansion.directory().parents[1] / "comparisons"
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = Counter(run.run_id for summary in summaries for run in summary.expansion.runs().values())
+    metric = summaries[0].metric
+    arms = [replace(row, name=f"{s.expansion.name}: {row.name}") for s in summaries if s.metric == metric for row in s.arms]
+    text = _render(
+        "compare.html.j2",
+        title=f"{len(summaries)} studies compared",
+        studies=[(s, [arm_cells(row, s.arms[0], s.metric) for row in s.arms]) for s in summaries],
+        header=arm_header,
+        arms=arms,
+        metric=metric,
+        shared=sum(n > 1 for n in runs.values()),
+        runs=len(runs),
+    )
+    file = folder / f"{'--'.join(s.expansion.name for s in summaries)[:200]}.html"
+    write_atomically(file, text.encode())
+    return file
 
 
 def publish(summary: Summary, folder: Path) -> None:
@@ -80,7 +105,7 @@ def amount(value: int | None, baseline: int | None) -> str:
     return f"{value / scale:.4g}{letter}{difference}"
 
 
-def _render(template: str, summary: Summary) -> str:
+def _render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("xceptlab", "report"),
         autoescape=template.endswith(".html.j2"),
@@ -89,17 +114,46 @@ def _render(template: str, summary: Summary) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = _markdown_cell
-    return environment.get_template(template).render(
-        s=summary,
-        study=summary.expansion.study,
-        figures=figures,
-        legend=LEGEND,
-        header=arm_header(summary.metric),
-        rows=[arm_cells(row, summary.arms[0], summary.metric) for row in summary.arms],
-        differences={arm: summary.expansion.differences(arm) for arm in summary.expansion.arms},
-        version=xceptlab.__version__,
-    )
+    environment.filters |= {"cell": _markdown_cell, "tex": _tex}
+    return environment.get_template(template).render(figures=figures, version=xceptlab.__version__, **values)
+
+
+def _values(summary: Summary) -> dict[str, Any]:
+    """What the templates of a study's report are filled with."""
+    return {
+        "s": summary,
+        "study": summary.expansion.study,
+        "legend": LEGEND,
+        "header": arm_header(summary.metric),
+        "rows": [arm_cells(row, summary.arms[0], summary.metric) for row in summary.arms],
+        "paired": [v for v in summary.verdicts if v.n],
+        "effect_rows": [[e.name, *(f"{x:+.2f}" for x in (e.estimate, e.low, e.high))] for e in summary.effects],
+        "curves_text": _ends(summary),
+        "reproduce": _reproduce(summary),
+        "differences": {arm: summary.expansion.differences(arm) for arm in summary.expansion.arms},
+    }
+
+
+def _tex(text: Any) -> str:
+    """Text that LaTeX sets as it is written."""
+    special = {c: f"\\{c}" for c in "&%$#_{}"} | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+    return " ".join("".join(special.get(c, c) for c in str(text)).split())
+
+
+def _ends(summary: Summary) -> str:
+    """The curves in words."""
+    ends = {arm: figures.band(curve)[0][-1] for arm, curve in summary.curves.items() if curve.values.size}
+    return " ".join(f"{arm} ends at {value:.2f}." for arm, value in ends.items())
+
+
+def _reproduce(summary: Summary) -> str:
+    """The commands that made the study."""
+    revisions = {record.git["revision"] for record in summary.records.values() if record and "revision" in record.git}
+    return "\n".join([*(f"git checkout {revision}" for revision in sorted(revisions)), "make setup", summary.expansion.command])
 
 
 def _markdown_cell(text: Any) -> str:

@@ -1,0 +1,57 @@
+"""Runs that are written by hand, as real ones leave them."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from xceptlab.records import Record, RunDirectory
+from xceptlab.study import Expansion
+
+
+def log_lines(top1: float, epochs: int = 2) -> list[dict[str, float]]:
+    """A log that ends one point below ``top1`` in validation."""
+    lines: list[dict[str, float]] = []
+    for epoch in range(1, epochs + 1):
+        lines += [
+            {"step": 10 * epoch - 5, "time": epoch - 0.5, "epoch": epoch - 0.5, "train/loss": 2.0, "train/top1": 20.0},
+            {"step": 10 * epoch, "time": epoch + 0.0, "epoch": epoch + 0.0, "train/loss": 1.0, "train/top1": 30.0 + 30 * epoch},
+            {"step": 10 * epoch, "time": epoch + 0.1, "epoch": epoch + 0.0, "val/top1": top1 - 59 + 29 * epoch, "val/loss": 1.0},
+        ]
+    return lines
+
+
+def leave(
+    expansion: Expansion, arm: str, seed: int, top1: float, *, log: list | None = None, correct: Sequence[int] = (), **changes
+) -> RunDirectory:
+    """Leave behind what a finished run leaves; ``record=None`` leaves a log only."""
+    config = expansion.run(arm, seed)
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+    directory.create()
+    lines = log_lines(top1) if log is None else log
+    (directory.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if len(correct):
+        np.save(directory.path / "test_correct.npy", np.array(correct, dtype=np.uint8))
+    record = {
+        "run_id": config.run_id,
+        "status": "finished",
+        "science": config.science(),
+        "metrics": {"test/top1": top1, "test/top5": 99.0, "test/loss": 0.25},
+        "parameters": 245041 if config.model.residual == "all" else 242000,
+        "macs": 1219644,
+        "test_images": 500,
+        "steps": 20,
+        "seconds": 8.0,
+        "images_per_second": 1500.0,
+        "device": "a CPU",
+        "world_size": 1,
+        "precision": "32-true",
+        "data_fingerprint": "abc",
+        "versions": {"torch": "2.11.0"},
+        "git": {"revision": "51fe86c", "dirty": False},
+        "started": 1e9,
+        "finished": 4e9,
+    }
+    if changes.get("record", True) is not None:
+        directory.write_record(Record(**(record | changes)))
+    return directory
