@@ -341,6 +341,7 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     from rich.markup import escape
     from rich.table import Table
 
+    from xceptlab.data import locate
     from xceptlab.models.cost import changes
     from xceptlab.report.write import amount
     from xceptlab.study import Seeds
@@ -377,6 +378,12 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.decided for verdict in verdicts):
         more = f"; then {seeds.step} more seeds at a time until every claim is decided, {seeds.max} at most"
     console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
+    data = next(iter(expansion.arms.values())).data
+    if not data.download:  # which would be done here and now
+        try:
+            locate(data)
+        except ValueError as error:
+            print(f"Warning: {error}", file=sys.stderr)
     return 0
 
 

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from xceptlab.data.photographs import decode
 from xceptlab.data.sources import Arrays, folder, missing
 from xceptlab.data.stores import column
 from xceptlab.schema import DataConfig
@@ -81,6 +79,10 @@ def _shards(config: DataConfig, split: str) -> list[Path]:
 
 
 def _read_parquet(config: DataConfig, split: str) -> Arrays:
+    import torch
+
+    from xceptlab.data.photographs import decode
+
     images, labels = [], []
     for file in _shards(config, split):
         labels.append(column(file, ("label", "fine_label")).to_numpy())

@@ -13,14 +13,16 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import folder, missing
 from xceptlab.data.stores import Archive, Shards, Store, Tree, folders
 from xceptlab.schema import DataConfig
+
+if TYPE_CHECKING:
+    from xceptlab.data.photographs import Photographs
 
 _TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 
@@ -68,8 +70,10 @@ def _shards(root: Path, split: str) -> list[Path]:
     return sorted([*root.glob(f"{split}-*.parquet"), *root.glob(f"*/{split}-*.parquet")])
 
 
-def load(config: DataConfig) -> tuple[Photographs, Photographs]:
+def load(config: DataConfig) -> "tuple[Photographs, Photographs]":
     """Training and test photographs."""
+    from xceptlab.data.photographs import Photographs
+
     locate(config)
     train, test = _fitting(_read_prepared(config), prepared(config), config) if config.short_side else stores(config)
     return Photographs(train, config), Photographs(test, config)

@@ -3,13 +3,15 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from xceptlab.schema import DataConfig
+
+if TYPE_CHECKING:  # looking whether a data set is there need not wait for torch
+    from torch import Tensor
 
 Images = NDArray[np.uint8]
 Indices = NDArray[np.int64]
@@ -39,7 +41,7 @@ class Arrays(Source):
 class Decoded(Source, Protocol):
     """Images that are decoded when they are asked for."""
 
-    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> Tensor:
+    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> "Tensor":
         """Images (B, size, size, 3) uint8 of the numbers (B,), varied as draws (B, DRAWS) say or, without, as for evaluation.
 
         Raises:

@@ -1,0 +1,142 @@
+"""What must hold on a GPU and cannot be tested without one. Prints a table and ends with 1 where something does not hold.
+
+Run on a machine with an NVIDIA GPU: xceptlab bench gpu_checks. Trains on the embedded digits, in processes of their own, as users
+do; about 4 minutes. The results of the last machine that was at hand are in benchmarks/results/gpu.md.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torchvision
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    *(
+        piece
+        for name in ("model/xception_tiny", "data/digits", "train/digits")
+        for piece in ("-c", str(ROOT / f"configs/{name}.yaml"))
+    ),
+    *("--runtime.accelerator=gpu", "--runtime.wandb=disabled", "--runtime.log_every=1", "--model.dropout=0.3", "--train.ema=0.9"),
+    *("--train.epochs=6", "--data.crop=pad", "--data.pad=2"),
+]
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def train(outputs: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "xceptlab", "train", *TINY, f"--runtime.outputs={outputs}", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    said = process.communicate(timeout=300)[0]
+    if process.returncode:
+        raise RuntimeError(said[-2000:])
+    return said
+
+
+def left(outputs: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Weights and curves of the run, without what depends on the clock."""
+    (run,) = (outputs / "runs").iterdir()
+    clock = ("time", "seconds", "images_per_second")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    curves = [{key: value for key, value in line.items() if key not in clock} for line in lines]
+    return safetensors.torch.load_file(run / "model.safetensors"), curves
+
+
+def same(a: Path, b: Path) -> bool:
+    (weights, curves), (others, other_curves) = left(a), left(b)
+    return curves == other_curves and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def repeats(scratch: Path, precision: str) -> str:
+    """Two runs, the second killed three times at random steps."""
+    option = f"--train.precision={precision}"
+    whole = train(scratch / "whole", option)
+    finished(whole)
+    steps = len(left(scratch / "whole")[1])
+    generator, places = random.Random(0), []
+    for _ in range(3):
+        process = train(scratch / "killed", option, "--runtime.checkpoint_steps=5")
+        log, place = scratch / "killed" / "runs", generator.randrange(2, steps - 5)
+        while process.poll() is None:
+            written = sum(file.read_text().count("\n") for file in log.glob("*/metrics.jsonl")) if log.exists() else 0
+            if written >= place:
+                process.send_signal(signal.SIGKILL)
+                places.append(written)
+                break
+            time.sleep(0.005)
+        process.wait()
+    finished(train(scratch / "killed", option, "--runtime.checkpoint_steps=5"))
+    if not same(scratch / "whole", scratch / "killed"):
+        raise RuntimeError("weights or curves differ")
+    return f"{steps} lines, killed after {places}: the same bits"
+
+
+def cpu_and_gpu(scratch: Path) -> str:
+    """The network in float64 gives the same on both."""
+    from xceptlab.models.build import build
+    from xceptlab.schema import ModelConfig
+
+    network = build(ModelConfig(), 1000, 0).double()
+    images = torch.randn(4, 3, 299, 299, dtype=torch.float64)
+    results = []
+    for device in ("cpu", "cuda"):
+        network.to(device).zero_grad()
+        logits = network(images.to(device))
+        logits.square().mean().backward()
+        gradient = torch.cat([p.grad.flatten().cpu() for p in network.parameters()])
+        results.append((logits.detach().cpu(), gradient))
+    errors = [float((a - b).norm() / a.norm()) for a, b in zip(*results, strict=True)]
+    if max(errors) > 1e-8:
+        raise RuntimeError(f"relative errors of logits and gradient {errors}")
+    return "relative errors of logits and gradient " + " and ".join(f"{error:.1e}" for error in errors)
+
+
+def study(scratch: Path) -> str:
+    """The residual study with several runs on the one GPU at a time."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "xceptlab", "study", str(ROOT / "experiments/residual"), "--runtime.accelerator=gpu"]
+    done = subprocess.run(
+        [*command, "--runtime.wandb=disabled", f"--runtime.outputs={scratch}"],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        cwd=ROOT,
+    )
+    if done.returncode:
+        raise RuntimeError((done.stdout + done.stderr)[-2000:])
+    verdict = next(line for line in done.stdout.splitlines() if "residual-helps" in line)
+    return f"{verdict.split(':')[0]} in {time.perf_counter() - start:.0f} s"
+
+
+def main() -> None:
+    print(
+        f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores,",
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}",
+    )
+    checks = {"CPU and GPU agree in float64 at 299": cpu_and_gpu}
+    for precision in PRECISIONS:
+        checks[f"kill -9 in mid-epoch, {precision}"] = lambda scratch, precision=precision: repeats(scratch, precision)
+    checks["a study"] = study
+    failed = False
+    for name, check in checks.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                print(f"| {name} | holds | {check(Path(scratch))} |", flush=True)
+            except (RuntimeError, subprocess.TimeoutExpired, StopIteration) as error:
+                print(f"| {name} | DOES NOT HOLD | {error} |", flush=True)
+                failed = True
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
