@@ -1,5 +1,6 @@
 """The LightningDataModule: one for every data set, since they differ in their source only."""
 
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from xceptlab.data import SETS, augment, order
 from xceptlab.data.order import Key
 from xceptlab.data.sources import Indices, Source
+from xceptlab.interruption import leave_signals_to_parent
 from xceptlab.schema import RunConfig
 
 
@@ -127,9 +129,16 @@ class DataModule(pl.LightningDataModule):
     def _loader(self, split: Split, sampler: order.TrainingOrder | order.EvaluationOrder) -> DataLoader:
         workers = self.config.runtime.workers
         on_gpu = self._trainer.strategy.root_device.type == "cuda"
-        # Without a batch size a loader hands each key of the sampler to the split: a key is a batch.
         return DataLoader(
-            split, sampler=sampler, batch_size=None, num_workers=workers, persistent_workers=workers > 0, pin_memory=on_gpu
+            split,
+            sampler=sampler,
+            batch_size=None,  # so it hands each key of the sampler to the split: a key is a batch
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_gpu,
+            worker_init_fn=leave_signals_to_parent,
+            # a run forked from a server would start them from there, and they would outlive it
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

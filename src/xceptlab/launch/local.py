@@ -20,6 +20,7 @@ from typing import Literal
 
 import yaml
 
+from xceptlab.interruption import PARENT
 from xceptlab.records import RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
 
@@ -110,7 +111,7 @@ class Local:
             process.start()  # the first one waits for the server to load; interrupted there, there is no process yet
             job.process = process
         else:
-            environment = os.environ | _visible(self.slots[slot])
+            environment = os.environ | _visible(self.slots[slot]) | {PARENT: str(os.getpid())}  # whom it must not outlive
             with open(log, "ab") as output:
                 job.process = subprocess.Popen(
                     [sys.executable, "-m", "xceptlab", *argv],
