@@ -5,16 +5,19 @@ Each check is a function that counts, stands alone and leaves nothing behind. Ex
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -64,11 +67,12 @@ RUN = [
     *("-c", str(ROOT / "configs/data/digits.yaml")),
     *("-c", str(ROOT / "configs/train/digits.yaml")),
     *("--model.middle_blocks=0", "--model.dropout=0.2", "--data.train_images=300", "--data.test_images=101", "--data.size=8"),
-    *("--data.crop=pad", "--data.pad=1", "--train.ema=0.9", "--train.accumulate=2", "--train.batch_size=20", "--train.epochs=3"),
+    *("--data.crop=pad", "--data.pad=1", "--train.ema=0.9", "--train.accumulate=2", "--train.batch_size=28", "--train.epochs=3"),
     *("--runtime.log_every=1", "--runtime.wandb=disabled", "--runtime.accelerator=cpu", "--runtime.checkpoint_steps=3"),
 ]
-"""42 steps of everything that has a state: dropout, augmentation, an average of weights, accumulated batches."""
-STEPS_PER_EPOCH, STEPS, IMAGES = 14, 42, 270
+"""30 steps of everything that has a state: dropout, augmentation, an average of weights, accumulated batches."""
+STEPS_PER_EPOCH, EPOCHS, IMAGES = 10, 3, 270
+STEPS = STEPS_PER_EPOCH * EPOCHS
 SERVER = multiprocessing.get_context("forkserver")  # has torch and Lightning loaded: 0.2 s a process in place of 8 s
 SERVER.set_forkserver_preload(["xceptlab.launch.preload"])
 
@@ -96,7 +100,7 @@ class Run:
             process.start()
         return self
 
-    def wait(self, seconds: float = 120) -> list[int | None]:
+    def wait(self, seconds: float = 300) -> list[int | None]:
         """The exit codes; None for a process that had to be killed."""
         deadline = time.monotonic() + seconds
         for process in self.processes:
@@ -171,9 +175,10 @@ def _free_port() -> int:
 def _train(argv: list[str], environment: dict[str, str], folder: Path, rank: int) -> None:
     """A process of a run, forked from the server: ``xceptlab train``, noting which images the network sees."""
     from xceptlab.cli import main
+    from xceptlab.interruption import PARENT
     from xceptlab.task import Task
 
-    os.environ |= environment
+    os.environ |= environment | {PARENT: str(os.getppid())}
     world = int(environment.get("WORLD_SIZE", "1"))
     output = os.open(folder / f"output.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -216,6 +221,203 @@ def kills(folder: Path, full: bool) -> Counts:
                 run.start(world, workers).wait()
                 of, held = of + 1, held + (run.result() == expected)
     return Counts(held, of)
+
+
+@check("3 interruptions at random steps, world 1, 2 and 4", "in every epoch each image exactly once")
+def once(folder: Path, full: bool) -> Counts:
+    held, of = 0, 0
+    for world in (1, 2, 4):
+        run = Run(folder / f"{world}")
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+            step = run.step
+            run.start(world).wait_for_step(step + random.randrange(1, STEPS // 4))
+            run.signal(number)
+            run.wait()
+        run.start(world).wait()
+        batches = run.images()
+        for epoch in range(EPOCHS):
+            first = 2 * STEPS_PER_EPOCH * epoch
+            images = [image for batch in range(first, first + 2 * STEPS_PER_EPOCH) for image in batches.get(batch, [])]
+            of, held = of + 1, held + (sorted(images) == list(range(IMAGES)))
+    return Counts(held, of, "epochs")
+
+
+@check("2 -> 1 -> 2 processes in mid-run", "identical global batches")
+def elastic(folder: Path, full: bool) -> Counts:
+    expected = undisturbed(folder)[2]
+    run = Run(folder / "run").start(2)
+    for world in (1, 2):
+        step = run.step
+        run.wait_for_step(step + STEPS // 4)
+        run.signal(signal.SIGTERM)
+        run.wait()
+        run.start(world)
+    run.wait()
+    seen = run.images()
+    return Counts(sum(seen.get(batch) == images for batch, images in expected.items()), len(expected), "batches")
+
+
+def _write_checkpoints(folder: Path, temporary: str) -> None:
+    """Forever, through a full disk, too; where Python and libraries would put temporary files is ``temporary``."""
+    import torch
+
+    from xceptlab.checkpoints import CheckpointFiles
+
+    os.environ["TMPDIR"] = tempfile.tempdir = temporary
+    payload = torch.randn(2**18)
+    for step in range(10**6):
+        with contextlib.suppress(OSError):
+            CheckpointFiles().save_checkpoint({"step": step, "payload": payload}, folder / f"step{time.time_ns() // 1000:020d}")
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: float) -> Iterator[bool]:
+    """Mount a disk of this size on the folder; False where that is not permitted."""
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={int(megabytes * 1024)}k", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") and subprocess.run(["mount", *options], capture_output=True).returncode == 0
+    try:
+        yield bool(mounted)
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@check("SIGKILL while checkpoints are written: one disk, two file systems, a full disk", "0 unreadable, previous one kept")
+def torn(folder: Path, full: bool) -> Counts:
+    from xceptlab.checkpoints import CheckpointFiles, newest, oldest_first
+
+    memory = next((place for place in ("/dev/shm", "/run") if os.access(place, os.W_OK)), str(folder))
+    held, of, notes = 0, 0, []
+    with small_disk(folder / "small", 2.7) as mounted, tempfile.TemporaryDirectory(dir=memory) as other:
+        places = [(folder / "same", str(folder)), (folder / "disk", other), (Path(other) / "memory", str(folder))]
+        places += [(folder / "small" / "run", str(folder))] if mounted else []
+        notes += [] if mounted else ["no full disk: mount is not permitted"]
+        for place, temporary in places:
+            place.mkdir()
+            for _ in range(50 if full else 5):
+                writer = SERVER.Process(target=_write_checkpoints, args=(place, temporary))
+                writer.start()
+                before = oldest_first(place)
+                while len(oldest_first(place)) < 2 or (oldest_first(place) == before and "small" not in place.parts):
+                    time.sleep(0.001)
+                time.sleep(random.uniform(0, 0.03))
+                writer.kill()
+                writer.join()
+                readable = [CheckpointFiles().load_checkpoint(path, weights_only=True) for path in oldest_first(place)]
+                whole = newest(place) == oldest_first(place)[-1] and len(readable) >= 2
+                of, held = of + 1, held + (whole and not list(place.glob(".*")))
+    return Counts(held, of, "; ".join(notes))
+
+
+@check("a disk that is full in mid-run", "old checkpoints kept, one clear line, continues when there is room")
+def full_disk(folder: Path, full: bool) -> Counts:
+    from xceptlab.checkpoints import newest
+
+    expected = undisturbed(folder)
+    with small_disk(folder / "small", 6) as mounted:
+        if not mounted:
+            return Counts(0, 0, "mount is not permitted")
+        run = Run(folder / "small" / "run").start()
+        filler = folder / "small" / "filler"
+        run.wait_for_step(STEPS // 3)
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        codes = run.wait()
+        lines = [line for line in run.output().splitlines() if line.startswith("xceptlab: ")]
+        clear = codes == [1] and len(lines) == 1 and "No space left on device" in lines[0] and "Traceback" not in run.output()
+        kept = len(run.checkpoints) == 2 and newest(run.checkpoints[0].parent) == run.checkpoints[-1]
+        filler.unlink()
+        run.start().wait()
+        return Counts(clear + kept + (run.result() == expected), 3)
+
+
+def _cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    file.write_bytes(data)
+
+
+def _empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+@check("newest checkpoint cut, flipped, emptied; both corrupt", "falls back one, says so; same bits")
+def corrupt(folder: Path, full: bool) -> Counts:
+    expected = undisturbed(folder)
+    held, of = 0, 0
+    for i in range(5 if full else 1):
+        for damage, files in ((_cut, 1), (_flip, 1), (_empty, 1), (_flip, 2)):
+            run = Run(folder / f"{damage.__name__}{files}-{i}").start()
+            run.wait_for_step(STEPS // 2)
+            run.signal(signal.SIGKILL)
+            run.wait()
+            for file in run.checkpoints[-files:]:
+                damage(file)
+            run.start().wait()
+            said = run.output().count("corrupt") == files
+            of, held = of + 1, held + (said and run.result() == expected)
+    return Counts(held, of)
+
+
+@check("pre-emptions of 2 processes, 0 to 500 ms between them", "0 hangs, right step, exit code 75; same bits at the end")
+def preempted(folder: Path, full: bool) -> Counts:
+    times = 50 if full else 4
+    longer = ("--runtime.checkpoint_steps=0", f"--train.epochs={times // 2 + 1}")
+    expected = undisturbed(folder, 2, *longer)
+    run = Run(folder / "run", longer)
+    held = 0
+    for _ in range(times):
+        step = run.step
+        run.start(2).wait_for_step(step + random.randrange(1, 6))
+        run.signal(signal.SIGTERM, delay=random.uniform(0, 0.5))
+        codes = run.wait()
+        right = run.checkpoints[-1].name.startswith(f"step{run.step:08d}-") if run.checkpoints else False
+        held += codes == [75, 0] and right
+    run.start(2).wait()
+    return Counts(held + (run.result() == expected), times + 1)
+
+
+@check("a checkpoint of version 0.1", "continues, to the same bits")
+def previous_release(folder: Path, full: bool) -> Counts:
+    import torch
+
+    expected = undisturbed(folder)
+    run = Run(folder / "run", ("--runtime.checkpoint_steps=0",)).start()
+    while not run.checkpoints and run.processes[0].is_alive():
+        time.sleep(0.001)
+    run.signal(signal.SIGKILL)
+    run.wait()
+    checkpoint = torch.load(run.checkpoints[0], weights_only=True)  # at the end of the first epoch, where 0.1 wrote them
+    del checkpoint["since_last_line"]
+    checkpoint["callbacks"]["ModelCheckpoint{}"] = {"best_model_path": ""}
+    for file in run.checkpoints:
+        file.unlink()
+    torch.save(checkpoint, run.path / "checkpoints" / "epoch00000.ckpt")
+    run.start().wait()
+    return Counts(int("continues from epoch00000" in run.output() and run.result() == expected), 1)
+
+
+@check("exit code 0 without a record", "never counted as done")
+def liars(folder: Path, full: bool) -> Counts:
+    from xceptlab.launch.local import Local
+    from xceptlab.loading import load_run
+
+    runs = [load_run([f"--seed={seed}", f"--runtime.outputs={folder}"]) for seed in range(10 if full else 3)]
+    launcher = Local(_says_done, ["", ""])
+    launcher.start(runs)
+    while not set((states := launcher.poll()).values()) <= {"done", "failed"}:
+        time.sleep(0.05)
+    return Counts(sum(state == "failed" for state in states.values()), len(runs))
+
+
+def _says_done(argv: list[str]) -> int:
+    return 0
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------------

@@ -59,7 +59,12 @@ def oldest_first(directory: Path) -> list[Path]:
 
 
 def newest(directory: Path) -> Path | None:
-    """The checkpoint to continue from, the newest that is whole; None to start. A corrupt one is told of and set aside."""
+    """The checkpoint to continue from, the newest that is whole; None to start. A corrupt one is told of and set aside.
+
+    What a kill left of a checkpoint that was being written is removed.
+    """
+    for unfinished in directory.glob(".*.tmp"):
+        unfinished.unlink(missing_ok=True)
     for path in reversed(oldest_first(directory)):
         _, _, digest = path.stem.partition("-")
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from xceptlab import __version__
+from xceptlab.interruption import Requests
 from xceptlab.leases import Busy
 from xceptlab.records import RunDirectory
 
@@ -182,10 +183,11 @@ def _train(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.data import locate
 
     locate(config.data)
-    from xceptlab.train import train
+    with Requests():  # a signal may come before all is loaded
+        from xceptlab.train import train
 
-    trained = RunDirectory.of(config.runtime.outputs, config.run_id).record() is not None
-    record = train(config, progress=sys.stderr.isatty())
+        trained = RunDirectory.of(config.runtime.outputs, config.run_id).record() is not None
+        record = train(config, progress=sys.stderr.isatty())
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())

@@ -20,7 +20,7 @@ class Requests:
     """The signals that ask this process to stop, from entering to leaving.
 
     At once, by an exception; while ``deferred``, ``number`` remembers the signal for the training loop, which looks at it after
-    each step; then only a second Ctrl-C stops at once.
+    each step. A process that was asked is on its way out: of later signals only Ctrl-C is heard, which stops it at once.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,8 @@ class Requests:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if number == signal.SIGINT or not self.number:
+                signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -64,11 +65,17 @@ class Requests:
         raise InterruptedError(f"interrupted by {signal.Signals(number).name}; the same command continues")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._deferred or (self.number == number == signal.SIGINT):
+        first, self.number = not self.number, self.number or number
+        if (first and not self._deferred) or (not first and number == signal.SIGINT):
             self.stop(number)
-        if number == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
+        if first and number == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
             print("xceptlab: stops after this step; Ctrl-C again stops at once", file=sys.stderr)
-        self.number = self.number or number
+
+
+def leave_signals_to_parent(*_: object) -> None:
+    """For loader workers, which are often asked along with the run: they end with it, or its last step would lack its images."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def die_with_parent() -> None:

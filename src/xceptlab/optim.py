@@ -73,6 +73,12 @@ class AverageWeights(WeightAveraging):
 
         super().__init__(use_buffers=True, multi_avg_fn=update)
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Copy the weights, in 64 bits where these will be."""
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            trainer.precision_plugin.convert_module(self._average_model)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing yet: a checkpoint written by another callback's hook would hold the average in place of the weights."""
 

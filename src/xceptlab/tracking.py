@@ -117,7 +117,8 @@ class Curves(pl.Callback):
 
     @staticmethod
     def _mean(trainer: pl.Trainer, value: Tensor) -> float:
-        return float(trainer.strategy.reduce(value.float(), reduce_op="mean"))
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
+        return float(trainer.strategy.reduce(value, reduce_op="mean"))
 
     @staticmethod
     def _write(trainer: pl.Trainer, line: dict[str, float]) -> None:
@@ -232,7 +233,12 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> list[Logger]:
             dir=directory.path,
             resume="allow",
             mode=mode,
-            settings=wandb.Settings(console="off", save_code=False, reinit="finish_previous"),
+            settings=wandb.Settings(
+                console="off",
+                save_code=False,
+                reinit="finish_previous",
+                x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
+            ),
         )
         return Mirror(run)
 

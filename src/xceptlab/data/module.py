@@ -1,6 +1,5 @@
 """The LightningDataModule: one for every data set, since they differ in their source only."""
 
-import signal
 import sys
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from xceptlab.data import SETS, augment, order
 from xceptlab.data.order import Key
 from xceptlab.data.sources import Arrays, Decoded, Indices, Unreadable
+from xceptlab.interruption import leave_signals_to_parent
 from xceptlab.schema import DataConfig, RunConfig
 
 
@@ -157,15 +157,16 @@ class DataModule(pl.LightningDataModule):
     def _loader(self, split: Split, sampler: order.TrainingOrder | order.EvaluationOrder) -> DataLoader:
         workers = 0 if isinstance(split.source, Arrays) else self.config.runtime.workers
         on_gpu = self._trainer.strategy.root_device.type == "cuda"
-        # Without a batch size a loader hands each key of the sampler to the split: a key is a batch.
         return DataLoader(
             split,
             sampler=sampler,
-            batch_size=None,
+            batch_size=None,  # so it hands each key of the sampler to the split: a key is a batch
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=on_gpu,
-            worker_init_fn=outlive_requests,
+            worker_init_fn=leave_signals_to_parent,
+            # a run forked from a server would start them from there, and they would outlive it
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -192,16 +193,6 @@ class DataModule(pl.LightningDataModule):
         if source not in self._resident:
             self._resident[source] = torch.from_numpy(source.images).to(device)
         return self._resident[source]
-
-
-def outlive_requests(worker: int) -> None:
-    """Schedulers and terminals signal every process; a worker that obeyed would break the training before its checkpoint.
-
-    The first SIGTERM is theirs, a second one is the main process's, which ends.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def _limited(labels: Indices, count: int, key: str) -> Indices:
