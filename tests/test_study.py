@@ -200,6 +200,7 @@ ILL_FORMED = [
     ({"arms": STUDY["arms"] | {"c": {"model.residual": "none"}}}, ["'b'", "'c'", "same science"]),
     ({"arms": {"a": {}, "b": {"model.residual": "all"}}}, ["'a'", "'b'", "same science"]),
     ({"arms": {"a": {}, "b": {"data.root": "/elsewhere"}}}, ["data.root cannot be a factor"]),
+    ({"arms": {"a": {}, "b": {"launcher.name": "slurm"}}}, ["launcher.name cannot be a factor"]),
     ({"claims": [CLAIM, CLAIM]}, ["claims", "the same id"]),
     ({"claims": [CLAIM | {"contrast": ["a", "z"]}]}, ["'c'", "no arm 'z'", "a, b"]),
     ({"claims": [CLAIM | {"contrast": ["a", "a"]}]}, ["'c'", "two different arms"]),
