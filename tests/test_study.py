@@ -313,6 +313,14 @@ def test_a_registration_is_made_once(write, registered):
     assert (expansion.directory() / "registered.yaml").read_bytes() == before
 
 
+def test_another_study_of_the_same_name_is_refused_and_a_reworded_one_is_not(write, registered):
+    reworded = {"question": "Does it really help?"}
+    assert edits(write(**reworded), registered) == []
+    other = expand(write(**reworded, arms={"a": {"model.width": 0.5}, "b": {"model.width": 0.25}}), registered)
+    with pytest.raises(ValueError, match=r"another study of this name was run, 'Does it help\?'; rename"):
+        Registration.make(other)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

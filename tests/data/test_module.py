@@ -1,10 +1,13 @@
 """The batches that training sees: the same tensors for any number of workers."""
 
+import os
+import signal
+
 import pytest
 import torch
 
 from conftest import TINY
-from xceptlab.data.module import DataModule
+from xceptlab.data.module import DataModule, outlive_requests
 from xceptlab.loading import load_run
 from xceptlab.train import trainer_on_devices
 
@@ -87,3 +90,16 @@ def test_validation_zero_trains_on_all():
     data = DataModule(load_run([*TINY, "--data.validation=0", "--data.train_images=0"]))
     data.setup("fit")
     assert (len(data.train), len(data.validation)) == (1297, 0)
+
+
+def test_a_loader_worker_survives_the_signals_of_a_scheduler_and_ends_with_the_main_process():
+    numbers = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        outlive_requests(0)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the second one, the main process's, ends it
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
