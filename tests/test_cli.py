@@ -31,7 +31,7 @@ def loaded_by(statement: str) -> set[str]:
 def test_help_lists_every_command(xceptlab, arguments):
     done = xceptlab(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
-    names = ("train", "evaluate", "export", "study", "plan", "report", "describe")
+    names = ("train", "evaluate", "export", "study", "plan", "status", "report", "describe")
     assert [name for name in names if f"    {name} " not in done.stdout] == []
 
 

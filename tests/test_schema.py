@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from xceptlab.schema import DataConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from xceptlab.schema import DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
 
 REFUSED = [
     (ModelConfig, {"order": "sideways"}, "model.order", "one of depthwise_first, pointwise_first"),
@@ -98,6 +98,10 @@ REFUSED = [
     (RuntimeConfig, {"workers": -1}, "runtime.workers", "0 or more"),
     (RuntimeConfig, {"wandb": "maybe"}, "runtime.wandb", "one of auto, online, offline, disabled"),
     (RuntimeConfig, {"outputs": 3}, "runtime.outputs", "of type str"),
+    (LauncherConfig, {"name": "k8s"}, "launcher.name", "one of local, slurm, ray"),
+    (LauncherConfig, {"gpus": -1}, "launcher.gpus", "0 or more"),
+    (LauncherConfig, {"minutes": 0}, "launcher.minutes", "at least 1"),
+    (LauncherConfig, {"options": ["--exclusive"]}, "launcher.options", "each NAME=VALUE"),
     (RunConfig, {"seed": -1}, "seed", "between 0 and 2**63 - 1"),
     (RunConfig, {"seed": 2**63}, "seed", "between 0 and 2**63 - 1"),
     (RunConfig, {"seed": 1.0}, "seed", "of type int"),
@@ -246,6 +250,16 @@ NO_SCIENCE = {
         "study": "residual",
         "arm": "none",
     },
+    "launcher": {
+        "name": "slurm",
+        "gpus": 8,
+        "memory": 64,
+        "minutes": 60,
+        "partition": "gpu",
+        "account": "lab",
+        "options": ("qos=long",),
+        "address": "192.0.2.1:6379",
+    },
 }
 
 
@@ -256,7 +270,7 @@ def alter(run: RunConfig, section: str, name: str, value) -> RunConfig:
 def test_the_lists_of_this_file_hold_every_field():
     listed = {f"{s}.{n}" for part in (OTHER, NO_SCIENCE) for s, names in part.items() for n in names}
     assert listed == {
-        f"{s}.{f.name}" for s in ("model", "data", "train", "runtime") for f in dataclasses.fields(getattr(BASE, s))
+        f"{s}.{f.name}" for s in ("model", "data", "train", "runtime", "launcher") for f in dataclasses.fields(getattr(BASE, s))
     }
 
 

@@ -230,6 +230,7 @@ ILL_FORMED = [
     ({"arms": STUDY["arms"] | {"c": {"model.residual": "none"}}}, ["'b'", "'c'", "same science"]),
     ({"arms": {"a": {}, "b": {"model.residual": "all"}}}, ["'a'", "'b'", "same science"]),
     ({"arms": {"a": {}, "b": {"data.root": "/elsewhere"}}}, ["data.root cannot be a factor"]),
+    ({"arms": {"a": {}, "b": {"launcher.name": "slurm"}}}, ["launcher.name cannot be a factor"]),
     ({"claims": [CLAIM, CLAIM]}, ["claims", "the same id"]),
     ({"claims": [CLAIM | {"contrast": ["a", "z"]}]}, ["'c'", "no arm 'z'", "a, b"]),
     ({"claims": [CLAIM | {"contrast": ["a", "a"]}]}, ["'c'", "two different arms"]),
@@ -340,6 +341,14 @@ def test_a_registration_is_made_once(write, registered):
     before = (expansion.directory() / "registered.yaml").read_bytes()
     Registration.make(expansion)
     assert (expansion.directory() / "registered.yaml").read_bytes() == before
+
+
+def test_another_study_of_the_same_name_is_refused_and_a_reworded_one_is_not(write, registered):
+    reworded = {"question": "Does it really help?"}
+    assert edits(write(**reworded), registered) == []
+    other = expand(write(**reworded, arms={"a": {"model.width": 0.5}, "b": {"model.width": 0.25}}), registered)
+    with pytest.raises(ValueError, match=r"another study of this name was run, 'Does it help\?'; rename"):
+        Registration.make(other)
 
 
 @pytest.mark.parametrize(

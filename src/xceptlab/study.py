@@ -320,6 +320,7 @@ class Registration:
     """A list, or the keys of ``Seeds``."""
     arms: dict[str, dict[str, Any]]
     """Per arm its science."""
+    question: str = ""
 
     @classmethod
     def now(cls, expansion: Expansion) -> "Registration":
@@ -327,18 +328,29 @@ class Registration:
         claims = [dataclasses.asdict(claim) | {"contrast": list(claim.contrast)} for claim in study.claims]
         arms = {name: config.science() for name, config in expansion.arms.items()}
         seeds = dataclasses.asdict(study.seeds) if isinstance(study.seeds, Seeds) else list(study.seeds)
-        return cls(time=time.time(), claims=claims, alpha=study.alpha, seeds=seeds, arms=arms)
+        return cls(time=time.time(), claims=claims, alpha=study.alpha, seeds=seeds, arms=arms, question=study.question)
 
     @classmethod
     def read(cls, expansion: Expansion) -> "Registration | None":
-        """What was registered, or None before the first run."""
+        """What was registered, or None before the first run.
+
+        Raises:
+            ValueError: The file is no registration, or one of another study, with which this one shares neither question nor arm.
+        """
         try:
-            return cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text()))
+            registered = cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text()))
         except FileNotFoundError:
             return None
         except (TypeError, ValueError, yaml.YAMLError):
             file = expansion.directory() / "registered.yaml"
             raise ValueError(f"{file}: not a registration of this version; remove it to register the study anew") from None
+        arms = [config.science() for config in expansion.arms.values()]
+        if registered.question not in ("", expansion.study.question) and not any(arm in registered.arms.values() for arm in arms):
+            raise ValueError(
+                f"{expansion.directory()}: another study of this name was run, {registered.question!r}; "
+                "rename this one's folder or file, or give it another --runtime.outputs"
+            )
+        return registered
 
     @classmethod
     def make(cls, expansion: Expansion) -> None:

@@ -1,5 +1,6 @@
 """The SLURM launcher against a real SLURM, such as `.ci/slurm start DIR` starts; its node must see this machine's files."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -28,6 +29,8 @@ def run(tmp_path):
 
 @pytest.fixture
 def launcher(monkeypatch, tmp_path):
+    cluster = os.open(os.environ["SLURM_CONF"], os.O_RDONLY)
+    fcntl.flock(cluster, fcntl.LOCK_EX)  # one test at a time, in whatever process
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}")
     launchers = []
 
@@ -39,6 +42,7 @@ def launcher(monkeypatch, tmp_path):
     yield make
     for one in launchers:
         one.stop()
+    os.close(cluster)
 
 
 def finish(launcher, until=lambda states: set(states.values()) <= {"done", "failed"}):
