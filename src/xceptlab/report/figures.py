@@ -40,6 +40,15 @@ def axis(verdict: Verdict) -> str:
     return f"{a}{line}− {b}, {verdict.claim.metric} ({'nats' if verdict.claim.lower_is_better else 'points'})"
 
 
+def span(verdict: Verdict) -> tuple[float, float, float, float]:
+    """What a picture of a claim spans, low and high, and from where to where in it the claim holds."""
+    v = verdict
+    shown = [0.0, *v.margins, *v.differences.values(), *(x for x in (v.low, v.high) if np.isfinite(x))]
+    pad = 0.08 * (max(shown) - min(shown) or 1.0)
+    low, high = min(shown) - pad, max(shown) + pad
+    return low, high, v.margins[0], high if len(v.margins) == 1 else v.margins[1]
+
+
 # ---- plotly: divs for the page; report.html.j2's style gives text and grid their colours ----------------------------------
 
 
@@ -48,13 +57,10 @@ def verdict_html(verdict: Verdict) -> str:
     import plotly.graph_objects as go
 
     v, figure, tone = verdict, go.Figure(), TONES[verdict.outcome]
-    shown = [0.0, *v.margins, *v.differences.values(), *(x for x in (v.low, v.high) if np.isfinite(x))]
-    pad = 0.08 * (max(shown) - min(shown) or 1.0)
-    low, high = min(shown) - pad, max(shown) + pad
-    where = {"x0": v.margins[0], "x1": high if len(v.margins) == 1 else v.margins[1]}
-    figure.add_vrect(**where, fillcolor="#009E73", opacity=0.12, line_width=0)
+    low, high, start, end = span(v)
+    figure.add_vrect(x0=start, x1=end, fillcolor="#009E73", opacity=0.12, line_width=0)
     figure.add_annotation(
-        x=(where["x0"] + where["x1"]) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False, text="claim holds", font_size=11
+        x=(start + end) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False, text="claim holds", font_size=11
     )
     for margin in v.margins:
         figure.add_vline(x=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5})
@@ -241,44 +247,54 @@ def plotly_script() -> str:
 
 def curves_svg(summary: Summary) -> bytes:
     """As ``curves_html``."""
-    figure, axes = _axes(6.4, 3.6)
+    figure, axes = _axes(6.4, 4.0)
     for i, (arm, curve) in enumerate(summary.curves.items()):
         if curve.values.size:
             mean, deviation = band(curve)
             axes.plot(curve.epochs, mean, "o-", ms=4, color=colour(i), label=f"{arm} (n = {len(curve.values)})")
-            axes.fill_between(curve.epochs, mean - deviation, mean + deviation, color=colour(i), alpha=0.2, lw=0)
+            axes.fill_between(
+                curve.epochs,
+                mean - deviation,
+                mean + deviation,
+                color=colour(i),
+                alpha=0.2 if len(summary.curves) < 5 else 0.1,
+                lw=0,
+            )
     axes.set(xlabel="epoch", ylabel=f"{summary.curve_metric} ({unit(summary.curve_metric)})")
     if axes.has_data() and len(summary.curves) <= 12:
-        axes.legend(frameon=False, loc="lower right")
+        figure.legend(frameon=False, loc="outside upper left", ncols=2, fontsize=8)
     return _svg(figure)
 
 
 def differences_svg(summary: Summary) -> bytes:
-    """Every claim's paired differences, mean, interval and margin, one under the other."""
-    figure, axes = _axes(6.4, 0.9 + 0.9 * max(1, len(summary.verdicts)))
-    for row, v in enumerate(summary.verdicts):
+    """As ``verdict_html``, for every claim, one under the other."""
+    rows = max(1, len(summary.verdicts))
+    figure, axes = _axes(6.4, 0.3 + 1.35 * rows, rows)
+    for ax, v in zip(np.atleast_1d(axes), summary.verdicts, strict=False):
+        low, high, *holds = span(v)
+        ax.axvspan(*holds, color="#009E73", alpha=0.12, lw=0)
         for margin in v.margins:
-            axes.plot([margin] * 2, [row - 0.4, row + 0.4], "--", color="#888", lw=1)
-        axes.plot(list(v.differences.values()), [row - 0.18] * v.n, "o", color=COLOURS[5], alpha=0.8, ms=5)
+            ax.axvline(margin, ls="--", color="#009E73", lw=1)
+        ax.axvline(0, color="#999", lw=0.8)
+        ax.plot(list(v.differences.values()), [0] * v.n, "o", color=TONES[v.outcome], alpha=0.5, ms=4)
         if v.n > 1:
-            axes.plot([v.low, v.high], [row + 0.12] * 2, "-", color=COLOURS[0], lw=2.5)
-            axes.plot([v.estimate], [row + 0.12], "o", color=COLOURS[0], ms=7)
-    axes.axvline(0, color="#bbb", lw=1, zorder=0)
-    axes.set(
-        yticks=range(len(summary.verdicts)),
-        yticklabels=[v.claim.id.replace("$", r"\$") for v in summary.verdicts],
-        ylim=(len(summary.verdicts) - 0.4, -0.6),
-    )
-    axes.set_xlabel("difference per seed (light), mean and interval (dark), margin (dashed)")
+            ax.plot([v.low, v.high], [1, 1], "-", color=TONES[v.outcome], lw=3)
+        ax.plot([v.estimate], [1], "o", color=TONES[v.outcome], ms=8)
+        ax.set(xlim=(low, high), ylim=(-0.7, 1.7), yticks=[0, 1], yticklabels=["seeds", "mean"])
+        title = f"{v.claim.id}: {v.outcome}".replace("$", r"\$")
+        ax.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    if not summary.verdicts:
+        axes.set_axis_off()
     return _svg(figure)
 
 
-def _axes(width: float, height: float):  # type: ignore[no-untyped-def]
+def _axes(width: float, height: float, rows: int = 1):  # type: ignore[no-untyped-def]
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots(rows)
+    for ax in np.atleast_1d(axes):
+        ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
