@@ -90,13 +90,14 @@ class Slurm(Launcher):
 
         config = jobs[0].config
         asked, runtime = config.launcher, config.runtime
+        cpus = config.train.threads + runtime.workers
         executor = submitit.SlurmExecutor(_folder(config))
         parameters: dict[str, Any] = {
             "job_name": "xceptlab",
             "time": asked.minutes,
             "nodes": runtime.num_nodes,
             "ntasks_per_node": runtime.devices,
-            "cpus_per_task": config.train.threads + runtime.workers,
+            "cpus_per_task": cpus,
             "gpus_per_node": asked.gpus or None,
             "mem_gb": asked.memory or None,
             "partition": asked.partition or None,
@@ -104,7 +105,7 @@ class Slurm(Launcher):
             "array_parallelism": self.limit or len(jobs),
             "signal_delay_s": NOTICE,
             "stderr_to_stdout": True,
-            "srun_args": ["--kill-on-bad-exit=1"],
+            "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],  # srun does not take it from sbatch
             "wckey": None,
             "additional_parameters": {"requeue": True, **dict(option.split("=", 1) for option in asked.options)},
         }
