@@ -145,7 +145,7 @@ def summarise(expansion: Expansion) -> Summary:
         curve_metric=curve_metric,
         curves=curves,
         sampling=sampling,
-        unmatched=_unmatched(verdicts, records, {row.name: row for row in arms}),
+        unmatched=_unmatched(verdicts, records),
         effects=_effects(expansion, records, metric),
         environment=_environment(records),
         links={key: file.read_text().strip() for key, file in links.items() if file.is_file()},
@@ -228,22 +228,24 @@ def _correct(file: Path) -> NDArray[np.uint8] | None:
         raise ValueError(f"{file}: not a run's correctness by image; remove its folder to train the run again") from None
 
 
-def _unmatched(verdicts: list[Verdict], records: Records, arms: dict[str, ArmRow]) -> dict[str, str]:
+def _unmatched(verdicts: list[Verdict], records: Records) -> dict[str, str]:
+    """Speeds are those of each arm's fastest run: what else runs on a machine only slows runs down."""
     unmatched = {}
     for v in verdicts:
-        a, b = (arms[arm] for arm in v.claim.contrast)
-        if not a.n or not b.n:
+        a, b = ([r for (name, _), r in records.items() if r and name == arm] for arm in v.claim.contrast)
+        if not a or not b:
             continue
         said = []
         for what, tolerance in (("parameters", UNMATCHED), ("macs", UNMATCHED), ("images_per_second", SPEED)):
-            more = getattr(a, what) / getattr(b, what) - 1 if getattr(b, what) else 0.0
-            if abs(more) > tolerance:
-                said.append(f"{what.replace('macs', 'MACs').replace('_per_second', '/s')} {100 * more:+.1f}%")
-        sizes = [{r.world_size for (name, _), r in records.items() if r and name == arm} for arm in v.claim.contrast]
+            mine, other = (max(getattr(record, what) for record in own) for own in (a, b))
+            if other and abs(mine / other - 1) > tolerance:
+                name = what.replace("macs", "MACs").replace("_per_second", "/s")
+                said.append(f"{name} {100 * (mine / other - 1):+.1f}%")
+        sizes = [" or ".join(map(str, sorted({record.world_size for record in own}))) for own in (a, b)]
         if sizes[0] != sizes[1]:
-            said.append(f"processes {' or '.join(map(str, sorted(sizes[0])))} against {' or '.join(map(str, sorted(sizes[1])))}")
+            said.append(f"processes {sizes[0]} against {sizes[1]}")
         if said:
-            unmatched[v.claim.id] = f"{a.name} against {b.name}: {', '.join(said)}"
+            unmatched[v.claim.id] = f"{v.claim.contrast[0]} against {v.claim.contrast[1]}: {', '.join(said)}"
     return unmatched
 
 
