@@ -94,6 +94,15 @@ def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_
 
 
 @slurm
+def test_what_slurm_refuses_is_one_line(run, launcher):
+    one = launcher()
+    one.start([run(0, "--launcher.partition=nowhere"), run(8, "--launcher.partition=nowhere")])
+    with pytest.raises(ValueError, match=r"SLURM refuses the jobs: .*Invalid partition name") as error:
+        one.poll()
+    assert "\n" not in str(error.value)
+
+
+@slurm
 def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_the_same_bits(tiny, launcher, tmp_path):
     science = ("--train.epochs=30", "--model.dropout=0.2", "--train.ema=0.9", "--runtime.workers=1")
     config, undisturbed = tiny(*SLURM, *science), tiny(*science, f"--runtime.outputs={tmp_path / 'undisturbed'}")
