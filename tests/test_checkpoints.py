@@ -109,7 +109,7 @@ def test_checkpoints_are_written_at_ends_of_epochs_by_steps_and_by_time(tiny, mo
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("crash", [3, 7, 9])  # batches of 20, 10 an epoch
+@pytest.mark.parametrize("crash", [3, 9])  # batches of 20, 10 an epoch
 def test_a_run_continues_in_mid_epoch_to_the_same_bits(tiny, tmp_path, monkeypatch, workers, crash):
     science = ("--model.dropout=0.2", "--train.ema=0.9", "--data.crop=pad", "--data.pad=1", "--train.accumulate=2")
     runtime = ("--runtime.checkpoint_steps=1", "--runtime.log_every=3", f"--runtime.workers={workers}")
