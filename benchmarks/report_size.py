@@ -124,7 +124,8 @@ def main() -> None:
             lines.append(f"| {arms * seeds:,} | {arms} | {seconds:.1f} | {busy:.1f} | {memory:.0f} | {size:.1f} | {opened:.1f} |")
             print(lines[-1])
     if "--write" in sys.argv:
-        head = f"`xceptlab report`, {EPOCHS} epochs of curves a run ({(LINES + 1) * EPOCHS} lines of log), on {machine()}:\n\n"
+        what = f"`xceptlab report`, {EPOCHS} epochs of curves a run ({(LINES + 1) * EPOCHS} lines of log)"
+        head = f"{what}, on {machine()} that others used too:\n\n"
         Path(__file__).with_suffix(".md").write_text(head + "\n".join(lines) + "\n")
 
 
