@@ -371,6 +371,16 @@ def test_every_later_edit_is_told_in_words(write, registered, changes, expected)
     assert edits(write(**changes), registered) == expected
 
 
+def test_a_field_that_a_later_version_has_added_is_no_edit(write, registered):
+    expansion = expand(write(), registered)
+    file = expansion.directory() / "registered.yaml"
+    old = yaml.safe_load(file.read_text())
+    for science in old["arms"].values():
+        del science["data.mixup"]
+    file.write_text(yaml.safe_dump(old))
+    assert Registration.read(expansion).edits(expansion) == []
+
+
 def test_a_changed_base_is_an_edit_of_every_arm(write, registered, folder):
     path = write()
     (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none}\ntrain: {epochs: 4}\n")

@@ -13,7 +13,7 @@ import types
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
-SCIENCE_VERSION = 1
+SCIENCE_VERSION = 2
 """Part of every run's identity; raised whenever a change of the code changes results."""
 
 

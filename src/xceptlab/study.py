@@ -363,6 +363,7 @@ class Registration:
     def edits(self, expansion: Expansion) -> list[str]:
         """What differs between the registered study and today's, in words."""
         today = Registration.now(expansion)
+        defaults = RunConfig().science()  # where fields stood that a later version has added
         edits = [
             f"{name} {getattr(self, name)} -> {getattr(today, name)}"
             for name in ("alpha", "seeds")
@@ -370,7 +371,7 @@ class Registration:
         ]
         for what, old, new in (
             ("claim", {c["id"]: c for c in self.claims}, {c["id"]: c for c in today.claims}),
-            ("arm", self.arms, today.arms),
+            ("arm", {name: defaults | science for name, science in self.arms.items()}, today.arms),
         ):
             edits += [f"{what} {name} added" for name in new if name not in old]
             edits += [f"{what} {name} removed" for name in old if name not in new]
