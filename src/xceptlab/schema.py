@@ -179,7 +179,8 @@ class DataConfig(_Section):
         self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}")
         for name in ("short_side", "colour", "rand_augment"):
             self._require(name, photographs or not getattr(self, name), f"left out for {self.name}: it is for photographs")
-        self._require("short_side", self.short_side == 0 or self.short_side >= 8, "0 (the originals) or at least 8")
+        cut = math.ceil(self.size / self.eval_crop - 1e-9)  # evaluation would enlarge what is smaller
+        self._require("short_side", self.short_side == 0 or self.short_side >= cut, f"0 (the originals) or at least {cut}")
         self._require("quality", 0 <= self.quality <= 100, "between 0 (pixels) and 100")
         self._require("cutout", 0 <= self.cutout <= 2 * self.size, "at least 0 and at most twice data.size")
         self._require("colour", 0 <= self.colour < 1, "at least 0 and below 1")

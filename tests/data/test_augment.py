@@ -77,7 +77,6 @@ def test_mixed_images_are_what_their_labels_parts_say(mixup, cutmix):
     mixed, own = augment.mix(images, plan)
     expected = torch.where(images[:, 0, 0, 0] == 1, own, 1 - own)
     assert torch.allclose(mixed.mean((1, 2, 3)), expected, atol=1e-5)
-    assert (own >= 0.5 - 1e-6).all()
     assert torch.equal(own[0::2], own[1::2])
     assert own.std() > 0.05
 
@@ -88,8 +87,8 @@ def test_a_coin_decides_between_mixup_and_cutmix():
     assert 0.45 < cut.mean() < 0.55
     assert (plan[~cut, 1:] == [0, 0, 32, 32]).all()
     area = (plan[cut, 3] - plan[cut, 1]) * (plan[cut, 4] - plan[cut, 2]) / 32**2
-    assert area.max() <= 0.55
-    assert area.min() < 0.05
+    assert 0.30 < area.mean() < 0.34  # 0.321 with alpha 1, since boxes are cut off at the borders (Yun et al.'s code)
+    assert 0.15 < (area > 0.5).mean() < 0.21
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])

@@ -219,3 +219,16 @@ def test_evaluation_never_replaces_a_photograph(photographs, tmp_path):
     data.setup("test")
     with pytest.raises(ValueError, match=r"a1.jpg: no readable image"):
         data.test[order.Key(0, np.arange(4), 1.0)]
+
+
+def test_images_in_memory_are_the_same_for_one_process_and_two_and_from_every_step():
+    small = ["--data.name=digits", "--data.num_classes=0", "--data.size=8", "--data.crop=pad", "--data.pad=2", "--data.colour=0"]
+    small += ["--data.rand_augment=0", "--data.train_images=111", "--train.batch_size=16"]
+    alone = stream("unused", *small)
+    ranks = [stream("unused", *small, rank=rank, world=2) for rank in (0, 1)]
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        for field in FIELDS:
+            assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts])), field
+    for done in range(len(alone)):
+        rest = stream("unused", *small, rank=1, world=2, done=done)  # continued by another number of processes
+        assert all(torch.equal(joined(ranks[1][done:], field), joined(rest, field)) for field in FIELDS)

@@ -1,5 +1,6 @@
 """Photographs: one image whatever it lies in, decoded as torchvision and Pillow do, prepared once, checked before use."""
 
+import contextlib
 import io
 import math
 import os
@@ -415,3 +416,67 @@ def test_imagenets_size_takes_little_memory_in_a_worker():
     permutation = order.permutation(0, 0, n)
     assert permutation.nbytes == 8 * n
     assert np.array_equal(np.sort(permutation), np.arange(n))
+
+
+# ---- what a review found ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", range(60, 400, 20))
+def test_a_png_with_a_wrong_byte_is_an_error_or_an_image_never_a_crash(place):
+    data = bytearray(jpeg(3, form="PNG"))
+    data[place] ^= 0xFF
+    with contextlib.suppress(ValueError):
+        assert decode(bytes(data)).shape == (3, 63, 77)
+
+
+def test_a_disk_that_fails_is_no_corrupt_photograph(tree):
+    """With on_corrupt skip it would be replaced in one arm and not in another."""
+    train, _ = load(tree, on_corrupt="skip")
+    (tree / "train" / "n01" / "n01_3.JPEG").unlink()
+    with pytest.raises(FileNotFoundError):
+        train.read(np.arange(8), None)
+
+
+def test_many_tar_files_are_not_kept_open(tree, monkeypatch):
+    import resource
+
+    monkeypatch.setattr("xceptlab.data.prepare.MEMBERS", 1)
+    list(prepare(config(tree, short_side=32), 0))
+    train, _ = load(tree, short_side=32)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 10, before[1]))
+    try:
+        assert len(everything(train)) == 24
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_tar_file_that_is_gone_is_written_again(tree):
+    list(prepare(config(tree, short_side=32), 0))
+    (tar,) = (tree / "prepared").glob("*/train-00000.tar")
+    before = tar.read_bytes()
+    tar.unlink()
+    assert next(prepare(config(tree, short_side=32), 0)) == (9, 33)
+    list(prepare(config(tree, short_side=32), 0))
+    assert tar.read_bytes() == before
+
+
+def test_missing_shards_and_neighbouring_sets_are_refused(shards):
+    (shards / "data" / "train-00001-of-00002.parquet").rename(shards / "kept")
+    with pytest.raises(ValueError, match=r"1 of the 2 files train-\*.parquet are there"):
+        load(shards)
+    (shards / "kept").rename(shards / "data" / "train-00001-of-00002.parquet")
+    shutil.copytree(shards / "data", shards / "other")
+    with pytest.raises(ValueError, match="holds several data sets"):
+        load(shards)
+
+
+def test_a_run_can_start_where_a_sampled_photograph_is_corrupt(tree):
+    (tree / "train" / "n01" / "n01_0.JPEG").write_bytes(b"x")
+    assert load(tree, on_corrupt="skip")[0].fingerprint() != load(tree)[1].fingerprint()
+
+
+def test_prepared_photographs_too_small_for_the_evaluation_are_refused():
+    with pytest.raises(ValueError, match=r"data.short_side: 256 is not allowed; it must be 0 \(the originals\) or at least 342"):
+        DataConfig(short_side=256)
+    assert DataConfig(short_side=256, size=224).short_side == 256

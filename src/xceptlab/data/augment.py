@@ -75,8 +75,8 @@ def _inside(low: Tensor, high: Tensor, height: int, width: int) -> Tensor:
 def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.float32]:
     """How images 2k and 2k + 1 of a batch are mixed, from the draws (B, DRAWS) of the first of the two.
 
-    The ratio is from Beta(mixup, mixup) or Beta(cutmix, cutmix), the larger of it and its complement: the two of a pair mix
-    symmetrically, so that this only says which is called which (zero switches a kind off; a coin decides between two).
+    The ratio is from Beta(mixup, mixup) or Beta(cutmix, cutmix); 0 switches a kind off, a coin decides between two. Both of
+    a pair get the same one. Of mixup's and its complement the larger is taken, which only says which image is called which.
 
     Returns:
         (B, 5): the partner's weight inside a box, and the box in pixels: top, left, bottom, right. Mixup's is the whole image,
@@ -88,7 +88,7 @@ def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.f
     cut = first[:, _COIN] < (0.5 if mixup and cutmix else bool(cutmix))
     alpha = np.where(cut, cutmix or 1.0, mixup or 1.0)
     ratio = betaincinv(alpha, alpha, first[:, _RATIO])
-    part = np.minimum(ratio, 1 - ratio)
+    part = np.where(cut, 1 - ratio, np.minimum(ratio, 1 - ratio))
     half = np.where(cut, size * np.sqrt(part) / 2, 2 * size)[:, None]
     centre = first[:, _BOX] * size
     box = np.clip(np.round(np.concatenate([centre - half, centre + half], 1)), 0, size)

@@ -51,6 +51,6 @@ class _Trial(Dataset[str]):
     def __getitem__(self, i: int) -> str:
         try:
             self.source.read(np.array([i]), None)
-        except Unreadable as error:
+        except (Unreadable, OSError) as error:
             return str(error)
         return ""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from xceptlab.data.sources import Arrays, folder, missing
-from xceptlab.data.stores import column
+from xceptlab.data.stores import column, shards
 from xceptlab.schema import DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -44,7 +44,7 @@ def _is_there(config: DataConfig) -> bool:
 
 
 def _has_parquet(config: DataConfig) -> bool:
-    return all(_shards(config, split) for split in ("train", "test"))
+    return all(shards(folder(config), split) for split in ("train", "test"))
 
 
 def _download(config: DataConfig) -> None:
@@ -73,18 +73,13 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     return read(config, "train"), read(config, "test")
 
 
-def _shards(config: DataConfig, split: str) -> list[Path]:
-    root = folder(config)
-    return sorted([*root.glob(f"{split}-*.parquet"), *root.glob(f"*/{split}-*.parquet")])
-
-
 def _read_parquet(config: DataConfig, split: str) -> Arrays:
     import torch
 
     from xceptlab.data.photographs import decode
 
     images, labels = [], []
-    for file in _shards(config, split):
+    for file in shards(folder(config), split):
         labels.append(column(file, ("label", "fine_label")).to_numpy())
         for row, cell in enumerate(column(file, ("img", "image")).to_pylist()):
             try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xceptlab.data.sources import folder, missing
-from xceptlab.data.stores import Archive, Shards, Store, Tree, folders
+from xceptlab.data.stores import Archive, Shards, Store, Tree, folders, shards
 from xceptlab.schema import DataConfig
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def _layout(config: DataConfig) -> Callable[[Path], tuple[Store, Store]]:
     root = folder(config)
     if all((root / split).is_dir() for split in ("train", "val")):
         return _trees
-    if _shards(root, "train") and _shards(root, "validation"):
-        return lambda root: (Shards.of(_shards(root, "train")), Shards.of(_shards(root, "validation")))
+    if shards(root, "train") and shards(root, "validation"):
+        return lambda root: (Shards.of(shards(root, "train")), Shards.of(shards(root, "validation")))
     if (root / _TRAIN).is_file() and (root / _VAL).is_file():
         return _tars
     raise missing(
@@ -64,10 +64,6 @@ def _layout(config: DataConfig) -> Callable[[Path], tuple[Store, Store]]:
         "ImageNet is given out at https://image-net.org after registration; set --data.root to its folder, "
         "or try the embedded images: -c configs/data/digits.yaml",
     )
-
-
-def _shards(root: Path, split: str) -> list[Path]:
-    return sorted([*root.glob(f"{split}-*.parquet"), *root.glob(f"*/{split}-*.parquet")])
 
 
 def load(config: DataConfig) -> "tuple[Photographs, Photographs]":
@@ -129,25 +125,25 @@ def _read_prepared(config: DataConfig) -> tuple[Archive, Archive]:
 
 def _tars(root: Path) -> tuple[Archive, Archive]:
     train = _indexed(root / _TRAIN, _train_members)
-    val = _indexed(root / _VAL, lambda file: _val_members(file, root))
+    val = _indexed(root / _VAL, lambda file: _val_members(file, root), root / _KIT)
     return train, val
 
 
-def _indexed(file: Path, members: Callable[[Path], Iterator[dict[str, Any]]]) -> Archive:
+def _indexed(file: Path, members: Callable[[Path], Iterator[dict[str, Any]]], *beside: Path) -> Archive:
     """The photographs in a tar file, sorted by label and name as in the unpacked tree."""
     import pyarrow
     import pyarrow.feather
 
-    state = file.stat()
-    identity = hashlib.sha256(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
+    states = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in (file, *beside) if one.exists()]
+    identity = hashlib.sha256(repr(states).encode()).hexdigest()[:16]
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xceptlab"
     cache = caches / f"{file.stem}-{identity}.arrow"
     if not cache.is_file():
         table = pyarrow.Table.from_pylist(list(members(file))).sort_by([("label", "ascending"), ("name", "ascending")])
         caches.mkdir(parents=True, exist_ok=True)
-        beside = cache.with_suffix(f".{os.getpid()}")
-        pyarrow.feather.write_feather(table.combine_chunks(), beside, compression="uncompressed")
-        beside.replace(cache)
+        unfinished = cache.with_suffix(f".{os.getpid()}")
+        pyarrow.feather.write_feather(table.combine_chunks(), unfinished, compression="uncompressed")
+        unfinished.replace(cache)
     return Archive((file,), pyarrow.feather.read_table(cache, memory_map=True))
 
 

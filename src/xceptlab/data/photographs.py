@@ -1,6 +1,8 @@
 """Photographs: encoded images of any size, decoded, cut and resized when they are asked for, in uint8."""
 
+import contextlib
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +16,9 @@ from xceptlab.data.sources import Decoded, Indices, Unreadable, digest
 from xceptlab.data.stores import Store
 from xceptlab.schema import DataConfig
 
-_TORCHVISIONS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
-"""How the files begin that torchvision decodes: JPEG, PNG, WebP."""
+_JPEG = b"\xff\xd8\xff"
+_RAW = re.compile(rb"P6 (\d+) (\d+) 255\n")
+"""How a file begins that ``prepare`` wrote as pixels."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Photographs(Decoded):
         for row, i in enumerate(index):
             try:
                 photograph = decode(self.store.read(i))
-            except (OSError, ValueError) as error:
+            except ValueError as error:  # an OSError, such as a disk that fails, is no corrupt photograph
                 raise Unreadable(f"{self.store.name(i)}: no readable image ({error})", row) from None
             images[row] = self._cut(photograph, None if draws is None else draws[row]).permute(1, 2, 0)
         return images
@@ -56,31 +59,34 @@ class Photographs(Decoded):
         return augment.vary(image, draws, flip=config.flip, colour=config.colour, rand_augment=config.rand_augment)
 
     def fingerprint(self) -> str:
-        """Of all labels and 16 decoded images; hashing a million photographs would take an hour."""
-        sample = self.read(np.linspace(0, len(self.labels) - 1, 16).astype(np.int64), None)
-        return digest(self.labels, sample.numpy())
+        """Of all labels and up to 16 decoded images; hashing a million photographs would take an hour."""
+        sample = []
+        for i in np.linspace(0, len(self.labels) - 1, 16).astype(np.int64):
+            with contextlib.suppress(Unreadable):  # training says what becomes of it
+                sample.append(self.read(np.array([i]), None).numpy())
+        return digest(self.labels, *sample)
 
 
 def decode(data: bytes) -> Tensor:
     """An encoded image as (3, H, W) uint8 in RGB, upright as its EXIF data say.
 
-    torchvision's decoder (libjpeg-turbo) takes JPEG, PNG and WebP, whatever the file is called, and gives the same bits as Pillow
-    in less time; Pillow takes the rest.
+    torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time; Pillow takes the rest
+    (torchvision 0.29 crashes on a PNG with a wrong byte).
 
     Raises:
-        ValueError: Neither can.
+        ValueError: It cannot be decoded.
     """
-    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.io import ImageReadMode, decode_jpeg
 
-    if data.startswith(_TORCHVISIONS):
-        try:
-            image = decode_image(
-                torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB, apply_exif_orientation=True
-            )
-            if image.dtype == torch.uint8:
-                return image
-        except RuntimeError:
-            pass  # Pillow may know it, and says better what is wrong
+    if raw := _RAW.match(data):
+        width, height = map(int, raw.groups())
+        pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)[raw.end() :]
+        if len(pixels) == height * width * 3:
+            return pixels.reshape(height, width, 3).permute(2, 0, 1)
+    if data.startswith(_JPEG):
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        with contextlib.suppress(RuntimeError):  # Pillow may know it, and says better what is wrong
+            return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
     return _decode_with_pillow(data)
 
 
@@ -93,5 +99,5 @@ def _decode_with_pillow(data: bytes) -> Tensor:
             if image.mode.startswith("I;16"):  # convert() would clip the 16 bits to 8, not scale them
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # of every kind: Pillow's plugins let through what they stumble over
         raise ValueError(str(error).partition(" <_io")[0]) from None

@@ -79,13 +79,17 @@ class _Parts(Dataset[int]):
         self.all = [(split, part) for split, store in splits.items() for part in range(-(-len(store.labels) // MEMBERS))]
 
     def written(self, split: str, part: int) -> bool:
-        return self._table(split, part).is_file() or (self.folder / f"{split}.arrow").is_file()
+        tables = self._table(split, part), self.folder / f"{split}.arrow"
+        return self._tar(split, part).is_file() and any(table.is_file() for table in tables)
 
     def size(self, key: tuple[str, int]) -> int:
         return len(self._members(*key))
 
     def _members(self, split: str, part: int) -> range:
         return range(part * MEMBERS, min((part + 1) * MEMBERS, len(self.splits[split].labels)))
+
+    def _tar(self, split: str, part: int) -> Path:
+        return self.folder / f"{split}-{part:05d}.tar"
 
     def _table(self, split: str, part: int) -> Path:
         return self.folder / f"{split}-{part:05d}.arrow"
@@ -95,7 +99,7 @@ class _Parts(Dataset[int]):
         import pyarrow.feather
 
         split, part = key
-        target = self.folder / f"{split}-{part:05d}.tar"
+        target = self._tar(split, part)
         beside = target.with_suffix(".part")
         store, rows = self.splits[split], []
         with open(beside, "wb") as file:
@@ -144,7 +148,7 @@ def _reduced(store: Store, i: int, config: DataConfig) -> bytes:
     try:
         data = store.read(i)
         image = decode(data)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         if config.on_corrupt == "skip":
             return data
         raise ValueError(f"{store.name(i)}: no readable image ({error})") from None

@@ -5,6 +5,7 @@ A store of a million photographs takes some tens of megabytes: names are one Arr
 
 import functools
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,9 @@ class Archive(Store):
 
     def read(self, i: int) -> bytes:
         part, offset, size = (self.table[column][int(i)].as_py() for column in ("part", "offset", "size"))
-        data = os.pread(_opened(self.files[part]), size, offset)
+        with open(self.files[part], "rb") as file:  # kept open, a thousand files would be more than a process may have
+            file.seek(offset)
+            data = file.read(size)
         if len(data) < size:
             raise ValueError(f"{self.files[part]} is cut short")
         if "crc" in self.table.column_names and zlib.crc32(data) != self.table["crc"][int(i)].as_py():
@@ -107,12 +110,6 @@ class Archive(Store):
 
     def name(self, i: int) -> str:
         return f"{self.files[self.table['part'][int(i)].as_py()]}: {self.table['name'][int(i)]}"
-
-
-@functools.cache
-def _opened(file: Path) -> int:
-    """A descriptor, read by position only, so that processes can share it."""
-    return os.open(file, os.O_RDONLY)
 
 
 @dataclass(frozen=True)
@@ -173,6 +170,20 @@ def _parquet(file: Path) -> "pyarrow.parquet.ParquetFile":
         return pyarrow.parquet.ParquetFile(file)
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{file}: not a readable parquet file ({error})") from None
+
+
+def shards(root: Path, split: str) -> list[Path]:
+    """The parquet files of a split, in the folder or in one below it; none where there are none.
+
+    Raises:
+        ValueError: They are of several folders, or some of them are missing.
+    """
+    files = sorted([*root.glob(f"{split}-*.parquet"), *root.glob(f"*/{split}-*.parquet")])
+    if len(found := sorted({str(file.parent) for file in files})) > 1:
+        raise ValueError(f"data.root: {root} holds several data sets, in {', '.join(found)}; name one of these folders")
+    if files and (counted := re.search(r"-of-(\d+)\.parquet$", files[0].name)) and len(files) != int(counted[1]):
+        raise ValueError(f"{files[0].parent}: {len(files)} of the {int(counted[1])} files {split}-*.parquet are there")
+    return files
 
 
 def picture(file: Path) -> str:
