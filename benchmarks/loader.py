@@ -54,8 +54,8 @@ def main() -> None:
             f"{date.today()}, {processor()}, {os.cpu_count()} cores,",
             f"torch {torch.__version__}, torchvision {torchvision.__version__}.",
             "Images per second: of a core's time for photographs, of the clock's for small images; median of the rounds.",
-            "Ratio: the median of the rounds' ratios, with the least and the largest. torchvision's pipeline normalises on the CPU;",
-            "xceptlab's photographs stay uint8 until they are on the device.",
+            "Ratio: the median of the rounds' ratios, with the least and the largest.",
+            "torchvision's pipeline normalises on the CPU; xceptlab's photographs stay uint8 until they are on the device.",
             "",
             *compared(f"Photographs, one core ({what}): RandomResizedCrop(224), flip", pipelines(photographs, Path(scratch))),
             *compared(
