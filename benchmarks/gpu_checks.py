@@ -100,29 +100,12 @@ def cpu_and_gpu(scratch: Path) -> str:
     return "relative errors of logits and gradient " + " and ".join(f"{error:.1e}" for error in errors)
 
 
-def study(scratch: Path) -> str:
-    """The residual study with several runs on the one GPU at a time."""
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "xceptlab", "study", str(ROOT / "experiments/residual"), "--runtime.accelerator=gpu"]
-    done = subprocess.run(
-        [*command, "--runtime.wandb=disabled", f"--runtime.outputs={scratch}"],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        cwd=ROOT,
-    )
-    if done.returncode:
-        raise RuntimeError((done.stdout + done.stderr)[-2000:])
-    verdict = next(line for line in done.stdout.splitlines() if "residual-helps" in line)
-    return f"{verdict.split(':')[0]} in {time.perf_counter() - start:.0f} s"
-
-
 def main() -> None:
     print(
         f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores,",
         f"torch {torch.__version__}, torchvision {torchvision.__version__}",
     )
-    checks = {"CPU and GPU agree in float64 at 299": cpu_and_gpu, "a study": study}
+    checks = {"CPU and GPU agree in float64 at 299": cpu_and_gpu}
     for precision in PRECISIONS:
         checks[f"kill -9 in mid-epoch, {precision}"] = lambda scratch, precision=precision: repeats(scratch, precision)
     failed = False
