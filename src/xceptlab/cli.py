@@ -50,12 +50,8 @@ def main(argv: list[str]) -> int:
     except InterruptedError as error:
         return _say(str(error), INTERRUPTED)
     except OSError as error:
-        mendable = isinstance(
-            error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
-        )
-        return _say(
-            f"{error.filename}: {error.strerror}" if error.filename else _raised(error), BAD_INPUT if mendable else FAILED
-        )
+        message = f"{error.filename}: {error.strerror}" if error.filename else _raised(error)
+        return _say(message, BAD_INPUT if isinstance(error, MENDABLE) else FAILED)
     except ValueError as error:
         if not _ours(error):
             raise

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xceptlab.data.sources import folder, missing
-from xceptlab.data.stores import Archive, Shards, Store, Tree, folders, shards
+from xceptlab.data.stores import Archive, Shards, Store, Tree, folders, shards, write_table
 from xceptlab.schema import DataConfig
 
 if TYPE_CHECKING:
@@ -141,9 +141,7 @@ def _indexed(file: Path, members: Callable[[Path], Iterator[dict[str, Any]]], *b
     if not cache.is_file():
         table = pyarrow.Table.from_pylist(list(members(file))).sort_by([("label", "ascending"), ("name", "ascending")])
         caches.mkdir(parents=True, exist_ok=True)
-        unfinished = cache.with_suffix(f".{os.getpid()}")
-        pyarrow.feather.write_feather(table.combine_chunks(), unfinished, compression="uncompressed")
-        unfinished.replace(cache)
+        write_table(table, cache)
     return Archive((file,), pyarrow.feather.read_table(cache, memory_map=True))
 
 

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from xceptlab.data import imagenet
 from xceptlab.data.photographs import decode
 from xceptlab.data.sources import digest
-from xceptlab.data.stores import Store
+from xceptlab.data.stores import Store, write_table
+from xceptlab.records import write_atomically
 from xceptlab.schema import DataConfig
 
 MEMBERS = 1000
@@ -45,7 +46,7 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _claim(folder, splits)
-        for leftover in folder.glob("*.part"):
+        for leftover in (*folder.glob("*.part"), *folder.glob(".*.tmp")):
             leftover.unlink()
         parts = _Parts(folder, splits, config)
         done, total = sum(map(parts.size, parts.all)), sum(len(store.labels) for store in splits.values())
@@ -66,7 +67,7 @@ def _claim(folder: Path, splits: dict[str, Store]) -> None:
     note = folder / "originals.json"
     mine = {split: {"images": len(store.labels), "labels": digest(store.labels)} for split, store in splits.items()}
     if not note.is_file():
-        note.write_text(json.dumps(mine))
+        write_atomically(note, json.dumps(mine).encode())
     elif json.loads(note.read_text()) != mine:
         raise ValueError(f"data.cache: {folder} holds the photographs of another data set")
 
@@ -96,7 +97,6 @@ class _Parts(Dataset[int]):
 
     def __getitem__(self, key: tuple[str, int]) -> int:
         import pyarrow
-        import pyarrow.feather
 
         split, part = key
         target = self._tar(split, part)
@@ -119,8 +119,7 @@ class _Parts(Dataset[int]):
                     raise OSError(f"{target}: {name} was not written as it was meant to be")
         beside.replace(target)
         columns = dict(zip(("part", "offset", "size", "crc", "label", "name"), map(list, zip(*rows, strict=True)), strict=True))
-        pyarrow.feather.write_feather(pyarrow.table(columns), beside, compression="uncompressed")
-        beside.replace(self._table(split, part))
+        write_table(pyarrow.table(columns), self._table(split, part))
         return len(rows)
 
     def join(self, split: str) -> None:
@@ -131,10 +130,8 @@ class _Parts(Dataset[int]):
         if (self.folder / f"{split}.arrow").is_file():
             return
         tables = [self._table(*key) for key in self.all if key[0] == split]
-        whole = pyarrow.concat_tables([pyarrow.feather.read_table(table) for table in tables]).combine_chunks()
-        beside = self.folder / f"{split}.part"
-        pyarrow.feather.write_feather(whole, beside, compression="uncompressed")
-        beside.replace(self.folder / f"{split}.arrow")
+        whole = pyarrow.concat_tables([pyarrow.feather.read_table(table) for table in tables])
+        write_table(whole, self.folder / f"{split}.arrow")
         for table in tables:
             table.unlink()
 

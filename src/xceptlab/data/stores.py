@@ -4,6 +4,7 @@ A store of a million photographs takes some tens of megabytes: names are one Arr
 """
 
 import functools
+import io
 import os
 import re
 import zlib
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from xceptlab.data.sources import Indices
+from xceptlab.records import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow
@@ -110,6 +112,15 @@ class Archive(Store):
 
     def name(self, i: int) -> str:
         return f"{self.files[self.table['part'][int(i)].as_py()]}: {self.table['name'][int(i)]}"
+
+
+def write_table(table: "pyarrow.Table", file: Path) -> None:
+    """The table of an archive, as a file that is mapped into memory when it is read; written whole or not at all."""
+    import pyarrow.feather
+
+    buffer = io.BytesIO()
+    pyarrow.feather.write_feather(table.combine_chunks(), buffer, compression="uncompressed")
+    write_atomically(file, buffer.getvalue())
 
 
 @dataclass(frozen=True)
