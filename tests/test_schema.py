@@ -247,6 +247,8 @@ NO_SCIENCE = {
         "checkpoint_minutes": 1.0,
         "wandb": "disabled",
         "wandb_project": "other",
+        "wandb_weights": True,
+        "tensorboard": True,
         "study": "residual",
         "arm": "none",
     },

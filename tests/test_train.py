@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from conftest import ROOT, TINY, listen_to_ctrl_c
-from xceptlab import checkpoints, cli, tracking
+from xceptlab import checkpoints, cli
 from xceptlab.data.module import Batch
 from xceptlab.leases import Busy
 from xceptlab.records import RunDirectory
@@ -229,13 +229,6 @@ def test_a_run_interrupted_after_its_last_checkpoint_keeps_its_validation_and_it
     assert record.seconds > 0
 
 
-def test_a_wandb_that_fails_in_mid_run_costs_the_mirror_not_the_run(tiny, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.setattr(wandb.Run, "log", lambda *args, **kwargs: 1 / 0)
-    with pytest.warns(UserWarning, match="W&B failed, the run goes on without it"):
-        assert train(tiny("--runtime.wandb=offline"), progress=False).status == "finished"
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_photograph_is_one_line_from_any_process(tmp_path, capsys, workers):
     for split in ("train", "val"):
@@ -280,28 +273,6 @@ def test_a_full_disk_ends_in_one_line_and_no_record(tiny, monkeypatch, capsys):
     assert cli.main(["train", *TINY, outputs]) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].endswith("No space left on device")
     assert [p for p in directory(config).path.rglob("*") if p.is_file()] == []
-
-
-def test_wandb_is_optional(tiny, monkeypatch):
-    monkeypatch.setattr(tracking, "_WANDB", False)
-    assert train(tiny("--runtime.wandb=auto"), progress=False).status == "finished"
-    with pytest.raises(ValueError, match="not installed"):
-        train(tiny("--runtime.wandb=online", "--seed=7"), progress=False)
-
-
-def test_wandb_offline_has_one_run_by_the_run_id(tiny, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", os.devnull)
-    config = tiny("--runtime.wandb=auto", "--runtime.study=a_study", "--runtime.arm=an_arm", "--runtime.log_every=50")
-    train(config, progress=False)
-    folder = directory(config).path
-    nonce = (folder / "wandb_id").read_text()
-    (offline,) = folder.glob("wandb/offline-run-*")
-    assert offline.name.endswith(f"{config.run_id}-{nonce}")
-    log = next(offline.glob("*.wandb")).read_bytes()
-    for text in (b"a_study", b"an_arm", b"model.residual", b"val/top1", b"test/top1"):
-        assert text in log
 
 
 # ---- in processes of their own: signals, kills, two ranks -----------------------------------------------------------------

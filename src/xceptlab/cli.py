@@ -140,6 +140,8 @@ def _parser() -> _Parser:
     own.add_argument(
         "--format", choices=("html", "latex"), default="html", help="latex: report.tex too, the arms and claims as tables"
     )
+    own = add("sync", _sync, "Send runs and studies to Weights & Biases: what ran offline, or what it lacks; trains nothing.")
+    own.add_argument("names", metavar="STUDY|RUN", nargs="+", help=f"{study}, with all its runs, or a run's folder or id")
     own = add("train", _train, "Train, evaluate and record one run.", add_help=False)
     own.add_argument("-h", "--help", action="store_true")
     weights = (
@@ -330,52 +332,13 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
 
 
 def _plan(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.report.summary import UNMATCHED, read_records
-
     expansion = _expand(options.study, layers)
     networks = _networks(expansion)
-    records = read_records(expansion)
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from xceptlab.report.terminal import show_plan
 
+    show_plan(expansion, networks)
     from xceptlab.data import locate
-    from xceptlab.models.cost import changes
-    from xceptlab.report.write import amount
-    from xceptlab.study import Seeds
-    from xceptlab.verdict import forecast, judge_study
 
-    console = Console()
-    console.print(f"[bold]{escape(expansion.study.question)}[/bold]  ({expansion.name})")
-    view = Table()
-    for name in ("arm", "differs from the baseline in", "parameters", "MACs", "runs done"):
-        view.add_column(name, overflow="fold")
-    first = next(iter(networks.values()))
-    for arm, tree in networks.items():
-        keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
-        done = sum(records[arm, seed] is not None for seed in expansion.seeds)
-        what = expansion.arms[arm].model.match
-        if what != "none" and abs(getattr(tree[0], what) / getattr(first[0], what) - 1) > UNMATCHED:
-            keys += "\n(unmatched)"
-        costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
-        view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.seeds)}")
-    console.print(view)
-    for arm, tree in networks.items():
-        if lines := changes(first, tree):
-            shown = lines[:6] + ([f"and {len(lines) - 6} more"] if len(lines) > 6 else [])
-            console.print(f"Modules of {arm}:", *shown, sep="\n  ", markup=False, highlight=False)
-    verdicts = judge_study(expansion, records)
-    for verdict in verdicts:
-        claim = verdict.claim
-        a, b = claim.contrast
-        said = f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
-        needs = verdict.summary if verdict.decided else forecast(verdict, expansion.study)
-        console.print(said, *([f"  {needs}"] if needs else []), sep="\n", markup=False, highlight=False)
-    missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
-    seeds, more = expansion.study.seeds, ""
-    if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.decided for verdict in verdicts):
-        more = f"; then {seeds.step} more seeds at a time until every claim is decided, {seeds.max} at most"
-    console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
     data = next(iter(expansion.arms.values())).data
     if not data.download:  # which would be done here and now
         try:
@@ -394,12 +357,19 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
     if None in read_records(expansion).values():
         _networks(expansion)
     from xceptlab.launch.study import run_missing
+    from xceptlab.report.terminal import show_summary
 
     failed = run_missing(expansion, options.jobs, main)
     while not failed and (more := _grown(expansion)).look > expansion.look:  # until every claim is decided
         expansion = more
         failed = run_missing(expansion, options.jobs, main)
-    _show(_write(expansion))
+    summary = _write(expansion)
+    show_summary(summary)
+    if summary.links:  # its runs are in W&B
+        try:
+            _sync_study(summary)
+        except ValueError as error:
+            print(f"Warning: {error}", file=sys.stderr)
     for run_id, reason in failed.items():
         print(f"failed: {run_id}: {reason}", file=sys.stderr)
     return FAILED if failed else 0
@@ -413,12 +383,13 @@ def _status(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _report(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.report.terminal import show_summary
     from xceptlab.report.write import publish, write_comparison
     from xceptlab.study import locate
 
     summaries = [_write(_expand(study, layers), latex=options.format == "latex") for study in options.study]
     for study, summary in zip(options.study, summaries, strict=True):
-        _show(summary)
+        show_summary(summary)
         if options.format == "latex":
             print(f"LaTeX: {summary.expansion.directory() / 'report.tex'}")
         if options.publish:
@@ -439,38 +410,36 @@ def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
     return summary
 
 
-def _show(summary: "Summary") -> None:
-    """The verdicts and the arms in the terminal."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _sync(options: argparse.Namespace, layers: list[str]) -> int:
+    from xceptlab.loading import load_run
 
-    from xceptlab.report.write import arm_cells, arm_header
+    outputs = load_run(layers, "sync").runtime.outputs
+    for name in options.names:
+        run = next((path for path in (Path(name), Path(outputs) / "runs" / name) if (path / "config.yaml").is_file()), None)
+        if run:
+            _sync_run(run, layers)
+            continue
+        expansion = _expand(name, layers)
+        for config in expansion.runs().values():
+            directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+            try:
+                if directory.log():
+                    _sync_run(directory.path, layers)
+            except Busy as error:
+                print(f"xceptlab: {error}", file=sys.stderr)
+        _sync_study(_write(expansion))
+    return 0
 
-    colours = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", "incomplete": "yellow"}
-    console = Console(highlight=False)
-    console.print(Text(summary.expansion.study.question, style="bold"))
-    view = Table(box=SIMPLE, pad_edge=False)
-    view.add_column("arm", overflow="fold")
-    for name in arm_header(summary.metric)[1:]:
-        view.add_column(name, justify="right", no_wrap=True)
-    for row in summary.arms:
-        view.add_row(*map(Text, arm_cells(row, row, summary.metric)))
-    console.print(view)
-    for v in summary.verdicts:
-        console.print(Text.assemble((v.outcome.upper(), f"bold {colours[v.outcome]}"), f"  {v.claim.id}: {v.claim.statement}"))
-        console.print(Text(f"  {v.summary} {v.power}"))
-        notes = [f"Unmatched budgets, {summary.unmatched[v.claim.id]}."] if v.claim.id in summary.unmatched else []
-        notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
-        console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
-    for i, effect in enumerate(summary.effects):
-        if i == 0:
-            level = 100 * (1 - summary.expansion.study.alpha)
-            console.print(
-                Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals:", style="bold")
-            )
-        console.print(Text(f"{effect.estimate:+8.2f} ({effect.low:+.2f} to {effect.high:+.2f})  {effect.name}"))
-    for warning in summary.warnings:
-        console.print(Text(f"Warning: {warning}", style="yellow"))
-    console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)
+
+def _sync_run(path: Path, layers: list[str]) -> None:
+    from xceptlab.loading import load_run
+    from xceptlab.mirror import sync
+
+    config = load_run(["-c", str(path / "config.yaml"), *layers], "sync")
+    print(f"{config.run_id}: {sync(config, RunDirectory(path))}", flush=True)
+
+
+def _sync_study(summary: "Summary") -> None:
+    from xceptlab.report.write import sync
+
+    print(f"{summary.expansion.name}: {sync(summary)}")

@@ -288,6 +288,10 @@ class RuntimeConfig(_Section):
     """Weights & Biases; auto is online where a key is configured and else offline."""
     wandb_project: str = "xceptlab"
     """Project in Weights & Biases."""
+    wandb_weights: bool = False
+    """Send the evaluated weights to Weights & Biases, too, as an artifact."""
+    tensorboard: bool = False
+    """Write the log for TensorBoard, too, into the run's folder."""
     study: str = ""
     """Name of the study that started the run; set by ``xceptlab study``."""
     arm: str = ""

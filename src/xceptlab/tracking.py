@@ -1,12 +1,10 @@
-"""Where curves go: metrics.jsonl, which is the truth, and Weights & Biases, which mirrors it."""
+"""Where curves go: metrics.jsonl, which is the truth, and Weights & Biases and TensorBoard, which mirror it."""
 
 import json
-import os
-import secrets
+import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,11 +14,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from xceptlab.data.module import Batch
+from xceptlab.mirror import Mirror, chosen
 from xceptlab.records import Record, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.task import Task
 
-_WANDB = RequirementCache("wandb")
+_TENSORBOARD = RequirementCache("tensorboard")
 
 
 class Diverged(Exception):
@@ -137,6 +136,7 @@ class LocalLog(Logger):
     def __init__(self, directory: RunDirectory) -> None:
         super().__init__()
         self.directory = directory
+        self.lines: list[dict[str, Any]] = []
 
     name = "local"
     version = ""
@@ -144,8 +144,8 @@ class LocalLog(Logger):
     @rank_zero_only
     def keep(self, step: int) -> None:
         """Drop what an interrupted run logged after ``step``, where it continues, and its final evaluation."""
-        lines = [line for line in self.directory.log() if line["step"] <= step and "test/loss" not in line]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        self.lines[:] = [line for line in self.directory.log() if line["step"] <= step and "test/loss" not in line]
+        text = "".join(json.dumps(line) + "\n" for line in self.lines)
         write_atomically(self.directory.path / "metrics.jsonl", text.encode())
 
     @rank_zero_only
@@ -154,8 +154,67 @@ class LocalLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.lines.append({"step": step, "time": time.time(), **metrics})
         with open(self.directory.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, "time": time.time(), **metrics}) + "\n")
+            file.write(json.dumps(self.lines[-1]) + "\n")
+
+
+class TensorBoard:
+    """The local log for TensorBoard, in the run's folder; written anew by a run that continues.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        if not _TENSORBOARD:
+            raise ValueError("runtime.tensorboard: true needs tensorboard, which is not installed (pip install tensorboard)")
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        shutil.rmtree(directory.path / "tensorboard", ignore_errors=True)
+        self._logger = TensorBoardLogger(directory.path, name=None, version="tensorboard", flush_secs=10)
+        self._sent = 0
+
+    def send(self, log: list[dict[str, Any]]) -> None:
+        for line in log[self._sent :]:
+            self._logger.log_metrics({name: value for name, value in line.items() if name not in ("step", "time")}, line["step"])
+        self._sent = len(log)
+
+    def close(self, record: Record) -> None:
+        self._logger.experiment.close()
+
+
+class MirrorLog(Logger):
+    """What mirrors the local log. When it fails, the run goes on without it."""
+
+    version = ""
+
+    def __init__(self, name: str, mirror: Mirror | TensorBoard, local: LocalLog) -> None:
+        super().__init__()
+        self._name, self._local = name, local
+        self._mirror: Mirror | TensorBoard | None = mirror
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the mirror was opened with them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Send what the local log has gained."""
+        self._safely(lambda mirror: mirror.send(self._local.lines))
+
+    def finish(self, record: Record) -> None:
+        self._safely(lambda mirror: mirror.close(record))
+
+    def _safely(self, action: Callable[[Mirror | TensorBoard], None]) -> None:
+        try:
+            if self._mirror is not None:
+                action(self._mirror)
+        except Exception as error:  # whatever it is, it is not worth a run
+            self._mirror = None
+            rank_zero_warn(f"{self.name} failed, the run goes on without it: {type(error).__name__} {error}")
 
 
 def _local(trainer: pl.Trainer) -> LocalLog:
@@ -163,99 +222,33 @@ def _local(trainer: pl.Trainer) -> LocalLog:
 
 
 def loggers(config: RunConfig, directory: RunDirectory) -> list[Logger]:
-    """The run's logs; W&B's on the first process only.
+    """The run's logs: the local one, and on the first process its mirrors.
 
     Raises:
-        ValueError: W&B is asked for, and is not installed or refuses.
+        ValueError: W&B or TensorBoard is asked for, and is not installed or refuses.
     """
-    return [LocalLog(directory), *(_wandb(config, directory) if rank_zero_only.rank == 0 else [])]  # type: ignore[attr-defined]
+    local = LocalLog(directory)
+    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+        return [local]
+    mirrors: list[Logger] = [MirrorLog("W&B", wandb, local)] if (wandb := _wandb(config, directory)) else []
+    if config.runtime.tensorboard:
+        mirrors.append(MirrorLog("TensorBoard", TensorBoard(directory), local))
+    return [local, *mirrors]
 
 
 def finish(trainer: pl.Trainer, record: Record) -> None:
-    """Close the run in W&B with what only the record knows, and wait until all of it is written."""
+    """Close the mirrors with what only the record knows, and wait until all of it is written."""
     for logger in trainer.loggers:
-        if isinstance(logger, Mirror):
+        if isinstance(logger, MirrorLog):
             logger.finish(record)
 
 
-class Mirror(Logger):
-    """The run in W&B. It mirrors the local log: when it fails, the run goes on without it."""
-
-    name = "wandb"
-    version = ""
-
-    def __init__(self, run: Any) -> None:
-        super().__init__()
-        self.run: Any | None = run
-        run.define_metric("*", step_metric="step")
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run was started with them."""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self._safely(lambda run: run.log({"step": step, **metrics}))
-
-    def finish(self, record: Record) -> None:
-        import wandb
-
-        known = {"status": record.status, "parameters": record.parameters, "macs": record.macs, **record.metrics}
-        self._safely(lambda run: (run.summary.update(known), run.finish()))
-        self._safely(lambda run: wandb.teardown())  # finish() returns before the file is written; a forked run has no atexit
-
-    def _safely(self, action: Callable[[Any], Any]) -> None:
-        try:
-            if self.run is not None:
-                action(self.run)
-        except Exception as error:  # whatever it is, it is not worth a run
-            self.run = None
-            rank_zero_warn(f"W&B failed, the run goes on without it: {type(error).__name__} {error}")
-
-
-def _wandb(config: RunConfig, directory: RunDirectory) -> list[Logger]:
-    """The run in W&B, one for its whole life: its id is the run's, with a nonce kept in the run's directory."""
-    wanted = config.runtime.wandb
-    if wanted == "disabled" or (wanted == "auto" and (os.environ.get("WANDB_MODE") == "disabled" or not _WANDB)):
-        return []
-    if not _WANDB:
-        raise ValueError(f"runtime.wandb: {wanted!r} needs wandb, which is not installed (pip install wandb); disabled does not")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-
-    def start(mode: Literal["online", "offline"]) -> Logger:
-        run = wandb.init(
-            id=f"{config.run_id}-{_nonce(directory.path / 'wandb_id')}",
-            name=config.run_id,
-            project=config.runtime.wandb_project,
-            group=config.runtime.study or None,
-            job_type=config.runtime.arm or None,
-            tags=directory.studies() or None,
-            config=config.science(),
-            dir=directory.path,
-            resume="allow",
-            mode=mode,
-            settings=wandb.Settings(
-                console="off",
-                save_code=False,
-                reinit="finish_previous",
-                x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
-            ),
-        )
-        return Mirror(run)
-
+def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
     try:
-        # auto never asks: it is online where the environment or the netrc file has a key
-        offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
-        online = wanted == "online" or (wanted == "auto" and not offline and wandb.login(prompt=False))
-        return [start("online" if online else "offline")]
-    except (wandb.Error, OSError) as error:
-        if wanted != "auto":
-            raise ValueError(f"runtime.wandb: {wanted} does not work here: {error}") from None
-        rank_zero_warn(f"W&B does not work here, so the run is tracked offline: {error}")
-        wandb.teardown()
-        return [start("offline")]
-
-
-def _nonce(file: Path) -> str:
-    if not file.exists():
-        write_atomically(file, secrets.token_hex(4).encode())
-    return file.read_text().strip()
+        mode = chosen(config.runtime)
+        return Mirror(config, directory, mode) if mode else None
+    except ValueError as error:
+        if config.runtime.wandb != "auto":
+            raise ValueError(f"runtime.wandb: {config.runtime.wandb} does not work here: {error}") from None
+        rank_zero_warn(f"{error}; the run is tracked offline, and `xceptlab sync` can send it later")
+        return Mirror(config, directory, "offline")

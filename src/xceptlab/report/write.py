@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 import xceptlab
+from xceptlab import mirror
 from xceptlab.records import write_atomically
 from xceptlab.report import figures
 from xceptlab.report.summary import ArmRow, Summary, results_csv
@@ -62,6 +63,23 @@ def publish(summary: Summary, folder: Path) -> None:
     """Copy report.md, its figures and results.csv beside the study file, to be committed."""
     for name in FILES:
         shutil.copyfile(summary.expansion.directory() / name, folder / name)
+
+
+def sync(summary: Summary) -> str:
+    """Send the verdicts and the report, which is written already, to W&B; returns the address there.
+
+    Raises:
+        ValueError: There is no key, or W&B refuses or cannot be reached.
+    """
+    study, config = summary.expansion.study, next(iter(summary.expansion.arms.values()))
+    verdicts = [
+        {"claim": v.claim.id, "statement": v.claim.statement, "verdict": v.outcome, "estimate": v.estimate, "low": v.low,
+         "high": v.high, "n": v.n, "p": v.p_adjusted, "summary": v.summary}
+        for v in summary.verdicts
+    ]  # fmt: skip
+    shown = {v.claim.id: v.outcome for v in summary.verdicts} | {"runs": summary.done}
+    name, project = summary.expansion.name, config.runtime.wandb_project
+    return mirror.sync_study(summary.expansion.directory(), name, project, study.question, verdicts, shown)
 
 
 def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:

@@ -1,0 +1,89 @@
+"""A study in the terminal: what it would run, and what its records say."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from xceptlab.report.summary import UNMATCHED, Summary, read_records
+from xceptlab.report.write import amount, arm_cells, arm_header
+from xceptlab.study import Expansion, Seeds
+from xceptlab.verdict import forecast, judge_study
+
+if TYPE_CHECKING:
+    from xceptlab.models.cost import Row
+
+COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", "incomplete": "yellow"}
+
+
+def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None:
+    """How the arms differ, what the claims still need, and how much there is to train.
+
+    Args:
+        expansion: The study.
+        networks: Each arm's module tree.
+    """
+    from xceptlab.models.cost import changes  # loads torch, which `report` does without
+
+    records = read_records(expansion)
+    console = Console(markup=False)
+    console.print(Text.assemble((expansion.study.question, "bold"), f"  ({expansion.name})"))
+    view = Table()
+    for name in ("arm", "differs from the baseline in", "parameters", "MACs", "runs done"):
+        view.add_column(name, overflow="fold")
+    first = next(iter(networks.values()))
+    for arm, tree in networks.items():
+        keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
+        done = sum(records[arm, seed] is not None for seed in expansion.seeds)
+        what = expansion.arms[arm].model.match
+        if what != "none" and abs(getattr(tree[0], what) / getattr(first[0], what) - 1) > UNMATCHED:
+            keys += "\n(unmatched)"
+        costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
+        view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.seeds)}")
+    console.print(view)
+    for arm, tree in networks.items():
+        if lines := changes(first, tree):
+            shown = lines[:6] + ([f"and {len(lines) - 6} more"] if len(lines) > 6 else [])
+            console.print(f"Modules of {arm}:", *shown, sep="\n  ", highlight=False)
+    verdicts = judge_study(expansion, records)
+    for verdict in verdicts:
+        claim = verdict.claim
+        a, b = claim.contrast
+        said = f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
+        needs = verdict.summary if verdict.decided else forecast(verdict, expansion.study)
+        console.print(said, *([f"  {needs}"] if needs else []), sep="\n", highlight=False)
+    missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
+    seeds, more = expansion.study.seeds, ""
+    if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.decided for verdict in verdicts):
+        more = f"; then {seeds.step} more seeds at a time until every claim is decided, {seeds.max} at most"
+    console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
+
+
+def show_summary(summary: Summary) -> None:
+    """The verdicts and the arms."""
+    console = Console(highlight=False)
+    console.print(Text(summary.expansion.study.question, style="bold"))
+    view = Table(box=SIMPLE, pad_edge=False)
+    view.add_column("arm", overflow="fold")
+    for name in arm_header(summary.metric)[1:]:
+        view.add_column(name, justify="right", no_wrap=True)
+    for row in summary.arms:
+        view.add_row(*map(Text, arm_cells(row, row, summary.metric)))
+    console.print(view)
+    for v in summary.verdicts:
+        console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {v.claim.id}: {v.claim.statement}"))
+        console.print(Text(f"  {v.summary} {v.power}"))
+        notes = [f"Unmatched budgets, {summary.unmatched[v.claim.id]}."] if v.claim.id in summary.unmatched else []
+        notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
+        console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
+    if summary.effects:
+        level = 100 * (1 - summary.expansion.study.alpha)
+        console.print(Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals:", style="bold"))
+    for effect in summary.effects:
+        console.print(Text(f"{effect.estimate:+8.2f} ({effect.low:+.2f} to {effect.high:+.2f})  {effect.name}"))
+    for warning in summary.warnings:
+        console.print(Text(f"Warning: {warning}", style="yellow"))
+    console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)

@@ -1,0 +1,227 @@
+"""W&B as wandb's own client speaks to a stand-in for its server, and its offline files read back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+
+from conftest import ROOT, TINY
+from xceptlab import cli, mirror, tracking
+from xceptlab.records import RunDirectory
+from xceptlab.task import Task
+from xceptlab.train import train
+
+wandb = pytest.importorskip("wandb")
+
+from wandb_server import KEY, Server, offline_history, offline_records  # noqa: E402  (they need wandb)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with Server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_SILENT", "true")
+        yield server
+    wandb.teardown()  # it remembers the address and the key
+
+
+def directory(config):
+    return RunDirectory.of(config.runtime.outputs, config.run_id)
+
+
+def log(config):
+    """The lines of the local log as they are to be in W&B."""
+    lines = directory(config).log()
+    return [{"_step": n, "_timestamp": line.pop("time"), **line} for n, line in enumerate(lines)]
+
+
+def sent(lines):
+    return [{name: value for name, value in line.items() if name != "_runtime"} for line in lines]
+
+
+def wandb_id(config):
+    return f"{config.run_id}-{(directory(config).path / 'wandb_id').read_text()}"
+
+
+def killed(outputs, step, *overrides):
+    """Start a run in a process of its own and kill it once it has logged so many steps."""
+    command = [sys.executable, "-m", "xceptlab", "train", *TINY, f"--runtime.outputs={outputs}", *overrides]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not any(file.read_text().count("\n") >= step for file in outputs.glob("runs/*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    time.sleep(1.5)  # what is written once a second is written
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_run_online_is_one_run_with_its_log_its_configuration_and_its_record(tiny, server):
+    config = tiny("--runtime.wandb=auto", "--runtime.wandb_weights=true", "--runtime.study=a_study", "--runtime.arm=an_arm")
+    directory(config).join("a_study")
+    directory(config).join("another")
+    record = train(config, progress=False)
+    (run,) = server.runs.values()
+    assert sent(server.histories[wandb_id(config)]) == log(config)
+    assert (run["groupName"], run["jobType"], run["displayName"]) == ("a_study", "an_arm", config.run_id)
+    assert run["tags"] == ["a_study", "another"]
+    assert json.loads(run["config"])["model.residual"] == {"value": "all"}
+    summary = server.summaries[wandb_id(config)]
+    assert summary.items() >= {"status": "finished", "parameters": record.parameters, **record.metrics}.items()
+    assert server.files["model.safetensors"] == (directory(config).path / "model.safetensors").read_bytes()
+    assert [artifact["artifactTypeName"] for artifact in server.artifacts] == ["model"]
+    assert (directory(config).path / "wandb_url").read_text() == f"{server.url}/me/xceptlab/runs/{wandb_id(config)}"
+    everything = "".join(file.read_text(errors="ignore") for file in directory(config).path.rglob("*") if file.is_file())
+    assert KEY not in everything
+
+
+@pytest.mark.parametrize("end", ["kill", "error"])
+def test_a_run_that_was_interrupted_goes_on_as_the_same_run_and_each_line_arrives_once(tiny, server, tmp_path, monkeypatch, end):
+    config = tiny("--train.epochs=40", "--runtime.wandb=online")
+    if end == "kill":  # W&B has fewer lines than are in the log
+        killed(tmp_path / "outputs", 40, "--train.epochs=40", "--runtime.wandb=online")
+    else:  # it has more than the run continues from
+        step = Task.training_step
+        with monkeypatch.context() as patch:
+            patch.setattr(Task, "training_step", lambda self, batch, n: step(self, batch, n if self.global_step < 48 else 1 / 0))
+            with pytest.raises(ZeroDivisionError):
+                train(config, progress=False)
+        wandb.finish()
+        assert len(server.histories[wandb_id(config)]) > 48
+    before = len(server.histories[wandb_id(config)])
+    train(config, progress=False)
+    (history,) = server.histories.values()
+    assert [line["_step"] for line in history] == list(range(len(log(config))))
+    assert sent(history)[before:] == log(config)[before:]
+    for name in ("step", "train/loss", "val/loss"):  # of steps that were done twice, too
+        assert [line.get(name) for line in history] == [line.get(name) for line in log(config)]
+
+
+def test_offline_files_hold_the_log_also_after_a_kill_and_sync_sends_it_once(tiny, server, tmp_path, capsys):
+    science = ("--train.epochs=40", "--runtime.wandb=offline", "--runtime.study=a_study", "--runtime.arm=an_arm")
+    killed(tmp_path / "outputs", 40, *science)
+    config = tiny(*science)
+    (file,) = directory(config).path.glob("wandb/offline-run-*/*.wandb")
+    lines = sent(offline_history(file))
+    assert lines
+    assert lines == log(config)[: len(lines)]
+
+    train(config, progress=False)
+    newest = max(directory(config).path.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
+    assert newest != file
+    assert sent(offline_history(newest)) == log(config)  # all of it: of several, W&B keeps one
+    (run,) = [record.run for record in offline_records(newest) if record.HasField("run")]
+    assert (run.run_id, run.run_group, run.job_type) == (wandb_id(config), "a_study", "an_arm")
+    assert {update.key: json.loads(update.value_json) for update in run.config.update}["train.epochs"] == 40
+    assert server.requests == 0
+
+    for _ in range(2):
+        assert cli.main(["sync", config.run_id, f"--runtime.outputs={tmp_path / 'outputs'}"]) == 0
+        assert capsys.readouterr().out.endswith(f"{config.run_id}: {server.url}/me/xceptlab/runs/{wandb_id(config)}\n")
+        assert sent(server.histories[wandb_id(config)]) == log(config)
+    assert server.summaries[wandb_id(config)]["status"] == "finished"
+
+
+def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuilds_it_all(server, tmp_path, capsys):
+    study = tmp_path / "small.yaml"
+    layers = [argument for flag, argument in pairwise(TINY) if flag == "-c"]
+    study.write_text(
+        f"question: Is it?\nbase: {json.dumps(layers)}\narms: {{one: {{}}, two: {{model.residual: none}}}}\nseeds: [0, 1]\n"
+        "claims: [{id: better, statement: It is., contrast: [one, two], metric: test/top1, kind: superior, margin: 1.0}]\n"
+    )
+    overrides = [argument for argument in TINY if argument.startswith("--")]
+    overrides += ["--runtime.wandb=online", f"--runtime.outputs={tmp_path / 'outputs'}"]
+    histories: dict[str, object] = {}
+    for command in ("study", "sync"):
+        assert cli.main([command, str(study), *overrides]) == 0
+        (report,) = (tmp_path / "outputs" / "studies").glob("small*/report.html")
+        arms = {run["name"]: run["jobType"] for run in server.runs.values()}
+        assert sorted(arms.values()) == ["one", "one", "study", "two", "two"]
+        assert len({run["groupName"] for run in server.runs.values()}) == 1
+        (own,) = [name for name, arm in arms.items() if arm == "study"]
+        assert server.summaries[own].items() >= {"better": "inconclusive", "runs": 4}.items()
+        (table,) = [content for name, content in server.files.items() if name.startswith("media/table/")]
+        assert json.loads(table)["data"][0][:3] == ["better", "It is.", "inconclusive"]
+        (page,) = [content for name, content in server.files.items() if name.startswith("media/html/")]
+        assert page == report.read_bytes()
+        histories = histories or {name: sent(lines) for name, lines in server.histories.items() if name != own}
+        assert {name: sent(lines) for name, lines in server.histories.items() if name != own} == histories
+        for lost in (server.runs, server.histories, server.summaries, server.files):
+            lost.clear()
+    assert f"{server.url}/me/xceptlab/runs/{own}" in capsys.readouterr().out
+
+
+def test_a_wrong_key_is_one_line_or_an_offline_run_and_is_never_shown(tiny, server, monkeypatch, capsys):
+    wrong = "9876543210" * 4
+    monkeypatch.setenv("WANDB_API_KEY", wrong)
+    config = tiny("--runtime.wandb=online")
+    arguments = [*TINY, f"--runtime.outputs={config.runtime.outputs}"]
+    assert cli.main(["train", *arguments, "--runtime.wandb=online"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("xceptlab: runtime.wandb: online does not work here: W&B does not take")
+    assert errors.count("\n") == 1
+    assert wrong not in errors
+    with pytest.warns(UserWarning, match="tracked offline, and `xceptlab sync` can send it later"):
+        train(tiny("--runtime.wandb=auto"), progress=False)
+    assert cli.main(["sync", config.run_id, f"--runtime.outputs={config.runtime.outputs}"]) == 2
+    assert wrong not in "".join(capsys.readouterr())
+
+
+def test_without_a_key_auto_is_offline_and_sync_says_what_is_missing(tiny, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", os.devnull)
+    config = tiny("--runtime.wandb=auto")
+    train(config, progress=False)
+    assert len(list(directory(config).path.glob("wandb/offline-run-*"))) == 1
+    assert cli.main(["sync", str(directory(config).path)]) == 2
+    assert capsys.readouterr().err == (
+        "xceptlab: W&B: there is no key; `wandb login` keeps one, and the environment's WANDB_API_KEY is one\n"
+    )
+
+
+def test_a_run_that_is_being_sent_is_left_alone(tiny, server):
+    config = tiny("--runtime.wandb=online")
+    directory(config).create()
+    (directory(config).path / "wandb_url").write_text("https://wandb.ai/me/xceptlab/runs/1")
+    with directory(config).locked(), pytest.raises(mirror.leases.Busy, match="sends it to W&B"):
+        mirror.sync(config, directory(config))
+    assert not server.requests
+
+
+def test_a_wandb_that_fails_in_mid_run_costs_the_mirror_not_the_run(tiny, monkeypatch):
+    monkeypatch.setattr(wandb.Run, "log", lambda *args, **kwargs: 1 / 0)
+    with pytest.warns(UserWarning, match="W&B failed, the run goes on without it"):
+        assert train(tiny("--runtime.wandb=offline"), progress=False).status == "finished"
+
+
+def test_wandb_is_optional(tiny, monkeypatch):
+    monkeypatch.setattr(mirror, "WANDB", False)
+    config = tiny("--runtime.wandb=auto")
+    assert train(config, progress=False).status == "finished"
+    with pytest.raises(ValueError, match="not installed"):
+        train(tiny("--runtime.wandb=online", "--seed=7"), progress=False)
+    with pytest.raises(ValueError, match="not installed"):
+        mirror.sync(config, directory(config))
+
+
+def test_tensorboard_holds_the_log_once_also_after_an_interruption(tiny, tmp_path, monkeypatch):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    science = ("--train.epochs=40", "--runtime.tensorboard=true")
+    killed(tmp_path / "outputs", 40, *science)
+    config = tiny(*science)
+    train(config, progress=False)
+    read = events.EventAccumulator(str(directory(config).path / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    lines = directory(config).log()
+    for name in ("train/loss", "val/top1", "test/top1"):
+        expected = [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines if name in line]
+        assert [(event.step, event.value) for event in read.Scalars(name)] == expected
+    monkeypatch.setattr(tracking, "_TENSORBOARD", False)
+    with pytest.raises(ValueError, match=r"runtime.tensorboard: true needs tensorboard"):
+        train(tiny(*science, "--seed=7"), progress=False)
