@@ -130,7 +130,8 @@ def ours(config: DataConfig) -> Callable[[], float]:
         indices = order.permutation(0, epoch, len(source.labels))
         for start in range(0, len(indices), 25):
             index = indices[start : start + 25]
-            source.read(index, order.draws(0, epoch, index))
+            for i, draws in zip(index, order.draws(0, epoch, index), strict=True):
+                source.read(i, draws)
             yield len(index)
 
     epochs = itertools.count()

@@ -50,7 +50,7 @@ class _Trial(Dataset[str]):
 
     def __getitem__(self, i: int) -> str:
         try:
-            self.source.read(np.array([i]), None)
+            self.source.read(i, None)
         except (Unreadable, OSError) as error:
             return str(error)
         return ""

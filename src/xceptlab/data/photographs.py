@@ -32,16 +32,12 @@ class Photographs(Decoded):
     def labels(self) -> Indices:  # type: ignore[override]
         return self.store.labels
 
-    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> Tensor:
-        size = self.config.size
-        images = torch.empty((len(index), size, size, 3), dtype=torch.uint8)
-        for row, i in enumerate(index):
-            try:
-                photograph = decode(self.store.read(i))
-            except ValueError as error:  # an OSError, such as a disk that fails, is no corrupt photograph
-                raise Unreadable(f"{self.store.name(i)}: no readable image ({error})", row) from None
-            images[row] = self._cut(photograph, None if draws is None else draws[row]).permute(1, 2, 0)
-        return images
+    def read(self, i: int, draws: NDArray[np.float32] | None) -> Tensor:
+        try:
+            photograph = decode(self.store.read(i))
+        except ValueError as error:  # an OSError, such as a disk that fails, is no corrupt photograph
+            raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
+        return self._cut(photograph, draws).permute(1, 2, 0)
 
     def _cut(self, image: Tensor, draws: NDArray[np.float32] | None) -> Tensor:
         """(3, H, W) to (3, size, size): the random crop of training, or the central one of evaluation."""
@@ -63,7 +59,7 @@ class Photographs(Decoded):
         sample = []
         for i in np.linspace(0, len(self.labels) - 1, 16).astype(np.int64):
             with contextlib.suppress(Unreadable):  # training says what becomes of it
-                sample.append(self.read(np.array([i]), None).numpy())
+                sample.append(self.read(i, None).numpy())
         return digest(self.labels, *sample)
 
 

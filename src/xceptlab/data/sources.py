@@ -41,20 +41,16 @@ class Arrays(Source):
 class Decoded(Source, Protocol):
     """Images that are decoded when they are asked for."""
 
-    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> "Tensor":
-        """Images (B, size, size, 3) uint8 of the numbers (B,), varied as draws (B, DRAWS) say or, without, as for evaluation.
+    def read(self, i: int, draws: NDArray[np.float32] | None) -> "Tensor":
+        """The i-th image, (size, size, 3) uint8, varied as its draws (DRAWS,) say or, without, as for evaluation.
 
         Raises:
-            Unreadable: One cannot be decoded.
+            Unreadable: It cannot be decoded.
         """
 
 
 class Unreadable(ValueError):
-    """An image that cannot be decoded, and its row in the batch."""
-
-    def __init__(self, message: str, row: int) -> None:
-        super().__init__(message)
-        self.row = row
+    """An image cannot be decoded; the message names it."""
 
 
 def digest(*arrays: NDArray) -> str:
