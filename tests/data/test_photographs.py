@@ -128,7 +128,7 @@ def shards(tmp_path):
 
 
 def everything(source):
-    return source.read(np.arange(len(source.labels)), None)
+    return torch.stack([source.read(i, None) for i in range(len(source.labels))])
 
 
 def test_every_layout_has_the_same_photographs_under_the_same_numbers(tree, tars, shards):
@@ -236,10 +236,9 @@ def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path)
         (tmp_path / split).symlink_to(PHOTOGRAPHS)
     classes = len(list(PHOTOGRAPHS.iterdir()))
     train, _ = SETS["imagenet"].load(DataConfig(name="imagenet", root=str(tmp_path), num_classes=classes, size=224))
-    index = np.arange(len(train.labels))
-    draws = order.draws(0, 0, index)
     ratios = []
-    for image, i, draw in zip(train.read(index, draws), index, draws, strict=True):
+    for i, draw in enumerate(order.draws(0, 0, np.arange(len(train.labels)))):
+        image = train.read(i, draw)
         with Image.open(train.store.name(i)) as file:
             whole = file.convert("RGB")
         wanted = F.resized_crop(whole, *augment.resized_crop(draw, whole.height, whole.width), [224, 224])
@@ -434,7 +433,7 @@ def test_a_disk_that_fails_is_no_corrupt_photograph(tree):
     train, _ = load(tree, on_corrupt="skip")
     (tree / "train" / "n01" / "n01_3.JPEG").unlink()
     with pytest.raises(FileNotFoundError):
-        train.read(np.arange(8), None)
+        train.read(3, None)
 
 
 def test_many_tar_files_are_not_kept_open(tree, monkeypatch):
@@ -469,6 +468,23 @@ def test_missing_shards_and_neighbouring_sets_are_refused(shards):
     shutil.copytree(shards / "data", shards / "other")
     with pytest.raises(ValueError, match="holds several data sets"):
         load(shards)
+
+
+def test_row_groups_are_kept_by_their_bytes(shards, monkeypatch):
+    from xceptlab.data import stores
+
+    train, _ = load(shards)
+    monkeypatch.setattr(stores, "_kept", {})
+    wanted = everything(train)
+    assert len(stores._kept) == 6  # 24 photographs by fives, in two files
+    one = next(iter(stores._kept.values())).nbytes
+    monkeypatch.setattr(stores, "_KEPT_BYTES", 2.2 * one)
+    assert torch.equal(everything(train), wanted)
+    assert len(stores._kept) == 2
+    assert list(stores._kept)[-1] == (shards / "data" / "train-00001-of-00002.parquet", 2)
+    monkeypatch.setattr(stores, "_KEPT_BYTES", 0)
+    assert torch.equal(everything(train), wanted)
+    assert len(stores._kept) == 1
 
 
 def test_a_run_can_start_where_a_sampled_photograph_is_corrupt(tree):

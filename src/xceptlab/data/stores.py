@@ -168,10 +168,20 @@ class Shards(Store):
         return _row_group(self.files[number], group_in_file)
 
 
-@functools.lru_cache(maxsize=8)
+_KEPT_BYTES = 128 * 2**20
+_kept: "dict[tuple[Path, int], pyarrow.ChunkedArray]" = {}
+"""The row groups that this process has read last, up to ``_KEPT_BYTES`` or one; some files have gigabytes in one."""
+
+
 def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
-    name = picture(file)
-    return _parquet(file).read_row_group(group, columns=[name])[name]
+    cells = _kept.pop((file, group), None)
+    if cells is None:
+        name = picture(file)
+        cells = _parquet(file).read_row_group(group, columns=[name])[name]
+    _kept[file, group] = cells
+    while len(_kept) > 1 and sum(kept.nbytes for kept in _kept.values()) > _KEPT_BYTES:
+        del _kept[next(iter(_kept))]
+    return cells
 
 
 def _parquet(file: Path) -> "pyarrow.parquet.ParquetFile":
