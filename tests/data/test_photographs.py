@@ -5,8 +5,13 @@ import io
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow
@@ -19,7 +24,7 @@ from scipy.io import savemat
 from torchvision.transforms import functional as F
 
 from conftest import PHOTOGRAPHS
-from xceptlab.data import SETS, augment, order
+from xceptlab.data import SETS, augment, imagenet, order
 from xceptlab.data.check import Counts, check
 from xceptlab.data.photographs import decode
 from xceptlab.data.prepare import prepare
@@ -146,6 +151,43 @@ def test_a_tar_file_is_searched_once(tars, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache" / "xceptlab").iterdir())) == 2
     os.utime(tars / "ILSVRC2012_img_val.tar", ns=(1, 1))  # another file under the same name
     with pytest.raises(TypeError):
+        load(tars)
+
+
+def test_of_several_processes_one_searches_a_tar_file_and_says_how_far_it_is(tars, monkeypatch, capsys):
+    """Threads do for processes: flock tells open files apart, not who opened them."""
+    searches, search = [], imagenet._train_members
+
+    def slow(file):
+        searches.append(file)
+        time.sleep(0.3)
+        yield from search(file)
+
+    monkeypatch.setattr(imagenet, "_train_members", slow)
+    monkeypatch.setattr(imagenet, "SAY_SECONDS", 0)
+    with ThreadPoolExecutor(3) as threads:
+        archives = list(threads.map(imagenet.train_tar, [tars / "ILSVRC2012_img_train.tar"] * 3))
+    assert len(searches) == 1
+    assert all(archive.table.equals(archives[0].table) for archive in archives)
+    assert "ILSVRC2012_img_train.tar: searched 2 of 3 classes" in capsys.readouterr().err
+
+
+def test_a_search_that_is_killed_leaves_nothing_half_done(tars, tmp_path):
+    """As it begins to write; the next process searches again."""
+    search = (
+        "import os, signal; from pathlib import Path; from xceptlab.data import imagenet;"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+        f"imagenet.train_tar(Path({str(tars / 'ILSVRC2012_img_train.tar')!r}))"
+    )
+    assert subprocess.run([sys.executable, "-c", search]).returncode == -signal.SIGKILL
+    (leftover,) = (tmp_path / "cache" / "xceptlab").iterdir()
+    assert leftover.suffix == ".tmp"
+    assert len(load(tars)[0].labels) == 24
+
+
+def test_a_tar_file_without_photographs_is_refused(tars):
+    (tars / "ILSVRC2012_img_train.tar").write_bytes(packed([("n01.tar", packed([]))]))
+    with pytest.raises(ValueError, match=r"ILSVRC2012_img_train\.tar: holds no photograph"):
         load(tars)
 
 

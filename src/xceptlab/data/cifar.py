@@ -5,14 +5,12 @@ columns ``img`` or ``image``, ``label`` or ``fine_label``) or from torchvision's
 before it reads them and downloads where ``data.download`` is true.
 """
 
-import fcntl
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xceptlab.data.sources import Arrays, folder, missing
+from xceptlab.data.sources import Arrays, folder, locked, missing
 from xceptlab.data.stores import column, shards
 from xceptlab.schema import DataConfig
 
@@ -48,16 +46,12 @@ def _has_parquet(config: DataConfig) -> bool:
 
 
 def _download(config: DataConfig) -> None:
-    Path(config.root).mkdir(parents=True, exist_ok=True)
-    folder = os.open(config.root, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        if not _is_there(config):
-            _dataset(config)(config.root, download=True)
+        with locked(Path(config.root)):
+            if not _is_there(config):
+                _dataset(config)(config.root, download=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"data.download: {config.name} cannot be fetched here ({error})") from None
-    finally:
-        os.close(folder)
 
 
 def _dataset(config: DataConfig) -> Any:

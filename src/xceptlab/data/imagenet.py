@@ -10,14 +10,16 @@ Read from ``data.root``, in the layout that is found there:
 
 import hashlib
 import os
+import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xceptlab.data.sources import folder, missing
+from xceptlab.data.sources import folder, locked, missing
 from xceptlab.data.stores import Archive, Shards, Store, Tree, folders, shards, write_table
 from xceptlab.schema import DataConfig
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from xceptlab.data.photographs import Photographs
 
 _TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+SAY_SECONDS = 10
+"""How often a long search says how far it is."""
 
 
 def locate(config: DataConfig) -> None:
@@ -124,12 +128,15 @@ def _read_prepared(config: DataConfig) -> tuple[Archive, Archive]:
 
 
 def _tars(root: Path) -> tuple[Archive, Archive]:
-    train = _indexed(root / _TRAIN, _train_members)
-    val = _indexed(root / _VAL, lambda file: _val_members(file, root), root / _KIT)
-    return train, val
+    return train_tar(root / _TRAIN), _indexed(root / _VAL, lambda file: _val_members(file, root), root / _KIT)
 
 
-def _indexed(file: Path, members: Callable[[Path], Iterator[dict[str, Any]]], *beside: Path) -> Archive:
+def train_tar(file: Path) -> Archive:
+    """The photographs in a tar file of one tar file per class."""
+    return _indexed(file, _train_members)
+
+
+def _indexed(file: Path, members: Callable[[Path], Iterator[list[dict[str, Any]]]], *beside: Path) -> Archive:
     """The photographs in a tar file, sorted by label and name as in the unpacked tree."""
     import pyarrow
     import pyarrow.feather
@@ -139,32 +146,40 @@ def _indexed(file: Path, members: Callable[[Path], Iterator[dict[str, Any]]], *b
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xceptlab"
     cache = caches / f"{file.stem}-{identity}.arrow"
     if not cache.is_file():
-        table = pyarrow.Table.from_pylist(list(members(file))).sort_by([("label", "ascending"), ("name", "ascending")])
-        caches.mkdir(parents=True, exist_ok=True)
-        write_table(table, cache)
+        with locked(caches):  # of several processes one searches, and the others find what it has written
+            if not cache.is_file():
+                tables = [pyarrow.Table.from_pylist(found) for found in members(file) if found]
+                if not tables:
+                    raise ValueError(f"{file}: holds no photograph")
+                write_table(pyarrow.concat_tables(tables).sort_by([("label", "ascending"), ("name", "ascending")]), cache)
     return Archive((file,), pyarrow.feather.read_table(cache, memory_map=True))
 
 
-def _train_members(file: Path) -> Iterator[dict[str, Any]]:
-    """A tar file of one tar file per class."""
+def _train_members(file: Path) -> Iterator[list[dict[str, Any]]]:
+    """Class by class, with a line on standard error now and then: reading 1.28 million headers takes minutes."""
     with tarfile.open(file, "r:") as outer:
         classes = sorted(_files(outer, file), key=lambda member: member.name)
+        said = time.monotonic()
         for label, member in enumerate(classes):
-            inner_file = outer.extractfile(member)
-            with tarfile.open(fileobj=inner_file, mode="r:") as inner:
-                for photograph in _files(inner, f"{file}: {member.name}"):
-                    offset = member.offset_data + photograph.offset_data
-                    yield {"part": 0, "offset": offset, "size": photograph.size, "label": label, "name": photograph.name}
+            if time.monotonic() >= said + SAY_SECONDS:
+                said = time.monotonic()
+                print(f"xceptlab: {file}: searched {label} of {len(classes)} classes, once and for all", file=sys.stderr)
+            with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
+                photographs = _files(inner, f"{file}: {member.name}")
+            yield [_row(photograph, label, member.offset_data) for photograph in photographs]
 
 
-def _val_members(file: Path, root: Path) -> Iterator[dict[str, Any]]:
+def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> dict[str, Any]:
+    return {"part": 0, "offset": start + member.offset_data, "size": member.size, "label": label, "name": member.name}
+
+
+def _val_members(file: Path, root: Path) -> Iterator[list[dict[str, Any]]]:
     labels = _val_labels(root)
     with tarfile.open(file, "r:") as tar:
         photographs = sorted(_files(tar, file), key=lambda member: member.name)
     if len(photographs) != len(labels):
         raise ValueError(f"{file}: holds {len(photographs)} photographs; the development kit has labels of {len(labels)}")
-    for member, label in zip(photographs, labels, strict=True):
-        yield {"part": 0, "offset": member.offset_data, "size": member.size, "label": int(label), "name": member.name}
+    yield list(map(_row, photographs, labels))
 
 
 def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:

@@ -5,7 +5,6 @@ each lies, with its label, name and CRC-32 (``train.arrow``). Each tar file is w
 moved there, so that an interruption loses at most the ones in work; the same command continues.
 """
 
-import fcntl
 import io
 import json
 import os
@@ -13,12 +12,13 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from xceptlab.data import imagenet
 from xceptlab.data.photographs import decode
-from xceptlab.data.sources import digest
+from xceptlab.data.sources import digest, locked
 from xceptlab.data.stores import Store, write_table
 from xceptlab.records import write_atomically
 from xceptlab.schema import DataConfig
@@ -41,25 +41,21 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
     """
     folder = imagenet.prepared(config)
     splits = dict(zip(("train", "val"), imagenet.stores(config), strict=True))
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _claim(folder, splits)
-        for leftover in (*folder.glob("*.part"), *folder.glob(".*.tmp")):
-            leftover.unlink()
-        parts = _Parts(folder, splits, config)
-        done, total = sum(map(parts.size, parts.all)), sum(len(store.labels) for store in splits.values())
-        missing = [part for part in parts.all if not parts.written(*part)]
-        yield (done := done - sum(map(parts.size, missing))), total
-        for written in DataLoader(parts, sampler=missing, batch_size=None, num_workers=workers):
-            yield (done := done + written), total
-        for split in splits:
-            parts.join(split)
+        with locked(folder, wait=False):
+            _claim(folder, splits)
+            for leftover in (*folder.glob("*.part"), *folder.glob(".*.tmp")):
+                leftover.unlink()
+            parts = _Parts(folder, splits, config)
+            missing = [part for part in parts.all if not parts.written(*part)]
+            total = sum(map(parts.size, parts.all))
+            yield (done := total - sum(map(parts.size, missing))), total
+            for written in DataLoader(parts, sampler=missing, batch_size=None, num_workers=workers):
+                yield (done := done + written), total
+            for split in splits:
+                parts.join(split)
     except BlockingIOError:
         raise ValueError(f"{folder}: another process is preparing photographs there") from None
-    finally:
-        os.close(lock)
 
 
 def _claim(folder: Path, splits: dict[str, Store]) -> None:
@@ -101,25 +97,26 @@ class _Parts(Dataset[int]):
         split, part = key
         target = self._tar(split, part)
         beside = target.with_suffix(".part")
-        store, rows = self.splits[split], []
+        store = self.splits[split]
+        rows: list[dict[str, Any]] = []
         with open(beside, "wb") as file:
             with tarfile.open(fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
                 for i in self._members(split, part):
                     data, label = _reduced(store, i, self.config), int(store.labels[i])
                     member = tarfile.TarInfo(f"{label:04d}/{i:08d}.{'jpg' if self.config.quality else 'ppm'}")
                     member.size = len(data)
-                    rows.append((part, tar.offset + tarfile.BLOCKSIZE, len(data), zlib.crc32(data), label, member.name))
+                    place = {"part": part, "offset": tar.offset + tarfile.BLOCKSIZE, "size": len(data)}
+                    rows.append({**place, "crc": zlib.crc32(data), "label": label, "name": member.name})
                     tar.addfile(member, io.BytesIO(data))
             file.flush()
             os.fsync(file.fileno())
         with open(beside, "rb") as file:
-            for _, offset, size, crc, _, name in rows:
-                file.seek(offset)
-                if zlib.crc32(file.read(size)) != crc:
-                    raise OSError(f"{target}: {name} was not written as it was meant to be")
+            for row in rows:
+                file.seek(row["offset"])
+                if zlib.crc32(file.read(row["size"])) != row["crc"]:
+                    raise OSError(f"{target}: {row['name']} was not written as it was meant to be")
         beside.replace(target)
-        columns = dict(zip(("part", "offset", "size", "crc", "label", "name"), map(list, zip(*rows, strict=True)), strict=True))
-        write_table(pyarrow.table(columns), self._table(split, part))
+        write_table(pyarrow.Table.from_pylist(rows), self._table(split, part))
         return len(rows)
 
     def join(self, split: str) -> None:

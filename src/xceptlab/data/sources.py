@@ -1,6 +1,10 @@
 """What a data set is to the rest: numbered images with labels, held in memory or decoded when asked for."""
 
+import contextlib
+import fcntl
 import hashlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -79,6 +83,22 @@ def folder(config: DataConfig) -> Path:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"data.root: {config.root} is not to be had here ({reason}){hint}") from None
     return Path(here)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Make a folder and be alone in it, among the processes that ask, until its end or the process's.
+
+    Raises:
+        BlockingIOError: Another process is there; only without ``wait``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(lock)
 
 
 def missing(name: str, root: str | Path, looked_for: str, remedy: str) -> ValueError:
