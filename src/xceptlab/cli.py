@@ -252,11 +252,14 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
         if isinstance(found, Counts):
             sizes = found.images, found.classes, found.smallest, found.largest
             view.add_row(found.split, *(f"{size:,}" for size in sizes))
+            for note in found.notes:
+                print(f"Warning: {note}", file=sys.stderr)
         else:
             print(f"xceptlab: {found}", file=sys.stderr)
             wrong += 1
-    Console().print(view)
-    print(f"{wrong} unreadable images" if wrong else f"All {'' if options.all else 'sampled '}images decode.")
+    if view.rows:
+        Console().print(view)
+    print(f"{wrong} faults" if wrong else f"All {'' if options.all else 'sampled '}images decode.")
     return BAD_INPUT if wrong else 0
 
 

@@ -25,7 +25,7 @@ from torchvision.transforms import functional as F
 
 from conftest import PHOTOGRAPHS
 from xceptlab.data import SETS, augment, imagenet, order
-from xceptlab.data.check import Counts, check
+from xceptlab.data.check import ORIGINAL, Counts, check
 from xceptlab.data.photographs import decode
 from xceptlab.data.prepare import prepare
 from xceptlab.schema import DataConfig
@@ -34,7 +34,7 @@ CLASSES = ("n01", "n02", "n03")
 
 
 def config(root, **changes):
-    return DataConfig(name="imagenet", root=str(root), num_classes=3, size=24, **changes)
+    return DataConfig(**{"name": "imagenet", "root": str(root), "num_classes": 3, "size": 24, **changes})
 
 
 def load(root, **changes):
@@ -379,8 +379,49 @@ def test_check_counts_and_names_what_does_not_decode(tree):
         train, bad, val, other = list(check(config(tree), True, workers))
         assert train == Counts("train", 24, 3, 8, 8)
         assert "n02_3.JPEG: no readable image" in bad
-        assert val == Counts("test", 9, 3, 3, 3)
+        (note,) = val.notes
+        assert val == Counts("test", 9, 3, 3, 3, (note,))
+        assert note.startswith(f"{tree / 'val' / 'n03'}: README.txt: left alone, not .jpeg, .jpg")
         assert "ILSVRC2012_val_00000007.JPEG: no readable image" in other
+
+
+def test_check_lists_all_that_is_wrong_with_the_folders_at_once(tree, xceptlab):
+    for empty in ("train/n00", "train/n04", "val/n98", "val/n99"):
+        (tree / empty).mkdir()
+    faults = list(check(config(tree, num_classes=2), False, 0))
+    assert faults == [
+        f"{tree}: train holds 5 classes, 2 were expected; see data.num_classes",
+        f"{tree / 'val'}: the class n98 is not among those of train",
+        f"{tree / 'val'}: the class n99 is not among those of train",
+        f"{tree / 'train' / 'n00'}: holds no image",
+        f"{tree / 'train' / 'n04'}: holds no image",
+    ]
+    with pytest.raises(ValueError, match=r"2 were expected; see data.num_classes \(and 4 more faults: `xceptlab data check`"):
+        load(tree, num_classes=2)
+    done = xceptlab("data", "check", f"--data.root={tree}", "--data.num_classes=2", "--data.size=24")
+    assert (done.returncode, done.stdout) == (2, "5 faults\n")
+    assert done.stderr.splitlines() == [f"xceptlab: {fault}" for fault in faults]
+
+
+def test_an_empty_tree_is_a_fault(tree):
+    shutil.rmtree(tree / "train")
+    (tree / "train").mkdir()
+    faults = list(check(config(tree), False, 0))
+    assert f"{tree}: train holds no image" in faults
+    assert f"{tree / 'val'}: the class n01 is not among those of train" in faults
+
+
+def test_check_says_where_the_sizes_are_not_the_originals(tree, monkeypatch):
+    monkeypatch.setitem(DataConfig.CLASSES, "imagenet", 3)
+    original = config(tree, num_classes=0)
+    assert [counts.notes for counts in check(original, False, 0)] == [
+        ("train: 24 images; the original imagenet has 1,281,167",),
+        ("test: 9 images; the original imagenet has 50,000",),
+    ]
+    monkeypatch.setitem(ORIGINAL, "imagenet", (24, 9))
+    assert [counts.notes for counts in check(original, False, 0)] == [(), ()]
+    monkeypatch.undo()
+    assert [counts.notes for counts in check(config(tree), False, 0)] == [(), ()]  # other photographs
 
 
 def test_check_and_prepare_on_the_command_line(tree, xceptlab):

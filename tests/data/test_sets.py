@@ -12,6 +12,7 @@ from PIL import Image
 
 from conftest import CIFAR10, PHOTOGRAPHS
 from xceptlab.data import SETS, locate
+from xceptlab.data.check import check
 from xceptlab.data.order import DRAWS
 from xceptlab.schema import DataConfig
 
@@ -109,6 +110,16 @@ def test_cifar_refuses_torchvision_files_of_another_checksum(tmp_path):
     (folder / "data_batch_1").write_bytes(b"not a pickle to be opened")
     with pytest.raises(ValueError, match="torchvision refuses the files of cifar10"):
         load(cifar(tmp_path))
+
+
+def test_check_says_that_cifar_is_not_complete(parquet, tmp_path):
+    parquet("train", 20)
+    parquet("test", 10)
+    assert [counts.notes for counts in check(cifar(tmp_path), False, 0)] == [
+        ("train: 20 images; the original cifar10 has 50,000",),
+        ("test: 10 images; the original cifar10 has 10,000",),
+    ]
+    assert [counts.notes for counts in check(DIGITS, False, 0)] == [(), ()]
 
 
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"CIFAR-10's parquet files are not in {CIFAR10}")

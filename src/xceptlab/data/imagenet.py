@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xceptlab.data.sources import folder, locked, missing
+from xceptlab.data.sources import Unsound, folder, locked, missing
 from xceptlab.data.stores import Archive, Shards, Store, Tree, folders, shards, write_table
 from xceptlab.schema import DataConfig
 
@@ -75,7 +75,7 @@ def load(config: DataConfig) -> "tuple[Photographs, Photographs]":
     from xceptlab.data.photographs import Photographs
 
     locate(config)
-    train, test = _fitting(_read_prepared(config), prepared(config), config) if config.short_side else stores(config)
+    train, test = _sound(*_read_prepared(config), prepared(config), config) if config.short_side else stores(config)
     return Photographs(train, config), Photographs(test, config)
 
 
@@ -83,29 +83,32 @@ def stores(config: DataConfig) -> tuple[Store, Store]:
     """Training and test files as they were given out.
 
     Raises:
-        ValueError: They are not of as many classes as configured, or incomplete.
+        Unsound: They are not of as many classes as configured, a class is empty, or one of val is not in train.
     """
     root = folder(config)
-    return _fitting(_layout(config)(root), root, config)
+    return _sound(*_layout(config)(root), root, config)
 
 
-def _fitting(pair: tuple[Store, Store], root: Path, config: DataConfig) -> tuple[Store, Store]:
-    train, test = pair
-    found = len(train.classes) if isinstance(train, Tree) else int(train.labels.max()) + 1
-    if found != config.classes:
-        raise ValueError(f"{root}: train holds {found} classes, {config.classes} were expected; see data.num_classes")
-    for split, store in (("train", train), ("test", test)):
-        if store.labels.min() < 0 or store.labels.max() >= config.classes:
-            raise ValueError(
-                f"{root}: labels {store.labels.min()} to {store.labels.max()} of {split} do not fit {config.classes} classes"
-            )
-    counts = np.bincount(train.labels, minlength=found)
-    if not counts.all():
-        empty = int(counts.argmin())
-        raise ValueError(
-            f"{train.folder / train.classes[empty] if isinstance(train, Tree) else f'class {empty}'}: holds no image"
-        )
+def _sound(train: Store, test: Store, root: Path, config: DataConfig) -> tuple[Store, Store]:
+    if faults := list(_faults(train, test, root, config)):
+        raise Unsound(faults)
     return train, test
+
+
+def _faults(train: Store, test: Store, root: Path, config: DataConfig) -> Iterator[str]:
+    found = len(train.classes) if isinstance(train, Tree) else int(train.labels.max(initial=-1)) + 1
+    if found != config.classes:
+        yield f"{root}: train holds {found} classes, {config.classes} were expected; see data.num_classes"
+    for split, store in (("train", train), ("test", test)):
+        if isinstance(store, Tree):
+            for name in sorted(set(folders(store.folder)) - set(store.classes)):
+                yield f"{store.folder}: the class {name} is not among those of train"
+        if not len(store.labels):
+            yield f"{root}: {split} holds no image"
+        elif store.labels.min() < 0 or store.labels.max() >= found:
+            yield f"{root}: labels {store.labels.min()} to {store.labels.max()} of {split} do not fit {found} classes"
+    for label in np.setdiff1d(np.arange(found), train.labels):
+        yield f"{train.folder / train.classes[label] if isinstance(train, Tree) else f'class {label}'}: holds no image"
 
 
 def _trees(root: Path) -> tuple[Tree, Tree]:

@@ -53,6 +53,15 @@ class Decoded(Source, Protocol):
         """
 
 
+class Unsound(ValueError):
+    """A data set as a whole is not what it should be: a line for each fault, the first of which is the message."""
+
+    def __init__(self, lines: list[str]) -> None:
+        more = f" (and {len(lines) - 1} more faults: `xceptlab data check` lists them)" if len(lines) > 1 else ""
+        super().__init__(lines[0] + more)
+        self.lines = lines
+
+
 class Unreadable(ValueError):
     """An image cannot be decoded; the message names it."""
 

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -52,29 +53,33 @@ class Tree(Store):
 
     @classmethod
     def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
-        """The photographs of these classes, by their files' suffixes; others are left alone.
-
-        Raises:
-            ValueError: A class is not among ``classes``, or there is no image at all.
-        """
+        """The photographs of these classes, by their files' suffixes; others are left alone."""
         import pyarrow
 
-        if unknown := set(folders(folder)) - set(classes):
-            raise ValueError(f"{folder}: the class {min(unknown)} is not among those of train")
         found = []
         for name in classes:
-            names = os.listdir(folder / name) if (folder / name).is_dir() else []
-            found.append(pyarrow.array(sorted(n for n in names if n.lower().endswith(SUFFIXES)), pyarrow.string()))
+            images = sorted(file for file in _entries(folder / name) if file.lower().endswith(SUFFIXES))
+            found.append(pyarrow.array(images, pyarrow.string()))
         labels = np.repeat(np.arange(len(classes)), [len(names) for names in found])
-        if not len(labels):
-            raise ValueError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
-        return cls(folder, classes, labels, pyarrow.concat_arrays(found))
+        return cls(folder, classes, labels, pyarrow.concat_arrays(found or [pyarrow.array([], pyarrow.string())]))
+
+    def left_alone(self) -> Iterator[str]:
+        """A line for each class folder with entries that are no images by their suffixes."""
+        for name in self.classes:
+            others = sorted(file for file in _entries(self.folder / name) if not file.lower().endswith(SUFFIXES))
+            if others:
+                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+                yield f"{self.folder / name}: {', '.join(others[:3])}{more}: left alone, not {', '.join(SUFFIXES)}"
 
     def read(self, i: int) -> bytes:
         return Path(self.name(i)).read_bytes()
 
     def name(self, i: int) -> str:
         return os.path.join(self.folder, self.classes[self.labels[i]], self.files[int(i)].as_py())
+
+
+def _entries(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 def folders(folder: Path) -> list[str]:
