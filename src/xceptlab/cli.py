@@ -162,7 +162,11 @@ def _parser() -> _Parser:
         choices=("check", "prepare"),
         help="check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to",
     )
-    own.add_argument("--all", action="store_true", help="check decodes every image, not 200 of each split")
+    own.add_argument(
+        "--all",
+        action="store_true",
+        help="check decodes every image, not 200 of each split, and verifies every checksum of prepared ones",
+    )
     own = add("bench", _bench, "Measure speed on this machine: run a program of benchmarks/ in the repository.")
     own.add_argument("name", metavar="NAME", help="which one, such as loader")
     own.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
@@ -275,7 +279,7 @@ def _prepare(config: "RunConfig") -> int:
         task = view.add_task("Photographs", total=None)
         for done, total in prepare(config.data, config.runtime.workers):
             view.update(task, completed=done, total=total)
-    print(f"Prepared in {prepared(config.data)}")
+    print(f"Prepared in {prepared(config.data)}; `xceptlab data check --all` with the same options verifies every checksum.")
     return 0
 
 

@@ -348,8 +348,51 @@ def test_prepared_photographs_of_another_set_are_not_mixed_in(tree, tmp_path):
     cache = str(tmp_path / "scratch")
     list(prepare(config(tree, short_side=32, cache=cache), 0))
     (tree / "train" / "n01" / "n01_7.JPEG").unlink()
-    with pytest.raises(ValueError, match=r"data.cache: .* holds the photographs of another data set"):
+    with pytest.raises(ValueError, match=r"data.cache: .* holds photographs of other originals"):
         list(prepare(config(tree, short_side=32, cache=cache), 0))
+
+
+@pytest.mark.parametrize("layout", ["tree", "tars", "shards"])
+def test_originals_with_the_same_labels_but_other_bytes_are_told_apart(layout, request):
+    root = request.getfixturevalue(layout)
+    list(prepare(config(root, short_side=32), 0))
+    assert next(prepare(config(root, short_side=32), 0)) == (33, 33)
+    if layout == "tree":
+        with open(root / "train" / "n01" / "n01_3.JPEG", "ab") as file:
+            file.write(b"x")
+    elif layout == "tars":
+        val = encoded()["val"]
+        files = [(name, data + b"x" * (name == "ILSVRC2012_val_00000004.JPEG")) for one in val.values() for name, data in one]
+        (root / "ILSVRC2012_img_val.tar").write_bytes(packed(files))
+    else:
+        file = root / "data" / "train-00001-of-00002.parquet"
+        table = pyarrow.parquet.read_table(file)
+        cells = table["image"].to_pylist()
+        cells[3]["bytes"] += b"x" * 100
+        pyarrow.parquet.write_table(table.set_column(0, "image", pyarrow.array(cells)), file, row_group_size=5)
+    with pytest.raises(ValueError, match="holds photographs of other originals"):
+        next(prepare(config(root, short_side=32), 0))
+
+
+def test_a_tree_and_the_tar_files_it_was_unpacked_from_are_the_same_originals(tree, tars, tmp_path):
+    cache = str(tmp_path / "scratch")
+    list(prepare(config(tree, short_side=32, cache=cache), 0))
+    assert next(prepare(config(tars, short_side=32, cache=cache), 0)) == (33, 33)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_preparation_names_what_it_skips(tree, workers, capsys):
+    bad = tree / "train" / "n02" / "n02_3.JPEG"
+    bad.write_bytes(b"no image")
+    list(prepare(config(tree, short_side=32, on_corrupt="skip"), workers))
+    assert (
+        capsys.readouterr().err
+        == f"xceptlab: {bad}: no readable image (cannot identify image file); its bytes are kept as they are\n"
+    )
+    train, _ = load(tree, short_side=32)
+    assert train.store.read(11) == b"no image"
+    (line,) = (line for line in check(config(tree, short_side=32), True, 0) if isinstance(line, str))
+    assert "0001/00000011.jpg: no readable image" in line
 
 
 def test_a_photograph_that_is_small_already_is_not_enlarged(tree):
@@ -538,9 +581,14 @@ def test_a_tar_file_that_is_gone_is_written_again(tree):
     (tar,) = (tree / "prepared").glob("*/train-00000.tar")
     before = tar.read_bytes()
     tar.unlink()
-    assert next(prepare(config(tree, short_side=32), 0)) == (9, 33)
+    steps = prepare(config(tree, short_side=32), 0)
+    assert next(steps) == (9, 33)
+    steps.close()
+    with pytest.raises(ValueError, match="prepares them"):  # checksums that may be others' are not left lying
+        load(tree, short_side=32)
     list(prepare(config(tree, short_side=32), 0))
     assert tar.read_bytes() == before
+    everything(load(tree, short_side=32)[0])
 
 
 def test_missing_shards_and_neighbouring_sets_are_refused(shards):

@@ -38,7 +38,7 @@ def locate(config: DataConfig) -> None:
         ValueError: What was looked for, where, and how to get it.
     """
     if config.short_side:
-        if not (prepared(config) / "val.arrow").is_file():
+        if not all((prepared(config) / f"{split}.arrow").is_file() for split in ("train", "val")):
             raise ValueError(
                 f"data.short_side: no photographs of {config.short_side} pixels are prepared in {prepared(config)}; "
                 "`xceptlab data prepare` with the same options prepares them"

@@ -41,6 +41,9 @@ class Store(Protocol):
     def name(self, i: int) -> str:
         """What messages call it."""
 
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        """Names and bytes, by which ``prepare`` knows the originals again without reading them."""
+
 
 @dataclass(frozen=True)
 class Tree(Store):
@@ -76,6 +79,9 @@ class Tree(Store):
 
     def name(self, i: int) -> str:
         return os.path.join(self.folder, self.classes[self.labels[i]], self.files[int(i)].as_py())
+
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        return ((file.as_py(), os.path.getsize(self.name(i))) for i, file in enumerate(self.files))
 
 
 def _entries(folder: Path) -> list[str]:
@@ -117,6 +123,9 @@ class Archive(Store):
 
     def name(self, i: int) -> str:
         return f"{self.files[self.table['part'][int(i)].as_py()]}: {self.table['name'][int(i)]}"
+
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        return zip(self.table["name"].to_pylist(), self.table["size"].to_pylist(), strict=True)
 
 
 def write_table(table: "pyarrow.Table", file: Path) -> None:
@@ -163,6 +172,9 @@ class Shards(Store):
     def name(self, i: int) -> str:
         group, row = self._group(i)
         return f"{self.files[self.groups[group, 0]]}: row {row} of row group {self.groups[group, 1]}"
+
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        return ((file.name, file.stat().st_size) for file in self.files)
 
     def _group(self, i: int) -> tuple[int, int]:
         group = int(np.searchsorted(self.groups[:, 2], i, side="right")) - 1
