@@ -24,7 +24,7 @@ from scipy.io import savemat
 from torchvision.transforms import functional as F
 
 from conftest import PHOTOGRAPHS
-from xceptlab.data import SETS, augment, imagenet, order
+from xceptlab.data import SETS, augment, imagenet, order, sources
 from xceptlab.data.check import ORIGINAL, Counts, check
 from xceptlab.data.photographs import decode
 from xceptlab.data.prepare import prepare
@@ -506,6 +506,14 @@ def test_hub_names_that_are_not_in_the_cache_say_so(monkeypatch, tmp_path):
         load("hf://nobody/nothing")
 
 
+def test_a_set_of_the_hub_that_is_not_cifar_is_not_fetched_from_elsewhere(hub, monkeypatch, tmp_path, shards):
+    monkeypatch.chdir(tmp_path)
+    (shards / "data" / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(ValueError, match=r"data.root: cifar10 is not in .*snapshots/ccc"):
+        SETS["cifar10"].load(DataConfig(name="cifar10", root="hf://owner/empty", size=32, crop="pad", download=True))
+    assert not (tmp_path / "hf:").exists()
+
+
 def test_a_set_in_the_hubs_cache_is_read_without_a_network(monkeypatch, tmp_path, shards):
     home = tmp_path / "hub" / "datasets--owner--photographs"
     revision = "0123456789abcdef0123456789abcdef01234567"
@@ -515,6 +523,56 @@ def test_a_set_in_the_hubs_cache_is_read_without_a_network(monkeypatch, tmp_path
     monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert torch.equal(everything(load("hf://owner/photographs")[0]), everything(load(shards)[0]))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, shards):
+    """A hub with one data set, fetched as the library does it: the files that match, into a folder named by the commit."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    (shards / "data" / "test-00000-of-00001.parquet").write_bytes(b"labels withheld")
+    (shards / "README.md").write_text("a card")
+    asked = []
+
+    def fetch(name, *, repo_type, revision, allow_patterns, local_files_only):
+        asked.append((name, repo_type, revision, local_files_only))
+        commit = revision if revision and len(revision) == 40 else "c" * 40
+        target = tmp_path / "hub" / "snapshots" / commit
+        files = [str(file.relative_to(shards)) for file in shards.rglob("*") if file.is_file()]
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns):
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(shards / file, target / file)
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    sources._snapshot.cache_clear()
+    yield asked
+    sources._snapshot.cache_clear()
+
+
+def test_of_the_hub_training_and_validation_are_fetched_and_their_commit_is_said_once(hub, tmp_path, shards, capsys):
+    for _ in range(2):
+        train, test = load("hf://owner/photographs", download=True)
+    assert torch.equal(everything(train), everything(load(shards)[0]))
+    assert len(test.labels) == 9
+    assert hub == [("owner/photographs", "dataset", None, False)]
+    commit = "c" * 40
+    fetched = sorted(file.name for file in (tmp_path / "hub").rglob("*") if file.is_file())
+    assert fetched == [f"{split}-0000{i}-of-00002.parquet" for split in ("train", "validation") for i in (0, 1)]
+    assert capsys.readouterr().err == (
+        f"xceptlab: hf://owner/photographs is at commit {commit}; hf://owner/photographs@{commit} keeps to it\n"
+    )
+
+
+def test_of_the_hub_a_revision_may_be_named(hub, capsys):
+    load("hf://owner/photographs@v1")
+    assert "hf://owner/photographs@v1 is at commit ccc" in capsys.readouterr().err
+    commit = "0123456789" * 4
+    train, _ = load(f"hf://owner/photographs@{commit}")
+    assert [revision for _, _, revision, _ in hub] == ["v1", commit]
+    assert commit in train.store.name(0)
+    assert capsys.readouterr().err == ""
 
 
 # ---- a million of them --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xceptlab.data.sources import Arrays, folder, locked, missing
+from xceptlab.data.sources import HUB, Arrays, folder, locked, missing
 from xceptlab.data.stores import column, shards
 from xceptlab.schema import DataConfig
 
@@ -26,12 +26,12 @@ def locate(config: DataConfig) -> None:
     """
     if _is_there(config):
         return
-    if config.download:
+    if config.download and not config.root.startswith(HUB):
         _download(config)
     else:
         raise missing(
             config.name,
-            config.root,
+            folder(config),
             f"train-*.parquet with test-*.parquet, and the folder {_TORCHVISION[config.name]}",
             f"--data.download true fetches it, from the hub with --data.root hf://{_HUB[config.name]}",
         )

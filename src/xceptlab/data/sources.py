@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ if TYPE_CHECKING:  # looking whether a data set is there need not wait for torch
 
 Images = NDArray[np.uint8]
 Indices = NDArray[np.int64]
+
+HUB = "hf://"
 
 
 class Source(Protocol):
@@ -80,17 +84,29 @@ def folder(config: DataConfig) -> Path:
     Raises:
         ValueError: The data set of the hub is not in the cache, or cannot be fetched.
     """
-    if not config.root.startswith("hf://"):
+    if not config.root.startswith(HUB):
         return Path(config.root)
-    from huggingface_hub import snapshot_download
-
-    name = config.root.removeprefix("hf://")
+    splits = ("train", "validation" if config.name == "imagenet" else "test")
     try:
-        here = snapshot_download(name, repo_type="dataset", allow_patterns="*.parquet", local_files_only=not config.download)
+        return _snapshot(config.root, splits, config.download)
     except (OSError, ValueError) as error:  # the hub's errors are of these kinds
         hint = "" if config.download else "; --data.download true fetches it"
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"data.root: {config.root} is not to be had here ({reason}){hint}") from None
+
+
+@functools.cache
+def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
+    """The hub's folder of a data set, asked for once by a process and named by the commit that was found."""
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = root.removeprefix(HUB).partition("@")
+    files = [f"{folder}{split}-*.parquet" for folder in ("", "*/") for split in splits]
+    here = snapshot_download(
+        name, repo_type="dataset", revision=revision or None, allow_patterns=files, local_files_only=not download
+    )
+    if Path(here).name != revision:
+        print(f"xceptlab: {root} is at commit {Path(here).name}; {HUB}{name}@{Path(here).name} keeps to it", file=sys.stderr)
     return Path(here)
 
 
