@@ -275,6 +275,18 @@ def test_what_cannot_be_decoded_raises_one_error(data):
         decode(data)
 
 
+def test_of_damaged_jpegs_those_cut_short_are_refused_and_wrong_bytes_inside_pass():
+    """As the README says; libjpeg conceals the latter."""
+    data = jpeg(3)
+    for part in (0.3, 0.6, 0.9, 0.99):
+        with pytest.raises(ValueError, match=r"(?i)truncated"):
+            decode(data[: int(part * len(data))])
+    wrong = bytearray(data)
+    wrong[900] ^= 0x55
+    assert decode(bytes(wrong)).shape == (3, 63, 77)
+    assert not torch.equal(decode(bytes(wrong)), decode(data))
+
+
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}")
 def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path):
     """Above 35 dB on average against the crop that torchvision's RandomResizedCrop cuts with Pillow at the same place."""

@@ -69,6 +69,9 @@ def decode(data: bytes) -> Tensor:
     torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time; Pillow takes the rest
     (torchvision 0.29 crashes on a PNG with a wrong byte).
 
+    A JPEG that ends too early is refused. What libjpeg conceals passes, with a warning of its own: wrong bytes inside, which
+    leave shifted or grey blocks, and sometimes a missing end marker. Pillow lets the same pass.
+
     Raises:
         ValueError: It cannot be decoded.
     """
