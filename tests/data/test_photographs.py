@@ -665,6 +665,7 @@ def test_a_tar_file_that_is_gone_is_written_again(tree):
     steps.close()
     with pytest.raises(ValueError, match="prepares them"):  # checksums that may be others' are not left lying
         load(tree, short_side=32)
+    assert not tar.with_suffix(".arrow").exists()
     list(prepare(config(tree, short_side=32), 0))
     assert tar.read_bytes() == before
     everything(load(tree, short_side=32)[0])

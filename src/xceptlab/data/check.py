@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xceptlab.data import SETS
 from xceptlab.data.photographs import Photographs
-from xceptlab.data.sources import Arrays, Decoded, Unreadable, Unsound
+from xceptlab.data.sources import Arrays, Unreadable, Unsound
 from xceptlab.data.stores import Tree
 from xceptlab.schema import DataConfig
 
@@ -50,7 +50,7 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
         notes = []
         if config.num_classes == 0 and len(source.labels) != (original := ORIGINAL[config.name][number]):
             notes.append(f"{split}: {len(source.labels):,} images; the original {config.name} has {original:,}")
-        if isinstance(source, Photographs) and isinstance(source.store, Tree):
+        if not isinstance(source, Arrays) and isinstance(source.store, Tree):
             notes += source.store.left_alone()
         yield Counts(split, len(source.labels), int((sizes > 0).sum()), int(sizes.min()), int(sizes.max()), tuple(notes))
         if isinstance(source, Arrays):
@@ -63,7 +63,7 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
 class _Trial(Dataset[str]):
     """Decodes an image; returns what is wrong with it."""
 
-    def __init__(self, source: Decoded) -> None:
+    def __init__(self, source: Photographs) -> None:
         self.source = source
 
     def __getitem__(self, i: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xceptlab.data.sources import HUB, Arrays, folder, locked, missing
-from xceptlab.data.stores import column, shards
+from xceptlab.data.stores import PICTURE, column, shards
 from xceptlab.schema import DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -75,7 +75,7 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
     images, labels = [], []
     for file in shards(folder(config), split):
         labels.append(column(file, ("label", "fine_label")).to_numpy())
-        for row, cell in enumerate(column(file, ("img", "image")).to_pylist()):
+        for row, cell in enumerate(column(file, PICTURE).to_pylist()):
             try:
                 image = decode(cell["bytes"])
             except (ValueError, TypeError, KeyError) as error:

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xceptlab.data import SETS, augment, order
-from xceptlab.data.order import Key
-from xceptlab.data.sources import Arrays, Decoded, Indices, Unreadable
+from xceptlab.data.order import Draws, Indices, Key
+from xceptlab.data.photographs import Photographs
+from xceptlab.data.sources import Arrays, Unreadable
 from xceptlab.interruption import leave_signals_to_parent
 from xceptlab.schema import DataConfig, RunConfig
 
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 class Split(Dataset[Batch]):
     """Images of a source by their numbers in a split; asked for whole batches. ``seed`` is the run's, in training only."""
 
-    def __init__(self, source: Arrays | Decoded, members: Indices, config: DataConfig, seed: int | None = None) -> None:
+    def __init__(self, source: Arrays | Photographs, members: Indices, config: DataConfig, seed: int | None = None) -> None:
         self.source, self.members, self.config, self.seed = source, members, config, seed
 
     def __len__(self) -> int:
@@ -83,10 +83,10 @@ class Split(Dataset[Batch]):
             replaced=int((number != key.index).sum()),
         )
 
-    def _draws(self, epoch: int, index: Indices) -> NDArray[np.float32] | None:
+    def _draws(self, epoch: int, index: Indices) -> Draws | None:
         return None if self.seed is None else order.draws(self.seed, epoch, index)
 
-    def _stand_in(self, source: Decoded, epoch: int, number: int, error: Unreadable) -> tuple[int, Tensor]:
+    def _stand_in(self, source: Photographs, epoch: int, number: int, error: Unreadable) -> tuple[int, Tensor]:
         """Number and pixels of the next photograph of the split that can be decoded, alike in every arm.
 
         Raises:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from xceptlab.data import augment
-from xceptlab.data.sources import Decoded, Indices, Unreadable, digest
+from xceptlab.data.order import Draws, Indices
+from xceptlab.data.sources import Unreadable, digest
 from xceptlab.data.stores import Store
 from xceptlab.schema import DataConfig
 
@@ -22,24 +22,30 @@ _RAW = re.compile(rb"P6 (\d+) (\d+) 255\n")
 
 
 @dataclass(frozen=True)
-class Photographs(Decoded):
+class Photographs:
     """The photographs of a store, varied as the configuration says."""
 
     store: Store
     config: DataConfig
 
     @property
-    def labels(self) -> Indices:  # type: ignore[override]
+    def labels(self) -> Indices:
+        """(n,)"""
         return self.store.labels
 
-    def read(self, i: int, draws: NDArray[np.float32] | None) -> Tensor:
+    def read(self, i: int, draws: Draws | None) -> Tensor:
+        """The i-th, (size, size, 3) uint8, varied as its draws (DRAWS,) say or, without, as for evaluation.
+
+        Raises:
+            Unreadable: It cannot be decoded.
+        """
         try:
             photograph = decode(self.store.read(i))
         except ValueError as error:  # an OSError, such as a disk that fails, is no corrupt photograph
             raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
         return self._cut(photograph, draws).permute(1, 2, 0)
 
-    def _cut(self, image: Tensor, draws: NDArray[np.float32] | None) -> Tensor:
+    def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:
         """(3, H, W) to (3, size, size): the random crop of training, or the central one of evaluation."""
         config = self.config
         height, width = image.shape[1:]

@@ -50,9 +50,10 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
             for leftover in (*folder.glob("*.part"), *folder.glob(".*.tmp")):
                 leftover.unlink()
             parts = _Parts(folder, splits, config)
-            missing = [part for part in parts.all if not parts.written(*part)]
-            for split, _ in missing:  # what is written again may differ
+            missing = [key for key in parts.all if not parts.written(*key)]
+            for split, part in missing:  # what is written again may differ
                 (folder / f"{split}.arrow").unlink(missing_ok=True)
+                parts.table(split, part).unlink(missing_ok=True)
             total = sum(map(parts.size, parts.all))
             yield (done := total - sum(map(parts.size, missing))), total
             for written, unreadable in DataLoader(parts, sampler=missing, batch_size=None, num_workers=workers):
@@ -90,7 +91,7 @@ class _Parts(Dataset[tuple[int, list[str]]]):
         self.all = [(split, part) for split, store in splits.items() for part in range(-(-len(store.labels) // MEMBERS))]
 
     def written(self, split: str, part: int) -> bool:
-        return self._tar(split, part).is_file() and self._table(split, part).is_file()
+        return self._tar(split, part).is_file() and self.table(split, part).is_file()
 
     def size(self, key: tuple[str, int]) -> int:
         return len(self._members(*key))
@@ -101,7 +102,7 @@ class _Parts(Dataset[tuple[int, list[str]]]):
     def _tar(self, split: str, part: int) -> Path:
         return self.folder / f"{split}-{part:05d}.tar"
 
-    def _table(self, split: str, part: int) -> Path:
+    def table(self, split: str, part: int) -> Path:
         return self.folder / f"{split}-{part:05d}.arrow"
 
     def __getitem__(self, key: tuple[str, int]) -> tuple[int, list[str]]:
@@ -137,7 +138,7 @@ class _Parts(Dataset[tuple[int, list[str]]]):
                 if zlib.crc32(file.read(row["size"])) != row["crc"]:
                     raise OSError(f"{target}: {row['name']} was not written as it was meant to be")
         beside.replace(target)
-        write_table(pyarrow.Table.from_pylist(rows), self._table(split, part))
+        write_table(pyarrow.Table.from_pylist(rows), self.table(split, part))
         return len(rows), unreadable
 
     def join(self, split: str) -> None:
@@ -147,7 +148,7 @@ class _Parts(Dataset[tuple[int, list[str]]]):
 
         whole = self.folder / f"{split}.arrow"
         if not whole.is_file():
-            tables = [pyarrow.feather.read_table(self._table(*key)) for key in self.all if key[0] == split]
+            tables = [pyarrow.feather.read_table(self.table(*key)) for key in self.all if key[0] == split]
             write_table(pyarrow.concat_tables(tables), whole)
 
 

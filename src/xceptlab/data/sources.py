@@ -1,4 +1,4 @@
-"""What a data set is to the rest: numbered images with labels, held in memory or decoded when asked for."""
+"""Where a data set is found, what is wrong with one, and those held in memory; ``photographs`` has the others."""
 
 import contextlib
 import fcntl
@@ -9,52 +9,26 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xceptlab.data.order import Indices
 from xceptlab.schema import DataConfig
-
-if TYPE_CHECKING:  # looking whether a data set is there need not wait for torch
-    from torch import Tensor
-
-Images = NDArray[np.uint8]
-Indices = NDArray[np.int64]
 
 HUB = "hf://"
 
 
-class Source(Protocol):
-    """The images of one split."""
-
-    labels: Indices
-    """(n,)"""
-
-    def fingerprint(self) -> str:
-        """A hash that differs where decoded images or labels do."""
-
-
 @dataclass(frozen=True, eq=False)
-class Arrays(Source):
+class Arrays:
     """Images in memory, which move to the device as a whole: (n, size, size, 3) with labels (n,)."""
 
-    images: Images
+    images: NDArray[np.uint8]
     labels: Indices
 
     def fingerprint(self) -> str:
+        """A hash that differs where images or labels do."""
         return digest(self.images, self.labels)
-
-
-class Decoded(Source, Protocol):
-    """Images that are decoded when they are asked for."""
-
-    def read(self, i: int, draws: NDArray[np.float32] | None) -> "Tensor":
-        """The i-th image, (size, size, 3) uint8, varied as its draws (DRAWS,) say or, without, as for evaluation.
-
-        Raises:
-            Unreadable: It cannot be decoded.
-        """
 
 
 class Unsound(ValueError):

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from xceptlab.data.sources import Indices
+from xceptlab.data.order import Indices
 from xceptlab.records import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm")
+PICTURE = ("img", "image")
+"""What the hub's data sets call their column of images."""
 
 
 class Store(Protocol):
@@ -155,9 +157,8 @@ class Shards(Store):
         """Raises: ValueError: A file is no parquet file, or lacks the columns."""
         labels, groups, start = [], [], 0
         for number, file in enumerate(files):
-            parquet = _parquet(file)
+            parquet, _ = _opened(file, PICTURE)
             labels.append(column(file, ("label",)).to_numpy())
-            picture(file)
             for group in range(parquet.num_row_groups):
                 groups.append((number, group, start))
                 start += parquet.metadata.row_group(group).num_rows
@@ -193,21 +194,36 @@ _kept: "dict[tuple[Path, int], pyarrow.ChunkedArray]" = {}
 def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
     cells = _kept.pop((file, group), None)
     if cells is None:
-        name = picture(file)
-        cells = _parquet(file).read_row_group(group, columns=[name])[name]
+        parquet, name = _opened(file, PICTURE)
+        cells = parquet.read_row_group(group, columns=[name])[name]
     _kept[file, group] = cells
     while len(_kept) > 1 and sum(kept.nbytes for kept in _kept.values()) > _KEPT_BYTES:
         del _kept[next(iter(_kept))]
     return cells
 
 
-def _parquet(file: Path) -> "pyarrow.parquet.ParquetFile":
+def column(file: Path, names: tuple[str, ...]) -> "pyarrow.ChunkedArray":
+    """The column of a parquet file by the first of its names that is there.
+
+    Raises:
+        ValueError: Not a parquet file, or none is there.
+    """
+    parquet, name = _opened(file, names)
+    return parquet.read(columns=[name])[name]
+
+
+def _opened(file: Path, names: tuple[str, ...]) -> "tuple[pyarrow.parquet.ParquetFile, str]":
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(file)
+        parquet = pyarrow.parquet.ParquetFile(file)
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{file}: not a readable parquet file ({error})") from None
+    present = parquet.schema_arrow.names
+    for name in names:
+        if name in present:
+            return parquet, name
+    raise ValueError(f"{file}: a column {' or '.join(names)} is needed; it has {', '.join(present)}")
 
 
 def shards(root: Path, split: str) -> list[Path]:
@@ -222,26 +238,3 @@ def shards(root: Path, split: str) -> list[Path]:
     if files and (counted := re.search(r"-of-(\d+)\.parquet$", files[0].name)) and len(files) != int(counted[1]):
         raise ValueError(f"{files[0].parent}: {len(files)} of the {int(counted[1])} files {split}-*.parquet are there")
     return files
-
-
-def picture(file: Path) -> str:
-    """The name of the column of images."""
-    return _named(file, ("img", "image"))
-
-
-def column(file: Path, names: tuple[str, ...]) -> "pyarrow.ChunkedArray":
-    """A column by the first of its names that is there.
-
-    Raises:
-        ValueError: Not a parquet file, or none is there.
-    """
-    name = _named(file, names)
-    return _parquet(file).read(columns=[name])[name]
-
-
-def _named(file: Path, names: tuple[str, ...]) -> str:
-    present = _parquet(file).schema_arrow.names
-    for name in names:
-        if name in present:
-            return name
-    raise ValueError(f"{file}: a column {' or '.join(names)} is needed; it has {', '.join(present)}")
