@@ -263,7 +263,7 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
             wrong += 1
     if view.rows:
         Console().print(view)
-    print(f"{wrong} faults" if wrong else f"All {'' if options.all else 'sampled '}images decode.")
+    print(f"Faults: {wrong}" if wrong else f"All {'' if options.all else 'sampled '}images decode.")
     return BAD_INPUT if wrong else 0
 
 

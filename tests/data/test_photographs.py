@@ -173,7 +173,7 @@ def test_of_several_processes_one_searches_a_tar_file_and_says_how_far_it_is(tar
         archives = list(threads.map(imagenet.train_tar, [tars / "ILSVRC2012_img_train.tar"] * 3))
     assert len(searches) == 1
     assert all(archive.table.equals(archives[0].table) for archive in archives)
-    assert "ILSVRC2012_img_train.tar: searched 2 of 3 classes" in capsys.readouterr().err
+    assert "ILSVRC2012_img_train.tar: finding its photographs, which is needed once: 2 of 3 classes" in capsys.readouterr().err
 
 
 def test_a_search_that_is_killed_leaves_nothing_half_done(tars, tmp_path):
@@ -452,13 +452,13 @@ def test_check_lists_all_that_is_wrong_with_the_folders_at_once(tree, xceptlab):
         f"{tree}: train holds 5 classes, 2 were expected; see data.num_classes",
         f"{tree / 'val'}: the class n98 is not among those of train",
         f"{tree / 'val'}: the class n99 is not among those of train",
-        f"{tree / 'train' / 'n00'}: holds no image",
-        f"{tree / 'train' / 'n04'}: holds no image",
+        f"{tree / 'train' / 'n00'}: holds no image (.jpeg, .jpg, .png, .webp, .bmp, .ppm)",
+        f"{tree / 'train' / 'n04'}: holds no image (.jpeg, .jpg, .png, .webp, .bmp, .ppm)",
     ]
     with pytest.raises(ValueError, match=r"2 were expected; see data.num_classes \(and 4 more faults: `xceptlab data check`"):
         load(tree, num_classes=2)
     done = xceptlab("data", "check", f"--data.root={tree}", "--data.num_classes=2", "--data.size=24")
-    assert (done.returncode, done.stdout) == (2, "5 faults\n")
+    assert (done.returncode, done.stdout) == (2, "Faults: 5\n")
     assert done.stderr.splitlines() == [f"xceptlab: {fault}" for fault in faults]
 
 
@@ -466,7 +466,7 @@ def test_an_empty_tree_is_a_fault(tree):
     shutil.rmtree(tree / "train")
     (tree / "train").mkdir()
     faults = list(check(config(tree), False, 0))
-    assert f"{tree}: train holds no image" in faults
+    assert f"{tree}: train holds no image (.jpeg, .jpg, .png, .webp, .bmp, .ppm)" in faults
     assert f"{tree / 'val'}: the class n01 is not among those of train" in faults
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xceptlab.data.sources import Unsound, folder, locked, missing
-from xceptlab.data.stores import Archive, Shards, Store, Tree, folders, shards, write_table
+from xceptlab.data.stores import SUFFIXES, Archive, Shards, Store, Tree, folders, shards, write_table
 from xceptlab.schema import DataConfig
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _sound(train: Store, test: Store, root: Path, config: DataConfig) -> tuple[S
 
 def _faults(train: Store, test: Store, root: Path, config: DataConfig) -> Iterator[str]:
     found = len(train.classes) if isinstance(train, Tree) else int(train.labels.max(initial=-1)) + 1
+    empty = f"holds no image ({', '.join(SUFFIXES)})" if isinstance(train, Tree) else "holds no image"
     if found != config.classes:
         yield f"{root}: train holds {found} classes, {config.classes} were expected; see data.num_classes"
     for split, store in (("train", train), ("test", test)):
@@ -104,11 +105,11 @@ def _faults(train: Store, test: Store, root: Path, config: DataConfig) -> Iterat
             for name in sorted(set(folders(store.folder)) - set(store.classes)):
                 yield f"{store.folder}: the class {name} is not among those of train"
         if not len(store.labels):
-            yield f"{root}: {split} holds no image"
+            yield f"{root}: {split} {empty}"
         elif store.labels.min() < 0 or store.labels.max() >= found:
             yield f"{root}: labels {store.labels.min()} to {store.labels.max()} of {split} do not fit {found} classes"
     for label in np.setdiff1d(np.arange(found), train.labels):
-        yield f"{train.folder / train.classes[label] if isinstance(train, Tree) else f'class {label}'}: holds no image"
+        yield f"{train.folder / train.classes[label] if isinstance(train, Tree) else f'class {label}'}: {empty}"
 
 
 def _trees(root: Path) -> tuple[Tree, Tree]:
@@ -166,7 +167,10 @@ def _train_members(file: Path) -> Iterator[list[dict[str, Any]]]:
         for label, member in enumerate(classes):
             if time.monotonic() >= said + SAY_SECONDS:
                 said = time.monotonic()
-                print(f"xceptlab: {file}: searched {label} of {len(classes)} classes, once and for all", file=sys.stderr)
+                print(
+                    f"xceptlab: {file}: finding its photographs, which is needed once: {label} of {len(classes)} classes",
+                    file=sys.stderr,
+                )
             with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
                 photographs = _files(inner, f"{file}: {member.name}")
             yield [_row(photograph, label, member.offset_data) for photograph in photographs]
