@@ -164,7 +164,11 @@ def _parser() -> _Parser:
         choices=("check", "prepare"),
         help="check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to",
     )
-    own.add_argument("--all", action="store_true", help="check decodes every image, not 200 of each split")
+    own.add_argument(
+        "--all",
+        action="store_true",
+        help="check decodes every image, not 200 of each split, and verifies every checksum of prepared ones",
+    )
     own = add("bench", _bench, "Measure speed on this machine: run a program of benchmarks/ in the repository.")
     own.add_argument("name", metavar="NAME", help="which one, such as loader")
     own.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
@@ -254,11 +258,14 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
         if isinstance(found, Counts):
             sizes = found.images, found.classes, found.smallest, found.largest
             view.add_row(found.split, *(f"{size:,}" for size in sizes))
+            for note in found.notes:
+                print(f"Warning: {note}", file=sys.stderr)
         else:
             print(f"xceptlab: {found}", file=sys.stderr)
             wrong += 1
-    Console().print(view)
-    print(f"{wrong} unreadable images" if wrong else f"All {'' if options.all else 'sampled '}images decode.")
+    if view.rows:
+        Console().print(view)
+    print(f"Faults: {wrong}" if wrong else f"All {'' if options.all else 'sampled '}images decode.")
     return BAD_INPUT if wrong else 0
 
 
@@ -274,7 +281,7 @@ def _prepare(config: "RunConfig") -> int:
         task = view.add_task("Photographs", total=None)
         for done, total in prepare(config.data, config.runtime.workers):
             view.update(task, completed=done, total=total)
-    print(f"Prepared in {prepared(config.data)}")
+    print(f"Prepared in {prepared(config.data)}; `xceptlab data check --all` with the same options verifies every checksum.")
     return 0
 
 

@@ -118,7 +118,7 @@ class DataConfig(_Section):
     name: Literal["digits", "cifar10", "cifar100", "imagenet"] = "imagenet"
     """The data set; digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``."""
     root: str = field(default="data", metadata={"identity": False})
-    """Folder that holds the data set, or hf://OWNER/NAME for a data set of the Hugging Face hub."""
+    """Folder that holds the data set, or hf://OWNER/NAME or hf://OWNER/NAME@REVISION for a data set of the Hugging Face hub."""
     download: bool = field(default=False, metadata={"identity": False})
     """Download what is not there: CIFAR into ``root`` (through torchvision), a set of the hub into its own cache."""
     size: int = 299

@@ -208,8 +208,25 @@ def test_replacements_stay_in_their_split_and_end(photographs, tmp_path):
     assert sum(batch.replaced for batch in batches) == 1
     for file in (tmp_path / "train").glob("*/*"):
         file.write_bytes(b"x")
-    with pytest.raises(ValueError, match="no readable image"):
+    with pytest.raises(
+        ValueError, match=rf"no readable image .*; as are the 10 before it, in {tmp_path}: `xceptlab data check --all`"
+    ):
         stream(tmp_path, "--data.on_corrupt=skip")
+
+
+def test_only_the_corrupt_photograph_is_decoded_again(photographs, tmp_path, monkeypatch):
+    shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
+    for name in ("a4", "a5"):
+        (tmp_path / "train" / "a" / f"{name}.jpg").write_bytes(b"x")
+    data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={tmp_path}", "--data.validation=0", "--data.on_corrupt=skip"]))
+    data.setup("fit")
+    seen, read = [], type(data.train.source).read
+    monkeypatch.setattr(type(data.train.source), "read", lambda self, i, draws: (seen.append(int(i)), read(self, i, draws))[1])
+    batch = data.train[order.Key(1, np.array([3, 4, 8]), 1.0)]
+    assert seen == [3, 4, 5, 6, 8]
+    assert (batch.number.tolist(), batch.replaced) == ([3, 6, 8], 1)
+    for name, own in zip(("images", "draws"), (batch.images, batch.draws), strict=True):  # as if it had been asked for
+        assert torch.equal(own, getattr(data.train[order.Key(1, np.array([3, 6, 8]), 1.0)], name))
 
 
 def test_evaluation_never_replaces_a_photograph(photographs, tmp_path):
@@ -217,7 +234,7 @@ def test_evaluation_never_replaces_a_photograph(photographs, tmp_path):
     (tmp_path / "val" / "a" / "a1.jpg").write_bytes(b"x")
     data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={tmp_path}", "--data.on_corrupt=skip"]))
     data.setup("test")
-    with pytest.raises(ValueError, match=r"a1.jpg: no readable image"):
+    with pytest.raises(ValueError, match=r"a1.jpg: no readable image .*; it must be evaluated, so mend or remove it"):
         data.test[order.Key(0, np.arange(4), 1.0)]
 
 

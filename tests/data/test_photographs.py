@@ -4,9 +4,16 @@ import contextlib
 import io
 import math
 import os
+import pickle
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -19,17 +26,19 @@ from scipy.io import savemat
 from torchvision.transforms import functional as F
 
 from conftest import PHOTOGRAPHS
-from xceptlab.data import SETS, augment, order
-from xceptlab.data.check import Counts, check
-from xceptlab.data.photographs import decode
+from xceptlab.data import SETS, augment, imagenet, order, sources
+from xceptlab.data.check import ORIGINAL, Counts, check
+from xceptlab.data.module import Split
+from xceptlab.data.photographs import Photographs, decode
 from xceptlab.data.prepare import prepare
+from xceptlab.data.stores import Tree
 from xceptlab.schema import DataConfig
 
 CLASSES = ("n01", "n02", "n03")
 
 
 def config(root, **changes):
-    return DataConfig(name="imagenet", root=str(root), num_classes=3, size=24, **changes)
+    return DataConfig(**{"name": "imagenet", "root": str(root), "num_classes": 3, "size": 24, **changes})
 
 
 def load(root, **changes):
@@ -128,7 +137,7 @@ def shards(tmp_path):
 
 
 def everything(source):
-    return source.read(np.arange(len(source.labels)), None)
+    return torch.stack([source.read(i, None) for i in range(len(source.labels))])
 
 
 def test_every_layout_has_the_same_photographs_under_the_same_numbers(tree, tars, shards):
@@ -146,6 +155,43 @@ def test_a_tar_file_is_searched_once(tars, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache" / "xceptlab").iterdir())) == 2
     os.utime(tars / "ILSVRC2012_img_val.tar", ns=(1, 1))  # another file under the same name
     with pytest.raises(TypeError):
+        load(tars)
+
+
+def test_of_several_processes_one_searches_a_tar_file_and_says_how_far_it_is(tars, monkeypatch, capsys):
+    """Threads do for processes: flock tells open files apart, not who opened them."""
+    searches, search = [], imagenet._train_members
+
+    def slow(file):
+        searches.append(file)
+        time.sleep(0.3)
+        yield from search(file)
+
+    monkeypatch.setattr(imagenet, "_train_members", slow)
+    monkeypatch.setattr(imagenet, "SAY_SECONDS", 0)
+    with ThreadPoolExecutor(3) as threads:
+        archives = list(threads.map(imagenet.train_tar, [tars / "ILSVRC2012_img_train.tar"] * 3))
+    assert len(searches) == 1
+    assert all(archive.table.equals(archives[0].table) for archive in archives)
+    assert "ILSVRC2012_img_train.tar: finding its photographs, which is needed once: 2 of 3 classes" in capsys.readouterr().err
+
+
+def test_a_search_that_is_killed_leaves_nothing_half_done(tars, tmp_path):
+    """As it begins to write; the next process searches again."""
+    search = (
+        "import os, signal; from pathlib import Path; from xceptlab.data import imagenet;"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+        f"imagenet.train_tar(Path({str(tars / 'ILSVRC2012_img_train.tar')!r}))"
+    )
+    assert subprocess.run([sys.executable, "-c", search]).returncode == -signal.SIGKILL
+    (leftover,) = (tmp_path / "cache" / "xceptlab").iterdir()
+    assert leftover.suffix == ".tmp"
+    assert len(load(tars)[0].labels) == 24
+
+
+def test_a_tar_file_without_photographs_is_refused(tars):
+    (tars / "ILSVRC2012_img_train.tar").write_bytes(packed([("n01.tar", packed([]))]))
+    with pytest.raises(ValueError, match=r"ILSVRC2012_img_train\.tar: holds no photograph"):
         load(tars)
 
 
@@ -229,6 +275,18 @@ def test_what_cannot_be_decoded_raises_one_error(data):
         decode(data)
 
 
+def test_of_damaged_jpegs_those_cut_short_are_refused_and_wrong_bytes_inside_pass():
+    """As the README says; libjpeg conceals the latter."""
+    data = jpeg(3)
+    for part in (0.3, 0.6, 0.9, 0.99):
+        with pytest.raises(ValueError, match=r"(?i)truncated"):
+            decode(data[: int(part * len(data))])
+    wrong = bytearray(data)
+    wrong[900] ^= 0x55
+    assert decode(bytes(wrong)).shape == (3, 63, 77)
+    assert not torch.equal(decode(bytes(wrong)), decode(data))
+
+
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}")
 def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path):
     """Above 35 dB on average against the crop that torchvision's RandomResizedCrop cuts with Pillow at the same place."""
@@ -236,10 +294,9 @@ def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path)
         (tmp_path / split).symlink_to(PHOTOGRAPHS)
     classes = len(list(PHOTOGRAPHS.iterdir()))
     train, _ = SETS["imagenet"].load(DataConfig(name="imagenet", root=str(tmp_path), num_classes=classes, size=224))
-    index = np.arange(len(train.labels))
-    draws = order.draws(0, 0, index)
     ratios = []
-    for image, i, draw in zip(train.read(index, draws), index, draws, strict=True):
+    for i, draw in enumerate(order.draws(0, 0, np.arange(len(train.labels)))):
+        image = train.read(i, draw)
         with Image.open(train.store.name(i)) as file:
             whole = file.convert("RGB")
         wanted = F.resized_crop(whole, *augment.resized_crop(draw, whole.height, whole.width), [224, 224])
@@ -307,8 +364,51 @@ def test_prepared_photographs_of_another_set_are_not_mixed_in(tree, tmp_path):
     cache = str(tmp_path / "scratch")
     list(prepare(config(tree, short_side=32, cache=cache), 0))
     (tree / "train" / "n01" / "n01_7.JPEG").unlink()
-    with pytest.raises(ValueError, match=r"data.cache: .* holds the photographs of another data set"):
+    with pytest.raises(ValueError, match=r"data.cache: .* holds photographs of other originals"):
         list(prepare(config(tree, short_side=32, cache=cache), 0))
+
+
+@pytest.mark.parametrize("layout", ["tree", "tars", "shards"])
+def test_originals_with_the_same_labels_but_other_bytes_are_told_apart(layout, request):
+    root = request.getfixturevalue(layout)
+    list(prepare(config(root, short_side=32), 0))
+    assert next(prepare(config(root, short_side=32), 0)) == (33, 33)
+    if layout == "tree":
+        with open(root / "train" / "n01" / "n01_3.JPEG", "ab") as file:
+            file.write(b"x")
+    elif layout == "tars":
+        val = encoded()["val"]
+        files = [(name, data + b"x" * (name == "ILSVRC2012_val_00000004.JPEG")) for one in val.values() for name, data in one]
+        (root / "ILSVRC2012_img_val.tar").write_bytes(packed(files))
+    else:
+        file = root / "data" / "train-00001-of-00002.parquet"
+        table = pyarrow.parquet.read_table(file)
+        cells = table["image"].to_pylist()
+        cells[3]["bytes"] += b"x" * 100
+        pyarrow.parquet.write_table(table.set_column(0, "image", pyarrow.array(cells)), file, row_group_size=5)
+    with pytest.raises(ValueError, match="holds photographs of other originals"):
+        next(prepare(config(root, short_side=32), 0))
+
+
+def test_a_tree_and_the_tar_files_it_was_unpacked_from_are_the_same_originals(tree, tars, tmp_path):
+    cache = str(tmp_path / "scratch")
+    list(prepare(config(tree, short_side=32, cache=cache), 0))
+    assert next(prepare(config(tars, short_side=32, cache=cache), 0)) == (33, 33)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_preparation_names_what_it_skips(tree, workers, capsys):
+    bad = tree / "train" / "n02" / "n02_3.JPEG"
+    bad.write_bytes(b"no image")
+    list(prepare(config(tree, short_side=32, on_corrupt="skip"), workers))
+    assert (
+        capsys.readouterr().err
+        == f"xceptlab: {bad}: no readable image (cannot identify image file); its bytes are kept as they are\n"
+    )
+    train, _ = load(tree, short_side=32)
+    assert train.store.read(11) == b"no image"
+    (line,) = (line for line in check(config(tree, short_side=32), True, 0) if isinstance(line, str))
+    assert "0001/00000011.jpg: no readable image" in line
 
 
 def test_a_photograph_that_is_small_already_is_not_enlarged(tree):
@@ -338,8 +438,49 @@ def test_check_counts_and_names_what_does_not_decode(tree):
         train, bad, val, other = list(check(config(tree), True, workers))
         assert train == Counts("train", 24, 3, 8, 8)
         assert "n02_3.JPEG: no readable image" in bad
-        assert val == Counts("test", 9, 3, 3, 3)
+        (note,) = val.notes
+        assert val == Counts("test", 9, 3, 3, 3, (note,))
+        assert note.startswith(f"{tree / 'val' / 'n03'}: README.txt: left alone, not .jpeg, .jpg")
         assert "ILSVRC2012_val_00000007.JPEG: no readable image" in other
+
+
+def test_check_lists_all_that_is_wrong_with_the_folders_at_once(tree, xceptlab):
+    for empty in ("train/n00", "train/n04", "val/n98", "val/n99"):
+        (tree / empty).mkdir()
+    faults = list(check(config(tree, num_classes=2), False, 0))
+    assert faults == [
+        f"{tree}: train holds 5 classes, 2 were expected; see data.num_classes",
+        f"{tree / 'val'}: the class n98 is not among those of train",
+        f"{tree / 'val'}: the class n99 is not among those of train",
+        f"{tree / 'train' / 'n00'}: holds no image (.jpeg, .jpg, .png, .webp, .bmp, .ppm)",
+        f"{tree / 'train' / 'n04'}: holds no image (.jpeg, .jpg, .png, .webp, .bmp, .ppm)",
+    ]
+    with pytest.raises(ValueError, match=r"2 were expected; see data.num_classes \(and 4 more faults: `xceptlab data check`"):
+        load(tree, num_classes=2)
+    done = xceptlab("data", "check", f"--data.root={tree}", "--data.num_classes=2", "--data.size=24")
+    assert (done.returncode, done.stdout) == (2, "Faults: 5\n")
+    assert done.stderr.splitlines() == [f"xceptlab: {fault}" for fault in faults]
+
+
+def test_an_empty_tree_is_a_fault(tree):
+    shutil.rmtree(tree / "train")
+    (tree / "train").mkdir()
+    faults = list(check(config(tree), False, 0))
+    assert f"{tree}: train holds no image (.jpeg, .jpg, .png, .webp, .bmp, .ppm)" in faults
+    assert f"{tree / 'val'}: the class n01 is not among those of train" in faults
+
+
+def test_check_says_where_the_sizes_are_not_the_originals(tree, monkeypatch):
+    monkeypatch.setitem(DataConfig.CLASSES, "imagenet", 3)
+    original = config(tree, num_classes=0)
+    assert [counts.notes for counts in check(original, False, 0)] == [
+        ("train: 24 images; the original imagenet has 1,281,167",),
+        ("test: 9 images; the original imagenet has 50,000",),
+    ]
+    monkeypatch.setitem(ORIGINAL, "imagenet", (24, 9))
+    assert [counts.notes for counts in check(original, False, 0)] == [(), ()]
+    monkeypatch.undo()
+    assert [counts.notes for counts in check(config(tree), False, 0)] == [(), ()]  # other photographs
 
 
 def test_check_and_prepare_on_the_command_line(tree, xceptlab):
@@ -381,6 +522,14 @@ def test_hub_names_that_are_not_in_the_cache_say_so(monkeypatch, tmp_path):
         load("hf://nobody/nothing")
 
 
+def test_a_set_of_the_hub_that_is_not_cifar_is_not_fetched_from_elsewhere(hub, monkeypatch, tmp_path, shards):
+    monkeypatch.chdir(tmp_path)
+    (shards / "data" / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(ValueError, match=r"data.root: cifar10 is not in .*snapshots/ccc"):
+        SETS["cifar10"].load(DataConfig(name="cifar10", root="hf://owner/empty", size=32, crop="pad", download=True))
+    assert not (tmp_path / "hf:").exists()
+
+
 def test_a_set_in_the_hubs_cache_is_read_without_a_network(monkeypatch, tmp_path, shards):
     home = tmp_path / "hub" / "datasets--owner--photographs"
     revision = "0123456789abcdef0123456789abcdef01234567"
@@ -392,30 +541,85 @@ def test_a_set_in_the_hubs_cache_is_read_without_a_network(monkeypatch, tmp_path
     assert torch.equal(everything(load("hf://owner/photographs")[0]), everything(load(shards)[0]))
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch, shards):
+    """A hub with one data set, fetched as the library does it: the files that match, into a folder named by the commit."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    (shards / "data" / "test-00000-of-00001.parquet").write_bytes(b"labels withheld")
+    (shards / "README.md").write_text("a card")
+    asked = []
+
+    def fetch(name, *, repo_type, revision, allow_patterns, local_files_only):
+        asked.append((name, repo_type, revision, local_files_only))
+        commit = revision if revision and len(revision) == 40 else "c" * 40
+        target = tmp_path / "hub" / "snapshots" / commit
+        files = [str(file.relative_to(shards)) for file in shards.rglob("*") if file.is_file()]
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns):
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(shards / file, target / file)
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    sources._snapshot.cache_clear()
+    yield asked
+    sources._snapshot.cache_clear()
+
+
+def test_of_the_hub_training_and_validation_are_fetched_and_their_commit_is_said_once(hub, tmp_path, shards, capsys):
+    for _ in range(2):
+        train, test = load("hf://owner/photographs", download=True)
+    assert torch.equal(everything(train), everything(load(shards)[0]))
+    assert len(test.labels) == 9
+    assert hub == [("owner/photographs", "dataset", None, False)]
+    commit = "c" * 40
+    fetched = sorted(file.name for file in (tmp_path / "hub").rglob("*") if file.is_file())
+    assert fetched == [f"{split}-0000{i}-of-00002.parquet" for split in ("train", "validation") for i in (0, 1)]
+    assert capsys.readouterr().err == (
+        f"xceptlab: hf://owner/photographs is at commit {commit}; hf://owner/photographs@{commit} keeps to it\n"
+    )
+
+
+def test_of_the_hub_a_revision_may_be_named(hub, capsys):
+    load("hf://owner/photographs@v1")
+    assert "hf://owner/photographs@v1 is at commit ccc" in capsys.readouterr().err
+    commit = "0123456789" * 4
+    train, _ = load(f"hf://owner/photographs@{commit}")
+    assert [revision for _, _, revision, _ in hub] == ["v1", commit]
+    assert commit in train.store.name(0)
+    assert capsys.readouterr().err == ""
+
+
 # ---- a million of them --------------------------------------------------------------------------------------------------------
 
 
-def test_imagenets_size_takes_little_memory_in_a_worker():
-    """1.28 million photographs by simulated paths: what a loader's worker is sent and holds, and the order of an epoch."""
-    import pickle
-    from pathlib import Path
+WORKER = """
+import pickle, sys
+import xceptlab.data.module
+def held(): return 4096 * int(open("/proc/self/statm").read().split()[1])
+begun = held()
+split = pickle.load(sys.stdin.buffer)
+assert split.source.store.name(len(split) - 1).endswith("n00000999/n00000999_448.JPEG")
+print(held() - begun)
+"""
 
-    from xceptlab.data.module import Split
-    from xceptlab.data.photographs import Photographs
-    from xceptlab.data.stores import Tree
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
+def test_a_worker_that_is_started_afresh_holds_imagenets_paths_in_less_than_200_mb():
+    """1.28 million photographs by simulated paths, sent as a spawned worker receives them."""
     n, classes = 1_281_167, tuple(f"n{i:08d}" for i in range(1000))
     files = pyarrow.concat_arrays([pyarrow.array([f"n{k:08d}_{i}.JPEG" for i in range(1282)]) for k in range(1000)])[:n]
     store = Tree(Path("/nowhere"), classes, np.repeat(np.arange(1000), 1282)[:n], files)
-    settings = DataConfig()
-    split = Split(Photographs(store, settings), np.arange(n), settings, seed=0)
-    sent = pickle.dumps(split)
-    assert len(sent) < 80e6
-    again = pickle.loads(sent)
-    assert again.source.store.name(n - 1).endswith("n00000999/n00000999_448.JPEG")
-    permutation = order.permutation(0, 0, n)
-    assert permutation.nbytes == 8 * n
-    assert np.array_equal(np.sort(permutation), np.arange(n))
+    split = pickle.dumps(Split(Photographs(store, DataConfig()), np.arange(n), DataConfig(), seed=0))
+    worker = subprocess.run([sys.executable, "-c", WORKER], input=split, capture_output=True, check=True)
+    assert 20e6 < int(worker.stdout) < 200e6  # the labels and the names alone are more than 20
+
+
+def test_the_order_of_an_epoch_of_imagenets_size_is_computed():
+    permutation = order.permutation(0, 0, 1_281_167)
+    assert permutation.nbytes == 8 * 1_281_167
+    assert np.array_equal(np.sort(permutation), np.arange(1_281_167))
 
 
 # ---- what a review found ------------------------------------------------------------------------------------------------------
@@ -434,7 +638,7 @@ def test_a_disk_that_fails_is_no_corrupt_photograph(tree):
     train, _ = load(tree, on_corrupt="skip")
     (tree / "train" / "n01" / "n01_3.JPEG").unlink()
     with pytest.raises(FileNotFoundError):
-        train.read(np.arange(8), None)
+        train.read(3, None)
 
 
 def test_many_tar_files_are_not_kept_open(tree, monkeypatch):
@@ -456,9 +660,15 @@ def test_a_tar_file_that_is_gone_is_written_again(tree):
     (tar,) = (tree / "prepared").glob("*/train-00000.tar")
     before = tar.read_bytes()
     tar.unlink()
-    assert next(prepare(config(tree, short_side=32), 0)) == (9, 33)
+    steps = prepare(config(tree, short_side=32), 0)
+    assert next(steps) == (9, 33)
+    steps.close()
+    with pytest.raises(ValueError, match="prepares them"):  # checksums that may be others' are not left lying
+        load(tree, short_side=32)
+    assert not tar.with_suffix(".arrow").exists()
     list(prepare(config(tree, short_side=32), 0))
     assert tar.read_bytes() == before
+    everything(load(tree, short_side=32)[0])
 
 
 def test_missing_shards_and_neighbouring_sets_are_refused(shards):
@@ -469,6 +679,23 @@ def test_missing_shards_and_neighbouring_sets_are_refused(shards):
     shutil.copytree(shards / "data", shards / "other")
     with pytest.raises(ValueError, match="holds several data sets"):
         load(shards)
+
+
+def test_row_groups_are_kept_by_their_bytes(shards, monkeypatch):
+    from xceptlab.data import stores
+
+    train, _ = load(shards)
+    monkeypatch.setattr(stores, "_kept", {})
+    wanted = everything(train)
+    assert len(stores._kept) == 6  # 24 photographs by fives, in two files
+    one = next(iter(stores._kept.values())).nbytes
+    monkeypatch.setattr(stores, "_KEPT_BYTES", 2.2 * one)
+    assert torch.equal(everything(train), wanted)
+    assert len(stores._kept) == 2
+    assert list(stores._kept)[-1] == (shards / "data" / "train-00001-of-00002.parquet", 2)
+    monkeypatch.setattr(stores, "_KEPT_BYTES", 0)
+    assert torch.equal(everything(train), wanted)
+    assert len(stores._kept) == 1
 
 
 def test_a_run_can_start_where_a_sampled_photograph_is_corrupt(tree):

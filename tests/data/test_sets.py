@@ -12,6 +12,7 @@ from PIL import Image
 
 from conftest import CIFAR10, PHOTOGRAPHS
 from xceptlab.data import SETS, locate
+from xceptlab.data.check import check
 from xceptlab.data.order import DRAWS
 from xceptlab.schema import DataConfig
 
@@ -111,6 +112,16 @@ def test_cifar_refuses_torchvision_files_of_another_checksum(tmp_path):
         load(cifar(tmp_path))
 
 
+def test_check_says_that_cifar_is_not_complete(parquet, tmp_path):
+    parquet("train", 20)
+    parquet("test", 10)
+    assert [counts.notes for counts in check(cifar(tmp_path), False, 0)] == [
+        ("train: 20 images; the original cifar10 has 50,000",),
+        ("test: 10 images; the original cifar10 has 10,000",),
+    ]
+    assert [counts.notes for counts in check(DIGITS, False, 0)] == [(), ()]
+
+
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"CIFAR-10's parquet files are not in {CIFAR10}")
 def test_the_real_cifar10_has_its_images():
     train, test = load(cifar(CIFAR10))
@@ -142,11 +153,11 @@ def test_photographs_of_every_mode_become_rgb(tree):
     train, test = load(folder(tree))
     assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    images = train.read(np.arange(12), None)
+    images = torch.stack([train.read(i, None) for i in range(12)])
     assert images.shape == (12, 24, 24, 3)
     assert images.dtype == torch.uint8
     draws = np.random.default_rng(0).random((12, DRAWS), dtype=np.float32)
-    cropped = train.read(np.arange(12), draws)
+    cropped = torch.stack([train.read(i, draws[i]) for i in range(12)])
     assert cropped.shape == (12, 24, 24, 3)
     assert not torch.equal(images, cropped)
     assert train.fingerprint() == load(folder(tree))[0].fingerprint()
@@ -160,7 +171,7 @@ def test_a_rotated_photograph_is_turned_upright(tree):
     file = tree / "val" / "n01" / "n01_0.JPEG"
     Image.fromarray(pixels[::-1, ::-1]).save(file, exif=exif, quality=95)
     _, test = load(folder(tree))
-    image = test.read(np.array([0]), None)[0].float()
+    image = test.read(0, None).float()
     assert image[:8].mean() > 200
     assert image[-8:].mean() < 50
 
@@ -170,7 +181,7 @@ def test_a_corrupt_photograph_is_named(tree, content, name):
     (tree / "train" / "n01" / name).write_bytes(content)
     train, _ = load(folder(tree))
     with pytest.raises(ValueError, match=rf"{name}: no readable image"):
-        train.read(np.array([0]), None)
+        train.read(0, None)
 
 
 def test_a_tree_that_is_not_imagenet_is_refused(tree, tmp_path):
@@ -193,6 +204,6 @@ def test_real_photographs_are_read(tmp_path):
         (tmp_path / split).symlink_to(PHOTOGRAPHS)
     classes = len(list(PHOTOGRAPHS.iterdir()))
     train, _ = load(DataConfig(name="imagenet", root=str(tmp_path), num_classes=classes, size=96))
-    images = train.read(np.arange(len(train.labels)), None)
+    images = torch.stack([train.read(i, None) for i in range(len(train.labels))])
     assert images.shape == (len(train.labels), 96, 96, 3)
     assert 90 < images.float().mean() < 150

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Draws = NDArray[np.float32]
+from xceptlab.data.order import Draws
 
 # The columns of order.draws, which are read here and nowhere else.
 _TOP, _LEFT, _FLIP = 0, 1, 2

@@ -5,15 +5,13 @@ columns ``img`` or ``image``, ``label`` or ``fine_label``) or from torchvision's
 before it reads them and downloads where ``data.download`` is true.
 """
 
-import fcntl
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xceptlab.data.sources import Arrays, folder, missing
-from xceptlab.data.stores import column, shards
+from xceptlab.data.sources import HUB, Arrays, folder, locked, missing
+from xceptlab.data.stores import PICTURE, column, shards
 from xceptlab.schema import DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -28,12 +26,12 @@ def locate(config: DataConfig) -> None:
     """
     if _is_there(config):
         return
-    if config.download:
+    if config.download and not config.root.startswith(HUB):
         _download(config)
     else:
         raise missing(
             config.name,
-            config.root,
+            folder(config),
             f"train-*.parquet with test-*.parquet, and the folder {_TORCHVISION[config.name]}",
             f"--data.download true fetches it, from the hub with --data.root hf://{_HUB[config.name]}",
         )
@@ -48,16 +46,12 @@ def _has_parquet(config: DataConfig) -> bool:
 
 
 def _download(config: DataConfig) -> None:
-    Path(config.root).mkdir(parents=True, exist_ok=True)
-    folder = os.open(config.root, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        if not _is_there(config):
-            _dataset(config)(config.root, download=True)
+        with locked(Path(config.root)):
+            if not _is_there(config):
+                _dataset(config)(config.root, download=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"data.download: {config.name} cannot be fetched here ({error})") from None
-    finally:
-        os.close(folder)
 
 
 def _dataset(config: DataConfig) -> Any:
@@ -81,7 +75,7 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
     images, labels = [], []
     for file in shards(folder(config), split):
         labels.append(column(file, ("label", "fine_label")).to_numpy())
-        for row, cell in enumerate(column(file, ("img", "image")).to_pylist()):
+        for row, cell in enumerate(column(file, PICTURE).to_pylist()):
             try:
                 image = decode(cell["bytes"])
             except (ValueError, TypeError, KeyError) as error:

@@ -10,21 +10,25 @@ Read from ``data.root``, in the layout that is found there:
 
 import hashlib
 import os
+import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xceptlab.data.sources import folder, missing
-from xceptlab.data.stores import Archive, Shards, Store, Tree, folders, shards, write_table
+from xceptlab.data.sources import Unsound, folder, locked, missing
+from xceptlab.data.stores import SUFFIXES, Archive, Shards, Store, Tree, folders, shards, write_table
 from xceptlab.schema import DataConfig
 
 if TYPE_CHECKING:
     from xceptlab.data.photographs import Photographs
 
 _TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+SAY_SECONDS = 10
+"""How often a long search says how far it is."""
 
 
 def locate(config: DataConfig) -> None:
@@ -34,7 +38,7 @@ def locate(config: DataConfig) -> None:
         ValueError: What was looked for, where, and how to get it.
     """
     if config.short_side:
-        if not (prepared(config) / "val.arrow").is_file():
+        if not all((prepared(config) / f"{split}.arrow").is_file() for split in ("train", "val")):
             raise ValueError(
                 f"data.short_side: no photographs of {config.short_side} pixels are prepared in {prepared(config)}; "
                 "`xceptlab data prepare` with the same options prepares them"
@@ -71,7 +75,7 @@ def load(config: DataConfig) -> "tuple[Photographs, Photographs]":
     from xceptlab.data.photographs import Photographs
 
     locate(config)
-    train, test = _fitting(_read_prepared(config), prepared(config), config) if config.short_side else stores(config)
+    train, test = _sound(*_read_prepared(config), prepared(config), config) if config.short_side else stores(config)
     return Photographs(train, config), Photographs(test, config)
 
 
@@ -79,29 +83,33 @@ def stores(config: DataConfig) -> tuple[Store, Store]:
     """Training and test files as they were given out.
 
     Raises:
-        ValueError: They are not of as many classes as configured, or incomplete.
+        Unsound: They are not of as many classes as configured, a class is empty, or one of val is not in train.
     """
     root = folder(config)
-    return _fitting(_layout(config)(root), root, config)
+    return _sound(*_layout(config)(root), root, config)
 
 
-def _fitting(pair: tuple[Store, Store], root: Path, config: DataConfig) -> tuple[Store, Store]:
-    train, test = pair
-    found = len(train.classes) if isinstance(train, Tree) else int(train.labels.max()) + 1
-    if found != config.classes:
-        raise ValueError(f"{root}: train holds {found} classes, {config.classes} were expected; see data.num_classes")
-    for split, store in (("train", train), ("test", test)):
-        if store.labels.min() < 0 or store.labels.max() >= config.classes:
-            raise ValueError(
-                f"{root}: labels {store.labels.min()} to {store.labels.max()} of {split} do not fit {config.classes} classes"
-            )
-    counts = np.bincount(train.labels, minlength=found)
-    if not counts.all():
-        empty = int(counts.argmin())
-        raise ValueError(
-            f"{train.folder / train.classes[empty] if isinstance(train, Tree) else f'class {empty}'}: holds no image"
-        )
+def _sound(train: Store, test: Store, root: Path, config: DataConfig) -> tuple[Store, Store]:
+    if faults := list(_faults(train, test, root, config)):
+        raise Unsound(faults)
     return train, test
+
+
+def _faults(train: Store, test: Store, root: Path, config: DataConfig) -> Iterator[str]:
+    found = len(train.classes) if isinstance(train, Tree) else int(train.labels.max(initial=-1)) + 1
+    empty = f"holds no image ({', '.join(SUFFIXES)})" if isinstance(train, Tree) else "holds no image"
+    if found != config.classes:
+        yield f"{root}: train holds {found} classes, {config.classes} were expected; see data.num_classes"
+    for split, store in (("train", train), ("test", test)):
+        if isinstance(store, Tree):
+            for name in sorted(set(folders(store.folder)) - set(store.classes)):
+                yield f"{store.folder}: the class {name} is not among those of train"
+        if not len(store.labels):
+            yield f"{root}: {split} {empty}"
+        elif store.labels.min() < 0 or store.labels.max() >= found:
+            yield f"{root}: labels {store.labels.min()} to {store.labels.max()} of {split} do not fit {found} classes"
+    for label in np.setdiff1d(np.arange(found), train.labels):
+        yield f"{train.folder / train.classes[label] if isinstance(train, Tree) else f'class {label}'}: {empty}"
 
 
 def _trees(root: Path) -> tuple[Tree, Tree]:
@@ -124,12 +132,15 @@ def _read_prepared(config: DataConfig) -> tuple[Archive, Archive]:
 
 
 def _tars(root: Path) -> tuple[Archive, Archive]:
-    train = _indexed(root / _TRAIN, _train_members)
-    val = _indexed(root / _VAL, lambda file: _val_members(file, root), root / _KIT)
-    return train, val
+    return train_tar(root / _TRAIN), _indexed(root / _VAL, lambda file: _val_members(file, root), root / _KIT)
 
 
-def _indexed(file: Path, members: Callable[[Path], Iterator[dict[str, Any]]], *beside: Path) -> Archive:
+def train_tar(file: Path) -> Archive:
+    """The photographs in a tar file of one tar file per class."""
+    return _indexed(file, _train_members)
+
+
+def _indexed(file: Path, members: Callable[[Path], Iterator[list[dict[str, Any]]]], *beside: Path) -> Archive:
     """The photographs in a tar file, sorted by label and name as in the unpacked tree."""
     import pyarrow
     import pyarrow.feather
@@ -139,32 +150,43 @@ def _indexed(file: Path, members: Callable[[Path], Iterator[dict[str, Any]]], *b
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xceptlab"
     cache = caches / f"{file.stem}-{identity}.arrow"
     if not cache.is_file():
-        table = pyarrow.Table.from_pylist(list(members(file))).sort_by([("label", "ascending"), ("name", "ascending")])
-        caches.mkdir(parents=True, exist_ok=True)
-        write_table(table, cache)
+        with locked(caches):  # of several processes one searches, and the others find what it has written
+            if not cache.is_file():
+                tables = [pyarrow.Table.from_pylist(found) for found in members(file) if found]
+                if not tables:
+                    raise ValueError(f"{file}: holds no photograph")
+                write_table(pyarrow.concat_tables(tables).sort_by([("label", "ascending"), ("name", "ascending")]), cache)
     return Archive((file,), pyarrow.feather.read_table(cache, memory_map=True))
 
 
-def _train_members(file: Path) -> Iterator[dict[str, Any]]:
-    """A tar file of one tar file per class."""
+def _train_members(file: Path) -> Iterator[list[dict[str, Any]]]:
+    """Class by class, with a line on standard error now and then: reading 1.28 million headers takes minutes."""
     with tarfile.open(file, "r:") as outer:
         classes = sorted(_files(outer, file), key=lambda member: member.name)
+        said = time.monotonic()
         for label, member in enumerate(classes):
-            inner_file = outer.extractfile(member)
-            with tarfile.open(fileobj=inner_file, mode="r:") as inner:
-                for photograph in _files(inner, f"{file}: {member.name}"):
-                    offset = member.offset_data + photograph.offset_data
-                    yield {"part": 0, "offset": offset, "size": photograph.size, "label": label, "name": photograph.name}
+            if time.monotonic() >= said + SAY_SECONDS:
+                said = time.monotonic()
+                print(
+                    f"xceptlab: {file}: finding its photographs, which is needed once: {label} of {len(classes)} classes",
+                    file=sys.stderr,
+                )
+            with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
+                photographs = _files(inner, f"{file}: {member.name}")
+            yield [_row(photograph, label, member.offset_data) for photograph in photographs]
 
 
-def _val_members(file: Path, root: Path) -> Iterator[dict[str, Any]]:
+def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> dict[str, Any]:
+    return {"part": 0, "offset": start + member.offset_data, "size": member.size, "label": label, "name": member.name}
+
+
+def _val_members(file: Path, root: Path) -> Iterator[list[dict[str, Any]]]:
     labels = _val_labels(root)
     with tarfile.open(file, "r:") as tar:
         photographs = sorted(_files(tar, file), key=lambda member: member.name)
     if len(photographs) != len(labels):
         raise ValueError(f"{file}: holds {len(photographs)} photographs; the development kit has labels of {len(labels)}")
-    for member, label in zip(photographs, labels, strict=True):
-        yield {"part": 0, "offset": member.offset_data, "size": member.size, "label": int(label), "name": member.name}
+    yield list(map(_row, photographs, labels))
 
 
 def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:

@@ -6,15 +6,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xceptlab.data import SETS, augment, order
-from xceptlab.data.order import Key
-from xceptlab.data.sources import Arrays, Decoded, Indices, Unreadable
+from xceptlab.data.order import Draws, Indices, Key
+from xceptlab.data.photographs import Photographs
+from xceptlab.data.sources import Arrays, Unreadable
 from xceptlab.interruption import leave_signals_to_parent
 from xceptlab.schema import DataConfig, RunConfig
+
+STAND_INS = 10
+"""So many photographs after one that cannot be decoded are tried in its place."""
+_LISTED = "`xceptlab data check --all` lists all such"
 
 
 class Batch(NamedTuple):
@@ -41,7 +45,7 @@ class Batch(NamedTuple):
 class Split(Dataset[Batch]):
     """Images of a source by their numbers in a split; asked for whole batches. ``seed`` is the run's, in training only."""
 
-    def __init__(self, source: Arrays | Decoded, members: Indices, config: DataConfig, seed: int | None = None) -> None:
+    def __init__(self, source: Arrays | Photographs, members: Indices, config: DataConfig, seed: int | None = None) -> None:
         self.source, self.members, self.config, self.seed = source, members, config, seed
 
     def __len__(self) -> int:
@@ -49,19 +53,21 @@ class Split(Dataset[Batch]):
 
     def __getitem__(self, key: Key) -> Batch:
         """Draws are made by the image's number in the source, so that holding out others does not change them."""
-        number, replaced = key.index.copy(), 0
-        while True:
-            index = self.members[number]
-            draws = None if self.seed is None else order.draws(self.seed, key.epoch, index)
-            try:
-                images = self._read(index, draws)
-                break
-            except Unreadable as error:
-                if self.seed is None or self.config.on_corrupt == "error" or replaced == len(self):
-                    raise ValueError(str(error)) from None  # of a kind that passes from a worker
-                number[error.row] = (number[error.row] + 1) % len(self)
-                replaced += 1
-                print(f"xceptlab: {error}; the next of the split stands in for it", file=sys.stderr)
+        number = key.index.copy()
+        index = self.members[number]
+        draws = self._draws(key.epoch, index)
+        if isinstance(self.source, Arrays):
+            images = torch.from_numpy(index)
+        else:
+            images = torch.empty((len(index), self.config.size, self.config.size, 3), dtype=torch.uint8)
+            for row, i in enumerate(index):
+                try:
+                    images[row] = self.source.read(i, None if draws is None else draws[row])
+                except Unreadable as error:
+                    number[row], images[row] = self._stand_in(self.source, key.epoch, int(number[row]), error)
+            if (number != key.index).any():
+                index = self.members[number]
+                draws = self._draws(key.epoch, index)
         nothing = torch.empty(0)
         mixed = self.config.mixup or self.config.cutmix
         return Batch(
@@ -74,11 +80,30 @@ class Split(Dataset[Batch]):
             else nothing,
             own=nothing,
             weight=key.weight,
-            replaced=replaced,
+            replaced=int((number != key.index).sum()),
         )
 
-    def _read(self, index: Indices, draws: NDArray[np.float32] | None) -> Tensor:
-        return torch.from_numpy(index) if isinstance(self.source, Arrays) else self.source.read(index, draws)
+    def _draws(self, epoch: int, index: Indices) -> Draws | None:
+        return None if self.seed is None else order.draws(self.seed, epoch, index)
+
+    def _stand_in(self, source: Photographs, epoch: int, number: int, error: Unreadable) -> tuple[int, Tensor]:
+        """Number and pixels of the next photograph of the split that can be decoded, alike in every arm.
+
+        Raises:
+            ValueError: None is to, or ``STAND_INS`` of them cannot be decoded either; of a kind that passes from a worker.
+        """
+        if self.seed is None:
+            raise ValueError(f"{error}; it must be evaluated, so mend or remove it; {_LISTED}") from None
+        if self.config.on_corrupt == "error":
+            raise ValueError(f"{error}; {_LISTED}") from None
+        for stand_in in ((number + 1 + i) % len(self) for i in range(STAND_INS)):
+            print(f"xceptlab: {error}; the next of the split stands in for it", file=sys.stderr)
+            index = self.members[[stand_in]]
+            try:
+                return stand_in, source.read(index[0], order.draws(self.seed, epoch, index)[0])
+            except Unreadable as another:
+                error = another
+        raise ValueError(f"{error}; as are the {STAND_INS} before it, in {self.config.root}: {_LISTED}")
 
 
 class DataModule(pl.LightningDataModule):

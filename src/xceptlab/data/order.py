@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+Draws = NDArray[np.float32]
 
 _ORDER, _DRAWS, _SPLIT = 1, 2, 3  # the first word of each key: streams that never meet
 DRAWS = 36
@@ -36,7 +37,7 @@ def permutation(seed: int, epoch: int, n: int) -> Indices:
     return np.argsort(bits(_ORDER, seed, epoch, np.arange(n)), kind="stable")
 
 
-def draws(seed: int, epoch: int, index: Indices) -> NDArray[np.float32]:
+def draws(seed: int, epoch: int, index: Indices) -> Draws:
     """Uniform numbers in [0, 1) that belong to each image in this epoch: (B,) -> (B, DRAWS)."""
     words = bits(_DRAWS, seed, epoch, index[:, None], np.arange(DRAWS)[None])
     return (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from xceptlab.data import augment
-from xceptlab.data.sources import Decoded, Indices, Unreadable, digest
+from xceptlab.data.order import Draws, Indices
+from xceptlab.data.sources import Unreadable, digest
 from xceptlab.data.stores import Store
 from xceptlab.schema import DataConfig
 
@@ -22,28 +22,30 @@ _RAW = re.compile(rb"P6 (\d+) (\d+) 255\n")
 
 
 @dataclass(frozen=True)
-class Photographs(Decoded):
+class Photographs:
     """The photographs of a store, varied as the configuration says."""
 
     store: Store
     config: DataConfig
 
     @property
-    def labels(self) -> Indices:  # type: ignore[override]
+    def labels(self) -> Indices:
+        """(n,)"""
         return self.store.labels
 
-    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> Tensor:
-        size = self.config.size
-        images = torch.empty((len(index), size, size, 3), dtype=torch.uint8)
-        for row, i in enumerate(index):
-            try:
-                photograph = decode(self.store.read(i))
-            except ValueError as error:  # an OSError, such as a disk that fails, is no corrupt photograph
-                raise Unreadable(f"{self.store.name(i)}: no readable image ({error})", row) from None
-            images[row] = self._cut(photograph, None if draws is None else draws[row]).permute(1, 2, 0)
-        return images
+    def read(self, i: int, draws: Draws | None) -> Tensor:
+        """The i-th, (size, size, 3) uint8, varied as its draws (DRAWS,) say or, without, as for evaluation.
 
-    def _cut(self, image: Tensor, draws: NDArray[np.float32] | None) -> Tensor:
+        Raises:
+            Unreadable: It cannot be decoded.
+        """
+        try:
+            photograph = decode(self.store.read(i))
+        except ValueError as error:  # an OSError, such as a disk that fails, is no corrupt photograph
+            raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
+        return self._cut(photograph, draws).permute(1, 2, 0)
+
+    def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:
         """(3, H, W) to (3, size, size): the random crop of training, or the central one of evaluation."""
         config = self.config
         height, width = image.shape[1:]
@@ -63,7 +65,7 @@ class Photographs(Decoded):
         sample = []
         for i in np.linspace(0, len(self.labels) - 1, 16).astype(np.int64):
             with contextlib.suppress(Unreadable):  # training says what becomes of it
-                sample.append(self.read(np.array([i]), None).numpy())
+                sample.append(self.read(i, None).numpy())
         return digest(self.labels, *sample)
 
 
@@ -72,6 +74,9 @@ def decode(data: bytes) -> Tensor:
 
     torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time; Pillow takes the rest
     (torchvision 0.29 crashes on a PNG with a wrong byte).
+
+    A JPEG that ends too early is refused. What libjpeg conceals passes, with a warning of its own: wrong bytes inside, which
+    leave shifted or grey blocks, and sometimes a missing end marker. Pillow lets the same pass.
 
     Raises:
         ValueError: It cannot be decoded.

@@ -1,24 +1,27 @@
 """``xceptlab data prepare``: photographs once reduced, so that every later epoch decodes a quarter of the pixels.
 
-The result is tar files of at most 1,000 photographs (``train-00000.tar``, which any tool reads) and, per split, a table of where
-each lies, with its label, name and CRC-32 (``train.arrow``). Each tar file is written beside its place, read back, compared and
-moved there, so that an interruption loses at most the ones in work; the same command continues.
+The result is tar files of at most 1,000 photographs (``train-00000.tar``, which any tool reads), each with a table of where they
+lie, their labels, names and CRC-32s (``train-00000.arrow``), and per split one table of all (``train.arrow``). Each tar file is
+written beside its place, read back, compared and moved there, so that an interruption loses at most the ones in work; the same
+command continues. The checksums are compared whenever a photograph is read; ``xceptlab data check --all`` reads them all.
 """
 
-import fcntl
+import hashlib
 import io
 import json
 import os
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from xceptlab.data import imagenet
 from xceptlab.data.photographs import decode
-from xceptlab.data.sources import digest
+from xceptlab.data.sources import digest, locked
 from xceptlab.data.stores import Store, write_table
 from xceptlab.records import write_atomically
 from xceptlab.schema import DataConfig
@@ -35,53 +38,60 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
         workers: Processes beside this one; 0 does it here.
 
     Raises:
-        ValueError: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` keeps its bytes as they are); the
-            folder is of other originals, or another process is at it.
+        ValueError: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` names it and keeps its bytes as they
+            are); the folder is of other originals, or another process is at it.
         OSError: No space, no permission.
     """
     folder = imagenet.prepared(config)
     splits = dict(zip(("train", "val"), imagenet.stores(config), strict=True))
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _claim(folder, splits)
-        for leftover in (*folder.glob("*.part"), *folder.glob(".*.tmp")):
-            leftover.unlink()
-        parts = _Parts(folder, splits, config)
-        done, total = sum(map(parts.size, parts.all)), sum(len(store.labels) for store in splits.values())
-        missing = [part for part in parts.all if not parts.written(*part)]
-        yield (done := done - sum(map(parts.size, missing))), total
-        for written in DataLoader(parts, sampler=missing, batch_size=None, num_workers=workers):
-            yield (done := done + written), total
-        for split in splits:
-            parts.join(split)
+        with locked(folder, wait=False):
+            _claim(folder, splits)
+            for leftover in (*folder.glob("*.part"), *folder.glob(".*.tmp")):
+                leftover.unlink()
+            parts = _Parts(folder, splits, config)
+            missing = [key for key in parts.all if not parts.written(*key)]
+            for split, part in missing:  # what is written again may differ
+                (folder / f"{split}.arrow").unlink(missing_ok=True)
+                parts.table(split, part).unlink(missing_ok=True)
+            total = sum(map(parts.size, parts.all))
+            yield (done := total - sum(map(parts.size, missing))), total
+            for written, unreadable in DataLoader(parts, sampler=missing, batch_size=None, num_workers=workers):
+                for line in unreadable:
+                    print(f"xceptlab: {line}; its bytes are kept as they are", file=sys.stderr)
+                yield (done := done + written), total
+            for split in splits:
+                parts.join(split)
     except BlockingIOError:
         raise ValueError(f"{folder}: another process is preparing photographs there") from None
-    finally:
-        os.close(lock)
 
 
 def _claim(folder: Path, splits: dict[str, Store]) -> None:
     """Note whose photographs these are, or refuse those of others."""
     note = folder / "originals.json"
-    mine = {split: {"images": len(store.labels), "labels": digest(store.labels)} for split, store in splits.items()}
+    mine = {split: _identity(store) for split, store in splits.items()}
     if not note.is_file():
         write_atomically(note, json.dumps(mine).encode())
     elif json.loads(note.read_text()) != mine:
-        raise ValueError(f"data.cache: {folder} holds the photographs of another data set")
+        raise ValueError(f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder")
 
 
-class _Parts(Dataset[int]):
-    """The tar files, asked for by (split, number); writes one and returns the number of its photographs."""
+def _identity(store: Store) -> dict[str, Any]:
+    files = hashlib.sha256()
+    for name, size in store.files_and_sizes():
+        files.update(f"{name} {size}\n".encode())
+    return {"images": len(store.labels), "labels": digest(store.labels), "files": files.hexdigest()[:16]}
+
+
+class _Parts(Dataset[tuple[int, list[str]]]):
+    """The tar files, asked for by (split, number); writes one and returns the number of its photographs, and what was wrong."""
 
     def __init__(self, folder: Path, splits: dict[str, Store], config: DataConfig) -> None:
         self.folder, self.splits, self.config = folder, splits, config
         self.all = [(split, part) for split, store in splits.items() for part in range(-(-len(store.labels) // MEMBERS))]
 
     def written(self, split: str, part: int) -> bool:
-        tables = self._table(split, part), self.folder / f"{split}.arrow"
-        return self._tar(split, part).is_file() and any(table.is_file() for table in tables)
+        return self._tar(split, part).is_file() and self.table(split, part).is_file()
 
     def size(self, key: tuple[str, int]) -> int:
         return len(self._members(*key))
@@ -92,63 +102,66 @@ class _Parts(Dataset[int]):
     def _tar(self, split: str, part: int) -> Path:
         return self.folder / f"{split}-{part:05d}.tar"
 
-    def _table(self, split: str, part: int) -> Path:
+    def table(self, split: str, part: int) -> Path:
         return self.folder / f"{split}-{part:05d}.arrow"
 
-    def __getitem__(self, key: tuple[str, int]) -> int:
+    def __getitem__(self, key: tuple[str, int]) -> tuple[int, list[str]]:
         import pyarrow
 
         split, part = key
         target = self._tar(split, part)
         beside = target.with_suffix(".part")
-        store, rows = self.splits[split], []
+        store = self.splits[split]
+        rows: list[dict[str, Any]] = []
+        unreadable = []
         with open(beside, "wb") as file:
             with tarfile.open(fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
                 for i in self._members(split, part):
-                    data, label = _reduced(store, i, self.config), int(store.labels[i])
+                    data, label = b"", int(store.labels[i])
+                    try:
+                        data = store.read(i)
+                        data = _reduced(data, self.config)
+                    except ValueError as error:
+                        unreadable.append(f"{store.name(i)}: no readable image ({error})")
+                        if self.config.on_corrupt == "error":
+                            raise ValueError(unreadable[0]) from None
                     member = tarfile.TarInfo(f"{label:04d}/{i:08d}.{'jpg' if self.config.quality else 'ppm'}")
                     member.size = len(data)
-                    rows.append((part, tar.offset + tarfile.BLOCKSIZE, len(data), zlib.crc32(data), label, member.name))
+                    place = {"part": part, "offset": tar.offset + tarfile.BLOCKSIZE, "size": len(data)}
+                    rows.append({**place, "crc": zlib.crc32(data), "label": label, "name": member.name})
                     tar.addfile(member, io.BytesIO(data))
             file.flush()
             os.fsync(file.fileno())
         with open(beside, "rb") as file:
-            for _, offset, size, crc, _, name in rows:
-                file.seek(offset)
-                if zlib.crc32(file.read(size)) != crc:
-                    raise OSError(f"{target}: {name} was not written as it was meant to be")
+            for row in rows:
+                file.seek(row["offset"])
+                if zlib.crc32(file.read(row["size"])) != row["crc"]:
+                    raise OSError(f"{target}: {row['name']} was not written as it was meant to be")
         beside.replace(target)
-        columns = dict(zip(("part", "offset", "size", "crc", "label", "name"), map(list, zip(*rows, strict=True)), strict=True))
-        write_table(pyarrow.table(columns), self._table(split, part))
-        return len(rows)
+        write_table(pyarrow.Table.from_pylist(rows), self.table(split, part))
+        return len(rows), unreadable
 
     def join(self, split: str) -> None:
         """One table of all tar files of a split: the sign that it is complete."""
         import pyarrow
         import pyarrow.feather
 
-        if (self.folder / f"{split}.arrow").is_file():
-            return
-        tables = [self._table(*key) for key in self.all if key[0] == split]
-        whole = pyarrow.concat_tables([pyarrow.feather.read_table(table) for table in tables])
-        write_table(whole, self.folder / f"{split}.arrow")
-        for table in tables:
-            table.unlink()
+        whole = self.folder / f"{split}.arrow"
+        if not whole.is_file():
+            tables = [pyarrow.feather.read_table(self.table(*key)) for key in self.all if key[0] == split]
+            write_table(pyarrow.concat_tables(tables), whole)
 
 
-def _reduced(store: Store, i: int, config: DataConfig) -> bytes:
-    """A photograph with its short side reduced, never enlarged, as JPEG or, with quality 0, as a PPM file."""
+def _reduced(data: bytes, config: DataConfig) -> bytes:
+    """A photograph with its short side reduced, never enlarged, as JPEG or, with quality 0, as a PPM file.
+
+    Raises:
+        ValueError: It cannot be decoded.
+    """
     from torchvision.io import encode_jpeg
     from torchvision.transforms.v2.functional import resize
 
-    data = b""
-    try:
-        data = store.read(i)
-        image = decode(data)
-    except ValueError as error:
-        if config.on_corrupt == "skip":
-            return data
-        raise ValueError(f"{store.name(i)}: no readable image ({error})") from None
+    image = decode(data)
     if min(image.shape[1:]) > config.short_side:
         image = resize(image, [config.short_side], antialias=True)
     if config.quality:

@@ -1,60 +1,47 @@
-"""What a data set is to the rest: numbered images with labels, held in memory or decoded when asked for."""
+"""Where a data set is found, what is wrong with one, and those held in memory; ``photographs`` has the others."""
 
+import contextlib
+import fcntl
+import functools
 import hashlib
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xceptlab.data.order import Indices
 from xceptlab.schema import DataConfig
 
-if TYPE_CHECKING:  # looking whether a data set is there need not wait for torch
-    from torch import Tensor
-
-Images = NDArray[np.uint8]
-Indices = NDArray[np.int64]
-
-
-class Source(Protocol):
-    """The images of one split."""
-
-    labels: Indices
-    """(n,)"""
-
-    def fingerprint(self) -> str:
-        """A hash that differs where decoded images or labels do."""
+HUB = "hf://"
 
 
 @dataclass(frozen=True, eq=False)
-class Arrays(Source):
+class Arrays:
     """Images in memory, which move to the device as a whole: (n, size, size, 3) with labels (n,)."""
 
-    images: Images
+    images: NDArray[np.uint8]
     labels: Indices
 
     def fingerprint(self) -> str:
+        """A hash that differs where images or labels do."""
         return digest(self.images, self.labels)
 
 
-class Decoded(Source, Protocol):
-    """Images that are decoded when they are asked for."""
+class Unsound(ValueError):
+    """A data set as a whole is not what it should be: a line for each fault, the first of which is the message."""
 
-    def read(self, index: Indices, draws: NDArray[np.float32] | None) -> "Tensor":
-        """Images (B, size, size, 3) uint8 of the numbers (B,), varied as draws (B, DRAWS) say or, without, as for evaluation.
-
-        Raises:
-            Unreadable: One cannot be decoded.
-        """
+    def __init__(self, lines: list[str]) -> None:
+        more = f" (and {len(lines) - 1} more faults: `xceptlab data check` lists them)" if len(lines) > 1 else ""
+        super().__init__(lines[0] + more)
+        self.lines = lines
 
 
 class Unreadable(ValueError):
-    """An image that cannot be decoded, and its row in the batch."""
-
-    def __init__(self, message: str, row: int) -> None:
-        super().__init__(message)
-        self.row = row
+    """An image cannot be decoded; the message names it."""
 
 
 def digest(*arrays: NDArray) -> str:
@@ -71,18 +58,46 @@ def folder(config: DataConfig) -> Path:
     Raises:
         ValueError: The data set of the hub is not in the cache, or cannot be fetched.
     """
-    if not config.root.startswith("hf://"):
+    if not config.root.startswith(HUB):
         return Path(config.root)
-    from huggingface_hub import snapshot_download
-
-    name = config.root.removeprefix("hf://")
+    splits = ("train", "validation" if config.name == "imagenet" else "test")
     try:
-        here = snapshot_download(name, repo_type="dataset", allow_patterns="*.parquet", local_files_only=not config.download)
+        return _snapshot(config.root, splits, config.download)
     except (OSError, ValueError) as error:  # the hub's errors are of these kinds
         hint = "" if config.download else "; --data.download true fetches it"
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"data.root: {config.root} is not to be had here ({reason}){hint}") from None
+
+
+@functools.cache
+def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
+    """The hub's folder of a data set, asked for once by a process and named by the commit that was found."""
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = root.removeprefix(HUB).partition("@")
+    files = [f"{folder}{split}-*.parquet" for folder in ("", "*/") for split in splits]
+    here = snapshot_download(
+        name, repo_type="dataset", revision=revision or None, allow_patterns=files, local_files_only=not download
+    )
+    if Path(here).name != revision:
+        print(f"xceptlab: {root} is at commit {Path(here).name}; {HUB}{name}@{Path(here).name} keeps to it", file=sys.stderr)
     return Path(here)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Make a folder and be alone in it, among the processes that ask, until its end or the process's.
+
+    Raises:
+        BlockingIOError: Another process is there; only without ``wait``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(lock)
 
 
 def missing(name: str, root: str | Path, looked_for: str, remedy: str) -> ValueError:

@@ -8,19 +8,22 @@ import io
 import os
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from xceptlab.data.sources import Indices
+from xceptlab.data.order import Indices
 from xceptlab.records import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm")
+PICTURE = ("img", "image")
+"""What the hub's data sets call their column of images."""
 
 
 class Store(Protocol):
@@ -40,6 +43,9 @@ class Store(Protocol):
     def name(self, i: int) -> str:
         """What messages call it."""
 
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        """Names and bytes, by which ``prepare`` knows the originals again without reading them."""
+
 
 @dataclass(frozen=True)
 class Tree(Store):
@@ -52,29 +58,36 @@ class Tree(Store):
 
     @classmethod
     def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
-        """The photographs of these classes, by their files' suffixes; others are left alone.
-
-        Raises:
-            ValueError: A class is not among ``classes``, or there is no image at all.
-        """
+        """The photographs of these classes, by their files' suffixes; others are left alone."""
         import pyarrow
 
-        if unknown := set(folders(folder)) - set(classes):
-            raise ValueError(f"{folder}: the class {min(unknown)} is not among those of train")
         found = []
         for name in classes:
-            names = os.listdir(folder / name) if (folder / name).is_dir() else []
-            found.append(pyarrow.array(sorted(n for n in names if n.lower().endswith(SUFFIXES)), pyarrow.string()))
+            images = sorted(file for file in _entries(folder / name) if file.lower().endswith(SUFFIXES))
+            found.append(pyarrow.array(images, pyarrow.string()))
         labels = np.repeat(np.arange(len(classes)), [len(names) for names in found])
-        if not len(labels):
-            raise ValueError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
-        return cls(folder, classes, labels, pyarrow.concat_arrays(found))
+        return cls(folder, classes, labels, pyarrow.concat_arrays(found or [pyarrow.array([], pyarrow.string())]))
+
+    def left_alone(self) -> Iterator[str]:
+        """A line for each class folder with entries that are no images by their suffixes."""
+        for name in self.classes:
+            others = sorted(file for file in _entries(self.folder / name) if not file.lower().endswith(SUFFIXES))
+            if others:
+                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+                yield f"{self.folder / name}: {', '.join(others[:3])}{more}: left alone, not {', '.join(SUFFIXES)}"
 
     def read(self, i: int) -> bytes:
         return Path(self.name(i)).read_bytes()
 
     def name(self, i: int) -> str:
         return os.path.join(self.folder, self.classes[self.labels[i]], self.files[int(i)].as_py())
+
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        return ((file.as_py(), os.path.getsize(self.name(i))) for i, file in enumerate(self.files))
+
+
+def _entries(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 def folders(folder: Path) -> list[str]:
@@ -113,6 +126,9 @@ class Archive(Store):
     def name(self, i: int) -> str:
         return f"{self.files[self.table['part'][int(i)].as_py()]}: {self.table['name'][int(i)]}"
 
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        return zip(self.table["name"].to_pylist(), self.table["size"].to_pylist(), strict=True)
+
 
 def write_table(table: "pyarrow.Table", file: Path) -> None:
     """The table of an archive, as a file that is mapped into memory when it is read; written whole or not at all."""
@@ -141,9 +157,8 @@ class Shards(Store):
         """Raises: ValueError: A file is no parquet file, or lacks the columns."""
         labels, groups, start = [], [], 0
         for number, file in enumerate(files):
-            parquet = _parquet(file)
+            parquet, _ = _opened(file, PICTURE)
             labels.append(column(file, ("label",)).to_numpy())
-            picture(file)
             for group in range(parquet.num_row_groups):
                 groups.append((number, group, start))
                 start += parquet.metadata.row_group(group).num_rows
@@ -159,6 +174,9 @@ class Shards(Store):
         group, row = self._group(i)
         return f"{self.files[self.groups[group, 0]]}: row {row} of row group {self.groups[group, 1]}"
 
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        return ((file.name, file.stat().st_size) for file in self.files)
+
     def _group(self, i: int) -> tuple[int, int]:
         group = int(np.searchsorted(self.groups[:, 2], i, side="right")) - 1
         return group, int(i - self.groups[group, 2])
@@ -168,19 +186,44 @@ class Shards(Store):
         return _row_group(self.files[number], group_in_file)
 
 
-@functools.lru_cache(maxsize=8)
+_KEPT_BYTES = 128 * 2**20
+_kept: "dict[tuple[Path, int], pyarrow.ChunkedArray]" = {}
+"""The row groups that this process has read last, up to ``_KEPT_BYTES`` or one; some files have gigabytes in one."""
+
+
 def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
-    name = picture(file)
-    return _parquet(file).read_row_group(group, columns=[name])[name]
+    cells = _kept.pop((file, group), None)
+    if cells is None:
+        parquet, name = _opened(file, PICTURE)
+        cells = parquet.read_row_group(group, columns=[name])[name]
+    _kept[file, group] = cells
+    while len(_kept) > 1 and sum(kept.nbytes for kept in _kept.values()) > _KEPT_BYTES:
+        del _kept[next(iter(_kept))]
+    return cells
 
 
-def _parquet(file: Path) -> "pyarrow.parquet.ParquetFile":
+def column(file: Path, names: tuple[str, ...]) -> "pyarrow.ChunkedArray":
+    """The column of a parquet file by the first of its names that is there.
+
+    Raises:
+        ValueError: Not a parquet file, or none is there.
+    """
+    parquet, name = _opened(file, names)
+    return parquet.read(columns=[name])[name]
+
+
+def _opened(file: Path, names: tuple[str, ...]) -> "tuple[pyarrow.parquet.ParquetFile, str]":
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(file)
+        parquet = pyarrow.parquet.ParquetFile(file)
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{file}: not a readable parquet file ({error})") from None
+    present = parquet.schema_arrow.names
+    for name in names:
+        if name in present:
+            return parquet, name
+    raise ValueError(f"{file}: a column {' or '.join(names)} is needed; it has {', '.join(present)}")
 
 
 def shards(root: Path, split: str) -> list[Path]:
@@ -195,26 +238,3 @@ def shards(root: Path, split: str) -> list[Path]:
     if files and (counted := re.search(r"-of-(\d+)\.parquet$", files[0].name)) and len(files) != int(counted[1]):
         raise ValueError(f"{files[0].parent}: {len(files)} of the {int(counted[1])} files {split}-*.parquet are there")
     return files
-
-
-def picture(file: Path) -> str:
-    """The name of the column of images."""
-    return _named(file, ("img", "image"))
-
-
-def column(file: Path, names: tuple[str, ...]) -> "pyarrow.ChunkedArray":
-    """A column by the first of its names that is there.
-
-    Raises:
-        ValueError: Not a parquet file, or none is there.
-    """
-    name = _named(file, names)
-    return _parquet(file).read(columns=[name])[name]
-
-
-def _named(file: Path, names: tuple[str, ...]) -> str:
-    present = _parquet(file).schema_arrow.names
-    for name in names:
-        if name in present:
-            return name
-    raise ValueError(f"{file}: a column {' or '.join(names)} is needed; it has {', '.join(present)}")
