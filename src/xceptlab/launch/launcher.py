@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
-from xceptlab.interruption import PARENT
+from xceptlab.interruption import BAD_INPUT, INTERRUPTED, PARENT
 from xceptlab.leases import Watch
 from xceptlab.records import Follower, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
@@ -29,10 +29,6 @@ Main = Callable[[list[str]], int]
 
 ATTEMPTS = 2
 """Crashes after which a run has failed that came no further in between."""
-BAD_INPUT = 2
-"""Exit code of a run that would fail again."""
-INTERRUPTED = 75
-"""Exit code of a run that is to be started again: it was interrupted, or another process is training it."""
 
 
 @dataclass
@@ -130,7 +126,7 @@ class Launcher(ABC):
         job.handle, job.state = None, "waiting"
         if job.directory.record():  # never the exit code
             job.state = "done"
-        elif code == INTERRUPTED:
+        elif code == INTERRUPTED:  # or another process trains it
             job.not_before = time.monotonic() + 1
         else:
             before, job.reached = job.reached, Follower(job.directory).progress(job.config.train.epochs).epoch
