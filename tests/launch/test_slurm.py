@@ -117,7 +117,7 @@ def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_t
     def requeued(number):
         finish(one, lambda _: "JobState=PENDING" in scontrol("show", "job", number))
         assert directory.log()[-1]["step"] < 150
-        # Or it waits for two minutes. Not at once: a node refuses a job that was requeued in the same second ("credential revoked").
+        # Or it waits for two minutes. Not at once: a node refuses a job requeued in the same second ("credential revoked").
         scontrol("update", f"jobid={number}", "StartTime=now+3", "TimeLimit=1440")
         return directory.log()[-1]["step"]
 
