@@ -27,6 +27,8 @@ State = Literal["waiting", "queued", "running", "done", "failed"]
 """queued: handed to a cluster, which has not started it yet."""
 Main = Callable[[list[str]], int]
 
+PATIENCE = 30.0
+"""Seconds that a run gets for a checkpoint when it is stopped."""
 ATTEMPTS = 2
 """Crashes after which a run has failed that came no further in between."""
 
@@ -167,6 +169,7 @@ def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
         fresh: In a new interpreter, which Lightning can execute again for each further device.
     """
     print_to(log)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         del os.environ[name]  # or Lightning, in an allocation, waits for tasks that srun never starts
     if not fresh:

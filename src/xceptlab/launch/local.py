@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xceptlab.interruption import die_with_parent
-from xceptlab.launch.launcher import Job, Launcher, Main, check_one_node, execute
+from xceptlab.launch.launcher import PATIENCE, Job, Launcher, Main, check_one_node, execute
 from xceptlab.schema import RunConfig
-
-PATIENCE = 30.0
-"""Seconds that a run gets for a checkpoint when it is stopped."""
 
 
 class _Started(NamedTuple):
@@ -113,6 +110,5 @@ def _forked(main: Main, argv: list[str], log: Path, devices: str | None, fresh: 
     os.setsid()
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent()
     sys.exit(execute(main, argv, log, fresh=fresh))
