@@ -166,7 +166,7 @@ def corrupt(folder: Path, full: bool) -> Counts:
 @check("pre-emptions of 2 processes, 0 to 500 ms between them", "0 hangs, right step, exit code 75; same bits at the end")
 def preempted(folder: Path, full: bool) -> Counts:
     times = 50 if full else 3
-    longer = ("--runtime.checkpoint_steps=0", f"--train.epochs={times // 2 + 1}")
+    longer = ("--runtime.checkpoint_steps=0", f"--train.epochs={times}")
     run = Run(folder / "run", *longer)
     held = 0
     for _ in range(times):
@@ -223,7 +223,7 @@ def orphans(folder: Path, full: bool) -> Counts:
     coordinator = (
         "import os, subprocess, sys; subprocess.run(sys.argv[1:], env=os.environ | {'XCEPTLAB_PARENT': str(os.getpid())})"
     )
-    lightning, torchrun = [sys.executable], [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    lightning, torchrun = [sys.executable], [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     cases = [  # what is started, and whether its second process is killed or its first
         (lightning, False),
         (torchrun, True),

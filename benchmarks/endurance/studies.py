@@ -1,5 +1,6 @@
 """What must hold of a study, whatever happens to its runs and coordinators."""
 
+import fcntl
 import os
 import random
 import signal
@@ -38,14 +39,12 @@ def _injured(argv: list[str]) -> int:
 
     def alone(*args: Any) -> Any:
         """The part of a run that is done under the lease."""
-        mark = folder / "in_training"
-        if mark.exists() and Path(f"/proc/{mark.read_text()}").exists():
-            (folder / "trained_twice_at_once").touch()
-        mark.write_text(str(os.getpid()))
-        try:
+        with open(folder / "in_training", "w") as mark:
+            try:
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+            except BlockingIOError:
+                (folder / "trained_twice_at_once").touch()
             return real_train(*args)
-        finally:
-            mark.unlink()
 
     def crashing(task: Task, batch: Any, batch_idx: int) -> Any:
         if crash and batch_idx == at:
