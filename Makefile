@@ -33,7 +33,7 @@ bench: setup ## Measure the data pipelines against torchvision's; see also xcept
 
 SIZE ?= small
 endurance: setup ## Kill, pre-empt and corrupt runs and count what holds (SIZE=small|full, ONLY=word)
-	@$(BIN)/python benchmarks/endurance.py --size $(SIZE) --only "$(ONLY)"
+	@$(BIN)/python benchmarks/endurance --size $(SIZE) --only "$(ONLY)"
 
 clean: ## Remove .venv and caches; outputs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from xceptlab import checkpoints
+from xceptlab import checkpoints, cli
 from xceptlab.checkpoints import CheckpointFiles, newest, oldest_first
 from xceptlab.records import RunDirectory
 from xceptlab.task import Task
@@ -93,6 +93,23 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
         CheckpointFiles().load_checkpoint(newest(tmp_path), weights_only=True)
 
 
+def test_a_checkpoint_of_a_version_with_other_weights_is_refused_in_one_line(tiny, monkeypatch, capsys):
+    config = tiny("--runtime.checkpoint_steps=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "validation_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(config, progress=False)
+    folder = RunDirectory.of(config.runtime.outputs, config.run_id).path / "checkpoints"
+    checkpoint = CheckpointFiles().load_checkpoint(newest(folder), weights_only=True)
+    checkpoint["state_dict"]["network.a"] = checkpoint["state_dict"].pop("network.classifier.weight")
+    CheckpointFiles().save_checkpoint(checkpoint, folder / "step00000009")
+    file = folder.parent / "config.yaml"
+    assert cli.main(["train", "-c", str(file)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("xceptlab: the checkpoint to continue from is of another version: network.a differs;")
+    assert len([line for line in said if line.startswith("xceptlab:")]) == 1
+
+
 @pytest.mark.parametrize(
     ("when", "steps"),
     [
@@ -110,8 +127,8 @@ def test_checkpoints_are_written_at_ends_of_epochs_by_steps_and_by_time(tiny, mo
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("crash", [3, 9])  # batches of 20, 10 an epoch
-def test_a_run_continues_in_mid_epoch_to_the_same_bits(tiny, tmp_path, monkeypatch, workers, crash):
-    science = ("--model.dropout=0.2", "--train.ema=0.9", "--data.crop=pad", "--data.pad=1", "--train.accumulate=2")
+def test_a_run_continues_in_mid_epoch_to_the_same_bits(tiny, made, tmp_path, monkeypatch, workers, crash):
+    science = (*made, "--model.dropout=0.2", "--train.ema=0.9", "--train.accumulate=2")
     runtime = ("--runtime.checkpoint_steps=1", "--runtime.log_every=3", f"--runtime.workers={workers}")
     config, undisturbed = (tiny(*science, *runtime, f"--runtime.outputs={tmp_path / name}") for name in "ab")
     step, batches = Task.training_step, []

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from xceptlab import leases
+from xceptlab.interruption import INTERRUPTED
 from xceptlab.leases import Busy, Holder, Watch, held
 
 PROCESS = """
@@ -96,7 +97,7 @@ def test_a_holder_that_was_asleep_while_another_took_over_ends_when_it_wakes(tmp
         holder.send_signal(signal.SIGSTOP)
         with held(tmp_path):
             holder.send_signal(signal.SIGCONT)
-            assert holder.wait(30) == leases.LOST
+            assert holder.wait(30) == INTERRUPTED
             assert "another process has taken this run over" in holder.stderr.read()
             assert len(left(tmp_path)) == 1
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from xceptlab import __version__
-from xceptlab.interruption import Requests
+from xceptlab.interruption import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Requests
 from xceptlab.leases import Busy
 from xceptlab.records import RunDirectory
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from xceptlab.study import Expansion
 
 MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
 
 EXPORTS = (".onnx", ".pt2", ".safetensors")
 

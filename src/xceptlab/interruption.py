@@ -1,5 +1,7 @@
-"""How a process is ended from outside: signals that ask it to stop, and the death of its parent."""
+"""How a process ends: its exit code, the signals that ask it to stop, and the death of its parent."""
 
+import functools
+import multiprocessing
 import os
 import signal
 import sys
@@ -7,13 +9,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import NoReturn
 
+FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
+"""Exit codes: a run failed or the disk is full; it would fail again; the same command continues; Ctrl-C."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """What asks a run to stop: schedulers send the first two, Ctrl-C the last."""
 PARENT = "XCEPTLAB_PARENT"
 """Environment variable: the id of the process that a run must not outlive."""
+_STARTER = os.getppid()  # asked at once: the parent may die while torch is loaded, which takes seconds
 
 
 class Requests:
@@ -78,17 +84,22 @@ def leave_signals_to_parent(*_: object) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@functools.cache
 def die_with_parent() -> None:
-    """Let no process that another one started outlive it: the ranks of a run, and a run of a coordinator that names itself.
+    """Let no process that another one started outlive it: ranks, and the runs of a coordinator that forked them or names itself.
 
-    A process that dies by SIGKILL takes nobody along, and NCCL would have the others wait for it for minutes.
+    A process that dies by SIGKILL takes nobody along. NCCL would have the other ranks wait for it for minutes, and the next
+    coordinator would meet the runs of the one before.
     """
-    parent = os.getppid()
-    if "LOCAL_RANK" in os.environ or os.environ.get(PARENT) == str(parent):
-        threading.Thread(target=_outlive_no, args=(parent,), daemon=True).start()
+    forked = multiprocessing.parent_process()  # from a server, which lives on
+    if forked or "LOCAL_RANK" in os.environ or os.environ.get(PARENT) == str(_STARTER):
+        threading.Thread(target=_outlive_no, args=(forked,), daemon=True).start()
 
 
-def _outlive_no(parent: int) -> None:
-    while os.getppid() == parent:
+def _outlive_no(forked: BaseProcess | None) -> None:
+    if forked:
+        forked.join()
+    while not forked and os.getppid() == _STARTER:
         time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
+    leads_a_group = os.getpgrp() == os.getpid()
+    os.kill(0 if leads_a_group else os.getpid(), signal.SIGKILL)

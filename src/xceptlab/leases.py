@@ -23,12 +23,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from xceptlab.interruption import INTERRUPTED
+
 HEARTBEAT = 10.0
 """Seconds between two signs of life of a holder."""
 STALE = 60.0
 """Seconds of watching without a sign of life after which a holder on another machine counts as gone."""
-LOST = 75
-"""Exit code of a holder whose run another process has taken over: start it again, and it will be told who trains the run."""
 
 
 class Busy(Exception):
@@ -154,7 +154,7 @@ def _beat(file: Path, over: threading.Event) -> None:
             os.utime(file)
         except FileNotFoundError:
             print(f"xceptlab: {file.parent}: another process has taken this run over", file=sys.stderr, flush=True)
-            os._exit(LOST)
+            os._exit(INTERRUPTED)  # started again, it is told who trains the run
         except OSError:
             pass  # the file server is away, for everybody
 

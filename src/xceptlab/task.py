@@ -39,10 +39,26 @@ class Task(pl.LightningModule):
         self.evaluation: dict[str, float] = {}
         self.per_image = PerImage(test_images)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network, as an older version may have written it.
+
+        Raises:
+            ValueError: Names or shapes of the weights differ.
+        """
+        found, wanted = ({k: v.shape for k, v in state.items()} for state in (checkpoint["state_dict"], self.state_dict()))
+        if found != wanted:
+            wrong = min(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+            raise ValueError(
+                f"the checkpoint to continue from is of another version: {wrong} differs; remove it to start the run again"
+            )
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout depends on (seed, batch, rank) only, so that an interrupted run continues with the same draws."""
         number = self.current_epoch * self.steps_per_epoch * self.config.train.accumulate + batch_idx
-        torch.manual_seed(int(bits(_DROPOUT, self.config.seed, number, self.global_rank)[0] >> 1))
+        seed = int(bits(_DROPOUT, self.config.seed, number, self.global_rank)[0] >> 1)
+        # not torch.manual_seed, which takes a millisecond to ask for every kind of device that might be there
+        generator = torch.default_generator if self.device.type == "cpu" else torch.get_device_module(self.device)
+        generator.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self.network(batch.images)

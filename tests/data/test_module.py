@@ -46,14 +46,6 @@ def alone():
     return batches()
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_tensors_are_bit_equal_for_any_number_of_workers(alone, workers):
-    for (epoch, a), (other_epoch, b) in zip(alone, batches([f"--runtime.workers={workers}"]), strict=True):
-        assert epoch == other_epoch
-        assert torch.equal(a.images, b.images)
-        assert torch.equal(a.labels, b.labels)
-
-
 def test_each_epoch_has_every_image_once_in_another_order(alone):
     first, second = (torch.cat([batch.number for e, batch in alone if e == epoch]) for epoch in (0, 1))
     assert torch.equal(first.sort().values, torch.arange(270))

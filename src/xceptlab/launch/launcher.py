@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
-from xceptlab.interruption import PARENT
+from xceptlab.interruption import BAD_INPUT, INTERRUPTED, PARENT
 from xceptlab.leases import Watch
 from xceptlab.records import Follower, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
@@ -27,12 +27,10 @@ State = Literal["waiting", "queued", "running", "done", "failed"]
 """queued: handed to a cluster, which has not started it yet."""
 Main = Callable[[list[str]], int]
 
+PATIENCE = 30.0
+"""Seconds that a run gets for a checkpoint when it is stopped."""
 ATTEMPTS = 2
 """Crashes after which a run has failed that came no further in between."""
-BAD_INPUT = 2
-"""Exit code of a run that would fail again."""
-INTERRUPTED = 75
-"""Exit code of a run that is to be started again: it was interrupted, or another process is training it."""
 
 
 @dataclass
@@ -130,7 +128,7 @@ class Launcher(ABC):
         job.handle, job.state = None, "waiting"
         if job.directory.record():  # never the exit code
             job.state = "done"
-        elif code == INTERRUPTED:
+        elif code == INTERRUPTED:  # or another process trains it
             job.not_before = time.monotonic() + 1
         else:
             before, job.reached = job.reached, Follower(job.directory).progress(job.config.train.epochs).epoch
@@ -171,6 +169,7 @@ def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
         fresh: In a new interpreter, which Lightning can execute again for each further device.
     """
     print_to(log)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         del os.environ[name]  # or Lightning, in an allocation, waits for tasks that srun never starts
     if not fresh:

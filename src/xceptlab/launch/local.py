@@ -9,20 +9,16 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from xceptlab.launch.launcher import Job, Launcher, Main, check_one_node, execute
+from xceptlab.interruption import die_with_parent
+from xceptlab.launch.launcher import PATIENCE, Job, Launcher, Main, check_one_node, execute
 from xceptlab.schema import RunConfig
-
-PATIENCE = 30.0
-"""Seconds that a run gets for a checkpoint when it is stopped."""
 
 
 class _Started(NamedTuple):
@@ -114,14 +110,5 @@ def _forked(main: Main, argv: list[str], log: Path, devices: str | None, fresh: 
     os.setsid()
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     sys.exit(execute(main, argv, log, fresh=fresh))
-
-
-def _die_with_parent() -> None:
-    """A coordinator that is killed takes its runs along, so that the next one does not meet them."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os.killpg(0, signal.SIGKILL)

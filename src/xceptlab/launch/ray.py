@@ -5,17 +5,13 @@ A run whose node is lost is started again, where Ray finds room for it, and cont
 
 import logging
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_utilities.core.imports import RequirementCache
 
-from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, check_one_node, execute
+from xceptlab.launch.launcher import PATIENCE, Job, Launcher, Main, check_gpus, check_one_node, execute
 from xceptlab.schema import RunConfig
-
-PATIENCE = 30.0
-"""Seconds that a run gets for a checkpoint when it is stopped."""
 
 
 class Ray(Launcher):
@@ -70,7 +66,8 @@ class Ray(Launcher):
         try:
             for task in tasks:
                 self.ray.cancel(task)
-            self.ray.wait(tasks, num_returns=len(tasks), timeout=PATIENCE) if tasks else None
+            if tasks:
+                self.ray.wait(tasks, num_returns=len(tasks), timeout=PATIENCE)
         finally:  # also when this is interrupted
             for task in tasks:
                 self.ray.cancel(task, force=True)
@@ -81,5 +78,4 @@ def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh:
     os.chdir(folder)  # the coordinator's, from which its paths count
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return execute(main, argv, log, fresh=fresh)

@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 
 from lightning_utilities.core.imports import RequirementCache
 
-from xceptlab.launch.launcher import INTERRUPTED, Job, Launcher, Main, check_gpus, print_to
+from xceptlab.interruption import INTERRUPTED
+from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, print_to
 from xceptlab.records import write_atomically
 from xceptlab.schema import RunConfig
 

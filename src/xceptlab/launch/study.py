@@ -1,7 +1,6 @@
 """Run what is missing of a study, and show it live."""
 
 import dataclasses
-import signal
 import time
 from collections import Counter
 
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 
 from xceptlab.data import locate
+from xceptlab.interruption import Requests
 from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
 from xceptlab.records import RunDirectory
@@ -46,19 +46,18 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
     if launcher is None:
         return {}
     display = _Display(expansion, missing)
-    before = signal.signal(signal.SIGTERM, _terminated)
-    try:
-        with display:
-            while not set((states := launcher.poll()).values()) <= {"done", "failed"}:
+    with Requests():
+        try:
+            with display:
+                while not set((states := launcher.poll()).values()) <= {"done", "failed"}:
+                    display.show(states)
+                    time.sleep(launcher.pause)
                 display.show(states)
-                time.sleep(launcher.pause)
-            display.show(states)
-    except BaseException:
-        print("Stopping: the runs write their checkpoints; Ctrl-C stops at once", flush=True)
-        raise
-    finally:
-        launcher.stop()
-        signal.signal(signal.SIGTERM, before)
+        except BaseException:
+            print("Stopping: the runs write their checkpoints; Ctrl-C stops at once", flush=True)
+            raise
+        finally:
+            launcher.stop()
     return {run_id: _last_line(missing[run_id]) for run_id, state in states.items() if state == "failed"}
 
 
@@ -79,10 +78,6 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
     from xceptlab.launch.local import Local
 
     return Local(main, jobs)
-
-
-def _terminated(number: int, frame: object) -> None:
-    raise InterruptedError("interrupted by SIGTERM; the same command continues")
 
 
 def _of_study(run: RunConfig, study: str, arm: str) -> RunConfig:
