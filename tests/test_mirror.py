@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -38,7 +39,11 @@ def directory(config):
 def log(config):
     """The lines of the local log as they are to be in W&B."""
     lines = directory(config).log()
-    return [{"_step": n, "_timestamp": line.pop("time"), **line} for n, line in enumerate(lines)]
+    kinds = [("test/loss" in line) * 2 + ("val/loss" in line) for line in lines]
+    return [
+        {"_step": 3 * line["step"] + kind, "_timestamp": line.pop("time"), **line}
+        for line, kind in zip(lines, kinds, strict=True)
+    ]
 
 
 def sent(lines):
@@ -46,7 +51,9 @@ def sent(lines):
 
 
 def wandb_id(config):
-    return f"{config.run_id}-{(directory(config).path / 'wandb_id').read_text()}"
+    name = (directory(config).path / "wandb_id").read_text()
+    assert name.startswith(config.run_id)
+    return name
 
 
 def killed(outputs, step, *overrides):
@@ -98,10 +105,35 @@ def test_a_run_that_was_interrupted_goes_on_as_the_same_run_and_each_line_arrive
     before = len(server.histories[wandb_id(config)])
     train(config, progress=False)
     (history,) = server.histories.values()
-    assert [line["_step"] for line in history] == list(range(len(log(config))))
     assert sent(history)[before:] == log(config)[before:]
     for name in ("step", "train/loss", "val/loss"):  # of steps that were done twice, too
         assert [line.get(name) for line in history] == [line.get(name) for line in log(config)]
+
+
+def test_a_run_that_logs_otherwise_when_it_continues_loses_no_line(tiny, server, monkeypatch):
+    config, seldom = (tiny("--train.epochs=6", "--runtime.wandb=online", f"--runtime.log_every={n}") for n in (1, 1000))
+    step = Task.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "training_step", lambda self, batch, n: step(self, batch, n if self.global_step < 18 else 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            train(config, progress=False)
+    wandb.finish()
+    train(seldom, progress=False)
+    (history,) = server.histories.values()
+    assert [line["_step"] for line in history] == sorted({line["_step"] for line in history})
+    assert {line["_step"] for line in log(config)} < {line["_step"] for line in history}  # the first attempt's lines stay, too
+
+
+def test_a_server_that_is_gone_at_the_end_costs_neither_the_run_nor_minutes(tiny, server, monkeypatch):
+    monkeypatch.setattr(mirror, "PATIENCE", 2)
+    config = tiny("--runtime.wandb=online")
+    close = mirror.Mirror.close
+    monkeypatch.setattr(mirror.Mirror, "close", lambda self, record: (server.stop(), close(self, record)))
+    start = time.monotonic()
+    with warnings.catch_warnings(action="ignore"):  # it says so, or wandb does
+        assert train(config, progress=False).status == "finished"
+    assert time.monotonic() - start < 60  # by itself wandb tries for hours
+    assert not list(directory(config).path.glob("lease.*"))
 
 
 def test_offline_files_hold_the_log_also_after_a_kill_and_sync_sends_it_once(tiny, server, tmp_path, capsys):
@@ -158,6 +190,33 @@ def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuil
     assert f"{server.url}/me/xceptlab/runs/{own}" in capsys.readouterr().out
 
 
+def test_a_study_that_is_disabled_sends_nothing_even_of_runs_that_were_online_and_needs_no_claims(server, tmp_path):
+    study = tmp_path / "small.yaml"
+    layers = [argument for flag, argument in pairwise(TINY) if flag == "-c"]
+    study.write_text(
+        f"question: What is it?\nbase: {json.dumps(layers)}\narms: {{one: {{}}, two: {{model.residual: none}}}}\nseeds: [0]\n"
+    )
+    overrides = [argument for argument in TINY if argument.startswith("--")] + [f"--runtime.outputs={tmp_path / 'outputs'}"]
+    assert cli.main(["study", str(study), *overrides, "--runtime.wandb=online"]) == 0
+    assert sorted(run["jobType"] for run in server.runs.values()) == ["one", "study", "two"]
+    before = server.requests
+    assert cli.main(["study", str(study), *overrides, "--runtime.wandb=disabled"]) == 0
+    assert server.requests == before
+
+
+def test_what_cannot_be_sent_does_not_keep_the_others(tiny, server, tmp_path, capsys):
+    configs = [tiny(f"--seed={seed}") for seed in (1, 2)]
+    for config in configs:
+        train(config, progress=False)
+    (directory(configs[0]).path / "metrics.jsonl").write_text("no log\n")
+    names = [config.run_id for config in configs]
+    assert cli.main(["sync", *names, f"--runtime.outputs={tmp_path / 'outputs'}", "--model.residual=none"]) == 2
+    assert "line 1 is no line of a log" in capsys.readouterr().err
+    (run,) = [run for run in server.runs.values() if server.histories[run["name"]]]
+    assert run["displayName"] == names[1]
+    assert json.loads(run["config"])["model.residual"] == {"value": "all"}  # a run that is done is what it was
+
+
 def test_a_wrong_key_is_one_line_or_an_offline_run_and_is_never_shown(tiny, server, monkeypatch, capsys):
     wrong = "9876543210" * 4
     monkeypatch.setenv("WANDB_API_KEY", wrong)
@@ -186,11 +245,10 @@ def test_without_a_key_auto_is_offline_and_sync_says_what_is_missing(tiny, monke
     )
 
 
-def test_a_run_that_is_being_sent_is_left_alone(tiny, server):
-    config = tiny("--runtime.wandb=online")
+def test_a_run_that_is_being_trained_is_not_sent_by_another_process(tiny, server):
+    config = tiny()
     directory(config).create()
-    (directory(config).path / "wandb_url").write_text("https://wandb.ai/me/xceptlab/runs/1")
-    with directory(config).locked(), pytest.raises(mirror.leases.Busy, match="sends it to W&B"):
+    with directory(config).locked(), pytest.raises(mirror.leases.Busy, match="a process is training this run"):
         mirror.sync(config, directory(config))
     assert not server.requests
 

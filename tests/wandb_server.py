@@ -36,6 +36,10 @@ class Server:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Be gone: connections are refused."""
         self._http.shutdown()
         self._http.server_close()
 

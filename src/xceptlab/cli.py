@@ -363,6 +363,7 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
     if None in read_records(expansion).values():
         _networks(expansion)
     from xceptlab.launch.study import run_missing
+    from xceptlab.mirror import chosen
     from xceptlab.report.terminal import show_summary
 
     failed = run_missing(expansion, options.jobs, main)
@@ -371,13 +372,13 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
         failed = run_missing(expansion, options.jobs, main)
     summary = _write(expansion)
     show_summary(summary)
-    if summary.links:  # its runs are in W&B
-        try:
-            _sync_study(summary)
-        except ValueError as error:
-            print(f"Warning: {error}", file=sys.stderr)
     for run_id, reason in failed.items():
         print(f"failed: {run_id}: {reason}", file=sys.stderr)
+    try:
+        if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
+            _sync_study(summary)
+    except ValueError as error:
+        print(f"Warning: {error}", file=sys.stderr)
     return FAILED if failed else 0
 
 
@@ -419,30 +420,38 @@ def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
 def _sync(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.loading import load_run
 
-    outputs = load_run(layers, "sync").runtime.outputs
+    outputs, runtime = Path(load_run(layers, "sync").runtime.outputs), _runtime(layers)
+    code = 0
     for name in options.names:
-        run = next((path for path in (Path(name), Path(outputs) / "runs" / name) if (path / "config.yaml").is_file()), None)
-        if run:
-            _sync_run(run, layers)
-            continue
-        expansion = _expand(name, layers)
-        for config in expansion.runs().values():
-            directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+        path = next((path for path in (Path(name), outputs / "runs" / name) if (path / "config.yaml").is_file()), None)
+        expansion = None if path else _expand(name, layers)
+        runs = expansion.runs().values() if expansion else []
+        paths = [path] if path else [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in runs]
+        for run in [run for run in paths if (run / "metrics.jsonl").is_file()]:
             try:
-                if directory.log():
-                    _sync_run(directory.path, layers)
-            except Busy as error:
-                print(f"xceptlab: {error}", file=sys.stderr)
-        _sync_study(_write(expansion))
-    return 0
+                _sync_run(run, runtime)
+            except (Busy, ValueError) as error:  # the others can be sent all the same
+                code = _say(str(error), BAD_INPUT)
+        if expansion:
+            _sync_study(_write(expansion))
+    return code
 
 
-def _sync_run(path: Path, layers: list[str]) -> None:
+def _runtime(layers: list[str]) -> list[str]:
+    """Of the overrides those that are no science: what a run that is done can still be told."""
+    runtime: list[str] = []
+    for i, piece in enumerate(layers):
+        if piece.startswith("--runtime."):
+            runtime += [piece] if "=" in piece else layers[i : i + 2]
+    return runtime
+
+
+def _sync_run(path: Path, overrides: list[str]) -> None:
     from xceptlab.loading import load_run
     from xceptlab.mirror import sync
 
-    config = load_run(["-c", str(path / "config.yaml"), *layers], "sync")
-    print(f"{config.run_id}: {sync(config, RunDirectory(path))}", flush=True)
+    config = load_run(["-c", str(path / "config.yaml"), *overrides], "sync")
+    print(f"{path.name}: {sync(config, RunDirectory(path))}", flush=True)
 
 
 def _sync_study(summary: "Summary") -> None:

@@ -1,12 +1,15 @@
 """Weights & Biases mirrors what the directories hold: each of them can be sent again, and its run gains what it lacks there.
 
-A run has one id in W&B for its whole life: its own and a nonce, kept in its directory. The number of a line in metrics.jsonl is
-its step there (``_step``; charts are drawn over ``step``): each line arrives once, however often a run continues or is sent.
+A run has one id in W&B for its whole life, its own with a nonce, kept in its directory. The number of a line of the log there
+(``_step``; charts are drawn over ``step``) follows from its content, so that each arrives once, however often a run continues
+or is sent.
 """
 
+import bisect
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +23,9 @@ WANDB = RequirementCache("wandb")
 
 Mode = Literal["online", "offline"]
 
+PATIENCE = 120
+"""Seconds that W&B gets to take what is left when a run ends; `xceptlab sync` sends it again."""
+
 
 class Mirror:
     """One run, opened in W&B.
@@ -29,12 +35,11 @@ class Mirror:
     """
 
     def __init__(self, config: RunConfig, directory: RunDirectory, mode: Mode) -> None:
-        self._weights = directory.path / "model.safetensors" if config.runtime.wandb_weights else None
+        self._weights = directory.path / "model.safetensors" if config.runtime.wandb_weights and mode == "online" else None
         self._run = _open(
             directory.path,
-            config.run_id,
+            directory.path.name,
             mode,
-            name=config.run_id,
             project=config.runtime.wandb_project,
             group=config.runtime.study or None,
             job_type=config.runtime.arm or None,
@@ -42,25 +47,29 @@ class Mirror:
             config=config.science(),
         )
         self._run.define_metric("*", step_metric="step")
-        self._sent: int = self._run.starting_step
+        self._next: int = self._run.starting_step
 
     def send(self, log: Sequence[dict[str, Any]]) -> None:
         """Send the lines of the run's log that W&B lacks."""
-        for number in range(self._sent, len(log)):
-            line = dict(log[number])
-            self._run.log({"_timestamp": line.pop("time"), **line}, step=number, commit=True)
-            self._sent = number + 1
+        for line in log[bisect.bisect_left(log, self._next, key=_number) :]:
+            values = {name: value for name, value in line.items() if name != "time"}
+            self._run.log({"_timestamp": line["time"], **values}, step=_number(line), commit=True)
+            self._next = _number(line) + 1
 
     def close(self, record: Record | None) -> None:
         """Send what only the record knows, and wait until all has arrived; without a record the run stays unfinished."""
-        try:
+        with _closing(self._run, 0 if record else 1):
             if record:
-                known = {"status": record.status, "parameters": record.parameters, "macs": record.macs, **record.metrics}
-                self._run.summary.update(known)
+                known = ("status", "parameters", "macs", "steps", "images_per_second", "device", "world_size", "git")
+                self._run.summary.update({name: getattr(record, name) for name in known} | record.metrics)
+                self._run.summary["training_seconds"] = record.seconds
                 if self._weights and record.status == "finished":
                     self._run.log_artifact(self._weights, name=record.run_id, type="model")
-        finally:
-            _close(self._run, 0 if record else 1)
+
+
+def _number(line: dict[str, Any]) -> int:
+    """A step has at most three lines: of training, of validation, of the final evaluation."""
+    return 3 * int(line["step"]) + (2 if "test/loss" in line else 1 if "val/loss" in line else 0)
 
 
 def chosen(runtime: RuntimeConfig) -> Mode | None:
@@ -83,13 +92,16 @@ def sync(config: RunConfig, directory: RunDirectory) -> str:
 
     Raises:
         ValueError: There is no key, or W&B refuses or cannot be reached.
-        Busy: The process that trains the run sends it.
+        Busy: The run is being trained.
     """
-    if leases.Watch(directory.path).look() and (directory.path / "wandb_url").exists():
-        raise leases.Busy(f"{directory.path}: the process that trains this run sends it to W&B, too")
-    mirror = Mirror(config, directory, _online())
-    mirror.send(directory.log())
-    mirror.close(directory.record())
+    if leases.Watch(directory.path).look():
+        raise leases.Busy(f"{directory.path}: a process is training this run; what it does not send can be sent when it ends")
+    log, record = directory.log(), directory.record()
+    _check_key()
+    with _refusals(directory.path.name):
+        mirror = Mirror(config, directory, "online")
+        mirror.send(log)
+        mirror.close(record)
     return (directory.path / "wandb_url").read_text().strip()
 
 
@@ -109,23 +121,27 @@ def sync_study(
     Raises:
         ValueError: There is no key, or W&B refuses or cannot be reached.
     """
-    mode = _online()
+    _check_key()
     import wandb
 
-    run = _open(directory, "study", mode, name=name, project=project, group=name, job_type="study", config={"question": question})
-    table = wandb.Table(columns=list(verdicts[0]), data=[list(row.values()) for row in verdicts])
-    run.log({"verdicts": table, "report": wandb.Html((directory / "report.html").read_text(), inject=False)})
-    run.summary.update(summary)
-    _close(run, 0)
+    report = (directory / "report.html").read_text()
+    with _refusals(name):
+        run = _open(
+            directory, "study", "online", name=name, project=project, group=name, job_type="study", config={"question": question}
+        )
+        with _closing(run, 0):
+            run.log({"report": wandb.Html(report, inject=False)}, commit=not verdicts)
+            if verdicts:
+                run.log({"verdicts": wandb.Table(columns=list(verdicts[0]), data=[list(row.values()) for row in verdicts])})
+            run.summary.update(summary)
     return (directory / "wandb_url").read_text().strip()
 
 
-def _online() -> Literal["online"]:
+def _check_key() -> None:
     if not WANDB:
         raise ValueError("W&B: wandb is not installed (pip install wandb)")
     if not _has_key():
         raise ValueError("W&B: there is no key; `wandb login` keeps one, and the environment's WANDB_API_KEY is one")
-    return "online"
 
 
 def _has_key() -> bool:
@@ -134,7 +150,7 @@ def _has_key() -> bool:
 
     try:
         return bool(wandb.login(prompt=False))
-    except (wandb.Error, ValueError) as error:  # a key that cannot be one
+    except (wandb.Error, ValueError) as error:  # a key that W&B does not know, or that cannot be one
         raise ValueError(f"W&B: {error}") from None
 
 
@@ -144,36 +160,49 @@ def _open(directory: Path, prefix: str, mode: Mode, **options: Any) -> Any:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to W&B's developers
     import wandb
 
-    nonce = directory / "wandb_id"
-    if not nonce.exists():
-        write_atomically(nonce, secrets.token_hex(4).encode())
+    own = directory / "wandb_id"
+    if not own.exists():
+        write_atomically(own, f"{prefix}-{secrets.token_hex(4)}".encode())
     settings = wandb.Settings(
         console="off",
         save_code=False,
+        disable_git=True,  # the record has the run's
         reinit="finish_previous",
+        finish_timeout=PATIENCE,
+        finish_timeout_raises=True,
         x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
     )
-    try:
+    with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {own} to send it anew"):
         run = wandb.init(
-            id=f"{prefix}-{nonce.read_text().strip()}",
+            id=own.read_text().strip(),
             dir=directory,
             resume="allow",
             mode=mode,
             settings=settings,
-            **options,
+            **{"name": prefix, **options},
         )
-    except (wandb.Error, OSError) as error:
-        wandb.teardown()
-        raise ValueError(
-            f"W&B does not take {prefix} ({error}); if it was deleted there, remove {nonce} and send it anew"
-        ) from None
     if run.url:
         write_atomically(directory / "wandb_url", run.url.encode())
     return run
 
 
-def _close(run: Any, exit_code: int) -> None:
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
     import wandb
 
-    run.finish(exit_code=exit_code)
-    wandb.teardown()  # finish() returns before the file is written; a forked run has no atexit
+    try:
+        yield
+    except (wandb.Error, OSError) as error:
+        wandb.teardown()
+        raise ValueError(f"W&B does not take {what} ({error})") from None
+
+
+@contextmanager
+def _closing(run: Any, exit_code: int) -> Iterator[None]:
+    import wandb
+
+    try:
+        yield
+    finally:
+        run.finish(exit_code=exit_code)
+        wandb.teardown()  # finish() returns before the file is written; a forked run has no atexit

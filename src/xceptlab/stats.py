@@ -124,8 +124,9 @@ class Boundary:
         return np.minimum(tabulated, self._looks * np.asarray(p))  # Bonferroni, below the table
 
     def nominal(self, chance: float) -> float:
-        """The nominal p whose ``chance`` this is, within the table."""
-        return float(np.exp(np.interp(np.log(chance), self._chance, self._nominal)))
+        """The nominal p whose ``chance`` this is; below the table Bonferroni's, which is smaller."""
+        tabulated = np.exp(np.interp(np.log(chance), self._chance, self._nominal))
+        return float(tabulated if np.log(chance) >= self._chance[0] else chance / self._looks)
 
 
 @functools.cache

@@ -22,6 +22,11 @@ from xceptlab.schema import RunConfig
 METRICS = tuple(f"{split}/{metric}" for split in ("test", "val") for metric in ("top1", "top5", "loss"))
 
 
+def decimals(metric: str) -> int:
+    """How many a value of the metric is shown with: percent with 2, nats with 4."""
+    return 4 if metric.endswith("loss") else 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A statement about two arms that the records will support or contradict."""

@@ -251,4 +251,8 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
         if config.runtime.wandb != "auto":
             raise ValueError(f"runtime.wandb: {config.runtime.wandb} does not work here: {error}") from None
         rank_zero_warn(f"{error}; the run is tracked offline, and `xceptlab sync` can send it later")
+    try:
         return Mirror(config, directory, "offline")
+    except ValueError as error:
+        rank_zero_warn(f"{error}; the run goes on without it")
+        return None

@@ -83,7 +83,9 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
             if record := directory.record():  # whoever held it has finished it
                 return record
             write_atomically(directory.path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
-            return _train(config, directory, data, network, trainer, requests)
+            record = _train(config, directory, data, network, trainer, requests)
+        tracking.finish(trainer, record)  # W&B may take its time; the run is done
+        return record
 
 
 def _train(
@@ -145,7 +147,6 @@ def _train(
             write_atomically(directory.path / "test_correct.npy", npy(task.test_correct.numpy()))
         directory.write_record(record)
         shutil.rmtree(directory.path / "checkpoints")
-        tracking.finish(trainer, record)
     return record
 
 

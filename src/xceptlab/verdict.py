@@ -12,7 +12,7 @@ import numpy as np
 from xceptlab import stats
 from xceptlab.records import Record
 from xceptlab.stats import Array
-from xceptlab.study import Claim, Expansion, Seeds, Study
+from xceptlab.study import Claim, Expansion, Seeds, Study, decimals
 
 Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
 """``scores[metric][arm][seed]``: accuracies in percent, losses in nats."""
@@ -95,9 +95,10 @@ class Verdict:
         """What the pairing gained and what this n could have found, in words; empty where nothing was tested."""
         if math.isnan(self.detectable):
             return ""
-        found = f"an effect of {self.detectable:.2f} beyond the margin"
-        if self.claim.kind == "equivalent":
-            found = f"equivalence within {self.detectable:.2f}"
+        smallest = f"{self.detectable:.{decimals(self.claim.metric)}f}"
+        found = (
+            f"equivalence within {smallest}" if self.claim.kind == "equivalent" else f"an effect of {smallest} beyond the margin"
+        )
         gained = "" if math.isnan(self.correlation) else f"Pairing correlation {self.correlation:.2f}; "
         return f"{gained}{self.n} pairs would have found {found} with 80% power."
 
@@ -113,8 +114,10 @@ def judge(claims: Sequence[Claim], scores: Scores, *, alpha: float = 0.05, seeds
             look that decides it, whatever comes later; it is ``incomplete`` while the next look's seeds have no scores.
 
     Raises:
-        ValueError: A score that is not a finite number, or an arm without scores.
+        ValueError: A score that is not a finite number, an arm without scores, or two claims of one id.
     """
+    if len({claim.id for claim in claims}) < len(claims):
+        raise ValueError(f"claims {', '.join(claim.id for claim in claims)}: each must have an id of its own")
     return _judge(claims, [_pairs(claim, scores) for claim in claims], alpha, seeds, NOTHING)
 
 
@@ -275,16 +278,19 @@ def _summary(v: Verdict, *, withheld: bool, levels: Sequence[float]) -> str:
     """The verdict in one sentence. ``levels``: those at which the claim and its opposite are tested, of one look's p-value."""
     a, b = v.claim.contrast
     unit = "" if v.claim.lower_is_better else " points"
+    places = decimals(v.claim.metric)
     values = np.array(list(v.differences.values()))
     if v.n < 3:
         more = f"; {_more_seeds(v, values, levels)}" if v.n > 1 and np.ptp(values) > 0 else ""
-        return f"Inconclusive: {v.n} pairs are too few to judge; at least {3 - v.n} more seeds are needed{more}{_apart(v)}."
+        pairs, seeds = ("pair" if v.n == 1 else "pairs"), ("1 more seed is" if v.n == 2 else f"{3 - v.n} more seeds are")
+        return f"Inconclusive: {v.n} {pairs} of runs cannot be judged; at least {seeds} needed{more}{_apart(v)}."
     if np.ptp(values) == 0:
         value = -values[0] if v.claim.lower_is_better else values[0]
-        return f"Inconclusive: {a} - {b} is {value:+.2f}{unit} for every seed, and without spread there is nothing to test."
+        same = f"{a} - {b} is {value:+.{places}f}{unit} for every seed"
+        return f"Inconclusive: {same}, and without spread there is nothing to test{_apart(v)}."
     repeated, most = ("", "") if v.most is None else ("repeated ", f" of at most {v.most}")
-    amount = f"{a} is {abs(v.estimate):.2f}{unit} {'better' if v.estimate >= 0 else 'worse'} than {b} in {v.claim.metric}"
-    amount += f" ({repeated}{100 * v.level:g}% interval {v.low:+.2f} to {v.high:+.2f}, {v.n}{most} seeds"
+    amount = f"{a} is {abs(v.estimate):.{places}f}{unit} {'better' if v.estimate >= 0 else 'worse'} than {b} in {v.claim.metric}"
+    amount += f" ({repeated}{100 * v.level:g}% interval {v.low:+.{places}f} to {v.high:+.{places}f}, {v.n}{most} seeds"
     amount += f", adjusted p = {v.p_adjusted:.2g}){_apart(v)}"
     margin = f"{v.claim.margin:g}{unit if v.claim.margin != 1 else unit.removesuffix('s')}"
     if v.claim.kind == "superior":
@@ -295,7 +301,8 @@ def _summary(v: Verdict, *, withheld: bool, levels: Sequence[float]) -> str:
         return f"{v.outcome.capitalize()}: {amount}, {said[v.outcome]}."
     if withheld:
         amount += "; by itself it would be decided, but not beside the other claims (Holm)"
-    return f"Inconclusive: {amount}; {_more_seeds(v, values, levels)}."
+    spent = "; the seeds that were planned are used up" if v.n == v.most else ""
+    return f"Inconclusive: {amount}{spent}; {_more_seeds(v, values, levels)}."
 
 
 def _apart(v: Verdict) -> str:
@@ -323,7 +330,9 @@ def forecast(v: Verdict, study: Study) -> str:
     level, n = study.alpha / len(study.claims), len(values)
     spread = float(values.std(ddof=1))
     most_spread = stats.upper_spread(spread, n)
-    words = f"{n} pairs have mean {v.estimate:+.2f}, standard deviation {spread:.2f} (80% sure: at most {most_spread:.2f})"
+    places = decimals(v.claim.metric)
+    words = f"{n} pairs have mean {v.estimate:+.{places}f}, standard deviation {spread:.{places}f} "
+    words += f"(80% sure: at most {most_spread:.{places}f})"
     if isinstance(study.seeds, Seeds):
         looks = study.seeds.looks
         boundary = stats.Boundary(study.seeds.start, study.seeds.step, study.seeds.max)

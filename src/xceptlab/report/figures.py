@@ -2,10 +2,12 @@
 
 import html
 import io
+import textwrap
 
 import numpy as np
 
 from xceptlab.report.summary import ArmRow, Curve, EffectRow, Summary
+from xceptlab.study import decimals
 from xceptlab.verdict import Verdict
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255")
@@ -35,8 +37,9 @@ TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F
 
 def axis(verdict: Verdict) -> str:
     """What the differences of a claim are."""
-    a, b = map(html.escape, reversed(verdict.claim.contrast) if verdict.claim.lower_is_better else verdict.claim.contrast)
+    a, b = reversed(verdict.claim.contrast) if verdict.claim.lower_is_better else verdict.claim.contrast
     line = "<br>" if len(a + b) > 20 else " "
+    a, b = _wrapped(a), _wrapped(b)
     return f"{a}{line}− {b}, {verdict.claim.metric} ({'nats' if verdict.claim.lower_is_better else 'points'})"
 
 
@@ -70,7 +73,9 @@ def verdict_html(verdict: Verdict) -> str:
     if v.n > 1:
         figure.add_scatter(x=[v.low, v.high], y=[1, 1], mode="lines", line={"color": tone, "width": 5})
     figure.add_scatter(x=[v.estimate], y=[1], mode="markers", marker={"color": tone, "size": 14})
-    figure.update_xaxes(range=[low, high], zeroline=True, title={"text": axis(v), "font": {"size": 12}, "standoff": 6}, nticks=6)
+    figure.update_xaxes(
+        range=[low, high], zeroline=True, title={"text": axis(v), "font": {"size": 12}, "standoff": 6}, nticks=6, automargin=True
+    )
     figure.update_yaxes(range=[-0.7, 1.8], tickvals=[0, 1], ticktext=["seeds", "mean"], showgrid=False)
     return _div(figure, 170, static=True)
 
@@ -125,6 +130,7 @@ def differences_html(verdict: Verdict) -> str:
     v = verdict
     figure = make_subplots(1, 2, column_widths=[0.6, 0.4], horizontal_spacing=0.14)
     first, second = v.scores
+    places = decimals(v.claim.metric)
     seeds = list(v.differences)
     lines = [value for seed in seeds for value in (first[seed], second[seed], None)]
     figure.add_scatter(
@@ -134,7 +140,7 @@ def differences_html(verdict: Verdict) -> str:
         line={"color": "rgba(128,128,128,0.55)", "width": 1.2},
         marker={"color": [COLOURS[0], COLOURS[1], COLOURS[0]] * v.n, "size": 8},
         customdata=np.repeat(seeds, 3),
-        hovertemplate="seed %{customdata}: %{y:.2f}<extra></extra>",
+        hovertemplate=f"seed %{{customdata}}: %{{y:.{places}f}}<extra></extra>",
         row=1,
         col=1,
     )
@@ -144,7 +150,7 @@ def differences_html(verdict: Verdict) -> str:
         mode="markers",
         marker={"color": "rgba(128,128,128,0.75)", "size": 8},
         customdata=seeds,
-        hovertemplate="seed %{customdata}: %{y:+.2f}<extra></extra>",
+        hovertemplate=f"seed %{{customdata}}: %{{y:+.{places}f}}<extra></extra>",
         row=1,
         col=2,
     )
@@ -156,14 +162,14 @@ def differences_html(verdict: Verdict) -> str:
             mode="markers",
             marker={"color": TONES[v.outcome], "size": 13},
             error_y=error | {"thickness": 3.5, "width": 0, "color": TONES[v.outcome]},
-            hovertemplate=f"mean %{{y:+.2f}}, {v.low:+.2f} to {v.high:+.2f}<extra></extra>",
+            hovertemplate=f"mean %{{y:+.{places}f}}, {v.low:+.{places}f} to {v.high:+.{places}f}<extra></extra>",
             row=1,
             col=2,
         )
     for margin in v.margins:
         figure.add_hline(y=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5}, row=1, col=2)
-    figure.update_xaxes(range=[-0.4, 1.4], tickvals=[0, 1], showgrid=False)
-    figure.update_xaxes(ticktext=[html.escape(arm) for arm in v.claim.contrast], row=1, col=1)
+    figure.update_xaxes(range=[-0.4, 1.4], tickvals=[0, 1], showgrid=False, tickangle=0, automargin=True)
+    figure.update_xaxes(ticktext=[_wrapped(arm) for arm in v.claim.contrast], row=1, col=1)
     figure.update_xaxes(ticktext=["seeds", f"mean, {100 * v.level:g}%"], row=1, col=2)
     figure.update_yaxes(title=f"{v.claim.metric} ({unit(v.claim.metric)})", row=1, col=1)
     figure.update_yaxes(title="difference", zeroline=True, rangemode="tozero", row=1, col=2)
@@ -187,7 +193,7 @@ def costs_html(arms: list[ArmRow], metric: str) -> str:
                     name=html.escape(row.name),
                     legendgroup=row.name,
                     showlegend=column == 1,
-                    hovertemplate=f"{html.escape(row.name)}: %{{y:.2f}} at %{{x:,}}<extra></extra>",
+                    hovertemplate=f"{html.escape(row.name)}: %{{y:.{decimals(metric)}f}} at %{{x:,}}<extra></extra>",
                     row=1,
                     col=column,
                 )
@@ -211,11 +217,16 @@ def effects_html(rows: list[EffectRow], metric: str) -> str:
         mode="markers",
         marker={"color": COLOURS[0], "size": 11},
         error_x={"type": "data", "array": reach, "thickness": 3, "width": 0, "color": COLOURS[0]},
-        hovertemplate="%{x:+.2f}<extra></extra>",
+        hovertemplate=f"%{{x:+.{decimals(metric)}f}}<extra></extra>",
     )
     figure.update_xaxes(title=f"effect on {metric} ({'nats' if metric.endswith('loss') else 'points'})", zeroline=True)
     figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
     return _div(figure, 90 + 34 * len(rows), static=True)
+
+
+def _wrapped(name: str, width: int = 24) -> str:
+    """A name in lines that fit under an axis, escaped."""
+    return "<br>".join(map(html.escape, textwrap.wrap(name, width)))
 
 
 def _div(figure, height: int, id: str | None = None, static: bool = False) -> str:  # type: ignore[no-untyped-def]

@@ -185,9 +185,10 @@ def _curves(
     for arm in expansion.arms:
         runs = {}
         for seed in expansion.seeds:
-            if lines := directories[arm, seed].log():
+            lines = directories[arm, seed].log()
+            if lines or (directories[arm, seed].path / "config.yaml").exists():
                 runs[seed] = {line["epoch"]: line[metric] for line in lines if metric in line and line["epoch"] % 1 == 0}
-                reached[arm, seed] = max(line["epoch"] for line in lines)
+                reached[arm, seed] = max((line["epoch"] for line in lines), default=0)
         runs = {seed: run for seed, run in runs.items() if run}
         epochs = sorted(set().union(*runs.values()))
         values = [[run.get(epoch, math.nan) for epoch in epochs] for run in runs.values()]
@@ -250,15 +251,15 @@ def _unmatched(verdicts: list[Verdict], records: Records) -> dict[str, str]:
 
 
 def _effects(expansion: Expansion, records: Records, metric: str) -> list[EffectRow]:
-    """Main effects and interactions over the seeds that every cell has; a diverged run scores as guessing."""
+    """Main effects and interactions over the seeds that every cell has; a diverged run scores as in the first claim."""
     grid = expansion.study.grid
     complete = [seed for seed in expansion.seeds if all(records[arm, seed] for arm in expansion.arms)]
     if not grid or len(complete) < 2:
         return []
-    classes = next(iter(expansion.arms.values())).data.classes
+    declared = expansion.study.claims[0].diverged if expansion.study.claims else None
+    guess = guessing(metric, next(iter(expansion.arms.values())).data.classes) if declared is None else declared
     scores = [
-        [record.metrics.get(metric, guessing(metric, classes)) for arm in expansion.arms if (record := records[arm, seed])]
-        for seed in complete
+        [record.metrics.get(metric, guess) for arm in expansion.arms if (record := records[arm, seed])] for seed in complete
     ]
     shape = [len(levels) for levels in grid.values()]
     factors, levels = list(grid), list(grid.values())

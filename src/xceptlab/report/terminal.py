@@ -10,7 +10,7 @@ from rich.text import Text
 
 from xceptlab.report.summary import UNMATCHED, Summary, read_records
 from xceptlab.report.write import amount, arm_cells, arm_header
-from xceptlab.study import Expansion, Seeds
+from xceptlab.study import Expansion, Seeds, decimals
 from xceptlab.verdict import forecast, judge_study
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def show_summary(summary: Summary) -> None:
         level = 100 * (1 - summary.expansion.study.alpha)
         console.print(Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals:", style="bold"))
     for effect in summary.effects:
-        console.print(Text(f"{effect.estimate:+8.2f} ({effect.low:+.2f} to {effect.high:+.2f})  {effect.name}"))
+        estimate, low, high = (f"{x:+.{decimals(summary.metric)}f}" for x in (effect.estimate, effect.low, effect.high))
+        console.print(Text(f"{estimate:>8} ({low} to {high})  {effect.name}"))
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
     console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)

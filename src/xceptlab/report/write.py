@@ -15,6 +15,7 @@ from xceptlab import mirror
 from xceptlab.records import write_atomically
 from xceptlab.report import figures
 from xceptlab.report.summary import ArmRow, Summary, results_csv
+from xceptlab.study import decimals
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
 """What ``publish`` copies."""
@@ -88,8 +89,8 @@ def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
     return [
         row.name,
         runs,
-        number(row.mean, 3 if metric.endswith("loss") else 2),
-        number(row.spread, 3 if metric.endswith("loss") else 2),
+        number(row.mean, decimals(metric)),
+        number(row.spread, decimals(metric)),
         number(row.sampling, 2),
         amount(row.parameters, baseline.parameters),
         amount(row.macs, baseline.macs),
@@ -145,7 +146,10 @@ def _values(summary: Summary) -> dict[str, Any]:
         "header": arm_header(summary.metric),
         "rows": [arm_cells(row, summary.arms[0], summary.metric) for row in summary.arms],
         "paired": [v for v in summary.verdicts if v.n],
-        "effect_rows": [[e.name, *(f"{x:+.2f}" for x in (e.estimate, e.low, e.high))] for e in summary.effects],
+        "effect_rows": [
+            [e.name, *(f"{x:+.{decimals(summary.metric)}f}" for x in (e.estimate, e.low, e.high))] for e in summary.effects
+        ],
+        "decimals": decimals,
         "curves_text": _ends(summary),
         "reproduce": _reproduce(summary),
         "differences": {arm: summary.expansion.differences(arm) for arm in summary.expansion.arms},
