@@ -1,6 +1,7 @@
 """Runs that survive anything, counted: kills, pre-emptions, corrupt files, several processes. Prints a table.
 
-Run: make endurance (minutes, as the CI does), or SIZE=full (an hour); ONLY=word runs the checks with this word in their name.
+Run: make endurance (about 4 minutes on 2 cores, as in the CI), or SIZE=full (the first row alone takes 12); ONLY=word runs the
+checks with this word in their name.
 Exit code 1 if one does not hold.
 """
 

@@ -28,13 +28,13 @@ TINY = [
 
 
 def _injured(argv: list[str]) -> int:
-    """A run of a study, of which a tenth crashes in some way; notes when another process trains the same run."""
+    """A run of a study, of which some crash in some way; notes when another process trains the same run."""
     from xceptlab import cli, train
     from xceptlab.task import Task
 
     folder = Path(argv[argv.index("-c") + 1]).parent
     real_train, step = train._train, Task.training_step
-    crash = random.choice(("kill", "raise", "lie")) if random.random() < 0.1 else ""
+    crash = random.choice(("kill", "raise", "lie")) if random.random() < float(os.environ["CRASHING"]) else ""
     at = random.randrange(5)
 
     def alone(*args: Any) -> Any:
@@ -62,51 +62,52 @@ def _injured(argv: list[str]) -> int:
     return cli.main(argv)
 
 
-def _coordinate(study: Path, outputs: Path, jobs: int) -> None:
-    """The process of ``xceptlab study``."""
+def _coordinate(study: Path, outputs: Path, jobs: int, crashing: float) -> None:
+    """The process of ``xceptlab study``; this part of its runs crashes."""
     from xceptlab import cli
     from xceptlab.launch.launcher import print_to
     from xceptlab.launch.study import run_missing
     from xceptlab.study import expand
 
+    os.environ["CRASHING"] = str(crashing)
     print_to(outputs.with_suffix(".txt"))
     expansion = expand(str(study), [*TINY, f"--runtime.outputs={outputs}"])
-    sys.exit(len(run_missing(expansion, jobs, _injured if outputs.name == "injured" else cli.main)))
+    sys.exit(len(run_missing(expansion, jobs, _injured if crashing else cli.main)))
 
 
 @check(
-    "tiny runs, 10% crash, two coordinators, each killed once (small: one)",
+    "tiny runs, 10% crash (small: 30%), two coordinators, each killed once (small: one)",
     "a record each, none trained twice at once, report as undisturbed",
 )
 def crashes(folder: Path, full: bool) -> Counts:
     from xceptlab.report.summary import summarise
     from xceptlab.study import expand
 
-    count = 200 if full else 8
+    count, crashing = (200, 0.1) if full else (6, 0.3)
     study = folder / "study.yaml"
     study.write_text(STUDY.format(seeds=list(range(count // 2))))
 
-    def coordinator(name: str, jobs: int) -> BaseProcess:
-        process = SERVER.Process(target=_coordinate, args=(study, folder / name, jobs))
+    def coordinator(jobs: int, name: str = "injured", crashing: float = crashing) -> BaseProcess:
+        process = SERVER.Process(target=_coordinate, args=(study, folder / name, jobs, crashing))
         process.start()
         return process
 
     def done() -> int:
         return len(list(folder.glob("injured/runs/*/record.json")))
 
-    both = [coordinator("injured", 1), coordinator("injured", 1)]
+    both = [coordinator(1), coordinator(1)]
     for i in range(2 if full else 1):
         until(lambda: done() >= count * (i + 1) // 3, 1200)  # noqa: B023, called here
         both[i].kill()
         both[i].join()
-        both[i] = coordinator("injured", 1)
+        both[i] = coordinator(1)
     for process in both:
         process.join()
     again = 0
     while done() < count and again < 10:  # a run that crashed twice at one place has failed, until the study is run again
-        coordinator("injured", 2).join()
+        coordinator(2).join()
         again += 1
-    coordinator("calm", 2).join()
+    coordinator(2, "calm", 0).join()
 
     expansions = [expand(str(study), [*TINY, f"--runtime.outputs={folder / name}"]) for name in ("injured", "calm")]
     injured, calm = (
