@@ -399,3 +399,40 @@ def test_a_pilots_pairs_forecast_the_seeds():
     assert "chance to be decided by 9 seeds" in forecast(v, growing)
     (nothing,) = judge_study(fixed, dict.fromkeys(pilot))
     assert forecast(nothing, fixed.study) == ""
+
+
+# ---- what a review found --------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_told_with_the_digits_that_they_need():
+    v = one(arm(0.5012, 0.5034, 0.5023), arm(0.6013, 0.6031, 0.6027), metric="test/loss", margin=0.01)
+    assert v.outcome == "supported"
+    assert "is 0.1001 better" in v.summary
+    assert "an effect of 0.00" in v.power
+    assert "an effect of 0.00 " not in v.power
+
+
+def test_seeds_of_one_arm_only_are_named_without_spread_too():
+    v = one({0: 1.0, 1: 2.0, 2: 3.0, 7: 4.0}, {0: 0.0, 1: 1.0, 2: 2.0, 9: 4.0})
+    assert v.summary.endswith("there is nothing to test; seeds 7, 9 are in one arm only and not used.")
+
+
+def test_two_claims_of_one_id_are_refused():
+    scores = {"test/top1": {"a": A, "b": B}}
+    with pytest.raises(ValueError, match="each must have an id of its own"):
+        judge([claim(), claim(margin=1.0)], scores)
+
+
+def test_an_undecided_claim_says_when_its_seeds_are_used_up():
+    values = np.random.default_rng(0).normal(0.5, 1, 7)
+    (v,) = judge(
+        [claim()], {"test/top1": {"a": arm(*values), "b": arm(*[0.0] * 7)}}, seeds=Seeds(start=3, step=2, max=7, stop="decided")
+    )
+    assert v.outcome == "inconclusive"
+    assert "the seeds that were planned are used up" in v.summary
+
+
+def test_a_repeated_interval_for_an_alpha_below_the_table_is_no_narrower_than_bonferronis():
+    boundary = stats.Boundary(3, 1, 40)
+    for chance in (0.05, 0.0005, 1e-6):
+        assert boundary.chance(boundary.nominal(chance)) <= chance * 1.001

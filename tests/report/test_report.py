@@ -241,6 +241,20 @@ def test_an_incomplete_study_names_what_is_missing(study):
     assert re.findall(r"^without,2,.*$", files["results.csv"], re.M)[0].startswith("without,2,digits-residual_none-seed2-")
 
 
+def test_a_run_that_crashed_before_its_first_line_is_listed_with_its_folder(study):
+    expansion = finish(study())
+    crashed = expansion.run("without", 1)
+    path = run(expansion, "without", 1).path
+    for name in ("record.json", "metrics.jsonl"):
+        (path / name).unlink()
+    (path / "config.yaml").write_text("")
+    page = Page(texts(expansion)["report.html"]).text
+    assert (
+        "Begun and not finished, crashed perhaps (log.txt in the run's folder tells): without seed 1 (at epoch 0 of 2)." in page
+    )
+    assert crashed.run_id in page
+
+
 def test_a_diverged_run_is_shown_and_scored_as_guessing(study):
     expansion = finish(study())
     run(expansion, "without", 1, status="diverged", metrics={})

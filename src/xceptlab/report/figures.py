@@ -2,7 +2,6 @@
 
 import html
 import io
-import textwrap
 
 import numpy as np
 
@@ -27,6 +26,11 @@ def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     return mean, deviation
 
 
+def short(name: str, most: int = 32) -> str:
+    """An arm's name where there is little room: its beginning and its end."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
+
+
 def unit(metric: str) -> str:
     return "nats" if metric.endswith("loss") else "%"
 
@@ -37,10 +41,10 @@ TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F
 
 def axis(verdict: Verdict) -> str:
     """What the differences of a claim are."""
-    a, b = reversed(verdict.claim.contrast) if verdict.claim.lower_is_better else verdict.claim.contrast
+    a, b = map(short, reversed(verdict.claim.contrast) if verdict.claim.lower_is_better else verdict.claim.contrast)
     line = "<br>" if len(a + b) > 20 else " "
-    a, b = _wrapped(a), _wrapped(b)
-    return f"{a}{line}− {b}, {verdict.claim.metric} ({'nats' if verdict.claim.lower_is_better else 'points'})"
+    units = "nats" if verdict.claim.lower_is_better else "points"
+    return f"{html.escape(a)}{line}− {html.escape(b)}, {verdict.claim.metric} ({units})"
 
 
 def span(verdict: Verdict) -> tuple[float, float, float, float]:
@@ -112,7 +116,7 @@ def curves_html(summary: Summary) -> str:
             y=mean,
             mode="lines+markers" if len(curve.epochs) < 30 else "lines",
             line={"color": colour(i), "width": 2.5},
-            name=html.escape(arm),
+            name=html.escape(short(arm)),
             legendgroup=arm,
             hovertemplate="%{y:.2f}",
             meta="mean",
@@ -169,7 +173,7 @@ def differences_html(verdict: Verdict) -> str:
     for margin in v.margins:
         figure.add_hline(y=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5}, row=1, col=2)
     figure.update_xaxes(range=[-0.4, 1.4], tickvals=[0, 1], showgrid=False, tickangle=0, automargin=True)
-    figure.update_xaxes(ticktext=[_wrapped(arm) for arm in v.claim.contrast], row=1, col=1)
+    figure.update_xaxes(ticktext=[html.escape(short(arm)) for arm in v.claim.contrast], row=1, col=1)
     figure.update_xaxes(ticktext=["seeds", f"mean, {100 * v.level:g}%"], row=1, col=2)
     figure.update_yaxes(title=f"{v.claim.metric} ({unit(v.claim.metric)})", row=1, col=1)
     figure.update_yaxes(title="difference", zeroline=True, rangemode="tozero", row=1, col=2)
@@ -224,11 +228,6 @@ def effects_html(rows: list[EffectRow], metric: str) -> str:
     return _div(figure, 90 + 34 * len(rows), static=True)
 
 
-def _wrapped(name: str, width: int = 24) -> str:
-    """A name in lines that fit under an axis, escaped."""
-    return "<br>".join(map(html.escape, textwrap.wrap(name, width)))
-
-
 def _div(figure, height: int, id: str | None = None, static: bool = False) -> str:  # type: ignore[no-untyped-def]
     figure.update_layout(
         template="none",
@@ -262,7 +261,7 @@ def curves_svg(summary: Summary) -> bytes:
     for i, (arm, curve) in enumerate(summary.curves.items()):
         if curve.values.size:
             mean, deviation = band(curve)
-            axes.plot(curve.epochs, mean, "o-", ms=4, color=colour(i), label=f"{arm} (n = {len(curve.values)})")
+            axes.plot(curve.epochs, mean, "o-", ms=4, color=colour(i), label=f"{short(arm)} (n = {len(curve.values)})")
             axes.fill_between(
                 curve.epochs,
                 mean - deviation,
@@ -292,7 +291,7 @@ def differences_svg(summary: Summary) -> bytes:
             ax.plot([v.low, v.high], [1, 1], "-", color=TONES[v.outcome], lw=3)
         ax.plot([v.estimate], [1], "o", color=TONES[v.outcome], ms=8)
         ax.set(xlim=(low, high), ylim=(-0.7, 1.7), yticks=[0, 1], yticklabels=["seeds", "mean"])
-        title = f"{v.claim.id}: {v.outcome}".replace("$", r"\$")
+        title = f"{short(v.claim.id, 60)}: {v.outcome}".replace("$", r"\$")
         ax.set_title(title, loc="left", fontsize=10, fontweight="bold")
     if not summary.verdicts:
         axes.set_axis_off()
