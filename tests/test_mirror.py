@@ -56,18 +56,21 @@ def wandb_id(config):
     return name
 
 
-def killed(outputs, step, *overrides):
-    """Start a run in a process of its own and kill it once it has logged so many steps."""
+def killed(outputs, ready, *overrides):
+    """Start a run in a process of its own and kill it once it is ``ready()``."""
     command = [sys.executable, "-m", "xceptlab", "train", *TINY, f"--runtime.outputs={outputs}", *overrides]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
-    while not any(file.read_text().count("\n") >= step for file in outputs.glob("runs/*/metrics.jsonl")):
+    while not ready():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
-    time.sleep(1.5)  # what is written once a second is written
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+def logged(outputs, lines):
+    return any(file.read_text().count("\n") >= lines for file in outputs.glob("runs/*/metrics.jsonl"))
 
 
 def test_a_run_online_is_one_run_with_its_log_its_configuration_and_its_record(tiny, server):
@@ -93,7 +96,7 @@ def test_a_run_online_is_one_run_with_its_log_its_configuration_and_its_record(t
 def test_a_run_that_was_interrupted_goes_on_as_the_same_run_and_each_line_arrives_once(tiny, server, tmp_path, monkeypatch, end):
     config = tiny("--train.epochs=40", "--runtime.wandb=online")
     if end == "kill":  # W&B has fewer lines than are in the log
-        killed(tmp_path / "outputs", 40, "--train.epochs=40", "--runtime.wandb=online")
+        killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 40), "--train.epochs=40", "--runtime.wandb=online")
     else:  # it has more than the run continues from
         step = Task.training_step
         with monkeypatch.context() as patch:
@@ -137,9 +140,13 @@ def test_a_server_that_is_gone_at_the_end_costs_neither_the_run_nor_minutes(tiny
 
 
 def test_offline_files_hold_the_log_also_after_a_kill_and_sync_sends_it_once(tiny, server, tmp_path, capsys):
-    science = ("--train.epochs=40", "--runtime.wandb=offline", "--runtime.study=a_study", "--runtime.arm=an_arm")
-    killed(tmp_path / "outputs", 40, *science)
+    science = ("--train.epochs=80", "--runtime.wandb=offline", "--runtime.study=a_study", "--runtime.arm=an_arm")
     config = tiny(*science)
+    killed(
+        tmp_path / "outputs",
+        lambda: any(map(offline_history, directory(config).path.glob("wandb/offline-run-*/*.wandb"))),
+        *science,
+    )
     (file,) = directory(config).path.glob("wandb/offline-run-*/*.wandb")
     lines = sent(offline_history(file))
     assert lines
@@ -151,7 +158,7 @@ def test_offline_files_hold_the_log_also_after_a_kill_and_sync_sends_it_once(tin
     assert sent(offline_history(newest)) == log(config)  # all of it: of several, W&B keeps one
     (run,) = [record.run for record in offline_records(newest) if record.HasField("run")]
     assert (run.run_id, run.run_group, run.job_type) == (wandb_id(config), "a_study", "an_arm")
-    assert {update.key: json.loads(update.value_json) for update in run.config.update}["train.epochs"] == 40
+    assert {update.key: json.loads(update.value_json) for update in run.config.update}["train.epochs"] == 80
     assert server.requests == 0
 
     for _ in range(2):
@@ -272,7 +279,7 @@ def test_wandb_is_optional(tiny, monkeypatch):
 def test_tensorboard_holds_the_log_once_also_after_an_interruption(tiny, tmp_path, monkeypatch):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     science = ("--train.epochs=40", "--runtime.tensorboard=true")
-    killed(tmp_path / "outputs", 40, *science)
+    killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 40), *science)
     config = tiny(*science)
     train(config, progress=False)
     read = events.EventAccumulator(str(directory(config).path / "tensorboard"), size_guidance={"scalars": 0}).Reload()
