@@ -1,5 +1,6 @@
 """Signals that ask a process to stop, and processes that die with their parent."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import listen_to_ctrl_c
-from xceptlab.interruption import PARENT, SIGNALS, Requests
+from xceptlab.interruption import PARENT, SIGNALS, Interrupted, Requests
 
 
 def send(number):
@@ -27,7 +28,7 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, InterruptedError), (signal.SIGUSR1, InterruptedError)])
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Interrupted), (signal.SIGUSR1, Interrupted)])
 def test_a_scheduler_stops_a_process_at_once(number, error):
     with pytest.raises(error, match=signal.Signals(number).name), Requests():
         send(number)
@@ -46,14 +47,14 @@ def train_until(*numbers):
             for number in numbers:
                 send(number)
                 seen.append(requests.number)
-    except (KeyboardInterrupt, InterruptedError) as error:
+    except (KeyboardInterrupt, Interrupted) as error:
         return seen, type(error)
     return seen, None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_deferred_signal_is_remembered_until_the_end(number):
-    assert train_until(number, signal.SIGTERM) == ([number, number], InterruptedError)  # schedulers may ask twice
+    assert train_until(number, signal.SIGTERM) == ([number, number], Interrupted)  # schedulers may ask twice
 
 
 def test_ctrl_c_waits_and_a_second_one_does_not(capsys):
@@ -63,8 +64,28 @@ def test_ctrl_c_waits_and_a_second_one_does_not(capsys):
     assert train_until(signal.SIGTERM, signal.SIGINT) == ([signal.SIGTERM], KeyboardInterrupt)
 
 
+def test_a_handler_of_errors_does_not_swallow_a_signal():
+    def handled():
+        with contextlib.suppress(Exception):
+            send(signal.SIGTERM)
+
+    with pytest.raises(Interrupted), Requests():
+        handled()
+
+
+@pytest.mark.parametrize("agreed", [False, True])
+def test_of_two_inside_each_other_the_inner_one_stays_when_it_was_asked(agreed):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(Interrupted), Requests(), Requests() as inner:
+            inner.stop(signal.SIGTERM) if agreed else send(signal.SIGTERM)
+        send(signal.SIGTERM)  # schedulers may ask twice, the second time while the process ends
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_process_on_its_way_out_hears_no_more():
-    with pytest.raises(InterruptedError), Requests():
+    with pytest.raises(Interrupted), Requests():
         send(signal.SIGTERM)
     send(signal.SIGTERM)
 

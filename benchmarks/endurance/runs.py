@@ -186,6 +186,7 @@ def _train(argv: list[str], group: dict[str, str], folder: Path, rank: int) -> N
         line = {"time": time.time(), "rank": rank, "world": world, "batch": number, "images": batch.number.tolist()}
         with open(folder / f"seen.{rank}", "a") as file:
             file.write(json.dumps(line) + "\n")
+        time.sleep(0.01)  # or a run may end before those who watch it look again
         return step(task, batch, batch_idx)
 
     def noting_weights(task: Task) -> None:

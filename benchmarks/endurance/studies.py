@@ -102,7 +102,7 @@ def crashes(folder: Path, full: bool) -> Counts:
         both[i].join()
         both[i] = coordinator(1)
     for process in both:
-        process.join()
+        process.join(600)
     again = 0
     while done() < count and again < 10:  # a run that crashed twice at one place has failed, until the study is run again
         coordinator(2).join()

@@ -128,6 +128,7 @@ class Checkpoints(Checkpoint):
 
     def _stop(self, trainer: pl.Trainer, wish: int) -> None:
         if wish > 1 and not trainer.is_global_zero:
+            self.requests.number = wish
             sys.exit(0)  # Lightning's launcher would kill the first process, which tells the outcome, after another code
         if wish > 1:
             self.requests.stop(wish)

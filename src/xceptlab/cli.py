@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from xceptlab import __version__
-from xceptlab.interruption import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Requests
+from xceptlab.interruption import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Interrupted, Requests
 from xceptlab.leases import Busy
 from xceptlab.records import RunDirectory
 
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         return _dispatch(argv)
     except BrokenPipeError:
         return FAILED
-    except InterruptedError as error:
+    except Interrupted as error:
         return _say(str(error), INTERRUPTED)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else _raised(error)

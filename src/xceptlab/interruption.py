@@ -22,6 +22,10 @@ PARENT = "XCEPTLAB_PARENT"
 _STARTER = os.getppid()  # asked at once: the parent may die while torch is loaded, which takes seconds
 
 
+class Interrupted(BaseException):
+    """The scheduler asked to stop; as Ctrl-C's, no error that a handler of errors may take for its own."""
+
+
 class Requests:
     """The signals that ask this process to stop, from entering to leaving.
 
@@ -41,7 +45,8 @@ class Requests:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            if number == signal.SIGINT or not self.number:
+            mine = signal.getsignal(number) == self._handle  # not of one inside, which was asked and stays
+            if mine and (number == signal.SIGINT or not self.number):
                 signal.signal(number, handler)
 
     @contextmanager
@@ -49,7 +54,7 @@ class Requests:
         """Remember the first signal in ``number``; whoever looks at it calls ``stop``, and the end of the block does.
 
         Raises:
-            InterruptedError, KeyboardInterrupt: See ``stop``.
+            Interrupted, KeyboardInterrupt: See ``stop``.
         """
         self._deferred = True
         try:
@@ -64,11 +69,12 @@ class Requests:
 
         Raises:
             KeyboardInterrupt: The user asked to stop.
-            InterruptedError: The scheduler did.
+            Interrupted: The scheduler did.
         """
+        self.number = number  # which another process may have heard
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise InterruptedError(f"interrupted by {signal.Signals(number).name}; the same command continues")
+        raise Interrupted(f"interrupted by {signal.Signals(number).name}; the same command continues")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self.number = not self.number, self.number or number

@@ -61,7 +61,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
     Raises:
         ValueError: The configuration does not fit the data, the devices or what is installed.
         Busy: Another process is training this run.
-        InterruptedError: The scheduler asked to stop; the same call continues.
+        Interrupted: The scheduler asked to stop; the same call continues.
         KeyboardInterrupt: The user did; the same call continues.
         OSError: Disk full, no permission.
     """

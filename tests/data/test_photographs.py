@@ -1,6 +1,7 @@
 """Photographs: one image whatever it lies in, decoded as torchvision and Pillow do, prepared once, checked before use."""
 
 import contextlib
+import errno
 import io
 import math
 import os
@@ -25,7 +26,8 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.transforms import functional as F
 
-from conftest import PHOTOGRAPHS
+from conftest import PHOTOGRAPHS, ROOT
+from xceptlab import cli
 from xceptlab.data import SETS, augment, imagenet, order, sources
 from xceptlab.data.check import ORIGINAL, Counts, check
 from xceptlab.data.module import Split
@@ -203,6 +205,28 @@ def test_a_tar_file_that_is_cut_short_is_refused(tars, name, part):
     file.write_bytes(data[: int(part * len(data))])
     with pytest.raises(ValueError, match=r"cut short|not a whole tar file|not the development kit"):
         load(tars)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not here</html>" * 60])
+def test_what_is_no_tar_file_is_refused(tars, content):
+    (tars / "ILSVRC2012_img_train.tar").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"ILSVRC2012_img_train.tar: (not a tar file|holds no photograph|the tar file is cut short)"
+    ):
+        load(tars)
+
+
+def test_a_parquet_file_with_wrong_bytes_is_named(shards):
+    file = min(shards.glob("**/train-*.parquet"))
+    place = pyarrow.parquet.ParquetFile(file).metadata.row_group(0).column(0)
+    data = bytearray(file.read_bytes())
+    start = place.dictionary_page_offset or place.data_page_offset
+    for i in range(start + 40, start + place.total_compressed_size):
+        data[i] ^= 0xFF
+    file.write_bytes(data)
+    train = load(shards)[0]
+    with pytest.raises(sources.Unreadable, match=r"train-.*parquet"):
+        train.read(0, None)
 
 
 def test_a_tar_file_cut_between_two_members_is_refused(tars):
@@ -505,15 +529,20 @@ def test_check_and_prepare_on_the_command_line(tree, xceptlab):
     assert "Prepared in" in done.stdout
 
 
-def test_a_full_disk_ends_preparation_with_one_line(tree, xceptlab, monkeypatch):
-    layers = [f"--data.root={tree}", "--data.num_classes=3", "--data.short_side=32"]
-    full = "/dev/full"
-    target = tree / "prepared" / "short32-quality90"
-    target.mkdir(parents=True)
-    (target / "originals.json").symlink_to(full)
-    done = xceptlab("data", "prepare", *layers)
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
+def test_a_full_disk_ends_preparation_with_one_line_and_the_same_command_continues(tree, monkeypatch, capsys):
+    layers = ["-c", str(ROOT / "configs/data/imagenet.yaml"), f"--data.root={tree}", "--data.num_classes=3"]
+    command = ["data", "prepare", *layers, "--data.size=24", "--data.short_side=32"]
+
+    def full(file_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert cli.main(command) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("xceptlab: ")]
+    assert len(errors) == 1
+    assert errors[0].endswith("No space left on device")
+    assert cli.main(command) == 0
 
 
 def test_hub_names_that_are_not_in_the_cache_say_so(monkeypatch, tmp_path):

@@ -161,7 +161,7 @@ def _indexed(file: Path, members: Callable[[Path], Iterator[list[dict[str, Any]]
 
 def _train_members(file: Path) -> Iterator[list[dict[str, Any]]]:
     """Class by class, with a line on standard error now and then: reading 1.28 million headers takes minutes."""
-    with tarfile.open(file, "r:") as outer:
+    with _opened(file, file) as outer:
         classes = sorted(_files(outer, file), key=lambda member: member.name)
         said = time.monotonic()
         for label, member in enumerate(classes):
@@ -171,8 +171,9 @@ def _train_members(file: Path) -> Iterator[list[dict[str, Any]]]:
                     f"xceptlab: {file}: finding its photographs, which is needed once: {label} of {len(classes)} classes",
                     file=sys.stderr,
                 )
-            with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
-                photographs = _files(inner, f"{file}: {member.name}")
+            where = f"{file}: {member.name}"
+            with _opened(outer.extractfile(member), where) as inner:
+                photographs = _files(inner, where)
             yield [_row(photograph, label, member.offset_data) for photograph in photographs]
 
 
@@ -182,11 +183,19 @@ def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> dict[str, Any]:
 
 def _val_members(file: Path, root: Path) -> Iterator[list[dict[str, Any]]]:
     labels = _val_labels(root)
-    with tarfile.open(file, "r:") as tar:
+    with _opened(file, file) as tar:
         photographs = sorted(_files(tar, file), key=lambda member: member.name)
     if len(photographs) != len(labels):
         raise ValueError(f"{file}: holds {len(photographs)} photographs; the development kit has labels of {len(labels)}")
     yield list(map(_row, photographs, labels))
+
+
+def _opened(file: Any, where: object) -> tarfile.TarFile:
+    """Raises: ValueError: It is no tar file."""
+    try:
+        return tarfile.open(file, "r:") if isinstance(file, Path) else tarfile.open(fileobj=file, mode="r:")
+    except tarfile.TarError as error:
+        raise ValueError(f"{where}: not a tar file ({error})") from None
 
 
 def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
@@ -210,8 +219,10 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
 def _val_labels(root: Path) -> list[int]:
     """Labels of the validation photographs in the order of their names, from the development kit."""
     import io
+    import zlib
 
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     kit = root / _KIT
     if not kit.is_file():
@@ -221,8 +232,8 @@ def _val_labels(root: Path) -> list[int]:
             files = {Path(member.name).name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
             synsets = loadmat(io.BytesIO(files["meta.mat"].read()), squeeze_me=True)["synsets"]  # type: ignore[union-attr]
             truth = files["ILSVRC2012_validation_ground_truth.txt"].read().split()  # type: ignore[union-attr]
-    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError) as error:
+        leaves = [(str(s["WNID"]), int(s["ILSVRC2012_ID"])) for s in synsets if int(s["num_children"]) == 0]
+        label = {number: place for place, (_, number) in enumerate(sorted(leaves))}
+        return [label[int(number)] for number in truth]
+    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, zlib.error, MatReadError) as error:
         raise ValueError(f"{kit}: not the development kit of ILSVRC 2012 ({error})") from None
-    leaves = [(str(s["WNID"]), int(s["ILSVRC2012_ID"])) for s in synsets if int(s["num_children"]) == 0]
-    label = {number: place for place, (_, number) in enumerate(sorted(leaves))}
-    return [label[int(number)] for number in truth]

@@ -3,6 +3,7 @@
 A store of a million photographs takes some tens of megabytes: names are one Arrow array, never a list of strings.
 """
 
+import contextlib
 import functools
 import io
 import os
@@ -195,7 +196,8 @@ def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
     cells = _kept.pop((file, group), None)
     if cells is None:
         parquet, name = _opened(file, PICTURE)
-        cells = parquet.read_row_group(group, columns=[name])[name]
+        with _corruption(f"{file}: row group {group}"):
+            cells = parquet.read_row_group(group, columns=[name])[name]
     _kept[file, group] = cells
     while len(_kept) > 1 and sum(kept.nbytes for kept in _kept.values()) > _KEPT_BYTES:
         del _kept[next(iter(_kept))]
@@ -209,7 +211,23 @@ def column(file: Path, names: tuple[str, ...]) -> "pyarrow.ChunkedArray":
         ValueError: Not a parquet file, or none is there.
     """
     parquet, name = _opened(file, names)
-    return parquet.read(columns=[name])[name]
+    with _corruption(file):
+        return parquet.read(columns=[name])[name]
+
+
+@contextlib.contextmanager
+def _corruption(where: object) -> Iterator[None]:
+    """pyarrow tells wrong bytes as an error of the system, without a number and without the file.
+
+    Raises:
+        ValueError: With both.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{where}: corrupt ({error})") from None
 
 
 def _opened(file: Path, names: tuple[str, ...]) -> "tuple[pyarrow.parquet.ParquetFile, str]":
