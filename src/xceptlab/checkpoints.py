@@ -81,7 +81,7 @@ class Checkpoints(Checkpoint):
     """Write a checkpoint at the end of each epoch and, within it, every some steps and minutes and when asked to stop.
 
     Every process takes part in every decision: a signal that reaches one of them stops all after the same step. The last step of
-    an epoch has its checkpoint after the evaluation.
+    an epoch has its checkpoint after the evaluation, for which a request to stop waits, too.
 
     Args:
         directory: Where.

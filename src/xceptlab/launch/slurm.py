@@ -81,7 +81,10 @@ class Slurm(Launcher):
         subprocess.run(["scancel", "--quiet", *numbers], check=False)
         deadline = time.monotonic() + PATIENCE
         try:
-            while time.monotonic() < deadline and set(numbers) & (_squeue() or {}).keys():
+            while time.monotonic() < deadline:
+                queue = _squeue()
+                if queue is not None and not set(numbers) & queue.keys():
+                    break
                 time.sleep(1)
         finally:  # also when this is interrupted
             subprocess.run(["scancel", "--quiet", "--signal=KILL", *numbers], check=False)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 
 from xceptlab.data import locate
-from xceptlab.interruption import Requests
+from xceptlab.interruption import Interrupted, Requests
 from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
 from xceptlab.records import RunDirectory
@@ -53,7 +53,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
                     display.show(states)
                     time.sleep(launcher.pause)
                 display.show(states)
-        except BaseException:
+        except (Interrupted, KeyboardInterrupt):
             print("Stopping: the runs write their checkpoints; Ctrl-C stops at once", flush=True)
             raise
         finally:
