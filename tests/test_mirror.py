@@ -168,7 +168,7 @@ def test_offline_files_hold_the_log_also_after_a_kill_and_sync_sends_it_once(tin
     assert server.summaries[wandb_id(config)]["status"] == "finished"
 
 
-def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuilds_it_all(server, tmp_path, capsys):
+def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuilds_it_all(server, tmp_path, xceptlab):
     study = tmp_path / "small.yaml"
     layers = [argument for flag, argument in pairwise(TINY) if flag == "-c"]
     study.write_text(
@@ -179,7 +179,8 @@ def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuil
     overrides += ["--runtime.wandb=online", f"--runtime.outputs={tmp_path / 'outputs'}"]
     histories: dict[str, object] = {}
     for command in ("study", "sync"):
-        assert cli.main([command, str(study), *overrides]) == 0
+        done = xceptlab(command, str(study), *overrides)  # a process of its own, whose runs have its environment
+        assert done.returncode == 0, done.stderr
         (report,) = (tmp_path / "outputs" / "studies").glob("small*/report.html")
         arms = {run["name"]: run["jobType"] for run in server.runs.values()}
         assert sorted(arms.values()) == ["one", "one", "study", "two", "two"]
@@ -194,20 +195,21 @@ def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuil
         assert {name: sent(lines) for name, lines in server.histories.items() if name != own} == histories
         for lost in (server.runs, server.histories, server.summaries, server.files):
             lost.clear()
-    assert f"{server.url}/me/xceptlab/runs/{own}" in capsys.readouterr().out
+    assert f"{server.url}/me/xceptlab/runs/{own}" in done.stdout
 
 
-def test_a_study_that_is_disabled_sends_nothing_even_of_runs_that_were_online_and_needs_no_claims(server, tmp_path):
+def test_a_study_that_is_disabled_sends_nothing_even_of_runs_that_were_online_and_needs_no_claims(server, tmp_path, xceptlab):
     study = tmp_path / "small.yaml"
     layers = [argument for flag, argument in pairwise(TINY) if flag == "-c"]
     study.write_text(
         f"question: What is it?\nbase: {json.dumps(layers)}\narms: {{one: {{}}, two: {{model.residual: none}}}}\nseeds: [0]\n"
     )
     overrides = [argument for argument in TINY if argument.startswith("--")] + [f"--runtime.outputs={tmp_path / 'outputs'}"]
-    assert cli.main(["study", str(study), *overrides, "--runtime.wandb=online"]) == 0
+    done = xceptlab("study", str(study), *overrides, "--runtime.wandb=online")
+    assert done.returncode == 0, done.stderr
     assert sorted(run["jobType"] for run in server.runs.values()) == ["one", "study", "two"]
     before = server.requests
-    assert cli.main(["study", str(study), *overrides, "--runtime.wandb=disabled"]) == 0
+    assert xceptlab("study", str(study), *overrides, "--runtime.wandb=disabled").returncode == 0
     assert server.requests == before
 
 
