@@ -233,7 +233,7 @@ def test_a_wrong_key_is_one_line_or_an_offline_run_and_is_never_shown(tiny, serv
     arguments = [*TINY, f"--runtime.outputs={config.runtime.outputs}"]
     assert cli.main(["train", *arguments, "--runtime.wandb=online"]) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith("xceptlab: runtime.wandb: online does not work here: W&B does not take")
+    assert errors.startswith("xceptlab: runtime.wandb: online does not work here: W&B: ")
     assert errors.count("\n") == 1
     assert wrong not in errors
     with pytest.warns(UserWarning, match="tracked offline, and `xceptlab sync` can send it later"):

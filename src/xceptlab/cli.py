@@ -419,11 +419,15 @@ def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
 
 def _sync(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.loading import load_run
+    from xceptlab.mirror import check_key
 
     outputs, runtime = Path(load_run(layers, "sync").runtime.outputs), _runtime(layers)
+    check_key()
     code = 0
     for name in options.names:
         path = next((path for path in (Path(name), outputs / "runs" / name) if (path / "config.yaml").is_file()), None)
+        if not path and not Path(name).exists():
+            raise ValueError(f"{name}: neither a study nor a run under {outputs / 'runs'}")
         expansion = None if path else _expand(name, layers)
         runs = expansion.runs().values() if expansion else []
         paths = [path] if path else [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in runs]

@@ -76,12 +76,14 @@ def chosen(runtime: RuntimeConfig) -> Mode | None:
     """Where ``runtime.wandb`` sends a run; None for nowhere. ``auto`` is online where a key is configured, and never asks.
 
     Raises:
-        ValueError: W&B is asked for and not installed, or does not accept the key.
+        ValueError: W&B is asked for and not installed, or there is no key that it accepts.
     """
     if runtime.wandb == "disabled" or (runtime.wandb == "auto" and (os.environ.get("WANDB_MODE") == "disabled" or not WANDB)):
         return None
     if not WANDB:
         raise ValueError("wandb is not installed (pip install wandb)")
+    if runtime.wandb == "online":
+        check_key()
     if runtime.wandb != "auto":
         return runtime.wandb
     return "online" if os.environ.get("WANDB_MODE") not in ("offline", "dryrun") and _has_key() else "offline"
@@ -97,7 +99,7 @@ def sync(config: RunConfig, directory: RunDirectory) -> str:
     if leases.Watch(directory.path).look():
         raise leases.Busy(f"{directory.path}: a process is training this run; what it does not send can be sent when it ends")
     log, record = directory.log(), directory.record()
-    _check_key()
+    check_key()
     with _refusals(directory.path.name):
         mirror = Mirror(config, directory, "online")
         mirror.send(log)
@@ -121,7 +123,7 @@ def sync_study(
     Raises:
         ValueError: There is no key, or W&B refuses or cannot be reached.
     """
-    _check_key()
+    check_key()
     import wandb
 
     report = (directory / "report.html").read_text()
@@ -137,7 +139,8 @@ def sync_study(
     return (directory / "wandb_url").read_text().strip()
 
 
-def _check_key() -> None:
+def check_key() -> None:
+    """Raises: ValueError: W&B cannot be spoken to: it is not installed, has no key or does not accept it."""
     if not WANDB:
         raise ValueError("W&B: wandb is not installed (pip install wandb)")
     if not _has_key():

@@ -254,7 +254,7 @@ def evaluate(config: RunConfig, weights: str | Path, split: Literal["test", "val
     data = DataModule(config)
     data.setup("test")
     if split == "val" and not len(data.validation):
-        raise ValueError("--split: val is empty, since data.validation is 0")
+        raise ValueError(f"--split: val is empty; of the training images data.validation holds out {config.data.validation:g}")
     network = _laid_out(pretrained.restore(config.model, config.data.classes, weights)[0], config)
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer = trainer_on_devices(config, logger=False, enable_checkpointing=False, enable_progress_bar=sys.stderr.isatty())
@@ -296,7 +296,9 @@ def git_state() -> dict[str, Any]:
     here = Path(__file__)
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(here.parent), *args], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(here.parent), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", here.name)
