@@ -47,6 +47,17 @@ def process(folder, code, where="here"):
     return subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
 
 
+def kill_a_holder(folder, where):
+    """Let a process hold the run, which nobody else then can, and kill it; when it died."""
+    with process(folder, HOLD, where) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(Busy), held(folder):
+            pass
+        holder.kill()
+        holder.wait()
+        return time.monotonic()
+
+
 def left(folder):
     return [file.name for file in folder.glob("lease.*")]
 
@@ -64,29 +75,17 @@ def test_a_run_has_one_holder_at_a_time_and_nothing_is_left_of_it(tmp_path):
 
 
 def test_a_lease_ends_with_its_process_at_once_where_that_can_be_seen(tmp_path):
-    with process(tmp_path, HOLD) as holder:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Busy), held(tmp_path):
-            pass
-        holder.kill()
-        holder.wait()
-        began = time.monotonic()
-        with held(tmp_path):
-            assert time.monotonic() - began < leases.STALE / 2
-            assert len(left(tmp_path)) == 1  # the dead one's is gone
+    died = kill_a_holder(tmp_path, "here")
+    with held(tmp_path):
+        assert time.monotonic() - died < leases.STALE / 2
+        assert len(left(tmp_path)) == 1  # the dead one's is gone
 
 
 def test_another_machines_lease_holds_while_its_heart_beats_and_no_longer(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "STALE", 3.0)
-    with process(tmp_path, HOLD, "elsewhere") as holder:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Busy), held(tmp_path):
-            pass
-        holder.kill()
-        holder.wait()
-        began = time.monotonic()
-        with held(tmp_path):
-            assert time.monotonic() - began >= 3.0
+    died = kill_a_holder(tmp_path, "elsewhere")
+    with held(tmp_path):
+        assert time.monotonic() - died >= 3.0
     assert left(tmp_path) == []
 
 

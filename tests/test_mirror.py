@@ -69,6 +69,16 @@ def killed(outputs, ready, *overrides):
     process.communicate()
 
 
+def crashed(config, steps, monkeypatch):
+    """Train a run here until it crashes after so many steps, and let W&B have all that it has logged."""
+    step = Task.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "training_step", lambda self, batch, n: step(self, batch, n if self.global_step < steps else 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            train(config, progress=False)
+    wandb.finish()
+
+
 def logged(outputs, lines):
     return any(file.read_text().count("\n") >= lines for file in outputs.glob("runs/*/metrics.jsonl"))
 
@@ -98,12 +108,7 @@ def test_a_run_that_was_interrupted_goes_on_as_the_same_run_and_each_line_arrive
     if end == "kill":  # W&B has fewer lines than are in the log
         killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 40), "--train.epochs=40", "--runtime.wandb=online")
     else:  # it has more than the run continues from
-        step = Task.training_step
-        with monkeypatch.context() as patch:
-            patch.setattr(Task, "training_step", lambda self, batch, n: step(self, batch, n if self.global_step < 48 else 1 / 0))
-            with pytest.raises(ZeroDivisionError):
-                train(config, progress=False)
-        wandb.finish()
+        crashed(config, 48, monkeypatch)
         assert len(server.histories[wandb_id(config)]) > 48
     before = len(server.histories[wandb_id(config)])
     train(config, progress=False)
@@ -115,12 +120,7 @@ def test_a_run_that_was_interrupted_goes_on_as_the_same_run_and_each_line_arrive
 
 def test_a_run_that_logs_otherwise_when_it_continues_loses_no_line(tiny, server, monkeypatch):
     config, seldom = (tiny("--train.epochs=6", "--runtime.wandb=online", f"--runtime.log_every={n}") for n in (1, 1000))
-    step = Task.training_step
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "training_step", lambda self, batch, n: step(self, batch, n if self.global_step < 18 else 1 / 0))
-        with pytest.raises(ZeroDivisionError):
-            train(config, progress=False)
-    wandb.finish()
+    crashed(config, 18, monkeypatch)
     train(seldom, progress=False)
     (history,) = server.histories.values()
     assert [line["_step"] for line in history] == sorted({line["_step"] for line in history})

@@ -3,6 +3,7 @@
 What it answers was found by trying wandb 0.31 against it; the real server has never been asked.
 """
 
+import base64
 import gzip
 import json
 import re
@@ -121,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server_.requests += 1
         body = self._body()
         if self.path.endswith("/graphql"):
-            if KEY not in (_decoded(self.headers["Authorization"])):
+            if KEY not in _decoded(self.headers["Authorization"]):
                 self._reply({"errors": [{"message": "invalid key"}]}, 401)
                 return
             asked = json.loads(body)
@@ -145,8 +146,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _decoded(authorization: str | None) -> str:
-    import base64
-
     return base64.b64decode((authorization or "").removeprefix("Basic ")).decode()
 
 
