@@ -21,7 +21,7 @@ from xceptlab.data.module import Batch
 from xceptlab.leases import Busy
 from xceptlab.records import RunDirectory
 from xceptlab.task import Task
-from xceptlab.train import evaluate, train
+from xceptlab.train import evaluate, prepare, train
 
 
 def directory(config):
@@ -333,6 +333,18 @@ def test_two_processes_train_and_count_every_test_image_once(tiny, tmp_path):
     one_process = evaluate(config, directory(config).path / "model.safetensors", "test")
     assert one_process["test/top1"] == record.metrics["test/top1"]
     assert one_process["test/loss"] == pytest.approx(record.metrics["test/loss"], rel=1e-6)
+
+
+def test_lightnings_launcher_leaves_each_of_several_processes_its_threads(tiny, monkeypatch):
+    """It would share the cores out, and another number of threads sums in another order."""
+    from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    prepare(tiny("--train.threads=3"))
+    _set_num_threads_if_needed(num_processes=1)
+    assert torch.get_num_threads() == 3
+    prepare(tiny())
 
 
 def test_mixed_images_count_for_both_labels_as_a_soft_target_would(tiny):

@@ -166,7 +166,7 @@ def corrupt(folder: Path, full: bool) -> Counts:
 @check("pre-emptions of 2 processes, 0 to 500 ms between them", "0 hangs, right step, exit code 75; same bits at the end")
 def preempted(folder: Path, full: bool) -> Counts:
     times = 50 if full else 3
-    longer = ("--runtime.checkpoint_steps=0", f"--train.epochs={3 * times}")
+    longer = ("--runtime.checkpoint_steps=0", f"--train.epochs={2 * times}")  # 20 steps for each
     run = Run(folder / "run", *longer)
     held = 0
     for _ in range(times):

@@ -83,7 +83,7 @@ class Run:
             process.start()
         return self
 
-    def wait(self, seconds: float = 300) -> list[int | None]:
+    def wait(self, seconds: float = 1200) -> list[int | None]:
         """The exit codes; None for a process that had to be killed."""
         deadline = time.monotonic() + seconds
         for process in self.processes:

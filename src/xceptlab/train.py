@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import io
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -164,6 +165,7 @@ def ctrl_c() -> Iterator[None]:
 def prepare(config: RunConfig) -> None:
     """Set what is global to a process: threads, arithmetic, warnings that tell the user nothing."""
     torch.set_num_threads(config.train.threads)
+    os.environ["OMP_NUM_THREADS"] = str(config.train.threads)  # or Lightning's launcher shares the cores out
     torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says
     for message in QUIET:
         warnings.filterwarnings("ignore", f".*{message}")

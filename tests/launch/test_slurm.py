@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, TINY
 from launch import fakes
 from xceptlab.launch.study import make_launcher
 from xceptlab.loading import load_run
@@ -62,6 +62,24 @@ def scontrol(*arguments):
     return subprocess.run(["scontrol", *arguments], check=True, capture_output=True, text=True).stdout
 
 
+def reaches(launcher, directory, step):
+    """Wait for a step of the only run; returns the number of its job."""
+    finish(launcher, lambda _: directory.log() and directory.log()[-1]["step"] >= step)
+    return next(iter(launcher.jobs.values())).handle
+
+
+def requeued(launcher, directory, number):
+    """Wait until a job has gone back into the queue, and let it go on; returns the step that its run had reached."""
+    finish(launcher, lambda _: "JobState=PENDING" in scontrol("show", "job", number))
+    # Or it waits for two minutes. Not now: a node refuses a job that was requeued in the same second ("credential revoked").
+    scontrol("update", f"jobid={number}", "StartTime=now+3", "TimeLimit=1440")
+    return directory.log()[-1]["step"]
+
+
+def preempt():
+    subprocess.run(["srun", "--partition=high", "--exclusive", "true"], check=True, timeout=120)
+
+
 @slurm
 def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, launcher, tmp_path):
     one = launcher()
@@ -109,27 +127,42 @@ def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_t
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     one = launcher(fakes.slowly)
     one.start([config])
-
-    def reaches(step):
-        finish(one, lambda _: any(line["step"] >= step for line in directory.log()))
-        return one.jobs[config.run_id].handle
-
-    def requeued(number):
-        finish(one, lambda _: "JobState=PENDING" in scontrol("show", "job", number))
-        assert directory.log()[-1]["step"] < 150
-        # Or it waits for two minutes. Not now: a node refuses a job that was requeued in the same second ("credential revoked").
-        scontrol("update", f"jobid={number}", "StartTime=now+3", "TimeLimit=1440")
-        return directory.log()[-1]["step"]
-
-    number = reaches(3)
-    subprocess.run(["srun", "--partition=high", "--exclusive", "true"], check=True, timeout=120)
-    assert reaches(requeued(number) + 2) == number
+    number = reaches(one, directory, 3)
+    preempt()
+    step = requeued(one, directory, number)
+    assert reaches(one, directory, step + 2) == number
     scontrol("update", f"jobid={number}", "TimeLimit=1")
-    requeued(number)
+    assert requeued(one, directory, number) < 150
     (tmp_path / "outputs" / "go").touch()
     finish(one)
     assert (directory.path / "slurm_job").read_text() == f"{number} 0"  # one job all the time
     assert (directory.path / "log.txt").read_text().count("continues from") == 2
     train(undisturbed, progress=False)
     undisturbed = RunDirectory.of(undisturbed.runtime.outputs, undisturbed.run_id)
+    assert (directory.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
+
+
+@slurm
+def test_a_run_on_two_nodes_that_is_preempted_comes_to_the_bits_of_two_processes_on_one_machine(
+    tiny, launcher, xceptlab, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # the test cluster's nodes are in no DNS
+    science = ("--train.epochs=6", "--model.dropout=0.2", "--train.ema=0.9")
+    config = tiny(*SLURM, *science, "--launcher.partition=both", "--runtime.num_nodes=2")
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+    one = launcher(fakes.slowly)
+    one.start([config])
+    number = reaches(one, directory, 3)
+    preempt()
+    assert requeued(one, directory, number) < 30
+    (tmp_path / "outputs" / "go").touch()
+    finish(one)
+    assert (directory.path / "slurm_job").read_text() == f"{number} 0"
+    assert (directory.path / "log.txt").read_text().count("continues from") == 1
+    record = directory.record()
+    assert record.world_size == 2
+    done = xceptlab("train", *TINY, *science, "--runtime.devices=2", f"--runtime.outputs={tmp_path / 'undisturbed'}")
+    assert done.returncode == 0, done.stderr
+    undisturbed = RunDirectory.of(str(tmp_path / "undisturbed"), config.run_id)
+    assert record.metrics == undisturbed.record().metrics
     assert (directory.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
