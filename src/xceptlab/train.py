@@ -166,7 +166,8 @@ def prepare(config: RunConfig) -> None:
     """Set what is global to a process: threads, arithmetic, warnings that tell the user nothing."""
     torch.set_num_threads(config.train.threads)
     os.environ["OMP_NUM_THREADS"] = str(config.train.threads)  # or Lightning's launcher shares the cores out
-    torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says
+    torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says,
+    torch.set_float32_matmul_precision("highest")  # also in containers whose environment allows TF32
     for message in QUIET:
         warnings.filterwarnings("ignore", f".*{message}")
     for name in ("pytorch_lightning", "lightning_fabric"):

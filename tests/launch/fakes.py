@@ -4,14 +4,32 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from xceptlab.launch.launcher import Launcher, State
 from xceptlab.loading import load_run
 from xceptlab.records import Record, RunDirectory
 from xceptlab.schema import RunConfig
+
+
+def finish(launcher: Launcher, until: Callable[[dict[str, State]], object] | None = None) -> dict[str, State]:
+    """Poll until all runs have ended, or ``until`` what is given; returns the runs' states."""
+    until = until or (lambda states: set(states.values()) <= {"done", "failed"})
+    deadline = time.monotonic() + 400
+    while not until(states := launcher.poll()):
+        assert time.monotonic() < deadline, states
+        time.sleep(launcher.pause / 10)
+    return states
+
+
+def calls(outputs: Path) -> list[dict[str, Any]]:
+    """What ``record`` was called with, in turn."""
+    file = outputs / "calls.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def record(argv: list[str]) -> int:
@@ -19,10 +37,10 @@ def record(argv: list[str]) -> int:
     file = Path(argv[argv.index("-c") + 1])
     config = load_run(["-c", str(file)])
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    with open(file.parents[2] / "calls.jsonl", "a") as calls:
+    with open(file.parents[2] / "calls.jsonl", "a") as log:
         line = {"seed": config.seed, "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "time": time.monotonic()}
-        calls.write(json.dumps(line) + "\n")
-    attempt = sum(json.loads(line)["seed"] == config.seed for line in (file.parents[2] / "calls.jsonl").read_text().splitlines())
+        log.write(json.dumps(line) + "\n")
+    attempt = sum(call["seed"] == config.seed for call in calls(file.parents[2]))
     if config.seed == 1:  # crashes always
         raise RuntimeError("it crashed")
     if config.seed == 2 and attempt == 1:  # killed once

@@ -1,7 +1,7 @@
 """The local launcher, with runs that crash, hang, lie and are killed."""
 
-import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, TINY
 from launch import fakes
+from launch.fakes import calls, finish
 from xceptlab.launch import local
 from xceptlab.loading import load_run
 from xceptlab.records import RunDirectory
@@ -34,18 +35,6 @@ def launcher(monkeypatch):
     yield make
     for one in launchers:
         one.stop()
-
-
-def finish(launcher, until=lambda states: set(states.values()) <= {"done", "failed"}):
-    deadline = time.monotonic() + 60
-    while not until(states := launcher.poll()):
-        assert time.monotonic() < deadline, states
-        time.sleep(0.02)
-    return states
-
-
-def calls(tmp_path):
-    return [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
 
 
 def alive(pid):
@@ -74,6 +63,12 @@ def test_a_crash_counts_only_where_a_run_came_no_further(run, launcher, tmp_path
     one.start([crashes])
     assert finish(one)[crashes.run_id] == "failed"
     assert len(calls(tmp_path)) == 4
+
+
+def test_no_more_runs_are_started_at_a_time_than_asked_for(run, launcher):
+    one = launcher(jobs=2)
+    one.start([run(7), run(17), run(27)])
+    assert sorted(one.poll().values()) == ["running", "running", "waiting"]
 
 
 def test_each_run_has_its_own_gpus(run, launcher, tmp_path, monkeypatch):
@@ -129,21 +124,31 @@ def test_stopping_a_second_time_kills_at_once(run, launcher, tmp_path, monkeypat
 
 
 FRESH = """
-import pathlib, sys
+import _thread, pathlib, sys, threading
 from xceptlab.launch.launcher import execute
-sys.exit(execute(None, ["stady"], pathlib.Path(sys.argv[1]), fresh=True))
+if sys.argv[2] == "train":
+    threading.Timer(2, _thread.interrupt_main).start()
+sys.exit(execute(None, sys.argv[2:], pathlib.Path(sys.argv[1]), fresh=True))
 """
 
 
 def test_a_fresh_process_prints_to_the_log_too_and_its_exit_code_counts(tmp_path):
-    assert subprocess.run([sys.executable, "-c", FRESH, tmp_path / "log"]).returncode == 2
+    assert subprocess.run([sys.executable, "-c", FRESH, tmp_path / "log", "stady"]).returncode == 2
     assert (tmp_path / "log").read_text().startswith("xceptlab: argument COMMAND: invalid choice: 'stady'")
+
+
+def test_a_fresh_process_is_asked_to_stop_by_an_interrupt_that_is_no_signal_too(tmp_path):
+    """As Ray's is."""
+    argv = ["train", *TINY, "--train.epochs=100000", f"--runtime.outputs={tmp_path}"]
+    code = subprocess.run([sys.executable, "-c", FRESH, tmp_path / "log", *argv], timeout=60).returncode
+    assert code in (75, 256 - signal.SIGTERM)
 
 
 COORDINATOR = """
 import sys, time
 from conftest import ROOT
 from launch import fakes
+from launch.fakes import calls, finish
 from xceptlab.launch import local
 from xceptlab.loading import load_run
 if __name__ == "__main__":
@@ -195,11 +200,11 @@ def test_gpus_and_cores_are_shared_out_by_what_each_run_needs(room):
     two, four = "--runtime.devices=2", "--train.threads=4"
     assert room([()] * 6) == [["0"], ["1"], ["2"], ["3"], ["5"], None]
     assert room([[two], (), [two], ()]) == [["0", "1"], ["2"], ["3", "5"], None]
-    assert room([()] * 7, jobs=6) == [["0"], ["1"], ["2"], ["3"], ["5"], ["0"], None]
+    assert room([()] * 6, jobs=6) == [["0"], ["1"], ["2"], ["3"], ["5"], ["0"]]
     assert room([[cpu]] * 5, cores=4) == [["core 0"], ["core 1"], ["core 2"], ["core 3"], None]
     assert room([[cpu], [cpu, two], [cpu, two]], gpus="") == [["core 0"], ["core 1", "core 2"], None]
     assert room([[cpu, four], [cpu]], cores=2) == [["core 0", "core 1"], None]
-    assert room([[cpu, four]] * 4, cores=2, jobs=3)[2:] == [["core 0", "core 1"], None]
+    assert room([[cpu, four]] * 2, cores=2, jobs=3) == [["core 0", "core 1"]] * 2
 
 
 @pytest.mark.parametrize(

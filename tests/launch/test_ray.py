@@ -9,6 +9,7 @@ import pytest
 
 from conftest import ROOT
 from launch import fakes
+from launch.fakes import finish
 from xceptlab import cli
 from xceptlab.launch.study import make_launcher
 from xceptlab.leases import leases
@@ -39,17 +40,9 @@ def launcher(cluster, main):
     return make_launcher(load_run([*RAY, f"--launcher.address={cluster.address}"]), None, main)
 
 
-def finish(one, until=lambda states: set(states.values()) <= {"done", "failed"}):
-    deadline = time.monotonic() + 300
-    while not until(states := one.poll()):
-        assert time.monotonic() < deadline, states
-        time.sleep(0.1)
-    return states
-
-
-def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_ends_all(cluster, tiny, tmp_path):
-    def run(seed):
-        return load_run([*RAY, f"--seed={seed}", f"--runtime.outputs={tmp_path}"])
+def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_ends_all(cluster, tiny, tmp_path, capfd):
+    def run(seed, *overrides):
+        return load_run([*RAY, f"--seed={seed}", f"--runtime.outputs={tmp_path}", *overrides])
 
     one = launcher(cluster, fakes.record)
     runs = {seed: run(seed) for seed in (0, 1, 2, 4)}
@@ -69,6 +62,7 @@ def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_end
     (node,) = [node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet]
     cluster.remove_node(node, allow_graceful=False)
     assert finish(one)[config.run_id] == "done"
+    assert one.jobs[config.run_id].crashes == 0  # it was not the run's fault
     assert (directory.path / "log.txt").read_text().count("continues from") == 1
     train(undisturbed, progress=False)
     weights = [
@@ -77,6 +71,8 @@ def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_end
     assert weights[0] == weights[1]
 
     one = launcher(cluster, fakes.record)
+    one.check(run(0, "--runtime.workers=99"))
+    assert "a run needs {'CPU': 100, 'GPU': 0, 'memory': 0}, and no node of the Ray cluster has that" in capfd.readouterr().err
     one.start([run(7)])
     finish(one, lambda _: (tmp_path / "calls.jsonl").read_text().count('"seed": 7') == 1)
     one.stop()

@@ -1,16 +1,15 @@
 """The SLURM launcher against a real SLURM, such as `.ci/slurm start DIR` starts; its node must see this machine's files."""
 
 import fcntl
-import json
 import os
 import shutil
 import subprocess
-import time
 
 import pytest
 
 from conftest import ROOT, TINY
 from launch import fakes
+from launch.fakes import calls, finish
 from xceptlab.launch.study import make_launcher
 from xceptlab.loading import load_run
 from xceptlab.records import RunDirectory
@@ -43,19 +42,6 @@ def launcher(monkeypatch, tmp_path):
     for one in launchers:
         one.stop()
     os.close(cluster)
-
-
-def finish(launcher, until=lambda states: set(states.values()) <= {"done", "failed"}):
-    deadline = time.monotonic() + 400
-    while not until(states := launcher.poll()):
-        assert time.monotonic() < deadline, states
-        time.sleep(0.2)
-    return states
-
-
-def calls(tmp_path):
-    file = tmp_path / "calls.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def scontrol(*arguments):
@@ -118,6 +104,16 @@ def test_what_slurm_refuses_is_one_line(run, launcher):
     with pytest.raises(ValueError, match=r"SLURM refuses the jobs: .*Invalid partition name") as error:
         one.poll()
     assert "\n" not in str(error.value)
+
+
+@slurm
+def test_of_jobs_that_slurm_refuses_half_are_submitted_and_the_others_later(run, launcher, monkeypatch, capfd):
+    monkeypatch.setattr("xceptlab.launch.slurm.AGAIN", 1.0)
+    one = launcher()
+    one.start([run(seed) for seed in range(20, 27)])  # an array may have 6 jobs
+    assert list(one.poll().values()).count("queued") == 3
+    assert set(finish(one).values()) == {"done"}
+    assert capfd.readouterr().err.count("Invalid job array specification; tried again every 1 s") == 1
 
 
 @slurm

@@ -4,6 +4,7 @@ A launcher starts runs, tells their state and stops them. The ledger is the runs
 exists, whoever trained it and whatever a process said when it ended; a run that another process trains is left to that one.
 """
 
+import itertools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -94,7 +96,8 @@ class Launcher(ABC):
         codes = self.exit_codes([job for job in self.jobs.values() if job.state in ("queued", "running")])
         for run_id, code in codes.items():
             self._ended(self.jobs[run_id], code)
-        self.begin(self._ready())
+        room = self.limit and max(0, self.limit - sum(bool(job.handle) for job in self.jobs.values()))
+        self.begin(itertools.islice(self._ready(), room))
         return {run_id: job.state for run_id, job in self.jobs.items()}
 
     @abstractmethod
@@ -182,4 +185,6 @@ def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
-    return process.wait()
+    while True:  # Ray's request to stop is a SIGINT that Python only simulates: it wakes nobody who waits
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(0.5)

@@ -78,14 +78,12 @@ class Local(Launcher):
             self._end(signal.SIGKILL, 1.0)
 
     def room(self, config: RunConfig) -> list[str] | None:
-        """The GPUs or cores for a run, the least used ones; None while it has to wait."""
-        started: list[_Started] = [job.handle for job in self.jobs.values() if job.handle]
-        load = Counter(unit for one in started for unit in one.units)
+        """The GPUs or cores for a run, the least used ones; None while it has to wait for them."""
+        load = Counter(unit for job in self.jobs.values() if job.handle for unit in job.handle.units)
         units = self._units(config)
         wanted = config.runtime.devices * (config.train.threads if units is self.cores else 1)
         chosen = sorted(units, key=lambda unit: load[unit])[:wanted]
-        free = not any(load[unit] for unit in chosen) if self.limit is None else len(started) < self.limit
-        return chosen if free else None
+        return chosen if self.limit or not any(load[unit] for unit in chosen) else None
 
     def _units(self, config: RunConfig) -> list[str]:
         return self.gpus if config.runtime.accelerator in ("auto", "gpu") and self.gpus else self.cores

@@ -5,11 +5,13 @@ A run whose node is lost is started again, where Ray finds room for it, and cont
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_utilities.core.imports import RequirementCache
 
+from xceptlab.interruption import INTERRUPTED
 from xceptlab.launch.launcher import PATIENCE, Job, Launcher, Main, check_gpus, check_one_node, execute
 from xceptlab.schema import RunConfig
 
@@ -30,21 +32,24 @@ class Ray(Launcher):
                 f"launcher.address: there is no Ray cluster at {address!r}: {' '.join(str(error).split())}"
             ) from None
         self.ray = ray
+        self._told: list[dict[str, int]] = []
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
         check_one_node(config)
+        needs, nodes = _needs(config), [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if needs not in self._told and not any(all(node.get(name, 0) >= needs[name] for name in needs) for node in nodes):
+            print(f"xceptlab: a run needs {needs}, and no node of the Ray cluster has that: it waits for one", file=sys.stderr)
+            self._told.append(needs)
 
     def begin(self, ready: Iterator[Job]) -> None:
         for job in ready:
-            if self.limit and sum(bool(job.handle) for job in self.jobs.values()) >= self.limit:
-                return
             config = job.config
             task = self.ray.remote(max_calls=1)(_task).options(  # a process of its own
                 max_retries=0,  # we know better what is to be tried again
-                num_cpus=config.runtime.devices * (config.train.threads + config.runtime.workers),
+                num_cpus=_needs(config)["CPU"],
                 num_gpus=config.launcher.gpus,
-                memory=config.launcher.memory * 2**30 or None,
+                memory=_needs(config)["memory"] or None,
             )
             arguments = job.prepare(), job.log, os.getcwd(), config.launcher.gpus, config.runtime.devices > 1
             job.handle, job.state = task.remote(self.main, *arguments), "queued"
@@ -55,7 +60,9 @@ class Ray(Launcher):
             if self.ray.wait([job.handle], timeout=0)[0]:
                 try:
                     codes[job.config.run_id] = self.ray.get(job.handle)
-                except self.ray.exceptions.RayError:  # its node or its process is lost, or it raised
+                except self.ray.exceptions.NodeDiedError:
+                    codes[job.config.run_id] = INTERRUPTED
+                except self.ray.exceptions.RayError:  # its process is lost, or it raised
                     codes[job.config.run_id] = -1
             else:
                 job.state = "running" if job.watch.look() else "queued"
@@ -71,6 +78,12 @@ class Ray(Launcher):
         finally:  # also when this is interrupted
             for task in tasks:
                 self.ray.cancel(task, force=True)
+
+
+def _needs(config: RunConfig) -> dict[str, int]:
+    """What a run takes of one node, by Ray's names; memory in bytes."""
+    cpus = config.runtime.devices * (config.train.threads + config.runtime.workers)
+    return {"CPU": cpus, "GPU": config.launcher.gpus, "memory": config.launcher.memory * 2**30}
 
 
 def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh: bool) -> int:

@@ -5,6 +5,7 @@ queue and continues. What the jobs are doing is asked of squeue, since many clus
 coordinator that is killed; the next one finds their numbers in the runs' directories.
 """
 
+import io
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -28,8 +30,8 @@ NOTICE = 90
 """Seconds before the end of its time at which a job is told."""
 PATIENCE = 40.0
 """Seconds that cancelled jobs get; SLURM itself kills after its KillWait, 30 s."""
-LARGEST_ARRAY = 1000
-"""SLURM's own default of MaxArraySize allows one more."""
+AGAIN = 60.0
+"""Seconds until jobs that SLURM refused are submitted again."""
 
 
 class Slurm(Launcher):
@@ -44,6 +46,8 @@ class Slurm(Launcher):
         if not shutil.which("sbatch"):
             raise ValueError("launcher.name: slurm needs SLURM, and there is no command sbatch here")
         self._queue: dict[str, str] | None = None
+        self._accepted = False
+        self._told: set[str] = set()
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
@@ -59,8 +63,7 @@ class Slurm(Launcher):
                 runtime = job.config.runtime
                 groups[runtime.num_nodes, runtime.devices, job.config.train.threads + runtime.workers].append(job)
         for jobs in groups.values():
-            for i in range(0, len(jobs), LARGEST_ARRAY):
-                self._submit(jobs[i : i + LARGEST_ARRAY])
+            self._submit(jobs)
 
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
         self._queue = _squeue()
@@ -106,7 +109,7 @@ class Slurm(Launcher):
             "mem_gb": asked.memory or None,
             "partition": asked.partition or None,
             "account": asked.account or None,
-            "array_parallelism": self.limit or len(jobs),
+            "array_parallelism": len(jobs),
             "signal_delay_s": NOTICE,
             "stderr_to_stdout": True,
             "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],  # srun does not take it from sbatch
@@ -115,13 +118,32 @@ class Slurm(Launcher):
         }
         executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None or name == "wckey"})
         try:
-            with executor.batch():
+            with redirect_stderr(io.StringIO()), executor.batch():
                 submitted = [executor.submit(_task, self.main, job.prepare(), job.log) for job in jobs]
-        except submitit.core.utils.FailedJobError as error:
-            raise ValueError(f"SLURM refuses the jobs: {str(error).strip().splitlines()[-1]}") from None
+        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            self._refused(jobs, f"SLURM refuses the jobs: {(str(error).splitlines() or ['no reason given'])[-1]}")
+            return
+        self._accepted = True
         for job, one in zip(jobs, submitted, strict=True):
             job.handle, job.state = one.job_id, "queued"
             write_atomically(job.directory.path / "slurm_job", one.job_id.encode())
+
+    def _refused(self, jobs: list[Job], why: str) -> None:
+        """Ask for half of them, as there may be a limit on arrays or jobs, and for the others later.
+
+        Raises:
+            ValueError: Not even one is accepted, and none ever was.
+        """
+        if len(jobs) == 1 and not self._accepted:
+            raise ValueError(why)
+        if why not in self._told:
+            print(f"xceptlab: {why}; tried again every {AGAIN:.0f} s", file=sys.stderr)
+            self._told.add(why)
+        half = len(jobs) // 2
+        for job in jobs[half:]:
+            job.not_before = time.monotonic() + AGAIN
+        if half:
+            self._submit(jobs[:half])
 
 
 def _folder(config: RunConfig) -> Path:
@@ -178,4 +200,5 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
         number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
         write_atomically(log.with_name("slurm_job"), f"{number} {code}".encode())
-    sys.exit(code)  # which also ends the tasks of the other devices
+    # A code also ends the other tasks; the first one, which tells the outcome, may need some time for that after a signal.
+    sys.exit(code if first or code != INTERRUPTED else 0)
