@@ -2,10 +2,13 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from conftest import ROOT, TINY
 from xceptlab import checkpoints, cli
 from xceptlab.checkpoints import CheckpointFiles, newest, oldest_first
 from xceptlab.records import RunDirectory
@@ -63,7 +66,8 @@ def test_a_kill_while_writing_leaves_nothing(tmp_path):
     save(tmp_path, 1)
     (tmp_path / ".step00000002.ckpt.77.tmp").write_bytes(b"half")
     assert step_of(newest(tmp_path)) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [newest(tmp_path).name]
+    save(tmp_path, 2)
+    assert sorted(tmp_path.iterdir()) == oldest_first(tmp_path)
 
 
 def test_a_full_disk_keeps_the_old_ones(tmp_path, monkeypatch):
@@ -80,26 +84,39 @@ def test_a_full_disk_keeps_the_old_ones(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_version_0_1_is_continued_from_unless_there_is_a_newer_one(tmp_path):
-    torch.save({"step": 7}, tmp_path / "epoch00012.ckpt")
-    assert step_of(newest(tmp_path)) == 7
-    save(tmp_path, 8)
-    assert step_of(newest(tmp_path)) == 8
-
-
 def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
-    (tmp_path / "epoch00001.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"epoch00001.ckpt: not a readable checkpoint"):
-        CheckpointFiles().load_checkpoint(newest(tmp_path), weights_only=True)
+    (tmp_path / "step00000001.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"step00000001.ckpt: not a readable checkpoint"):
+        CheckpointFiles().load_checkpoint(tmp_path / "step00000001.ckpt", weights_only=True)
 
 
-def test_a_checkpoint_of_a_version_with_other_weights_is_refused_in_one_line(tiny, monkeypatch, capsys):
-    config = tiny("--runtime.checkpoint_steps=1")
+@pytest.fixture
+def crashed(tiny, monkeypatch):
+    """A run that crashed when it had one checkpoint."""
+    config = tiny("--runtime.checkpoint_steps=4")
     with monkeypatch.context() as patch:
         patch.setattr(Task, "validation_step", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(config, progress=False)
-    folder = RunDirectory.of(config.runtime.outputs, config.run_id).path / "checkpoints"
+    return config
+
+
+def test_processes_that_see_different_checkpoints_do_not_train(crashed, tmp_path):
+    def process(rank, outputs):
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29467", "WORLD_SIZE": "2", "NODE_RANK": "0", "LOCAL_RANK": rank}
+        command = [sys.executable, "-m", "xceptlab", "train", *TINY, "--runtime.devices=2", f"--runtime.outputs={outputs}"]
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | group, stderr=subprocess.PIPE, text=True)
+
+    both = [process("0", crashed.runtime.outputs), process("1", tmp_path / "elsewhere")]
+    for one in both:
+        said = one.communicate(timeout=120)[1]
+        assert one.returncode == 2
+        assert "the processes would continue from different checkpoints (step00000004-" in said
+        assert "Traceback" not in said
+
+
+def test_a_checkpoint_of_a_version_with_other_weights_is_refused_in_one_line(crashed, capsys):
+    folder = RunDirectory.of(crashed.runtime.outputs, crashed.run_id).path / "checkpoints"
     checkpoint = CheckpointFiles().load_checkpoint(newest(folder), weights_only=True)
     checkpoint["state_dict"]["network.a"] = checkpoint["state_dict"].pop("network.classifier.weight")
     CheckpointFiles().save_checkpoint(checkpoint, folder / "step00000009")

@@ -28,7 +28,9 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Interrupted), (signal.SIGUSR1, Interrupted)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, Interrupted), (signal.SIGUSR1, Interrupted), (signal.SIGHUP, Interrupted)]
+)
 def test_a_scheduler_stops_a_process_at_once(number, error):
     with pytest.raises(error, match=signal.Signals(number).name), Requests():
         send(number)

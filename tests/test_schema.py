@@ -100,7 +100,7 @@ REFUSED = [
     (RuntimeConfig, {"outputs": 3}, "runtime.outputs", "of type str"),
     (LauncherConfig, {"name": "k8s"}, "launcher.name", "one of local, slurm, ray"),
     (LauncherConfig, {"gpus": -1}, "launcher.gpus", "0 or more"),
-    (LauncherConfig, {"minutes": 0}, "launcher.minutes", "at least 1"),
+    (LauncherConfig, {"minutes": 2}, "launcher.minutes", "at least 3"),
     (LauncherConfig, {"options": ["--exclusive"]}, "launcher.options", "each NAME=VALUE"),
     (RunConfig, {"seed": -1}, "seed", "between 0 and 2**63 - 1"),
     (RunConfig, {"seed": 2**63}, "seed", "between 0 and 2**63 - 1"),

@@ -335,6 +335,13 @@ def test_two_processes_train_and_count_every_test_image_once(tiny, tmp_path):
     assert one_process["test/loss"] == pytest.approx(record.metrics["test/loss"], rel=1e-6)
 
 
+def test_a_run_that_an_older_version_began_starts_anew_and_says_so(tiny, capsys):
+    config = tiny("--train.epochs=1")
+    RunDirectory.of(config.runtime.outputs, config.id_in(1)).create()
+    train(config, progress=False)
+    assert f"{config.run_id}: an older version, whose results differ, began it; it starts anew" in capsys.readouterr().err
+
+
 def test_lightnings_launcher_leaves_each_of_several_processes_its_threads(tiny, monkeypatch):
     """It would share the cores out, and another number of threads sums in another order."""
     from lightning_fabric.utilities.distributed import _set_num_threads_if_needed

@@ -107,7 +107,7 @@ def torn(folder: Path, full: bool) -> Counts:
                 writer.join()
                 readable = [CheckpointFiles().load_checkpoint(path, weights_only=True) for path in oldest_first(place)]
                 whole = newest(place) == oldest_first(place)[-1] and len(readable) >= 2
-                of, held = of + 1, held + (whole and not list(place.glob(".*")))
+                of, held = of + 1, held + (whole and len(list(place.glob(".*"))) <= 1)  # the next writer removes it
     return Counts(held, of, "" if mounted else "no full disk: mount is not permitted")
 
 
@@ -261,18 +261,18 @@ def _marked(mark: str) -> list[tuple[int, list[str]]]:
     return found
 
 
-@check("a checkpoint of version 0.1", "continues, to the same bits")
-def previous_release(folder: Path, full: bool) -> Counts:
-    import torch
+@check("a run begun by an older version; a checkpoint of one with other weights", "starts anew and says so; refused in one line")
+def older_version(folder: Path, full: bool) -> Counts:
+    from xceptlab.checkpoints import CheckpointFiles
+    from xceptlab.loading import load_run
 
-    run = Run(folder / "run", "--runtime.checkpoint_steps=0").start()
-    until(lambda: run.checkpoints or not run.processes[0].is_alive())
+    run = Run(folder / "run")
+    (folder / "run" / "runs" / load_run(ARGV).id_in(1)).mkdir(parents=True)
+    run.start().wait_for_step(STEPS // 2)
     run.stop(signal.SIGKILL)
-    checkpoint = torch.load(run.checkpoints[0], weights_only=True)  # at the end of the first epoch, where 0.1 wrote them
-    del checkpoint["since_last_line"]
-    checkpoint["callbacks"]["ModelCheckpoint{}"] = {"best_model_path": ""}
-    for file in run.checkpoints:
-        file.unlink()
-    torch.save(checkpoint, run.path / "checkpoints" / "epoch00000.ckpt")
-    run.start().wait()
-    return Counts(int("continues from epoch00000" in run.output() and run.result() == undisturbed()), 1)
+    anew = "an older version, whose results differ, began it; it starts anew" in run.output()
+    checkpoint = CheckpointFiles().load_checkpoint(run.checkpoints[-1], weights_only=True)
+    checkpoint["state_dict"]["network.a"] = checkpoint["state_dict"].pop("network.classifier.weight")
+    CheckpointFiles().save_checkpoint(checkpoint, run.path / "checkpoints" / f"step{STEPS:08d}")
+    codes = run.start().wait()
+    return Counts(anew + (codes == [2] and "is of another version: network.a differs" in run.output()), 2)

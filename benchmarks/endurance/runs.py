@@ -111,7 +111,7 @@ class Run:
     @property
     def path(self) -> Path:
         """The run's directory; one that does not exist while it has none."""
-        return next(self.outputs.glob("runs/*"), self.outputs / "none")
+        return next((file.parent for file in self.outputs.glob("runs/*/config.yaml")), self.outputs / "none")
 
     @property
     def checkpoints(self) -> list[Path]:

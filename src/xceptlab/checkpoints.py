@@ -24,7 +24,7 @@ class CheckpointFiles(TorchCheckpointIO):
     """Lightning's checkpoint files; the name ends in a checksum: ``step00000120-0123456789abcdef.ckpt``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``<path>-<checksum>.ckpt`` and drop the oldest beside it.
+        """Write ``<path>-<checksum>.ckpt`` and drop the oldest beside it, and what a kill left of one that was being written.
 
         Raises:
             OSError: As from the system (disk full); the older checkpoints stand.
@@ -32,6 +32,8 @@ class CheckpointFiles(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         path, data = Path(path), buffer.getvalue()
+        for unfinished in path.parent.glob(".*.tmp"):
+            unfinished.unlink()
         write_atomically(path.with_name(f"{path.name}-{checksum(data)}.ckpt"), data)
         for old in oldest_first(path.parent)[:-KEPT]:
             old.unlink()
@@ -54,21 +56,15 @@ def checksum(data: bytes) -> str:
 
 
 def oldest_first(directory: Path) -> list[Path]:
-    """A run's checkpoints; those of version 0.1, which are named after epochs and have no checksum, come first."""
+    """A run's checkpoints."""
     return sorted(directory.glob("*.ckpt"))
 
 
 def newest(directory: Path) -> Path | None:
-    """The checkpoint to continue from, the newest that is whole; None to start. A corrupt one is told of and set aside.
-
-    What a kill left of a checkpoint that was being written is removed.
-    """
-    for unfinished in directory.glob(".*.tmp"):
-        unfinished.unlink(missing_ok=True)
+    """The checkpoint to continue from, the newest that is whole; None to start. A corrupt one is told of and set aside."""
     for path in reversed(oldest_first(directory)):
-        _, _, digest = path.stem.partition("-")
         try:
-            if not digest or checksum(path.read_bytes()) == digest:
+            if checksum(path.read_bytes()) == path.stem.rpartition("-")[2]:
                 return path
             path.rename(path.with_suffix(".corrupt"))
         except FileNotFoundError:  # another process of this run was faster
@@ -95,10 +91,22 @@ class Checkpoints(Checkpoint):
         self._group: Any = None
         self._saved = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Agree on where the run continues.
+
+        Raises:
+            ValueError: The processes see different checkpoints.
+        """
         self._saved = time.monotonic()
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")  # of the CPUs: a decision must not wait for a GPU
+            found = [""] * trainer.world_size
+            torch.distributed.all_gather_object(found, Path(trainer.ckpt_path or "none").name, self._group)
+            if len(set(found)) > 1:
+                raise ValueError(
+                    f"the processes would continue from different checkpoints ({', '.join(found)}); {self.directory} must be the "
+                    "same folder for all of them, and no other process may write to it"
+                )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -15,15 +15,15 @@ from typing import NoReturn
 
 FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
 """Exit codes: a run failed or the disk is full; it would fail again; the same command continues; Ctrl-C."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""What asks a run to stop: schedulers send the first two, Ctrl-C the last."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+"""What asks a run to stop: schedulers send the first two, a terminal that is gone the third, Ctrl-C the last."""
 PARENT = "XCEPTLAB_PARENT"
 """Environment variable: the id of the process that a run must not outlive."""
 _STARTER = os.getppid()  # asked at once: the parent may die while torch is loaded, which takes seconds
 
 
 class Interrupted(BaseException):
-    """The scheduler asked to stop; as Ctrl-C's, no error that a handler of errors may take for its own."""
+    """A signal other than Ctrl-C's asked to stop; as Ctrl-C's, no error that a handler of errors may take for its own."""
 
 
 class Requests:

@@ -42,7 +42,7 @@ class Holder:
     host: str = "another host"
     pid: int = 0
     machine: str = ""
-    """Boot and process namespace in which the process's number means something; empty where that cannot be told."""
+    """Boot, process namespace and user for which the process's number means something; empty where that cannot be told."""
     started: str = ""
     """When the process started, in the kernel's ticks: its number may be used again."""
 
@@ -161,7 +161,8 @@ def _beat(file: Path, over: threading.Event) -> None:
 
 def _machine() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')} {os.getuid()}"  # /proc may hide other users' processes
     except OSError:
         return ""
 

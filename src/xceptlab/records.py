@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xceptlab import leases
+from xceptlab.schema import SCIENCE_VERSION, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,12 @@ class Progress:
     images_per_second: float | None = None
     seconds_left: float | None = None
     """At the speed of the training so far; pauses and evaluations are not counted."""
+
+
+def outdated(config: RunConfig) -> bool:
+    """Whether the run was begun by an older version, whose results differ."""
+    older = (config.id_in(version) for version in range(1, SCIENCE_VERSION))
+    return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
 
 
 class Follower:

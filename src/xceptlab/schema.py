@@ -334,7 +334,7 @@ class LauncherConfig(_Section):
         super().__post_init__()
         for name in ("gpus", "memory"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("minutes", self.minutes >= 1, "at least 1")
+        self._require("minutes", self.minutes >= 3, "at least 3, as a job is told 90 seconds before its end")
         options_ok = isinstance(self.options, list | tuple) and all(isinstance(o, str) and "=" in o for o in self.options)
         self._require("options", options_ok, "a list of options of sbatch, each NAME=VALUE")
         object.__setattr__(self, "options", tuple(self.options))
@@ -379,10 +379,14 @@ class RunConfig(_Section):
     @property
     def run_id(self) -> str:
         """A readable slug and a hash of the science: equal science, equal run, whoever asks for it."""
+        return self.id_in(SCIENCE_VERSION)
+
+    def id_in(self, version: int) -> str:
+        """The run's id where ``SCIENCE_VERSION`` was this."""
         factors = [getattr(self.model, name) for name in ("order", "intermediate") if f"model.{name}" in self.changed()]
         factors += [self.model.timm] if self.model.timm else []
         factors += [f"residual_{self.model.residual}"] if "model.residual" in self.changed() else []
-        digest = hashlib.sha256(json.dumps([SCIENCE_VERSION, self.changed()], sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([version, self.changed()], sort_keys=True).encode()).hexdigest()
         return "-".join([self.data.name, *factors, f"seed{self.seed}", digest[:10]])
 
     def to_dict(self) -> dict[str, Any]:

@@ -54,9 +54,9 @@ class Curves(pl.Callback):
         checkpoint["since_last_line"] = {"images": self._images, "seconds": seconds, "broken": broken, "replaced": replaced}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if state := checkpoint.get("since_last_line"):  # version 0.1 kept none
-            self._images, self._seconds, self._broken = state["images"], state["seconds"], state["broken"]
-            self._replaced = state["replaced"] if trainer.is_global_zero else 0
+        state = checkpoint["since_last_line"]
+        self._images, self._seconds, self._broken = state["images"], state["seconds"], state["broken"]
+        self._replaced = state["replaced"] if trainer.is_global_zero else 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).keep(trainer.global_step)

@@ -34,7 +34,7 @@ from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
 from xceptlab.optim import AverageWeights
 from xceptlab.parallel import SyncBatchNorm
-from xceptlab.records import Record, RunDirectory, final_metrics, throughput, write_atomically
+from xceptlab.records import Record, RunDirectory, final_metrics, outdated, throughput, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.task import Task
 
@@ -104,8 +104,9 @@ def _train(
     trainer.loggers = tracking.loggers(config, directory)
 
     latest = checkpoints.newest(directory.path / "checkpoints")
-    if latest and trainer.is_global_zero:
-        print(f"{config.run_id}: continues from {latest.name}", file=sys.stderr)
+    if trainer.is_global_zero and (latest or outdated(config)):
+        start = f"continues from {latest.name}" if latest else "an older version, whose results differ, began it; it starts anew"
+        print(f"{config.run_id}: {start}", file=sys.stderr)
 
     status: Literal["finished", "diverged"] = "finished"
     try:

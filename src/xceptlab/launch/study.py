@@ -11,7 +11,7 @@ from xceptlab.data import locate
 from xceptlab.interruption import Interrupted, Requests
 from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
-from xceptlab.records import RunDirectory
+from xceptlab.records import RunDirectory, outdated
 from xceptlab.schema import RunConfig
 from xceptlab.study import Expansion, Registration
 
@@ -36,6 +36,8 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
             missing[run.run_id] = _of_study(run, expansion.name, arm)
     launcher = None
     if missing:
+        if older := sum(map(outdated, missing.values())):
+            print(f"{older} of the missing runs were begun by an older version, whose results differ; they start anew")
         for arm_config in expansion.arms.values():
             locate(arm_config.data)
         launcher = make_launcher(next(iter(missing.values())), jobs, main)
