@@ -60,10 +60,12 @@ def test_the_log_has_every_step_and_every_evaluation(tiny):
     assert [line["epoch"] for line in lines if "test/top1" in line] == [2.0]
 
 
-def test_a_run_that_has_its_record_is_not_trained_again(tiny):
+def test_a_run_that_has_its_record_is_not_trained_again_and_what_a_kill_left_then_goes(tiny):
     config = tiny()
     first = train(config, progress=False)
+    (directory(config).path / "checkpoints").mkdir()
     assert train(config, progress=False) == first
+    assert not (directory(config).path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("change", [(), ("--runtime.workers=2",), ("--runtime.log_every=7",)])

@@ -68,6 +68,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
     """
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     if record := directory.record():
+        directory.tidy()
         return record
     die_with_parent()
     with Requests() as requests:
