@@ -1,6 +1,6 @@
 """Time and memory of reports on large studies: makes the runs, with 100 epochs of curves each, and reports them.
 
-Run: python benchmarks/report_size.py; with --write, benchmarks/report_size.md is written.
+Run: xceptlab bench report_size; with --write, benchmarks/results/report_size.md is written.
 """
 
 import json
@@ -126,7 +126,7 @@ def main() -> None:
     if "--write" in sys.argv:
         what = f"`xceptlab report`, {EPOCHS} epochs of curves a run ({(LINES + 1) * EPOCHS} lines of log)"
         head = f"{what}, on {machine()} that others used too:\n\n"
-        Path(__file__).with_suffix(".md").write_text(head + "\n".join(lines) + "\n")
+        (Path(__file__).parent / "results" / "report_size.md").write_text(head + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How often verdicts are wrong, by simulation with the functions that judge; writes docs/simulation.md (minutes on a core).
 
-Run: python benchmarks/statistics_errors.py
+Run: xceptlab bench statistics_errors.py
 """
 
 from collections.abc import Callable
