@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lightning_utilities.core.imports import RequirementCache
 
@@ -99,24 +99,21 @@ class Slurm(Launcher):
         asked, runtime = config.launcher, config.runtime
         cpus = config.train.threads + runtime.workers
         executor = submitit.SlurmExecutor(_folder(config))
-        parameters: dict[str, Any] = {
-            "job_name": "xceptlab",
-            "time": asked.minutes,
-            "nodes": runtime.num_nodes,
-            "ntasks_per_node": runtime.devices,
-            "cpus_per_task": cpus,
-            "gpus_per_node": asked.gpus or None,
-            "mem_gb": asked.memory or None,
-            "partition": asked.partition or None,
-            "account": asked.account or None,
-            "array_parallelism": len(jobs),
-            "signal_delay_s": NOTICE,
-            "stderr_to_stdout": True,
-            "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],  # srun does not take it from sbatch
-            "wckey": None,
-            "additional_parameters": {"requeue": True, **dict(option.split("=", 1) for option in asked.options)},
-        }
-        executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None or name == "wckey"})
+        wanted = {"gpus_per_node": asked.gpus, "mem": f"{asked.memory}G" if asked.memory else "", "partition": asked.partition}
+        wanted |= {"account": asked.account, "requeue": True, **dict(option.split("=", 1) for option in asked.options)}
+        executor.update_parameters(
+            job_name="xceptlab",
+            time=asked.minutes,
+            nodes=runtime.num_nodes,
+            ntasks_per_node=runtime.devices,
+            cpus_per_task=cpus,
+            array_parallelism=len(jobs),
+            signal_delay_s=NOTICE,
+            stderr_to_stdout=True,
+            srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],  # srun does not take it from sbatch
+            wckey=None,
+            additional_parameters={option: value for option, value in wanted.items() if value},
+        )
         try:
             with redirect_stderr(io.StringIO()), executor.batch():
                 submitted = [executor.submit(_task, self.main, job.prepare(), job.log) for job in jobs]
