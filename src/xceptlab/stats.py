@@ -56,10 +56,13 @@ def holm_level(p: Array, i: int, alpha: float) -> float:
 
 def interval(differences: Array, level: float) -> Array:
     """The t interval of the mean of differences (..., n), n >= 2, at ``level`` (0 to 1): low and high (..., 2)."""
-    n = differences.shape[-1]
-    mean, error = differences.mean(axis=-1), stats.sem(differences, axis=-1)
-    half = error * stats.t.ppf((1 + level) / 2, n - 1)
+    mean, half = differences.mean(axis=-1), reach(stats.sem(differences, axis=-1), differences.shape[-1], level)
     return np.stack([mean - half, mean + half], axis=-1)
+
+
+def reach(error: ArrayLike, n: int, level: float) -> Array:
+    """Half the t interval at ``level`` of a mean over n values, given its standard error (...)."""
+    return np.asarray(error) * stats.t.ppf((1 + level) / 2, n - 1)
 
 
 def detectable(spread: float, n: int, kind: Kind, alpha: float, power: float = 0.8) -> float:
@@ -189,11 +192,6 @@ def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -
     both = np.take_along_axis(drawn, seeds, axis=1).mean(axis=1)
     by_seeds, by_images = float(stats.sem(differences)), float(drawn.mean(axis=1).std(ddof=1))
     return by_seeds, by_images, min(float(both.std(ddof=1)), float(np.hypot(by_seeds, by_images)))
-
-
-def interval_reach(error: float, n: int, level: float) -> float:
-    """Half the t interval at ``level`` of a mean over n values, given its standard error."""
-    return float(error * stats.t.ppf((1 + level) / 2, n - 1))
 
 
 def skewed(differences: Array, alpha: float = 0.05) -> bool:

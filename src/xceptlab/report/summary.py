@@ -212,7 +212,7 @@ def _sampling(verdicts: list[Verdict], directories: dict[tuple[str, int], RunDir
         a, b = v.claim.contrast
         if all((arm, seed) in known for arm in (a, b) for seed in v.differences):
             differences = np.stack([drawn[a, seed] - drawn[b, seed] for seed in v.differences], axis=1)
-            seeds, images, both = stats.two_way_errors(np.array(list(v.differences.values())), differences, rng)
+            seeds, images, both = stats.two_way_errors(v.values, differences, rng)
             sampling[v.claim.id] = Sampling(
                 seeds=seeds, images=images, both=both, n=v.n, test_images=len(known[a, min(v.differences)])
             )
@@ -332,15 +332,14 @@ def _of_verdicts(verdicts: list[Verdict], sampling: dict[str, Sampling]) -> list
     """Where a verdict stands on less than it seems."""
     warnings = []
     for v in verdicts:
-        d = np.array(list(v.differences.values()))
-        if stats.skewed(d):
+        if stats.skewed(v.values):
             warnings.append(
                 f"Claim {v.claim.id}: the differences are skewed, so that the t-test may err several times as often as alpha; "
                 "look at the single seeds."
             )
         if v.decided and v.claim.id in sampling:
             distance = min(abs(v.estimate - margin) for margin in v.margins)
-            reach = stats.interval_reach(sampling[v.claim.id].both, v.n, v.level)
+            reach = stats.reach(sampling[v.claim.id].both, v.n, v.level)
             if distance < reach:
                 warnings.append(
                     f"Claim {v.claim.id}: {v.outcome} on these test images; counting their sampling error too, the interval of "
