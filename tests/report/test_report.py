@@ -17,8 +17,8 @@ from made import leave, log_lines
 from xceptlab.cli import main
 from xceptlab.records import RunDirectory
 from xceptlab.report import figures
-from xceptlab.report.summary import Curve, results_csv, summarise
-from xceptlab.report.write import FILES, amount, publish, write_report
+from xceptlab.report.summary import Curve, summarise
+from xceptlab.report.write import FILES, amount, publish, results_csv, write_report
 from xceptlab.study import Expansion, Registration, expand
 
 EVIL = "<script>alert(1)</script>"
