@@ -468,7 +468,7 @@ def test_check_counts_and_names_what_does_not_decode(tree):
         assert "ILSVRC2012_val_00000007.JPEG: no readable image" in other
 
 
-def test_check_lists_all_that_is_wrong_with_the_folders_at_once(tree, xceptlab):
+def test_check_lists_all_that_is_wrong_with_the_folders_at_once(tree, capsys):
     for empty in ("train/n00", "train/n04", "val/n98", "val/n99"):
         (tree / empty).mkdir()
     faults = list(check(config(tree, num_classes=2), False, 0))
@@ -481,9 +481,10 @@ def test_check_lists_all_that_is_wrong_with_the_folders_at_once(tree, xceptlab):
     ]
     with pytest.raises(ValueError, match=r"2 were expected; see data.num_classes \(and 4 more faults: `xceptlab data check`"):
         load(tree, num_classes=2)
-    done = xceptlab("data", "check", f"--data.root={tree}", "--data.num_classes=2", "--data.size=24")
-    assert (done.returncode, done.stdout) == (2, "Faults: 5\n")
-    assert done.stderr.splitlines() == [f"xceptlab: {fault}" for fault in faults]
+    assert cli.main(["data", "check", f"--data.root={tree}", "--data.num_classes=2", "--data.size=24"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "Faults: 5\n"
+    assert said.err.splitlines() == [f"xceptlab: {fault}" for fault in faults]
 
 
 def test_an_empty_tree_is_a_fault(tree):
@@ -507,26 +508,31 @@ def test_check_says_where_the_sizes_are_not_the_originals(tree, monkeypatch):
     assert [counts.notes for counts in check(config(tree), False, 0)] == [(), ()]  # other photographs
 
 
-def test_check_and_prepare_on_the_command_line(tree, xceptlab):
-    layers = [f"--data.root={tree}", "--data.num_classes=3", "--data.size=24"]
-    done = xceptlab("data", "check", *layers)
-    assert done.returncode == 0
-    assert "24" in done.stdout
-    assert "All sampled images decode" in done.stdout
+def test_check_and_prepare_on_the_command_line(tree, capsys):
+    def run(*arguments):
+        """Exit code, output and errors."""
+        return cli.main(
+            ["data", *arguments, f"--data.root={tree}", "--data.num_classes=3", "--data.size=24"]
+        ), *capsys.readouterr()
+
+    code, out, _ = run("check", "--runtime.workers=0")
+    assert code == 0
+    assert "24" in out
+    assert "All sampled images decode" in out
     (tree / "train" / "n02" / "n02_3.JPEG").write_bytes(b"no image")
-    bad = xceptlab("data", "check", "--all", *layers)
-    assert bad.returncode == 2
-    assert "n02_3.JPEG: no readable image" in bad.stderr
-    refused = xceptlab("data", "prepare", *layers)
-    assert refused.returncode == 2
-    assert "data.short_side: 0 is not allowed" in refused.stderr
-    corrupt = xceptlab("data", "prepare", *layers, "--data.short_side=32", "--runtime.workers=1")
-    assert corrupt.returncode == 2
-    assert corrupt.stderr.strip().endswith("n02_3.JPEG: no readable image (cannot identify image file)")
-    assert len(corrupt.stderr.strip().splitlines()) == 1
-    done = xceptlab("data", "prepare", *layers, "--data.short_side=32", "--data.on_corrupt=skip")
-    assert done.returncode == 0
-    assert "Prepared in" in done.stdout
+    code, _, errors = run("check", "--all", "--runtime.workers=0")
+    assert code == 2
+    assert "n02_3.JPEG: no readable image" in errors
+    code, _, errors = run("prepare")
+    assert code == 2
+    assert "data.short_side: 0 is not allowed" in errors
+    code, _, errors = run("prepare", "--data.short_side=32", "--runtime.workers=1")
+    assert code == 2
+    assert errors.strip().endswith("n02_3.JPEG: no readable image (cannot identify image file)")
+    assert len(errors.strip().splitlines()) == 1
+    code, out, _ = run("prepare", "--data.short_side=32", "--data.on_corrupt=skip", "--runtime.workers=0")
+    assert code == 0
+    assert "Prepared in" in out
 
 
 def test_a_full_disk_ends_preparation_with_one_line_and_the_same_command_continues(tree, monkeypatch, capsys):
