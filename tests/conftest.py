@@ -38,16 +38,9 @@ def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Overrides of ``tiny`` for as many made photographs: sets in memory, as the digits, are read without loader workers."""
-    import numpy as np
-    from PIL import Image
+    from made import photographs
 
-    root, generator = tmp_path_factory.mktemp("made"), np.random.default_rng(0)
-    for split, count in (("train", 30), ("val", 11)):
-        for name in "abcdefghij":
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{i}.jpg")
+    root = photographs(tmp_path_factory.mktemp("made"), "abcdefghij", train=30, val=11)
     return "--data.name=imagenet", "--data.num_classes=10", "--data.crop=resized", f"--data.root={root}"
 
 

@@ -1,9 +1,11 @@
-"""Runs that are written by hand, as real ones leave them."""
+"""What tests make in place of the real thing: runs that are written by hand, as real ones leave them, and photographs."""
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from xceptlab.records import Record, RunDirectory
 from xceptlab.study import Expansion
@@ -55,3 +57,15 @@ def leave(
     if changes.get("record", True) is not None:
         directory.write_record(Record(**(record | changes)))
     return directory
+
+
+def photographs(root: Path, classes: str, *, train: int, val: int) -> Path:
+    """A tree of smooth random ones of 60x50, so many of each class: ``train/a/a0.jpg`` and so on."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                small = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+                small.resize((60, 50), Image.Resampling.BICUBIC).save(root / split / name / f"{name}{i}.jpg")
+    return root

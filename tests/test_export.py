@@ -1,11 +1,12 @@
 """Networks for other tools compute what ours computes, and foreign weights are evaluated as our own."""
 
-import numpy as np
+from types import SimpleNamespace
+
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 
+import made
 import xceptlab.export
 from conftest import ROOT, enliven
 from xceptlab.cli import main
@@ -17,7 +18,8 @@ from xceptlab.models.xception import Xception
 
 AS_TIMM = ["--model.padding=symmetric", "--model.bn_eps=1e-5"]
 TWO = ["--data.num_classes=2", "--data.size=96"]
-SMALL = ["--model.width=0.125", "--model.middle_blocks=1", *TWO]
+NARROW = ["--model.width=0.125", "--model.middle_blocks=1"]
+SMALL = [*NARROW, *TWO]
 
 
 def weights(folder, *args):
@@ -36,14 +38,7 @@ def _at_the_root(monkeypatch):
 @pytest.fixture
 def photographs(tmp_path):
     """A tree of two classes."""
-    generator = np.random.default_rng(0)
-    for split, n in (("train", 2), ("val", 6)):
-        for label in ("n01", "n02"):
-            folder = tmp_path / "photographs" / split / label
-            folder.mkdir(parents=True)
-            for i in range(n):
-                Image.fromarray(generator.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return tmp_path / "photographs"
+    return made.photographs(tmp_path / "photographs", "ab", train=2, val=6)
 
 
 def evaluated(capsys, file, photographs, *args):
@@ -54,15 +49,15 @@ def evaluated(capsys, file, photographs, *args):
 
 
 def test_evaluate_gives_foreign_weights_the_constants_of_their_source(tmp_path, photographs, capsys):
-    file, _, network = weights(tmp_path, *TWO, *AS_TIMM)
-    ours, _ = evaluated(capsys, file, photographs, *AS_TIMM)
+    file, _, network = weights(tmp_path, *SMALL, *AS_TIMM)
+    ours, _ = evaluated(capsys, file, photographs, *NARROW, *AS_TIMM)
     assert ours.startswith("test/")
-    assert ours != evaluated(capsys, file, photographs)[0]
+    assert ours != evaluated(capsys, file, photographs, *NARROW)[0]
     state = pretrained.to_timm(network.state_dict())
     safetensors.torch.save_file(state, tmp_path / "timm.safetensors")
     torch.save(state, tmp_path / "timm.pth")
     for foreign in ("timm.safetensors", "timm.pth"):
-        scores, said = evaluated(capsys, tmp_path / foreign, photographs)
+        scores, said = evaluated(capsys, tmp_path / foreign, photographs, *NARROW)
         assert scores == ours
         assert f"{foreign}: weights from timm; padding symmetric, bn_eps 1e-05, bn_momentum 0.1" in said
 
@@ -81,12 +76,11 @@ def test_evaluate_takes_a_keras_file(tmp_path, photographs, capsys, monkeypatch)
 def test_evaluate_asks_timm_for_its_xception_by_name(tmp_path, photographs, capsys, monkeypatch):
     import timm
 
-    _, _, network = weights(tmp_path, *TWO, *AS_TIMM)
-    theirs = timm.create_model("legacy_xception", num_classes=2)
-    theirs.load_state_dict(pretrained.to_timm(network.state_dict()))
+    _, _, network = weights(tmp_path, *SMALL, *AS_TIMM)
+    theirs = SimpleNamespace(state_dict=lambda: pretrained.to_timm(network.state_dict()))
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: {"legacy_xception.tf_in1k": theirs}[name])
-    ours, _ = evaluated(capsys, tmp_path / "ours.safetensors", photographs, *AS_TIMM)
-    assert evaluated(capsys, "legacy_xception.tf_in1k", photographs)[0] == ours
+    ours, _ = evaluated(capsys, tmp_path / "ours.safetensors", photographs, *NARROW, *AS_TIMM)
+    assert evaluated(capsys, "legacy_xception.tf_in1k", photographs, *NARROW)[0] == ours
 
     def offline(*args, **options):
         raise OSError("Name or service not known")
@@ -127,10 +121,10 @@ def test_timms_layout_goes_out_and_in_to_the_same_bits(tmp_path, capsys):
     [
         ([], ["model.padding same (timm: symmetric)", "add --model.padding symmetric --model.bn_eps 1e-05"]),
         ([*AS_TIMM, "--model.width=0.25"], ["model.width 0.25 (timm: 1.0)"]),
-        ([*AS_TIMM, "--model.intermediate=relu"], ["model.intermediate relu (timm: none)"]),
-        ([*AS_TIMM, "--model.residual=projection_only"], ["model.residual projection_only"]),
-        ([*AS_TIMM, "--model.stem=cifar"], ["model.stem cifar"]),
-        ([*AS_TIMM, "--model.fc=[4]"], ["model.fc (4,)"]),
+        ([*AS_TIMM, *NARROW, "--model.intermediate=relu"], ["model.intermediate relu (timm: none)"]),
+        ([*AS_TIMM, *NARROW, "--model.residual=projection_only"], ["model.residual projection_only"]),
+        ([*AS_TIMM, *NARROW, "--model.stem=cifar"], ["model.stem cifar"]),
+        ([*AS_TIMM, *NARROW, "--model.fc=[4]"], ["model.fc (4,)"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -205,13 +199,13 @@ def test_what_cannot_be_written_is_one_line(tmp_path, capsys, output, words):
 
 def test_timms_own_models_are_exported_and_say_which_images_are_too_small(tmp_path):
     file = tmp_path / "model.safetensors"
-    config = load_run(["--model.timm=resnet18", *TWO])
+    config = load_run(["--model.timm=resnet10t", *TWO])
     network = build(config.model, 2).eval()
     safetensors.torch.save_file(network.state_dict(), file)
     export(config, file, tmp_path / "x.pt2")
     x = torch.randn(3, 3, 96, 96)
     assert torch.equal(torch.export.load(tmp_path / "x.pt2").module()(x), network(x))
-    with pytest.raises(ValueError, match=r"model.timm is resnet18"):
+    with pytest.raises(ValueError, match=r"model.timm is resnet10t"):
         export(config, file, tmp_path / "x.safetensors")
     config = load_run(["--model.timm=inception_v3", *TWO, "--data.size=8"])
     safetensors.torch.save_file(build(config.model, 2).state_dict(), file)

@@ -168,49 +168,50 @@ def test_offline_files_hold_the_log_also_after_a_kill_and_sync_sends_it_once(tin
     assert server.summaries[wandb_id(config)]["status"] == "finished"
 
 
-def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuilds_it_all(server, tmp_path, xceptlab):
+def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuilds_it_all(server, tmp_path, xceptlab, capsys):
     study = tmp_path / "small.yaml"
     layers = [argument for flag, argument in pairwise(TINY) if flag == "-c"]
     study.write_text(
-        f"question: Is it?\nbase: {json.dumps(layers)}\narms: {{one: {{}}, two: {{model.residual: none}}}}\nseeds: [0, 1]\n"
+        f"question: Is it?\nbase: {json.dumps(layers)}\narms: {{one: {{}}, two: {{model.residual: none}}}}\nseeds: [0]\n"
         "claims: [{id: better, statement: It is., contrast: [one, two], metric: test/top1, kind: superior, margin: 1.0}]\n"
     )
-    overrides = [argument for argument in TINY if argument.startswith("--")]
-    overrides += ["--runtime.wandb=online", f"--runtime.outputs={tmp_path / 'outputs'}"]
-    histories: dict[str, object] = {}
-    for command in ("study", "sync"):
-        done = xceptlab(command, str(study), *overrides)  # a process of its own, whose runs have its environment
-        assert done.returncode == 0, done.stderr
+    overrides = [argument for argument in TINY if argument.startswith("--")] + [f"--runtime.outputs={tmp_path / 'outputs'}"]
+
+    def look() -> tuple[str, dict]:
+        """The study's own run, and what the others logged."""
         (report,) = (tmp_path / "outputs" / "studies").glob("small*/report.html")
         arms = {run["name"]: run["jobType"] for run in server.runs.values()}
-        assert sorted(arms.values()) == ["one", "one", "study", "two", "two"]
+        assert sorted(arms.values()) == ["one", "study", "two"]
         assert len({run["groupName"] for run in server.runs.values()}) == 1
         (own,) = [name for name, arm in arms.items() if arm == "study"]
-        assert server.summaries[own].items() >= {"better": "inconclusive", "runs": 4}.items()
+        assert server.summaries[own].items() >= {"better": "inconclusive", "runs": 2}.items()
         (table,) = [content for name, content in server.files.items() if name.startswith("media/table/")]
         assert json.loads(table)["data"][0][:3] == ["better", "It is.", "inconclusive"]
         (page,) = [content for name, content in server.files.items() if name.startswith("media/html/")]
         assert page == report.read_bytes()
-        histories = histories or {name: sent(lines) for name, lines in server.histories.items() if name != own}
-        assert {name: sent(lines) for name, lines in server.histories.items() if name != own} == histories
-        for lost in (server.runs, server.histories, server.summaries, server.files):
-            lost.clear()
-    assert f"{server.url}/me/xceptlab/runs/{own}" in done.stdout
+        return own, {name: sent(lines) for name, lines in server.histories.items() if name != own}
 
-
-def test_a_study_that_is_disabled_sends_nothing_even_of_runs_that_were_online_and_needs_no_claims(server, tmp_path, xceptlab):
-    study = tmp_path / "small.yaml"
-    layers = [argument for flag, argument in pairwise(TINY) if flag == "-c"]
-    study.write_text(
-        f"question: What is it?\nbase: {json.dumps(layers)}\narms: {{one: {{}}, two: {{model.residual: none}}}}\nseeds: [0]\n"
-    )
-    overrides = [argument for argument in TINY if argument.startswith("--")] + [f"--runtime.outputs={tmp_path / 'outputs'}"]
-    done = xceptlab("study", str(study), *overrides, "--runtime.wandb=online")
+    done = xceptlab("study", str(study), *overrides, "--runtime.wandb=online")  # in a process whose runs have its environment
     assert done.returncode == 0, done.stderr
-    assert sorted(run["jobType"] for run in server.runs.values()) == ["one", "study", "two"]
-    before = server.requests
-    assert xceptlab("study", str(study), *overrides, "--runtime.wandb=disabled").returncode == 0
+    own, histories = look()
+
+    before = server.requests  # disabled sends nothing, not even of runs that were online
+    assert cli.main(["study", str(study), *overrides, "--runtime.wandb=disabled"]) == 0
     assert server.requests == before
+
+    for lost in (server.runs, server.histories, server.summaries, server.files):
+        lost.clear()
+    assert cli.main(["sync", str(study), *overrides, "--runtime.wandb=online"]) == 0
+    assert look() == (own, histories)
+    assert f"{server.url}/me/xceptlab/runs/{own}" in capsys.readouterr().out
+
+
+def test_a_study_without_claims_is_sent_too(server, tmp_path):
+    (tmp_path / "report.html").write_text("<p>A report.")
+    mirror.sync_study(tmp_path, "small", "xceptlab", "What is it?", [], {"runs": 2})
+    (summary,) = server.summaries.values()
+    assert summary["runs"] == 2
+    assert b"<p>A report." in server.files.values()
 
 
 def test_what_cannot_be_sent_does_not_keep_the_others(tiny, server, tmp_path, capsys):
@@ -275,14 +276,13 @@ def test_wandb_is_optional(tiny, monkeypatch):
     with pytest.raises(ValueError, match="not installed"):
         train(tiny("--runtime.wandb=online", "--seed=7"), progress=False)
     with pytest.raises(ValueError, match="not installed"):
-        mirror.sync(config, directory(config))
+        mirror.check_key()
 
 
-def test_tensorboard_holds_the_log_once_also_after_an_interruption(tiny, tmp_path, monkeypatch):
+def test_tensorboard_holds_the_log_once_also_after_an_interruption(tiny, monkeypatch):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    science = ("--train.epochs=40", "--runtime.tensorboard=true")
-    killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 40), *science)
-    config = tiny(*science)
+    config = tiny("--train.epochs=6", "--runtime.tensorboard=true")
+    crashed(config, 18, monkeypatch)
     train(config, progress=False)
     read = events.EventAccumulator(str(directory(config).path / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     lines = directory(config).log()
@@ -291,4 +291,4 @@ def test_tensorboard_holds_the_log_once_also_after_an_interruption(tiny, tmp_pat
         assert [(event.step, event.value) for event in read.Scalars(name)] == expected
     monkeypatch.setattr(tracking, "_TENSORBOARD", False)
     with pytest.raises(ValueError, match=r"runtime.tensorboard: true needs tensorboard"):
-        train(tiny(*science, "--seed=7"), progress=False)
+        train(tiny("--runtime.tensorboard=true", "--seed=7"), progress=False)

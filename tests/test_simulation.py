@@ -151,7 +151,7 @@ def test_the_simulation_judges_as_judge_does(plan, monkeypatch):
     seen = set()
     for trial, frozen in zip(arms, expected, strict=True):
         scores = dict(zip(["a0", "a1", "a2", "a3", "b"], (dict(enumerate(row)) for row in trial), strict=True))
-        verdicts = judge(claims, {"test/top1": scores}, seeds=plan)
+        verdicts = judge(claims, [scores] * 4, plan or range(20))
         assert [[names[v.outcome], v.n] for v in verdicts] == frozen.tolist()
         seen |= {v.outcome for v in verdicts}
     assert seen == set(names)

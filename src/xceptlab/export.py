@@ -5,7 +5,7 @@ import dataclasses
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import safetensors.torch
@@ -48,7 +48,7 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     side = config.data.size
     cost(model, config.data.classes, side)  # refuses a size that the network does not take
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    logits = _logits(network.eval(), images)
+    logits = _outputs(network.eval(), images)
     if output.suffix == ".pt2":
         write_atomically(output, _program(network, images))
         return f"{output}: torch.export's program, images (batch, 3, {side}, {side})"
@@ -61,8 +61,8 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Of one, two and four images in turn: the program was made with two."""
+def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The logits of one, two and four images in turn: the program was made with two."""
     return torch.cat([network(images[:1]), network(images), network(torch.cat([images, images.flip(-1)]))])
 
 
@@ -106,12 +106,11 @@ def _onnx(network: nn.Module, images: Tensor) -> bytes:
 
 
 def _onnxruntime(data: bytes, images: Tensor) -> Tensor:
-    """What onnxruntime computes, as ``_logits``."""
+    """What onnxruntime computes."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    batches = (images[:1], images, torch.cat([images, images.flip(-1)]))
-    return torch.cat([torch.as_tensor(session.run(None, {"images": batch.numpy()})[0]) for batch in batches])
+    return _outputs(lambda batch: torch.as_tensor(session.run(None, {"images": batch.numpy()})[0]), images)
 
 
 @contextlib.contextmanager

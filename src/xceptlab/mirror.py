@@ -90,16 +90,15 @@ def chosen(runtime: RuntimeConfig) -> Mode | None:
 
 
 def sync(config: RunConfig, directory: RunDirectory) -> str:
-    """Send a run's directory to W&B; returns the run's address there.
+    """Send a run's directory to W&B; returns the run's address there. The key is checked already.
 
     Raises:
-        ValueError: There is no key, or W&B refuses or cannot be reached.
+        ValueError: W&B refuses or cannot be reached.
         Busy: The run is being trained.
     """
     if leases.Watch(directory.path).look():
         raise leases.Busy(f"{directory.path}: a process is training this run; what it does not send can be sent when it ends")
     log, record = directory.log(), directory.record()
-    check_key()
     with _refusals(directory.path.name):
         mirror = Mirror(config, directory, "online")
         mirror.send(log)
@@ -110,7 +109,7 @@ def sync(config: RunConfig, directory: RunDirectory) -> str:
 def sync_study(
     directory: Path, name: str, project: str, question: str, verdicts: Sequence[dict[str, Any]], summary: dict[str, Any]
 ) -> str:
-    """Send a study's verdicts and its report to a run of their own in W&B; returns its address there.
+    """Send a study's verdicts and its report to a run of their own in W&B; returns its address there. The key is checked already.
 
     Args:
         directory: The study's, with its report.html.
@@ -121,9 +120,8 @@ def sync_study(
         summary: What W&B shows of the run in its table of runs.
 
     Raises:
-        ValueError: There is no key, or W&B refuses or cannot be reached.
+        ValueError: W&B refuses or cannot be reached.
     """
-    check_key()
     import wandb
 
     report = (directory / "report.html").read_text()

@@ -18,6 +18,8 @@ from scipy import interpolate, stats
 Array = NDArray[np.float64]
 Kind = Literal["superior", "equivalent"]
 
+POWER = 0.8
+"""With which an effect is to be found."""
 MOST_PAIRS = 1000
 """Where counting how many seeds a claim needs ends."""
 
@@ -56,38 +58,41 @@ def holm_level(p: Array, i: int, alpha: float) -> float:
 
 def interval(differences: Array, level: float) -> Array:
     """The t interval of the mean of differences (..., n), n >= 2, at ``level`` (0 to 1): low and high (..., 2)."""
-    n = differences.shape[-1]
-    mean, error = differences.mean(axis=-1), stats.sem(differences, axis=-1)
-    half = error * stats.t.ppf((1 + level) / 2, n - 1)
+    mean, half = differences.mean(axis=-1), reach(stats.sem(differences, axis=-1), differences.shape[-1], level)
     return np.stack([mean - half, mean + half], axis=-1)
 
 
-def detectable(spread: float, n: int, kind: Kind, alpha: float, power: float = 0.8) -> float:
-    """The distance that n pairs of standard deviation ``spread`` would have found with ``power``.
+def reach(error: ArrayLike, n: int, level: float) -> Array:
+    """Half the t interval at ``level`` of a mean over n values, given its standard error (...)."""
+    return np.asarray(error) * stats.t.ppf((1 + level) / 2, n - 1)
+
+
+def detectable(spread: float, n: int, kind: Kind, alpha: float) -> float:
+    """The distance that n pairs of standard deviation ``spread`` would have found with ``POWER``.
 
     ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest margin that would be shown for
-    a true difference of 0 (each of the two tests at power 1 - (1 - power) / 2, as for two that fail independently).
+    a true difference of 0 (each of the two tests at 1 - (1 - POWER) / 2, as for two that fail independently).
     """
     from statsmodels.stats.power import TTestPower
 
-    return float(spread * TTestPower().solve_power(nobs=n, alpha=alpha, power=_each(kind, power), alternative="larger"))
+    return float(spread * TTestPower().solve_power(nobs=n, alpha=alpha, power=_each(kind), alternative="larger"))
 
 
-def pairs_needed(distance: float, spread: float, kind: Kind, alpha: float, power: float = 0.8) -> int:
-    """Pairs that find a mean at ``distance`` (> 0) from the margin with ``power``, at standard deviation ``spread`` (> 0).
+def pairs_needed(distance: float, spread: float, kind: Kind, alpha: float) -> int:
+    """Pairs that find a mean at ``distance`` (> 0) from the margin with ``POWER``, at standard deviation ``spread`` (> 0).
 
     At most ``MOST_PAIRS``.
     """
     from statsmodels.stats.power import TTestPower
 
-    each, sizes = _each(kind, power), range(2, MOST_PAIRS)
+    each, sizes = _each(kind), range(2, MOST_PAIRS)
     return sizes.start + bisect.bisect_left(
         sizes, True, key=lambda n: not TTestPower().power(distance / spread, n, alpha, alternative="larger") < each
     )
 
 
-def _each(kind: Kind, power: float) -> float:
-    return power if kind == "superior" else 1 - (1 - power) / 2
+def _each(kind: Kind) -> float:
+    return POWER if kind == "superior" else 1 - (1 - POWER) / 2
 
 
 def correlation(a: Array, b: Array) -> float:
@@ -148,9 +153,9 @@ def sequential_power(
     return float(decided.any(axis=0).mean()), float(needed.mean())
 
 
-def upper_spread(spread: float, n: int, confidence: float = 0.8) -> float:
-    """The upper confidence limit of a normal standard deviation that n values estimate as ``spread``."""
-    return float(spread * np.sqrt((n - 1) / stats.chi2.ppf(1 - confidence, n - 1)))
+def upper_spread(spread: float, n: int) -> float:
+    """The upper 80% confidence limit of a normal standard deviation that n values estimate as ``spread``."""
+    return float(spread * np.sqrt((n - 1) / stats.chi2.ppf(1 - 0.8, n - 1)))
 
 
 # ---- where the error comes from -------------------------------------------------------------------------------------------
@@ -191,20 +196,15 @@ def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -
     return by_seeds, by_images, min(float(both.std(ddof=1)), float(np.hypot(by_seeds, by_images)))
 
 
-def interval_reach(error: float, n: int, level: float) -> float:
-    """Half the t interval at ``level`` of a mean over n values, given its standard error."""
-    return float(error * stats.t.ppf((1 + level) / 2, n - 1))
-
-
-def skewed(differences: Array, alpha: float = 0.05) -> bool:
-    """Whether values (n,) are more skewed than normal ones are but with chance alpha; by simulation, as n is small."""
+def skewed(differences: Array) -> bool:
+    """Whether values (n,) are more skewed than normal ones are but in one case of twenty; by simulation, as n is small."""
     if len(differences) < 4 or np.ptp(differences) == 0:
         return False
     rng = np.random.default_rng(0)
     test = stats.monte_carlo_test(
         differences, lambda size: rng.standard_normal(size), stats.skew, vectorized=True, n_resamples=2000
     )
-    return bool(test.pvalue <= alpha)
+    return bool(test.pvalue <= 0.05)
 
 
 # ---- factorial studies ----------------------------------------------------------------------------------------------------

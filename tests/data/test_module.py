@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+import made
 from conftest import TINY
 from xceptlab.data import order
 from xceptlab.data.module import DataModule
@@ -99,19 +99,12 @@ EVERYTHING = [
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """19 training photographs of 2 classes, of which 4 are held out: 3 batches, the last of 3."""
-    root = tmp_path_factory.mktemp("photographs")
-    generator = np.random.default_rng(0)
-    for split, n in (("train", 10), ("val", 2)):
-        for name in ("a", "b"):
-            (root / split / name).mkdir(parents=True)
-            for i in range(n - (split == "train" and name == "b")):
-                small = generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-                image = Image.fromarray(small).resize((60, 50), Image.Resampling.BICUBIC)
-                image.save(root / split / name / f"{name}{i}.jpg")
+    root = made.photographs(tmp_path_factory.mktemp("photographs"), "ab", train=10, val=2)
+    (root / "train" / "b" / "b9.jpg").unlink()
     return root
 
 
-def stream(root, *overrides, rank=0, world=1, epoch=1, done=0, epochs=1):
+def stream(root, *overrides, rank=0, world=1, epoch=1, done=0):
     """The batches of one process, from where it continues, as they reach the network."""
     data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={root}", *overrides]))
     data.setup("fit")
@@ -127,7 +120,12 @@ def stream(root, *overrides, rank=0, world=1, epoch=1, done=0, epochs=1):
         training=True,
         testing=False,
     )
-    return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+    loader = data.train_dataloader()
+    try:
+        return [data.on_after_batch_transfer(batch, 0) for batch in loader]
+    finally:
+        if loader._iterator:  # left to the garbage collector, workers would be waited for in vain
+            loader._iterator._shutdown_workers()
 
 
 def joined(batches, field):

@@ -1,19 +1,16 @@
-"""The data sets: what they hold, where they are looked for, and what is said of bad files."""
+"""The data sets in memory: what they hold, where they are looked for, and what is said of bad files."""
 
-import dataclasses
 import io
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-import torch
 from PIL import Image
 
-from conftest import CIFAR10, PHOTOGRAPHS
+from conftest import CIFAR10
 from xceptlab.data import SETS, locate
 from xceptlab.data.check import check
-from xceptlab.data.order import DRAWS
 from xceptlab.schema import DataConfig
 
 DIGITS = DataConfig(name="digits", size=16, crop="none")
@@ -129,81 +126,3 @@ def test_the_real_cifar10_has_its_images():
     assert np.bincount(test.labels).tolist() == [1000] * 10
     # Krizhevsky's training set: mean of the channels 125.3, 123.0, 113.9 (the files hold re-encoded images)
     assert train.images.mean(axis=(0, 1, 2)) == pytest.approx([125.3, 123.0, 113.9], abs=0.5)
-
-
-@pytest.fixture
-def tree(tmp_path):
-    """An ImageFolder tree of 3 classes with greyscale, CMYK, palette and EXIF-rotated images."""
-    generator = np.random.default_rng(0)
-    for split, n in (("train", 4), ("val", 2)):
-        for name in ("n01", "n02", "n03"):
-            folder = tmp_path / split / name
-            folder.mkdir(parents=True)
-            for i in range(n):
-                pixels = generator.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8)
-                Image.fromarray(pixels).convert(["RGB", "L", "CMYK", "RGB"][i]).save(folder / f"{name}_{i}.JPEG")
-    return tmp_path
-
-
-def folder(root, **changes):
-    return DataConfig(name="imagenet", root=str(root), num_classes=3, size=24, **changes)
-
-
-def test_photographs_of_every_mode_become_rgb(tree):
-    train, test = load(folder(tree))
-    assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    images = torch.stack([train.read(i, None) for i in range(12)])
-    assert images.shape == (12, 24, 24, 3)
-    assert images.dtype == torch.uint8
-    draws = np.random.default_rng(0).random((12, DRAWS), dtype=np.float32)
-    cropped = torch.stack([train.read(i, draws[i]) for i in range(12)])
-    assert cropped.shape == (12, 24, 24, 3)
-    assert not torch.equal(images, cropped)
-    assert train.fingerprint() == load(folder(tree))[0].fingerprint()
-
-
-def test_a_rotated_photograph_is_turned_upright(tree):
-    pixels = np.zeros((60, 40, 3), np.uint8)
-    pixels[:30] = 255  # white above black
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    file = tree / "val" / "n01" / "n01_0.JPEG"
-    Image.fromarray(pixels[::-1, ::-1]).save(file, exif=exif, quality=95)
-    _, test = load(folder(tree))
-    image = test.read(0, None).float()
-    assert image[:8].mean() > 200
-    assert image[-8:].mean() < 50
-
-
-@pytest.mark.parametrize(("content", "name"), [(b"no image", "n01_0.JPEG"), (b"\xff\xd8\xff\xe0 cut", "n01_0.JPEG")])
-def test_a_corrupt_photograph_is_named(tree, content, name):
-    (tree / "train" / "n01" / name).write_bytes(content)
-    train, _ = load(folder(tree))
-    with pytest.raises(ValueError, match=rf"{name}: no readable image"):
-        train.read(0, None)
-
-
-def test_a_tree_that_is_not_imagenet_is_refused(tree, tmp_path):
-    with pytest.raises(ValueError, match="holds 3 classes, 1000 were expected"):
-        load(dataclasses.replace(folder(tree), num_classes=0))
-    (tree / "val" / "n99").mkdir()
-    with pytest.raises(ValueError, match="the class n99 is not among those of train"):
-        load(folder(tree))
-    (tree / "val" / "n99").rmdir()
-    (tree / "train" / "n04").mkdir()
-    with pytest.raises(ValueError, match=r"n04: holds no image"):
-        load(dataclasses.replace(folder(tree), num_classes=4))
-    with pytest.raises(ValueError, match=r"looked for the folders train/<class>/ and val/<class>/, or train-\*.parquet"):
-        locate(folder(tmp_path / "elsewhere"))
-
-
-@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}")
-def test_real_photographs_are_read(tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / split).symlink_to(PHOTOGRAPHS)
-    classes = len(list(PHOTOGRAPHS.iterdir()))
-    train, _ = load(DataConfig(name="imagenet", root=str(tmp_path), num_classes=classes, size=96))
-    images = torch.stack([train.read(i, None) for i in range(len(train.labels))])
-    assert images.shape == (len(train.labels), 96, 96, 3)
-    assert 90 < images.float().mean() < 150

@@ -17,8 +17,8 @@ from made import leave, log_lines
 from xceptlab.cli import main
 from xceptlab.records import RunDirectory
 from xceptlab.report import figures
-from xceptlab.report.summary import Curve, results_csv, summarise
-from xceptlab.report.write import FILES, amount, publish, write_report
+from xceptlab.report.summary import Curve, summarise
+from xceptlab.report.write import FILES, amount, publish, results_csv, write_report
 from xceptlab.study import Expansion, Registration, expand
 
 EVIL = "<script>alert(1)</script>"
@@ -207,11 +207,13 @@ def test_text_from_users_is_text(study):
         assert not [element for element in svg.iter() if element.tag.endswith("script")]
 
 
-@pytest.mark.parametrize("text", [r"costs $\nosuch$ 5", "a_b^c", "$5 or $6", "ä ≥ 0.5 %", "[/bold]", "```\n# no heading", "<!--"])
-def test_no_text_breaks_the_report(study, text):
-    expansion = finish(study(question=text, claims=[CLAIM | {"id": text, "statement": text}]))
+def test_no_text_breaks_the_report(study):
+    odd = [r"costs $\nosuch$ 5", "a_b^c", "$5 or $6", "ä ≥ 0.5 %", "[/bold]", "```\n# no heading", "<!--"]
+    expansion = finish(study(question=" ".join(odd), claims=[CLAIM | {"id": text, "statement": text} for text in odd]))
     files = texts(expansion)
-    assert text in Page(files["report.html"]).text
+    page = Page(files["report.html"]).text
+    assert " ".join(odd) in page
+    assert [text for text in odd if page.count(text) < 3] == []
     assert "\n# no heading" not in files["report.md"]
     ElementTree.parse(expansion.directory() / "differences.svg")
 

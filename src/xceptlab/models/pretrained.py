@@ -158,29 +158,54 @@ def _download(name: str) -> State:
         raise ValueError(f"{name}: timm cannot load its weights here ({' '.join(str(error).split())[:200]})") from None
 
 
+# ---- what the layers are called --------------------------------------------------------------------------------------------
+
+
+class _Layer(NamedTuple):
+    """One layer with weights, in the order of Keras's ``model.layers``."""
+
+    ours: str
+    kind: str
+    """conv2d, separable_conv2d, batch_normalization or dense."""
+    keras: str
+    """Keras's explicit name; empty for a shortcut's layers, which Keras names by itself."""
+    timm: str
+    """timm's legacy_xception's name."""
+
+
+def _layers() -> Iterator[_Layer]:
+    """The layers of the paper's network."""
+    for i in (1, 2):
+        yield _Layer(f"entry.stem.conv{i}", "conv2d", f"block1_conv{i}", f"conv{i}")
+        yield _Layer(f"entry.stem.norm{i}", "batch_normalization", f"block1_conv{i}_bn", f"bn{i}")
+    blocks = [*(f"entry.block{i}" for i in (1, 2, 3)), *(f"middle.{i}" for i in range(8)), "exit.block"]
+    for number, block in enumerate(blocks, start=1):
+        for unit in range(3 if block.startswith("middle") else 2):
+            keras, at = f"block{number + 1}_sepconv{unit + 1}", 3 * unit + (number > 1)  # the first does not begin with a ReLU
+            yield _Layer(f"{block}.units.{unit}.separable", "separable_conv2d", keras, f"block{number}.rep.{at}")
+            yield _Layer(f"{block}.units.{unit}.norm", "batch_normalization", f"{keras}_bn", f"block{number}.rep.{at + 1}")
+        if not block.startswith("middle"):
+            yield _Layer(f"{block}.skip.conv", "conv2d", "", f"block{number}.skip")
+            yield _Layer(f"{block}.skip.norm", "batch_normalization", "", f"block{number}.skipbn")
+    for i in (1, 2):
+        yield _Layer(f"exit.separable{i}", "separable_conv2d", f"block14_sepconv{i}", f"conv{i + 2}")
+        yield _Layer(f"exit.norm{i}", "batch_normalization", f"block14_sepconv{i}_bn", f"bn{i + 2}")
+    yield _Layer("classifier", "dense", "predictions", "fc")
+
+
 # ---- timm -----------------------------------------------------------------------------------------------------------------
 
 
 def timm_names() -> dict[str, str]:
     """Our modules' names to those of timm's legacy_xception, module by module."""
-    names = {"entry.stem.conv1": "conv1", "entry.stem.norm1": "bn1", "entry.stem.conv2": "conv2", "entry.stem.norm2": "bn2"}
-    for ours, theirs in (
-        *((f"entry.block{i}", f"block{i}") for i in (1, 2, 3)),
-        *((f"middle.{i}", f"block{4 + i}") for i in range(8)),
-        ("exit.block", "block12"),
-    ):
-        at = 0 if ours == "entry.block1" else 1  # the first block does not begin with a ReLU
-        for unit in range(3 if ours.startswith("middle") else 2):
-            names[f"{ours}.units.{unit}.separable.depthwise"] = f"{theirs}.rep.{3 * unit + at}.conv1"
-            names[f"{ours}.units.{unit}.separable.pointwise"] = f"{theirs}.rep.{3 * unit + at}.pointwise"
-            names[f"{ours}.units.{unit}.norm"] = f"{theirs}.rep.{3 * unit + at + 1}"
-        if not ours.startswith("middle"):
-            names |= {f"{ours}.skip.conv": f"{theirs}.skip", f"{ours}.skip.norm": f"{theirs}.skipbn"}
-    for i in (1, 2):
-        names[f"exit.separable{i}.depthwise"] = f"conv{i + 2}.conv1"
-        names[f"exit.separable{i}.pointwise"] = f"conv{i + 2}.pointwise"
-        names[f"exit.norm{i}"] = f"bn{i + 2}"
-    return names | {"classifier": "fc"}
+    names = {}
+    for layer in _layers():
+        if layer.kind == "separable_conv2d":
+            names[f"{layer.ours}.depthwise"] = f"{layer.timm}.conv1"
+            names[f"{layer.ours}.pointwise"] = f"{layer.timm}.pointwise"
+        else:
+            names[layer.ours] = layer.timm
+    return names
 
 
 def from_timm(state: State, where: str) -> State:
@@ -215,35 +240,6 @@ def _renamed(state: State, names: Mapping[str, str], problem: str) -> State:
 # ---- Keras ----------------------------------------------------------------------------------------------------------------
 
 
-class _Layer(NamedTuple):
-    """One layer with weights, in the order of Keras's ``model.layers``."""
-
-    ours: str
-    kind: str
-    """conv2d, separable_conv2d, batch_normalization or dense."""
-    name: str
-    """Keras's explicit name; empty for a shortcut's layers, which Keras names by itself."""
-
-
-def keras_layers() -> Iterator[_Layer]:
-    """The layers of Keras's Xception."""
-    for i in (1, 2):
-        yield _Layer(f"entry.stem.conv{i}", "conv2d", f"block1_conv{i}")
-        yield _Layer(f"entry.stem.norm{i}", "batch_normalization", f"block1_conv{i}_bn")
-    blocks = [*(f"entry.block{i}" for i in (1, 2, 3)), *(f"middle.{i}" for i in range(8)), "exit.block"]
-    for number, block in enumerate(blocks, start=2):
-        for unit in range(3 if block.startswith("middle") else 2):
-            yield _Layer(f"{block}.units.{unit}.separable", "separable_conv2d", f"block{number}_sepconv{unit + 1}")
-            yield _Layer(f"{block}.units.{unit}.norm", "batch_normalization", f"block{number}_sepconv{unit + 1}_bn")
-        if not block.startswith("middle"):
-            yield _Layer(f"{block}.skip.conv", "conv2d", "")
-            yield _Layer(f"{block}.skip.norm", "batch_normalization", "")
-    for i in (1, 2):
-        yield _Layer(f"exit.separable{i}", "separable_conv2d", f"block14_sepconv{i}")
-        yield _Layer(f"exit.norm{i}", "batch_normalization", f"block14_sepconv{i}_bn")
-    yield _Layer("classifier", "dense", "predictions")
-
-
 def _read_keras(path: Path) -> State:
     try:
         import h5py
@@ -276,7 +272,7 @@ def _by_kind(file: Any) -> dict[str, list[np.ndarray]]:
             found.setdefault(re.sub(r"_\d+$", "", name), []).append(name)
     queues = {kind: iter(sorted(names, key=_number)) for kind, names in found.items()}
     state = {}
-    for layer in keras_layers():
+    for layer in _layers():
         if name := next(queues.get(layer.kind, iter(())), None):
             variables = file["layers"][name]["vars"]
             state[layer.ours] = [np.asarray(variables[str(i)]) for i in range(len(variables))]
@@ -295,8 +291,8 @@ def _by_name(file: Any) -> dict[str, list[np.ndarray]]:
         ),
     }
     state = {}
-    for layer in keras_layers():
-        name = layer.name or next(automatic[layer.kind], "")
+    for layer in _layers():
+        name = layer.keras or next(automatic[layer.kind], "")
         if name in weighted:
             group = root[name]
             state[layer.ours] = [np.asarray(group[weight]) for weight in group.attrs["weight_names"]]
@@ -306,11 +302,11 @@ def _by_name(file: Any) -> dict[str, list[np.ndarray]]:
 
 def _keras_state(layers: dict[str, list[np.ndarray]], where: str) -> State:
     """Keras's arrays as torch's tensors: kernels (H, W, in, out) to (out, in, H, W)."""
-    ours = {layer.ours: layer.name or f"{layer.kind} of the shortcut {layer.ours}" for layer in keras_layers()}
+    ours = {layer.ours: layer.keras or f"{layer.kind} of the shortcut {layer.ours}" for layer in _layers()}
     problems = [f"{name} is missing" for key, name in ours.items() if key not in layers and key != "classifier"]
     _refuse(problems + [f"{name} is unexpected" for name in layers if name not in ours], where)
     state: dict[str, Tensor] = {}
-    for layer in keras_layers():
+    for layer in _layers():
         if layer.ours not in layers:
             continue  # the top
         arrays = layers[layer.ours]
@@ -321,7 +317,7 @@ def _keras_state(layers: dict[str, list[np.ndarray]], where: str) -> State:
             "dense": ["weight", "bias"],
         }[layer.kind]
         if len(arrays) != len(suffixes):
-            raise ValueError(f"{where}: {layer.name or layer.ours} has {len(arrays)} arrays, not {len(suffixes)}")
+            raise ValueError(f"{where}: {layer.keras or layer.ours} has {len(arrays)} arrays, not {len(suffixes)}")
         for suffix, array in zip(suffixes, arrays, strict=True):
             if array.ndim == 4:
                 array = array.transpose((2, 3, 0, 1) if suffix.startswith("depthwise") else (3, 2, 0, 1))

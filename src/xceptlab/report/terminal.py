@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xceptlab.report.summary import UNMATCHED, Summary, read_records
+from xceptlab.report.caveats import excess
+from xceptlab.report.summary import Summary, read_records
 from xceptlab.report.write import amount, arm_cells, arm_header
 from xceptlab.study import Expansion, Seeds, decimals
 from xceptlab.verdict import forecast, judge_study
@@ -39,7 +40,7 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
         keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
         done = sum(records[arm, seed] is not None for seed in expansion.seeds)
         what = expansion.arms[arm].model.match
-        if what != "none" and abs(getattr(tree[0], what) / getattr(first[0], what) - 1) > UNMATCHED:
+        if what != "none" and excess(getattr(tree[0], what), getattr(first[0], what)):
             keys += "\n(unmatched)"
         costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
         view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.seeds)}")

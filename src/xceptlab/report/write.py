@@ -1,6 +1,8 @@
 """Write a study's report: report.html, report.md with its figures, and results.csv."""
 
+import csv
 import html
+import io
 import math
 import shutil
 from collections import Counter
@@ -14,7 +16,8 @@ import xceptlab
 from xceptlab import mirror
 from xceptlab.records import write_atomically
 from xceptlab.report import figures
-from xceptlab.report.summary import ArmRow, Summary, results_csv
+from xceptlab.report.caveats import excess
+from xceptlab.report.summary import ArmRow, Summary
 from xceptlab.study import decimals
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
@@ -36,6 +39,34 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return folder / "report.html"
+
+
+RECORDED = (
+    "parameters",
+    "macs",
+    "steps",
+    "seconds",
+    "images_per_second",
+    "device",
+    "world_size",
+    "precision",
+    "data_fingerprint",
+)
+"""What of a record results.csv has, after the scores."""
+
+
+def results_csv(summary: Summary) -> str:
+    """One line per run: the raw scores and what made them."""
+    metrics = sorted({name for record in summary.records.values() if record for name in record.metrics})
+    columns = ["arm", "seed", "run_id", "status", *metrics, *RECORDED, "revision"]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for (arm, seed), run in summary.expansion.runs().items():
+        record = summary.records[arm, seed]
+        made = vars(record) | record.metrics | record.git if record else {"status": "missing"}
+        writer.writerow(made | {"arm": arm, "seed": seed, "run_id": run.run_id})
+    return buffer.getvalue()
 
 
 def write_comparison(summaries: list[Summary]) -> Path:
@@ -70,7 +101,7 @@ def sync(summary: Summary) -> str:
     """Send the verdicts and the report, which is written already, to W&B; returns the address there.
 
     Raises:
-        ValueError: There is no key, or W&B refuses or cannot be reached.
+        ValueError: W&B refuses or cannot be reached.
     """
     study, config = summary.expansion.study, next(iter(summary.expansion.arms.values()))
     verdicts = [
@@ -120,8 +151,8 @@ def amount(value: int | None, baseline: int | None) -> str:
     scale, letter = next(
         ((10**power, letter) for power, letter in ((9, " G"), (6, " M"), (3, " k")) if value >= 10**power), (1, "")
     )
-    difference = f" ({100 * (value / baseline - 1):+.1f}%)" if baseline and value != baseline else ""
-    return f"{value / scale:.4g}{letter}{difference}"
+    by = excess(value, baseline, tolerance=0)
+    return f"{value / scale:.4g}{letter}" + (f" ({by})" if by else "")
 
 
 def _render(template: str, **values: Any) -> str:
