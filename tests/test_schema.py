@@ -56,6 +56,8 @@ REFUSED = [
     (DataConfig, {"name": "cifar100", "crop": "pad", "size": 16}, "data.size", "32 for cifar100"),
     (DataConfig, {"validation": 0.51}, "data.validation", "between 0 and 0.5"),
     (DataConfig, {"validation": -0.1}, "data.validation", "between 0 and 0.5"),
+    (DataConfig, {"validation": 0.01, "train_images": 50}, "data.validation", "0, or enough to hold out one of 50 images"),
+    (DataConfig, {"validation": 1e-7}, "data.validation", "0, or enough to hold out one of 1281167 images"),
     (DataConfig, {"validation_seed": -1}, "data.validation_seed", "0 or more"),
     (DataConfig, {"train_images": 1}, "data.train_images", "0 (all) or at least 2"),
     (DataConfig, {"train_images": -5}, "data.train_images", "0 (all) or at least 2"),
@@ -286,6 +288,12 @@ def test_every_science_field_makes_another_run(section, name, value):
 @pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in NO_SCIENCE.items() for n, v in part.items()])
 def test_where_and_how_a_run_runs_does_not_change_its_identity(section, name, value):
     assert alter(BASE, section, name, value).run_id == BASE.run_id
+
+
+def test_images_are_counted_as_far_as_the_configuration_tells():
+    assert DataConfig(name="digits", crop="none", validation=0.1).images() == (1167, 130, 500)
+    assert DataConfig(validation=0.5, train_images=8, test_images=4).images() == (4, 4, 4)
+    assert DataConfig(num_classes=3, validation=0.01).images() == (0, 0, 0)
 
 
 def test_another_seed_is_another_run():

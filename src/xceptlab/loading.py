@@ -22,7 +22,7 @@ T = TypeVar("T", bound=Section)
 SYNONYMS = {
     "learning_rate": "lr", "max_epochs": "epochs", "num_epochs": "epochs", "bs": "batch_size", "wd": "weight_decay",
     "scheduler": "schedule", "amp": "precision", "activation": "intermediate", "blocks": "middle_blocks", "dataset": "name",
-    "img_size": "size", "image_size": "size", "num_workers": "workers", "gpus": "devices", "device": "accelerator",
+    "img_size": "size", "image_size": "size", "num_workers": "workers", "device": "accelerator",
 }  # fmt: skip
 """What fields are called elsewhere."""
 

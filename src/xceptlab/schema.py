@@ -210,6 +210,10 @@ class DataConfig(Section):
     """Number of classes, for an ImageFolder tree other than ImageNet; 0 is the data set's own number."""
 
     CLASSES: ClassVar[dict[str, int]] = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+    IMAGES: ClassVar[dict[str, tuple[int, int]]] = {
+        "digits": (1297, 500), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)
+    }  # fmt: skip
+    """Training and test images of the complete sets; of others (``num_classes``) nothing is known."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -218,6 +222,10 @@ class DataConfig(Section):
         self._require("validation_seed", self.validation_seed >= 0, "0 or more")
         self._require("train_images", self.train_images == 0 or self.train_images >= 2, "0 (all) or at least 2")
         self._require("test_images", self.test_images >= 0, "0 (all) or more")
+        train, held_out, _ = self.images()
+        self._require(
+            "validation", not self.validation or not train or held_out > 0, f"0, or enough to hold out one of {train} images"
+        )
         self._require("pad", 0 <= self.pad < self.size, "at least 0 and below data.size")
         self._require("eval_crop", 0 < self.eval_crop <= 1, "above 0 and at most 1")
         photographs = self.name == "imagenet"
@@ -243,6 +251,12 @@ class DataConfig(Section):
     def classes(self) -> int:
         """Number of classes that the network tells apart."""
         return self.num_classes or self.CLASSES[self.name]
+
+    def images(self) -> tuple[int, int, int]:
+        """Images to train on, to validate and to test on, by the configuration; 0 also where only the files tell."""
+        train, test = self.IMAGES[self.name] if self.num_classes == 0 else (0, 0)
+        held_out = round(self.validation * (self.train_images or train))
+        return (self.train_images or train) - held_out, held_out, self.test_images or test
 
 
 @dataclass(frozen=True, kw_only=True)
