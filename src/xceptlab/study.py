@@ -33,19 +33,19 @@ class Claim(Section):
     """A statement about two arms that the records will support or contradict."""
 
     id: str
-    """Short name of the claim."""
+    """Name of the claim, different from the others'."""
     contrast: tuple[str, str]
-    """The arms a and b; the claim is about a - b (b - a for the loss, which is better when lower)."""
+    """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when lower)."""
     metric: Literal["test/top1", "test/top5", "test/loss", "val/top1", "val/top5", "val/loss"]
     """What is compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs data.validation above 0."""
     kind: Literal["superior", "equivalent"]
     """superior: a - b > margin; equivalent: -margin < a - b < margin."""
     margin: float
-    """Smallest difference that matters, in the metric's unit (percentage points for accuracies)."""
+    """Smallest difference that matters, 0 or more, in percentage points or nats; above 0 for equivalent."""
     statement: str = ""
     """The claim in words."""
     diverged: float | None = None
-    """Score of a run that diverged; null scores it as guessing."""
+    """Score of a run that diverged, in the metric's unit; null scores it as guessing."""
 
     def __post_init__(self) -> None:
         if isinstance(self.contrast, list | tuple):  # arms may be named by numbers
@@ -120,15 +120,15 @@ class Study(Section):
     base: list[str]
     """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory."""
     seeds: list[int] | Seeds
-    """Each arm is trained once with each of these; or {start, step, max, stop: decided} adds seeds until claims are decided."""
+    """Each arm is trained once with each of these, at least 3 for a verdict; a mapping adds seeds until the claims are decided."""
     claims: list[Claim] = field(default_factory=list)
     """What is claimed before the first run."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per arm the keys in which it differs; the first arm is the baseline."""
+    """By name of the arm the keys of a run in which it differs; the first arm is the baseline."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
-    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by "-"."""
+    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by ``-``."""
     alpha: float = 0.05
-    """Chance of any false verdict, over all claims of the file."""
+    """Chance of any false verdict, over all claims of the file; above 0 and below 0.5."""
     paper: Paper = field(default_factory=Paper)
     """Where the tested claim stands."""
 
