@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from xceptlab import __version__
 from xceptlab.interruption import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Interrupted, Requests
 from xceptlab.leases import Busy
-from xceptlab.loading import load_run, overrides
+from xceptlab.loading import keys, load_run, overrides, synonyms
 from xceptlab.records import RunDirectory
 from xceptlab.schema import DataConfig, RunConfig
 
@@ -37,7 +37,8 @@ Every field of a run can be layered and overridden: -c FILE (repeatable, the las
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see {self.prog} --help")
+        meant = synonyms(message.partition("unrecognized arguments: --")[2].split(" ")[0].split("=")[0], keys(RunConfig))
+        raise ValueError(f"{message}; " + (f"did you mean --{meant[0]}?" if meant else f"see {self.prog} --help"))
 
 
 def console() -> NoReturn:
@@ -158,7 +159,7 @@ def _parser() -> _Parser:
     own.add_argument("output", metavar="OUTPUT", help=output)
     own = add(_data)
     action = "check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to"
-    own.add_argument("action", choices=("check", "prepare"), help=action)
+    own.add_argument("action", metavar="{check,prepare}", choices=("check", "prepare"), help=action)
     everything = "check decodes every image, not 200 of each split, and verifies every checksum of prepared ones"
     own.add_argument("--all", action="store_true", help=everything)
     own = add(_bench)

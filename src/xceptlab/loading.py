@@ -75,12 +75,12 @@ def read(file: str) -> dict[Any, Any]:
     import yaml
     from jsonargparse import get_loader  # PyYAML's safe one, but for 1e-3, which is a number
 
-    if not Path(file).is_file():
-        raise ValueError(f"{file}: there is no such file")
     try:
         text = Path(file).read_text("utf-8")
         _refuse_duplicates(yaml.compose(text, yaml.SafeLoader))
         values = get_loader("yaml")(text)
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not a text in UTF-8 ({error.reason} at byte {error.start})") from None
     except yaml.MarkedYAMLError as error:
@@ -173,17 +173,21 @@ def keys(schema: Any, prefix: str = "") -> dict[str, Any]:
 def unknown(key: str, known: Iterable[str]) -> str:
     """What to say of a key that is not known, with the one that was probably meant."""
     known = list(known)
-    last = key.rpartition(".")[2]
-    same = [other for other in known if other.rpartition(".")[2] == SYNONYMS.get(last, last)]
-    near = same or difflib.get_close_matches(key, known, n=1)
+    near = [*synonyms(key, known), *difflib.get_close_matches(key, known, n=1)]
     there = f"there are {', '.join(known)}" if len(known) < 12 else "xceptlab train --help explains the keys"
     return f"{key}: there is no such key; " + (f"did you mean {near[0]}?" if near else there)
+
+
+def synonyms(key: str, known: Iterable[str]) -> list[str]:
+    """Other known keys of the same last part, or of what it is called elsewhere."""
+    last = key.rpartition(".")[2]
+    return [other for other in known if other != key and other.rpartition(".")[2] == SYNONYMS.get(last, last)]
 
 
 def _culprit(given: list[tuple[str, str | None]], command: str, message: str) -> str:
     """``FILE: `` when one of the files by itself is refused with the same message, else nothing."""
     for key, file in given:
-        if key == "config":
+        if key == "config" and file:
             try:
                 _attempt([(key, file)], command)
             except ValueError as error:

@@ -120,7 +120,7 @@ class Study(Section):
     base: list[str]
     """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory."""
     seeds: list[int] | Seeds
-    """Each arm is trained once with each of these, at least 3 for a verdict; a mapping adds seeds until the claims are decided."""
+    """Each arm is trained once with each, of which a verdict needs 3; a mapping adds seeds until the claims are decided."""
     claims: list[Claim] = field(default_factory=list)
     """What is claimed before the first run."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
