@@ -79,15 +79,12 @@ def read(file: str) -> dict[Any, Any]:
         text = Path(file).read_text("utf-8")
         _refuse_duplicates(yaml.compose(text, yaml.SafeLoader))
         values = get_loader("yaml")(text)
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not a text in UTF-8 ({error.reason} at byte {error.start})") from None
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{file}: {place}{', '.join(filter(None, (error.context, error.problem)))}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{file}: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise ValueError(f"{file}: {reason}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file}: holds {'nothing' if values is None else repr(values)}; it must hold a mapping, KEY: VALUE")
     return values

@@ -145,14 +145,11 @@ class Study(Section):
             self._require("seeds", different, allowed)
         if bool(self.arms) == bool(self.grid):
             raise ValueError(f"arms: {'missing' if not self.arms else 'there is a grid, too'}; a study has either arms or a grid")
-        for key, levels in self.grid.items():
-            if not levels or len(set(map(str, levels))) < len(levels):
-                raise ValueError(f"grid.{key}: {levels} is not allowed; it must be a list of different levels")
         cells = self.cells()
+        if len(cells) < math.prod(map(len, self.grid.values())):
+            raise ValueError("grid: two cells have the same name; each factor's levels must differ")
         if len(cells) < 2:
             raise ValueError(f"{'arms' if self.arms else 'grid'}: at least 2 arms are needed, to be compared")
-        if self.grid and len(cells) < math.prod(map(len, self.grid.values())):
-            raise ValueError("grid: two cells have the same name; each factor's levels must differ")
         for name, declared in cells.items():
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise ValueError(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
