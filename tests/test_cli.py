@@ -238,13 +238,12 @@ def test_ctrl_c_is_one_line_and_exit_code_130():
 
 def test_train_says_where_the_record_is(tmp_path, capsys):
     arguments = ["train", *TINY, "--train.epochs=1", f"--runtime.outputs={tmp_path}"]
-    for before in ("", " (was trained before)"):
+    for before in (False, True):
         assert main(arguments) == 0
-        scores, record = capsys.readouterr().out.splitlines()[-2:]
+        said = capsys.readouterr().out.splitlines()[-1]
         (file,) = (tmp_path / "runs").glob("*/record.json")
-        assert scores.startswith(f"{file.parent.name}: ")
-        assert scores.endswith(before)
-        assert record == f"Record: {file}"
+        assert said.startswith(f"{file.parent}: val/top1 ")
+        assert said.endswith(" (was trained before)") == before
 
 
 @pytest.mark.parametrize("name", [[], ["nothing"]])

@@ -289,8 +289,7 @@ def _train(options: argparse.Namespace, layers: list[str]) -> int:
         trained = directory.record() is not None
         record = train(config, progress=sys.stderr.isatty())
     scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    rank_zero_only(print)(f"{record.run_id}: {scores or record.status}{' (was trained before)' if trained else ''}")
-    rank_zero_only(print)(f"Record: {directory.path / 'record.json'}")
+    rank_zero_only(print)(f"{directory.path}: {scores or record.status}{' (was trained before)' if trained else ''}")
     return 0
 
 
