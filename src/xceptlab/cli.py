@@ -5,10 +5,12 @@ same command, 130 interrupted by the user.
 """
 
 import argparse
+import itertools
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xceptlab import __version__
 from xceptlab.interruption import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Interrupted, Requests
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from xceptlab.report.summary import Summary
     from xceptlab.study import Expansion
 
-Command = Callable[[argparse.Namespace, list[str]], int]
-
 MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 EXPORTS = (".onnx", ".pt2", ".safetensors")
@@ -36,6 +36,9 @@ Every field of a run can be layered and overridden: -c FILE (repeatable, the las
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(epilog=LAYERS, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         meant = synonyms(message.partition("unrecognized arguments: --")[2].split(" ")[0].split("=")[0], keys(RunConfig))
         raise ValueError(f"{message}; " + (f"did you mean --{meant[0]}?" if meant else f"see {self.prog} --help"))
@@ -71,10 +74,8 @@ def _ours(error: ValueError) -> bool:
     """Whether our own code raised it, for the user; a library's ValueError is a defect and keeps its traceback."""
     if str(error).startswith("Caught ValueError in DataLoader worker process"):
         return True
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("xceptlab.")
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("xceptlab.")
 
 
 def _raised(error: Exception) -> str:
@@ -90,8 +91,7 @@ def _say(message: str, code: int) -> int:
 def _dispatch(argv: list[str]) -> int:
     layers, rest = _split(argv)
     options = _parser().parse_args(rest)
-    command: Command = options.command
-    return command(options, layers)
+    return options.command(options, layers)
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -102,7 +102,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     for piece in pieces:
         name = piece.split("=")[0]
         if name in ("-c", "--config", "--seed") or (name.startswith("--") and "." in name):
-            layers += [piece] if "=" in piece else [piece, *([value] if (value := next(pieces, None)) is not None else [])]
+            layers += [piece, *itertools.islice(pieces, 0 if "=" in piece else 1)]
         elif name == "--print_config":
             layers.append(piece)
         else:
@@ -111,22 +111,15 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> _Parser:
-    parser = _Parser(
-        prog="xceptlab",
-        description="Controlled ablation studies of Xception: one study file, one command, a statistically sound verdict.",
-        epilog=LAYERS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    about = "Controlled ablation studies of Xception: one study file, one command, a statistically sound verdict."
+    parser = _Parser(prog="xceptlab", description=about)
     parser.add_argument("--version", action="version", version=f"xceptlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(command: Command, add_help: bool = True) -> argparse.ArgumentParser:
+    def add(command: Callable[[argparse.Namespace, list[str]], int], **options: Any) -> argparse.ArgumentParser:
         """A command is named after its function, and its help is the docstring."""
-        own = commands.add_parser(
-            command.__name__.strip("_"), help=command.__doc__, description=command.__doc__, epilog=LAYERS, add_help=add_help,
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-        )  # fmt: skip
+        name, text = command.__name__.removeprefix("_"), command.__doc__
+        own = commands.add_parser(name, help=text, description=text, **options)
         own.set_defaults(command=command)
         return own
 
