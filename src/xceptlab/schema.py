@@ -42,28 +42,26 @@ def misfit(kind: Any, value: Any, place: str) -> str:
     """One line if a value is not of a field's type, naming the place in it that is not; else nothing."""
     origin, inner = get_origin(kind) or kind, get_args(kind)
     parts: list[tuple[Any, Any, str]] = []
-    if origin in (list, tuple):
-        fits = isinstance(value, list | tuple) and (origin is list or ... in inner or len(value) == len(inner))
-        parts = [(inner[0], item, place) for item in value] if fits else []
-    elif origin is dict and (fits := isinstance(value, dict)):
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        fits = origin is list or ... in inner or len(value) == len(inner)
+        parts = [(inner[0], item, place) for item in value]
+    elif origin is dict and isinstance(value, dict):
+        fits = True
         parts = [(inner[0], key, place) for key in value] + [(inner[1], item, f"{place}.{key}") for key, item in value.items()]
+    elif origin in (Union, types.UnionType):
+        fits = not all(misfit(one, value, place) for one in inner)
+    elif origin is Literal:
+        fits = value in inner
+    elif isinstance(value, bool):
+        fits = origin in (bool, Any)
+    elif origin is float:
+        fits = isinstance(value, int | float) and math.isfinite(value)
     else:
-        fits = _fits(origin, inner, value)
-    if not fits:
-        quotes = ", in quotes" if kind is str and isinstance(value, int | float) else ""
-        return f"{place}: {shown(value)} is not allowed; it must be {in_words(kind)}{quotes}"
-    return next(filter(None, (misfit(*part) for part in parts)), "")
-
-
-def _fits(origin: Any, inner: tuple[Any, ...], value: Any) -> bool:
-    """Whether a value is of a type that holds no others."""
-    if origin in (Union, types.UnionType):
-        return not all(misfit(kind, value, "") for kind in inner)
-    if origin is Literal or origin is Any:
-        return origin is Any or value in inner
-    if origin is bool or isinstance(value, bool):
-        return origin is bool and isinstance(value, bool)
-    return isinstance(value, int | float) and math.isfinite(value) if origin is float else isinstance(value, origin)
+        fits = origin is Any or isinstance(value, origin)
+    if fits:
+        return next(filter(None, (misfit(*part) for part in parts)), "")
+    quotes = ", in quotes" if kind is str and isinstance(value, int | float) else ""
+    return f"{place}: {shown(value)} is not allowed; it must be {in_words(kind)}{quotes}"
 
 
 def in_words(kind: Any) -> str:
