@@ -175,7 +175,7 @@ def test_plan_names_the_base_of_the_budgets_and_warns_of_fewer_images_than_class
     wide = {**os.environ, "COLUMNS": "200"}
     done = xceptlab("plan", "experiments/residual", f"--runtime.outputs={tmp_path}", *few, env=wide)
     assert done.returncode == 0
-    assert "parameters (against residual)" in done.stdout
+    assert "Each arm against the baseline, residual " in done.stdout
     assert done.stderr.splitlines() == [
         f"Warning: {count} images for 10 classes" for count in ("7 training", "2 validation", "7 test")
     ]

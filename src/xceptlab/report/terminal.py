@@ -31,10 +31,9 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     records = read_records(expansion)
     console = Console(markup=False)
     console.print(Text.assemble((expansion.study.question, "bold"), f"  ({expansion.name})"))
-    view = Table()
     baseline, first = next(iter(networks.items()))
-    against = f"(against {baseline})"
-    for name in ("arm", f"differs from {baseline} in", f"parameters {against}", f"MACs {against}", "runs done"):
+    view = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
+    for name in ("arm", "differs in", "parameters", "MACs", "runs done"):
         view.add_column(name, overflow="fold")
     for arm, tree in networks.items():
         keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
