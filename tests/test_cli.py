@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import xceptlab as package
+from conftest import TINY
 from made import leave
 from xceptlab.cli import main
 from xceptlab.records import RunDirectory
@@ -88,6 +89,12 @@ def test_print_config_prints_the_result_as_yaml(xceptlab):
         (["plan", "experiments/residual", "--data.size", "7"], ["data.size", "7", "between 8 and 2048"]),
         (["train", "--train.lrr", "0.1"], ["train.lrr", "did you mean train.lr?"]),
         (["train", "--train.lr"], ["--train.lr", "expected one argument"]),
+        (["train", "--lr", "0.1"], ["--lr", "did you mean --train.lr?"]),
+        (["plan", "experiments/residual", "--max_epochs=3"], ["--max_epochs", "did you mean --train.epochs?"]),
+        (["train", "-c"], ["xceptlab: argument -c/--config: expected one argument"]),
+        (["train", "-c", "TMP"], ["TMP: Is a directory"]),
+        (["data"], ["required: {check,prepare}"]),
+        (["plan", "experiments/residual", "--data.train_images", "4"], ["data.validation", "0.1", "one of 4 images"]),
         (["train", "--model.width", "0"], ["model.width", "0.0", "at least"]),
         (["train", "-c", "absent.yaml"], ["absent.yaml"]),
         (["train", "--data.root", "TMP"], ["TMP", "train/<class>/", "image-net.org"]),
@@ -163,6 +170,17 @@ def test_plan_shows_the_difference_of_each_arm_and_creates_nothing(xceptlab, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_names_the_base_of_the_budgets_and_warns_of_fewer_images_than_classes(xceptlab, tmp_path):
+    few = ("--data.train_images=9", "--data.validation=0.2", "--data.test_images=7")
+    wide = {**os.environ, "COLUMNS": "200"}
+    done = xceptlab("plan", "experiments/residual", f"--runtime.outputs={tmp_path}", *few, env=wide)
+    assert done.returncode == 0
+    assert "Each arm against the baseline, residual " in done.stdout
+    assert done.stderr.splitlines() == [
+        f"Warning: {count} images for 10 classes" for count in ("7 training", "2 validation", "7 test")
+    ]
+
+
 def test_plan_shows_text_with_brackets_as_it_is(xceptlab, tmp_path):
     text = (ROOT / "experiments/residual/study.yaml").read_text()
     (tmp_path / "study.yaml").write_text(
@@ -218,15 +236,28 @@ def test_ctrl_c_is_one_line_and_exit_code_130():
     assert done.stderr == "xceptlab: interrupted; the same command continues\n"
 
 
-def test_bench_knows_its_programs(xceptlab):
-    done = xceptlab("bench", "nothing")
-    assert done.returncode == 2
-    assert done.stderr.strip() == "xceptlab: nothing: no such benchmark; " + ", ".join(
-        sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py"))
-    )
-    help_text = xceptlab("bench", "loader", "--help")
-    assert help_text.returncode == 0
-    assert "--photographs" in help_text.stdout
+def test_train_says_where_the_record_is(tmp_path, capsys):
+    arguments = ["train", *TINY, "--train.epochs=1", f"--runtime.outputs={tmp_path}"]
+    for before in (False, True):
+        assert main(arguments) == 0
+        said = capsys.readouterr().out.splitlines()[-1]
+        (file,) = (tmp_path / "runs").glob("*/record.json")
+        assert said.startswith(f"{file.parent}: val/top1 ")
+        assert said.endswith(" (was trained before)") == before
+
+
+@pytest.mark.parametrize("name", [[], ["nothing"]])
+def test_bench_lists_its_programs_where_none_of_them_is_named(xceptlab, name):
+    done = xceptlab("bench", *name)
+    names = ", ".join(sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py")))
+    said = f"xceptlab: {''.join(name) or 'NAME'}: no such benchmark; there are {names}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_bench_hands_on_what_follows_the_name(xceptlab):
+    done = xceptlab("bench", "loader", "--help")
+    assert done.returncode == 0
+    assert "--photographs" in done.stdout
 
 
 # ---- seeds until decided ----------------------------------------------------------------------------------------------------

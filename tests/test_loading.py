@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from xceptlab.loading import load_run, overrides
+from xceptlab.loading import SYNONYMS, keys, load_run, overrides
+from xceptlab.schema import RunConfig
 
 
 @pytest.fixture
@@ -105,13 +106,22 @@ def test_help_explains_every_field(capsys):
         (["--train.lrr", "0.1"], ["train.lrr", "no such key", "did you mean train.lr?"]),
         (["--model.residuals=none"], ["model.residuals", "did you mean model.residual?"]),
         (["--trian.epochs", "3"], ["trian.epochs", "did you mean train.epochs?"]),
-        (["--train.lr", "fast"], ["train.lr", "'fast'", "a number"]),
+        (["--train.learning_rate", "1"], ["train.learning_rate", "no such key", "did you mean train.lr?"]),
+        (["--train.max_epochs", "1"], ["train.max_epochs", "did you mean train.epochs?"]),
+        (["--data.bs", "1"], ["data.bs", "did you mean train.batch_size?"]),
+        (["--model.lr", "1"], ["model.lr", "did you mean train.lr?"]),
+        (["--workers", "1"], ["workers", "did you mean runtime.workers?"]),
+        (["--bogus"], ["bogus", "xceptlab train --help explains the keys"]),
+        (["--model", "none"], ["model", "'none'", "a mapping with keys of order"]),
+        (["--model.segments", "few"], ["model.segments", "'few'", "a whole number or all"]),
+        (["--model.fc", "4096"], ["model.fc", "'4096'", "a list (each a whole number)"]),
+        (["--train.lr", "fast"], ["train.lr", "'fast'", "a finite number"]),
         (["--train.epochs", "1.5"], ["train.epochs", "1.5", "a whole number"]),
         (["--train.epochs", "true"], ["train.epochs", "True", "a whole number"]),
         (["--data.flip", "maybe"], ["data.flip", "'maybe'", "true or false"]),
         (["--model.order", "sideways"], ["model.order", "'sideways'", "one of depthwise_first, pointwise_first"]),
         (["--model.order", "null"], ["model.order", "None", "one of depthwise_first, pointwise_first"]),
-        (["--train.lr", "null"], ["train.lr", "None", "a number"]),
+        (["--train.lr", "null"], ["train.lr", "None", "a finite number"]),
         (["--seed", "null"], ["seed", "None", "a whole number"]),
         (["--train.lr", ".nan"], ["train.lr", "nan", "finite"]),
         (["--train.lr", ".inf"], ["train.lr", "inf", "finite"]),
@@ -131,7 +141,7 @@ def test_a_bad_override_is_named_with_its_value_and_what_is_allowed(args, words)
     [
         ("train: {epoch: 3}", ["train.epoch", "did you mean train.epochs?"]),
         ("trian: {epochs: 3}", ["trian.epochs", "did you mean train.epochs?"]),
-        ("train: {lr: fast}", ["train.lr", "'fast'", "a number"]),
+        ("train: {lr: fast}", ["train.lr", "'fast'", "a finite number"]),
         ("train: {epochs: 1.5}", ["train.epochs", "1.5", "a whole number"]),
         ("data: {root: 5}", ["data.root", "5", "text"]),
         ("model: {order: sideways}", ["model.order", "'sideways'", "depthwise_first"]),
@@ -193,6 +203,13 @@ def test_a_word_that_is_no_option_gets_no_silly_suggestion():
     message = refusal("extra")
     assert "extra" in message
     assert "did you mean" not in message
+
+
+def test_what_fields_are_called_elsewhere_are_no_fields_here():
+    """Else a suggestion would never be seen, or lead to nothing."""
+    names = {key.rpartition(".")[2] for key in keys(RunConfig)}
+    assert names.isdisjoint(SYNONYMS)
+    assert names >= set(SYNONYMS.values())
 
 
 @pytest.mark.parametrize("where", ["train: {{lr: {tag}}}", "{tag}"])

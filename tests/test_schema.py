@@ -11,18 +11,18 @@ REFUSED = [
     (ModelConfig, {"order": "sideways"}, "model.order", "one of depthwise_first, pointwise_first"),
     (ModelConfig, {"order": None}, "model.order", "one of depthwise_first, pointwise_first"),
     (ModelConfig, {"intermediate": "tan"}, "model.intermediate", "one of none, relu, elu, gelu, silu"),
-    (ModelConfig, {"intermediate_norm": 1}, "model.intermediate_norm", "of type bool"),
+    (ModelConfig, {"intermediate_norm": 1}, "model.intermediate_norm", "true or false"),
     (ModelConfig, {"segments": 0, "order": "pointwise_first"}, "model.segments", "all or a whole number of at least 1"),
-    (ModelConfig, {"segments": True, "order": "pointwise_first"}, "model.segments", "all or a whole number of at least 1"),
-    (ModelConfig, {"segments": "some", "order": "pointwise_first"}, "model.segments", "all or a whole number of at least 1"),
+    (ModelConfig, {"segments": True, "order": "pointwise_first"}, "model.segments", "a whole number or all"),
+    (ModelConfig, {"segments": "some", "order": "pointwise_first"}, "model.segments", "a whole number or all"),
     (ModelConfig, {"segments": 4}, "model.segments", "all, unless model.order is pointwise_first"),
     (ModelConfig, {"segments": 4, "order": "pointwise_first", "convolution": "regular"}, "model.segments", "all, unless"),
     (ModelConfig, {"convolution": "dilated"}, "model.convolution", "one of separable, regular"),
     (ModelConfig, {"divisor": 0}, "model.divisor", "at least 1"),
     (ModelConfig, {"match": "flops"}, "model.match", "one of none, parameters, macs"),
-    (ModelConfig, {"timm": None}, "model.timm", "of type str"),
+    (ModelConfig, {"timm": None}, "model.timm", "text"),
     (ModelConfig, {"fc": [4096, 0]}, "model.fc", "a list of numbers of units"),
-    (ModelConfig, {"fc": 4096}, "model.fc", "a list of numbers of units"),
+    (ModelConfig, {"fc": 4096}, "model.fc", "a list (each a whole number)"),
     (ModelConfig, {"init": "zeros"}, "model.init", "one of keras, timm"),
     (ModelConfig, {"residual": "some"}, "model.residual", "one of all, none"),
     (ModelConfig, {"residual": True}, "model.residual", "one of all, none"),
@@ -39,23 +39,25 @@ REFUSED = [
     (ModelConfig, {"width": None}, "model.width", "a finite number"),
     (ModelConfig, {"middle_blocks": -1}, "model.middle_blocks", "between 0 and 32"),
     (ModelConfig, {"middle_blocks": 33}, "model.middle_blocks", "between 0 and 32"),
-    (ModelConfig, {"middle_blocks": 4.0}, "model.middle_blocks", "of type int"),
-    (ModelConfig, {"middle_blocks": True}, "model.middle_blocks", "of type int"),
+    (ModelConfig, {"middle_blocks": 4.0}, "model.middle_blocks", "a whole number"),
+    (ModelConfig, {"middle_blocks": True}, "model.middle_blocks", "a whole number"),
     (ModelConfig, {"dropout": 1.0}, "model.dropout", "at least 0 and below 1"),
     (ModelConfig, {"dropout": -0.1}, "model.dropout", "at least 0 and below 1"),
     (ModelConfig, {"bn_eps": 0.0}, "model.bn_eps", "above 0"),
     (ModelConfig, {"bn_momentum": 0.0}, "model.bn_momentum", "above 0 and at most 1"),
     (ModelConfig, {"bn_momentum": 1.1}, "model.bn_momentum", "above 0 and at most 1"),
     (DataConfig, {"name": "mnist"}, "data.name", "one of digits, cifar10, cifar100, imagenet"),
-    (DataConfig, {"root": None}, "data.root", "of type str"),
-    (DataConfig, {"download": 1}, "data.download", "of type bool"),
-    (DataConfig, {"flip": "yes"}, "data.flip", "of type bool"),
+    (DataConfig, {"root": None}, "data.root", "text"),
+    (DataConfig, {"download": 1}, "data.download", "true or false"),
+    (DataConfig, {"flip": "yes"}, "data.flip", "true or false"),
     (DataConfig, {"size": 7}, "data.size", "between 8 and 2048"),
     (DataConfig, {"size": 2049}, "data.size", "between 8 and 2048"),
     (DataConfig, {"name": "cifar10", "crop": "pad", "size": 33}, "data.size", "32 for cifar10"),
     (DataConfig, {"name": "cifar100", "crop": "pad", "size": 16}, "data.size", "32 for cifar100"),
     (DataConfig, {"validation": 0.51}, "data.validation", "between 0 and 0.5"),
     (DataConfig, {"validation": -0.1}, "data.validation", "between 0 and 0.5"),
+    (DataConfig, {"validation": 0.01, "train_images": 50}, "data.validation", "0, or enough to hold out one of 50 images"),
+    (DataConfig, {"validation": 1e-7}, "data.validation", "0, or enough to hold out one of 1281167 images"),
     (DataConfig, {"validation_seed": -1}, "data.validation_seed", "0 or more"),
     (DataConfig, {"train_images": 1}, "data.train_images", "0 (all) or at least 2"),
     (DataConfig, {"train_images": -5}, "data.train_images", "0 (all) or at least 2"),
@@ -97,15 +99,15 @@ REFUSED = [
     (RuntimeConfig, {"checkpoint_minutes": 0}, "runtime.checkpoint_minutes", "above 0"),
     (RuntimeConfig, {"workers": -1}, "runtime.workers", "0 or more"),
     (RuntimeConfig, {"wandb": "maybe"}, "runtime.wandb", "one of auto, online, offline, disabled"),
-    (RuntimeConfig, {"outputs": 3}, "runtime.outputs", "of type str"),
+    (RuntimeConfig, {"outputs": 3}, "runtime.outputs", "text"),
     (LauncherConfig, {"name": "k8s"}, "launcher.name", "one of local, slurm, ray"),
     (LauncherConfig, {"gpus": -1}, "launcher.gpus", "0 or more"),
     (LauncherConfig, {"minutes": 2}, "launcher.minutes", "at least 3"),
     (LauncherConfig, {"options": ["--exclusive"]}, "launcher.options", "each NAME=VALUE"),
     (RunConfig, {"seed": -1}, "seed", "between 0 and 2**63 - 1"),
     (RunConfig, {"seed": 2**63}, "seed", "between 0 and 2**63 - 1"),
-    (RunConfig, {"seed": 1.0}, "seed", "of type int"),
-    (RunConfig, {"model": {}}, "model", "of type ModelConfig"),
+    (RunConfig, {"seed": 1.0}, "seed", "a whole number"),
+    (RunConfig, {"model": {}}, "model", "a mapping with keys of order"),
 ]
 
 
@@ -286,6 +288,12 @@ def test_every_science_field_makes_another_run(section, name, value):
 @pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in NO_SCIENCE.items() for n, v in part.items()])
 def test_where_and_how_a_run_runs_does_not_change_its_identity(section, name, value):
     assert alter(BASE, section, name, value).run_id == BASE.run_id
+
+
+def test_images_are_counted_as_far_as_the_configuration_tells():
+    assert DataConfig(name="digits", crop="none", validation=0.1).images() == (1167, 130, 500)
+    assert DataConfig(validation=0.5, train_images=8, test_images=4).images() == (4, 4, 4)
+    assert DataConfig(num_classes=3, validation=0.01).images() == (0, 0, 0)
 
 
 def test_another_seed_is_another_run():

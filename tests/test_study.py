@@ -194,6 +194,12 @@ def test_the_table_of_boundaries_has_every_schedule_that_a_study_may_have():
 
 
 UNTIL = {"start": 4, "step": 2, "max": 20, "stop": "decided"}
+
+
+def without(mapping: dict, key: str) -> dict:
+    return {k: v for k, v in mapping.items() if k != key}
+
+
 ILL_FORMED = [
     ({"questoin": "?"}, ["questoin", "did you mean question?"]),
     ({"question": None}, ["question"]),
@@ -203,9 +209,12 @@ ILL_FORMED = [
     ({"seeds": [0, 0]}, ["seeds", "[0, 0]", "different"]),
     ({"seeds": [0, -1]}, ["seed", "-1"]),
     ({"seeds": 5}, ["seeds", "5", "list"]),
-    ({"seeds": [0, "one"]}, ["seeds", "'one'", "whole numbers"]),
-    ({"seeds": [0, True]}, ["seeds", "True", "whole numbers"]),
-    ({"seeds": {"start": 4}}, ["seeds", "{'start': 4}", "{start, step, max, stop: decided}"]),
+    ({"seeds": [0, 2**63]}, ["seeds", "9223372036854775808", "to 2**63 - 1"]),
+    ({"seeds": [0, "one"]}, ["seeds", "'one'", "each a whole number"]),
+    ({"seeds": [0, True]}, ["seeds", "True", "each a whole number"]),
+    ({"seeds": "0-4"}, ["seeds", "'0-4'", "each a whole number"]),
+    ({"seeds": {"start": 4}}, ["seeds.step: is missing", "a whole number"]),
+    ({"seeds": UNTIL | {"begin": 4}}, ["seeds.begin: there is no such key"]),
     ({"seeds": UNTIL | {"stop": "never"}}, ["seeds.stop", "'never'", "decided"]),
     ({"seeds": UNTIL | {"start": 2}}, ["seeds.start", "2", "from 3 to 10"]),
     ({"seeds": UNTIL | {"step": 0}}, ["seeds.step", "0", "from 1 to 5"]),
@@ -213,15 +222,25 @@ ILL_FORMED = [
     ({"seeds": UNTIL | {"max": 21}}, ["seeds.max", "21", "such as 20"]),
     ({"seeds": UNTIL | {"max": 42}}, ["seeds.max", "42", "from 6 to 40"]),
     ({"seeds": UNTIL | {"start": "four"}}, ["seeds.start", "'four'"]),
-    ({"seeds": UNTIL, "claims": []}, ["seeds", "needs claims"]),
+    ({"seeds": UNTIL, "claims": []}, ["seeds", "without claims"]),
     ({"alpha": 0}, ["alpha", "above 0 and below 0.5"]),
     ({"alpha": 0.5}, ["alpha", "0.5", "above 0 and below 0.5"]),
     ({"alpha": float("nan")}, ["alpha", "nan"]),
-    ({"alpha": "small"}, ["alpha", "'small'", "a number"]),
-    ({"arms": None}, ["either arms or a grid"]),
-    ({"grid": {"model.width": [0.5, 1]}}, ["either arms or a grid"]),
-    ({"arms": None, "grid": {"model.width": [1]}}, ["at least 2"]),
-    ({"arms": None, "grid": {"model.width": []}}, ["at least 2"]),
+    ({"alpha": "small"}, ["alpha", "'small'", "a finite number"]),
+    ({"arms": None}, ["arms: missing", "either arms or a grid"]),
+    ({"arms": {}}, ["arms: missing", "either arms or a grid"]),
+    ({"arms": ["a", "b"]}, ["arms: ['a', 'b']", "a mapping"]),
+    ({"arms": STUDY["arms"] | {"c": "all"}}, ["arms.c: 'all'", "a mapping"]),
+    ({"arms": STUDY["arms"] | {"c": {1: "all"}}}, ["arms.c: 1", "text, in quotes"]),
+    ({"arms": STUDY["arms"] | {"c": {"model": {"residual": "none"}}}}, ["'c'", "model cannot be a factor", "model.order"]),
+    ({"arms": STUDY["arms"] | {"c": {"config": "base.yaml"}}}, ["'c'", "config: there is no such key"]),
+    ({"arms": STUDY["arms"] | {"c": {"seed": 3}}}, ["'c'", "seed cannot be a factor"]),
+    ({"grid": {"model.width": [0.5, 1]}}, ["there is a grid, too", "either arms or a grid"]),
+    ({"arms": None, "grid": {"model.width": [1]}}, ["grid", "at least 2"]),
+    ({"arms": None, "grid": {"model.width": []}}, ["grid", "at least 2"]),
+    ({"arms": None, "grid": {"model.width": [1, 1]}}, ["grid", "levels must differ"]),
+    ({"arms": None, "grid": {"model.width": 1}}, ["grid.model.width: 1", "a list"]),
+    ({"arms": None, "grid": ["model.width"]}, ["grid: ['model.width']", "a mapping"]),
     ({"arms": {"a": {"model.residual": "all"}}}, ["arms", "at least 2"]),
     ({"arms": STUDY["arms"] | {"../c": {"model.width": 0.5}}}, ["'../c'", "letters, digits"]),
     ({"arms": STUDY["arms"] | {"c": {"model.residul": "all"}}}, ["'c'", "model.residul", "did you mean model.residual?"]),
@@ -231,21 +250,33 @@ ILL_FORMED = [
     ({"arms": {"a": {}, "b": {"model.residual": "all"}}}, ["'a'", "'b'", "same science"]),
     ({"arms": {"a": {}, "b": {"data.root": "/elsewhere"}}}, ["data.root cannot be a factor"]),
     ({"arms": {"a": {}, "b": {"launcher.name": "slurm"}}}, ["launcher.name cannot be a factor"]),
-    ({"claims": [CLAIM, CLAIM]}, ["claims", "the same id"]),
+    ({"claims": [CLAIM, CLAIM]}, ["claim 'c'", "2 claims of this id"]),
     ({"claims": [CLAIM | {"contrast": ["a", "z"]}]}, ["'c'", "no arm 'z'", "a, b"]),
     ({"claims": [CLAIM | {"contrast": ["a", "a"]}]}, ["'c'", "two different arms"]),
-    ({"claims": [CLAIM | {"contrast": ["a"]}]}, ["contrast", "['a']"]),
-    ({"claims": [CLAIM | {"metric": "accuracy"}]}, ["'c'", "'accuracy'", "test/top1", "val/loss"]),
-    ({"claims": [CLAIM | {"kind": "better"}]}, ["'better'", "superior, equivalent"]),
-    ({"claims": [CLAIM | {"margin": -0.5}]}, ["'c'", "margin -0.5", "0 or more"]),
-    ({"claims": [CLAIM | {"margin": float("nan")}]}, ["'c'", "margin nan", "0 or more"]),
-    ({"claims": [CLAIM | {"margin": float("inf")}]}, ["'c'", "margin inf", "0 or more"]),
-    ({"claims": [CLAIM | {"margin": 0, "kind": "equivalent"}]}, ["'c'", "margin 0"]),
-    ({"claims": [CLAIM | {"margin": "half"}]}, ["margin", "'half'", "a number"]),
-    ({"claims": [CLAIM | {"diverged": float("nan")}]}, ["'c'", "diverged", "nan"]),
-    ({"claims": [CLAIM | {"marge": 1}]}, ["marge", "did you mean margin?"]),
-    ({"claims": [{k: v for k, v in CLAIM.items() if k != "margin"}]}, ["margin", "required"]),
-    ({"claims": [1]}, ["claims", "1"]),
+    ({"claims": [CLAIM | {"contrast": ["a"]}]}, ["claim 'c': contrast: ['a']", "a list of 2"]),
+    ({"claims": [CLAIM | {"contrast": ["a", "b", "a"]}]}, ["claim 'c': contrast: ['a', 'b', 'a']", "a list of 2"]),
+    ({"claims": [CLAIM | {"contrast": "a"}]}, ["claim 'c': contrast: 'a'", "a list of 2"]),
+    ({"claims": [CLAIM | {"metric": "accuracy"}]}, ["claim 'c': metric: 'accuracy'", "test/top1", "val/loss"]),
+    ({"claims": [CLAIM | {"metric": "val/top1"}]}, ["claim 'c': metric: val/top1 needs data.validation", "'a'"]),
+    ({"claims": [CLAIM | {"kind": "better"}]}, ["claim 'c': kind: 'better'", "superior, equivalent"]),
+    ({"claims": [CLAIM | {"margin": -0.5}]}, ["claim 'c': margin: -0.5", "0 or more"]),
+    ({"claims": [CLAIM | {"margin": float("nan")}]}, ["claim 'c': margin: nan", "finite"]),
+    ({"claims": [CLAIM | {"margin": float("inf")}]}, ["claim 'c': margin: inf", "finite"]),
+    ({"claims": [CLAIM | {"margin": 0, "kind": "equivalent"}]}, ["claim 'c': margin: 0", "above 0"]),
+    ({"claims": [CLAIM | {"margin": "half"}]}, ["claim 'c': margin: 'half'", "a finite number"]),
+    ({"claims": [CLAIM | {"diverged": float("nan")}]}, ["claim 'c': diverged: nan", "a finite number or null"]),
+    ({"claims": [CLAIM | {"diverged": "chance"}]}, ["claim 'c': diverged: 'chance'", "a finite number or null"]),
+    ({"claims": [CLAIM, CLAIM | {"id": "d", "marge": 1}]}, ["claim 'd': marge: there is no such key", "did you mean margin?"]),
+    ({"claims": [CLAIM | {"bound": 1}]}, ["claim 'c': bound: there is no such key", "there are id, contrast, metric"]),
+    ({"claims": [CLAIM, without(CLAIM, "margin") | {"id": "d"}]}, ["claim 'd': margin: is missing", "a finite number"]),
+    ({"claims": [CLAIM, without(CLAIM, "id")]}, ["claim 2: id: is missing"]),
+    ({"claims": [CLAIM | {"id": 7}]}, ["claim 1: id: 7", "text, in quotes"]),
+    ({"claims": [CLAIM | {"id": ""}]}, ["id: ''", "not empty"]),
+    ({"claims": [1]}, ["claims: 1", "a mapping with keys of id"]),
+    ({"claims": {"c": CLAIM, "d": CLAIM}}, ["claims: {'c'", "...", "a list (each a mapping"]),
+    ({"paper": "arXiv:1610.02357"}, ["paper: 'arXiv:1610.02357'", "a mapping with keys of ref"]),
+    ({"paper": {"section": 4.6}}, ["paper.section: 4.6", "text, in quotes"]),
+    ({"notes": "?"}, ["notes: there is no such key", "there are question, base"]),
 ]
 
 
@@ -254,6 +285,23 @@ def test_an_ill_formed_study_is_refused_with_what_is_wrong_in_which_file(write, 
     path = write(**changes)
     message = refusal(path)
     assert [word for word in [f"{path}/study.yaml", *words] if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("question: a\n\tseeds: [0]", ["line 2", "'\\t'"]),
+        ("question: Does it: help?", ["line 1", "mapping values are not allowed here"]),
+        ("arms:\n  a: {}\n  a: {}", ["line 2", "the key a stands there twice"]),
+        ("- question", ["holds ['question']", "a mapping"]),
+        ("", ["holds nothing", "a mapping"]),
+        ("question: a\n---\nquestion: b", ["line 2", "another document"]),
+    ],
+)
+def test_what_is_no_mapping_is_refused_with_its_line(folder, text, words):
+    (folder / "study.yaml").write_text(text)
+    message = refusal(str(folder))
+    assert [word for word in [f"{folder}/study.yaml: ", *words] if word not in message] == []
 
 
 @pytest.mark.parametrize("key", ["question", "base", "seeds", "claims", "arms", "alpha", "paper"])
@@ -299,9 +347,9 @@ def test_a_key_that_the_baseline_declares_may_differ():
 
 
 def test_a_claim_is_checked_also_when_it_is_made_in_python():
-    with pytest.raises(ValueError, match="kind 'better' is not allowed"):
+    with pytest.raises(ValueError, match="kind: 'better' is not allowed"):
         Claim(id="x", contrast=("a", "b"), metric="test/top1", kind="better", margin=1.0)
-    with pytest.raises(ValueError, match="must name two different arms"):
+    with pytest.raises(ValueError, match="must be a list of 2"):
         Claim(id="x", contrast=("a", "b", "c"), metric="test/top1", kind="superior", margin=1.0)
 
 

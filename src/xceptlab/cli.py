@@ -5,25 +5,30 @@ same command, 130 interrupted by the user.
 """
 
 import argparse
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xceptlab import __version__
 from xceptlab.interruption import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Interrupted, Requests
 from xceptlab.leases import Busy
+from xceptlab.loading import keys, load_run, overrides, synonyms
 from xceptlab.records import RunDirectory
+from xceptlab.schema import DataConfig, RunConfig
 
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row
     from xceptlab.report.summary import Summary
-    from xceptlab.schema import RunConfig
     from xceptlab.study import Expansion
 
 MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 EXPORTS = (".onnx", ".pt2", ".safetensors")
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 LAYERS = """\
 Every field of a run can be layered and overridden: -c FILE (repeatable, the last wins), --train.lr 0.05, --runtime.outputs DIR.
@@ -31,8 +36,12 @@ Every field of a run can be layered and overridden: -c FILE (repeatable, the las
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(epilog=LAYERS, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see {self.prog} --help")
+        meant = synonyms(message.partition("unrecognized arguments: --")[2].split(" ")[0].split("=")[0], keys(RunConfig))
+        raise ValueError(f"{message}; " + (f"did you mean --{meant[0]}?" if meant else f"see {self.prog} --help"))
 
 
 def console() -> NoReturn:
@@ -65,10 +74,8 @@ def _ours(error: ValueError) -> bool:
     """Whether our own code raised it, for the user; a library's ValueError is a defect and keeps its traceback."""
     if str(error).startswith("Caught ValueError in DataLoader worker process"):
         return True
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("xceptlab.")
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("xceptlab.")
 
 
 def _raised(error: Exception) -> str:
@@ -84,11 +91,10 @@ def _say(message: str, code: int) -> int:
 def _dispatch(argv: list[str]) -> int:
     layers, rest = _split(argv)
     options = _parser().parse_args(rest)
-    command: Callable[[argparse.Namespace, list[str]], int] = options.command
-    return command(options, layers)
+    return options.command(options, layers)
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     """The layers and overrides of a run's configuration, and everything else."""
     layers: list[str] = []
     rest: list[str] = []
@@ -96,7 +102,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     for piece in pieces:
         name = piece.split("=")[0]
         if name in ("-c", "--config", "--seed") or (name.startswith("--") and "." in name):
-            layers += [piece] if "=" in piece else [piece, *([value] if (value := next(pieces, None)) is not None else [])]
+            layers += [piece, *itertools.islice(pieces, 0 if "=" in piece else 1)]
         elif name == "--print_config":
             layers.append(piece)
         else:
@@ -105,117 +111,183 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> _Parser:
-    parser = _Parser(
-        prog="xceptlab",
-        description="Controlled ablation studies of Xception: one study file, one command, a statistically sound verdict.",
-        epilog=LAYERS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    about = "Controlled ablation studies of Xception: one study file, one command, a statistically sound verdict."
+    parser = _Parser(prog="xceptlab", description=about)
     parser.add_argument("--version", action="version", version=f"xceptlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(
-        name: str, command: Callable[[argparse.Namespace, list[str]], int], text: str, **options: object
-    ) -> argparse.ArgumentParser:
-        own = commands.add_parser(
-            name, help=text, description=text, epilog=LAYERS, formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False, **options,  # type: ignore[arg-type]
-        )  # fmt: skip
+    def add(command: Callable[[argparse.Namespace, list[str]], int], **options: Any) -> argparse.ArgumentParser:
+        """A command is named after its function, and its help is the docstring."""
+        name, text = command.__name__.removeprefix("_"), command.__doc__
+        own = commands.add_parser(name, help=text, description=text, **options)
         own.set_defaults(command=command)
         return own
 
-    study = "a study's folder (with a study.yaml in it) or its file"
-    own = add("study", _study, "Run what is missing of a study and report the verdicts.")
+    study = "a study's folder (with a study.yaml in it; docs/study.md explains its keys) or its file"
+    own = add(_study)
     own.add_argument("study", metavar="STUDY", help=study)
     own.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)")
-    own = add("plan", _plan, "Show what a study would run and how its arms differ; trains nothing.")
-    own.add_argument("study", metavar="STUDY", help=study)
-    own = add("status", _status, "Show how far a study is, live in a terminal; from any machine that sees its outputs.")
-    own.add_argument("study", metavar="STUDY", help=study)
-    own = add("report", _report, "Judge the records there are and write the report; trains nothing.")
-    own.add_argument("study", metavar="STUDY", nargs="+", help=f"{study}; several are compared on one page, too")
+    for command in (_plan, _status):
+        add(command).add_argument("study", metavar="STUDY", help=study)
+    own = add(_report)
+    own.add_argument("studies", metavar="STUDY", nargs="+", help=f"{study}; several are compared on one page, too")
     own.add_argument("--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file")
     own.add_argument(
         "--format", choices=("html", "latex"), default="html", help="latex: report.tex too, the arms and claims as tables"
     )
-    own = add("sync", _sync, "Send runs and studies to Weights & Biases: what ran offline, or what it lacks; trains nothing.")
+    own = add(_sync)
     own.add_argument("names", metavar="STUDY|RUN", nargs="+", help=f"{study}, with all its runs, or a run's folder or id")
-    own = add("train", _train, "Train, evaluate and record one run.", add_help=False)
+    own = add(_train, add_help=False)
     own.add_argument("-h", "--help", action="store_true")
     weights = (
         "a run's folder or id, its model.safetensors, a checkpoint, a Keras or timm file of Xception, or timm's legacy_xception; "
         "-c gives the network of a lone file"
     )
-    own = add("evaluate", _evaluate, "Evaluate a run or a checkpoint on a split.")
+    own = add(_evaluate)
     own.add_argument("weights", metavar="RUN", help=weights)
     own.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
-    own = add("export", _export, "Write a run's network for other tools.")
+    own = add(_export)
     own.add_argument("weights", metavar="RUN", help=weights)
-    own.add_argument(
-        "output",
-        metavar="OUTPUT",
-        help="file to write: .onnx (checked against onnxruntime), .pt2 (torch.export) or .safetensors (timm's layout)",
-    )
-    own = add("data", _data, "Check a data set before it is used, or prepare reduced photographs (data.short_side).")
-    own.add_argument(
-        "action",
-        choices=("check", "prepare"),
-        help="check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to",
-    )
-    own.add_argument(
-        "--all",
-        action="store_true",
-        help="check decodes every image, not 200 of each split, and verifies every checksum of prepared ones",
-    )
-    own = add("bench", _bench, "Measure speed on this machine: run a program of benchmarks/ in the repository.")
-    own.add_argument("name", metavar="NAME", help="which one, such as loader")
+    output = "file to write: .onnx (checked against onnxruntime), .pt2 (torch.export) or .safetensors (timm's layout)"
+    own.add_argument("output", metavar="OUTPUT", help=output)
+    own = add(_data)
+    action = "check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to"
+    own.add_argument("action", metavar="{check,prepare}", choices=("check", "prepare"), help=action)
+    everything = "check decodes every image, not 200 of each split, and verifies every checksum of prepared ones"
+    own.add_argument("--all", action="store_true", help=everything)
+    own = add(_bench)
+    own.add_argument("name", metavar="NAME", nargs="?", help=", ".join(_benchmarks()) or "there are none here")
     own.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
-    own = add("describe", _describe, "Show the network as a table: modules, output shapes, parameters, multiply-accumulates.")
+    own = add(_describe)
     own.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
     own.add_argument("--compare", nargs=2, metavar=("A", "B"), help="show two configuration files' networks side by side")
     return parser
 
 
-def _train(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.loading import load_run
+def _study(options: argparse.Namespace, layers: list[str]) -> int:
+    """Run what is missing of a study and report the verdicts."""
+    from xceptlab.report.summary import read_records
+    from xceptlab.verdict import grown
 
+    expansion = _expand(options.study, layers)
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
+    if None in read_records(expansion).values():
+        _networks(expansion)
+    from xceptlab.launch.study import run_missing
+    from xceptlab.mirror import chosen
+    from xceptlab.report.terminal import show_summary
+
+    failed = run_missing(expansion, options.jobs, main)
+    while not failed and (more := grown(expansion, read_records)).look > expansion.look:  # until every claim is decided
+        expansion = more
+        failed = run_missing(expansion, options.jobs, main)
+    summary = _write(expansion)
+    show_summary(summary)
+    for run_id, reason in failed.items():
+        print(f"failed: {run_id}: {reason}", file=sys.stderr)
+    try:
+        if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
+            _sync_study(summary)
+    except ValueError as error:
+        _warn([error])
+    return FAILED if failed else 0
+
+
+def _plan(options: argparse.Namespace, layers: list[str]) -> int:
+    """Show what a study would run and how its arms differ; trains nothing."""
+    expansion = _expand(options.study, layers)
+    networks = _networks(expansion)
+    from xceptlab.report.terminal import show_plan
+
+    show_plan(expansion, networks)
+    from xceptlab.data import locate
+
+    data = next(iter(expansion.arms.values())).data
+    if not data.download:  # which would be done here and now
+        try:
+            locate(data)
+        except ValueError as error:
+            _warn([error])
+    return 0
+
+
+def _status(options: argparse.Namespace, layers: list[str]) -> int:
+    """Show how far a study is, live in a terminal; from any machine that sees its outputs."""
+    from xceptlab.launch.status import show
+
+    show(_expand(options.study, layers))
+    return 0
+
+
+def _report(options: argparse.Namespace, layers: list[str]) -> int:
+    """Judge the records there are and write the report; trains nothing."""
+    from xceptlab.report.terminal import show_summary
+    from xceptlab.report.write import publish, write_comparison
+    from xceptlab.study import locate
+
+    summaries = [_write(_expand(study, layers), latex=options.format == "latex") for study in options.studies]
+    for study, summary in zip(options.studies, summaries, strict=True):
+        show_summary(summary)
+        if options.format == "latex":
+            print(f"LaTeX: {summary.expansion.directory() / 'report.tex'}")
+        if options.publish:
+            folder = locate(study).parent
+            publish(summary, folder)
+            print(f"Published to {folder}")
+    if len(summaries) > 1:
+        print(f"Comparison: {write_comparison(summaries)}")
+    return 0
+
+
+def _sync(options: argparse.Namespace, layers: list[str]) -> int:
+    """Send runs and studies to Weights & Biases: what ran offline, or what it lacks; trains nothing."""
+    from xceptlab.mirror import check_key, sync
+
+    outputs = Path(load_run(layers, "sync").runtime.outputs)
+    runtime = [f"--{key}={value}" for key, value in overrides(layers) if key.startswith("runtime.")]  # else a run is as it was
+    check_key()
+    code = 0
+    for name in options.names:
+        path = next((path for path in (Path(name), outputs / "runs" / name) if (path / "config.yaml").is_file()), None)
+        if not path and not Path(name).exists():
+            raise ValueError(f"{name}: neither a study nor a run under {outputs / 'runs'}")
+        expansion = None if path else _expand(name, layers)
+        runs = expansion.runs().values() if expansion else []
+        paths = [path] if path else [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in runs]
+        for run in [run for run in paths if (run / "metrics.jsonl").is_file()]:
+            try:
+                config = load_run(["-c", str(run / "config.yaml"), *runtime], "sync")
+                print(f"{run.name}: {sync(config, RunDirectory(run))}", flush=True)
+            except (Busy, ValueError) as error:  # the others can be sent all the same
+                code = _say(str(error), BAD_INPUT)
+        if expansion:
+            _sync_study(_write(expansion))
+    return code
+
+
+def _train(options: argparse.Namespace, layers: list[str]) -> int:
+    """Train, evaluate and record one run."""
     config = load_run([*layers, *(["--help"] if options.help else [])])
     from xceptlab.data import locate
 
     locate(config.data)
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     with Requests():  # a signal may come before all is loaded
+        from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
         from xceptlab.train import train
 
-        trained = RunDirectory.of(config.runtime.outputs, config.run_id).record() is not None
+        rank_zero_only(_warn)(_few_images(config.data))
+        trained = directory.record() is not None
         record = train(config, progress=sys.stderr.isatty())
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
     scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    rank_zero_only(print)(f"{record.run_id}: {scores or record.status}{' (was trained before)' if trained else ''}")
+    rank_zero_only(print)(f"{directory.path}: {scores or record.status}{' (was trained before)' if trained else ''}")
     return 0
 
 
-def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Path | str]":
-    """The configuration and the weights of a run's folder or id, of a file, or of timm's Xception by its name."""
-    from xceptlab.loading import load_run
-
-    path = Path(name)
-    if not path.exists():  # perhaps a run's id
-        path = Path(load_run(layers, command).runtime.outputs) / "runs" / name
-    if not path.exists():
-        if name.split(".")[0].endswith("xception"):
-            return load_run(layers, command), name
-        raise ValueError(f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception")
-    weights = path / "model.safetensors" if path.is_dir() else path
-    if not weights.is_file():
-        raise ValueError(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
-    own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
-    one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
-    return load_run([*(["-c", str(own)] if own else []), *one_device, *layers], command), weights
-
-
 def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
+    """Evaluate a run or a checkpoint on a split."""
     config, weights = _trained(options.weights, layers, "evaluate")
     from xceptlab.data import locate
 
@@ -230,6 +302,7 @@ def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _export(options: argparse.Namespace, layers: list[str]) -> int:
+    """Write a run's network for other tools."""
     output = Path(options.output)
     if output.suffix not in EXPORTS:
         raise ValueError(f"{output}: the suffix must be one of {', '.join(EXPORTS)}")
@@ -241,8 +314,7 @@ def _export(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _data(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.loading import load_run
-
+    """Check a data set as a run would use it, or prepare reduced photographs (data.short_side)."""
     config = load_run(layers, "data")
     if options.action == "prepare":
         return _prepare(config)
@@ -255,10 +327,9 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
     wrong = 0
     for found in check(config.data, options.all, config.runtime.workers):
         if isinstance(found, Counts):
-            sizes = found.images, found.classes, found.smallest, found.largest
-            view.add_row(found.split, *(f"{size:,}" for size in sizes))
-            for note in found.notes:
-                print(f"Warning: {note}", file=sys.stderr)
+            images = f"{found.images:,}" + (f" of {found.available:,}" if found.images < found.available else "")
+            view.add_row(found.split, images, *(f"{size:,}" for size in (found.classes, found.smallest, found.largest)))
+            _warn(found.notes)
         else:
             print(f"xceptlab: {found}", file=sys.stderr)
             wrong += 1
@@ -268,7 +339,7 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
     return BAD_INPUT if wrong else 0
 
 
-def _prepare(config: "RunConfig") -> int:
+def _prepare(config: RunConfig) -> int:
     if not config.data.short_side:
         raise ValueError("data.short_side: 0 is not allowed; to prepare, it must be the pixels wanted, such as 256")
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -285,20 +356,23 @@ def _prepare(config: "RunConfig") -> int:
 
 
 def _bench(options: argparse.Namespace, layers: list[str]) -> int:
+    """Measure on this machine: run a program of benchmarks/ in the repository."""
     import runpy
 
-    folder = Path(__file__).parents[2] / "benchmarks"
-    names = sorted(file.stem for file in folder.glob("*.py"))
-    if options.name not in names:
-        raise ValueError(f"{options.name}: no such benchmark; {', '.join(names) or 'they are in the repository'}")
+    if options.name not in _benchmarks():
+        raise ValueError(f"{options.name or 'NAME'}: no such benchmark; there are {', '.join(_benchmarks()) or 'none'}")
     sys.argv = [options.name, *options.arguments]
-    runpy.run_path(str(folder / f"{options.name}.py"), run_name="__main__")
+    runpy.run_path(str(BENCHMARKS / f"{options.name}.py"), run_name="__main__")
     return 0
 
 
+def _benchmarks() -> list[str]:
+    return sorted(file.stem for file in BENCHMARKS.glob("*.py"))
+
+
 def _describe(options: argparse.Namespace, layers: list[str]) -> int:
+    """Show the network as a table: modules, output shapes, parameters, multiply-accumulates."""
     from xceptlab.describe import compare, describe
-    from xceptlab.loading import load_run
 
     if options.compare:
         a, b = (load_run([*layers, "-c", file], "describe") for file in options.compare)
@@ -310,20 +384,15 @@ def _describe(options: argparse.Namespace, layers: list[str]) -> int:
 
 def _expand(path: str, layers: list[str]) -> "Expansion":
     """A study with its arms resolved, their widths solved where they are to match a budget, and the seeds it needs by now."""
+    from xceptlab.report.summary import read_records
     from xceptlab.study import expand
+    from xceptlab.verdict import grown
 
     expansion = expand(path, layers)
     if next(iter(expansion.arms.values())).model.match != "none":
         from xceptlab.control import matched
 
         expansion = matched(expansion)
-    return _grown(expansion)
-
-
-def _grown(expansion: "Expansion") -> "Expansion":
-    from xceptlab.report.summary import read_records
-    from xceptlab.verdict import grown
-
     return grown(expansion, read_records)
 
 
@@ -332,80 +401,37 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
     from xceptlab.control import trees, twins
 
     found = trees(expansion)
-    for line in twins(expansion, found):
-        print(f"Warning: {line}", file=sys.stderr)
+    few = [line for arm in expansion.arms.values() for line in _few_images(arm.data)]
+    _warn([*twins(expansion, found), *dict.fromkeys(few)])
     return found
 
 
-def _plan(options: argparse.Namespace, layers: list[str]) -> int:
-    expansion = _expand(options.study, layers)
-    networks = _networks(expansion)
-    from xceptlab.report.terminal import show_plan
-
-    show_plan(expansion, networks)
-    from xceptlab.data import locate
-
-    data = next(iter(expansion.arms.values())).data
-    if not data.download:  # which would be done here and now
-        try:
-            locate(data)
-        except ValueError as error:
-            print(f"Warning: {error}", file=sys.stderr)
-    return 0
+def _few_images(data: DataConfig) -> list[str]:
+    """Splits that are known to have fewer images than there are classes."""
+    splits = zip(("training", "validation", "test"), data.images(), strict=True)
+    return [f"{count} {split} images for {data.classes} classes" for split, count in splits if 0 < count < data.classes]
 
 
-def _study(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.report.summary import read_records
-
-    expansion = _expand(options.study, layers)
-    if options.jobs is not None and options.jobs < 1:
-        raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
-    if None in read_records(expansion).values():
-        _networks(expansion)
-    from xceptlab.launch.study import run_missing
-    from xceptlab.mirror import chosen
-    from xceptlab.report.terminal import show_summary
-
-    failed = run_missing(expansion, options.jobs, main)
-    while not failed and (more := _grown(expansion)).look > expansion.look:  # until every claim is decided
-        expansion = more
-        failed = run_missing(expansion, options.jobs, main)
-    summary = _write(expansion)
-    show_summary(summary)
-    for run_id, reason in failed.items():
-        print(f"failed: {run_id}: {reason}", file=sys.stderr)
-    try:
-        if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
-            _sync_study(summary)
-    except ValueError as error:
-        print(f"Warning: {error}", file=sys.stderr)
-    return FAILED if failed else 0
+def _warn(lines: Iterable[object]) -> None:
+    for line in lines:
+        print(f"Warning: {line}", file=sys.stderr)
 
 
-def _status(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.launch.status import show
-
-    show(_expand(options.study, layers))
-    return 0
-
-
-def _report(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.report.terminal import show_summary
-    from xceptlab.report.write import publish, write_comparison
-    from xceptlab.study import locate
-
-    summaries = [_write(_expand(study, layers), latex=options.format == "latex") for study in options.study]
-    for study, summary in zip(options.study, summaries, strict=True):
-        show_summary(summary)
-        if options.format == "latex":
-            print(f"LaTeX: {summary.expansion.directory() / 'report.tex'}")
-        if options.publish:
-            folder = locate(study).parent
-            publish(summary, folder)
-            print(f"Published to {folder}")
-    if len(summaries) > 1:
-        print(f"Comparison: {write_comparison(summaries)}")
-    return 0
+def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Path | str]":
+    """The configuration and the weights of a run's folder or id, of a file, or of timm's Xception by its name."""
+    path = Path(name)
+    if not path.exists():  # perhaps a run's id
+        path = Path(load_run(layers, command).runtime.outputs) / "runs" / name
+    if not path.exists():
+        if name.split(".")[0].endswith("xception"):
+            return load_run(layers, command), name
+        raise ValueError(f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception")
+    weights = path / "model.safetensors" if path.is_dir() else path
+    if not weights.is_file():
+        raise ValueError(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
+    own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
+    one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
+    return load_run([*(["-c", str(own)] if own else []), *one_device, *layers], command), weights
 
 
 def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
@@ -415,47 +441,6 @@ def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
     summary = summarise(expansion)
     write_report(summary, latex)
     return summary
-
-
-def _sync(options: argparse.Namespace, layers: list[str]) -> int:
-    from xceptlab.loading import load_run
-    from xceptlab.mirror import check_key
-
-    outputs, runtime = Path(load_run(layers, "sync").runtime.outputs), _runtime(layers)
-    check_key()
-    code = 0
-    for name in options.names:
-        path = next((path for path in (Path(name), outputs / "runs" / name) if (path / "config.yaml").is_file()), None)
-        if not path and not Path(name).exists():
-            raise ValueError(f"{name}: neither a study nor a run under {outputs / 'runs'}")
-        expansion = None if path else _expand(name, layers)
-        runs = expansion.runs().values() if expansion else []
-        paths = [path] if path else [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in runs]
-        for run in [run for run in paths if (run / "metrics.jsonl").is_file()]:
-            try:
-                _sync_run(run, runtime)
-            except (Busy, ValueError) as error:  # the others can be sent all the same
-                code = _say(str(error), BAD_INPUT)
-        if expansion:
-            _sync_study(_write(expansion))
-    return code
-
-
-def _runtime(layers: list[str]) -> list[str]:
-    """Of the overrides those that are no science: what a run that is done can still be told."""
-    runtime: list[str] = []
-    for i, piece in enumerate(layers):
-        if piece.startswith("--runtime."):
-            runtime += [piece] if "=" in piece else layers[i : i + 2]
-    return runtime
-
-
-def _sync_run(path: Path, overrides: list[str]) -> None:
-    from xceptlab.loading import load_run
-    from xceptlab.mirror import sync
-
-    config = load_run(["-c", str(path / "config.yaml"), *overrides], "sync")
-    print(f"{path.name}: {sync(config, RunDirectory(path))}", flush=True)
 
 
 def _sync_study(summary: "Summary") -> None:

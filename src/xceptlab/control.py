@@ -4,8 +4,8 @@
 network, so that what cannot be built is refused before a run starts, and holds the module trees against the configurations.
 """
 
+import bisect
 import dataclasses
-from collections.abc import Callable
 
 from xceptlab.models.cost import Row, changes, cost, table
 from xceptlab.schema import RunConfig
@@ -75,17 +75,6 @@ def _solved(config: RunConfig, budget: int) -> RunConfig:
     def at(step: int) -> RunConfig:
         return dataclasses.replace(config, model=dataclasses.replace(config.model, width=step * STEP))
 
-    lowest = int(0.016 / STEP) + 1
-    above = _first(lambda step: spent(at(step)) >= budget, lowest, int(16 / STEP))
-    return min((at(step) for step in (max(lowest, above - 1), above)), key=lambda candidate: abs(spent(candidate) - budget))
-
-
-def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The first step from low to high at which ``holds``, which stays true once it is; high if none."""
-    top = low
-    while top < high and not holds(top):  # small widths are cheap to count, so approach from below
-        low, top = top + 1, min(2 * top, high)
-    while low < top:
-        middle = (low + top) // 2
-        low, top = (low, middle) if holds(middle) else (middle + 1, top)
-    return top
+    steps = range(int(0.016 / STEP) + 1, int(16 / STEP) + 1)
+    above = min(bisect.bisect_left(steps, budget, key=lambda step: spent(at(step))), len(steps) - 1)
+    return min((at(step) for step in steps[max(above - 1, 0) : above + 1]), key=lambda config: abs(spent(config) - budget))

@@ -10,44 +10,91 @@ import hashlib
 import json
 import math
 import types
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 SCIENCE_VERSION = 2
 """Part of every run's identity; raised whenever a change of the code changes results."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Section:
-    """A part of the configuration: frozen, checked when it is made."""
+class Section:
+    """A part of a configuration or of a study file: frozen, checked when it is made."""
 
-    section: ClassVar[str] = ""
+    PREFIX: ClassVar[str] = ""
+    """Of its keys."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if get_origin(f.type) is Literal:
-                options = get_args(f.type)
-                self._require(f.name, value in options, "one of " + ", ".join(map(str, options)))
-            elif f.type is float:
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                self._require(f.name, number and math.isfinite(value), "a finite number")
-                object.__setattr__(self, f.name, float(value))  # 1 and 1.0 are the same science
-            elif isinstance(f.type, type) and not isinstance(f.type, types.GenericAlias):
-                of_type = isinstance(value, f.type) and not (f.type is int and isinstance(value, bool))
-                self._require(f.name, of_type, f"of type {f.type.__name__}")
+            if wrong := misfit(f.type, value, self.PREFIX + f.name):
+                raise ValueError(wrong)
+            kind = float if f.type is float else tuple if get_origin(f.type) is tuple else None
+            if kind:  # 1 and 1.0, and what YAML and JSON keep as a list, are the same science
+                object.__setattr__(self, f.name, kind(value))
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
-            key = f"{self.section}.{name}" if self.section else name
-            raise ValueError(f"{key}: {getattr(self, name)!r} is not allowed; it must be {allowed}")
+            raise ValueError(f"{self.PREFIX}{name}: {shown(getattr(self, name))} is not allowed; it must be {allowed}")
+
+
+def misfit(kind: Any, value: Any, place: str) -> str:
+    """One line if a value is not of a field's type, naming the place in it that is not; else nothing."""
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    parts: list[tuple[Any, Any, str]] = []
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        fits = origin is list or ... in inner or len(value) == len(inner)
+        parts = [(inner[0], item, place) for item in value]
+    elif origin is dict and isinstance(value, dict):
+        fits = True
+        parts = [(inner[0], key, place) for key in value] + [(inner[1], item, f"{place}.{key}") for key, item in value.items()]
+    elif origin in (Union, types.UnionType):
+        fits = not all(misfit(one, value, place) for one in inner)
+    elif origin is Literal:
+        fits = value in inner
+    elif isinstance(value, bool):
+        fits = origin in (bool, Any)
+    elif origin is float:
+        fits = isinstance(value, int | float) and math.isfinite(value)
+    else:
+        fits = origin is Any or isinstance(value, origin)
+    if fits:
+        return next(filter(None, (misfit(*part) for part in parts)), "")
+    quotes = ", in quotes" if kind is str and isinstance(value, int | float) else ""
+    return f"{place}: {shown(value)} is not allowed; it must be {in_words(kind)}{quotes}"
+
+
+def in_words(kind: Any) -> str:
+    """What values a field's type allows."""
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if is_dataclass(kind):
+        return "a mapping with keys of " + ", ".join(f.name for f in fields(kind))
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(in_words, inner))
+    if origin is Literal:
+        return "one of " * (len(inner) > 1) + ", ".join(map(str, inner))
+    if origin in (list, tuple):
+        length = f" of {len(inner)}" if origin is tuple and ... not in inner else ""
+        return f"a list{length}" + (f" (each {in_words(inner[0])})" if inner[0] is not Any else "")
+    return WORDS[origin]
+
+
+WORDS = {
+    int: "a whole number", float: "a finite number", bool: "true or false", str: "text", dict: "a mapping", type(None): "null",
+}  # fmt: skip
+
+
+def shown(value: Any) -> str:
+    """A value as one line that is not too long."""
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network. The defaults are the paper's Xception, arXiv:1610.02357, fig. 5."""
 
-    section: ClassVar[str] = "model"
+    PREFIX: ClassVar[str] = "model."
 
     order: Literal["depthwise_first", "pointwise_first"] = "depthwise_first"
     """Which convolution of a separable one comes first (the paper's section 1.2 calls the order unimportant)."""
@@ -93,13 +140,10 @@ class ModelConfig(_Section):
         self._require("width", self.width <= 16, "at most 16")
         self._require("divisor", self.divisor >= 1, "at least 1")
         self._require("middle_blocks", 0 <= self.middle_blocks <= 32, "between 0 and 32")
-        segments_ok = self.segments == "all" or (type(self.segments) is int and self.segments >= 1)
-        self._require("segments", segments_ok, "all or a whole number of at least 1")
+        self._require("segments", self.segments == "all" or self.segments >= 1, "all or a whole number of at least 1")
         first = self.segments == "all" or (self.order == "pointwise_first" and self.convolution == "separable")
         self._require("segments", first, "all, unless model.order is pointwise_first and model.convolution separable")
-        fc_ok = isinstance(self.fc, list | tuple) and all(type(units) is int and units >= 1 for units in self.fc)
-        self._require("fc", fc_ok, "a list of numbers of units, each at least 1")
-        object.__setattr__(self, "fc", tuple(self.fc))
+        self._require("fc", all(units >= 1 for units in self.fc), "a list of numbers of units, each at least 1")
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         self._require("bn_eps", self.bn_eps > 0, "above 0")
         self._require("bn_momentum", 0 < self.bn_momentum <= 1, "above 0 and at most 1")
@@ -110,10 +154,10 @@ class ModelConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(_Section):
+class DataConfig(Section):
     """The images: which set, how it is split, and how a training image is varied."""
 
-    section: ClassVar[str] = "data"
+    PREFIX: ClassVar[str] = "data."
 
     name: Literal["digits", "cifar10", "cifar100", "imagenet"] = "imagenet"
     """The data set; digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``."""
@@ -164,6 +208,10 @@ class DataConfig(_Section):
     """Number of classes, for an ImageFolder tree other than ImageNet; 0 is the data set's own number."""
 
     CLASSES: ClassVar[dict[str, int]] = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+    IMAGES: ClassVar[dict[str, tuple[int, int]]] = {
+        "digits": (1297, 500), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)
+    }  # fmt: skip
+    """Training and test images of the complete sets; of others (``num_classes``) nothing is known."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,6 +220,10 @@ class DataConfig(_Section):
         self._require("validation_seed", self.validation_seed >= 0, "0 or more")
         self._require("train_images", self.train_images == 0 or self.train_images >= 2, "0 (all) or at least 2")
         self._require("test_images", self.test_images >= 0, "0 (all) or more")
+        train, held_out, _ = self.images()
+        self._require(
+            "validation", not self.validation or not train or held_out > 0, f"0, or enough to hold out one of {train} images"
+        )
         self._require("pad", 0 <= self.pad < self.size, "at least 0 and below data.size")
         self._require("eval_crop", 0 < self.eval_crop <= 1, "above 0 and at most 1")
         photographs = self.name == "imagenet"
@@ -198,12 +250,18 @@ class DataConfig(_Section):
         """Number of classes that the network tells apart."""
         return self.num_classes or self.CLASSES[self.name]
 
+    def images(self) -> tuple[int, int, int]:
+        """Images to train on, to validate and to test on, by the configuration; 0 also where only the files tell."""
+        train, test = self.IMAGES[self.name] if self.num_classes == 0 else (0, 0)
+        held_out = round(self.validation * (self.train_images or train))
+        return (self.train_images or train) - held_out, held_out, self.test_images or test
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """The training. The defaults are the paper's ImageNet recipe as far as it states one (sections 4.2 and 4.3)."""
 
-    section: ClassVar[str] = "train"
+    PREFIX: ClassVar[str] = "train."
 
     epochs: int = 100
     """Passes over the training images (not stated in the paper)."""
@@ -259,10 +317,10 @@ class TrainConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeConfig(_Section):
+class RuntimeConfig(Section):
     """Where and how a run runs; nothing here may change its result."""
 
-    section: ClassVar[str] = "runtime"
+    PREFIX: ClassVar[str] = "runtime."
 
     outputs: str = "outputs"
     """Folder that holds ``runs/`` and ``studies/``."""
@@ -307,10 +365,10 @@ class RuntimeConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LauncherConfig(_Section):
+class LauncherConfig(Section):
     """What starts a study's runs, and what it asks a cluster for; nothing here may change a run's result."""
 
-    section: ClassVar[str] = "launcher"
+    PREFIX: ClassVar[str] = "launcher."
 
     name: Literal["local", "slurm", "ray"] = "local"
     """Processes on this machine, SLURM's job arrays (submitit) or Ray's tasks. All nodes of a cluster must see the outputs,
@@ -335,13 +393,11 @@ class LauncherConfig(_Section):
         for name in ("gpus", "memory"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("minutes", self.minutes >= 3, "at least 3, as a job is told 90 seconds before its end")
-        options_ok = isinstance(self.options, list | tuple) and all(isinstance(o, str) and "=" in o for o in self.options)
-        self._require("options", options_ok, "a list of options of sbatch, each NAME=VALUE")
-        object.__setattr__(self, "options", tuple(self.options))
+        self._require("options", all("=" in o for o in self.options), "a list of options of sbatch, each NAME=VALUE")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(_Section):
+class RunConfig(Section):
     """One run: one training of one network with one seed."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -368,7 +424,7 @@ class RunConfig(_Section):
             for f in fields(part):
                 if f.metadata.get("identity", True):
                     value = getattr(part, f.name)
-                    values[f"{part.section}.{f.name}"] = list(value) if isinstance(value, tuple) else value  # as JSON, YAML
+                    values[part.PREFIX + f.name] = list(value) if isinstance(value, tuple) else value  # as JSON, YAML
         return values | {"seed": self.seed}
 
     def changed(self) -> dict[str, Any]:

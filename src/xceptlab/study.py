@@ -11,15 +11,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from xceptlab import loading
 from xceptlab.records import write_atomically
-from xceptlab.schema import RunConfig
+from xceptlab.schema import RunConfig, Section
 
-METRICS = tuple(f"{split}/{metric}" for split in ("test", "val") for metric in ("top1", "top5", "loss"))
+FACTORS = [key for key in RunConfig().science() if key != "seed"]
+"""The keys in which arms may differ."""
 
 
 def decimals(metric: str) -> int:
@@ -28,39 +29,32 @@ def decimals(metric: str) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claim(Section):
     """A statement about two arms that the records will support or contradict."""
 
     id: str
-    """Short name of the claim."""
+    """Name of the claim, different from the others'."""
     contrast: tuple[str, str]
-    """The arms a and b; the claim is about a - b (b - a for the loss, which is better when lower)."""
-    metric: str
-    """What is compared, such as test/top1 (percent)."""
+    """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when lower)."""
+    metric: Literal["test/top1", "test/top5", "test/loss", "val/top1", "val/top5", "val/loss"]
+    """What is compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs data.validation above 0."""
     kind: Literal["superior", "equivalent"]
     """superior: a - b > margin; equivalent: -margin < a - b < margin."""
     margin: float
-    """Smallest difference that matters, in the metric's unit (percentage points for accuracies)."""
+    """Smallest difference that matters, 0 or more, in percentage points or nats; above 0 for equivalent."""
     statement: str = ""
     """The claim in words."""
     diverged: float | None = None
-    """Score of a run that diverged; null scores it as guessing."""
+    """Score of a run that diverged, in the metric's unit; null scores it as guessing."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "contrast", tuple(self.contrast))
-        where = f"claim {self.id!r}"
-        if self.metric not in METRICS:
-            raise ValueError(f"{where}: metric {self.metric!r} is not known; there are {', '.join(METRICS)}")
-        if self.kind not in ("superior", "equivalent"):
-            raise ValueError(f"{where}: kind {self.kind!r} is not allowed; it must be superior or equivalent")
-        if len(self.contrast) != 2 or self.contrast[0] == self.contrast[1]:
-            raise ValueError(f"{where}: contrast {list(self.contrast)} must name two different arms")
-        if self.diverged is not None and not math.isfinite(self.diverged):
-            raise ValueError(f"{where}: diverged {self.diverged} is not allowed; it must be a finite number or null")
-        if not self.margin >= 0 or self.margin == float("inf"):
-            raise ValueError(f"{where}: margin {self.margin} is not allowed; it must be 0 or more")
-        if self.kind == "equivalent" and self.margin == 0:
-            raise ValueError(f"{where}: margin 0 is not allowed; nothing is equivalent to within 0")
+        if isinstance(self.contrast, list | tuple):  # arms may be named by numbers
+            object.__setattr__(self, "contrast", tuple(map(str, self.contrast)))
+        super().__post_init__()
+        self._require("id", self.id.strip() != "", "a name, not empty")
+        self._require("contrast", self.contrast[0] != self.contrast[1], "two different arms")
+        self._require("margin", self.margin >= 0, "0 or more")
+        self._require("margin", self.margin > 0 or self.kind == "superior", "above 0; nothing is equivalent to within 0")
 
     @property
     def lower_is_better(self) -> bool:
@@ -68,8 +62,10 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seeds:
+class Seeds(Section):
     """Seeds until every claim is decided: 0 to ``start`` - 1, and then ``step`` more at a time, ``max`` at most."""
+
+    PREFIX: ClassVar[str] = "seeds."
 
     start: int
     """Seeds before the claims are judged for the first time, 3 to 10."""
@@ -81,14 +77,10 @@ class Seeds:
     """decided: stop when every claim is supported or contradicted; peeking is accounted for."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("start", 3, 10), ("step", 1, 5), ("max", None, 40)):
-            value, low = getattr(self, name), low or self.start + self.step
-            if type(value) is not int or not low <= value <= high:
-                raise ValueError(f"seeds.{name}: {value!r} is not allowed; it must be a whole number from {low} to {high}")
-        if self.stop != "decided":
-            raise ValueError(f"seeds.stop: {self.stop!r} is not allowed; it must be decided")
-        if (self.max - self.start) % self.step:
-            raise ValueError(f"seeds.max: {self.max} is not allowed; it must be start plus steps, such as {self.looks[-1]}")
+        super().__post_init__()
+        for name, low, high in (("start", 3, 10), ("step", 1, 5), ("max", self.start + self.step, 40)):
+            self._require(name, low <= getattr(self, name) <= high, f"a whole number from {low} to {high}")
+        self._require("max", self.max == self.looks[-1], f"start plus steps, such as {self.looks[-1]}")
 
     @property
     def looks(self) -> range:
@@ -97,8 +89,10 @@ class Seeds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paper:
+class Paper(Section):
     """Where the claim that is tested stands."""
+
+    PREFIX: ClassVar[str] = "paper."
 
     ref: str = ""
     """Such as arXiv:1610.02357."""
@@ -118,58 +112,59 @@ class Paper:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class Study(Section):
     """A study file."""
 
     question: str
     """What the study answers."""
     base: list[str]
     """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory."""
-    seeds: Any
-    """Each arm is trained once with each of these; or {start, step, max, stop: decided} adds seeds until claims are decided."""
+    seeds: list[int] | Seeds
+    """Each arm is trained once with each, of which a verdict needs 3; a mapping adds seeds until the claims are decided."""
     claims: list[Claim] = field(default_factory=list)
     """What is claimed before the first run."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per arm the keys in which it differs; the first arm is the baseline."""
+    """By name of the arm the keys of a run in which it differs; the first arm is the baseline."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
-    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by "-"."""
+    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by ``-``."""
     alpha: float = 0.05
-    """Chance of any false verdict, over all claims of the file."""
+    """Chance of any false verdict, over all claims of the file; above 0 and below 0.5."""
     paper: Paper = field(default_factory=Paper)
     """Where the tested claim stands."""
 
     def __post_init__(self) -> None:
-        if self.claims is None:
-            raise ValueError("claims: null is not allowed; a list is, [] for none")
-        object.__setattr__(self, "arms", {str(name): keys for name, keys in (self.arms or {}).items()})  # 4: is a name too
+        if self.arms is None or isinstance(self.arms, dict):  # 4: is a name too
+            object.__setattr__(self, "arms", {str(name): keys for name, keys in (self.arms or {}).items()})
+        super().__post_init__()
+        self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
+        if isinstance(self.seeds, Seeds):
+            self._require("seeds", bool(self.claims), "a list in a study without claims to decide")
+        else:
+            different = 0 < len(self.seeds) == len(set(self.seeds)) and all(0 <= seed < 2**63 for seed in self.seeds)
+            allowed = "a list of different whole numbers from 0 to 2**63 - 1, or {start, step, max, stop: decided}"
+            self._require("seeds", different, allowed)
         if bool(self.arms) == bool(self.grid):
-            raise ValueError("a study has either arms or a grid")
-        if len(self.cells()) < 2:
-            raise ValueError("arms: at least 2 are needed")
-        if self.grid and len(self.cells()) < math.prod(map(len, self.grid.values())):
+            raise ValueError(f"arms: {'missing' if not self.arms else 'there is a grid, too'}; a study has either arms or a grid")
+        cells = self.cells()
+        if len(cells) < math.prod(map(len, self.grid.values())):
             raise ValueError("grid: two cells have the same name; each factor's levels must differ")
-        for key in {key for declared in self.cells().values() for key in declared}:
-            if key.startswith(("seed", "runtime", "launcher")) or key in (
-                "data.root",
-                "data.download",
-                "data.cache",
-                "model.match",
-            ):
-                raise ValueError(f"arms: {key} cannot be a factor; only what can change a result can")
-        for name in self.cells():
+        if len(cells) < 2:
+            raise ValueError(f"{'arms' if self.arms else 'grid'}: at least 2 arms are needed, to be compared")
+        for name, declared in cells.items():
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise ValueError(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
-        object.__setattr__(self, "seeds", _seeds(self.seeds))
-        if isinstance(self.seeds, Seeds) and not self.claims:
-            raise ValueError("seeds: stop: decided needs claims to decide")
-        if self.alpha is None or not 0 < self.alpha < 0.5:
-            raise ValueError(f"alpha: {self.alpha} is not allowed; it must be above 0 and below 0.5")
-        if len({claim.id for claim in self.claims}) < len(self.claims):
-            raise ValueError("claims: two have the same id")
+            for key in declared:
+                if key not in FACTORS:
+                    no_factor = f"{key} cannot be a factor; only what can change a result can, such as {FACTORS[0]}"
+                    known = key in loading.keys(RunConfig)
+                    raise ValueError(f"arm {name!r}: {no_factor if known else loading.unknown(key, FACTORS)}")
+        ids = [claim.id for claim in self.claims]
         for claim in self.claims:
+            if ids.count(claim.id) > 1:
+                raise ValueError(f"claim {claim.id!r}: there are {ids.count(claim.id)} claims of this id")
             for arm in claim.contrast:
-                if arm not in self.cells():
-                    raise ValueError(f"claim {claim.id!r}: there is no arm {arm!r}; there are {', '.join(self.cells())}")
+                if arm not in cells:
+                    raise ValueError(f"claim {claim.id!r}: contrast: there is no arm {arm!r}; there are {', '.join(cells)}")
 
     def cells(self) -> dict[str, dict[str, Any]]:
         """Per arm the keys that it declares, of ``arms`` or of the crossed ``grid``."""
@@ -177,17 +172,6 @@ class Study:
             return self.arms
         crossed = itertools.product(*self.grid.values())
         return {"-".join(map(str, levels)): dict(zip(self.grid, levels, strict=True)) for levels in crossed}
-
-
-def _seeds(value: Any) -> list[int] | Seeds:
-    """A list, or ``Seeds``, from what the file has."""
-    if isinstance(value, dict) and set(value) == {f.name for f in dataclasses.fields(Seeds)}:
-        return Seeds(**value)
-    whole = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
-    if isinstance(value, Seeds) or (whole and value and len(set(value)) == len(value)):
-        return value
-    allowed = "a list of different whole numbers from 0, or {start, step, max, stop: decided}"
-    raise ValueError(f"seeds: {value} is not allowed; it must be {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +229,7 @@ def expand(path: str, args: Sequence[str] = ()) -> Expansion:
             declares, two arms of equal science, or an override of what the study itself decides.
     """
     file = locate(path)
-    study = loading.parse(Study, ["-c", str(file)], "study")
+    study = loading.load_file(Study, str(file))
     cells = study.cells()
     for key, _ in loading.overrides(args):
         if key == "print_config":
@@ -278,7 +262,8 @@ def _control(file: Path, expansion: Expansion) -> None:
     for claim in expansion.study.claims:
         for arm in claim.contrast:
             if claim.metric.startswith("val/") and expansion.arms[arm].data.validation == 0:
-                raise ValueError(f"{file}: claim {claim.id!r} is on {claim.metric}, but data.validation is 0 in arm {arm!r}")
+                needs = f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
+                raise ValueError(f"{file}: claim {claim.id!r}: {needs}")
     seen: dict[str, str] = {}
     for arm, config in expansion.arms.items():
         if config.run_id in seen:

@@ -28,8 +28,8 @@ from torchvision.transforms import functional as F
 
 from conftest import PHOTOGRAPHS, ROOT
 from xceptlab import cli
-from xceptlab.data import SETS, augment, imagenet, order, sources
-from xceptlab.data.check import ORIGINAL, Counts, check
+from xceptlab.data import SETS, augment, imagenet, order, sources, splits
+from xceptlab.data.check import Counts, check
 from xceptlab.data.module import Split
 from xceptlab.data.photographs import Photographs, decode
 from xceptlab.data.prepare import prepare
@@ -468,10 +468,10 @@ def test_check_counts_and_names_what_does_not_decode(tree):
     (tree / "val" / "n03" / "README.txt").write_text("left alone")
     for workers in (0, 2):
         train, bad, val, other = list(check(config(tree), True, workers))
-        assert train == Counts("train", 24, 3, 8, 8)
+        assert train == Counts("train", 24, 24, 3, 8, 8)
         assert "n02_3.JPEG: no readable image" in bad
         (note,) = val.notes
-        assert val == Counts("test", 9, 3, 3, 3, (note,))
+        assert val == Counts("test", 9, 9, 3, 3, 3, (note,))
         assert note.startswith(f"{tree / 'val' / 'n03'}: README.txt: left alone, not .jpeg, .jpg")
         assert "ILSVRC2012_val_00000007.JPEG: no readable image" in other
 
@@ -510,10 +510,34 @@ def test_check_says_where_the_sizes_are_not_the_originals(tree, monkeypatch):
         ("train: 24 images; the original imagenet has 1,281,167",),
         ("test: 9 images; the original imagenet has 50,000",),
     ]
-    monkeypatch.setitem(ORIGINAL, "imagenet", (24, 9))
+    monkeypatch.setitem(DataConfig.IMAGES, "imagenet", (24, 9))
     assert [counts.notes for counts in check(original, False, 0)] == [(), ()]
     monkeypatch.undo()
     assert [counts.notes for counts in check(config(tree), False, 0)] == [(), ()]  # other photographs
+
+
+def test_check_looks_at_what_a_run_uses(tree, xceptlab):
+    """The options mean what they mean in training; what they leave out may be corrupt."""
+    used = config(tree, validation=0.25, train_images=12, test_images=6)
+    train, validation, test = list(check(used, True, 0))
+    assert train == Counts("train", 9, 24, 3, 3, 3)
+    assert validation == Counts("validation", 3, 24, 3, 1, 1)
+    assert test == Counts("test", 6, 9, 3, 2, 2)
+    _, members = splits(used)["train"]
+    (left_out, *_) = set(range(24)) - set(members) - set(splits(used)["validation"][1])
+    broken = sorted((tree / "train").rglob("*.JPEG"))
+    broken[left_out].write_bytes(b"no image")
+    assert len(list(check(used, True, 0))) == 3
+    broken[members[0]].write_bytes(b"no image")
+    assert [found for found in check(used, True, 0) if isinstance(found, str)] != []
+    with pytest.raises(ValueError, match=r"data\.validation: 0\.01 is not allowed; it holds out none of the 24 training images"):
+        splits(config(tree, validation=0.01))
+    layers = [f"--data.root={tree}", "--data.num_classes=3", "--data.size=24", "--data.test_images=6"]
+    assert "6 of 9" in xceptlab("data", "check", *layers).stdout
+    refused = xceptlab("data", "check", *layers, "--data.train_images=25")
+    assert (refused.returncode, refused.stderr) == (
+        2, "xceptlab: data.train_images: 25 is not allowed; there are 24 images (0 uses all)\n",
+    )  # fmt: skip
 
 
 def test_check_and_prepare_on_the_command_line(tree, capsys, xceptlab):

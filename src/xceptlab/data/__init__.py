@@ -1,9 +1,17 @@
 """The data sets. Looking whether one is there costs nothing heavy; ``module`` is the way to its batches."""
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from xceptlab.data import cifar, digits, imagenet
+import numpy as np
+
+from xceptlab.data import cifar, digits, imagenet, order
+from xceptlab.data.order import Indices
+from xceptlab.data.sources import Arrays
 from xceptlab.schema import DataConfig
+
+if TYPE_CHECKING:
+    from xceptlab.data.photographs import Photographs
 
 SETS: dict[str, ModuleType] = {"digits": digits, "cifar10": cifar, "cifar100": cifar, "imagenet": imagenet}
 """Each has ``locate(config)``, which raises where files are missing, and ``load(config)``, the training and the test source."""
@@ -16,3 +24,30 @@ def locate(config: DataConfig) -> None:
         ValueError: What was looked for, where, and how to get it.
     """
     SETS[config.name].locate(config)
+
+
+def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices]"]:
+    """Per split its source and which of the source's images it has; ``validation`` has none where none are held out.
+
+    Raises:
+        ValueError: The data set cannot be read, or has too few images for what is asked of it.
+    """
+    train, test = SETS[config.name].load(config)
+    members = _limited(train.labels, config.train_images, "train_images")
+    count = round(config.validation * len(members))
+    if config.validation and not count:
+        raise ValueError(
+            f"data.validation: {config.validation} is not allowed; it holds out none of the {len(members)} training images"
+        )
+    held_out = members[order.stratified(train.labels[members], count, config.validation_seed)]
+    return {
+        "train": (train, np.setdiff1d(members, held_out)),
+        "validation": (train, held_out),
+        "test": (test, _limited(test.labels, config.test_images, "test_images")),
+    }
+
+
+def _limited(labels: Indices, count: int, key: str) -> Indices:
+    if count > len(labels):
+        raise ValueError(f"data.{key}: {count} is not allowed; there are {len(labels)} images (0 uses all)")
+    return np.arange(len(labels)) if count in (0, len(labels)) else order.stratified(labels, count, seed=0)

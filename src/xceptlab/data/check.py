@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from xceptlab.data import SETS
+from xceptlab.data import splits
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays, Unreadable, Unsound
 from xceptlab.data.stores import Tree
@@ -14,8 +14,6 @@ from xceptlab.schema import DataConfig
 
 SAMPLE = 200
 """Images of a split that are decoded where not all are."""
-ORIGINAL = {"digits": (1297, 500), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}
-"""Images of the complete sets, training and test; of others (``data.num_classes``) nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,8 @@ class Counts:
 
     split: str
     images: int
+    available: int
+    """Images of the files; ``data.validation`` and others may leave some of them out."""
     classes: int
     smallest: int
     """Images of the smallest class; 0 where a class has none."""
@@ -33,7 +33,7 @@ class Counts:
 
 
 def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts | str]:
-    """Per split its counts, then a line for each image that cannot be decoded, of ``SAMPLE`` spread over it or of all.
+    """Per split of a run its counts, then a line for each image that cannot be decoded, of ``SAMPLE`` spread over it or of all.
 
     Where the set as a whole is unsound only the lines of its faults.
 
@@ -41,22 +41,26 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
         ValueError: The data set is not there, or cannot be read.
     """
     try:
-        sources = SETS[config.name].load(config)
+        found = splits(config)
     except Unsound as error:
         yield from error.lines
         return
-    for number, (split, source) in enumerate(zip(("train", "test"), sources, strict=True)):
-        sizes = np.bincount(source.labels, minlength=config.classes)
+    for split, (source, members) in found.items():
+        if not len(members):
+            continue
+        sizes, total = np.bincount(source.labels[members], minlength=config.classes), len(source.labels)
         notes = []
-        if config.num_classes == 0 and len(source.labels) != (original := ORIGINAL[config.name][number]):
-            notes.append(f"{split}: {len(source.labels):,} images; the original {config.name} has {original:,}")
-        if not isinstance(source, Arrays) and isinstance(source.store, Tree):
+        original = config.IMAGES[config.name][split == "test"]
+        if split != "validation" and config.num_classes == 0 and total != original:
+            notes.append(f"{split}: {total:,} images; the original {config.name} has {original:,}")
+        if split != "validation" and not isinstance(source, Arrays) and isinstance(source.store, Tree):
             notes += source.store.left_alone()
-        yield Counts(split, len(source.labels), int((sizes > 0).sum()), int(sizes.min()), int(sizes.max()), tuple(notes))
+        classes, smallest, largest = int((sizes > 0).sum()), int(sizes.min()), int(sizes.max())
+        yield Counts(split, len(members), total, classes, smallest, largest, tuple(notes))
         if isinstance(source, Arrays):
             continue  # all of it was decoded
-        count = len(source.labels) if everything else min(SAMPLE, len(source.labels))
-        index = np.linspace(0, len(source.labels) - 1, count).astype(np.int64)
+        count = len(members) if everything else min(SAMPLE, len(members))
+        index = members[np.linspace(0, len(members) - 1, count).astype(np.int64)]
         yield from filter(None, DataLoader(_Trial(source), sampler=index, batch_size=None, num_workers=workers))
 
 

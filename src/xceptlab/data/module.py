@@ -3,13 +3,12 @@
 import sys
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from xceptlab.data import SETS, augment, order
+from xceptlab.data import augment, order, splits
 from xceptlab.data.order import Draws, Indices, Key
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays, Unreadable
@@ -123,12 +122,10 @@ class DataModule(pl.LightningDataModule):
         if hasattr(self, "train"):
             return
         data = self.config.data
-        train, test = SETS[data.name].load(data)
-        members = _limited(train.labels, data.train_images, "train_images")
-        held_out = members[order.stratified(train.labels[members], round(data.validation * len(members)), data.validation_seed)]
-        self.train = Split(train, np.setdiff1d(members, held_out), data, self.config.seed)
-        self.validation = Split(train, held_out, data)
-        self.test = Split(test, _limited(test.labels, data.test_images, "test_images"), data)
+        found = splits(data)
+        self.train = Split(*found["train"], data, self.config.seed)
+        self.validation = Split(*found["validation"], data)
+        self.test = Split(*found["test"], data)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -218,9 +215,3 @@ class DataModule(pl.LightningDataModule):
         if source not in self._resident:
             self._resident[source] = torch.from_numpy(source.images).to(device)
         return self._resident[source]
-
-
-def _limited(labels: Indices, count: int, key: str) -> Indices:
-    if count > len(labels):
-        raise ValueError(f"data.{key}: {count} is not allowed; there are {len(labels)} images (0 uses all)")
-    return np.arange(len(labels)) if count in (0, len(labels)) else order.stratified(labels, count, seed=0)

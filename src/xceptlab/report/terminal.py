@@ -32,10 +32,10 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     records = read_records(expansion)
     console = Console(markup=False)
     console.print(Text.assemble((expansion.study.question, "bold"), f"  ({expansion.name})"))
-    view = Table()
-    for name in ("arm", "differs from the baseline in", "parameters", "MACs", "runs done"):
+    baseline, first = next(iter(networks.items()))
+    view = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
+    for name in ("arm", "differs in", "parameters", "MACs", "runs done"):
         view.add_column(name, overflow="fold")
-    first = next(iter(networks.values()))
     for arm, tree in networks.items():
         keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
         done = sum(records[arm, seed] is not None for seed in expansion.seeds)

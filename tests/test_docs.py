@@ -1,0 +1,42 @@
+"""The reference of study.yaml says what the code does."""
+
+import dataclasses
+import re
+
+import docstring_parser
+import pytest
+import yaml
+
+from conftest import ROOT
+from xceptlab.schema import in_words
+from xceptlab.study import Claim, Paper, Seeds, Study, expand
+
+TEXT = (ROOT / "docs" / "study.md").read_text()
+
+
+def table(schema: type) -> str:
+    """The fields of a dataclass as Markdown, from their docstrings."""
+    meaning = {p.arg_name: p.description for p in docstring_parser.parse_from_object(schema).params}
+    rows = ["| key | value | default | |", "|---|---|---|---|"]
+    for f in dataclasses.fields(schema):
+        value = re.sub(r"a mapping with keys of [^)]+", "a mapping, see below", in_words(f.type))
+        required = f.default is f.default_factory is dataclasses.MISSING
+        default = "required" if required else {None: "null", "": "empty", dataclasses.MISSING: "empty"}.get(f.default, f.default)
+        words = meaning[f.name].replace("``", "`").replace("\n", " ")
+        rows.append(f"| `{f.name}` | {value} | {default} | {words} |")
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("schema", [Study, Claim, Seeds, Paper])
+def test_the_reference_has_every_key_as_the_code_explains_it(schema):
+    assert table(schema) in TEXT
+
+
+def test_the_example_of_the_reference_is_a_study(tmp_path, monkeypatch):
+    (example,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
+    (tmp_path / "study.yaml").write_text(example)
+    monkeypatch.chdir(ROOT)
+    assert list(expand(str(tmp_path)).arms) == ["all", "identities", "none"]
+    given = yaml.safe_load(example)
+    assert given.keys() == {f.name for f in dataclasses.fields(Study)} - {"grid"}
+    assert {key for claim in given["claims"] for key in claim} == {f.name for f in dataclasses.fields(Claim)}
