@@ -239,3 +239,12 @@ def test_images_in_memory_are_the_same_for_one_process_and_two_and_from_every_st
     for done in range(len(alone)):
         rest = stream("unused", *small, rank=1, world=2, done=done)  # continued by another number of processes
         assert all(torch.equal(joined(ranks[1][done:], field), joined(rest, field)) for field in FIELDS)
+
+
+def test_more_processes_than_images_to_evaluate_are_refused(photographs):
+    """One without a batch would leave the others waiting for its counts."""
+    data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={photographs}"]))
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=5)
+    with pytest.raises(ValueError, match=r"runtime\.devices: 5 processes are too many to evaluate 4 images together"):
+        data.test_dataloader()

@@ -172,6 +172,8 @@ class DataModule(pl.LightningDataModule):
 
     def _evaluation(self, split: Split) -> DataLoader:
         rank, world = self._trainer.global_rank, self._trainer.world_size
+        if len(split) < world:
+            raise ValueError(f"runtime.devices: {world} processes are too many to evaluate {len(split)} images together")
         train = self.config.train
         batch_size = max(1, train.batch_size // (train.accumulate * world))
         return self._loader(split, order.EvaluationOrder(n=len(split), batch_size=batch_size, rank=rank, world=world))

@@ -135,8 +135,8 @@ def arm_header(metric: str) -> list[str]:
 
 
 LEGEND = (
-    "seed sd: standard deviation over seeds; test se: standard error of one run's accuracy from the finite test set; "
-    "means are of the runs that finished; MACs: multiply-accumulates per image"
+    "percentages: against the first arm; seed sd: standard deviation over seeds; test se: standard error of one run's "
+    "accuracy from the finite test set; means are of the runs that finished; MACs: multiply-accumulates per image"
 )
 
 
