@@ -8,6 +8,7 @@ import argparse
 import itertools
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -316,6 +317,7 @@ def _export(options: argparse.Namespace, layers: list[str]) -> int:
 def _data(options: argparse.Namespace, layers: list[str]) -> int:
     """Check a data set as a run would use it, or prepare reduced photographs (data.short_side)."""
     config = load_run(layers, "data")
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores do no harm
     if options.action == "prepare":
         return _prepare(config)
     from rich.console import Console
