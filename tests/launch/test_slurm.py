@@ -98,12 +98,13 @@ def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_
 
 
 @slurm
-def test_what_slurm_refuses_is_one_line(run, launcher):
+def test_what_slurm_refuses_is_one_line(run, launcher, capfd):
     one = launcher()
     one.start([run(0, "--launcher.partition=nowhere"), run(8, "--launcher.partition=nowhere")])
     with pytest.raises(ValueError, match=r"SLURM refuses the jobs: .*Invalid partition name") as error:
         one.poll()
     assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
 
 
 @slurm

@@ -46,7 +46,6 @@ class Slurm(Launcher):
         if not shutil.which("sbatch"):
             raise ValueError("launcher.name: slurm needs SLURM, and there is no command sbatch here")
         self._queue: dict[str, str] | None = None
-        self._accepted = False
         self._told: set[str] = set()
 
     def check(self, config: RunConfig) -> None:
@@ -120,7 +119,6 @@ class Slurm(Launcher):
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             self._refused(jobs, f"SLURM refuses the jobs: {(str(error).splitlines() or ['no reason given'])[-1]}")
             return
-        self._accepted = True
         for job, one in zip(jobs, submitted, strict=True):
             job.handle, job.state = one.job_id, "queued"
             write_atomically(job.directory.path / "slurm_job", one.job_id.encode())
@@ -129,18 +127,18 @@ class Slurm(Launcher):
         """Ask for half of them, as there may be a limit on arrays or jobs, and for the others later.
 
         Raises:
-            ValueError: Not even one is accepted, and none ever was.
+            ValueError: Not even one is accepted, though no other job of this study is in the queue.
         """
-        if len(jobs) == 1 and not self._accepted:
+        half = len(jobs) // 2
+        if half:
+            self._submit(jobs[:half])
+        elif not any(job.handle for job in self.jobs.values()):
             raise ValueError(why)
+        for job in jobs[half:]:
+            job.not_before = time.monotonic() + AGAIN
         if why not in self._told:
             print(f"xceptlab: {why}; tried again every {AGAIN:.0f} s", file=sys.stderr)
             self._told.add(why)
-        half = len(jobs) // 2
-        for job in jobs[half:]:
-            job.not_before = time.monotonic() + AGAIN
-        if half:
-            self._submit(jobs[:half])
 
 
 def _folder(config: RunConfig) -> Path:
