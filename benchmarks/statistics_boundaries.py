@@ -4,7 +4,7 @@ Per schedule of looks (``start`` pairs, then every ``step``, up to ``most``) the
 one-sided paired t-test falls below each nominal p at some look. The t statistics there depend on no unknown variance, so standard
 normal differences stand for all; the two tails of a path are two samples.
 
-Run: xceptlab bench statistics_boundaries.py
+Run: xceptlab bench statistics_boundaries
 """
 
 from pathlib import Path

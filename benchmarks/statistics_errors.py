@@ -1,6 +1,6 @@
 """How often verdicts are wrong, by simulation with the functions that judge; writes docs/simulation.md (minutes on a core).
 
-Run: xceptlab bench statistics_errors.py
+Run: xceptlab bench statistics_errors
 """
 
 from collections.abc import Callable

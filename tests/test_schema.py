@@ -117,7 +117,8 @@ def test_an_impossible_value_is_refused_in_one_line_with_key_value_and_what_is_a
         section(**values)
     message = str(error.value)
     assert message.startswith(f"{key}: ")
-    assert repr(values[key.split(".")[-1]]) in message
+    value = values[key.split(".")[-1]]
+    assert ("null" if value is None else repr(value)) in message
     assert allowed in message
     assert "\n" not in message
 

@@ -108,6 +108,11 @@ def test_grid_levels_may_be_numbers_and_truth_values(write, key, levels, names):
     assert [getattr(getattr(arm, section), name) for arm in arms.values()] == levels
 
 
+def test_arms_named_by_what_yaml_takes_for_truth_values_are_refused(write):
+    with pytest.raises(ValueError, match="arms: YAML reads a name as True; on, off, yes, no, true and false need quotes"):
+        expand(write(arms={True: {"model.middle_blocks": 2}, False: {"model.middle_blocks": 4}}, claims=[]))
+
+
 def test_arms_may_be_named_by_numbers(write):
     arms = {2: {"model.middle_blocks": 2}, 4: {"model.middle_blocks": 4}}
     assert list(expand(write(arms=arms, claims=[])).arms) == ["2", "4"]

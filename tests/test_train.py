@@ -298,7 +298,7 @@ def wait_for_epoch(process, outputs, epoch):
     raise AssertionError(f"the run ended or hung before epoch {epoch}: {process.communicate()[1]}")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 75), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_an_interrupted_run_continues_to_the_same_bits(tiny, tmp_path, number, code):
     science = ("--train.epochs=40", "--model.dropout=0.2", "--train.ema=0.9", "--data.crop=pad", "--data.pad=1")
     process = start(tmp_path / "outputs", *science)

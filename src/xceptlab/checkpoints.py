@@ -113,30 +113,30 @@ class Checkpoints(Checkpoint):
     ) -> None:
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        due = time.monotonic() - self._saved >= 60 * self.minutes or (self.steps and trainer.global_step % self.steps == 0)
-        if wish := self._agreed(self.requests.number or int(bool(due))):
+        late = time.monotonic() - self._saved >= 60 * self.minutes
+        due, signal = self._agreed(late or (self.steps > 0 and trainer.global_step % self.steps == 0))
+        if due or signal:
             self._save(trainer)
-            self._stop(trainer, wish)
+            self._stop(trainer, signal)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
-        self._stop(trainer, self._agreed(self.requests.number))
+        self._stop(trainer, self._agreed(True)[1])
 
-    def _agreed(self, wish: int) -> int:
-        """The strongest wish of all processes: 0 nothing, 1 a checkpoint, above 1 a checkpoint and to stop, by this signal."""
-        if self._group is None:
-            return wish
-        strongest = torch.tensor(wish)
-        torch.distributed.all_reduce(strongest, torch.distributed.ReduceOp.MAX, self._group)
-        return int(strongest)
+    def _agreed(self, due: bool) -> tuple[bool, int]:
+        """Whether any process wants a checkpoint, and the number of the signal that any was asked to stop by, or 0."""
+        wishes = torch.tensor([due, self.requests.number])
+        if self._group:
+            torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX, self._group)
+        return bool(wishes[0]), int(wishes[1])
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.directory / f"step{trainer.global_step:08d}", weights_only=False)
         self._saved = time.monotonic()
 
-    def _stop(self, trainer: pl.Trainer, wish: int) -> None:
-        if wish > 1 and not trainer.is_global_zero:
-            self.requests.number = wish
+    def _stop(self, trainer: pl.Trainer, signal: int) -> None:
+        if signal and not trainer.is_global_zero:
+            self.requests.number = signal
             sys.exit(0)  # Lightning's launcher would kill the first process, which tells the outcome, after another code
-        if wish > 1:
-            self.requests.stop(wish)
+        if signal:
+            self.requests.stop(signal)

@@ -1,7 +1,7 @@
 """The command line. Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 done, 1 a run failed or the disk is full, 2 bad input, 75 interrupted by the scheduler and to be continued by the
-same command, 130 interrupted by the user.
+Exit codes: 0 done, 1 a run failed or the disk is full, 2 bad input, 75 interrupted by a signal and to be continued by the same
+command, 130 interrupted by the user.
 """
 
 import argparse

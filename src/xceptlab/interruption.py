@@ -69,7 +69,7 @@ class Requests:
 
         Raises:
             KeyboardInterrupt: The user asked to stop.
-            Interrupted: The scheduler did.
+            Interrupted: Another signal did.
         """
         self.number = number  # which another process may have heard
         if number == signal.SIGINT:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import math
+import sys
 import types
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
@@ -55,7 +56,7 @@ def misfit(kind: Any, value: Any, place: str) -> str:
     elif isinstance(value, bool):
         fits = origin in (bool, Any)
     elif origin is float:
-        fits = isinstance(value, int | float) and math.isfinite(value)
+        fits = isinstance(value, int | float) and abs(value) <= sys.float_info.max
     else:
         fits = origin is Any or isinstance(value, origin)
     if fits:
@@ -86,7 +87,7 @@ WORDS = {
 
 def shown(value: Any) -> str:
     """A value as one line that is not too long."""
-    text = repr(list(value) if isinstance(value, tuple) else value)
+    text = "null" if value is None else repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

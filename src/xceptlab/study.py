@@ -128,12 +128,14 @@ class Study(Section):
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by ``-``."""
     alpha: float = 0.05
-    """Chance of any false verdict, over all claims of the file; above 0 and below 0.5."""
+    """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the file; above 0, below 0.5."""
     paper: Paper = field(default_factory=Paper)
     """Where the tested claim stands."""
 
     def __post_init__(self) -> None:
         if self.arms is None or isinstance(self.arms, dict):  # 4: is a name too
+            if switches := [name for name in self.arms or () if isinstance(name, bool)]:
+                raise ValueError(f"arms: YAML reads a name as {switches[0]}; on, off, yes, no, true and false need quotes")
             object.__setattr__(self, "arms", {str(name): keys for name, keys in (self.arms or {}).items()})
         super().__post_init__()
         self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")

@@ -62,7 +62,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
     Raises:
         ValueError: The configuration does not fit the data, the devices or what is installed.
         Busy: Another process is training this run.
-        Interrupted: The scheduler asked to stop; the same call continues.
+        Interrupted: A signal asked to stop; the same call continues.
         KeyboardInterrupt: The user did; the same call continues.
         OSError: Disk full, no permission.
     """

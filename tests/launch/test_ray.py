@@ -62,7 +62,7 @@ def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_end
     (node,) = [node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet]
     cluster.remove_node(node, allow_graceful=False)
     assert finish(one)[config.run_id] == "done"
-    assert one.jobs[config.run_id].crashes == 0  # it was not the run's fault
+    assert one.jobs[config.run_id].crashes == 1  # of the 5 that lost nodes may cause
     assert (directory.path / "log.txt").read_text().count("continues from") == 1
     train(undisturbed, progress=False)
     weights = [

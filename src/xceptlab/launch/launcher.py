@@ -33,6 +33,8 @@ PATIENCE = 30.0
 """Seconds that a run gets for a checkpoint when it is stopped."""
 ATTEMPTS = 2
 """Crashes after which a run has failed that came no further in between."""
+LOST, LOSSES = -1000, 5
+"""Code of a run whose machine was lost, and how often that may happen before it counts as the run's fault."""
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Launcher(ABC):
 
     pause: ClassVar[float] = 1.0
     """Seconds between two polls."""
+    outlived: ClassVar[bool] = False
+    """Whether runs go on when their coordinator is gone, and the next one finds them."""
 
     def __init__(self, main: Main, jobs: int | None) -> None:
         self.main, self.limit = main, jobs
@@ -96,8 +100,9 @@ class Launcher(ABC):
         codes = self.exit_codes([job for job in self.jobs.values() if job.state in ("queued", "running")])
         for run_id, code in codes.items():
             self._ended(self.jobs[run_id], code)
+        ready = self._ready()
         room = self.limit and max(0, self.limit - sum(bool(job.handle) for job in self.jobs.values()))
-        self.begin(itertools.islice(self._ready(), room))
+        self.begin(itertools.islice(ready, room))
         return {run_id: job.state for run_id, job in self.jobs.items()}
 
     @abstractmethod
@@ -136,7 +141,7 @@ class Launcher(ABC):
         else:
             before, job.reached = job.reached, Follower(job.directory).progress(job.config.train.epochs).epoch
             job.crashes = 1 if job.reached > before else job.crashes + 1
-            if code == BAD_INPUT or job.crashes >= ATTEMPTS:
+            if code == BAD_INPUT or job.crashes >= (LOSSES if code == LOST else ATTEMPTS):
                 job.state = "failed"
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from lightning_utilities.core.imports import RequirementCache
 
-from xceptlab.interruption import INTERRUPTED
-from xceptlab.launch.launcher import PATIENCE, Job, Launcher, Main, check_gpus, check_one_node, execute
+from xceptlab.launch.launcher import LOST, PATIENCE, Job, Launcher, Main, check_gpus, check_one_node, execute
 from xceptlab.schema import RunConfig
 
 
@@ -61,7 +60,7 @@ class Ray(Launcher):
                 try:
                     codes[job.config.run_id] = self.ray.get(job.handle)
                 except self.ray.exceptions.NodeDiedError:
-                    codes[job.config.run_id] = INTERRUPTED
+                    codes[job.config.run_id] = LOST
                 except self.ray.exceptions.RayError:  # its process is lost, or it raised
                     codes[job.config.run_id] = -1
             else:

@@ -38,6 +38,7 @@ class Slurm(Launcher):
     """Runs as jobs of SLURM, as the ``launcher`` section of their configuration asks for them."""
 
     pause = 5.0
+    outlived = True
 
     def __init__(self, main: Main, jobs: int | None) -> None:
         super().__init__(main, jobs)
@@ -51,16 +52,19 @@ class Slurm(Launcher):
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
 
+    def _ready(self) -> Iterator[Job]:
+        for job in self.jobs.values():
+            if job.state == "waiting" and (number := _last_job(job)[0]) in (self._queue or {}):  # of a coordinator that is gone
+                job.handle, job.state = number, "queued"
+        return super()._ready()
+
     def begin(self, ready: Iterator[Job]) -> None:
         if self._queue is None:
             return
         groups = defaultdict(list)
         for job in ready:
-            if (number := _last_job(job)[0]) in self._queue:  # of a coordinator that is gone
-                job.handle, job.state = number, "queued"
-            else:
-                runtime = job.config.runtime
-                groups[runtime.num_nodes, runtime.devices, job.config.train.threads + runtime.workers].append(job)
+            runtime = job.config.runtime
+            groups[runtime.num_nodes, runtime.devices, job.config.train.threads + runtime.workers].append(job)
         for jobs in groups.values():
             self._submit(jobs)
 

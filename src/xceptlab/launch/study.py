@@ -48,6 +48,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
     if launcher is None:
         return {}
     display = _Display(expansion, missing)
+    leave = False
     with Requests():
         try:
             with display:
@@ -55,11 +56,14 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
                     display.show(states)
                     time.sleep(launcher.pause)
                 display.show(states)
-        except (Interrupted, KeyboardInterrupt):
-            print("Stopping: the runs write their checkpoints; Ctrl-C stops at once", flush=True)
+        except (Interrupted, KeyboardInterrupt) as error:
+            leave = launcher.outlived and isinstance(error, Interrupted)
+            stopping = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"
+            print("Leaving: the jobs go on, and the same command finds them" if leave else stopping, flush=True)
             raise
         finally:
-            launcher.stop()
+            if not leave:
+                launcher.stop()
     return {run_id: _last_line(missing[run_id]) for run_id, state in states.items() if state == "failed"}
 
 
