@@ -81,7 +81,7 @@ def test_overrides_are_pairs_in_their_order_however_they_are_written():
 
 def test_print_config_prints_yaml_that_reads_back(capsys, file):
     with pytest.raises(SystemExit) as stop:
-        load_run(["--train.lr", "0.25", "--seed", "7", "--print_config"])
+        load_run(["--train.lr", "0.25", "--print_config", "--seed", "7"])
     assert stop.value.code in (0, None)
     text = capsys.readouterr().out
     assert yaml.safe_load(text)["train"]["lr"] == 0.25

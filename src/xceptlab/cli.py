@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -85,7 +86,8 @@ def _raised(error: Exception) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"xceptlab: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone
+        print(f"xceptlab: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
 
 

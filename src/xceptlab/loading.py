@@ -35,7 +35,7 @@ def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
     Raises:
         ValueError: One line, for anything that is not as the schema allows.
     """
-    given = overrides(args)
+    given = sorted(overrides(args), key=lambda each: each[0] == "print_config")  # it prints what stands before it
     for key, file in given:
         if key == "config" and file:
             read(file)

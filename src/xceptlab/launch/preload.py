@@ -1,7 +1,12 @@
 """What the server loads before it forks runs."""
 
-import sklearn.datasets  # noqa: F401
+import signal
 
-from xceptlab.train import git_state
+_before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the coordinator, which ends the server
+
+import sklearn.datasets  # noqa: E402, F401
+
+from xceptlab.train import git_state  # noqa: E402
 
 git_state()  # of the code that is loaded here, for the records of all runs
+signal.signal(signal.SIGINT, _before)

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections import Counter
+from contextlib import suppress
 
 from rich.console import Console
 from rich.live import Live
@@ -59,7 +60,8 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         except (Interrupted, KeyboardInterrupt) as error:
             leave = launcher.outlived and isinstance(error, Interrupted)
             stopping = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"
-            print("Leaving: the jobs go on, and the same command finds them" if leave else stopping, flush=True)
+            with suppress(OSError):  # the terminal may be gone
+                print("Leaving: the jobs go on, and the same command finds them" if leave else stopping, flush=True)
             raise
         finally:
             if not leave:
@@ -119,7 +121,8 @@ class _Display:
 
     def __exit__(self, *error: object) -> None:
         if self.live:
-            self.live.stop()
+            with suppress(OSError):  # the terminal may be gone
+                self.live.stop()
 
     def show(self, states: dict[str, State]) -> None:
         over = set(states.values()) <= {"done", "failed"}

@@ -1,6 +1,7 @@
 """What stands between a study's verdicts and believing them: unequal budgets, few test images, whatever a reviewer would ask."""
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def _correct(file: Path) -> NDArray[np.uint8] | None:
 def unmatched_budgets(verdicts: list[Verdict], records: Records) -> dict[str, str]:
     """By claim, in which budgets its arms differ, in words; claims of equal budgets are left out.
 
-    Speeds are those of each arm's fastest run: what else runs on a machine only slows runs down.
+    Speeds are medians over an arm's runs, as one of them may have had the machine for itself.
     """
     unmatched = {}
     for v in verdicts:
@@ -89,7 +90,7 @@ def unmatched_budgets(verdicts: list[Verdict], records: Records) -> dict[str, st
             continue
         said = []
         for what, tolerance in (("parameters", UNMATCHED), ("macs", UNMATCHED), ("images_per_second", SPEED)):
-            mine, other = (max(getattr(record, what) for record in own) for own in (a, b))
+            mine, other = (statistics.median(getattr(record, what) for record in own) for own in (a, b))
             if by := excess(mine, other, tolerance):
                 said.append(f"{what.replace('macs', 'MACs').replace('_per_second', '/s')} {by}")
         sizes = [" or ".join(map(str, sorted({record.world_size for record in own}))) for own in (a, b)]

@@ -77,7 +77,8 @@ def show_summary(summary: Summary) -> None:
         view.add_row(*map(Text, arm_cells(row, row, summary.metric)))
     console.print(view)
     for v in summary.verdicts:
-        console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {v.claim.id}: {v.claim.statement}"))
+        claim = ": ".join(filter(None, (v.claim.id, v.claim.statement)))
+        console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {claim}"))
         console.print(Text(f"  {v.summary} {v.power}"))
         notes = [f"Unmatched budgets, {summary.unmatched[v.claim.id]}."] if v.claim.id in summary.unmatched else []
         notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
