@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from xceptlab.schema import in_words
+from xceptlab.section import in_words
 from xceptlab.study import Claim, Paper, Seeds, Study, expand
 
 TEXT = (ROOT / "docs" / "study.md").read_text()

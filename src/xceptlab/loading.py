@@ -12,7 +12,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
-from xceptlab.schema import RunConfig, Section, in_words
+from xceptlab.schema import RunConfig
+from xceptlab.section import Section, in_words
 
 if TYPE_CHECKING:  # jsonargparse takes a quarter of a second, which --help and errors need not wait for
     from jsonargparse import ArgumentParser

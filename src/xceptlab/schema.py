@@ -9,86 +9,13 @@ import functools
 import hashlib
 import json
 import math
-import sys
-import types
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+from xceptlab.section import Section
 
 SCIENCE_VERSION = 2
 """Part of every run's identity; raised whenever a change of the code changes results."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of a configuration or of a study file: frozen, checked when it is made."""
-
-    PREFIX: ClassVar[str] = ""
-    """Of its keys."""
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if wrong := misfit(f.type, value, self.PREFIX + f.name):
-                raise ValueError(wrong)
-            kind = float if f.type is float else tuple if get_origin(f.type) is tuple else None
-            if kind:  # 1 and 1.0, and what YAML and JSON keep as a list, are the same science
-                object.__setattr__(self, f.name, kind(value))
-
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            raise ValueError(f"{self.PREFIX}{name}: {shown(getattr(self, name))} is not allowed; it must be {allowed}")
-
-
-def misfit(kind: Any, value: Any, place: str) -> str:
-    """One line if a value is not of a field's type, naming the place in it that is not; else nothing."""
-    origin, inner = get_origin(kind) or kind, get_args(kind)
-    parts: list[tuple[Any, Any, str]] = []
-    if origin in (list, tuple) and isinstance(value, list | tuple):
-        fits = origin is list or ... in inner or len(value) == len(inner)
-        parts = [(inner[0], item, place) for item in value]
-    elif origin is dict and isinstance(value, dict):
-        fits = True
-        parts = [(inner[0], key, place) for key in value] + [(inner[1], item, f"{place}.{key}") for key, item in value.items()]
-    elif origin in (Union, types.UnionType):
-        fits = not all(misfit(one, value, place) for one in inner)
-    elif origin is Literal:
-        fits = value in inner
-    elif isinstance(value, bool):
-        fits = origin in (bool, Any)
-    elif origin is float:
-        fits = isinstance(value, int | float) and abs(value) <= sys.float_info.max
-    else:
-        fits = origin is Any or isinstance(value, origin)
-    if fits:
-        return next(filter(None, (misfit(*part) for part in parts)), "")
-    quotes = ", in quotes" if kind is str and isinstance(value, int | float) else ""
-    return f"{place}: {shown(value)} is not allowed; it must be {in_words(kind)}{quotes}"
-
-
-def in_words(kind: Any) -> str:
-    """What values a field's type allows."""
-    origin, inner = get_origin(kind) or kind, get_args(kind)
-    if is_dataclass(kind):
-        return "a mapping with keys of " + ", ".join(f.name for f in fields(kind))
-    if origin in (Union, types.UnionType):
-        return " or ".join(map(in_words, inner))
-    if origin is Literal:
-        return "one of " * (len(inner) > 1) + ", ".join(map(str, inner))
-    if origin in (list, tuple):
-        length = f" of {len(inner)}" if origin is tuple and ... not in inner else ""
-        return f"a list{length}" + (f" (each {in_words(inner[0])})" if inner[0] is not Any else "")
-    return WORDS[origin]
-
-
-WORDS = {
-    int: "a whole number", float: "a finite number", bool: "true or false", str: "text", dict: "a mapping", type(None): "null",
-}  # fmt: skip
-
-
-def shown(value: Any) -> str:
-    """A value as one line that is not too long."""
-    text = "null" if value is None else repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ import yaml
 
 from xceptlab import loading
 from xceptlab.records import write_atomically
-from xceptlab.schema import RunConfig, Section
+from xceptlab.schema import RunConfig
+from xceptlab.section import Section
 
 FACTORS = [key for key in RunConfig().science() if key != "seed"]
 """The keys in which arms may differ."""
