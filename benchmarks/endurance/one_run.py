@@ -107,7 +107,9 @@ def torn(folder: Path, full: bool) -> Counts:
                 writer.join()
                 readable = [CheckpointFiles().load_checkpoint(path, weights_only=True) for path in oldest_first(place)]
                 whole = newest(place) == oldest_first(place)[-1] and len(readable) >= 2
-                of, held = of + 1, held + (whole and len(list(place.glob(".*"))) <= 1)  # the next writer removes it
+                with contextlib.suppress(OSError):  # the next writer removes what the kill left, also where nothing more fits
+                    CheckpointFiles().save_checkpoint({"step": 0}, place / f"step{time.time_ns() // 1000:020d}")
+                of, held = of + 1, held + (whole and not list(place.glob(".*")))
     return Counts(held, of, "" if mounted else "no full disk: mount is not permitted")
 
 
