@@ -184,6 +184,12 @@ def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
     return seconds, sum(line["images_per_second"] * line["seconds"] for line in timed) / seconds if seconds else 0.0
 
 
+def outdated(config: RunConfig) -> bool:
+    """Whether the run was begun by an older version, whose results differ."""
+    older = (config.id_in(version) for version in range(1, SCIENCE_VERSION))
+    return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where a running run is, as its log tells."""
@@ -195,12 +201,6 @@ class Progress:
     images_per_second: float | None = None
     seconds_left: float | None = None
     """At the speed of the training so far; pauses and evaluations are not counted."""
-
-
-def outdated(config: RunConfig) -> bool:
-    """Whether the run was begun by an older version, whose results differ."""
-    older = (config.id_in(version) for version in range(1, SCIENCE_VERSION))
-    return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
 
 
 class Follower:

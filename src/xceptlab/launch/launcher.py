@@ -84,6 +84,7 @@ class Launcher(ABC):
     def __init__(self, main: Main, jobs: int | None) -> None:
         self.main, self.limit = main, jobs
         self.jobs: dict[str, Job] = {}
+        self._told: set[str] = set()
 
     def start(self, configs: Sequence[RunConfig]) -> None:
         """Take these runs on; ``poll`` starts them.
@@ -120,6 +121,12 @@ class Launcher(ABC):
     @abstractmethod
     def stop(self) -> None:
         """End every run; they get some time for a checkpoint, and none when this is interrupted."""
+
+    def _tell(self, why: str) -> None:
+        """Say once why runs wait."""
+        if why not in self._told:
+            print(f"xceptlab: {why}", file=sys.stderr)
+            self._told.add(why)
 
     def _ready(self) -> Iterator[Job]:
         for job in self.jobs.values():

@@ -5,7 +5,6 @@ A run whose node is lost is started again, where Ray finds room for it, and cont
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,15 +30,13 @@ class Ray(Launcher):
                 f"launcher.address: there is no Ray cluster at {address!r}: {' '.join(str(error).split())}"
             ) from None
         self.ray = ray
-        self._told: list[dict[str, int]] = []
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
         check_one_node(config)
         needs, nodes = _needs(config), [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        if needs not in self._told and not any(all(node.get(name, 0) >= needs[name] for name in needs) for node in nodes):
-            print(f"xceptlab: a run needs {needs}, and no node of the Ray cluster has that: it waits for one", file=sys.stderr)
-            self._told.append(needs)
+        if not any(all(node.get(name, 0) >= needs[name] for name in needs) for node in nodes):
+            self._tell(f"a run needs {needs}, and no node of the Ray cluster has that: it waits for one")
 
     def begin(self, ready: Iterator[Job]) -> None:
         for job in ready:

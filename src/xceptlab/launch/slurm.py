@@ -47,7 +47,6 @@ class Slurm(Launcher):
         if not shutil.which("sbatch"):
             raise ValueError("launcher.name: slurm needs SLURM, and there is no command sbatch here")
         self._queue: dict[str, str] | None = None
-        self._told: set[str] = set()
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
@@ -140,9 +139,7 @@ class Slurm(Launcher):
             raise ValueError(why)
         for job in jobs[half:]:
             job.not_before = time.monotonic() + AGAIN
-        if why not in self._told:
-            print(f"xceptlab: {why}; tried again every {AGAIN:.0f} s", file=sys.stderr)
-            self._told.add(why)
+        self._tell(f"{why}; tried again every {AGAIN:.0f} s")
 
 
 def _folder(config: RunConfig) -> Path:
