@@ -245,6 +245,7 @@ NO_SCIENCE = {
         "workers": 4,
         "compile": True,
         "deterministic": False,
+        "capture": False,
         "log_every": 1,
         "checkpoint_steps": 7,
         "checkpoint_minutes": 1.0,

@@ -6,9 +6,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection, SumMetric
 
-from xceptlab import optim
+from xceptlab import capture, optim
 from xceptlab.data.augment import partners
 from xceptlab.data.module import Batch
 from xceptlab.data.order import bits
@@ -38,6 +39,8 @@ class Task(pl.LightningModule):
         self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
         self.evaluation: dict[str, float] = {}
         self.per_image = PerImage(test_images)
+        self._captured: capture.CapturedStep | None = None
+        self._has_gradients = False
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network, as an older version may have written it.
@@ -60,11 +63,33 @@ class Task(pl.LightningModule):
         generator = torch.default_generator if self.device.type == "cpu" else torch.get_device_module(self.device)
         generator.manual_seed(seed)
 
+    def on_train_start(self) -> None:
+        if recorder := capture.recorder(self.trainer, self.config):
+            self._captured = capture.CapturedStep(self._outputs, self.network, self.config.train.accumulate, recorder)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        replayed = None
+        if self._captured:
+            replayed = self._captured(batch, first=batch_idx % self.config.train.accumulate == 0)
+        self._has_gradients = replayed is not None
+        return replayed or self._outputs(batch)
+
+    def _outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, by ``Batch.weight`` a part of the mean over the global batch, and the same part of top-1 in percent."""
         logits = self.network(batch.images)
         loss = self._loss(logits, batch) * batch.weight
         correct = (logits.detach().argmax(1) == batch.labels).sum() * batch.weight
         return {"loss": loss, "top1": 100 * correct}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's, but for a batch that was replayed, whose gradients are there."""
+        if not self._has_gradients:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """As Lightning's, but for a batch that was replayed, whose gradients have replaced those of the step before."""
+        if not self._has_gradients:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The summed cross-entropy; an image mixed with its partner counts for both labels in its parts."""
