@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench endurance clean
+.PHONY: help setup demo test lint bench gpu endurance clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,6 +30,9 @@ lint: setup ## Check format, style, types and the layers of the design
 
 bench: setup ## Measure the data pipelines against torchvision's; see also xceptlab bench --help
 	@$(BIN)/xceptlab bench loader
+
+gpu: setup ## Run what waits for a GPU, in order of value, and append what it measures to benchmarks/results/gpu_queue.md
+	@$(BIN)/xceptlab bench gpu
 
 SIZE ?= small
 endurance: setup ## Kill, pre-empt and corrupt runs and count what holds (SIZE=small|full, ONLY=word)

@@ -4,6 +4,7 @@ Run on a machine with an NVIDIA GPU: xceptlab bench gpu_checks. Trains on the em
 do; about 4 minutes. The results of the last machine that was at hand are in benchmarks/results/gpu.md.
 """
 
+import argparse
 import json
 import os
 import random
@@ -18,14 +19,24 @@ import safetensors.torch
 import torch
 import torchvision
 
+from xceptlab.train import device_name
+
 ROOT = Path(__file__).parents[1]
+CUDA = torch.cuda.is_available()
+"""Without a GPU the checks only show that they themselves work."""
 TINY = [
     *(
         piece
         for name in ("model/xception_tiny", "data/digits", "train/digits")
         for piece in ("-c", str(ROOT / f"configs/{name}.yaml"))
     ),
-    *("--runtime.accelerator=gpu", "--runtime.wandb=disabled", "--runtime.log_every=1", "--model.dropout=0.3", "--train.ema=0.9"),
+    *(
+        f"--runtime.accelerator={'gpu' if CUDA else 'cpu'}",
+        "--runtime.wandb=disabled",
+        "--runtime.log_every=1",
+        "--model.dropout=0.3",
+        "--train.ema=0.9",
+    ),
     *("--train.epochs=6", "--data.crop=pad", "--data.pad=2"),
 ]
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -55,6 +66,26 @@ def left(outputs: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]
 def same(a: Path, b: Path) -> bool:
     (weights, curves), (others, other_curves) = left(a), left(b)
     return curves == other_curves and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def captured(scratch: Path, *options: str) -> str:
+    """A run whose steps are replayed from CUDA graphs, and one whose steps are launched kernel by kernel."""
+    said = finished(train(scratch / "captured", *options))
+    if "CUDA graph" in said:
+        raise RuntimeError(f"not captured: {said[-500:]}")
+    finished(train(scratch / "launched", "--runtime.capture=false", *options))
+    if not same(scratch / "captured", scratch / "launched"):
+        raise RuntimeError("weights or curves differ")
+    return f"{len(left(scratch / 'captured')[1])} lines: the same bits"
+
+
+CAPTURED = {
+    "32-true": (),
+    "bf16-mixed": ("--train.precision=bf16-mixed",),
+    "mixup, cutmix, cutout": ("--data.mixup=0.4", "--data.cutmix=1.0", "--data.cutout=4"),
+    "two batches a step, clipped": ("--train.accumulate=2", "--train.gradient_clip=0.1"),
+    "compiled": ("--runtime.compile=true",),
+}
 
 
 def repeats(scratch: Path, precision: str) -> str:
@@ -88,7 +119,7 @@ def cpu_and_gpu(scratch: Path) -> str:
     network = build(ModelConfig(), 1000, 0).double()
     images = torch.randn(4, 3, 299, 299, dtype=torch.float64)
     results = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", "cuda" if CUDA else "cpu"):
         network.to(device).zero_grad()
         logits = network(images.to(device))
         logits.square().mean().backward()
@@ -101,15 +132,22 @@ def cpu_and_gpu(scratch: Path) -> str:
 
 
 def main() -> None:
-    print(
-        f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores,",
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}",
-    )
-    checks = {"CPU and GPU agree in float64 at 299": cpu_and_gpu}
+    device = device_name(torch.device("cuda" if CUDA else "cpu"))
+    print(f"{device}, {os.cpu_count()} cores, torch {torch.__version__}, torchvision {torchvision.__version__}")
+    parser = argparse.ArgumentParser(prog="xceptlab bench gpu_checks")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="checks whose names hold one of these")
+    only = parser.parse_args().only
+    checks = {
+        f"captured steps, {name}": lambda scratch, options=options: captured(scratch, *options)
+        for name, options in CAPTURED.items()
+    }
+    checks |= {"CPU and GPU agree in float64 at 299": cpu_and_gpu}
     for precision in PRECISIONS:
         checks[f"kill -9 in mid-epoch, {precision}"] = lambda scratch, precision=precision: repeats(scratch, precision)
     failed = False
     for name, check in checks.items():
+        if not any(word in name for word in only):
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 print(f"| {name} | holds | {check(Path(scratch))} |", flush=True)

@@ -1,0 +1,93 @@
+"""What a run of a study costs beyond its steps, and how many runs a machine does by how many it does at a time.
+
+Run: xceptlab bench study [--jobs 1 2 4] [--runs N] [--write] [-c FILE ...] [--train.epochs 10 ...]. Makes a study of N runs (two
+arms of the CIFAR network or, on a CPU, of the tiny one, on the embedded digits unless layers say otherwise) and runs it anew for
+each number of jobs, as a user does. Counted are the seconds of the whole command, those of the runs' steps by their records, and
+what a run costs beyond them. ``--write`` puts it into benchmarks/results/study-cpu.md or study-gpu.md.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+import yaml
+
+from xceptlab.train import device_name
+
+ROOT = Path(__file__).parents[1]
+CUDA = torch.cuda.is_available()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="xceptlab bench study")
+    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8] if CUDA else [1, 2], help="runs at a time")
+    parser.add_argument("--runs", type=int, default=0, help="runs of the study; 0 for twice the runs at a time")
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/")
+    options, layers = parser.parse_known_args()
+    device = torch.device("cuda" if CUDA else "cpu")
+    lines = [
+        "# What a study's runs cost",
+        "",
+        f"{date.today()}, {device_name(device)}, {os.cpu_count()} cores, torch {torch.__version__}; `xceptlab bench study`.",
+        "",
+        "| at a time | runs | whole command, s | steps of a run, s | beyond them, s a run | images/s together | runs an hour |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    print("\n".join(lines), flush=True)
+    for jobs in options.jobs:
+        lines.append(row(jobs, options.runs or 2 * jobs, layers))
+        print(lines[-1], flush=True)
+        if options.write:
+            file = ROOT / "benchmarks/results" / f"study-{'gpu' if CUDA else 'cpu'}.md"
+            file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def row(jobs: int, runs: int, layers: list[str]) -> str:
+    """Run a new study and say what it took."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "bench"
+        folder.mkdir()
+        (folder / "study.yaml").write_text(yaml.safe_dump(study(runs)), encoding="utf-8")
+        command = [
+            *(sys.executable, "-m", "xceptlab", "study", str(folder), "--jobs", str(jobs)),
+            *(f"--runtime.outputs={scratch}/outputs", "--runtime.wandb=disabled"),
+            *(["--train.precision=bf16-mixed"] if CUDA else []),
+            *layers,
+        ]
+        start = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wall = time.perf_counter() - start
+        records = [json.loads(file.read_text()) for file in Path(scratch).glob("outputs/runs/*/record.json")]
+    if len(records) < runs:
+        raise RuntimeError(f"{len(records)} of {runs} runs were done: {done.stdout[-2000:]}")
+    steps = [record["seconds"] for record in records]
+    images = sum(record["seconds"] * record["images_per_second"] for record in records)
+    beyond = (wall - sum(steps) / jobs) * jobs / runs
+    return (
+        f"| {jobs} | {runs} | {wall:.1f} | {statistics.median(steps):.1f} ({min(steps):.1f} to {max(steps):.1f}) "
+        f"| {beyond:.1f} | {images / wall:,.0f} | {3600 * runs / wall:,.0f} |"
+    )
+
+
+def study(runs: int) -> dict[str, object]:
+    """Two arms, and as many seeds as it takes for so many runs."""
+    network = "cifar" if CUDA else "tiny"
+    configs = [f"configs/model/xception_{network}.yaml", "configs/data/digits.yaml", "configs/train/digits.yaml"]
+    return {
+        "question": "What does a run cost?",
+        "base": [str(ROOT / config) for config in configs],
+        "seeds": list(range(-(-runs // 2))),
+        "arms": {"residual": {"model.residual": "all"}, "none": {"model.residual": "none"}},
+    }
+
+
+if __name__ == "__main__":
+    main()
