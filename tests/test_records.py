@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from xceptlab import records
-from xceptlab.records import Follower, Progress, Record, RunDirectory, write_atomically
+from xceptlab.records import Follower, Progress, Record, RunDirectory, write_atomically, write_once
 
 RECORD = Record(
     run_id="digits-seed0-0123456789",
@@ -49,6 +49,20 @@ def test_writing_replaces_the_whole_file(tmp_path):
     write_atomically(file, b"a longer old text")
     write_atomically(file, b"new")
     assert file.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_written_once_stays(tmp_path, monkeypatch, links):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(records.os, "link", refuse)
+    file = tmp_path / "file"
+    write_once(file, b"the first")
+    write_once(file, b"the second")
+    assert file.read_bytes() == b"the first"
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -74,6 +74,17 @@ def test_an_arm_is_the_base_and_its_own_keys(write):
     assert (arms["a"].data.name, arms["a"].train.epochs) == ("digits", 3)
 
 
+@pytest.mark.parametrize("metric", ["test/top5", "val/top5"])
+@pytest.mark.parametrize(("classes", "refused"), [(2, True), (5, True), (6, False)])
+def test_a_claim_on_the_top5_of_so_few_classes_is_refused(write, folder, metric, classes, refused):
+    (folder / "base.yaml").write_text(f"data: {{name: imagenet, num_classes: {classes}, validation: 0.1}}\n")
+    path = write(claims=[CLAIM | {"metric": metric}])
+    if refused:
+        assert f"claim 'c': metric: {metric} is always 100% with {classes} classes" in refusal(path)
+    else:
+        expand(path)
+
+
 def test_runs_go_seed_by_seed_so_that_an_unfinished_study_is_balanced(write):
     runs = expand(write(seeds=[5, 3])).runs()
     assert list(runs) == [("a", 5), ("b", 5), ("a", 3), ("b", 3)]

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,8 +17,9 @@ import torch
 from PIL import Image
 
 from conftest import ROOT, TINY, listen_to_ctrl_c
+from made import photographs
 from xceptlab import checkpoints, cli
-from xceptlab.data.module import Batch
+from xceptlab.data.module import Batch, DataModule
 from xceptlab.leases import Busy
 from xceptlab.records import RunDirectory
 from xceptlab.task import Task
@@ -45,10 +47,30 @@ def test_a_run_leaves_all_that_the_report_needs(tiny):
     assert (record.steps, record.world_size, record.test_images, record.precision) == (10, 1, 101, "32-true")
     assert record.science == config.science()
     assert record.versions["torch"] == torch.__version__
+    assert record.train_images + record.validation_images == 300
+    assert record.host == socket.gethostname()
+    assert record.registrations == []
+    data = DataModule(config)
+    data.setup("fit")
+    most = np.unique(data.test.source.labels[data.test.members], return_counts=True)[1].max()
+    assert record.constant["test/top1"] == pytest.approx(100 * most / 101)
+    assert record.constant.keys() == {"val/top1", "test/top1"}
     correct = np.load(path / "test_correct.npy")
     assert correct.dtype == np.uint8
     assert correct.shape == (101,)
     assert 100 * correct.mean() == pytest.approx(record.metrics["test/top1"], abs=1e-12)
+
+
+@pytest.mark.parametrize(("classes", "metrics"), [(3, {"top1", "loss"}), (5, {"top1", "loss"}), (6, {"top1", "top5", "loss"})])
+def test_top5_is_a_metric_of_more_than_5_classes(tiny, tmp_path, classes, metrics):
+    root = photographs(tmp_path / "photographs", "abcdef"[:classes], train=4, val=2)
+    data = ("--data.name=imagenet", f"--data.num_classes={classes}", "--data.crop=resized", f"--data.root={root}")
+    config = tiny(*data, "--data.train_images=0", "--data.test_images=0", "--data.validation=0", "--train.epochs=1")
+    record = train(config, progress=False)
+    assert record.metrics.keys() == {f"test/{name}" for name in metrics}
+    assert {name for line in directory(config).log() for name in line if name.startswith("test/")} == record.metrics.keys()
+    weights = directory(config).path / "model.safetensors"
+    assert evaluate(config, weights, "test") == pytest.approx(record.metrics)
 
 
 def test_the_log_has_every_step_and_every_evaluation(tiny):

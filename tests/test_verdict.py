@@ -181,12 +181,28 @@ def test_holm_goes_over_all_claims_of_the_study_and_separately_over_their_opposi
     assert [v.outcome for v in verdicts] == ["supported", "inconclusive", "inconclusive", "contradicted"]
 
 
-def test_the_summary_says_when_only_holm_withholds_a_verdict():
-    assert one(A, B).outcome == "supported"
-    beside = [claim(), *(claim(id=f"hopeless{i}", margin=1.2) for i in range(3))]
-    verdict, *others = judged(beside, {"a": A, "b": B})
+@pytest.mark.parametrize(
+    ("alone", "contrast", "kind", "margin"),
+    [
+        ("supported", ("a", "b"), "superior", 0.5),
+        ("contradicted", ("b", "a"), "superior", 0.0),
+        ("contradicted", ("a", "b"), "superior", 1.9),
+        ("supported", ("a", "b"), "equivalent", 1.9),
+        ("contradicted", ("a", "b"), "equivalent", 0.4),
+    ],
+)
+def test_where_only_holm_withholds_a_verdict_the_summary_says_which_and_shows_its_p(alone, contrast, kind, margin):
+    scores = {"a": A, "b": B}
+    own = claim(contrast=contrast, kind=kind, margin=margin)
+    (by_itself,) = judged([own], scores)
+    assert by_itself.outcome == alone
+    beside = [own, *(claim(id=f"hopeless{i}", margin=1.2) for i in range(9))]
+    verdict, *others = judged(beside, scores)
     assert verdict.outcome == "inconclusive"
-    assert "Holm" in verdict.summary
+    said = f"by itself it would be {alone} (p = {by_itself.p_adjusted:.2g}), but not beside the other claims (Holm)"
+    assert said in verdict.summary
+    assert verdict.p_adjusted == pytest.approx(min(1, 10 * by_itself.p_adjusted))
+    assert f"adjusted p = {verdict.p_adjusted:.2g})" in verdict.summary
     assert all("Holm" not in v.summary for v in others)
 
 
@@ -212,7 +228,8 @@ def study(claims: list[Claim], seeds: tuple[int, ...] = (0, 1, 2), name: str = "
 
 def record(status: str = "finished", **metrics: float) -> SimpleNamespace:
     """What a verdict reads of a record."""
-    return SimpleNamespace(run_id="r", status=status, metrics={f"test/{name}": value for name, value in metrics.items()})
+    values = {f"test/{name}": value for name, value in metrics.items()}
+    return SimpleNamespace(run_id="r", status=status, metrics=values, test_images=500, validation_images=0, constant={})
 
 
 def records(a: list, b: list) -> dict:
@@ -389,6 +406,111 @@ def test_a_pilots_pairs_forecast_the_seeds():
     assert "chance to be decided by 9 seeds" in forecast(v, growing)
     (nothing,) = judge_study(fixed, dict.fromkeys(pilot))
     assert forecast(nothing, fixed.study) == ""
+
+
+@pytest.mark.parametrize("seeds", [PLAN, list(range(9))])
+def test_when_all_planned_seeds_are_used_the_forecast_says_so_and_gives_no_chance(seeds):
+    expansion = study([claim(margin=round(MEAN, 2))], seeds=tuple(range(9)))
+    expansion = replace(expansion, study=replace(expansion.study, seeds=seeds), look=3)
+    runs = {(name, seed): record(top1=float(CLEAR[name][seed])) for name, seed in expansion.runs()}
+    (v,) = judge_study(expansion, runs)
+    assert (v.outcome, v.n) == ("inconclusive", 9)
+    said = forecast(v, expansion.study)
+    assert "; all 9 planned seeds are used: at this mean and spread" in said
+    assert "chance" not in said
+
+
+def test_a_forecast_counts_what_was_seen_already():
+    """With 7 of 9 seeds the claim is decided at the last look or not at all, and its first 7 differences stay as they are."""
+    expansion = study([claim(margin=round(MEAN, 2))])
+    expansion = replace(expansion, study=replace(expansion.study, seeds=PLAN), look=3)
+    runs = {(name, seed): record(top1=float(CLEAR[name][seed])) if seed < 7 else None for name, seed in expansion.runs()}
+    (v,) = judge_study(expansion, runs)
+    assert (v.outcome, v.n) == ("incomplete", 7)
+    assert "9.0 seeds on average" in forecast(v, expansion.study)
+
+
+# ---- verdicts that mean less than they say ----------------------------------------------------------------------------------
+
+
+def with_top1(a: list[float], b: list[float], **changes) -> dict:
+    """Runs of such accuracies, whose loss is theirs, too."""
+    made = {}
+    for name, values in (("a", a), ("b", b)):
+        for seed, value in enumerate(values):
+            made[name, seed] = record(top1=value, top5=min(100.0, 5 * value), loss=value / 10)
+            vars(made[name, seed]).update(changes)
+    return made
+
+
+@pytest.mark.parametrize("metric", ["test/top1", "test/top5", "test/loss"])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ([10.0, 10.0, 10.0], [10.0, 10.0, 10.0]),
+        ([10.0, 10.4, 9.6], [10.2, 8.8, 11.0]),
+        ([12.6, 12.8, 12.4], [7.0, 9.0, 11.0]),
+    ],
+)
+def test_two_arms_at_chance_are_warned_of_in_the_verdict(a, b, metric):
+    (v,) = judge_study(study([claim(metric=metric)]), with_top1(a, b))
+    assert "Both arms are at chance" in v.summary
+    (warning,) = v.warnings
+    found = f"{np.mean(a):.2f}% and {np.mean(b):.2f}%"
+    assert warning == f"both arms are at chance: {found} in test/top1, which is not more than guessing (10.00%) explains"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "changes"),
+    [
+        ([97.0, 98.0, 97.4], [10.0, 10.0, 10.0], {}),  # one arm that learns nothing is a result
+        ([13.6, 13.8, 13.5], [10.0, 10.0, 10.0], {}),
+        ([11.0, 11.2, 11.1], [10.0, 10.0, 10.0], {"test_images": 50_000}),
+    ],
+)
+def test_an_arm_above_chance_is_enough(a, b, changes):
+    (v,) = judge_study(study([claim()]), with_top1(a, b, **changes))
+    assert v.warnings == ()
+    assert "chance" not in v.summary
+
+
+def test_chance_is_what_the_most_frequent_class_scores():
+    frequent = {"test/top1": 70.0}
+    (v,) = judge_study(study([claim()]), with_top1([70.0, 70.0, 70.2], [70.0, 69.8, 70.0], constant=frequent))
+    assert "not more than guessing (70.00%) explains" in v.warnings[0]
+
+
+def test_arms_whose_runs_all_diverged_are_at_chance():
+    (v,) = judge_study(study([claim()]), records([DIVERGED] * 3, [DIVERGED] * 3))
+    assert "both arms are at chance: 10.00% and 10.00%" in v.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "margin", "warned"),
+    [
+        ("test/top1", "superior", 0.005, True),
+        ("test/top5", "equivalent", 0.19, True),
+        ("test/top1", "superior", 0.2, False),
+        ("test/top1", "superior", 0.0, False),  # any difference at all
+        ("test/loss", "superior", 0.005, False),
+    ],
+)
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_margin_below_one_image_is_warned_of_with_records_and_before(metric, kind, margin, warned, trained):
+    runs = records(GOOD, WORSE) if trained else records([None] * 3, [None] * 3)
+    (v,) = judge_study(study([claim(metric=metric, kind=kind, margin=margin)]), runs)
+    expected = f"the margin of {margin:g} is less than a single image: one image more or less of 500 is 0.2 points"
+    assert v.warnings == ((expected,) if warned else ())
+
+
+@pytest.mark.parametrize(
+    ("metric", "scale", "warned"),
+    [("test/top1", 0.01, True), ("val/top5", 0.01, True), ("test/top1", 1, False), ("test/loss", 0.01, False)],
+)
+def test_fractions_in_place_of_percent_are_warned_of(metric, scale, warned):
+    v = one(*({seed: scale * value for seed, value in scores.items()} for scores in (A, B)), metric=metric, margin=0.005)
+    assert bool(v.warnings) == warned
+    assert all("all scores lie between 0 and 1; accuracies are in percent" in warning for warning in v.warnings)
 
 
 # ---- what a review found --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
     model.safetensors    the weights that were evaluated
     test_correct.npy     one byte per test image, in the data set's order: 1 where top-1 was right
     studies.txt          the studies that use the run
+    registrations.txt    the registrations of studies that stood before the run began
     log.txt              what the run printed, when a study started it
     lease.*              which process trains the run now
     checkpoints/         where to continue; dropped once the record exists
@@ -16,10 +17,11 @@
 import dataclasses
 import json
 import os
+import secrets
 import shutil
 import time
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +64,17 @@ class Record:
     """Unix time."""
     finished: float
     """Unix time."""
+    train_images: int = 0
+    """Images that were trained on, without those held out; 0 in records of older versions."""
+    validation_images: int = 0
+    """Images held out for validation; 0 also in records of older versions."""
+    constant: dict[str, float] = field(default_factory=dict)
+    """Percent that always answering with the most frequent class would score, by metric: test/top1, and val/top1 where images are
+    held out; empty in records of older versions."""
+    host: str = ""
+    """Name of the machine (of the first process); empty in records of older versions."""
+    registrations: list[str] | None = None
+    """Digests of the studies' registrations that stood before the run began; None in records of older versions."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,20 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / "studies.txt", "\n".join([*self.studies(), study, ""]).encode())
 
+    def registrations(self) -> list[str]:
+        """The digests of the registrations that stood before the run began."""
+        file = self.path / "registrations.txt"
+        return file.read_text().split() if file.exists() else []
+
+    def register(self, registration: str) -> None:
+        """Remember that a study was registered, by the registration's digest, unless the run has begun and may be known."""
+        log = self.path / "metrics.jsonl"
+        begun = self.record() is not None or (log.exists() and log.stat().st_size > 0)
+        if not begun and registration not in self.registrations():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lines = [*self.registrations(), registration, ""]
+            write_atomically(self.path / "registrations.txt", "\n".join(lines).encode())
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: beside the target, flushed to the disk, then renamed onto it.
@@ -169,6 +196,21 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """Write a whole file unless there is one already: of several writers, on several machines perhaps, the first one wins."""
+    own = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write_atomically(own, data)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            os.replace(own, path)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def final_metrics(log: list[dict[str, Any]]) -> dict[str, float]:

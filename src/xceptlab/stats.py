@@ -95,6 +95,17 @@ def _each(kind: Kind) -> float:
     return POWER if kind == "superior" else 1 - (1 - POWER) / 2
 
 
+def at_chance(accuracy: float, chance: float, images: int) -> bool:
+    """Whether so many images cannot tell an accuracy from that of guessing: a one-sided binomial test at 1%; both in percent.
+
+    Without a number of images, 0, it is whether the accuracy is not above chance; a NaN is not at chance.
+    """
+    if not images:
+        return accuracy <= chance
+    right = accuracy * images / 100
+    return bool(stats.binom.sf(np.ceil(right - 1e-6) - 1, images, chance / 100) > 0.01)
+
+
 def correlation(a: Array, b: Array) -> float:
     """Pearson's correlation of (n,) and (n,); NaN where one of them does not vary."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -144,10 +155,21 @@ def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
 
 
 def sequential_power(
-    mean: float, spread: float, kind: Kind, margin: float, looks: range, boundary: Boundary, level: float
+    mean: float,
+    spread: float,
+    kind: Kind,
+    margin: float,
+    looks: range,
+    boundary: Boundary,
+    level: float,
+    observed: ArrayLike = (),
 ) -> tuple[float, float]:
-    """The chance that a claim is decided by the last look, and the pairs that it takes on average; by simulation (+- 1%)."""
+    """The chance that a claim is decided by the last look, and the pairs that it takes on average; by simulation (+- 1%).
+
+    The first differences are the ``observed`` (n,), where there are any: a look that decided nothing counts no more.
+    """
     x = np.random.default_rng(0).normal(mean, spread, (4000, looks[-1]))
+    x[:, : np.size(observed)] = observed
     decided = np.stack([p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) <= level for n in looks])  # (looks, paths)
     needed = np.where(decided.any(axis=0), np.asarray(looks)[decided.argmax(axis=0)], looks[-1])
     return float(decided.any(axis=0).mean()), float(needed.mean())

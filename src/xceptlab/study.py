@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from xceptlab import loading
-from xceptlab.records import write_atomically
+from xceptlab.records import RunDirectory, write_once
 from xceptlab.schema import RunConfig
 from xceptlab.section import Section
 
@@ -38,7 +38,7 @@ class Claim(Section):
     contrast: tuple[str, str]
     """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when lower)."""
     metric: Literal["test/top1", "test/top5", "test/loss", "val/top1", "val/top5", "val/loss"]
-    """What is compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs data.validation above 0."""
+    """Compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs data.validation, top5 over 5 classes."""
     kind: Literal["superior", "equivalent"]
     """superior: a - b > margin; equivalent: -margin < a - b < margin."""
     margin: float
@@ -267,6 +267,10 @@ def _control(file: Path, expansion: Expansion) -> None:
             if claim.metric.startswith("val/") and expansion.arms[arm].data.validation == 0:
                 needs = f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
                 raise ValueError(f"{file}: claim {claim.id!r}: {needs}")
+            classes = expansion.arms[arm].data.classes
+            if claim.metric.endswith("/top5") and classes <= 5:
+                always = f"metric: {claim.metric} is always 100% with {classes} classes, as in arm {arm!r}; claim top1"
+                raise ValueError(f"{file}: claim {claim.id!r}: {always}")
     seen: dict[str, str] = {}
     for arm, config in expansion.arms.items():
         if config.run_id in seen:
@@ -315,6 +319,12 @@ class Registration:
     """Per arm its science."""
     question: str = ""
 
+    @property
+    def digest(self) -> str:
+        """By what the records of the runs that began under this registration name it; one that is made anew has another."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     @classmethod
     def now(cls, expansion: Expansion) -> "Registration":
         study = expansion.study
@@ -347,11 +357,19 @@ class Registration:
 
     @classmethod
     def make(cls, expansion: Expansion) -> None:
-        """Register a study, once."""
-        if cls.read(expansion) is None:
+        """Register a study, once, and note it with every run that has not begun.
+
+        Of several commands that do so at the same time the first one's registration stays.
+        """
+        registered = cls.read(expansion)
+        if registered is None:
             expansion.directory().mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(dataclasses.asdict(cls.now(expansion)), sort_keys=False)
-            write_atomically(expansion.directory() / "registered.yaml", text.encode())
+            write_once(expansion.directory() / "registered.yaml", text.encode())
+            registered = cls.read(expansion)
+            assert registered is not None
+        for run in expansion.runs().values():
+            RunDirectory.of(run.runtime.outputs, run.run_id).register(registered.digest)
 
     def edits(self, expansion: Expansion) -> list[str]:
         """What differs between the registered study and today's, in words."""

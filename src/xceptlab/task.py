@@ -34,8 +34,9 @@ class Task(pl.LightningModule):
         super().__init__()
         self.config, self.network, self.steps_per_epoch = config, network, steps_per_epoch
         exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
+        self._accuracies = {"top1": 1} | ({"top5": 5} if config.data.classes > 5 else {})  # top-5 of 5 classes is always 100%
         # a NaN must stay one
-        sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in ("images", "top1", "top5", "loss")}
+        sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in ("images", *self._accuracies, "loss")}
         self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
         self.evaluation: dict[str, float] = {}
         self.per_image = PerImage(test_images)
@@ -118,15 +119,15 @@ class Task(pl.LightningModule):
         logits = self.network(batch.images).float()
         best = logits.topk(min(5, logits.shape[1])).indices == batch.labels[:, None]
         self.sums["images"].update(torch.ones_like(batch.labels))
-        self.sums["top1"].update(best[:, 0])
-        self.sums["top5"].update(best.any(1))
+        for name, count in self._accuracies.items():
+            self.sums[name].update(best[:, :count].any(1))
         self.sums["loss"].update(F.cross_entropy(logits, batch.labels, reduction="none"))
         return best[:, 0]
 
     def _report(self, split: str) -> None:
         """Accuracies in percent, the loss in nats; exact, since only counts are summed over processes."""
         totals = {name: float(total) for name, total in self.sums.compute().items()}
-        scale = {"top1": 100.0, "top5": 100.0, "loss": 1.0}
+        scale = dict.fromkeys(self._accuracies, 100.0) | {"loss": 1.0}
         values = {f"{split}/{name}": factor * totals[name] / totals["images"] for name, factor in scale.items()}
         self.evaluation |= values
         self.log_dict(values, logger=False, prog_bar=True, rank_zero_only=True)

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -142,6 +143,11 @@ def _train(
         git=git_state(),
         started=min([started, *(line["time"] for line in directory.log())]),
         finished=time.time(),
+        train_images=len(data.train),
+        validation_images=len(data.validation),
+        constant=data.constant_answer(),
+        host=socket.gethostname(),
+        registrations=directory.registrations(),
     )
     if trainer.is_global_zero:
         if status == "finished":

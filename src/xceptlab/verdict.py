@@ -1,6 +1,7 @@
 """Claims and scores to verdicts: design section 6."""
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -37,7 +38,8 @@ class Verdict:
     n: int
     """Complete pairs."""
     p_adjusted: float = math.nan
-    """Holm-adjusted p-value: of the opposite if contradicted, else of the claim; NaN where nothing was tested."""
+    """Holm-adjusted p-value: of the opposite where that is shown, or would be but for the other claims, else of the claim; NaN
+    where nothing was tested."""
     detectable: float = math.nan
     """The effect beyond the margin (superior) or the margin (equivalent) that this n would have found with 80% power, at the
     level that Holm leaves the claim."""
@@ -50,7 +52,9 @@ class Verdict:
     most: int | None = None
     """Seeds at most, where seeds are added until the claims are decided; the interval is then the repeated one."""
     summary: str = ""
-    """One sentence in plain words."""
+    """One sentence in plain words; a second one where the verdict means nothing."""
+    warnings: tuple[str, ...] = ()
+    """Why the verdict may mean less than it says, a clause each."""
 
     @property
     def values(self) -> Array:
@@ -99,13 +103,15 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
         now = _look(claims, scores, look, alpha, boundary, {i: one for i, one in enumerate(now) if one[0].decided})
         if any(verdict.outcome == "incomplete" for verdict, _ in now):
             break
-    return [verdict for verdict, _ in now]
+    return [replace(verdict, warnings=_unit_warnings(verdict)) for verdict, _ in now]
 
 
 def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
     """The verdicts of a study from its records by (arm, seed); ``incomplete`` while a run that a claim needs has none."""
     study = expansion.study
-    return judge(study.claims, [scores(claim, expansion, records) for claim in study.claims], study.seeds, study.alpha)
+    tables = [scores(claim, expansion, records) for claim in study.claims]
+    verdicts = judge(study.claims, tables, study.seeds, study.alpha)
+    return [_with_warnings(verdict, expansion, records) for verdict in verdicts]
 
 
 def grown(expansion: Expansion, read: Callable[[Expansion], Records]) -> Expansion:
@@ -156,11 +162,12 @@ def _look(
             "supported" if adjusted[i, 0] <= alpha else "contradicted" if adjusted[i, 1] <= alpha else "inconclusive"
         )
         v = replace(v, outcome=outcome)
+        alone: Outcome = "supported" if p[i, 0] <= alpha else "contradicted" if p[i, 1] <= alpha else "inconclusive"
         if i in tested:
-            p_adjusted = float(adjusted[i, 1 if outcome == "contradicted" else 0])
+            p_adjusted = float(adjusted[i, 1 if alone == "contradicted" else 0])
             detectable = stats.detectable(float(v.values.std(ddof=1)), v.n, v.claim.kind, levels[0])
             v = replace(v, p_adjusted=p_adjusted, detectable=detectable)
-        now[i] = replace(v, summary=_summary(v, withheld=min(p[i]) <= alpha, levels=levels))
+        now[i] = replace(v, summary=_summary(v, alone=alone, p_alone=float(min(p[i])), levels=levels))
     return list(zip(now, p, strict=True))
 
 
@@ -215,6 +222,61 @@ def guessing(metric: str, classes: int) -> float:
     return {"top1": 100 / classes, "top5": 100 * min(5, classes) / classes, "loss": math.log(classes)}[metric.split("/")[1]]
 
 
+def _unit_warnings(v: Verdict) -> tuple[str, ...]:
+    """Accuracies that look like fractions."""
+    values = [value for arm in v.scores for value in arm.values()]
+    if v.claim.lower_is_better or not values or not all(0 <= value <= 1 for value in values):
+        return ()
+    return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
+
+
+def _with_warnings(v: Verdict, expansion: Expansion, records: Records) -> Verdict:
+    """The verdict with what the number of images and the arms' runs say against it."""
+    split = v.claim.metric.split("/")[0]
+    arms = [_Accuracy.of(arm, split, expansion, records) for arm in v.claim.contrast]
+    warnings = list(v.warnings)
+    images = min(arm.images for arm in arms)
+    if not v.claim.lower_is_better and 0 < v.claim.margin < (100 / images if images else 0):
+        one = f"one image more or less of {images:,} is {100 / images:.2g} points"
+        warnings.append(f"the margin of {v.claim.margin:g} is less than a single image: {one}")
+    if not all(arm.at_chance for arm in arms):
+        return replace(v, warnings=tuple(warnings))
+    found = " and ".join(f"{arm.mean:.2f}%" for arm in arms)
+    chance = " and ".join(dict.fromkeys(f"{arm.chance:.2f}%" for arm in arms))
+    neither = f"both arms are at chance: {found} in {split}/top1, which is not more than guessing ({chance}) explains"
+    summary = f"{v.summary} Both arms are at chance, so this says nothing about what they differ in."
+    return replace(v, summary=summary, warnings=(neither, *warnings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Accuracy:
+    """How well an arm tells the classes of a split apart."""
+
+    mean: float
+    """Top-1 in percent over the runs that finished; of runs that all diverged what guessing scores; NaN without runs."""
+    chance: float
+    """Percent that guessing scores, or always answering with the most frequent class."""
+    images: int
+    """Of the split; 0 where neither a record nor the configuration tells."""
+
+    @classmethod
+    def of(cls, arm: str, split: str, expansion: Expansion, records: Records) -> "_Accuracy":
+        metric, data = f"{split}/top1", expansion.arms[arm].data
+        done = [record for seed in expansion.seeds if (record := records[arm, seed])]
+        chance = max([guessing(metric, data.classes), *(record.constant.get(metric, 0.0) for record in done)])
+        accuracies = [record.metrics[metric] for record in done if metric in record.metrics]
+        accuracies = accuracies or [chance] * len(done)
+        _, *planned = data.images()
+        recorded = [(record.validation_images, record.test_images) for record in done]
+        of_split = ("val", "test").index(split)
+        images = max((counts[of_split] for counts in recorded), default=0) or planned[of_split]
+        return cls(mean=statistics.fmean(accuracies) if accuracies else math.nan, chance=chance, images=images)
+
+    @property
+    def at_chance(self) -> bool:
+        return stats.at_chance(self.mean, self.chance, self.images)
+
+
 def _waiting(v: Verdict, seeds: Sequence[int], boundary: stats.Boundary | None) -> str:
     """Which seeds a claim waits for."""
     lacking = [seed for seed in seeds if seed not in v.differences]
@@ -224,8 +286,15 @@ def _waiting(v: Verdict, seeds: Sequence[int], boundary: stats.Boundary | None) 
     return f"Not judged yet: seeds {listed} are not trained in both arms."
 
 
-def _summary(v: Verdict, *, withheld: bool, levels: Sequence[float]) -> str:
-    """The verdict in one sentence. ``levels``: those at which the claim and its opposite are tested, of one look's p-value."""
+def _summary(v: Verdict, *, alone: Outcome, p_alone: float, levels: Sequence[float]) -> str:
+    """The verdict in one sentence.
+
+    Args:
+        v: The verdict.
+        alone: What it would be if the claim were the only one of the study.
+        p_alone: The p-value of that, before Holm's adjustment.
+        levels: Those at which the claim and its opposite are tested, of one look's p-value.
+    """
     a, b = v.claim.contrast
     unit = "" if v.claim.lower_is_better else " points"
     places = decimals(v.claim.metric)
@@ -248,8 +317,8 @@ def _summary(v: Verdict, *, withheld: bool, levels: Sequence[float]) -> str:
         said = {"supported": f"equal within {margin}", "contradicted": f"apart by more than {margin}"}
     if v.outcome in said:
         return f"{v.outcome.capitalize()}: {amount}, {said[v.outcome]}."
-    if withheld:
-        amount += "; by itself it would be decided, but not beside the other claims (Holm)"
+    if alone != "inconclusive":
+        amount += f"; by itself it would be {alone} (p = {p_alone:.2g}), but not beside the other claims (Holm)"
     spent = "; the seeds that were planned are used up" if v.n == v.most else ""
     return f"Inconclusive: {amount}{spent}; {_more_seeds(v, levels)}."
 
@@ -277,11 +346,14 @@ def forecast(v: Verdict, study: Study) -> str:
     places = decimals(v.claim.metric)
     words = f"{v.n} pairs have mean {v.estimate:+.{places}f}, standard deviation {spread:.{places}f} "
     words += f"(80% sure: at most {most_spread:.{places}f})"
+    if v.outcome == "inconclusive":  # judged, with all that were planned
+        return f"{words}; all {v.n} planned seeds are used: {_more_seeds(v, (level, level))}."
     if isinstance(study.seeds, Seeds):
         looks = study.seeds.looks
         boundary = stats.Boundary(study.seeds.start, study.seeds.step, study.seeds.max)
-        chance, seeds = stats.sequential_power(v.estimate, spread, v.claim.kind, v.claim.margin, looks, boundary, level)
-        worst, late = stats.sequential_power(v.estimate, most_spread, v.claim.kind, v.claim.margin, looks, boundary, level)
+        plan = v.claim.kind, v.claim.margin, looks, boundary, level, v.values
+        chance, seeds = stats.sequential_power(v.estimate, spread, *plan)
+        worst, late = stats.sequential_power(v.estimate, most_spread, *plan)
         most = f"{worst:.0%} and {late:.1f} at the largest spread"
         return f"{words}; {chance:.0%} chance to be decided by {looks[-1]} seeds, {seeds:.1f} seeds on average ({most})."
     return f"{words}; {_more_seeds(v, (level, level))}."

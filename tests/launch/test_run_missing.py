@@ -4,7 +4,8 @@ import pytest
 
 from xceptlab.interruption import Interrupted
 from xceptlab.launch import study
-from xceptlab.study import expand
+from xceptlab.records import RunDirectory
+from xceptlab.study import Registration, expand
 
 
 @pytest.mark.parametrize(("outlived", "error"), [(False, Interrupted), (True, KeyboardInterrupt), (True, Interrupted)])
@@ -31,3 +32,26 @@ def test_a_signal_leaves_alone_what_outlives_the_command_and_ctrl_c_stops_all(mo
     leaves = outlived and error is Interrupted
     assert called == (["start"] if leaves else ["start", "stop"])
     assert ("Leaving: the jobs go on" in capsys.readouterr().out) == leaves
+
+
+def test_a_study_is_registered_with_every_run_before_the_first_one_starts(monkeypatch, tmp_path):
+    expansion = expand("experiments/residual", [f"--runtime.outputs={tmp_path}"])
+    seen = {}
+
+    class Launcher:
+        pause, outlived = 0.0, False
+
+        def start(self, configs):
+            self.configs = configs
+
+        def poll(self):
+            for config in self.configs:
+                seen[config.run_id] = RunDirectory.of(config.runtime.outputs, config.run_id).registrations()
+            return dict.fromkeys(seen, "failed")
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(study, "make_launcher", lambda *_: Launcher())
+    study.run_missing(expansion, None, None)
+    assert list(seen.values()) == [[Registration.read(expansion).digest]] * 10

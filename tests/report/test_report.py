@@ -310,11 +310,53 @@ def test_an_edit_after_the_registration_is_flagged(study):
     assert "Edited after its registration: claim helps: margin 0.5" in files["report.md"]
 
 
-def test_runs_that_are_older_than_the_registration_are_flagged(study):
-    expansion = finish(study(), finished=1e9)
+@pytest.mark.parametrize("finished", [1e9, 4e9])  # clocks go wrong
+def test_runs_that_are_older_than_the_registration_are_flagged(study, finished):
+    expansion = finish(study(), finished=finished)
     Registration.make(expansion)
     (warning,) = summarise(expansion).warnings
     assert warning.startswith("6 of 6 runs are older than the study's registration")
+
+
+@pytest.mark.parametrize("finished", [1e9, 4e9])
+def test_runs_that_began_after_the_registration_are_not_flagged_whatever_the_clocks_say(study, finished):
+    expansion = study()
+    Registration.make(expansion)
+    finish(expansion, finished=finished)
+    assert summarise(expansion).warnings == []
+
+
+@pytest.mark.parametrize(("finished", "older"), [(1e9, True), (4e9, False)])
+def test_of_records_that_name_no_registration_the_clock_is_asked(study, finished, older):
+    expansion = study()
+    Registration.make(expansion)
+    finish(expansion, finished=finished, registrations=None)
+    assert bool(summarise(expansion).warnings) == older
+
+
+def test_a_registration_that_was_removed_and_made_anew_shows(study):
+    expansion = study()
+    Registration.make(expansion)
+    run(expansion, "with", 0)
+    (expansion.directory() / "registered.yaml").unlink()
+    edited = study(claims=[CLAIM | {"margin": 1.0}])
+    leave(edited, "without", 0, 90.0, record=None)  # it has begun
+    Registration.make(edited)
+    for arm, seed in list(edited.runs())[1:]:
+        run(edited, arm, seed)
+    (warning,) = summarise(edited).warnings
+    assert warning.startswith("2 of 6 runs are older than the study's registration")
+
+
+def test_a_run_may_have_begun_under_the_registrations_of_two_studies(study, tmp_path):
+    expansion = study()
+    other = replace(expansion, name="other")
+    for one in (expansion, other, expansion):
+        Registration.make(one)
+    finish(expansion)
+    assert summarise(expansion).warnings == summarise(other).warnings == []
+    (record,) = {tuple(record.registrations) for record in summarise(other).records.values()}
+    assert len(record) == 2
 
 
 def test_without_validation_the_curves_are_those_of_training(study):
@@ -389,12 +431,111 @@ def test_unequal_budgets_stand_beside_the_verdict(study):
     for seed in range(3):
         run(expansion, "without", seed, macs=1_000_000, images_per_second=900.0, world_size=2)
     files = texts(expansion)
-    said = "with against without: parameters +1.3%, MACs +22.0%, images/s +66.7%, processes 1 against 2"
+    said = "Unmatched budgets, with against without: parameters +1.3%, MACs +22.0%, processes 1 against 2."
     for text in (Page(files["report.html"]).text, files["report.md"]):
         assert said in text
-        assert "unmatched" in text.lower()
     finish(expansion, parameters=1000)
-    assert summarise(expansion).unmatched == {}
+    assert summarise(expansion).budgets["helps"].sentences == []
+
+
+BUDGETS = [
+    ({"train.epochs": 4}, {"steps": 40}, "epochs -50.0%, optimizer steps -50.0%, images seen -50.0%"),
+    ({"train.batch_size": 512}, {"steps": 40}, "optimizer steps -50.0%, batch size +100.0%"),
+    ({"data.train_images": 600}, {"steps": 10, "train_images": 540},
+     "optimizer steps +100.0%, training images +116.1%, images seen +116.1%"),
+    ({"model.width": 0.5}, {"parameters": 61_000, "macs": 400_000}, "parameters +301.7%, MACs +204.9%"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("factor", "recorded", "said"), BUDGETS)
+@pytest.mark.parametrize("beside", [{}, {"model.residual": "none"}, {"train.lr": 0.1}])
+def test_budgets_that_change_what_is_learned_are_compared(study, factor, recorded, said, beside):
+    """What the arms differ in may be the budget itself; else the budget might explain what the other factor is said to do."""
+    expansion = study(arms={"with": {}, "without": factor | beside})
+    for seed in range(3):
+        run(expansion, "with", seed, parameters=245_041)
+        run(expansion, "without", seed, **({"parameters": 245_041} | recorded))
+    budgets = summarise(expansion).budgets["helps"]
+    if beside:
+        assert budgets.sentences == [f"Unmatched budgets, with against without: {said}."]
+    else:
+        assert budgets.sentences == [f"The budget is what is compared, with against without: {said}."]
+        assert budgets.unmatched == ""
+    files = texts(expansion)
+    for text in (Page(files["report.html"]).text, files["report.md"]):
+        assert budgets.sentences[0] in text
+    assert ('class="tag">unmatched' in files["report.html"]) == bool(beside)
+
+
+def test_budgets_of_a_grid_are_compared_claim_by_claim(study):
+    grid = {"model.residual": ["all", "none"], "train.epochs": [2, 4]}
+    claims = [CLAIM | {"id": name, "contrast": ["all-2", name]} for name in ("none-2", "all-4", "none-4")]
+    expansion = study(arms=None, grid=grid, claims=claims)
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, 90.0 + seed, parameters=1000)
+    budgets = summarise(expansion).budgets
+    assert budgets["none-2"].sentences == []
+    assert (bool(budgets["all-4"].unmatched), bool(budgets["all-4"].declared)) == (False, True)
+    assert (bool(budgets["none-4"].unmatched), bool(budgets["none-4"].declared)) == (True, False)
+
+
+def test_a_run_that_diverged_early_makes_no_unmatched_steps(study):
+    expansion = finish(study(), parameters=1000)
+    run(expansion, "without", 1, parameters=1000, status="diverged", metrics={}, steps=3)
+    assert summarise(expansion).budgets["helps"].sentences == []
+
+
+def timed(expansion: Expansion, order: list[tuple[str, int, float]], seconds: float = 10.0, **changes) -> Expansion:
+    """Runs of equal budgets, and when they started; those without are 67% slower."""
+    for arm, seed, start in order:
+        speed = 1500.0 if arm == "with" else 900.0
+        when = {"started": start, "finished": start + seconds, "seconds": 0.8 * seconds}
+        run(expansion, arm, seed, parameters=1000, images_per_second=speed, **(when | changes))
+    return expansion
+
+
+TOGETHER = [(arm, seed, 10.0 * seed) for seed in range(3) for arm in TOP1]
+ONE_BY_ONE = [(arm, seed, 20.0 * seed + 10 * (arm == "with")) for seed in range(3) for arm in TOP1]
+
+
+@pytest.mark.parametrize("order", [TOGETHER, ONE_BY_ONE])
+def test_speeds_of_runs_that_were_made_together_are_compared_and_are_no_budget(study, order):
+    summary = summarise(timed(study(), order))
+    budgets = summary.budgets["helps"]
+    assert budgets.speed == "Speed, with against without: images/s +66.7% (the median of 3 pairs of runs made together)."
+    assert budgets.unmatched == ""
+    assert budgets.speed in texts(summary.expansion)["report.md"]
+
+
+@pytest.mark.parametrize(
+    ("order", "changes"),
+    [
+        ([(arm, seed, 10.0 * seed + 500 * (arm == "with")) for seed in range(3) for arm in TOP1], {}),  # another day's baseline
+        (TOGETHER, {"host": ""}),  # old records
+        (TOGETHER, {"finished": 5000.0}),  # interrupted and continued, nobody knows when it ran
+        (TOGETHER, {"finished": -1.0}),  # the clock was set back
+        (TOGETHER[:2], {}),  # one pair
+    ],
+)
+def test_speeds_of_runs_that_were_not_made_together_are_not_compared(study, order, changes):
+    assert summarise(timed(study(), order, **changes)).budgets["helps"].sentences == []
+
+
+@pytest.mark.parametrize("changes", [{"host": "another"}, {"device": "a GPU"}])
+def test_speeds_on_two_machines_are_not_compared(study, changes):
+    expansion = timed(study(), TOGETHER)
+    timed(expansion, [one for one in TOGETHER if one[0] == "with"], **changes)
+    assert summarise(expansion).budgets["helps"].sentences == []
+
+
+def test_speeds_of_runs_in_unequal_company_are_not_compared(study):
+    """The arm without ran beside two runs of a third arm, the other one alone, right after it."""
+    third = {"with": {}, "without": {"model.residual": "none"}, "third": {"model.middle_blocks": 2}}
+    expansion = timed(study(arms=third), ONE_BY_ONE)
+    for seed in range(3):
+        start = 20.0 * seed
+        leave(expansion, "third", seed, 90.0, started=start, finished=start + 9, seconds=8.0)
+    assert summarise(expansion).budgets["helps"].speed == ""
 
 
 def test_skewed_differences_are_warned_of(study):
@@ -432,6 +573,7 @@ def test_seeds_that_the_plan_adds_are_not_flagged(study):
     plan = study(seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"}, claims=[CLAIM | {"margin": 6.6}])
     Registration.make(plan)
     finish(plan)
+    Registration.make(replace(plan, look=1))
     for arm in TOP1:
         leave(plan, arm, 3, TOP1[arm][0] - (1 if arm == "with" else 0), started=5e9, finished=5e9)
     summary = summarise(replace(plan, look=1))

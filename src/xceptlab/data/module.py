@@ -3,6 +3,7 @@
 import sys
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -135,6 +136,15 @@ class DataModule(pl.LightningDataModule):
     def fingerprint(self) -> str:
         """A hash of the decoded images and labels of training and test."""
         return f"{self.train.source.fingerprint()}-{self.test.source.fingerprint()}"
+
+    def constant_answer(self) -> dict[str, float]:
+        """Percent that always answering with a split's most frequent class scores, by metric: ``val/top1``, ``test/top1``."""
+        scores = {}
+        for name, split in (("val", self.validation), ("test", self.test)):
+            if len(split):
+                counts = np.bincount(split.source.labels[split.members])
+                scores[f"{name}/top1"] = 100 * float(counts.max()) / len(split)
+        return scores
 
     @property
     def _trainer(self) -> pl.Trainer:

@@ -43,7 +43,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
             locate(arm_config.data)
         launcher = make_launcher(next(iter(missing.values())), jobs, main)
         launcher.start(list(missing.values()))
-    Registration.make(expansion)
+    Registration.make(expansion)  # before the first poll, which starts the first run
     for run in expansion.runs().values():
         RunDirectory.of(run.runtime.outputs, run.run_id).join(expansion.name)
     if launcher is None:

@@ -10,14 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xceptlab import stats
-from xceptlab.records import RunDirectory
+from xceptlab.records import Record, RunDirectory
+from xceptlab.schema import RunConfig
 from xceptlab.study import Expansion, Registration, Seeds
 from xceptlab.verdict import Records, Verdict
 
 UNMATCHED = 0.01
 """Relative difference of budgets beyond which arms that are to match do not."""
+BUDGET_KEYS = {
+    "train.epochs", "train.batch_size", "data.train_images", "data.validation", "data.size", "model.width", "model.middle_blocks",
+}  # fmt: skip
+"""What sets a budget: arms that differ in nothing else compare the budget itself."""
 SPEED = 0.25
-"""The same of images per second, which vary by themselves."""
+"""Relative difference of images per second, which vary by themselves, from which on it is told."""
 DRAWS = 1000
 """Draws of the bootstrap."""
 
@@ -41,10 +46,8 @@ class Sampling:
 
     def __str__(self) -> str:
         apart = f"{self.seeds:.2f} from {self.n} seeds, {self.images:.2f} from {self.test_images:,} test images"
-        if self.images > self.seeds:
-            limit = f"The test images limit the answer: no number of seeds takes the error below {self.images:.2f}"
-        else:
-            limit = "The seeds limit the answer: more of them help, more test images hardly"
+        larger, smaller = ("test images", "seeds") if self.images > self.seeds else ("seeds", "test images")
+        limit = f"The {larger} limit the answer: more of them help more than more {smaller}"
         return f"Standard error in points: {apart}, {self.both:.2f} from both. {limit}."
 
 
@@ -78,27 +81,97 @@ def _correct(file: Path) -> NDArray[np.uint8] | None:
         raise ValueError(f"{file}: not a run's correctness by image; remove its folder to train the run again") from None
 
 
-def unmatched_budgets(verdicts: list[Verdict], records: Records) -> dict[str, str]:
-    """By claim, in which budgets its arms differ, in words; claims of equal budgets are left out.
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """How the budgets of a claim's two arms differ: a sentence each, empty where there is nothing to say."""
 
-    Speeds are medians over an arm's runs, as one of them may have had the machine for itself.
-    """
-    unmatched = {}
-    for v in verdicts:
-        a, b = ([r for (name, _), r in records.items() if r and name == arm] for arm in v.claim.contrast)
-        if not a or not b:
-            continue
-        said = []
-        for what, tolerance in (("parameters", UNMATCHED), ("macs", UNMATCHED), ("images_per_second", SPEED)):
-            mine, other = (statistics.median(getattr(record, what) for record in own) for own in (a, b))
-            if by := excess(mine, other, tolerance):
-                said.append(f"{what.replace('macs', 'MACs').replace('_per_second', '/s')} {by}")
-        sizes = [" or ".join(map(str, sorted({record.world_size for record in own}))) for own in (a, b)]
-        if sizes[0] != sizes[1]:
-            said.append(f"processes {sizes[0]} against {sizes[1]}")
-        if said:
-            unmatched[v.claim.id] = f"{v.claim.contrast[0]} against {v.claim.contrast[1]}: {', '.join(said)}"
-    return unmatched
+    unmatched: str = ""
+    """What differs beside what is compared, and may explain the difference as well."""
+    declared: str = ""
+    """What differs because it is what the arms are compared in, such as ``train.epochs``."""
+    speed: str = ""
+    """Images per second, which change nothing that is learned; only of runs that were made together."""
+
+    @property
+    def sentences(self) -> list[str]:
+        return [sentence for sentence in (self.unmatched, self.declared, self.speed) if sentence]
+
+
+def compare_budgets(verdicts: list[Verdict], expansion: Expansion, records: Records) -> dict[str, Budgets]:
+    """By claim, how the budgets of its arms differ; nothing is said before both arms have a run."""
+    return {verdict.claim.id: _compare(*verdict.claim.contrast, expansion, records) for verdict in verdicts}
+
+
+def _compare(a: str, b: str, expansion: Expansion, records: Records) -> Budgets:
+    runs_a, runs_b = (_runs(arm, expansion, records) for arm in (a, b))
+    if not runs_a or not runs_b:
+        return Budgets()
+    spent_a, spent_b = (_spent(expansion.arms[arm], runs) for arm, runs in ((a, runs_a), (b, runs_b)))
+    budgets = []
+    for name, spent in spent_a.items():
+        if by := excess(spent, spent_b.get(name)):
+            budgets.append(f"{name} {by}")
+    processes_a, processes_b = (" or ".join(map(str, sorted({run.world_size for run in runs}))) for runs in (runs_a, runs_b))
+    processes = [f"processes {processes_a} against {processes_b}"] if processes_a != processes_b else []
+    science_a, science_b = (expansion.arms[arm].science() for arm in (a, b))
+    compared = {key for key in science_a if science_a[key] != science_b[key]}
+    declared, unmatched = (budgets, processes) if compared <= BUDGET_KEYS else ([], budgets + processes)
+    arms = f"{a} against {b}"
+    return Budgets(
+        unmatched=f"Unmatched budgets, {arms}: {', '.join(unmatched)}." if unmatched else "",
+        declared=f"The budget is what is compared, {arms}: {', '.join(declared)}." if declared else "",
+        speed=_speed(a, b, expansion, records),
+    )
+
+
+def _runs(arm: str, expansion: Expansion, records: Records) -> list[Record]:
+    return [record for seed in expansion.seeds if (record := records[arm, seed])]
+
+
+def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
+    """An arm's budgets by name, as far as they are known; a run that diverged did not take all the steps that it was given."""
+    images = max(run.train_images for run in runs) or config.data.images()[0]
+    steps = [run.steps for run in runs if run.status == "finished"]
+    spent = {
+        "epochs": config.train.epochs,
+        "optimizer steps": statistics.median(steps) if steps else 0,
+        "batch size": config.train.batch_size,
+        "training images": images,
+        "images seen": images * config.train.epochs,
+        "parameters": statistics.median(run.parameters for run in runs),
+        "MACs": statistics.median(run.macs for run in runs),
+    }
+    return {name: value for name, value in spent.items() if value}
+
+
+def _speed(a: str, b: str, expansion: Expansion, records: Records) -> str:
+    """The speed of arm a against b's, from the pairs of runs that were made together; empty with fewer than 2 of them."""
+    done = [record for record in records.values() if record]
+    ratios = []
+    for seed in expansion.seeds:
+        first, second = records[a, seed], records[b, seed]
+        if first and second and second.images_per_second and _made_together(first, second, done):
+            ratios.append(first.images_per_second / second.images_per_second)
+    by = excess(statistics.median(ratios), 1.0, SPEED) if len(ratios) > 1 else ""
+    return f"Speed, {a} against {b}: images/s {by} (the median of {len(ratios)} pairs of runs made together)." if by else ""
+
+
+def _made_together(first: Record, second: Record, done: list[Record]) -> bool:
+    """Whether two runs had the same machine at the same time, beside as many others of the study: else speeds do not compare."""
+    if not first.host or any(getattr(first, name) != getattr(second, name) for name in ("host", "device", "world_size")):
+        return False
+    times = [run.finished - run.started for run in (first, second)]
+    for time, run in zip(times, (first, second), strict=True):
+        if time <= 0 or time > 2 * run.seconds + 60:  # the clock was set back, or the run was interrupted
+            return False
+    apart = max(first.started, second.started) - min(first.finished, second.finished)
+    return apart <= min(times) and abs(_company(first, done) - _company(second, done)) <= 0.25
+
+
+def _company(run: Record, done: list[Record]) -> float:
+    """How many runs of the study, itself among them, ran on its machine at a time, on average."""
+    shared = [min(run.finished, other.finished) - max(run.started, other.started) for other in done if other.host == run.host]
+    return sum(time for time in shared if time > 0) / (run.finished - run.started)
 
 
 def warnings(
@@ -159,6 +232,7 @@ def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> l
     """Where a verdict stands on less than it seems."""
     warnings = []
     for v in verdicts:
+        warnings += [f"Claim {v.claim.id}: {why}." for why in v.warnings]
         if stats.skewed(v.values):
             warnings.append(
                 f"Claim {v.claim.id}: the differences are skewed, so that the t-test may err several times as often as alpha; "
@@ -170,9 +244,16 @@ def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> l
             if distance < reach:
                 warnings.append(
                     f"Claim {v.claim.id}: {v.outcome} on these test images; counting their sampling error too, the interval of "
-                    f"{v.estimate:+.2f} ± {reach:.2f} holds the margin."
+                    f"{v.estimate:+.2f} ± {reach:.2f} includes the margin."
                 )
     return warnings
+
+
+def _older(record: Record, registration: Registration) -> bool:
+    """Whether a run began before the study was registered. Clocks, which can be set back, are asked of old records only."""
+    if record.registrations is None:
+        return record.finished < registration.time
+    return registration.digest not in record.registrations
 
 
 def _of_registration(expansion: Expansion, records: Records) -> list[str]:
@@ -182,7 +263,7 @@ def _of_registration(expansion: Expansion, records: Records) -> list[str]:
         return []
     warnings = [f"Edited after its registration: {edit.rstrip('.')}." for edit in registration.edits(expansion)]
     done = [record for record in records.values() if record]
-    older = [record.run_id for record in done if record.finished < registration.time]
+    older = [record for record in done if _older(record, registration)]
     if older:
         warnings.append(
             f"{len(older)} of {len(records)} runs are older than the study's registration, so its claims may know them."

@@ -7,7 +7,7 @@ import numpy as np
 
 from xceptlab import stats
 from xceptlab.records import RunDirectory
-from xceptlab.report.caveats import Sampling, sampling_errors, unmatched_budgets, warnings
+from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling_errors, warnings
 from xceptlab.stats import Array
 from xceptlab.study import Expansion
 from xceptlab.verdict import Records, Verdict, guessing, judge_study
@@ -69,8 +69,8 @@ class Summary:
     curves: dict[str, Curve]
     sampling: dict[str, Sampling]
     """By claim, where the test images' correctness is known."""
-    unmatched: dict[str, str]
-    """By claim, in which budgets its arms differ, in words; claims of equal budgets are left out."""
+    budgets: dict[str, Budgets]
+    """By claim, how the budgets of its arms differ."""
     effects: list[EffectRow]
     """Of a grid whose cells all have at least 2 seeds."""
     environment: dict[str, str]
@@ -115,7 +115,7 @@ def summarise(expansion: Expansion) -> Summary:
         curve_metric=curve_metric,
         curves=curves,
         sampling=sampling,
-        unmatched=unmatched_budgets(verdicts, records),
+        budgets=compare_budgets(verdicts, expansion, records),
         effects=_effects(expansion, records, metric),
         environment=_environment(records),
         links={key: file.read_text().strip() for key, file in links.items() if file.is_file()},

@@ -54,8 +54,11 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
         claim = verdict.claim
         a, b = claim.contrast
         said = f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
-        needs = verdict.summary if verdict.decided else forecast(verdict, expansion.study)
-        console.print(said, *([f"  {needs}"] if needs else []), sep="\n", highlight=False)
+        needs = forecast(verdict, expansion.study)
+        if not needs and verdict.outcome != "incomplete":
+            needs = verdict.summary
+        cautions = [f"  Warning: {why}." for why in verdict.warnings]
+        console.print(said, *([f"  {needs}"] if needs else []), *cautions, sep="\n", highlight=False)
     missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
     seeds, more = expansion.study.seeds, ""
     if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.decided for verdict in verdicts):
@@ -80,7 +83,7 @@ def show_summary(summary: Summary) -> None:
         claim = ": ".join(filter(None, (v.claim.id, v.claim.statement)))
         console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {claim}"))
         console.print(Text(f"  {v.summary} {v.power}"))
-        notes = [f"Unmatched budgets, {summary.unmatched[v.claim.id]}."] if v.claim.id in summary.unmatched else []
+        notes = summary.budgets[v.claim.id].sentences
         notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
         console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
     if summary.effects:
