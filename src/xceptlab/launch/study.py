@@ -14,7 +14,7 @@ from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
 from xceptlab.records import RunDirectory, outdated
 from xceptlab.schema import RunConfig
-from xceptlab.study import Expansion, Registration
+from xceptlab.study import Expansion, Registration, remember_files
 
 
 def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str, str]:
@@ -43,6 +43,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
             locate(arm_config.data)
         launcher = make_launcher(next(iter(missing.values())), jobs, main)
         launcher.start(list(missing.values()))
+    remember_files(expansion)
     Registration.make(expansion)
     for run in expansion.runs().values():
         RunDirectory.of(run.runtime.outputs, run.run_id).join(expansion.name)
