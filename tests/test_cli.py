@@ -1,5 +1,7 @@
 """The command line as a user meets it: help, exit codes, and one line for whatever is wrong."""
 
+import ast
+import itertools
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from conftest import TINY
 from made import leave
 from xceptlab.cli import main
 from xceptlab.records import RunDirectory
+from xceptlab.study import Registration, expand
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ["torch", "pytorch_lightning", "jsonargparse", "numpy", "scipy", "rich", "yaml", "wandb", "plotly", "matplotlib"]
@@ -76,7 +79,20 @@ def test_print_config_prints_the_result_as_yaml(xceptlab):
     ("arguments", "words"),
     [
         ([], ["COMMAND"]),
-        (["stady"], ["stady", "study"]),
+        (["stady"], ["stady", "did you mean study?"]),
+        (["repport"], ["repport", "did you mean report?"]),
+        (["xyz"], ["xyz", "see xceptlab --help"]),
+        (["study", "experiments/residual", "--job=2"], ["--job=2", "did you mean --jobs?"]),
+        (["report", "experiments/residual", "--publsh"], ["--publsh", "did you mean --publish?"]),
+        (["evaluate", "run", "--splitt", "val"], ["--splitt", "did you mean --split?"]),
+        (["train", "--seeds", "3"], ["--seeds", "did you mean --seed?"]),
+        (["plan", "experiments/residual", "more"], ["more", "see xceptlab plan --help"]),
+        (["plan", "experiments/residual", "--seeds", "9"], ["--seeds: 9", "between 1 and 5"]),
+        (["plan", "experiments/residual", "-c", "nofile.yaml"], ["xceptlab: nofile.yaml: No such file"]),
+        (["plan", "experiments/residual", "--trian.lr", "3"], ["xceptlab: trian.lr: there is no such key"]),
+        (["describe", "nothing", "--runtime.outputs", "TMP"], ["nothing: neither a configuration file nor a run under TMP"]),
+        (["describe", "a", "--compare", "b", "c"], ["--compare", "a is a third"]),
+        (["bench", "trainstep"], ["trainstep", "did you mean train_step?"]),
         (["study"], ["STUDY"]),
         (["study", "experiments/none"], ["experiments/none", "no study there"]),
         (["plan", "experiments"], ["experiments", "no study there"]),
@@ -84,7 +100,7 @@ def test_print_config_prints_the_result_as_yaml(xceptlab):
         (["study", "experiments/residual", "--jobs", "0", "--runtime.outputs", "TMP"], ["--jobs", "0", "at least 1"]),
         (["study", "experiments/residual", "--jobs", "many"], ["--jobs", "many"]),
         (["study", "experiments/residual", "--seed", "3"], ["--seed", "decides it"]),
-        (["study", "experiments/residual", "--job", "2"], ["--job"]),
+        (["study", "experiments/residual", "--job", "2"], ["--job", "did you mean --jobs?"]),
         (["plan", "experiments/residual", "--model.residual", "none"], ["--model.residual", "decides it"]),
         (["plan", "experiments/residual", "--data.size", "7"], ["data.size", "7", "between 8 and 2048"]),
         (["train", "--train.lrr", "0.1"], ["train.lrr", "did you mean train.lr?"]),
@@ -236,6 +252,52 @@ def test_ctrl_c_is_one_line_and_exit_code_130():
     assert done.stderr == "xceptlab: interrupted; the same command continues\n"
 
 
+@pytest.mark.parametrize("by", ["folder", "id"])
+def test_describe_shows_the_network_of_a_run(tmp_path, capsys, by):
+    directory = leave(expand("experiments/residual", [f"--runtime.outputs={tmp_path}"]), "no_residual", 0, 90.0)
+    (directory.path / "config.yaml").write_text(
+        "model: {residual: none, width: 0.125}\ndata: {name: digits, size: 16, crop: none}"
+    )
+    named = str(directory.path) if by == "folder" else directory.path.name
+    assert main(["describe", named, "--depth", "1", f"--runtime.outputs={tmp_path}"]) == 0
+    assert "One image of 16x16, 10 classes" in capsys.readouterr().out
+    assert main(["describe", "--compare", named, "configs/model/xception.yaml", f"--runtime.outputs={tmp_path}"]) == 0
+    assert "entry.block1.skip" in capsys.readouterr().out
+
+
+def test_a_first_look_is_reported_by_its_own_name_and_registers_nothing_of_the_study(tmp_path, capsys):
+    options = [f"--runtime.outputs={tmp_path}"]
+    whole = expand("experiments/residual", options)
+    for arm, seed in itertools.product(whole.arms, range(3)):
+        leave(whole, arm, seed, 97.0 + seed if arm == "residual" else 60.0 + 2 * seed)
+    assert main(["report", "experiments/residual", "--seeds", "3", *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "SUPPORTED residual-helps" in said
+    assert "This is a first look with 3 of the study's 5 seeds; its verdicts are not the study's." in said
+    assert [folder.name for folder in (tmp_path / "studies").iterdir()] == ["residual+seeds3"]
+    assert main(["status", "experiments/residual", "--seeds", "4", *options]) == 0
+    assert "6 of 8 done" in capsys.readouterr().out
+
+
+def test_two_studies_of_one_name_do_not_overwrite_each_others_report(tmp_path, capsys):
+    text = (ROOT / "experiments/residual/study.yaml").read_text()
+    for folder, margin in (("a", "0.5"), ("b", "2.5")):
+        (tmp_path / folder / "residual").mkdir(parents=True)
+        (tmp_path / folder / "residual/study.yaml").write_text(text.replace("margin: 0.5", f"margin: {margin}"))
+    options = [f"--runtime.outputs={tmp_path}"]
+    first = expand(str(tmp_path / "a/residual"), options)
+    Registration.make(first)
+    assert main(["report", str(tmp_path / "a/residual"), *options]) == 0
+    page = (first.directory() / "report.html").read_bytes()
+    capsys.readouterr()
+    for command in ("report", "plan", "status", "study"):
+        assert main([command, str(tmp_path / "b/residual"), *options]) == 2
+        said = capsys.readouterr().err
+        assert f"belongs to another study of this name, {(tmp_path / 'a/residual/study.yaml').resolve()}; rename" in said
+        assert len(said.splitlines()) == 1
+    assert (first.directory() / "report.html").read_bytes() == page
+
+
 def test_train_says_where_the_record_is(tmp_path, capsys):
     arguments = ["train", *TINY, "--train.epochs=1", f"--runtime.outputs={tmp_path}"]
     for before in (False, True):
@@ -246,12 +308,30 @@ def test_train_says_where_the_record_is(tmp_path, capsys):
         assert said.endswith(" (was trained before)") == before
 
 
-@pytest.mark.parametrize("name", [[], ["nothing"]])
-def test_bench_lists_its_programs_where_none_of_them_is_named(xceptlab, name):
-    done = xceptlab("bench", *name)
-    names = ", ".join(sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py")))
-    said = f"xceptlab: {''.join(name) or 'NAME'}: no such benchmark; there are {names}\n"
+BENCHMARKS = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py"))
+
+
+def test_bench_refuses_what_it_does_not_have_and_says_what_it_has(xceptlab):
+    done = xceptlab("bench", "nothing")
+    said = f"xceptlab: nothing: no such benchmark; there are {', '.join(BENCHMARKS)}\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_bench_without_a_name_lists_its_programs_with_a_line_each(xceptlab):
+    done = xceptlab("bench")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    assert [name for name, _ in rows] == BENCHMARKS
+    assert all(about for _, about in rows)
+
+
+@pytest.mark.parametrize("name", ["train_step", "overhead", "report_size"])
+def test_the_help_of_a_benchmark_is_its_own_and_nothing_is_measured(xceptlab, name):
+    done = xceptlab("bench", name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    about = ast.get_docstring(ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text()))
+    assert done.stdout.startswith(about)
+    assert "--train.lr" not in done.stdout
 
 
 def test_bench_hands_on_what_follows_the_name(xceptlab):

@@ -22,7 +22,7 @@ def table(schema: type) -> str:
         value = re.sub(r"a mapping with keys of [^)]+", "a mapping, see below", in_words(f.type))
         required = f.default is f.default_factory is dataclasses.MISSING
         default = "required" if required else {None: "null", "": "empty", dataclasses.MISSING: "empty"}.get(f.default, f.default)
-        words = meaning[f.name].replace("``", "`").replace("\n", " ")
+        words = " ".join(meaning[f.name].replace("``", "`").split())
         rows.append(f"| `{f.name}` | {value} | {default} | {words} |")
     return "\n".join(rows)
 

@@ -89,8 +89,7 @@ REFUSED = [
     (TrainConfig, {"warmup": 1.0}, "train.warmup", "at least 0 and below 1"),
     (TrainConfig, {"label_smoothing": -0.1}, "train.label_smoothing", "at least 0 and below 1"),
     (TrainConfig, {"ema": 1.0}, "train.ema", "at least 0 and below 1"),
-    (TrainConfig, {"nesterov": True, "optimizer": "adamw"}, "train.nesterov", "false without sgd and momentum"),
-    (TrainConfig, {"nesterov": True, "momentum": 0.0}, "train.nesterov", "false without sgd and momentum"),
+    (TrainConfig, {"nesterov": True, "momentum": 0.0}, "train.nesterov", "false without momentum"),
     (RuntimeConfig, {"accelerator": "tpu"}, "runtime.accelerator", "one of auto, cpu, gpu, mps"),
     (RuntimeConfig, {"devices": 0}, "runtime.devices", "at least 1"),
     (RuntimeConfig, {"num_nodes": 0}, "runtime.num_nodes", "at least 1"),
@@ -296,6 +295,13 @@ def test_images_are_counted_as_far_as_the_configuration_tells():
     assert DataConfig(name="digits", crop="none", validation=0.1).images() == (1167, 130, 500)
     assert DataConfig(validation=0.5, train_images=8, test_images=4).images() == (4, 4, 4)
     assert DataConfig(num_classes=3, validation=0.01).images() == (0, 0, 0)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_nesterovs_momentum_does_not_apply_to_other_optimizers_and_makes_no_other_run(optimizer):
+    runs = [RunConfig(train=TrainConfig(optimizer=optimizer, nesterov=nesterov)) for nesterov in (True, False)]
+    assert runs[0] == runs[1]
+    assert runs[0].run_id == runs[1].run_id
 
 
 def test_another_seed_is_another_run():

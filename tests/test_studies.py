@@ -45,7 +45,7 @@ def test_a_study_is_interrupted_continued_and_then_only_judged(xceptlab, tmp_pat
     assert "SUPPORTED  residual-helps" in finished.stdout
     (study,) = (tmp_path / "studies").iterdir()
     assert {p.name for p in study.iterdir()} == {
-        "registered.yaml", "report.html", "report.md", "results.csv", "curves.svg", "differences.svg",
+        "files.txt", "registered.yaml", "report.html", "report.md", "results.csv", "curves.svg", "differences.svg",
     }  # fmt: skip
 
     again = xceptlab(*arguments)

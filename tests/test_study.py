@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,21 @@ import yaml
 
 from xceptlab.schema import ModelConfig, RunConfig, TrainConfig
 from xceptlab.stats import Boundary
-from xceptlab.study import Claim, Expansion, Registration, Seeds, Study, _control, expand, locate
+from xceptlab.study import (
+    Claim,
+    Expansion,
+    Registration,
+    Seeds,
+    Study,
+    _control,
+    expand,
+    locate,
+    refuse_namesake,
+    remember_files,
+)
 
 CLAIM = {"id": "c", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior", "margin": 0.5}
+UNTIL = {"start": 4, "step": 2, "max": 20, "stop": "decided"}
 STUDY = {
     "question": "Does it help?",
     "base": ["base.yaml"],
@@ -119,6 +132,48 @@ def test_grid_levels_may_be_numbers_and_truth_values(write, key, levels, names):
     assert [getattr(getattr(arm, section), name) for arm in arms.values()] == levels
 
 
+@pytest.mark.parametrize(
+    ("key", "levels", "names"),
+    [
+        ("model.fc", [[], [64], [64, 32]], ["none", "64", "64_32"]),
+        ("model.timm", ["", "inception_v3", "hf_hub:timm/some"], ["none", "inception_v3", "hf_hub_timm_some"]),
+    ],
+)
+def test_grid_levels_may_be_lists_and_empty_text_and_names_with_any_character(write, key, levels, names):
+    arms = expand(write(arms=None, grid={key: levels}, claims=[])).arms
+    assert list(arms) == names
+    assert [arm.science()[key] for arm in arms.values()] == levels
+
+
+@pytest.mark.parametrize(
+    ("nested", "dotted"),
+    [
+        (
+            {"arms": {"a": {}, "b": {"model": {"residual": "none", "width": 0.5}, "train.lr": 0.3}}},
+            {"arms": {"a": {}, "b": {"model.residual": "none", "model.width": 0.5, "train.lr": 0.3}}},
+        ),
+        (
+            {"arms": None, "claims": [], "grid": {"model": {"residual": ["all", "none"]}, "train.lr": [0.1, 0.2]}},
+            {"arms": None, "claims": [], "grid": {"model.residual": ["all", "none"], "train.lr": [0.1, 0.2]}},
+        ),
+    ],
+    ids=["arms", "grid"],
+)
+def test_arms_and_grids_may_be_nested_as_configuration_files_are(write, nested, dotted):
+    one, other = expand(write(**nested)), expand(write(**dotted))
+    assert one.arms == other.arms
+    assert one.study == other.study
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_nesterovs_momentum_of_the_base_is_no_difference_of_an_arm_whose_optimizer_has_none(write, folder, optimizer):
+    (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none}\ntrain: {nesterov: true}\n")
+    expansion = expand(write(arms={"sgd": {}, "other": {"train.optimizer": optimizer}}, claims=[]))
+    assert expansion.differences("other") == {"train.optimizer": ("sgd", optimizer)}
+    explicit = {"train.optimizer": optimizer, "train.nesterov": False}
+    assert expand(write(arms={"sgd": {}, "other": explicit}, claims=[])).arms == expansion.arms
+
+
 def test_arms_named_by_what_yaml_takes_for_truth_values_are_refused(write):
     with pytest.raises(ValueError, match="arms: YAML reads a name as True; on, off, yes, no, true and false need quotes"):
         expand(write(arms={True: {"model.middle_blocks": 2}, False: {"model.middle_blocks": 4}}, claims=[]))
@@ -170,13 +225,19 @@ def test_a_folder_is_named_also_when_it_is_the_working_directory(write, folder, 
         (["-c", "LAYER", "--train.epochs", "4"], "helps+layer+train.epochs=4"),
         (["--train.epochs=4"], "helps+train.epochs=4"),
         (["--runtime.workers", "2"], "helps"),
+        (["-c", "CLUSTER"], "helps"),
+        (["-c", "CLUSTER", "-c", "LAYER"], "helps+layer"),
+        (["--model.match", "macs"], "helps+model.match=macs"),
         (["--data.root", "/elsewhere"], "helps"),
     ],
 )
 def test_layers_that_change_the_science_make_another_study(write, tmp_path, args, name):
     layer = tmp_path / "layer.yaml"
     layer.write_text("train: {epochs: 5}")
-    assert expand(write(), [arg.replace("LAYER", str(layer)) for arg in args]).name == name
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("runtime: {workers: 2}\nlauncher: {name: slurm, minutes: 30}\ndata: {root: /elsewhere}")
+    args = [arg.replace("LAYER", str(layer)).replace("CLUSTER", str(cluster)) for arg in args]
+    assert expand(write(), args).name == name
 
 
 def test_a_study_is_kept_below_the_outputs_folder(write, tmp_path):
@@ -209,9 +270,6 @@ def test_the_table_of_boundaries_has_every_schedule_that_a_study_may_have():
 # ---- what is refused --------------------------------------------------------------------------------------------------------
 
 
-UNTIL = {"start": 4, "step": 2, "max": 20, "stop": "decided"}
-
-
 def without(mapping: dict, key: str) -> dict:
     return {k: v for k, v in mapping.items() if k != key}
 
@@ -219,7 +277,7 @@ def without(mapping: dict, key: str) -> dict:
 ILL_FORMED = [
     ({"questoin": "?"}, ["questoin", "did you mean question?"]),
     ({"question": None}, ["question"]),
-    ({"base": ["absent.yaml"]}, ["'absent.yaml'", "neither beside the study file nor in the working directory"]),
+    ({"base": ["absent.yaml"]}, ["'absent.yaml'", "neither beside the study file nor in the working directory, nor shipped"]),
     ({"base": "base.yaml"}, ["base", "'base.yaml'", "list"]),
     ({"seeds": []}, ["seeds", "[]"]),
     ({"seeds": [0, 0]}, ["seeds", "[0, 0]", "different"]),
@@ -248,7 +306,13 @@ ILL_FORMED = [
     ({"arms": ["a", "b"]}, ["arms: ['a', 'b']", "a mapping"]),
     ({"arms": STUDY["arms"] | {"c": "all"}}, ["arms.c: 'all'", "a mapping"]),
     ({"arms": STUDY["arms"] | {"c": {1: "all"}}}, ["arms.c: 1", "text, in quotes"]),
-    ({"arms": STUDY["arms"] | {"c": {"model": {"residual": "none"}}}}, ["'c'", "model cannot be a factor", "model.order"]),
+    ({"arms": STUDY["arms"] | {"c": {"model": "none"}}}, ["'c'", "model cannot be a factor", "model.order"]),
+    ({"arms": STUDY["arms"] | {"c": {"model": {"residul": "none"}}}}, ["'c'", "model.residul", "did you mean model.residual?"]),
+    ({"arms": STUDY["arms"] | {"c": {"launcher": {"name": "slurm"}}}}, ["launcher.name cannot be a factor"]),
+    (
+        {"arms": STUDY["arms"] | {"c": {"model.residual": "all", "model": {"residual": "none"}}}},
+        ["arms.c: the key model.residual stands there twice"],
+    ),
     ({"arms": STUDY["arms"] | {"c": {"config": "base.yaml"}}}, ["'c'", "config: there is no such key"]),
     ({"arms": STUDY["arms"] | {"c": {"seed": 3}}}, ["'c'", "seed cannot be a factor"]),
     ({"grid": {"model.width": [0.5, 1]}}, ["there is a grid, too", "either arms or a grid"]),
@@ -337,8 +401,61 @@ def test_an_abbreviated_factor_is_no_way_around_that(write):
     refusal(write(), "--model.residua", "none")
 
 
-def test_a_bad_layer_is_named(write, tmp_path):
-    assert str(tmp_path / "absent.yaml") in refusal(write(), "-c", str(tmp_path / "absent.yaml"))
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["-c", "absent.yaml"], "absent.yaml: No such file or directory"),
+        (["-c", "LAYER"], "LAYER: train.epoch: there is no such key; did you mean train.epochs?"),
+        (["--trian.lr", "3"], "trian.lr: there is no such key; did you mean train.lr?"),
+        (["--train.lr", "fast"], "train.lr: 'fast' is not allowed; it must be a finite number"),
+        (["--data.size", "7"], "data.size: 7 is not allowed; it must be between 8 and 2048"),
+    ],
+)
+def test_what_the_command_line_gives_is_not_blamed_on_the_study_file(write, tmp_path, args, said):
+    (tmp_path / "layer.yaml").write_text("train: {epoch: 3}")
+    layer = str(tmp_path / "layer.yaml")
+    assert refusal(write(), *(arg.replace("LAYER", layer) for arg in args)) == said.replace("LAYER", layer)
+
+
+def test_what_only_fails_together_names_the_study_file_the_arm_and_the_command_line(write, folder):
+    (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none, validation: 0.1}")
+    message = refusal(write(), "--data.train_images", "4")
+    assert message.startswith(f"{folder}/study.yaml: arm 'a': with --data.train_images 4: data.validation: 0.1 ")
+
+
+def test_a_mistake_of_the_study_is_not_blamed_on_the_command_line(write, folder):
+    (folder / "base.yaml").write_text("train: {epoch: 3}")
+    assert refusal(write(), "--train.lr", "0.1").startswith(f"{folder}/study.yaml: arm 'a': {folder}/base.yaml: train.epoch")
+
+
+# ---- a first look -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seeds", "n", "first", "name"),
+    [
+        ([5, 3, 9], 2, [5, 3], "helps+seeds2"),
+        ([5, 3, 9], 1, [5], "helps+seeds1"),
+        ([5, 3, 9], 3, [5, 3, 9], "helps"),
+        (UNTIL, 3, [0, 1, 2], "helps+seeds3"),
+        (UNTIL, 20, list(range(20)), "helps+seeds20"),
+    ],
+)
+def test_a_first_look_has_the_first_seeds_and_a_name_of_its_own_and_shares_its_runs(write, seeds, n, first, name):
+    path = write(seeds=seeds)
+    whole, look = expand(path), expand(path, (), n)
+    assert (look.name, look.seeds) == (name, first)
+    assert bool(look.first_look) == (name != "helps")
+    assert not whole.first_look
+    assert look.arms == whole.arms
+    assert f"--seeds={n}" in look.command
+
+
+@pytest.mark.parametrize(("seeds", "most"), [([0, 1, 2], 3), (UNTIL, 20)])
+@pytest.mark.parametrize("n", [0, -1, 21])
+def test_a_first_look_with_none_or_more_than_all_seeds_is_refused(write, seeds, most, n):
+    with pytest.raises(ValueError, match=rf"--seeds: {n} is not allowed; it must be between 1 and {most}"):
+        expand(write(seeds=seeds), (), n)
 
 
 def hand_made(declared: dict, configs: dict) -> Expansion:
@@ -413,6 +530,76 @@ def test_another_study_of_the_same_name_is_refused_and_a_reworded_one_is_not(wri
     other = expand(write(**reworded, arms={"a": {"model.width": 0.5}, "b": {"model.width": 0.25}}), registered)
     with pytest.raises(ValueError, match=r"another study of this name was run, 'Does it help\?'; rename"):
         Registration.make(other)
+
+
+@pytest.fixture
+def copied(write, folder, tmp_path, registered):
+    """A copy of the registered study's folder that may be edited; returns its expansion, which was not looked at yet."""
+    first = expand(write(), registered)
+    remember_files(first)
+
+    def copy(**changes) -> Expansion:
+        shutil.copytree(folder, tmp_path / "elsewhere" / folder.name, dirs_exist_ok=True)
+        study = {key: value for key, value in (STUDY | changes).items() if value is not None}
+        other = tmp_path / "elsewhere" / folder.name / "study.yaml"
+        other.write_text(yaml.safe_dump(study, sort_keys=False))
+        return expand(str(other), registered)
+
+    return copy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"claims": [CLAIM | {"margin": 0.1}]},
+        {"seeds": [0, 1]},
+        {"question": "Does something else help?", "claims": []},
+        {"arms": STUDY["arms"] | {"c": {"model.width": 0.5}}},
+    ],
+)
+def test_another_study_file_of_the_same_name_is_refused_and_told_whose_the_directory_is(copied, folder, changes):
+    other = copied(**changes)
+    with pytest.raises(ValueError, match="belongs to another study of this name") as error:
+        refuse_namesake(other)
+    assert [word for word in (str(folder / "study.yaml"), "rename", "--runtime.outputs") if word not in str(error.value)] == []
+
+
+def test_a_copy_that_only_its_base_makes_another_study_is_refused(copied, tmp_path):
+    (tmp_path / "elsewhere" / "helps").mkdir(parents=True)
+    copied()
+    base = tmp_path / "elsewhere" / "helps" / "base.yaml"
+    base.write_text(base.read_text().replace("epochs: 3", "epochs: 4"))
+    with pytest.raises(ValueError, match="belongs to another study"):
+        refuse_namesake(expand(str(base.parent), [f"--runtime.outputs={tmp_path / 'outputs'}"]))
+
+
+def test_an_equal_copy_as_in_another_clone_is_the_same_study(copied):
+    refuse_namesake(copied())
+
+
+def test_a_moved_folder_is_the_same_study_also_when_it_is_edited(copied, folder):
+    other = copied(seeds=[0, 1])
+    shutil.rmtree(folder)
+    refuse_namesake(other)
+    assert Registration.read(other).edits(other) == ["seeds [0, 1, 2] -> [0, 1]"]
+
+
+def test_the_same_file_is_the_same_study_also_when_it_is_edited(write, registered):
+    remember_files(expand(write(), registered))
+    refuse_namesake(expand(write(alpha=0.01), registered))
+
+
+def test_two_layers_of_the_same_name_make_two_studies(write, tmp_path):
+    options = [f"--runtime.outputs={tmp_path / 'outputs'}"]
+    for folder, epochs in (("a", 4), ("b", 5)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "long.yaml").write_text(f"train: {{epochs: {epochs}}}")
+    first, second = (expand(write(), ["-c", str(tmp_path / folder / "long.yaml"), *options]) for folder in "ab")
+    Registration.make(first)
+    remember_files(first)
+    refuse_namesake(first)
+    with pytest.raises(ValueError, match=r"belongs to another study of this name, .*a/long.yaml"):
+        refuse_namesake(second)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ command, 130 interrupted by the user.
 """
 
 import argparse
+import ast
+import difflib
 import itertools
+import re
 import sys
 import traceback
 import warnings
@@ -14,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from xceptlab import __version__
+from xceptlab import __version__, shipped
 from xceptlab.interruption import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Interrupted, Requests
 from xceptlab.leases import Busy
 from xceptlab.loading import keys, load_run, overrides, synonyms
@@ -42,8 +45,19 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(epilog=LAYERS, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        meant = synonyms(message.partition("unrecognized arguments: --")[2].split(" ")[0].split("=")[0], keys(RunConfig))
-        raise ValueError(f"{message}; " + (f"did you mean --{meant[0]}?" if meant else f"see {self.prog} --help"))
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        meant = difflib.get_close_matches(choice[1], re.findall(r"[\w.-]+", choice[2]), n=1) if choice else []
+        raise ValueError(f"{message}; " + (f"did you mean {meant[0]}?" if meant else f"see {self.prog} --help"))
+
+    def refuse(self, unknown: str) -> NoReturn:
+        """Refuse an argument that this command does not know, with the option or the run's key that was probably meant."""
+        word, known = unknown.split("=")[0], keys(RunConfig)
+        meant = []
+        if word.startswith("--"):
+            options = [*self._option_string_actions, *(f"--{key}" for key in known)]
+            meant = [f"--{key}" for key in synonyms(word.removeprefix("--"), known)]
+            meant += difflib.get_close_matches(word, options, n=1)
+        raise ValueError(f"{unknown}: no such argument; " + (f"did you mean {meant[0]}?" if meant else f"see {self.prog} --help"))
 
 
 def console() -> NoReturn:
@@ -93,7 +107,9 @@ def _say(message: str, code: int) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     layers, rest = _split(argv)
-    options = _parser().parse_args(rest)
+    options, unknown = _parser().parse_known_args(rest)
+    if unknown:
+        options.parser.refuse(unknown[0])
     return options.command(options, layers)
 
 
@@ -123,16 +139,26 @@ def _parser() -> _Parser:
         """A command is named after its function, and its help is the docstring."""
         name, text = command.__name__.removeprefix("_"), command.__doc__
         own = commands.add_parser(name, help=text, description=text, **options)
-        own.set_defaults(command=command)
+        own.set_defaults(command=command, parser=own)
         return own
 
-    study = "a study's folder (with a study.yaml in it; docs/study.md explains its keys) or its file"
+    def add_seeds(own: argparse.ArgumentParser) -> None:
+        few = (
+            "a first look with the first N of the study's seeds: a study by itself (STUDY+seedsN), which shares its runs with it"
+        )
+        own.add_argument("--seeds", type=int, metavar="N", help=few)
+
+    study = "a study's folder (with a study.yaml in it; docs/study.md explains its keys), its file, or the name of a shipped one"
     own = add(_study)
     own.add_argument("study", metavar="STUDY", help=study)
     own.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)")
+    add_seeds(own)
     for command in (_plan, _status):
-        add(command).add_argument("study", metavar="STUDY", help=study)
+        own = add(command)
+        own.add_argument("study", metavar="STUDY", help=study)
+        add_seeds(own)
     own = add(_report)
+    add_seeds(own)
     own.add_argument("studies", metavar="STUDY", nargs="+", help=f"{study}; several are compared on one page, too")
     own.add_argument("--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file")
     own.add_argument(
@@ -162,8 +188,11 @@ def _parser() -> _Parser:
     own.add_argument("name", metavar="NAME", nargs="?", help=", ".join(_benchmarks()) or "there are none here")
     own.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
     own = add(_describe)
+    own.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or id, whose network is shown")
     own.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
-    own.add_argument("--compare", nargs=2, metavar=("A", "B"), help="show two configuration files' networks side by side")
+    own.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="show the networks of two configuration files or runs side by side"
+    )
     return parser
 
 
@@ -172,7 +201,7 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.report.summary import read_records
     from xceptlab.verdict import grown
 
-    expansion = _expand(options.study, layers)
+    expansion = _expand(options.study, layers, options.seeds)
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
     if None in read_records(expansion).values():
@@ -199,7 +228,7 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
 
 def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     """Show what a study would run and how its arms differ; trains nothing."""
-    expansion = _expand(options.study, layers)
+    expansion = _expand(options.study, layers, options.seeds)
     networks = _networks(expansion)
     from xceptlab.report.terminal import show_plan
 
@@ -219,7 +248,7 @@ def _status(options: argparse.Namespace, layers: list[str]) -> int:
     """Show how far a study is, live in a terminal; from any machine that sees its outputs."""
     from xceptlab.launch.status import show
 
-    show(_expand(options.study, layers))
+    show(_expand(options.study, layers, options.seeds))
     return 0
 
 
@@ -229,7 +258,8 @@ def _report(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.report.write import publish, write_comparison
     from xceptlab.study import locate
 
-    summaries = [_write(_expand(study, layers), latex=options.format == "latex") for study in options.studies]
+    expansions = [_expand(study, layers, options.seeds) for study in options.studies]
+    summaries = [_write(expansion, latex=options.format == "latex") for expansion in expansions]
     for study, summary in zip(options.studies, summaries, strict=True):
         show_summary(summary)
         if options.format == "latex":
@@ -252,10 +282,9 @@ def _sync(options: argparse.Namespace, layers: list[str]) -> int:
     check_key()
     code = 0
     for name in options.names:
-        path = next((path for path in (Path(name), outputs / "runs" / name) if (path / "config.yaml").is_file()), None)
-        if not path and not Path(name).exists():
-            raise ValueError(f"{name}: neither a study nor a run under {outputs / 'runs'}")
-        expansion = None if path else _expand(name, layers)
+        candidates = (Path(name), RunDirectory.of(str(outputs), name).path)
+        path = next((path for path in candidates if (path / "config.yaml").is_file()), None)
+        expansion = None if path else _expand(_study_named(name, outputs), layers)
         runs = expansion.runs().values() if expansion else []
         paths = [path] if path else [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in runs]
         for run in [run for run in paths if (run / "metrics.jsonl").is_file()]:
@@ -267,6 +296,15 @@ def _sync(options: argparse.Namespace, layers: list[str]) -> int:
         if expansion:
             _sync_study(_write(expansion))
     return code
+
+
+def _study_named(name: str, outputs: Path) -> str:
+    from xceptlab.study import locate
+
+    try:
+        return str(locate(name))
+    except ValueError:
+        raise ValueError(f"{name}: neither a study nor a run under {outputs / 'runs'}") from None
 
 
 def _train(options: argparse.Namespace, layers: list[str]) -> int:
@@ -360,11 +398,21 @@ def _prepare(config: RunConfig) -> int:
 
 
 def _bench(options: argparse.Namespace, layers: list[str]) -> int:
-    """Measure on this machine: run a program of benchmarks/ in the repository."""
+    """Measure on this machine: run a program of benchmarks/ in the repository; without a name, list them."""
     import runpy
 
+    if not options.name:
+        for name in _benchmarks():
+            print(f"{name:22}{_about(name).splitlines()[0]}")
+        return 0
     if options.name not in _benchmarks():
-        raise ValueError(f"{options.name or 'NAME'}: no such benchmark; there are {', '.join(_benchmarks()) or 'none'}")
+        meant = difflib.get_close_matches(options.name, _benchmarks(), n=1)
+        there = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(_benchmarks()) or 'none'}"
+        raise ValueError(f"{options.name}: no such benchmark; {there}")
+    if {"-h", "--help"} & {*options.arguments}:
+        print(_about(options.name))
+        if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text("utf-8"):  # it would run, or show another's help
+            return 0
     sys.argv = [options.name, *options.arguments]
     runpy.run_path(str(BENCHMARKS / f"{options.name}.py"), run_name="__main__")
     return 0
@@ -374,29 +422,55 @@ def _benchmarks() -> list[str]:
     return sorted(file.stem for file in BENCHMARKS.glob("*.py"))
 
 
+def _about(name: str) -> str:
+    """What a benchmark's file says of itself."""
+    return ast.get_docstring(ast.parse((BENCHMARKS / f"{name}.py").read_text("utf-8"))) or "it does not say what it measures"
+
+
 def _describe(options: argparse.Namespace, layers: list[str]) -> int:
     """Show the network as a table: modules, output shapes, parameters, multiply-accumulates."""
     from xceptlab.describe import compare, describe
 
     if options.compare:
-        a, b = (load_run([*layers, "-c", file], "describe") for file in options.compare)
+        if options.run:
+            raise ValueError(f"--compare: shows two networks side by side; {options.run} is a third")
+        a, b = (load_run([*layers, "-c", _configuration(name, layers)], "describe") for name in options.compare)
         compare(a, b, options.compare)
+    elif options.run:
+        describe(load_run(["-c", _configuration(options.run, layers), *layers], "describe"), options.depth)
     else:
         describe(load_run(layers, "describe"), options.depth)
     return 0
 
 
-def _expand(path: str, layers: list[str]) -> "Expansion":
+def _configuration(name: str, layers: list[str]) -> str:
+    """The configuration file that a run's folder or id, or the file itself, names."""
+    path = _found(name, layers, "describe")
+    if not path.exists():
+        raise ValueError(f"{name}: neither a configuration file nor a run under {path.parent}")
+    return str(path / "config.yaml" if path.is_dir() else path)
+
+
+def _found(name: str, layers: list[str], command: str) -> Path:
+    """The file or folder of this name, or else where the run of this id is or would be."""
+    path = shipped.find(name)
+    if path.exists():
+        return path
+    return RunDirectory.of(load_run(layers, command).runtime.outputs, name).path
+
+
+def _expand(path: str, layers: list[str], seeds: int | None = None) -> "Expansion":
     """A study with its arms resolved, their widths solved where they are to match a budget, and the seeds it needs by now."""
     from xceptlab.report.summary import read_records
-    from xceptlab.study import expand
+    from xceptlab.study import expand, refuse_namesake
     from xceptlab.verdict import grown
 
-    expansion = expand(path, layers)
+    expansion = expand(path, layers, seeds)
     if next(iter(expansion.arms.values())).model.match != "none":
         from xceptlab.control import matched
 
         expansion = matched(expansion)
+    refuse_namesake(expansion)
     return grown(expansion, read_records)
 
 
@@ -423,9 +497,7 @@ def _warn(lines: Iterable[object]) -> None:
 
 def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Path | str]":
     """The configuration and the weights of a run's folder or id, of a file, or of timm's Xception by its name."""
-    path = Path(name)
-    if not path.exists():  # perhaps a run's id
-        path = Path(load_run(layers, command).runtime.outputs) / "runs" / name
+    path = _found(name, layers, command)
     if not path.exists():
         if name.split(".")[0].endswith("xception"):
             return load_run(layers, command), name
@@ -441,8 +513,10 @@ def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Pa
 def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
     from xceptlab.report.summary import summarise
     from xceptlab.report.write import write_report
+    from xceptlab.study import remember_files
 
     summary = summarise(expansion)
+    remember_files(expansion)
     write_report(summary, latex)
     return summary
 

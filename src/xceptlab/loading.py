@@ -1,7 +1,8 @@
 """From YAML files and dotted overrides to checked dataclasses, in LightningCLI's syntax; the one file that knows jsonargparse.
 
-``-c FILE`` may be repeated; the files and ``--section.field value`` overrides apply in the order in which they stand, the last
-one wins. Whatever is wrong becomes a ``ValueError`` of one line that names the file, the key, the value and what is allowed.
+``-c FILE`` may be repeated; a shipped file is found from anywhere. The files and ``--section.field value`` overrides apply in the
+order in which they stand, the last one wins. Whatever is wrong becomes a ``ValueError`` of one line that names the file, the key,
+the value and what is allowed.
 """
 
 import difflib
@@ -12,6 +13,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
+from xceptlab import shipped
 from xceptlab.schema import RunConfig
 from xceptlab.section import Section, in_words
 
@@ -36,7 +38,8 @@ def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
     Raises:
         ValueError: One line, for anything that is not as the schema allows.
     """
-    given = sorted(overrides(args), key=lambda each: each[0] == "print_config")  # it prints what stands before it
+    given = [(key, str(shipped.find(value)) if key == "config" and value else value) for key, value in overrides(args)]
+    given.sort(key=lambda each: each[0] == "print_config")  # it prints what stands before it
     for key, file in given:
         if key == "config" and file:
             read(file)

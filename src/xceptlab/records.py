@@ -10,6 +10,7 @@
     studies.txt          the studies that use the run
     registrations.txt    the registrations of studies that stood before the run began
     log.txt              what the run printed, when a study started it
+    failure.txt          why it failed, when a study has given it up; gone when it is started again
     lease.*              which process trains the run now
     checkpoints/         where to continue; dropped once the record exists
 """
@@ -88,7 +89,20 @@ class RunDirectory:
         return cls(Path(outputs) / "runs" / run_id)
 
     def create(self) -> None:
+        """Make the directory for a run that starts or continues: it has not failed any more."""
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (self.path / "failure.txt").unlink(missing_ok=True)
+
+    def fail(self, reason: str) -> None:
+        """Note why the run failed, for whoever looks at its directory."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a full disk may be the reason, and the study goes on with other runs
+            write_atomically(self.path / "failure.txt", reason.encode())
+
+    def failure(self) -> str:
+        """Why the run failed; empty for one that did not, or that was started again."""
+        file = self.path / "failure.txt"
+        return file.read_text("utf-8", errors="replace") if file.is_file() else ""
 
     def record(self) -> Record | None:
         """The record, or None while the run is not done.

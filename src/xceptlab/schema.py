@@ -204,7 +204,7 @@ class TrainConfig(Section):
     momentum: float = 0.9
     """Momentum of sgd and rmsprop."""
     nesterov: bool = False
-    """Nesterov's momentum, for sgd."""
+    """Nesterov's momentum, for sgd with momentum; with another optimizer it does not apply and counts as false."""
     weight_decay: float = 1e-5
     """L2 regularisation (sgd, rmsprop), decoupled weight decay (adamw)."""
     decay_norm_bias: bool = True
@@ -240,8 +240,14 @@ class TrainConfig(Section):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("momentum", "warmup", "label_smoothing", "ema"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        can_nesterov = self.optimizer == "sgd" and self.momentum > 0
-        self._require("nesterov", can_nesterov or not self.nesterov, "false without sgd and momentum")
+        self._require("nesterov", self.optimizer != "sgd" or self.momentum > 0 or not self.nesterov, "false without momentum")
+        if "train.nesterov" in self.unused:
+            object.__setattr__(self, "nesterov", False)
+
+    @property
+    def unused(self) -> set[str]:
+        """Keys that do not apply to this optimizer."""
+        return set() if self.optimizer == "sgd" else {"train.nesterov"}
 
 
 @dataclass(frozen=True, kw_only=True)

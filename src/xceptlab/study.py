@@ -15,13 +15,15 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
-from xceptlab import loading
-from xceptlab.records import RunDirectory, write_once
+from xceptlab import loading, shipped
+from xceptlab.records import RunDirectory, write_atomically, write_once
 from xceptlab.schema import RunConfig
 from xceptlab.section import Section
 
 FACTORS = [key for key in RunConfig().science() if key != "seed"]
 """The keys in which arms may differ."""
+SECTIONS = [f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(f.type)]
+"""What an arm's keys may be nested in, as in a configuration file."""
 
 
 def decimals(metric: str) -> int:
@@ -119,7 +121,8 @@ class Study(Section):
     question: str
     """What the study answers."""
     base: list[str]
-    """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory."""
+    """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory, then
+    among the shipped ones."""
     seeds: list[int] | Seeds
     """Each arm is trained once with each, of which a verdict needs 3; a mapping adds seeds until the claims are decided."""
     claims: list[Claim] = field(default_factory=list)
@@ -127,7 +130,8 @@ class Study(Section):
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By name of the arm the keys of a run in which it differs; the first arm is the baseline."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
-    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by ``-``."""
+    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by ``-`` (a list by
+    ``_``, an empty one ``none``)."""
     alpha: float = 0.05
     """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the file; above 0, below 0.5."""
     paper: Paper = field(default_factory=Paper)
@@ -137,7 +141,9 @@ class Study(Section):
         if self.arms is None or isinstance(self.arms, dict):  # 4: is a name too
             if switches := [name for name in self.arms or () if isinstance(name, bool)]:
                 raise ValueError(f"arms: YAML reads a name as {switches[0]}; on, off, yes, no, true and false need quotes")
-            object.__setattr__(self, "arms", {str(name): keys for name, keys in (self.arms or {}).items()})
+            arms = {str(name): _dotted(keys, f"arms.{name}") for name, keys in (self.arms or {}).items()}
+            object.__setattr__(self, "arms", arms)
+        object.__setattr__(self, "grid", _dotted(self.grid, "grid"))
         super().__post_init__()
         self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
         if isinstance(self.seeds, Seeds):
@@ -174,7 +180,27 @@ class Study(Section):
         if self.arms:
             return self.arms
         crossed = itertools.product(*self.grid.values())
-        return {"-".join(map(str, levels)): dict(zip(self.grid, levels, strict=True)) for levels in crossed}
+        return {"-".join(map(_level_name, levels)): dict(zip(self.grid, levels, strict=True)) for levels in crossed}
+
+
+def _dotted(declared: Any, place: str) -> Any:
+    """An arm's keys or a grid's factors, ``{model: {width: 1}}`` as ``{model.width: 1}``; what is no mapping as it is."""
+    if not isinstance(declared, dict):
+        return declared
+    dotted: dict[Any, Any] = {}
+    for key, value in declared.items():
+        nested = key in SECTIONS and isinstance(value, dict)
+        for name, one in {f"{key}.{inner}": each for inner, each in value.items()}.items() if nested else [(key, value)]:
+            if name in dotted:
+                raise ValueError(f"{place}: the key {name} stands there twice")
+            dotted[name] = one
+    return dotted
+
+
+def _level_name(level: Any) -> str:
+    """A factor's level as a part of an arm's name."""
+    text = "_".join(map(str, level)) if isinstance(level, list) else str(level)
+    return re.sub(r"[^\w.+-]", "_", text) or "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +216,16 @@ class Expansion:
     """The command that runs the study."""
     look: int = 0
     """Blocks of seeds that were added to the first one, where the study adds seeds until its claims are decided."""
+    planned: int = 0
+    """Seeds of the whole study, at most, where this is a first look with fewer of them; else 0."""
+    files: tuple[Path, ...] = ()
+    """The study file and the layers that the name tells of, by their absolute paths."""
+
+    @property
+    def first_look(self) -> str:
+        """What to say of a first look with fewer seeds; empty for a whole study."""
+        few = f"a first look with {len(self.seeds)} of the study's {self.planned} seeds; its verdicts are not the study's"
+        return few if self.planned else ""
 
     @property
     def seeds(self) -> list[int]:
@@ -206,9 +242,14 @@ class Expansion:
         return {(arm, seed): self.run(arm, seed) for seed in self.seeds for arm in self.arms}
 
     def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
-        """The science in which an arm differs from the baseline: ``{key: (baseline, arm)}``."""
-        base, other = next(iter(self.arms.values())).science(), self.arms[arm].science()
-        return {key: (base[key], other[key]) for key in base if base[key] != other[key]}
+        """The science in which an arm differs from the baseline: ``{key: (baseline, arm)}``.
+
+        A field that does not apply to one of the two, such as Nesterov's momentum to AdamW, is no difference.
+        """
+        baseline, config = next(iter(self.arms.values())), self.arms[arm]
+        base, other = baseline.science(), config.science()
+        applicable = base.keys() - baseline.train.unused - config.train.unused
+        return {key: (base[key], other[key]) for key in base if key in applicable and base[key] != other[key]}
 
     def directory(self) -> Path:
         """Where the study's registration and report are kept."""
@@ -216,16 +257,23 @@ class Expansion:
 
 
 def locate(path: str) -> Path:
-    """The study file that a folder or a file names."""
-    file = Path(path)
-    file = file / "study.yaml" if file.is_dir() else file
-    if not file.is_file():
-        raise ValueError(f"{path}: no study there; give a study's folder (with a study.yaml in it) or its file")
-    return file
+    """The study file that a folder, a file or the name of a shipped study names."""
+    for candidate in (Path(path), shipped.root() / path, shipped.root() / "experiments" / path):
+        file = candidate / "study.yaml" if candidate.is_dir() else candidate
+        if file.is_file():
+            return file
+        if Path(path).exists():
+            break
+    raise ValueError(
+        f"{path}: no study there; give a study's folder (with a study.yaml in it), its file, or a shipped one's name"
+    )
 
 
-def expand(path: str, args: Sequence[str] = ()) -> Expansion:
+def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Expansion:
     """Read a study and resolve its arms; ``args`` are layers and overrides that apply after the base and before the arms.
+
+    ``seeds`` asks for a first look with so many of the study's first seeds: a study by itself, whose name says so, which shares
+    its runs with the whole one.
 
     Raises:
         ValueError: One line, for a study that is not well formed, an arm that differs from the baseline in a key that neither
@@ -239,18 +287,56 @@ def expand(path: str, args: Sequence[str] = ()) -> Expansion:
             raise ValueError("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
         if key == "seed" or any(key in declared for declared in cells.values()):
             raise ValueError(f"--{key}: the study {file} decides it; edit the study to change it")
+    planned = 0
+    if seeds is not None:
+        study, planned = _first_look(study, seeds)
     layers = [arg for base in study.base for arg in ("-c", _find(base, file))]
     arms = {}
     first = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
     for name, declared in cells.items():
         overrides = [f"--{key}={_text(value)}" for key, value in declared.items()]
+        overrides.append(f"--seed={first}")
         try:
-            arms[name] = loading.load_run([*layers, *args, *overrides, f"--seed={first}"], "study")
+            arms[name] = loading.load_run([*layers, *args, *overrides], "study")
         except ValueError as error:
-            raise ValueError(f"{file}: arm {name!r}: {error}") from None
-    expansion = Expansion(name=_name(file, args), study=study, arms=arms, command=shlex.join(["xceptlab", "study", path, *args]))
+            blamed = _blamed(f"{file}: arm {name!r}: ", str(error), args, [*layers, *overrides])
+            raise ValueError(blamed) from None
+    named = _naming_layers(args)
+    expansion = Expansion(
+        name=_name(file, named, seeds if planned and seeds else 0),
+        study=study,
+        arms=arms,
+        command=shlex.join(["xceptlab", "study", path, *([f"--seeds={seeds}"] if seeds is not None else []), *args]),
+        planned=planned,
+        files=(file.resolve(), *(shipped.find(value).resolve() for key, value in named if key == "config")),
+    )
     _control(file, expansion)
     return expansion
+
+
+def _first_look(study: Study, seeds: int) -> tuple[Study, int]:
+    """The study with its first seeds only, and how many it has in all; 0 where these are all of a list."""
+    every = list(range(study.seeds.max)) if isinstance(study.seeds, Seeds) else study.seeds
+    if not 1 <= seeds <= len(every):
+        raise ValueError(f"--seeds: {seeds} is not allowed; it must be between 1 and {len(every)}, the seeds of the study")
+    whole = every[:seeds] == study.seeds
+    return dataclasses.replace(study, seeds=every[:seeds]), 0 if whole else len(every)
+
+
+def _blamed(place: str, message: str, args: Sequence[str], without: Sequence[str]) -> str:
+    """Why an arm is refused, and who is to blame: the command line where it is refused by itself, or where the arm, ``without``
+    it, is not."""
+
+    def refusal(given: Sequence[str]) -> str:
+        try:
+            loading.load_run(given, "study")
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    if refusal(args) == message:
+        return message
+    return place + message if refusal(without) else f"{place}with {shlex.join(args)}: {message}"
 
 
 def _control(file: Path, expansion: Expansion) -> None:
@@ -279,30 +365,44 @@ def _control(file: Path, expansion: Expansion) -> None:
 
 
 def _find(base: str, file: Path) -> str:
-    for candidate in (file.parent / base, Path(base)):
+    for candidate in (file.parent / base, Path(base), shipped.root() / base):
         if candidate.is_file():
             return str(candidate)
-    raise ValueError(f"{file}: base {base!r} is neither beside the study file nor in the working directory")
+    raise ValueError(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _name(file: Path, args: Sequence[str]) -> str:
-    """The study's name; layers and science overrides of the command line make another study, so they are part of it.
+def _naming_layers(args: Sequence[str]) -> list[tuple[str, str]]:
+    """Of the command line the layers and overrides that make another study, because they can change a result."""
+    science = {*FACTORS, "model.match"}
+    found = []
+    for key, value in loading.overrides(args):
+        if key == "config":
+            layer = _dotted(loading.read(str(shipped.find(value or ""))), "")
+            if science & layer.keys():
+                found.append((key, value or ""))
+        elif key in science:
+            found.append((key, value or ""))
+    return found
+
+
+def _name(file: Path, layers: Sequence[tuple[str, str]], seeds: int) -> str:
+    """The study's name, with the layers and overrides that make another study, and the number of seeds of a first look.
 
     At most 60 characters: it is also a folder and a tag in W&B, which takes 64.
     """
     name = [file.parent.resolve().name if file.name == "study.yaml" else file.stem]
-    science = RunConfig().science()
-    for key, value in loading.overrides(args):
-        if key == "config":
-            name.append(Path(value or "").stem)
-        elif key in science:
-            name.append(f"{key}={value}")
+    name += [Path(value).stem if key == "config" else f"{key}={value}" for key, value in layers]
+    name += [f"seeds{seeds}"] if seeds else []
     full = re.sub(r"[^\w.=+-]", "_", "+".join(name)).lstrip(".")
     return full if len(full) <= 60 else f"{full[:51]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+FILES = "files.txt"
+"""In a study's directory: its study file and the layers that its name tells of, one path a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,3 +490,32 @@ class Registration:
                 keys = [key for key in new[name] if old[name].get(key) != new[name][key]]
                 edits += [f"{what} {name}: {key} {old[name].get(key)} -> {new[name][key]}" for key in keys]
         return edits
+
+
+def refuse_namesake(expansion: Expansion) -> None:
+    """Refuse a study whose directory belongs to another study file of this name.
+
+    A file that is gone, since its folder was moved, and a copy that is as the study was registered, as in another clone, are the
+    same study.
+
+    Raises:
+        ValueError: The other study's file is there, and this one differs from what was registered.
+    """
+    try:
+        remembered = (expansion.directory() / FILES).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    others = [file for file in remembered if Path(file) not in expansion.files and Path(file).is_file()]
+    registered = Registration.read(expansion) if others else None
+    if registered and registered.edits(expansion):
+        raise ValueError(
+            f"{expansion.directory()}: belongs to another study of this name, {others[0]}; "
+            "rename this one's folder or file, or give it another --runtime.outputs"
+        )
+
+
+def remember_files(expansion: Expansion) -> None:
+    """Note in the study's directory which files the study is made of."""
+    expansion.directory().mkdir(parents=True, exist_ok=True)
+    text = "".join(f"{file}\n" for file in expansion.files)
+    write_atomically(expansion.directory() / FILES, text.encode())

@@ -55,6 +55,9 @@ def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, lau
     attempts = [call["seed"] for call in calls(tmp_path)]
     assert [attempts.count(seed) for seed in range(6)] == [1, 2, 2, 2, 1, 4]
     assert "it crashed" in (RunDirectory.of(str(tmp_path), runs[1].run_id).path / "log.txt").read_text()
+    why = {seed: RunDirectory.of(str(tmp_path), config.run_id).failure() for seed, config in runs.items()}
+    assert why[1] == "RuntimeError: it crashed"
+    assert {seed for seed, reason in why.items() if reason} == {1, 3, 4}
 
 
 def test_a_crash_counts_only_where_a_run_came_no_further(run, launcher, tmp_path):

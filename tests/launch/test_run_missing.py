@@ -1,11 +1,46 @@
 """What becomes of a study's runs when its command ends."""
 
 import pytest
+from rich.console import Console
 
 from xceptlab.interruption import Interrupted
 from xceptlab.launch import study
 from xceptlab.records import RunDirectory
 from xceptlab.study import Registration, expand
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_reason_is_shown_as_soon_as_a_run_fails_and_after_ctrl_c(monkeypatch, tmp_path, capsys, terminal):
+    expansion = expand("experiments/residual", [f"--runtime.outputs={tmp_path}"])
+    ids = [run.run_id for run in expansion.runs().values()]
+    shown_before = []
+
+    class Launcher:
+        pause = 0.0
+        outlived = False
+        polls = 0
+
+        def start(self, configs):
+            pass
+
+        def poll(self):
+            self.polls += 1
+            if self.polls == 1:
+                RunDirectory.of(str(tmp_path), ids[1]).fail("the cat unplugged it")
+                return dict.fromkeys(ids, "waiting") | {ids[1]: "failed"}
+            shown_before.append(capsys.readouterr().out)
+            raise KeyboardInterrupt
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(study, "make_launcher", lambda *_: Launcher())
+    monkeypatch.setattr(study, "Console", lambda **_: Console(force_terminal=terminal, width=250))
+    with pytest.raises(KeyboardInterrupt):
+        study.run_missing(expansion, None, None)
+    assert "no_residual seed 0" in shown_before[0]
+    assert "the cat unplugged it" in shown_before[0]
+    assert f"failed: {ids[1]}: the cat unplugged it (see " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("outlived", "error"), [(False, Interrupted), (True, KeyboardInterrupt), (True, Interrupted)])

@@ -84,12 +84,43 @@ def test_what_a_launcher_knows_besides_is_shown(study):
     assert f"failed: {Overview(study).name(runs[0].run_id)}" in shown
 
 
+def test_a_run_that_failed_says_why_on_any_machine_until_somebody_trains_it_again(study):
+    failed, alike, again, *_ = study.runs().values()
+    for run, reason in ((failed, "the data are gone"), (alike, "the data are gone"), (again, "out of memory")):
+        directory(run).fail(reason)
+    overview = Overview(study)
+    seen = overview.look({})
+    assert [(seen[run.run_id].state, seen[run.run_id].reason) for run in (failed, again)] == [
+        ("failed", "the data are gone"),
+        ("failed", "out of memory"),
+    ]
+    shown = " ".join(text(overview).split())
+    assert "0 of 10 done, 3 failed, 7 waiting" in shown
+    assert f"failed: {overview.name(failed.run_id)}, {overview.name(alike.run_id)}: the data are gone (see " in shown
+    assert "seed 1: out of memory (see " in shown
+    assert overview.look({again.run_id: "waiting"})[again.run_id].state == "waiting"  # a launcher will start it
+    with directory(again).locked():
+        assert overview.look({})[again.run_id].state == "running"
+    assert overview.look({})[again.run_id].state == "waiting"
+    fakes.write_record(failed)
+    assert overview.look({})[failed.run_id].state == "done"
+
+
 def test_status_prints_once_where_nobody_watches_and_writes_nothing(capsys, tmp_path, study):
     assert main(["status", "experiments/residual", f"--runtime.outputs={tmp_path}"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert printed.out.splitlines()[0] == "0 of 10 done, 10 waiting"
+    first, second, *_ = printed.out.splitlines()
+    assert first == f"residual, runs in {tmp_path / 'runs'}, a folder that is not there"
+    assert second == "0 of 10 done, 10 waiting"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_status_names_the_folder_that_it_looked_in(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "runs").mkdir(parents=True)
+    assert main(["status", "residual"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"residual, runs in {tmp_path.resolve() / 'outputs' / 'runs'}"
 
 
 @pytest.mark.parametrize("leave", ["done", "Ctrl-C"])

@@ -16,6 +16,8 @@ from xceptlab.study import Expansion
 
 PAUSE = 2.0
 """Seconds between two looks."""
+REASONS = 5
+"""Reasons of failures that are shown at a time."""
 STATES = ("done", "diverged", "running", "failed", "stopped", "queued", "waiting")
 """stopped: it has begun, and nobody trains it now."""
 
@@ -27,6 +29,8 @@ class Seen:
     state: str
     where: str = ""
     """Who trains it."""
+    reason: str = ""
+    """Why it failed."""
     progress: Progress = field(default_factory=Progress)
 
 
@@ -45,6 +49,11 @@ class Overview:
         arm, run = self.runs[run_id]
         return f"{arm} seed {run.seed}"
 
+    def reason(self, run_id: str) -> str:
+        """Why a run failed, and where to read more."""
+        directory = self._directories[run_id]
+        return f"{directory.failure() or 'no reason is known'} (see {directory.path / 'log.txt'})"
+
     def look(self, states: Mapping[str, State]) -> dict[str, Seen]:
         """Every run, by id; ``states`` is what a launcher knows besides."""
         return {run_id: self._ended.get(run_id) or self._look(run_id, states.get(run_id)) for run_id in self.runs}
@@ -54,8 +63,6 @@ class Overview:
         if record := directory.record():
             self._ended[run_id] = Seen(state="diverged" if record.status == "diverged" else "done")
             return self._ended[run_id]
-        if state == "failed":
-            return Seen(state=state)
         progress = self._followers[run_id].progress(self.runs[run_id][1].train.epochs)
         if found := leases(directory.path):
             holder, beat = max(found.values(), key=lambda lease: lease[1])
@@ -63,6 +70,9 @@ class Overview:
             if not holder.here or holder.alive:
                 note = f" (no sign of life for {duration(silent)})" if silent > STALE and not holder.here else ""
                 return Seen(state="running", where=f"{holder.host}:{holder.pid}{note}", progress=progress)
+        reason = directory.failure()
+        if state == "failed" or (reason and not state):
+            return Seen(state="failed", reason=reason)
         return Seen(state=state or ("stopped" if progress.epoch else "waiting"), progress=progress)
 
     def table(self, states: Mapping[str, State] = {}) -> Group:
@@ -87,11 +97,23 @@ class Overview:
                 Text(seen[run_id].where),
             )
         parts += [view] if view.row_count else []
+        parts += self._failures({run_id: seen[run_id].reason for run_id in by_state["failed"]})
         for state, runs in by_state.items():
-            if runs and state != "running":
+            if runs and state not in ("running", "failed"):
                 names = ", ".join(map(self.name, runs))
                 parts.append(Text(f"{state}: {names}", style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
+
+    def _failures(self, reasons: Mapping[str, str]) -> list[Text | Table]:
+        """Each reason once, with the runs that failed for it."""
+        by_reason: dict[str, list[str]] = {}
+        for run_id, reason in reasons.items():
+            by_reason.setdefault(reason, []).append(run_id)
+        lines: list[Text | Table] = []
+        for runs in list(by_reason.values())[:REASONS]:
+            lines.append(Text(f"failed: {', '.join(map(self.name, runs))}: {self.reason(runs[0])}", style="red"))
+        more = len(by_reason) - REASONS
+        return [*lines, Text(f"failed for {more} other reasons: see the log.txt of each run")] if more > 0 else lines
 
     @property
     def complete(self) -> bool:
@@ -102,6 +124,8 @@ class Overview:
 def show(expansion: Expansion) -> None:
     """Show a study: live in a terminal, until it is done or Ctrl-C; elsewhere once."""
     overview, console = Overview(expansion), Console(highlight=False)
+    runs = (expansion.directory().parents[1] / "runs").resolve()
+    console.print(f"{expansion.name}, runs in {runs}{'' if runs.is_dir() else ', a folder that is not there'}", soft_wrap=True)
     if not console.is_terminal:
         console.print(overview.table())
         return

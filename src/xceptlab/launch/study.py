@@ -1,6 +1,7 @@
 """Run what is missing of a study, and show it live."""
 
 import dataclasses
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -14,7 +15,7 @@ from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
 from xceptlab.records import RunDirectory, outdated
 from xceptlab.schema import RunConfig
-from xceptlab.study import Expansion, Registration
+from xceptlab.study import Expansion, Registration, remember_files
 
 
 def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str, str]:
@@ -26,7 +27,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         main: ``xceptlab``'s main function.
 
     Returns:
-        The runs that failed, with the last line of their log.
+        The runs that failed, with the reason.
     """
     missing = {}
     for (arm, _), run in expansion.runs().items():
@@ -43,6 +44,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
             locate(arm_config.data)
         launcher = make_launcher(next(iter(missing.values())), jobs, main)
         launcher.start(list(missing.values()))
+    remember_files(expansion)
     Registration.make(expansion)  # before the first poll, which starts the first run
     for run in expansion.runs().values():
         RunDirectory.of(run.runtime.outputs, run.run_id).join(expansion.name)
@@ -59,6 +61,8 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
                 display.show(states)
         except (Interrupted, KeyboardInterrupt) as error:
             leave = launcher.outlived and isinstance(error, Interrupted)
+            for run_id, reason in display.failures().items():
+                print(f"failed: {run_id}: {reason}", file=sys.stderr)
             stopping = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"
             with suppress(OSError):  # the terminal may be gone
                 print("Leaving: the jobs go on, and the same command finds them" if leave else stopping, flush=True)
@@ -66,7 +70,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         finally:
             if not leave:
                 launcher.stop()
-    return {run_id: _last_line(missing[run_id]) for run_id, state in states.items() if state == "failed"}
+    return display.failures()
 
 
 def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
@@ -90,12 +94,6 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
 
 def _of_study(run: RunConfig, study: str, arm: str) -> RunConfig:
     return dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, study=study, arm=arm))
-
-
-def _last_line(run: RunConfig) -> str:
-    log = RunDirectory.of(run.runtime.outputs, run.run_id).path / "log.txt"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return f"{lines[-1].removeprefix('xceptlab: ') if lines else 'no output'} (see {log})"
 
 
 class _Display:
@@ -133,10 +131,16 @@ class _Display:
             for run_id, state in states.items():
                 if state != self.before[run_id] and state != "waiting":
                     done = len(self.overview.runs) - len(states) + Counter(states.values())["done"]
-                    score = self._score(run_id) if state == "done" else ""
+                    more = self._score(run_id) if state == "done" else ""
+                    if state == "failed":
+                        more = f", {self.overview.reason(run_id)}"
                     total = len(self.overview.runs)
-                    print(f"{self.overview.name(run_id)}: {state}{score} ({done} of {total} done)", flush=True)
+                    print(f"{self.overview.name(run_id)}: {state}{more} ({done} of {total} done)", flush=True)
         self.before = states
+
+    def failures(self) -> dict[str, str]:
+        """Why runs failed, by id."""
+        return {run_id: self.overview.reason(run_id) for run_id, state in self.before.items() if state == "failed"}
 
     def _score(self, run_id: str) -> str:
         record = RunDirectory.of(self.missing[run_id].runtime.outputs, run_id).record()

@@ -183,6 +183,7 @@ def warnings(
 ) -> list[str]:
     """All that a reviewer should know, a sentence each. ``reached``: the epoch that each run that has begun is at."""
     return [
+        *([f"This is {expansion.first_look}."] if expansion.first_look else []),
         *_unfinished(expansion, records, reached),
         *_of_records(expansion, records),
         *_of_verdicts(verdicts, sampling),
