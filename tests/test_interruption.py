@@ -59,6 +59,14 @@ def test_a_deferred_signal_is_remembered_until_the_end(number):
     assert train_until(number, signal.SIGTERM) == ([number, number], Interrupted)  # schedulers may ask twice
 
 
+def test_of_several_processes_one_tells_what_ctrl_c_does(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")  # a stray one tells nothing
+    for tells in (True, False):
+        with pytest.raises(KeyboardInterrupt), Requests(tells=tells) as requests, requests.deferred():
+            send(signal.SIGINT)
+        assert ("Ctrl-C again stops at once" in capsys.readouterr().err) is tells
+
+
 def test_ctrl_c_waits_and_a_second_one_does_not(capsys):
     assert train_until(signal.SIGINT) == ([signal.SIGINT], KeyboardInterrupt)
     assert train_until(signal.SIGINT, signal.SIGINT, signal.SIGTERM) == ([signal.SIGINT], KeyboardInterrupt)
@@ -106,9 +114,20 @@ def test_what_is_ignored_in_the_background_stays_so():
     assert requests.number == 0
 
 
-CHILD = (
-    "import time; from xceptlab.interruption import die_with_parent; die_with_parent(); print('up', flush=True); time.sleep(60)"
-)
+CHILD = """
+import sys, time
+from xceptlab.interruption import die_with_parent
+from xceptlab.loading import load_run
+from xceptlab.world import World
+
+die_with_parent(World.join(load_run().runtime).starter == "torchrun")
+print("up", flush=True)
+time.sleep(60)
+"""
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
+    "MASTER_PORT": "29500",
+}  # fmt: skip
 STARTER = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], env=os.environ | eval(sys.argv[2]))"
 
 
@@ -121,7 +140,8 @@ def alive(pid):
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
 @pytest.mark.parametrize(
-    ("environment", "dies"), [("{'LOCAL_RANK': '1'}", True), (f"{{'{PARENT}': str(os.getpid())}}", True), ("{}", False)]
+    ("environment", "dies"),
+    [(str(TORCHRUN), True), (f"{{'{PARENT}': str(os.getpid())}}", True), ("{}", False), ("{'LOCAL_RANK': '1'}", False)],
 )
 def test_a_rank_and_a_coordinators_run_die_with_their_parent_and_others_do_not(environment, dies):
     parent = subprocess.Popen([sys.executable, "-c", STARTER, CHILD, environment], stdout=subprocess.PIPE)

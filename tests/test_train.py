@@ -18,7 +18,7 @@ from PIL import Image
 
 from conftest import ROOT, TINY, listen_to_ctrl_c
 from made import photographs
-from xceptlab import checkpoints, cli
+from xceptlab import checkpoints, cli, tracking
 from xceptlab.data.module import Batch, DataModule
 from xceptlab.leases import Busy
 from xceptlab.records import RunDirectory
@@ -122,6 +122,18 @@ def test_optimizers_train(tiny, optimizer):
 def test_accumulated_batches_step_once_for_all(tiny):
     record = train(tiny("--train.accumulate=2"), progress=False)
     assert record.steps == 10
+
+
+@pytest.mark.parametrize("name", ["train/loss", "test/loss"])
+def test_a_run_whose_log_lacks_its_curves_is_not_finished(tiny, monkeypatch, name):
+    config = tiny()
+    log = tracking.LocalLog.log_metrics
+    monkeypatch.setattr(
+        tracking.LocalLog, "log_metrics", lambda self, line, step=None: None if name in line else log(self, line, step)
+    )
+    with pytest.raises(OSError, match=f"metrics.jsonl: no line has {name}"):
+        train(config, progress=False)
+    assert directory(config).record() is None
 
 
 def test_without_validation_a_run_has_test_metrics_only(tiny):

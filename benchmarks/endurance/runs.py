@@ -74,7 +74,8 @@ class Run:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+        group = {"TORCHELASTIC_RUN_ID": "endurance", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
+        group |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}  # as torchrun's
         self.processes = [
             SERVER.Process(target=_train, args=([*ARGV, *runtime, *self.overrides], group, self.folder, rank))
             for rank in range(world)
@@ -177,7 +178,7 @@ def _train(argv: list[str], group: dict[str, str], folder: Path, rank: int) -> N
     from xceptlab.task import Task
 
     world = int(group["WORLD_SIZE"])
-    os.environ |= group | {"LOCAL_RANK": str(rank)} if world > 1 else {}
+    os.environ |= group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}
     print_to(folder / f"output.{rank}")
     step = Task.training_step
 

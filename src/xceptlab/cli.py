@@ -23,6 +23,7 @@ from xceptlab.leases import Busy
 from xceptlab.loading import keys, load_run, overrides, synonyms
 from xceptlab.records import RunDirectory
 from xceptlab.schema import DataConfig, RunConfig
+from xceptlab.world import World
 
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row
@@ -310,35 +311,37 @@ def _study_named(name: str, outputs: Path) -> str:
 def _train(options: argparse.Namespace, layers: list[str]) -> int:
     """Train, evaluate and record one run."""
     config = load_run([*layers, *(["--help"] if options.help else [])])
+    world = World.join(config.runtime)
     from xceptlab.data import locate
 
     locate(config.data)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    with Requests():  # a signal may come before all is loaded
-        from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
+    with Requests(tells=world.first):  # a signal may come before all is loaded
         from xceptlab.train import train
 
-        rank_zero_only(_warn)(_few_images(config.data))
+        if world.first:
+            _warn(_few_images(config.data))
         trained = directory.record() is not None
         record = train(config, progress=sys.stderr.isatty())
     scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    rank_zero_only(print)(f"{directory.path}: {scores or record.status}{' (was trained before)' if trained else ''}")
+    if world.first:
+        print(f"{directory.path}: {scores or record.status}{' (was trained before)' if trained else ''}")
     return 0
 
 
 def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     """Evaluate a run or a checkpoint on a split."""
     config, weights = _trained(options.weights, layers, "evaluate")
+    world = World.join(config.runtime)
     from xceptlab.data import locate
 
     locate(config.data)
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
     from xceptlab.train import evaluate
 
-    for name, value in evaluate(config, weights, options.split).items():
-        rank_zero_only(print)(f"{name} {value:.6g}")
+    scores = evaluate(config, weights, options.split)
+    if world.first:
+        for name, value in scores.items():
+            print(f"{name} {value:.6g}")
     return 0
 
 

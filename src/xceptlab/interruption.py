@@ -31,10 +31,14 @@ class Requests:
 
     At once, by an exception; while ``deferred``, ``number`` remembers the signal for the training loop, which looks at it after
     each step. A process that was asked is on its way out: of later signals only Ctrl-C is heard, which stops it at once.
+
+    Args:
+        tells: Whether this process, of those of a run, tells the user what Ctrl-C does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tells: bool = True) -> None:
         self.number = 0
+        self._tells = tells
         self._deferred = False
 
     def __enter__(self) -> "Requests":
@@ -80,7 +84,7 @@ class Requests:
         first, self.number = not self.number, self.number or number
         if (first and not self._deferred) or (not first and number == signal.SIGINT):
             self.stop(number)
-        if first and number == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
+        if first and number == signal.SIGINT and self._tells:
             print("xceptlab: stops after this step; Ctrl-C again stops at once", file=sys.stderr)
 
 
@@ -90,16 +94,25 @@ def leave_signals_to_parent(*_: object) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-@functools.cache
-def die_with_parent() -> None:
+def started_by_parent() -> bool:
+    """Whether the process that started this one is a run's first process or a coordinator, which name themselves."""
+    return os.environ.get(PARENT) == str(_STARTER)
+
+
+def die_with_parent(started_by_torchrun: bool = False) -> None:
     """Let no process that another one started outlive it: ranks, and the runs of a coordinator that forked them or names itself.
 
     A process that dies by SIGKILL takes nobody along. NCCL would have the other ranks wait for it for minutes, and the next
     coordinator would meet the runs of the one before.
     """
     forked = multiprocessing.parent_process()  # from a server, which lives on
-    if forked or "LOCAL_RANK" in os.environ or os.environ.get(PARENT) == str(_STARTER):
-        threading.Thread(target=_outlive_no, args=(forked,), daemon=True).start()
+    if forked or started_by_torchrun or started_by_parent():
+        _watch_parent(forked)
+
+
+@functools.cache
+def _watch_parent(forked: BaseProcess | None) -> None:
+    threading.Thread(target=_outlive_no, args=(forked,), daemon=True).start()
 
 
 def _outlive_no(forked: BaseProcess | None) -> None:

@@ -1,11 +1,70 @@
-"""What makes N processes compute what one would: BatchNorm over the whole batch."""
+"""What makes N processes compute what one would: they know each other, and BatchNorm is over the whole batch."""
 
+import os
+import socket
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from pytorch_lightning.plugins.layer_sync import LayerSync
 from torch import Tensor, nn
+
+from xceptlab.world import World
+
+
+class Processes(ClusterEnvironment):
+    """The run's world for Lightning, which would otherwise guess one from the environment."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Whether the other processes are there already; Lightning starts them only once, and then sets LOCAL_RANK."""
+        return self.world.starter != "itself" or "LOCAL_RANK" in os.environ
+
+    @property
+    def main_address(self) -> str:
+        """Where the first process is."""
+        if not self.creates_processes_externally:
+            return "127.0.0.1"
+        return os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
+
+    @property
+    def main_port(self) -> int:
+        """Where the first process listens: a free port, unless all processes must know it without having met."""
+        if not self.creates_processes_externally:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                return probe.getsockname()[1]
+        if "MASTER_PORT" in os.environ:
+            return int(os.environ["MASTER_PORT"])
+        return 15000 + (int(os.environ["SLURM_JOB_ID"]) + 1000 * int(os.environ["SLURM_STEP_ID"])) % 10000
+
+    @staticmethod
+    def detect() -> bool:
+        """Lightning does not look for it; it is given."""
+        return False
+
+    def world_size(self) -> int:
+        return self.world.size
+
+    def set_world_size(self, size: int) -> None:
+        """Check that Lightning counts the same processes."""
+        assert size == self.world.size
+
+    def global_rank(self) -> int:
+        return self.world.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Do nothing: the rank is known, and SLURM may number the tasks of several nodes in another order."""
+
+    def local_rank(self) -> int:
+        return self.world.local_rank
+
+    def node_rank(self) -> int:
+        return self.world.node_rank
 
 
 class GlobalBatchNorm(nn.SyncBatchNorm):

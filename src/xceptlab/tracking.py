@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from xceptlab.data.module import Batch
@@ -131,29 +131,30 @@ def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
 
 
 class LocalLog(Logger):
-    """metrics.jsonl: one flushed line per call."""
+    """metrics.jsonl: one flushed line per call, in the run's first process."""
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunDirectory, *, first: bool) -> None:
         super().__init__()
-        self.directory = directory
+        self.directory, self.first = directory, first
         self.lines: list[dict[str, Any]] = []
 
     name = "local"
     version = ""
 
-    @rank_zero_only
     def keep(self, step: int) -> None:
         """Drop what an interrupted run logged after ``step``, where it continues, and its final evaluation."""
+        if not self.first:
+            return
         self.lines[:] = [line for line in self.directory.log() if line["step"] <= step and "test/loss" not in line]
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         write_atomically(self.directory.path / "metrics.jsonl", text.encode())
 
-    @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml has them."""
 
-    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if not self.first:
+            return
         self.lines.append({"step": step, "time": time.time(), **metrics})
         with open(self.directory.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(self.lines[-1]) + "\n")
@@ -221,14 +222,14 @@ def _local(trainer: pl.Trainer) -> LocalLog:
     return next(logger for logger in trainer.loggers if isinstance(logger, LocalLog))
 
 
-def loggers(config: RunConfig, directory: RunDirectory) -> list[Logger]:
-    """The run's logs: the local one, and on the first process its mirrors.
+def loggers(config: RunConfig, directory: RunDirectory, *, first: bool) -> list[Logger]:
+    """The run's logs: the local one, and in its ``first`` process its mirrors.
 
     Raises:
         ValueError: W&B or TensorBoard is asked for, and is not installed or refuses.
     """
-    local = LocalLog(directory)
-    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+    local = LocalLog(directory, first=first)
+    if not first:
         return [local]
     mirrors: list[Logger] = [MirrorLog("W&B", wandb, local)] if (wandb := _wandb(config, directory)) else []
     if config.runtime.tensorboard:

@@ -23,21 +23,22 @@ import safetensors.torch
 import torch
 import yaml
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import nn
 
 import xceptlab
 from xceptlab import checkpoints, tracking
 from xceptlab.data.module import DataModule
-from xceptlab.interruption import Requests, die_with_parent
+from xceptlab.interruption import PARENT, Requests, die_with_parent
 from xceptlab.models import build as models
 from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
 from xceptlab.optim import AverageWeights
-from xceptlab.parallel import SyncBatchNorm
+from xceptlab.parallel import Processes, SyncBatchNorm
 from xceptlab.records import Record, RunDirectory, final_metrics, outdated, throughput, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.task import Task
+from xceptlab.world import World
 
 QUIET = (
     "does not have many workers",
@@ -71,8 +72,9 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
     if record := directory.record():
         directory.tidy()
         return record
-    die_with_parent()
-    with Requests() as requests:
+    world = World.join(config.runtime)
+    die_with_parent(world.starter == "torchrun")
+    with Requests(tells=world.first) as requests:
         git_state()  # of the code as it is loaded, not as it will be when the run ends
         prepare(config)
         data = DataModule(config)
@@ -80,7 +82,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         network = build(config)
         trainer = make_trainer(config, directory, requests, progress)
         directory.create()
-        if not trainer.is_global_zero:  # a process that the first one started; only the first one keeps the directory
+        if not world.first:  # only the first process keeps the directory
             return _train(config, directory, data, network, trainer, requests)
         with directory.locked():
             if record := directory.record():  # whoever held it has finished it
@@ -103,7 +105,7 @@ def _train(
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
     fingerprint = data.fingerprint()
     task = Task(config, network, data.steps_per_epoch, len(data.test))
-    trainer.loggers = tracking.loggers(config, directory)
+    trainer.loggers = tracking.loggers(config, directory, first=trainer.is_global_zero)
 
     latest = checkpoints.newest(directory.path / "checkpoints")
     if trainer.is_global_zero and (latest or outdated(config)):
@@ -123,6 +125,8 @@ def _train(
         status, metrics = "diverged", {}
         rank_zero_warn(f"{config.run_id} diverged: {error}")
 
+    if trainer.is_global_zero and status == "finished":
+        check_curves(directory)
     seconds, images_per_second = throughput(directory.log())
     record = Record(
         run_id=config.run_id,
@@ -157,6 +161,19 @@ def _train(
         directory.write_record(record)
         shutil.rmtree(directory.path / "checkpoints")
     return record
+
+
+def check_curves(directory: RunDirectory) -> None:
+    """Refuse to call a run finished whose log does not tell how it was trained and what it scored.
+
+    Raises:
+        OSError: Lines are missing, though the run has written them.
+    """
+    log = directory.log()
+    for name in ("train/loss", "test/loss"):
+        if not any(name in line for line in log):
+            file = directory.path / "metrics.jsonl"
+            raise OSError(f"{file}: no line has {name}, as if nothing had been logged; remove the folder to train the run again")
 
 
 @contextmanager
@@ -222,10 +239,15 @@ def make_trainer(config: RunConfig, directory: RunDirectory, requests: Requests,
 
 
 def trainer_on_devices(config: RunConfig, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
-    """A Trainer on the run's devices and in its precision. Signals are ours, not Lightning's."""
+    """A Trainer on the run's devices and in its precision. Signals and processes are ours, not Lightning's."""
     runtime = config.runtime
-    if runtime.devices * runtime.num_nodes > 1:
-        plugins = [*plugins, SyncBatchNorm()]
+    world = World.join(runtime)
+    rank_zero_only.rank = world.rank  # type: ignore[attr-defined]  # Lightning has taken it from the environment
+    plugins = [*plugins, Processes(world)]
+    if world.size > 1:
+        plugins.append(SyncBatchNorm())
+    if world.size > 1 and world.starter == "itself":
+        os.environ[PARENT] = str(os.getpid())  # by which those that Lightning starts know that they belong to this one
     try:
         trainer = pl.Trainer(
             accelerator=runtime.accelerator,

@@ -24,6 +24,7 @@ from xceptlab.interruption import BAD_INPUT, INTERRUPTED, PARENT
 from xceptlab.leases import Watch
 from xceptlab.records import Follower, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
+from xceptlab.world import forget
 
 State = Literal["waiting", "queued", "running", "done", "failed"]
 """queued: handed to a cluster, which has not started it yet."""
@@ -192,8 +193,7 @@ def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
     """
     print_to(log)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for name in [name for name in os.environ if name.startswith("SLURM_")]:
-        del os.environ[name]  # or Lightning, in an allocation, waits for tasks that srun never starts
+    forget()  # in an allocation, or in another launcher's task, a run would wait for processes that nobody starts
     if not fresh:
         return main(argv)
     environment = os.environ | {PARENT: str(os.getpid())}

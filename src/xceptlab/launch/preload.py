@@ -4,6 +4,10 @@ import signal
 
 _before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the coordinator, which ends the server
 
+from xceptlab.world import forget  # noqa: E402
+
+forget()  # Lightning reads ranks when it is imported, and the runs have the server's environment
+
 import sklearn.datasets  # noqa: E402, F401
 
 from xceptlab.train import git_state  # noqa: E402

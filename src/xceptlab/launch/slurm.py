@@ -167,6 +167,7 @@ def _squeue() -> dict[str, str] | None:
 def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
     """What a job does, once per device."""
     first = os.environ["SLURM_PROCID"] == "0"
+    os.environ.pop("MASTER_PORT", None)  # a shell's, which all jobs on a node would share
     if first:
         print_to(log)
     process, told = os.getpid(), False
