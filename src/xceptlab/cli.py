@@ -464,11 +464,14 @@ def _found(name: str, layers: list[str], command: str) -> Path:
 
 def _expand(path: str, layers: list[str], seeds: int | None = None) -> "Expansion":
     """A study with its arms resolved, their widths solved where they are to match a budget, and the seeds it needs by now."""
+    from xceptlab.estimands import refuse_too_few_seeds
     from xceptlab.report.summary import read_records
     from xceptlab.study import expand, refuse_namesake
     from xceptlab.verdict import grown
 
     expansion = expand(path, layers, seeds)
+    if not expansion.planned:  # a first look decides nothing anyway
+        refuse_too_few_seeds(expansion.study)
     if next(iter(expansion.arms.values())).model.match != "none":
         from xceptlab.control import matched
 

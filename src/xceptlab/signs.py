@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from xceptlab.stats import POWER, Array, Kind
 
@@ -39,6 +39,21 @@ def p_values(differences: Array, kind: Kind, margin: float, boundary: "SignBound
     inside = np.maximum(p(differences > -margin), below)
     outside = 2 * np.minimum(above, p(differences < -margin))
     return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
+
+
+def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]:
+    """The part of differences (n,) that speaks for the claim, and the part that speaks against it.
+
+    Half an imaginary difference on either side is counted in, so that few differences that agree are not taken for all.
+    """
+
+    def part(wins: NDArray[np.bool_]) -> float:
+        return float((wins.sum() + 0.5) / (len(wins) + 1))
+
+    above, below = part(differences > margin), part(differences < margin)
+    if kind == "superior":
+        return above, below
+    return min(part(differences > -margin), below), max(above, part(differences < -margin))
 
 
 def interval(differences: Array, alpha: float) -> Array:
@@ -76,6 +91,14 @@ def threshold(n: int, level: float) -> int:
 def power(share: float, n: int, level: float) -> float:
     """The chance that n pairs reject at ``level`` where each difference is beyond the margin with chance ``share``."""
     return float(binom.sf(threshold(n, level) - 1, n, share))
+
+
+def share_needed(n: int, level: float) -> float:
+    """How often a difference must lie beyond the margin for n pairs to reject with ``POWER``; NaN where they never can."""
+    wins = threshold(n, level)
+    if wins > n:
+        return float("nan")
+    return float(beta.ppf(POWER, wins, n - wins + 1))  # P(Bin(n, share) >= wins) = POWER
 
 
 def pairs_needed(share: float, level: float, most: int) -> int:
@@ -124,3 +147,17 @@ def _crossing(looks: range, level: float) -> float:
         alive[barrier:] = 0.0
         before = n
     return crossed
+
+
+def sequential_power(
+    observed: Array, kind: Kind, margin: float, boundary: SignBoundary, level: float, paths: int = 2000
+) -> tuple[float, float]:
+    """The chance that a claim is decided by the last look, and the pairs that it takes on average.
+
+    By simulation: after the ``observed`` differences (n,), n >= 1, further ones are drawn from these.
+    """
+    drawn = np.random.default_rng(0).choice(observed, (paths, boundary.looks[-1]))
+    drawn[:, : len(observed)] = observed
+    decided = np.stack([p_values(drawn[:, :n], kind, margin, boundary).min(axis=-1) <= level for n in boundary.looks])
+    needed = np.where(decided.any(axis=0), np.asarray(boundary.looks)[decided.argmax(axis=0)], boundary.looks[-1])
+    return float(decided.any(axis=0).mean()), float(needed.mean())

@@ -45,6 +45,9 @@ class Claim(Section):
     """superior: a - b > margin; equivalent: -margin < a - b < margin."""
     margin: float
     """Smallest difference that matters, 0 or more, in percentage points or nats; above 0 for equivalent."""
+    statistic: Literal["mean", "median"] = "mean"
+    """Of the differences over seeds: the mean, by t-tests; or the median, by counting in how many seeds a - b lies beyond the
+    margin, which stays valid where runs collapse or diverge, and needs 5 seeds for one claim, more for several."""
     statement: str = ""
     """The claim in words."""
     diverged: float | None = None
@@ -475,13 +478,14 @@ class Registration:
         """What differs between the registered study and today's, in words."""
         today = Registration.now(expansion)
         defaults = RunConfig().science()  # where fields stood that a later version has added
+        claim_defaults = {f.name: f.default for f in dataclasses.fields(Claim) if f.default is not dataclasses.MISSING}
         edits = [
             f"{name} {getattr(self, name)} -> {getattr(today, name)}"
             for name in ("alpha", "seeds")
             if getattr(self, name) != getattr(today, name)
         ]
         for what, old, new in (
-            ("claim", {c["id"]: c for c in self.claims}, {c["id"]: c for c in today.claims}),
+            ("claim", {c["id"]: claim_defaults | c for c in self.claims}, {c["id"]: c for c in today.claims}),
             ("arm", {name: defaults | science for name, science in self.arms.items()}, today.arms),
         ):
             edits += [f"{what} {name} added" for name in new if name not in old]

@@ -193,7 +193,8 @@ def prepare(config: RunConfig) -> None:
     os.environ["OMP_NUM_THREADS"] = str(config.train.threads)  # or Lightning's launcher shares the cores out
     torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says,
     torch.set_float32_matmul_precision("highest")  # also in containers whose environment allows TF32
-    torch.utils.deterministic.fill_uninitialized_memory = False  # no layer reads what it has not written; filling costs a tenth
+    # No layer reads memory that it has not written, and filling all of it costs a tenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for message in QUIET:
         warnings.filterwarnings("ignore", f".*{message}")
     for name in ("pytorch_lightning", "lightning_fabric"):

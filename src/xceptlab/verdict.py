@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from xceptlab import stats
+from xceptlab import signs, stats
+from xceptlab.estimands import LEAST_PAIRS, Estimand, estimand
 from xceptlab.records import Record
 from xceptlab.stats import Array
 from xceptlab.study import Claim, Expansion, Seeds, Study, decimals
@@ -29,10 +30,10 @@ class Verdict:
     claim: Claim
     outcome: Outcome
     estimate: float
-    """Mean of the paired differences; NaN without pairs."""
+    """The claim's statistic of the paired differences, their mean or median; NaN without pairs."""
     low: float
     high: float
-    """The interval of the mean that belongs to the claim's tests; NaN with fewer than 2 pairs."""
+    """Its interval, which belongs to the claim's tests: NaN with fewer than 2 pairs, infinite where few pairs bound no median."""
     level: float
     """The interval's level, 1 - 2 alpha."""
     n: int
@@ -41,14 +42,16 @@ class Verdict:
     """Holm-adjusted p-value: of the opposite where that is shown, or would be but for the other claims, else of the claim; NaN
     where nothing was tested."""
     detectable: float = math.nan
-    """The effect beyond the margin (superior) or the margin (equivalent) that this n would have found with 80% power, at the
-    level that Holm leaves the claim."""
+    """What this n would have found with 80% power, at the level that Holm leaves the claim. Of a mean the effect beyond the
+    margin (superior) or the margin (equivalent), of a median the part of all seeds that speaks for the claim."""
     correlation: float
     """Pearson's, between the two arms over the seeds: what the pairing gained."""
     differences: dict[int, float]
     """Per seed."""
     scores: tuple[dict[int, float], dict[int, float]]
     """Of the arms a and b, per seed."""
+    tested: bool = False
+    """Whether there were pairs to test."""
     most: int | None = None
     """Seeds at most, where seeds are added until the claims are decided; the interval is then the repeated one."""
     summary: str = ""
@@ -73,14 +76,24 @@ class Verdict:
     @property
     def power(self) -> str:
         """What the pairing gained and what this n could have found, in words; empty where nothing was tested."""
-        if math.isnan(self.detectable):
+        if not self.tested:
             return ""
-        smallest = f"{self.detectable:.{decimals(self.claim.metric)}f}"
-        found = (
-            f"equivalence within {smallest}" if self.claim.kind == "equivalent" else f"an effect of {smallest} beyond the margin"
-        )
         gained = "" if math.isnan(self.correlation) else f"Pairing correlation {self.correlation:.2f}; "
-        return f"{gained}{self.n} pairs would have found {found} with 80% power."
+        return gained + estimand(self.claim, []).power(self.detectable, self.n)
+
+    @property
+    def sign_count(self) -> str:
+        """In how many seeds the difference speaks for the claim, and whether that alone would confirm it; empty if untested."""
+        if not self.tested or self.claim.statistic == "median" or self.most is not None:
+            return ""
+        d, kind, margin = self.values, self.claim.kind, self.claim.margin
+        holds = d > margin if kind == "superior" else abs(d) < margin
+        confirmed = signs.p_values(d, kind, margin)[0] <= (1 - self.level) / 2
+        where = "beyond" if kind == "superior" else "within"
+        return (
+            f"The difference is {where} the margin in {int(holds.sum())} of {self.n} seeds; "
+            f"the median is {'' if confirmed else 'not '}confirmed."
+        )
 
 
 def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int] | Seeds, alpha: float = 0.05) -> list[Verdict]:
@@ -97,10 +110,10 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
     Raises:
         ValueError: A score that is not a finite number.
     """
-    boundary = stats.Boundary(seeds.start, seeds.step, seeds.max) if isinstance(seeds, Seeds) else None
+    asked = [estimand(claim, seeds) for claim in claims]
     now: list[tuple[Verdict, Array]] = []
     for look in [range(n) for n in seeds.looks] if isinstance(seeds, Seeds) else [seeds]:
-        now = _look(claims, scores, look, alpha, boundary, {i: one for i, one in enumerate(now) if one[0].decided})
+        now = _look(asked, scores, look, alpha, {i: one for i, one in enumerate(now) if one[0].decided})
         if any(verdict.outcome == "incomplete" for verdict, _ in now):
             break
     return [replace(verdict, warnings=_unit_warnings(verdict)) for verdict, _ in now]
@@ -127,52 +140,50 @@ def grown(expansion: Expansion, read: Callable[[Expansion], Records]) -> Expansi
 
 
 def _look(
-    claims: Sequence[Claim],
+    asked: Sequence[Estimand],
     scores: Sequence[Scores],
     seeds: Sequence[int],
     alpha: float,
-    boundary: stats.Boundary | None,
     frozen: Mapping[int, tuple[Verdict, Array]],
 ) -> list[tuple[Verdict, Array]]:
     """The verdicts on these seeds, each with its p-values before Holm's adjustment: of the claim and of its opposite.
 
     Holm's family is all the claims of the study: one that cannot be tested yet counts with p = 1, so that a verdict never flips
-    to inconclusive when the other claims' runs arrive. Sequentially each p-value accounts for all looks (``stats.Boundary``),
-    so that p-values of different looks, those of frozen verdicts among them, may stand in one family: each is at least the
+    to inconclusive when the other claims' runs arrive. Sequentially each p-value accounts for all looks (``Estimand``), so that
+    p-values of different looks, those of frozen verdicts among them, may stand in one family: each is at least the
     smallest that the claim would reach at any look, and that is a valid one.
     """
-    now = [_paired(claim, own, seeds, alpha, boundary) for claim, own in zip(claims, scores, strict=True)]
-    tested = {i for i, v in enumerate(now) if v.n == len(seeds) >= 3 and np.ptp(v.values) > 0}
-    p = np.ones((len(claims), 2))
+    now = [_paired(one, table, seeds, alpha) for one, table in zip(asked, scores, strict=True)]
+    p = np.ones((len(asked), 2))
     for i, v in enumerate(now):
         if i in frozen:
             now[i], p[i] = frozen[i]
-        elif i in tested:
-            p[i] = stats.p_values(v.values, v.claim.kind, v.claim.margin, *([boundary.chance] if boundary else []))
+        elif v.n == len(seeds) >= LEAST_PAIRS and not asked[i].untestable(v.values):
+            now[i] = replace(v, tested=True)
+            p[i] = asked[i].p_values(v.values)
     adjusted = stats.holm(p.T).T
     for i, v in enumerate(now):
         if i in frozen:
             continue
         if v.n < len(seeds):
-            now[i] = replace(v, summary=_waiting(v, seeds, boundary))
+            now[i] = replace(v, summary=_waiting(v, seeds, asked[i]))
             continue
-        levels = [stats.holm_level(side, i, alpha) for side in p.T]
-        levels = [boundary.nominal(level) for level in levels] if boundary else levels
+        levels = [asked[i].nominal(stats.holm_level(side, i, alpha)) for side in p.T]
         outcome: Outcome = (
             "supported" if adjusted[i, 0] <= alpha else "contradicted" if adjusted[i, 1] <= alpha else "inconclusive"
         )
         v = replace(v, outcome=outcome)
         alone: Outcome = "supported" if p[i, 0] <= alpha else "contradicted" if p[i, 1] <= alpha else "inconclusive"
-        if i in tested:
+        if v.tested:
             p_adjusted = float(adjusted[i, 1 if alone == "contradicted" else 0])
-            detectable = stats.detectable(float(v.values.std(ddof=1)), v.n, v.claim.kind, levels[0])
-            v = replace(v, p_adjusted=p_adjusted, detectable=detectable)
-        now[i] = replace(v, summary=_summary(v, alone=alone, p_alone=float(min(p[i])), levels=levels))
+            v = replace(v, p_adjusted=p_adjusted, detectable=asked[i].detectable(v.values, levels[0]))
+        now[i] = replace(v, summary=_summary(v, asked[i], alone=alone, p_alone=float(min(p[i])), levels=levels))
     return list(zip(now, p, strict=True))
 
 
-def _paired(claim: Claim, scores: Scores, seeds: Sequence[int], alpha: float, boundary: stats.Boundary | None) -> Verdict:
+def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> Verdict:
     """What is known of a claim before it is tested."""
+    claim = asked.claim
     a, b = ({seed: scores[arm][seed] for seed in sorted(seeds) if seed in scores[arm]} for arm in claim.contrast)
     for arm, values in zip(claim.contrast, (a, b), strict=True):
         for seed, value in values.items():
@@ -183,20 +194,19 @@ def _paired(claim: Claim, scores: Scores, seeds: Sequence[int], alpha: float, bo
     d = np.array([sign * (a[seed] - b[seed]) for seed in both], dtype=np.float64)
     if len(d) and np.ptp(d) <= 1e-6 * max(abs(x[seed]) for x in (a, b) for seed in both):
         d[:] = d[0]  # equal but for the rounding of 32-bit scores
-    level = boundary.nominal(alpha) if boundary else alpha
-    low, high = stats.interval(d, 1 - 2 * level) if len(d) > 1 else (math.nan, math.nan)
+    low, high = asked.interval(d, alpha) if len(d) > 1 else (math.nan, math.nan)
     return Verdict(
         claim=claim,
         outcome="incomplete",
-        estimate=float(d.mean()) if len(d) else math.nan,
-        low=float(low),
-        high=float(high),
+        estimate=asked.estimate(d) if len(d) else math.nan,
+        low=low,
+        high=high,
         level=1 - 2 * alpha,
         n=len(d),
         correlation=stats.correlation(*(np.array([x[seed] for seed in both]) for x in (a, b))),
         differences=dict(zip(both, d.tolist(), strict=True)),
         scores=(a, b),
-        most=boundary.most if boundary else None,
+        most=asked.seeds.max if isinstance(asked.seeds, Seeds) else None,
     )
 
 
@@ -277,20 +287,21 @@ class _Accuracy:
         return stats.at_chance(self.mean, self.chance, self.images)
 
 
-def _waiting(v: Verdict, seeds: Sequence[int], boundary: stats.Boundary | None) -> str:
+def _waiting(v: Verdict, seeds: Sequence[int], asked: Estimand) -> str:
     """Which seeds a claim waits for."""
     lacking = [seed for seed in seeds if seed not in v.differences]
     listed = ", ".join(map(str, lacking))
-    if boundary and lacking[0] >= boundary.start:
-        return f"Not decided yet: seeds {listed} come next, {boundary.most} seeds in all at most."
+    if isinstance(asked.seeds, Seeds) and lacking[0] >= asked.seeds.start:
+        return f"Not decided yet: seeds {listed} come next, {v.most} seeds in all at most."
     return f"Not judged yet: seeds {listed} are not trained in both arms."
 
 
-def _summary(v: Verdict, *, alone: Outcome, p_alone: float, levels: Sequence[float]) -> str:
+def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, levels: Sequence[float]) -> str:
     """The verdict in one sentence.
 
     Args:
         v: The verdict.
+        asked: What the claim asks of the differences.
         alone: What it would be if the claim were the only one of the study.
         p_alone: The p-value of that, before Holm's adjustment.
         levels: Those at which the claim and its opposite are tested, of one look's p-value.
@@ -299,16 +310,17 @@ def _summary(v: Verdict, *, alone: Outcome, p_alone: float, levels: Sequence[flo
     unit = "" if v.claim.lower_is_better else " points"
     places = decimals(v.claim.metric)
     if v.n < 3:
-        more = f"; {_more_seeds(v, levels)}" if v.n > 1 and np.ptp(v.values) > 0 else ""
+        more = f"; {asked.more_seeds(v.values, levels)}" if v.n > 1 and not asked.untestable(v.values) else ""
         pairs, missing = ("pair" if v.n == 1 else "pairs"), ("1 more seed is" if v.n == 2 else f"{3 - v.n} more seeds are")
         return f"Inconclusive: {v.n} {pairs} of runs cannot be judged; at least {missing} needed{more}."
-    if np.ptp(v.values) == 0:
-        value = -v.values[0] if v.claim.lower_is_better else v.values[0]
-        same = f"{a} - {b} is {value:+.{places}f}{unit} for every seed"
-        return f"Inconclusive: {same}, and without spread there is nothing to test."
+    if why := asked.untestable(v.values):
+        return f"Inconclusive: {why}."
     repeated, most = ("", "") if v.most is None else ("repeated ", f" of at most {v.most}")
     amount = f"{a} is {abs(v.estimate):.{places}f}{unit} {'better' if v.estimate >= 0 else 'worse'} than {b} in {v.claim.metric}"
-    amount += f" ({repeated}{100 * v.level:g}% interval {v.low:+.{places}f} to {v.high:+.{places}f}, {v.n}{most} seeds"
+    if v.claim.statistic == "median":
+        amount += " in the median"
+    interval = "no finite interval" if math.isinf(v.low) else f"interval {v.low:+.{places}f} to {v.high:+.{places}f}"
+    amount += f" ({repeated}{100 * v.level:g}% {interval}, {v.n}{most} seeds"
     amount += f", adjusted p = {v.p_adjusted:.2g})"
     margin = f"{v.claim.margin:g}{unit if v.claim.margin != 1 else unit.removesuffix('s')}"
     if v.claim.kind == "superior":
@@ -320,40 +332,17 @@ def _summary(v: Verdict, *, alone: Outcome, p_alone: float, levels: Sequence[flo
     if alone != "inconclusive":
         amount += f"; by itself it would be {alone} (p = {p_alone:.2g}), but not beside the other claims (Holm)"
     spent = "; the seeds that were planned are used up" if v.n == v.most else ""
-    return f"Inconclusive: {amount}{spent}; {_more_seeds(v, levels)}."
-
-
-def _more_seeds(v: Verdict, levels: Sequence[float]) -> str:
-    """How many pairs would probably decide the claim if the observed mean and spread were the true ones."""
-    beyond = v.claim.margin - abs(v.estimate) if v.claim.kind == "equivalent" else v.estimate - v.claim.margin
-    if beyond == 0:
-        return "the estimate lies on the margin, so that no number of seeds would decide it"
-    level = levels[0] if beyond > 0 else levels[1] / (2 if v.claim.kind == "equivalent" else 1)
-    tested = v.claim.kind if beyond > 0 else "superior"  # the opposite is one test
-    need = max(stats.pairs_needed(abs(beyond), float(v.values.std(ddof=1)), tested, level), v.n + 1, 3)
-    if need > stats.MOST_PAIRS - 1:
-        return f"at this mean and spread more than {stats.MOST_PAIRS - 1} seeds would be needed to decide it"
-    return f"at this mean and spread about {need} seeds would decide it, {need - v.n} more (80% power)"
+    return f"Inconclusive: {amount}{spent}; {asked.more_seeds(v.values, levels)}."
 
 
 def forecast(v: Verdict, study: Study) -> str:
     """From the pairs there are, a pilot's perhaps: how many seeds will decide the claim, in words; empty with fewer than 2."""
-    if v.decided or v.n < 2 or np.ptp(v.values) == 0:
+    asked = estimand(v.claim, study.seeds)
+    if v.decided or v.n < 2 or asked.untestable(v.values):
         return ""
     level = study.alpha / len(study.claims)
-    spread = float(v.values.std(ddof=1))
-    most_spread = stats.upper_spread(spread, v.n)
-    places = decimals(v.claim.metric)
-    words = f"{v.n} pairs have mean {v.estimate:+.{places}f}, standard deviation {spread:.{places}f} "
-    words += f"(80% sure: at most {most_spread:.{places}f})"
     if v.outcome == "inconclusive":  # judged, with all that were planned
-        return f"{words}; all {v.n} planned seeds are used: {_more_seeds(v, (level, level))}."
-    if isinstance(study.seeds, Seeds):
-        looks = study.seeds.looks
-        boundary = stats.Boundary(study.seeds.start, study.seeds.step, study.seeds.max)
-        plan = v.claim.kind, v.claim.margin, looks, boundary, level, v.values
-        chance, seeds = stats.sequential_power(v.estimate, spread, *plan)
-        worst, late = stats.sequential_power(v.estimate, most_spread, *plan)
-        most = f"{worst:.0%} and {late:.1f} at the largest spread"
-        return f"{words}; {chance:.0%} chance to be decided by {looks[-1]} seeds, {seeds:.1f} seeds on average ({most})."
-    return f"{words}; {_more_seeds(v, (level, level))}."
+        outlook = f"all {v.n} planned seeds are used: {asked.more_seeds(v.values, (level, level))}"
+    else:
+        outlook = asked.outlook(v.values, level)
+    return f"{asked.describe(v.values)}; {outlook}."
