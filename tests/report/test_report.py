@@ -1,6 +1,7 @@
 """A study's report, from runs that are written by hand."""
 
 import csv
+import html
 import io
 import re
 import subprocess
@@ -17,6 +18,7 @@ from made import leave, log_lines
 from xceptlab.cli import main
 from xceptlab.records import RunDirectory
 from xceptlab.report import figures
+from xceptlab.report.caveats import Sampling
 from xceptlab.report.summary import Curve, summarise
 from xceptlab.report.write import FILES, amount, publish, results_csv, write_report
 from xceptlab.study import Expansion, Registration, expand
@@ -131,7 +133,7 @@ def test_the_page_holds_the_curves_of_all_arms_and_the_paired_differences(study)
     assert summary.curves["with"].epochs.tolist() == [1.0, 2.0]
     assert summary.curves["with"].values.tolist() == [[67.2, 96.2], [66.8, 95.8], [68.4, 97.4]]
     scripts = "".join(Page(texts(summary.expansion)["report.html"]).scripts[1:])
-    assert scripts.count("Plotly.newPlot") == 4  # verdict, curves, differences, costs
+    assert scripts.count("Plotly.newPlot") == 5  # verdict, curves, pairs, differences, costs
     assert '"name":"without"' in scripts
     assert "seed %{customdata}" in scripts
 
@@ -149,8 +151,9 @@ def test_results_csv_has_one_line_per_run_with_its_raw_scores(study):
 def test_every_table_of_report_md_is_whole(study):
     lines = texts(finish(study()))["report.md"].splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert len(table) == 4
-    assert len({line.count("|") for line in table}) == 1
+    assert len(table) == 4 + 16
+    assert {line.count("|") for line in table[:4]} == {9}
+    assert {line.count("|") for line in table[4:]} == {3}
 
 
 def test_publish_copies_what_is_committed(study, tmp_path):
@@ -599,9 +602,9 @@ def test_bands_are_over_the_values_there_are():
     assert deviation.tolist() == [pytest.approx(2**0.5), 0.0]
 
 
-def grid(study) -> Expansion:
+def grid(study, *claims: dict) -> Expansion:
     cells = {"model.residual": ["all", "none"], "model.intermediate": ["none", "relu"]}
-    expansion = study(arms=None, grid=cells, claims=[CLAIM | {"contrast": ["all-none", "none-none"]}])
+    expansion = study(arms=None, grid=cells, claims=[CLAIM | {"contrast": ["all-none", "none-none"]}, *claims])
     for (arm, seed), config in expansion.runs().items():
         effect = 5.0 * (config.model.residual == "none") + 2.0 * (config.model.intermediate == "relu")
         leave(expansion, arm, seed, 95.0 - effect + 0.1 * seed + (0.05 if arm == "all-relu" and seed == 1 else 0))
@@ -648,8 +651,106 @@ def test_latex_is_booktabs_and_sets_text_as_it_is_written(study):
     for word in ("\\toprule", "\\midrule", "\\bottomrule", r"50\%\_\&\_more\$", "supported", "97.47", "[+4.55, +8.65]"):
         assert word in text
     assert text.count("{") == text.count("}")
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {line.replace(r"\&", "").count("&") for line in rows} == {7}
+    rows = [line.replace(r"\&", "").count("&") for line in text.splitlines() if line.endswith(r"\\")]
+    assert rows == [7] * 3 + [1] * 14 + [7] * 2
+    assert "\\begin{itemize}\n\\item Unmatched budgets, with against without: parameters +1.3\\%." in text
+
+
+def test_latex_has_every_warning_and_what_was_trained(study):
+    expansion = finish(study())
+    run(expansion, "without", 2, data_fingerprint="x_y", git={"revision": "51fe86c", "dirty": True})
+    summary = summarise(expansion)
+    write_report(summary, latex=True)
+    text = (expansion.directory() / "report.tex").read_text()
+    assert text.count(r"\item ") == len(summary.warnings) + 1 == 3
+    assert r"\item The runs saw different data: abc, x\_y." in text
+    assert "digits, 10 classes" in text
+
+
+RECIPE = {
+    "data set": "digits, 10 classes",
+    "images": "1,167 to train on, 130 for validation, 500 to test on",
+    "image size": "16 x 16 pixels",
+    "augmentation": "flip, cutout 4",
+    "network": "Xception, width 0.5; the arms differ in it",
+    "epochs": "2",
+    "batch size": "64 in 2 parts",
+    "optimizer": "adamw, weight decay 0.05",
+    "learning rate": "0.001, cosine to 0, linear warm-up over 10% of the training",
+    "regularisation": "label smoothing 0.1",
+    "precision": "bf16-mixed",
+    "seeds": "0, 1, 2",
+    "base files": "base.yaml",
+    "registered": "2001-09-09 01:46 UTC",
+}
+
+
+def test_the_report_says_what_was_trained(study, monkeypatch):
+    layers = ["data.cutout=4", "model.width=0.5", "train.batch_size=64", "train.accumulate=2", "train.optimizer=adamw"]
+    layers += ["train.weight_decay=0.05", "train.lr=0.001", "train.schedule=cosine", "train.warmup=0.1"]
+    layers += ["train.label_smoothing=0.1", "train.precision=bf16-mixed"]
+    expansion = study(*[f"--{layer}" for layer in layers])
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    Registration.make(expansion)
+    files = texts(finish(expansion))
+    page = re.sub(r"\s*\n\s*", "\n", Page(files["report.html"]).text)
+    for name, value in RECIPE.items():
+        assert f"| {name} | {value}" in files["report.md"]
+        assert f"{name}{value}" in page
+    for text in (page, files["report.md"]):
+        assert "Everything that the arms share" in text
+        assert "train.ema: 0.0" in text
+        assert "model.residual: " not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "level", "row"),
+    [
+        ("train.epochs", 4, "| epochs | 2; without: 4 |"),
+        ("train.optimizer", "rmsprop", "| optimizer | sgd, momentum 0.9, weight decay 1e-05; without: rmsprop, momentum 0.9"),
+        ("data.flip", False, "| augmentation | flip; without: none |"),
+        ("model.timm", "inception_v3", "| network | Xception; the arms differ in it |"),
+        ("data.size", 24, "| image size | 16 x 16 pixels; without: 24 x 24 pixels |"),
+    ],
+)
+def test_what_an_arm_was_trained_with_in_its_place_is_said(study, key, level, row):
+    text = texts(finish(study(arms={"with": {}, "without": {key: level}})))["report.md"]
+    assert row in text
+    assert f"\n- {key}: " not in text
+
+
+def test_without_records_the_images_are_those_of_the_configuration(study):
+    assert "| images | 1,167 to train on, 130 for validation, 500 to test on |" in texts(study())["report.md"]
+    own = study("--data.name=imagenet", "--data.num_classes=7", "--data.validation=0")
+    assert "| images | an unknown number to train on, an unknown number to test on |" in texts(own)["report.md"]
+
+
+def test_configuration_files_of_the_command_line_are_named(study, tmp_path):
+    layer = tmp_path / "more.yaml"
+    layer.write_text("train: {lr: 0.2}")
+    assert f"| base files | base.yaml, {layer} |" in texts(study("-c", str(layer)))["report.md"]
+
+
+def test_arms_at_chance_are_said_everywhere(study, capsys):
+    expansion = study()
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, 10.0, correct=[1] * 50 + [0] * 450)
+    files = texts(expansion)
+    assert (
+        main(["report", str(Path(expansion.command.split()[2])), "--runtime.outputs", str(expansion.directory().parents[1])]) == 0
+    )
+    for text in (Page(files["report.html"]).text, files["report.md"], " ".join(capsys.readouterr().out.split())):
+        assert "Both arms are at chance, so this says nothing about what they differ in." in text
+        assert (
+            "both arms are at chance: 10.00% and 10.00% in test/top1, which is not more than guessing (10.40%) explains" in text
+        )
+
+
+def test_the_error_that_limits_the_answer_is_told_without_promises(study):
+    """The part of the test images still holds their interaction with the seeds, which more seeds average out."""
+    both = [Sampling(seeds=seeds, images=images, both=1.2, n=5, test_images=500) for seeds, images in ((1.0, 0.7), (0.2, 0.68))]
+    assert str(both[0]).endswith("The seeds limit the answer: more of them help more than more test images.")
+    assert str(both[1]).endswith("The test images limit the answer: more of them help more than more seeds.")
 
 
 def test_studies_are_compared_on_one_page(study, tmp_path, capsys):
@@ -683,6 +784,20 @@ PROBE = """
 const faults = [];
 addEventListener('error', event => faults.push(event.message));
 for (const kind of ['error', 'warn']) console[kind] = (...words) => faults.push(words.join(' '));
+const labels = plot => [...plot.querySelectorAll('text')].filter(text => text.textContent.trim() && text.getClientRects().length);
+const inside = (a, b) => a.left >= b.left - 1 && a.right <= b.right + 1 && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
+const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 &&
+                       Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+const plots_ = () => [...document.querySelectorAll('.js-plotly-plot')];
+const cut = () => [
+  ...plots_().flatMap(plot => labels(plot).filter(text => !inside(text.getBoundingClientRect(), plot.getBoundingClientRect()))),
+  ...[...document.querySelectorAll('.scroll')].filter(box => box.scrollHeight > box.clientHeight + 20),
+].map(element => element.textContent.trim().slice(0, 40)).join('; ');
+const overlaps = () => plots_().flatMap(plot => {
+  const texts = labels(plot).filter(text => !text.closest('.annotation') || text.textContent === 'claim holds');
+  return texts.flatMap((a, i) => texts.slice(i + 1)
+    .filter(b => meet(a.getBoundingClientRect(), b.getBoundingClientRect())).map(b => a.textContent + ' and ' + b.textContent));
+}).join('; ');
 addEventListener('load', () => setTimeout(() => {
   const plot = document.getElementById('curves-plot');
   const look = () => [plot.data.filter(trace => trace.visible !== false).map(trace => trace.meta).join(), plot.layout.xaxis.type,
@@ -692,7 +807,8 @@ addEventListener('load', () => setTimeout(() => {
   document.querySelector('[data-axis=log]').click();
   setTimeout(() => {
     const wide = document.documentElement.scrollWidth > innerWidth;
-    document.title = 'PROBE ' + [before, look(), wide, 'faults: ' + faults.join('; ')].join(' | ');
+    const found = [before, look(), wide, 'faults: ' + faults.join('; '), 'cut: ' + cut(), 'overlap: ' + overlaps()];
+    parent.postMessage('PROBE ' + found.join(' | '), '*');
   }, 1500);
 }, 500));
 </script>
@@ -700,24 +816,31 @@ addEventListener('load', () => setTimeout(() => {
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
-@pytest.mark.parametrize("width", [1280, 500])
-def test_a_browser_draws_the_figures_and_the_curves_react(study, tmp_path, width):
-    page = write_report(summarise(grid(study)))
-    page.write_text(page.read_text().replace("<head>", f"<head>{PROBE}", 1))
+@pytest.mark.parametrize("width", [1280, 700, 400])
+def test_a_browser_draws_the_figures_whole_and_the_curves_react(study, tmp_path, width):
+    """In a frame, as a browser's window cannot be as narrow as a phone; the last claim holds at the right edge of its figure."""
+    long = CLAIM | {"id": "long", "contrast": ["none-relu", "all-relu"], "margin": 0.1}
+    equal = CLAIM | {"id": "equal", "contrast": ["all-none", "all-relu"], "kind": "equivalent", "margin": 0.1}
+    report = write_report(summarise(grid(study, long, equal)))
+    report.write_text(report.read_text().replace("<head>", f"<head>{PROBE}", 1))
+    page = tmp_path / "frame.html"
+    listen = "<script>addEventListener('message', event => { document.title = event.data; });</script>"
+    page.write_text(f'{listen}<iframe src="{report.as_uri()}" width="{width}" height="900"></iframe>')
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     options += [
         f"--user-data-dir={tmp_path / 'browser'}",
         "--virtual-time-budget=9000",
         "--dump-dom",
-        f"--window-size={width},900",
+        "--window-size=1400,900",
     ]
     done = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('class="main-svg"') >= 2 * 5
     probe = re.search("<title>PROBE (.*)</title>", done.stdout)
     assert probe, done.stdout[-2000:]
-    before, after, too_wide, faults = probe[1].split(" | ")
+    before, after, too_wide, faults, cut, overlap = html.unescape(probe[1]).split(" | ")
     assert before == f"{','.join(['band,band,mean'] * 4)} linear 12"
     assert after == f"{','.join(['runs,mean'] * 4)} log 8"
     assert too_wide == "false"
     assert faults == "faults: "
+    assert cut == "cut: "
+    assert overlap == "overlap: "

@@ -2,6 +2,7 @@
 
 import html
 import io
+import textwrap
 
 import numpy as np
 
@@ -29,6 +30,11 @@ def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 def short(name: str, most: int = 32) -> str:
     """An arm's name where there is little room: its beginning and its end."""
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
+
+
+def wrapped(name: str) -> str:
+    """An arm's name as the label of an axis, in lines of 20 characters."""
+    return "<br>".join(map(html.escape, textwrap.wrap(short(name), 20)))
 
 
 def unit(metric: str) -> str:
@@ -66,9 +72,11 @@ def verdict_html(verdict: Verdict) -> str:
     v, figure, tone = verdict, go.Figure(), TONES[verdict.outcome]
     low, high, start, end = span(v)
     figure.add_vrect(x0=start, x1=end, fillcolor="#009E73", opacity=0.12, line_width=0)
-    figure.add_annotation(
-        x=(start + end) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False, text="claim holds", font_size=11
-    )
+    place = ((start + end) / 2 - low) / (high - low)
+    anchor = "left" if place < 0.2 else "right" if place > 0.8 else "center"  # a narrow region at an edge would cut the words
+    x = {"left": low, "center": (start + end) / 2, "right": high}[anchor]
+    words = {"text": "claim holds", "font_size": 11, "showarrow": False}
+    figure.add_annotation(x=x, xanchor=anchor, y=1, yref="paper", yanchor="bottom", **words)
     for margin in v.margins:
         figure.add_vline(x=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5})
     figure.add_scatter(
@@ -118,6 +126,7 @@ def curves_html(summary: Summary) -> str:
             line={"color": colour(i), "width": 2.5},
             name=html.escape(short(arm)),
             legendgroup=arm,
+            showlegend=False,
             hovertemplate="%{y:.2f}",
             meta="mean",
         )
@@ -127,14 +136,12 @@ def curves_html(summary: Summary) -> str:
     return _div(figure, 420, id="curves-plot")
 
 
-def differences_html(verdict: Verdict) -> str:
-    """An estimation plot: each seed's pair of scores, and beside them the differences, their mean and its interval."""
-    from plotly.subplots import make_subplots
+def pairs_html(verdict: Verdict) -> str:
+    """Each seed's pair of scores, as a line from arm to arm."""
+    import plotly.graph_objects as go
 
-    v = verdict
-    figure = make_subplots(1, 2, column_widths=[0.6, 0.4], horizontal_spacing=0.14)
+    v, figure = verdict, go.Figure()
     first, second = v.scores
-    places = decimals(v.claim.metric)
     seeds = list(v.differences)
     lines = [value for seed in seeds for value in (first[seed], second[seed], None)]
     figure.add_scatter(
@@ -144,19 +151,26 @@ def differences_html(verdict: Verdict) -> str:
         line={"color": "rgba(128,128,128,0.55)", "width": 1.2},
         marker={"color": [COLOURS[0], COLOURS[1], COLOURS[0]] * v.n, "size": 8},
         customdata=np.repeat(seeds, 3),
-        hovertemplate=f"seed %{{customdata}}: %{{y:.{places}f}}<extra></extra>",
-        row=1,
-        col=1,
+        hovertemplate=f"seed %{{customdata}}: %{{y:.{decimals(v.claim.metric)}f}}<extra></extra>",
     )
+    figure.update_xaxes(ticktext=[wrapped(arm) for arm in v.claim.contrast], **_TWO)
+    figure.update_yaxes(title=f"{v.claim.metric} ({unit(v.claim.metric)})")
+    return _div(figure, 320)
+
+
+def differences_html(verdict: Verdict) -> str:
+    """The differences by seed, their mean and its interval."""
+    import plotly.graph_objects as go
+
+    v, figure = verdict, go.Figure()
+    places = decimals(v.claim.metric)
     figure.add_scatter(
         x=[0] * v.n,
         y=list(v.differences.values()),
         mode="markers",
         marker={"color": "rgba(128,128,128,0.75)", "size": 8},
-        customdata=seeds,
+        customdata=list(v.differences),
         hovertemplate=f"seed %{{customdata}}: %{{y:+.{places}f}}<extra></extra>",
-        row=1,
-        col=2,
     )
     if v.n > 1:
         error = {"type": "data", "symmetric": False, "array": [v.high - v.estimate], "arrayminus": [v.estimate - v.low]}
@@ -167,17 +181,16 @@ def differences_html(verdict: Verdict) -> str:
             marker={"color": TONES[v.outcome], "size": 13},
             error_y=error | {"thickness": 3.5, "width": 0, "color": TONES[v.outcome]},
             hovertemplate=f"mean %{{y:+.{places}f}}, {v.low:+.{places}f} to {v.high:+.{places}f}<extra></extra>",
-            row=1,
-            col=2,
         )
     for margin in v.margins:
-        figure.add_hline(y=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5}, row=1, col=2)
-    figure.update_xaxes(range=[-0.4, 1.4], tickvals=[0, 1], showgrid=False, tickangle=0, automargin=True)
-    figure.update_xaxes(ticktext=[html.escape(short(arm)) for arm in v.claim.contrast], row=1, col=1)
-    figure.update_xaxes(ticktext=["seeds", f"mean, {100 * v.level:g}%"], row=1, col=2)
-    figure.update_yaxes(title=f"{v.claim.metric} ({unit(v.claim.metric)})", row=1, col=1)
-    figure.update_yaxes(title="difference", zeroline=True, rangemode="tozero", row=1, col=2)
-    return _div(figure, 340)
+        figure.add_hline(y=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5})
+    figure.update_xaxes(ticktext=["seeds", f"mean, {100 * v.level:g}%"], **_TWO)
+    figure.update_yaxes(title="difference", zeroline=True, rangemode="tozero")
+    return _div(figure, 320)
+
+
+_TWO = {"range": [-0.4, 1.4], "tickvals": [0, 1], "showgrid": False, "tickangle": 0, "automargin": True}
+"""An axis of two places."""
 
 
 def costs_html(arms: list[ArmRow], metric: str) -> str:
@@ -194,22 +207,23 @@ def costs_html(arms: list[ArmRow], metric: str) -> str:
                     error_y={"type": "data", "array": [row.spread], "thickness": 1.5} if np.isfinite(row.spread) else None,
                     mode="markers",
                     marker={"color": colour(i), "size": 12},
-                    name=html.escape(row.name),
-                    legendgroup=row.name,
-                    showlegend=column == 1,
                     hovertemplate=f"{html.escape(row.name)}: %{{y:.{decimals(metric)}f}} at %{{x:,}}<extra></extra>",
                     row=1,
                     col=column,
                 )
-    figure.update_xaxes(nticks=5, tickangle=0)
-    figure.update_xaxes(title="parameters", row=1, col=1)
-    figure.update_xaxes(title="multiply-accumulates", row=1, col=2)
+    for column, title in ((1, "parameters"), (2, "MACs")):
+        spent = [row.parameters if column == 1 else row.macs for row in arms]
+        known = [value for value in spent if value is not None]
+        if known:  # a range of its own, as plotly's is next to nothing where all spend the same
+            pad = max(0.1 * (max(known) - min(known)), 0.02 * max(known))
+            figure.update_xaxes(range=[min(known) - pad, max(known) + pad], row=1, col=column)
+        figure.update_xaxes(title=title, nticks=4, tickformat=".4~s", tickangle=0, row=1, col=column)
     figure.update_yaxes(title=f"{metric} ({unit(metric)})", row=1, col=1)
-    return _div(figure, 360)
+    return _div(figure, 320)
 
 
 def effects_html(rows: list[EffectRow], metric: str) -> str:
-    """Main effects and interactions, one under the other, each with its interval."""
+    """Main effects and interactions, one under the other, each with its name above it and its interval."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -217,28 +231,32 @@ def effects_html(rows: list[EffectRow], metric: str) -> str:
     reach = np.array([row.high - row.estimate for row in rows])
     figure.add_scatter(
         x=estimates,
-        y=[html.escape(row.name) for row in rows],
+        y=list(range(len(rows))),
         mode="markers",
         marker={"color": COLOURS[0], "size": 11},
         error_x={"type": "data", "array": reach, "thickness": 3, "width": 0, "color": COLOURS[0]},
         hovertemplate=f"%{{x:+.{decimals(metric)}f}}<extra></extra>",
     )
-    figure.update_xaxes(title=f"effect on {metric} ({'nats' if metric.endswith('loss') else 'points'})", zeroline=True)
-    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
-    return _div(figure, 90 + 34 * len(rows), static=True)
+    for i, row in enumerate(rows):
+        name = html.escape(row.name).replace(" × ", " ×<br>")
+        place = {"x": 0, "xref": "paper", "xanchor": "left", "y": i, "yanchor": "bottom", "yshift": 7, "align": "left"}
+        figure.add_annotation(text=name, showarrow=False, font_size=12, **place)
+    units = "nats" if metric.endswith("loss") else "points"
+    figure.update_xaxes(title=f"effect on {metric} ({units})", zeroline=True, nticks=6, tickangle=0)
+    figure.update_yaxes(range=[len(rows) - 0.6, -0.9], showticklabels=False, showgrid=False)
+    return _div(figure, 90 + 58 * len(rows), static=True, left=15)
 
 
-def _div(figure, height: int, id: str | None = None, static: bool = False) -> str:  # type: ignore[no-untyped-def]
+def _div(figure, height: int, id: str | None = None, static: bool = False, left: int = 60) -> str:  # type: ignore[no-untyped-def]
     figure.update_layout(
         template="none",
         height=height,
-        margin={"l": 60, "r": 15, "t": 22, "b": 55},
+        margin={"l": left, "r": 15, "t": 22, "b": 55},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        showlegend=False,  # the page has its own, which finds room on a narrow one
     )
-    figure.update_layout(showlegend=any(trace.name for trace in figure.data))
     figure.update_xaxes(zeroline=False, selector=lambda axis: axis.zeroline is None)
     figure.update_yaxes(zeroline=False, selector=lambda axis: axis.zeroline is None)
     config = {"displayModeBar": False, "responsive": True, "staticPlot": static}

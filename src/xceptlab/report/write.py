@@ -18,6 +18,7 @@ from xceptlab.records import write_atomically
 from xceptlab.report import figures
 from xceptlab.report.caveats import excess
 from xceptlab.report.summary import ArmRow, Summary
+from xceptlab.report.trained import recipe, shared_science
 from xceptlab.study import decimals
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
@@ -136,7 +137,8 @@ def arm_header(metric: str) -> list[str]:
 
 LEGEND = (
     "percentages: against the first arm; seed sd: standard deviation over seeds; test se: standard error of one run's "
-    "accuracy from the finite test set; means are of the runs that finished; MACs: multiply-accumulates per image"
+    "accuracy from the finite test set; means are of the runs that finished; MACs: multiply-accumulates per image; img/s: images "
+    "trained on per second, as fast as the machine was then"
 )
 
 
@@ -184,6 +186,9 @@ def _values(summary: Summary) -> dict[str, Any]:
         "curves_text": _ends(summary),
         "reproduce": _reproduce(summary),
         "differences": {arm: summary.expansion.differences(arm) for arm in summary.expansion.arms},
+        "notes": [s for budgets in summary.budgets.values() for s in budgets.sentences] + summary.warnings,
+        "recipe": recipe(summary.expansion, summary.records),
+        "shared": shared_science(summary.expansion),
     }
 
 
@@ -193,6 +198,11 @@ def _tex(text: Any) -> str:
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "→": r"$\rightarrow$",
+        "×": r"$\times$",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "–": "--",
     }
     return " ".join("".join(special.get(c, c) for c in str(text)).split())
 
