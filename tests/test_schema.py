@@ -6,6 +6,7 @@ import math
 import pytest
 
 from xceptlab.schema import DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from xceptlab.section import shown
 
 REFUSED = [
     (ModelConfig, {"order": "sideways"}, "model.order", "one of depthwise_first, pointwise_first"),
@@ -117,7 +118,7 @@ def test_an_impossible_value_is_refused_in_one_line_with_key_value_and_what_is_a
     message = str(error.value)
     assert message.startswith(f"{key}: ")
     value = values[key.split(".")[-1]]
-    assert ("null" if value is None else repr(value)) in message
+    assert shown(value) in message
     assert allowed in message
     assert "\n" not in message
 
