@@ -202,6 +202,8 @@ def make_trainer(config: RunConfig, directory: RunDirectory, requests: Requests,
     ]
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
+    if progress:
+        callbacks.append(tracking.ProgressBar())
     return trainer_on_devices(
         config,
         max_epochs=train.epochs,
