@@ -265,6 +265,20 @@ def test_describe_shows_the_network_of_a_run(tmp_path, capsys, by):
     assert "entry.block1.skip" in capsys.readouterr().out
 
 
+def test_a_run_whose_name_read_otherwise_before_is_found_and_not_trained_again(tmp_path, capsys):
+    options = [f"--runtime.outputs={tmp_path}"]
+    directory = leave(expand("experiments/residual", options), "no_residual", 0, 90.0)
+    name, _, digest = directory.path.name.rpartition("-")
+    assert name == "digits-residual_none-seed0"
+    older = directory.path.rename(directory.path.with_name(f"digits-as-it-was-{digest}"))
+    (older / "config.yaml").write_text("data: {name: digits, size: 16, crop: none}")
+    assert main(["status", "experiments/residual", *options]) == 0
+    assert "1 of 10 done" in capsys.readouterr().out
+    for by in (f"{name}-{digest}", older.name, digest):
+        assert main(["describe", by, "--depth", "1", *options]) == 0
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == [older.name]
+
+
 def test_a_first_look_is_reported_by_its_own_name_and_registers_nothing_of_the_study(tmp_path, capsys):
     options = [f"--runtime.outputs={tmp_path}"]
     whole = expand("experiments/residual", options)

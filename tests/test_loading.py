@@ -1,9 +1,12 @@
 """From files and overrides to a configuration, and one line for whatever is wrong with them."""
 
+import itertools
+import time
+
 import pytest
 import yaml
 
-from xceptlab.loading import SYNONYMS, keys, load_run, overrides
+from xceptlab.loading import SYNONYMS, dump, keys, load_run, overrides
 from xceptlab.schema import RunConfig
 
 
@@ -88,6 +91,24 @@ def test_print_config_prints_yaml_that_reads_back(capsys, file):
     assert load_run(["-c", file(text)]) == load_run(["--train.lr", "0.25", "--seed", "7"])
 
 
+@pytest.mark.parametrize("text", ["1e-3", "1e5", "-2.5E+3", ".5e1", "010", "12:30", "~", "yes", "0x1F", "2020-01-01", "#x", "é"])
+def test_text_that_looks_like_another_value_is_printed_and_kept_so_that_it_reads_back(file, capsys, text):
+    run = load_run(["--runtime.arm", text])
+    assert run.runtime.arm == text
+    assert load_run(["-c", file(dump(run))]) == run
+    with pytest.raises(SystemExit):
+        load_run(["--runtime.arm", text, "--print_config"])
+    assert load_run(["-c", file(capsys.readouterr().out)]) == run
+
+
+@pytest.mark.parametrize(
+    "wrong", ["train.lr=.nan", "train.lr=.inf", "train.lr=null", "model.width=0", "seed=-1", "data.crop=pad", "model.fc=[0]"]
+)
+def test_print_config_refuses_what_train_refuses(capsys, wrong):
+    assert refusal(f"--{wrong}", "--print_config") == refusal(f"--{wrong}")
+    assert capsys.readouterr().out == ""
+
+
 def test_help_explains_every_field(capsys):
     with pytest.raises(SystemExit):
         load_run(["--help"])
@@ -117,12 +138,12 @@ def test_help_explains_every_field(capsys):
         (["--model.fc", "4096"], ["model.fc", "'4096'", "a list (each a whole number)"]),
         (["--train.lr", "fast"], ["train.lr", "'fast'", "a finite number"]),
         (["--train.epochs", "1.5"], ["train.epochs", "1.5", "a whole number"]),
-        (["--train.epochs", "true"], ["train.epochs", "True", "a whole number"]),
+        (["--train.epochs", "true"], ["train.epochs: true is", "a whole number"]),
         (["--data.flip", "maybe"], ["data.flip", "'maybe'", "true or false"]),
         (["--model.order", "sideways"], ["model.order", "'sideways'", "one of depthwise_first, pointwise_first"]),
-        (["--model.order", "null"], ["model.order", "None", "one of depthwise_first, pointwise_first"]),
-        (["--train.lr", "null"], ["train.lr", "None", "a finite number"]),
-        (["--seed", "null"], ["seed", "None", "a whole number"]),
+        (["--model.order", "null"], ["model.order: null is", "one of depthwise_first, pointwise_first"]),
+        (["--train.lr", "null"], ["train.lr: null is", "a finite number"]),
+        (["--seed", "null"], ["seed: null is", "a whole number"]),
         (["--train.lr", ".nan"], ["train.lr", "nan", "finite"]),
         (["--train.lr", ".inf"], ["train.lr", "inf", "finite"]),
         (["--model.width", "0"], ["model.width", "0.0", "at least 0.016"]),
@@ -164,6 +185,67 @@ def test_a_bad_file_is_named_with_the_key_the_value_and_what_is_allowed(file, te
     path = file(text)
     message = refusal("-c", path)
     assert [word for word in [path, *words] if word not in message] == []
+
+
+LAUGHS = "\n".join(f"{b}: &{b} [{', '.join(9 * [f'*{a}'])}]" for a, b in itertools.pairwise("abcdefghijkl"))
+CHAIN = "\n".join(f"k{i + 1}: &k{i + 1} [*k{i}]" for i in range(2000))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: &a {lr: *a}", ["line 1: an alias stands in the value that it stands for"]),
+        ("model: {fc: &a [1, *a]}", ["line 1: an alias stands in the value"]),
+        ("a: &a [&b [*a]]", ["line 1: an alias stands in the value"]),
+        (f"a: &a [1, 2]\n{LAUGHS}", ["its aliases stand for more than 10,000 values"]),
+        (f"k0: &k0 [1]\n{CHAIN}", ["more than 10,000 values"]),
+        ("model: {fc: " + 3000 * "[" + 3000 * "]" + "}", ["nested too deeply"]),
+        (3000 * "{a: " + "1" + 3000 * "}", ["nested too deeply"]),
+    ],
+    ids=["itself", "in a list", "in two steps", "laughs", "a chain", "lists", "mappings"],
+)
+def test_aliases_and_nesting_without_end_are_refused_at_once(file, text, words):
+    path = file(text)
+    started = time.monotonic()
+    message = refusal("-c", path)
+    assert [word for word in [path, *words] if word not in message] == []
+    assert time.monotonic() - started < 10
+
+
+def test_an_alias_in_its_place_is_fine(file):
+    text = "model: {fc: &layers [64, 32]}\nlauncher: {options: []}\ndata: &d {name: digits, crop: none}\ntrain: {epochs: 3}"
+    run = load_run(["-c", file(text)])
+    assert run.model.fc == (64, 32)
+
+
+NUMBERS = [("010", 8), ("-017", 8), ("0_7", 8), ("00", 8), ("12:30", 60), ("1:2:3", 60), ("12:30.5", 60)]
+
+
+@pytest.mark.parametrize(("number", "base"), NUMBERS)
+def test_a_number_that_only_yaml_reads_in_another_base_is_refused(file, number, base):
+    said = f"{number} would be read in base {base}; write a decimal number, or text in quotes"
+    for text in (f"seed: {number}", f"model: {{fc: [{number}]}}", f"train: {{lr: {number}}}", f"data: {{root: {number}}}"):
+        path = file(f"# a comment\n{text}")
+        assert refusal("-c", path) == f"{path}: line 2: {said}"
+    for key in ("seed", "train.lr", "train.epochs"):
+        assert refusal(f"--{key}={number}") == f"{key}: {said}"
+    assert refusal(f"--model.fc=[{number}]") == f"model.fc: {said}"
+
+
+@pytest.mark.parametrize("number", [number for number, _ in NUMBERS])
+def test_as_text_it_is_allowed(file, number):
+    assert load_run(["--runtime.outputs", number]).runtime.outputs == number
+    assert load_run(["-c", file(f"runtime: {{outputs: '{number}'}}")]).runtime.outputs == number
+
+
+@pytest.mark.parametrize(("number", "value"), [("10", 10), ("0", 0), ("+5", 5), ("1_000", 1000), ("0x1F", 31), ("0b11", 3)])
+def test_other_numbers_are_what_they_are_elsewhere(file, number, value):
+    assert load_run(["--seed", number]).seed == load_run(["-c", file(f"seed: {number}")]).seed == value
+
+
+@pytest.mark.parametrize(("number", "value"), [("017.5", 17.5), ("0.5", 0.5), ("1_0.5", 10.5), ("1e-2", 0.01)])
+def test_other_decimals_too(file, number, value):
+    assert load_run(["--train.lr", number]).train.lr == load_run(["-c", file(f"train: {{lr: {number}}}")]).train.lr == value
 
 
 def test_the_bad_one_of_several_files_is_named(file):

@@ -109,6 +109,31 @@ def test_nothing_is_created_before_create(tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_run_is_found_by_its_hash_whatever_the_rest_of_its_name_was(tmp_path, monkeypatch, settled):
+    if settled:
+        monkeypatch.setattr(records, "SETTLED", -1)
+    old = tmp_path / "runs" / "digits-relu-seed3-c6a3e5812a"
+    assert not RunDirectory.of(str(tmp_path), "digits-seed3-c6a3e5812a").path.exists()
+    for name in (old.name, "digits-relu-seed3-0123456789", "digits-relu"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    for name in ("digits-intermediate_relu-seed3-c6a3e5812a", old.name, "c6a3e5812a"):
+        assert RunDirectory.of(str(tmp_path), name).path == old
+    for name in ("digits-intermediate_relu-seed3-c6a3e5812b", "other", "xc6a3e5812a", "c6a3e5812"):
+        assert RunDirectory.of(str(tmp_path), name).path == tmp_path / "runs" / name
+    both = tmp_path / "runs" / "digits-intermediate_relu-seed3-c6a3e5812a"
+    both.mkdir()
+    assert RunDirectory.of(str(tmp_path), both.name).path == both
+
+
+def test_a_run_that_appears_is_seen_at_once_in_a_folder_that_was_listed_before(tmp_path):
+    for number in range(30):
+        name = f"old-seed0-{number:010x}"
+        assert RunDirectory.of(str(tmp_path), f"new-seed0-{number:010x}").path.name.startswith("new")
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        assert RunDirectory.of(str(tmp_path), f"new-seed0-{number:010x}").path.name == name
+
+
 def test_a_record_reads_back_as_it_was_written(directory):
     assert directory.record() is None
     directory.write_record(RECORD)

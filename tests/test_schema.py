@@ -5,7 +5,9 @@ import math
 
 import pytest
 
+from xceptlab.loading import load_run
 from xceptlab.schema import DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from xceptlab.section import shown
 
 REFUSED = [
     (ModelConfig, {"order": "sideways"}, "model.order", "one of depthwise_first, pointwise_first"),
@@ -117,7 +119,7 @@ def test_an_impossible_value_is_refused_in_one_line_with_key_value_and_what_is_a
     message = str(error.value)
     assert message.startswith(f"{key}: ")
     value = values[key.split(".")[-1]]
-    assert ("null" if value is None else repr(value)) in message
+    assert shown(value) in message
     assert allowed in message
     assert "\n" not in message
 
@@ -323,12 +325,43 @@ def test_layers_given_as_a_list_are_compared_as_json_and_yaml_keep_them():
 
 
 def test_the_identity_is_readable_and_does_not_drift():
-    """If this fails, finished runs would be trained again: only a raised SCIENCE_VERSION may change these."""
+    """If a hash fails, finished runs would be trained again: only a raised SCIENCE_VERSION may change these."""
     tiny = RunConfig(
         model=ModelConfig(width=0.125, middle_blocks=4, stem="cifar", bn_momentum=0.1, residual="none", intermediate="relu"),
         data=DataConfig(name="digits", size=16, validation=0.1, crop="none", flip=False),
         train=TrainConfig(epochs=6, batch_size=64, lr=0.1, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup=0.1),
         seed=3,
     )
-    assert tiny.run_id == "digits-relu-residual_none-seed3-c6a3e5812a"
+    assert tiny.run_id == "digits-intermediate_relu-residual_none-seed3-c6a3e5812a"
     assert RunConfig().run_id == "imagenet-seed0-4a1779511a"
+
+
+TINY = load_run(["-c=configs/model/xception_tiny.yaml", "-c=configs/data/digits.yaml", "-c=configs/train/digits.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "readable"),
+    [
+        ({}, "digits-seed0"),
+        ({"train.lr": 0.05}, "digits-lr0.05-seed0"),
+        ({"model.residual": "none", "train.lr": 0.05}, "digits-residual_none-lr0.05-seed0"),
+        ({"model.fc": (64, 32)}, "digits-fc64_32-seed0"),
+        ({"data.flip": True}, "digits-flip_true-seed0"),
+        ({"model.timm": "hf_hub:timm/some"}, "digits-timm_hf_hub_timm_some-seed0"),
+        ({"model.width": 0.1234567}, "digits-width0.123457-seed0"),
+        ({"model.order": "pointwise_first", "model.segments": 4}, "digits-order_pointwise_first-segments4-seed0"),
+    ],
+)
+def test_the_readable_part_of_a_runs_id_is_what_differs_from_the_closest_shipped_recipe(changes, readable):
+    run = TINY
+    for key, value in changes.items():
+        run = alter(run, *key.split("."), value)
+    assert run.run_id.rpartition("-")[0] == readable
+
+
+def test_it_stays_short_and_says_where_it_is_cut():
+    run = alter(alter(TINY, "model", "intermediate", "hardswish"), "model", "order", "pointwise_first")
+    run = alter(alter(run, "train", "label_smoothing", 0.1), "train", "lr", 0.05)
+    readable = run.run_id.rpartition("-")[0]
+    assert readable == "digits-order_pointwise_first-intermediate_hardswish-lr0.05-etc-seed0"
+    assert len(readable) < 72

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from pytorch_lightning.callbacks import RichProgressBar
 
 from conftest import ROOT, TINY, listen_to_ctrl_c
 from made import photographs
@@ -203,6 +204,15 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="not a readable weight file"):
         evaluate(tiny(), tmp_path / "evil.ckpt", "test")
     assert not (tmp_path / "owned").exists()
+
+
+def test_the_progress_bar_counts_epochs_from_1_as_the_log_does(tiny, monkeypatch):
+    assert callable(RichProgressBar._get_train_description)  # what ours overrides is private to Lightning
+    shown = []
+    describe = tracking.ProgressBar._get_train_description
+    monkeypatch.setattr(tracking.ProgressBar, "_get_train_description", lambda *args: shown.append(describe(*args)) or shown[-1])
+    train(tiny(), progress=True)
+    assert [text.strip() for text in dict.fromkeys(shown)] == ["Epoch 1/2", "Epoch 2/2"]
 
 
 def test_a_diverged_run_is_a_result(tiny):

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from xceptlab import shipped
 from xceptlab.schema import RunConfig
-from xceptlab.section import Section, in_words
+from xceptlab.section import PLAIN, Section, in_words
 
 if TYPE_CHECKING:  # jsonargparse takes a quarter of a second, which --help and errors need not wait for
     from jsonargparse import ArgumentParser
 
 T = TypeVar("T", bound=Section)
+
+MOST_VALUES = 10_000
+"""So many a file may hold; no study comes near."""
 
 SYNONYMS = {
     "learning_rate": "lr", "max_epochs": "epochs", "num_epochs": "epochs", "bs": "batch_size", "wd": "weight_decay",
@@ -39,14 +42,34 @@ def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
         ValueError: One line, for anything that is not as the schema allows.
     """
     given = [(key, str(shipped.find(value)) if key == "config" and value else value) for key, value in overrides(args)]
-    given.sort(key=lambda each: each[0] == "print_config")  # it prints what stands before it
-    for key, file in given:
-        if key == "config" and file:
-            read(file)
+    printed = ("print_config", None) in given
+    given = [each for each in given if each != ("print_config", None)]
+    known = keys(RunConfig)
+    for key, value in given:
+        if key == "config" and value:
+            read(value)
+        elif value and known.get(key, str) is not str:
+            _check_override(key, value)
     try:
-        return _attempt(given, command)
+        config = _attempt(given, command)
     except ValueError as error:
         raise ValueError(_culprit(given, command, str(error)) + str(error)) from None
+    if printed:
+        print(dump(config), end="", flush=True)
+        raise SystemExit(0)
+    return config
+
+
+def dump(config: RunConfig) -> str:
+    """A run's configuration as YAML, which reads back as it is."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes text that would read as a number: to ``read``, other than to PyYAML, 1e-3 is one."""
+
+    number = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return yaml.dump(config.to_dict(), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_file(schema: type[T], file: str) -> T:
@@ -74,18 +97,20 @@ def read(file: str) -> dict[Any, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        ValueError: There is no such file, or it is no YAML of one mapping, in which no key stands twice.
+        ValueError: There is no such file, or it is no YAML of one mapping without traps (see ``_refuse_traps``).
     """
     import yaml
     from jsonargparse import get_loader  # PyYAML's safe one, but for 1e-3, which is a number
 
     try:
         text = Path(file).read_text("utf-8")
-        _refuse_duplicates(yaml.compose(text, yaml.SafeLoader))
+        _refuse_traps(yaml.compose(text, yaml.SafeLoader))
         values = get_loader("yaml")(text)
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{file}: {place}{', '.join(filter(None, (error.context, error.problem)))}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: its values are nested too deeply") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ValueError(f"{file}: {reason}") from None
@@ -94,14 +119,61 @@ def read(file: str) -> dict[Any, Any]:
     return values
 
 
-def _refuse_duplicates(node: Any) -> None:
-    """YAML readers let the last of two equal keys win, so that an arm could vanish without a word."""
-    pairs = node.value if node and node.id == "mapping" else []
-    keys = [key.value for key, _ in pairs]
-    if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
-        raise ValueError(f"line {node.start_mark.line + 1}: the key {twice[0]} stands there twice")
-    for child in [value for _, value in pairs] or (node.value if node and node.id == "sequence" else []):
-        _refuse_duplicates(child)
+def _check_override(key: str, value: str) -> None:
+    """Refuse a value that means another thing to YAML than to its reader; what is no YAML is left to the parser."""
+    import yaml
+
+    try:
+        _refuse_traps(yaml.compose(value, yaml.SafeLoader))
+    except ValueError as error:
+        raise ValueError(f"{key}: {str(error).removeprefix('line 1: ')}") from None
+    except RecursionError:
+        raise ValueError(f"{key}: its value is nested too deeply") from None
+    except yaml.YAMLError:
+        pass
+
+
+def _refuse_traps(root: Any) -> None:
+    """Refuse what YAML allows and nobody means: see the messages.
+
+    Of two equal keys the last would win, so that an arm could vanish without a word; a few lines of nested aliases may stand for
+    more values than memory holds; and 010 would be 8, and 12:30 would be 750.
+    """
+    above: list[Any] = []
+    count = 0
+
+    def visit(node: Any) -> None:
+        nonlocal count
+        count += 1
+        line = f"line {node.start_mark.line + 1}: "
+        if any(node is other for other in above):
+            raise ValueError(f"{line}an alias stands in the value that it stands for")
+        if count > MOST_VALUES:
+            raise ValueError(f"{line}its aliases stand for more than {MOST_VALUES:,} values")
+        if node.id == "scalar":
+            if base := _unusual_base(node):
+                raise ValueError(f"{line}{node.value} would be read in base {base}; write a decimal number, or text in quotes")
+            return
+        pairs = node.value if node.id == "mapping" else []
+        names = [key.value for key, _ in pairs if key.id == "scalar"]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise ValueError(f"{line}the key {twice[0]} stands there twice")
+        above.append(node)
+        for child in [one for pair in pairs for one in pair] or (node.value if node.id == "sequence" else []):
+            visit(child)
+        above.pop()
+
+    if root:
+        visit(root)
+
+
+def _unusual_base(node: Any) -> int:
+    """8 or 60 for a number that YAML reads so and nobody else does; else 0. 0x1F, 0b11 and 1_000 are what they are elsewhere."""
+    if not node.tag.endswith((":int", ":float")):
+        return 0
+    if ":" in node.value:
+        return 60
+    return 8 if re.fullmatch(r"[-+]?0[0-7_]+", node.value) else 0
 
 
 def _attempt(given: list[tuple[str, str | None]], command: str) -> RunConfig:
@@ -206,5 +278,5 @@ def _one_line(message: str) -> str:
     key = ["", *re.findall(r'Parser key "([^"]+)"', message)][-1]
     wrong = re.search(r'.*(?:value:|Unable to load config) "?(.*?)"?$', message, re.S)
     if key in known and wrong:
-        return f"{key}: {wrong[1]!r} is not allowed; it must be {in_words(known[key])}"
+        return f"{key}: {PLAIN.get(wrong[1], repr(wrong[1]))} is not allowed; it must be {in_words(known[key])}"
     return " ".join(message.replace('Parser key "config": ', "").split())

@@ -18,6 +18,7 @@
 import dataclasses
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -27,7 +28,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xceptlab import leases
-from xceptlab.schema import SCIENCE_VERSION, RunConfig
+from xceptlab.schema import HASH, SCIENCE_VERSION, RunConfig
+
+SETTLED = 3_000_000_000
+"""Nanoseconds after which a folder that has changed again has another time of its change, on any file system."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,12 @@ class RunDirectory:
 
     @classmethod
     def of(cls, outputs: str, run_id: str) -> "RunDirectory":
-        return cls(Path(outputs) / "runs" / run_id)
+        """The directory of the run of this id, or the one whose name ends with the same hash: older names read otherwise."""
+        path = Path(outputs) / "runs" / run_id
+        hashed = re.search(rf"(?:^|-)([0-9a-f]{{{HASH}}})$", run_id)
+        if hashed and not path.exists():
+            return cls(path.with_name(_names(path.parent).get(hashed[1], run_id)))
+        return cls(path)
 
     def create(self) -> None:
         """Make the directory for a run that starts or continues: it has not failed any more."""
@@ -185,6 +194,23 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lines = [*self.registrations(), registration, ""]
             write_atomically(self.path / "registrations.txt", "\n".join(lines).encode())
+
+
+_listed: dict[Path, tuple[int, dict[str, str]]] = {}
+
+
+def _names(runs: Path) -> dict[str, str]:
+    """The names of the runs' directories by the hash that they end with; listed again only when the folder has changed."""
+    try:
+        changed = runs.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    if runs in _listed and _listed[runs][0] == changed:
+        return _listed[runs][1]
+    names = {name[-HASH:]: name for name in sorted(os.listdir(runs), reverse=True)}
+    if time.time_ns() - changed > SETTLED:
+        _listed[runs] = changed, names
+    return names
 
 
 def write_atomically(path: Path, data: bytes) -> None:

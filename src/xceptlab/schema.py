@@ -9,13 +9,19 @@ import functools
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
+from xceptlab import shipped
 from xceptlab.section import Section
 
 SCIENCE_VERSION = 2
 """Part of every run's identity; raised whenever a change of the code changes results."""
+HASH = 10
+"""Characters of the hash at the end of a run's id."""
+READABLE = 54
+"""Characters of a run's id that tell it from the shipped recipes, at most, between the data set's name and the seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,35 +361,73 @@ class RunConfig(Section):
 
     def science(self) -> dict[str, Any]:
         """The science fields as ``{dotted key: value}``, in the order of the schema."""
-        values: dict[str, Any] = {}
-        for part in (self.model, self.data, self.train):
-            for f in fields(part):
-                if f.metadata.get("identity", True):
-                    value = getattr(part, f.name)
-                    values[part.PREFIX + f.name] = list(value) if isinstance(value, tuple) else value  # as JSON, YAML
-        return values | {"seed": self.seed}
+        return _science(self.model) | _science(self.data) | _science(self.train) | {"seed": self.seed}
 
     def changed(self) -> dict[str, Any]:
         """The science fields that differ from their defaults."""
         defaults = _defaults()
         return {key: value for key, value in self.science().items() if value != defaults[key]}
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
-        """A readable slug and a hash of the science: equal science, equal run, whoever asks for it."""
+        """A readable part and a hash of the science: equal science, equal run, whoever asks for it.
+
+        The hash alone is the identity: ``RunDirectory.of`` finds a run also where its readable part was another one.
+        """
         return self.id_in(SCIENCE_VERSION)
 
     def id_in(self, version: int) -> str:
         """The run's id where ``SCIENCE_VERSION`` was this."""
-        factors = [getattr(self.model, name) for name in ("order", "intermediate") if f"model.{name}" in self.changed()]
-        factors += [self.model.timm] if self.model.timm else []
-        factors += [f"residual_{self.model.residual}"] if "model.residual" in self.changed() else []
         digest = hashlib.sha256(json.dumps([version, self.changed()], sort_keys=True).encode()).hexdigest()
-        return "-".join([self.data.name, *factors, f"seed{self.seed}", digest[:10]])
+        factors = _distinctions(self.model, self.data, self.train)
+        return "-".join([self.data.name, *factors, f"seed{self.seed}", digest[:HASH]])
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as a configuration file holds them."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def _science(section: ModelConfig | DataConfig | TrainConfig) -> dict[str, Any]:
+    """The science fields of a section, by dotted key."""
+    values: dict[str, Any] = {}
+    for f in fields(section):
+        if f.metadata.get("identity", True):
+            value = getattr(section, f.name)
+            values[section.PREFIX + f.name] = list(value) if isinstance(value, tuple) else value  # as JSON, YAML
+    return values
+
+
+@functools.lru_cache(1000)
+def _distinctions(*sections: ModelConfig | DataConfig | TrainConfig) -> list[str]:
+    """What tells a run from the shipped recipes, such as ``lr0.05``: per section from the one with which it shares most.
+
+    What does not fit into ``READABLE`` characters is left out, and ``etc`` stands for it.
+    """
+    found: list[str] = []
+    for section in sections:
+        own = _science(section)
+        recipes = shipped.recipes()[section.PREFIX.removesuffix(".")]
+        bases = [_defaults() | recipe for recipe in recipes]
+        bases = [base for base in bases if base["data.name"] == own.get("data.name", base["data.name"])] or bases
+        differing = [[key for key in own if own[key] != base[key]] for base in bases]
+        found += [_distinction(key, own[key]) for key in min(differing, key=len) if key != "data.name"]
+    kept: list[str] = []
+    for text in found:
+        if sum(len(one) + 1 for one in (*kept, text)) <= READABLE:
+            kept.append(text)
+    return kept if kept == found else [*kept, "etc"]
+
+
+def _distinction(key: str, value: Any) -> str:
+    """A field's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``, ``fc64_32``."""
+    name = key.partition(".")[2]
+    if isinstance(value, list):
+        text = "_".join(map(str, value)) or "_none"
+    elif isinstance(value, str | bool):
+        text = f"_{str(value).lower() if isinstance(value, bool) else value or 'none'}"
+    else:
+        text = f"{value:g}"
+    return re.sub(r"[^\w.+-]", "_", name + text)
 
 
 @functools.cache

@@ -76,7 +76,21 @@ WORDS = {
 }  # fmt: skip
 
 
+PLAIN = {"None": "null", "True": "true", "False": "false"}
+"""What Python calls otherwise than YAML."""
+
+
 def shown(value: Any) -> str:
-    """A value as one line that is not too long."""
-    text = "null" if value is None else repr(list(value) if isinstance(value, tuple) else value)
+    """A value as a configuration file or a study file has it, in one line that is not too long."""
+    text = _in_yaml(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _in_yaml(value: Any) -> str:
+    if isinstance(value, Section):
+        value = vars(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_in_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_in_yaml, value)) + "]"
+    return PLAIN.get(str(value), repr(value)) if value is None or isinstance(value, bool) else repr(value)

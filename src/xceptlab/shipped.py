@@ -4,11 +4,12 @@ In a checkout both stand at the repository's root; in an installed package they 
 """
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
 SECTIONS = ("model", "data", "train")
-"""Sections of which recipes give values that can change a result."""
+"""The folders of ``configs/``, in the order in which they are layered, and the sections of a run that can change its result."""
 
 
 @functools.cache
@@ -26,13 +27,17 @@ def find(path: str) -> Path:
 
 @functools.cache
 def recipes() -> dict[str, list[dict[str, Any]]]:
-    """By section what each shipped configuration file says of it, by dotted key; sorted by file name."""
+    """By section what the shipped files set in it, by dotted key: nothing, or as one of each folder is layered, such as a set of
+    ``data/`` and then the augmentation of a recipe in ``train/``."""
     import yaml
 
-    found: dict[str, list[dict[str, Any]]] = {section: [] for section in SECTIONS}
-    for file in sorted((root() / "configs").glob("*/*.yaml")):
-        values = yaml.safe_load(file.read_text("utf-8"))
-        for section in SECTIONS:
-            if section in values:
-                found[section].append({f"{section}.{name}": value for name, value in values[section].items()})
+    files = []
+    for folder in SECTIONS:
+        paths = sorted((root() / "configs" / folder).glob("*.yaml"))
+        files.append([yaml.safe_load(path.read_text("utf-8")) for path in paths])
+    found: dict[str, list[dict[str, Any]]] = {}
+    for section in SECTIONS:
+        layers = [[{}, *(values[section] for values in contents if section in values)] for contents in files]
+        merged = [{key: value for layer in chosen for key, value in layer.items()} for chosen in itertools.product(*layers)]
+        found[section] = [{f"{section}.{key}": value for key, value in one.items()} for one in merged]
     return found

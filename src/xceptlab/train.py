@@ -21,7 +21,6 @@ import numpy as np
 import pytorch_lightning as pl
 import safetensors.torch
 import torch
-import yaml
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import nn
@@ -30,6 +29,7 @@ import xceptlab
 from xceptlab import checkpoints, tracking
 from xceptlab.data.module import DataModule
 from xceptlab.interruption import PARENT, Requests, die_with_parent
+from xceptlab.loading import dump
 from xceptlab.models import build as models
 from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
@@ -87,7 +87,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         with directory.locked():
             if record := directory.record():  # whoever held it has finished it
                 return record
-            write_atomically(directory.path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
+            write_atomically(directory.path / "config.yaml", dump(config).encode())
             record = _train(config, directory, data, network, trainer, requests)
         tracking.finish(trainer, record)  # W&B may take its time; the run is done
         return record
@@ -227,6 +227,8 @@ def make_trainer(config: RunConfig, directory: RunDirectory, requests: Requests,
     ]
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
+    if progress:
+        callbacks.append(tracking.ProgressBar())
     return trainer_on_devices(
         config,
         max_epochs=train.epochs,

@@ -248,3 +248,31 @@ def test_more_processes_than_images_to_evaluate_are_refused(photographs):
     data.trainer = SimpleNamespace(global_rank=0, world_size=5)
     with pytest.raises(ValueError, match=r"runtime\.devices: 5 processes are too many to evaluate 4 images together"):
         data.test_dataloader()
+
+
+# ---- without a Trainer ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("photographs", [False, True])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_in_a_notebook_the_loaders_give_what_the_network_would_see(request, photographs, split):
+    overrides = request.getfixturevalue("made") if photographs else ("--data.crop=pad", "--data.pad=2", "--data.flip=true")
+    config = load_run([*TINY, "--data.validation=0.1", "--train.batch_size=8", *overrides])
+    data = DataModule(config)
+    data.setup("test")
+    found = list(getattr(data, f"{split}_dataloader")())
+    count = len({"train": data.train, "val": data.validation, "test": data.test}[split])
+    assert sum(len(batch.labels) for batch in found) == count
+    size = config.data.size
+    assert {tuple(batch.images.shape[1:]) for batch in found} == {(3, size, size)}
+    assert {batch.images.dtype for batch in found} == {torch.float32}
+    assert all(batch.images.abs().max() <= 1 for batch in found)
+
+
+def test_in_a_notebook_training_batches_are_those_of_the_first_epoch():
+    (_, expected), *_ = batches(epochs=1)
+    data = DataModule(load_run([*TINY, "--data.crop=pad", "--data.pad=2", "--data.flip=true"]))
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert torch.equal(batch.images, expected.images)
+    assert torch.equal(batch.labels, expected.labels)

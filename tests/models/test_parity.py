@@ -288,6 +288,32 @@ class Touch:
         return os.system, (f"touch {self.file}",)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt", ".safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"epoch: 1\n",
+        b"hello world",
+        b"\x80",
+        b"{}",
+        b"PK\x03\x04",
+        b"<html>",
+        "é".encode(),
+        bytes(range(256)),
+        b"\x89PNG\r\n",
+    ],
+)
+def test_a_file_that_holds_no_weights_is_refused_in_words(content, suffix, tmp_path, capsys):
+    file = tmp_path / f"x{suffix}"
+    file.write_bytes(content)
+    kind = "a file of safetensors" if suffix == ".safetensors" else "a file that torch.save wrote of tensors only"
+    with pytest.raises(ValueError) as error:
+        pretrained.load(file)
+    assert str(error.value) == f"{file}: not a readable weight file; by its suffix it must be {kind}"
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("content", [lambda f: Touch(f), lambda f: [1], lambda f: {"pytorch-lightning_version": "2"}])
 def test_nothing_in_a_file_is_executed(content, tmp_path):
     torch.save(content(tmp_path / "executed"), tmp_path / "x.ckpt")

@@ -1,5 +1,6 @@
 """The LightningDataModule: one for every data set, since they differ in their source only."""
 
+import functools
 import sys
 from typing import Any, NamedTuple
 
@@ -111,6 +112,9 @@ class DataModule(pl.LightningDataModule):
 
     The order and the draws of augmentation are functions of (seed, epoch, step) alone: workers, processes and interruptions
     change neither.
+
+    Without a Trainer, as in a notebook, ``setup("test")`` and then a loader give finished batches, those of training as in the
+    first epoch of one process.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -147,12 +151,12 @@ class DataModule(pl.LightningDataModule):
         return scores
 
     @property
-    def _trainer(self) -> pl.Trainer:
-        assert self.trainer is not None, "the loaders need a Trainer: it knows the processes"
-        return self.trainer
+    def _process(self) -> tuple[int, int]:
+        """The number of this process, and of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
-        rank, world = self._trainer.global_rank, self._trainer.world_size
+        rank, world = self._process
         train = self.config.train
         sampler = order.TrainingOrder(
             n=len(self.train),
@@ -170,7 +174,9 @@ class DataModule(pl.LightningDataModule):
 
         Both are counted as the loops do it: an epoch's batches stay counted until the next epoch begins.
         """
-        loop = self._trainer.fit_loop
+        if self.trainer is None:
+            return 0, 0
+        loop = self.trainer.fit_loop
         epochs: Any = loop.epoch_progress.current
         return epochs.processed, loop.epoch_loop.batch_progress.current.ready
 
@@ -181,7 +187,7 @@ class DataModule(pl.LightningDataModule):
         return self._evaluation(self.test)
 
     def _evaluation(self, split: Split) -> DataLoader:
-        rank, world = self._trainer.global_rank, self._trainer.world_size
+        rank, world = self._process
         if len(split) < world:
             raise ValueError(f"runtime.devices: {world} processes are too many to evaluate {len(split)} images together")
         train = self.config.train
@@ -190,11 +196,12 @@ class DataModule(pl.LightningDataModule):
 
     def _loader(self, split: Split, sampler: order.TrainingOrder | order.EvaluationOrder) -> DataLoader:
         workers = 0 if isinstance(split.source, Arrays) else self.config.runtime.workers
-        on_gpu = self._trainer.strategy.root_device.type == "cuda"
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             split,
             sampler=sampler,
             batch_size=None,  # so it hands each key of the sampler to the split: a key is a batch
+            collate_fn=None if self.trainer else functools.partial(self._finished, split),  # nobody else would finish it
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=on_gpu,
@@ -205,8 +212,12 @@ class DataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Whole-batch augmentation and normalisation, on the device, where a set in memory already lies."""
-        data, training = self.config.data, bool(self._trainer.training)
-        split = self.test if self._trainer.testing else self.train
+        assert self.trainer is not None
+        split = self.train if self.trainer.training else self.test if self.trainer.testing else self.validation
+        return self._finished(split, batch)
+
+    def _finished(self, split: Split, batch: Batch) -> Batch:
+        data, training = self.config.data, split is self.train
         images, own = batch.images, batch.own
         if isinstance(split.source, Arrays):
             pixels = self._on_device(split.source, images.device)

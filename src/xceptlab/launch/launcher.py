@@ -18,10 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, Literal
 
-import yaml
-
 from xceptlab.interruption import BAD_INPUT, INTERRUPTED, PARENT
 from xceptlab.leases import Watch
+from xceptlab.loading import dump
 from xceptlab.records import Follower, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.world import forget
@@ -71,7 +70,7 @@ class Job:
         """Write the run's configuration; what ``xceptlab`` is to be called with."""
         self.directory.create()
         file = self.directory.path / "config.yaml"
-        write_atomically(file, yaml.safe_dump(self.config.to_dict(), sort_keys=False).encode())
+        write_atomically(file, dump(self.config).encode())
         return ["train", "-c", str(file)]
 
 
