@@ -1,6 +1,7 @@
 """A study: a question, arms that differ from the baseline in declared keys, seeds, and claims made before the first run."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from xceptlab import loading
+from xceptlab.data import identity, resolved
 from xceptlab.records import write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.section import Section
@@ -38,7 +40,7 @@ class Claim(Section):
     contrast: tuple[str, str]
     """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when lower)."""
     metric: Literal["test/top1", "test/top5", "test/loss", "val/top1", "val/top5", "val/loss"]
-    """What is compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs data.validation above 0."""
+    """What is compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs images to validate on."""
     kind: Literal["superior", "equivalent"]
     """superior: a - b > margin; equivalent: -margin < a - b < margin."""
     margin: float
@@ -210,6 +212,10 @@ class Expansion:
         base, other = next(iter(self.arms.values())).science(), self.arms[arm].science()
         return {key: (base[key], other[key]) for key in base if base[key] != other[key]}
 
+    def data(self) -> str:
+        """In words, which part of the data set is which split; of each data set, should the arms have several."""
+        return "; ".join(dict.fromkeys(config.data.splits() for config in self.arms.values()))
+
     def directory(self) -> Path:
         """Where the study's registration and report are kept."""
         return Path(next(iter(self.arms.values())).runtime.outputs) / "studies" / self.name
@@ -248,9 +254,20 @@ def expand(path: str, args: Sequence[str] = ()) -> Expansion:
             arms[name] = loading.load_run([*layers, *args, *overrides, f"--seed={first}"], "study")
         except ValueError as error:
             raise ValueError(f"{file}: arm {name!r}: {error}") from None
-    expansion = Expansion(name=_name(file, args), study=study, arms=arms, command=shlex.join(["xceptlab", "study", path, *args]))
+    loaded = Expansion(name=_name(file, args), study=study, arms=arms, command=shlex.join(["xceptlab", "study", path, *args]))
+    expansion = dataclasses.replace(loaded, arms=_resolved(loaded))
     _control(file, expansion)
     return expansion
+
+
+def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
+    """The arms with all that their identity needs; where an own data set is not at hand, as they were registered."""
+    look = functools.cache(identity.contents)  # the arms share their data
+    try:
+        registered = yaml.safe_load((expansion.directory() / "registered.yaml").read_text())["arms"]
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):  # Registration.read says what is wrong with it
+        registered = {}
+    return {name: resolved(config, registered.get(name), look) for name, config in expansion.arms.items()}
 
 
 def _control(file: Path, expansion: Expansion) -> None:
@@ -264,7 +281,7 @@ def _control(file: Path, expansion: Expansion) -> None:
             )
     for claim in expansion.study.claims:
         for arm in claim.contrast:
-            if claim.metric.startswith("val/") and expansion.arms[arm].data.validation == 0:
+            if claim.metric.startswith("val/") and not expansion.arms[arm].data.validates:
                 needs = f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
                 raise ValueError(f"{file}: claim {claim.id!r}: {needs}")
     seen: dict[str, str] = {}
@@ -295,7 +312,7 @@ def _name(file: Path, args: Sequence[str]) -> str:
     for key, value in loading.overrides(args):
         if key == "config":
             name.append(Path(value or "").stem)
-        elif key in science:
+        elif key in science and key != "data.content":  # which only says what the data are
             name.append(f"{key}={value}")
     full = re.sub(r"[^\w.=+-]", "_", "+".join(name)).lstrip(".")
     return full if len(full) <= 60 else f"{full[:51]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"

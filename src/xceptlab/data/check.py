@@ -50,8 +50,8 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
             continue
         sizes, total = np.bincount(source.labels[members], minlength=config.classes), len(source.labels)
         notes = []
-        original = config.IMAGES[config.name][split == "test"]
-        if split != "validation" and config.num_classes == 0 and total != original:
+        original = config.IMAGES.get(config.name, (total, total))[split == "test"]
+        if split != "validation" and total != original:
             notes.append(f"{split}: {total:,} images; the original {config.name} has {original:,}")
         if split != "validation" and not isinstance(source, Arrays) and isinstance(source.store, Tree):
             notes += source.store.left_alone()
