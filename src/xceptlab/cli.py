@@ -329,7 +329,7 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
     from rich.table import Table
 
     from xceptlab.data import resolved
-    from xceptlab.data.check import Counts, check
+    from xceptlab.data.check import Counts, Remark, check
 
     view = Table("split", "images", "classes", "smallest class", "largest class")
     wrong = 0
@@ -339,6 +339,8 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
             images = f"{found.images:,}" + (f" of {found.available:,}" if found.images < found.available else "")
             view.add_row(found.split, images, *(f"{size:,}" for size in (found.classes, found.smallest, found.largest)))
             _warn(found.notes)
+        elif isinstance(found, Remark):
+            _warn([found.text])
         else:
             print(f"xceptlab: {found}", file=sys.stderr)
             wrong += 1

@@ -545,6 +545,99 @@ def test_check_looks_at_what_a_run_uses(tree, xceptlab):
     )  # fmt: skip
 
 
+@pytest.fixture
+def checked(tree, capfd):
+    """``checked("--all", ...)``: exit code, output and lines on standard error of a check of the tree."""
+
+    def run(*arguments):
+        layers = ["--data.name=folder", f"--data.root={tree}", "--data.size=24", "--runtime.workers=0"]
+        code = cli.main(["data", "check", *arguments, *layers])
+        said = capfd.readouterr()
+        return code, said.out, said.err.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("absent", [True, False])
+def test_a_class_without_images_to_evaluate_is_a_fault(tree, checked, part, absent):
+    if part == "test":
+        shutil.copytree(tree / "val", tree / "test")
+    shutil.rmtree(tree / part / "n02")
+    if not absent:
+        (tree / part / "n02").mkdir()
+    code, out, errors = checked()
+    assert code == 2
+    assert errors == ["xceptlab: test holds no image of class n02"]
+    assert out.splitlines()[-1] == "Faults: 1"
+    if part == "test":
+        shutil.rmtree(tree / "val" / "n03")
+        assert checked()[2] == ["xceptlab: validation holds no image of class n03", "xceptlab: test holds no image of class n02"]
+
+
+def test_classes_that_a_run_leaves_out_are_a_warning(checked):
+    code, _, errors = checked("--data.test_images=2", "--data.validation=0.05")
+    assert code == 0
+    assert len(errors) == 2
+    assert all(line.startswith("Warning: ") for line in errors)
+    assert [line.partition(": ")[2].partition(" is of class n0")[0] for line in errors] == [
+        f"{split}: of the images that a run uses none" for split in ("validation", "test")
+    ]
+
+
+def test_check_says_which_folder_is_which_split(tree, checked):
+    assert checked()[1].startswith("folder, training on train, validation on none, test on val.\n")
+    shutil.copytree(tree / "val", tree / "test")
+    for i, file in enumerate((tree / "test").rglob("*.JPEG")):
+        file.write_bytes(jpeg(500 + i))
+    code, out, errors = checked("--all")
+    assert (code, errors) == (0, [])
+    assert out.startswith("folder, training on train, validation on val, test on test.\n")
+
+
+COPIES = {
+    "in two splits": ("train/n01/n01_0.JPEG", "val/n01/copy.JPEG"),
+    "in two splits and classes": ("train/n01/n01_0.JPEG", "val/n02/copy.JPEG"),
+    "in two classes": ("train/n01/n01_0.JPEG", "train/n03/copy.JPEG"),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_picture_that_is_twice_where_it_must_not_be_is_a_fault_whatever_it_is_encoded_as(tree, checked, one, other, form):
+    data = (tree / one).read_bytes()
+    if form == "PNG":
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(data)).save(buffer, "PNG")
+        data = buffer.getvalue()
+    (tree / other).write_bytes(data)
+    assert checked()[0] == 0  # 200 of each split tell nothing of that
+    code, _, (line,) = checked("--all")
+    assert code == 2
+    assert [word for word in (str(tree / one), "is the same picture as", str(tree / other)) if word not in line] == []
+    assert "class n01)" in line
+
+
+def test_copies_within_a_class_and_pictures_of_one_colour_in_other_shapes_are_no_fault(tree, checked):
+    (tree / "train/n01/copy.JPEG").write_bytes((tree / "train/n01/n01_0.JPEG").read_bytes())
+    for name, shape in (("n01", (40, 30)), ("n02", (30, 40))):
+        Image.new("RGB", shape).save(tree / "train" / name / "black.png")
+    assert checked("--all")[::2] == (0, [])
+
+
+def test_a_warning_of_libjpeg_comes_with_the_files_name(tree, checked):
+    file = tree / "train" / "n02" / "n02_3.JPEG"
+    data = bytearray(file.read_bytes())
+    data[900:904] = b"\x55\xff\xd3\x55"  # a marker where none may be
+    file.write_bytes(data)
+    code, out, errors = checked()
+    assert code == 0
+    (line,) = errors
+    assert line.startswith(f"Warning: {file}: ")
+    assert "JPEG" in line
+    assert "All sampled images decode" in out
+
+
 def test_check_and_prepare_on_the_command_line(tree, capsys, xceptlab):
     layers = ["--data.name=folder", f"--data.root={tree}", "--data.num_classes=3", "--data.size=24"]
 
