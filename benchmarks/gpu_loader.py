@@ -62,7 +62,7 @@ def rounds(work: Callable[[], int]) -> list[float]:
 def decoding(photographs: Path, scratch: Path) -> None:
     for split in ("train", "val"):
         (scratch / split).symlink_to(photographs)
-    base = {"name": "imagenet", "root": str(scratch), "num_classes": len(list(photographs.iterdir())), "size": SIZE}
+    base = {"name": "folder", "root": str(scratch), "num_classes": len(list(photographs.iterdir())), "size": SIZE}
     config = DataConfig(**base)
     reduced = DataConfig(**base, short_side=256)
     list(prepare(reduced, 0))

@@ -105,7 +105,7 @@ def pipelines(photographs: Path, scratch: Path) -> dict[str, Callable[[], float]
     for split in ("train", "val"):
         (root / split).symlink_to(photographs.resolve())
     classes = sum(entry.is_dir() for entry in photographs.iterdir())
-    base = {"name": "imagenet", "num_classes": classes, "size": 224}
+    base = {"name": "folder", "num_classes": classes, "size": 224}
     files = sorted(str(file) for file in photographs.glob("*/*"))
     ways = {
         "torchvision with Pillow": lambda: timed(torchvision_pipeline(files), time.process_time),

@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     from made import photographs
 
     root = photographs(tmp_path_factory.mktemp("made"), "abcdefghij", train=30, val=11)
-    return "--data.name=imagenet", "--data.num_classes=10", "--data.crop=resized", f"--data.root={root}"
+    return "--data.name=folder", "--data.crop=resized", f"--data.root={root}"
 
 
 def enliven(network: "nn.Module", size: int = 96) -> "nn.Module":

@@ -1,5 +1,6 @@
 """What tests make in place of the real thing: runs that are written by hand, as real ones leave them, and photographs."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +8,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from xceptlab.data.identity import fingerprint
 from xceptlab.records import Record, RunDirectory
+from xceptlab.schema import DataConfig
 from xceptlab.study import Expansion
+
+
+@functools.cache
+def data_fingerprint(data: DataConfig) -> str:
+    """Of the digits the real one, which is compared before a record is trusted."""
+    return fingerprint(data) if data.name == "digits" else "abc"
 
 
 def log_lines(top1: float, epochs: int = 2) -> list[dict[str, float]]:
@@ -48,7 +57,7 @@ def leave(
         "device": "a CPU",
         "world_size": 1,
         "precision": "32-true",
-        "data_fingerprint": "abc",
+        "data_fingerprint": data_fingerprint(config.data),
         "versions": {"torch": "2.11.0"},
         "git": {"revision": "51fe86c", "dirty": False},
         "started": 1e9,

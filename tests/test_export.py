@@ -17,7 +17,7 @@ from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
 
 AS_TIMM = ["--model.padding=symmetric", "--model.bn_eps=1e-5"]
-TWO = ["--data.num_classes=2", "--data.size=96"]
+TWO = ["--data.name=folder", "--data.num_classes=2", "--data.size=96"]
 NARROW = ["--model.width=0.125", "--model.middle_blocks=1"]
 SMALL = [*NARROW, *TWO]
 

@@ -9,6 +9,7 @@ from xceptlab.loading import load_run
 from xceptlab.schema import DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
 from xceptlab.section import shown
 
+THREE_PARTS = {"name": "folder", "content": "train+val+test-3-0123456789abcdef"}
 REFUSED = [
     (ModelConfig, {"order": "sideways"}, "model.order", "one of depthwise_first, pointwise_first"),
     (ModelConfig, {"order": None}, "model.order", "one of depthwise_first, pointwise_first"),
@@ -48,7 +49,12 @@ REFUSED = [
     (ModelConfig, {"bn_eps": 0.0}, "model.bn_eps", "above 0"),
     (ModelConfig, {"bn_momentum": 0.0}, "model.bn_momentum", "above 0 and at most 1"),
     (ModelConfig, {"bn_momentum": 1.1}, "model.bn_momentum", "above 0 and at most 1"),
-    (DataConfig, {"name": "mnist"}, "data.name", "one of digits, cifar10, cifar100, imagenet"),
+    (DataConfig, {"name": "mnist"}, "data.name", "one of digits, cifar10, cifar100, imagenet, folder"),
+    (DataConfig, {"title": "pets"}, "data.title", "left out for imagenet: it is for data.name: folder"),
+    (DataConfig, {"name": "folder", "title": "../pets"}, "data.title", "made of letters, digits"),
+    (DataConfig, {"content": "train+val-3-0123456789abcdef"}, "data.content", "left out for imagenet"),
+    (DataConfig, {"name": "folder", "content": "train-3-0123456789abcdef"}, "data.content", "what xceptlab has filled in"),
+    (DataConfig, THREE_PARTS | {"validation": 0.1}, "data.validation", "0, as val holds images to validate on"),
     (DataConfig, {"root": None}, "data.root", "text"),
     (DataConfig, {"download": 1}, "data.download", "true or false"),
     (DataConfig, {"flip": "yes"}, "data.flip", "true or false"),
@@ -71,8 +77,14 @@ REFUSED = [
     (DataConfig, {"name": "digits", "crop": "pad", "size": 8, "pad": 8}, "data.pad", "at least 0 and below data.size"),
     (DataConfig, {"eval_crop": 0.0}, "data.eval_crop", "above 0 and at most 1"),
     (DataConfig, {"eval_crop": 1.1}, "data.eval_crop", "above 0 and at most 1"),
-    (DataConfig, {"num_classes": 1}, "data.num_classes", "0 or at least 2"),
-    (DataConfig, {"name": "digits", "crop": "none", "num_classes": 9}, "data.num_classes", "10 for digits"),
+    (DataConfig, {"name": "folder", "num_classes": 1}, "data.num_classes", "0 or at least 2"),
+    (
+        DataConfig,
+        {"num_classes": 3},
+        "data.num_classes",
+        "0 or 1000 for imagenet; photographs of one's own are data.name: folder",
+    ),
+    (DataConfig, {"name": "digits", "crop": "none", "num_classes": 9}, "data.num_classes", "0 or 10 for digits"),
     (TrainConfig, {"epochs": 0}, "train.epochs", "at least 1"),
     (TrainConfig, {"accumulate": 0}, "train.accumulate", "at least 1"),
     (TrainConfig, {"threads": 0}, "train.threads", "at least 1"),
@@ -132,7 +144,8 @@ def test_an_impossible_value_is_refused_in_one_line_with_key_value_and_what_is_a
         (ModelConfig, {"middle_blocks": 32}),
         (ModelConfig, {"order": "pointwise_first", "segments": 1, "divisor": 1, "intermediate": "tanh", "fc": ()}),
         (DataConfig, {"size": 8, "validation": 0.5, "eval_crop": 1.0, "train_images": 2, "test_images": 1}),
-        (DataConfig, {"size": 2048, "num_classes": 2}),
+        (DataConfig, {"name": "folder", "size": 2048, "num_classes": 2}),
+        (DataConfig, {"size": 2048, "num_classes": 1000}),
         (DataConfig, {"name": "digits", "crop": "pad", "size": 8, "pad": 7, "num_classes": 10}),
         (TrainConfig, {"epochs": 1, "batch_size": 2, "momentum": 0.0, "weight_decay": 0.0}),
         (TrainConfig, {"batch_size": 8, "accumulate": 4}),
@@ -173,6 +186,8 @@ def test_every_data_set_knows_its_number_of_classes(name, classes):
 
 BASE = RunConfig(model=ModelConfig(order="pointwise_first"), data=DataConfig(crop="none", size=32))
 """Each value of ``OTHER`` is allowed in it alone; segments need this order."""
+OWN = DataConfig(name="folder", content="train+val-3-fedcba9876543210", num_classes=3, crop="none", size=32)
+"""An own data set that was looked at, for the fields that only it may have."""
 OTHER = {
     "model": {
         "order": "depthwise_first",
@@ -212,7 +227,9 @@ OTHER = {
         "mixup": 0.2,
         "cutmix": 1.0,
         "eval_crop": 1.0,
-        "num_classes": 5,
+        "num_classes": 1000,
+        "title": "pets",
+        "content": "train+test-3-0123456789abcdef",
     },
     "train": {
         "epochs": 99,
@@ -283,9 +300,10 @@ def test_the_lists_of_this_file_hold_every_field():
 
 @pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in OTHER.items() for n, v in part.items()])
 def test_every_science_field_makes_another_run(section, name, value):
-    other = alter(BASE, section, name, value)
-    assert other.run_id != BASE.run_id
-    assert other.science() == BASE.science() | {f"{section}.{name}": value}
+    base = dataclasses.replace(BASE, data=OWN) if name in ("title", "content") else BASE
+    other = alter(base, section, name, value)
+    assert other.run_id != base.run_id
+    assert other.science() == base.science() | {f"{section}.{name}": value}
 
 
 @pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in NO_SCIENCE.items() for n, v in part.items()])
@@ -296,7 +314,31 @@ def test_where_and_how_a_run_runs_does_not_change_its_identity(section, name, va
 def test_images_are_counted_as_far_as_the_configuration_tells():
     assert DataConfig(name="digits", crop="none", validation=0.1).images() == (1167, 130, 500)
     assert DataConfig(validation=0.5, train_images=8, test_images=4).images() == (4, 4, 4)
-    assert DataConfig(num_classes=3, validation=0.01).images() == (0, 0, 0)
+    assert DataConfig(name="folder", num_classes=3, validation=0.01).images() == (0, 0, 0)
+
+
+def test_a_run_of_an_own_data_set_has_no_id_before_its_files_were_looked_at():
+    run = RunConfig(data=DataConfig(name="folder"))
+    for ask in (lambda: run.run_id, lambda: run.data.classes):
+        with pytest.raises(AssertionError, match=r"xceptlab\.data\.resolved looks at them"):
+            ask()
+    assert RunConfig(data=OWN).run_id.startswith("folder-seed0-")
+    assert RunConfig(data=dataclasses.replace(OWN, title="pets")).run_id.startswith("pets-seed0-")
+
+
+@pytest.mark.parametrize(
+    ("data", "splits"),
+    [
+        (DataConfig(validation=0.01), "training on train, validation on 0.01 of train, test on val"),
+        (DataConfig(name="digits", crop="none"), "training on train, validation on none, test on test"),
+        (OWN, "training on train, validation on none, test on val"),
+        (dataclasses.replace(OWN, validation=0.1), "training on train, validation on 0.1 of train, test on val"),
+        (DataConfig(**THREE_PARTS), "training on train, validation on val, test on test"),
+    ],
+)
+def test_which_part_of_the_data_is_which_split_is_said_in_words(data, splits):
+    assert data.splits() == f"{data.name}, {splits}"
+    assert data.validates == ("validation on none" not in splits)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])

@@ -138,7 +138,7 @@ def test_the_imagenet_study_runs_in_a_tiny_form_on_two_processes(xceptlab, tmp_p
     study["seeds"] = [0]
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
     done = xceptlab(
-        *("study", tmp_path / "tiny.yaml", "--jobs", "1", f"--data.root={photographs}", "--data.num_classes=2"),
+        *("study", tmp_path / "tiny.yaml", "--jobs", "1", f"--data.root={photographs}", "--data.name=folder"),
         *("--data.size=71", "--data.validation=0", "--model.width=0.05", "--model.middle_blocks=1"),
         *("--train.epochs=1", "--train.batch_size=12", "--runtime.accelerator=cpu", "--runtime.devices=2", "--runtime.workers=0"),
         *("--runtime.wandb=disabled", f"--runtime.outputs={tmp_path}"),

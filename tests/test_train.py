@@ -40,7 +40,7 @@ def test_a_run_leaves_all_that_the_report_needs(tiny):
     record = train(config, progress=False)
     path = directory(config).path
     assert sorted(p.name for p in path.iterdir()) == [
-        "config.yaml", "metrics.jsonl", "model.safetensors", "record.json", "test_correct.npy",
+        "config.yaml", "data.json", "metrics.jsonl", "model.safetensors", "record.json", "test_correct.npy",
     ]  # fmt: skip
     assert directory(config).record() == record
     assert record.status == "finished"
@@ -284,7 +284,7 @@ def test_a_corrupt_photograph_is_one_line_from_any_process(tmp_path, capsys, wor
                 Image.new("RGB", (40, 40)).save(tmp_path / split / name / f"{i}.png")
     (tmp_path / "train" / "n02" / "3.png").write_bytes(b"no image")
     code = cli.main([
-        "train", "-c", str(ROOT / "configs/data/imagenet.yaml"),
+        "train", "-c", str(ROOT / "configs/data/folder.yaml"),
         f"--data.root={tmp_path}", "--data.num_classes=2", "--data.size=24",
         "--data.validation=0", "--model.width=0.05", "--model.middle_blocks=0", "--model.stem=cifar", "--train.batch_size=8",
         f"--runtime.workers={workers}", f"--runtime.outputs={tmp_path}", "--runtime.wandb=disabled", "--runtime.accelerator=cpu",

@@ -44,7 +44,7 @@ def photographs(folder: Path) -> tuple[str, ...]:
             for i in range(count):
                 pixels = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.jpg")
-    data = {"name": "imagenet", "root": folder, "num_classes": 10, "crop": "resized", "test_images": 0}
+    data = {"name": "folder", "root": folder, "num_classes": 10, "crop": "resized", "test_images": 0}
     return tuple(f"--data.{key}={value}" for key, value in data.items())
 
 

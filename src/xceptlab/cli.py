@@ -6,6 +6,7 @@ command, 130 interrupted by the user.
 
 import argparse
 import ast
+import dataclasses
 import difflib
 import itertools
 import re
@@ -312,9 +313,10 @@ def _train(options: argparse.Namespace, layers: list[str]) -> int:
     """Train, evaluate and record one run."""
     config = load_run([*layers, *(["--help"] if options.help else [])])
     world = World.join(config.runtime)
-    from xceptlab.data import locate
+    from xceptlab.data import locate, resolved
 
     locate(config.data)
+    config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     with Requests(tells=world.first):  # a signal may come before all is loaded
         from xceptlab.train import train
@@ -336,6 +338,7 @@ def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.data import locate
 
     locate(config.data)
+    config = _evaluated(config, weights)
     from xceptlab.train import evaluate
 
     scores = evaluate(config, weights, options.split)
@@ -353,7 +356,7 @@ def _export(options: argparse.Namespace, layers: list[str]) -> int:
     config, weights = _trained(options.weights, layers, "export")
     from xceptlab.export import export
 
-    print(export(config, weights, output))
+    print(export(_with_classes(config), weights, output))
     return 0
 
 
@@ -366,19 +369,24 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from xceptlab.data.check import Counts, check
+    from xceptlab.data import resolved
+    from xceptlab.data.check import Counts, Remark, check
 
     view = Table("split", "images", "classes", "smallest class", "largest class")
     wrong = 0
-    for found in check(config.data, options.all, config.runtime.workers):
+    data = resolved(config).data
+    for found in check(data, options.all, config.runtime.workers):
         if isinstance(found, Counts):
             images = f"{found.images:,}" + (f" of {found.available:,}" if found.images < found.available else "")
             view.add_row(found.split, images, *(f"{size:,}" for size in (found.classes, found.smallest, found.largest)))
             _warn(found.notes)
+        elif isinstance(found, Remark):
+            _warn([found.text])
         else:
             print(f"xceptlab: {found}", file=sys.stderr)
             wrong += 1
     if view.rows:
+        print(f"{data.splits()}.")
         Console().print(view)
     print(f"Faults: {wrong}" if wrong else f"All {'' if options.all else 'sampled '}images decode.")
     return BAD_INPUT if wrong else 0
@@ -437,12 +445,14 @@ def _describe(options: argparse.Namespace, layers: list[str]) -> int:
     if options.compare:
         if options.run:
             raise ValueError(f"--compare: shows two networks side by side; {options.run} is a third")
-        a, b = (load_run([*layers, "-c", _configuration(name, layers)], "describe") for name in options.compare)
+        files = [_configuration(name, layers) for name in options.compare]
+        a, b = (_with_classes(load_run([*layers, "-c", file], "describe")) for file in files)
         compare(a, b, options.compare)
     elif options.run:
-        describe(load_run(["-c", _configuration(options.run, layers), *layers], "describe"), options.depth)
+        config = load_run(["-c", _configuration(options.run, layers), *layers], "describe")
+        describe(_with_classes(config), options.depth)
     else:
-        describe(load_run(layers, "describe"), options.depth)
+        describe(_with_classes(load_run(layers, "describe")), options.depth)
     return 0
 
 
@@ -514,6 +524,37 @@ def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Pa
     own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
     one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
     return load_run([*(["-c", str(own)] if own else []), *one_device, *layers], command), weights
+
+
+def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:
+    """The configuration to evaluate with; other data than those of the training are allowed, and pointed out."""
+    from xceptlab.data import identity, resolved
+
+    here = resolved(dataclasses.replace(config, data=dataclasses.replace(config.data, content="")))
+    parents = Path(weights).parents[:2]
+    record = next((found for folder in parents if (found := RunDirectory(folder).record())), None)
+    if record is None:
+        return here
+    difference = identity.changed(here.data, record)
+    science = here.science()
+    if not difference and any(science[key] != record.science.get(key, "") for key in ("data.name", "data.content")):
+        difference = f"the run was trained on {record.science['data.name']} {record.science.get('data.content', '')}".rstrip()
+        difference += f", {here.data.root} holds {here.data.name} {here.data.content}".rstrip()
+    names = identity.class_names(here.data)
+    if record.classes and names and [*names] != record.classes:
+        difference += (
+            f"; of other classes: {', '.join(names)[:100]} in place of {', '.join(record.classes)[:100]}, by their order"
+        )
+    if difference:
+        _warn([f"other data than the run was trained on: {difference.removeprefix('; ')}"])
+    return here
+
+
+def _with_classes(config: RunConfig) -> RunConfig:
+    """A configuration whose number of classes is known: of an own data set the files tell, which are looked at only for that."""
+    from xceptlab.data import resolved
+
+    return config if config.data.num_classes else resolved(config)
 
 
 def _write(expansion: "Expansion", latex: bool = False) -> "Summary":

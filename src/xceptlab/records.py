@@ -3,6 +3,7 @@
 ::
 
     config.yaml          the resolved configuration
+    data.json            what the data were when the run began, by which it knows them again when it continues
     record.json          written at the very end; a run is done when, and only when, this file exists
     metrics.jsonl        the log: one flushed line per logged step and per evaluation
     model.safetensors    the weights that were evaluated
@@ -62,6 +63,10 @@ class Record:
     precision: str
     data_fingerprint: str
     """Hash of the decoded images and labels."""
+    data_files: str = ""
+    """Of a known data set how its files lie and a digest of their names and sizes; of an own one ``data.content`` says it."""
+    classes: list[str] = dataclasses.field(default_factory=list)
+    """The names of the classes, by label; empty where the files do not tell."""
     versions: dict[str, str]
     git: dict[str, Any]
     """Revision and dirty flag of the code; empty where it is not a checkout."""
@@ -154,6 +159,15 @@ class RunDirectory:
         except (ValueError, AttributeError):
             file = self.path / "metrics.jsonl"
             raise ValueError(f"{file}: line {number} is no line of a log; remove it, or its folder to train anew") from None
+
+    def began_with(self) -> dict[str, str]:
+        """What the data were when the run began; empty where nobody has noted it."""
+        file = self.path / "data.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def begin_with(self, data: dict[str, str]) -> None:
+        """Note what the data are that the run begins with."""
+        write_atomically(self.path / "data.json", json.dumps(data).encode())
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the run for this process.

@@ -22,6 +22,8 @@ HASH = 10
 """Characters of the hash at the end of a run's id."""
 READABLE = 54
 """Characters of a run's id that tell it from the shipped recipes, at most, between the data set's name and the seed."""
+_CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
+"""``data.content``: the parts, the number of classes, the digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +95,14 @@ class DataConfig(Section):
 
     PREFIX: ClassVar[str] = "data."
 
-    name: Literal["digits", "cifar10", "cifar100", "imagenet"] = "imagenet"
-    """The data set; digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``."""
+    name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] = "imagenet"
+    """The data set: digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``; folder is an
+    own set of photographs, whose classes are read there, too."""
+    title: str = ""
+    """What an own data set (``name: folder``) is called in the ids of its runs."""
+    content: str = ""
+    """What the files of an own data set are: its parts, its number of classes and a digest of its files' names and sizes. Filled
+    in by xceptlab; given, it must be that of the files, or stands for them where they are not at hand."""
     root: str = field(default="data", metadata={"identity": False})
     """Folder that holds the data set, or hf://OWNER/NAME or hf://OWNER/NAME@REVISION for a data set of the Hugging Face hub."""
     download: bool = field(default=False, metadata={"identity": False})
@@ -139,13 +147,13 @@ class DataConfig(Section):
     """Side of the central crop in evaluation, as a part of the short side of the image (photographs only)."""
 
     num_classes: int = 0
-    """Number of classes, for an ImageFolder tree other than ImageNet; 0 is the data set's own number."""
+    """Number of classes that an own data set must have; 0 is as many as it has."""
 
     CLASSES: ClassVar[dict[str, int]] = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
     IMAGES: ClassVar[dict[str, tuple[int, int]]] = {
         "digits": (1297, 500), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)
     }  # fmt: skip
-    """Training and test images of the complete sets; of others (``num_classes``) nothing is known."""
+    """Training and test images of the complete sets; of an own one nothing is known."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,7 +168,7 @@ class DataConfig(Section):
         )
         self._require("pad", 0 <= self.pad < self.size, "at least 0 and below data.size")
         self._require("eval_crop", 0 < self.eval_crop <= 1, "above 0 and at most 1")
-        photographs = self.name == "imagenet"
+        photographs = self.name in ("imagenet", "folder")
         crops = ("none", "resized") if photographs else ("none", "pad")
         self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}")
         for name in ("short_side", "colour", "rand_augment"):
@@ -174,19 +182,52 @@ class DataConfig(Section):
         for name in ("mixup", "cutmix"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("num_classes", self.num_classes == 0 or self.num_classes >= 2, "0 or at least 2")
-        fixed = self.name != "imagenet" and self.num_classes not in (0, self.CLASSES[self.name])
-        self._require("num_classes", not fixed, f"{self.CLASSES[self.name]} for {self.name}")
+        own = self.name == "folder"
+        if not own:
+            classes = self.CLASSES[self.name]
+            hint = f"0 or {classes} for {self.name}; photographs of one's own are data.name: folder"
+            self._require("num_classes", self.num_classes in (0, classes), hint)
+        for name in ("title", "content"):
+            self._require(name, own or not getattr(self, name), f"left out for {self.name}: it is for data.name: folder")
+        self._require("title", bool(re.fullmatch(r"[\w.+-]*", self.title)), "made of letters, digits, '_', '.', '+' and '-'")
+        known = bool(_CONTENT.fullmatch(self.content))
+        self._require("content", known or not self.content, "what xceptlab has filled in, such as train+val-3-0123456789abcdef")
+        apart = "val" in self.parts and "test" in self.parts
+        self._require("validation", not self.validation or not apart, "0, as val holds images to validate on")
         sizes = {"cifar10": (32, 32), "cifar100": (32, 32)}.get(self.name, (8, 2048))
         self._require("size", sizes[0] <= self.size <= sizes[1], f"{sizes[0]} for {self.name}, the size of its images")
 
     @property
+    def resolved(self) -> bool:
+        """Whether the configuration alone says what the data are: of an own data set ``data.resolved`` has looked."""
+        return self.name != "folder" or bool(self.content and self.num_classes)
+
+    @property
     def classes(self) -> int:
         """Number of classes that the network tells apart."""
-        return self.num_classes or self.CLASSES[self.name]
+        classes = self.num_classes or self.CLASSES.get(self.name, 0)
+        assert classes, "of an own data set only the files tell the number of classes; xceptlab.data.resolved looks at them"
+        return classes
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that an own data set has, such as (train, val, test); empty while nobody has looked, and for the others."""
+        return tuple(self.content.partition("-")[0].split("+")) if self.content else ()
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are images to validate on: held out of those to train on, or a part of their own."""
+        return self.validation > 0 or len(self.parts) == 3
+
+    def splits(self) -> str:
+        """In words, which part of the data set is which split."""
+        train, *others = self.parts or ("train", "val" if self.name == "imagenet" else "test")
+        validation = others[0] if len(others) == 2 else f"{self.validation:.4g} of {train}" if self.validation else "none"
+        return f"{self.title or self.name}, training on {train}, validation on {validation}, test on {others[-1]}"
 
     def images(self) -> tuple[int, int, int]:
         """Images to train on, to validate and to test on, by the configuration; 0 also where only the files tell."""
-        train, test = self.IMAGES[self.name] if self.num_classes == 0 else (0, 0)
+        train, test = self.IMAGES.get(self.name, (0, 0))
         held_out = round(self.validation * (self.train_images or train))
         return (self.train_images or train) - held_out, held_out, self.test_images or test
 
@@ -378,9 +419,10 @@ class RunConfig(Section):
 
     def id_in(self, version: int) -> str:
         """The run's id where ``SCIENCE_VERSION`` was this."""
+        assert self.data.resolved, "what a run of an own data set is depends on its files; xceptlab.data.resolved looks at them"
         digest = hashlib.sha256(json.dumps([version, self.changed()], sort_keys=True).encode()).hexdigest()
         factors = _distinctions(self.model, self.data, self.train)
-        return "-".join([self.data.name, *factors, f"seed{self.seed}", digest[:HASH]])
+        return "-".join([self.data.title or self.data.name, *factors, f"seed{self.seed}", digest[:HASH]])
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as a configuration file holds them."""
@@ -397,6 +439,10 @@ def _science(section: ModelConfig | DataConfig | TrainConfig) -> dict[str, Any]:
     return values
 
 
+_SAID = ("data.name", "data.title", "data.content", "data.num_classes")
+"""What the name of the data set says already, or its digest, which the hash at the end of the id holds."""
+
+
 @functools.lru_cache(1000)
 def _distinctions(*sections: ModelConfig | DataConfig | TrainConfig) -> list[str]:
     """What tells a run from the shipped recipes, such as ``lr0.05``: per section from the one with which it shares most.
@@ -410,7 +456,7 @@ def _distinctions(*sections: ModelConfig | DataConfig | TrainConfig) -> list[str
         bases = [_defaults() | recipe for recipe in recipes]
         bases = [base for base in bases if base["data.name"] == own.get("data.name", base["data.name"])] or bases
         differing = [[key for key in own if own[key] != base[key]] for base in bases]
-        found += [_distinction(key, own[key]) for key in min(differing, key=len) if key != "data.name"]
+        found += [_distinction(key, own[key]) for key in min(differing, key=len) if key not in _SAID]
     kept: list[str] = []
     for text in found:
         if sum(len(one) + 1 for one in (*kept, text)) <= READABLE:

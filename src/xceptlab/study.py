@@ -1,6 +1,7 @@
 """A study: a question, arms that differ from the baseline in declared keys, seeds, and claims made before the first run."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from xceptlab import loading, shipped
+from xceptlab.data import identity, resolved
 from xceptlab.records import RunDirectory, write_atomically, write_once
 from xceptlab.schema import RunConfig
 from xceptlab.section import Section
@@ -40,7 +42,8 @@ class Claim(Section):
     contrast: tuple[str, str]
     """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when lower)."""
     metric: Literal["test/top1", "test/top5", "test/loss", "val/top1", "val/top5", "val/loss"]
-    """Compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs data.validation, top5 over 5 classes."""
+    """Compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs images to validate on, top5 over 5
+    classes."""
     kind: Literal["superior", "equivalent"]
     """superior: a - b > margin; equivalent: -margin < a - b < margin."""
     margin: float
@@ -254,6 +257,10 @@ class Expansion:
         applicable = base.keys() - baseline.train.unused - config.train.unused
         return {key: (base[key], other[key]) for key in base if key in applicable and base[key] != other[key]}
 
+    def data(self) -> str:
+        """In words, which part of the data set is which split; of each data set, should the arms have several."""
+        return "; ".join(dict.fromkeys(config.data.splits() for config in self.arms.values()))
+
     def directory(self) -> Path:
         """Where the study's registration and report are kept."""
         return Path(next(iter(self.arms.values())).runtime.outputs) / "studies" / self.name
@@ -305,7 +312,7 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
             blamed = _blamed(f"{file}: arm {name!r}: ", str(error), args, [*layers, *overrides])
             raise ValueError(blamed) from None
     named = _naming_layers(args)
-    expansion = Expansion(
+    loaded = Expansion(
         name=_name(file, named, seeds if planned and seeds else 0),
         study=study,
         arms=arms,
@@ -313,6 +320,7 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
         planned=planned,
         files=(file.resolve(), *(shipped.find(value).resolve() for key, value in named if key == "config")),
     )
+    expansion = dataclasses.replace(loaded, arms=_resolved(loaded))
     _control(file, expansion)
     return expansion
 
@@ -342,6 +350,16 @@ def _blamed(place: str, message: str, args: Sequence[str], without: Sequence[str
     return place + message if refusal(without) else f"{place}with {shlex.join(args)}: {message}"
 
 
+def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
+    """The arms with all that their identity needs; where an own data set is not at hand, as they were registered."""
+    look = functools.cache(identity.contents)  # the arms share their data
+    try:
+        registered = yaml.safe_load((expansion.directory() / "registered.yaml").read_text())["arms"]
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):  # Registration.read says what is wrong with it
+        registered = {}
+    return {name: resolved(config, registered.get(name), look) for name, config in expansion.arms.items()}
+
+
 def _control(file: Path, expansion: Expansion) -> None:
     """Refuse a comparison that is not controlled: design section 5."""
     cells = expansion.study.cells()
@@ -353,7 +371,7 @@ def _control(file: Path, expansion: Expansion) -> None:
             )
     for claim in expansion.study.claims:
         for arm in claim.contrast:
-            if claim.metric.startswith("val/") and expansion.arms[arm].data.validation == 0:
+            if claim.metric.startswith("val/") and not expansion.arms[arm].data.validates:
                 needs = f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
                 raise ValueError(f"{file}: claim {claim.id!r}: {needs}")
             classes = expansion.arms[arm].data.classes
@@ -380,7 +398,7 @@ def _text(value: Any) -> str:
 
 def _naming_layers(args: Sequence[str]) -> list[tuple[str, str]]:
     """Of the command line the layers and overrides that make another study, because they can change a result."""
-    science = {*FACTORS, "model.match"}
+    science = {*FACTORS, "model.match"} - {"data.content"}  # which only says what the data are
     found = []
     for key, value in loading.overrides(args):
         if key == "config":

@@ -27,6 +27,7 @@ from torch import nn
 
 import xceptlab
 from xceptlab import checkpoints, tracking
+from xceptlab.data import identity, resolved
 from xceptlab.data.module import DataModule
 from xceptlab.interruption import PARENT, Requests, die_with_parent
 from xceptlab.loading import dump
@@ -68,8 +69,14 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         KeyboardInterrupt: The user did; the same call continues.
         OSError: Disk full, no permission.
     """
+    config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     if record := directory.record():
+        if difference := identity.changed(config.data, record):
+            raise ValueError(
+                f"{directory.path}: trained on other data: {difference}; put back what was there, or remove this folder to train "
+                "the run again"
+            )
         directory.tidy()
         return record
     world = World.join(config.runtime)
@@ -79,6 +86,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         prepare(config)
         data = DataModule(config)
         data.setup("fit")
+        resolved(config)  # the files may have come only now, with data.download
         network = build(config)
         trainer = make_trainer(config, directory, requests, progress)
         directory.create()
@@ -103,11 +111,19 @@ def _train(
 ) -> Record:
     started = time.time()
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
-    fingerprint = data.fingerprint()
+    seen = {"fingerprint": data.fingerprint(), "files": identity.files(config.data)}
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer.loggers = tracking.loggers(config, directory, first=trainer.is_global_zero)
 
     latest = checkpoints.newest(directory.path / "checkpoints")
+    began_with = directory.began_with()
+    if latest and began_with and began_with != seen:
+        raise ValueError(
+            f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
+            "remove this folder to train the run anew"
+        )
+    if trainer.is_global_zero and began_with != seen:
+        directory.begin_with(seen)
     if trainer.is_global_zero and (latest or outdated(config)):
         start = f"continues from {latest.name}" if latest else "an older version, whose results differ, began it; it starts anew"
         print(f"{config.run_id}: {start}", file=sys.stderr)
@@ -142,7 +158,9 @@ def _train(
         device=device_name(trainer.strategy.root_device),
         world_size=trainer.world_size,
         precision=config.train.precision,
-        data_fingerprint=fingerprint,
+        data_fingerprint=seen["fingerprint"],
+        data_files=seen["files"],
+        classes=list(identity.class_names(config.data)),
         versions=versions(),
         git=git_state(),
         started=min([started, *(line["time"] for line in directory.log())]),
@@ -287,6 +305,7 @@ def evaluate(config: RunConfig, weights: str | Path, split: Literal["test", "val
     Raises:
         ValueError: The weights do not fit the network, or the split is empty.
     """
+    config = resolved(config)
     prepare(config)
     data = DataModule(config)
     data.setup("test")

@@ -90,7 +90,7 @@ def test_validation_zero_trains_on_all():
 # ---- photographs: every kind of augmentation at once --------------------------------------------------------------------------
 
 EVERYTHING = [
-    *("--data.name=imagenet", "--data.num_classes=2", "--data.size=24", "--data.crop=resized", "--data.flip=true"),
+    *("--data.name=folder", "--data.num_classes=2", "--data.size=24", "--data.crop=resized", "--data.flip=true"),
     *("--data.colour=0.4", "--data.rand_augment=9", "--data.cutout=6", "--data.mixup=0.8", "--data.cutmix=1"),
     *("--data.validation=0.2", "--data.train_images=0", "--data.test_images=0", "--train.batch_size=6", "--seed=3"),
 ]

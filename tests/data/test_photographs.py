@@ -39,8 +39,15 @@ from xceptlab.schema import DataConfig
 CLASSES = ("n01", "n02", "n03")
 
 
+@pytest.fixture(autouse=True)
+def _imagenet_of_three_classes(monkeypatch):
+    monkeypatch.setitem(DataConfig.CLASSES, "imagenet", 3)
+
+
 def config(root, **changes):
-    return DataConfig(**{"name": "imagenet", "root": str(root), "num_classes": 3, "size": 24, **changes})
+    """An own data set; the original tar files are ImageNet's only."""
+    name = "imagenet" if (Path(root) / "ILSVRC2012_img_train.tar").exists() else "folder"
+    return DataConfig(**{"name": name, "root": str(root), "num_classes": 3, "size": 24, **changes})
 
 
 def load(root, **changes):
@@ -152,7 +159,7 @@ def test_every_layout_has_the_same_photographs_under_the_same_numbers(tree, tars
 
 def test_photographs_that_are_nowhere_say_what_was_looked_for(tmp_path):
     with pytest.raises(ValueError, match=r"looked for the folders train/<class>/ and val/<class>/, or train-\*.parquet"):
-        imagenet.locate(config(tmp_path / "nowhere"))
+        imagenet.locate(config(tmp_path / "nowhere", name="imagenet"))
 
 
 def test_a_photograph_has_the_size_that_is_asked_for_and_varies_with_its_draws(tree):
@@ -325,7 +332,7 @@ def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path)
     for split in ("train", "val"):
         (tmp_path / split).symlink_to(PHOTOGRAPHS)
     classes = len(list(PHOTOGRAPHS.iterdir()))
-    train, _ = SETS["imagenet"].load(DataConfig(name="imagenet", root=str(tmp_path), num_classes=classes, size=224))
+    train, _ = SETS["imagenet"].load(DataConfig(name="folder", root=str(tmp_path), num_classes=classes, size=224))
     ratios = []
     for i, draw in enumerate(order.draws(0, 0, np.arange(len(train.labels)))):
         image = train.read(i, draw)
@@ -369,7 +376,7 @@ def test_an_interrupted_preparation_continues_to_the_same_bytes(tree, tmp_path, 
         next(steps)
     steps.close()
     with pytest.raises(ValueError, match="no photographs of 32 pixels are prepared"):
-        SETS["imagenet"].load(broken)
+        SETS["folder"].load(broken)
     (folder,) = (tmp_path / "broken").iterdir()
     (folder / "train-00003.part").write_bytes(b"killed in here")
     assert next(prepare(broken, 0)) == (10, 33)
@@ -489,7 +496,7 @@ def test_check_lists_all_that_is_wrong_with_the_folders_at_once(tree, capsys):
     ]
     with pytest.raises(ValueError, match=r"2 were expected; see data.num_classes \(and 4 more faults: `xceptlab data check`"):
         load(tree, num_classes=2)
-    assert cli.main(["data", "check", f"--data.root={tree}", "--data.num_classes=2", "--data.size=24"]) == 2
+    assert cli.main(["data", "check", "--data.name=folder", f"--data.root={tree}", "--data.num_classes=2", "--data.size=24"]) == 2
     said = capsys.readouterr()
     assert said.out == "Faults: 5\n"
     assert said.err.splitlines() == [f"xceptlab: {fault}" for fault in faults]
@@ -504,15 +511,13 @@ def test_an_empty_tree_is_a_fault(tree):
 
 
 def test_check_says_where_the_sizes_are_not_the_originals(tree, monkeypatch):
-    monkeypatch.setitem(DataConfig.CLASSES, "imagenet", 3)
-    original = config(tree, num_classes=0)
+    original = config(tree, name="imagenet", num_classes=0)
     assert [counts.notes for counts in check(original, False, 0)] == [
         ("train: 24 images; the original imagenet has 1,281,167",),
         ("test: 9 images; the original imagenet has 50,000",),
     ]
     monkeypatch.setitem(DataConfig.IMAGES, "imagenet", (24, 9))
     assert [counts.notes for counts in check(original, False, 0)] == [(), ()]
-    monkeypatch.undo()
     assert [counts.notes for counts in check(config(tree), False, 0)] == [(), ()]  # other photographs
 
 
@@ -532,7 +537,7 @@ def test_check_looks_at_what_a_run_uses(tree, xceptlab):
     assert [found for found in check(used, True, 0) if isinstance(found, str)] != []
     with pytest.raises(ValueError, match=r"data\.validation: 0\.01 is not allowed; it holds out none of the 24 training images"):
         splits(config(tree, validation=0.01))
-    layers = [f"--data.root={tree}", "--data.num_classes=3", "--data.size=24", "--data.test_images=6"]
+    layers = ["--data.name=folder", f"--data.root={tree}", "--data.num_classes=3", "--data.size=24", "--data.test_images=6"]
     assert "6 of 9" in xceptlab("data", "check", *layers).stdout
     refused = xceptlab("data", "check", *layers, "--data.train_images=25")
     assert (refused.returncode, refused.stderr) == (
@@ -540,8 +545,101 @@ def test_check_looks_at_what_a_run_uses(tree, xceptlab):
     )  # fmt: skip
 
 
+@pytest.fixture
+def checked(tree, capfd):
+    """``checked("--all", ...)``: exit code, output and lines on standard error of a check of the tree."""
+
+    def run(*arguments):
+        layers = ["--data.name=folder", f"--data.root={tree}", "--data.size=24", "--runtime.workers=0"]
+        code = cli.main(["data", "check", *arguments, *layers])
+        said = capfd.readouterr()
+        return code, said.out, said.err.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("absent", [True, False])
+def test_a_class_without_images_to_evaluate_is_a_fault(tree, checked, part, absent):
+    if part == "test":
+        shutil.copytree(tree / "val", tree / "test")
+    shutil.rmtree(tree / part / "n02")
+    if not absent:
+        (tree / part / "n02").mkdir()
+    code, out, errors = checked()
+    assert code == 2
+    assert errors == ["xceptlab: test holds no image of class n02"]
+    assert out.splitlines()[-1] == "Faults: 1"
+    if part == "test":
+        shutil.rmtree(tree / "val" / "n03")
+        assert checked()[2] == ["xceptlab: validation holds no image of class n03", "xceptlab: test holds no image of class n02"]
+
+
+def test_classes_that_a_run_leaves_out_are_a_warning(checked):
+    code, _, errors = checked("--data.test_images=2", "--data.validation=0.05")
+    assert code == 0
+    assert len(errors) == 2
+    assert all(line.startswith("Warning: ") for line in errors)
+    assert [line.partition(": ")[2].partition(" is of class n0")[0] for line in errors] == [
+        f"{split}: of the images that a run uses none" for split in ("validation", "test")
+    ]
+
+
+def test_check_says_which_folder_is_which_split(tree, checked):
+    assert checked()[1].startswith("folder, training on train, validation on none, test on val.\n")
+    shutil.copytree(tree / "val", tree / "test")
+    for i, file in enumerate((tree / "test").rglob("*.JPEG")):
+        file.write_bytes(jpeg(500 + i))
+    code, out, errors = checked("--all")
+    assert (code, errors) == (0, [])
+    assert out.startswith("folder, training on train, validation on val, test on test.\n")
+
+
+COPIES = {
+    "in two splits": ("train/n01/n01_0.JPEG", "val/n01/copy.JPEG"),
+    "in two splits and classes": ("train/n01/n01_0.JPEG", "val/n02/copy.JPEG"),
+    "in two classes": ("train/n01/n01_0.JPEG", "train/n03/copy.JPEG"),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_picture_that_is_twice_where_it_must_not_be_is_a_fault_whatever_it_is_encoded_as(tree, checked, one, other, form):
+    data = (tree / one).read_bytes()
+    if form == "PNG":
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(data)).save(buffer, "PNG")
+        data = buffer.getvalue()
+    (tree / other).write_bytes(data)
+    assert checked()[0] == 0  # 200 of each split tell nothing of that
+    code, _, (line,) = checked("--all")
+    assert code == 2
+    assert [word for word in (str(tree / one), "is the same picture as", str(tree / other)) if word not in line] == []
+    assert "class n01)" in line
+
+
+def test_copies_within_a_class_and_pictures_of_one_colour_in_other_shapes_are_no_fault(tree, checked):
+    (tree / "train/n01/copy.JPEG").write_bytes((tree / "train/n01/n01_0.JPEG").read_bytes())
+    for name, shape in (("n01", (40, 30)), ("n02", (30, 40))):
+        Image.new("RGB", shape).save(tree / "train" / name / "black.png")
+    assert checked("--all")[::2] == (0, [])
+
+
+def test_a_warning_of_libjpeg_comes_with_the_files_name(tree, checked):
+    file = tree / "train" / "n02" / "n02_3.JPEG"
+    data = bytearray(file.read_bytes())
+    data[900:904] = b"\x55\xff\xd3\x55"  # a marker where none may be
+    file.write_bytes(data)
+    code, out, errors = checked()
+    assert code == 0
+    (line,) = errors
+    assert line.startswith(f"Warning: {file}: ")
+    assert "JPEG" in line
+    assert "All sampled images decode" in out
+
+
 def test_check_and_prepare_on_the_command_line(tree, capsys, xceptlab):
-    layers = [f"--data.root={tree}", "--data.num_classes=3", "--data.size=24"]
+    layers = ["--data.name=folder", f"--data.root={tree}", "--data.num_classes=3", "--data.size=24"]
 
     def run(*arguments):
         """Exit code, output and errors."""
@@ -568,7 +666,7 @@ def test_check_and_prepare_on_the_command_line(tree, capsys, xceptlab):
 
 
 def test_a_full_disk_ends_preparation_with_one_line_and_the_same_command_continues(tree, monkeypatch, capsys):
-    layers = ["-c", str(ROOT / "configs/data/imagenet.yaml"), f"--data.root={tree}", "--data.num_classes=3"]
+    layers = ["-c", str(ROOT / "configs/data/folder.yaml"), f"--data.root={tree}", "--data.num_classes=3"]
     command = ["data", "prepare", *layers, "--data.size=24", "--data.short_side=32"]
 
     def full(file_descriptor):
@@ -636,8 +734,8 @@ def hub(tmp_path, monkeypatch, shards):
 
 def test_of_the_hub_training_and_validation_are_fetched_and_their_commit_is_said_once(hub, tmp_path, shards, capsys):
     for _ in range(2):
-        train, test = load("hf://owner/photographs", download=True)
-    assert torch.equal(everything(train), everything(load(shards)[0]))
+        train, test = load("hf://owner/photographs", name="imagenet", download=True)
+    assert torch.equal(everything(train), everything(load(shards, name="imagenet")[0]))
     assert len(test.labels) == 9
     assert hub == [("owner/photographs", "dataset", None, False)]
     commit = "c" * 40
@@ -649,10 +747,10 @@ def test_of_the_hub_training_and_validation_are_fetched_and_their_commit_is_said
 
 
 def test_of_the_hub_a_revision_may_be_named(hub, capsys):
-    load("hf://owner/photographs@v1")
+    load("hf://owner/photographs@v1", name="imagenet")
     assert "hf://owner/photographs@v1 is at commit ccc" in capsys.readouterr().err
     commit = "0123456789" * 4
-    train, _ = load(f"hf://owner/photographs@{commit}")
+    train, _ = load(f"hf://owner/photographs@{commit}", name="imagenet")
     assert [revision for _, _, revision, _ in hub] == ["v1", commit]
     assert commit in train.store.name(0)
     assert capsys.readouterr().err == ""

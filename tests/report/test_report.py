@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from made import leave, log_lines
+from made import data_fingerprint, leave, log_lines
 from xceptlab.cli import main
 from xceptlab.records import RunDirectory
 from xceptlab.report import figures
@@ -145,7 +145,8 @@ def test_results_csv_has_one_line_per_run_with_its_raw_scores(study):
         (arm, seed, TOP1[arm][seed]) for seed in range(3) for arm in ("with", "without")
     ]
     assert [row["run_id"] for row in rows] == [config.run_id for config in expansion.runs().values()]
-    assert {(row["status"], row["revision"], row["data_fingerprint"]) for row in rows} == {("finished", "51fe86c", "abc")}
+    data = data_fingerprint(expansion.arms["with"].data)
+    assert {(row["status"], row["revision"], row["data_fingerprint"]) for row in rows} == {("finished", "51fe86c", data)}
 
 
 def test_every_table_of_report_md_is_whole(study):
@@ -288,10 +289,12 @@ def test_an_arm_that_always_diverged_has_no_mean(study):
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"data_fingerprint": "xyz"}, "The runs saw different data: abc, xyz."),
+        ({"data_fingerprint": "xyz"}, ", xyz."),
         ({"git": {"revision": "0000000", "dirty": False}}, "different revisions of the code: 0000000, 51fe86c."),
         ({"git": {}}, "different revisions of the code: 51fe86c, unknown."),
         ({"git": {"revision": "51fe86c", "dirty": True}}, "uncommitted changes"),
+        ({"data_fingerprint": "xyz"}, "The runs saw different data: "),
+        ({"data_fingerprint": "xyz"}, "The data here are not those that the runs were trained on: digits has fingerprint "),
         ({"world_size": 2}, "different numbers of processes: 1, 2."),
     ],
 )

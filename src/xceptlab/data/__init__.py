@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xceptlab.data import cifar, digits, imagenet, order
+from xceptlab.data.identity import resolved
 from xceptlab.data.order import Indices
 from xceptlab.data.sources import Arrays
 from xceptlab.schema import DataConfig
@@ -13,8 +14,13 @@ from xceptlab.schema import DataConfig
 if TYPE_CHECKING:
     from xceptlab.data.photographs import Photographs
 
-SETS: dict[str, ModuleType] = {"digits": digits, "cifar10": cifar, "cifar100": cifar, "imagenet": imagenet}
-"""Each has ``locate(config)``, which raises where files are missing, and ``load(config)``, the training and the test source."""
+SETS: dict[str, ModuleType] = {
+    "digits": digits, "cifar10": cifar, "cifar100": cifar, "imagenet": imagenet, "folder": imagenet
+}  # fmt: skip
+"""Each has ``locate(config)``, which raises where files are missing, and ``load(config)``, the training and the test source and,
+where the images to validate on are a part of their own, their source."""
+
+__all__ = ["SETS", "locate", "resolved", "splits"]
 
 
 def locate(config: DataConfig) -> None:
@@ -27,12 +33,14 @@ def locate(config: DataConfig) -> None:
 
 
 def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices]"]:
-    """Per split its source and which of the source's images it has; ``validation`` has none where none are held out.
+    """Per split its source and which of the source's images it has; ``validation`` has none where there are none.
 
     Raises:
         ValueError: The data set cannot be read, or has too few images for what is asked of it.
     """
-    train, test = SETS[config.name].load(config)
+    train, test, *apart = SETS[config.name].load(config)
+    if apart and config.validation:
+        raise ValueError(f"data.validation: {config.validation} is not allowed; it must be 0, as val holds images to validate on")
     members = _limited(train.labels, config.train_images, "train_images")
     count = round(config.validation * len(members))
     if config.validation and not count:
@@ -42,7 +50,7 @@ def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices
     held_out = members[order.stratified(train.labels[members], count, config.validation_seed)]
     return {
         "train": (train, np.setdiff1d(members, held_out)),
-        "validation": (train, held_out),
+        "validation": (apart[0], np.arange(len(apart[0].labels))) if apart else (train, held_out),
         "test": (test, _limited(test.labels, config.test_images, "test_images")),
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xceptlab.data.sources import HUB, Arrays, folder, locked, missing
-from xceptlab.data.stores import PICTURE, column, shards
+from xceptlab.data.stores import PICTURE, column, feature_names, shards
 from xceptlab.schema import DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -52,6 +52,26 @@ def _download(config: DataConfig) -> None:
                 _dataset(config)(config.root, download=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"data.download: {config.name} cannot be fetched here ({error})") from None
+
+
+def files(config: DataConfig) -> list[Path]:
+    """The files that are read.
+
+    Raises:
+        ValueError: They are not there.
+    """
+    locate(config)
+    if _has_parquet(config):
+        return [file for split in ("train", "test") for file in shards(folder(config), split)]
+    return sorted((Path(config.root) / _TORCHVISION[config.name]).iterdir())
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """The names of the classes, by label; empty where the files do not tell."""
+    if _has_parquet(config):
+        file = files(config)[0]
+        return feature_names(file, "label") or feature_names(file, "fine_label")
+    return tuple(_dataset(config)(config.root, train=False).classes)
 
 
 def _dataset(config: DataConfig) -> Any:

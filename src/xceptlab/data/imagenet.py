@@ -1,21 +1,25 @@
-"""ImageNet, or other photographs in one of its layouts; the official validation set is the test split.
+"""ImageNet, and photographs of one's own (``data.name: folder``), in whichever layout is found in ``data.root``:
 
-Read from ``data.root``, in the layout that is found there:
-
-- the ImageFolder tree ``train/<class>/*`` and ``val/<class>/*``, for any photographs;
+- the ImageFolder tree ``train/<class>/*`` and ``val/<class>/*``;
 - the hub's parquet shards ``train-*.parquet`` and ``validation-*.parquet``, in the folder or one below;
-- the original ``ILSVRC2012_img_train.tar`` and ``ILSVRC2012_img_val.tar`` with ``ILSVRC2012_devkit_t12.tar.gz``, read in place;
+- of ImageNet the original ``ILSVRC2012_img_train.tar`` and ``ILSVRC2012_img_val.tar`` with ``ILSVRC2012_devkit_t12.tar.gz``, read
+  in place;
 - with ``data.short_side``, what ``xceptlab data prepare`` made of one of these.
+
+ImageNet's official validation set is the test split. An own data set has a part ``val``, or ``test``, or both: of two parts the
+second one is the test split; of three ``val`` is the validation split.
 """
 
 import hashlib
+import json
 import os
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,41 +30,57 @@ from xceptlab.schema import DataConfig
 if TYPE_CHECKING:
     from xceptlab.data.photographs import Photographs
 
-_TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+PARTS = ("train", "val", "test")
+_SHARDS = {"train": "train", "val": "validation", "test": "test"}
+"""What the hub calls the parts."""
+TARS = _TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 SAY_SECONDS = 10
 """How often a long search says how far it is."""
 
 
-def locate(config: DataConfig) -> None:
-    """Check that the files are there.
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a data set lie, and which of the parts train, val and test are there."""
+
+    kind: Literal["tree", "parquet", "tars", "prepared"]
+    root: Path
+    parts: tuple[str, ...]
+
+    def whole(self) -> bool:
+        """Whether there is something to train on and something to evaluate on."""
+        return "train" in self.parts and len(self.parts) > 1
+
+    def shards(self, part: str) -> list[Path]:
+        """The parquet files of a part."""
+        return shards(self.root, _SHARDS[part])
+
+
+def locate(config: DataConfig) -> Layout:
+    """Check that the files are there, and see how they lie.
 
     Raises:
         ValueError: What was looked for, where, and how to get it.
     """
+    wanted = PARTS if config.name == "folder" else ("train", "val")
     if config.short_side:
-        if not all((prepared(config) / f"{split}.arrow").is_file() for split in ("train", "val")):
-            raise ValueError(
-                f"data.short_side: no photographs of {config.short_side} pixels are prepared in {prepared(config)}; "
-                "`xceptlab data prepare` with the same options prepares them"
-            )
-        return
-    _layout(config)
-
-
-def prepared(config: DataConfig) -> Path:
-    """Where the prepared photographs of this short side and quality are."""
-    return Path(config.cache or folder(config) / "prepared") / f"short{config.short_side}-quality{config.quality}"
-
-
-def _layout(config: DataConfig) -> Callable[[Path], tuple[Store, Store]]:
-    """How the files in ``data.root`` are read."""
+        return _locate_prepared(config)
     root = folder(config)
-    if all((root / split).is_dir() for split in ("train", "val")):
-        return _trees
-    if shards(root, "train") and shards(root, "validation"):
-        return lambda root: (Shards.of(shards(root, "train")), Shards.of(shards(root, "validation")))
+    tree = Layout("tree", root, tuple(part for part in wanted if (root / part).is_dir()))
+    if tree.whole():
+        return tree
+    parquet = Layout("parquet", root, tuple(part for part in wanted if shards(root, _SHARDS[part])))
+    if parquet.whole():
+        return parquet
+    if config.name == "folder":
+        raise missing(
+            "a data set of one's own",
+            root,
+            "the folders train/<class>/ with val/<class>/, test/<class>/ or both, or train-*.parquet with validation-*.parquet, "
+            "test-*.parquet or both",
+            "set --data.root to the folder that holds them",
+        )
     if (root / _TRAIN).is_file() and (root / _VAL).is_file():
-        return _tars
+        return Layout("tars", root, wanted)
     raise missing(
         config.name,
         root,
@@ -70,69 +90,99 @@ def _layout(config: DataConfig) -> Callable[[Path], tuple[Store, Store]]:
     )
 
 
-def load(config: DataConfig) -> "tuple[Photographs, Photographs]":
-    """Training and test photographs."""
+def _locate_prepared(config: DataConfig) -> Layout:
+    root = prepared(config)
+    parts = tuple(part for part in PARTS if part in originals(root)) or ("train", "val")
+    if not all((root / f"{part}.arrow").is_file() for part in parts):
+        raise ValueError(
+            f"data.short_side: no photographs of {config.short_side} pixels are prepared in {root}; "
+            "`xceptlab data prepare` with the same options prepares them"
+        )
+    return Layout("prepared", root, parts)
+
+
+def prepared(config: DataConfig) -> Path:
+    """Where the prepared photographs of this short side and quality are."""
+    return Path(config.cache or folder(config) / "prepared") / f"short{config.short_side}-quality{config.quality}"
+
+
+def originals(root: Path) -> dict[str, Any]:
+    """What the photographs in a folder were prepared from, as ``prepare`` has noted it; empty where it has not."""
+    file = root / "originals.json"
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+
+def load(config: DataConfig) -> "tuple[Photographs, ...]":
+    """Training and test photographs and, where they are a part of their own, those to validate on."""
     from xceptlab.data.photographs import Photographs
 
-    locate(config)
-    train, test = _sound(*_read_prepared(config), prepared(config), config) if config.short_side else stores(config)
-    return Photographs(train, config), Photographs(test, config)
+    found = stores(config)
+    tested = "test" if "test" in found else "val"
+    order = ["train", tested, *(part for part in found if part not in ("train", tested))]
+    return tuple(Photographs(found[part], config) for part in order)
 
 
-def stores(config: DataConfig) -> tuple[Store, Store]:
-    """Training and test files as they were given out.
+def stores(config: DataConfig) -> dict[str, Store]:
+    """The files of each part.
 
     Raises:
-        Unsound: They are not of as many classes as configured, a class is empty, or one of val is not in train.
+        Unsound: They are not of as many classes as configured, a class is empty, or one of another part is not in train.
     """
-    root = folder(config)
-    return _sound(*_layout(config)(root), root, config)
-
-
-def _sound(train: Store, test: Store, root: Path, config: DataConfig) -> tuple[Store, Store]:
-    if faults := list(_faults(train, test, root, config)):
+    layout = locate(config)
+    read = {"tree": _trees, "parquet": _shards, "tars": _tars, "prepared": _prepared}[layout.kind]
+    found = read(layout)
+    if faults := list(_faults(found, layout.root, config)):
         raise Unsound(faults)
-    return train, test
+    return found
 
 
-def _faults(train: Store, test: Store, root: Path, config: DataConfig) -> Iterator[str]:
+def _faults(stores: Mapping[str, Store], root: Path, config: DataConfig) -> Iterator[str]:
+    train = stores["train"]
     found = len(train.classes) if isinstance(train, Tree) else int(train.labels.max(initial=-1)) + 1
     empty = f"holds no image ({', '.join(SUFFIXES)})" if isinstance(train, Tree) else "holds no image"
-    if found != config.classes:
-        yield f"{root}: train holds {found} classes, {config.classes} were expected; see data.num_classes"
-    for split, store in (("train", train), ("test", test)):
+    expected = config.num_classes or config.CLASSES.get(config.name, found)
+    if found != expected:
+        hint = "see data.num_classes" if config.name == "folder" else "photographs of one's own are data.name: folder"
+        yield f"{root}: train holds {found} classes, {expected} were expected; {hint}"
+    for part, store in stores.items():
         if isinstance(store, Tree):
             for name in sorted(set(folders(store.folder)) - set(store.classes)):
                 yield f"{store.folder}: the class {name} is not among those of train"
         if not len(store.labels):
-            yield f"{root}: {split} {empty}"
+            yield f"{root}: {part} {empty}"
         elif store.labels.min() < 0 or store.labels.max() >= found:
-            yield f"{root}: labels {store.labels.min()} to {store.labels.max()} of {split} do not fit {found} classes"
+            yield f"{root}: labels {store.labels.min()} to {store.labels.max()} of {part} do not fit {found} classes"
     for label in np.setdiff1d(np.arange(found), train.labels):
         yield f"{train.folder / train.classes[label] if isinstance(train, Tree) else f'class {label}'}: {empty}"
 
 
-def _trees(root: Path) -> tuple[Tree, Tree]:
-    classes = tuple(folders(root / "train"))
-    return Tree.of(root / "train", classes), Tree.of(root / "val", classes)
+def _trees(layout: Layout) -> dict[str, Store]:
+    classes = tuple(folders(layout.root / "train"))
+    return {part: Tree.of(layout.root / part, classes) for part in layout.parts}
 
 
-def _read_prepared(config: DataConfig) -> tuple[Archive, Archive]:
+def _shards(layout: Layout) -> dict[str, Store]:
+    return {part: Shards.of(layout.shards(part)) for part in layout.parts}
+
+
+def _prepared(layout: Layout) -> dict[str, Store]:
     import pyarrow.feather
 
-    def read(split: str) -> Archive:
-        table = pyarrow.feather.read_table(prepared(config) / f"{split}.arrow", memory_map=True)
-        files = [prepared(config) / f"{split}-{part:05d}.tar" for part in range(table["part"][-1].as_py() + 1)]
+    def read(part: str) -> Archive:
+        table = pyarrow.feather.read_table(layout.root / f"{part}.arrow", memory_map=True)
+        files = [layout.root / f"{part}-{number:05d}.tar" for number in range(table["part"][-1].as_py() + 1)]
         return Archive(tuple(files), table)
 
-    return read("train"), read("val")
+    return {part: read(part) for part in layout.parts}
 
 
 # The original tar files: members are found once, and where they lie is kept in the user's cache.
 
 
-def _tars(root: Path) -> tuple[Archive, Archive]:
-    return train_tar(root / _TRAIN), _indexed(root / _VAL, lambda file: _val_members(file, root), root / _KIT)
+def _tars(layout: Layout) -> dict[str, Store]:
+    root = layout.root
+    val = _indexed(root / _VAL, lambda file: _val_members(file, root), root / _KIT)
+    return {"train": train_tar(root / _TRAIN), "val": val}
 
 
 def train_tar(file: Path) -> Archive:

@@ -138,8 +138,11 @@ class DataModule(pl.LightningDataModule):
         return -(-len(self.train) // self.config.train.batch_size)
 
     def fingerprint(self) -> str:
-        """A hash of the decoded images and labels of training and test."""
-        return f"{self.train.source.fingerprint()}-{self.test.source.fingerprint()}"
+        """A hash of the decoded images and labels of training and test and, where they are a part of their own, of validation."""
+        sources = [self.train.source, self.test.source]
+        if self.validation.source is not self.train.source:
+            sources.append(self.validation.source)
+        return "-".join(source.fingerprint() for source in sources)
 
     def constant_answer(self) -> dict[str, float]:
         """Percent that always answering with a split's most frequent class scores, by metric: ``val/top1``, ``test/top1``."""

@@ -39,11 +39,18 @@ class Photographs:
         Raises:
             Unreadable: It cannot be decoded.
         """
+        return self._cut(self.decoded(i), draws).permute(1, 2, 0)
+
+    def decoded(self, i: int) -> Tensor:
+        """The i-th whole, (3, H, W) uint8.
+
+        Raises:
+            Unreadable: It cannot be decoded.
+        """
         try:
-            photograph = decode(self.store.read(i))
+            return decode(self.store.read(i))
         except ValueError as error:  # an OSError, such as a disk that fails, is no corrupt photograph
             raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
-        return self._cut(photograph, draws).permute(1, 2, 0)
 
     def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:
         """(3, H, W) to (3, size, size): the random crop of training, or the central one of evaluation."""

@@ -6,6 +6,7 @@ written beside its place, read back, compared and moved there, so that an interr
 command continues. The checksums are compared whenever a photograph is read; ``xceptlab data check --all`` reads them all.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from xceptlab.data import imagenet
+from xceptlab.data.identity import class_names, contents
 from xceptlab.data.photographs import decode
 from xceptlab.data.sources import digest, locked
 from xceptlab.data.stores import Store, write_table
@@ -43,10 +45,11 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
         OSError: No space, no permission.
     """
     folder = imagenet.prepared(config)
-    splits = dict(zip(("train", "val"), imagenet.stores(config), strict=True))
+    given = dataclasses.replace(config, short_side=0)
+    splits = imagenet.stores(given)
     try:
         with locked(folder, wait=False):
-            _claim(folder, splits)
+            _claim(folder, splits, given)
             for leftover in (*folder.glob("*.part"), *folder.glob(".*.tmp")):
                 leftover.unlink()
             parts = _Parts(folder, splits, config)
@@ -66,14 +69,17 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
         raise ValueError(f"{folder}: another process is preparing photographs there") from None
 
 
-def _claim(folder: Path, splits: dict[str, Store]) -> None:
-    """Note whose photographs these are, or refuse those of others."""
-    note = folder / "originals.json"
+def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
+    """Note what these photographs are prepared from, or refuse those of other originals."""
     mine = {split: _identity(store) for split, store in splits.items()}
-    if not note.is_file():
-        write_atomically(note, json.dumps(mine).encode())
-    elif json.loads(note.read_text()) != mine:
+    noted = imagenet.originals(folder)
+    if noted and {part: noted[part] for part in imagenet.PARTS if part in noted} != mine:
         raise ValueError(f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder")
+    note: dict[str, Any] = mine | {"classes": list(class_names(given))}
+    if given.name == "folder":
+        note["content"] = contents(given).content
+    if note != noted:
+        write_atomically(folder / "originals.json", json.dumps(note).encode())
 
 
 def _identity(store: Store) -> dict[str, Any]:

@@ -60,9 +60,9 @@ def folder(config: DataConfig) -> Path:
     """
     if not config.root.startswith(HUB):
         return Path(config.root)
-    splits = ("train", "validation" if config.name == "imagenet" else "test")
+    others = {"imagenet": ("validation",), "folder": ("validation", "test")}.get(config.name, ("test",))
     try:
-        return _snapshot(config.root, splits, config.download)
+        return _snapshot(config.root, ("train", *others), config.download)
     except (OSError, ValueError) as error:  # the hub's errors are of these kinds
         hint = "" if config.download else "; --data.download true fetches it"
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -6,6 +6,7 @@ A store of a million photographs takes some tens of megabytes: names are one Arr
 import contextlib
 import functools
 import io
+import json
 import os
 import re
 import zlib
@@ -242,6 +243,18 @@ def _opened(file: Path, names: tuple[str, ...]) -> "tuple[pyarrow.parquet.Parque
         if name in present:
             return parquet, name
     raise ValueError(f"{file}: a column {' or '.join(names)} is needed; it has {', '.join(present)}")
+
+
+def feature_names(file: Path, column: str) -> tuple[str, ...]:
+    """The names of a column's classes, as the hub's files keep them in their schema; empty where this one has none."""
+    import pyarrow.parquet
+
+    metadata = pyarrow.parquet.read_schema(file).metadata or {}
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        return tuple(map(str, feature["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def shards(root: Path, split: str) -> list[Path]:

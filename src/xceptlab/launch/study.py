@@ -1,6 +1,7 @@
 """Run what is missing of a study, and show it live."""
 
 import dataclasses
+import functools
 import sys
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from contextlib import suppress
 from rich.console import Console
 from rich.live import Live
 
-from xceptlab.data import locate
+from xceptlab.data import identity, locate
 from xceptlab.interruption import Interrupted, Requests
 from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
@@ -30,9 +31,15 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         The runs that failed, with the reason.
     """
     missing = {}
+    look = functools.cache(identity.files)
     for (arm, _), run in expansion.runs().items():
         directory = RunDirectory.of(run.runtime.outputs, run.run_id)
-        if directory.record():
+        if record := directory.record():
+            if difference := identity.changed(run.data, record, look):
+                raise ValueError(
+                    f"{directory.path}: trained on other data: {difference}; put back what was there, or remove the folders of "
+                    "such runs to train them again"
+                )
             directory.tidy()
         else:
             missing[run.run_id] = _of_study(run, expansion.name, arm)

@@ -99,7 +99,7 @@ def summarise(expansion: Expansion) -> Summary:
     records = {key: directory.record() for key, directory in directories.items()}
     claims = expansion.study.claims
     metric = claims[0].metric if claims else "test/top1"
-    held_out = all(config.data.validation > 0 for config in expansion.arms.values())
+    held_out = all(config.data.validates for config in expansion.arms.values())
     curve_metric = "val/top1" if held_out else "train/top1"
     curves, reached = _curves(expansion, directories, curve_metric)
     verdicts = judge_study(expansion, records)

@@ -32,6 +32,7 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     records = read_records(expansion)
     console = Console(markup=False)
     console.print(Text.assemble((expansion.study.question, "bold"), f"  ({expansion.name})"))
+    console.print(f"Data: {expansion.data()}.", highlight=False)
     baseline, first = next(iter(networks.items()))
     view = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
     for name in ("arm", "differs in", "parameters", "MACs", "runs done"):
@@ -74,6 +75,7 @@ def show_summary(summary: Summary) -> None:
     """The verdicts and the arms."""
     console = Console(highlight=False)
     console.print(Text(summary.expansion.study.question, style="bold"))
+    console.print(Text(f"Data: {summary.expansion.data()}.", style="dim"))
     view = Table(box=SIMPLE, pad_edge=False)
     view.add_column("arm", overflow="fold")
     for name in arm_header(summary.metric)[1:]:

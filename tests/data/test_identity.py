@@ -1,0 +1,441 @@
+"""What the data are: a run of other data is another run, and is never answered with this one's score."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import ROOT
+from made import leave, photographs
+from xceptlab import cli
+from xceptlab.data import identity, resolved, splits
+from xceptlab.data.prepare import prepare
+from xceptlab.loading import load_run
+from xceptlab.records import RunDirectory
+from xceptlab.schema import DataConfig, RunConfig
+from xceptlab.study import expand
+from xceptlab.task import Task
+
+TRAIN = [
+    *("-c", str(ROOT / "configs/model/xception_tiny.yaml"), "-c", str(ROOT / "configs/train/digits.yaml")),
+    *("--data.name=folder", "--data.size=16", "--model.width=0.0625", "--model.middle_blocks=0", "--train.epochs=1"),
+    *("--train.batch_size=12", "--runtime.wandb=disabled", "--runtime.accelerator=cpu"),
+]
+"""A run of one or two steps."""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return photographs(tmp_path / "tree", "abc", train=4, val=2)
+
+
+@pytest.fixture
+def command(tmp_path, capsys):
+    """``command("train", ...)``: exit code, last line of the output and the lines on standard error that are ours."""
+
+    def run(name, *arguments, layers=TRAIN):
+        code = cli.main([name, *map(str, arguments), *layers, f"--runtime.outputs={tmp_path / 'outputs'}"])
+        said = capsys.readouterr()
+        ours = [line for line in said.err.splitlines() if line.startswith(("xceptlab: ", "Warning: "))]
+        return code, (said.out.splitlines() or [""])[-1], ours
+
+    return run
+
+
+def runs(tmp_path):
+    return sorted((tmp_path / "outputs" / "runs").iterdir())
+
+
+def own(root, **changes):
+    return RunConfig(data=DataConfig(**{"name": "folder", "root": str(root), "size": 24, **changes}))
+
+
+def picture(file, shade=0):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (60, 50), (shade, 0, 0)).save(file)
+
+
+# ---- what is the same data set and what is not --------------------------------------------------------------------------------
+
+
+CHANGES = {
+    "a mended photograph": lambda tree: picture(tree / "train/a/a0.jpg"),
+    "a mended test photograph": lambda tree: picture(tree / "val/a/a0.jpg"),
+    "one more": lambda tree: picture(tree / "train/a/a9.jpg"),
+    "one less": lambda tree: (tree / "train/c/c3.jpg").unlink(),
+    "one renamed": lambda tree: (tree / "train/a/a0.jpg").rename(tree / "train/a/z.jpg"),
+    "one in another class": lambda tree: (tree / "train/a/a0.jpg").rename(tree / "train/b/a0.jpg"),
+    "one in another split": lambda tree: (tree / "train/a/a3.jpg").rename(tree / "val/a/a3.jpg"),
+    "a class renamed": lambda tree: [(tree / split / "a").rename(tree / split / "d") for split in ("train", "val")],
+    "a class more": lambda tree: [picture(tree / split / "d/d0.jpg") for split in ("train", "val")],
+    "a test split": lambda tree: shutil.copytree(tree / "val", tree / "test"),
+    "another split to test on": lambda tree: (tree / "val").rename(tree / "test"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_other_files_are_another_run(tree, change):
+    before = resolved(own(tree))
+    change(tree)
+    assert resolved(own(tree)).run_id != before.run_id
+    with pytest.raises(ValueError, match=rf"data\.content: {before.data.content.replace('+', '.')} is not what is in .*put back"):
+        resolved(before)
+
+
+SAME = {
+    "moved": lambda tree: shutil.move(tree, tree.parent / "elsewhere"),
+    "copied": lambda tree: shutil.copytree(tree, tree.parent / "copy", copy_function=shutil.copyfile),
+    "linked": lambda tree: (tree.parent / "link").symlink_to(tree) or tree.parent / "link",
+    "touched": lambda tree: [os.utime(file, (1, 1)) for file in tree.rglob("*.jpg")] and tree,
+    "with a note beside a photograph": lambda tree: (tree / "train/a/README.txt").write_text("of a") and tree,
+    "with prepared photographs": lambda tree: list(prepare(own(tree, short_side=32).data, 0)) and tree,
+}
+
+
+@pytest.mark.parametrize("change", SAME.values(), ids=SAME)
+def test_the_same_files_elsewhere_are_the_same_run(tree, change):
+    before = resolved(own(tree))
+    assert (before.data.num_classes, before.data.content[:12]) == (3, "train+val-3-")
+    assert resolved(own(Path(change(tree)), num_classes=3)).run_id == before.run_id
+
+
+def shard(root, split, images, names=None):
+    cells = [{"bytes": file.read_bytes(), "path": file.name} for file in images]
+    table = pyarrow.table({"image": cells, "label": ["abc".index(file.parent.name) for file in images]})
+    if names:
+        features = {"label": {"names": list(names), "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, root / "data" / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.mark.parametrize("names", [None, ("ant", "bee", "cat")])
+def test_parquet_files_of_ones_own_are_known_by_their_names_and_sizes(tree, tmp_path, names):
+    images = {split: sorted(tree.rglob(f"{split}/*/*.jpg")) for split in ("train", "val")}
+    shard(tmp_path / "one", "train", images["train"], names)
+    shard(tmp_path / "one", "test", images["val"])
+    before = resolved(own(tmp_path / "one"))
+    assert before.data.content.startswith("train+test-3-")
+    assert identity.class_names(before.data) == (names or ("0", "1", "2"))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert resolved(own(tmp_path / "two")).run_id == before.run_id
+    shard(tmp_path / "two", "test", images["train"])
+    assert resolved(own(tmp_path / "two")).run_id != before.run_id
+
+
+def test_prepared_photographs_are_what_they_were_prepared_from(tree):
+    reduced = own(tree, short_side=32)
+    with pytest.raises(ValueError, match="no photographs of 32 pixels are prepared"):
+        resolved(reduced)
+    list(prepare(reduced.data, 0))
+    content = resolved(own(tree)).data.content
+    assert resolved(reduced).data.content == content
+    assert identity.class_names(reduced.data) == ("a", "b", "c")
+    (tree / "train/a/a0.jpg").unlink()  # what is prepared stays what it is
+    assert resolved(reduced).data.content == content
+    (note,) = tree.glob("prepared/*/originals.json")
+    old = json.loads(note.read_text())
+    note.write_text(json.dumps({split: old[split] for split in ("train", "val")}))
+    with pytest.raises(ValueError, match=r"is not noted; `xceptlab data prepare` with the same options notes it"):
+        resolved(reduced)
+
+
+def test_looking_needs_no_torch_and_follows_the_files(tree):
+    code = (
+        "import os, sys; from xceptlab.data import resolved; from xceptlab.schema import DataConfig, RunConfig;"
+        f"config = RunConfig(data=DataConfig(name='folder', root={str(tree)!r}));"
+        "before = resolved(config).run_id;"
+        f"os.remove({str(tree / 'train/a/a0.jpg')!r});"
+        "print(before != resolved(config).run_id, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"
+
+
+@pytest.mark.parametrize("classes", ["", "a"])
+def test_fewer_than_two_classes_are_refused(tmp_path, classes):
+    photographs(tmp_path, classes, train=2, val=2)
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match=f"train holds {len(classes)} classes; at least 2 are needed"):
+        resolved(own(tmp_path))
+
+
+# ---- runs -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_another_data_set_is_not_taken_for_this_one(tree, tmp_path, command):
+    """And its record and configuration say what it was trained on."""
+    other = Path(shutil.copytree(tree, tmp_path / "other"))
+    (other / "train/a/a0.jpg").unlink()
+    for root in (tree, other):
+        code, said, _ = command("train", f"--data.root={root}")
+        assert (code, said.endswith("(was trained before)")) == (0, False)
+    assert len(runs(tmp_path)) == 2
+    moved = shutil.move(tree, tmp_path / "moved")
+    code, said, _ = command("train", f"--data.root={moved}")
+    assert (code, said.endswith("(was trained before)")) == (0, True)
+    code, said, _ = command("train", f"--data.root={moved}", "--data.title=pets")
+    assert (code, "/pets-seed0-" in said) == (0, True)
+    record = RunDirectory(next(run for run in runs(tmp_path) if run.name.startswith("pets"))).record()
+    config = load_run(["-c", str(tmp_path / "outputs/runs" / record.run_id / "config.yaml")])
+    assert record.classes == ["a", "b", "c"]
+    assert record.science["data.content"] == config.data.content == resolved(own(moved)).data.content
+    assert config.run_id == record.run_id
+
+
+def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path, command):
+    config = resolved(load_run([*TRAIN, f"--data.root={tree}"]))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    picture(tree / "train/a/a0.jpg")
+    code, _, said = command("train", "-c", tmp_path / "config.yaml", layers=[])
+    assert (code, len(said)) == (2, 1)
+    assert "data.content: " in said[0]
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.fixture
+def imagenet(monkeypatch, tree):
+    """Options of a run on photographs that pass for ImageNet's: a known data set."""
+    monkeypatch.setitem(DataConfig.CLASSES, "imagenet", 3)
+    return [*TRAIN, "--data.name=imagenet", f"--data.root={tree}"]
+
+
+def test_a_record_of_a_known_set_is_not_trusted_where_its_files_are_others(imagenet, tree, tmp_path, command):
+    assert command("train", layers=imagenet)[0] == 0
+    (run,) = runs(tmp_path)
+    kept = (tree / "train/a/a0.jpg").read_bytes()
+    picture(tree / "train/a/a0.jpg")
+    code, _, said = command("train", layers=imagenet)
+    assert (code, len(said)) == (2, 1)
+    assert said[0].startswith(
+        f"xceptlab: {run}: trained on other data: the files of imagenet in {tree} have other names or sizes"
+    )
+    assert "remove this folder to train the run again" in said[0]
+    code, _, said = command("evaluate", run, layers=[])
+    assert (code, len(said)) == (0, 1)
+    assert said[0].startswith("Warning: other data than the run was trained on: the files of imagenet")
+    (tree / "train/a/a0.jpg").write_bytes(kept)
+    assert command("train", layers=imagenet)[1].endswith("(was trained before)")
+    record = RunDirectory(run).record()
+    assert record.data_files.startswith("tree-")
+    elsewhere = load_run([*imagenet, "--data.root=nowhere"]).data
+    assert identity.changed(elsewhere, record) == ""  # without data a record is good
+    assert identity.changed(load_run(imagenet).data, dataclasses.replace(record, data_files="")) == ""  # as is an older one
+
+
+def test_a_run_that_continues_on_other_data_than_it_began_with_is_refused(imagenet, tree, tmp_path, command, monkeypatch):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "on_test_epoch_start", stop)
+        assert command("train", layers=imagenet)[0] == 130
+    kept = (tree / "val/a/a0.jpg").read_bytes()
+    picture(tree / "val/a/a0.jpg")
+    code, _, said = command("train", layers=imagenet)
+    assert (code, len(said)) == (2, 1)
+    assert "the run began with other data than are in" in said[0]
+    (tree / "val/a/a0.jpg").write_bytes(kept)
+    assert command("train", layers=imagenet)[0] == 0
+
+
+def test_cifar_in_other_files_is_the_same_data_and_other_images_are_not(tmp_path, tree):
+    """The fingerprint decides; names and sizes only spare the decoding."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+
+    def write(pixels, form):
+        for split in ("train", "test"):
+            cells = []
+            for image in pixels:
+                with open(tmp_path / "image", "w+b") as file:
+                    Image.fromarray(image).save(file, form)
+                cells.append({"bytes": (tmp_path / "image").read_bytes(), "path": None})
+            table = pyarrow.table({"img": cells, "label": [i % 10 for i in range(len(cells))]})
+            pyarrow.parquet.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet")
+
+    config = DataConfig(name="cifar10", root=str(tmp_path), size=32, crop="pad")
+    write(pixels, "png")
+    expansion = expand_own(tmp_path, tree)
+    record = leave(expansion, "a", 0, 90.0, data_fingerprint=identity.fingerprint(config), data_files=identity.files(config))
+    record = record.record()
+    write(pixels, "bmp")
+    assert identity.files(config) != record.data_files
+    assert identity.changed(config, record) == ""
+    write(pixels // 2, "png")
+    assert "have other names or sizes" in identity.changed(config, record)
+
+
+def test_digits_of_other_libraries_are_other_data(monkeypatch, command, tmp_path):
+    layers = [*TRAIN, "--data.name=digits", "--data.crop=none", "--data.train_images=50", "--data.test_images=20"]
+    assert command("train", layers=layers)[0] == 0
+    monkeypatch.setattr(identity, "_digits_fingerprint", lambda config: "another")
+    code, _, said = command("train", layers=layers)
+    assert (code, len(said)) == (2, 1)
+    assert "trained on other data: digits has fingerprint another" in said[0]
+
+
+def test_a_study_with_records_of_other_data_is_refused(monkeypatch, tmp_path, tree):
+    from xceptlab.launch.study import run_missing
+
+    layers = ["--data.name=digits", "--data.crop=none"]
+    leave(expand_own(tmp_path, tree, *layers), "a", 0, 90.0)
+    monkeypatch.setattr(identity, "_digits_fingerprint", lambda config: "another")
+    with pytest.raises(
+        ValueError, match=r"trained on other data: digits has fingerprint another .* remove the folders of such runs"
+    ):
+        run_missing(expand_own(tmp_path, tree, *layers), None, cli.main)
+
+
+def test_evaluation_on_other_photographs_is_pointed_out(tree, tmp_path, command):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    assert command("evaluate", run, layers=[])[::2] == (0, [])
+    other = photographs(tmp_path / "other", "xyz", train=2, val=2)
+    code, _, said = command("evaluate", run, f"--data.root={other}", layers=[])
+    assert (code, len(said)) == (0, 1)
+    assert "other data than the run was trained on: " in said[0]
+    assert "of other classes: x, y, z in place of a, b, c" in said[0]
+
+
+# ---- studies ----------------------------------------------------------------------------------------------------------------
+
+
+def expand_own(tmp_path, root, *layers):
+    return expand(str(study_of(tmp_path)), [*TRAIN, f"--data.root={root}", f"--runtime.outputs={tmp_path / 'outputs'}", *layers])
+
+
+def study_of(tmp_path):
+    study = {
+        "question": "Does it help?",
+        "base": [],
+        "seeds": [0, 1, 2],
+        "arms": {"a": {"model.residual": "all"}, "b": {"model.residual": "none"}},
+        "claims": [{"id": "helps", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior", "margin": 0.5}],
+    }
+    (tmp_path / "helps.yaml").write_text(yaml.safe_dump(study))
+    return tmp_path / "helps.yaml"
+
+
+@pytest.fixture
+def studied(tmp_path, tree, monkeypatch, capsys):
+    """``studied("report", root, ...)``: exit code, output and errors. Runs are written in place of trained."""
+
+    def run_missing(expansion, jobs, main):
+        for (arm, seed), config in expansion.runs().items():
+            if RunDirectory.of(config.runtime.outputs, config.run_id).record() is None:
+                leave(expansion, arm, seed, {"a": 80 + seed / 3, "b": 70 - seed}[arm])
+        from xceptlab.launch.study import Registration
+
+        Registration.make(expansion)
+        return {}
+
+    monkeypatch.setattr("xceptlab.launch.study.run_missing", run_missing)
+    monkeypatch.setattr(identity, "_say", lambda line: print(f"xceptlab: {line}", file=sys.stderr))  # each time, not once
+
+    def run(name, root, *layers):
+        options = [*TRAIN, f"--data.root={root}", f"--runtime.outputs={tmp_path / 'outputs'}", *layers]
+        code = cli.main([name, str(study_of(tmp_path)), *options])
+        said = capsys.readouterr()
+        return code, " ".join(said.out.split()), said.err
+
+    return run
+
+
+def test_a_study_of_mended_photographs_is_trained_anew_and_its_report_is_not_the_old_one(studied, tree, tmp_path):
+    code, said, _ = studied("study", tree)
+    assert code == 0
+    assert "SUPPORTED helps" in said
+    assert "Data: folder, training on train, validation on none, test on val." in said
+    picture(tree / "train/a/a0.jpg")
+    code, said, _ = studied("report", tree)
+    assert code == 0
+    assert "INCOMPLETE helps" in said
+    assert "Edited after its registration: arm a: data.content train+val-3-" in said
+    assert "6 of 6 runs to train" in studied("plan", tree)[1]
+    studied("study", tree)
+    assert len(runs(tmp_path)) == 12
+
+
+@pytest.mark.parametrize("name", ["report", "status", "plan"])
+def test_without_the_photographs_a_study_is_read_as_it_was_registered_and_this_is_said(studied, tree, tmp_path, name):
+    content = expand_own(tmp_path, tree).arms["a"].data.content
+    studied("study", tree)
+    shutil.rmtree(tree)
+    for layers, source in (([], "what the study has registered"), ([f"--data.content={content}"], "data.content")):
+        code, said, errors = studied(name, tree, *layers)
+        assert code == 0
+        assert {"report": "SUPPORTED helps", "status": "6 of 6 done", "plan": "0 of 6 runs to train"}[name] in said
+        assert f"{source}, {content}, stands for it" in errors
+    shutil.rmtree(tmp_path / "outputs/studies")
+    code, _, errors = studied(name, tree)
+    assert (code, len(errors.splitlines())) == (2, 1)
+    assert "a data set of one's own is not in" in errors
+
+
+# ---- train, val and test ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(tree):
+    for name in "abc":
+        for i in range(3):
+            picture(tree / "test" / name / f"{name}{i}.jpg", 50 * i)
+    return tree
+
+
+@pytest.mark.parametrize("reduced", [{}, {"short_side": 32}])
+def test_of_three_parts_val_is_to_validate_on_and_test_to_test_on(three, reduced):
+    data = own(three, **reduced).data
+    if reduced:
+        list(prepare(data, 0))
+    found = splits(data)
+    assert {split: len(members) for split, (_, members) in found.items()} == {"train": 12, "validation": 6, "test": 9}
+    assert len({id(source) for source, _ in found.values()}) == 3
+    if not reduced:
+        folders = {split: source.store.folder.name for split, (source, _) in found.items()}
+        assert folders == {"train": "train", "validation": "val", "test": "test"}
+    assert resolved(own(three, **reduced)).data.parts == ("train", "val", "test")
+
+
+def test_of_two_parts_the_second_is_to_test_on(tree):
+    for name in ("val", "test"):
+        data = own(tree, validation=0.25).data
+        found = splits(data)
+        assert {split: len(members) for split, (_, members) in found.items()} == {"train": 9, "validation": 3, "test": 6}
+        assert found["test"][0].store.folder == tree / name
+        if name == "val":
+            (tree / "val").rename(tree / "test")
+
+
+def test_nothing_is_held_out_where_val_is_there_to_validate_on(three, command):
+    message = "data.validation: 0.1 is not allowed; it must be 0, as val holds images to validate on"
+    for attempt in (lambda: splits(own(three, validation=0.1).data), lambda: resolved(own(three, validation=0.1))):
+        with pytest.raises(ValueError, match=message):
+            attempt()
+    assert command("train", f"--data.root={three}", "--data.validation=0.1")[::2] == (2, [f"xceptlab: {message}"])
+
+
+def test_a_run_of_three_parts_validates_and_its_study_may_claim_that(three, tmp_path, command):
+    code, said, _ = command("train", f"--data.root={three}")
+    assert code == 0
+    assert "val/top1" in said
+    assert RunDirectory(runs(tmp_path)[0]).record().test_images == 9
+    study = yaml.safe_load(study_of(tmp_path).read_text())
+    study["claims"][0]["metric"] = "val/top1"
+    (tmp_path / "validates.yaml").write_text(yaml.safe_dump(study))
+    code, said, errors = command("plan", tmp_path / "validates.yaml", f"--data.root={three}")
+    assert (code, errors) == (0, [])
+    (three / "val").rename(three / "kept")
+    assert command("plan", tmp_path / "validates.yaml", f"--data.root={three}")[0] == 2
