@@ -299,7 +299,8 @@ def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
 
     from xceptlab.train import evaluate
 
-    for name, value in evaluate(config, weights, options.split).items():
+    given = {key for key, _ in overrides(layers)}
+    for name, value in evaluate(config, weights, options.split, given).items():
         rank_zero_only(print)(f"{name} {value:.6g}")
     return 0
 

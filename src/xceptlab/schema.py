@@ -148,6 +148,8 @@ class DataConfig(Section):
         "digits": (1297, 500), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)
     }  # fmt: skip
     """Training and test images of the complete sets; of others (``num_classes``) nothing is known."""
+    IN_MEMORY: ClassVar[tuple[str, ...]] = ("digits", "cifar10", "cifar100")
+    """Sets of small images; the others are photographs of any size, decoded when they are asked for."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -337,6 +337,59 @@ def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path)
     assert np.min(ratios) > 30
 
 
+@pytest.mark.parametrize(("mode", "other"), [("bilinear", "bicubic"), ("bicubic", "bilinear")])
+def test_the_evaluations_crop_is_resized_as_pillow_does(tree, mode, other):
+    """Within a rounding or two of the crop that Pillow resizes with the same filter; the other filter is farther away."""
+
+    def distance(resample):
+        found = []
+        for i in range(4):
+            with Image.open(test.store.name(i)) as file:
+                top, left, side = (file.height - 48) // 2, (file.width - 48) // 2, 48
+                crop = file.crop((left, top, left + side, top + side))
+                wanted = crop.resize((24, 24), Image.Resampling[resample.upper()])
+            found.append(np.abs(test.read(i, None).numpy().astype(int) - np.asarray(wanted)).max())
+        return max(found)
+
+    _, test = load(tree, eval_crop=0.75, eval_interpolation=mode)
+    generator = np.random.default_rng(0)
+    for file in (tree / "val").rglob("*.JPEG"):
+        Image.fromarray(generator.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(file, "PNG")
+    assert distance(mode) <= 2 < distance(other)
+
+
+def test_training_is_the_same_whatever_evaluation_resizes_by(tree):
+    draws = order.draws(0, 0, np.arange(1))[0]
+    one, other = (load(tree, eval_interpolation=mode)[0] for mode in ("bilinear", "bicubic"))
+    assert torch.equal(one.read(0, draws), other.read(0, draws))
+    assert not torch.equal(one.read(0, None), other.read(0, None))
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}")
+def test_timms_preprocessing_makes_timms_images(tmp_path):
+    """Above 35 dB on average against the transform that timm evaluates its legacy_xception with; ours by default is below 30."""
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    transform = create_transform(**resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg("legacy_xception").to_dict()))
+    for split in ("train", "val"):
+        (tmp_path / split).symlink_to(PHOTOGRAPHS)
+    classes = len(list(PHOTOGRAPHS.iterdir()))
+
+    def likeness(**changes):
+        _, test = SETS["imagenet"].load(DataConfig(name="imagenet", root=str(tmp_path), num_classes=classes, **changes))
+        ratios = []
+        for i in range(0, len(test.labels), 4):
+            with Image.open(test.store.name(i)) as file:
+                wanted = transform(file.convert("RGB")).permute(1, 2, 0) * 127.5 + 127.5
+            error = np.square(test.read(i, None).numpy().astype(float) - wanted.numpy()).mean()
+            ratios.append(10 * math.log10(255**2 / max(error, 1e-3)))
+        return np.mean(ratios)
+
+    assert likeness(eval_crop=0.8975, eval_interpolation="bicubic", exif_orientation=False) > 35
+    assert likeness() < 30
+
+
 # ---- prepared photographs ---------------------------------------------------------------------------------------------------
 
 
