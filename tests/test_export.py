@@ -16,7 +16,8 @@ from xceptlab.models import pretrained
 from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
 
-AS_TIMM = ["--model.padding=symmetric", "--model.bn_eps=1e-5"]
+PREPROCESSED_AS_TIMM = ["--data.eval_crop=0.8975", "--data.eval_interpolation=bicubic"]
+AS_TIMM = ["--model.padding=symmetric", "--model.bn_eps=1e-5", *PREPROCESSED_AS_TIMM]
 TWO = ["--data.name=folder", "--data.num_classes=2", "--data.size=96"]
 NARROW = ["--model.width=0.125", "--model.middle_blocks=1"]
 SMALL = [*NARROW, *TWO]
@@ -60,6 +61,38 @@ def test_evaluate_gives_foreign_weights_the_constants_of_their_source(tmp_path, 
         scores, said = evaluated(capsys, tmp_path / foreign, photographs, *NARROW)
         assert scores == ours
         assert f"{foreign}: weights from timm; padding symmetric, bn_eps 1e-05, bn_momentum 0.1" in said
+        assert f"{foreign}: preprocessing of timm; data.eval_crop 0.8975, data.eval_interpolation bicubic\n" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        (
+            ["--data.eval_crop=0.875"],
+            "data.eval_crop 0.875 (as configured), data.eval_interpolation bicubic",
+        ),  # the default, but said
+        (["--data.eval_crop", "0.95"], "data.eval_crop 0.95 (as configured), data.eval_interpolation bicubic"),
+        (["--data.eval_interpolation=bilinear"], "data.eval_crop 0.8975, data.eval_interpolation bilinear (as configured)"),
+        (["-c", "LAYER"], "data.eval_crop 1.0 (as configured), data.eval_interpolation bicubic"),
+    ],
+)
+def test_preprocessing_that_the_user_has_configured_is_kept(tmp_path, photographs, capsys, given, used):
+    (tmp_path / "layer.yaml").write_text("data: {eval_crop: 1.0}\n")
+    given = [str(tmp_path / "layer.yaml") if piece == "LAYER" else piece for piece in given]
+    _, _, network = weights(tmp_path, *SMALL)
+    torch.save(pretrained.to_timm(network.state_dict()), tmp_path / "timm.pth")
+    scores, said = evaluated(capsys, tmp_path / "timm.pth", photographs, *NARROW, *given)
+    assert f"timm.pth: preprocessing of timm; {used}\n" in said
+    own = evaluated(capsys, tmp_path / "ours.safetensors", photographs, *NARROW, *AS_TIMM, *given)
+    assert scores == own[0]
+    assert "preprocessing" not in own[1]
+
+
+def test_images_in_memory_are_not_cropped_as_timm_does(tmp_path, capsys):
+    _, _, network = weights(tmp_path, *NARROW, "-c", "configs/data/digits.yaml")
+    torch.save(pretrained.to_timm(network.state_dict()), tmp_path / "timm.pth")
+    assert main(["evaluate", str(tmp_path / "timm.pth"), *NARROW, "-c", "configs/data/digits.yaml", "--data.test_images=20"]) == 0
+    assert "preprocessing" not in capsys.readouterr().err
 
 
 def test_evaluate_takes_a_keras_file(tmp_path, photographs, capsys, monkeypatch):
@@ -69,6 +102,7 @@ def test_evaluate_takes_a_keras_file(tmp_path, photographs, capsys, monkeypatch)
     keras.applications.Xception(weights=None, classes=2).save_weights(tmp_path / "x.weights.h5")
     safetensors.torch.save_file(pretrained.load(tmp_path / "x.weights.h5").state_dict(), tmp_path / "ours.safetensors")
     scores, said = evaluated(capsys, tmp_path / "x.weights.h5", photographs)
+    assert "preprocessing" not in said  # Keras states none but the range of pixels, which is ours
     assert "weights from Keras; padding same, bn_eps 0.001" in said
     assert scores == evaluated(capsys, tmp_path / "ours.safetensors", photographs)[0]
 

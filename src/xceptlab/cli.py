@@ -341,7 +341,8 @@ def _evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     config = _evaluated(config, weights)
     from xceptlab.train import evaluate
 
-    scores = evaluate(config, weights, options.split)
+    given = {key for key, _ in overrides(layers)}
+    scores = evaluate(config, weights, options.split, given)
     if world.first:
         for name, value in scores.items():
             print(f"{name} {value:.6g}")

@@ -120,6 +120,12 @@ class DataConfig(Section):
     on_corrupt: Literal["error", "skip"] = "error"
     """A training photograph that cannot be decoded: end with its name, or take the next one of the split in its place, say so and
     count it in the log."""
+    max_pixels: int = 178_956_970
+    """Largest photograph that is decoded; a larger one, which a few bytes may claim to be, counts as one that cannot be. With
+    ``on_corrupt: skip`` others then stand in for it, so this is part of the science. The default is where Pillow stops."""
+    exif_orientation: bool = True
+    """Turn photographs upright as their EXIF data say, which concerns about 1 of 1,000 of ImageNet's. timm, torchvision and Keras
+    take them as they are stored: so does false, for scores that are to be compared with theirs."""
     short_side: int = 0
     """Read photographs whose short side ``xceptlab data prepare`` has reduced to this many pixels; 0 decodes the originals."""
     quality: int = 90
@@ -145,6 +151,8 @@ class DataConfig(Section):
     With mixup too, a coin decides for each pair."""
     eval_crop: float = 0.875
     """Side of the central crop in evaluation, as a part of the short side of the image (photographs only)."""
+    eval_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How that crop is resized; training's crops are resized bilinearly (photographs only)."""
 
     num_classes: int = 0
     """Number of classes that an own data set must have; 0 is as many as it has."""
@@ -154,6 +162,8 @@ class DataConfig(Section):
         "digits": (1297, 500), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)
     }  # fmt: skip
     """Training and test images of the complete sets; of an own one nothing is known."""
+    IN_MEMORY: ClassVar[tuple[str, ...]] = ("digits", "cifar10", "cifar100")
+    """Sets of small images; the others are photographs of any size, decoded when they are asked for."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,11 +178,15 @@ class DataConfig(Section):
         )
         self._require("pad", 0 <= self.pad < self.size, "at least 0 and below data.size")
         self._require("eval_crop", 0 < self.eval_crop <= 1, "above 0 and at most 1")
-        photographs = self.name in ("imagenet", "folder")
+        self._require("max_pixels", self.max_pixels >= 1, "at least 1")
+        photographs = self.name not in self.IN_MEMORY
         crops = ("none", "resized") if photographs else ("none", "pad")
         self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}")
         for name in ("short_side", "colour", "rand_augment"):
             self._require(name, photographs or not getattr(self, name), f"left out for {self.name}: it is for photographs")
+        self._require("exif_orientation", photographs or self.exif_orientation, f"true for {self.name}: it is for photographs")
+        bilinear = self.eval_interpolation == "bilinear"
+        self._require("eval_interpolation", photographs or bilinear, f"bilinear for {self.name}: it is for photographs")
         cut = math.ceil(self.size / self.eval_crop - 1e-9)  # evaluation would enlarge what is smaller
         self._require("short_side", self.short_side == 0 or self.short_side >= cut, f"0 (the originals) or at least {cut}")
         self._require("quality", 0 <= self.quality <= 100, "between 0 (pixels) and 100")

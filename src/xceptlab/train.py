@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -294,24 +294,28 @@ def trainer_on_devices(config: RunConfig, plugins: Sequence[Any] = (), **options
     return trainer
 
 
-def evaluate(config: RunConfig, weights: str | Path, split: Literal["test", "val"]) -> dict[str, float]:
+def evaluate(
+    config: RunConfig, weights: str | Path, split: Literal["test", "val"], given: Collection[str] = ()
+) -> dict[str, float]:
     """Top-1 and top-5 (percent) and loss (nats) of weights on a split, by name such as ``test/top1``.
 
     Args:
         config: The network, the data and the devices.
         weights: A ``model.safetensors`` or a checkpoint of a run, or what else ``models.pretrained.load`` reads.
         split: Which images.
+        given: Keys of the configuration that the source of foreign weights does not change; see ``models.pretrained``.
 
     Raises:
         ValueError: The weights do not fit the network, or the split is empty.
     """
     config = resolved(config)
     prepare(config)
+    network = _laid_out(pretrained.restore(config.model, config.data.classes, weights)[0], config)
+    config = pretrained.with_published_preprocessing(config, weights, given)
     data = DataModule(config)
     data.setup("test")
     if split == "val" and not len(data.validation):
         raise ValueError(f"--split: val is empty; of the training images data.validation holds out {config.data.validation:g}")
-    network = _laid_out(pretrained.restore(config.model, config.data.classes, weights)[0], config)
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer = trainer_on_devices(config, logger=False, enable_checkpointing=False, enable_progress_bar=sys.stderr.isatty())
     run = trainer.test if split == "test" else trainer.validate

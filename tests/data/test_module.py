@@ -219,6 +219,16 @@ def test_only_the_corrupt_photograph_is_decoded_again(photographs, tmp_path, mon
         assert torch.equal(own, getattr(data.train[order.Key(1, np.array([3, 6, 8]), 1.0)], name))
 
 
+def test_training_says_once_what_is_left_alone_in_a_tree(photographs, tmp_path, capsys):
+    shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "train" / "a" / "scan.tif").write_bytes(b"x")
+    batches([*EVERYTHING, f"--data.root={tmp_path}"])
+    said = [line for line in capsys.readouterr().err.splitlines() if "left alone" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"xceptlab: {tmp_path / 'train'}: files left alone: 1 (1 with other suffixes than")
+    assert not DataModule(load_run(TINY)).prepare_data_per_node  # Lightning calls it in the first of all processes only
+
+
 def test_evaluation_never_replaces_a_photograph(photographs, tmp_path):
     shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
     (tmp_path / "val" / "a" / "a1.jpg").write_bytes(b"x")

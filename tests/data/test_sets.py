@@ -64,15 +64,33 @@ def cifar(root, name="cifar10"):
         ("cifar10", "img", "label", "."),
         ("cifar10", "image", "label", "plain_text"),
         ("cifar100", "img", "fine_label", "cifar100"),
+        ("cifar100", "image", "label", "."),
     ],
 )
 def test_cifar_reads_the_hubs_layout(parquet, tmp_path, name, picture, label, folder):
-    pixels = parquet("train", 20, picture, label, folder=folder)
+    classes = int(name.removeprefix("cifar"))
+    pixels = parquet("train", 2 * classes, picture, label, labels=[i % classes for i in range(2 * classes)], folder=folder)
     parquet("test", 10, picture, label, folder=folder)
     train, test = load(cifar(tmp_path, name))
     assert np.array_equal(train.images, pixels)
-    assert train.labels.tolist() == [i % 10 for i in range(20)]
+    assert train.labels.tolist() == [i % classes for i in range(2 * classes)]
     assert len(test.labels) == 10
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "label", "said"),
+    [
+        ("cifar10", "cifar100", "label", "train holds images of 10 classes; cifar100 has 100"),
+        ("cifar100", "cifar10", "fine_label", "a column label is needed; it has img, fine_label"),
+        ("cifar100", "cifar10", "label", "row 10 of the column label is 10; it must be a whole number from 0 to 9"),
+    ],
+)
+def test_one_cifar_is_not_taken_for_the_other(parquet, tmp_path, given, asked, label, said):
+    classes = int(given.removeprefix("cifar"))
+    for split in ("train", "test"):
+        parquet(split, 100, label=label, labels=[i % classes for i in range(100)])
+    with pytest.raises(ValueError, match=said):
+        load(cifar(tmp_path, asked))
 
 
 def test_cifar_that_is_not_there_says_where_it_looked_and_what_to_do(tmp_path):
@@ -94,7 +112,7 @@ def test_cifar_refuses_what_is_not_cifar(parquet, tmp_path):
     with pytest.raises(ValueError, match="row 0 is an image of 9x8; cifar10 has 32x32"):
         load(cifar(tmp_path))
     parquet("train", labels=list(range(20)))
-    with pytest.raises(ValueError, match="labels 0 to 19 do not fit cifar10, which has 10 classes"):
+    with pytest.raises(ValueError, match="row 10 of the column label is 10; it must be a whole number from 0 to 9"):
         load(cifar(tmp_path))
     (tmp_path / "plain_text" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 but cut")
     with pytest.raises(ValueError, match="not a readable parquet file"):

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 images of 32x32, in memory.
 
 Read from a folder in the Hugging Face parquet layout (``train-*.parquet``, ``test-*.parquet``, in the folder or in one below it;
-columns ``img`` or ``image``, ``label`` or ``fine_label``) or from torchvision's files, which torchvision checks by their MD5
-before it reads them and downloads where ``data.download`` is true.
+columns ``img`` or ``image``, ``label`` or, of CIFAR-100, ``fine_label``) or from torchvision's files, which torchvision checks by
+their MD5 before it reads them and downloads where ``data.download`` is true.
 """
 
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from xceptlab.data.sources import HUB, Arrays, folder, locked, missing
-from xceptlab.data.stores import PICTURE, column, feature_names, shards
+from xceptlab.data.stores import shards
+from xceptlab.data.tables import feature_names, open_table
 from xceptlab.schema import DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_LABELS = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
 
@@ -84,7 +86,16 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     """Training and test images."""
     locate(config)
     read = _read_parquet if _has_parquet(config) else _read_torchvision
-    return read(config, "train"), read(config, "test")
+    train, test = read(config, "train"), read(config, "test")
+    _check_classes(train, config)
+    return train, test
+
+
+def _check_classes(train: Arrays, config: DataConfig) -> None:
+    """Raises: ValueError: Classes have no image, as where the files of CIFAR-10 are read as CIFAR-100."""
+    found = len(np.unique(train.labels))
+    if found < config.classes:
+        raise ValueError(f"{folder(config)}: train holds images of {found} classes; {config.name} has {config.classes}")
 
 
 def _read_parquet(config: DataConfig, split: str) -> Arrays:
@@ -93,18 +104,25 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
     from xceptlab.data.photographs import decode
 
     images, labels = [], []
-    for file in shards(folder(config), split):
-        labels.append(column(file, ("label", "fine_label")).to_numpy())
-        for row, cell in enumerate(column(file, PICTURE).to_pylist()):
+    files = shards(folder(config), split)
+    for file in files:
+        table = open_table(file, _LABELS[config.name])
+        labels.append(table.labels(config.classes))
+        cells = [cell.as_py() for group in range(len(table.sizes)) for cell in table.images(group)]
+        for row, cell in enumerate(cells):
+            if not cell:
+                raise ValueError(f"{file}: row {row} is no image (the cell holds no bytes)")
             try:
-                image = decode(cell["bytes"])
-            except (ValueError, TypeError, KeyError) as error:
+                image = decode(cell, max_pixels=config.max_pixels)
+            except ValueError as error:
                 raise ValueError(f"{file}: row {row} is no image ({error})") from None
             if image.shape != (3, 32, 32):
                 raise ValueError(f"{file}: row {row} is an image of {image.shape[2]}x{image.shape[1]}; {config.name} has 32x32")
             images.append(image)
+    if not images:
+        raise ValueError(f"{files[0].parent}: {split} holds no image")
     pixels = torch.stack(images).permute(0, 2, 3, 1).contiguous().numpy()
-    return Arrays(pixels, _checked(np.concatenate(labels), config, str(file.parent)))
+    return Arrays(pixels, np.concatenate(labels))
 
 
 def _read_torchvision(config: DataConfig, split: str) -> Arrays:
@@ -112,12 +130,4 @@ def _read_torchvision(config: DataConfig, split: str) -> Arrays:
         read = _dataset(config)(config.root, train=split == "train")
     except RuntimeError as error:
         raise ValueError(f"{config.root}: torchvision refuses the files of {config.name} ({error})") from None
-    return Arrays(read.data, _checked(np.array(read.targets), config, config.root))
-
-
-def _checked(labels: np.ndarray, config: DataConfig, where: str) -> np.ndarray:
-    if labels.min() < 0 or labels.max() >= config.classes:
-        raise ValueError(
-            f"{where}: labels {labels.min()} to {labels.max()} do not fit {config.name}, which has {config.classes} classes"
-        )
-    return labels.astype(np.int64)
+    return Arrays(read.data, np.array(read.targets, np.int64))

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from xceptlab.data import cifar, digits, imagenet
-from xceptlab.data.stores import SUFFIXES, Shards, feature_names, folders
+from xceptlab.data.stores import SUFFIXES, Shards, folders
+from xceptlab.data.tables import feature_names
 from xceptlab.records import Record
 from xceptlab.schema import DataConfig, RunConfig
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from xceptlab.data.sources import Unsound, folder, locked, missing
-from xceptlab.data.stores import SUFFIXES, Archive, Shards, Store, Tree, folders, shards, write_table
+from xceptlab.data.sources import Unsound, folder, locked, missing, printable, reading
+from xceptlab.data.stores import SUFFIXES, Archive, Shards, Store, Tree, folders, read_table, shards, write_table
 from xceptlab.schema import DataConfig
 
 if TYPE_CHECKING:
@@ -103,13 +103,22 @@ def _locate_prepared(config: DataConfig) -> Layout:
 
 def prepared(config: DataConfig) -> Path:
     """Where the prepared photographs of this short side and quality are."""
-    return Path(config.cache or folder(config) / "prepared") / f"short{config.short_side}-quality{config.quality}"
+    as_stored = "" if config.exif_orientation else "-as-stored"
+    name = f"short{config.short_side}-quality{config.quality}{as_stored}"
+    return Path(config.cache or folder(config) / "prepared") / name
 
 
 def originals(root: Path) -> dict[str, Any]:
-    """What the photographs in a folder were prepared from, as ``prepare`` has noted it; empty where it has not."""
+    """What the photographs in a folder were prepared from, as ``prepare`` has noted it; empty where it has not.
+
+    Raises:
+        ValueError: The note is damaged.
+    """
     file = root / "originals.json"
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    with reading(file, "damaged; remove its folder, or name another one by data.cache"):
+        return dict(json.loads(file.read_bytes()))
 
 
 def load(config: DataConfig) -> "tuple[Photographs, ...]":
@@ -166,10 +175,8 @@ def _shards(layout: Layout) -> dict[str, Store]:
 
 
 def _prepared(layout: Layout) -> dict[str, Store]:
-    import pyarrow.feather
-
     def read(part: str) -> Archive:
-        table = pyarrow.feather.read_table(layout.root / f"{part}.arrow", memory_map=True)
+        table = read_table(layout.root / f"{part}.arrow")
         files = [layout.root / f"{part}-{number:05d}.tar" for number in range(table["part"][-1].as_py() + 1)]
         return Archive(tuple(files), table)
 
@@ -193,7 +200,6 @@ def train_tar(file: Path) -> Archive:
 def _indexed(file: Path, members: Callable[[Path], Iterator[list[dict[str, Any]]]], *beside: Path) -> Archive:
     """The photographs in a tar file, sorted by label and name as in the unpacked tree."""
     import pyarrow
-    import pyarrow.feather
 
     states = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in (file, *beside) if one.exists()]
     identity = hashlib.sha256(repr(states).encode()).hexdigest()[:16]
@@ -206,7 +212,7 @@ def _indexed(file: Path, members: Callable[[Path], Iterator[list[dict[str, Any]]
                 if not tables:
                     raise ValueError(f"{file}: holds no photograph")
                 write_table(pyarrow.concat_tables(tables).sort_by([("label", "ascending"), ("name", "ascending")]), cache)
-    return Archive((file,), pyarrow.feather.read_table(cache, memory_map=True))
+    return Archive((file,), read_table(cache))
 
 
 def _train_members(file: Path) -> Iterator[list[dict[str, Any]]]:
@@ -228,7 +234,7 @@ def _train_members(file: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> dict[str, Any]:
-    return {"part": 0, "offset": start + member.offset_data, "size": member.size, "label": label, "name": member.name}
+    return {"part": 0, "offset": start + member.offset_data, "size": member.size, "label": label, "name": printable(member.name)}
 
 
 def _val_members(file: Path, root: Path) -> Iterator[list[dict[str, Any]]]:
@@ -242,10 +248,8 @@ def _val_members(file: Path, root: Path) -> Iterator[list[dict[str, Any]]]:
 
 def _opened(file: Any, where: object) -> tarfile.TarFile:
     """Raises: ValueError: It is no tar file."""
-    try:
+    with reading(where, "not a tar file"):
         return tarfile.open(file, "r:") if isinstance(file, Path) else tarfile.open(fileobj=file, mode="r:")
-    except tarfile.TarError as error:
-        raise ValueError(f"{where}: not a tar file ({error})") from None
 
 
 def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
@@ -254,13 +258,15 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
     Raises:
         ValueError: It is cut short.
     """
-    try:
-        members = tar.getmembers()
+    with reading(where, "not a whole tar file"):
+        members = []
+        for member in tar:
+            if member.size < 0:  # which getmembers() of Python up to 3.11.13 never comes to the end of
+                raise ValueError(f"{member.name} has a negative size")
+            members.append(member)
         assert tar.fileobj is not None
         tar.fileobj.seek(max((m.offset_data + -(-m.size // 512) * 512 for m in members), default=0))
         whole = tar.fileobj.read(512) == bytes(512)
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{where}: not a whole tar file ({error})") from None
     if not whole:
         raise ValueError(f"{where}: the tar file is cut short; it ends without its closing mark")
     return [member for member in members if member.isfile()]
@@ -269,15 +275,13 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
 def _val_labels(root: Path) -> list[int]:
     """Labels of the validation photographs in the order of their names, from the development kit."""
     import io
-    import zlib
 
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     kit = root / _KIT
     if not kit.is_file():
         raise ValueError(f"{root}: {_KIT} is missing, which has the labels of {_VAL}")
-    try:
+    with reading(kit, "not the development kit of ILSVRC 2012"):
         with tarfile.open(kit, "r:gz") as tar:
             files = {Path(member.name).name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
             synsets = loadmat(io.BytesIO(files["meta.mat"].read()), squeeze_me=True)["synsets"]  # type: ignore[union-attr]
@@ -285,5 +289,3 @@ def _val_labels(root: Path) -> list[int]:
         leaves = [(str(s["WNID"]), int(s["ILSVRC2012_ID"])) for s in synsets if int(s["num_children"]) == 0]
         label = {number: place for place, (_, number) in enumerate(sorted(leaves))}
         return [label[int(number)] for number in truth]
-    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, zlib.error, MatReadError) as error:
-        raise ValueError(f"{kit}: not the development kit of ILSVRC 2012 ({error})") from None

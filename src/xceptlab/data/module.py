@@ -14,6 +14,7 @@ from xceptlab.data import augment, order, splits
 from xceptlab.data.order import Draws, Indices, Key
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays, Unreadable
+from xceptlab.data.stores import left_alone
 from xceptlab.interruption import leave_signals_to_parent
 from xceptlab.schema import DataConfig, RunConfig
 
@@ -121,7 +122,18 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         self.config = config
         self.train: Split
+        self.prepare_data_per_node = False  # what prepare_data says is said once
+        self._told = False
         self._resident: dict[Arrays, Tensor] = {}
+
+    def prepare_data(self) -> None:
+        """Say once which files of a tree are left alone; Lightning calls this in the first process only."""
+        self.setup("fit")
+        stores = [split.source.store for split in (self.train, self.test) if isinstance(split.source, Photographs)]
+        if not self._told:
+            for line in left_alone(stores):
+                print(f"xceptlab: {line}", file=sys.stderr)
+        self._told = True
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "train"):

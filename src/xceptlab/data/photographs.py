@@ -3,6 +3,8 @@
 import contextlib
 import io
 import re
+import struct
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,12 @@ from xceptlab.data.stores import Store
 from xceptlab.schema import DataConfig
 
 _JPEG = b"\xff\xd8\xff"
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Markers of the header with the image's size."""
+_JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}
+"""Markers without a length."""
+_PNG = b"\x89PNG"
 _RAW = re.compile(rb"P6 (\d+) (\d+) 255\n")
 """How a file begins that ``prepare`` wrote as pixels."""
 
@@ -47,8 +55,10 @@ class Photographs:
         Raises:
             Unreadable: It cannot be decoded.
         """
+        config = self.config
         try:
-            return decode(self.store.read(i))
+            data = self.store.read(i)
+            return decode(data, exif_orientation=config.exif_orientation, max_pixels=config.max_pixels)
         except ValueError as error:  # an OSError, such as a disk that fails, is no corrupt photograph
             raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
 
@@ -62,7 +72,8 @@ class Photographs:
             top, left, h, w = augment.resized_crop(draws, height, width)
         # as one piece in this layout it is resized, and then copied, in half the time
         region = image[None, :, top : top + h, left : left + w].contiguous(memory_format=torch.channels_last)
-        image = F.interpolate(region, (config.size, config.size), mode="bilinear", antialias=True)[0]
+        mode = config.eval_interpolation if draws is None else "bilinear"
+        image = F.interpolate(region, (config.size, config.size), mode=mode, antialias=True)[0]
         if draws is None:
             return image
         return augment.vary(image, draws, flip=config.flip, colour=config.colour, rand_augment=config.rand_augment)
@@ -76,14 +87,20 @@ class Photographs:
         return digest(self.labels, *sample)
 
 
-def decode(data: bytes) -> Tensor:
-    """An encoded image as (3, H, W) uint8 in RGB, upright as its EXIF data say.
+def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = DataConfig.max_pixels) -> Tensor:
+    """An encoded image as (3, H, W) uint8 in RGB.
 
     torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time; Pillow takes the rest
     (torchvision 0.29 crashes on a PNG with a wrong byte).
 
     A JPEG that ends too early is refused. What libjpeg conceals passes, with a warning of its own: wrong bytes inside, which
-    leave shifted or grey blocks, and sometimes a missing end marker. Pillow lets the same pass.
+    leave shifted or grey blocks, and sometimes a missing end marker. Pillow lets the same pass. EXIF data that are damaged turn
+    nothing.
+
+    Args:
+        data: The file.
+        exif_orientation: Turn it upright as its EXIF data say; else it is as Pillow opens it.
+        max_pixels: What claims to be larger is refused before anything is decoded.
 
     Raises:
         ValueError: It cannot be decoded.
@@ -92,24 +109,77 @@ def decode(data: bytes) -> Tensor:
 
     if raw := _RAW.match(data):
         width, height = map(int, raw.groups())
-        pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)[raw.end() :]
-        if len(pixels) == height * width * 3:
-            return pixels.reshape(height, width, 3).permute(2, 0, 1)
+        values = torch.frombuffer(bytearray(data), dtype=torch.uint8)[raw.end() :]
+        if len(values) == height * width * 3:
+            return values.reshape(height, width, 3).permute(2, 0, 1)
     if data.startswith(_JPEG):
+        if (pixels := _jpeg_pixels(data)) > max_pixels:
+            raise _too_large(f"Image size ({pixels} pixels)", max_pixels)
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         with contextlib.suppress(RuntimeError):  # Pillow may know it, and says better what is wrong
-            return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    return _decode_with_pillow(data)
+            return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=exif_orientation)
+    return _decode_with_pillow(data, exif_orientation, max_pixels)
 
 
-def _decode_with_pillow(data: bytes) -> Tensor:
+def _too_large(found: str, max_pixels: int) -> ValueError:
+    return ValueError(f"{found} exceeds data.max_pixels, {max_pixels}")
+
+
+def _jpeg_pixels(data: bytes) -> int:
+    """Pixels by the header of a JPEG, found as libjpeg finds it, past wrong bytes; 0 where there is no header."""
+    at = 0
+    while marker := _JPEG_MARKER.search(data, at):
+        code, at = marker[1][0], marker.end()
+        if code in _JPEG_FRAMES and len(data) >= at + 7:
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            return height * width
+        if code not in _JPEG_ALONE:
+            at += int.from_bytes(data[at : at + 2])
+    return 0
+
+
+def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) -> Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # it warns from here, and raises at twice as many
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            try:
+                return _opened_with_pillow(data, exif_orientation)
+            except UnidentifiedImageError:
+                if not data.startswith(_PNG):
+                    raise
+                return _opened_with_pillow(_without_metadata(data), exif_orientation)
+    except Image.DecompressionBombError as error:
+        raise _too_large(str(error).partition(" exceeds")[0], max_pixels) from None
+    except Exception as error:  # of every kind: Pillow's plugins let through what they stumble over
+        raise ValueError(str(error).partition(" <_io")[0] or type(error).__name__) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _opened_with_pillow(data: bytes, exif_orientation: bool) -> Tensor:
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16"):  # convert() would clip the 16 bits to 8, not scale them
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except Exception as error:  # of every kind: Pillow's plugins let through what they stumble over
-        raise ValueError(str(error).partition(" <_io")[0]) from None
+    with Image.open(io.BytesIO(data)) as file:
+        file.load()
+        image: Image.Image = file
+        if exif_orientation:
+            with contextlib.suppress(Exception):  # of damaged EXIF data: the pixels are sound, since load() has succeeded
+                image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I;16"):  # convert() would clip the 16 bits to 8, not scale them
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _without_metadata(png: bytes) -> bytes:
+    """A PNG without EXIF data and texts, whose checksums Pillow insists on; other readers pass over them."""
+    kept, at = [png[:8]], 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4])
+        if png[at + 4 : at + 8] not in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(png[at:end])
+        at = end
+    return b"".join(kept)

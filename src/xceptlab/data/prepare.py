@@ -24,12 +24,14 @@ from xceptlab.data import imagenet
 from xceptlab.data.identity import class_names, contents
 from xceptlab.data.photographs import decode
 from xceptlab.data.sources import digest, locked
-from xceptlab.data.stores import Store, write_table
+from xceptlab.data.stores import Store, left_alone, read_table, write_table
 from xceptlab.records import write_atomically
 from xceptlab.schema import DataConfig
 
 MEMBERS = 1000
 """Photographs of a tar file."""
+JPEG_SIDE = 65_500
+"""Pixels of the longest side that libjpeg writes."""
 
 
 def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
@@ -47,6 +49,8 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
     folder = imagenet.prepared(config)
     given = dataclasses.replace(config, short_side=0)
     splits = imagenet.stores(given)
+    for line in left_alone(splits.values()):
+        print(f"xceptlab: {line}", file=sys.stderr)
     try:
         with locked(folder, wait=False):
             _claim(folder, splits, given)
@@ -150,11 +154,10 @@ class _Parts(Dataset[tuple[int, list[str]]]):
     def join(self, split: str) -> None:
         """One table of all tar files of a split: the sign that it is complete."""
         import pyarrow
-        import pyarrow.feather
 
         whole = self.folder / f"{split}.arrow"
         if not whole.is_file():
-            tables = [pyarrow.feather.read_table(self.table(*key)) for key in self.all if key[0] == split]
+            tables = [read_table(self.table(*key)) for key in self.all if key[0] == split]
             write_table(pyarrow.concat_tables(tables), whole)
 
 
@@ -162,14 +165,16 @@ def _reduced(data: bytes, config: DataConfig) -> bytes:
     """A photograph with its short side reduced, never enlarged, as JPEG or, with quality 0, as a PPM file.
 
     Raises:
-        ValueError: It cannot be decoded.
+        ValueError: It cannot be decoded, or has a side that no JPEG can have.
     """
     from torchvision.io import encode_jpeg
     from torchvision.transforms.v2.functional import resize
 
-    image = decode(data)
+    image = decode(data, exif_orientation=config.exif_orientation, max_pixels=config.max_pixels)
     if min(image.shape[1:]) > config.short_side:
         image = resize(image, [config.short_side], antialias=True)
     if config.quality:
+        if max(image.shape[1:]) > JPEG_SIDE:  # torchvision 0.29 crashes
+            raise ValueError(f"its longer side has {max(image.shape[1:])} pixels; a JPEG has at most {JPEG_SIDE}")
         return encode_jpeg(image.contiguous(), config.quality).numpy().tobytes()
     return b"P6 %d %d 255\n" % (image.shape[2], image.shape[1]) + image.permute(1, 2, 0).numpy().tobytes()

@@ -1,11 +1,13 @@
 """Where a data set is found, what is wrong with one, and those held in memory; ``photographs`` has the others."""
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from xceptlab import leases
 from xceptlab.data.order import Indices
 from xceptlab.schema import DataConfig
 
 HUB = "hf://"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
+"""What flock says on file systems without locks: some of FUSE, Lustre and NFS (where a folder is not open for writing)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +93,68 @@ def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Make a folder and be alone in it, among the processes that ask, until its end or the process's.
 
+    Where the file system has no locks (ENOLCK, EOPNOTSUPP, ENOSYS), by a lease as runs have it.
+
     Raises:
         BlockingIOError: Another process is there; only without ``wait``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+        with _leased(folder, wait=wait) if _has_no_locks(lock, wait=wait) else contextlib.nullcontext():
+            yield
     finally:
         os.close(lock)
+
+
+def _has_no_locks(descriptor: int, *, wait: bool) -> bool:
+    """Lock an open folder; true where its file system cannot."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _leased(folder: Path, *, wait: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as lease:
+        while True:
+            try:
+                lease.enter_context(leases.held(folder))
+                break
+            except leases.Busy as error:
+                if not wait:
+                    raise BlockingIOError(str(error)) from None
+            time.sleep(leases.HEARTBEAT / 20)
+        yield
+
+
+@contextlib.contextmanager
+def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
+    """Turn whatever a library raises over a user's file into one ``ValueError``; keep the body to the library's calls.
+
+    Parsers let through what they stumble over: struct.error, OverflowError, MemoryError by a header that claims a billion rows.
+    An error of the system with a number, such as a disk that fails, says nothing about the file and passes.
+
+    Args:
+        where: The file, and the place in it, as the message names them.
+        what: What it is then called.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the latter is of a wrong offset
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{where}: {what} ({reason})") from None
+
+
+def printable(name: str) -> str:
+    """A file's name with the bytes that are no UTF-8, which Python keeps as surrogates, written as ``\\xe9``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def missing(name: str, root: str | Path, looked_for: str, remedy: str) -> ValueError:

@@ -3,29 +3,27 @@
 A store of a million photographs takes some tens of megabytes: names are one Arrow array, never a list of strings.
 """
 
-import contextlib
 import functools
 import io
-import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from xceptlab.data.order import Indices
+from xceptlab.data.sources import printable, reading
+from xceptlab.data.tables import open_table
 from xceptlab.records import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm")
-PICTURE = ("img", "image")
-"""What the hub's data sets call their column of images."""
 
 
 class Store(Protocol):
@@ -57,39 +55,93 @@ class Tree(Store):
     classes: tuple[str, ...]
     labels: Indices
     files: "pyarrow.Array"
+    """(n,), names as bytes: they need not be UTF-8."""
+    others: dict[str, list[str]] = field(default_factory=dict)
+    """By class, what lies in its folder and is no photograph by its suffix; under "" the photographs that lie in no class."""
 
     @classmethod
     def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
         """The photographs of these classes, by their files' suffixes; others are left alone."""
         import pyarrow
 
-        found = []
+        found = [pyarrow.array([], pyarrow.binary())]
+        others = {"": [name for name in _entries(folder) if _is_photograph(name)]}
         for name in classes:
-            images = sorted(file for file in _entries(folder / name) if file.lower().endswith(SUFFIXES))
-            found.append(pyarrow.array(images, pyarrow.string()))
-        labels = np.repeat(np.arange(len(classes)), [len(names) for names in found])
-        return cls(folder, classes, labels, pyarrow.concat_arrays(found or [pyarrow.array([], pyarrow.string())]))
+            entries = _entries(folder / name)
+            photographs = [os.fsencode(entry) for entry in entries if _is_photograph(entry)]
+            found.append(pyarrow.array(photographs, pyarrow.binary()))
+            others[name] = [entry for entry in entries if not _is_photograph(entry)]
+        labels = np.repeat(np.arange(len(classes)), [len(names) for names in found[1:]])
+        return cls(folder, classes, labels, pyarrow.concat_arrays(found), {name: some for name, some in others.items() if some})
 
     def left_alone(self) -> Iterator[str]:
-        """A line for each class folder with entries that are no images by their suffixes."""
-        for name in self.classes:
-            others = sorted(file for file in _entries(self.folder / name) if not file.lower().endswith(SUFFIXES))
-            if others:
-                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-                yield f"{self.folder / name}: {', '.join(others[:3])}{more}: left alone, not {', '.join(SUFFIXES)}"
+        """A line for each folder with entries that are left alone, and why."""
+        for name, entries in self.others.items():
+            shown = [self._described(name, entry) for entry in entries[:3]]
+            more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
+            reason = f"not {', '.join(SUFFIXES)}" if name else "in no class's folder"
+            yield f"{printable(str(self.folder / name))}: {', '.join(shown)}{more}: left alone, {reason}"
+
+    def _described(self, name: str, entry: str) -> str:
+        path = self.folder / name / entry
+        return printable(f"{entry}/ ({_photographs_below(path)} photographs)" if path.is_dir() else entry)
+
+    def left_alone_in_short(self) -> str:
+        """One line that counts the files that are left alone by the reason; empty where there are none."""
+        nested = wrong_suffix = 0
+        outside = len(self.others.get("", []))
+        for name in self.others.keys() - {""}:
+            for entry in self.others[name]:
+                path = self.folder / name / entry
+                if path.is_dir():
+                    nested += _photographs_below(path)
+                else:
+                    wrong_suffix += 1
+        reasons = {
+            "photographs in folders below a class's": nested,
+            f"with other suffixes than {', '.join(SUFFIXES)}": wrong_suffix,
+            "photographs in no class's folder": outside,
+        }
+        counted = [f"{count:,} {reason}" for reason, count in reasons.items() if count]
+        if not counted:
+            return ""
+        total = nested + wrong_suffix + outside
+        return (
+            f"{printable(str(self.folder))}: files left alone: {total:,} ({'; '.join(counted)}); `xceptlab data check` names them"
+        )
 
     def read(self, i: int) -> bytes:
-        return Path(self.name(i)).read_bytes()
+        return Path(self._path(i)).read_bytes()
 
     def name(self, i: int) -> str:
-        return os.path.join(self.folder, self.classes[self.labels[i]], self.files[int(i)].as_py())
+        return printable(self._path(i))
+
+    def _path(self, i: int) -> str:
+        return os.path.join(self.folder, self.classes[self.labels[i]], os.fsdecode(self.files[int(i)].as_py()))
 
     def files_and_sizes(self) -> Iterator[tuple[str, int]]:
-        return ((file.as_py(), os.path.getsize(self.name(i))) for i, file in enumerate(self.files))
+        for i, file in enumerate(self.files):
+            yield printable(os.fsdecode(file.as_py())), os.path.getsize(self._path(i))
+
+
+def left_alone(stores: Iterable[Store]) -> Iterator[str]:
+    """A line for each tree of files in which some are left alone."""
+    for store in stores:
+        if isinstance(store, Tree) and (line := store.left_alone_in_short()):
+            yield line
 
 
 def _entries(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def _is_photograph(name: str) -> bool:
+    """By its suffix: opening a million files would take an hour."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def _photographs_below(folder: Path) -> int:
+    return sum(_is_photograph(name) for _, _, names in os.walk(folder) for name in names)
 
 
 def folders(folder: Path) -> list[str]:
@@ -116,7 +168,7 @@ class Archive(Store):
 
     def read(self, i: int) -> bytes:
         part, offset, size = (self.table[column][int(i)].as_py() for column in ("part", "offset", "size"))
-        with open(self.files[part], "rb") as file:  # kept open, a thousand files would be more than a process may have
+        with reading(self.files[part]), open(self.files[part], "rb") as file:  # a thousand of them cannot be kept open
             file.seek(offset)
             data = file.read(size)
         if len(data) < size:
@@ -141,9 +193,24 @@ def write_table(table: "pyarrow.Table", file: Path) -> None:
     write_atomically(file, buffer.getvalue())
 
 
+def read_table(file: Path) -> "pyarrow.Table":
+    """What ``write_table`` has written, mapped into memory.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    import pyarrow
+    import pyarrow.feather
+
+    with reading(file, "damaged; remove it, and it is written again"):
+        table = pyarrow.feather.read_table(pyarrow.memory_map(os.fsencode(file)))  # a name need not be UTF-8
+        table.select(["part", "offset", "size", "label", "name"])  # refuses where one is missing
+        return table
+
+
 @dataclass(frozen=True)
 class Shards(Store):
-    """Parquet files with a column ``image`` of ``{bytes, path}`` and a column ``label``, as the Hugging Face hub has them.
+    """Parquet files with a column of encoded images and a column ``label``, as the Hugging Face hub has them.
 
     A photograph is had by reading its whole row group, usually 100 of them: fine in their order, slow for training, where
     ``prepare`` helps.
@@ -156,28 +223,31 @@ class Shards(Store):
 
     @classmethod
     def of(cls, files: list[Path]) -> "Shards":
-        """Raises: ValueError: A file is no parquet file, or lacks the columns."""
-        labels, groups, start = [], [], 0
+        """Raises: ValueError: A file is no parquet file, or its columns are not as ``tables`` says."""
+        labels: list[Indices] = []
+        groups: list[tuple[int, int, int]] = []
+        start = 0
         for number, file in enumerate(files):
-            parquet, _ = _opened(file, PICTURE)
-            labels.append(column(file, ("label",)).to_numpy())
-            for group in range(parquet.num_row_groups):
+            table = open_table(file)
+            labels.append(table.labels())
+            for group, size in enumerate(table.sizes):
                 groups.append((number, group, start))
-                start += parquet.metadata.row_group(group).num_rows
-        return cls(tuple(files), np.concatenate(labels).astype(np.int64), np.array(groups))
+                start += size
+        return cls(tuple(files), np.concatenate(labels), np.array(groups).reshape(-1, 3))
 
     def read(self, i: int) -> bytes:
-        cell = self._cells(self._group(i)[0])[self._group(i)[1]].as_py()
-        if not cell or not cell.get("bytes"):
+        group, row = self._group(i)
+        data = self._cells(group)[row].as_py()
+        if not data:
             raise ValueError("the cell holds no bytes")
-        return cell["bytes"]
+        return data
 
     def name(self, i: int) -> str:
         group, row = self._group(i)
-        return f"{self.files[self.groups[group, 0]]}: row {row} of row group {self.groups[group, 1]}"
+        return f"{printable(str(self.files[self.groups[group, 0]]))}: row {row} of row group {self.groups[group, 1]}"
 
     def files_and_sizes(self) -> Iterator[tuple[str, int]]:
-        return ((file.name, file.stat().st_size) for file in self.files)
+        return ((printable(file.name), file.stat().st_size) for file in self.files)
 
     def _group(self, i: int) -> tuple[int, int]:
         group = int(np.searchsorted(self.groups[:, 2], i, side="right")) - 1
@@ -196,65 +266,11 @@ _kept: "dict[tuple[Path, int], pyarrow.ChunkedArray]" = {}
 def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
     cells = _kept.pop((file, group), None)
     if cells is None:
-        parquet, name = _opened(file, PICTURE)
-        with _corruption(f"{file}: row group {group}"):
-            cells = parquet.read_row_group(group, columns=[name])[name]
+        cells = open_table(file).images(group)
     _kept[file, group] = cells
     while len(_kept) > 1 and sum(kept.nbytes for kept in _kept.values()) > _KEPT_BYTES:
         del _kept[next(iter(_kept))]
     return cells
-
-
-def column(file: Path, names: tuple[str, ...]) -> "pyarrow.ChunkedArray":
-    """The column of a parquet file by the first of its names that is there.
-
-    Raises:
-        ValueError: Not a parquet file, or none is there.
-    """
-    parquet, name = _opened(file, names)
-    with _corruption(file):
-        return parquet.read(columns=[name])[name]
-
-
-@contextlib.contextmanager
-def _corruption(where: object) -> Iterator[None]:
-    """pyarrow tells wrong bytes as an error of the system, without a number and without the file.
-
-    Raises:
-        ValueError: With both.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise ValueError(f"{where}: corrupt ({error})") from None
-
-
-def _opened(file: Path, names: tuple[str, ...]) -> "tuple[pyarrow.parquet.ParquetFile, str]":
-    import pyarrow.parquet
-
-    try:
-        parquet = pyarrow.parquet.ParquetFile(file)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(f"{file}: not a readable parquet file ({error})") from None
-    present = parquet.schema_arrow.names
-    for name in names:
-        if name in present:
-            return parquet, name
-    raise ValueError(f"{file}: a column {' or '.join(names)} is needed; it has {', '.join(present)}")
-
-
-def feature_names(file: Path, column: str) -> tuple[str, ...]:
-    """The names of a column's classes, as the hub's files keep them in their schema; empty where this one has none."""
-    import pyarrow.parquet
-
-    metadata = pyarrow.parquet.read_schema(file).metadata or {}
-    try:
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
-        return tuple(map(str, feature["names"]))
-    except (KeyError, TypeError, ValueError):
-        return ()
 
 
 def shards(root: Path, split: str) -> list[Path]:

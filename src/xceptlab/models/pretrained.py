@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
-from xceptlab.schema import ModelConfig
+from xceptlab.schema import DataConfig, ModelConfig, RunConfig
 
 CONSTANTS: dict[str, dict[str, Any]] = {
     "Keras": {"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.01},
@@ -32,6 +32,11 @@ CONSTANTS: dict[str, dict[str, Any]] = {
 
 TIMM_NAMES = ("legacy_xception", "xception")
 """What timm calls, and called, the paper's network; its xception41, 65 and 71 are other ones."""
+
+TIMMS_OWN = "conv1.weight"
+"""A key of timm's checkpoints that ours do not have."""
+KERAS_FILES = (".h5", ".keras")
+TENSOR_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 State = Mapping[str, Tensor]
 
@@ -77,6 +82,42 @@ def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.
     return network, config
 
 
+def with_published_preprocessing(config: RunConfig, weights: str | Path, given: Collection[str] = ()) -> RunConfig:
+    """The run whose evaluation prepares images as where its weights come from, which is said on standard error.
+
+    timm states it with the network; Keras states the range of pixels only, which is ours, and our own weights are evaluated as
+    their run says.
+
+    Args:
+        config: The run that the weights are to be evaluated by.
+        weights: Wherever ``load`` finds them.
+        given: Keys that the user has set for this evaluation. These, and fields that are not at their default, stay as they are.
+    """
+    if config.model.timm or config.data.name in DataConfig.IN_MEMORY or not _is_from_timm(weights):
+        return config
+    import timm
+
+    published = timm.get_pretrained_cfg(TIMM_NAMES[0])
+    assert published is not None
+    assert {*published.mean, *published.std} == {0.5}, "pixels are expected in [-1, 1], as ours are"
+    theirs = {"eval_crop": published.crop_pct, "eval_interpolation": published.interpolation}
+    taken: dict[str, Any] = {}
+    for name, value in theirs.items():
+        if f"data.{name}" not in given and getattr(config.data, name) == getattr(DataConfig, name):
+            taken[name] = value
+    data = dataclasses.replace(config.data, **taken)
+    used = ", ".join(f"data.{name} {getattr(data, name)}" + ("" if name in taken else " (as configured)") for name in theirs)
+    print(f"{weights}: preprocessing of timm; {used}", file=sys.stderr)
+    return dataclasses.replace(config, data=data)
+
+
+def _is_from_timm(weights: str | Path) -> bool:
+    path = Path(weights)
+    if path.suffix in TENSOR_FILES:
+        return TIMMS_OWN in read_tensors(path)
+    return path.suffix not in KERAS_FILES and path.name.split(".")[0] in TIMM_NAMES
+
+
 def announce(where: str | Path, source: str, config: ModelConfig) -> None:
     """Say on standard error what was chosen by the source of weights."""
     constants = f"padding {config.padding}, bn_eps {config.bn_eps:g}, bn_momentum {config.bn_momentum:g}"
@@ -110,11 +151,11 @@ def _refuse(problems: list[str], where: str) -> None:
 def read(path_or_name: str | Path) -> tuple[str, State]:
     """(Keras, timm or xceptlab; the weights by our names)."""
     path = Path(path_or_name)
-    if path.suffix in (".h5", ".keras"):
+    if path.suffix in KERAS_FILES:
         return "Keras", _read_keras(path)
-    if path.suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
+    if path.suffix in TENSOR_FILES:
         state = read_tensors(path)
-        return ("timm", from_timm(state, str(path))) if "conv1.weight" in state else ("xceptlab", state)
+        return ("timm", from_timm(state, str(path))) if TIMMS_OWN in state else ("xceptlab", state)
     return "timm", _download(str(path_or_name))
 
 
