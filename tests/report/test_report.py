@@ -749,6 +749,27 @@ def test_arms_at_chance_are_said_everywhere(study, capsys):
         )
 
 
+def test_plan_warns_of_a_margin_below_one_image_before_the_first_run(study, tmp_path, capsys):
+    study(claims=[CLAIM | {"margin": 0.005}, CLAIM | {"id": "sound"}])
+    assert main(["plan", str(tmp_path / "helps"), "--runtime.outputs", str(tmp_path / "outputs")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("Warning: ") == 1
+    warning = "Warning: the margin of 0.005 is less than a single image: one image more or less of 500 is 0.2 points."
+    assert f"margin 0.005 {warning} Claim sound" in shown
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 2], {"start": 3, "step": 1, "max": 4, "stop": "decided"}])
+def test_plan_says_when_all_planned_seeds_are_used(study, tmp_path, capsys, seeds):
+    expansion = study(claims=[CLAIM | {"margin": 6.6}], seeds=seeds)
+    expansion = replace(expansion, look=0 if isinstance(seeds, list) else 1)
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, [*TOP1[arm], 95.0][seed] if arm == "with" else [*TOP1[arm], 88.0][seed])
+    assert main(["plan", str(tmp_path / "helps"), "--runtime.outputs", str(tmp_path / "outputs")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"all {len(expansion.seeds)} planned seeds are used: at this mean and spread" in shown
+    assert "chance to be decided" not in shown
+
+
 def test_the_error_that_limits_the_answer_is_told_without_promises(study):
     """The part of the test images still holds their interaction with the seeds, which more seeds average out."""
     both = [Sampling(seeds=seeds, images=images, both=1.2, n=5, test_images=500) for seeds, images in ((1.0, 0.7), (0.2, 0.68))]
