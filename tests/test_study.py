@@ -175,7 +175,7 @@ def test_nesterovs_momentum_of_the_base_is_no_difference_of_an_arm_whose_optimiz
 
 
 def test_arms_named_by_what_yaml_takes_for_truth_values_are_refused(write):
-    with pytest.raises(ValueError, match="arms: YAML reads a name as True; on, off, yes, no, true and false need quotes"):
+    with pytest.raises(ValueError, match="arms: YAML reads a name as true; on, off, yes, no, true and false need quotes"):
         expand(write(arms={True: {"model.middle_blocks": 2}, False: {"model.middle_blocks": 4}}, claims=[]))
 
 
@@ -575,8 +575,12 @@ def test_a_copy_that_only_its_base_makes_another_study_is_refused(copied, tmp_pa
         refuse_namesake(expand(str(base.parent), [f"--runtime.outputs={tmp_path / 'outputs'}"]))
 
 
-def test_an_equal_copy_as_in_another_clone_is_the_same_study(copied):
-    refuse_namesake(copied())
+def test_an_equal_copy_as_in_another_clone_is_the_same_study_also_when_one_is_edited_later(write, copied, registered):
+    copy = copied()
+    refuse_namesake(copy)
+    remember_files(copy)
+    refuse_namesake(expand(write(alpha=0.01), registered))
+    refuse_namesake(copied(alpha=0.01))
 
 
 def test_a_moved_folder_is_the_same_study_also_when_it_is_edited(copied, folder):

@@ -413,13 +413,15 @@ def _bench(options: argparse.Namespace, layers: list[str]) -> int:
     """Measure on this machine: run a program of benchmarks/ in the repository; without a name, list them."""
     import runpy
 
+    if not _benchmarks():
+        raise ValueError(f"bench: the benchmarks are in the repository, not in the installed package: no {BENCHMARKS}")
     if not options.name:
         for name in _benchmarks():
             print(f"{name:22}{_about(name).splitlines()[0]}")
         return 0
     if options.name not in _benchmarks():
         meant = difflib.get_close_matches(options.name, _benchmarks(), n=1)
-        there = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(_benchmarks()) or 'none'}"
+        there = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(_benchmarks())}"
         raise ValueError(f"{options.name}: no such benchmark; {there}")
     if {"-h", "--help"} & {*options.arguments}:
         print(_about(options.name))

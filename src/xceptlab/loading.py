@@ -69,7 +69,7 @@ def dump(config: RunConfig) -> str:
 
     number = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return yaml.dump(config.to_dict(), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.to_dict(), Dumper=Dumper, sort_keys=False)
 
 
 def load_file(schema: type[T], file: str) -> T:

@@ -20,7 +20,7 @@ from xceptlab import loading, shipped
 from xceptlab.data import identity, resolved
 from xceptlab.records import RunDirectory, write_atomically, write_once
 from xceptlab.schema import RunConfig
-from xceptlab.section import Section
+from xceptlab.section import Section, shown
 
 FACTORS = [key for key in RunConfig().science() if key != "seed"]
 """The keys in which arms may differ."""
@@ -146,7 +146,7 @@ class Study(Section):
     def __post_init__(self) -> None:
         if self.arms is None or isinstance(self.arms, dict):  # 4: is a name too
             if switches := [name for name in self.arms or () if isinstance(name, bool)]:
-                raise ValueError(f"arms: YAML reads a name as {switches[0]}; on, off, yes, no, true and false need quotes")
+                raise ValueError(f"arms: YAML reads a name as {shown(switches[0])}; on, off, yes, no, true and false need quotes")
             arms = {str(name): _dotted(keys, f"arms.{name}") for name, keys in (self.arms or {}).items()}
             object.__setattr__(self, "arms", arms)
         object.__setattr__(self, "grid", _dotted(self.grid, "grid"))
@@ -423,7 +423,7 @@ def _name(file: Path, layers: Sequence[tuple[str, str]], seeds: int) -> str:
 
 
 FILES = "files.txt"
-"""In a study's directory: its study file and the layers that its name tells of, one path a line."""
+"""In a study's directory: its study file and the layers that its name tells of, and their copies elsewhere, one path a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -515,20 +515,19 @@ class Registration:
 
 
 def refuse_namesake(expansion: Expansion) -> None:
-    """Refuse a study whose directory belongs to another study file of this name.
+    """Refuse a study whose directory belongs to another study file of this name, or to other layers.
 
     A file that is gone, since its folder was moved, and a copy that is as the study was registered, as in another clone, are the
-    same study.
+    same study, and are remembered with it.
 
     Raises:
         ValueError: The other study's file is there, and this one differs from what was registered.
     """
-    try:
-        remembered = (expansion.directory() / FILES).read_text("utf-8").splitlines()
-    except FileNotFoundError:
+    remembered = _remembered(expansion)
+    others = [file for file in remembered if file not in expansion.files and file.is_file()]
+    if not others or set(expansion.files) <= set(remembered):
         return
-    others = [file for file in remembered if Path(file) not in expansion.files and Path(file).is_file()]
-    registered = Registration.read(expansion) if others else None
+    registered = Registration.read(expansion)
     if registered and registered.edits(expansion):
         raise ValueError(
             f"{expansion.directory()}: belongs to another study of this name, {others[0]}; "
@@ -539,5 +538,13 @@ def refuse_namesake(expansion: Expansion) -> None:
 def remember_files(expansion: Expansion) -> None:
     """Note in the study's directory which files the study is made of."""
     expansion.directory().mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{file}\n" for file in expansion.files)
-    write_atomically(expansion.directory() / FILES, text.encode())
+    files = dict.fromkeys([*_remembered(expansion), *expansion.files])
+    write_atomically(expansion.directory() / FILES, "".join(f"{file}\n" for file in files).encode("utf-8", "surrogateescape"))
+
+
+def _remembered(expansion: Expansion) -> list[Path]:
+    try:
+        text = (expansion.directory() / FILES).read_text("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return []
+    return [Path(line) for line in text.splitlines()]

@@ -125,7 +125,8 @@ def show(expansion: Expansion) -> None:
     """Show a study: live in a terminal, until it is done or Ctrl-C; elsewhere once."""
     overview, console = Overview(expansion), Console(highlight=False)
     runs = (expansion.directory().parents[1] / "runs").resolve()
-    console.print(f"{expansion.name}, runs in {runs}{'' if runs.is_dir() else ', a folder that is not there'}", soft_wrap=True)
+    missing = "" if runs.is_dir() else ", a folder that is not there"
+    console.print(Text(f"{expansion.name}, runs in {runs}{missing}"), soft_wrap=True)
     if not console.is_terminal:
         console.print(overview.table())
         return

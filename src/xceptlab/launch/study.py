@@ -68,10 +68,10 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
                 display.show(states)
         except (Interrupted, KeyboardInterrupt) as error:
             leave = launcher.outlived and isinstance(error, Interrupted)
-            for run_id, reason in display.failures().items():
-                print(f"failed: {run_id}: {reason}", file=sys.stderr)
             stopping = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"
             with suppress(OSError):  # the terminal may be gone
+                for run_id, reason in display.failures().items():
+                    print(f"failed: {run_id}: {reason}", file=sys.stderr)
                 print("Leaving: the jobs go on, and the same command finds them" if leave else stopping, flush=True)
             raise
         finally:
