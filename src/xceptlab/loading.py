@@ -6,6 +6,7 @@ one wins. Whatever is wrong becomes a ``ValueError`` of one line that names the 
 
 import difflib
 import functools
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -77,7 +78,7 @@ def read(file: str) -> dict[Any, Any]:
     from jsonargparse import get_loader  # PyYAML's safe one, but for 1e-3, which is a number
 
     try:
-        text = Path(file).read_text("utf-8")
+        text = Path(os.path.expanduser(file)).read_text("utf-8")
         _refuse_duplicates(yaml.compose(text, yaml.SafeLoader))
         values = get_loader("yaml")(text)
     except yaml.MarkedYAMLError as error:
@@ -104,8 +105,13 @@ def _refuse_duplicates(node: Any) -> None:
 def _attempt(given: list[tuple[str, str | None]], command: str) -> RunConfig:
     from jsonargparse import ArgumentError
 
+    arguments = []
+    for key, value in given:
+        if key == "config" and value:  # the text, which jsonargparse would read in the encoding of the terminal
+            value = Path(os.path.expanduser(value)).read_text("utf-8")
+        arguments.append(f"--{key}" if value is None else f"--{key}={value}")
     try:
-        values = _parser(command).parse_args([f"--{key}" if value is None else f"--{key}={value}" for key, value in given])
+        values = _parser(command).parse_args(arguments)
     except ArgumentError as error:
         raise ValueError(_one_line(str(error))) from None
     values.pop("config")

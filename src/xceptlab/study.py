@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 import shlex
 import time
@@ -248,7 +249,9 @@ def expand(path: str, args: Sequence[str] = ()) -> Expansion:
             arms[name] = loading.load_run([*layers, *args, *overrides, f"--seed={first}"], "study")
         except ValueError as error:
             raise ValueError(f"{file}: arm {name!r}: {error}") from None
-    expansion = Expansion(name=_name(file, args), study=study, arms=arms, command=shlex.join(["xceptlab", "study", path, *args]))
+    typed = os.fsencode(shlex.join(["xceptlab", "study", path, *args]))
+    command = typed.decode("utf-8", errors="replace")  # the arguments are in the terminal's encoding, the report is in UTF-8
+    expansion = Expansion(name=_name(file, args), study=study, arms=arms, command=command)
     _control(file, expansion)
     return expansion
 
@@ -275,7 +278,8 @@ def _control(file: Path, expansion: Expansion) -> None:
 
 
 def _find(base: str, file: Path) -> str:
-    for candidate in (file.parent / base, Path(base)):
+    path = Path(os.path.expanduser(base))
+    for candidate in (file.parent / path, path):
         if candidate.is_file():
             return str(candidate)
     raise ValueError(f"{file}: base {base!r} is neither beside the study file nor in the working directory")
@@ -331,7 +335,7 @@ class Registration:
             ValueError: The file is no registration, or one of another study, with which this one shares neither question nor arm.
         """
         try:
-            registered = cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text()))
+            registered = cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text("utf-8")))
         except FileNotFoundError:
             return None
         except (TypeError, ValueError, yaml.YAMLError):

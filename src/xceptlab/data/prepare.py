@@ -72,7 +72,7 @@ def _claim(folder: Path, splits: dict[str, Store]) -> None:
     mine = {split: _identity(store) for split, store in splits.items()}
     if not note.is_file():
         write_atomically(note, json.dumps(mine).encode())
-    elif json.loads(note.read_text()) != mine:
+    elif json.loads(note.read_text("utf-8")) != mine:
         raise ValueError(f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder")
 
 

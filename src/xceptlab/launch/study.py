@@ -94,7 +94,7 @@ def _of_study(run: RunConfig, study: str, arm: str) -> RunConfig:
 
 def _last_line(run: RunConfig) -> str:
     log = RunDirectory.of(run.runtime.outputs, run.run_id).path / "log.txt"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    lines = log.read_text("utf-8", errors="replace").strip().splitlines() if log.exists() else []
     return f"{lines[-1].removeprefix('xceptlab: ') if lines else 'no output'} (see {log})"
 
 
