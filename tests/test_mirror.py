@@ -79,6 +79,39 @@ def crashed(config, steps, monkeypatch):
     wandb.finish()
 
 
+@pytest.mark.parametrize("project", ["", "mine"])
+def test_in_a_sweep_each_run_has_its_own_id(tiny, server, monkeypatch, project):
+    swept = {"SWEEP_ID": "s1", "RUN_ID": "the_agents", "PROJECT": "theirs", "ENTITY": "a_team", "NAME": "another"}
+    for name, value in swept.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    configs = [tiny("--runtime.wandb=online", f"--runtime.wandb_project={project}", f"--seed={seed}") for seed in (1, 2)]
+    for config in configs:
+        train(config, progress=False)
+        assert sent(server.histories[wandb_id(config)]) == log(config)
+    assert set(server.runs) == {wandb_id(config) for config in configs}
+    for run in server.runs.values():
+        assert (run["project"], run.get("sweep")) == (("mine", None) if project else ("theirs", "s1"))
+        assert run["entity"] == "a_team"
+        assert run["displayName"] != "another"
+
+
+@pytest.mark.parametrize(
+    ("named", "configured", "project"), [("theirs", "", "theirs"), ("theirs", "mine", "mine"), ("", "", "xceptlab")]
+)
+def test_wandbs_environment_counts_where_the_configuration_says_nothing(tiny, server, monkeypatch, named, configured, project):
+    for name, value in {"ENTITY": "a_team", "NOTES": "for the review", "TAGS": "a_study,night", "RUN_ID": "other"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    if named:
+        monkeypatch.setenv("WANDB_PROJECT", named)
+    config = tiny("--runtime.wandb=online", f"--runtime.wandb_project={configured}")
+    directory(config).join("a_study")
+    train(config, progress=False)
+    (run,) = server.runs.values()
+    assert (run["project"], run["entity"], run["notes"]) == (project, "a_team", "for the review")
+    assert run["tags"] == ["a_study", "night"]
+    assert run["name"] == wandb_id(config)
+
+
 def logged(outputs, lines):
     return any(file.read_text().count("\n") >= lines for file in outputs.glob("runs/*/metrics.jsonl"))
 

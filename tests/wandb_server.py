@@ -45,7 +45,7 @@ class Server:
         self._http.server_close()
 
     def answer(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
-        entity = {"id": "e", "name": "me"}
+        entity = {"id": "e", "name": given.get("entity") or "me"}
         match re.search(r"(?:query|mutation) (\w+)", query)[1]:  # type: ignore[index]
             case "Viewer":
                 return {"viewer": {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}

@@ -6,11 +6,16 @@ command, 130 interrupted by the user.
 
 import argparse
 import ast
+import codecs
 import dataclasses
 import difflib
+import getpass
+import io
 import itertools
+import os
 import re
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
 MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 EXPORTS = (".onnx", ".pt2", ".safetensors")
+
+ASCII = {"–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "±": "+/-", "≤": "<=", "≥": ">=", "…": "...", "’": "'"}
+"""What stands for a character where a terminal or a file cannot show it; a question mark for all others."""
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -69,6 +77,8 @@ def console() -> NoReturn:
 
 def main(argv: list[str]) -> int:
     """Run a command and return its exit code; whatever the user can mend is one line on standard error."""
+    _print_what_can_be_shown()
+    _have_a_home()
     try:
         return _dispatch(argv)
     except BrokenPipeError:
@@ -86,6 +96,36 @@ def main(argv: list[str]) -> int:
         return _say(str(error), INTERRUPTED)
     except KeyboardInterrupt:
         return _say("interrupted; the same command continues", CANCELLED)
+
+
+def _print_what_can_be_shown() -> None:
+    """Let nothing that is printed be an error, whatever the encoding of the terminal or the file is."""
+    codecs.register_error("xceptlab", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="xceptlab")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(ASCII.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+def _have_a_home() -> None:
+    """Give libraries a folder for their caches, and a name, where the system knows no user of this number, as in containers."""
+    try:
+        Path.home()
+    except RuntimeError:
+        home = Path(tempfile.gettempdir()) / f"xceptlab-{os.getuid()}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        if home.stat().st_uid != os.getuid():
+            home = Path(tempfile.mkdtemp(prefix="xceptlab-"))
+        os.environ["HOME"] = str(home)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())
 
 
 def _ours(error: ValueError) -> bool:

@@ -136,7 +136,7 @@ def _take(folder: Path) -> Path:
             time.sleep(HEARTBEAT / 20)
             continue
         try:
-            own.write_text(json.dumps(asdict(Holder.this_process())))
+            own.write_text(json.dumps(asdict(Holder.this_process())), "utf-8")
             if watch.look().keys() == {own.name}:
                 for name in watch.stale:
                     (folder / name).unlink(missing_ok=True)
@@ -161,7 +161,7 @@ def _beat(file: Path, over: threading.Event) -> None:
 
 def _machine() -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')} {os.getuid()}"  # /proc may hide other users' processes
     except OSError:
         return ""
@@ -170,7 +170,7 @@ def _machine() -> str:
 def _started(pid: int) -> str:
     """When a process of this machine started, in the kernel's ticks; empty when it does not live."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if state in ("Z", "X") else fields[18]

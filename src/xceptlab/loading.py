@@ -7,6 +7,7 @@ the value and what is allowed.
 
 import difflib
 import functools
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -103,7 +104,7 @@ def read(file: str) -> dict[Any, Any]:
     from jsonargparse import get_loader  # PyYAML's safe one, but for 1e-3, which is a number
 
     try:
-        text = Path(file).read_text("utf-8")
+        text = Path(os.path.expanduser(file)).read_text("utf-8")
         _refuse_traps(yaml.compose(text, yaml.SafeLoader))
         values = get_loader("yaml")(text)
     except yaml.MarkedYAMLError as error:
@@ -179,8 +180,13 @@ def _unusual_base(node: Any) -> int:
 def _attempt(given: list[tuple[str, str | None]], command: str) -> RunConfig:
     from jsonargparse import ArgumentError
 
+    arguments = []
+    for key, value in given:
+        if key == "config" and value:  # the text, which jsonargparse would read in the encoding of the terminal
+            value = Path(os.path.expanduser(value)).read_text("utf-8")
+        arguments.append(f"--{key}" if value is None else f"--{key}={value}")
     try:
-        values = _parser(command).parse_args([f"--{key}" if value is None else f"--{key}={value}" for key, value in given])
+        values = _parser(command).parse_args(arguments)
     except ArgumentError as error:
         raise ValueError(_one_line(str(error))) from None
     values.pop("config")

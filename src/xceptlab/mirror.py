@@ -43,7 +43,7 @@ class Mirror:
             project=config.runtime.wandb_project,
             group=config.runtime.study or None,
             job_type=config.runtime.arm or None,
-            tags=directory.studies() or None,
+            tags=directory.studies(),
             config=config.science(),
         )
         self._run.define_metric("*", step_metric="step")
@@ -103,7 +103,7 @@ def sync(config: RunConfig, directory: RunDirectory) -> str:
         mirror = Mirror(config, directory, "online")
         mirror.send(log)
         mirror.close(record)
-    return (directory.path / "wandb_url").read_text().strip()
+    return (directory.path / "wandb_url").read_text("utf-8").strip()
 
 
 def sync_study(
@@ -114,7 +114,7 @@ def sync_study(
     Args:
         directory: The study's, with its report.html.
         name: The study's, which is also the group of its runs.
-        project: In W&B.
+        project: In W&B; see ``runtime.wandb_project``.
         question: The study's.
         verdicts: The rows of the table.
         summary: What W&B shows of the run in its table of runs.
@@ -124,7 +124,7 @@ def sync_study(
     """
     import wandb
 
-    report = (directory / "report.html").read_text()
+    report = (directory / "report.html").read_text("utf-8")
     with _refusals(name):
         run = _open(
             directory, "study", "online", name=name, project=project, group=name, job_type="study", config={"question": question}
@@ -134,7 +134,7 @@ def sync_study(
             if verdicts:
                 run.log({"verdicts": wandb.Table(columns=list(verdicts[0]), data=[list(row.values()) for row in verdicts])})
             run.summary.update(summary)
-    return (directory / "wandb_url").read_text().strip()
+    return (directory / "wandb_url").read_text("utf-8").strip()
 
 
 def check_key() -> None:
@@ -155,8 +155,12 @@ def _has_key() -> bool:
         raise ValueError(f"W&B: {error}") from None
 
 
-def _open(directory: Path, prefix: str, mode: Mode, **options: Any) -> Any:
-    """W&B's run of this directory, continued where there is one, with its address in ``wandb_url``."""
+def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Sequence[str] = (), **options: Any) -> Any:
+    """W&B's run of this directory, continued where there is one, with its address in ``wandb_url``.
+
+    What the environment says of W&B counts where nothing is given here; its tags come on top. In a sweep the run belongs to
+    it, but keeps its own id, and not the one that the sweep's agent gives to all that its command runs.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to W&B's developers
     import wandb
@@ -164,7 +168,11 @@ def _open(directory: Path, prefix: str, mode: Mode, **options: Any) -> Any:
     own = directory / "wandb_id"
     if not own.exists():
         write_atomically(own, f"{prefix}-{secrets.token_hex(4)}".encode())
+    environment = wandb.setup().settings
+    sweep = None if project else environment.sweep_id  # which is in the environment's project
+    environment.sweep_id = environment.run_id = None
     settings = wandb.Settings(
+        sweep_id=sweep,
         console="off",
         save_code=False,
         disable_git=True,  # the record has the run's
@@ -175,11 +183,13 @@ def _open(directory: Path, prefix: str, mode: Mode, **options: Any) -> Any:
     )
     with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {own} to send it anew"):
         run = wandb.init(
-            id=own.read_text().strip(),
+            id=own.read_text("utf-8").strip(),
             dir=directory,
             resume="allow",
             mode=mode,
             settings=settings,
+            project=project or environment.project or "xceptlab",
+            tags=list(dict.fromkeys([*tags, *(environment.run_tags or ())])) or None,
             **{"name": prefix, **options},
         )
     if run.url:

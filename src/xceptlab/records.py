@@ -126,7 +126,7 @@ class RunDirectory:
         """
         file = self.path / "record.json"
         try:
-            return Record(**json.loads(file.read_text()))
+            return Record(**json.loads(file.read_text("utf-8")))
         except FileNotFoundError:
             return None
         except (TypeError, ValueError) as error:
@@ -187,7 +187,7 @@ class RunDirectory:
     def studies(self) -> list[str]:
         """The studies that use the run."""
         file = self.path / "studies.txt"
-        return file.read_text().split() if file.exists() else []
+        return file.read_text("utf-8").split() if file.exists() else []
 
     def join(self, study: str) -> None:
         """Remember that a study uses the run."""

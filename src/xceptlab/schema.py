@@ -341,8 +341,8 @@ class RuntimeConfig(Section):
     """Minutes between two checkpoints within an epoch; there is one at the end of each epoch, too."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; auto is online where a key is configured and else offline."""
-    wandb_project: str = "xceptlab"
-    """Project in Weights & Biases."""
+    wandb_project: str = ""
+    """Project in Weights & Biases; empty for the one that WANDB_PROJECT or W&B's own settings name, or else xceptlab."""
     wandb_weights: bool = False
     """Send the evaluated weights to Weights & Biases, too, as an artifact."""
     tensorboard: bool = False

@@ -3,6 +3,7 @@
 Whatever does not fit is a ``ValueError`` of one line: the key, the value and what is allowed.
 """
 
+import os
 import sys
 import types
 from dataclasses import dataclass, fields, is_dataclass
@@ -21,6 +22,8 @@ class Section:
             value = getattr(self, f.name)
             if wrong := misfit(f.type, value, self.PREFIX + f.name):
                 raise ValueError(wrong)
+            if isinstance(value, str) and value.startswith("~"):  # a path, since a shell expands only some of them
+                object.__setattr__(self, f.name, os.path.expanduser(value))
             kind = float if f.type is float else tuple if get_origin(f.type) is tuple else None
             if kind:  # 1 and 1.0, and what YAML and JSON keep as a list, are the same science
                 object.__setattr__(self, f.name, kind(value))

@@ -148,7 +148,7 @@ class Boundary:
 @functools.cache
 def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
     """The nominal p-values (c,) and, by (start, step, most), the chance that some look's is below each (c,)."""
-    with resources.files("xceptlab").joinpath("boundaries.csv").open() as file:
+    with resources.files("xceptlab").joinpath("boundaries.csv").open(encoding="utf-8") as file:
         nominal = np.array(file.readline().split(",")[3:], dtype=float)
         rows = np.loadtxt(file, delimiter=",")
     return nominal, {(int(row[0]), int(row[1]), int(row[2])): row[3:] for row in rows}

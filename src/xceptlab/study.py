@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 import shlex
 import time
@@ -312,11 +313,13 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
             blamed = _blamed(f"{file}: arm {name!r}: ", str(error), args, [*layers, *overrides])
             raise ValueError(blamed) from None
     named = _naming_layers(args)
+    first_look = [f"--seeds={seeds}"] if seeds is not None else []
+    typed = os.fsencode(shlex.join(["xceptlab", "study", path, *first_look, *args]))
     loaded = Expansion(
         name=_name(file, named, seeds if planned and seeds else 0),
         study=study,
         arms=arms,
-        command=shlex.join(["xceptlab", "study", path, *([f"--seeds={seeds}"] if seeds is not None else []), *args]),
+        command=typed.decode("utf-8", errors="replace"),  # arguments are in the terminal's encoding, the report is in UTF-8
         planned=planned,
         files=(file.resolve(), *(shipped.find(value).resolve() for key, value in named if key == "config")),
     )
@@ -386,7 +389,8 @@ def _control(file: Path, expansion: Expansion) -> None:
 
 
 def _find(base: str, file: Path) -> str:
-    for candidate in (file.parent / base, Path(base), shipped.root() / base):
+    path = Path(os.path.expanduser(base))
+    for candidate in (file.parent / path, path, shipped.root() / base):
         if candidate.is_file():
             return str(candidate)
     raise ValueError(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
@@ -462,7 +466,7 @@ class Registration:
             ValueError: The file is no registration, or one of another study, with which this one shares neither question nor arm.
         """
         try:
-            registered = cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text()))
+            registered = cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text("utf-8")))
         except FileNotFoundError:
             return None
         except (TypeError, ValueError, yaml.YAMLError):

@@ -165,7 +165,7 @@ class LocalLog(Logger):
         if not self.first:
             return
         self.lines.append({"step": step, "time": time.time(), **metrics})
-        with open(self.directory.path / "metrics.jsonl", "a") as file:
+        with open(self.directory.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(self.lines[-1]) + "\n")
 
 

@@ -336,7 +336,7 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     models = (
-        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        [line.split(":")[1].strip() for line in cpuinfo.read_text("utf-8").splitlines() if line.startswith("model name")]
         if cpuinfo.exists()
         else []
     )
@@ -357,7 +357,7 @@ def git_state() -> dict[str, Any]:
 
     def git(*args: str) -> str:
         return subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(here.parent), *args], capture_output=True, text=True, check=True
+            ["git", "--no-optional-locks", "-C", str(here.parent), *args], capture_output=True, encoding="utf-8", check=True
         ).stdout.strip()
 
     try:

@@ -75,7 +75,7 @@ def test_no_more_runs_are_started_at_a_time_than_asked_for(run, launcher):
 
 
 def test_each_run_has_its_own_gpus(run, launcher, tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,5")
+    monkeypatch.setattr(local.Local, "gpus", ["0", "1", "2", "3", "5"])
     one = launcher(jobs=None)
     one.start([run(seed) for seed in (7, 8, 17, 27, 37, 47)])
     finish(one, lambda states: list(states.values()).count("done") == 1)
@@ -184,7 +184,7 @@ def room(run, monkeypatch):
     """How many units of the machine each of these runs gets, started in turn; None where it waits."""
 
     def room(overrides, jobs=None, gpus="0,1,2,3,5", cores=4):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.setattr(local.Local, "gpus", gpus.split(",") if gpus else [])
         one = local.Local(fakes.record, jobs)
         one.cores = [f"core {i}" for i in range(cores)]
         got = []
@@ -196,6 +196,29 @@ def room(run, monkeypatch):
         return got
 
     return room
+
+
+@pytest.mark.parametrize(
+    ("mask", "there", "gpus"),
+    [
+        (None, 2, ["0", "1"]),
+        ("3,5", 2, ["3", "5"]),
+        ("3,7", 1, ["3"]),  # torch looks no further than to the first that is not there
+        ("GPU-8932f937", 1, ["GPU-8932f937"]),
+        ("", 0, []),
+        ("-1", 0, []),
+        ("0", None, []),  # a mask on a machine without a driver
+        (None, None, []),
+    ],
+)
+def test_only_gpus_that_are_there_and_that_the_mask_lets_through_count(monkeypatch, tmp_path, mask, there, gpus):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(local, "DRIVERS", [tmp_path / "none" if there is None else tmp_path])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there or 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if mask is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
+    assert local.Local(fakes.record, None).gpus == gpus
 
 
 def test_gpus_and_cores_are_shared_out_by_what_each_run_needs(room):
@@ -218,6 +241,6 @@ def test_gpus_and_cores_are_shared_out_by_what_each_run_needs(room):
     ],
 )
 def test_a_run_that_can_never_start_here_is_refused_whatever_its_place(run, monkeypatch, overrides, message):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,5")
+    monkeypatch.setattr(local.Local, "gpus", ["0", "1", "2", "3", "5"])
     with pytest.raises(ValueError, match=message):
         local.Local(fakes.record, None).start([run(0), run(1, *overrides)])

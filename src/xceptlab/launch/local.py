@@ -20,6 +20,9 @@ from xceptlab.interruption import die_with_parent
 from xceptlab.launch.launcher import PATIENCE, Job, Launcher, Main, check_one_node, execute
 from xceptlab.schema import RunConfig
 
+DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Where the drivers of NVIDIA, WSL and AMD are to be seen; without any of them, torch need not be imported to count GPUs."""
+
 
 class _Started(NamedTuple):
     process: BaseProcess
@@ -40,14 +43,14 @@ class Local(Launcher):
 
     @functools.cached_property
     def gpus(self) -> list[str]:
-        """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES lists them."""
-        if "CUDA_VISIBLE_DEVICES" in os.environ:
-            return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip() not in ("", "-1")]
-        if not any(Path(device).exists() for device in ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
-            return []  # no driver of NVIDIA, WSL or AMD; spares a laptop the import of torch
+        """The GPUs that are there and that this process may use, as CUDA_VISIBLE_DEVICES lists them."""
+        if not any(Path(driver).exists() for driver in DRIVERS):
+            return []
         import torch
 
-        return [str(i) for i in range(torch.cuda.device_count())]
+        count = torch.cuda.device_count()  # of those that the mask lets through
+        mask = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return mask.split(",")[:count] if mask is not None else [str(i) for i in range(count)]
 
     def check(self, config: RunConfig) -> None:
         check_one_node(config)

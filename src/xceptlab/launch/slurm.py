@@ -150,7 +150,7 @@ def _folder(config: RunConfig) -> Path:
 def _last_job(job: Job) -> tuple[str, int]:
     """The number of the run's last job, and the exit code that it left."""
     try:
-        number, *code = (job.directory.path / "slurm_job").read_text().split()
+        number, *code = (job.directory.path / "slurm_job").read_text("utf-8").split()
     except FileNotFoundError:
         return "", -1
     return number, int(code[0]) if code else -1
@@ -159,7 +159,7 @@ def _last_job(job: Job) -> tuple[str, int]:
 def _squeue() -> dict[str, str] | None:
     """The state of each of the user's jobs in the queue, by number; None while SLURM does not answer."""
     done = subprocess.run(
-        ["squeue", "--me", "--array", "--noheader", "--format=%i %T"], capture_output=True, text=True, check=False
+        ["squeue", "--me", "--array", "--noheader", "--format=%i %T"], capture_output=True, encoding="utf-8", check=False
     )
     return None if done.returncode else dict(line.split() for line in done.stdout.splitlines())
 

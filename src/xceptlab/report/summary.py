@@ -118,7 +118,7 @@ def summarise(expansion: Expansion) -> Summary:
         budgets=compare_budgets(verdicts, expansion, records),
         effects=_effects(expansion, records, metric),
         environment=_environment(records),
-        links={key: file.read_text().strip() for key, file in links.items() if file.is_file()},
+        links={key: file.read_text("utf-8").strip() for key, file in links.items() if file.is_file()},
         warnings=warnings(expansion, records, reached, verdicts, sampling),
     )
 
