@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from xceptlab import leases
 from xceptlab.schema import SCIENCE_VERSION, RunConfig
 
@@ -202,6 +204,22 @@ def outdated(config: RunConfig) -> bool:
     """Whether the run was begun by an older version, whose results differ."""
     older = (config.id_in(version) for version in range(1, SCIENCE_VERSION))
     return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
+
+
+def begun_on_other_data(config: RunConfig) -> Path | None:
+    """An unfinished run that differs from this one in nothing but what its own data set holds, should there be one."""
+    name, _, _ = config.run_id.rpartition("-")
+    science = config.science()
+    for file in Path(config.runtime.outputs).glob(f"runs/{name}-*/config.yaml"):
+        if (file.parent / "record.json").exists():
+            continue
+        with suppress(TypeError, ValueError, OSError, yaml.YAMLError):  # no configuration of this version
+            values = yaml.safe_load(file.read_text("utf-8"))
+            theirs = {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in science if "." in key}
+            other = {key for key, value in theirs.items() if value != science[key]}
+            if other == {"data.content"} and values["seed"] == config.seed:
+                return file.parent
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

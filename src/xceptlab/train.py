@@ -35,7 +35,7 @@ from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
 from xceptlab.optim import AverageWeights
 from xceptlab.parallel import SyncBatchNorm
-from xceptlab.records import Record, RunDirectory, final_metrics, outdated, throughput, write_atomically
+from xceptlab.records import Record, RunDirectory, begun_on_other_data, final_metrics, outdated, throughput, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.task import Task
 
@@ -124,6 +124,8 @@ def _train(
     if trainer.is_global_zero and (latest or outdated(config)):
         start = f"continues from {latest.name}" if latest else "an older version, whose results differ, began it; it starts anew"
         print(f"{config.run_id}: {start}", file=sys.stderr)
+    if trainer.is_global_zero and not latest and (other := begun_on_other_data(config)):
+        print(f"{config.run_id}: begins anew; {other} was begun on other photographs, and is another run", file=sys.stderr)
 
     status: Literal["finished", "diverged"] = "finished"
     try:

@@ -204,6 +204,21 @@ def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path,
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_run_that_was_interrupted_begins_anew_on_other_photographs_and_says_so(tree, tmp_path, command, monkeypatch, capsys):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "on_test_epoch_start", stop)
+        assert command("train", f"--data.root={tree}")[0] == 130
+    (begun,) = runs(tmp_path)
+    picture(tree / "train/a/a0.jpg")
+    assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"]) == 0
+    assert f"begins anew; {begun} was begun on other photographs, and is another run" in capsys.readouterr().err
+    assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}", "--seed=1"]) == 0
+    assert "begins anew" not in capsys.readouterr().err
+
+
 @pytest.fixture
 def imagenet(monkeypatch, tree):
     """Options of a run on photographs that pass for ImageNet's: a known data set."""
@@ -359,8 +374,9 @@ def test_a_study_of_mended_photographs_is_trained_anew_and_its_report_is_not_the
     assert "SUPPORTED helps" in said
     assert "Data: folder, training on train, validation on none, test on val." in said
     picture(tree / "train/a/a0.jpg")
-    code, said, _ = studied("report", tree)
+    code, said, errors = studied("report", tree)
     assert code == 0
+    assert f"xceptlab: {tree}: holds other photographs, train+val-3-" in errors
     assert "INCOMPLETE helps" in said
     assert "Edited after its registration: arm a: data.content train+val-3-" in said
     assert "6 of 6 runs to train" in studied("plan", tree)[1]

@@ -52,13 +52,15 @@ def resolved(
     Raises:
         ValueError: The files are not there and nothing stands for them, or they are others than ``data.content`` says.
     """
-    data = config.data
+    data, registered = config.data, (stand_in or {}).get("data.content", "")
     if data.name != "folder":
         return config
     try:
         content = (look or contents)(dataclasses.replace(data, download=False)).content
+        if registered not in ("", content):
+            _say(f"{data.root}: holds other photographs, {content}, than the study was registered with, {registered}")
     except ValueError as error:
-        content = data.content or (stand_in or {}).get("data.content", "")
+        content = data.content or registered
         if content:
             _say(f"{error}; {'data.content' if data.content else 'what the study has registered'}, {content}, stands for it")
         elif data.download:
