@@ -112,6 +112,7 @@ def _train(
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer.loggers = tracking.loggers(config, directory)
 
+    classes = list(identity.class_names(config.data))  # now, while the files are known to be there
     latest = checkpoints.newest(directory.path / "checkpoints")
     began_with = directory.began_with()
     if latest and began_with and began_with != seen:
@@ -157,7 +158,7 @@ def _train(
         precision=config.train.precision,
         data_fingerprint=seen["fingerprint"],
         data_files=seen["files"],
-        classes=list(identity.class_names(config.data)),
+        classes=classes,
         versions=versions(),
         git=git_state(),
         started=min([started, *(line["time"] for line in directory.log())]),

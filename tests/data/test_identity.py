@@ -150,6 +150,14 @@ def test_prepared_photographs_are_what_they_were_prepared_from(tree):
         resolved(reduced)
 
 
+def test_a_network_for_an_own_data_set_needs_the_files_only_to_count_its_classes(tree, command):
+    for data in ([f"--data.root={tree}"], ["--data.root=nowhere", "--data.num_classes=3"]):
+        assert command("describe", *data)[::2] == (0, [])
+    code, _, said = command("describe", "--data.root=nowhere")
+    assert (code, len(said)) == (2, 1)
+    assert "a data set of one's own is not in" in said[0]
+
+
 def test_looking_needs_no_torch_and_follows_the_files(tree):
     code = (
         "import os, sys; from xceptlab.data import resolved; from xceptlab.schema import DataConfig, RunConfig;"
@@ -301,16 +309,18 @@ def test_digits_of_other_libraries_are_other_data(monkeypatch, command, tmp_path
     assert "trained on other data: digits has fingerprint another" in said[0]
 
 
-def test_a_study_with_records_of_other_data_is_refused(monkeypatch, tmp_path, tree):
+def test_a_study_with_records_of_other_data_is_refused(monkeypatch, tmp_path, tree, command):
     from xceptlab.launch.study import run_missing
 
     layers = ["--data.name=digits", "--data.crop=none"]
     leave(expand_own(tmp_path, tree, *layers), "a", 0, 90.0)
     monkeypatch.setattr(identity, "_digits_fingerprint", lambda config: "another")
-    with pytest.raises(
-        ValueError, match=r"trained on other data: digits has fingerprint another .* remove the folders of such runs"
-    ):
+    said = r"other data than are here: digits has fingerprint another .* remove the folders of these runs, in .*/runs, to train"
+    with pytest.raises(ValueError, match=said):
         run_missing(expand_own(tmp_path, tree, *layers), None, cli.main)
+    code, _, errors = command("plan", study_of(tmp_path), layers=[*TRAIN, *layers])
+    assert (code, len(errors)) == (0, 1)
+    assert errors[0].startswith("Warning: the data here are not those that the runs were trained on: digits has fingerprint")
 
 
 def test_evaluation_on_other_photographs_is_pointed_out(tree, tmp_path, command):

@@ -139,6 +139,13 @@ def changed(config: DataConfig, record: Record, look: Callable[[DataConfig], str
     return f"the files of {config.name} in {config.root} have other names or sizes"
 
 
+def changes(runs: Iterable[tuple[RunConfig, Record | None]]) -> list[str]:
+    """Of runs with their records all ways in which the data that are here are not those that they were trained on."""
+    look = functools.cache(files)  # they share their data
+    found = (changed(run.data, record, look) for run, record in runs if record)
+    return list(dict.fromkeys(filter(None, found)))
+
+
 def fingerprint(config: DataConfig) -> str:
     """A hash of the decoded images and labels, as the record keeps it.
 
