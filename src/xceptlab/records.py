@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from xceptlab import leases
 from xceptlab.schema import SCIENCE_VERSION, RunConfig
 
@@ -208,6 +206,8 @@ def outdated(config: RunConfig) -> bool:
 
 def begun_on_other_data(config: RunConfig) -> Path | None:
     """An unfinished run that differs from this one in nothing but what its own data set holds, should there be one."""
+    import yaml
+
     name, _, _ = config.run_id.rpartition("-")
     science = config.science()
     for file in Path(config.runtime.outputs).glob(f"runs/{name}-*/config.yaml"):
