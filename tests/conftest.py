@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from xceptlab.data import resolved
 from xceptlab.loading import load_run
 from xceptlab.schema import RunConfig
 
@@ -32,7 +33,7 @@ TINY = [
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
     """``tiny("--train.lr=0.5", ...)``: a run of 10 steps that leaves its outputs in ``tmp_path / "outputs"``."""
-    return lambda *overrides: load_run([*TINY, f"--runtime.outputs={tmp_path / 'outputs'}", *overrides])
+    return lambda *overrides: resolved(load_run([*TINY, f"--runtime.outputs={tmp_path / 'outputs'}", *overrides]))
 
 
 @pytest.fixture(scope="session")

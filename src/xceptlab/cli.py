@@ -275,8 +275,12 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.report.terminal import show_plan
 
     show_plan(expansion, networks)
-    from xceptlab.data import locate
+    from xceptlab.data import identity, locate
+    from xceptlab.report.summary import read_records
 
+    records = read_records(expansion)
+    changes = identity.changes((run, records[key]) for key, run in expansion.runs().items())
+    _warn(f"the data here are not those that the runs were trained on: {change}" for change in changes)
     data = next(iter(expansion.arms.values())).data
     if not data.download:  # which would be done here and now
         try:

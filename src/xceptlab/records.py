@@ -286,6 +286,24 @@ def outdated(config: RunConfig) -> bool:
     return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
 
 
+def begun_on_other_data(config: RunConfig) -> Path | None:
+    """An unfinished run that differs from this one in nothing but what its own data set holds, should there be one."""
+    import yaml
+
+    name, _, _ = config.run_id.rpartition("-")
+    science = config.science()
+    for file in Path(config.runtime.outputs).glob(f"runs/{name}-*/config.yaml"):
+        if (file.parent / "record.json").exists():
+            continue
+        with suppress(TypeError, ValueError, OSError, yaml.YAMLError):  # no configuration of this version
+            values = yaml.safe_load(file.read_text("utf-8"))
+            theirs = {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in science if "." in key}
+            other = {key for key, value in theirs.items() if value != science[key]}
+            if other == {"data.content"} and values["seed"] == config.seed:
+                return file.parent
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where a running run is, as its log tells."""

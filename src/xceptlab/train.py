@@ -36,7 +36,7 @@ from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
 from xceptlab.optim import AverageWeights
 from xceptlab.parallel import Processes, SyncBatchNorm
-from xceptlab.records import Record, RunDirectory, final_metrics, outdated, throughput, write_atomically
+from xceptlab.records import Record, RunDirectory, begun_on_other_data, final_metrics, outdated, throughput, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.task import Task
 from xceptlab.world import World
@@ -115,6 +115,7 @@ def _train(
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer.loggers = tracking.loggers(config, directory, first=trainer.is_global_zero)
 
+    classes = list(identity.class_names(config.data))  # now, while the files are known to be there
     latest = checkpoints.newest(directory.path / "checkpoints")
     began_with = directory.began_with()
     if latest and began_with and began_with != seen:
@@ -127,6 +128,8 @@ def _train(
     if trainer.is_global_zero and (latest or outdated(config)):
         start = f"continues from {latest.name}" if latest else "an older version, whose results differ, began it; it starts anew"
         print(f"{config.run_id}: {start}", file=sys.stderr)
+    if trainer.is_global_zero and not latest and (other := begun_on_other_data(config)):
+        print(f"{config.run_id}: begins anew; {other} was begun on other photographs, and is another run", file=sys.stderr)
 
     status: Literal["finished", "diverged"] = "finished"
     try:
@@ -160,7 +163,7 @@ def _train(
         precision=config.train.precision,
         data_fingerprint=seen["fingerprint"],
         data_files=seen["files"],
-        classes=list(identity.class_names(config.data)),
+        classes=classes,
         versions=versions(),
         git=git_state(),
         started=min([started, *(line["time"] for line in directory.log())]),

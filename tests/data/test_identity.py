@@ -150,6 +150,14 @@ def test_prepared_photographs_are_what_they_were_prepared_from(tree):
         resolved(reduced)
 
 
+def test_a_network_for_an_own_data_set_needs_the_files_only_to_count_its_classes(tree, command):
+    for data in ([f"--data.root={tree}"], ["--data.root=nowhere", "--data.num_classes=3"]):
+        assert command("describe", *data)[::2] == (0, [])
+    code, _, said = command("describe", "--data.root=nowhere")
+    assert (code, len(said)) == (2, 1)
+    assert "a data set of one's own is not in" in said[0]
+
+
 def test_looking_needs_no_torch_and_follows_the_files(tree):
     code = (
         "import os, sys; from xceptlab.data import resolved; from xceptlab.schema import DataConfig, RunConfig;"
@@ -202,6 +210,21 @@ def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path,
     assert (code, len(said)) == (2, 1)
     assert "data.content: " in said[0]
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_run_that_was_interrupted_begins_anew_on_other_photographs_and_says_so(tree, tmp_path, command, monkeypatch, capsys):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "on_test_epoch_start", stop)
+        assert command("train", f"--data.root={tree}")[0] == 130
+    (begun,) = runs(tmp_path)
+    picture(tree / "train/a/a0.jpg")
+    assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"]) == 0
+    assert f"begins anew; {begun} was begun on other photographs, and is another run" in capsys.readouterr().err
+    assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}", "--seed=1"]) == 0
+    assert "begins anew" not in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -286,16 +309,18 @@ def test_digits_of_other_libraries_are_other_data(monkeypatch, command, tmp_path
     assert "trained on other data: digits has fingerprint another" in said[0]
 
 
-def test_a_study_with_records_of_other_data_is_refused(monkeypatch, tmp_path, tree):
+def test_a_study_with_records_of_other_data_is_refused(monkeypatch, tmp_path, tree, command):
     from xceptlab.launch.study import run_missing
 
     layers = ["--data.name=digits", "--data.crop=none"]
     leave(expand_own(tmp_path, tree, *layers), "a", 0, 90.0)
     monkeypatch.setattr(identity, "_digits_fingerprint", lambda config: "another")
-    with pytest.raises(
-        ValueError, match=r"trained on other data: digits has fingerprint another .* remove the folders of such runs"
-    ):
+    said = r"other data than are here: digits has fingerprint another .* remove the folders of these runs, in .*/runs, to train"
+    with pytest.raises(ValueError, match=said):
         run_missing(expand_own(tmp_path, tree, *layers), None, cli.main)
+    code, _, errors = command("plan", study_of(tmp_path), layers=[*TRAIN, *layers])
+    assert (code, len(errors)) == (0, 1)
+    assert errors[0].startswith("Warning: the data here are not those that the runs were trained on: digits has fingerprint")
 
 
 def test_evaluation_on_other_photographs_is_pointed_out(tree, tmp_path, command):
@@ -359,8 +384,9 @@ def test_a_study_of_mended_photographs_is_trained_anew_and_its_report_is_not_the
     assert "SUPPORTED helps" in said
     assert "Data: folder, training on train, validation on none, test on val." in said
     picture(tree / "train/a/a0.jpg")
-    code, said, _ = studied("report", tree)
+    code, said, errors = studied("report", tree)
     assert code == 0
+    assert f"xceptlab: {tree}: holds other photographs, train+val-3-" in errors
     assert "INCOMPLETE helps" in said
     assert "Edited after its registration: arm a: data.content train+val-3-" in said
     assert "6 of 6 runs to train" in studied("plan", tree)[1]

@@ -53,13 +53,15 @@ def resolved(
     Raises:
         ValueError: The files are not there and nothing stands for them, or they are others than ``data.content`` says.
     """
-    data = config.data
+    data, registered = config.data, (stand_in or {}).get("data.content", "")
     if data.name != "folder":
         return config
     try:
         content = (look or contents)(dataclasses.replace(data, download=False)).content
+        if registered not in ("", content):
+            _say(f"{data.root}: holds other photographs, {content}, than the study was registered with, {registered}")
     except ValueError as error:
-        content = data.content or (stand_in or {}).get("data.content", "")
+        content = data.content or registered
         if content:
             _say(f"{error}; {'data.content' if data.content else 'what the study has registered'}, {content}, stands for it")
         elif data.download:
@@ -136,6 +138,13 @@ def changed(config: DataConfig, record: Record, look: Callable[[DataConfig], str
     if decided and fingerprint(config) == record.data_fingerprint:  # the same images in other files
         return ""
     return f"the files of {config.name} in {config.root} have other names or sizes"
+
+
+def changes(runs: Iterable[tuple[RunConfig, Record | None]]) -> list[str]:
+    """Of runs with their records all ways in which the data that are here are not those that they were trained on."""
+    look = functools.cache(files)  # they share their data
+    found = (changed(run.data, record, look) for run, record in runs if record)
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def fingerprint(config: DataConfig) -> str:

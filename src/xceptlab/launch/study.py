@@ -1,7 +1,6 @@
 """Run what is missing of a study, and show it live."""
 
 import dataclasses
-import functools
 import sys
 import time
 from collections import Counter
@@ -31,16 +30,16 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         The runs that failed, with the reason.
     """
     missing = {}
-    look = functools.cache(identity.files)
-    for (arm, _), run in expansion.runs().items():
-        directory = RunDirectory.of(run.runtime.outputs, run.run_id)
-        if record := directory.record():
-            if difference := identity.changed(run.data, record, look):
-                raise ValueError(
-                    f"{directory.path}: trained on other data: {difference}; put back what was there, or remove the folders of "
-                    "such runs to train them again"
-                )
-            directory.tidy()
+    directories = {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in expansion.runs().items()}
+    records = {key: directory.record() for key, directory in directories.items()}
+    if changes := identity.changes((run, records[key]) for key, run in expansion.runs().items()):
+        raise ValueError(
+            f"{expansion.name}: its runs were trained on other data than are here: {'; '.join(changes)}; put back what was "
+            f"there, or remove the folders of these runs, in {next(iter(directories.values())).path.parent}, to train them again"
+        )
+    for (arm, seed), run in expansion.runs().items():
+        if records[arm, seed]:
+            directories[arm, seed].tidy()
         else:
             missing[run.run_id] = _of_study(run, expansion.name, arm)
     launcher = None

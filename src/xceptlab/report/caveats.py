@@ -1,6 +1,5 @@
 """What stands between a study's verdicts and believing them: unequal budgets, few test images, whatever a reviewer would ask."""
 
-import functools
 import math
 import statistics
 from collections.abc import Mapping
@@ -222,11 +221,8 @@ def _of_records(expansion: Expansion, records: Records) -> list[str]:
             warnings.append(f"{what}: {', '.join(sorted(map(str, values)))}.")
     if any(record.git.get("dirty") for record in done):
         warnings.append("Some runs were made by code with uncommitted changes.")
-    look = functools.cache(identity.files)  # the runs share their data
-    changes = {
-        identity.changed(run.data, record, look): None for key, run in expansion.runs().items() if (record := records[key])
-    }
-    warnings += [f"The data here are not those that the runs were trained on: {change}." for change in changes if change]
+    changes = identity.changes((run, records[key]) for key, run in expansion.runs().items())
+    warnings += [f"The data here are not those that the runs were trained on: {change}." for change in changes]
     match = next(iter(expansion.arms.values())).model.match
     if match != "none":
         spent = {arm: getattr(record, match) for (arm, _), record in records.items() if record}
