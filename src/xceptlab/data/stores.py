@@ -230,6 +230,8 @@ def read_table(file: Path) -> "pyarrow.Table":
     with reading(file, "damaged; remove it, and it is written again"):
         table = pyarrow.feather.read_table(pyarrow.memory_map(os.fsencode(file)))  # a name need not be UTF-8
         table.select(["part", "offset", "size", "label", "name"])  # refuses where one is missing
+        if not len(table):
+            raise ValueError("it has no rows")
         return table
 
 
