@@ -967,6 +967,41 @@ def test_members_of_tar_files_whose_names_are_not_utf8_are_read(tars):
     assert train.store.name(0) == rf"{file}: caf\xe90.JPEG"
 
 
+def flattened(tree):
+    for file in list((tree / "val").glob("*/*")):
+        file.rename(tree / "val" / file.name)
+    for folder in (tree / "val").iterdir():
+        if folder.is_dir():
+            folder.rmdir()
+
+
+def test_a_flat_validation_folder_has_its_labels_from_the_development_kit(tree, tars):
+    _, wanted = load(tree)
+    pixels, fingerprint, originals = everything(wanted), wanted.fingerprint(), names_and_sizes(wanted.store)
+    flattened(tree)
+    shutil.copy(tars / "ILSVRC2012_devkit_t12.tar.gz", tree)
+    _, test = load(tree)
+    assert test.labels.tolist() == wanted.labels.tolist()
+    assert torch.equal(everything(test), pixels)
+    assert (test.fingerprint(), names_and_sizes(test.store)) == (fingerprint, originals)
+    assert test.store.name(0) == str(tree / "val" / "ILSVRC2012_val_00000000.JPEG")
+    assert test.store.left_alone_in_short() == ""
+
+
+def test_a_flat_validation_folder_says_what_it_needs(tree, tars):
+    flattened(tree)
+    with pytest.raises(ValueError, match=rf"in no class's folder; .* ILSVRC2012_devkit_t12\.tar\.gz, which .*, in {tree}$"):
+        load(tree)
+    shutil.copy(tars / "ILSVRC2012_devkit_t12.tar.gz", tree)
+    (tree / "val" / "ILSVRC2012_val_00000004.JPEG").rename(tree / "kept")
+    with pytest.raises(ValueError, match=r"val: holds 8 photographs; there are labels of 9"):
+        load(tree)
+    (tree / "kept").rename(tree / "val" / "ILSVRC2012_val_00000004.JPEG")
+    (tree / "train" / "n02").rename(tree / "train" / "n04")
+    with pytest.raises(ValueError, match=r"train: its folders are not the 3 classes of ILSVRC2012_devkit_t12\.tar\.gz"):
+        load(tree)
+
+
 def names_and_sizes(store):
     return [f"{name} {size}" for name, size in store.files_and_sizes()]
 

@@ -64,12 +64,13 @@ def name(request):
     "images",
     [
         pyarrow.array(IMAGES, pyarrow.large_binary()),
+        pyarrow.array(IMAGES, pyarrow.binary_view()),
         [{"bytes": image, "path": "x.png"} for image in IMAGES],
         pyarrow.array([{"bytes": image} for image in IMAGES], pyarrow.struct([("bytes", pyarrow.large_binary())])),
         [{"bytes": image, "path": None, "caption": "a picture"} for image in IMAGES],
         pyarrow.array([{"bytes": image, "path": b"caf\xe9.png"} for image in IMAGES]),
     ],
-    ids=["large_binary", "hub", "bytes alone", "more fields", "path of bytes"],
+    ids=["large_binary", "binary_view", "hub", "bytes alone", "more fields", "path of bytes"],
 )
 @pytest.mark.parametrize("kind", [pyarrow.int8(), pyarrow.uint8(), pyarrow.int32(), pyarrow.uint64()], ids=str)
 def test_columns_of_bytes_and_of_whole_numbers_of_any_width_are_read_alike(root, name, images, kind):

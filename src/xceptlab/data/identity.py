@@ -176,7 +176,9 @@ def _photographs_classes(layout: imagenet.Layout) -> tuple[str, ...]:
 def _photographs_files(layout: imagenet.Layout) -> Iterator[tuple[bytes, int]]:
     """Names, relative to the data set's folder, and sizes."""
     if layout.kind == "tree":
-        places = [f"{part}/{name}" for part in layout.parts for name in folders(layout.root / part)]
+        places = []
+        for part in layout.parts:
+            places += [f"{part}/{name}" for name in folders(layout.root / part)] or [part]  # ImageNet's flat val
         with ThreadPoolExecutor(_READERS) as threads:
             for found in threads.map(functools.partial(_class_folder, layout.root), places):
                 yield from found

@@ -1,6 +1,7 @@
 """ImageNet, and photographs of one's own (``data.name: folder``), in whichever layout is found in ``data.root``:
 
-- the ImageFolder tree ``train/<class>/*`` and ``val/<class>/*``;
+- the ImageFolder tree ``train/<class>/*`` and ``val/<class>/*``; of ImageNet ``val/*``, too, as it is given out, with
+  ``ILSVRC2012_devkit_t12.tar.gz`` beside it;
 - the hub's parquet shards ``train-*.parquet`` and ``validation-*.parquet``, in the folder or one below;
 - of ImageNet the original ``ILSVRC2012_img_train.tar`` and ``ILSVRC2012_img_val.tar`` with ``ILSVRC2012_devkit_t12.tar.gz``, read
   in place;
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from xceptlab.data.sources import Unsound, folder, locked, missing, printable, reading
-from xceptlab.data.stores import SUFFIXES, Archive, Shards, Store, Tree, folders, read_table, shards, write_table
+from xceptlab.data.stores import SUFFIXES, Archive, Shards, Store, Tree, folders, photographs_in, read_table, shards, write_table
 from xceptlab.schema import DataConfig
 
 if TYPE_CHECKING:
@@ -166,8 +167,30 @@ def _faults(stores: Mapping[str, Store], root: Path, config: DataConfig) -> Iter
 
 
 def _trees(layout: Layout) -> dict[str, Store]:
-    classes = tuple(folders(layout.root / "train"))
-    return {part: Tree.of(layout.root / part, classes) for part in layout.parts}
+    root = layout.root
+    classes = tuple(folders(root / "train"))
+    stores: dict[str, Store] = {}
+    for part in layout.parts:
+        flat = part == "val" and photographs_in(root / part) and not folders(root / part)
+        stores[part] = _flat_val(root, classes) if flat else Tree.of(root / part, classes)
+    return stores
+
+
+def _flat_val(root: Path, classes: tuple[str, ...]) -> Tree:
+    """ImageNet's validation photographs as they are given out, in one folder without classes; the development kit has the labels.
+
+    Raises:
+        ValueError: It is not there, or is of other classes than those of train.
+    """
+    if not (root / _KIT).is_file():
+        raise ValueError(
+            f"{root / 'val'}: its photographs lie in no class's folder; they must be in val/<class>/, "
+            f"or, for ImageNet's, {_KIT}, which has their labels, in {root}"
+        )
+    wnids, labels = _val_labels(root)
+    if classes != wnids:
+        raise ValueError(f"{root / 'train'}: its folders are not the {len(wnids)} classes of {_KIT}, whose labels val needs")
+    return Tree.of_flat(root / "val", classes, labels)
 
 
 def _shards(layout: Layout) -> dict[str, Store]:
@@ -238,7 +261,7 @@ def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> dict[str, Any]:
 
 
 def _val_members(file: Path, root: Path) -> Iterator[list[dict[str, Any]]]:
-    labels = _val_labels(root)
+    _, labels = _val_labels(root)
     with _opened(file, file) as tar:
         photographs = sorted(_files(tar, file), key=lambda member: member.name)
     if len(photographs) != len(labels):
@@ -272,8 +295,8 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
     return [member for member in members if member.isfile()]
 
 
-def _val_labels(root: Path) -> list[int]:
-    """Labels of the validation photographs in the order of their names, from the development kit."""
+def _val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
+    """The classes, and the labels of the validation photographs in the order of their names, from the development kit."""
     import io
 
     from scipy.io import loadmat
@@ -288,4 +311,4 @@ def _val_labels(root: Path) -> list[int]:
             truth = files["ILSVRC2012_validation_ground_truth.txt"].read().split()  # type: ignore[union-attr]
         leaves = [(str(s["WNID"]), int(s["ILSVRC2012_ID"])) for s in synsets if int(s["num_children"]) == 0]
         label = {number: place for place, (_, number) in enumerate(sorted(leaves))}
-        return [label[int(number)] for number in truth]
+        return tuple(wnid for wnid, _ in sorted(leaves)), [label[int(number)] for number in truth]

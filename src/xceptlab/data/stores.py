@@ -56,6 +56,8 @@ class Tree(Store):
     labels: Indices
     files: "pyarrow.Array"
     """(n,), names as bytes: they need not be UTF-8."""
+    flat: bool = False
+    """The photographs lie in the folder itself."""
     others: dict[str, list[str]] = field(default_factory=dict)
     """By class, what lies in its folder and is no photograph by its suffix; under "" the photographs that lie in no class."""
 
@@ -65,14 +67,31 @@ class Tree(Store):
         import pyarrow
 
         found = [pyarrow.array([], pyarrow.binary())]
-        others = {"": [name for name in _entries(folder) if _is_photograph(name)]}
+        others = {"": photographs_in(folder)}
         for name in classes:
             entries = _entries(folder / name)
             photographs = [os.fsencode(entry) for entry in entries if _is_photograph(entry)]
             found.append(pyarrow.array(photographs, pyarrow.binary()))
             others[name] = [entry for entry in entries if not _is_photograph(entry)]
         labels = np.repeat(np.arange(len(classes)), [len(names) for names in found[1:]])
-        return cls(folder, classes, labels, pyarrow.concat_arrays(found), {name: some for name, some in others.items() if some})
+        others = {name: entries for name, entries in others.items() if entries}
+        return cls(folder, classes, labels, pyarrow.concat_arrays(found), others=others)
+
+    @classmethod
+    def of_flat(cls, folder: Path, classes: tuple[str, ...], labels: list[int]) -> "Tree":
+        """The photographs in a folder itself, whose labels are given in the order of their names; numbered as in a tree.
+
+        Raises:
+            ValueError: There are not as many photographs as labels.
+        """
+        import pyarrow
+
+        names = photographs_in(folder)
+        if len(names) != len(labels):
+            raise ValueError(f"{printable(str(folder))}: holds {len(names)} photographs; there are labels of {len(labels)}")
+        order = np.argsort(labels, kind="stable")
+        files = pyarrow.array([os.fsencode(names[i]) for i in order], pyarrow.binary())
+        return cls(folder, classes, np.array(labels)[order], files, flat=True)
 
     def left_alone(self) -> Iterator[str]:
         """A line for each folder with entries that are left alone, and why."""
@@ -117,7 +136,8 @@ class Tree(Store):
         return printable(self._path(i))
 
     def _path(self, i: int) -> str:
-        return os.path.join(self.folder, self.classes[self.labels[i]], os.fsdecode(self.files[int(i)].as_py()))
+        between = "" if self.flat else self.classes[self.labels[i]]
+        return os.path.join(self.folder, between, os.fsdecode(self.files[int(i)].as_py()))
 
     def files_and_sizes(self) -> Iterator[tuple[str, int]]:
         for i, file in enumerate(self.files):
@@ -129,6 +149,11 @@ def left_alone(stores: Iterable[Store]) -> Iterator[str]:
     for store in stores:
         if isinstance(store, Tree) and (line := store.left_alone_in_short()):
             yield line
+
+
+def photographs_in(folder: Path) -> list[str]:
+    """The names of the photographs that lie in a folder itself, sorted."""
+    return [name for name in _entries(folder) if _is_photograph(name)]
 
 
 def _entries(folder: Path) -> list[str]:
@@ -205,6 +230,8 @@ def read_table(file: Path) -> "pyarrow.Table":
     with reading(file, "damaged; remove it, and it is written again"):
         table = pyarrow.feather.read_table(pyarrow.memory_map(os.fsencode(file)))  # a name need not be UTF-8
         table.select(["part", "offset", "size", "label", "name"])  # refuses where one is missing
+        if not len(table):
+            raise ValueError("it has no rows")
         return table
 
 

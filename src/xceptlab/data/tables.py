@@ -141,7 +141,7 @@ def _check_images(table: ImageTable) -> None:
     if pyarrow.types.is_struct(found):
         position = found.get_field_index("bytes")
         content = found.field(position).type if position >= 0 else None
-    if content is None or not (pyarrow.types.is_binary(content) or pyarrow.types.is_large_binary(content)):
+    if str(content) not in ("binary", "large_binary", "binary_view"):
         raise ValueError(
             f"{table.file}: the column {table.image_column} is of {str(found)[:80]}; it must be of the bytes of encoded images "
             "(binary, or a struct of bytes and path), not of paths, URLs or pixels"
