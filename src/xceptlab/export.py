@@ -83,6 +83,7 @@ def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
         raise ValueError(f"{output}: timm's legacy_xception would compute something else, since this one has {told}{anyway}")
 
 
+@torch.no_grad()
 def _program(network: nn.Module, images: Tensor) -> bytes:
     buffer = io.BytesIO()
     with _quiet():
@@ -90,6 +91,7 @@ def _program(network: nn.Module, images: Tensor) -> bytes:
     return buffer.getvalue()
 
 
+@torch.no_grad()
 def _onnx(network: nn.Module, images: Tensor) -> bytes:
     with _quiet():
         program = torch.onnx.export(

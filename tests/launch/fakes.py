@@ -54,6 +54,9 @@ def record(argv: list[str]) -> int:
     if config.seed == 6:  # hangs, and ignores being asked to stop
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
+    if config.seed >= 100:  # dies of the signal 100 less, always
+        os.kill(os.getpid(), config.seed - 100)
+        time.sleep(600)
     if config.seed % 10 == 7:  # hangs
         time.sleep(600)
     if config.seed == 10:  # crashes, after coming further than before up to its third epoch

@@ -13,6 +13,8 @@ from conftest import ROOT, TINY
 from launch import fakes
 from launch.fakes import calls, finish
 from xceptlab.launch import local
+from xceptlab.launch.launcher import crash
+from xceptlab.launch.study import _last_line
 from xceptlab.loading import load_run
 from xceptlab.records import RunDirectory
 
@@ -58,6 +60,24 @@ def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, lau
     why = {seed: RunDirectory.of(str(tmp_path), config.run_id).failure() for seed, config in runs.items()}
     assert why[1] == "RuntimeError: it crashed"
     assert {seed for seed, reason in why.items() if reason} == {1, 3, 4}
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL"])
+def test_a_native_crash_is_reported_as_one_and_what_to_try(run, launcher, name):
+    one = launcher()
+    crashes = run(100 + signal.Signals[name])
+    one.start([crashes])
+    assert finish(one)[crashes.run_id] == "failed"
+    told = _last_line(crashes)
+    assert told.startswith(f"ended by {name}")
+    assert ("in record (" in told) == (name != "SIGKILL")  # where it was; nothing can tell that for SIGKILL
+    assert ("out of memory, perhaps" in told) == (name == "SIGKILL")
+    assert "(see " in told
+
+
+@pytest.mark.parametrize("code", [-1, -1000, 0, 1, 2, 75, 130, 143, -15])
+def test_what_is_no_native_crash_is_not_called_one(code, tmp_path):
+    assert crash(code, tmp_path / "log.txt") == ""
 
 
 def test_a_crash_counts_only_where_a_run_came_no_further(run, launcher, tmp_path):
@@ -153,6 +173,8 @@ from conftest import ROOT
 from launch import fakes
 from launch.fakes import calls, finish
 from xceptlab.launch import local
+from xceptlab.launch.launcher import crash
+from xceptlab.launch.study import _last_line
 from xceptlab.loading import load_run
 if __name__ == "__main__":
     one = local.Local(fakes.record, 1)

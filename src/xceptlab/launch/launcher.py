@@ -4,8 +4,10 @@ A launcher starts runs, tells their state and stops them. The ledger is the runs
 exists, whoever trained it and whatever a process said when it ended; a run that another process trains is left to that one.
 """
 
+import faulthandler
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +37,20 @@ ATTEMPTS = 2
 """Crashes after which a run has failed that came no further in between."""
 LOST, LOSSES = -1000, 5
 """Code of a run whose machine was lost, and how often that may happen before it counts as the run's fault."""
+
+MEMORY = "out of memory, perhaps: try fewer runs at a time (--jobs), a smaller train.batch_size or more memory"
+NATIVE = (
+    "a library crashed, not Python code: try another device (runtime.accelerator), train.threads 1 or another version of torch"
+)
+CRASHES = {
+    signal.SIGKILL: MEMORY,
+    signal.SIGBUS: "no room in /dev/shm or on the disk, perhaps: runtime.workers 0 needs no shared memory",
+    signal.SIGILL: "a library was built for another CPU, perhaps: install torch anew on this machine",
+    signal.SIGSEGV: NATIVE,
+    signal.SIGABRT: NATIVE,
+    signal.SIGFPE: NATIVE,
+}
+"""Signals by which a process ends that nobody has asked to, with what to try."""
 
 
 @dataclass
@@ -122,7 +138,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
-        """Of the started runs those that have ended, by id; negative where no code is known."""
+        """Of the started runs those that have ended, by id: -signal where one ended it, -1 where no code is known."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -152,11 +168,30 @@ class Launcher(ABC):
         elif code == INTERRUPTED:  # or another process trains it
             job.not_before = time.monotonic() + 1
         else:
+            if told := crash(code, job.log):
+                with open(job.log, "a") as log:
+                    log.write(f"xceptlab: {told}\n")
             before, job.reached = job.reached, Follower(job.directory).progress(job.config.train.epochs).epoch
             job.crashes = 1 if job.reached > before else job.crashes + 1
             if code == BAD_INPUT or job.crashes >= (LOSSES if code == LOST else ATTEMPTS):
                 job.state = "failed"
                 job.directory.fail(job.reason)
+
+
+def crash(code: int, log: Path) -> str:
+    """What to say of a process that a signal has ended, the exit code being -signal, or 128 + signal as in a shell; else nothing.
+
+    Where it was is the last line of Python, if ``faulthandler`` has left that in the log: it cannot for SIGKILL.
+    """
+    number = -code if code < 0 else code - 128
+    if number not in set(CRASHES):
+        return ""
+    name = signal.Signals(number)
+    text = log.read_text(errors="replace") if log.exists() and name != signal.SIGKILL else ""
+    trace = text.rpartition("Fatal Python error: ")[2].partition("Current thread")[2]
+    lines = re.findall(r'^  File "(.*)", line (\d+) in (\S+)', trace, re.M)
+    where = f" in {lines[0][2]} ({lines[0][0]}, line {lines[0][1]})" if lines else ""
+    return f"ended by {name.name}{where}; {CRASHES[name]}"
 
 
 def check_one_node(config: RunConfig) -> None:
@@ -178,10 +213,11 @@ def check_gpus(config: RunConfig) -> None:
 
 
 def print_to(log: Path) -> None:
-    """Let this process append to ``log`` all that it prints."""
+    """Let this process append to ``log`` all that it prints, and the lines of Python at which a native crash ends it."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    faulthandler.enable(2)
 
 
 def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
@@ -195,7 +231,7 @@ def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
     forget()  # in an allocation, or in another launcher's task, a run would wait for processes that nobody starts
     if not fresh:
         return main(argv)
-    environment = os.environ | {PARENT: str(os.getpid())}
+    environment = os.environ | {PARENT: str(os.getpid()), "PYTHONFAULTHANDLER": "1"}
     process = subprocess.Popen([sys.executable, "-m", "xceptlab", *argv], stdin=subprocess.DEVNULL, env=environment)
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -205,4 +241,5 @@ def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
         signal.signal(number, forward)
     while True:  # Ray's request to stop is a SIGINT that Python only simulates: it wakes nobody who waits
         with suppress(subprocess.TimeoutExpired):
-            return process.wait(0.5)
+            code = process.wait(0.5)
+            return code if code >= 0 else 128 - code  # an exit code cannot be negative

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xceptlab.models.conv import Conv2d
 from xceptlab.models.separable import batch_norm, convolution
 from xceptlab.schema import ModelConfig
 
@@ -68,7 +69,7 @@ class Block(nn.Module):
         self.skip: nn.Module | None = None
         if stride == 2 and config.residual in ("all", "projection_only"):
             self.skip = nn.Sequential()
-            self.skip.add_module("conv", nn.Conv2d(inputs, widths[-1], 1, stride=2, bias=False))
+            self.skip.add_module("conv", Conv2d(inputs, widths[-1], 1, stride=2, bias=False))
             self.skip.add_module("norm", batch_norm(config, widths[-1]))
         elif stride == 1 and config.residual in ("all", "identity_only"):
             self.skip = nn.Identity()
