@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import io
 import math
 import os
@@ -1181,6 +1182,19 @@ def test_a_damaged_tar_file_is_read_or_refused_in_one_line(tars, name, seed):
     except ValueError as error:
         kinds.append((type(error), "\n" in str(error)))
     assert kinds in ([], [(ValueError, False)], [(sources.Unsound, False)])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_development_kit_is_not_parsed_before_its_checksum_is_right(tars, seed):
+    """Damaged .mat files make SciPy crash; what is damaged here is what the kit holds, under the checksum of the sound one."""
+    kit = tars / "ILSVRC2012_devkit_t12.tar.gz"
+    sound = kit.read_bytes()
+    whole = bytearray(gzip.decompress(sound))
+    place = whole.index(b"MATLAB 5.0") + 128
+    whole[place : place + 200] = damaged(bytes(whole[place : place + 200]), seed).ljust(200, b"\0")[:200]
+    kit.write_bytes(gzip.compress(bytes(whole))[:-8] + sound[-8:])
+    with pytest.raises(ValueError, match=r"not the development kit of ILSVRC 2012 \(CRC check failed"):
+        load(tars)
 
 
 def damaged(data, seed):

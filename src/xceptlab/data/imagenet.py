@@ -297,6 +297,7 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
 
 def _val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
     """The classes, and the labels of the validation photographs in the order of their names, from the development kit."""
+    import gzip
     import io
 
     from scipy.io import loadmat
@@ -305,7 +306,8 @@ def _val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
     if not kit.is_file():
         raise ValueError(f"{root}: {_KIT} is missing, which has the labels of {_VAL}")
     with reading(kit, "not the development kit of ILSVRC 2012"):
-        with tarfile.open(kit, "r:gz") as tar:
+        whole = gzip.decompress(kit.read_bytes())  # verifies the checksum: SciPy crashes on a damaged .mat file
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as tar:
             files = {Path(member.name).name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
             synsets = loadmat(io.BytesIO(files["meta.mat"].read()), squeeze_me=True)["synsets"]  # type: ignore[union-attr]
             truth = files["ILSVRC2012_validation_ground_truth.txt"].read().split()  # type: ignore[union-attr]
