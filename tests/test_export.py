@@ -175,7 +175,7 @@ def test_onnx_computes_the_same_for_any_batch(onnx_file):
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_onnx_that_computes_something_else_is_not_kept(onnx_file, tmp_path, monkeypatch, wrong):
     right = xceptlab.export._onnxruntime
-    monkeypatch.setattr(xceptlab.export, "_onnx", lambda network, images: onnx_file[0].read_bytes())
+    monkeypatch.setattr(xceptlab.export, "_onnx", lambda network, images, told: onnx_file[0].read_bytes())
     monkeypatch.setattr(xceptlab.export, "_onnxruntime", lambda data, images: right(data, images) * (1 + wrong) + wrong)
     file, config, _ = weights(tmp_path, *SMALL)
     with pytest.raises(ValueError, match=r"onnxruntime's logits differ by .* \(allowed: 0.0001\)"):
