@@ -1,10 +1,14 @@
 """Networks for other tools compute what ours computes, and foreign weights are evaluated as our own."""
 
+import json
+import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 import made
 import xceptlab.export
@@ -205,7 +209,7 @@ def test_onnx_computes_the_same_for_any_batch(onnx_file):
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_onnx_that_computes_something_else_is_not_kept(onnx_file, tmp_path, monkeypatch, wrong):
     right = xceptlab.export._onnxruntime
-    monkeypatch.setattr(xceptlab.export, "_onnx", lambda network, images: onnx_file[0].read_bytes())
+    monkeypatch.setattr(xceptlab.export, "_onnx", lambda network, images, told: onnx_file[0].read_bytes())
     monkeypatch.setattr(xceptlab.export, "_onnxruntime", lambda data, images: right(data, images) * (1 + wrong) + wrong)
     file, config, _ = weights(tmp_path, *SMALL)
     with pytest.raises(ValueError, match=r"onnxruntime's logits differ by .* \(allowed: 0.0001\)"):
@@ -245,3 +249,43 @@ def test_timms_own_models_are_exported_and_say_which_images_are_too_small(tmp_pa
     safetensors.torch.save_file(build(config.model, 2).state_dict(), file)
     with pytest.raises(ValueError, match=r"data.size: 8 does not fit this network \(.*\); the smallest that does is 75"):
         export(config, file, tmp_path / "y.pt2")
+
+
+# ---- what the files say -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2", "safetensors"])
+def test_the_documented_code_uses_an_exported_file_and_finds_what_it_needs_in_it(tmp_path, monkeypatch, suffix):
+    for name in xceptlab.export.ONNX if suffix == "onnx" else ():
+        pytest.importorskip(name)
+    variant = [*TWO, *AS_TIMM] if suffix == "safetensors" else SMALL
+    file, config, network = weights(tmp_path, *variant)
+    export(config, file, tmp_path / f"network.{suffix}")
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.S)
+    (example,) = [code for code in examples if f'"network.{suffix}"' in code]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
+    found = {"pixels": pixels}
+    monkeypatch.chdir(tmp_path)
+    exec(example, found)
+    images = (torch.tensor(pixels).float() / 127.5 - 1).permute(0, 3, 1, 2)
+    assert (torch.as_tensor(found["logits"]) - network(images)).abs().max() < 1e-4 * network(images).std()
+    told = {key: value.decode() if isinstance(value, bytes) else value for key, value in found["told"].items()}
+    assert (told["size"], "RGB, x / 127.5 - 1" in told["images"]) == ("96", True)
+    assert json.loads(told["model"])["width"] == config.model.width
+
+
+def test_a_run_is_loaded_by_its_configuration_whatever_its_network(tmp_path, tiny):
+    config = tiny("--model.residual=none")
+    run = tmp_path / "run"
+    run.mkdir()
+    network = Xception(config.model, 10, seed=3)
+    safetensors.torch.save_file(network.state_dict(), run / "model.safetensors")
+    with pytest.raises(ValueError, match=r"does not fit .*config.yaml is not beside it: give the fields of its model"):
+        pretrained.load(run)
+    (run / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    x = torch.randn(2, 3, 8, 8)
+    for where in (run, run / "model.safetensors", str(run)):
+        assert torch.equal(pretrained.load(where)(x), network.eval()(x))
+    assert pretrained.load(run, bn_eps=0.1).entry.stem.norm1.eps == 0.1
+    with pytest.raises(ValueError, match="does not fit"):
+        pretrained.load(run, width=0.25)

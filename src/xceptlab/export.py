@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,9 +14,10 @@ import torch
 from lightning_utilities.core.imports import RequirementCache
 from torch import Tensor, nn
 
+import xceptlab
 from xceptlab.models.cost import cost
 from xceptlab.models.pretrained import CONSTANTS, restore, to_timm
-from xceptlab.records import write_atomically
+from xceptlab.records import RunDirectory, write_atomically
 from xceptlab.schema import ModelConfig, RunConfig
 
 TOLERANCE = 1e-4
@@ -23,6 +25,9 @@ TOLERANCE = 1e-4
 
 BATCH = ({0: torch.export.Dim("batch")},)
 """The dimension of the images that is free."""
+
+PHOTOGRAPHS = ("imagenet", "folder")
+"""Data sets whose images are cropped before they are evaluated; those of others have the size already."""
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
@@ -40,24 +45,52 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     if output.suffix == ".onnx" and (absent := [name for name in ONNX if not RequirementCache(name)]):
         raise ValueError(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
     network, model = restore(config.model, config.data.classes, weights)
+    told = metadata(config, model, weights)
     if output.suffix == ".safetensors":
         _refuse_what_timm_lacks(model, output)
         state = {name: value.contiguous() for name, value in to_timm(network.state_dict()).items()}
-        write_atomically(output, safetensors.torch.save(state, {"format": "pt"}))
+        write_atomically(output, safetensors.torch.save(state, {"format": "pt"} | told))
         return f"{output}: timm's legacy_xception, {len(state)} tensors"
     side = config.data.size
     cost(model, config.data.classes, side)  # refuses a size that the network does not take
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     logits = _outputs(network.eval(), images)
     if output.suffix == ".pt2":
-        write_atomically(output, _program(network, images))
+        write_atomically(output, _program(network, images, told))
         return f"{output}: torch.export's program, images (batch, 3, {side}, {side})"
-    data = _onnx(network, images)
+    data = _onnx(network, images, told)
     difference = ((_onnxruntime(data, images) - logits).abs().max() / logits.std()).item()
     if not difference < TOLERANCE:
         raise ValueError(f"{output}: not written: onnxruntime's logits differ by {difference:.2g} sd (allowed: {TOLERANCE:g})")
     write_atomically(output, data)
     return f"{output}: ONNX, images (batch, 3, {side}, {side}); onnxruntime's logits differ by {difference:.2g} sd"
+
+
+def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict[str, str]:
+    """What is needed to use the network, as every format keeps it: text by key. docs/export.md explains the keys.
+
+    Args:
+        config: What the network is exported with.
+        model: The network, with the constants of the weights' source.
+        weights: Where they come from; the record of a run tells more.
+    """
+    record = next((found for folder in Path(weights).parents[:2] if (found := RunDirectory(folder).record())), None)
+    side = config.data.size
+    told = {
+        "xceptlab": xceptlab.__version__,
+        "images": f"(batch, 3, {side}, {side}), RGB, x / 127.5 - 1 of pixels from 0 to 255",
+        "size": str(side),
+        "range": "[-1, 1]",
+        "channels": "RGB",
+        "central_crop": f"{config.data.eval_crop:g}" if config.data.name in PHOTOGRAPHS else "1",
+        "classes": str(config.data.classes),
+        "model": json.dumps(dataclasses.asdict(model)),
+    }
+    if record:
+        told["run_id"] = record.run_id
+    if names := getattr(record, "classes", None):
+        told["class_names"] = json.dumps(names)
+    return told
 
 
 @torch.no_grad()
@@ -84,15 +117,15 @@ def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
 
 
 @torch.no_grad()
-def _program(network: nn.Module, images: Tensor) -> bytes:
+def _program(network: nn.Module, images: Tensor, told: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
     with _quiet():
-        torch.export.save(torch.export.export(network, (images,), dynamic_shapes=BATCH), buffer)
+        torch.export.save(torch.export.export(network, (images,), dynamic_shapes=BATCH), buffer, extra_files=dict(told))
     return buffer.getvalue()
 
 
 @torch.no_grad()
-def _onnx(network: nn.Module, images: Tensor) -> bytes:
+def _onnx(network: nn.Module, images: Tensor, told: dict[str, str]) -> bytes:
     with _quiet():
         program = torch.onnx.export(
             network,
@@ -104,7 +137,10 @@ def _onnx(network: nn.Module, images: Tensor) -> bytes:
             output_names=["logits"],
         )
     assert program is not None
-    return program.model_proto.SerializeToString()
+    model = program.model_proto
+    for key, value in told.items():
+        model.metadata_props.add(key=key, value=value)
+    return model.SerializeToString()
 
 
 def _onnxruntime(data: bytes, images: Tensor) -> Tensor:

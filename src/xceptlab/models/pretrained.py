@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xceptlab.loading import load_run
 from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
@@ -46,7 +47,8 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
 
     Args:
         path_or_name: A Keras ``.weights.h5``, ``.h5`` or ``.keras`` file of Xception, with or without top; a checkpoint of timm's
-            ``legacy_xception`` or one of ours (``.safetensors``, ``.pth``); or the name of a timm model, which timm downloads.
+            ``legacy_xception`` or one of ours (``.safetensors``, ``.pth``); a run's folder, for its weights; or the name of a
+            timm model, which timm downloads. The network of one of ours is what the run's config.yaml beside it says.
         overrides: Fields of ``ModelConfig`` that differ from the source's, and ``classes`` for a file without top (default 1000).
 
     Raises:
@@ -55,16 +57,34 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     classes = overrides.pop("classes", None)
     if unknown := set(overrides) - {f.name for f in dataclasses.fields(ModelConfig)}:
         raise ValueError(f"{min(unknown)}: there is no such field of model")
+    if Path(path_or_name).is_dir():
+        path_or_name = Path(path_or_name) / "model.safetensors"
     source, state = read(path_or_name)
-    config = ModelConfig(**CONSTANTS[source] | overrides)
+    beside = _beside(Path(path_or_name)) if source == "xceptlab" else None
+    config = dataclasses.replace(beside or ModelConfig(), **CONSTANTS[source] | overrides)
     announce(path_or_name, source, config)
+    if config.timm:
+        raise ValueError(f"{path_or_name}: weights of timm's {config.timm}, which timm.create_model(checkpoint_path=...) loads")
     head = [value for name, value in state.items() if name.startswith("classifier.")]
     network = Xception(config, classes or (len(head[0]) if head else 1000))
     if not head:
         print(f"{path_or_name}: has no top, so the classifier is random", file=sys.stderr)
         state = {**state, **{f"classifier.{name}": value for name, value in network.classifier.state_dict().items()}}
-    fit(network, state, str(path_or_name))
+    try:
+        fit(network, state, str(path_or_name))
+    except ValueError as error:
+        alone = source == "xceptlab" and not beside
+        hint = "; the run's config.yaml is not beside it: give the fields of its model, such as width=0.125" if alone else ""
+        raise ValueError(f"{error}{hint}") from None
     return network.eval()
+
+
+def _beside(file: Path) -> ModelConfig | None:
+    """The network of a run's weights or checkpoint, by the run's configuration; None where that is not at hand."""
+    for folder in file.parents[:2]:
+        if (folder / "config.yaml").exists():
+            return load_run(["-c", str(folder / "config.yaml")]).model
+    return None
 
 
 def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.Module, ModelConfig]:
