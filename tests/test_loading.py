@@ -212,6 +212,27 @@ def test_aliases_and_nesting_without_end_are_refused_at_once(file, text, words):
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize(
+    "value", ["!!int ", "!!bool maybe", "!!float x", "!!timestamp 1", "! 1", "!!set {a}", "!!str 1", "!mine 1"]
+)
+def test_tags_are_refused_since_a_value_shows_what_it_is(file, value):
+    for text in (f"train: {{epochs: {value}}}", f"{value}: 1" if value[-1] != " " else f"seed: {value}"):
+        path = file(f"# a comment\n{text}")
+        assert f"{path}: line 2: a value has no tag here, such as !" in refusal("-c", path)
+    for key in ("train.epochs", "model.timm"):
+        assert f"{key}: a value has no tag here" in refusal(f"--{key}={value}")
+
+
+@pytest.mark.parametrize("key", ["train.lr", "train.epochs", "seed"])
+@pytest.mark.parametrize("digits", [101, 400, 5000])
+def test_a_number_of_very_many_digits_is_refused(file, key, digits):
+    section, _, name = key.rpartition(".")
+    line = f"{name}: {digits * '9'}"
+    path = file(f"{section}: {{{line}}}" if section else line)
+    assert refusal("-c", path) == f"{path}: line 1: a number of {digits} digits is too large"
+    assert refusal(f"--{key}={digits * '9'}") == f"{key}: a number of {digits} digits is too large"
+
+
 def test_an_alias_in_its_place_is_fine(file):
     text = "model: {fc: &layers [64, 32]}\nlauncher: {options: []}\ndata: &d {name: digits, crop: none}\ntrain: {epochs: 3}"
     run = load_run(["-c", file(text)])

@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # jsonargparse takes a quarter of a second, which --help and 
 
 T = TypeVar("T", bound=Section)
 
+MOST_DIGITS = 100
+"""Beyond some 300 a whole number cannot become a decimal one."""
 MOST_VALUES = 10_000
 """So many a file may hold; no study comes near."""
 
@@ -49,7 +51,7 @@ def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
     for key, value in given:
         if key == "config" and value:
             read(value)
-        elif value and known.get(key, str) is not str:
+        elif value and (known.get(key, str) is not str or value.lstrip().startswith("!")):  # text is taken as it is, but for tags
             _check_override(key, value)
     try:
         config = _attempt(given, command)
@@ -105,7 +107,7 @@ def read(file: str) -> dict[Any, Any]:
 
     try:
         text = Path(os.path.expanduser(file)).read_text("utf-8")
-        _refuse_traps(yaml.compose(text, yaml.SafeLoader))
+        _refuse_traps(text)
         values = get_loader("yaml")(text)
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
@@ -125,7 +127,7 @@ def _check_override(key: str, value: str) -> None:
     import yaml
 
     try:
-        _refuse_traps(yaml.compose(value, yaml.SafeLoader))
+        _refuse_traps(value)
     except ValueError as error:
         raise ValueError(f"{key}: {str(error).removeprefix('line 1: ')}") from None
     except RecursionError:
@@ -134,12 +136,25 @@ def _check_override(key: str, value: str) -> None:
         pass
 
 
-def _refuse_traps(root: Any) -> None:
+def _refuse_traps(text: str) -> None:
     """Refuse what YAML allows and nobody means: see the messages.
 
     Of two equal keys the last would win, so that an arm could vanish without a word; a few lines of nested aliases may stand for
     more values than memory holds; and 010 would be 8, and 12:30 would be 750.
+
+    Raises:
+        ValueError, RecursionError, yaml.YAMLError: It is refused, nested too deeply, or no YAML.
     """
+    import yaml
+
+    class Untagged(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.peek_event()
+            if tag := getattr(event, "tag", None):  # with one, PyYAML would stumble over what does not fit it
+                line = event.start_mark.line + 1
+                raise ValueError(f"line {line}: a value has no tag here, such as {tag.replace('tag:yaml.org,2002:', '!!')}")
+            return super().compose_node(parent, index)
+
     above: list[Any] = []
     count = 0
 
@@ -152,6 +167,8 @@ def _refuse_traps(root: Any) -> None:
         if count > MOST_VALUES:
             raise ValueError(f"{line}its aliases stand for more than {MOST_VALUES:,} values")
         if node.id == "scalar":
+            if node.tag.endswith(":int") and len(node.value) > MOST_DIGITS:
+                raise ValueError(f"{line}a number of {len(node.value)} digits is too large")
             if base := _unusual_base(node):
                 raise ValueError(f"{line}{node.value} would be read in base {base}; write a decimal number, or text in quotes")
             return
@@ -164,7 +181,7 @@ def _refuse_traps(root: Any) -> None:
             visit(child)
         above.pop()
 
-    if root:
+    if root := yaml.compose(text, Untagged):
         visit(root)
 
 

@@ -169,7 +169,7 @@ class Launcher(ABC):
             job.not_before = time.monotonic() + 1
         else:
             if told := crash(code, job.log):
-                with open(job.log, "a") as log:
+                with open(job.log, "a", encoding="utf-8") as log:
                     log.write(f"xceptlab: {told}\n")
             before, job.reached = job.reached, Follower(job.directory).progress(job.config.train.epochs).epoch
             job.crashes = 1 if job.reached > before else job.crashes + 1
@@ -187,7 +187,7 @@ def crash(code: int, log: Path) -> str:
     if number not in set(CRASHES):
         return ""
     name = signal.Signals(number)
-    text = log.read_text(errors="replace") if log.exists() and name != signal.SIGKILL else ""
+    text = log.read_text("utf-8", errors="replace") if log.exists() and name != signal.SIGKILL else ""
     trace = text.rpartition("Fatal Python error: ")[2].partition("Current thread")[2]
     lines = re.findall(r'^  File "(.*)", line (\d+) in (\S+)', trace, re.M)
     where = f" in {lines[0][2]} ({lines[0][0]}, line {lines[0][1]})" if lines else ""
