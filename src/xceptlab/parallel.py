@@ -27,7 +27,8 @@ class Processes(ClusterEnvironment):
     @property
     def main_address(self) -> str:
         """Where the first process is."""
-        if not self.creates_processes_externally:
+        one_node = self.world.starter == "srun" and os.environ["SLURM_STEP_NUM_NODES"] == "1"
+        if one_node or not self.creates_processes_externally:
             return "127.0.0.1"
         return os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
 

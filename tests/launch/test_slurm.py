@@ -2,8 +2,10 @@
 
 import fcntl
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -163,3 +165,21 @@ def test_a_run_on_two_nodes_that_is_preempted_comes_to_the_bits_of_two_processes
     undisturbed = RunDirectory.of(str(tmp_path / "undisturbed"), config.run_id)
     assert record.metrics == undisturbed.record().metrics
     assert (directory.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
+
+
+@slurm
+def test_tasks_of_one_srun_train_a_seed_each_or_one_run_together(tmp_path):
+    train = shlex.join([sys.executable, "-m", "xceptlab", "train", *TINY])
+    for arguments in (
+        f"--seed=$SLURM_PROCID --runtime.outputs={tmp_path}/each",
+        f"--runtime.devices=2 --runtime.outputs={tmp_path}/one",
+    ):
+        task = ["sh", "-c", f"exec {train} {arguments}"]
+        done = subprocess.run(["srun", "--ntasks=2", *task], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    for outputs, processes, runs in ((tmp_path / "each", 1, 2), (tmp_path / "one", 2, 1)):
+        folders = list(outputs.glob("runs/*"))
+        assert len(folders) == runs
+        for folder in folders:
+            assert RunDirectory(folder).record().world_size == processes
+            assert sum("train/loss" in line for line in RunDirectory(folder).log()) == 10
