@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench endurance clean
+.PHONY: help setup demo test lint bench endurance fuzz clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ bench: setup ## Measure the data pipelines against torchvision's; see also xcept
 SIZE ?= small
 endurance: setup ## Kill, pre-empt and corrupt runs and count what holds (SIZE=small|full, ONLY=word)
 	@$(BIN)/python benchmarks/endurance --size $(SIZE) --only "$(ONLY)"
+
+fuzz: setup ## Try 2,000 damaged configuration files, studies, tables and trees: no traceback, no hang
+	@$(BIN)/python tests/fuzz.py
 
 clean: ## Remove .venv and caches; outputs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info

@@ -10,6 +10,7 @@ traceback, words that only a programmer understands, something else on standard 
 
 import argparse
 import faulthandler
+import gc
 import os
 import re
 import resource
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,7 @@ class Running:
 
 def preload(folder: Path) -> None:
     """Load everything that commands need, by running those that start no threads."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when it is loaded
     import xceptlab.launch.preload  # noqa: F401
 
     residual = "experiments/residual"
@@ -64,6 +67,7 @@ def preload(folder: Path) -> None:
         for command in (["status"], ["plan"], ["report"]):
             exit_code([*command, residual, *outputs])
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    gc.freeze()  # a collection would copy, in every process, all that is loaded
 
 
 def exit_code(command: Sequence[str]) -> str:
@@ -83,7 +87,7 @@ def run(number: int, folder: Path) -> None:
     Of the first command ``0.command``, ``0.out``, ``0.err`` and, unless the process ends in it, ``0.code`` are left, and so on.
     """
     os.setsid()
-    os.environ |= {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    os.environ |= {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "200"}
     (folder / "input").mkdir(parents=True)
     os.chdir(folder / "input")
     case = damaged.make(number)
@@ -157,12 +161,25 @@ def innermost(err: str) -> str:
     return ":".join(frames[0 if "most recent call first" in err else -1])
 
 
-def fuzz(numbers: Sequence[int], jobs: int, keep: Path) -> dict[int, str]:
-    """Run cases, so many at a time; those that failed, and why. What these have left stays in ``keep``."""
+def transcript(folder: Path) -> str:
+    """The commands of a case with all that they have printed."""
+    said = []
+    for command in sorted(folder.glob("*.command")):
+        said.append(f"$ {command.read_text()}")
+        said += [command.with_suffix(suffix).read_text(errors="backslashreplace") for suffix in (".out", ".err")]
+    return "\n".join(said)
+
+
+def fuzz(numbers: Sequence[int], jobs: int, keep: Path, show: bool = False) -> Counter[str]:
+    """Run cases, so many at a time, and count how they end; what those have left that fail stays in ``keep``.
+
+    Args:
+        show: Print all that their commands have printed.
+    """
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     waiting = list(reversed(numbers))
     running: dict[int, Running] = {}
-    failed: dict[int, str] = {}
+    ends = Counter[str]()
     while waiting or running:
         while waiting and len(running) < jobs:
             number = waiting.pop()
@@ -176,14 +193,18 @@ def fuzz(numbers: Sequence[int], jobs: int, keep: Path) -> dict[int, str]:
             continue
         case = running.pop(process)
         wrong = complaint(case.folder, status, usage.ru_maxrss - loaded)
+        if show:
+            print(transcript(case.folder))
         if wrong:
-            failed[case.number] = wrong
+            ends["failures"] += 1
             damages = case.folder / "damages"
             done = damages.read_text() if damages.exists() else "?"
             print(f"{case.number} {damaged.kind_of(case.number)} ({done}): {wrong}", flush=True)
         else:
+            codes = {file.read_text() for file in case.folder.glob("*.code")}
+            ends["results" if codes == {"0"} else "clear lines"] += 1
             shutil.rmtree(case.folder)
-    return failed
+    return ends
 
 
 def _fork(number: int, folder: Path) -> int:
@@ -218,9 +239,10 @@ def console() -> None:
     with tempfile.TemporaryDirectory() as folder:
         preload(Path(folder))
     started = time.monotonic()
-    failed = fuzz(numbers, options.jobs, keep)
-    print(f"{len(numbers)} cases in {time.monotonic() - started:.0f} s, {len(failed)} failed" + f"; see {keep}" * bool(failed))
-    sys.exit(bool(failed))
+    ends = fuzz(numbers, options.jobs, keep, show=options.only is not None)
+    counts = ", ".join(f"{ends[end]} {end}" for end in ("results", "clear lines", "failures"))
+    print(f"{len(numbers)} cases in {time.monotonic() - started:.0f} s: {counts}" + f"; see {keep}" * (ends["failures"] > 0))
+    sys.exit(ends["failures"] > 0)
 
 
 if __name__ == "__main__":

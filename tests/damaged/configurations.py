@@ -26,7 +26,7 @@ def configuration(case: Case) -> None:
     if rng.random() < 0.3:
         arguments += overrides(case)
     case.commands.append(["train", "--print_config", *arguments])
-    if rng.random() < 0.25:
+    if rng.random() < 0.1:
         case.commands.append(["describe", *arguments])
 
 

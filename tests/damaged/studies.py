@@ -25,14 +25,15 @@ def study(case: Case) -> None:
     rng = case.rng
     source = rng.choice(SHIPPED)
     tree = yaml.safe_load(source.read_text())
-    for base in tree["base"]:
-        shutil.copyfile(next(file for file in (source.parent / base, ROOT / base) if file.is_file()), Path(base).name)
-    tree["base"] = [Path(base).name for base in tree["base"]]
+    bases = [next(file for file in (source.parent / base, ROOT / base) if file.is_file()) for base in tree["base"]]
+    tree["base"] = [f"{base.parent.name}-{base.name}" for base in bases]
+    for base, copy in zip(bases, tree["base"], strict=True):
+        shutil.copyfile(base, copy)
     Path("study.yaml").write_bytes(dump(tree))
     how = rng.random()
     if how < 0.3:
         _damage_outputs(case)
-        case.commands += [["status", "."], ["report", "."]]
+        case.commands.append([rng.choice(["status", "report"]), "."])
         return
     if how < 0.85:
         Path("study.yaml").write_bytes(damaged_yaml(case, tree))
@@ -41,7 +42,7 @@ def study(case: Case) -> None:
         base.write_bytes(damaged_yaml(case, yaml.safe_load(base.read_text())))
     arguments = overrides(case) if rng.random() < 0.1 else []
     case.commands.append(["status", ".", *arguments])
-    if rng.random() < 0.25:
+    if rng.random() < 0.1:
         case.commands.append(["plan", ".", *arguments])
 
 
