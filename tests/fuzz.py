@@ -1,7 +1,8 @@
 """2,000 damaged inputs, each of which must end in results or in one clear line.
 
-    python tests/fuzz.py                 all of them
-    python tests/fuzz.py --only 1234     one of them again, and what it prints
+    make fuzz                              all of them; the suite runs half of them
+    python tests/fuzz.py --only 1234       one of them again, and what it prints
+    python tests/fuzz.py --start 2000      2,000 others
 
 Every case runs in a process of its own, forked from this one, which has everything loaded. A failure is whatever else happens: a
 traceback, words that only a programmer understands, something else on standard error, another exit code, a signal, more than
