@@ -10,6 +10,7 @@ traceback, words that only a programmer understands, something else on standard 
 """
 
 import argparse
+import contextlib
 import faulthandler
 import gc
 import os
@@ -243,6 +244,8 @@ def console() -> None:
     ends = fuzz(numbers, options.jobs, keep, show=options.only is not None)
     counts = ", ".join(f"{ends[end]} {end}" for end in ("results", "clear lines", "failures"))
     print(f"{len(numbers)} cases in {time.monotonic() - started:.0f} s: {counts}" + f"; see {keep}" * (ends["failures"] > 0))
+    with contextlib.suppress(OSError):
+        keep.rmdir()  # only if nothing failed
     sys.exit(ends["failures"] > 0)
 
 
