@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench gpu endurance clean
+.PHONY: help setup demo test lint bench gpu endurance fuzz clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,9 @@ gpu: setup ## Run what waits for a GPU, in order of value, and append what it me
 SIZE ?= small
 endurance: setup ## Kill, pre-empt and corrupt runs and count what holds (SIZE=small|full, ONLY=word)
 	@$(BIN)/python benchmarks/endurance --size $(SIZE) --only "$(ONLY)"
+
+fuzz: setup ## Try 2,000 damaged configuration files, studies, tables and trees: no traceback, no hang
+	@$(BIN)/python tests/fuzz.py
 
 clean: ## Remove .venv and caches; outputs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
