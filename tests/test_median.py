@@ -81,7 +81,7 @@ def test_few_pairs_have_no_finite_interval_and_say_how_many_would_do():
     (v,) = judge([claim()], [scores(NAMED["a"][:4], NAMED["b"][:4])], range(4))
     assert v.outcome == "inconclusive"
     assert math.isinf(v.low)
-    assert "no finite interval" in v.summary
+    assert "(no finite 90% interval, 4 seeds" in v.summary
     assert "if it speaks for the claim in 90% of all seeds, about 8 would decide it, 4 more (80% power)" in v.summary
     assert "pairs can find nothing at this level" in v.power
 

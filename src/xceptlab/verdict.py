@@ -82,6 +82,11 @@ class Verdict:
         return gained + estimand(self.claim, []).power(self.detectable, self.n)
 
     @property
+    def evidence(self) -> str:
+        """What is shown beside the verdict: in how many seeds it holds, what the pairing gained, what could have been found."""
+        return " ".join(filter(None, (self.sign_count, self.power)))
+
+    @property
     def sign_count(self) -> str:
         """In how many seeds the difference speaks for the claim, and whether that alone would confirm it; empty if untested."""
         if not self.tested or self.claim.statistic == "median" or self.most is not None:
@@ -319,8 +324,10 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
     amount = f"{a} is {abs(v.estimate):.{places}f}{unit} {'better' if v.estimate >= 0 else 'worse'} than {b} in {v.claim.metric}"
     if v.claim.statistic == "median":
         amount += " in the median"
-    interval = "no finite interval" if math.isinf(v.low) else f"interval {v.low:+.{places}f} to {v.high:+.{places}f}"
-    amount += f" ({repeated}{100 * v.level:g}% {interval}, {v.n}{most} seeds"
+    interval = f"{repeated}{100 * v.level:g}% interval {v.low:+.{places}f} to {v.high:+.{places}f}"
+    if math.isinf(v.low):
+        interval = f"no finite {repeated}{100 * v.level:g}% interval"
+    amount += f" ({interval}, {v.n}{most} seeds"
     amount += f", adjusted p = {v.p_adjusted:.2g})"
     margin = f"{v.claim.margin:g}{unit if v.claim.margin != 1 else unit.removesuffix('s')}"
     if v.claim.kind == "superior":

@@ -62,6 +62,12 @@ def span(verdict: Verdict) -> tuple[float, float, float, float]:
     return low, high, v.margins[0], high if len(v.margins) == 1 else v.margins[1]
 
 
+def drawn_interval(verdict: Verdict) -> tuple[float, float]:
+    """The interval, whose ends are the picture's where they are infinite."""
+    low, high, *_ = span(verdict)
+    return max(verdict.low, low), min(verdict.high, high)
+
+
 # ---- plotly: divs for the page; report.html.j2's style gives text and grid their colours ----------------------------------
 
 
@@ -83,12 +89,12 @@ def verdict_html(verdict: Verdict) -> str:
         x=list(v.differences.values()), y=[0.0] * v.n, mode="markers", marker={"color": tone, "size": 7, "opacity": 0.45}
     )
     if v.n > 1:
-        figure.add_scatter(x=[v.low, v.high], y=[1, 1], mode="lines", line={"color": tone, "width": 5})
+        figure.add_scatter(x=list(drawn_interval(v)), y=[1, 1], mode="lines", line={"color": tone, "width": 5})
     figure.add_scatter(x=[v.estimate], y=[1], mode="markers", marker={"color": tone, "size": 14})
     figure.update_xaxes(
         range=[low, high], zeroline=True, title={"text": axis(v), "font": {"size": 12}, "standoff": 6}, nticks=6, automargin=True
     )
-    figure.update_yaxes(range=[-0.7, 1.8], tickvals=[0, 1], ticktext=["seeds", "mean"], showgrid=False)
+    figure.update_yaxes(range=[-0.7, 1.8], tickvals=[0, 1], ticktext=["seeds", v.claim.statistic], showgrid=False)
     return _div(figure, 170, static=True)
 
 
@@ -159,7 +165,7 @@ def pairs_html(verdict: Verdict) -> str:
 
 
 def differences_html(verdict: Verdict) -> str:
-    """The differences by seed, their mean and its interval."""
+    """The differences by seed, their mean or median, and its interval."""
     import plotly.graph_objects as go
 
     v, figure = verdict, go.Figure()
@@ -173,18 +179,19 @@ def differences_html(verdict: Verdict) -> str:
         hovertemplate=f"seed %{{customdata}}: %{{y:+.{places}f}}<extra></extra>",
     )
     if v.n > 1:
-        error = {"type": "data", "symmetric": False, "array": [v.high - v.estimate], "arrayminus": [v.estimate - v.low]}
+        start, end = drawn_interval(v)
+        error = {"type": "data", "symmetric": False, "array": [end - v.estimate], "arrayminus": [v.estimate - start]}
         figure.add_scatter(
             x=[1],
             y=[v.estimate],
             mode="markers",
             marker={"color": TONES[v.outcome], "size": 13},
             error_y=error | {"thickness": 3.5, "width": 0, "color": TONES[v.outcome]},
-            hovertemplate=f"mean %{{y:+.{places}f}}, {v.low:+.{places}f} to {v.high:+.{places}f}<extra></extra>",
+            hovertemplate=f"{v.claim.statistic} %{{y:+.{places}f}}, {v.low:+.{places}f} to {v.high:+.{places}f}<extra></extra>",
         )
     for margin in v.margins:
         figure.add_hline(y=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5})
-    figure.update_xaxes(ticktext=["seeds", f"mean, {100 * v.level:g}%"], **_TWO)
+    figure.update_xaxes(ticktext=["seeds", f"{v.claim.statistic}, {100 * v.level:g}%"], **_TWO)
     figure.update_yaxes(title="difference", zeroline=True, rangemode="tozero")
     return _div(figure, 320)
 
@@ -306,9 +313,9 @@ def differences_svg(summary: Summary) -> bytes:
         ax.axvline(0, color="#999", lw=0.8)
         ax.plot(list(v.differences.values()), [0] * v.n, "o", color=TONES[v.outcome], alpha=0.5, ms=4)
         if v.n > 1:
-            ax.plot([v.low, v.high], [1, 1], "-", color=TONES[v.outcome], lw=3)
+            ax.plot(drawn_interval(v), [1, 1], "-", color=TONES[v.outcome], lw=3)
         ax.plot([v.estimate], [1], "o", color=TONES[v.outcome], ms=8)
-        ax.set(xlim=(low, high), ylim=(-0.7, 1.7), yticks=[0, 1], yticklabels=["seeds", "mean"])
+        ax.set(xlim=(low, high), ylim=(-0.7, 1.7), yticks=[0, 1], yticklabels=["seeds", v.claim.statistic])
         title = f"{short(v.claim.id, 60)}: {v.outcome}".replace("$", r"\$")
         ax.set_title(title, loc="left", fontsize=10, fontweight="bold")
     if not summary.verdicts:

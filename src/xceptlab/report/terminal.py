@@ -86,7 +86,7 @@ def show_summary(summary: Summary) -> None:
     for v in summary.verdicts:
         claim = ": ".join(filter(None, (v.claim.id, v.claim.statement)))
         console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {claim}"))
-        console.print(Text(f"  {v.summary} {v.power}"))
+        console.print(Text(f"  {v.summary} {v.evidence}"))
         notes = summary.budgets[v.claim.id].sentences
         notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
         console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
