@@ -90,7 +90,9 @@ def test_an_arm_is_the_base_and_its_own_keys(write):
 @pytest.mark.parametrize("metric", ["test/top5", "val/top5"])
 @pytest.mark.parametrize(("classes", "refused"), [(2, True), (5, True), (6, False)])
 def test_a_claim_on_the_top5_of_so_few_classes_is_refused(write, folder, metric, classes, refused):
-    (folder / "base.yaml").write_text(f"data: {{name: imagenet, num_classes: {classes}, validation: 0.1}}\n")
+    content = f"train+val-{classes}-0123456789abcdef"  # stands for files that are not there
+    own = f"{{name: folder, num_classes: {classes}, content: {content}, validation: 0.1, root: nowhere}}"
+    (folder / "base.yaml").write_text(f"data: {own}\n")
     path = write(claims=[CLAIM | {"metric": metric}])
     if refused:
         assert f"claim 'c': metric: {metric} is always 100% with {classes} classes" in refusal(path)

@@ -65,7 +65,7 @@ def test_a_run_leaves_all_that_the_report_needs(tiny):
 @pytest.mark.parametrize(("classes", "metrics"), [(3, {"top1", "loss"}), (5, {"top1", "loss"}), (6, {"top1", "top5", "loss"})])
 def test_top5_is_a_metric_of_more_than_5_classes(tiny, tmp_path, classes, metrics):
     root = photographs(tmp_path / "photographs", "abcdef"[:classes], train=4, val=2)
-    data = ("--data.name=imagenet", f"--data.num_classes={classes}", "--data.crop=resized", f"--data.root={root}")
+    data = ("--data.name=folder", f"--data.num_classes={classes}", "--data.crop=resized", f"--data.root={root}")
     config = tiny(*data, "--data.train_images=0", "--data.test_images=0", "--data.validation=0", "--train.epochs=1")
     record = train(config, progress=False)
     assert record.metrics.keys() == {f"test/{name}" for name in metrics}

@@ -385,7 +385,7 @@ def test_timms_preprocessing_makes_timms_images(tmp_path):
     classes = len(list(PHOTOGRAPHS.iterdir()))
 
     def likeness(**changes):
-        _, test = SETS["imagenet"].load(DataConfig(name="imagenet", root=str(tmp_path), num_classes=classes, **changes))
+        _, test = SETS["imagenet"].load(DataConfig(name="folder", root=str(tmp_path), num_classes=classes, **changes))
         ratios = []
         for i in range(0, len(test.labels), 4):
             with Image.open(test.store.name(i)) as file:
@@ -950,7 +950,7 @@ def test_names_that_are_not_utf8_are_read_named_and_prepared(tree, tmp_path, wha
     assert next(prepare(config(tree, short_side=32), 0)) == (33, 33)
     assert len(everything(load(tree, short_side=32)[0])) == 24
     Path(train.store._path(0)).write_bytes(b"no image")
-    layers = [f"--data.root={tree}", "--data.num_classes=3", "--data.size=24"]
+    layers = ["--data.name=folder", f"--data.root={tree}", "--data.num_classes=3", "--data.size=24"]
     assert cli.main(["data", "check", "--all", *layers]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert r"caf\xe9" in line

@@ -17,8 +17,8 @@ from xceptlab.data.sources import Unreadable, Unsound
 from xceptlab.schema import DataConfig
 
 ROWS = 20
-SETTINGS = {"cifar10": {"size": 32, "crop": "pad"}, "imagenet": {"size": 24, "num_classes": 10}}
-SPLITS = {"cifar10": ("train", "test"), "imagenet": ("train", "validation")}
+SETTINGS = {"cifar10": {"size": 32, "crop": "pad"}, "folder": {"size": 24, "num_classes": 10}}
+SPLITS = {"cifar10": ("train", "test"), "folder": ("train", "validation")}
 
 
 def png(i):
@@ -55,7 +55,7 @@ def pixels(source):
     return source.images if hasattr(source, "images") else np.stack([source.read(i, None) for i in range(len(source.labels))])
 
 
-@pytest.fixture(params=["cifar10", "imagenet"])
+@pytest.fixture(params=["cifar10", "folder"])
 def name(request):
     return request.param
 
@@ -156,7 +156,7 @@ def test_a_table_without_rows_is_refused(root, name, split):
     write(root, name, IMAGES, LABELS)
     empty = pyarrow.table({"image": pyarrow.array([], pyarrow.binary()), "label": pyarrow.array([], pyarrow.int64())})
     pyarrow.parquet.write_table(empty, root / f"{SPLITS[name][split]}-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match=f"{root}: (train|test) holds (no image|0 classes)"):
+    with pytest.raises(ValueError, match=f"{root}: (train|val|test) holds (no image|0 classes)"):
         load(root, name)
 
 
@@ -199,7 +199,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(root, name, seed):
     messages = []
     try:
         train, _ = load(root, name)
-        for i in range(len(train.labels) if name == "imagenet" else 0):
+        for i in range(len(train.labels) if name == "folder" else 0):
             with contextlib.suppress(Unreadable):
                 train.read(i, None)
     except ValueError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from xceptlab.data import cifar, digits, imagenet
+from xceptlab.data.sources import printable
 from xceptlab.data.stores import SUFFIXES, Shards, folders
 from xceptlab.data.tables import feature_names
 from xceptlab.records import Record
@@ -164,7 +165,7 @@ def _digits_fingerprint(config: DataConfig) -> str:
 
 def _photographs_classes(layout: imagenet.Layout) -> tuple[str, ...]:
     if layout.kind == "tree":
-        return tuple(folders(layout.root / "train"))
+        return tuple(map(printable, folders(layout.root / "train")))
     if layout.kind == "parquet":
         files = layout.shards("train")
         count = int(Shards.of(files).labels.max(initial=-1)) + 1

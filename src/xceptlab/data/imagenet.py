@@ -35,6 +35,8 @@ PARTS = ("train", "val", "test")
 _SHARDS = {"train": "train", "val": "validation", "test": "test"}
 """What the hub calls the parts."""
 TARS = _TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+NOTE = "originals.json"
+"""Beside prepared photographs: what they were prepared from."""
 SAY_SECONDS = 10
 """How often a long search says how far it is."""
 
@@ -115,7 +117,7 @@ def originals(root: Path) -> dict[str, Any]:
     Raises:
         ValueError: The note is damaged.
     """
-    file = root / "originals.json"
+    file = root / NOTE
     if not file.is_file():
         return {}
     with reading(file, "damaged; remove its folder, or name another one by data.cache"):

@@ -77,13 +77,13 @@ def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
     """Note what these photographs are prepared from, or refuse those of other originals."""
     mine = {split: _identity(store) for split, store in splits.items()}
     noted = imagenet.originals(folder)
-    if noted and {part: noted[part] for part in imagenet.PARTS if part in noted} != mine:
+    if (folder / imagenet.NOTE).is_file() and {part: noted[part] for part in imagenet.PARTS if part in noted} != mine:
         raise ValueError(f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder")
     note: dict[str, Any] = mine | {"classes": list(class_names(given))}
     if given.name == "folder":
         note["content"] = contents(given).content
     if note != noted:
-        write_atomically(folder / "originals.json", json.dumps(note).encode())
+        write_atomically(folder / imagenet.NOTE, json.dumps(note).encode())
 
 
 def _identity(store: Store) -> dict[str, Any]:
