@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats as sp
 
-from xceptlab import stats
+from xceptlab import signs, stats
 from xceptlab.study import Seeds
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -22,6 +22,10 @@ DIFFERENCES: dict[str, Draw] = {
 }
 """Distributions of a paired difference with mean 0."""
 ALPHA, MARGIN = 0.05, 1.0
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.3)
+"""Of the seeds in which an arm collapses."""
+FALL = 78.0
+"""Points by which it does: from 88% to 10%, say."""
 PLAN = Seeds(start=4, step=2, max=20, stop="decided")
 TARGET = Path(__file__).parents[1] / "docs" / "simulation.md"
 
@@ -103,6 +107,31 @@ def sequential_errors(rng: np.random.Generator, claims: int, trials: int, kind: 
     return float((supported == 1).any(1).mean()), max(float((done == -1).any(1).mean()) for done in contradicted)
 
 
+def collapsing(rng: np.random.Generator, trials: int, n: int, share: float) -> np.ndarray:
+    """Differences (trials, n) of two arms, with a spread of 0.3 points; the first arm falls by ``FALL`` in a share of seeds."""
+    return 0.3 * rng.standard_normal((trials, n)) - FALL * (rng.random((trials, n)) < share)
+
+
+def collapse_errors(share: float, n: int, trials: int, seed: int) -> tuple[float, float]:
+    """Chances of a false ``supported`` where the first arm collapses: of a claim on the mean, and of one on the median.
+
+    Each is made with the true value of its statistic on the margin. The median's lies there where a difference is as likely to be
+    above as below it, collapses counted.
+    """
+    d = collapsing(np.random.default_rng(seed), trials, n, share)
+    median = 0.3 * sp.norm.ppf((0.5 - share) / (1 - share))
+    of_mean = stats.p_values(d, "superior", -FALL * share)[:, 0] <= ALPHA
+    of_median = signs.p_values(d, "superior", median)[:, 0] <= ALPHA
+    return float(of_mean.mean()), float(of_median.mean())
+
+
+def collapse_power(share: float, n: int, trials: int, seed: int) -> tuple[float, float]:
+    """Chances to support an effect of 2 standard deviations where the other arm collapses, by the mean and by the median."""
+    d = 2 * 0.3 - collapsing(np.random.default_rng(seed), trials, n, share)
+    of_mean, of_median = (module.p_values(d, "superior", 0.0)[:, 0] <= ALPHA for module in (stats, signs))
+    return float(of_mean.mean()), float(of_median.mean())
+
+
 def fixed_n(power: float, effect: float) -> int:
     """The fewest seeds with which a single look has this power."""
     return next(n for n in range(3, 100) if sp.nct.sf(sp.t.ppf(1 - ALPHA, n - 1), n - 1, effect * np.sqrt(n)) >= power)
@@ -168,6 +197,17 @@ def main(trials: int = 200_000) -> None:
         found, seeds = float((done[..., 0] == 1).mean()), float(done[..., 1].mean())
         equal = fixed_n(min(found, 0.999), effect) if effect else "-"
         cost.append([f"{effect:g} sd", percent(found), f"{seeds:.1f}", f"{100 * (1 - seeds / PLAN.max):.0f}", equal])
+    numbers = (5, 8, 11, 13)
+    fallen = [
+        [f"{100 * share:g}%", statistic, *(percent(collapse_errors(share, n, trials, seed=n)[i]) for n in numbers)]
+        for share in SHARES
+        for i, statistic in enumerate(("mean", "median"))
+    ]
+    found_beside = [
+        [f"{100 * share:g}%", statistic, *(percent(collapse_power(share, n, trials, seed=n)[i]) for n in numbers)]
+        for share in (0.0, *SHARES[:4])
+        for i, statistic in enumerate(("mean", "median"))
+    ]
     error = 100 * np.sqrt(ALPHA * (1 - ALPHA) / trials)
     TARGET.write_text(
         f"""# How often a verdict is wrong
@@ -187,6 +227,16 @@ often than alpha when the long tail points away from the claim ("skewed down" fo
 which has a margin on either side). The report warns where differences look skewed, but so few values seldom show it: with
 fewer than 10 seeds, look at the differences.
 
+### Where an arm collapses
+
+One claim, `superior`; the first arm of the contrast falls by {FALL:g} points in a share of its seeds, and the claim's
+statistic lies on the margin. **No test of a mean can be valid there**: most studies see no collapse or one, and none of them
+knows how far the mean is from what it saw. A claim on the median (`statistic: median`) is.
+
+{table(["collapses in", "statistic", *(f"n = {n}" for n in numbers)], fallen)}
+And the other way round, how often an effect of 2 standard deviations is supported where the second arm collapses:
+
+{table(["collapses in", "statistic", *(f"n = {n}" for n in numbers)], found_beside)}
 ## False `contradicted`
 
 At the margin; for `equivalent` the worse of this and of a margin of next to nothing.

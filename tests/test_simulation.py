@@ -48,6 +48,20 @@ def test_skewed_differences_do_break_the_t_test_as_the_docs_say():
     assert 0.13 < errors.false_supported(errors.DIFFERENCES["skewed down (exponential)"], "superior", 1, 5, TRIALS, 0) < 0.19
 
 
+@pytest.mark.parametrize("n", [5, 8, 11, 13])
+@pytest.mark.parametrize("share", errors.SHARES)
+def test_where_an_arm_collapses_claims_on_the_median_are_sound_and_claims_on_the_mean_are_not(share, n):
+    of_mean, of_median = errors.collapse_errors(share, n, TRIALS, seed=n)
+    assert of_median <= MOST
+    assert of_mean > 0.1 or share * n > 1.5  # enough collapses are seen, and the t-test sees the spread
+
+
+def test_the_median_finds_what_a_collapse_hides_from_the_mean():
+    of_mean, of_median = errors.collapse_power(0.1, 5, TRIALS, seed=0)
+    assert of_mean == pytest.approx(0.58, abs=0.02)
+    assert of_median == pytest.approx(0.90, abs=0.02)
+
+
 @pytest.mark.parametrize("n", [3, 5, 10, 20])
 def test_the_intervals_cover_as_often_as_they_say(n):
     assert errors.coverage(errors.DIFFERENCES["normal"], n, TRIALS, seed=n) == pytest.approx(0.90, abs=0.01)
