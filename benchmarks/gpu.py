@@ -8,7 +8,9 @@ and say so where there are none. ``--rehearse`` runs the parts without a GPU, as
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -109,9 +111,11 @@ def run(part: Part, results: Path) -> bool:
             code = process.wait(part.seconds)
             outcome = "" if code == 0 else f" (failed with exit code {code})"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
             outcome = f" (ended after its {part.seconds} s)"
+        finally:  # also after Ctrl-C, which reaches only this process
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         output.seek(0)
         said = output.read().decode(errors="replace").strip()
     title = heading(part) if not outcome else f"## {part.name}{outcome}"

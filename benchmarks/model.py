@@ -14,6 +14,7 @@ into benchmarks/results/model-cpu.md or model-gpu.md. About 6 minutes.
 import argparse
 import copy
 import gc
+import math
 import os
 import statistics
 import time
@@ -87,6 +88,7 @@ def main() -> None:
         for precision in options.precisions:
             for work in options.work:
                 found = ["", *table(size, precision, work, options.compiled, matrix[precision])]
+                release()
                 print("\n".join(found), flush=True)
                 lines += found
                 if options.write:  # after each table, so that an interruption costs one
@@ -96,32 +98,36 @@ def main() -> None:
 def table(size: int, precision: str, work: str, compiled: bool, matrix: float) -> list[str]:
     """Measure every peer in every way at one size, and lay it out in Markdown."""
     batch, classes = BATCHES[size], CLASSES[size]
-    ways = [way for name, network in networks(size) for way in ways_of(name, network, size, precision, work, compiled)]
+    ways: list[Way] = []
+    for name, network in networks(size):
+        ways += ways_of(name, network, size, precision, work, compiled)
     for _ in range(ROUNDS):
-        for way in ways:
-            way.rates.append(rate(way))
+        for one in ways:
+            one.rates.append(rate(one))
     macs = cost(PAPER if size == 299 else CIFAR, classes, size)[1]
     operations = 2 * macs * (3 if work == "step" else 1)
-    theirs = [way for way in ways if way.name.startswith("timm")]
-    best = max(theirs, key=lambda way: statistics.median(way.rates)) if theirs else ways[0]
+    theirs = [one for one in ways if one.name.startswith("timm")]
+    best = max(theirs, key=lambda one: statistics.median(one.rates)) if theirs else ways[0]
     lines = [
         f"## {work.capitalize()} at {size}x{size}, batch {batch}, {precision}",
         "",
         f"| | images/s | against {best.name} | peak GB | of the matrix ceiling |",
         "|---|---:|---:|---:|---:|",
     ]
-    for way in ways:
-        ratios = [a / b for a, b in zip(way.rates, best.rates, strict=True)]
-        share = statistics.median(way.rates) * operations / matrix
-        memory = "" if way.memory != way.memory else f"{way.memory:.1f}"
-        lines.append(f"| {way.name} | {spread(way.rates, ',.1f')} | {spread(ratios, '.2f')} | {memory} | {100 * share:.0f}% |")
-    ours = next(way for way in ways if way.name.startswith("ours"))
-    lines += ["", f"Time of {ours.name} by kind of operation: {by_kind(ours)}."]
-    del ways, theirs, best, ours  # or their memory would be there while the next ones are measured
+    for one in ways:
+        ratios = [a / b for a, b in zip(one.rates, best.rates, strict=True)]
+        share = statistics.median(one.rates) * operations / matrix
+        memory = "" if math.isnan(one.memory) else f"{one.memory:.1f}"
+        lines.append(f"| {one.name} | {spread(one.rates, ',.1f')} | {spread(ratios, '.2f')} | {memory} | {100 * share:.0f}% |")
+    ours = next(one for one in ways if one.name.startswith("ours"))
+    return [*lines, "", f"Time of {ours.name} by kind of operation: {by_kind(ours)}."]
+
+
+def release() -> None:
+    """Give back the memory of networks that are gone, which the next ones would otherwise be measured beside."""
     gc.collect()
     if CUDA:
         torch.cuda.empty_cache()
-    return lines
 
 
 def spread(values: list[float], style: str) -> str:
@@ -217,7 +223,7 @@ def peak(once: Callable[[], None]) -> float:
     """Do the work three times; the gigabytes that it needed at the most, beyond what was there, or NaN on a CPU."""
     if not CUDA:
         once()
-        return float("nan")
+        return math.nan
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -241,16 +247,16 @@ def capture(once: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def rate(way: Way) -> float:
+def rate(one: Way) -> float:
     """Images per second over about ``ROUND_SECONDS``."""
     synchronise()
     start, steps = time.perf_counter(), 0
     while steps == 0 or time.perf_counter() - start < ROUND_SECONDS:
         for _ in range(5 if CUDA else 1):
-            way.step()
+            one.step()
             steps += 1
         synchronise()
-    return way.images * steps / (time.perf_counter() - start)
+    return one.images * steps / (time.perf_counter() - start)
 
 
 def synchronise() -> None:
@@ -285,12 +291,12 @@ KINDS = {
 }
 
 
-def by_kind(way: Way) -> str:
+def by_kind(one: Way) -> str:
     """The shares of the time that a way's work spends in each kind of operation, in words."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if CUDA else [])
     with profile(activities=activities, record_shapes=True) as trace:
         for _ in range(3 if CUDA else 1):
-            way.step()
+            one.step()
         synchronise()
     spent: dict[str, float] = defaultdict(float)
     for event in trace.key_averages(group_by_input_shape=True):

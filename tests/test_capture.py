@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from xceptlab import capture
+from xceptlab import train as runs
 from xceptlab.records import RunDirectory
 from xceptlab.schema import RunConfig
 from xceptlab.train import train
@@ -79,6 +80,21 @@ def test_replayed_steps_come_to_the_same_bits(name, tiny, tmp_path, replays):
         patch.setattr(capture, "recorder", lambda trainer, config: None)
         without = trained(tiny, tmp_path / "without", *options)
     assert_equal(with_graphs, without)
+
+
+def test_frozen_parameters_and_those_without_a_part_in_the_loss_are_left_alone(tiny, tmp_path, replays, monkeypatch):
+    def build(config):
+        network = built(config)
+        network.unused = torch.nn.Linear(3, 3)
+        network.entry.stem.conv1.weight.requires_grad_(False)
+        return network
+
+    built = runs.build
+    monkeypatch.setattr(runs, "build", build)
+    with_graphs = trained(tiny, tmp_path / "with", "--train.weight_decay=0.1")
+    assert any(replays)
+    monkeypatch.setattr(capture, "recorder", lambda trainer, config: None)
+    assert_equal(with_graphs, trained(tiny, tmp_path / "without", "--train.weight_decay=0.1"))
 
 
 def test_a_continued_run_comes_to_the_same_bits(tiny, tmp_path, replays, monkeypatch):

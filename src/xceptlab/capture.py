@@ -13,7 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from xceptlab.data.module import Batch
@@ -28,22 +27,12 @@ Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
-    """How a run's steps are captured; None for a run whose steps are not, with a line that says why on a GPU."""
+    """How a run's steps are captured; None for a run whose steps are not: without a GPU, on several, or in 16-mixed."""
     if not config.runtime.capture or trainer.strategy.root_device.type != "cuda":
         return None
-    if trainer.world_size > 1:
-        say_without("several processes exchange gradients while they are computed")
-        return None
-    if config.train.precision == "16-mixed":
-        say_without("the scaler of train.precision 16-mixed looks at the gradients of each step")
-        return None
-    return cuda_recorder()
-
-
-@rank_zero_only
-def say_without(why: str) -> None:
-    """Say on standard error that a run does without graphs."""
-    print(f"xceptlab: steps are launched kernel by kernel, not replayed from a CUDA graph: {why}", file=sys.stderr)
+    exchanges_gradients = trainer.world_size > 1  # while they are computed
+    scales_losses = config.train.precision == "16-mixed"  # by what it finds in the gradients of each step
+    return None if exchanges_gradients or scales_losses else cuda_recorder()
 
 
 def cuda_recorder() -> Recorder:
@@ -89,9 +78,9 @@ class CapturedStep:
 
     def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, accumulate: int, record: Recorder) -> None:
         self.forward, self.network, self.accumulate, self.record = forward, network, accumulate, record
-        self._parameters = list(network.parameters())
-        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._device = self._gradients[0].device
+        self._device = next(network.parameters()).device
+        self._parameters: list[nn.Parameter] = []
+        self._gradients: list[Tensor] = []
         self._graphs: dict[Hashable, _Graph] = {}
         self._seen: Counter[Hashable] = Counter()
         self._given_up = False
@@ -113,6 +102,9 @@ class CapturedStep:
         self._seen[key] += 1
         if self._given_up or self._seen[key] <= WARM_UP:
             return None
+        if not self._gradients:  # of the parameters that have one by now; others are frozen or have no part in the loss
+            self._parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+            self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._bind_gradients(first)
         return self._capture(key, batch, first)
 
@@ -183,7 +175,7 @@ class CapturedStep:
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
-        say_without(why)
+        print(f"xceptlab: steps are launched kernel by kernel, not replayed from a CUDA graph: {why}", file=sys.stderr)
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

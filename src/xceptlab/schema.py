@@ -332,7 +332,8 @@ class RuntimeConfig(Section):
     deterministic: bool = True
     """Use deterministic algorithms only; false may be faster on a GPU, and then runs do not repeat to the bit."""
     capture: bool = True
-    """On a GPU replay forward and backward of a step from a CUDA graph, to the same bits; false launches kernel by kernel."""
+    """On one GPU replay forward and backward of a step from a CUDA graph, to the same bits (not in 16-mixed); false launches
+    them kernel by kernel."""
     log_every: int = 50
     """Steps between two lines of the log."""
     checkpoint_steps: int = 0
