@@ -49,6 +49,10 @@ REFUSED = [
     (ModelConfig, {"bn_eps": 0.0}, "model.bn_eps", "above 0"),
     (ModelConfig, {"bn_momentum": 0.0}, "model.bn_momentum", "above 0 and at most 1"),
     (ModelConfig, {"bn_momentum": 1.1}, "model.bn_momentum", "above 0 and at most 1"),
+    (ModelConfig, {"weights": None}, "model.weights", "text"),
+    (ModelConfig, {"weights": "x.h5", "timm": "inception_v3"}, "model.weights", "left out with model.timm"),
+    (ModelConfig, {"weights": "x.h5", "weights_digest": "0123"}, "model.weights_digest", "what xceptlab has filled in"),
+    (ModelConfig, {"weights_digest": "0123456789abcdef"}, "model.weights_digest", "left out without model.weights"),
     (DataConfig, {"name": "mnist"}, "data.name", "one of digits, cifar10, cifar100, imagenet, folder"),
     (DataConfig, {"title": "pets"}, "data.title", "left out for imagenet: it is for data.name: folder"),
     (DataConfig, {"name": "folder", "title": "../pets"}, "data.title", "made of letters, digits"),
@@ -197,6 +201,8 @@ BASE = RunConfig(model=ModelConfig(order="pointwise_first"), data=DataConfig(cro
 """Each value of ``OTHER`` is allowed in it alone; segments need this order."""
 OWN = DataConfig(name="folder", content="train+val-3-fedcba9876543210", num_classes=3, crop="none", size=32)
 """An own data set that was looked at, for the fields that only it may have."""
+STARTED = ModelConfig(order="pointwise_first", weights="x.h5", weights_digest="fedcba9876543210")
+"""A network that starts from weights that were looked at."""
 OTHER = {
     "model": {
         "order": "depthwise_first",
@@ -216,6 +222,7 @@ OTHER = {
         "padding": "symmetric",
         "bn_eps": 1e-5,
         "bn_momentum": 0.1,
+        "weights_digest": "0123456789abcdef",
     },
     "data": {
         "name": "digits",
@@ -265,7 +272,7 @@ OTHER = {
     },
 }
 NO_SCIENCE = {
-    "model": {"match": "macs"},
+    "model": {"match": "macs", "weights": "elsewhere.h5"},
     "data": {"root": "/elsewhere", "download": True, "cache": "/scratch"},
     "runtime": {
         "outputs": "/elsewhere",
@@ -313,6 +320,7 @@ def test_the_lists_of_this_file_hold_every_field():
 @pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in OTHER.items() for n, v in part.items()])
 def test_every_science_field_makes_another_run(section, name, value):
     base = dataclasses.replace(BASE, data=OWN) if name in ("title", "content") else BASE
+    base = dataclasses.replace(BASE, model=STARTED) if name == "weights_digest" else base
     other = alter(base, section, name, value)
     assert other.run_id != base.run_id
     assert other.science() == base.science() | {f"{section}.{name}": value}
@@ -320,7 +328,8 @@ def test_every_science_field_makes_another_run(section, name, value):
 
 @pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in NO_SCIENCE.items() for n, v in part.items()])
 def test_where_and_how_a_run_runs_does_not_change_its_identity(section, name, value):
-    assert alter(BASE, section, name, value).run_id == BASE.run_id
+    base = dataclasses.replace(BASE, model=STARTED) if name == "weights" else BASE
+    assert alter(base, section, name, value).run_id == base.run_id
 
 
 def test_images_are_counted_as_far_as_the_configuration_tells():
@@ -334,6 +343,8 @@ def test_a_run_of_an_own_data_set_has_no_id_before_its_files_were_looked_at():
     for ask in (lambda: run.run_id, lambda: run.data.classes):
         with pytest.raises(AssertionError, match=r"xceptlab\.data\.resolved looks at them"):
             ask()
+    with pytest.raises(AssertionError, match=r"xceptlab\.data\.resolved looks at them"):
+        _ = RunConfig(model=ModelConfig(weights="x.h5")).run_id
     assert RunConfig(data=OWN).run_id.startswith("folder-seed0-")
     assert RunConfig(data=dataclasses.replace(OWN, title="pets")).run_id.startswith("pets-seed0-")
 
@@ -403,6 +414,7 @@ TINY = load_run(["-c=configs/model/xception_tiny.yaml", "-c=configs/data/digits.
         ({"data.flip": True}, "digits-flip_true-seed0"),
         ({"model.timm": "hf_hub:timm/some"}, "digits-timm_hf_hub_timm_some-seed0"),
         ({"model.width": 0.1234567}, "digits-width0.123457-seed0"),
+        ({"model.weights": "a/b.h5", "model.weights_digest": "0123456789abcdef"}, "digits-weights012345-seed0"),
         ({"model.order": "pointwise_first", "model.segments": 4}, "digits-order_pointwise_first-segments4-seed0"),
     ],
 )

@@ -414,12 +414,12 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from xceptlab.data import resolved
     from xceptlab.data.check import Counts, Remark, check
+    from xceptlab.data.identity import resolved_data
 
     view = Table("split", "images", "classes", "smallest class", "largest class")
     wrong = 0
-    data = resolved(config).data
+    data = resolved_data(config.data)
     for found in check(data, options.all, config.runtime.workers):
         if isinstance(found, Counts):
             images = f"{found.images:,}" + (f" of {found.available:,}" if found.images < found.available else "")
@@ -575,9 +575,10 @@ def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Pa
 
 def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:
     """The configuration to evaluate with; other data than those of the training are allowed, and pointed out."""
-    from xceptlab.data import identity, resolved
+    from xceptlab.data import identity
 
-    here = resolved(dataclasses.replace(config, data=dataclasses.replace(config.data, content="")))
+    data = identity.resolved_data(dataclasses.replace(config.data, content=""))
+    here = dataclasses.replace(config, data=data)
     parents = Path(weights).parents[:2]
     record = next((found for folder in parents if (found := RunDirectory(folder).record())), None)
     if record is None:
@@ -599,9 +600,9 @@ def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:
 
 def _with_classes(config: RunConfig) -> RunConfig:
     """A configuration whose number of classes is known: of an own data set the files tell, which are looked at only for that."""
-    from xceptlab.data import resolved
+    from xceptlab.data.identity import resolved_data
 
-    return config if config.data.num_classes else resolved(config)
+    return config if config.data.num_classes else dataclasses.replace(config, data=resolved_data(config.data))
 
 
 def _write(expansion: "Expansion", latex: bool = False) -> "Summary":

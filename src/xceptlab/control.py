@@ -7,6 +7,7 @@ network, so that what cannot be built is refused before a run starts, and holds 
 import bisect
 import dataclasses
 
+from xceptlab.models import pretrained
 from xceptlab.models.cost import Row, changes, cost, table
 from xceptlab.schema import RunConfig
 from xceptlab.study import Expansion
@@ -32,13 +33,15 @@ def trees(expansion: Expansion) -> dict[str, list[Row]]:
     """Every arm's module tree.
 
     Raises:
-        ValueError: An arm's network cannot be built or does not take its images; or its modules differ from the baseline's
-            although no key of ``model`` does, such as the classifier when two data sets have other classes.
+        ValueError: An arm's network cannot be built, does not take its images, or cannot start from its weights; or its modules
+            differ from the baseline's although no key of ``model`` does, such as the classifier when two data sets have other
+            classes.
     """
     found: dict[str, list[Row]] = {}
     for arm, config in expansion.arms.items():
         try:
             found[arm] = table(config.model, config.data.classes, config.data.size)
+            pretrained.check(config.model, config.data.classes)
         except ValueError as error:
             raise ValueError(f"arm {arm!r}: {error}") from None
         baseline = next(iter(found))
@@ -56,7 +59,8 @@ def twins(expansion: Expansion, found: dict[str, list[Row]]) -> list[str]:
     seen: dict[str, str] = {}
     lines = []
     for arm, config in expansion.arms.items():
-        rest = {key: value for key, value in config.science().items() if key == "model.init" or not key.startswith("model.")}
+        start = ("model.init", "model.weights_digest")
+        rest = {key: value for key, value in config.science().items() if key in start or not key.startswith("model.")}
         first = seen.setdefault(repr((rest, [(row.name, row.own) for row in found[arm]])), arm)
         if first != arm:
             lines.append(

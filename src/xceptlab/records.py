@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xceptlab import leases
-from xceptlab.schema import HASH, SCIENCE_VERSION, RunConfig
+from xceptlab.schema import HASH, SCIENCE_VERSION, SHORT, RunConfig
 
 SETTLED = 3_000_000_000
 """Nanoseconds after which a folder that has changed again has another time of its change, on any file system."""
@@ -85,6 +85,8 @@ class Record:
     """Name of the machine (of the first process); empty in records of older versions."""
     registrations: list[str] | None = None
     """Digests of the studies' registrations that stood before the run began; None in records of older versions."""
+    weights: str = ""
+    """Where the weights come from that the training started from (``model.weights``), in words; empty where they were drawn."""
 
 
 @dataclass(frozen=True)
@@ -286,22 +288,27 @@ def outdated(config: RunConfig) -> bool:
     return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
 
 
-def begun_on_other_data(config: RunConfig) -> Path | None:
-    """An unfinished run that differs from this one in nothing but what its own data set holds, should there be one."""
+def begun_on_other_files(config: RunConfig) -> str:
+    """Which unfinished run differs from this one only in what its files hold, in words; empty where there is none."""
     import yaml
 
+    unreadable = (AttributeError, KeyError, TypeError, ValueError, OSError, yaml.YAMLError)  # no configuration of this version
+    kinds = {"data.content": "photographs", "model.weights_digest": "weights"}
     name, _, _ = config.run_id.rpartition("-")
-    science = config.science()
+    digits = config.model.weights_digest[:SHORT]
+    name = name.replace(f"weights{digits}", "weights*") if digits else name
+    science, defaults = config.science(), RunConfig().science()
     for file in Path(config.runtime.outputs).glob(f"runs/{name}-*/config.yaml"):
         if (file.parent / "record.json").exists():
             continue
-        with suppress(TypeError, ValueError, OSError, yaml.YAMLError):  # no configuration of this version
+        with suppress(*unreadable):
             values = yaml.safe_load(file.read_text("utf-8"))
-            theirs = {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in science if "." in key}
-            other = {key for key, value in theirs.items() if value != science[key]}
-            if other == {"data.content"} and values["seed"] == config.seed:
-                return file.parent
-    return None
+            given = {f"{part}.{key}": value for part in ("model", "data", "train") for key, value in values[part].items()}
+            theirs = defaults | given | {"seed": values["seed"]}
+            other = {key for key in science if theirs[key] != science[key]}
+            if other and other <= kinds.keys() and all(theirs[key] and science[key] for key in other):
+                return f"{file.parent} was begun on other {' and '.join(kinds[key] for key in sorted(other))}"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,8 @@ HASH = 10
 """Characters of the hash at the end of a run's id."""
 READABLE = 54
 """Characters of a run's id that tell it from the shipped recipes, at most, between the data set's name and the seed."""
+SHORT = 6
+"""Digits of the digest of pretrained weights that are shown, in a run's id and where arms are compared."""
 _CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
 """``data.content``: the parts, the number of classes, the digest."""
 
@@ -69,6 +72,12 @@ class ModelConfig(Section):
     """BatchNorm: weight of a batch in the running statistics (Keras's momentum of 0.99)."""
     init: Literal["keras", "timm"] = "keras"
     """How initial weights are drawn: Glorot uniform as in the original, or as timm's port draws them."""
+    weights: str = field(default="", metadata={"identity": False})
+    """Weights to start from in place of drawn ones: a file of Keras's or timm's Xception, one of ours, or a run's folder. The
+    classifier is drawn anew where they have another number of classes; all else must fit."""
+    weights_digest: str = ""
+    """What these weights are: a digest of their file. Filled in by xceptlab; given, it must be the file's, or stands for it where
+    the file is not at hand."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +92,20 @@ class ModelConfig(Section):
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         self._require("bn_eps", self.bn_eps > 0, "above 0")
         self._require("bn_momentum", 0 < self.bn_momentum <= 1, "above 0 and at most 1")
+        self._require("weights", not (self.weights and self.timm), "left out with model.timm: only Xception starts from a file")
+        known = bool(re.fullmatch(r"([0-9a-f]{16})?", self.weights_digest))
+        self._require("weights_digest", known, "what xceptlab has filled in, such as 0123456789abcdef")
+        self._require("weights_digest", bool(self.weights) or not self.weights_digest, "left out without model.weights")
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the configuration alone says what the network starts from: at a file ``data.resolved`` has looked."""
+        return not self.weights or bool(self.weights_digest)
+
+    @property
+    def start(self) -> str:
+        """In words, which weights a training starts from: ``drawn``, or a file's name with the beginning of its digest."""
+        return f"{os.path.basename(os.path.normpath(self.weights))} ({self.weights_digest[:SHORT]})" if self.weights else "drawn"
 
     def channels(self, paper: int) -> int:
         """The number of channels of a layer that has ``paper`` channels in the paper."""
@@ -434,7 +457,8 @@ class RunConfig(Section):
 
     def id_in(self, version: int) -> str:
         """The run's id where ``SCIENCE_VERSION`` was this."""
-        assert self.data.resolved, "what a run of an own data set is depends on its files; xceptlab.data.resolved looks at them"
+        whole = self.data.resolved and self.model.resolved
+        assert whole, "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
         digest = hashlib.sha256(json.dumps([version, self.changed()], sort_keys=True).encode()).hexdigest()
         factors = _distinctions(self.model, self.data, self.train)
         return "-".join([self.data.title or self.data.name, *factors, f"seed{self.seed}", digest[:HASH]])
@@ -482,6 +506,8 @@ def _distinctions(*sections: ModelConfig | DataConfig | TrainConfig) -> list[str
 def _distinction(key: str, value: Any) -> str:
     """A field's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``, ``fc64_32``."""
     name = key.partition(".")[2]
+    if key == "model.weights_digest":
+        return f"weights{value[:SHORT]}"
     if isinstance(value, list):
         text = "_".join(map(str, value)) or "_none"
     elif isinstance(value, str | bool):

@@ -23,7 +23,7 @@ from xceptlab.records import RunDirectory, write_atomically, write_once
 from xceptlab.schema import RunConfig
 from xceptlab.section import Section, shown
 
-FACTORS = [key for key in RunConfig().science() if key != "seed"]
+FACTORS = [*(key for key in RunConfig().science() if key != "seed"), "model.weights"]
 """The keys in which arms may differ."""
 SECTIONS = [f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(f.type)]
 """What an arm's keys may be nested in, as in a configuration file."""
@@ -251,12 +251,16 @@ class Expansion:
     def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
         """The science in which an arm differs from the baseline: ``{key: (baseline, arm)}``.
 
-        A field that does not apply to one of the two, such as Nesterov's momentum to AdamW, is no difference.
+        A field that does not apply to one of the two, such as Nesterov's momentum to AdamW, is no difference. Weights to start
+        from, which a digest tells apart, are named as an arm declares them.
         """
         baseline, config = next(iter(self.arms.values())), self.arms[arm]
         base, other = baseline.science(), config.science()
         applicable = base.keys() - baseline.train.unused - config.train.unused
-        return {key: (base[key], other[key]) for key in base if key in applicable and base[key] != other[key]}
+        found = {key: (base[key], other[key]) for key in base if key in applicable and base[key] != other[key]}
+        if found.pop("model.weights_digest", None):
+            found["model.weights"] = (baseline.model.start, config.model.start)
+        return found
 
     def data(self) -> str:
         """In words, which part of the data set is which split; of each data set, should the arms have several."""
@@ -305,7 +309,8 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     arms = {}
     first = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
     for name, declared in cells.items():
-        overrides = [f"--{key}={_text(value)}" for key, value in declared.items()]
+        located = {key: _beside(value, file) if key == "model.weights" else value for key, value in declared.items()}
+        overrides = [f"--{key}={_text(value)}" for key, value in located.items()]
         overrides.append(f"--seed={first}")
         try:
             arms[name] = loading.load_run([*layers, *args, *overrides], "study")
@@ -388,9 +393,16 @@ def _control(file: Path, expansion: Expansion) -> None:
         seen[config.run_id] = arm
 
 
+def _beside(path: Any, file: Path) -> Any:
+    """A path of a study file as it is from the working directory: beside the study file, or as it stands there."""
+    if not isinstance(path, str) or not path:
+        return path
+    beside = file.parent / os.path.expanduser(path)
+    return str(beside) if beside.exists() else path
+
+
 def _find(base: str, file: Path) -> str:
-    path = Path(os.path.expanduser(base))
-    for candidate in (file.parent / path, path, shipped.root() / base):
+    for candidate in (Path(_beside(base, file)), Path(os.path.expanduser(base)), shipped.root() / base):
         if candidate.is_file():
             return str(candidate)
     raise ValueError(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
@@ -402,7 +414,7 @@ def _text(value: Any) -> str:
 
 def _naming_layers(args: Sequence[str]) -> list[tuple[str, str]]:
     """Of the command line the layers and overrides that make another study, because they can change a result."""
-    science = {*FACTORS, "model.match"} - {"data.content"}  # which only says what the data are
+    science = {*FACTORS, "model.match"} - {"data.content", "model.weights_digest"}  # which only say what the files are
     found = []
     for key, value in loading.overrides(args):
         if key == "config":

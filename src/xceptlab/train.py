@@ -1,5 +1,6 @@
 """One run: a configuration in, a record out. Read this file first; it tells from top to bottom how a run works."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import io
@@ -36,7 +37,7 @@ from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
 from xceptlab.optim import AverageWeights
 from xceptlab.parallel import Processes, SyncBatchNorm
-from xceptlab.records import Record, RunDirectory, begun_on_other_data, final_metrics, outdated, throughput, write_atomically
+from xceptlab.records import Record, RunDirectory, begun_on_other_files, final_metrics, outdated, throughput, write_atomically
 from xceptlab.schema import RunConfig
 from xceptlab.task import Task
 from xceptlab.world import World
@@ -88,15 +89,18 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         data.setup("fit")
         resolved(config)  # the files may have come only now, with data.download
         network = build(config)
+        start = pretrained.start(config.model, network)
+        if start:
+            network.load_state_dict(start.state)
         trainer = make_trainer(config, directory, requests, progress)
         directory.create()
         if not world.first:  # only the first process keeps the directory
-            return _train(config, directory, data, network, trainer, requests)
+            return _train(config, directory, data, network, start, trainer, requests)
         with directory.locked():
             if record := directory.record():  # whoever held it has finished it
                 return record
             write_atomically(directory.path / "config.yaml", dump(config).encode())
-            record = _train(config, directory, data, network, trainer, requests)
+            record = _train(config, directory, data, network, start, trainer, requests)
         tracking.finish(trainer, record)  # W&B may take its time; the run is done
         return record
 
@@ -106,6 +110,7 @@ def _train(
     directory: RunDirectory,
     data: DataModule,
     network: nn.Module,
+    start: pretrained.Start | None,
     trainer: pl.Trainer,
     requests: Requests,
 ) -> Record:
@@ -126,10 +131,12 @@ def _train(
     if trainer.is_global_zero and began_with != seen:
         directory.begin_with(seen)
     if trainer.is_global_zero and (latest or outdated(config)):
-        start = f"continues from {latest.name}" if latest else "an older version, whose results differ, began it; it starts anew"
+        begin = f"continues from {latest.name}" if latest else "an older version, whose results differ, began it; it starts anew"
+        print(f"{config.run_id}: {begin}", file=sys.stderr)
+    if trainer.is_global_zero and not latest and (other := begun_on_other_files(config)):
+        print(f"{config.run_id}: begins anew; {other}, and is another run", file=sys.stderr)
+    if trainer.is_global_zero and not latest and start:
         print(f"{config.run_id}: {start}", file=sys.stderr)
-    if trainer.is_global_zero and not latest and (other := begun_on_other_data(config)):
-        print(f"{config.run_id}: begins anew; {other} was begun on other photographs, and is another run", file=sys.stderr)
 
     status: Literal["finished", "diverged"] = "finished"
     try:
@@ -173,6 +180,7 @@ def _train(
         constant=data.constant_answer(),
         host=socket.gethostname(),
         registrations=directory.registrations(),
+        weights=start.source if start else "",
     )
     if trainer.is_global_zero:
         if status == "finished":
@@ -223,7 +231,7 @@ def prepare(config: RunConfig) -> None:
 
 
 def build(config: RunConfig) -> nn.Module:
-    """The run's network with its initial weights, channels last in memory (2.5 times as fast on a CPU)."""
+    """The run's network with the weights that its seed draws, channels last in memory (2.5 times as fast on a CPU)."""
     return _laid_out(models.build(config.model, config.data.classes, config.seed), config)
 
 
@@ -311,7 +319,7 @@ def evaluate(
     Raises:
         ValueError: The weights do not fit the network, or the split is empty.
     """
-    config = resolved(config)
+    config = dataclasses.replace(config, data=identity.resolved_data(config.data))
     prepare(config)
     network = _laid_out(pretrained.restore(config.model, config.data.classes, weights)[0], config)
     config = pretrained.with_published_preprocessing(config, weights, given)

@@ -1,8 +1,9 @@
-"""What the data are: by which a run knows again what it was trained on, without an image being decoded.
+"""What the files are that a run depends on, by which it knows again what it was trained on; nothing is decoded.
 
 The digest of a data set is one of its files' names and sizes. It stays when the folder is moved, and changes when a file is
 mended, added, renamed or put into another class. Of an own data set (``data.name: folder``) it is part of the science, as
-``data.content``; of the known sets the record keeps it, to be compared before the record is trusted.
+``data.content``; of the known sets the record keeps it, to be compared before the record is trusted. The digest of weights that a
+training starts from (``model.weights``) is one of their file's bytes, and part of the science as ``model.weights_digest``.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +24,12 @@ from xceptlab.data.sources import printable
 from xceptlab.data.stores import SUFFIXES, Shards, folders
 from xceptlab.data.tables import feature_names
 from xceptlab.records import Record
-from xceptlab.schema import DataConfig, RunConfig
+from xceptlab.schema import DataConfig, ModelConfig, RunConfig
 
+_SAVE_TIMMS = (
+    "; timm's weights need one, by which they are known: "
+    "torch.save(timm.create_model('{}', pretrained=True).state_dict(), 'legacy_xception.pth')"
+)
 _READERS = 16
 """Threads that ask for the sizes of files, which takes long over a network."""
 
@@ -41,41 +47,111 @@ class Contents:
 def resolved(
     config: RunConfig, stand_in: Mapping[str, Any] | None = None, look: Callable[[DataConfig], Contents] | None = None
 ) -> RunConfig:
-    """The run with all that its identity needs: of an own data set the content and the number of classes.
+    """The run with all that its identity needs: what its own data set and the weights are that it starts from.
 
-    Every command, and everything else that asks for a run's id, goes this way. Where the files are not at hand, ``data.content``
-    or what was registered stands for them, which is said.
+    Every command, and everything else that asks for a run's id, goes this way. Where the files are not at hand, the digest that
+    the configuration has, or else what was registered, stands for them, which is said.
 
     Args:
         config: As it was loaded.
         stand_in: The science of the same run as a study has registered it.
-        look: What is asked for the contents of the files, such as a cached ``contents`` for runs of the same data.
+        look: What is asked for the contents of the data's files, such as a cached ``contents`` for runs of the same data.
 
     Raises:
-        ValueError: The files are not there and nothing stands for them, or they are others than ``data.content`` says.
+        ValueError: The files are not there and nothing stands for them, or they are others than the configuration says.
     """
-    data, registered = config.data, (stand_in or {}).get("data.content", "")
+    registered = stand_in or {}
+    model = _resolved_weights(config.model, registered.get("model.weights_digest", ""))
+    data = resolved_data(config.data, registered.get("data.content", ""), look)
+    return dataclasses.replace(config, model=model, data=data)
+
+
+def resolved_data(data: DataConfig, registered: str = "", look: Callable[[DataConfig], Contents] | None = None) -> DataConfig:
+    """The data with the content and the number of classes of an own data set; other arguments and errors as of ``resolved``.
+
+    Enough for what trains nothing, such as an evaluation, which has weights.
+    """
     if data.name != "folder":
-        return config
+        return data
     try:
-        content = (look or contents)(dataclasses.replace(data, download=False)).content
-        if registered not in ("", content):
-            _say(f"{data.root}: holds other photographs, {content}, than the study was registered with, {registered}")
-    except ValueError as error:
-        content = data.content or registered
-        if content:
-            _say(f"{error}; {'data.content' if data.content else 'what the study has registered'}, {content}, stands for it")
-        elif data.download:
-            content = contents(data).content
-        else:
-            raise
-    if data.content not in ("", content):
-        raise ValueError(
-            f"data.content: {data.content} is not what is in {data.root}, which is {content}: files were added, removed, renamed "
-            "or changed since; put back what was there, or leave data.content out to train another run on what is there now"
+        content = _agreed(
+            key="data.content",
+            given=data.content,
+            registered=registered,
+            place=data.root,
+            kind="photographs",
+            look=lambda: (look or contents)(dataclasses.replace(data, download=False)).content,
+            mend="files were added, removed, renamed or changed since; put back what was there, or leave data.content out to "
+            "train another run on what is there now",
         )
+    except ValueError:
+        if data.content or not data.download:
+            raise
+        content = contents(data).content
     classes = data.num_classes or int(content.split("-")[1])
-    return dataclasses.replace(config, data=dataclasses.replace(data, content=content, num_classes=classes))
+    return dataclasses.replace(data, content=content, num_classes=classes)
+
+
+def _resolved_weights(model: ModelConfig, registered: str) -> ModelConfig:
+    if not model.weights:
+        return model
+    digest = _agreed(
+        key="model.weights_digest",
+        given=model.weights_digest,
+        registered=registered,
+        place=model.weights,
+        kind="weights",
+        look=lambda: _file_digest(weights_file(model.weights)),
+        mend="the file was changed since; put back what was there, or leave model.weights_digest out to train another run from "
+        "what is there now",
+    )
+    return dataclasses.replace(model, weights_digest=digest)
+
+
+def _agreed(*, key: str, given: str, registered: str, place: str, kind: str, look: Callable[[], str], mend: str) -> str:
+    """The digest of files: the one that is found or, where they are not at hand, what stands for it.
+
+    Args:
+        key: The field that keeps the digest.
+        given: Its value in the configuration; empty before it was filled in.
+        registered: Its value in a study's registration; empty without one.
+        place: Where the files are looked for.
+        kind: What they are, in words.
+        look: Looks at the files.
+        mend: What may have happened to files that are others than ``given``, and what to do.
+    """
+    try:
+        found = look()
+    except ValueError as error:
+        found = given or registered
+        if not found:
+            raise
+        _say(f"{error}; {key if given else 'what the study has registered'}, {found}, stands for it")
+    else:
+        if registered not in ("", found):
+            _say(f"{place}: holds other {kind}, {found}, than the study was registered with, {registered}")
+    if given not in ("", found):
+        raise ValueError(f"{key}: {given} is not what is in {place}, which is {found}: {mend}")
+    return found
+
+
+def weights_file(weights: str) -> Path:
+    """The file that ``model.weights`` names: of a run's folder that of its evaluated weights.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    path = Path(weights)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        by_name = re.fullmatch(r"(legacy_)?xception(\.\w+)?", weights)
+        raise ValueError(f"model.weights: {file}: no such file{_SAVE_TIMMS.format(weights) if by_name else ''}")
+    return file
+
+
+def _file_digest(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
 
 
 def contents(config: DataConfig) -> Contents:

@@ -48,6 +48,8 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
             print(f"{older} of the missing runs were begun by an older version, whose results differ; they start anew")
         for arm_config in expansion.arms.values():
             locate(arm_config.data)
+        for weights in {run.model.weights for run in missing.values()} - {""}:
+            identity.weights_file(weights)
         launcher = make_launcher(next(iter(missing.values())), jobs, main)
         launcher.start(list(missing.values()))
     remember_files(expansion)

@@ -12,6 +12,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xceptlab.data.identity import weights_file
 from xceptlab.loading import load_run
 from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
+from xceptlab.records import RunDirectory
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
 
 CONSTANTS: dict[str, dict[str, Any]] = {
@@ -30,6 +33,9 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "xceptlab": {},
 }
 """What the sources have and their checkpoints do not say."""
+
+FUNCTION = ("order", "intermediate", "intermediate_norm", "residual", "segments", "convolution", "stem")
+"""Fields of ``ModelConfig`` that change what weights compute; not all of them show in the weights' names and shapes."""
 
 TIMM_NAMES = ("legacy_xception", "xception")
 """What timm calls, and called, the paper's network; its xception41, 65 and 71 are other ones."""
@@ -79,12 +85,20 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     return network.eval()
 
 
+def _run_of(file: Path) -> Path | None:
+    """The folder of the run that a file of weights or a checkpoint lies in; None for a lone file."""
+    return next((folder for folder in file.parents[:2] if (folder / "config.yaml").exists()), None)
+
+
 def _beside(file: Path) -> ModelConfig | None:
     """The network of a run's weights or checkpoint, by the run's configuration; None where that is not at hand."""
-    for folder in file.parents[:2]:
-        if (folder / "config.yaml").exists():
-            return load_run(["-c", str(folder / "config.yaml")]).model
-    return None
+    folder = _run_of(file)
+    return _without_start(load_run(["-c", str(folder / "config.yaml")]).model) if folder else None
+
+
+def _without_start(config: ModelConfig) -> ModelConfig:
+    """The network, whatever its training started from."""
+    return dataclasses.replace(config, weights="", weights_digest="")
 
 
 def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.Module, ModelConfig]:
@@ -93,6 +107,7 @@ def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.
     Raises:
         ValueError: The weights cannot be read or do not fit the network.
     """
+    config = _without_start(config)
     source, state = ("xceptlab", read_tensors(Path(weights))) if config.timm else read(weights)
     if source != "xceptlab":
         config = dataclasses.replace(config, **CONSTANTS[source])
@@ -145,12 +160,20 @@ def announce(where: str | Path, source: str, config: ModelConfig) -> None:
 
 
 def fit(network: nn.Module, state: State, where: str) -> None:
-    """Load weights that fit to the last key; BatchNorm's counts of batches may be absent.
+    """Load weights that fit to the last key.
 
     Raises:
         ValueError: Which keys are missing, unexpected or of another shape.
     """
-    own = network.state_dict()
+    network.load_state_dict(fitted(network.state_dict(), state, where))
+
+
+def fitted(own: State, state: State, where: str) -> State:
+    """Weights that fit a network's own to the last key; BatchNorm's counts of batches may be absent, and are its own then.
+
+    Raises:
+        ValueError: Which keys are missing, unexpected or of another shape.
+    """
     counts = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
     state = counts | dict(state)
     problems = [f"{name} is missing" for name in own if name not in state]
@@ -159,7 +182,7 @@ def fit(network: nn.Module, state: State, where: str) -> None:
         if name in state and state[name].shape != own[name].shape:
             problems.append(f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}")
     _refuse(problems, where)
-    network.load_state_dict(state)
+    return state
 
 
 def _refuse(problems: list[str], where: str) -> None:
@@ -217,6 +240,114 @@ def _download(name: str) -> State:
         return from_timm(timm.create_model(name, pretrained=True).state_dict(), name)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{name}: timm cannot load its weights here ({' '.join(str(error).split())[:200]})") from None
+
+
+# ---- what a training starts from -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a training starts from in place of drawn weights: ``model.weights``."""
+
+    state: State
+    """All weights of the network."""
+    source: str
+    """Where they come from, as the record keeps it."""
+    anew: str
+    """What is drawn all the same, and why, in words; empty where every weight is the source's."""
+
+    def __str__(self) -> str:
+        return f"starts from {self.source}; {self.anew or 'every weight is theirs, also those of the classifier'}"
+
+
+def start(config: ModelConfig, network: nn.Module) -> Start | None:
+    """The weights of ``model.weights`` for a network with drawn ones, which is left as it is; None where there are none.
+
+    Where the number of classes differs, the classifier is drawn, and so are optional fully connected layers that do not fit.
+
+    Args:
+        config: The network's; never changed to fit the weights.
+        network: May be on the meta device, to see only whether the weights fit.
+
+    Raises:
+        ValueError: The weights are not there, cannot be read or do not fit, or were trained with other constants.
+    """
+    if not config.weights:
+        return None
+    file = weights_file(config.weights)
+    place, (source, state) = f"model.weights: {file}", read(file)
+    trained = _beside(file) if source == "xceptlab" else ModelConfig(**CONSTANTS[source])
+    if trained:
+        _refuse_other_constants(config, trained, place)
+    own = network.state_dict()
+    theirs, ours = _classes(state), _classes(own)
+    anew = ""
+    if theirs != ours:
+        fresh = _misfits_of_top(state, own)
+        kept = {name: value for name, value in state.items() if _module(name) not in fresh}
+        state = kept | {name: value for name, value in own.items() if _module(name) in fresh}
+        drawn = [name for name in fresh if f"{name}.weight" in own]
+        why = f"{theirs:,} classes there, {ours:,} here" if theirs else "there is none there"
+        anew = f"{', '.join(drawn)} {'is' if len(drawn) == 1 else 'are'} drawn anew ({why})"
+    return Start(state=fitted(own, state, place), source=_origin(file, source, config, trained), anew=anew)
+
+
+def check(config: ModelConfig, classes: int) -> None:
+    """Refuse weights that a training could not start from; those that are not at hand are left to the training.
+
+    Raises:
+        ValueError: As of ``start``.
+    """
+    if not config.weights:
+        return
+    try:
+        weights_file(config.weights)
+    except ValueError:
+        return
+    with torch.device("meta"):
+        network = build(config, classes)
+    start(config, network)
+
+
+def _refuse_other_constants(config: ModelConfig, trained: ModelConfig, place: str) -> None:
+    """BatchNorm's momentum may differ: it says how fast running statistics follow, not what the weights compute."""
+    other = [name for name in ("padding", "bn_eps") if getattr(config, name) != getattr(trained, name)]
+    if other:
+        here = ", ".join(f"model.{name} {getattr(config, name)}" for name in other)
+        there = " ".join(f"--model.{name} {getattr(trained, name)}" for name in other)
+        raise ValueError(f"{place}: trained with other constants than {here}; set {there}")
+
+
+def _classes(state: State) -> int:
+    """Units of the classifier; 0 without one."""
+    head = state.get("classifier.weight", state.get("classifier.bias"))
+    return head.shape[0] if head is not None and head.ndim else 0
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _misfits_of_top(state: State, own: State) -> list[str]:
+    """The classifier, and the fully connected layers before it that are in one of the two only, or have other shapes."""
+    top = {_module(name): None for name in [*own, *state] if name.startswith(("fc.", "classifier."))}  # in order
+
+    def fits(module: str) -> bool:
+        names = (f"{module}.weight", f"{module}.bias")
+        return all(name in state and name in own and state[name].shape == own[name].shape for name in names)
+
+    return [module for module in top if module == "classifier" or not fits(module)]
+
+
+def _origin(file: Path, source: str, config: ModelConfig, trained: ModelConfig | None) -> str:
+    """In words where weights come from and, where it is known, in what their network computed otherwise."""
+    folder = _run_of(file)
+    record = RunDirectory(folder).record() if folder and source == "xceptlab" else None
+    words = f"the run {record.run_id}" if record else f"{file.name} ({source})"
+    if not trained:
+        return f"{words}, whose padding and bn_eps are not known"
+    other = [f"{name} {getattr(trained, name)}" for name in FUNCTION if getattr(trained, name) != getattr(config, name)]
+    return f"{words}, trained with {', '.join(other)}" if other else words
 
 
 # ---- what the layers are called --------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
         "image size": row(lambda config: f"{config.data.size} x {config.data.size} pixels"),
         "augmentation": row(lambda config: _augmentation(config.data)),
         "network": _network(expansion),
+        "initial weights": _by_arm({arm: _start(config, _first(arm, records)) for arm, config in expansion.arms.items()}),
         "epochs": row(lambda config: f"{config.train.epochs:,}"),
         "batch size": row(lambda config: _batch(config.train)),
         "optimizer": row(lambda config: _optimizer(config.train)),
@@ -85,11 +86,18 @@ def _augmentation(data: DataConfig) -> str:
 def _network(expansion: Expansion) -> str:
     """The network that the arms share, by the fields that differ from the paper's Xception."""
     first, *others = (config.changed() for config in expansion.arms.values())
-    keys = [key for key in first if key.startswith("model.") and key != "model.dropout"]
+    keys = [key for key in first if key.startswith("model.") and key not in ("model.dropout", "model.weights_digest")]
     shared = {key.removeprefix("model."): first[key] for key in keys if all(other.get(key) == first[key] for other in others)}
     name = f"timm's {shared.pop('timm')}" if "timm" in shared else "Xception"
-    vary = any(key.startswith("model.") for arm in expansion.arms for key in expansion.differences(arm))
+    differing = {key for arm in expansion.arms for key in expansion.differences(arm)} - {"model.weights"}
+    vary = any(key.startswith("model.") for key in differing)
     return ", ".join([name, *(f"{key} {value}" for key, value in shared.items())]) + ("; the arms differ in it" if vary else "")
+
+
+def _start(config: RunConfig, record: Record | None) -> str:
+    """What the training starts from; the record of a run knows more of it than the configuration."""
+    source = record.weights if record else ""
+    return f"{source}, as {config.model.weights_digest}" if source else config.model.start
 
 
 def _seeds(expansion: Expansion) -> str:
