@@ -103,7 +103,10 @@ def crashed(tiny, monkeypatch):
 
 def test_processes_that_see_different_checkpoints_do_not_train(crashed, tmp_path):
     def process(rank, outputs):
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29467", "WORLD_SIZE": "2", "NODE_RANK": "0", "LOCAL_RANK": rank}
+        group = {  # as torchrun has it, which gives all processes the same arguments
+            **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29467"},
+            **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "RANK": rank, "LOCAL_RANK": rank},
+        }
         command = [sys.executable, "-m", "xceptlab", "train", *TINY, "--runtime.devices=2", f"--runtime.outputs={outputs}"]
         return subprocess.Popen(command, cwd=ROOT, env=os.environ | group, stderr=subprocess.PIPE, text=True)
 

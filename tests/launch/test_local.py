@@ -14,7 +14,6 @@ from launch import fakes
 from launch.fakes import calls, finish
 from xceptlab.launch import local
 from xceptlab.launch.launcher import crash
-from xceptlab.launch.study import _last_line
 from xceptlab.loading import load_run
 from xceptlab.records import RunDirectory
 
@@ -68,11 +67,10 @@ def test_a_native_crash_is_reported_as_one_and_what_to_try(run, launcher, name):
     crashes = run(100 + signal.Signals[name])
     one.start([crashes])
     assert finish(one)[crashes.run_id] == "failed"
-    told = _last_line(crashes)
-    assert told.startswith(f"ended by {name}")
-    assert ("in record (" in told) == (name != "SIGKILL")  # where it was; nothing can tell that for SIGKILL
-    assert ("out of memory, perhaps" in told) == (name == "SIGKILL")
-    assert "(see " in told
+    reason = RunDirectory.of(crashes.runtime.outputs, crashes.run_id).failure()
+    assert reason.startswith(f"ended by {name}")
+    assert ("in record (" in reason) == (name != "SIGKILL")  # where it was; nothing can tell that for SIGKILL
+    assert ("out of memory, perhaps" in reason) == (name == "SIGKILL")
 
 
 @pytest.mark.parametrize("code", [-1, -1000, 0, 1, 2, 75, 130, 143, -15])
@@ -173,8 +171,6 @@ from conftest import ROOT
 from launch import fakes
 from launch.fakes import calls, finish
 from xceptlab.launch import local
-from xceptlab.launch.launcher import crash
-from xceptlab.launch.study import _last_line
 from xceptlab.loading import load_run
 if __name__ == "__main__":
     one = local.Local(fakes.record, 1)
