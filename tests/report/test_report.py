@@ -5,7 +5,7 @@ import html
 import io
 import re
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -363,6 +363,32 @@ def test_a_run_may_have_begun_under_the_registrations_of_two_studies(study, tmp_
     assert summarise(expansion).warnings == summarise(other).warnings == []
     (record,) = {tuple(record.registrations) for record in summarise(other).records.values()}
     assert len(record) == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterRegistration(Registration):
+    """That of a version which knows one more field."""
+
+    added_later: str = "as before"
+
+
+def test_a_later_version_with_more_fields_finds_runs_to_be_of_the_registration_still(study, monkeypatch):
+    expansion = study()
+    Registration.make(expansion)
+    finish(expansion)
+    assert LaterRegistration.read(expansion).digest == Registration.read(expansion).digest
+    monkeypatch.setattr("xceptlab.report.caveats.Registration", LaterRegistration)
+    assert summarise(expansion).warnings == []
+
+
+def test_a_registration_does_not_hold_its_own_digest(study):
+    expansion = study()
+    Registration.make(expansion)
+    file = expansion.directory() / "registered.yaml"
+    assert "digest" not in yaml.safe_load(file.read_text())
+    file.write_text(file.read_text() + "digest: abc\n")
+    with pytest.raises(ValueError, match="not a registration of this version"):
+        Registration.read(expansion)
 
 
 def test_without_validation_the_curves_are_those_of_training(study):
