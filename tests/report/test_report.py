@@ -244,7 +244,7 @@ def test_an_incomplete_study_names_what_is_missing(study):
     for text in (page, files["report.md"]):
         assert "5 of 6 runs done" in text
         assert "Not judged yet: seeds 2 " in text
-    assert re.findall(r"^without,2,.*$", files["results.csv"], re.M)[0].startswith("without,2,digits-residual_none-seed2-")
+    assert re.findall(r"^without,2,.*$", files["results.csv"], re.M)[0].startswith("without,2,digits-residual_none-")
 
 
 def test_a_run_that_crashed_before_its_first_line_is_listed_with_its_folder(study):
@@ -691,13 +691,13 @@ def test_latex_has_every_warning_and_what_was_trained(study):
     summary = summarise(expansion)
     write_report(summary, latex=True)
     text = (expansion.directory() / "report.tex").read_text()
-    assert text.count(r"\item ") == len(summary.warnings) + 1 == 3
-    assert r"\item The runs saw different data: abc, x\_y." in text
-    assert "digits, 10 classes" in text
+    assert text.count(r"\item ") == len(summary.warnings) + 1 == 4
+    assert r", x\_y." in re.search(r"\\item The runs saw different data: .*", text)[0]
+    assert "10 classes of digits, training on train, validation on 0.1 of train, test on test" in text
 
 
 RECIPE = {
-    "data set": "digits, 10 classes",
+    "data set": "10 classes of digits, training on train, validation on 0.1 of train, test on test",
     "images": "1,167 to train on, 130 for validation, 500 to test on",
     "image size": "16 x 16 pixels",
     "augmentation": "flip, cutout 4",
@@ -750,8 +750,29 @@ def test_what_an_arm_was_trained_with_in_its_place_is_said(study, key, level, ro
 
 def test_without_records_the_images_are_those_of_the_configuration(study):
     assert "| images | 1,167 to train on, 130 for validation, 500 to test on |" in texts(study())["report.md"]
-    own = study("--data.name=imagenet", "--data.num_classes=7", "--data.validation=0")
+    own = study("--data.name=folder", "--data.content=train+val-7-0123456789abcdef", "--data.validation=0")
     assert "| images | an unknown number to train on, an unknown number to test on |" in texts(own)["report.md"]
+
+
+@pytest.mark.parametrize("title", ["", "pets"])
+@pytest.mark.parametrize(
+    ("parts", "validation", "splits", "images"),
+    [
+        ("train+val+test", 0, "validation on val, test on test", "1,167 to train on, 130 for validation, 500 to test on"),
+        ("train+val", 0, "validation on none, test on val", "1,167 to train on, 500 to test on"),
+        ("train+test", 0.1, "validation on 0.1 of train, test on test", "1,167 to train on, 130 for validation, 500 to test on"),
+    ],
+)
+def test_of_an_own_data_set_title_splits_and_images_are_said(study, title, parts, validation, splits, images):
+    own = [f"data.title={title}", f"data.content={parts}-3-0123456789abcdef", f"data.validation={validation}"]
+    expansion = study("--data.name=folder", *(f"--{layer}" for layer in own))
+    files = texts(finish(expansion))
+    write_report(summarise(expansion), latex=True)
+    files["report.tex"] = (expansion.directory() / "report.tex").read_text()
+    del files["results.csv"]
+    for text in files.values():
+        assert f"3 classes of {title or 'folder'}, training on train, {splits}" in text
+        assert images in text
 
 
 def test_configuration_files_of_the_command_line_are_named(study, tmp_path):
