@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -586,6 +587,21 @@ def test_a_run_that_began_and_has_no_record_is_listed(study):
     text = texts(expansion)["report.md"]
     assert "Begun and not finished" in text
     assert "without seed 2 (at epoch 1 of 2)" in text
+
+
+def test_runs_that_failed_are_listed_with_the_reason_apart_from_those_that_may_still_run(study):
+    expansion = finish(study())
+    for seed in range(3):
+        directory = leave(expansion, "without", seed, 90.0, log=log_lines(90.0, epochs=1), record=None)
+        (directory.path / "record.json").unlink()
+        if seed < 2:
+            directory.fail("ended by SIGABRT in File train.py,\nline 3; a library crashed.")
+    shutil.rmtree(leave(expansion, "with", 2, 90.0).path)
+    RunDirectory.of(expansion.run("with", 2).runtime.outputs, expansion.run("with", 2).run_id).fail("no space left on device")
+    failed, full, begun = summarise(expansion).warnings
+    assert failed == "Failed: without seed 0, without seed 1: ended by SIGABRT in File train.py, line 3; a library crashed."
+    assert full == "Failed: with seed 2: no space left on device."
+    assert begun.endswith(": without seed 2 (at epoch 1 of 2).")
 
 
 @pytest.mark.parametrize(("started", "flagged"), [(5e9, True), (1e9, False)])

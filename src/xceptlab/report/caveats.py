@@ -183,30 +183,50 @@ def warnings(
     expansion: Expansion,
     records: Records,
     reached: Mapping[tuple[str, int], float],
+    failures: Mapping[tuple[str, int], str],
     verdicts: list[Verdict],
     sampling: Mapping[str, Sampling],
 ) -> list[str]:
-    """All that a reviewer should know, a sentence each. ``reached``: the epoch that each run that has begun is at."""
+    """All that a reviewer should know, a sentence each.
+
+    Args:
+        expansion: The study.
+        records: Its runs' records.
+        reached: The epoch that each run that has begun is at.
+        failures: Why runs without a record failed, of those that were given up.
+        verdicts: What the records say of the claims.
+        sampling: By claim, where its error comes from.
+    """
     return [
         *([f"This is {expansion.first_look}."] if expansion.first_look else []),
-        *_unfinished(expansion, records, reached),
+        *_unfinished(expansion, records, reached, failures),
         *_of_records(expansion, records),
         *_of_verdicts(verdicts, sampling),
         *_of_registration(expansion, records),
     ]
 
 
-def _unfinished(expansion: Expansion, records: Records, reached: Mapping[tuple[str, int], float]) -> list[str]:
-    """Failures are data: what diverged, and what began and has no record, because it crashed or is still running."""
+def _unfinished(
+    expansion: Expansion,
+    records: Records,
+    reached: Mapping[tuple[str, int], float],
+    failures: Mapping[tuple[str, int], str],
+) -> list[str]:
+    """Failures are data: what diverged, what failed, and what began and has no record, because it is running or was stopped."""
     diverged = [f"{arm} seed {seed}" for (arm, seed), record in records.items() if record and record.status == "diverged"]
+    failed: dict[str, list[str]] = {}
+    for (arm, seed), reason in failures.items():
+        failed.setdefault(" ".join(reason.split()).rstrip("."), []).append(f"{arm} seed {seed}")
     begun = [
         f"{arm} seed {seed} (at epoch {epoch:g} of {expansion.arms[arm].train.epochs})"
         for (arm, seed), epoch in reached.items()
-        if records[arm, seed] is None
+        if records[arm, seed] is None and (arm, seed) not in failures
     ]
     warnings = []
     if diverged:
         warnings.append(f"Diverged, scored as guessing unless the claim says otherwise: {', '.join(diverged)}.")
+    for reason, runs in failed.items():
+        warnings.append(f"Failed: {', '.join(runs)}: {reason}.")
     if begun:
         warnings.append(f"Begun and not finished, crashed perhaps (log.txt in the run's folder tells): {', '.join(begun)}.")
     return warnings
