@@ -472,22 +472,37 @@ def test_unequal_budgets_stand_beside_the_verdict(study):
 
 
 BUDGETS = [
-    ({"train.epochs": 4}, {"steps": 40}, "epochs -50.0%, optimizer steps -50.0%, images seen -50.0%"),
-    ({"train.batch_size": 512}, {"steps": 40}, "optimizer steps -50.0%, batch size +100.0%"),
-    ({"data.train_images": 600}, {"steps": 10, "train_images": 540},
-     "optimizer steps +100.0%, training images +116.1%, images seen +116.1%"),
+    ({"train.epochs": 4}, {"steps": 72}, "epochs -50.0%"),
+    ({"train.epochs": 4}, {"steps": 50}, "epochs -50.0%, optimizer steps -28.0%"),
+    ({"train.batch_size": 32}, {"steps": 72}, "batch size +100.0%"),
+    ({"data.train_images": 600}, {"steps": 16, "train_images": 540}, "training images +116.1%"),
+    ({"train.epochs": 4, "data.train_images": 600}, {"steps": 32, "train_images": 540},
+     "epochs -50.0%, training images +116.1%"),
     ({"model.width": 0.5}, {"parameters": 61_000, "macs": 400_000}, "parameters +301.7%, MACs +204.9%"),
 ]  # fmt: skip
+
+
+def test_steps_and_images_that_no_other_budget_explains_are_told(study):
+    expansion = finish(study(), parameters=1000)
+    for seed in range(3):
+        run(expansion, "without", seed, parameters=1000, steps=40)
+    assert summarise(expansion).budgets["helps"].unmatched == "Unmatched budgets, with against without: optimizer steps -50.0%."
+    shorter = {"train.epochs": 124, "model.residual": "none"}  # each within the tolerance, and both together not
+    expansion = finish(study(arms={"with": {"train.epochs": 125}, "without": shorter}), parameters=1000, steps=125)
+    for seed in range(3):
+        run(expansion, "without", seed, parameters=1000, steps=124, train_images=1158)
+    assert summarise(expansion).budgets["helps"].unmatched == "Unmatched budgets, with against without: images seen +1.6%."
 
 
 @pytest.mark.parametrize(("factor", "recorded", "said"), BUDGETS)
 @pytest.mark.parametrize("beside", [{}, {"model.residual": "none"}, {"train.lr": 0.1}])
 def test_budgets_that_change_what_is_learned_are_compared(study, factor, recorded, said, beside):
     """What the arms differ in may be the budget itself; else the budget might explain what the other factor is said to do."""
-    expansion = study(arms={"with": {}, "without": factor | beside})
+    batch = {"train.batch_size": 64}
+    expansion = study(arms={"with": batch, "without": batch | factor | beside})
     for seed in range(3):
-        run(expansion, "with", seed, parameters=245_041)
-        run(expansion, "without", seed, **({"parameters": 245_041} | recorded))
+        run(expansion, "with", seed, parameters=245_041, steps=36)
+        run(expansion, "without", seed, **({"parameters": 245_041, "steps": 36} | recorded))
     budgets = summarise(expansion).budgets["helps"]
     if beside:
         assert budgets.sentences == [f"Unmatched budgets, with against without: {said}."]
