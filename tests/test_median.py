@@ -72,9 +72,21 @@ def test_means_and_medians_stand_in_one_family():
 
 def test_a_claim_on_the_mean_says_in_how_many_seeds_it_holds():
     (v,) = judge([claim(statistic="mean")], [scores(NAMED["a"], NAMED["b"])], range(5))
-    assert v.sign_count == "The difference is beyond the margin in 5 of 5 seeds; the median is confirmed."
+    assert v.sign_count == "The difference is beyond the margin in 5 of 5 seeds (sign test p = 0.031, by itself)."
     (v,) = judge([claim(statistic="mean")], [scores([*NAMED["a"][:4], 96.0], NAMED["b"])], range(5))
-    assert v.sign_count == "The difference is beyond the margin in 4 of 5 seeds; the median is not confirmed."
+    assert v.sign_count == "The difference is beyond the margin in 4 of 5 seeds (sign test p = 0.19, by itself)."
+    (v,) = judge([claim(statistic="mean", kind="equivalent", margin=2.0)], [scores(NAMED["a"], NAMED["b"])], range(5))
+    assert v.sign_count == "The difference is within the margin in 5 of 5 seeds (sign test p = 0.031, by itself)."
+
+
+@pytest.mark.parametrize(("alpha", "fewest"), [(0.05, 5), (0.1, 4), (0.01, 7)])
+def test_too_few_seeds_for_a_small_p_value_are_counted_only(alpha, fewest):
+    rng = np.random.default_rng(0)
+    for n in (3, fewest - 1, fewest):
+        table = scores(90 + rng.normal(0, 0.1, n), [80.0] * n)
+        (v,) = judge([claim(statistic="mean")], [table], range(n), alpha)
+        p = f" (sign test p = {0.5**n:.2g}, by itself)" if n >= fewest else ""
+        assert v.sign_count == f"The difference is beyond the margin in {n} of {n} seeds{p}."
 
 
 def test_few_pairs_have_no_finite_interval_and_say_how_many_would_do():

@@ -95,6 +95,16 @@ def test_in_a_sweep_each_run_has_its_own_id(tiny, server, monkeypatch, project):
         assert run["displayName"] != "another"
 
 
+def test_a_run_after_one_that_crashed_in_the_same_process_is_in_the_sweep_too(tiny, server, monkeypatch):
+    for name, value in {"SWEEP_ID": "s1", "RUN_ID": "the_agents", "PROJECT": "theirs"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    first, second = (tiny("--runtime.wandb=online", f"--seed={seed}") for seed in (1, 2))
+    crashed(first, 2, monkeypatch)
+    train(second, progress=False)
+    assert set(server.runs) == {wandb_id(first), wandb_id(second)}
+    assert [run.get("sweep") for run in server.runs.values()] == ["s1", "s1"]
+
+
 @pytest.mark.parametrize(
     ("named", "configured", "project"), [("theirs", "", "theirs"), ("theirs", "mine", "mine"), ("", "", "xceptlab")]
 )

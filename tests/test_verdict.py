@@ -107,8 +107,9 @@ def test_the_interval_has_the_level_one_minus_two_alpha_and_says_so(alpha, level
 def test_the_correlation_and_the_detectable_effect_are_told():
     v = one(A, B)
     assert v.correlation == pytest.approx(np.corrcoef(list(A.values()), list(B.values()))[0, 1])
-    shift = v.detectable / np.std(DIFFERENCE, ddof=1) * math.sqrt(5)
-    assert sp.nct.sf(sp.t.ppf(0.95, 4), 4, shift) == pytest.approx(0.8, abs=1e-4)
+    detectable = stats.detectable(float(np.std(DIFFERENCE, ddof=1)), 5, "superior", 0.05)
+    found = f"5 pairs would have found an effect of {detectable:.2f} beyond the margin with 80% power."
+    assert v.power == f"Pairing correlation {v.correlation:.2f}; {found}"
 
 
 # ---- too little to judge ----------------------------------------------------------------------------------------------------

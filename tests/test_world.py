@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -10,6 +11,7 @@ import pytest
 
 from conftest import ROOT, TINY
 from xceptlab import interruption, world
+from xceptlab.cli import main
 from xceptlab.loading import load_run
 from xceptlab.records import RunDirectory
 from xceptlab.train import train
@@ -59,7 +61,8 @@ def joined(monkeypatch):
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("variables", STRAY, ids=str)
 def test_a_process_that_nothing_started_for_the_run_is_its_first_and_forgets_what_others_were_told(joined, variables, devices):
-    assert joined(variables, devices) == World(size=devices)
+    place = joined(variables, devices)
+    assert place == World(size=devices, other_tasks=place.other_tasks)
     assert not set(VARIABLES) & set(os.environ)
     assert set(variables) - set(VARIABLES) <= set(os.environ)
 
@@ -104,6 +107,38 @@ def test_a_run_that_is_not_configured_for_what_torchrun_started_is_told_what_to_
 def test_a_run_on_several_machines_that_nothing_started_on_each_is_told_what_would(joined, variables):
     with pytest.raises(ValueError, match=r"runtime.num_nodes: 3 is not allowed here; .* started by torchrun, or by srun"):
         joined(variables, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("variables", "devices", "said"),
+    [
+        (ONE_OF_SEVERAL_TASKS, 1, "; srun started 4 tasks and the run needs 1 process "),
+        (ONE_OF_SEVERAL_TASKS, 2, "; srun started 4 tasks and the run needs 2 processes "),
+        (ONE_OF_SEVERAL_TASKS, 4, ""),
+        (ONE_OF_SEVERAL_TASKS | {"SLURM_STEP_NUM_TASKS": "1"}, 1, ""),
+        (TERMINAL, 1, ""),
+        (INTERACTIVE, 1, ""),
+        ({}, 1, ""),
+    ],
+)
+def test_a_run_that_is_busy_says_that_srun_started_another_number_of_tasks(
+    joined, tmp_path, monkeypatch, variables, devices, said
+):
+    why = joined(variables, devices).why_busy
+    assert why.startswith(said)
+    assert bool(why) == bool(said)
+
+
+def test_the_line_on_a_busy_run_has_it(tmp_path, monkeypatch, capsys):
+    for name, value in ONE_OF_SEVERAL_TASKS.items():
+        monkeypatch.setenv(name, value)
+    arguments = [*TINY, "--runtime.outputs", str(tmp_path), "--runtime.wandb", "disabled"]
+    directory = RunDirectory.of(str(tmp_path), load_run(arguments).run_id)
+    directory.create()
+    with directory.locked():
+        assert main(["train", *arguments]) == interruption.INTERRUPTED
+    busy = r"another process is training this run \(.*\); srun started 4 tasks and the run needs 1 process"
+    assert re.search(busy, capsys.readouterr().err)
 
 
 def test_tasks_of_srun_on_other_nodes_than_configured_are_told_so(joined):

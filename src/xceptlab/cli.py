@@ -368,7 +368,10 @@ def _train(options: argparse.Namespace, layers: list[str]) -> int:
         if world.first:
             _warn(_few_images(config.data))
         trained = directory.record() is not None
-        record = train(config, progress=sys.stderr.isatty())
+        try:
+            record = train(config, progress=sys.stderr.isatty())
+        except Busy as error:
+            raise Busy(f"{error}{world.why_busy}") from None
     scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
     if world.first:
         print(f"{directory.path}: {scores or record.status}{' (was trained before)' if trained else ''}")

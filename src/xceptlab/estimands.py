@@ -50,12 +50,8 @@ class Estimand(ABC):
         """Why the differences cannot be tested, in words; empty if they can."""
 
     @abstractmethod
-    def detectable(self, d: Array, level: float) -> float:
-        """What so many pairs would have found with 80% power at a single look's ``level``; ``power`` puts it into words."""
-
-    @abstractmethod
-    def power(self, detectable: float, n: int) -> str:
-        """What n pairs would have found, in words."""
+    def power(self, d: Array, level: float) -> str:
+        """What so many pairs would have found with 80% power at a single look's ``level``, in words."""
 
     @abstractmethod
     def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
@@ -130,15 +126,13 @@ class Mean(Estimand):
         same = f"{a} - {b} is {value:+.{decimals(self.claim.metric)}f}{unit} for every seed"
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
-    def detectable(self, d: Array, level: float) -> float:
-        return stats.detectable(float(d.std(ddof=1)), len(d), self.claim.kind, level)
-
-    def power(self, detectable: float, n: int) -> str:
+    def power(self, d: Array, level: float) -> str:
+        detectable = stats.detectable(float(d.std(ddof=1)), len(d), self.claim.kind, level)
         smallest = f"{detectable:.{decimals(self.claim.metric)}f}"
         found = f"an effect of {smallest} beyond the margin"
         if self.claim.kind == "equivalent":
             found = f"equivalence within {smallest}"
-        return f"{n} pairs would have found {found} with 80% power."
+        return f"{len(d)} pairs would have found {found} with 80% power."
 
     def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
         """How many pairs would probably decide the claim if the observed mean and spread were the true ones."""
@@ -196,14 +190,12 @@ class Median(Estimand):
     def untestable(self, d: Array) -> str:
         return ""
 
-    def detectable(self, d: Array, level: float) -> float:
-        return signs.share_needed(len(d), level)
-
-    def power(self, detectable: float, n: int) -> str:
-        if math.isnan(detectable):
-            return f"{n} pairs can find nothing at this level."
+    def power(self, d: Array, level: float) -> str:
+        share = signs.share_needed(len(d), level)
+        if math.isnan(share):
+            return f"{len(d)} pairs can find nothing at this level."
         where = "within the margins" if self.claim.kind == "equivalent" else "beyond the margin"
-        return f"{n} pairs would have found a difference {where} in {detectable:.0%} of all seeds with 80% power."
+        return f"{len(d)} pairs would have found a difference {where} in {share:.0%} of all seeds with 80% power."
 
     def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
         """How many pairs would probably decide the claim if differences lay on its side, or the other, as often as in these."""

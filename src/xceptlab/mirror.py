@@ -169,10 +169,9 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
     if not own.exists():
         write_atomically(own, f"{prefix}-{secrets.token_hex(4)}".encode())
     environment = wandb.setup().settings
-    sweep = None if project else environment.sweep_id  # which is in the environment's project
-    environment.sweep_id = environment.run_id = None
+    of_process = environment.sweep_id, environment.run_id
     settings = wandb.Settings(
-        sweep_id=sweep,
+        sweep_id=None if project else environment.sweep_id,  # which is in the environment's project
         console="off",
         save_code=False,
         disable_git=True,  # the record has the run's
@@ -181,17 +180,21 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
         finish_timeout_raises=True,
         x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
     )
-    with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {own} to send it anew"):
-        run = wandb.init(
-            id=own.read_text("utf-8").strip(),
-            dir=directory,
-            resume="allow",
-            mode=mode,
-            settings=settings,
-            project=project or environment.project or "xceptlab",
-            tags=list(dict.fromkeys([*tags, *(environment.run_tags or ())])) or None,
-            **{"name": prefix, **options},
-        )
+    environment.sweep_id = environment.run_id = None  # W&B would prefer them to what a run is opened with
+    try:
+        with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {own} to send it anew"):
+            run = wandb.init(
+                id=own.read_text("utf-8").strip(),
+                dir=directory,
+                resume="allow",
+                mode=mode,
+                settings=settings,
+                project=project or environment.project or "xceptlab",
+                tags=list(dict.fromkeys([*tags, *(environment.run_tags or ())])) or None,
+                **{"name": prefix, **options},
+            )
+    finally:
+        environment.sweep_id, environment.run_id = of_process  # this process may open other runs
     if run.url:
         write_atomically(directory / "wandb_url", run.url.encode())
     return run

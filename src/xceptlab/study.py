@@ -455,12 +455,9 @@ class Registration:
     arms: dict[str, dict[str, Any]]
     """Per arm its science."""
     question: str = ""
-
-    @property
-    def digest(self) -> str:
-        """By what the records of the runs that began under this registration name it; one that is made anew has another."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest: str = ""
+    """Of the bytes of the file, which does not hold it; empty before it is written. The records of the runs that began under this
+    registration name it so: one that is made anew has another, and a later version that knows more fields finds the same."""
 
     @classmethod
     def now(cls, expansion: Expansion) -> "Registration":
@@ -477,12 +474,13 @@ class Registration:
         Raises:
             ValueError: The file is no registration, or one of another study, with which this one shares neither question nor arm.
         """
+        file = expansion.directory() / "registered.yaml"
         try:
-            registered = cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text("utf-8")))
+            written = file.read_bytes()
+            registered = cls(**yaml.safe_load(written), digest=hashlib.sha256(written).hexdigest()[:16])
         except FileNotFoundError:
             return None
         except (TypeError, ValueError, yaml.YAMLError):
-            file = expansion.directory() / "registered.yaml"
             raise ValueError(f"{file}: not a registration of this version; remove it to register the study anew") from None
         arms = [config.science() for config in expansion.arms.values()]
         if registered.question not in ("", expansion.study.question) and not any(arm in registered.arms.values() for arm in arms):
@@ -501,12 +499,16 @@ class Registration:
         registered = cls.read(expansion)
         if registered is None:
             expansion.directory().mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(dataclasses.asdict(cls.now(expansion)), sort_keys=False)
+            text = yaml.safe_dump(cls.now(expansion).contents(), sort_keys=False)
             write_once(expansion.directory() / "registered.yaml", text.encode())
             registered = cls.read(expansion)
             assert registered is not None
         for run in expansion.runs().values():
             RunDirectory.of(run.runtime.outputs, run.run_id).register(registered.digest)
+
+    def contents(self) -> dict[str, Any]:
+        """What the file holds: all but its own digest."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "digest"}
 
     def edits(self, expansion: Expansion) -> list[str]:
         """What differs between the registered study and today's, in words."""

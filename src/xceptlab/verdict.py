@@ -41,9 +41,9 @@ class Verdict:
     p_adjusted: float = math.nan
     """Holm-adjusted p-value: of the opposite where that is shown, or would be but for the other claims, else of the claim; NaN
     where nothing was tested."""
-    detectable: float = math.nan
-    """What this n would have found with 80% power, at the level that Holm leaves the claim. Of a mean the effect beyond the
-    margin (superior) or the margin (equivalent), of a median the part of all seeds that speaks for the claim."""
+    power: str = ""
+    """What the pairing gained, and what this n would have found with 80% power at the level that Holm leaves the claim, in words;
+    empty where nothing was tested."""
     correlation: float
     """Pearson's, between the two arms over the seeds: what the pairing gained."""
     differences: dict[int, float]
@@ -74,31 +74,27 @@ class Verdict:
         return (self.claim.margin,) if self.claim.kind == "superior" else (-self.claim.margin, self.claim.margin)
 
     @property
-    def power(self) -> str:
-        """What the pairing gained and what this n could have found, in words; empty where nothing was tested."""
-        if not self.tested:
-            return ""
-        gained = "" if math.isnan(self.correlation) else f"Pairing correlation {self.correlation:.2f}; "
-        return gained + estimand(self.claim, []).power(self.detectable, self.n)
-
-    @property
     def evidence(self) -> str:
         """What is shown beside the verdict: in how many seeds it holds, what the pairing gained, what could have been found."""
         return " ".join(filter(None, (self.sign_count, self.power)))
 
     @property
     def sign_count(self) -> str:
-        """In how many seeds the difference speaks for the claim, and whether that alone would confirm it; empty if untested."""
+        """In how many seeds the difference speaks for the claim, and how likely chance alone would be to make it so many.
+
+        The p-value is unadjusted, and no verdict; too few seeds for it to be small have none. Empty if untested.
+        """
         if not self.tested or self.claim.statistic == "median" or self.most is not None:
             return ""
         d, kind, margin = self.values, self.claim.kind, self.claim.margin
         holds = d > margin if kind == "superior" else abs(d) < margin
-        confirmed = signs.p_values(d, kind, margin)[0] <= (1 - self.level) / 2
         where = "beyond" if kind == "superior" else "within"
-        return (
-            f"The difference is {where} the margin in {int(holds.sum())} of {self.n} seeds; "
-            f"the median is {'' if confirmed else 'not '}confirmed."
-        )
+        count = f"The difference is {where} the margin in {int(holds.sum())} of {self.n} seeds"
+        alpha = (1 - self.level) / 2
+        if self.n < signs.fewest(alpha):
+            return f"{count}."
+        p = signs.p_values(d, kind, margin)[0]
+        return f"{count} (sign test p = {p:.2g}, by itself)."
 
 
 def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int] | Seeds, alpha: float = 0.05) -> list[Verdict]:
@@ -181,7 +177,8 @@ def _look(
         alone: Outcome = "supported" if p[i, 0] <= alpha else "contradicted" if p[i, 1] <= alpha else "inconclusive"
         if v.tested:
             p_adjusted = float(adjusted[i, 1 if alone == "contradicted" else 0])
-            v = replace(v, p_adjusted=p_adjusted, detectable=asked[i].detectable(v.values, levels[0]))
+            gained = "" if math.isnan(v.correlation) else f"Pairing correlation {v.correlation:.2f}; "
+            v = replace(v, p_adjusted=p_adjusted, power=gained + asked[i].power(v.values, levels[0]))
         now[i] = replace(v, summary=_summary(v, asked[i], alone=alone, p_alone=float(min(p[i])), levels=levels))
     return list(zip(now, p, strict=True))
 
@@ -314,9 +311,10 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
     a, b = v.claim.contrast
     unit = "" if v.claim.lower_is_better else " points"
     places = decimals(v.claim.metric)
-    if v.n < 3:
+    if v.n < LEAST_PAIRS:
         more = f"; {asked.more_seeds(v.values, levels)}" if v.n > 1 and not asked.untestable(v.values) else ""
-        pairs, missing = ("pair" if v.n == 1 else "pairs"), ("1 more seed is" if v.n == 2 else f"{3 - v.n} more seeds are")
+        pairs, lacking = "pair" if v.n == 1 else "pairs", LEAST_PAIRS - v.n
+        missing = "1 more seed is" if lacking == 1 else f"{lacking} more seeds are"
         return f"Inconclusive: {v.n} {pairs} of runs cannot be judged; at least {missing} needed{more}."
     if why := asked.untestable(v.values):
         return f"Inconclusive: {why}."

@@ -44,6 +44,9 @@ class World:
     """Of this process on its machine, which is the number of its device."""
     node_rank: int = 0
     """Of its machine."""
+    other_tasks: int = 0
+    """Tasks that srun has started, this process among them, where they are not the processes of one run of this size; else 0.
+    They may train a seed each, so this is no error."""
 
     @classmethod
     def join(cls, runtime: RuntimeConfig) -> "World":
@@ -77,14 +80,23 @@ class World:
                 f"runtime.num_nodes: {runtime.num_nodes} is not allowed here; a run on several machines is started by torchrun, "
                 f"or by srun with {runtime.devices} tasks on each of {runtime.num_nodes} nodes, as launcher.name slurm does"
             )
+        tasks = _tasks_of_srun()
         if os.environ.get(PARENT) != str(os.getpid()):  # or it has started the others, which are still there
             forget()
-        return cls(size=size)
+        return cls(size=size, other_tasks=tasks if tasks > 1 else 0)
 
     @property
     def first(self) -> bool:
         """Whether this process writes and prints what the run leaves."""
         return self.rank == 0
+
+    @property
+    def why_busy(self) -> str:
+        """What may explain that another process is training the run, to be added to that; empty where nothing is known."""
+        if not self.other_tasks:
+            return ""
+        processes = "1 process" if self.size == 1 else f"{self.size} processes"
+        return f"; srun started {self.other_tasks} tasks and the run needs {processes} (runtime.devices times runtime.num_nodes)"
 
 
 def forget() -> None:
@@ -127,17 +139,23 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
     raise ValueError(f"torchrun started {processes} process{plural}{where} and {given}; give {options}")
 
 
-def _started_by_srun(runtime: RuntimeConfig) -> bool:
-    """Whether this is one of as many tasks of a step of SLURM as the run needs processes.
+def _tasks_of_srun() -> int:
+    """The tasks of the step of SLURM in which this process is one; 0 for a process that is none.
 
     A shell in an allocation is no such task, though it sees the allocation's variables: srun gives a terminal to a shell, and
     sbatch starts a script in no numbered step.
+    """
+    in_a_step = os.environ.get("SLURM_STEP_ID", "").isdecimal() and "SLURM_PTY_PORT" not in os.environ
+    return _number("SLURM_STEP_NUM_TASKS") if in_a_step else 0
+
+
+def _started_by_srun(runtime: RuntimeConfig) -> bool:
+    """Whether this is one of as many tasks of a step of SLURM as the run needs processes.
 
     Raises:
         ValueError: The tasks are on another number of nodes than the run is configured for.
     """
-    in_a_step = os.environ.get("SLURM_STEP_ID", "").isdecimal() and "SLURM_PTY_PORT" not in os.environ
-    if not in_a_step or _number("SLURM_STEP_NUM_TASKS") != runtime.devices * runtime.num_nodes:
+    if _tasks_of_srun() != runtime.devices * runtime.num_nodes:
         return False
     nodes = _number("SLURM_STEP_NUM_NODES")
     if nodes != runtime.num_nodes:

@@ -60,7 +60,7 @@ def _damage_outputs(case: Case) -> None:
     registered = expansion.directory() / "registered.yaml"
     registered.parent.mkdir(parents=True)
     registration = dataclasses.replace(Registration.now(expansion), time=1e9)
-    registered.write_bytes(dump(dataclasses.asdict(registration)))
+    registered.write_bytes(dump(registration.contents()))
     for _ in range(rng.choice([1, 2, 3])):
         file = rng.choice([registered, *sorted(Path("outputs").rglob("*.*"))])
         _damage_output(case, file)

@@ -4,8 +4,9 @@ import csv
 import html
 import io
 import re
+import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -244,7 +245,7 @@ def test_an_incomplete_study_names_what_is_missing(study):
     for text in (page, files["report.md"]):
         assert "5 of 6 runs done" in text
         assert "Not judged yet: seeds 2 " in text
-    assert re.findall(r"^without,2,.*$", files["results.csv"], re.M)[0].startswith("without,2,digits-residual_none-seed2-")
+    assert re.findall(r"^without,2,.*$", files["results.csv"], re.M)[0].startswith("without,2,digits-residual_none-")
 
 
 def test_a_run_that_crashed_before_its_first_line_is_listed_with_its_folder(study):
@@ -365,6 +366,32 @@ def test_a_run_may_have_begun_under_the_registrations_of_two_studies(study, tmp_
     assert len(record) == 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class LaterRegistration(Registration):
+    """That of a version which knows one more field."""
+
+    added_later: str = "as before"
+
+
+def test_a_later_version_with_more_fields_finds_runs_to_be_of_the_registration_still(study, monkeypatch):
+    expansion = study()
+    Registration.make(expansion)
+    finish(expansion)
+    assert LaterRegistration.read(expansion).digest == Registration.read(expansion).digest
+    monkeypatch.setattr("xceptlab.report.caveats.Registration", LaterRegistration)
+    assert summarise(expansion).warnings == []
+
+
+def test_a_registration_does_not_hold_its_own_digest(study):
+    expansion = study()
+    Registration.make(expansion)
+    file = expansion.directory() / "registered.yaml"
+    assert "digest" not in yaml.safe_load(file.read_text())
+    file.write_text(file.read_text() + "digest: abc\n")
+    with pytest.raises(ValueError, match="not a registration of this version"):
+        Registration.read(expansion)
+
+
 def test_without_validation_the_curves_are_those_of_training(study):
     summary = summarise(finish(study("--data.validation", "0")))
     assert summary.curve_metric == "train/top1"
@@ -445,22 +472,37 @@ def test_unequal_budgets_stand_beside_the_verdict(study):
 
 
 BUDGETS = [
-    ({"train.epochs": 4}, {"steps": 40}, "epochs -50.0%, optimizer steps -50.0%, images seen -50.0%"),
-    ({"train.batch_size": 512}, {"steps": 40}, "optimizer steps -50.0%, batch size +100.0%"),
-    ({"data.train_images": 600}, {"steps": 10, "train_images": 540},
-     "optimizer steps +100.0%, training images +116.1%, images seen +116.1%"),
+    ({"train.epochs": 4}, {"steps": 72}, "epochs -50.0%"),
+    ({"train.epochs": 4}, {"steps": 50}, "epochs -50.0%, optimizer steps -28.0%"),
+    ({"train.batch_size": 32}, {"steps": 72}, "batch size +100.0%"),
+    ({"data.train_images": 600}, {"steps": 16, "train_images": 540}, "training images +116.1%"),
+    ({"train.epochs": 4, "data.train_images": 600}, {"steps": 32, "train_images": 540},
+     "epochs -50.0%, training images +116.1%"),
     ({"model.width": 0.5}, {"parameters": 61_000, "macs": 400_000}, "parameters +301.7%, MACs +204.9%"),
 ]  # fmt: skip
+
+
+def test_steps_and_images_that_no_other_budget_explains_are_told(study):
+    expansion = finish(study(), parameters=1000)
+    for seed in range(3):
+        run(expansion, "without", seed, parameters=1000, steps=40)
+    assert summarise(expansion).budgets["helps"].unmatched == "Unmatched budgets, with against without: optimizer steps -50.0%."
+    shorter = {"train.epochs": 124, "model.residual": "none"}  # each within the tolerance, and both together not
+    expansion = finish(study(arms={"with": {"train.epochs": 125}, "without": shorter}), parameters=1000, steps=125)
+    for seed in range(3):
+        run(expansion, "without", seed, parameters=1000, steps=124, train_images=1158)
+    assert summarise(expansion).budgets["helps"].unmatched == "Unmatched budgets, with against without: images seen +1.6%."
 
 
 @pytest.mark.parametrize(("factor", "recorded", "said"), BUDGETS)
 @pytest.mark.parametrize("beside", [{}, {"model.residual": "none"}, {"train.lr": 0.1}])
 def test_budgets_that_change_what_is_learned_are_compared(study, factor, recorded, said, beside):
     """What the arms differ in may be the budget itself; else the budget might explain what the other factor is said to do."""
-    expansion = study(arms={"with": {}, "without": factor | beside})
+    batch = {"train.batch_size": 64}
+    expansion = study(arms={"with": batch, "without": batch | factor | beside})
     for seed in range(3):
-        run(expansion, "with", seed, parameters=245_041)
-        run(expansion, "without", seed, **({"parameters": 245_041} | recorded))
+        run(expansion, "with", seed, parameters=245_041, steps=36)
+        run(expansion, "without", seed, **({"parameters": 245_041, "steps": 36} | recorded))
     budgets = summarise(expansion).budgets["helps"]
     if beside:
         assert budgets.sentences == [f"Unmatched budgets, with against without: {said}."]
@@ -560,6 +602,21 @@ def test_a_run_that_began_and_has_no_record_is_listed(study):
     text = texts(expansion)["report.md"]
     assert "Begun and not finished" in text
     assert "without seed 2 (at epoch 1 of 2)" in text
+
+
+def test_runs_that_failed_are_listed_with_the_reason_apart_from_those_that_may_still_run(study):
+    expansion = finish(study())
+    for seed in range(3):
+        directory = leave(expansion, "without", seed, 90.0, log=log_lines(90.0, epochs=1), record=None)
+        (directory.path / "record.json").unlink()
+        if seed < 2:
+            directory.fail("ended by SIGABRT in File train.py,\nline 3; a library crashed.")
+    shutil.rmtree(leave(expansion, "with", 2, 90.0).path)
+    RunDirectory.of(expansion.run("with", 2).runtime.outputs, expansion.run("with", 2).run_id).fail("no space left on device")
+    failed, full, begun = summarise(expansion).warnings
+    assert failed == "Failed: without seed 0, without seed 1: ended by SIGABRT in File train.py, line 3; a library crashed."
+    assert full == "Failed: with seed 2: no space left on device."
+    assert begun.endswith(": without seed 2 (at epoch 1 of 2).")
 
 
 @pytest.mark.parametrize(("started", "flagged"), [(5e9, True), (1e9, False)])
@@ -665,13 +722,13 @@ def test_latex_has_every_warning_and_what_was_trained(study):
     summary = summarise(expansion)
     write_report(summary, latex=True)
     text = (expansion.directory() / "report.tex").read_text()
-    assert text.count(r"\item ") == len(summary.warnings) + 1 == 3
-    assert r"\item The runs saw different data: abc, x\_y." in text
-    assert "digits, 10 classes" in text
+    assert text.count(r"\item ") == len(summary.warnings) + 1 == 4
+    assert r", x\_y." in re.search(r"\\item The runs saw different data: .*", text)[0]
+    assert "10 classes of digits, training on train, validation on 0.1 of train, test on test" in text
 
 
 RECIPE = {
-    "data set": "digits, 10 classes",
+    "data set": "10 classes of digits, training on train, validation on 0.1 of train, test on test",
     "images": "1,167 to train on, 130 for validation, 500 to test on",
     "image size": "16 x 16 pixels",
     "augmentation": "flip, cutout 4",
@@ -724,8 +781,29 @@ def test_what_an_arm_was_trained_with_in_its_place_is_said(study, key, level, ro
 
 def test_without_records_the_images_are_those_of_the_configuration(study):
     assert "| images | 1,167 to train on, 130 for validation, 500 to test on |" in texts(study())["report.md"]
-    own = study("--data.name=imagenet", "--data.num_classes=7", "--data.validation=0")
+    own = study("--data.name=folder", "--data.content=train+val-7-0123456789abcdef", "--data.validation=0")
     assert "| images | an unknown number to train on, an unknown number to test on |" in texts(own)["report.md"]
+
+
+@pytest.mark.parametrize("title", ["", "pets"])
+@pytest.mark.parametrize(
+    ("parts", "validation", "splits", "images"),
+    [
+        ("train+val+test", 0, "validation on val, test on test", "1,167 to train on, 130 for validation, 500 to test on"),
+        ("train+val", 0, "validation on none, test on val", "1,167 to train on, 500 to test on"),
+        ("train+test", 0.1, "validation on 0.1 of train, test on test", "1,167 to train on, 130 for validation, 500 to test on"),
+    ],
+)
+def test_of_an_own_data_set_title_splits_and_images_are_said(study, title, parts, validation, splits, images):
+    own = [f"data.title={title}", f"data.content={parts}-3-0123456789abcdef", f"data.validation={validation}"]
+    expansion = study("--data.name=folder", *(f"--{layer}" for layer in own))
+    files = texts(finish(expansion))
+    write_report(summarise(expansion), latex=True)
+    files["report.tex"] = (expansion.directory() / "report.tex").read_text()
+    del files["results.csv"]
+    for text in files.values():
+        assert f"3 classes of {title or 'folder'}, training on train, {splits}" in text
+        assert images in text
 
 
 def test_configuration_files_of_the_command_line_are_named(study, tmp_path):

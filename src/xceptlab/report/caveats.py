@@ -112,10 +112,7 @@ def _compare(a: str, b: str, expansion: Expansion, records: Records) -> Budgets:
     if not runs_a or not runs_b:
         return Budgets()
     spent_a, spent_b = (_spent(expansion.arms[arm], runs) for arm, runs in ((a, runs_a), (b, runs_b)))
-    budgets = []
-    for name, spent in spent_a.items():
-        if by := excess(spent, spent_b.get(name)):
-            budgets.append(f"{name} {by}")
+    budgets = _unequal(spent_a, spent_b)
     processes_a, processes_b = (" or ".join(map(str, sorted({run.world_size for run in runs}))) for runs in (runs_a, runs_b))
     processes = [f"processes {processes_a} against {processes_b}"] if processes_a != processes_b else []
     science_a, science_b = (expansion.arms[arm].science() for arm in (a, b))
@@ -139,14 +136,31 @@ def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
     steps = [run.steps for run in runs if run.status == "finished"]
     spent = {
         "epochs": config.train.epochs,
-        "optimizer steps": statistics.median(steps) if steps else 0,
         "batch size": config.train.batch_size,
         "training images": images,
         "images seen": images * config.train.epochs,
+        "optimizer steps": statistics.median(steps) if steps else 0,
         "parameters": statistics.median(run.parameters for run in runs),
         "MACs": statistics.median(run.macs for run in runs),
     }
     return {name: value for name, value in spent.items() if value}
+
+
+def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
+    """By how much budgets exceed the other arm's, such as ``epochs +100.0%``; what others that are told explain is left out."""
+    by = {name: told for name, spent in spent_a.items() if (told := excess(spent, spent_b.get(name)))}
+    if by.keys() & {"epochs", "training images"}:
+        by.pop("images seen", None)
+    explained = all(map(_steps_as_planned, (spent_a, spent_b)))
+    if explained and by.keys() & {"epochs", "batch size", "training images", "images seen"}:
+        by.pop("optimizer steps", None)
+    return [f"{name} {told}" for name, told in by.items()]
+
+
+def _steps_as_planned(spent: dict[str, float]) -> bool:
+    """Whether an arm's steps are those of its images in batches of their size, but for a part of a step in each epoch."""
+    planned = spent.get("images seen", 0) / spent["batch size"]
+    return abs(spent.get("optimizer steps", 0) - planned) <= spent["epochs"]
 
 
 def _speed(a: str, b: str, expansion: Expansion, records: Records) -> str:
@@ -183,30 +197,50 @@ def warnings(
     expansion: Expansion,
     records: Records,
     reached: Mapping[tuple[str, int], float],
+    failures: Mapping[tuple[str, int], str],
     verdicts: list[Verdict],
     sampling: Mapping[str, Sampling],
 ) -> list[str]:
-    """All that a reviewer should know, a sentence each. ``reached``: the epoch that each run that has begun is at."""
+    """All that a reviewer should know, a sentence each.
+
+    Args:
+        expansion: The study.
+        records: Its runs' records.
+        reached: The epoch that each run that has begun is at.
+        failures: Why runs without a record failed, of those that were given up.
+        verdicts: What the records say of the claims.
+        sampling: By claim, where its error comes from.
+    """
     return [
         *([f"This is {expansion.first_look}."] if expansion.first_look else []),
-        *_unfinished(expansion, records, reached),
+        *_unfinished(expansion, records, reached, failures),
         *_of_records(expansion, records),
         *_of_verdicts(verdicts, sampling),
         *_of_registration(expansion, records),
     ]
 
 
-def _unfinished(expansion: Expansion, records: Records, reached: Mapping[tuple[str, int], float]) -> list[str]:
-    """Failures are data: what diverged, and what began and has no record, because it crashed or is still running."""
+def _unfinished(
+    expansion: Expansion,
+    records: Records,
+    reached: Mapping[tuple[str, int], float],
+    failures: Mapping[tuple[str, int], str],
+) -> list[str]:
+    """Failures are data: what diverged, what failed, and what began and has no record, because it is running or was stopped."""
     diverged = [f"{arm} seed {seed}" for (arm, seed), record in records.items() if record and record.status == "diverged"]
+    failed: dict[str, list[str]] = {}
+    for (arm, seed), reason in failures.items():
+        failed.setdefault(" ".join(reason.split()).rstrip("."), []).append(f"{arm} seed {seed}")
     begun = [
         f"{arm} seed {seed} (at epoch {epoch:g} of {expansion.arms[arm].train.epochs})"
         for (arm, seed), epoch in reached.items()
-        if records[arm, seed] is None
+        if records[arm, seed] is None and (arm, seed) not in failures
     ]
     warnings = []
     if diverged:
         warnings.append(f"Diverged, scored as guessing unless the claim says otherwise: {', '.join(diverged)}.")
+    for reason, runs in failed.items():
+        warnings.append(f"Failed: {', '.join(runs)}: {reason}.")
     if begun:
         warnings.append(f"Begun and not finished, crashed perhaps (log.txt in the run's folder tells): {', '.join(begun)}.")
     return warnings

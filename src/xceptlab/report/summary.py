@@ -102,6 +102,7 @@ def summarise(expansion: Expansion) -> Summary:
     held_out = all(config.data.validates for config in expansion.arms.values())
     curve_metric = "val/top1" if held_out else "train/top1"
     curves, reached = _curves(expansion, directories, curve_metric)
+    failures = {key: reason for key, directory in directories.items() if not records[key] and (reason := directory.failure())}
     verdicts = judge_study(expansion, records)
     sampling = sampling_errors(verdicts, directories)
     arms = [_arm(name, expansion, records, metric) for name in expansion.arms]
@@ -119,7 +120,7 @@ def summarise(expansion: Expansion) -> Summary:
         effects=_effects(expansion, records, metric),
         environment=_environment(records),
         links={key: file.read_text("utf-8").strip() for key, file in links.items() if file.is_file()},
-        warnings=warnings(expansion, records, reached, verdicts, sampling),
+        warnings=warnings(expansion, records, reached, failures, verdicts, sampling),
     )
 
 

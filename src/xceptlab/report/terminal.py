@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xceptlab.estimands import LEAST_PAIRS
 from xceptlab.report.caveats import excess
 from xceptlab.report.summary import Summary, read_records
 from xceptlab.report.write import amount, arm_cells, arm_header
@@ -67,8 +68,8 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
     if expansion.first_look:
         console.print(f"This is {expansion.first_look}.")
-    if len(expansion.seeds) < 3:
-        console.print(f"Warning: with {len(expansion.seeds)} of at least 3 seeds no claim can be judged.")
+    if len(expansion.seeds) < LEAST_PAIRS:
+        console.print(f"Warning: with {len(expansion.seeds)} of at least {LEAST_PAIRS} seeds no claim can be judged.")
 
 
 def show_summary(summary: Summary) -> None:

@@ -20,7 +20,7 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
 
     registration = Registration.read(expansion)
     return {
-        "data set": row(lambda config: f"{config.data.name}, {config.data.classes:,} classes"),
+        "data set": row(lambda config: f"{config.data.classes:,} classes of {config.data.splits()}"),
         "images": _by_arm({arm: _images(config, _first(arm, records)) for arm, config in expansion.arms.items()}),
         "image size": row(lambda config: f"{config.data.size} x {config.data.size} pixels"),
         "augmentation": row(lambda config: _augmentation(config.data)),
@@ -64,7 +64,7 @@ def _images(config: RunConfig, record: Record | None) -> str:
     recorded = (record.train_images, record.validation_images, record.test_images) if record else (0, 0, 0)
     train, validation, test = (known or asked for known, asked in zip(recorded, planned, strict=True))
     parts = [(train, "to train on"), (validation, "for validation"), (test, "to test on")]
-    if not config.data.validation:
+    if not config.data.validates:
         del parts[1]
     return ", ".join(f"{count:,} {use}" if count else f"an unknown number {use}" for count, use in parts)
 
