@@ -23,6 +23,7 @@ def test_damaged_inputs_end_in_results_or_in_one_clear_line(kind, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{CASES // len(damaged.KINDS)} cases" in done.stdout
+    assert " 0 results" not in done.stdout  # else something else than the damage is refused
 
 
 @pytest.mark.parametrize("number", range(5 * len(damaged.KINDS)))

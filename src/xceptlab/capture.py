@@ -5,7 +5,6 @@ all and is launched at once. It computes the same bits: before a graph is used, 
 kernel by kernel, and where the two differ, the run goes on without graphs.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from xceptlab.data.module import Batch
 from xceptlab.schema import RunConfig
+from xceptlab.text import say
 
 WARM_UP = 2
 """Batches of a shape that are done kernel by kernel before it is captured: libraries load and compile what they need."""
@@ -43,7 +43,7 @@ def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
 @rank_zero_only
 def say_without(why: str) -> None:
     """Say on standard error that a run does without graphs."""
-    print(f"xceptlab: steps are launched kernel by kernel, not replayed from a CUDA graph: {why}", file=sys.stderr)
+    say(f"steps are launched kernel by kernel, not replayed from a CUDA graph: {why}")
 
 
 def cuda_recorder() -> Recorder:

@@ -21,7 +21,8 @@ from xceptlab import loading, shipped
 from xceptlab.data import identity, resolved
 from xceptlab.records import RunDirectory, write_atomically, write_once
 from xceptlab.schema import RunConfig
-from xceptlab.section import Section, shown
+from xceptlab.section import Section, from_file, misfit, shown
+from xceptlab.text import decoded
 
 FACTORS = [key for key in RunConfig().science() if key != "seed"]
 """The keys in which arms may differ."""
@@ -357,9 +358,10 @@ def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
     """The arms with all that their identity needs; where an own data set is not at hand, as they were registered."""
     look = functools.cache(identity.contents)  # the arms share their data
     try:
-        registered = yaml.safe_load((expansion.directory() / "registered.yaml").read_text())["arms"]
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):  # Registration.read says what is wrong with it
-        registered = {}
+        registration = Registration.load(expansion.directory())
+    except (OSError, ValueError):  # Registration.read says what is wrong with it
+        registration = None
+    registered = registration.arms if registration else {}
     return {name: resolved(config, registered.get(name), look) for name, config in expansion.arms.items()}
 
 
@@ -465,19 +467,45 @@ class Registration:
         Raises:
             ValueError: The file is no registration, or one of another study, with which this one shares neither question nor arm.
         """
-        try:
-            registered = cls(**yaml.safe_load((expansion.directory() / "registered.yaml").read_text("utf-8")))
-        except FileNotFoundError:
+        registered = cls.load(expansion.directory())
+        if registered is None:
             return None
-        except (TypeError, ValueError, yaml.YAMLError):
-            file = expansion.directory() / "registered.yaml"
-            raise ValueError(f"{file}: not a registration of this version; remove it to register the study anew") from None
         arms = [config.science() for config in expansion.arms.values()]
         if registered.question not in ("", expansion.study.question) and not any(arm in registered.arms.values() for arm in arms):
             raise ValueError(
                 f"{expansion.directory()}: another study of this name was run, {registered.question!r}; "
                 "rename this one's folder or file, or give it another --runtime.outputs"
             )
+        return registered
+
+    @classmethod
+    def load(cls, directory: Path) -> "Registration | None":
+        """What a study's directory holds, or None before the first run.
+
+        Raises:
+            ValueError: The file is no registration.
+        """
+        file = directory / "registered.yaml"
+        try:
+            registered = from_file(cls, yaml.safe_load(decoded(file.read_bytes())))
+            if isinstance(registered.seeds, dict):
+                from_file(Seeds, registered.seeds)
+            for claim in registered.claims:
+                if wrong := misfit(str, claim.get("id"), "claims.id"):
+                    raise ValueError(wrong)
+        except FileNotFoundError:
+            return None
+        except (
+            RecursionError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            yaml.YAMLError,
+        ) as error:  # PyYAML's constructors' among them
+            reason = getattr(error, "problem", None) or error
+            raise ValueError(
+                f"{file}: not a registration of this version ({reason}); remove it to register the study anew"
+            ) from None
         return registered
 
     @classmethod

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from xceptlab.data.stores import SUFFIXES, Shards, folders
 from xceptlab.data.tables import feature_names
 from xceptlab.records import Record
 from xceptlab.schema import DataConfig, RunConfig
+from xceptlab.text import say
 
 _READERS = 16
 """Threads that ask for the sizes of files, which takes long over a network."""
@@ -210,4 +210,4 @@ def _digest(files: Iterable[tuple[bytes, int]]) -> str:
 @functools.cache
 def _say(line: str) -> None:
     """Once by a process, however many arms a study has."""
-    print(f"xceptlab: {line}", file=sys.stderr)
+    say(line)

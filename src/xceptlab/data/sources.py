@@ -6,7 +6,6 @@ import fcntl
 import functools
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from xceptlab import leases
 from xceptlab.data.order import Indices
 from xceptlab.schema import DataConfig
+from xceptlab.text import say
 
 HUB = "hf://"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
@@ -85,7 +85,7 @@ def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
         name, repo_type="dataset", revision=revision or None, allow_patterns=files, local_files_only=not download
     )
     if Path(here).name != revision:
-        print(f"xceptlab: {root} is at commit {Path(here).name}; {HUB}{name}@{Path(here).name} keeps to it", file=sys.stderr)
+        say(f"{root} is at commit {Path(here).name}; {HUB}{name}@{Path(here).name} keeps to it")
     return Path(here)
 
 
