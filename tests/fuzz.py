@@ -44,6 +44,9 @@ PYTHON = re.compile(
 )
 """What only a programmer of Python understands."""
 
+LIBJPEG = re.compile(r"^(Corrupt|Premature end of) JPEG .*\n", re.M)
+"""What libjpeg prints of what it conceals, without the file's name; `data check` gathers it and names the file."""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -124,6 +127,8 @@ def complaint(folder: Path, status: int, kilobytes: int) -> str:
         return "the case could not be made"
     for command in commands:
         out, err = (command.with_suffix(suffix).read_text(errors="backslashreplace") for suffix in (".out", ".err"))
+        if command.read_text().startswith("xceptlab train"):
+            err = LIBJPEG.sub("", err)
         code = command.with_suffix(".code")
         if "Timeout (" in err:
             return f"hangs in {innermost(err)}"
