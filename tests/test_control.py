@@ -42,8 +42,8 @@ def test_widths_are_solved_for_the_first_arms_budget(tmp_path, match):
         assert all(abs(spent(config) - spent(first)) <= abs(n - spent(first)) for n in nearest)
 
 
-@pytest.mark.parametrize("width", [0.03, 0.125, 1.0])
-@pytest.mark.parametrize("segments", [1, 4, "all"])
+@pytest.mark.parametrize("width", [0.03125, 0.125])
+@pytest.mark.parametrize("segments", [1, "all"])
 def test_a_width_is_found_with_few_networks(tmp_path, monkeypatch, segments, width):
     """Bisecting all 16,368 widths takes 16 networks, which take seconds."""
     config = study(tmp_path, "parameters").arms["all"]
