@@ -1,9 +1,12 @@
 """Arms of equal budget, and the proof that they differ only in what they declare."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
 from conftest import ROOT
+from xceptlab import control
 from xceptlab.cli import main
 from xceptlab.control import matched, spent, trees, twins
 from xceptlab.study import expand
@@ -37,6 +40,20 @@ def test_widths_are_solved_for_the_first_arms_budget(tmp_path, match):
         assert spent(config) == pytest.approx(spent(first), rel=0.03)
         nearest = [spent(type(config)(**{**vars(config), "model": _wider(config.model, step)})) for step in (-1, 1)]
         assert all(abs(spent(config) - spent(first)) <= abs(n - spent(first)) for n in nearest)
+
+
+@pytest.mark.parametrize("width", [0.03125, 0.125])
+@pytest.mark.parametrize("segments", [1, "all"])
+def test_a_width_is_found_with_few_networks(tmp_path, monkeypatch, segments, width):
+    """Bisecting all 16,368 widths takes 16 networks, which take seconds."""
+    config = study(tmp_path, "parameters").arms["all"]
+    first, other = (replace(config, model=replace(config.model, width=width, segments=each)) for each in ("all", segments))
+    tried = []
+    monkeypatch.setattr(control, "spent", lambda config: tried.append(config) or spent(config))
+    found = control._solved(replace(other, model=replace(other.model, width=0.5)), spent(first))
+    assert len(tried) <= 12
+    if segments == "all":
+        assert spent(found) == spent(first)
 
 
 def _wider(model, steps):

@@ -233,6 +233,44 @@ def test_a_number_of_very_many_digits_is_refused(file, key, digits):
     assert refusal(f"--{key}={digits * '9'}") == f"{key}: a number of {digits} digits is too large"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{? [1, 2] : 3}", "line 1: a key is a list; it must be text"),
+        ("seed: 1\nmodel: {? {a: 1} : 3}", "line 2: a key is a mapping; it must be text"),
+        ("? ", "line 1: a key is null; it must be text"),
+        ("true:", "line 1: a key is true; it must be text"),
+        ("3: x", "line 1: a key is 3; it must be text"),
+        ("data: {root: 2026-13-45}", "line 1: 2026-13-45 looks like a date and is none; text stands in quotes"),
+        ("seed: 0b_", "line 1: 0b_ looks like a number and is none; text stands in quotes"),
+    ],
+)
+def test_what_yaml_stumbles_over_is_refused_with_its_line(file, text, said):
+    path = file(text)
+    assert refusal("-c", path) == f"{path}: {said}"
+
+
+@pytest.mark.parametrize("text", ["seed: 1\n# caf\xe9", "\xfeseed: 1"])
+def test_a_file_in_another_encoding_is_refused_with_its_place(tmp_path, text):
+    path = tmp_path / "layer.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    line = text.count("\n") + 1
+    assert refusal("-c", str(path)) == f"{path}: not UTF-8 text: byte 0x{max(text.encode('latin-1')):02x} in line {line}"
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "layer.yaml"
+    path.write_bytes(b"\xef\xbb\xbfseed: 3")
+    assert load_run(["-c", str(path)]).seed == 3
+
+
+@pytest.mark.parametrize("text", ["x" * 1000 + ": 1", "train: {" + "x" * 1000 + ": 1}", "seed: " + "x" * 5000, "a: 1\n" * 2])
+def test_a_refusal_is_short_and_says_what_is_wrong(file, text):
+    message = refusal("-c", file(text))
+    assert len(message) < 500
+    assert message.endswith(("explains the keys", "must be a whole number", "stands there twice")) or "did you mean" in message
+
+
 def test_an_alias_in_its_place_is_fine(file):
     text = "model: {fc: &layers [64, 32]}\nlauncher: {options: []}\ndata: &d {name: digits, crop: none}\ntrain: {epochs: 3}"
     run = load_run(["-c", file(text)])

@@ -159,13 +159,67 @@ def test_a_broken_record_is_one_line_that_names_the_file_and_the_way_out(directo
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"launcher.name": "x"}, "'launcher.name': there is no such key"),
+        ({"metrics": 3.0}, "metrics: 3.0 is not allowed; it must be a mapping"),
+        ({"metrics": {"test/top1": "97"}}, r"metrics\.test/top1: '97' is not allowed; it must be a finite number"),
+        ({"metrics": {"test/top1": math.nan}}, r"metrics\.test/top1: nan is not allowed"),
+        ({"seconds": [8.0]}, r"seconds: \[8.0\] is not allowed"),
+        ({"versions": ["torch"]}, "versions: .* it must be a mapping"),
+        ({"status": "lost"}, "status: 'lost' is not allowed; it must be one of finished, diverged"),
+        ({"git": {"revision": []}}, r"git\.revision: \[\] is not allowed"),
+        ({"registrations": 3}, "registrations: 3 is not allowed"),
+    ],
+)
+def test_a_records_fields_are_of_their_types(directory, changes, reason):
+    (directory.path / "record.json").write_text(json.dumps(dataclasses.asdict(RECORD) | changes))
+    with pytest.raises(ValueError, match=rf"record\.json: not a record of this version \({reason}.*remove its folder"):
+        directory.record()
+
+
+@pytest.mark.parametrize("name", ["studies", "registrations"])
+def test_lists_of_a_run_that_are_no_text_are_one_line(directory, name):
+    (directory.path / f"{name}.txt").write_bytes(b"a\nb\xe9\n")
+    with pytest.raises(ValueError, match=rf"{name}\.txt: not UTF-8 text: byte 0xe9 in line 2$"):
+        getattr(directory, name)()
+
+
+@pytest.mark.parametrize("text", ["", "3", "[]", '{"a": 1}', "\udcff"])
+def test_a_note_of_the_data_that_is_none_is_one_line(directory, text):
+    (directory.path / "data.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"data\.json: not what the run began with"):
+        directory.began_with()
+
+
 # ---- the log ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", ["", "{", '{"step": 2, "ti', '{"step": 2}'])
 def test_a_last_line_that_a_kill_cut_short_is_left_out(directory, cut):
-    (directory.path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n' + cut)
-    assert directory.log() == [{"step": 0}, {"step": 1}]
+    lines = [{"step": step, "time": 9.0, "epoch": 1.0, "train/loss": math.inf} for step in (0, 1)]
+    (directory.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + cut)
+    assert directory.log() == lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("no log", "3", "[]", "null", "{}", "[" * 10**5, "\udcff", '{"step": 1, "time": 9.0}'),
+        *('{"step": 1, "time": 9.0, "epoch": null}', '{"step": 1, "time": 9.0, "epoch": 1.0, "train/loss": "2.0"}'),
+        *('{"step": [1], "time": 9.0, "epoch": 1.0}', '{"step": true, "time": 9.0, "epoch": 1.0}'),
+        '{"step": 1, "time": 9.0, "epoch": ' + "9" * 400 + "}",
+    ],
+)
+def test_a_line_that_is_none_of_a_log_is_named_and_no_progress(directory, line):
+    log(directory, LINES[0])
+    with (directory.path / "metrics.jsonl").open("a", errors="surrogateescape") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is no line of a log; remove it, or its folder") as error:
+        directory.log()
+    assert "\n" not in str(error.value)
+    assert look(directory, 6).epoch == 0.5
 
 
 def log(directory: RunDirectory, *lines: dict) -> None:
@@ -181,10 +235,18 @@ def test_progress_of_a_run_that_has_not_begun(directory):
 
 
 LINES = [
-    {"time": 100.0, "epoch": 0.5, "train/loss": 2.0, "train/top1": 30.0, "images_per_second": 500.0, "seconds": 12.0},
-    {"time": 110.0, "epoch": 1.0, "train/loss": 1.0, "train/top1": 60.0, "images_per_second": 900.0, "seconds": 8.0},
-    {"time": 112.0, "epoch": 1.0, "val/top1": 55.0, "val/loss": 1.1},
-    {"time": 9120.0, "epoch": 1.5, "train/loss": 0.5, "train/top1": 90.0, "images_per_second": 1000.0, "seconds": 10.0},
+    {"step": 10, "time": 100.0, "epoch": 0.5, "train/loss": 2.0, "train/top1": 30.0, "images_per_second": 500.0, "seconds": 12.0},
+    {"step": 20, "time": 110.0, "epoch": 1.0, "train/loss": 1.0, "train/top1": 60.0, "images_per_second": 900.0, "seconds": 8.0},
+    {"step": 20, "time": 112.0, "epoch": 1.0, "val/top1": 55.0, "val/loss": 1.1},
+    {
+        "step": 30,
+        "time": 9120.0,
+        "epoch": 1.5,
+        "train/loss": 0.5,
+        "train/top1": 90.0,
+        "images_per_second": 1000.0,
+        "seconds": 10.0,
+    },
 ]
 
 
@@ -218,7 +280,7 @@ def test_a_look_at_a_long_log_reads_nothing_that_was_read_before(directory, monk
 
 
 def test_without_validation_progress_shows_the_training_accuracy(directory):
-    log(directory, {"time": 100.0, "epoch": 0.5, "train/loss": 2.0, "train/top1": 30.0, "images_per_second": 500.0})
+    log(directory, {name: value for name, value in LINES[0].items() if name != "seconds"})
     assert look(directory, 6) == Progress(epoch=0.5, top1=30.0, images_per_second=500.0, seconds_left=None)
 
 

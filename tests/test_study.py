@@ -640,6 +640,40 @@ def test_a_field_that_a_later_version_has_added_is_no_edit(write, registered):
     assert Registration.read(expansion).edits(expansion) == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"claims": 3},
+        {"claims": [3]},
+        {"claims": [{}]},
+        {"claims": [{"id": ["a"]}]},
+        {"alpha": "x"},
+        {"seeds": {"start": 3}},
+        {"seeds": {"start": 3, "step": 1, "max": 9, "first": 1}},
+        {"seeds": "all"},
+        {"arms": []},
+        {"arms": {"a": 3}},
+        {"more": 1},
+        {"time": None},
+        {"question": 3},
+    ],
+    ids=str,
+)
+def test_a_registration_whose_fields_are_of_other_types_is_one_line(write, registered, changes):
+    expansion = expand(write(), registered)
+    file = expansion.directory() / "registered.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
+    with pytest.raises(ValueError, match=r"registered\.yaml: not a registration of this version \(.+\); remove it to register"):
+        Registration.read(expand(write(), registered))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xe9", b"[", b"{? [1] : 2}", b"a: 2026-13-45", b"[" * 10**4, b"!own 3", b"x: &x [*x]"])
+def test_a_registration_that_is_no_yaml_is_one_line(write, registered, data):
+    (expand(write(), registered).directory() / "registered.yaml").write_bytes(data)
+    with pytest.raises(ValueError, match=r"registered\.yaml: not a registration of this version \(.+\); remove it to register"):
+        Registration.read(expand(write(), registered))
+
+
 def test_a_changed_base_is_an_edit_of_every_arm(write, registered, folder):
     path = write()
     (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none}\ntrain: {epochs: 4}\n")

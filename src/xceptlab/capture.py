@@ -5,7 +5,6 @@ all and is launched at once. It computes the same bits: before a graph is used, 
 kernel by kernel, and where the two differ, the run goes on without graphs.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from xceptlab.data.module import Batch
 from xceptlab.schema import RunConfig
+from xceptlab.text import say
 
 WARM_UP = 2
 """Batches of a shape that are done kernel by kernel before it is captured: libraries load and compile what they need."""
@@ -175,7 +175,7 @@ class CapturedStep:
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
-        print(f"xceptlab: steps are launched kernel by kernel, not replayed from a CUDA graph: {why}", file=sys.stderr)
+        say(f"steps are launched kernel by kernel, not replayed from a CUDA graph: {why}")
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

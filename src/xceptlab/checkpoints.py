@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from xceptlab.interruption import Requests
 from xceptlab.records import write_atomically
+from xceptlab.text import say
 
 KEPT = 2
 """Checkpoints of a run that are kept: should the newest be corrupt, the one before continues the run."""
@@ -69,7 +70,7 @@ def newest(directory: Path) -> Path | None:
             path.rename(path.with_suffix(".corrupt"))
         except FileNotFoundError:  # another process of this run was faster
             continue
-        print(f"xceptlab: {path}: corrupt, its checksum differs; the run goes back to the one before", file=sys.stderr)
+        say(f"{path}: corrupt, its checksum differs; the run goes back to the one before")
     return None
 
 

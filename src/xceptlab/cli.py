@@ -19,7 +19,6 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +28,7 @@ from xceptlab.leases import Busy
 from xceptlab.loading import keys, load_run, overrides, synonyms
 from xceptlab.records import RunDirectory
 from xceptlab.schema import DataConfig, RunConfig
+from xceptlab.text import say
 from xceptlab.world import World
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ def _raised(error: Exception) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    with suppress(OSError):  # the terminal may be gone
-        print(f"xceptlab: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    say(message)
     return code
 
 
@@ -259,7 +258,7 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
     summary = _write(expansion)
     show_summary(summary)
     for run_id, reason in failed.items():
-        print(f"failed: {run_id}: {reason}", file=sys.stderr)
+        say(f"{run_id}: {reason}", "failed")
     try:
         if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
             _sync_study(summary)
@@ -431,7 +430,7 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
         elif isinstance(found, Remark):
             _warn([found.text])
         else:
-            print(f"xceptlab: {found}", file=sys.stderr)
+            say(found)
             wrong += 1
     if view.rows:
         print(f"{data.splits()}.")
@@ -558,7 +557,7 @@ def _few_images(data: DataConfig) -> list[str]:
 
 def _warn(lines: Iterable[object]) -> None:
     for line in lines:
-        print(f"Warning: {line}", file=sys.stderr)
+        say(line, "Warning")
 
 
 def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Path | str]":

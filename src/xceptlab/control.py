@@ -6,6 +6,8 @@ network, so that what cannot be built is refused before a run starts, and holds 
 
 import bisect
 import dataclasses
+import functools
+import math
 
 from xceptlab.models import pretrained
 from xceptlab.models.cost import Row, changes, cost, table
@@ -76,9 +78,23 @@ def spent(config: RunConfig) -> int:
 
 
 def _solved(config: RunConfig, budget: int) -> RunConfig:
+    """The configuration at the width, of all that are tried, at which it comes nearest to the budget."""
+
     def at(step: int) -> RunConfig:
         return dataclasses.replace(config, model=dataclasses.replace(config.model, width=step * STEP))
 
-    steps = range(int(0.016 / STEP) + 1, int(16 / STEP) + 1)
-    above = min(bisect.bisect_left(steps, budget, key=lambda step: spent(at(step))), len(steps) - 1)
-    return min((at(step) for step in steps[max(above - 1, 0) : above + 1]), key=lambda config: abs(spent(config) - budget))
+    @functools.cache  # a network takes a quarter of a second
+    def spent_at(step: int) -> int:
+        return spent(at(step))
+
+    least, most = int(0.016 / STEP) + 1, int(16 / STEP)
+    low = round(config.model.width / STEP)
+    for _ in range(2):  # what a network costs grows about as the square of its width
+        low = min(max(round(low * math.sqrt(budget / spent_at(low))), least), most)
+    high, reach = low, 1
+    while low > least and spent_at(low) >= budget:
+        low, reach = max(low - reach, least), 2 * reach
+    while high < most and spent_at(high) < budget:
+        high, reach = min(high + reach, most), 2 * reach
+    above = bisect.bisect_left(range(most), budget, low, high, key=lambda step: spent_at(step))
+    return at(min((max(above - 1, least), above), key=lambda step: abs(spent_at(step) - budget)))

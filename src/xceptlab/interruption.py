@@ -4,7 +4,6 @@ import functools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import NoReturn
+
+from xceptlab.text import say
 
 FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
 """Exit codes: a run failed or the disk is full; it would fail again; the same command continues; Ctrl-C."""
@@ -85,7 +86,7 @@ class Requests:
         if (first and not self._deferred) or (not first and number == signal.SIGINT):
             self.stop(number)
         if first and number == signal.SIGINT and self._tells:
-            print("xceptlab: stops after this step; Ctrl-C again stops at once", file=sys.stderr)
+            say("stops after this step; Ctrl-C again stops at once")
 
 
 def leave_signals_to_parent(*_: object) -> None:

@@ -15,7 +15,6 @@ import os
 import random
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from xceptlab.interruption import INTERRUPTED
+from xceptlab.section import from_file
+from xceptlab.text import say
 
 HEARTBEAT = 10.0
 """Seconds between two signs of life of a holder."""
@@ -70,8 +71,8 @@ def leases(folder: Path) -> dict[str, tuple[Holder, int]]:
         with suppress(FileNotFoundError), open(file, "rb") as opened:  # opening asks a network file system for what is new
             beat = os.fstat(opened.fileno()).st_mtime_ns
             try:
-                holder = Holder(**json.loads(opened.read()))
-            except (TypeError, ValueError):  # its process is about to write it, or died before it could
+                holder = from_file(Holder, json.loads(opened.read()))
+            except (RecursionError, ValueError):  # its process is about to write it, or died before it could
                 holder = Holder()
             found[file.name] = holder, beat
     return found
@@ -153,7 +154,7 @@ def _beat(file: Path, over: threading.Event) -> None:
         try:
             os.utime(file)
         except FileNotFoundError:
-            print(f"xceptlab: {file.parent}: another process has taken this run over", file=sys.stderr, flush=True)
+            say(f"{file.parent}: another process has taken this run over")
             os._exit(INTERRUPTED)  # started again, it is told who trains the run
         except OSError:
             pass  # the file server is away, for everybody

@@ -14,9 +14,9 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
-from xceptlab import shipped
+from xceptlab import shipped, text
 from xceptlab.schema import RunConfig
-from xceptlab.section import PLAIN, Section, in_words
+from xceptlab.section import PLAIN, Section, in_words, shown
 
 if TYPE_CHECKING:  # jsonargparse takes a quarter of a second, which --help and errors need not wait for
     from jsonargparse import ArgumentParser
@@ -106,9 +106,9 @@ def read(file: str) -> dict[Any, Any]:
     from jsonargparse import get_loader  # PyYAML's safe one, but for 1e-3, which is a number
 
     try:
-        text = Path(os.path.expanduser(file)).read_text("utf-8")
-        _refuse_traps(text)
-        values = get_loader("yaml")(text)
+        contents = text.decoded(Path(os.path.expanduser(file)).read_bytes())
+        _refuse_traps(contents)
+        values = get_loader("yaml")(contents)
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{file}: {place}{', '.join(filter(None, (error.context, error.problem)))}") from None
@@ -118,7 +118,7 @@ def read(file: str) -> dict[Any, Any]:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ValueError(f"{file}: {reason}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{file}: holds {'nothing' if values is None else repr(values)}; it must hold a mapping, KEY: VALUE")
+        raise ValueError(f"{file}: holds {'nothing' if values is None else shown(values)}; it must hold a mapping, KEY: VALUE")
     return values
 
 
@@ -136,7 +136,7 @@ def _check_override(key: str, value: str) -> None:
         pass
 
 
-def _refuse_traps(text: str) -> None:
+def _refuse_traps(contents: str) -> None:
     """Refuse what YAML allows and nobody means: see the messages.
 
     Of two equal keys the last would win, so that an arm could vanish without a word; a few lines of nested aliases may stand for
@@ -171,18 +171,46 @@ def _refuse_traps(text: str) -> None:
                 raise ValueError(f"{line}a number of {len(node.value)} digits is too large")
             if base := _unusual_base(node):
                 raise ValueError(f"{line}{node.value} would be read in base {base}; write a decimal number, or text in quotes")
+            _refuse_malformed(node, line)
             return
         pairs = node.value if node.id == "mapping" else []
-        names = [key.value for key, _ in pairs if key.id == "scalar"]
+        for key, _ in pairs:
+            _refuse_key(key, line, outermost=not above)
+        names = [key.value for key, _ in pairs]
         if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-            raise ValueError(f"{line}the key {twice[0]} stands there twice")
+            raise ValueError(f"{line}the key {text.shortened(twice[0], 100)} stands there twice")
         above.append(node)
         for child in [one for pair in pairs for one in pair] or (node.value if node.id == "sequence" else []):
             visit(child)
         above.pop()
 
-    if root := yaml.compose(text, Untagged):
+    if root := yaml.compose(contents, Untagged):
         visit(root)
+
+
+def _refuse_key(key: Any, line: str, outermost: bool) -> None:
+    """Refuse a key that is no text; an inner one that is a number is left to the schema, which names its place."""
+    if key.id == "scalar":
+        is_text = key.tag.endswith((":str", ":merge"))
+        if is_text or not (outermost or key.tag.endswith(":null")):
+            return
+        found = text.shortened(key.value, 100) or "null"
+    else:
+        found = "a list" if key.id == "sequence" else "a mapping"
+    raise ValueError(f"{line}a key is {found}; it must be text")
+
+
+def _refuse_malformed(scalar: Any, line: str) -> None:
+    """Refuse what looks like a date or a number to YAML and is none, such as 2026-13-45, over which PyYAML stumbles."""
+    import yaml
+
+    try:
+        yaml.SafeLoader("").construct_object(scalar)
+    except yaml.YAMLError:  # which the parser says itself
+        pass
+    except Exception:  # of any kind: PyYAML lets through what its constructors raise
+        kind = "date" if scalar.tag.endswith(":timestamp") else "number"
+        raise ValueError(f"{line}{scalar.value} looks like a {kind} and is none; text stands in quotes") from None
 
 
 def _unusual_base(node: Any) -> int:
@@ -200,7 +228,7 @@ def _attempt(given: list[tuple[str, str | None]], command: str) -> RunConfig:
     arguments = []
     for key, value in given:
         if key == "config" and value:  # the text, which jsonargparse would read in the encoding of the terminal
-            value = Path(os.path.expanduser(value)).read_text("utf-8")
+            value = text.read(os.path.expanduser(value))
         arguments.append(f"--{key}" if value is None else f"--{key}={value}")
     try:
         values = _parser(command).parse_args(arguments)
@@ -271,7 +299,7 @@ def unknown(key: str, known: Iterable[str]) -> str:
     known = list(known)
     near = [*synonyms(key, known), *difflib.get_close_matches(key, known, n=1)]
     there = f"there are {', '.join(known)}" if len(known) < 12 else "xceptlab train --help explains the keys"
-    return f"{key}: there is no such key; " + (f"did you mean {near[0]}?" if near else there)
+    return f"{text.shortened(key, 100)}: there is no such key; " + (f"did you mean {near[0]}?" if near else there)
 
 
 def synonyms(key: str, known: Iterable[str]) -> list[str]:
@@ -301,5 +329,5 @@ def _one_line(message: str) -> str:
     key = ["", *re.findall(r'Parser key "([^"]+)"', message)][-1]
     wrong = re.search(r'.*(?:value:|Unable to load config) "?(.*?)"?$', message, re.S)
     if key in known and wrong:
-        return f"{key}: {PLAIN.get(wrong[1], repr(wrong[1]))} is not allowed; it must be {in_words(known[key])}"
+        return f"{key}: {PLAIN.get(wrong[1]) or shown(wrong[1])} is not allowed; it must be {in_words(known[key])}"
     return " ".join(message.replace('Parser key "config": ', "").split())

@@ -18,6 +18,7 @@ from lightning_utilities.core.imports import RequirementCache
 from xceptlab import leases
 from xceptlab.records import Record, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig, RuntimeConfig
+from xceptlab.text import read
 
 WANDB = RequirementCache("wandb")
 
@@ -103,7 +104,7 @@ def sync(config: RunConfig, directory: RunDirectory) -> str:
         mirror = Mirror(config, directory, "online")
         mirror.send(log)
         mirror.close(record)
-    return (directory.path / "wandb_url").read_text("utf-8").strip()
+    return read(directory.path / "wandb_url").strip()
 
 
 def sync_study(
@@ -134,7 +135,7 @@ def sync_study(
             if verdicts:
                 run.log({"verdicts": wandb.Table(columns=list(verdicts[0]), data=[list(row.values()) for row in verdicts])})
             run.summary.update(summary)
-    return (directory / "wandb_url").read_text("utf-8").strip()
+    return read(directory / "wandb_url").strip()
 
 
 def check_key() -> None:
@@ -184,7 +185,7 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
     try:
         with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {own} to send it anew"):
             run = wandb.init(
-                id=own.read_text("utf-8").strip(),
+                id=read(own).strip(),
                 dir=directory,
                 resume="allow",
                 mode=mode,

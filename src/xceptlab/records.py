@@ -30,6 +30,8 @@ from typing import Any, Literal
 
 from xceptlab import leases
 from xceptlab.schema import HASH, SCIENCE_VERSION, SHORT, RunConfig
+from xceptlab.section import from_file, misfit
+from xceptlab.text import decoded, read
 
 SETTLED = 3_000_000_000
 """Nanoseconds after which a folder that has changed again has another time of its change, on any file system."""
@@ -68,7 +70,7 @@ class Record:
     classes: list[str] = dataclasses.field(default_factory=list)
     """The names of the classes, by label; empty where the files do not tell."""
     versions: dict[str, str]
-    git: dict[str, Any]
+    git: dict[str, str | bool]
     """Revision and dirty flag of the code; empty where it is not a checkout."""
     started: float
     """Unix time."""
@@ -128,10 +130,10 @@ class RunDirectory:
         """
         file = self.path / "record.json"
         try:
-            return Record(**json.loads(file.read_text("utf-8")))
+            return from_file(Record, json.loads(decoded(file.read_bytes())))
         except FileNotFoundError:
             return None
-        except (TypeError, ValueError) as error:
+        except (RecursionError, ValueError) as error:
             raise ValueError(
                 f"{file}: not a record of this version ({error}); remove its folder to train the run again"
             ) from None
@@ -141,7 +143,11 @@ class RunDirectory:
         write_atomically(self.path / "record.json", text.encode() + b"\n")
 
     def log(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        """The lines of metrics.jsonl: numbers by name; a last line that a kill cut short is left out.
+
+        Raises:
+            ValueError: A line is something else.
+        """
         try:
             lines = (self.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
@@ -149,23 +155,38 @@ class RunDirectory:
         lines = [line for line in lines if line.endswith(b"\n")]
         try:
             at_once = json.loads(b"[" + b",".join(lines) + b"]")  # a thousand logs are read in a third of the time
-        except ValueError:
+        except (RecursionError, ValueError):
             at_once = []
-        if len(at_once) == len(lines) and all(isinstance(line, dict) for line in at_once):
+        if len(at_once) == len(lines) and all(map(_of_a_log, at_once)):
             return at_once
         return [self._parsed(number, line) for number, line in enumerate(lines, start=1)]
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            return dict(json.loads(line).items())
-        except (ValueError, AttributeError):
+            values = json.loads(line)
+        except (RecursionError, ValueError):
+            values = None
+        if not _of_a_log(values):
             file = self.path / "metrics.jsonl"
-            raise ValueError(f"{file}: line {number} is no line of a log; remove it, or its folder to train anew") from None
+            raise ValueError(f"{file}: line {number} is no line of a log; remove it, or its folder to train anew")
+        return dict(values)
 
     def began_with(self) -> dict[str, str]:
-        """What the data were when the run began; empty where nobody has noted it."""
+        """What the data were when the run began; empty where nobody has noted it.
+
+        Raises:
+            ValueError: The file is no such note.
+        """
         file = self.path / "data.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        try:
+            noted = json.loads(decoded(file.read_bytes()))
+            if wrong := misfit(dict[str, str], noted, "data"):
+                raise ValueError(wrong)
+        except (RecursionError, ValueError) as error:
+            raise ValueError(f"{file}: not what the run began with ({error}); remove its folder to train the run anew") from None
+        return noted
 
     def begin_with(self, data: dict[str, str]) -> None:
         """Note what the data are that the run begins with."""
@@ -189,7 +210,7 @@ class RunDirectory:
     def studies(self) -> list[str]:
         """The studies that use the run."""
         file = self.path / "studies.txt"
-        return file.read_text("utf-8").split() if file.exists() else []
+        return read(file).split() if file.exists() else []
 
     def join(self, study: str) -> None:
         """Remember that a study uses the run."""
@@ -200,7 +221,7 @@ class RunDirectory:
     def registrations(self) -> list[str]:
         """The digests of the registrations that stood before the run began."""
         file = self.path / "registrations.txt"
-        return file.read_text().split() if file.exists() else []
+        return read(file).split() if file.exists() else []
 
     def register(self, registration: str) -> None:
         """Remember that a study was registered, by the registration's digest, unless the run has begun and may be known."""
@@ -210,6 +231,13 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lines = [*self.registrations(), registration, ""]
             write_atomically(self.path / "registrations.txt", "\n".join(lines).encode())
+
+
+def _of_a_log(values: Any) -> bool:
+    """Whether they are what a line of a log holds: finite or not, numbers by name, step, time and epoch among them."""
+    if not isinstance(values, dict) or not {"step", "time", "epoch"} <= values.keys():
+        return False
+    return all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values.values())
 
 
 _listed: dict[Path, tuple[int, dict[str, str]]] = {}
@@ -345,9 +373,10 @@ class Follower:
         except FileNotFoundError:
             return Progress()
         for line in whole.splitlines():
-            with suppress(TypeError, ValueError):  # whoever judges the log will complain
-                self._latest |= (values := json.loads(line))
-                self._seconds += values.get("seconds", 0.0)
+            with suppress(RecursionError, ValueError):  # whoever judges the log will complain
+                if _of_a_log(values := json.loads(line)):
+                    self._latest |= values
+                    self._seconds += values.get("seconds", 0.0)
         self._read += len(whole) + bool(whole)
         epoch = self._latest.get("epoch", 0.0)
         left = None

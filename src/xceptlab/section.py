@@ -6,8 +6,10 @@ Whatever does not fit is a ``ValueError`` of one line: the key, the value and wh
 import os
 import sys
 import types
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,26 @@ class Section:
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
             raise ValueError(f"{self.PREFIX}{name}: {shown(getattr(self, name))} is not allowed; it must be {allowed}")
+
+
+def from_file(schema: type[T], values: Any) -> T:
+    """The dataclass whose fields a file of ours holds, so that whoever reads them may rely on their types.
+
+    Raises:
+        ValueError: The values are no mapping, a key is not known or missing, or a value is not of its field's type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{shown(values)} is no mapping")
+    known = {f.name: f for f in fields(schema)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{shown(key)}: there is no such key")
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise ValueError(f"{name}: is missing")
+        if name in values and (wrong := misfit(f.type, values[name], name)):
+            raise ValueError(wrong)
+    return schema(**values)
 
 
 def misfit(kind: Any, value: Any, place: str) -> str:

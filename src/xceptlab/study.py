@@ -21,7 +21,8 @@ from xceptlab import loading, shipped
 from xceptlab.data import identity, resolved
 from xceptlab.records import RunDirectory, write_atomically, write_once
 from xceptlab.schema import RunConfig
-from xceptlab.section import Section, shown
+from xceptlab.section import Section, from_file, misfit, shown
+from xceptlab.text import decoded
 
 FACTORS = [*(key for key in RunConfig().science() if key != "seed"), "model.weights"]
 """The keys in which arms may differ."""
@@ -362,9 +363,10 @@ def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
     """The arms with all that their identity needs; where an own data set is not at hand, as they were registered."""
     look = functools.cache(identity.contents)  # the arms share their data
     try:
-        registered = yaml.safe_load((expansion.directory() / "registered.yaml").read_text())["arms"]
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):  # Registration.read says what is wrong with it
-        registered = {}
+        registration = Registration.load(expansion.directory())
+    except (OSError, ValueError):  # Registration.read says what is wrong with it
+        registration = None
+    registered = registration.arms if registration else {}
     return {name: resolved(config, registered.get(name), look) for name, config in expansion.arms.items()}
 
 
@@ -474,14 +476,9 @@ class Registration:
         Raises:
             ValueError: The file is no registration, or one of another study, with which this one shares neither question nor arm.
         """
-        file = expansion.directory() / "registered.yaml"
-        try:
-            written = file.read_bytes()
-            registered = cls(**yaml.safe_load(written), digest=hashlib.sha256(written).hexdigest()[:16])
-        except FileNotFoundError:
+        registered = cls.load(expansion.directory())
+        if registered is None:
             return None
-        except (TypeError, ValueError, yaml.YAMLError):
-            raise ValueError(f"{file}: not a registration of this version; remove it to register the study anew") from None
         arms = [config.science() for config in expansion.arms.values()]
         if registered.question not in ("", expansion.study.question) and not any(arm in registered.arms.values() for arm in arms):
             raise ValueError(
@@ -489,6 +486,30 @@ class Registration:
                 "rename this one's folder or file, or give it another --runtime.outputs"
             )
         return registered
+
+    @classmethod
+    def load(cls, directory: Path) -> "Registration | None":
+        """What a study's directory holds, or None before the first run.
+
+        Raises:
+            ValueError: The file is no registration.
+        """
+        file = directory / "registered.yaml"
+        try:
+            written = file.read_bytes()
+            registered = from_file(cls, yaml.safe_load(decoded(written)))
+            if isinstance(registered.seeds, dict):
+                from_file(Seeds, registered.seeds)
+            for claim in registered.claims:
+                if wrong := misfit(str, claim.get("id"), "claims.id"):
+                    raise ValueError(wrong)
+        except FileNotFoundError:
+            return None
+        except (RecursionError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:  # of PyYAML's constructors
+            reason = getattr(error, "problem", None) or error
+            remedy = "remove it to register the study anew"
+            raise ValueError(f"{file}: not a registration of this version ({reason}); {remedy}") from None
+        return dataclasses.replace(registered, digest=hashlib.sha256(written).hexdigest()[:16])
 
     @classmethod
     def make(cls, expansion: Expansion) -> None:

@@ -13,7 +13,7 @@ from damaged.case import BYTES, Case
 from damaged.images import IMAGES, encoded, picture
 
 CIFAR = ["--data.name=cifar10", "--data.size=32", "--data.crop=pad"]
-PHOTOGRAPHS = ["--data.name=imagenet", "--data.num_classes=3", "--data.size=8", "--data.crop=resized"]
+PHOTOGRAPHS = ["--data.name=folder", "--data.size=8", "--data.crop=resized"]
 
 
 def table(case: Case) -> None:

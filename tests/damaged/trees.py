@@ -24,12 +24,12 @@ NAMES = [
 
 def tree(case: Case) -> None:
     """A tree of three classes, damaged in one to three places."""
-    for split, count in (("train", 4), ("val", 2)):
+    for split, count, first in (("train", 4, 0), ("val", 2, 50)):
         for label, name in enumerate("abc"):
             folder = DATA / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                (folder / f"{i}.jpg").write_bytes(encoded(picture(3 * i + label, 40, 30), "JPEG"))
+                (folder / f"{i}.jpg").write_bytes(encoded(picture(first + 3 * i + label, 40, 30), "JPEG"))
     for _ in range(case.rng.choice([1, 2, 3])):
         files = [file for file in sorted(DATA.glob("*/*/*")) if file.is_file() and not file.is_symlink()]
         if files and case.rng.random() < 0.5:

@@ -171,6 +171,17 @@ def test_missing_and_double_columns_are_refused(root, name):
         load(root, name)
 
 
+@pytest.mark.parametrize("split", [0, 1])
+def test_a_pipe_or_a_device_is_no_table(root, name, split):
+    write(root, name, IMAGES, LABELS)
+    file = root / f"{SPLITS[name][split]}-00000-of-00001.parquet"
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        file.unlink()
+        make(file)
+        with pytest.raises(ValueError, match=rf"{file.name}: not a readable parquet file \(it is no regular file\)"):
+            load(root, name)
+
+
 def test_files_whose_names_are_not_utf8_are_read(tmp_path, name):
     root = tmp_path / os.fsdecode(b"caf\xe9")
     write(tmp_path / "plain", name, IMAGES, LABELS)

@@ -61,7 +61,7 @@ def record(argv: list[str]) -> int:
         time.sleep(600)
     if config.seed == 10:  # crashes, after coming further than before up to its third epoch
         with open(directory.path / "metrics.jsonl", "a") as log:
-            log.write(json.dumps({"epoch": min(attempt, 3) - 0.5, "time": 0.0}) + "\n")
+            log.write(json.dumps({"step": attempt, "epoch": min(attempt, 3) - 0.5, "time": 0.0}) + "\n")
         return 1
     assert yaml.safe_load(file.read_text())["seed"] == config.seed
     write_record(config)

@@ -31,6 +31,7 @@ def directory(run):
 
 def log(run, epoch):
     line = {
+        "step": 10,
         "time": time.time(),
         "epoch": epoch,
         "train/loss": 1.0,

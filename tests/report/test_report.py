@@ -451,11 +451,25 @@ def test_a_verdict_that_other_test_images_might_turn_is_flagged(study):
     assert "counting their sampling error too" in " ".join(summary.warnings)
 
 
-def test_a_file_of_correctness_that_is_none_is_an_error_in_one_line(study):
+def saved(values, **options):
+    file = io.BytesIO()
+    np.save(file, values, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"nonsense", saved(np.ones(5))[:-9], saved(np.ones(5)).replace(b"'descr'", b"'descr\n"), saved(np.array("text"))),
+        *(saved(np.array([None]), allow_pickle=True), saved(np.ones((2, 3))), saved(np.array([])), saved(np.array([0, 7]))),
+        saved(np.ones(5)).replace(b"(5,)", b"(9,)"),
+    ],
+)
+def test_a_file_of_correctness_that_is_none_is_an_error_in_one_line(study, data):
     expansion = finish(study())
     directory = run(expansion, "with", 0)
-    (directory.path / "test_correct.npy").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"test_correct.npy: not a run's correctness by image"):
+    (directory.path / "test_correct.npy").write_bytes(data)
+    with pytest.raises(ValueError, match=r"test_correct.npy: not a run's correctness by image; remove its folder .*$"):
         summarise(expansion)
 
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from xceptlab.data.stores import SUFFIXES, Shards, folders
 from xceptlab.data.tables import feature_names
 from xceptlab.records import Record
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.text import say
 
 _SAVE_TIMMS = (
     "; timm's weights need one, by which they are known: "
@@ -287,4 +287,4 @@ def _digest(files: Iterable[tuple[bytes, int]]) -> str:
 @functools.cache
 def _say(line: str) -> None:
     """Once by a process, however many arms a study has."""
-    print(f"xceptlab: {line}", file=sys.stderr)
+    say(line)

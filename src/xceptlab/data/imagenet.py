@@ -14,7 +14,6 @@ second one is the test split; of three ``val`` is the validation split.
 import hashlib
 import json
 import os
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +26,7 @@ import numpy as np
 from xceptlab.data.sources import Unsound, folder, locked, missing, printable, reading
 from xceptlab.data.stores import SUFFIXES, Archive, Shards, Store, Tree, folders, photographs_in, read_table, shards, write_table
 from xceptlab.schema import DataConfig
+from xceptlab.text import say
 
 if TYPE_CHECKING:
     from xceptlab.data.photographs import Photographs
@@ -248,10 +248,7 @@ def _train_members(file: Path) -> Iterator[list[dict[str, Any]]]:
         for label, member in enumerate(classes):
             if time.monotonic() >= said + SAY_SECONDS:
                 said = time.monotonic()
-                print(
-                    f"xceptlab: {file}: finding its photographs, which is needed once: {label} of {len(classes)} classes",
-                    file=sys.stderr,
-                )
+                say(f"{file}: finding its photographs, which is needed once: {label} of {len(classes)} classes")
             where = f"{file}: {member.name}"
             with _opened(outer.extractfile(member), where) as inner:
                 photographs = _files(inner, where)

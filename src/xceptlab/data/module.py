@@ -17,6 +17,7 @@ from xceptlab.data.sources import Arrays, Unreadable
 from xceptlab.data.stores import left_alone
 from xceptlab.interruption import leave_signals_to_parent
 from xceptlab.schema import DataConfig, RunConfig
+from xceptlab.text import say
 
 STAND_INS = 10
 """So many photographs after one that cannot be decoded are tried in its place."""
@@ -99,7 +100,7 @@ class Split(Dataset[Batch]):
         if self.config.on_corrupt == "error":
             raise ValueError(f"{error}; {_LISTED}") from None
         for stand_in in ((number + 1 + i) % len(self) for i in range(STAND_INS)):
-            print(f"xceptlab: {error}; the next of the split stands in for it", file=sys.stderr)
+            say(f"{error}; the next of the split stands in for it")
             index = self.members[[stand_in]]
             try:
                 return stand_in, source.read(index[0], order.draws(self.seed, epoch, index)[0])
@@ -132,7 +133,7 @@ class DataModule(pl.LightningDataModule):
         stores = [split.source.store for split in (self.train, self.test) if isinstance(split.source, Photographs)]
         if not self._told:
             for line in left_alone(stores):
-                print(f"xceptlab: {line}", file=sys.stderr)
+                say(line)
         self._told = True
 
     def setup(self, stage: str) -> None:

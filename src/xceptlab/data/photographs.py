@@ -145,7 +145,7 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
     try:
         Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # it warns from here, and raises at twice as many
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # they name no file, and are of metadata that are passed over
             try:
                 return _opened_with_pillow(data, exif_orientation)
             except UnidentifiedImageError:

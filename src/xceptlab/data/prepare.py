@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from xceptlab.data.sources import digest, locked
 from xceptlab.data.stores import Store, left_alone, read_table, write_table
 from xceptlab.records import write_atomically
 from xceptlab.schema import DataConfig
+from xceptlab.text import say
 
 MEMBERS = 1000
 """Photographs of a tar file."""
@@ -50,7 +50,7 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
     given = dataclasses.replace(config, short_side=0)
     splits = imagenet.stores(given)
     for line in left_alone(splits.values()):
-        print(f"xceptlab: {line}", file=sys.stderr)
+        say(line)
     try:
         with locked(folder, wait=False):
             _claim(folder, splits, given)
@@ -65,7 +65,7 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
             yield (done := total - sum(map(parts.size, missing))), total
             for written, unreadable in DataLoader(parts, sampler=missing, batch_size=None, num_workers=workers):
                 for line in unreadable:
-                    print(f"xceptlab: {line}; its bytes are kept as they are", file=sys.stderr)
+                    say(f"{line}; its bytes are kept as they are")
                 yield (done := done + written), total
             for split in splits:
                 parts.join(split)

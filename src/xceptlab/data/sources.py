@@ -6,7 +6,7 @@ import fcntl
 import functools
 import hashlib
 import os
-import sys
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from xceptlab import leases
 from xceptlab.data.order import Indices
 from xceptlab.schema import DataConfig
+from xceptlab.text import say
 
 HUB = "hf://"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
@@ -85,7 +86,7 @@ def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
         name, repo_type="dataset", revision=revision or None, allow_patterns=files, local_files_only=not download
     )
     if Path(here).name != revision:
-        print(f"xceptlab: {root} is at commit {Path(here).name}; {HUB}{name}@{Path(here).name} keeps to it", file=sys.stderr)
+        say(f"{root} is at commit {Path(here).name}; {HUB}{name}@{Path(here).name} keeps to it")
     return Path(here)
 
 
@@ -152,6 +153,19 @@ def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
         raise ValueError(f"{where}: {what} ({reason})") from None
 
 
+def regular_bytes(file: str | Path) -> bytes:
+    """What a file holds; a pipe or a device, from which one may read for ever, is refused.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no regular file.
+    """
+    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:  # waits for no writer
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        return opened.read()
+
+
 def printable(name: str) -> str:
     """A file's name with the bytes that are no UTF-8, which Python keeps as surrogates, written as ``\\xe9``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -159,4 +173,4 @@ def printable(name: str) -> str:
 
 def missing(name: str, root: str | Path, looked_for: str, remedy: str) -> ValueError:
     """The error for a data set that is not where it should be."""
-    return ValueError(f"data.root: {name} is not in {Path(root).resolve()}: looked for {looked_for}; {remedy}")
+    return ValueError(f"data.root: {name} is not in {os.path.realpath(root)}: looked for {looked_for}; {remedy}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from xceptlab.data.order import Indices
-from xceptlab.data.sources import printable, reading
+from xceptlab.data.sources import printable, reading, regular_bytes
 from xceptlab.data.tables import open_table
 from xceptlab.records import write_atomically
 
@@ -130,7 +130,7 @@ class Tree(Store):
         )
 
     def read(self, i: int) -> bytes:
-        return Path(self._path(i)).read_bytes()
+        return regular_bytes(self._path(i))
 
     def name(self, i: int) -> str:
         return printable(self._path(i))

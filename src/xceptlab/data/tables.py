@@ -89,11 +89,10 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
     Raises:
         ValueError: No parquet file, a column is missing, or it is not of images or of labels.
     """
-    import pyarrow
     import pyarrow.parquet
 
     with reading(file, "not a readable parquet file"):
-        parquet = pyarrow.parquet.ParquetFile(pyarrow.OSFile(os.fsencode(file)))  # a name need not be UTF-8
+        parquet = pyarrow.parquet.ParquetFile(_regular(file))
         sizes = tuple(parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
         names = parquet.schema_arrow.names
     if min(sizes, default=0) < 0 or sum(sizes) != parquet.metadata.num_rows:
@@ -110,16 +109,24 @@ def feature_names(file: Path, column: str) -> tuple[str, ...]:
     Raises:
         ValueError: No parquet file.
     """
-    import pyarrow
     import pyarrow.parquet
 
     with reading(file, "not a readable parquet file"):
-        metadata = pyarrow.parquet.read_schema(pyarrow.OSFile(os.fsencode(file))).metadata or {}
+        metadata = pyarrow.parquet.read_schema(_regular(file)).metadata or {}
     try:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
         return tuple(map(str, feature["names"]))
     except (KeyError, TypeError, ValueError):
         return ()
+
+
+def _regular(file: Path) -> "pyarrow.NativeFile":
+    """Open a file, whose name need not be UTF-8; from a pipe or a device nobody may ever write."""
+    import pyarrow
+
+    if not file.is_file() and file.exists():
+        raise ValueError("it is no regular file")
+    return pyarrow.OSFile(os.fsencode(file))
 
 
 def _present(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:

@@ -25,6 +25,7 @@ from xceptlab.leases import Watch
 from xceptlab.loading import dump
 from xceptlab.records import Follower, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
+from xceptlab.text import say
 from xceptlab.world import forget
 
 State = Literal["waiting", "queued", "running", "done", "failed"]
@@ -147,7 +148,7 @@ class Launcher(ABC):
     def _tell(self, why: str) -> None:
         """Say once why runs wait."""
         if why not in self._told:
-            print(f"xceptlab: {why}", file=sys.stderr)
+            say(why)
             self._told.add(why)
 
     def _ready(self) -> Iterator[Job]:

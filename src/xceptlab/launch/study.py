@@ -1,7 +1,6 @@
 """Run what is missing of a study, and show it live."""
 
 import dataclasses
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -16,6 +15,7 @@ from xceptlab.launch.status import Overview
 from xceptlab.records import RunDirectory, outdated
 from xceptlab.schema import RunConfig
 from xceptlab.study import Expansion, Registration, remember_files
+from xceptlab.text import one_line, say
 
 
 def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str, str]:
@@ -70,9 +70,9 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         except (Interrupted, KeyboardInterrupt) as error:
             leave = launcher.outlived and isinstance(error, Interrupted)
             stopping = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"
+            for run_id, reason in display.failures().items():
+                say(f"{run_id}: {reason}", "failed")
             with suppress(OSError):  # the terminal may be gone
-                for run_id, reason in display.failures().items():
-                    print(f"failed: {run_id}: {reason}", file=sys.stderr)
                 print("Leaving: the jobs go on, and the same command finds them" if leave else stopping, flush=True)
             raise
         finally:
@@ -143,7 +143,7 @@ class _Display:
                     if state == "failed":
                         more = f", {self.overview.reason(run_id)}"
                     total = len(self.overview.runs)
-                    print(f"{self.overview.name(run_id)}: {state}{more} ({done} of {total} done)", flush=True)
+                    print(one_line(f"{self.overview.name(run_id)}: {state}{more} ({done} of {total} done)"), flush=True)
         self.before = states
 
     def failures(self) -> dict[str, str]:

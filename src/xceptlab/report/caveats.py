@@ -3,14 +3,17 @@
 import math
 import statistics
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xceptlab import stats
 from xceptlab.data import identity
+from xceptlab.data.sources import reading
 from xceptlab.records import Record, RunDirectory
 from xceptlab.schema import RunConfig
 from xceptlab.study import Expansion, Registration, Seeds
@@ -78,12 +81,12 @@ def sampling_errors(verdicts: list[Verdict], directories: Mapping[tuple[str, int
 
 def _correct(file: Path) -> NDArray[np.uint8] | None:
     """A run's correctness by image; None for a run that has none, such as a diverged one."""
-    try:
-        return np.asarray(np.load(file), dtype=np.uint8)
-    except FileNotFoundError:
-        return None
-    except (ValueError, EOFError):
-        raise ValueError(f"{file}: not a run's correctness by image; remove its folder to train the run again") from None
+    with suppress(FileNotFoundError), reading(file, "not a run's correctness by image; remove its folder to train the run again"):
+        correct = np.load(file)
+        if not isinstance(correct, np.ndarray) or correct.ndim != 1 or not len(correct) or not np.isin(correct, (0, 1)).all():
+            raise ValueError("its values are not 0 and 1, one an image")
+        return correct.astype(np.uint8)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,11 +253,12 @@ def _of_records(expansion: Expansion, records: Records) -> list[str]:
     """In what the runs were not made alike."""
     done = [record for record in records.values() if record]
     warnings = []
-    for what, values in {
+    differing: dict[str, set[Any]] = {
         "The runs saw different data": {record.data_fingerprint for record in done},
         "The runs were made by different revisions of the code": {record.git.get("revision", "unknown") for record in done},
         "The runs used different numbers of processes": {record.world_size for record in done},
-    }.items():
+    }
+    for what, values in differing.items():
         if len(values) > 1:
             warnings.append(f"{what}: {', '.join(sorted(map(str, values)))}.")
     if any(record.git.get("dirty") for record in done):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from xceptlab.records import RunDirectory
 from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling_errors, warnings
 from xceptlab.stats import Array
 from xceptlab.study import Expansion
+from xceptlab.text import read
 from xceptlab.verdict import Records, Verdict, guessing, judge_study
 
 
@@ -119,7 +121,7 @@ def summarise(expansion: Expansion) -> Summary:
         budgets=compare_budgets(verdicts, expansion, records),
         effects=_effects(expansion, records, metric),
         environment=_environment(records),
-        links={key: file.read_text("utf-8").strip() for key, file in links.items() if file.is_file()},
+        links={key: read(file).strip() for key, file in links.items() if file.is_file()},
         warnings=warnings(expansion, records, reached, failures, verdicts, sampling),
     )
 
@@ -189,8 +191,10 @@ def _environment(records: Records) -> dict[str, str]:
     """What the runs were made with; several values where they differ."""
     done = [record for record in records.values() if record]
     names = sorted({name for record in done for name in record.versions})
-    values = {
-        "revision of the code": [r.git.get("revision", "unknown") + (" and changes" if r.git.get("dirty") else "") for r in done],
+    values: dict[str, list[Any]] = {
+        "revision of the code": [
+            str(r.git.get("revision", "unknown")) + (" and changes" if r.git.get("dirty") else "") for r in done
+        ],
         "device": [r.device for r in done],
         "processes of a run": [r.world_size for r in done],
         "precision": [r.precision for r in done],
