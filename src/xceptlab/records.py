@@ -290,16 +290,22 @@ def begun_on_other_data(config: RunConfig) -> Path | None:
     """An unfinished run that differs from this one in nothing but what its own data set holds, should there be one."""
     import yaml
 
+    if config.data.name != "folder":
+        return None
     name, _, _ = config.run_id.rpartition("-")
-    science = config.science()
+    science, defaults = config.science(), RunConfig().science()
     for file in Path(config.runtime.outputs).glob(f"runs/{name}-*/config.yaml"):
         if (file.parent / "record.json").exists():
             continue
-        with suppress(TypeError, ValueError, OSError, yaml.YAMLError):  # no configuration of this version
+        with suppress(AttributeError, KeyError, TypeError, ValueError, OSError, yaml.YAMLError):  # no configuration of a run
             values = yaml.safe_load(file.read_text("utf-8"))
-            theirs = {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in science if "." in key}
-            other = {key for key, value in theirs.items() if value != science[key]}
-            if other == {"data.content"} and values["seed"] == config.seed:
+            other = set()
+            for key in science:
+                section, _, field_name = key.rpartition(".")
+                theirs = (values[section] if section else values).get(field_name, defaults[key])  # an older version lacks some
+                if theirs != science[key]:
+                    other.add(key)
+            if "data.content" in other <= {"data.content", "data.num_classes"}:
                 return file.parent
     return None
 

@@ -21,7 +21,7 @@ from xceptlab import cli
 from xceptlab.data import identity, resolved, splits
 from xceptlab.data.prepare import prepare
 from xceptlab.loading import load_run
-from xceptlab.records import RunDirectory
+from xceptlab.records import RunDirectory, begun_on_other_data
 from xceptlab.schema import DataConfig, RunConfig
 from xceptlab.study import expand
 from xceptlab.task import Task
@@ -77,7 +77,7 @@ CHANGES = {
     "one in another class": lambda tree: (tree / "train/a/a0.jpg").rename(tree / "train/b/a0.jpg"),
     "one in another split": lambda tree: (tree / "train/a/a3.jpg").rename(tree / "val/a/a3.jpg"),
     "a class renamed": lambda tree: [(tree / split / "a").rename(tree / split / "d") for split in ("train", "val")],
-    "a class more": lambda tree: [picture(tree / split / "d/d0.jpg") for split in ("train", "val")],
+    "a class more": lambda tree: [picture(tree / f"{split}/d/d{i}.jpg") for split in ("train", "val") for i in (0, 1)],
     "a test split": lambda tree: shutil.copytree(tree / "val", tree / "test"),
     "another split to test on": lambda tree: (tree / "val").rename(tree / "test"),
 }
@@ -212,19 +212,61 @@ def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path,
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_run_that_was_interrupted_begins_anew_on_other_photographs_and_says_so(tree, tmp_path, command, monkeypatch, capsys):
+@pytest.fixture
+def interrupted(command, monkeypatch):
+    """``interrupted(layers, ...)``: a run that Ctrl-C stops before its evaluation."""
+
     def stop(self):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_test_epoch_start", stop)
-        assert command("train", f"--data.root={tree}")[0] == 130
+    def run(*arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(Task, "on_test_epoch_start", stop)
+            assert command("train", *arguments, **options)[0] == 130
+
+    return run
+
+
+@pytest.mark.parametrize("change", ["a mended photograph", "a class more"])
+def test_a_run_that_was_interrupted_begins_anew_on_other_photographs_and_says_so(tree, tmp_path, interrupted, capsys, change):
+    interrupted(f"--data.root={tree}")
     (begun,) = runs(tmp_path)
-    picture(tree / "train/a/a0.jpg")
+    CHANGES[change](tree)
     assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"]) == 0
     assert f"begins anew; {begun} was begun on other photographs, and is another run" in capsys.readouterr().err
     assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}", "--seed=1"]) == 0
     assert "begins anew" not in capsys.readouterr().err
+
+
+OLD_FILES = {
+    "of this version": (lambda values: values, True),
+    "of a version without a field": (lambda values: values["data"].pop("eval_interpolation") and values, True),
+    "of a run on another set": (lambda values: values | {"data": values["data"] | {"name": "imagenet", "content": ""}}, False),
+    "without a section": (lambda values: {"model": values["model"], "seed": 0}, False),
+    "with an empty section": (lambda values: values | {"data": None}, False),
+    "with a section that is none": (lambda values: values | {"data": ["folder"]}, False),
+    "with a list": (lambda values: [values], False),
+    "with nothing": (lambda values: None, False),
+}
+
+
+@pytest.mark.parametrize(("change", "found"), OLD_FILES.values(), ids=OLD_FILES)
+def test_what_is_no_configuration_of_today_is_no_run_on_other_photographs_or_found_by_its_defaults(tree, tmp_path, change, found):
+    begun = resolved(load_run([*TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"]))
+    directory = RunDirectory.of(begun.runtime.outputs, begun.run_id)
+    directory.create()
+    (directory.path / "config.yaml").write_text(yaml.safe_dump(change(begun.to_dict())))
+    picture(tree / "train/a/a0.jpg")
+    now = resolved(dataclasses.replace(begun, data=dataclasses.replace(begun.data, content="")))
+    assert begun_on_other_data(now) == (directory.path if found else None)
+
+
+def test_a_run_on_a_known_set_was_begun_on_no_other_photographs(tiny):
+    config = tiny()
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+    directory.create()
+    (directory.path / "config.yaml").write_text("data: {name: digits}")
+    assert begun_on_other_data(config) is None
 
 
 @pytest.fixture
