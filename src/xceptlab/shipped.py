@@ -29,15 +29,26 @@ def find(path: str) -> Path:
 def recipes() -> dict[str, list[dict[str, Any]]]:
     """By section what the shipped files set in it, by dotted key: nothing, or as one of each folder is layered, such as a set of
     ``data/`` and then the augmentation of a recipe in ``train/``."""
-    import yaml
-
     files = []
     for folder in SECTIONS:
         paths = sorted((root() / "configs" / folder).glob("*.yaml"))
-        files.append([yaml.safe_load(path.read_text("utf-8")) for path in paths])
+        files.append([_sections(path) for path in paths])
     found: dict[str, list[dict[str, Any]]] = {}
     for section in SECTIONS:
         layers = [[{}, *(values[section] for values in contents if section in values)] for contents in files]
         merged = [{key: value for layer in chosen for key, value in layer.items()} for chosen in itertools.product(*layers)]
         found[section] = [{f"{section}.{key}": value for key, value in one.items()} for one in merged]
     return found
+
+
+def _sections(file: Path) -> dict[str, dict[str, Any]]:
+    """The sections that a configuration file holds; none of one that cannot be read: only the names of runs are made of them."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text("utf-8"))
+    except Exception:  # whatever PyYAML stumbles over
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {section: layer for section, layer in values.items() if isinstance(layer, dict)}
