@@ -1,8 +1,11 @@
 """What the data are: a run of other data is another run, and is never answered with this one's score."""
 
 import dataclasses
+import hashlib
+import io
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -299,13 +302,8 @@ def test_a_record_of_a_known_set_is_not_trusted_where_its_files_are_others(image
     assert identity.changed(load_run(imagenet).data, dataclasses.replace(record, data_files="")) == ""  # as is an older one
 
 
-def test_a_run_that_continues_on_other_data_than_it_began_with_is_refused(imagenet, tree, tmp_path, command, monkeypatch):
-    def stop(self):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_test_epoch_start", stop)
-        assert command("train", layers=imagenet)[0] == 130
+def test_a_run_that_continues_on_other_data_than_it_began_with_is_refused(imagenet, tree, tmp_path, command, interrupted):
+    interrupted(layers=imagenet)
     kept = (tree / "val/a/a0.jpg").read_bytes()
     picture(tree / "val/a/a0.jpg")
     code, _, said = command("train", layers=imagenet)
@@ -315,31 +313,110 @@ def test_a_run_that_continues_on_other_data_than_it_began_with_is_refused(imagen
     assert command("train", layers=imagenet)[0] == 0
 
 
-def test_cifar_in_other_files_is_the_same_data_and_other_images_are_not(tmp_path, tree):
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+
+
+def write_cifar(root, pixels, form):
+    """CIFAR-10 of a few images, in parquet files of images in this format."""
+    root.mkdir(exist_ok=True)
+    cells = []
+    for image in pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, form)
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    for split in ("train", "test"):
+        table = pyarrow.table({"img": cells, "label": [i % 10 for i in range(len(cells))]})
+        pyarrow.parquet.write_table(table, root / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """Of a few images, in PNG."""
+    write_cifar(tmp_path / "cifar", PIXELS, "png")
+    return DataConfig(name="cifar10", root=str(tmp_path / "cifar"), size=32, crop="pad")
+
+
+@pytest.fixture
+def record_of_cifar(cifar, tmp_path, tree):
+    seen = {"data_fingerprint": identity.fingerprint(cifar), "data_files": identity.files(cifar)}
+    return leave(expand_own(tmp_path, tree), "a", 0, 90.0, **seen).record()
+
+
+def test_cifar_in_other_files_is_the_same_data_and_other_images_are_not(cifar, record_of_cifar):
     """The fingerprint decides; names and sizes only spare the decoding."""
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    write_cifar(Path(cifar.root), PIXELS, "bmp")
+    assert identity.files(cifar) != record_of_cifar.data_files
+    assert identity.changed(cifar, record_of_cifar) == ""
+    write_cifar(Path(cifar.root), PIXELS // 2, "png")
+    assert "have other names or sizes" in identity.changed(cifar, record_of_cifar)
 
-    def write(pixels, form):
-        for split in ("train", "test"):
-            cells = []
-            for image in pixels:
-                with open(tmp_path / "image", "w+b") as file:
-                    Image.fromarray(image).save(file, form)
-                cells.append({"bytes": (tmp_path / "image").read_bytes(), "path": None})
-            table = pyarrow.table({"img": cells, "label": [i % 10 for i in range(len(cells))]})
-            pyarrow.parquet.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet")
 
-    config = DataConfig(name="cifar10", root=str(tmp_path), size=32, crop="pad")
-    write(pixels, "png")
-    expansion = expand_own(tmp_path, tree)
-    record = leave(expansion, "a", 0, 90.0, data_fingerprint=identity.fingerprint(config), data_files=identity.files(config))
-    record = record.record()
-    write(pixels, "bmp")
-    assert identity.files(config) != record.data_files
-    assert identity.changed(config, record) == ""
-    write(pixels // 2, "png")
-    assert "have other names or sizes" in identity.changed(config, record)
+@pytest.mark.parametrize("damage", [b"", b"PAR1 but cut"])
+def test_cifar_that_cannot_be_read_is_other_data_and_no_error(cifar, record_of_cifar, damage):
+    for file in Path(cifar.root).glob("train-*.parquet"):
+        file.write_bytes(damage)
+    said = identity.changed(cifar, record_of_cifar)
+    assert said.startswith(f"the files of cifar10 in {cifar.root} cannot be read (")
+    assert "not a readable parquet file" in said
+
+
+def test_a_run_continues_on_equal_images_in_other_files_and_not_on_others(cifar, tmp_path, command, interrupted):
+    layers = [*TRAIN, "--data.name=cifar10", "--data.size=32", "--data.crop=pad", f"--data.root={cifar.root}"]
+    layers.append("--train.batch_size=20")
+    interrupted(layers=layers)
+    write_cifar(Path(cifar.root), PIXELS // 2, "png")
+    code, _, said = command("train", layers=layers)
+    assert (code, len(said)) == (2, 1)
+    assert "the run began with other data than are in" in said[0]
+    write_cifar(Path(cifar.root), PIXELS, "bmp")
+    assert command("train", layers=layers)[0] == 0
+    record = RunDirectory(runs(tmp_path)[0]).record()
+    assert record.data_files == identity.files(cifar)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_of_torchvisions_files_those_that_it_reads_count(tmp_path, name):
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    theirs = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    config = DataConfig(name=name, root=str(tmp_path), size=32, crop="pad")
+    folder = tmp_path / theirs.base_folder
+    folder.mkdir()
+    seen = {identity.files(config)}
+    read = [theirs.meta["filename"], *(file for file, _ in theirs.train_list + theirs.test_list)]
+    for file in read:
+        (folder / file).write_bytes(b"some")
+        seen.add(identity.files(config))
+    assert len(seen) == len(read) + 1
+    for file in (".nfs000", "readme.html", "file.txt~"):
+        (folder / file).write_bytes(b"some")
+    (folder / "of_mine").mkdir()
+    assert identity.files(config) in seen
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet", "folder"])
+def test_names_of_classes_that_are_not_to_be_had_are_none_and_no_error(tmp_path, name):
+    config = DataConfig(name=name, root=str(tmp_path), **({"size": 32, "crop": "pad"} if "cifar" in name else {}))
+    assert identity.class_names(config) == ()
+    if "cifar" in name:
+        folder = tmp_path / {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
+        folder.mkdir()
+        for file in ("batches.meta", "meta"):
+            assert identity.class_names(config) == ()
+            (folder / file).write_bytes(b"no pickle of torchvision's")
+        assert identity.class_names(config) == ()
+
+
+def test_names_of_cifars_classes_are_read_without_its_images(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    names = ["airplane", "automobile"]
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    meta = pickle.dumps({"label_names": names}, protocol=0)
+    (folder / "batches.meta").write_bytes(meta)
+    monkeypatch.setitem(CIFAR10.meta, "md5", hashlib.md5(meta).hexdigest())
+    assert identity.class_names(DataConfig(name="cifar10", root=str(tmp_path), size=32, crop="pad")) == tuple(names)
 
 
 def test_digits_of_other_libraries_are_other_data(monkeypatch, command, tmp_path):

@@ -70,9 +70,9 @@ class Tree(Store):
         others = {"": photographs_in(folder)}
         for name in classes:
             entries = _entries(folder / name)
-            photographs = [os.fsencode(entry) for entry in entries if _is_photograph(entry)]
+            photographs = [os.fsencode(entry) for entry in entries if is_photograph(entry)]
             found.append(pyarrow.array(photographs, pyarrow.binary()))
-            others[name] = [entry for entry in entries if not _is_photograph(entry)]
+            others[name] = [entry for entry in entries if not is_photograph(entry)]
         labels = np.repeat(np.arange(len(classes)), [len(names) for names in found[1:]])
         others = {name: entries for name, entries in others.items() if entries}
         return cls(folder, classes, labels, pyarrow.concat_arrays(found), others=others)
@@ -153,20 +153,20 @@ def left_alone(stores: Iterable[Store]) -> Iterator[str]:
 
 def photographs_in(folder: Path) -> list[str]:
     """The names of the photographs that lie in a folder itself, sorted."""
-    return [name for name in _entries(folder) if _is_photograph(name)]
+    return [name for name in _entries(folder) if is_photograph(name)]
 
 
 def _entries(folder: Path) -> list[str]:
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
-def _is_photograph(name: str) -> bool:
+def is_photograph(name: str) -> bool:
     """By its suffix: opening a million files would take an hour."""
     return name.lower().endswith(SUFFIXES)
 
 
 def _photographs_below(folder: Path) -> int:
-    return sum(_is_photograph(name) for _, _, names in os.walk(folder) for name in names)
+    return sum(is_photograph(name) for _, _, names in os.walk(folder) for name in names)
 
 
 def folders(folder: Path) -> list[str]:
