@@ -21,7 +21,7 @@ from PIL import Image
 from conftest import ROOT
 from made import leave, photographs
 from xceptlab import cli
-from xceptlab.data import identity, resolved, splits
+from xceptlab.data import identity, resolved, splits, stores
 from xceptlab.data.prepare import prepare
 from xceptlab.loading import load_run
 from xceptlab.records import RunDirectory, begun_on_other_data
@@ -95,11 +95,44 @@ def test_other_files_are_another_run(tree, change):
         resolved(before)
 
 
+def hidden(tree):
+    for split in ("train", "val"):
+        for file in (".ipynb_checkpoints/a0.jpg", "._a.jpg", "a/._a0.jpg", "a/.a.jpg", "b/.ipynb_checkpoints/b0.jpg"):
+            picture(tree / split / file)
+        (tree / split / ".DS_Store").write_bytes(b"some")
+        (tree / split / "a/.DS_Store").write_bytes(b"some")
+
+
+@pytest.mark.parametrize("name", ["folder", "imagenet"])
+def test_hidden_files_and_folders_are_neither_read_nor_spoken_of(tree, name, imagenet, capsys):
+    config = own(tree, name=name, **({"num_classes": 3} if name == "folder" else {})).data
+
+    def seen():
+        stores = [source.store for source, _ in splits(config).values()]
+        names = [[store.name(i) for i in range(len(store.labels))] for store in stores]
+        return names, [list(store.left_alone()) for store in stores], [store.left_alone_in_short() for store in stores]
+
+    before, files = seen(), identity.files(config)
+    assert before[1:] == ([[]] * 3, [""] * 3)
+    hidden(tree)
+    assert seen() == before
+    assert identity.files(config) == files
+    assert identity.class_names(config) == ("a", "b", "c")
+
+
+def test_parquet_files_in_a_hidden_folder_are_no_data_set(tree):
+    for folder in ("mine", ".cache"):
+        shard(tree / folder, "train", sorted(tree.rglob("train/*/*.jpg")))
+        (tree / folder / "data/train-00000-of-00001.parquet").rename(tree / folder / "train-00000-of-00001.parquet")
+    assert [file.parent.name for file in stores.shards(tree, "train")] == ["mine"]
+
+
 SAME = {
     "moved": lambda tree: shutil.move(tree, tree.parent / "elsewhere"),
     "copied": lambda tree: shutil.copytree(tree, tree.parent / "copy", copy_function=shutil.copyfile),
     "linked": lambda tree: (tree.parent / "link").symlink_to(tree) or tree.parent / "link",
     "touched": lambda tree: [os.utime(file, (1, 1)) for file in tree.rglob("*.jpg")] and tree,
+    "with what macOS and Jupyter leave": lambda tree: hidden(tree) or tree,
     "with a note beside a photograph": lambda tree: (tree / "train/a/README.txt").write_text("of a") and tree,
     "with prepared photographs": lambda tree: list(prepare(own(tree, short_side=32).data, 0)) and tree,
 }
@@ -196,13 +229,24 @@ def test_a_run_of_another_data_set_is_not_taken_for_this_one(tree, tmp_path, com
     moved = shutil.move(tree, tmp_path / "moved")
     code, said, _ = command("train", f"--data.root={moved}")
     assert (code, said.endswith("(was trained before)")) == (0, True)
-    code, said, _ = command("train", f"--data.root={moved}", "--data.title=pets")
-    assert (code, "/pets-seed0-" in said) == (0, True)
-    record = RunDirectory(next(run for run in runs(tmp_path) if run.name.startswith("pets"))).record()
-    config = load_run(["-c", str(tmp_path / "outputs/runs" / record.run_id / "config.yaml")])
-    assert record.classes == ["a", "b", "c"]
-    assert record.science["data.content"] == config.data.content == resolved(own(moved)).data.content
-    assert config.run_id == record.run_id
+    for run in runs(tmp_path):
+        record = RunDirectory(run).record()
+        config = load_run(["-c", str(run / "config.yaml")])
+        content = resolved(own(other if config.data.root == str(other) else moved)).data.content
+        assert record.classes == ["a", "b", "c"]
+        assert record.science["data.content"] == config.data.content == content
+        assert config.run_id == record.run_id == run.name
+
+
+def test_a_title_names_a_run_and_is_no_part_of_its_identity(tree, tmp_path, command):
+    code, said, _ = command("train", f"--data.root={tree}", "--data.title=pets")
+    assert (code, "/pets-" in said, said.endswith("(was trained before)")) == (0, True, False)
+    for title in ("", "cats"):
+        code, said, _ = command("train", f"--data.root={tree}", f"--data.title={title}")
+        assert (code, "/pets-" in said, said.endswith("(was trained before)")) == (0, True, True)
+    (run,) = runs(tmp_path)
+    config = load_run(["-c", str(run / "config.yaml")])
+    assert (config.data.title, config.run_id) == ("pets", run.name)
 
 
 def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path, command):
@@ -419,11 +463,18 @@ def test_names_of_cifars_classes_are_read_without_its_images(tmp_path, monkeypat
     assert identity.class_names(DataConfig(name="cifar10", root=str(tmp_path), size=32, crop="pad")) == tuple(names)
 
 
-def test_digits_of_other_libraries_are_other_data(monkeypatch, command, tmp_path):
-    layers = [*TRAIN, "--data.name=digits", "--data.crop=none", "--data.train_images=50", "--data.test_images=20"]
-    assert command("train", layers=layers)[0] == 0
+DIGITS = ["--data.name=digits", "--data.crop=none", "--data.train_images=50", "--data.test_images=20"]
+
+
+@pytest.mark.parametrize("package", ["scikit-learn", "numpy", "pillow"])
+def test_digits_of_other_libraries_are_other_data(monkeypatch, command, tmp_path, package):
+    assert command("train", layers=[*TRAIN, *DIGITS])[0] == 0
     monkeypatch.setattr(identity, "_digits_fingerprint", lambda config: "another")
-    code, _, said = command("train", layers=layers)
+    assert command("train", layers=[*TRAIN, *DIGITS])[0] == 0  # of equal versions nobody looks
+    directory = RunDirectory(runs(tmp_path)[0])
+    record = directory.record()
+    directory.write_record(dataclasses.replace(record, versions=record.versions | {package: "0.1"}))
+    code, _, said = command("train", layers=[*TRAIN, *DIGITS])
     assert (code, len(said)) == (2, 1)
     assert "trained on other data: digits has fingerprint another" in said[0]
 
