@@ -7,7 +7,6 @@ the value and what is allowed.
 
 import difflib
 import functools
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from xceptlab import shipped
 from xceptlab.schema import RunConfig
-from xceptlab.section import PLAIN, Section, in_words
+from xceptlab.section import PLAIN, Section, in_words, shown
 
 if TYPE_CHECKING:  # jsonargparse takes a quarter of a second, which --help and errors need not wait for
     from jsonargparse import ArgumentParser
@@ -75,9 +74,13 @@ def dump(config: RunConfig) -> str:
     return yaml.dump(config.to_dict(), Dumper=Dumper, sort_keys=False)
 
 
-def load_file(schema: type[T], file: str) -> T:
-    """An instance of the dataclass ``schema`` from a YAML file; ``ValueError`` as of ``load_run``."""
+def load_file(schema: type[T], file: str, section: str = "") -> T:
+    """An instance of the dataclass ``schema`` from a YAML file or from one of its sections; ``ValueError`` as of ``load_run``."""
     values = read(file)
+    if section:
+        values = values.get(section, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{file}: {section}: {shown(values)} is not allowed; it must be a mapping")
     try:
         return _build(schema, values)
     except ValueError as error:
@@ -106,7 +109,7 @@ def read(file: str) -> dict[Any, Any]:
     from jsonargparse import get_loader  # PyYAML's safe one, but for 1e-3, which is a number
 
     try:
-        text = Path(os.path.expanduser(file)).read_text("utf-8")
+        text = Path(file).read_text("utf-8")
         _refuse_traps(text)
         values = get_loader("yaml")(text)
     except yaml.MarkedYAMLError as error:
@@ -200,7 +203,7 @@ def _attempt(given: list[tuple[str, str | None]], command: str) -> RunConfig:
     arguments = []
     for key, value in given:
         if key == "config" and value:  # the text, which jsonargparse would read in the encoding of the terminal
-            value = Path(os.path.expanduser(value)).read_text("utf-8")
+            value = Path(value).read_text("utf-8")
         arguments.append(f"--{key}" if value is None else f"--{key}={value}")
     try:
         values = _parser(command).parse_args(arguments)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xceptlab.loading import load_run
+from xceptlab.loading import load_file
 from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
@@ -83,7 +83,7 @@ def _beside(file: Path) -> ModelConfig | None:
     """The network of a run's weights or checkpoint, by the run's configuration; None where that is not at hand."""
     for folder in file.parents[:2]:
         if (folder / "config.yaml").exists():
-            return load_run(["-c", str(folder / "config.yaml")]).model
+            return load_file(ModelConfig, str(folder / "config.yaml"), "model")
     return None
 
 
