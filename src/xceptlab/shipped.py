@@ -5,6 +5,7 @@ In a checkout both stand at the repository's root; in an installed package they 
 
 import functools
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def root() -> Path:
 
 
 def find(path: str) -> Path:
-    """A file or folder as the user names it or, where there is none, the shipped one of that path."""
+    """A file or folder as the user names it, ``~`` for their home, or, where there is none, the shipped one of that path."""
+    path = os.path.expanduser(path)
     shipped = root() / path
     return Path(path) if Path(path).exists() or not shipped.exists() else shipped
 

@@ -23,8 +23,8 @@ from xceptlab.records import RunDirectory, write_atomically, write_once
 from xceptlab.schema import RunConfig
 from xceptlab.section import Section, shown
 
-FACTORS = [key for key in RunConfig().science() if key != "seed"]
-"""The keys in which arms may differ."""
+FACTORS = [key for key in RunConfig().science() if key not in ("seed", "data.content")]
+"""The keys in which arms may differ: ``data.content`` only says what the data are."""
 SECTIONS = [f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(f.type)]
 """What an arm's keys may be nested in, as in a configuration file."""
 
@@ -389,8 +389,7 @@ def _control(file: Path, expansion: Expansion) -> None:
 
 
 def _find(base: str, file: Path) -> str:
-    path = Path(os.path.expanduser(base))
-    for candidate in (file.parent / path, path, shipped.root() / base):
+    for candidate in (file.parent / base, shipped.find(base)):
         if candidate.is_file():
             return str(candidate)
     raise ValueError(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
@@ -402,7 +401,7 @@ def _text(value: Any) -> str:
 
 def _naming_layers(args: Sequence[str]) -> list[tuple[str, str]]:
     """Of the command line the layers and overrides that make another study, because they can change a result."""
-    science = {*FACTORS, "model.match"} - {"data.content"}  # which only says what the data are
+    science = {*FACTORS, "model.match"}
     found = []
     for key, value in loading.overrides(args):
         if key == "config":
