@@ -404,6 +404,27 @@ def test_cifar_that_cannot_be_read_is_other_data_and_no_error(cifar, record_of_c
     assert "not a readable parquet file" in said
 
 
+def test_files_that_the_system_does_not_give_are_other_data_and_no_error(cifar, record_of_cifar):
+    def refused(config):
+        raise PermissionError(13, "Permission denied", config.root)
+
+    said = identity.changed(cifar, record_of_cifar, refused)
+    assert said.startswith(f"the files of cifar10 in {cifar.root} cannot be read (")
+
+
+def test_of_a_study_whose_data_are_damaged_the_report_and_the_plan_warn_and_no_run_starts(cifar, tmp_path, tree, capsys):
+    layers = ["--data.name=cifar10", "--data.size=32", "--data.crop=pad", f"--data.root={cifar.root}"]
+    seen = {"data_fingerprint": identity.fingerprint(cifar), "data_files": identity.files(cifar)}
+    leave(expand_own(tmp_path, tree, *layers), "a", 0, 90.0, **seen)
+    for file in Path(cifar.root).glob("train-*.parquet"):
+        file.write_bytes(b"PAR1 but cut")
+    for name, expected in (("plan", 0), ("report", 0), ("study", 2)):
+        options = [*TRAIN, *layers, f"--runtime.outputs={tmp_path / 'outputs'}"]
+        assert cli.main([name, str(study_of(tmp_path)), *options]) == expected
+        said = capsys.readouterr()
+        assert f"the files of cifar10 in {cifar.root} cannot be read (" in " ".join((said.err + said.out).split())
+
+
 def test_a_run_continues_on_equal_images_in_other_files_and_not_on_others(cifar, tmp_path, command, interrupted):
     layers = [*TRAIN, "--data.name=cifar10", "--data.size=32", "--data.crop=pad", f"--data.root={cifar.root}"]
     layers.append("--train.batch_size=20")
@@ -491,6 +512,18 @@ def test_a_study_with_records_of_other_data_is_refused(monkeypatch, tmp_path, tr
     code, _, errors = command("plan", study_of(tmp_path), layers=[*TRAIN, *layers])
     assert (code, len(errors)) == (0, 1)
     assert errors[0].startswith("Warning: the data here are not those that the runs were trained on: digits has fingerprint")
+
+
+def test_a_run_that_an_earlier_version_made_of_own_photographs_is_read_as_what_it_is(tree, tmp_path, command):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    values["data"] = {"name": "imagenet", "num_classes": 3, "root": str(tree), "size": 16}
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    code, _, said = command("evaluate", run, layers=[])
+    assert (code, len(said)) == (2, 1)
+    assert said[0].endswith("a run that an earlier version made of them is read with --data.name folder")
+    assert command("evaluate", run, "--data.name", "folder", layers=[])[0] == 0
 
 
 def test_evaluation_on_other_photographs_is_pointed_out(tree, tmp_path, command):

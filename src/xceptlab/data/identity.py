@@ -142,11 +142,12 @@ def changed(config: DataConfig, record: Record, look: Callable[[DataConfig], str
         if record.data_fingerprint in ("", here):
             return ""
         return f"digits has fingerprint {here} with the libraries that are here, not {record.data_fingerprint}"
-    here, theirs = look(config), record.data_files
-    if not here or not theirs or here == theirs:
-        return ""
+    theirs = record.data_files
     before = {"files": theirs, "fingerprint": record.data_fingerprint}
     try:
+        here = look(config)
+        if not here or not theirs or here == theirs:
+            return ""
         if same(config, here, lambda: fingerprint(config), before):
             return ""
     except (OSError, ValueError) as error:
