@@ -50,6 +50,16 @@ class MadeUp:
     def locate(config: object) -> None:
         """They are always there."""
 
+    @staticmethod
+    def class_names(config: object) -> tuple[str, ...]:
+        """They have none."""
+        return ()
+
+    @staticmethod
+    def files(config: object) -> str:
+        """There are none."""
+        return ""
+
     @classmethod
     def load(cls, config: object) -> tuple[Arrays, Arrays]:
         """Training and test images."""

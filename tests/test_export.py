@@ -274,6 +274,24 @@ def test_the_documented_code_uses_an_exported_file_and_finds_what_it_needs_in_it
     assert json.loads(told["model"])["width"] == config.model.width
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (TWO, {"central_crop": "0.875", "interpolation": "bilinear", "exif_orientation": "applied"}),
+        (
+            [*TWO, *PREPROCESSED_AS_TIMM, "--data.exif_orientation=false"],
+            {"central_crop": "0.8975", "interpolation": "bicubic", "exif_orientation": "ignored"},
+        ),
+        (["--data.name=digits", "--data.crop=none"], {"central_crop": "1"}),
+    ],
+)
+def test_an_exported_file_says_how_photographs_are_made_into_images(tmp_path, changes, told):
+    config = load_run(changes)
+    found = xceptlab.export.metadata(config, config.model, tmp_path / "ours.safetensors")
+    keys = ("central_crop", "interpolation", "exif_orientation", "class_names")
+    assert {key: found[key] for key in keys if key in found} == told
+
+
 def test_a_run_is_loaded_by_its_configuration_whatever_its_network(tmp_path, tiny):
     config = tiny("--model.residual=none")
     run = tmp_path / "run"
@@ -287,5 +305,16 @@ def test_a_run_is_loaded_by_its_configuration_whatever_its_network(tmp_path, tin
     for where in (run, run / "model.safetensors", str(run)):
         assert torch.equal(pretrained.load(where)(x), network.eval()(x))
     assert pretrained.load(run, bn_eps=0.1).entry.stem.norm1.eps == 0.1
+    own = config.to_dict() | {"data": {"name": "imagenet", "num_classes": 10}, "train": {"of_another_version": 1}}
+    (run / "config.yaml").write_text(yaml.safe_dump(own))  # of the run only the network matters
+    assert torch.equal(pretrained.load(run)(x), network.eval()(x))
+    for wrong, said in (
+        ({"model": 1}, "model: 1 is not allowed"),
+        ({"model": {"wdith": 1}}, r"model\.wdith: there is no such key"),
+    ):
+        (run / "config.yaml").write_text(yaml.safe_dump(wrong))
+        with pytest.raises(ValueError, match=said):
+            pretrained.load(run)
+    (run / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     with pytest.raises(ValueError, match="does not fit"):
         pretrained.load(run, width=0.25)

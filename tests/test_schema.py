@@ -55,7 +55,15 @@ REFUSED = [
     (ModelConfig, {"weights_digest": "0123456789abcdef"}, "model.weights_digest", "left out without model.weights"),
     (DataConfig, {"name": "mnist"}, "data.name", "one of digits, cifar10, cifar100, imagenet, folder"),
     (DataConfig, {"title": "pets"}, "data.title", "left out for imagenet: it is for data.name: folder"),
-    (DataConfig, {"name": "folder", "title": "../pets"}, "data.title", "made of letters, digits"),
+    *(
+        (DataConfig, {"name": "folder", "title": title}, "data.title", "made of letters, digits, '_', '.' and '-', the first one")
+        for title in ("../pets", "..", ".", "-", "-pets", ".pets", "_pets", "+pets", "cats+dogs", "my pets", "pets\n")
+    ),
+    (DataConfig, {"num_classes": 5}, "data.num_classes", "is read with --data.name folder"),
+    *(
+        (DataConfig, images | {"max_pixels": 1000}, "data.max_pixels", f"178956970 for {images['name']}: it is for photographs")
+        for images in ({"name": "digits", "crop": "none"}, {"name": "cifar10", "crop": "pad", "size": 32})
+    ),
     (DataConfig, {"content": "train+val-3-0123456789abcdef"}, "data.content", "left out for imagenet"),
     (DataConfig, {"name": "folder", "content": "train-3-0123456789abcdef"}, "data.content", "what xceptlab has filled in"),
     (DataConfig, THREE_PARTS | {"validation": 0.1}, "data.validation", "0, as val holds images to validate on"),
@@ -247,7 +255,6 @@ OTHER = {
         "eval_crop": 1.0,
         "eval_interpolation": "bicubic",
         "num_classes": 1000,
-        "title": "pets",
         "content": "train+test-3-0123456789abcdef",
     },
     "train": {
@@ -273,7 +280,7 @@ OTHER = {
 }
 NO_SCIENCE = {
     "model": {"match": "macs", "weights": "elsewhere.h5"},
-    "data": {"root": "/elsewhere", "download": True, "cache": "/scratch"},
+    "data": {"title": "pets", "root": "/elsewhere", "download": True, "cache": "/scratch"},
     "runtime": {
         "outputs": "/elsewhere",
         "accelerator": "gpu",
@@ -319,7 +326,7 @@ def test_the_lists_of_this_file_hold_every_field():
 
 @pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in OTHER.items() for n, v in part.items()])
 def test_every_science_field_makes_another_run(section, name, value):
-    base = dataclasses.replace(BASE, data=OWN) if name in ("title", "content") else BASE
+    base = dataclasses.replace(BASE, data=OWN) if name == "content" else BASE
     base = dataclasses.replace(BASE, model=STARTED) if name == "weights_digest" else base
     other = alter(base, section, name, value)
     assert other.run_id != base.run_id
@@ -328,8 +335,12 @@ def test_every_science_field_makes_another_run(section, name, value):
 
 @pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in NO_SCIENCE.items() for n, v in part.items()])
 def test_where_and_how_a_run_runs_does_not_change_its_identity(section, name, value):
-    base = dataclasses.replace(BASE, model=STARTED) if name == "weights" else BASE
-    assert alter(base, section, name, value).run_id == base.run_id
+    base = dataclasses.replace(BASE, data=OWN) if name == "title" else BASE
+    base = dataclasses.replace(BASE, model=STARTED) if name == "weights" else base
+    other = alter(base, section, name, value)
+    assert other.run_id.rpartition("-")[2] == base.run_id.rpartition("-")[2]
+    assert (other.run_id == base.run_id) == (name != "title")  # by which the set is called
+    assert other.science() == base.science()
 
 
 def test_images_are_counted_as_far_as_the_configuration_tells():
@@ -345,8 +356,8 @@ def test_a_run_of_an_own_data_set_has_no_id_before_its_files_were_looked_at():
             ask()
     with pytest.raises(AssertionError, match=r"xceptlab\.data\.resolved looks at them"):
         _ = RunConfig(model=ModelConfig(weights="x.h5")).run_id
-    assert RunConfig(data=OWN).run_id.startswith("folder-seed0-")
-    assert RunConfig(data=dataclasses.replace(OWN, title="pets")).run_id.startswith("pets-seed0-")
+    assert RunConfig(data=OWN).run_id.startswith("folder-size32-crop_none-seed0-")
+    assert RunConfig(data=dataclasses.replace(OWN, title="pets")).run_id.startswith("pets-size32-crop_none-seed0-")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,21 @@ def test_what_is_there_comes_before_what_is_shipped(monkeypatch, tmp_path):
     assert (run.train.epochs, run.model.width) == (2, 0.125)
 
 
+UNUSUAL = ["", "model: {width: 1", "model:", "model: 1", "- model", "model", "\t", "\x00", "!!int ''", "[" * 10_000]
+
+
+@pytest.mark.parametrize("text", UNUSUAL, ids=range(len(UNUSUAL)))
+def test_a_configuration_file_that_is_none_is_left_out_of_the_names_of_runs(monkeypatch, tmp_path, text):
+    (tmp_path / "configs/model").mkdir(parents=True)
+    (tmp_path / "configs/model/a.yaml").write_text(text)
+    (tmp_path / "configs/model/b.yaml").write_text("model: {width: 2}\ndata:\n")
+    monkeypatch.setattr(shipped, "root", lambda: tmp_path)
+    found = shipped.recipes.__wrapped__()
+    assert found["model"][0] == {}
+    assert {"model.width": 2} in found["model"]
+    assert set(map(str, found["data"])) == {"{}"}
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "experiments", "nothing"])
 def test_what_is_no_study_names_no_shipped_one(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)

@@ -333,6 +333,8 @@ ILL_FORMED = [
     ({"arms": STUDY["arms"] | {"c": {"model.residual": "none"}}}, ["'b'", "'c'", "same science"]),
     ({"arms": {"a": {}, "b": {"model.residual": "all"}}}, ["'a'", "'b'", "same science"]),
     ({"arms": {"a": {}, "b": {"data.root": "/elsewhere"}}}, ["data.root cannot be a factor"]),
+    ({"arms": {"a": {}, "b": {"data.title": "pets"}}}, ["data.title cannot be a factor"]),
+    ({"arms": {"a": {}, "b": {"data.content": "train+val-3-0123456789abcdef"}}}, ["data.content cannot be a factor"]),
     ({"arms": {"a": {}, "b": {"launcher.name": "slurm"}}}, ["launcher.name cannot be a factor"]),
     ({"claims": [CLAIM, CLAIM]}, ["claim 'c'", "2 claims of this id"]),
     ({"claims": [CLAIM | {"contrast": ["a", "z"]}]}, ["'c'", "no arm 'z'", "a, b"]),

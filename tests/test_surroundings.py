@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, TINY
-from xceptlab import cli
+from xceptlab import cli, shipped
 from xceptlab.loading import load_run
-from xceptlab.study import expand
+from xceptlab.schema import LauncherConfig, ModelConfig
+from xceptlab.study import Claim, Paper, expand
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
 OPTIONS = [argument for argument in TINY if argument.startswith("--")]
@@ -117,7 +118,21 @@ def test_a_tilde_in_a_configuration_is_the_users_home(monkeypatch, tmp_path):
     assert load_run(["-c", "~/mine.yaml"]).runtime.outputs == str(tmp_path / "outputs")
     assert load_run(["--data.root=./~", "--data.cache=~no_such_user/x"]).data.root == "./~"
     assert load_run(["--data.root=~"]).run_id == load_run().run_id
+    assert shipped.find("~/mine.yaml") == tmp_path / "mine.yaml"
+    for command in (["describe", "~/mine.yaml"], ["describe", "--compare", "~/mine.yaml", "~/mine.yaml"]):
+        assert cli.main([*command, "--depth=0"]) == 0
     (tmp_path / "study.yaml").write_text(
         "question: Is it?\nbase: [~/mine.yaml]\narms: {a: {}, b: {model.width: 2}}\nseeds: [0]\n"
     )
     assert expand(str(tmp_path / "study.yaml"), []).arms["a"].data.root == str(tmp_path / "images")
+
+
+@pytest.mark.parametrize("text", ["~", "~/a", "~root", "~ 2 points better"])
+def test_a_tilde_in_what_is_no_path_stays_one(monkeypatch, tmp_path, text):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    claim = Claim(id=text, contrast=("a", "b"), metric="test/top1", kind="superior", margin=0.0, statement=text)
+    assert (claim.id, claim.statement) == (text, text)
+    assert Paper(ref=text).ref == text
+    assert ModelConfig(timm=text).timm == text
+    config = LauncherConfig(partition=text, account=text)
+    assert (config.partition, config.account) == (text, text)

@@ -76,20 +76,25 @@ def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict
     """
     record = next((found for folder in Path(weights).parents[:2] if (found := RunDirectory(folder).record())), None)
     side = config.data.size
+    photographs = config.data.name in PHOTOGRAPHS
     told = {
         "xceptlab": xceptlab.__version__,
         "images": f"(batch, 3, {side}, {side}), RGB, x / 127.5 - 1 of pixels from 0 to 255",
         "size": str(side),
         "range": "[-1, 1]",
         "channels": "RGB",
-        "central_crop": f"{config.data.eval_crop:g}" if config.data.name in PHOTOGRAPHS else "1",
+        "central_crop": f"{config.data.eval_crop:g}" if photographs else "1",
         "classes": str(config.data.classes),
         "model": json.dumps(dataclasses.asdict(model)),
     }
+    if photographs:
+        told["interpolation"] = config.data.eval_interpolation
+        told["exif_orientation"] = "applied" if config.data.exif_orientation else "ignored"
     if record:
         told["run_id"] = record.run_id
-    if names := getattr(record, "classes", None):
-        told["class_names"] = json.dumps(names)
+    class_names = record.classes if record else []
+    if class_names:
+        told["class_names"] = json.dumps(class_names)
     return told
 
 

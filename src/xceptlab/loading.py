@@ -7,7 +7,6 @@ the value and what is allowed.
 
 import difflib
 import functools
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -75,9 +74,13 @@ def dump(config: RunConfig) -> str:
     return yaml.dump(config.to_dict(), Dumper=Dumper, sort_keys=False)
 
 
-def load_file(schema: type[T], file: str) -> T:
-    """An instance of the dataclass ``schema`` from a YAML file; ``ValueError`` as of ``load_run``."""
+def load_file(schema: type[T], file: str, section: str = "") -> T:
+    """An instance of the dataclass ``schema`` from a YAML file or from one of its sections; ``ValueError`` as of ``load_run``."""
     values = read(file)
+    if section:
+        values = values.get(section, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{file}: {section}: {shown(values)} is not allowed; it must be a mapping")
     try:
         return _build(schema, values)
     except ValueError as error:
@@ -106,7 +109,7 @@ def read(file: str) -> dict[Any, Any]:
     from jsonargparse import get_loader  # PyYAML's safe one, but for 1e-3, which is a number
 
     try:
-        contents = text.decoded(Path(os.path.expanduser(file)).read_bytes())
+        contents = text.decoded(Path(file).read_bytes())
         _refuse_traps(contents)
         values = get_loader("yaml")(contents)
     except yaml.MarkedYAMLError as error:
@@ -228,7 +231,7 @@ def _attempt(given: list[tuple[str, str | None]], command: str) -> RunConfig:
     arguments = []
     for key, value in given:
         if key == "config" and value:  # the text, which jsonargparse would read in the encoding of the terminal
-            value = text.read(os.path.expanduser(value))
+            value = text.read(value)
         arguments.append(f"--{key}" if value is None else f"--{key}={value}")
     try:
         values = _parser(command).parse_args(arguments)

@@ -334,6 +334,8 @@ def begun_on_other_files(config: RunConfig) -> str:
             given = {f"{part}.{key}": value for part in ("model", "data", "train") for key, value in values[part].items()}
             theirs = defaults | given | {"seed": values["seed"]}
             other = {key for key in science if theirs[key] != science[key]}
+            if "data.content" in other:
+                other.discard("data.num_classes")  # which a class that was added since has changed, too
             if other and other <= kinds.keys() and all(theirs[key] and science[key] for key in other):
                 return f"{file.parent} was begun on other {' and '.join(kinds[key] for key in sorted(other))}"
     return ""

@@ -72,7 +72,7 @@ class ModelConfig(Section):
     """BatchNorm: weight of a batch in the running statistics (Keras's momentum of 0.99)."""
     init: Literal["keras", "timm"] = "keras"
     """How initial weights are drawn: Glorot uniform as in the original, or as timm's port draws them."""
-    weights: str = field(default="", metadata={"identity": False})
+    weights: str = field(default="", metadata={"identity": False, "path": True})
     """Weights to start from in place of drawn ones: a file of Keras's or timm's Xception, one of ours, or a run's folder. The
     classifier is drawn anew where they have another number of classes; all else must fit."""
     weights_digest: str = ""
@@ -121,12 +121,12 @@ class DataConfig(Section):
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] = "imagenet"
     """The data set: digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``; folder is an
     own set of photographs, whose classes are read there, too."""
-    title: str = ""
-    """What an own data set (``name: folder``) is called in the ids of its runs."""
+    title: str = field(default="", metadata={"identity": False})
+    """What an own data set (``name: folder``) is called in the ids of its runs; under another title a run stays the same."""
     content: str = ""
     """What the files of an own data set are: its parts, its number of classes and a digest of its files' names and sizes. Filled
     in by xceptlab; given, it must be that of the files, or stands for them where they are not at hand."""
-    root: str = field(default="data", metadata={"identity": False})
+    root: str = field(default="data", metadata={"identity": False, "path": True})
     """Folder that holds the data set, or hf://OWNER/NAME or hf://OWNER/NAME@REVISION for a data set of the Hugging Face hub."""
     download: bool = field(default=False, metadata={"identity": False})
     """Download what is not there: CIFAR into ``root`` (through torchvision), a set of the hub into its own cache."""
@@ -153,7 +153,7 @@ class DataConfig(Section):
     """Read photographs whose short side ``xceptlab data prepare`` has reduced to this many pixels; 0 decodes the originals."""
     quality: int = 90
     """JPEG quality of the prepared photographs; 0 keeps their pixels as they are."""
-    cache: str = field(default="", metadata={"identity": False})
+    cache: str = field(default="", metadata={"identity": False, "path": True})
     """Folder of the prepared photographs; prepared/ under ``root`` if empty."""
     crop: Literal["none", "pad", "resized"] = "resized"
     """Random crop in training: none; after reflecting ``pad`` pixels at the borders; or Inception's random resized crop."""
@@ -208,6 +208,8 @@ class DataConfig(Section):
         for name in ("short_side", "colour", "rand_augment"):
             self._require(name, photographs or not getattr(self, name), f"left out for {self.name}: it is for photographs")
         self._require("exif_orientation", photographs or self.exif_orientation, f"true for {self.name}: it is for photographs")
+        most = DataConfig.max_pixels
+        self._require("max_pixels", photographs or self.max_pixels == most, f"{most} for {self.name}: it is for photographs")
         bilinear = self.eval_interpolation == "bilinear"
         self._require("eval_interpolation", photographs or bilinear, f"bilinear for {self.name}: it is for photographs")
         cut = math.ceil(self.size / self.eval_crop - 1e-9)  # evaluation would enlarge what is smaller
@@ -223,10 +225,13 @@ class DataConfig(Section):
         if not own:
             classes = self.CLASSES[self.name]
             hint = f"0 or {classes} for {self.name}; photographs of one's own are data.name: folder"
+            if self.name == "imagenet":
+                hint += ", and a run that an earlier version made of them is read with --data.name folder"
             self._require("num_classes", self.num_classes in (0, classes), hint)
         for name in ("title", "content"):
             self._require(name, own or not getattr(self, name), f"left out for {self.name}: it is for data.name: folder")
-        self._require("title", bool(re.fullmatch(r"[\w.+-]*", self.title)), "made of letters, digits, '_', '.', '+' and '-'")
+        allowed = "made of letters, digits, '_', '.' and '-', the first one a letter or a digit"
+        self._require("title", bool(re.fullmatch(r"([^\W_][\w.-]*)?", self.title)), allowed)
         known = bool(_CONTENT.fullmatch(self.content))
         self._require("content", known or not self.content, "what xceptlab has filled in, such as train+val-3-0123456789abcdef")
         apart = "val" in self.parts and "test" in self.parts
@@ -340,7 +345,7 @@ class RuntimeConfig(Section):
 
     PREFIX: ClassVar[str] = "runtime."
 
-    outputs: str = "outputs"
+    outputs: str = field(default="outputs", metadata={"path": True})
     """Folder that holds ``runs/`` and ``studies/``."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """Kind of device, in Lightning's names."""
@@ -478,7 +483,7 @@ def _science(section: ModelConfig | DataConfig | TrainConfig) -> dict[str, Any]:
     return values
 
 
-_SAID = ("data.name", "data.title", "data.content", "data.num_classes")
+_SAID = ("data.name", "data.content", "data.num_classes")
 """What the name of the data set says already, or its digest, which the hash at the end of the id holds."""
 
 

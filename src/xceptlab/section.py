@@ -14,7 +14,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a configuration or of a study file: frozen, checked when it is made."""
+    """A part of a configuration or of a study file: frozen, checked when it is made.
+
+    In a field with the metadata ``path`` a first ``~`` stands for the user's home.
+    """
 
     PREFIX: ClassVar[str] = ""
     """Of its keys."""
@@ -24,7 +27,7 @@ class Section:
             value = getattr(self, f.name)
             if wrong := misfit(f.type, value, self.PREFIX + f.name):
                 raise ValueError(wrong)
-            if isinstance(value, str) and value.startswith("~"):  # a path, since a shell expands only some of them
+            if f.metadata.get("path") and value.startswith("~"):  # a shell expands only some of them
                 object.__setattr__(self, f.name, os.path.expanduser(value))
             kind = float if f.type is float else tuple if get_origin(f.type) is tuple else None
             if kind:  # 1 and 1.0, and what YAML and JSON keep as a list, are the same science

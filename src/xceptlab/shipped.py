@@ -5,6 +5,7 @@ In a checkout both stand at the repository's root; in an installed package they 
 
 import functools
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def root() -> Path:
 
 
 def find(path: str) -> Path:
-    """A file or folder as the user names it or, where there is none, the shipped one of that path."""
+    """A file or folder as the user names it, ``~`` for their home, or, where there is none, the shipped one of that path."""
+    path = os.path.expanduser(path)
     shipped = root() / path
     return Path(path) if Path(path).exists() or not shipped.exists() else shipped
 
@@ -29,15 +31,26 @@ def find(path: str) -> Path:
 def recipes() -> dict[str, list[dict[str, Any]]]:
     """By section what the shipped files set in it, by dotted key: nothing, or as one of each folder is layered, such as a set of
     ``data/`` and then the augmentation of a recipe in ``train/``."""
-    import yaml
-
     files = []
     for folder in SECTIONS:
         paths = sorted((root() / "configs" / folder).glob("*.yaml"))
-        files.append([yaml.safe_load(path.read_text("utf-8")) for path in paths])
+        files.append([_sections(path) for path in paths])
     found: dict[str, list[dict[str, Any]]] = {}
     for section in SECTIONS:
         layers = [[{}, *(values[section] for values in contents if section in values)] for contents in files]
         merged = [{key: value for layer in chosen for key, value in layer.items()} for chosen in itertools.product(*layers)]
         found[section] = [{f"{section}.{key}": value for key, value in one.items()} for one in merged]
     return found
+
+
+def _sections(file: Path) -> dict[str, dict[str, Any]]:
+    """The sections that a configuration file holds; none of one that cannot be read: only the names of runs are made of them."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text("utf-8"))
+    except Exception:  # whatever PyYAML stumbles over
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {section: layer for section, layer in values.items() if isinstance(layer, dict)}

@@ -24,7 +24,9 @@ from xceptlab.schema import RunConfig
 from xceptlab.section import Section, from_file, misfit, shown
 from xceptlab.text import decoded
 
-FACTORS = [*(key for key in RunConfig().science() if key != "seed"), "model.weights"]
+DERIVED = ("data.content", "model.weights_digest")
+"""Science that xceptlab fills in: what the files of other keys hold."""
+FACTORS = [*(key for key in RunConfig().science() if key not in ("seed", *DERIVED)), "model.weights"]
 """The keys in which arms may differ."""
 SECTIONS = [f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(f.type)]
 """What an arm's keys may be nested in, as in a configuration file."""
@@ -404,7 +406,7 @@ def _beside(path: Any, file: Path) -> Any:
 
 
 def _find(base: str, file: Path) -> str:
-    for candidate in (Path(_beside(base, file)), Path(os.path.expanduser(base)), shipped.root() / base):
+    for candidate in (Path(_beside(base, file)), shipped.find(base)):
         if candidate.is_file():
             return str(candidate)
     raise ValueError(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
@@ -416,7 +418,7 @@ def _text(value: Any) -> str:
 
 def _naming_layers(args: Sequence[str]) -> list[tuple[str, str]]:
     """Of the command line the layers and overrides that make another study, because they can change a result."""
-    science = {*FACTORS, "model.match"} - {"data.content", "model.weights_digest"}  # which only say what the files are
+    science = {*FACTORS, "model.match"}
     found = []
     for key, value in loading.overrides(args):
         if key == "config":

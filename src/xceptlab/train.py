@@ -123,7 +123,7 @@ def _train(
     classes = list(identity.class_names(config.data))  # now, while the files are known to be there
     latest = checkpoints.newest(directory.path / "checkpoints")
     began_with = directory.began_with()
-    if latest and began_with and began_with != seen:
+    if latest and began_with and not identity.same(config.data, seen["files"], lambda: seen["fingerprint"], began_with):
         raise ValueError(
             f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
             "remove this folder to train the run anew"

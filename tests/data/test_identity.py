@@ -1,8 +1,11 @@
 """What the data are: a run of other data is another run, and is never answered with this one's score."""
 
 import dataclasses
+import hashlib
+import io
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -18,10 +21,10 @@ from PIL import Image
 from conftest import ROOT
 from made import leave, photographs
 from xceptlab import cli
-from xceptlab.data import identity, resolved, splits
+from xceptlab.data import identity, resolved, splits, stores
 from xceptlab.data.prepare import prepare
 from xceptlab.loading import load_run
-from xceptlab.records import RunDirectory
+from xceptlab.records import RunDirectory, begun_on_other_data
 from xceptlab.schema import DataConfig, RunConfig
 from xceptlab.study import expand
 from xceptlab.task import Task
@@ -77,7 +80,7 @@ CHANGES = {
     "one in another class": lambda tree: (tree / "train/a/a0.jpg").rename(tree / "train/b/a0.jpg"),
     "one in another split": lambda tree: (tree / "train/a/a3.jpg").rename(tree / "val/a/a3.jpg"),
     "a class renamed": lambda tree: [(tree / split / "a").rename(tree / split / "d") for split in ("train", "val")],
-    "a class more": lambda tree: [picture(tree / split / "d/d0.jpg") for split in ("train", "val")],
+    "a class more": lambda tree: [picture(tree / f"{split}/d/d{i}.jpg") for split in ("train", "val") for i in (0, 1)],
     "a test split": lambda tree: shutil.copytree(tree / "val", tree / "test"),
     "another split to test on": lambda tree: (tree / "val").rename(tree / "test"),
 }
@@ -92,11 +95,44 @@ def test_other_files_are_another_run(tree, change):
         resolved(before)
 
 
+def hidden(tree):
+    for split in ("train", "val"):
+        for file in (".ipynb_checkpoints/a0.jpg", "._a.jpg", "a/._a0.jpg", "a/.a.jpg", "b/.ipynb_checkpoints/b0.jpg"):
+            picture(tree / split / file)
+        (tree / split / ".DS_Store").write_bytes(b"some")
+        (tree / split / "a/.DS_Store").write_bytes(b"some")
+
+
+@pytest.mark.parametrize("name", ["folder", "imagenet"])
+def test_hidden_files_and_folders_are_neither_read_nor_spoken_of(tree, name, imagenet, capsys):
+    config = own(tree, name=name, **({"num_classes": 3} if name == "folder" else {})).data
+
+    def seen():
+        stores = [source.store for source, _ in splits(config).values()]
+        names = [[store.name(i) for i in range(len(store.labels))] for store in stores]
+        return names, [list(store.left_alone()) for store in stores], [store.left_alone_in_short() for store in stores]
+
+    before, files = seen(), identity.files(config)
+    assert before[1:] == ([[]] * 3, [""] * 3)
+    hidden(tree)
+    assert seen() == before
+    assert identity.files(config) == files
+    assert identity.class_names(config) == ("a", "b", "c")
+
+
+def test_parquet_files_in_a_hidden_folder_are_no_data_set(tree):
+    for folder in ("mine", ".cache"):
+        shard(tree / folder, "train", sorted(tree.rglob("train/*/*.jpg")))
+        (tree / folder / "data/train-00000-of-00001.parquet").rename(tree / folder / "train-00000-of-00001.parquet")
+    assert [file.parent.name for file in stores.shards(tree, "train")] == ["mine"]
+
+
 SAME = {
     "moved": lambda tree: shutil.move(tree, tree.parent / "elsewhere"),
     "copied": lambda tree: shutil.copytree(tree, tree.parent / "copy", copy_function=shutil.copyfile),
     "linked": lambda tree: (tree.parent / "link").symlink_to(tree) or tree.parent / "link",
     "touched": lambda tree: [os.utime(file, (1, 1)) for file in tree.rglob("*.jpg")] and tree,
+    "with what macOS and Jupyter leave": lambda tree: hidden(tree) or tree,
     "with a note beside a photograph": lambda tree: (tree / "train/a/README.txt").write_text("of a") and tree,
     "with prepared photographs": lambda tree: list(prepare(own(tree, short_side=32).data, 0)) and tree,
 }
@@ -193,13 +229,24 @@ def test_a_run_of_another_data_set_is_not_taken_for_this_one(tree, tmp_path, com
     moved = shutil.move(tree, tmp_path / "moved")
     code, said, _ = command("train", f"--data.root={moved}")
     assert (code, said.endswith("(was trained before)")) == (0, True)
-    code, said, _ = command("train", f"--data.root={moved}", "--data.title=pets")
-    assert (code, "/pets-seed0-" in said) == (0, True)
-    record = RunDirectory(next(run for run in runs(tmp_path) if run.name.startswith("pets"))).record()
-    config = load_run(["-c", str(tmp_path / "outputs/runs" / record.run_id / "config.yaml")])
-    assert record.classes == ["a", "b", "c"]
-    assert record.science["data.content"] == config.data.content == resolved(own(moved)).data.content
-    assert config.run_id == record.run_id
+    for run in runs(tmp_path):
+        record = RunDirectory(run).record()
+        config = load_run(["-c", str(run / "config.yaml")])
+        content = resolved(own(other if config.data.root == str(other) else moved)).data.content
+        assert record.classes == ["a", "b", "c"]
+        assert record.science["data.content"] == config.data.content == content
+        assert config.run_id == record.run_id == run.name
+
+
+def test_a_title_names_a_run_and_is_no_part_of_its_identity(tree, tmp_path, command):
+    code, said, _ = command("train", f"--data.root={tree}", "--data.title=pets")
+    assert (code, "/pets-" in said, said.endswith("(was trained before)")) == (0, True, False)
+    for title in ("", "cats"):
+        code, said, _ = command("train", f"--data.root={tree}", f"--data.title={title}")
+        assert (code, "/pets-" in said, said.endswith("(was trained before)")) == (0, True, True)
+    (run,) = runs(tmp_path)
+    config = load_run(["-c", str(run / "config.yaml")])
+    assert (config.data.title, config.run_id) == ("pets", run.name)
 
 
 def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path, command):
@@ -212,19 +259,61 @@ def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path,
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_run_that_was_interrupted_begins_anew_on_other_photographs_and_says_so(tree, tmp_path, command, monkeypatch, capsys):
+@pytest.fixture
+def interrupted(command, monkeypatch):
+    """``interrupted(layers, ...)``: a run that Ctrl-C stops before its evaluation."""
+
     def stop(self):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_test_epoch_start", stop)
-        assert command("train", f"--data.root={tree}")[0] == 130
+    def run(*arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(Task, "on_test_epoch_start", stop)
+            assert command("train", *arguments, **options)[0] == 130
+
+    return run
+
+
+@pytest.mark.parametrize("change", ["a mended photograph", "a class more"])
+def test_a_run_that_was_interrupted_begins_anew_on_other_photographs_and_says_so(tree, tmp_path, interrupted, capsys, change):
+    interrupted(f"--data.root={tree}")
     (begun,) = runs(tmp_path)
-    picture(tree / "train/a/a0.jpg")
+    CHANGES[change](tree)
     assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"]) == 0
     assert f"begins anew; {begun} was begun on other photographs, and is another run" in capsys.readouterr().err
     assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}", "--seed=1"]) == 0
     assert "begins anew" not in capsys.readouterr().err
+
+
+OLD_FILES = {
+    "of this version": (lambda values: values, True),
+    "of a version without a field": (lambda values: values["data"].pop("eval_interpolation") and values, True),
+    "of a run on another set": (lambda values: values | {"data": values["data"] | {"name": "imagenet", "content": ""}}, False),
+    "without a section": (lambda values: {"model": values["model"], "seed": 0}, False),
+    "with an empty section": (lambda values: values | {"data": None}, False),
+    "with a section that is none": (lambda values: values | {"data": ["folder"]}, False),
+    "with a list": (lambda values: [values], False),
+    "with nothing": (lambda values: None, False),
+}
+
+
+@pytest.mark.parametrize(("change", "found"), OLD_FILES.values(), ids=OLD_FILES)
+def test_what_is_no_configuration_of_today_is_no_run_on_other_photographs_or_found_by_its_defaults(tree, tmp_path, change, found):
+    begun = resolved(load_run([*TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"]))
+    directory = RunDirectory.of(begun.runtime.outputs, begun.run_id)
+    directory.create()
+    (directory.path / "config.yaml").write_text(yaml.safe_dump(change(begun.to_dict())))
+    picture(tree / "train/a/a0.jpg")
+    now = resolved(dataclasses.replace(begun, data=dataclasses.replace(begun.data, content="")))
+    assert begun_on_other_data(now) == (directory.path if found else None)
+
+
+def test_a_run_on_a_known_set_was_begun_on_no_other_photographs(tiny):
+    config = tiny()
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+    directory.create()
+    (directory.path / "config.yaml").write_text("data: {name: digits}")
+    assert begun_on_other_data(config) is None
 
 
 @pytest.fixture
@@ -257,13 +346,8 @@ def test_a_record_of_a_known_set_is_not_trusted_where_its_files_are_others(image
     assert identity.changed(load_run(imagenet).data, dataclasses.replace(record, data_files="")) == ""  # as is an older one
 
 
-def test_a_run_that_continues_on_other_data_than_it_began_with_is_refused(imagenet, tree, tmp_path, command, monkeypatch):
-    def stop(self):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_test_epoch_start", stop)
-        assert command("train", layers=imagenet)[0] == 130
+def test_a_run_that_continues_on_other_data_than_it_began_with_is_refused(imagenet, tree, tmp_path, command, interrupted):
+    interrupted(layers=imagenet)
     kept = (tree / "val/a/a0.jpg").read_bytes()
     picture(tree / "val/a/a0.jpg")
     code, _, said = command("train", layers=imagenet)
@@ -273,38 +357,145 @@ def test_a_run_that_continues_on_other_data_than_it_began_with_is_refused(imagen
     assert command("train", layers=imagenet)[0] == 0
 
 
-def test_cifar_in_other_files_is_the_same_data_and_other_images_are_not(tmp_path, tree):
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+
+
+def write_cifar(root, pixels, form):
+    """CIFAR-10 of a few images, in parquet files of images in this format."""
+    root.mkdir(exist_ok=True)
+    cells = []
+    for image in pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, form)
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    for split in ("train", "test"):
+        table = pyarrow.table({"img": cells, "label": [i % 10 for i in range(len(cells))]})
+        pyarrow.parquet.write_table(table, root / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """Of a few images, in PNG."""
+    write_cifar(tmp_path / "cifar", PIXELS, "png")
+    return DataConfig(name="cifar10", root=str(tmp_path / "cifar"), size=32, crop="pad")
+
+
+@pytest.fixture
+def record_of_cifar(cifar, tmp_path, tree):
+    seen = {"data_fingerprint": identity.fingerprint(cifar), "data_files": identity.files(cifar)}
+    return leave(expand_own(tmp_path, tree), "a", 0, 90.0, **seen).record()
+
+
+def test_cifar_in_other_files_is_the_same_data_and_other_images_are_not(cifar, record_of_cifar):
     """The fingerprint decides; names and sizes only spare the decoding."""
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
-
-    def write(pixels, form):
-        for split in ("train", "test"):
-            cells = []
-            for image in pixels:
-                with open(tmp_path / "image", "w+b") as file:
-                    Image.fromarray(image).save(file, form)
-                cells.append({"bytes": (tmp_path / "image").read_bytes(), "path": None})
-            table = pyarrow.table({"img": cells, "label": [i % 10 for i in range(len(cells))]})
-            pyarrow.parquet.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet")
-
-    config = DataConfig(name="cifar10", root=str(tmp_path), size=32, crop="pad")
-    write(pixels, "png")
-    expansion = expand_own(tmp_path, tree)
-    record = leave(expansion, "a", 0, 90.0, data_fingerprint=identity.fingerprint(config), data_files=identity.files(config))
-    record = record.record()
-    write(pixels, "bmp")
-    assert identity.files(config) != record.data_files
-    assert identity.changed(config, record) == ""
-    write(pixels // 2, "png")
-    assert "have other names or sizes" in identity.changed(config, record)
+    write_cifar(Path(cifar.root), PIXELS, "bmp")
+    assert identity.files(cifar) != record_of_cifar.data_files
+    assert identity.changed(cifar, record_of_cifar) == ""
+    write_cifar(Path(cifar.root), PIXELS // 2, "png")
+    assert "have other names or sizes" in identity.changed(cifar, record_of_cifar)
 
 
-def test_digits_of_other_libraries_are_other_data(monkeypatch, command, tmp_path):
-    layers = [*TRAIN, "--data.name=digits", "--data.crop=none", "--data.train_images=50", "--data.test_images=20"]
-    assert command("train", layers=layers)[0] == 0
-    monkeypatch.setattr(identity, "_digits_fingerprint", lambda config: "another")
+@pytest.mark.parametrize("damage", [b"", b"PAR1 but cut"])
+def test_cifar_that_cannot_be_read_is_other_data_and_no_error(cifar, record_of_cifar, damage):
+    for file in Path(cifar.root).glob("train-*.parquet"):
+        file.write_bytes(damage)
+    said = identity.changed(cifar, record_of_cifar)
+    assert said.startswith(f"the files of cifar10 in {cifar.root} cannot be read (")
+    assert "not a readable parquet file" in said
+
+
+def test_files_that_the_system_does_not_give_are_other_data_and_no_error(cifar, record_of_cifar):
+    def refused(config):
+        raise PermissionError(13, "Permission denied", config.root)
+
+    said = identity.changed(cifar, record_of_cifar, refused)
+    assert said.startswith(f"the files of cifar10 in {cifar.root} cannot be read (")
+
+
+def test_of_a_study_whose_data_are_damaged_the_report_and_the_plan_warn_and_no_run_starts(cifar, tmp_path, tree, capsys):
+    layers = ["--data.name=cifar10", "--data.size=32", "--data.crop=pad", f"--data.root={cifar.root}"]
+    seen = {"data_fingerprint": identity.fingerprint(cifar), "data_files": identity.files(cifar)}
+    leave(expand_own(tmp_path, tree, *layers), "a", 0, 90.0, **seen)
+    for file in Path(cifar.root).glob("train-*.parquet"):
+        file.write_bytes(b"PAR1 but cut")
+    for name, expected in (("plan", 0), ("report", 0), ("study", 2)):
+        options = [*TRAIN, *layers, f"--runtime.outputs={tmp_path / 'outputs'}"]
+        assert cli.main([name, str(study_of(tmp_path)), *options]) == expected
+        said = capsys.readouterr()
+        assert f"the files of cifar10 in {cifar.root} cannot be read (" in " ".join((said.err + said.out).split())
+
+
+def test_a_run_continues_on_equal_images_in_other_files_and_not_on_others(cifar, tmp_path, command, interrupted):
+    layers = [*TRAIN, "--data.name=cifar10", "--data.size=32", "--data.crop=pad", f"--data.root={cifar.root}"]
+    layers.append("--train.batch_size=20")
+    interrupted(layers=layers)
+    write_cifar(Path(cifar.root), PIXELS // 2, "png")
     code, _, said = command("train", layers=layers)
+    assert (code, len(said)) == (2, 1)
+    assert "the run began with other data than are in" in said[0]
+    write_cifar(Path(cifar.root), PIXELS, "bmp")
+    assert command("train", layers=layers)[0] == 0
+    record = RunDirectory(runs(tmp_path)[0]).record()
+    assert record.data_files == identity.files(cifar)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_of_torchvisions_files_those_that_it_reads_count(tmp_path, name):
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    theirs = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    config = DataConfig(name=name, root=str(tmp_path), size=32, crop="pad")
+    folder = tmp_path / theirs.base_folder
+    folder.mkdir()
+    seen = {identity.files(config)}
+    read = [theirs.meta["filename"], *(file for file, _ in theirs.train_list + theirs.test_list)]
+    for file in read:
+        (folder / file).write_bytes(b"some")
+        seen.add(identity.files(config))
+    assert len(seen) == len(read) + 1
+    for file in (".nfs000", "readme.html", "file.txt~"):
+        (folder / file).write_bytes(b"some")
+    (folder / "of_mine").mkdir()
+    assert identity.files(config) in seen
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet", "folder"])
+def test_names_of_classes_that_are_not_to_be_had_are_none_and_no_error(tmp_path, name):
+    config = DataConfig(name=name, root=str(tmp_path), **({"size": 32, "crop": "pad"} if "cifar" in name else {}))
+    assert identity.class_names(config) == ()
+    if "cifar" in name:
+        folder = tmp_path / {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
+        folder.mkdir()
+        for file in ("batches.meta", "meta"):
+            assert identity.class_names(config) == ()
+            (folder / file).write_bytes(b"no pickle of torchvision's")
+        assert identity.class_names(config) == ()
+
+
+def test_names_of_cifars_classes_are_read_without_its_images(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    names = ["airplane", "automobile"]
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    meta = pickle.dumps({"label_names": names}, protocol=0)
+    (folder / "batches.meta").write_bytes(meta)
+    monkeypatch.setitem(CIFAR10.meta, "md5", hashlib.md5(meta).hexdigest())
+    assert identity.class_names(DataConfig(name="cifar10", root=str(tmp_path), size=32, crop="pad")) == tuple(names)
+
+
+DIGITS = ["--data.name=digits", "--data.crop=none", "--data.train_images=50", "--data.test_images=20"]
+
+
+@pytest.mark.parametrize("package", ["scikit-learn", "numpy", "pillow"])
+def test_digits_of_other_libraries_are_other_data(monkeypatch, command, tmp_path, package):
+    assert command("train", layers=[*TRAIN, *DIGITS])[0] == 0
+    monkeypatch.setattr(identity, "_digits_fingerprint", lambda config: "another")
+    assert command("train", layers=[*TRAIN, *DIGITS])[0] == 0  # of equal versions nobody looks
+    directory = RunDirectory(runs(tmp_path)[0])
+    record = directory.record()
+    directory.write_record(dataclasses.replace(record, versions=record.versions | {package: "0.1"}))
+    code, _, said = command("train", layers=[*TRAIN, *DIGITS])
     assert (code, len(said)) == (2, 1)
     assert "trained on other data: digits has fingerprint another" in said[0]
 
@@ -321,6 +512,18 @@ def test_a_study_with_records_of_other_data_is_refused(monkeypatch, tmp_path, tr
     code, _, errors = command("plan", study_of(tmp_path), layers=[*TRAIN, *layers])
     assert (code, len(errors)) == (0, 1)
     assert errors[0].startswith("Warning: the data here are not those that the runs were trained on: digits has fingerprint")
+
+
+def test_a_run_that_an_earlier_version_made_of_own_photographs_is_read_as_what_it_is(tree, tmp_path, command):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    values["data"] = {"name": "imagenet", "num_classes": 3, "root": str(tree), "size": 16}
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    code, _, said = command("evaluate", run, layers=[])
+    assert (code, len(said)) == (2, 1)
+    assert said[0].endswith("a run that an earlier version made of them is read with --data.name folder")
+    assert command("evaluate", run, "--data.name", "folder", layers=[])[0] == 0
 
 
 def test_evaluation_on_other_photographs_is_pointed_out(tree, tmp_path, command):

@@ -1,6 +1,9 @@
 """The data sets in memory: what they hold, where they are looked for, and what is said of bad files."""
 
+import dataclasses
 import io
+import shutil
+from typing import get_args
 
 import numpy as np
 import pyarrow
@@ -9,9 +12,11 @@ import pytest
 from PIL import Image
 
 from conftest import CIFAR10
-from xceptlab.data import SETS, locate
+from made import photographs
+from xceptlab.data import SETS, identity, locate
 from xceptlab.data.check import check
-from xceptlab.schema import DataConfig
+from xceptlab.data.module import DataModule
+from xceptlab.schema import DataConfig, RunConfig
 
 DIGITS = DataConfig(name="digits", size=16, crop="none")
 
@@ -36,6 +41,26 @@ def test_digits_are_embedded_and_split_by_strata():
     assert np.abs(np.bincount(test.labels) - sizes * 500 / 1797).max() <= 1
     assert train.fingerprint() != test.fingerprint()
     assert train.fingerprint() == load(DIGITS)[0].fingerprint()
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_set_is_a_module_of_the_same_functions(name):
+    assert [what for what in ("locate", "load", "class_names", "files") if not callable(getattr(SETS[name], what, None))] == []
+    assert set(SETS) == set(get_args(DataConfig.__dataclass_fields__["name"].type))
+
+
+@pytest.mark.parametrize("name", ["digits", "folder", "of three parts"])
+def test_a_data_set_has_one_fingerprint_whoever_asks(tmp_path, name):
+    parts = photographs(tmp_path / "tree", "abc", train=4, val=2)
+    if name == "of three parts":
+        shutil.copytree(parts / "train", parts / "test")
+    data = DIGITS if name == "digits" else DataConfig(name="folder", root=str(parts), num_classes=3, size=16)
+    for validation in (0.0, 0.25) if name != "of three parts" else (0.0,):
+        config = RunConfig(data=dataclasses.replace(data, validation=validation))
+        module = DataModule(config)
+        module.setup("fit")
+        assert module.fingerprint() == identity.fingerprint(config.data)
+        assert len(module.fingerprint().split("-")) == (3 if name == "of three parts" else 2)
 
 
 @pytest.fixture

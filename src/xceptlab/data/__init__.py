@@ -1,24 +1,18 @@
 """The data sets. Looking whether one is there costs nothing heavy; ``module`` is the way to its batches."""
 
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xceptlab.data import cifar, digits, imagenet, order
+from xceptlab.data import order
 from xceptlab.data.identity import resolved
 from xceptlab.data.order import Indices
+from xceptlab.data.sets import SETS
 from xceptlab.data.sources import Arrays
 from xceptlab.schema import DataConfig
 
 if TYPE_CHECKING:
     from xceptlab.data.photographs import Photographs
-
-SETS: dict[str, ModuleType] = {
-    "digits": digits, "cifar10": cifar, "cifar100": cifar, "imagenet": imagenet, "folder": imagenet
-}  # fmt: skip
-"""Each has ``locate(config)``, which raises where files are missing, and ``load(config)``, the training and the test source and,
-where the images to validate on are a part of their own, their source."""
 
 __all__ = ["SETS", "locate", "resolved", "splits"]
 

@@ -5,17 +5,24 @@ columns ``img`` or ``image``, ``label`` or, of CIFAR-100, ``fine_label``) or fro
 their MD5 before it reads them and downloads where ``data.download`` is true.
 """
 
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xceptlab.data.sources import HUB, Arrays, folder, locked, missing
+from xceptlab.data.sources import HUB, Arrays, digest_of_files, folder, locked, missing
 from xceptlab.data.stores import shards
 from xceptlab.data.tables import feature_names, open_table
 from xceptlab.schema import DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_TORCHVISIONS_FILES = {
+    "cifar10": ("batches.meta", *(f"data_batch_{number}" for number in range(1, 6)), "test_batch"),
+    "cifar100": ("meta", "test", "train"),
+}
+"""What torchvision reads in its folder, where other files may lie, too."""
 _LABELS = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
@@ -56,24 +63,33 @@ def _download(config: DataConfig) -> None:
         raise ValueError(f"data.download: {config.name} cannot be fetched here ({error})") from None
 
 
-def files(config: DataConfig) -> list[Path]:
-    """The files that are read.
+def files(config: DataConfig) -> str:
+    """How the files lie and a digest of the names and sizes of those that are read.
 
     Raises:
         ValueError: They are not there.
     """
     locate(config)
     if _has_parquet(config):
-        return [file for split in ("train", "test") for file in shards(folder(config), split)]
-    return sorted((Path(config.root) / _TORCHVISION[config.name]).iterdir())
+        kind, read = "parquet", [file for split in ("train", "test") for file in shards(folder(config), split)]
+    else:
+        here = Path(config.root) / _TORCHVISION[config.name]
+        kind, read = "torchvision", [here / name for name in _TORCHVISIONS_FILES[config.name] if (here / name).is_file()]
+    return f"{kind}-{digest_of_files((os.fsencode(file.name), file.stat().st_size) for file in read)}"
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
     """The names of the classes, by label; empty where the files do not tell."""
     if _has_parquet(config):
-        file = files(config)[0]
+        file = shards(folder(config), "train")[0]
         return feature_names(file, "label") or feature_names(file, "fine_label")
-    return tuple(_dataset(config)(config.root, train=False).classes)
+    from torchvision.datasets.utils import check_integrity
+
+    meta = _dataset(config).meta
+    file = Path(config.root) / _TORCHVISION[config.name] / meta["filename"]
+    if not check_integrity(file, meta["md5"]):  # without which nobody should open a pickle
+        return ()
+    return tuple(pickle.loads(file.read_bytes(), encoding="latin1")[meta["key"]])
 
 
 def _dataset(config: DataConfig) -> Any:
@@ -113,7 +129,7 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
             if not cell:
                 raise ValueError(f"{file}: row {row} is no image (the cell holds no bytes)")
             try:
-                image = decode(cell, max_pixels=config.max_pixels)
+                image = decode(cell)
             except ValueError as error:
                 raise ValueError(f"{file}: row {row} is no image ({error})") from None
             if image.shape != (3, 32, 32):

@@ -9,19 +9,15 @@ training starts from (``model.weights``) is one of their file's bytes, and part 
 import dataclasses
 import functools
 import hashlib
-import json
-import os
+import importlib.metadata
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xceptlab.data import cifar, digits, imagenet
-from xceptlab.data.sources import printable
-from xceptlab.data.stores import SUFFIXES, Shards, folders
-from xceptlab.data.tables import feature_names
+from xceptlab.data import imagenet, sources
+from xceptlab.data.sets import SETS
 from xceptlab.records import Record
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.text import say
@@ -30,8 +26,8 @@ _SAVE_TIMMS = (
     "; timm's weights need one, by which they are known: "
     "torch.save(timm.create_model('{}', pretrained=True).state_dict(), 'legacy_xception.pth')"
 )
-_READERS = 16
-"""Threads that ask for the sizes of files, which takes long over a network."""
+_DIGITS_ARE_MADE_BY = ("scikit-learn", "numpy", "pillow")
+"""Packages: of equal versions of these the digits are equal."""
 
 
 @dataclass(frozen=True)
@@ -169,34 +165,47 @@ def contents(config: DataConfig) -> Contents:
                 "`xceptlab data prepare` with the same options notes it"
             )
         return Contents(note["content"], tuple(note["classes"]))
-    classes = _photographs_classes(layout)
+    classes = imagenet.classes(layout)
     if len(classes) < 2:
         raise ValueError(f"{layout.root}: train holds {len(classes)} classes; at least 2 are needed")
-    return Contents(f"{'+'.join(layout.parts)}-{len(classes)}-{_digest(_photographs_files(layout))}", classes)
+    digest = sources.digest_of_files(imagenet.names_and_sizes(layout))
+    return Contents(f"{'+'.join(layout.parts)}-{len(classes)}-{digest}", classes)
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The names of the classes, by label, as far as the files tell; empty where they do not."""
-    if config.name == "digits":
-        return tuple(map(str, range(10)))
-    if config.name in ("cifar10", "cifar100"):
-        return cifar.class_names(config)
-    return _photographs_classes(imagenet.locate(config))
+    """The names of the classes, by label, as far as the files tell; empty where they do not, or are not here."""
+    try:
+        return SETS[config.name].class_names(config)
+    except (OSError, ValueError):
+        return ()
 
 
 def files(config: DataConfig) -> str:
     """How the files of a known data set lie and a digest of their names and sizes; empty for one that has none, or none here."""
-    config = dataclasses.replace(config, download=False)
+    if config.name == "folder":  # data.content says it
+        return ""
     try:
-        if config.name in ("cifar10", "cifar100"):
-            found = [(os.fsencode(file.name), file.stat().st_size) for file in cifar.files(config)]
-            return f"{'parquet' if found[0][0].endswith(b'.parquet') else 'torchvision'}-{_digest(found)}"
-        if config.name == "imagenet":
-            layout = imagenet.locate(config)
-            return f"{layout.kind}-{_digest(_photographs_files(layout))}"
+        return SETS[config.name].files(dataclasses.replace(config, download=False))
     except ValueError:  # not here
         return ""
-    return ""
+
+
+def same(config: DataConfig, files: str, fingerprint: Callable[[], str], before: Mapping[str, str]) -> bool:
+    """Whether the data are those that were seen before, in other files perhaps.
+
+    The fingerprint decides, as it is of every image. Of ImageNet's it is of a few only, so that in an equal layout the files must
+    be equal, too.
+
+    Args:
+        config: The data set.
+        files: What ``files`` says of it now.
+        fingerprint: Gives what ``fingerprint`` says of it now; asked only where it decides.
+        before: Both, by these names, as they were.
+    """
+    equal_layout = files.partition("-")[0] == before["files"].partition("-")[0]
+    if config.name == "imagenet" and equal_layout and files != before["files"]:
+        return False
+    return fingerprint() == before["fingerprint"]
 
 
 def changed(config: DataConfig, record: Record, look: Callable[[DataConfig], str] = files) -> str:
@@ -205,15 +214,22 @@ def changed(config: DataConfig, record: Record, look: Callable[[DataConfig], str
     Of an own data set this is known from the run's id; here are the known ones, whose files, or else images, are compared.
     """
     if config.name == "digits":
+        if all(record.versions.get(name) == importlib.metadata.version(name) for name in _DIGITS_ARE_MADE_BY):
+            return ""  # without loading them, which takes a second
         here = _digits_fingerprint(config)
-        same = record.data_fingerprint in ("", here)
-        return "" if same else f"digits has fingerprint {here} with the libraries that are here, not {record.data_fingerprint}"
-    here, theirs = look(config), record.data_files
-    if not here or not theirs or here == theirs:
-        return ""
-    decided = config.name != "imagenet" or here.partition("-")[0] != theirs.partition("-")[0]
-    if decided and fingerprint(config) == record.data_fingerprint:  # the same images in other files
-        return ""
+        if record.data_fingerprint in ("", here):
+            return ""
+        return f"digits has fingerprint {here} with the libraries that are here, not {record.data_fingerprint}"
+    theirs = record.data_files
+    before = {"files": theirs, "fingerprint": record.data_fingerprint}
+    try:
+        here = look(config)
+        if not here or not theirs or here == theirs:
+            return ""
+        if same(config, here, lambda: fingerprint(config), before):
+            return ""
+    except (OSError, ValueError) as error:
+        return f"the files of {config.name} in {config.root} cannot be read ({error})"
     return f"the files of {config.name} in {config.root} have other names or sizes"
 
 
@@ -230,58 +246,12 @@ def fingerprint(config: DataConfig) -> str:
     Raises:
         ValueError: The data set cannot be read.
     """
-    modules: dict[str, Any] = {"digits": digits, "imagenet": imagenet, "folder": imagenet}
-    return "-".join(source.fingerprint() for source in modules.get(config.name, cifar).load(config))
+    return sources.fingerprint(SETS[config.name].load(config))
 
 
 @functools.cache
 def _digits_fingerprint(config: DataConfig) -> str:
     return fingerprint(config)
-
-
-def _photographs_classes(layout: imagenet.Layout) -> tuple[str, ...]:
-    if layout.kind == "tree":
-        return tuple(map(printable, folders(layout.root / "train")))
-    if layout.kind == "parquet":
-        files = layout.shards("train")
-        count = int(Shards.of(files).labels.max(initial=-1)) + 1
-        names = feature_names(files[0], "label")
-        return names if len(names) >= count else tuple(map(str, range(count)))
-    return tuple(imagenet.originals(layout.root).get("classes", ()))
-
-
-def _photographs_files(layout: imagenet.Layout) -> Iterator[tuple[bytes, int]]:
-    """Names, relative to the data set's folder, and sizes."""
-    if layout.kind == "tree":
-        places = []
-        for part in layout.parts:
-            places += [f"{part}/{name}" for name in folders(layout.root / part)] or [part]  # ImageNet's flat val
-        with ThreadPoolExecutor(_READERS) as threads:
-            for found in threads.map(functools.partial(_class_folder, layout.root), places):
-                yield from found
-    elif layout.kind == "parquet":
-        for part in layout.parts:
-            for file in layout.shards(part):
-                yield os.fsencode(f"{part}/{file.name}"), file.stat().st_size
-    elif layout.kind == "tars":
-        for name in imagenet.TARS:
-            yield name.encode(), (layout.root / name).stat().st_size
-    else:
-        note = imagenet.originals(layout.root)
-        yield json.dumps([note.get(part) for part in layout.parts], sort_keys=True).encode(), 0
-
-
-def _class_folder(root: Path, place: str) -> list[tuple[bytes, int]]:
-    with os.scandir(root / place) as entries:
-        photographs = [entry for entry in entries if entry.name.lower().endswith(SUFFIXES)]
-        return sorted((os.fsencode(f"{place}/{entry.name}"), entry.stat().st_size) for entry in photographs)
-
-
-def _digest(files: Iterable[tuple[bytes, int]]) -> str:
-    digest = hashlib.sha256()
-    for name, size in files:
-        digest.update(b"%s\0%d\n" % (name, size))
-    return digest.hexdigest()[:16]
 
 
 @functools.cache

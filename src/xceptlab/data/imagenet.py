@@ -11,20 +11,35 @@ ImageNet's official validation set is the test split. An own data set has a part
 second one is the test split; of three ``val`` is the validation split.
 """
 
+import functools
 import hashlib
 import json
 import os
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from xceptlab.data.sources import Unsound, folder, locked, missing, printable, reading
-from xceptlab.data.stores import SUFFIXES, Archive, Shards, Store, Tree, folders, photographs_in, read_table, shards, write_table
+from xceptlab.data.sources import Unsound, digest_of_files, folder, locked, missing, printable, reading
+from xceptlab.data.stores import (
+    SUFFIXES,
+    Archive,
+    Shards,
+    Store,
+    Tree,
+    folders,
+    is_photograph,
+    photographs_in,
+    read_table,
+    shards,
+    write_table,
+)
+from xceptlab.data.tables import feature_names
 from xceptlab.schema import DataConfig
 from xceptlab.text import say
 
@@ -37,6 +52,8 @@ _SHARDS = {"train": "train", "val": "validation", "test": "test"}
 TARS = _TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 NOTE = "originals.json"
 """Beside prepared photographs: what they were prepared from."""
+_READERS = 16
+"""Threads that ask for the sizes of files, which takes long over a network."""
 SAY_SECONDS = 10
 """How often a long search says how far it is."""
 
@@ -122,6 +139,60 @@ def originals(root: Path) -> dict[str, Any]:
         return {}
     with reading(file, "damaged; remove its folder, or name another one by data.cache"):
         return dict(json.loads(file.read_bytes()))
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """The names of the classes, by label; empty where the files do not tell."""
+    return classes(locate(config))
+
+
+def files(config: DataConfig) -> str:
+    """How the files lie and a digest of their names and sizes.
+
+    Raises:
+        ValueError: They are not there.
+    """
+    layout = locate(config)
+    return f"{layout.kind}-{digest_of_files(names_and_sizes(layout))}"
+
+
+def classes(layout: Layout) -> tuple[str, ...]:
+    """The names of the classes, by label; empty where the files do not tell."""
+    if layout.kind == "tree":
+        return tuple(map(printable, folders(layout.root / "train")))
+    if layout.kind == "parquet":
+        files = layout.shards("train")
+        count = int(Shards.of(files).labels.max(initial=-1)) + 1
+        names = feature_names(files[0], "label")
+        return names if len(names) >= count else tuple(map(str, range(count)))
+    return tuple(originals(layout.root).get("classes", ()))
+
+
+def names_and_sizes(layout: Layout) -> Iterator[tuple[bytes, int]]:
+    """Names, relative to the data set's folder, and sizes of the files; of prepared photographs the note of their originals."""
+    if layout.kind == "tree":
+        places = []
+        for part in layout.parts:
+            places += [f"{part}/{name}" for name in folders(layout.root / part)] or [part]  # ImageNet's flat val
+        with ThreadPoolExecutor(_READERS) as threads:
+            for found in threads.map(functools.partial(_names_and_sizes_in, layout.root), places):
+                yield from found
+    elif layout.kind == "parquet":
+        for part in layout.parts:
+            for file in layout.shards(part):
+                yield os.fsencode(f"{part}/{file.name}"), file.stat().st_size
+    elif layout.kind == "tars":
+        for name in TARS:
+            yield name.encode(), (layout.root / name).stat().st_size
+    else:
+        note = originals(layout.root)
+        yield json.dumps([note.get(part) for part in layout.parts], sort_keys=True).encode(), 0
+
+
+def _names_and_sizes_in(root: Path, place: str) -> list[tuple[bytes, int]]:
+    with os.scandir(root / place) as entries:
+        photographs = [entry for entry in entries if is_photograph(entry.name)]
+        return sorted((os.fsencode(f"{place}/{entry.name}"), entry.stat().st_size) for entry in photographs)
 
 
 def load(config: DataConfig) -> "tuple[Photographs, ...]":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from xceptlab.data import augment, order, splits
+from xceptlab.data import augment, order, sources, splits
 from xceptlab.data.order import Draws, Indices, Key
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays, Unreadable
@@ -152,10 +152,7 @@ class DataModule(pl.LightningDataModule):
 
     def fingerprint(self) -> str:
         """A hash of the decoded images and labels of training and test and, where they are a part of their own, of validation."""
-        sources = [self.train.source, self.test.source]
-        if self.validation.source is not self.train.source:
-            sources.append(self.validation.source)
-        return "-".join(source.fingerprint() for source in sources)
+        return sources.fingerprint([self.train.source, self.test.source, self.validation.source])
 
     def constant_answer(self) -> dict[str, float]:
         """Percent that always answering with a split's most frequent class scores, by metric: ``val/top1``, ``test/top1``."""

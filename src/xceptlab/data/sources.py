@@ -8,9 +8,10 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,27 @@ def digest(*arrays: NDArray) -> str:
     h = hashlib.sha256()
     for array in arrays:
         h.update(np.ascontiguousarray(array).data)
+    return h.hexdigest()[:16]
+
+
+class Source(Protocol):
+    """Images with labels: ``Arrays``, or ``photographs.Photographs``."""
+
+    def fingerprint(self) -> str:
+        """A hash of images and labels."""
+
+
+def fingerprint(sources: Iterable[Source]) -> str:
+    """One hash for the sources of a data set: training, test and, where it is another than that of training, validation."""
+    distinct = {id(source): source for source in sources}
+    return "-".join(source.fingerprint() for source in distinct.values())
+
+
+def digest_of_files(files: Iterable[tuple[bytes, int]]) -> str:
+    """A hash of files' names and sizes, which takes no reading of the files."""
+    h = hashlib.sha256()
+    for name, size in files:
+        h.update(b"%s\0%d\n" % (name, size))
     return h.hexdigest()[:16]
 
 

@@ -70,9 +70,9 @@ class Tree(Store):
         others = {"": photographs_in(folder)}
         for name in classes:
             entries = _entries(folder / name)
-            photographs = [os.fsencode(entry) for entry in entries if _is_photograph(entry)]
+            photographs = [os.fsencode(entry) for entry in entries if is_photograph(entry)]
             found.append(pyarrow.array(photographs, pyarrow.binary()))
-            others[name] = [entry for entry in entries if not _is_photograph(entry)]
+            others[name] = [entry for entry in entries if not is_photograph(entry)]
         labels = np.repeat(np.arange(len(classes)), [len(names) for names in found[1:]])
         others = {name: entries for name, entries in others.items() if entries}
         return cls(folder, classes, labels, pyarrow.concat_arrays(found), others=others)
@@ -153,25 +153,34 @@ def left_alone(stores: Iterable[Store]) -> Iterator[str]:
 
 def photographs_in(folder: Path) -> list[str]:
     """The names of the photographs that lie in a folder itself, sorted."""
-    return [name for name in _entries(folder) if _is_photograph(name)]
+    return [name for name in _entries(folder) if is_photograph(name)]
 
 
 def _entries(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
+    return sorted(name for name in os.listdir(folder) if not is_hidden(name)) if folder.is_dir() else []
 
 
-def _is_photograph(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: macOS leaves ``._a.jpg``, Jupyter ``.ipynb_checkpoints`` beside theirs."""
+    return name.startswith(".")
+
+
+def is_photograph(name: str) -> bool:
     """By its suffix: opening a million files would take an hour."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(SUFFIXES) and not is_hidden(name)
 
 
 def _photographs_below(folder: Path) -> int:
-    return sum(_is_photograph(name) for _, _, names in os.walk(folder) for name in names)
+    found = 0
+    for _, below, names in os.walk(folder):
+        below[:] = [name for name in below if not is_hidden(name)]
+        found += sum(map(is_photograph, names))
+    return found
 
 
 def folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
 
 
 @dataclass(frozen=True)
@@ -306,7 +315,8 @@ def shards(root: Path, split: str) -> list[Path]:
     Raises:
         ValueError: They are of several folders, or some of them are missing.
     """
-    files = sorted([*root.glob(f"{split}-*.parquet"), *root.glob(f"*/{split}-*.parquet")])
+    below = [file for file in root.glob(f"*/{split}-*.parquet") if not is_hidden(file.parent.name)]
+    files = sorted([*root.glob(f"{split}-*.parquet"), *below])
     if len(found := sorted({str(file.parent) for file in files})) > 1:
         raise ValueError(f"data.root: {root} holds several data sets, in {', '.join(found)}; name one of these folders")
     if files and (counted := re.search(r"-of-(\d+)\.parquet$", files[0].name)) and len(files) != int(counted[1]):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from xceptlab.data.identity import weights_file
-from xceptlab.loading import load_run
+from xceptlab.loading import load_file
 from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
 from xceptlab.records import RunDirectory
@@ -93,7 +93,7 @@ def _run_of(file: Path) -> Path | None:
 def _beside(file: Path) -> ModelConfig | None:
     """The network of a run's weights or checkpoint, by the run's configuration; None where that is not at hand."""
     folder = _run_of(file)
-    return _without_start(load_run(["-c", str(folder / "config.yaml")]).model) if folder else None
+    return _without_start(load_file(ModelConfig, str(folder / "config.yaml"), "model")) if folder else None
 
 
 def _without_start(config: ModelConfig) -> ModelConfig:
