@@ -15,7 +15,7 @@ class Section:
     """A part of a configuration or of a study file: frozen, checked when it is made."""
 
     PREFIX: ClassVar[str] = ""
-    """Of its keys."""
+    """Prefix of this section's keys, such as ``model.``."""
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -156,8 +156,8 @@ class DataModule(pl.LightningDataModule):
             sources.append(self.validation.source)
         return "-".join(source.fingerprint() for source in sources)
 
-    def constant_answer(self) -> dict[str, float]:
-        """Percent that always answering with a split's most frequent class scores, by metric: ``val/top1``, ``test/top1``."""
+    def majority_class(self) -> dict[str, float]:
+        """Percent that always answering with a split's majority class scores, by metric: ``val/top1``, ``test/top1``."""
         scores = {}
         for name, split in (("val", self.validation), ("test", self.test)):
             if len(split):
