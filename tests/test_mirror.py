@@ -12,8 +12,11 @@ from itertools import pairwise
 import pytest
 
 from conftest import ROOT, TINY
+from made import leave
 from xceptlab import cli, mirror, tracking
+from xceptlab.loading import dump
 from xceptlab.records import RunDirectory
+from xceptlab.study import expand
 from xceptlab.task import Task
 from xceptlab.train import train
 
@@ -255,6 +258,20 @@ def test_a_study_without_claims_is_sent_too(server, tmp_path):
     (summary,) = server.summaries.values()
     assert summary["runs"] == 2
     assert b"<p>A report." in server.files.values()
+
+
+def test_a_first_look_at_a_study_is_sent_by_itself(server, tmp_path, capsys):
+    options = ["--runtime.outputs", str(tmp_path)]
+    expansion = expand("experiments/residual", options, 2)
+    for (arm, seed), config in expansion.runs().items():
+        made = leave(expansion, arm, seed, 97.0)
+        (made.path / "config.yaml").write_text(dump(config))
+    assert cli.main(["sync", "experiments/residual", "--seeds", "2", *options]) == 0
+    assert [run["groupName"] for run in server.runs.values() if run.get("jobType") == "study"] == ["residual+seeds2"]
+    assert len(server.runs) == 1 + 4
+    name = expansion.run("residual", 0).run_id
+    assert cli.main(["sync", name, "--seeds", "2", *options]) == 2
+    assert f"--seeds: 2 is not allowed with the run {name}" in capsys.readouterr().err
 
 
 def test_what_cannot_be_sent_does_not_keep_the_others(tiny, server, tmp_path, capsys):

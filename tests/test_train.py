@@ -54,8 +54,8 @@ def test_a_run_leaves_all_that_the_report_needs(tiny):
     data = DataModule(config)
     data.setup("fit")
     most = np.unique(data.test.source.labels[data.test.members], return_counts=True)[1].max()
-    assert record.constant["test/top1"] == pytest.approx(100 * most / 101)
-    assert record.constant.keys() == {"val/top1", "test/top1"}
+    assert record.majority_class["test/top1"] == pytest.approx(100 * most / 101)
+    assert record.majority_class.keys() == {"val/top1", "test/top1"}
     correct = np.load(path / "test_correct.npy")
     assert correct.dtype == np.uint8
     assert correct.shape == (101,)

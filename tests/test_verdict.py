@@ -230,7 +230,7 @@ def study(claims: list[Claim], seeds: tuple[int, ...] = (0, 1, 2), name: str = "
 def record(status: str = "finished", **metrics: float) -> SimpleNamespace:
     """What a verdict reads of a record."""
     values = {f"test/{name}": value for name, value in metrics.items()}
-    return SimpleNamespace(run_id="r", status=status, metrics=values, test_images=500, validation_images=0, constant={})
+    return SimpleNamespace(run_id="r", status=status, metrics=values, test_images=500, validation_images=0, majority_class={})
 
 
 def records(a: list, b: list) -> dict:
@@ -477,7 +477,7 @@ def test_an_arm_above_chance_is_enough(a, b, changes):
 
 def test_chance_is_what_the_most_frequent_class_scores():
     frequent = {"test/top1": 70.0}
-    (v,) = judge_study(study([claim()]), with_top1([70.0, 70.0, 70.2], [70.0, 69.8, 70.0], constant=frequent))
+    (v,) = judge_study(study([claim()]), with_top1([70.0, 70.0, 70.2], [70.0, 69.8, 70.0], majority_class=frequent))
     assert "not more than guessing (70.00%) explains" in v.warnings[0]
 
 

@@ -207,6 +207,7 @@ def _parser() -> _Parser:
     )
     own = add(_sync)
     own.add_argument("names", metavar="STUDY|RUN", nargs="+", help=f"{study}, with all its runs, or a run's folder or id")
+    add_seeds(own)
     own = add(_train, add_help=False)
     own.add_argument("-h", "--help", action="store_true")
     weights = (
@@ -329,7 +330,9 @@ def _sync(options: argparse.Namespace, layers: list[str]) -> int:
     for name in options.names:
         candidates = (Path(name), RunDirectory.of(str(outputs), name).path)
         path = next((path for path in candidates if (path / "config.yaml").is_file()), None)
-        expansion = None if path else _expand(_study_named(name, outputs), layers)
+        if path and options.seeds is not None:
+            raise ValueError(f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study")
+        expansion = None if path else _expand(_study_named(name, outputs), layers, options.seeds)
         runs = expansion.runs().values() if expansion else []
         paths = [path] if path else [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in runs]
         for run in [run for run in paths if (run / "metrics.jsonl").is_file()]:

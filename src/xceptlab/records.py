@@ -80,9 +80,9 @@ class Record:
     """Images that were trained on, without those held out; 0 in records of older versions."""
     validation_images: int = 0
     """Images held out for validation; 0 also in records of older versions."""
-    constant: dict[str, float] = field(default_factory=dict)
-    """Percent that always answering with the most frequent class would score, by metric: test/top1, and val/top1 where images are
-    held out; empty in records of older versions."""
+    majority_class: dict[str, float] = field(default_factory=dict)
+    """Percent that always answering with a split's majority class would score, by metric: test/top1, and val/top1 where there are
+    images to validate on; empty in records of older versions."""
     host: str = ""
     """Name of the machine (of the first process); empty in records of older versions."""
     registrations: list[str] | None = None

@@ -20,7 +20,7 @@ class Section:
     """
 
     PREFIX: ClassVar[str] = ""
-    """Of its keys."""
+    """Prefix of this section's keys, such as ``model.``."""
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -166,7 +166,8 @@ def sequential_power(
 ) -> tuple[float, float]:
     """The chance that a claim is decided by the last look, and the pairs that it takes on average; by simulation (+- 1%).
 
-    The first differences are the ``observed`` (n,), where there are any: a look that decided nothing counts no more.
+    Every simulated study begins with the ``observed`` differences (n,), where there are any; its further ones are normal, of this
+    mean and spread.
     """
     x = np.random.default_rng(0).normal(mean, spread, (4000, looks[-1]))
     x[:, : np.size(observed)] = observed

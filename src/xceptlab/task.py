@@ -35,7 +35,7 @@ class Task(pl.LightningModule):
         self.config, self.network, self.steps_per_epoch = config, network, steps_per_epoch
         exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
         self._accuracies = {"top1": 1} | ({"top5": 5} if config.data.classes > 5 else {})  # top-5 of 5 classes is always 100%
-        # a NaN must stay one
+        # Propagate NaN, so that divergence is noticed.
         sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in ("images", *self._accuracies, "loss")}
         self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
         self.evaluation: dict[str, float] = {}

@@ -177,7 +177,7 @@ def _train(
         finished=time.time(),
         train_images=len(data.train),
         validation_images=len(data.validation),
-        constant=data.constant_answer(),
+        majority_class=data.majority_class(),
         host=socket.gethostname(),
         registrations=directory.registrations(),
         weights=start.source if start else "",

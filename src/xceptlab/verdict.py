@@ -275,7 +275,7 @@ class _Accuracy:
     def of(cls, arm: str, split: str, expansion: Expansion, records: Records) -> "_Accuracy":
         metric, data = f"{split}/top1", expansion.arms[arm].data
         done = [record for seed in expansion.seeds if (record := records[arm, seed])]
-        chance = max([guessing(metric, data.classes), *(record.constant.get(metric, 0.0) for record in done)])
+        chance = max([guessing(metric, data.classes), *(record.majority_class.get(metric, 0.0) for record in done)])
         accuracies = [record.metrics[metric] for record in done if metric in record.metrics]
         accuracies = accuracies or [chance] * len(done)
         _, *planned = data.images()

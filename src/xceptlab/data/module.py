@@ -154,8 +154,8 @@ class DataModule(pl.LightningDataModule):
         """A hash of the decoded images and labels of training and test and, where they are a part of their own, of validation."""
         return sources.fingerprint([self.train.source, self.test.source, self.validation.source])
 
-    def constant_answer(self) -> dict[str, float]:
-        """Percent that always answering with a split's most frequent class scores, by metric: ``val/top1``, ``test/top1``."""
+    def majority_class(self) -> dict[str, float]:
+        """Percent that always answering with a split's majority class scores, by metric: ``val/top1``, ``test/top1``."""
         scores = {}
         for name, split in (("val", self.validation), ("test", self.test)):
             if len(split):
