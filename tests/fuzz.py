@@ -1,6 +1,6 @@
 """2,000 damaged inputs, each of which must end in results or in one clear line.
 
-    make fuzz                              all of them; the suite runs the first 600
+    make fuzz                              all of them; the suite runs the first 400
     python tests/fuzz.py --only 1234       one of them again, and what it prints
     python tests/fuzz.py --start 2000      2,000 others
 
