@@ -24,7 +24,7 @@ from xceptlab import cli
 from xceptlab.data import identity, resolved, splits, stores
 from xceptlab.data.prepare import prepare
 from xceptlab.loading import load_run
-from xceptlab.records import RunDirectory, begun_on_other_data
+from xceptlab.records import RunDirectory, begun_on_other_files
 from xceptlab.schema import DataConfig, RunConfig
 from xceptlab.study import expand
 from xceptlab.task import Task
@@ -305,7 +305,7 @@ def test_what_is_no_configuration_of_today_is_no_run_on_other_photographs_or_fou
     (directory.path / "config.yaml").write_text(yaml.safe_dump(change(begun.to_dict())))
     picture(tree / "train/a/a0.jpg")
     now = resolved(dataclasses.replace(begun, data=dataclasses.replace(begun.data, content="")))
-    assert begun_on_other_data(now) == (directory.path if found else None)
+    assert begun_on_other_files(now) == (f"{directory.path} was begun on other photographs" if found else "")
 
 
 def test_a_run_on_a_known_set_was_begun_on_no_other_photographs(tiny):
@@ -313,7 +313,7 @@ def test_a_run_on_a_known_set_was_begun_on_no_other_photographs(tiny):
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     directory.create()
     (directory.path / "config.yaml").write_text("data: {name: digits}")
-    assert begun_on_other_data(config) is None
+    assert begun_on_other_files(config) == ""
 
 
 @pytest.fixture
