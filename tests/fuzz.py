@@ -32,8 +32,8 @@ import damaged
 from conftest import ROOT, TINY
 from xceptlab.cli import main
 
-SECONDS = 10
-"""A command that takes longer hangs."""
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "10"))
+"""A command that takes longer hangs; the suite, in which other tests run beside, gives more."""
 GIGABYTES = 2.0
 """Memory that a command may take beside what is loaded."""
 LENGTH = 2000

@@ -90,9 +90,8 @@ def refuse_too_few_seeds(study: Study) -> None:
             good = ", ".join(map(str, signs.good_sizes(level, 24)))
             least = signs.fewest(level)
             beside = f" beside {len(claims) - 1} other claims" if len(claims) > 1 else ""
-            raise ValueError(
-                f"claim {claim.id!r}: statistic: a median needs {least} seeds or more{beside}, not {most}; {good} waste none"
-            )
+            needed = f"a median needs {least} seeds or more{beside}, not {most} (of {good} each seed counts)"
+            raise ValueError(f"claim {claim.id!r}: statistic: {needed}")
 
 
 class Mean(Estimand):

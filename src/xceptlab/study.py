@@ -499,7 +499,10 @@ class Registration:
         file = directory / "registered.yaml"
         try:
             written = file.read_bytes()
-            registered = from_file(cls, yaml.safe_load(decoded(written)))
+            values = yaml.safe_load(decoded(written))
+            if "digest" in values:
+                raise ValueError("digest: a file does not hold its own")
+            registered = from_file(cls, values)
             if isinstance(registered.seeds, dict):
                 from_file(Seeds, registered.seeds)
             for claim in registered.claims:

@@ -153,7 +153,7 @@ def test_results_csv_has_one_line_per_run_with_its_raw_scores(study):
 def test_every_table_of_report_md_is_whole(study):
     lines = texts(finish(study()))["report.md"].splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert len(table) == 4 + 16
+    assert len(table) == 4 + 17
     assert {line.count("|") for line in table[:4]} == {9}
     assert {line.count("|") for line in table[4:]} == {3}
 
@@ -726,7 +726,7 @@ def test_latex_is_booktabs_and_sets_text_as_it_is_written(study):
         assert word in text
     assert text.count("{") == text.count("}")
     rows = [line.replace(r"\&", "").count("&") for line in text.splitlines() if line.endswith(r"\\")]
-    assert rows == [7] * 3 + [1] * 14 + [7] * 2
+    assert rows == [7] * 3 + [1] * 15 + [7] * 2
     assert "\\begin{itemize}\n\\item Unmatched budgets, with against without: parameters +1.3\\%." in text
 
 
