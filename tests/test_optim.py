@@ -102,7 +102,14 @@ def averaged(decay: float) -> AveragedModel:
     """A model of one weight, 0 on average so far, as the callback averages it."""
     model = nn.BatchNorm1d(1)
     nn.init.zeros_(model.weight)
-    return AveragedModel(model, use_buffers=True, multi_avg_fn=AverageWeights(decay)._kwargs["multi_avg_fn"])
+    return averaging(model, decay)
+
+
+def averaging(model: nn.Module, decay: float) -> AveragedModel:
+    """The average that the callback keeps of a model."""
+    callback = AverageWeights(decay)
+    callback._average_model = AveragedModel(model, use_buffers=True, **callback._kwargs)
+    return callback._average_model
 
 
 def test_the_decay_of_the_average_warms_up_as_tensorflows():
@@ -131,7 +138,7 @@ def test_batchnorm_statistics_are_averaged_and_its_count_is_copied():
 def test_averaging_equal_weights_changes_nothing():
     torch.manual_seed(0)
     own = network()
-    average = AveragedModel(own, use_buffers=True, multi_avg_fn=AverageWeights(0.9)._kwargs["multi_avg_fn"])
+    average = averaging(own, 0.9)
     for _ in range(3):
         average.update_parameters(own)
     assert all(torch.equal(a, b) for a, b in zip(average.module.parameters(), own.parameters(), strict=True))

@@ -27,12 +27,22 @@ Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
-    """How a run's steps are captured; None for a run whose steps are not: without a GPU, on several, or in 16-mixed."""
+    """How a run's steps are captured; None for a run whose steps are not, which on a GPU is told of."""
     if not config.runtime.capture or trainer.strategy.root_device.type != "cuda":
         return None
-    exchanges_gradients = trainer.world_size > 1  # while they are computed
-    scales_losses = config.train.precision == "16-mixed"  # by what it finds in the gradients of each step
-    return None if exchanges_gradients or scales_losses else cuda_recorder()
+    why = ""
+    if trainer.world_size > 1:
+        why = "on several devices gradients are exchanged while they are computed"
+    elif config.train.precision == "16-mixed":
+        why = "16-mixed scales each loss by what it finds in the gradients"
+    if why and trainer.is_global_zero:
+        launched(why)
+    return None if why else cuda_recorder()
+
+
+def launched(why: str) -> None:
+    """Say that steps are not captured."""
+    say(f"steps are launched kernel by kernel, not replayed from a CUDA graph: {why}")
 
 
 def cuda_recorder() -> Recorder:
@@ -175,7 +185,7 @@ class CapturedStep:
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
-        say(f"steps are launched kernel by kernel, not replayed from a CUDA graph: {why}")
+        launched(why)
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

@@ -64,7 +64,8 @@ class AverageWeights(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         def update(averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
-            t = float(updates)
+            assert self._average_model is not None
+            t = float(self._average_model.n_averaged)  # not ``updates``, its copy on the device, which would be waited for
             weight = 1 - min(decay, (1 + t) / (10 + t))
             if torch.is_floating_point(averages[0]):
                 torch._foreach_lerp_(averages, currents, weight)
@@ -78,6 +79,11 @@ class AverageWeights(WeightAveraging):
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             trainer.precision_plugin.convert_module(self._average_model)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Follow the weights to their device, where Lightning leaves the average on the CPU; so stays the count of updates."""
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing yet: a checkpoint written by another callback's hook would hold the average in place of the weights."""
