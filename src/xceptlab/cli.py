@@ -476,7 +476,7 @@ def _bench(options: argparse.Namespace, layers: list[str]) -> int:
         print(_about(options.name))
         if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text("utf-8"):  # it would run, or show another's help
             return 0
-    sys.argv = [options.name, *options.arguments]
+    sys.argv = [options.name, *options.arguments, *layers]
     runpy.run_path(str(BENCHMARKS / f"{options.name}.py"), run_name="__main__")
     return 0
 
