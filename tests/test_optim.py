@@ -1,5 +1,7 @@
 """Learning rates at known steps, weight-decay groups, and the average of weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -98,39 +100,48 @@ def test_norms_and_biases_are_spared_where_so_configured():
 # ---- the average of weights -------------------------------------------------------------------------------------------------
 
 
-def averaged(decay: float) -> AveragedModel:
-    """A model of one weight, 0 on average so far, as the callback averages it."""
+class Averaged:
+    """The average that the callback keeps of a model, step by step."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.callback, self.steps = AverageWeights(decay), 0
+        self.callback._average_model = AveragedModel(model, use_buffers=True)
+        self.module = self.callback._average_model.module
+
+    def step(self, current: nn.Module) -> None:
+        """An optimizer step has come to these weights."""
+        self.steps += 1
+        trainer = SimpleNamespace(global_step=self.steps)
+        self.callback.on_train_start(trainer, current)
+        self.callback.on_train_batch_end(trainer, current, None, None, 0)
+
+
+def zero() -> nn.BatchNorm1d:
+    """A network of one weight, 0."""
     model = nn.BatchNorm1d(1)
     nn.init.zeros_(model.weight)
-    return averaging(model, decay)
-
-
-def averaging(model: nn.Module, decay: float) -> AveragedModel:
-    """The average that the callback keeps of a model."""
-    callback = AverageWeights(decay)
-    callback._average_model = AveragedModel(model, use_buffers=True, **callback._kwargs)
-    return callback._average_model
+    return model
 
 
 def test_the_decay_of_the_average_warms_up_as_tensorflows():
-    average, weight = averaged(0.5), 0.0
-    average.update_parameters(average.module)  # torch copies the first weights
+    average, weight = Averaged(nn.BatchNorm1d(1), 0.5), 0.0
+    average.step(zero())  # the first weights are the average
     for t in range(1, 30):
         current = nn.BatchNorm1d(1)
         nn.init.constant_(current.weight, float(t))
-        average.update_parameters(current)
+        average.step(current)
         decay = min(0.5, (1 + t) / (10 + t))
         weight = decay * weight + (1 - decay) * t
         assert average.module.weight.item() == pytest.approx(weight, rel=1e-5)
 
 
 def test_batchnorm_statistics_are_averaged_and_its_count_is_copied():
-    average = averaged(0.5)
-    average.update_parameters(average.module)
+    average = Averaged(nn.BatchNorm1d(1), 0.5)
+    average.step(zero())
     current = nn.BatchNorm1d(1)
     current.running_mean.fill_(11.0)
     current.num_batches_tracked.fill_(7)
-    average.update_parameters(current)
+    average.step(current)
     assert average.module.running_mean.item() == pytest.approx((1 - 2 / 11) * 11.0)
     assert average.module.num_batches_tracked.item() == 7
 
@@ -138,7 +149,15 @@ def test_batchnorm_statistics_are_averaged_and_its_count_is_copied():
 def test_averaging_equal_weights_changes_nothing():
     torch.manual_seed(0)
     own = network()
-    average = averaging(own, 0.9)
+    average = Averaged(own, 0.9)
     for _ in range(3):
-        average.update_parameters(own)
+        average.step(own)
     assert all(torch.equal(a, b) for a, b in zip(average.module.parameters(), own.parameters(), strict=True))
+
+
+def test_between_the_batches_of_a_step_nothing_is_averaged():
+    average = Averaged(zero(), 0.5)
+    average.step(zero())
+    average.steps -= 1  # another batch, no other step
+    average.step(nn.BatchNorm1d(1))
+    assert average.module.weight.item() == 0

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import compress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -63,16 +64,10 @@ class AverageWeights(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def update(averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
-            assert self._average_model is not None
-            t = float(self._average_model.n_averaged)  # not ``updates``, its copy on the device, which would be waited for
-            weight = 1 - min(decay, (1 + t) / (10 + t))
-            if torch.is_floating_point(averages[0]):
-                torch._foreach_lerp_(averages, currents, weight)
-            else:  # BatchNorm's count of batches
-                torch._foreach_copy_(averages, currents)
-
-        super().__init__(use_buffers=True, multi_avg_fn=update)
+        super().__init__(use_buffers=True)
+        self.decay = decay
+        self._tensors: list[tuple[list[Tensor], list[Tensor]]] = []
+        """Averages and current values of weights and statistics, and of BatchNorm's counts of batches."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Copy the weights, in 64 bits where these will be."""
@@ -84,6 +79,31 @@ class AverageWeights(WeightAveraging):
         """Follow the weights to their device, where Lightning leaves the average on the CPU; so stays the count of updates."""
         assert self._average_model is not None
         self._average_model.module.to(pl_module.device)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """List the tensors once; torch's update looks for them in all modules at each step, longer than a GPU takes for it."""
+        assert self._average_model is not None
+        both = [[*module.parameters(), *module.buffers()] for module in (self._average_model.module, pl_module)]
+        floating = [tensor.is_floating_point() for tensor in both[0]]
+        kinds = (floating, [not is_floating for is_floating in floating])
+        self._tensors = [([*compress(both[0], kind)], [*compress(both[1], kind)]) for kind in kinds if any(kind)]
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take in the weights of an optimizer step; those of the first step are the average."""
+        if trainer.global_step == self._latest_update_step:
+            return
+        assert self._average_model is not None
+        t = int(self._average_model.n_averaged)
+        for averages, currents in self._tensors:
+            if t and averages[0].is_floating_point():
+                torch._foreach_lerp_(averages, currents, 1 - min(self.decay, (1 + t) / (10 + t)))
+            else:
+                torch._foreach_copy_(averages, currents)
+        self._average_model.n_averaged += 1
+        self._latest_update_step = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing yet: a checkpoint written by another callback's hook would hold the average in place of the weights."""
