@@ -15,6 +15,7 @@ import dataclasses
 import io
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from xceptlab.schema import RunConfig
 ROOT = Path(__file__).parents[1]
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
-ROUNDS = 5 if CUDA else 3
+ROUNDS = 3
 HAND = "hand loop"
 
 
@@ -76,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="xceptlab bench loop")
     parser.add_argument("--network", choices=("cifar", "tiny"), default="cifar" if CUDA else "tiny")
     parser.add_argument("--batch", type=int, default=256 if CUDA else 64)
-    parser.add_argument("--steps", type=int, default=400 if CUDA else 40, help="steps of an epoch")
+    parser.add_argument("--steps", type=int, default=150 if CUDA else 40, help="steps of an epoch")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/")
     options, layers = parser.parse_known_args()
     MadeUp.images = options.batch * options.steps
@@ -102,6 +103,7 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name, contender in contenders.items():
             rates[name].append(contender())
+            print(f"{name}: {rates[name][-1]:,.0f} images/s", file=sys.stderr, flush=True)
     lines = [
         "# `train` in steady state",
         "",

@@ -1,8 +1,8 @@
 """How several networks share one GPU: the steps of 1, 2, 3, 4, 6 and 8 at a time, all captured in CUDA graphs.
 
 Run: xceptlab bench share [--most N] [--seconds S] [--write]. Each trains the network of ``configs/model/xception_cifar.yaml`` on
-batches of 256 ready images of 32x32 in bf16. Three ways: a process each; a process each under NVIDIA's Multi-Process Service,
-where it can be started; and a stream each of one process. Prints images per second of all together, their ratio to one alone in
+batches of 256 ready images of 32x32 in bf16. Three ways: a process each; a stream each of one process; and a process each under
+NVIDIA's Multi-Process Service, where it can be started. Prints images per second of all together, their ratio to one alone in
 the same way, and the memory. ``--write`` puts it into benchmarks/results/share.md. Without a GPU it only shows that it works.
 """
 
@@ -54,8 +54,8 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     ways: dict[str, Callable[[], list[float]]] = {
         "a process each": lambda: processes(numbers, options.seconds),
-        "a process each, Multi-Process Service": lambda: served(numbers, options.seconds),
         "a stream each of one process": lambda: streams(numbers, options.seconds),
+        "a process each, Multi-Process Service": lambda: served(numbers, options.seconds),
     }
     for name, way in ways.items():
         try:
@@ -114,8 +114,8 @@ def processes(numbers: list[int], seconds: float) -> list[float]:
     ours = [mine for mine, _ in pairs]
     try:
         for connection in ours:
-            if not connection.poll(90):
-                raise RuntimeError("a process did not come up")
+            if not connection.poll(40):
+                raise RuntimeError("a process did not come up in 40 s")
             connection.recv()
         rates = []
         for n in numbers:

@@ -2,8 +2,9 @@
 
 Run: xceptlab bench study [--jobs 1 2 4] [--runs N] [--write] [-c FILE ...] [--train.epochs 10 ...]. Makes a study of N runs (two
 arms of the CIFAR network or, on a CPU, of the tiny one, on the embedded digits unless layers say otherwise) and runs it anew for
-each number of jobs, as a user does. Counted are the seconds of the whole command, those of the runs' steps by their records, and
-what a run costs beyond them. ``--write`` puts it into benchmarks/results/study-cpu.md or study-gpu.md.
+each number of jobs, as a user does. Counted are the seconds of the whole command; of a run, which is the time from one run's end
+to the next one's by as many as run at a time, so without the command's own start and report; and of a run's steps by its record.
+``--write`` puts it into benchmarks/results/study-cpu.md or study-gpu.md.
 """
 
 import argparse
@@ -29,7 +30,7 @@ CUDA = torch.cuda.is_available()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="xceptlab bench study")
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8] if CUDA else [1, 2], help="runs at a time")
-    parser.add_argument("--runs", type=int, default=0, help="runs of the study; 0 for twice the runs at a time")
+    parser.add_argument("--runs", type=int, default=0, help="runs of the study; 0 for thrice the runs at a time")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/")
     options, layers = parser.parse_known_args()
     device = torch.device("cuda" if CUDA else "cpu")
@@ -38,12 +39,12 @@ def main() -> None:
         "",
         f"{date.today()}, {device_name(device)}, {os.cpu_count()} cores, torch {torch.__version__}; `xceptlab bench study`.",
         "",
-        "| at a time | runs | whole command, s | steps of a run, s | beyond them, s a run | images/s together | runs an hour |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
+        "| at a time | runs | whole command, s | a run, s | steps of a run, s | beyond them, s | images/s | runs an hour |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     print("\n".join(lines), flush=True)
     for jobs in options.jobs:
-        lines.append(row(jobs, options.runs or 2 * jobs, layers))
+        lines.append(row(jobs, options.runs or 3 * jobs, layers))
         print(lines[-1], flush=True)
         if options.write:
             file = ROOT / "benchmarks/results" / f"study-{'gpu' if CUDA else 'cpu'}.md"
@@ -68,12 +69,13 @@ def row(jobs: int, runs: int, layers: list[str]) -> str:
         records = [json.loads(file.read_text()) for file in Path(scratch).glob("outputs/runs/*/record.json")]
     if len(records) < runs:
         raise RuntimeError(f"{len(records)} of {runs} runs were done: {done.stdout[-2000:]}")
+    ends = sorted(record["finished"] for record in records)
+    run = jobs * (ends[-1] - ends[jobs - 1]) / (runs - jobs)
     steps = [record["seconds"] for record in records]
-    images = sum(record["seconds"] * record["images_per_second"] for record in records)
-    beyond = (wall - sum(steps) / jobs) * jobs / runs
+    images = statistics.mean(record["seconds"] * record["images_per_second"] for record in records)
     return (
-        f"| {jobs} | {runs} | {wall:.1f} | {statistics.median(steps):.1f} ({min(steps):.1f} to {max(steps):.1f}) "
-        f"| {beyond:.1f} | {images / wall:,.0f} | {3600 * runs / wall:,.0f} |"
+        f"| {jobs} | {runs} | {wall:.1f} | {run:.1f} | {statistics.median(steps):.1f} ({min(steps):.1f} to {max(steps):.1f}) "
+        f"| {run - statistics.mean(steps):.1f} | {jobs * images / run:,.0f} | {3600 * jobs / run:,.0f} |"
     )
 
 

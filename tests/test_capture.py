@@ -56,18 +56,18 @@ def assert_equal(a, b) -> None:
 
 
 @pytest.fixture
-def replays(monkeypatch) -> list[bool]:
-    """Lets runs on a CPU replay their steps; for every batch whether it was replayed or captured."""
+def replays(monkeypatch) -> dict[str, list[bool]]:
+    """Lets runs on a CPU replay their work; by kind for every batch whether it was replayed or captured."""
     monkeypatch.setattr(capture, "recorder", lambda trainer, config: again)
-    seen: list[bool] = []
-    call = capture.CapturedStep.__call__
+    seen: dict[str, list[bool]] = {"training steps": [], "evaluations": []}
+    call = capture.Captured.__call__
 
-    def counted(step, batch, *, first):
-        outputs = call(step, batch, first=first)
-        seen.append(outputs is not None)
+    def counted(work, batch, variant=False):
+        outputs = call(work, batch, variant)
+        seen[work.work].append(outputs is not None)
         return outputs
 
-    monkeypatch.setattr(capture.CapturedStep, "__call__", counted)
+    monkeypatch.setattr(capture.Captured, "__call__", counted)
     return seen
 
 
@@ -75,7 +75,8 @@ def replays(monkeypatch) -> list[bool]:
 def test_replayed_steps_come_to_the_same_bits(name, tiny, tmp_path, replays):
     options = VARIANTS[name]
     with_graphs = trained(tiny, tmp_path / "with", *options)
-    assert 0 < sum(replays) < len(replays)  # the first of each shape are done one by one
+    for replayed in replays.values():
+        assert 0 < sum(replayed) < len(replayed)  # the first of each shape are done one by one
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(capture, "recorder", lambda trainer, config: None)
         without = trained(tiny, tmp_path / "without", *options)
@@ -92,7 +93,7 @@ def test_frozen_parameters_and_those_without_a_part_in_the_loss_are_left_alone(t
     built = runs.build
     monkeypatch.setattr(runs, "build", build)
     with_graphs = trained(tiny, tmp_path / "with", "--train.weight_decay=0.1")
-    assert any(replays)
+    assert any(replays["training steps"])
     monkeypatch.setattr(capture, "recorder", lambda trainer, config: None)
     assert_equal(with_graphs, trained(tiny, tmp_path / "without", "--train.weight_decay=0.1"))
 
@@ -100,16 +101,16 @@ def test_frozen_parameters_and_those_without_a_part_in_the_loss_are_left_alone(t
 def test_a_continued_run_comes_to_the_same_bits(tiny, tmp_path, replays, monkeypatch):
     options = ["--model.dropout=0.4", "--train.ema=0.9", "--runtime.checkpoint_steps=3"]
     whole = trained(tiny, tmp_path / "whole", *options)
-    step, steps = capture.CapturedStep.__call__, []
+    call, batches = capture.Captured.__call__, []
 
-    def interrupted(self, batch, *, first):
-        steps.append(None)
-        if len(steps) == 11:
+    def interrupted(self, batch, variant=False):
+        batches.append(None)
+        if len(batches) == 11:
             raise RuntimeError("the machine is gone")
-        return step(self, batch, first=first)
+        return call(self, batch, variant)
 
     with monkeypatch.context() as patch:
-        patch.setattr(capture.CapturedStep, "__call__", interrupted)
+        patch.setattr(capture.Captured, "__call__", interrupted)
         with pytest.raises(RuntimeError, match="the machine is gone"):
             trained(tiny, tmp_path / "halved", *options)
     assert_equal(trained(tiny, tmp_path / "halved", *options), whole)
@@ -133,7 +134,7 @@ def test_where_capturing_fails_the_run_goes_on_without_and_says_so_once(kind, ti
     monkeypatch.setattr(capture.CapturedStep, "__init__", lambda step, *args: (steps.append(step), original(step, *args))[1])
     fallen_back = trained(tiny, tmp_path / "fallen", "--model.dropout=0.4")
     said = capfd.readouterr().err
-    assert said.count("not replayed from a CUDA graph: ") == 1
+    assert said.count("training steps are launched kernel by kernel, not replayed from a CUDA graph: ") == 1
     monkeypatch.setattr(capture, "recorder", lambda trainer, config: None)
     assert_equal(fallen_back, trained(tiny, tmp_path / "without", "--model.dropout=0.4"))
 

@@ -1,8 +1,9 @@
-"""Forward, loss and backward of a training batch as a CUDA graph: captured once for each shape of batch, then replayed.
+"""A batch's work as a CUDA graph: captured once for each shape of batch, then replayed.
 
-A step of a small network is some thousand kernels, and Python launches them more slowly than a GPU runs them. A graph holds them
-all and is launched at once. It computes the same bits: before a graph is used, it is compared on a real batch with the step done
-kernel by kernel, and where the two differ, the run goes on without graphs.
+A training step (forward, loss and backward) of a small network is some thousand kernels, an evaluated batch some hundred, and
+Python launches them more slowly than a GPU runs them. A graph holds them all and is launched at once. It computes the same bits:
+before a graph is used, it is compared on a real batch with the work done kernel by kernel, and where the two differ, the run goes
+on without graphs.
 """
 
 from collections import Counter
@@ -27,22 +28,26 @@ Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
-    """How a run's steps are captured; None for a run whose steps are not, which on a GPU is told of."""
-    if not config.runtime.capture or trainer.strategy.root_device.type != "cuda":
-        return None
-    why = ""
+    """How a run's work is captured; None for a run whose work is not, as on a CPU."""
+    return cuda_recorder() if config.runtime.capture and trainer.strategy.root_device.type == "cuda" else None
+
+
+def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
+    """Whether training steps can be captured, and not only evaluation; says why not."""
     if trainer.world_size > 1:
         why = "on several devices gradients are exchanged while they are computed"
     elif config.train.precision == "16-mixed":
         why = "16-mixed scales each loss by what it finds in the gradients"
-    if why and trainer.is_global_zero:
-        launched(why)
-    return None if why else cuda_recorder()
+    else:
+        return True
+    if trainer.is_global_zero:
+        launched("training steps", why)
+    return False
 
 
-def launched(why: str) -> None:
-    """Say that steps are not captured."""
-    say(f"steps are launched kernel by kernel, not replayed from a CUDA graph: {why}")
+def launched(work: str, why: str) -> None:
+    """Say that work is not captured."""
+    say(f"{work} are launched kernel by kernel, not replayed from a CUDA graph: {why}")
 
 
 def cuda_recorder() -> Recorder:
@@ -60,7 +65,7 @@ def cuda_recorder() -> Recorder:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A captured step: tensors to fill, a graph to replay, tensors to read."""
+    """Captured work: tensors to fill, a graph to replay, tensors to read."""
 
     inputs: dict[str, Tensor]
     """By the names of a batch's fields."""
@@ -70,41 +75,41 @@ class _Graph:
 
 @dataclass(frozen=True)
 class _State:
-    """What a step changes: the gradients and the network's buffers, and the generator that dropout draws from."""
+    """What work changes beside its outputs, and the generator that dropout draws from."""
 
     tensors: list[Tensor]
     generator: Tensor
 
 
-class CapturedStep:
-    """Outputs and gradients of a batch, by graphs where they are captured.
+class Captured:
+    """Outputs of a batch, by graphs where they are captured.
 
     Args:
-        forward: From a batch to the step's outputs; the gradients are those of ``loss`` among them.
-        network: Its parameters get the gradients, and its buffers are what a forward pass changes.
-        accumulate: Batches of an optimizer step; each adds the gradients of its loss divided by this.
+        forward: From a batch to the outputs.
+        network: What ``forward`` calls; its parameters and buffers keep their places in memory.
         record: How work is captured.
     """
 
-    def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, accumulate: int, record: Recorder) -> None:
-        self.forward, self.network, self.accumulate, self.record = forward, network, accumulate, record
+    work = "evaluations"
+    """In words."""
+
+    def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder) -> None:
+        self.forward, self.network, self.record = forward, network, record
         self._device = next(network.parameters()).device
-        self._parameters: list[nn.Parameter] = []
-        self._gradients: list[Tensor] = []
         self._graphs: dict[Hashable, _Graph] = {}
         self._seen: Counter[Hashable] = Counter()
         self._given_up = False
 
-    def __call__(self, batch: Batch, *, first: bool) -> Outputs | None:
-        """The batch's outputs, with the gradients in place; None where the caller has to do it kernel by kernel.
+    def __call__(self, batch: Batch, variant: bool = False) -> Outputs | None:
+        """The batch's outputs, valid until the next call; None where the caller has to do it kernel by kernel.
 
         Args:
             batch: On the device.
-            first: Whether it is the first batch of an optimizer step, whose gradients replace those that are there.
+            variant: Of the work, where there are two.
         """
-        key = (first, batch.weight, *(value.shape for value in _tensors(batch).values()))
+        key = (variant, batch.weight, *(value.shape for value in _tensors(batch).values()))
         if graph := self._graphs.get(key):
-            self._bind_gradients(first)
+            self._prepare(variant)
             for name, value in _tensors(batch).items():
                 graph.inputs[name].copy_(value, non_blocking=True)
             graph.replay()
@@ -112,31 +117,34 @@ class CapturedStep:
         self._seen[key] += 1
         if self._given_up or self._seen[key] <= WARM_UP:
             return None
-        if not self._gradients:  # of the parameters that have one by now; others are frozen or have no part in the loss
-            self._parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
-            self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._bind_gradients(first)
-        return self._capture(key, batch, first)
+        self._prepare(variant)
+        return self._capture(key, batch, variant)
 
-    def _bind_gradients(self, first: bool) -> None:
-        """Hand the optimizer the gradients of the graphs, after a batch done kernel by kernel that may have put its elsewhere."""
-        if not first and self._parameters[0].grad is not self._gradients[0]:
-            there = [parameter.grad for parameter in self._parameters]
-            torch._foreach_copy_(self._gradients, there)  # type: ignore[arg-type]
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = gradient
+    def _prepare(self, variant: bool) -> None:
+        """Before a batch."""
 
-    def _capture(self, key: Hashable, batch: Batch, first: bool) -> Outputs:
+    def _computed(self, batch: Batch, variant: bool) -> Outputs:
+        """Do the work."""
+        kind = self._device.type
+        dtype, mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, dtype, mixed, cache_enabled=False):  # weights that are cast must be cast anew in each replay
+            return self.forward(batch)
+
+    def _changed(self) -> list[Tensor]:
+        """What the work changes beside its outputs."""
+        return []
+
+    def _capture(self, key: Hashable, batch: Batch, variant: bool) -> Outputs:
         """Do a batch kernel by kernel, then by a new graph, and keep the graph if both come to the same bits."""
         inputs: dict[str, Any] = {name: value.clone() for name, value in _tensors(batch).items()}
         copied = batch._replace(**inputs)
         before = self._state()
-        expected = self._computed(copied, first)
+        expected = self._computed(copied, variant)
         after = self._state()
         outputs = {name: torch.empty_like(value) for name, value in expected.items()}
 
         def work() -> None:
-            for name, value in self._computed(copied, first).items():
+            for name, value in self._computed(copied, variant).items():
                 outputs[name].copy_(value)
 
         self._restore(before)
@@ -149,23 +157,9 @@ class CapturedStep:
             if _same([*self._state().tensors, *outputs.values()], [*after.tensors, *expected.values()]):
                 self._graphs[key] = _Graph(inputs, outputs, replay)
                 return outputs
-            self._give_up("a captured step comes to other bits than one that is not")
+            self._give_up("what is captured comes to other bits than what is not")
         self._restore(after)
         return expected
-
-    def _computed(self, batch: Batch, first: bool) -> Outputs:
-        """Forward and backward; the gradients replace or join those of the optimizer step."""
-        kind = self._device.type
-        dtype, mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-        with torch.autocast(kind, dtype, mixed, cache_enabled=False):  # weights that are cast must be cast anew in each replay
-            outputs = self.forward(batch)
-        with torch.autocast(kind, enabled=False):
-            gradients = torch.autograd.grad(outputs["loss"] / self.accumulate, self._parameters)
-        if first:
-            torch._foreach_copy_(self._gradients, gradients)
-        else:
-            torch._foreach_add_(self._gradients, gradients)
-        return {name: value.detach() for name, value in outputs.items()}
 
     def _state(self) -> _State:
         cuda = self._device.type == "cuda"
@@ -180,12 +174,55 @@ class CapturedStep:
         else:
             torch.set_rng_state(state.generator)
 
-    def _changed(self) -> list[Tensor]:
-        return [*self._gradients, *self.network.buffers()]
-
     def _give_up(self, why: str) -> None:
         self._given_up = True
-        launched(why)
+        launched(self.work, why)
+
+
+class CapturedStep(Captured):
+    """Outputs and gradients of a training batch, by graphs where they are captured.
+
+    Its two variants are the first batch of an optimizer step, whose gradients replace those that are there, and the others.
+
+    Args:
+        forward: From a batch to the step's outputs; the gradients are those of ``loss`` among them.
+        network: Its parameters get the gradients, and its buffers are what a forward pass changes.
+        record: How work is captured.
+        accumulate: Batches of an optimizer step; each adds the gradients of its loss divided by this.
+    """
+
+    work = "training steps"
+
+    def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder, accumulate: int) -> None:
+        super().__init__(forward, network, record)
+        self.accumulate = accumulate
+        self._parameters: list[nn.Parameter] = []
+        self._gradients: list[Tensor] = []
+
+    def _prepare(self, first: bool) -> None:
+        """Hand the optimizer the gradients of the graphs, after a batch done kernel by kernel that may have put its elsewhere."""
+        if not self._gradients:  # of the parameters that have one by now; others are frozen or have no part in the loss
+            self._parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+            self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        if not first and self._parameters[0].grad is not self._gradients[0]:
+            there = [parameter.grad for parameter in self._parameters]
+            torch._foreach_copy_(self._gradients, there)  # type: ignore[arg-type]
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+
+    def _computed(self, batch: Batch, first: bool) -> Outputs:
+        """Forward and backward; the gradients replace or join those of the optimizer step."""
+        outputs = super()._computed(batch, first)
+        with torch.autocast(self._device.type, enabled=False):
+            gradients = torch.autograd.grad(outputs["loss"] / self.accumulate, self._parameters)
+        if first:
+            torch._foreach_copy_(self._gradients, gradients)
+        else:
+            torch._foreach_add_(self._gradients, gradients)
+        return {name: value.detach() for name, value in outputs.items()}
+
+    def _changed(self) -> list[Tensor]:
+        return [*self._gradients, *self.network.buffers()]
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

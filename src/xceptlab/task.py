@@ -40,7 +40,9 @@ class Task(pl.LightningModule):
         self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
         self.evaluation: dict[str, float] = {}
         self.per_image = PerImage(test_images)
-        self._captured: capture.CapturedStep | None = None
+        self._recorder: capture.Recorder | None = None
+        self._step: capture.CapturedStep | None = None
+        self._inference: capture.Captured | None = None
         self._has_gradients = False
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -65,13 +67,23 @@ class Task(pl.LightningModule):
         generator.manual_seed(seed)
 
     def on_train_start(self) -> None:
-        if recorder := capture.recorder(self.trainer, self.config):
-            self._captured = capture.CapturedStep(self._outputs, self.network, self.config.train.accumulate, recorder)
+        if (record := self._capturing()) and capture.steps_are_capturable(self.trainer, self.config):
+            self._step = capture.CapturedStep(self._outputs, self.network, record, self.config.train.accumulate)
+
+    def on_validation_start(self) -> None:
+        if not self._inference and (record := self._capturing()):
+            self._inference = capture.Captured(self._logits, self.network, record)
+
+    def on_test_start(self) -> None:
+        self.on_validation_start()
+
+    def _capturing(self) -> capture.Recorder | None:
+        """How this run's work is captured; one for all, so that graphs share their memory."""
+        self._recorder = self._recorder or capture.recorder(self.trainer, self.config)
+        return self._recorder
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        replayed = None
-        if self._captured:
-            replayed = self._captured(batch, first=batch_idx % self.config.train.accumulate == 0)
+        replayed = self._step(batch, batch_idx % self.config.train.accumulate == 0) if self._step else None
         self._has_gradients = replayed is not None
         return replayed or self._outputs(batch)
 
@@ -114,9 +126,13 @@ class Task(pl.LightningModule):
         self._report("test")
         self.test_correct = self.per_image.compute().cpu()
 
+    def _logits(self, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": self.network(batch.images)}
+
     def _evaluate(self, batch: Batch) -> Tensor:
         """Add a batch to the sums; returns (B,) whether top-1 is right."""
-        logits = self.network(batch.images).float()
+        replayed = self._inference(batch) if self._inference else None
+        logits = (replayed or self._logits(batch))["logits"].float()
         best = logits.topk(min(5, logits.shape[1])).indices == batch.labels[:, None]
         self.sums["images"].update(torch.ones_like(batch.labels))
         for name, count in self._accuracies.items():
