@@ -10,7 +10,11 @@ forget()  # Lightning reads ranks when it is imported, and the runs have the ser
 
 import sklearn.datasets  # noqa: E402, F401
 
+from xceptlab.loading import load_run  # noqa: E402
+from xceptlab.models.cost import cost  # noqa: E402
 from xceptlab.train import git_state  # noqa: E402
 
 git_state()  # of the code that is loaded here, for the records of all runs
+defaults = load_run([])
+cost(defaults.model, defaults.data.classes, defaults.data.size)  # each first call loads what it needs, half a second's worth
 signal.signal(signal.SIGINT, _before)
