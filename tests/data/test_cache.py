@@ -4,9 +4,11 @@ import dataclasses
 import io
 import json
 import struct
+import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -146,6 +148,14 @@ def test_a_damaged_file_is_never_used_but_said_and_written_anew(config, tmp_path
     assert "its images are decoded anew" in line
     assert fingerprint(cifar.load(config)) == first
     assert len(decoded) == 4 * IMAGES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what is mapped")
+def test_the_images_are_mapped_so_that_runs_share_them(config, tmp_path):
+    cifar.load(config)
+    images = cifar.load(config)
+    assert str(kept(tmp_path)) in Path("/proc/self/maps").read_text()
+    assert len(images) == 2
 
 
 def test_removing_the_cache_while_it_is_mapped_harms_nobody(config, tmp_path):
