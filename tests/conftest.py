@@ -3,8 +3,9 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,14 @@ TINY = [
     *("--train.epochs=2", "--runtime.log_every=1", "--runtime.wandb=disabled", "--runtime.accelerator=cpu"),
 ]
 """A run of 10 steps: well under a second once torch is loaded."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache() -> Iterator[None]:
+    """Keep this process and those that it starts out of the user's cache folder; what they cache goes when they are done."""
+    with TemporaryDirectory(ignore_cleanup_errors=True) as cache, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", cache)
+        yield
 
 
 @pytest.fixture

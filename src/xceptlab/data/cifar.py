@@ -3,19 +3,25 @@
 Read from a folder in the Hugging Face parquet layout (``train-*.parquet``, ``test-*.parquet``, in the folder or in one below it;
 columns ``img`` or ``image``, ``label`` or, of CIFAR-100, ``fine_label``) or from torchvision's files, which torchvision checks by
 their MD5 before it reads them and downloads where ``data.download`` is true.
+
+The parquet files hold PNGs, which take seconds to decode: one run does it, later ones find the images in the user's cache.
 """
 
+import hashlib
+import importlib.metadata
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xceptlab.data.sources import HUB, Arrays, digest_of_files, folder, locked, missing
+from xceptlab.data.cache import cached
+from xceptlab.data.sources import HUB, Arrays, digest_of_files, folder, locked, missing, reading, regular_bytes
 from xceptlab.data.stores import shards
 from xceptlab.data.tables import feature_names, open_table
-from xceptlab.schema import DataConfig
+from xceptlab.schema import SCIENCE_VERSION, DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _TORCHVISIONS_FILES = {
@@ -101,7 +107,23 @@ def _dataset(config: DataConfig) -> Any:
 def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     """Training and test images."""
     locate(config)
-    read = _read_parquet if _has_parquet(config) else _read_torchvision
+    if _has_parquet(config):
+        return cached(config.name, _origin(config), lambda: _load(config, _read_parquet))
+    return _load(config, _read_torchvision)
+
+
+def _origin(config: DataConfig) -> str:
+    """A digest of all that determines what is decoded: the set, what decodes it, and the bytes of the parquet files."""
+    decoders = [f"{package} {importlib.metadata.version(package)}" for package in ("pillow", "torchvision")]
+    h = hashlib.sha256(repr((config.name, SCIENCE_VERSION, decoders)).encode())
+    for split in ("train", "test"):
+        for file in shards(folder(config), split):
+            with reading(file, "not a readable parquet file"):
+                h.update(f"{split} {hashlib.sha256(regular_bytes(file)).hexdigest()}\n".encode())
+    return h.hexdigest()[:32]
+
+
+def _load(config: DataConfig, read: Callable[[DataConfig, str], Arrays]) -> tuple[Arrays, Arrays]:
     train, test = read(config, "train"), read(config, "test")
     _check_classes(train, config)
     return train, test

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from xceptlab.data.cache import user_cache
 from xceptlab.data.sources import Unsound, digest_of_files, folder, locked, missing, printable, reading
 from xceptlab.data.stores import (
     SUFFIXES,
@@ -299,10 +300,9 @@ def _indexed(file: Path, members: Callable[[Path], Iterator[list[dict[str, Any]]
 
     states = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in (file, *beside) if one.exists()]
     identity = hashlib.sha256(repr(states).encode()).hexdigest()[:16]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xceptlab"
-    cache = caches / f"{file.stem}-{identity}.arrow"
+    cache = user_cache() / f"{file.stem}-{identity}.arrow"
     if not cache.is_file():
-        with locked(caches):  # of several processes one searches, and the others find what it has written
+        with locked(cache.parent):  # of several processes one searches, and the others find what it has written
             if not cache.is_file():
                 tables = [pyarrow.Table.from_pylist(found) for found in members(file) if found]
                 if not tables:

@@ -34,7 +34,11 @@ class Arrays:
     labels: Indices
 
     def fingerprint(self) -> str:
-        """A hash that differs where images or labels do."""
+        """A hash that differs where images or labels do; made once, since nobody changes them."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         return digest(self.images, self.labels)
 
 

@@ -1,0 +1,111 @@
+"""The user's cache folder, and the images of sets in memory in it, decoded: one run decodes them, later ones map them.
+
+A file of images is found by what it was decoded from, is checked as a whole whenever it is read, and is written whole or not at
+all. It may be removed at any time; it is then written again.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xceptlab.data.sources import Arrays, fingerprint, locked, reading
+from xceptlab.records import write_atomically
+from xceptlab.text import say
+
+
+def user_cache() -> Path:
+    """Where files are kept that can be made again: ``xceptlab`` in ``$XDG_CACHE_HOME`` or else in ``~/.cache``.
+
+    Raises:
+        RuntimeError: The user has no home.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xceptlab"
+
+
+def cached(name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]) -> tuple[Arrays, Arrays]:
+    """Training and test images, mapped from the user's cache, or decoded and kept there.
+
+    Of several processes that come first one decodes, and the others wait for its file. A damaged file is decoded anew. Where
+    nothing can be kept, such as on a full disk, the images are decoded, which is said.
+
+    Args:
+        name: The data set's, with which the file's name begins.
+        origin: A digest of all that determines what ``decode`` gives.
+        decode: Decodes them.
+    """
+    try:
+        file = user_cache() / f"{name}-{origin}.safetensors"
+    except RuntimeError:
+        return decode()
+    with contextlib.suppress(OSError, ValueError):  # said below, by the one process that decodes them
+        if found := _read(file, origin):
+            return found
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(locked(file.parent))
+        except OSError as error:
+            _say_not_kept(file, error)
+            return decode()
+        try:
+            if found := _read(file, origin):  # another process has written it
+                return found
+        except (OSError, ValueError) as error:
+            say(f"{error}; its images are decoded anew")
+        images = decode()
+        try:
+            _write(file, origin, images)
+        except OSError as error:
+            _say_not_kept(file, error)
+        return images
+
+
+def _say_not_kept(file: Path, error: OSError) -> None:
+    say(f"{file}: decoded images cannot be kept ({error.strerror}); every run decodes them")
+
+
+def _write(file: Path, origin: str, images: tuple[Arrays, Arrays]) -> None:
+    """Raises: OSError: As from the system."""
+    from safetensors.numpy import save
+
+    train, test = images
+    arrays: dict[str, NDArray] = {
+        "train.images": train.images,
+        "train.labels": train.labels,
+        "test.images": test.images,
+        "test.labels": test.labels,
+    }
+    write_atomically(file, save(arrays, {"origin": origin, "fingerprint": fingerprint(images)}))
+
+
+def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
+    """What ``_write`` has written, as private mappings: to change an array changes no file. None where there is no file.
+
+    Raises:
+        OSError: As from the system.
+        ValueError: The file is damaged, or of another origin.
+    """
+    from safetensors import safe_open
+
+    if not os.path.isfile(file):  # false, too, where one may not look
+        return None
+    with reading(file), safe_open(file, framework="pt") as opened:  # of its frameworks torch maps; NumPy's is a copy
+        metadata = opened.metadata()
+        train, test = (
+            Arrays(opened.get_tensor(f"{split}.images").numpy(), opened.get_tensor(f"{split}.labels").numpy())
+            for split in ("train", "test")
+        )
+        sound = _is_whole(train) and _is_whole(test) and fingerprint((train, test)) == metadata["fingerprint"]
+        if not sound or metadata["origin"] != origin:
+            raise ValueError("it does not hold what was written")
+    return train, test
+
+
+def _is_whole(arrays: Arrays) -> bool:
+    """Whether types and shapes are those of images with labels, which the fingerprint does not tell."""
+    images, labels = arrays.images, arrays.labels
+    of_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+    return of_images and labels.dtype == np.int64 and labels.shape == images.shape[:1]
