@@ -139,6 +139,15 @@ def test_where_capturing_fails_the_run_goes_on_without_and_says_so_once(kind, ti
     assert_equal(fallen_back, trained(tiny, tmp_path / "without", "--model.dropout=0.4"))
 
 
+def test_no_graph_outlives_the_place_of_the_weights(tiny, tmp_path, replays, monkeypatch):
+    """After training the Trainer moves the weights off the device and, for the test, to other addresses on it."""
+    made = []
+    original = capture.Captured.__init__
+    monkeypatch.setattr(capture.Captured, "__init__", lambda work, *args: (made.append(work.work), original(work, *args))[1])
+    trained(tiny, tmp_path)
+    assert made == ["training steps", "evaluations", "evaluations"]
+
+
 def test_a_cpu_captures_nothing(tiny, tmp_path, capfd):
     trained(tiny, tmp_path)
     assert "CUDA graph" not in capfd.readouterr().err

@@ -77,6 +77,10 @@ class Task(pl.LightningModule):
     def on_test_start(self) -> None:
         self.on_validation_start()
 
+    def teardown(self, stage: str) -> None:
+        """Forget the graphs: the Trainer is about to move the weights off the device, and graphs know where they lay."""
+        self._recorder = self._step = self._inference = None
+
     def _capturing(self) -> capture.Recorder | None:
         """How this run's work is captured; one for all, so that graphs share their memory."""
         self._recorder = self._recorder or capture.recorder(self.trainer, self.config)
