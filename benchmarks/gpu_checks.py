@@ -87,7 +87,7 @@ CAPTURED = {
     "bf16-mixed": ("--train.precision=bf16-mixed",),
     "mixup, cutmix, cutout": ("--data.mixup=0.4", "--data.cutmix=1.0", "--data.cutout=4"),
     "two batches a step, clipped": ("--train.accumulate=2", "--train.gradient_clip=0.1"),
-    "compiled": ("--runtime.compile=true",),
+    "compiled": ("--train.compile=true",),
 }
 
 

@@ -118,7 +118,7 @@ def network() -> None:
         for compiled in (False, True):
             net = build(ModelConfig(), 1000, 0).to(CUDA, memory_format=torch.channels_last)
             if compiled:
-                net.compile()
+                net.compile(dynamic=False)
             optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
             images = torch.randn(batch, 3, size, size, device=CUDA).to(memory_format=torch.channels_last)
             labels = torch.randint(0, 1000, (batch,), device=CUDA)

@@ -86,7 +86,7 @@ def bare(config: RunConfig, batches: list[Any]) -> float:
     """Milliseconds a step."""
     system = Bare(config, len(batches))
     trainer = pl.Trainer(
-        accelerator=config.runtime.accelerator, devices=1, deterministic=config.runtime.deterministic,
+        accelerator=config.runtime.accelerator, devices=1, deterministic=config.train.deterministic,
         max_epochs=config.train.epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip

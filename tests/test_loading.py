@@ -118,6 +118,14 @@ def test_help_explains_every_field(capsys):
     assert "Images per optimizer step over all devices together" in text
 
 
+def test_a_run_of_an_earlier_version_is_read_as_what_it_is(file):
+    """Its configuration has ``runtime.compile`` and ``runtime.deterministic``, which are science since."""
+    plain = load_run(["-c", file("{seed: 3, runtime: {workers: 2, compile: false, deterministic: true}}")])
+    assert plain == load_run(["--seed=3", "--runtime.workers=2"])
+    other = load_run(["-c", file("{train: {lr: 1e-5}, runtime: {compile: true, deterministic: false}}")])
+    assert other == load_run(["--train.lr=1e-5", "--train.compile=true", "--train.deterministic=false"])
+
+
 # ---- whatever is wrong ------------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +140,8 @@ def test_help_explains_every_field(capsys):
         (["--data.bs", "1"], ["data.bs", "did you mean train.batch_size?"]),
         (["--model.lr", "1"], ["model.lr", "did you mean train.lr?"]),
         (["--workers", "1"], ["workers", "did you mean runtime.workers?"]),
+        (["--runtime.compile=true"], ["runtime.compile: there is no such key", "did you mean train.compile?"]),
+        (["--runtime.deterministic=false"], ["runtime.deterministic", "did you mean train.deterministic?"]),
         (["--bogus"], ["bogus", "xceptlab train --help explains the keys"]),
         (["--model", "none"], ["model", "'none'", "a mapping with keys of order"]),
         (["--model.segments", "few"], ["model.segments", "'few'", "a whole number or all"]),

@@ -276,6 +276,8 @@ OTHER = {
         "ema": 0.99,
         "precision": "bf16-mixed",
         "threads": 2,
+        "compile": True,
+        "deterministic": False,
     },
 }
 NO_SCIENCE = {
@@ -287,8 +289,6 @@ NO_SCIENCE = {
         "devices": 8,
         "num_nodes": 2,
         "workers": 4,
-        "compile": True,
-        "deterministic": False,
         "capture": False,
         "log_every": 1,
         "checkpoint_steps": 7,

@@ -62,6 +62,31 @@ def test_a_run_leaves_all_that_the_report_needs(tiny):
     assert 100 * correct.mean() == pytest.approx(record.metrics["test/top1"], abs=1e-12)
 
 
+def test_a_compiled_run_is_another_run_and_of_equal_blocks_compiles_one(tiny, monkeypatch):
+    """Without a compiler behind the graphs, as it is slow on a CPU; so it comes to the bits of a run that is not compiled."""
+    graphs, torch_compile = [], torch.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: torch_compile(function, backend=backend, **options))
+    options = ("--model.middle_blocks=3", "--data.train_images=64", "--data.test_images=64", "--data.validation=0")
+    plain, compiled = tiny(*options, "--train.ema=0.9"), tiny(*options, "--train.ema=0.9", "--train.compile=true")
+    train(plain, progress=False)
+    assert not graphs
+    train(compiled, progress=False)
+    assert len(graphs) == 2 * 3  # for training and for the test: the entry flow, a block of the middle flow, the exit flow
+    assert plain.run_id != compiled.run_id
+    assert weights(plain) == weights(compiled)
+
+
+@pytest.mark.parametrize("deterministic", ["true", "false"])
+def test_a_run_uses_deterministic_algorithms_unless_its_configuration_says_otherwise(deterministic, tiny):
+    train(tiny(f"--train.deterministic={deterministic}"), progress=False)
+    assert str(torch.are_deterministic_algorithms_enabled()).lower() == deterministic
+
+
 @pytest.mark.parametrize(("classes", "metrics"), [(3, {"top1", "loss"}), (5, {"top1", "loss"}), (6, {"top1", "top5", "loss"})])
 def test_top5_is_a_metric_of_more_than_5_classes(tiny, tmp_path, classes, metrics):
     root = photographs(tmp_path / "photographs", "abcdef"[:classes], train=4, val=2)

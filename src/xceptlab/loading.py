@@ -33,6 +33,8 @@ SYNONYMS = {
     "img_size": "size", "image_size": "size", "num_workers": "workers", "device": "accelerator",
 }  # fmt: skip
 """What fields are called elsewhere."""
+MOVED = {"compile", "deterministic"}
+"""Fields of ``train`` that stand in ``runtime`` in the configurations of runs of earlier versions."""
 
 
 def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
@@ -64,6 +66,10 @@ def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
 
 def dump(config: RunConfig) -> str:
     """A run's configuration as YAML, which reads back as it is."""
+    return _dumped(config.to_dict())
+
+
+def _dumped(values: dict[str, Any]) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -71,7 +77,7 @@ def dump(config: RunConfig) -> str:
 
     number = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return yaml.dump(config.to_dict(), Dumper=Dumper, sort_keys=False)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False)
 
 
 def load_file(schema: type[T], file: str, section: str = "") -> T:
@@ -231,7 +237,7 @@ def _attempt(given: list[tuple[str, str | None]], command: str) -> RunConfig:
     arguments = []
     for key, value in given:
         if key == "config" and value:  # the text, which jsonargparse would read in the encoding of the terminal
-            value = text.read(value)
+            value = _contents(value)
         arguments.append(f"--{key}" if value is None else f"--{key}={value}")
     try:
         values = _parser(command).parse_args(arguments)
@@ -239,6 +245,17 @@ def _attempt(given: list[tuple[str, str | None]], command: str) -> RunConfig:
         raise ValueError(_one_line(str(error))) from None
     values.pop("config")
     return _build(RunConfig, values.as_dict())
+
+
+def _contents(file: str) -> str:
+    """The text of a YAML file, with ``MOVED`` fields in the section that has them now."""
+    values = read(file)
+    runtime, train = values.get("runtime"), values.setdefault("train", {})
+    if not isinstance(runtime, dict) or not isinstance(train, dict) or runtime.keys().isdisjoint(MOVED):
+        return text.read(file)
+    for name in runtime.keys() & MOVED:
+        train[name] = runtime.pop(name)
+    return _dumped(values)
 
 
 @functools.cache

@@ -237,8 +237,11 @@ def build(config: RunConfig) -> nn.Module:
 
 def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
     network = network.to(memory_format=torch.channels_last)
-    if config.runtime.compile:
-        network.compile()
+    if config.train.compile:
+        # A graph for each shape: with sizes left open, what a batch is computed by would depend on which came first. A run has a
+        # dozen at most (whole and last batches, training and evaluation), while torch gives up at 8.
+        torch._dynamo.config.recompile_limit = 32
+        network.compile(dynamic=False)
     return network
 
 
@@ -287,7 +290,7 @@ def trainer_on_devices(config: RunConfig, plugins: Sequence[Any] = (), **options
             devices=runtime.devices,
             num_nodes=runtime.num_nodes,
             precision=config.train.precision,
-            deterministic=runtime.deterministic,
+            deterministic=config.train.deterministic,
             plugins=list(plugins),
             use_distributed_sampler=False,  # ours shards itself
             num_sanity_val_steps=0,

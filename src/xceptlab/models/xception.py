@@ -6,6 +6,7 @@ variants begin with equal weights wherever they share a module (``initialise``).
 """
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +163,14 @@ class Xception(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(features, classes)
         initialise(self, config.init, seed)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile with ``torch.compile``, which takes the arguments: the flows apart, and of the middle one's blocks only one.
+
+        The blocks are equal, and torch finds the code of the first for the others; in one graph all would be compiled.
+        """
+        for region in (self.entry, *self.middle, self.exit):
+            region.compile(*args, **kwargs)
 
     def features(self, x: Tensor) -> Tensor:
         """The pooled features, (N, 3, H, W) -> (N, 2048)."""
