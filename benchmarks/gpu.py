@@ -40,16 +40,17 @@ class Part:
     """Data without which it is left out."""
 
 
-TEN_EPOCHS = (
-    *("-c", "configs/data/cifar10.yaml", f"--data.root={CIFAR}", "-c", "configs/train/cifar.yaml", "--train.epochs=10"),
-)
+ON_CIFAR = ("-c", "configs/data/cifar10.yaml", f"--data.root={CIFAR}", "-c", "configs/train/cifar.yaml")
+TEN_EPOCHS, TWO_EPOCHS = (*ON_CIFAR, "--train.epochs=10"), (*ON_CIFAR, "--train.epochs=2")
 PARTS = [
     Part("captured steps: the same bits", 100, ("gpu_checks", "--only", "captured")),
     Part("train in steady state", 90, ("loop",)),
-    Part("10 epochs of CIFAR-10, runs of a study", 120, ("study", "--jobs", "1", *TEN_EPOCHS), needs=CIFAR),
+    Part("where the time of a step goes", 60, ("loop", "--profile")),
+    Part("10 epochs of CIFAR-10, runs of a study", 150, ("study", "--jobs", "1", "--runs", "3", *TEN_EPOCHS), needs=CIFAR),
     Part("the network at CIFAR size", 60, ("model", "--sizes", "32", "--precisions", "bf16")),
     Part("the network at 299", 150, ("model", "--sizes", "299", "--precisions", "bf16")),
-    Part("runs at a time", 120, ("study", "--jobs", "1", "2", "3", "4", "6", "8")),
+    Part("networks at a time", 90, ("share",)),
+    Part("runs at a time", 120, ("study", "--jobs", "1", "2", "4", *TWO_EPOCHS), needs=CIFAR),
     Part("killed runs: the same bits", 150, ("gpu_checks", "--only", "kill", "agree")),
     Part("what feeds a GPU", 100, ("gpu_loader", "--photographs", str(PHOTOGRAPHS)), needs=PHOTOGRAPHS),
     Part("the network in float32", 150, ("model", "--precisions", "fp32")),

@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--network", choices=("cifar", "tiny"), default="cifar" if CUDA else "tiny")
     parser.add_argument("--batch", type=int, default=256 if CUDA else 64)
     parser.add_argument("--steps", type=int, default=150 if CUDA else 40, help="steps of an epoch")
+    parser.add_argument("--profile", action="store_true", help="show where the time of a step goes, and measure nothing else")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/")
     options, layers = parser.parse_known_args()
     MadeUp.images = options.batch * options.steps
@@ -92,9 +93,15 @@ def main() -> None:
             *layers,
         ]
     )
-    torch.set_num_threads(config.train.threads)
+    train.prepare(config)
+    torch.use_deterministic_algorithms(config.train.deterministic)  # for the hand loops, too
+    if options.profile:
+        print(profiled(config))
+        return
     contenders: dict[str, Callable[[], float]] = {HAND: hand_loop(config)}
     contenders["xceptlab"] = lambda: framework(config)
+    averaged = dataclasses.replace(config, train=dataclasses.replace(config.train, ema=0.999))
+    contenders["xceptlab with the average of weights"] = lambda: framework(averaged)
     if CUDA:
         eager = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, capture=False))
         contenders["xceptlab, not captured"] = lambda: framework(eager)
@@ -137,6 +144,18 @@ def framework(config: RunConfig) -> float:
     lines = [line for line in log if 1 < line["epoch"] < 2 and "seconds" in line][1:]  # the first one holds the epoch's start
     seconds = sum(line["seconds"] for line in lines)
     return sum(line["images_per_second"] * line["seconds"] for line in lines) / seconds
+
+
+def profiled(config: RunConfig) -> str:
+    """What a run of few steps spends its time on, on the host and on the device: calls, and their time without that of others."""
+    MadeUp.images = 20 * config.train.batch_size
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, ema=0.999))
+    framework(config)  # loads what is loaded once
+    with torch.profiler.profile() as trace:
+        framework(config)
+    orders = ["self_cpu_time_total", *(["self_cuda_time_total"] if CUDA else [])]
+    events = trace.key_averages()
+    return "\n".join(events.table(sort_by=order, row_limit=30, max_name_column_width=60) for order in orders)
 
 
 def hand_loop(config: RunConfig) -> Callable[[], float]:

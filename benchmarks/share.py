@@ -84,6 +84,7 @@ def step_of(seed: int) -> Callable[[], None]:
 
     if not CUDA:
         return once
+
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -92,7 +93,11 @@ def step_of(seed: int) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         once()
-    return graph.replay
+
+    def replay(keeps: Callable[[], None] = once) -> None:  # a graph works where the network lay when it was captured
+        graph.replay()
+
+    return replay
 
 
 def trained(network: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor) -> None:
