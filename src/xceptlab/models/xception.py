@@ -59,10 +59,9 @@ class Block(nn.Module):
         super().__init__()
         units: list[nn.Module] = []
         for i, (before, after) in enumerate(zip((inputs, *widths[:-1]), widths, strict=True)):
-            # Never in place: the head of the block shares its input with the skip.
             units.append(nn.Sequential())
             if i > 0 or relu_first:
-                units[-1].add_module("relu", nn.ReLU())
+                units[-1].add_module("relu", nn.ReLU(inplace=i > 0))  # the first one's input is the skip's, too
             units[-1].add_module("separable", convolution(before, after, config, f"{place}.units.{i}"))
             units[-1].add_module("norm", batch_norm(config, after))
         self.units = nn.Sequential(*units)
@@ -95,8 +94,8 @@ class Stem(nn.Module):
         self.norm2 = batch_norm(config, second)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm1(self.conv1(x)))  # (N, 32, 149, 149)
-        return F.relu(self.norm2(self.conv2(x)))  # (N, 64, 147, 147)
+        x = F.relu(self.norm1(self.conv1(x)), inplace=True)  # (N, 32, 149, 149)
+        return F.relu(self.norm2(self.conv2(x)), inplace=True)  # (N, 64, 147, 147)
 
 
 class Entry(nn.Module):
@@ -133,8 +132,8 @@ class Exit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block(x)  # (N, 1024, 10, 10)
-        x = F.relu(self.norm1(self.separable1(x)))  # (N, 1536, 10, 10)
-        x = F.relu(self.norm2(self.separable2(x)))  # (N, 2048, 10, 10)
+        x = F.relu(self.norm1(self.separable1(x)), inplace=True)  # (N, 1536, 10, 10)
+        x = F.relu(self.norm2(self.separable2(x)), inplace=True)  # (N, 2048, 10, 10)
         return x.mean((2, 3))  # (N, 2048)
 
 
