@@ -73,6 +73,15 @@ def _number(line: dict[str, Any]) -> int:
     return 3 * int(line["step"]) + (2 if "test/loss" in line else 1 if "val/loss" in line else 0)
 
 
+def client() -> Any:
+    """The module ``wandb``, told to be quiet and to report no errors to its developers."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    return wandb
+
+
 def chosen(runtime: RuntimeConfig) -> Mode | None:
     """Where ``runtime.wandb`` sends a run; None for nowhere. ``auto`` is online where a key is configured, and never asks.
 
@@ -123,8 +132,7 @@ def sync_study(
     Raises:
         ValueError: W&B refuses or cannot be reached.
     """
-    import wandb
-
+    wandb = client()
     report = (directory / "report.html").read_text("utf-8")
     with _refusals(name):
         run = _open(
@@ -147,9 +155,7 @@ def check_key() -> None:
 
 
 def _has_key() -> bool:
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-
+    wandb = client()
     try:
         return bool(wandb.login(prompt=False))
     except (wandb.Error, ValueError) as error:  # a key that W&B does not know, or that cannot be one
@@ -162,10 +168,7 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
     What the environment says of W&B counts where nothing is given here; its tags come on top. In a sweep the run belongs to
     it, but keeps its own id, and not the one that the sweep's agent gives to all that its command runs.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to W&B's developers
-    import wandb
-
+    wandb = client()
     own = directory / "wandb_id"
     if not own.exists():
         write_atomically(own, f"{prefix}-{secrets.token_hex(4)}".encode())
@@ -203,8 +206,7 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
 
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
-    import wandb
-
+    wandb = client()
     try:
         yield
     except (wandb.Error, OSError) as error:
@@ -214,8 +216,7 @@ def _refusals(what: str) -> Iterator[None]:
 
 @contextmanager
 def _closing(run: Any, exit_code: int) -> Iterator[None]:
-    import wandb
-
+    wandb = client()
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ forget()  # Lightning reads ranks when it is imported, and the runs have the ser
 
 import sklearn.datasets  # noqa: E402, F401
 
+from xceptlab import mirror  # noqa: E402
 from xceptlab.loading import load_run  # noqa: E402
 from xceptlab.models.cost import cost  # noqa: E402
 from xceptlab.train import git_state  # noqa: E402
@@ -17,4 +18,6 @@ from xceptlab.train import git_state  # noqa: E402
 git_state()  # of the code that is loaded here, for the records of all runs
 defaults = load_run([])
 cost(defaults.model, defaults.data.classes, defaults.data.size)  # each first call loads what it needs, half a second's worth
+if mirror.WANDB:
+    mirror.client()
 signal.signal(signal.SIGINT, _before)
