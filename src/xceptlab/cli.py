@@ -19,6 +19,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -547,8 +548,9 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
     from xceptlab.control import trees, twins
 
     found = trees(expansion)
-    few = [line for arm in expansion.arms.values() for line in _few_images(arm.data)]
-    _warn([*twins(expansion, found), *dict.fromkeys(few)])
+    sets = dict.fromkeys(arm.data for arm in expansion.arms.values())
+    lacking = [line for data in sets for line in [*_few_images(data), *_absent_classes(data)]]
+    _warn([*twins(expansion, found), *dict.fromkeys(lacking)])
     return found
 
 
@@ -556,6 +558,16 @@ def _few_images(data: DataConfig) -> list[str]:
     """Splits that are known to have fewer images than there are classes."""
     splits = zip(("training", "validation", "test"), data.images(), strict=True)
     return [f"{count} {split} images for {data.classes} classes" for split, count in splits if 0 < count < data.classes]
+
+
+def _absent_classes(data: DataConfig) -> list[str]:
+    """Classes of which a split of an own data set has no image; none where the files are not here, which others say."""
+    from xceptlab.data.check import absent_classes
+
+    if data.name == "folder":
+        with suppress(ValueError):
+            return list(absent_classes(dataclasses.replace(data, download=False)))
+    return []
 
 
 def _warn(lines: Iterable[object]) -> None:
