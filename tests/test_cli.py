@@ -207,13 +207,14 @@ def test_plan_shows_text_with_brackets_as_it_is(xceptlab, tmp_path):
     assert "Does it help [/relu] or [red]?" in done.stdout
 
 
-def test_report_before_the_first_run_says_incomplete(xceptlab, tmp_path):
-    done = xceptlab("report", "experiments/residual", "--runtime.outputs", str(tmp_path))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "INCOMPLETE  residual-helps" in done.stdout
-    page = tmp_path / "studies" / "residual" / "report.html"
-    assert f"Report: {page}" in done.stdout
-    assert page.is_file()
+@pytest.mark.parametrize("command", ["plan", "status", "report"])
+def test_from_another_folder_nothing_is_made_and_it_is_said_where_the_runs_were_looked_for(
+    tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "residual"]) == (2 if command == "report" else 0)
+    assert f"residual: no run of it is in {tmp_path}/outputs/runs; --runtime.outputs" in "".join(capsys.readouterr())
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(xceptlab, tmp_path):
@@ -225,6 +226,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(xceptlab, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_exit_code_1(tmp_path):
+    (tmp_path / "studies/residual").mkdir(parents=True)
     code = (
         "import errno, os, sys\n"
         "def full(*args): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'somewhere')\n"

@@ -623,10 +623,17 @@ def _with_classes(config: RunConfig) -> RunConfig:
 
 
 def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
+    """Write a study's report.
+
+    Raises:
+        ValueError: There is nothing to report, perhaps because the outputs are elsewhere.
+    """
     from xceptlab.report.summary import summarise
     from xceptlab.report.write import write_report
     from xceptlab.study import remember_files
 
+    if nothing := expansion.nothing_found():
+        raise ValueError(nothing)
     summary = summarise(expansion)
     remember_files(expansion)
     write_report(summary, latex)

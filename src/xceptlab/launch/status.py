@@ -125,8 +125,7 @@ def show(expansion: Expansion) -> None:
     """Show a study: live in a terminal, until it is done or Ctrl-C; elsewhere once."""
     overview, console = Overview(expansion), Console(highlight=False)
     runs = (expansion.directory().parents[1] / "runs").resolve()
-    missing = "" if runs.is_dir() else ", a folder that is not there"
-    console.print(Text(f"{expansion.name}, runs in {runs}{missing}"), soft_wrap=True)
+    console.print(Text(expansion.nothing_found() or f"{expansion.name}, runs in {runs}"), soft_wrap=True)
     if not console.is_terminal:
         console.print(overview.table())
         return
