@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -21,8 +22,8 @@ from typing import NoReturn
 
 from lightning_utilities.core.imports import RequirementCache
 
-from xceptlab.interruption import INTERRUPTED
-from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, print_to
+from xceptlab.interruption import BAD_INPUT, FAILED, INTERRUPTED
+from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, note_failure, print_to
 from xceptlab.records import write_atomically
 from xceptlab.schema import RunConfig
 
@@ -190,9 +191,15 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, notice)
-    code = main(argv)
+    try:
+        code = main(argv)
+    except Exception:  # a defect
+        traceback.print_exc()
+        code = FAILED
     if told and code == INTERRUPTED:
         requeue()
+    if first and code in (FAILED, BAD_INPUT):
+        note_failure(log)  # the coordinator may be gone
     if first:
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
         number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
