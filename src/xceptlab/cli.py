@@ -259,8 +259,8 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
         failed = run_missing(expansion, options.jobs, main)
     summary = _write(expansion)
     show_summary(summary)
-    for run_id, reason in failed.items():
-        say(f"{run_id}: {reason}", "failed")
+    for run_id, log in failed.items():
+        say(f"{run_id}: see {log}", "failed")  # the summary has the reasons
     try:
         if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
             _sync_study(summary)
@@ -529,12 +529,12 @@ def _expand(path: str, layers: list[str], seeds: int | None = None) -> "Expansio
     """A study with its arms resolved, their widths solved where they are to match a budget, and the seeds it needs by now."""
     from xceptlab.estimands import refuse_too_few_seeds
     from xceptlab.report.summary import read_records
-    from xceptlab.study import expand, refuse_namesake
+    from xceptlab.study import expand, locate, refuse_namesake
     from xceptlab.verdict import grown
 
     expansion = expand(path, layers, seeds)
     if not expansion.planned:  # a first look decides nothing anyway
-        refuse_too_few_seeds(expansion.study)
+        refuse_too_few_seeds(expansion.study, locate(path))
     if next(iter(expansion.arms.values())).model.match != "none":
         from xceptlab.control import matched
 
