@@ -60,7 +60,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
     """Train, evaluate and record a run, or continue it where it stopped; a run that has its record is not trained again.
 
     Args:
-        config: The run.
+        config: The run, as ``data.resolved`` gives it.
         progress: Show a progress bar.
 
     Raises:
@@ -70,7 +70,6 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         KeyboardInterrupt: The user did; the same call continues.
         OSError: Disk full, no permission.
     """
-    config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     if record := directory.record():
         if difference := identity.changed(config.data, record):
@@ -87,7 +86,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         prepare(config)
         data = DataModule(config)
         data.setup("fit")
-        resolved(config)  # the files may have come only now, with data.download
+        resolved(config)  # or refuse: files may have come only now, with data.download, and may have changed
         network = build(config)
         start = pretrained.start(config.model, network)
         if start:

@@ -259,6 +259,18 @@ def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path,
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_run_lists_its_files_before_torch_is_loaded_and_with_the_images_and_no_more(tree, command, monkeypatch):
+    contents, listed = identity.contents, []
+
+    def counted(data):
+        listed.append(data)
+        return contents(data)
+
+    monkeypatch.setattr(identity, "contents", counted)
+    assert command("train", f"--data.root={tree}")[0] == 0
+    assert len(listed) == 2
+
+
 @pytest.fixture
 def interrupted(command, monkeypatch):
     """``interrupted(layers, ...)``: a run that Ctrl-C stops before its evaluation."""
