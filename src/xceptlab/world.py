@@ -26,8 +26,8 @@ VARIABLES = (
 )
 """What launchers and schedulers tell the processes of a world by, and libraries read when they are imported."""
 
-PATIENCE = 10.0
-"""Seconds that torchrun's other processes leave the first one on their machine to say what is wrong before they end."""
+EXPLANATION_SECONDS = 10.0
+"""What torchrun's other processes leave the first one on their machine to say what is wrong before they end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
         return
     if _number("LOCAL_RANK") > 0:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(BAD_INPUT))
-        time.sleep(PATIENCE)
+        time.sleep(EXPLANATION_SECONDS)
     plural = "" if processes == 1 else "es"
     where = f" on {machines} machines" if machines > 1 else ""
     given = " and ".join(f"{key} is {given}" for key, (given, _) in wrong.items())

@@ -32,8 +32,8 @@ State = Literal["waiting", "queued", "running", "done", "failed"]
 """queued: handed to a cluster, which has not started it yet."""
 Main = Callable[[list[str]], int]
 
-PATIENCE = 30.0
-"""Seconds that a run gets for a checkpoint when it is stopped."""
+CHECKPOINT_SECONDS = 30.0
+"""What a run gets for a checkpoint when it is stopped."""
 ATTEMPTS = 2
 """Crashes after which a run has failed that came no further in between."""
 LOST, LOSSES = -1000, 5

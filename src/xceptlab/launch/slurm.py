@@ -29,8 +29,8 @@ from xceptlab.schema import RunConfig
 
 NOTICE = 90
 """Seconds before the end of its time at which a job is told."""
-PATIENCE = 40.0
-"""Seconds that cancelled jobs get; SLURM itself kills after its KillWait, 30 s."""
+CANCEL_SECONDS = 40.0
+"""What cancelled jobs get; SLURM itself kills after its KillWait, 30 s."""
 AGAIN = 60.0
 """Seconds until jobs that SLURM refused are submitted again."""
 
@@ -85,7 +85,7 @@ class Slurm(Launcher):
         if not (numbers := [job.handle for job in self.jobs.values() if job.handle]):
             return
         subprocess.run(["scancel", "--quiet", *numbers], check=False)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + CANCEL_SECONDS
         try:
             while time.monotonic() < deadline:
                 queue = _squeue()
@@ -187,7 +187,7 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
         if first:
             number = os.environ["SLURM_JOB_ID"]
             subprocess.run(["scontrol", "requeue", number], check=True)
-            time.sleep(PATIENCE)  # SLURM ends this process
+            time.sleep(CANCEL_SECONDS)  # SLURM ends this process
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, notice)
