@@ -478,12 +478,14 @@ def _bench(options: argparse.Namespace, layers: list[str]) -> int:
         if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text("utf-8"):  # it would run, or show another's help
             return 0
     sys.argv = [options.name, *options.arguments, *layers]
+    sys.path.insert(0, str(BENCHMARKS))  # as if it were run by its file's name
     runpy.run_path(str(BENCHMARKS / f"{options.name}.py"), run_name="__main__")
     return 0
 
 
 def _benchmarks() -> list[str]:
-    return sorted(file.stem for file in BENCHMARKS.glob("*.py"))
+    """The programs; what they share is in files whose names begin with ``_``."""
+    return sorted(file.stem for file in BENCHMARKS.glob("[!_]*.py"))
 
 
 def _about(name: str) -> str:
