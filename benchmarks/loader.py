@@ -30,6 +30,7 @@ from pyarrow import parquet
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
+from _measure import spread
 from xceptlab.data import SETS, imagenet, order, stores
 from xceptlab.data.module import DataModule
 from xceptlab.data.photographs import Photographs
@@ -85,8 +86,7 @@ def compared(title: str, ways: dict[str, Callable[[], float]]) -> list[str]:
     reference = next(iter(speeds.values()))[1:]
     for name, rounds in speeds.items():
         ratios = [ours / theirs for ours, theirs in zip(rounds[1:], reference, strict=True)]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        lines.append(f"| {name} | {statistics.median(rounds[1:]):,.0f} | {spread} |")
+        lines.append(f"| {name} | {statistics.median(rounds[1:]):,.0f} | {spread(ratios, '.2f')} |")
     return [*lines, ""]
 
 

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import io
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
+from _measure import spread, synchronise
 from xceptlab import data, optim, train
 from xceptlab.data.sources import Arrays
 from xceptlab.loading import load_run
@@ -128,11 +128,6 @@ def main() -> None:
     print(text)
     if options.write:
         (ROOT / "benchmarks/results" / f"loop-{'gpu' if CUDA else 'cpu'}.md").write_text(text, encoding="utf-8")
-
-
-def spread(values: list[float], style: str) -> str:
-    """The median with the least and the largest."""
-    return f"{statistics.median(values):{style}} ({min(values):{style}} to {max(values):{style}})"
 
 
 def framework(config: RunConfig) -> float:
@@ -247,12 +242,6 @@ def reference(config: RunConfig) -> float:
         images += len(labels)
     synchronise()
     return images / (time.perf_counter() - start)
-
-
-def synchronise() -> None:
-    """Wait until the device has done what it was given."""
-    if CUDA:
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

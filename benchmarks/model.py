@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from _measure import spread, synchronise
 from xceptlab.models.build import build
 from xceptlab.models.cost import cost
 from xceptlab.schema import ModelConfig
@@ -133,11 +134,6 @@ def release() -> None:
     gc.collect()
     if CUDA:
         torch.cuda.empty_cache()
-
-
-def spread(values: list[float], style: str) -> str:
-    """The median with the least and the largest."""
-    return f"{statistics.median(values):{style}} ({min(values):{style}} to {max(values):{style}})"
 
 
 def networks(size: int) -> list[tuple[str, nn.Module]]:
@@ -267,12 +263,6 @@ def rate(one: Way) -> float:
             steps += 1
         synchronise()
     return one.images * steps / (time.perf_counter() - start)
-
-
-def synchronise() -> None:
-    """Wait until the device has done what it was given."""
-    if CUDA:
-        torch.cuda.synchronize()
 
 
 def ceilings() -> tuple[dict[str, float], float]:

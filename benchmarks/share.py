@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from _measure import synchronise
 from xceptlab.models.build import build
 from xceptlab.schema import ModelConfig
 from xceptlab.train import device_name
@@ -212,12 +213,6 @@ def memory() -> str:
     taken = torch.cuda.max_memory_reserved() / 2**30
     total = torch.cuda.get_device_properties(DEVICE).total_memory / 2**30
     return f"All networks in one process took {taken:.1f} of {total:.0f} GiB, beyond what the driver takes of each process."
-
-
-def synchronise() -> None:
-    """Wait until the device has done what it was given."""
-    if CUDA:
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

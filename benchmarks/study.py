@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from _measure import spread
 from xceptlab.train import device_name
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,7 @@ def row(jobs: int, runs: int, layers: list[str]) -> str:
     steps = [record["seconds"] for record in records]
     images = statistics.mean(record["seconds"] * record["images_per_second"] for record in records)
     return (
-        f"| {jobs} | {runs} | {wall:.1f} | {run:.1f} | {statistics.median(steps):.1f} ({min(steps):.1f} to {max(steps):.1f}) "
+        f"| {jobs} | {runs} | {wall:.1f} | {run:.1f} | {spread(steps, '.1f')} "
         f"| {run - statistics.mean(steps):.1f} | {jobs * images / run:,.0f} | {3600 * jobs / run:,.0f} |"
     )
 

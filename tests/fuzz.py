@@ -69,6 +69,7 @@ def preload(folder: Path) -> None:
         sys.stdout = sys.stderr = nothing
         for command in (["train", "--print_config"], ["describe"], ["data", "check"]):
             exit_code([*command, *TINY, *outputs])
+        (folder / "studies/residual").mkdir(parents=True)  # or there would be nothing to report
         for command in (["status"], ["plan"], ["report"]):
             exit_code([*command, residual, *outputs])
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__

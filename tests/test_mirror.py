@@ -174,7 +174,7 @@ def test_a_run_that_logs_otherwise_when_it_continues_loses_no_line(tiny, server,
 
 
 def test_a_server_that_is_gone_at_the_end_costs_neither_the_run_nor_minutes(tiny, server, monkeypatch):
-    monkeypatch.setattr(mirror, "PATIENCE", 2)
+    monkeypatch.setattr(mirror, "UPLOAD_SECONDS", 2)
     config = tiny("--runtime.wandb=online")
     close = mirror.Mirror.close
     monkeypatch.setattr(mirror.Mirror, "close", lambda self, record: (server.stop(), close(self, record)))

@@ -420,6 +420,7 @@ TINY = load_run(["-c=configs/model/xception_tiny.yaml", "-c=configs/data/digits.
     [
         ({}, "digits-seed0"),
         ({"train.lr": 0.05}, "digits-lr0.05-seed0"),
+        ({"data.validation_seed": 2_000_000}, "digits-validation_seed2000000-seed0"),
         ({"model.residual": "none", "train.lr": 0.05}, "digits-residual_none-lr0.05-seed0"),
         ({"model.fc": (64, 32)}, "digits-fc64_32-seed0"),
         ({"data.flip": True}, "digits-flip_true-seed0"),

@@ -378,7 +378,7 @@ def test_an_ill_formed_study_is_refused_with_what_is_wrong_in_which_file(write, 
     [
         ("question: a\n\tseeds: [0]", ["line 2", "'\\t'"]),
         ("question: Does it: help?", ["line 1", "mapping values are not allowed here"]),
-        ("arms:\n  a: {}\n  a: {}", ["line 2", "the key a stands there twice"]),
+        ("arms:\n  a: {}\n  b: {}\n  a: {}", ["line 4: the key a stands there twice"]),
         ("- question", ["holds ['question']", "a mapping"]),
         ("", ["holds nothing", "a mapping"]),
         ("question: a\n---\nquestion: b", ["line 2", "another document"]),

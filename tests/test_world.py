@@ -150,7 +150,7 @@ def test_only_the_first_process_of_a_machine_tells_at_once(joined, monkeypatch):
     slept = []
     monkeypatch.setattr(world.time, "sleep", slept.append)
     monkeypatch.setattr(world.signal, "signal", lambda *_: None)
-    for rank, waits in (("0", []), ("1", [world.PATIENCE])):
+    for rank, waits in (("0", []), ("1", [world.EXPLANATION_SECONDS])):
         with pytest.raises(ValueError, match="torchrun started 2"):
             joined(TORCHRUN | {"LOCAL_RANK": rank})
         assert slept == waits

@@ -19,6 +19,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -258,8 +259,8 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
         failed = run_missing(expansion, options.jobs, main)
     summary = _write(expansion)
     show_summary(summary)
-    for run_id, reason in failed.items():
-        say(f"{run_id}: {reason}", "failed")
+    for run_id, log in failed.items():
+        say(f"{run_id}: see {log}", "failed")  # the summary has the reasons
     try:
         if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
             _sync_study(summary)
@@ -477,12 +478,14 @@ def _bench(options: argparse.Namespace, layers: list[str]) -> int:
         if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text("utf-8"):  # it would run, or show another's help
             return 0
     sys.argv = [options.name, *options.arguments, *layers]
+    sys.path.insert(0, str(BENCHMARKS))  # as if it were run by its file's name
     runpy.run_path(str(BENCHMARKS / f"{options.name}.py"), run_name="__main__")
     return 0
 
 
 def _benchmarks() -> list[str]:
-    return sorted(file.stem for file in BENCHMARKS.glob("*.py"))
+    """The programs; what they share is in files whose names begin with ``_``."""
+    return sorted(file.stem for file in BENCHMARKS.glob("[!_]*.py"))
 
 
 def _about(name: str) -> str:
@@ -528,12 +531,12 @@ def _expand(path: str, layers: list[str], seeds: int | None = None) -> "Expansio
     """A study with its arms resolved, their widths solved where they are to match a budget, and the seeds it needs by now."""
     from xceptlab.estimands import refuse_too_few_seeds
     from xceptlab.report.summary import read_records
-    from xceptlab.study import expand, refuse_namesake
+    from xceptlab.study import expand, locate, refuse_namesake
     from xceptlab.verdict import grown
 
     expansion = expand(path, layers, seeds)
     if not expansion.planned:  # a first look decides nothing anyway
-        refuse_too_few_seeds(expansion.study)
+        refuse_too_few_seeds(expansion.study, locate(path))
     if next(iter(expansion.arms.values())).model.match != "none":
         from xceptlab.control import matched
 
@@ -547,8 +550,9 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
     from xceptlab.control import trees, twins
 
     found = trees(expansion)
-    few = [line for arm in expansion.arms.values() for line in _few_images(arm.data)]
-    _warn([*twins(expansion, found), *dict.fromkeys(few)])
+    sets = dict.fromkeys(arm.data for arm in expansion.arms.values())
+    lacking = [line for data in sets for line in [*_few_images(data), *_absent_classes(data)]]
+    _warn([*twins(expansion, found), *dict.fromkeys(lacking)])
     return found
 
 
@@ -556,6 +560,16 @@ def _few_images(data: DataConfig) -> list[str]:
     """Splits that are known to have fewer images than there are classes."""
     splits = zip(("training", "validation", "test"), data.images(), strict=True)
     return [f"{count} {split} images for {data.classes} classes" for split, count in splits if 0 < count < data.classes]
+
+
+def _absent_classes(data: DataConfig) -> list[str]:
+    """Classes of which a split of an own data set has no image; none where the files are not here, which others say."""
+    from xceptlab.data.check import absent_classes
+
+    if data.name == "folder":
+        with suppress(ValueError):
+            return list(absent_classes(dataclasses.replace(data, download=False)))
+    return []
 
 
 def _warn(lines: Iterable[object]) -> None:
@@ -611,10 +625,17 @@ def _with_classes(config: RunConfig) -> RunConfig:
 
 
 def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
+    """Write a study's report.
+
+    Raises:
+        ValueError: There is nothing to report, perhaps because the outputs are elsewhere.
+    """
     from xceptlab.report.summary import summarise
     from xceptlab.report.write import write_report
     from xceptlab.study import remember_files
 
+    if nothing := expansion.nothing_found():
+        raise ValueError(nothing)
     summary = summarise(expansion)
     remember_files(expansion)
     write_report(summary, latex)

@@ -7,6 +7,7 @@ valid for any distribution, also where runs collapse or diverge, and blind to ho
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -76,8 +77,12 @@ def estimand(claim: Claim, seeds: Sequence[int] | Seeds) -> Estimand:
     return {"mean": Mean, "median": Median}[claim.statistic](claim, seeds)
 
 
-def refuse_too_few_seeds(study: Study) -> None:
+def refuse_too_few_seeds(study: Study, file: Path) -> None:
     """Refuse a study of too few seeds for a claim on a median to be supported, whatever its runs score.
+
+    Args:
+        study: The study.
+        file: Where it stands.
 
     Raises:
         ValueError: Which claim, how many seeds it needs at least, and which numbers waste none.
@@ -89,9 +94,10 @@ def refuse_too_few_seeds(study: Study) -> None:
         if claim.statistic == "median" and estimand(claim, seeds).nominal(level) < 0.5**most:
             good = ", ".join(map(str, signs.good_sizes(level, 24)))
             least = signs.fewest(level)
-            beside = f" beside {len(claims) - 1} other claims" if len(claims) > 1 else ""
+            others = len(claims) - 1
+            beside = f" beside {others} other claim{'' if others == 1 else 's'}" if others else ""
             needed = f"a median needs {least} seeds or more{beside}, not {most} (of {good} each seed counts)"
-            raise ValueError(f"claim {claim.id!r}: statistic: {needed}")
+            raise ValueError(f"{file}: claim {claim.id!r}: statistic: {needed}")
 
 
 class Mean(Estimand):

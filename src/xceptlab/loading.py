@@ -183,11 +183,13 @@ def _refuse_traps(contents: str) -> None:
             _refuse_malformed(node, line)
             return
         pairs = node.value if node.id == "mapping" else []
+        names: set[str] = set()
         for key, _ in pairs:
+            line = f"line {key.start_mark.line + 1}: "
             _refuse_key(key, line, outermost=not above)
-        names = [key.value for key, _ in pairs]
-        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-            raise ValueError(f"{line}the key {text.shortened(twice[0], 100)} stands there twice")
+            if key.value in names:
+                raise ValueError(f"{line}the key {text.shortened(key.value, 100)} stands there twice")
+            names.add(key.value)
         above.append(node)
         for child in [one for pair in pairs for one in pair] or (node.value if node.id == "sequence" else []):
             visit(child)

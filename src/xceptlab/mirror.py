@@ -24,8 +24,8 @@ WANDB = RequirementCache("wandb")
 
 Mode = Literal["online", "offline"]
 
-PATIENCE = 120
-"""Seconds that W&B gets to take what is left when a run ends; `xceptlab sync` sends it again."""
+UPLOAD_SECONDS = 120
+"""What W&B gets to take what is left when a run ends; `xceptlab sync` sends it again."""
 
 
 class Mirror:
@@ -180,7 +180,7 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
         save_code=False,
         disable_git=True,  # the record has the run's
         reinit="finish_previous",
-        finish_timeout=PATIENCE,
+        finish_timeout=UPLOAD_SECONDS,
         finish_timeout_raises=True,
         x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
     )

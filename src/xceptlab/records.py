@@ -11,7 +11,7 @@
     studies.txt          the studies that use the run
     registrations.txt    the registrations of studies that stood before the run began
     log.txt              what the run printed, when a study started it
-    failure.txt          why it failed, when a study has given it up; gone when it is started again
+    failure.txt          why it failed, when a launcher had started it; gone when it is started again
     lease.*              which process trains the run now
     checkpoints/         where to continue; dropped once the record exists
 """

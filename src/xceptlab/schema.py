@@ -520,7 +520,7 @@ def _distinction(key: str, value: Any) -> str:
     elif isinstance(value, str | bool):
         text = f"_{str(value).lower() if isinstance(value, bool) else value or 'none'}"
     else:
-        text = f"{value:g}"
+        text = str(value) if isinstance(value, int) else f"{value:g}"
     return re.sub(r"[^\w.+-]", "_", name + text)
 
 

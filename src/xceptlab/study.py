@@ -273,6 +273,13 @@ class Expansion:
         """Where the study's registration and report are kept."""
         return Path(next(iter(self.arms.values())).runtime.outputs) / "studies" / self.name
 
+    def nothing_found(self) -> str:
+        """What to say where neither the study nor a run of it is in the outputs, as from another folder; else nothing."""
+        runs = [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in self.runs().values()]
+        if any(path.exists() for path in (self.directory(), *runs)):
+            return ""
+        return f"{self.name}: no run of it is in {runs[0].parent.resolve()}; --runtime.outputs names another outputs folder"
+
 
 def locate(path: str) -> Path:
     """The study file that a folder, a file or the name of a shipped study names."""

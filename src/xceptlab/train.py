@@ -60,7 +60,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
     """Train, evaluate and record a run, or continue it where it stopped; a run that has its record is not trained again.
 
     Args:
-        config: The run.
+        config: The run, as ``data.resolved`` gives it.
         progress: Show a progress bar.
 
     Raises:
@@ -70,7 +70,6 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         KeyboardInterrupt: The user did; the same call continues.
         OSError: Disk full, no permission.
     """
-    config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     if record := directory.record():
         if difference := identity.changed(config.data, record):
@@ -87,12 +86,12 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         prepare(config)
         data = DataModule(config)
         data.setup("fit")
-        resolved(config)  # the files may have come only now, with data.download
+        resolved(config)  # or refuse: files may have come only now, with data.download, and may have changed
         network = build(config)
         start = pretrained.start(config.model, network)
         if start:
             network.load_state_dict(start.state)
-        trainer = make_trainer(config, directory, requests, progress)
+        trainer = make_trainer(config, world, directory, requests, progress)
         directory.create()
         if not world.first:  # only the first process keeps the directory
             return _train(config, directory, data, network, start, trainer, requests)
@@ -245,7 +244,7 @@ def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
     return network
 
 
-def make_trainer(config: RunConfig, directory: RunDirectory, requests: Requests, progress: bool) -> pl.Trainer:
+def make_trainer(config: RunConfig, world: World, directory: RunDirectory, requests: Requests, progress: bool) -> pl.Trainer:
     """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
 
     Raises:
@@ -263,6 +262,7 @@ def make_trainer(config: RunConfig, directory: RunDirectory, requests: Requests,
         callbacks.append(tracking.ProgressBar())
     return trainer_on_devices(
         config,
+        world,
         max_epochs=train.epochs,
         accumulate_grad_batches=train.accumulate,
         gradient_clip_val=train.gradient_clip or None,
@@ -274,10 +274,9 @@ def make_trainer(config: RunConfig, directory: RunDirectory, requests: Requests,
     )
 
 
-def trainer_on_devices(config: RunConfig, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
+def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
     """A Trainer on the run's devices and in its precision. Signals and processes are ours, not Lightning's."""
     runtime = config.runtime
-    world = World.join(runtime)
     rank_zero_only.rank = world.rank  # type: ignore[attr-defined]  # Lightning has taken it from the environment
     plugins = [*plugins, Processes(world)]
     if world.size > 1:
@@ -331,7 +330,9 @@ def evaluate(
     if split == "val" and not len(data.validation):
         raise ValueError(f"--split: val is empty; of the training images data.validation holds out {config.data.validation:g}")
     task = Task(config, network, data.steps_per_epoch, len(data.test))
-    trainer = trainer_on_devices(config, logger=False, enable_checkpointing=False, enable_progress_bar=sys.stderr.isatty())
+    world = World.join(config.runtime)
+    progress = sys.stderr.isatty()
+    trainer = trainer_on_devices(config, world, logger=False, enable_checkpointing=False, enable_progress_bar=progress)
     run = trainer.test if split == "test" else trainer.validate
     run(task, datamodule=data, verbose=False)
     return task.evaluation

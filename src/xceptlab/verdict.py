@@ -292,10 +292,15 @@ class _Accuracy:
 def _waiting(v: Verdict, seeds: Sequence[int], asked: Estimand) -> str:
     """Which seeds a claim waits for."""
     lacking = [seed for seed in seeds if seed not in v.differences]
-    listed = ", ".join(map(str, lacking))
     if isinstance(asked.seeds, Seeds) and lacking[0] >= asked.seeds.start:
-        return f"Not decided yet: seeds {listed} come next, {v.most} seeds in all at most."
-    return f"Not judged yet: seeds {listed} are not trained in both arms."
+        return f"Not decided yet: {named(lacking, 'comes', 'come')} next, {v.most} seeds in all at most."
+    return f"Not judged yet: {named(lacking, 'is', 'are')} not trained in both arms."
+
+
+def named(seeds: Sequence[int], verb: str, plural: str) -> str:
+    """Seeds as the subject of a sentence: ``seed 3 is`` or ``seeds 3, 4 are``."""
+    listed = ", ".join(map(str, seeds))
+    return f"seed {listed} {verb}" if len(seeds) == 1 else f"seeds {listed} {plural}"
 
 
 def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, levels: Sequence[float]) -> str:

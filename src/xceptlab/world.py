@@ -26,8 +26,8 @@ VARIABLES = (
 )
 """What launchers and schedulers tell the processes of a world by, and libraries read when they are imported."""
 
-PATIENCE = 10.0
-"""Seconds that torchrun's other processes leave the first one on their machine to say what is wrong before they end."""
+EXPLANATION_SECONDS = 10.0
+"""What torchrun's other processes leave the first one on their machine to say what is wrong before they end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +58,11 @@ class World:
         size = runtime.devices * runtime.num_nodes
         if _started_by_torchrun():
             _check_torchrun(runtime)
-            return cls(
-                starter="torchrun",
-                size=size,
-                rank=_number("RANK"),
-                local_rank=_number("LOCAL_RANK"),
-                node_rank=_number("GROUP_RANK"),
-            )
+            return cls._told("torchrun", size, "RANK", "LOCAL_RANK", "GROUP_RANK")
         if size > 1 and started_by_parent() and "LOCAL_RANK" in os.environ:
             return cls(starter="first process", size=size, rank=_number("LOCAL_RANK"), local_rank=_number("LOCAL_RANK"))
         if size > 1 and _started_by_srun(runtime):
-            return cls(
-                starter="srun",
-                size=size,
-                rank=_number("SLURM_PROCID"),
-                local_rank=_number("SLURM_LOCALID"),
-                node_rank=_number("SLURM_NODEID"),
-            )
+            return cls._told("srun", size, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
         if runtime.num_nodes > 1:
             raise ValueError(
                 f"runtime.num_nodes: {runtime.num_nodes} is not allowed here; a run on several machines is started by torchrun, "
@@ -84,6 +72,11 @@ class World:
         if os.environ.get(PARENT) != str(os.getpid()):  # or it has started the others, which are still there
             forget()
         return cls(size=size, other_tasks=tasks if tasks > 1 else 0)
+
+    @classmethod
+    def _told(cls, starter: Literal["torchrun", "srun"], size: int, rank: str, local_rank: str, node_rank: str) -> "World":
+        """The place that variables of the environment, given by their names, tell this process."""
+        return cls(starter=starter, size=size, rank=_number(rank), local_rank=_number(local_rank), node_rank=_number(node_rank))
 
     @property
     def first(self) -> bool:
@@ -131,7 +124,7 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
         return
     if _number("LOCAL_RANK") > 0:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(BAD_INPUT))
-        time.sleep(PATIENCE)
+        time.sleep(EXPLANATION_SECONDS)
     plural = "" if processes == 1 else "es"
     where = f" on {machines} machines" if machines > 1 else ""
     given = " and ".join(f"{key} is {given}" for key, (given, _) in wrong.items())

@@ -259,6 +259,18 @@ def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path,
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_run_lists_its_files_before_torch_is_loaded_and_with_the_images_and_no_more(tree, command, monkeypatch):
+    contents, listed = identity.contents, []
+
+    def counted(data):
+        listed.append(data)
+        return contents(data)
+
+    monkeypatch.setattr(identity, "contents", counted)
+    assert command("train", f"--data.root={tree}")[0] == 0
+    assert len(listed) == 2
+
+
 @pytest.fixture
 def interrupted(command, monkeypatch):
     """``interrupted(layers, ...)``: a run that Ctrl-C stops before its evaluation."""
@@ -586,12 +598,18 @@ def test_a_study_of_mended_photographs_is_trained_anew_and_its_report_is_not_the
     assert code == 0
     assert "SUPPORTED helps" in said
     assert "Data: folder, training on train, validation on none, test on val." in said
+    (report,) = (tmp_path / "outputs/studies").glob("*/report.html")
+    finished = report.read_text()
     picture(tree / "train/a/a0.jpg")
     code, said, errors = studied("report", tree)
     assert code == 0
     assert f"xceptlab: {tree}: holds other photographs, train+val-3-" in errors
     assert "INCOMPLETE helps" in said
     assert "Edited after its registration: arm a: data.content train+val-3-" in said
+    (kept,) = report.parent.glob("finished-*")
+    assert (kept / "report.html").read_text() == finished
+    assert f"Warning: the study's finished report was moved to {kept}: 6 of its 6 runs are no runs of the study" in errors
+    assert "finished report" not in studied("report", tree)[2]
     assert "6 of 6 runs to train" in studied("plan", tree)[1]
     studied("study", tree)
     assert len(runs(tmp_path)) == 12
@@ -611,6 +629,17 @@ def test_without_the_photographs_a_study_is_read_as_it_was_registered_and_this_i
     code, _, errors = studied(name, tree)
     assert (code, len(errors.splitlines())) == (2, 1)
     assert "a data set of one's own is not in" in errors
+
+
+@pytest.mark.parametrize("name", ["plan", "study"])
+def test_of_classes_without_images_plan_and_study_warn_in_the_words_of_the_check(studied, tree, name):
+    shutil.rmtree(tree / "val/b")
+    lacking = ["validation: of the images that a run uses none is of class", "test holds no image of class b"]
+    code, _, errors = studied(name, tree, "--data.validation=0.1")
+    assert code == 0
+    assert [line for line in errors.splitlines() if any(words in line for words in lacking)] == [
+        f"Warning: {lacking[0]} a, b", f"Warning: {lacking[1]}",
+    ]  # fmt: skip
 
 
 # ---- train, val and test ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from xceptlab.data import order
 from xceptlab.data.module import DataModule
 from xceptlab.loading import load_run
 from xceptlab.train import trainer_on_devices
+from xceptlab.world import World
 
 
 def batches(overrides=(), epochs=2):
@@ -34,9 +35,8 @@ def batches(overrides=(), epochs=2):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     config = load_run([*TINY, "--data.crop=pad", "--data.pad=2", "--data.flip=true", *overrides])
-    trainer = trainer_on_devices(
-        config, max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0
-    )
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = trainer_on_devices(config, World(), max_epochs=epochs, limit_val_batches=0, **quiet)
     trainer.fit(Spy(), datamodule=DataModule(config))
     return seen
 

@@ -25,7 +25,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def launcher(monkeypatch):
-    monkeypatch.setattr(local, "PATIENCE", 0.3)
+    monkeypatch.setattr(local, "CHECKPOINT_SECONDS", 0.3)
     launchers = []
 
     def make(jobs=2):
@@ -130,7 +130,7 @@ def test_stopping_a_second_time_kills_at_once(run, launcher, tmp_path, monkeypat
     one = launcher()
     one.start([run(6)])
     finish(one, lambda _: (tmp_path / "calls.jsonl").exists())
-    monkeypatch.setattr(local, "PATIENCE", 600)
+    monkeypatch.setattr(local, "CHECKPOINT_SECONDS", 600)
     sleep, interruptions = time.sleep, iter([KeyboardInterrupt])
 
     def interrupted(seconds):

@@ -43,6 +43,32 @@ def test_the_reason_is_shown_as_soon_as_a_run_fails_and_after_ctrl_c(monkeypatch
     assert f"failed: {ids[1]}: the cat unplugged it (see " in capsys.readouterr().err
 
 
+def test_runs_that_fail_for_the_same_reason_tell_it_once(monkeypatch, tmp_path, capsys):
+    expansion = expand("experiments/residual", [f"--runtime.outputs={tmp_path}"])
+    ids = [run.run_id for run in expansion.runs().values()]
+
+    class Launcher:
+        pause = 0.0
+
+        def start(self, configs):
+            pass
+
+        def poll(self):
+            for run_id in ids:
+                RunDirectory.of(str(tmp_path), run_id).fail("a.jpg: no readable image")
+            return dict.fromkeys(ids, "failed")
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(study, "make_launcher", lambda *_: Launcher())
+    logs = {run_id: tmp_path / "runs" / run_id / "log.txt" for run_id in ids}
+    assert study.run_missing(expansion, None, None) == logs
+    shown = capsys.readouterr().out
+    assert shown.count("a.jpg: no readable image") == 1
+    assert [str(log) in shown for log in logs.values()] == [True] * len(ids)
+
+
 @pytest.mark.parametrize(("outlived", "error"), [(False, Interrupted), (True, KeyboardInterrupt), (True, Interrupted)])
 def test_a_signal_leaves_alone_what_outlives_the_command_and_ctrl_c_stops_all(monkeypatch, tmp_path, capsys, outlived, error):
     called = []

@@ -82,6 +82,23 @@ def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, lau
     assert "it crashed" in (RunDirectory.of(str(tmp_path), runs[1].run_id).path / "log.txt").read_text()
 
 
+@pytest.mark.parametrize(("body", "code", "reason"), [
+    ("print('xceptlab: the data are gone', file=sys.stderr)\n    return 2", 2, "the data are gone"),
+    ("raise RuntimeError('it crashed')", 1, "RuntimeError: it crashed"),
+    ("return 75", 75, ""),
+])  # fmt: skip
+def test_a_job_whose_coordinator_is_gone_notes_itself_why_it_failed(tmp_path, body, code, reason):
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom xceptlab.launch.slurm import _task\n"
+        f"def main(argv):\n    {body}\n_task(main, [], Path(sys.argv[1]))"
+    )
+    job = os.environ | {"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "log.txt")], env=job, check=False)
+    assert done.returncode == code
+    assert RunDirectory(tmp_path).failure() == reason
+    assert (tmp_path / "slurm_job").read_text() == f"7 {code}"
+
+
 @slurm
 def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_is_stopped(run, launcher, tmp_path):
     first, second = launcher(), launcher()

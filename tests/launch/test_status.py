@@ -112,14 +112,14 @@ def test_status_prints_once_where_nobody_watches_and_writes_nothing(capsys, tmp_
     printed = capsys.readouterr()
     assert printed.err == ""
     first, second, *_ = printed.out.splitlines()
-    assert first == f"residual, runs in {tmp_path / 'runs'}, a folder that is not there"
+    assert first == f"residual: no run of it is in {tmp_path / 'runs'}; --runtime.outputs names another outputs folder"
     assert second == "0 of 10 done, 10 waiting"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_status_names_the_folder_that_it_looked_in(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs" / "runs").mkdir(parents=True)
+    (tmp_path / "outputs" / "studies" / "residual").mkdir(parents=True)
     assert main(["status", "residual"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"residual, runs in {tmp_path.resolve() / 'outputs' / 'runs'}"
 

@@ -244,7 +244,7 @@ def test_an_incomplete_study_names_what_is_missing(study):
     page = Page(files["report.html"]).text
     for text in (page, files["report.md"]):
         assert "5 of 6 runs done" in text
-        assert "Not judged yet: seeds 2 " in text
+        assert "Not judged yet: seed 2 " in text
     assert re.findall(r"^without,2,.*$", files["results.csv"], re.M)[0].startswith("without,2,digits-residual_none-")
 
 
@@ -643,7 +643,7 @@ def test_seeds_that_were_added_after_the_verdict_are_flagged(study, started, fla
         leave(more, arm, 3, 95.0, started=started, finished=started + 1)
     warnings = " ".join(summarise(more).warnings)
     assert "seeds [0, 1, 2] -> [0, 1, 2, 3]" in warnings
-    assert ("Seeds 3 were added by hand after the verdict" in warnings) == flagged
+    assert ("Seed 3 was added by hand after the verdict" in warnings) == flagged
 
 
 def test_seeds_that_the_plan_adds_are_not_flagged(study):

@@ -61,7 +61,7 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
     except Unsound as error:
         yield from error.lines
         return
-    names = identity.class_names(config) or tuple(map(str, range(config.classes)))
+    names = _class_names(config)
     pictures = _Pictures(names)
     for split, (source, members) in found.items():
         if not len(members):
@@ -69,8 +69,7 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
         sizes, total = np.bincount(source.labels[members], minlength=config.classes), len(source.labels)
         classes, smallest, largest = int((sizes > 0).sum()), int(sizes.min()), int(sizes.max())
         yield Counts(split, len(members), total, classes, smallest, largest, tuple(_notes(config, split, source, members, names)))
-        for label in np.setdiff1d(np.arange(config.classes), source.labels):
-            yield f"{split} holds no image of class {names[label]}"
+        yield from _absent(config, split, source, names)
         if isinstance(source, Arrays):
             continue  # all of it was decoded
         count = len(members) if everything else min(SAMPLE, len(members))
@@ -94,6 +93,34 @@ def _notes(
         yield f"{split}: {len(source.labels):,} images; the original {config.name} has {original[split == 'test']:,}"
     if isinstance(source, Photographs) and isinstance(source.store, Tree) and (split != "validation" or len(config.parts) == 3):
         yield from source.store.left_alone()
+    yield from _left_out(split, source, members, names)
+
+
+def absent_classes(config: DataConfig) -> Iterator[str]:
+    """A line for each class of which a split has no image, in the words of ``check``; nothing is decoded.
+
+    Raises:
+        ValueError: The data set is not there, or cannot be read.
+    """
+    names = _class_names(config)
+    for split, (source, members) in splits(config).items():
+        if len(members):
+            yield from _absent(config, split, source, names)
+            yield from _left_out(split, source, members, names)
+
+
+def _class_names(config: DataConfig) -> tuple[str, ...]:
+    return identity.class_names(config) or tuple(map(str, range(config.classes)))
+
+
+def _absent(config: DataConfig, split: str, source: Arrays | Photographs, names: tuple[str, ...]) -> Iterator[str]:
+    """A line for each class of which the files of a split have no image."""
+    for label in np.setdiff1d(np.arange(config.classes), source.labels):
+        yield f"{split} holds no image of class {names[label]}"
+
+
+def _left_out(split: str, source: Arrays | Photographs, members: Indices, names: tuple[str, ...]) -> Iterator[str]:
+    """One line on the classes of which the files have images, and what ``data.validation`` and others leave of them has none."""
     left_out = [names[label] for label in np.setdiff1d(source.labels, source.labels[members])]
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""

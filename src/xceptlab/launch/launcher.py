@@ -32,8 +32,8 @@ State = Literal["waiting", "queued", "running", "done", "failed"]
 """queued: handed to a cluster, which has not started it yet."""
 Main = Callable[[list[str]], int]
 
-PATIENCE = 30.0
-"""Seconds that a run gets for a checkpoint when it is stopped."""
+CHECKPOINT_SECONDS = 30.0
+"""What a run gets for a checkpoint when it is stopped."""
 ATTEMPTS = 2
 """Crashes after which a run has failed that came no further in between."""
 LOST, LOSSES = -1000, 5
@@ -76,12 +76,6 @@ class Job:
     @property
     def log(self) -> Path:
         return self.directory.path / "log.txt"
-
-    @property
-    def reason(self) -> str:
-        """Why the run failed: the last line of its log."""
-        lines = self.log.read_text("utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
-        return lines[-1].removeprefix("xceptlab: ") if lines else "no output"
 
     def prepare(self) -> list[str]:
         """Write the run's configuration; what ``xceptlab`` is to be called with."""
@@ -176,7 +170,13 @@ class Launcher(ABC):
             job.crashes = 1 if job.reached > before else job.crashes + 1
             if code == BAD_INPUT or job.crashes >= (LOSSES if code == LOST else ATTEMPTS):
                 job.state = "failed"
-                job.directory.fail(job.reason)
+                note_failure(job.log)
+
+
+def note_failure(log: Path) -> None:
+    """Note in a run's directory why it failed: the last line of its log, which is there."""
+    lines = log.read_text("utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    RunDirectory(log.parent).fail(lines[-1].removeprefix("xceptlab: ") if lines else "no output")
 
 
 def crash(code: int, log: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xceptlab.interruption import die_with_parent
-from xceptlab.launch.launcher import PATIENCE, Job, Launcher, Main, check_one_node, execute
+from xceptlab.launch.launcher import CHECKPOINT_SECONDS, Job, Launcher, Main, check_one_node, execute
 from xceptlab.schema import RunConfig
 
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -76,7 +76,7 @@ class Local(Launcher):
 
     def stop(self) -> None:
         try:
-            self._end(signal.SIGTERM, PATIENCE)
+            self._end(signal.SIGTERM, CHECKPOINT_SECONDS)
         finally:  # also when this is interrupted
             self._end(signal.SIGKILL, 1.0)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lightning_utilities.core.imports import RequirementCache
 
-from xceptlab.launch.launcher import LOST, PATIENCE, Job, Launcher, Main, check_gpus, check_one_node, execute
+from xceptlab.launch.launcher import CHECKPOINT_SECONDS, LOST, Job, Launcher, Main, check_gpus, check_one_node, execute
 from xceptlab.schema import RunConfig
 
 
@@ -70,7 +70,7 @@ class Ray(Launcher):
             for task in tasks:
                 self.ray.cancel(task)
             if tasks:
-                self.ray.wait(tasks, num_returns=len(tasks), timeout=PATIENCE)
+                self.ray.wait(tasks, num_returns=len(tasks), timeout=CHECKPOINT_SECONDS)
         finally:  # also when this is interrupted
             for task in tasks:
                 self.ray.cancel(task, force=True)

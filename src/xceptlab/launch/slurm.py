@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -21,15 +22,15 @@ from typing import NoReturn
 
 from lightning_utilities.core.imports import RequirementCache
 
-from xceptlab.interruption import INTERRUPTED
-from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, print_to
+from xceptlab.interruption import BAD_INPUT, FAILED, INTERRUPTED
+from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, note_failure, print_to
 from xceptlab.records import write_atomically
 from xceptlab.schema import RunConfig
 
 NOTICE = 90
 """Seconds before the end of its time at which a job is told."""
-PATIENCE = 40.0
-"""Seconds that cancelled jobs get; SLURM itself kills after its KillWait, 30 s."""
+CANCEL_SECONDS = 40.0
+"""What cancelled jobs get; SLURM itself kills after its KillWait, 30 s."""
 AGAIN = 60.0
 """Seconds until jobs that SLURM refused are submitted again."""
 
@@ -84,7 +85,7 @@ class Slurm(Launcher):
         if not (numbers := [job.handle for job in self.jobs.values() if job.handle]):
             return
         subprocess.run(["scancel", "--quiet", *numbers], check=False)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + CANCEL_SECONDS
         try:
             while time.monotonic() < deadline:
                 queue = _squeue()
@@ -186,13 +187,19 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
         if first:
             number = os.environ["SLURM_JOB_ID"]
             subprocess.run(["scontrol", "requeue", number], check=True)
-            time.sleep(PATIENCE)  # SLURM ends this process
+            time.sleep(CANCEL_SECONDS)  # SLURM ends this process
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, notice)
-    code = main(argv)
+    try:
+        code = main(argv)
+    except Exception:  # a defect
+        traceback.print_exc()
+        code = FAILED
     if told and code == INTERRUPTED:
         requeue()
+    if first and code in (FAILED, BAD_INPUT):
+        note_failure(log)  # the coordinator may be gone
     if first:
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
         number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]

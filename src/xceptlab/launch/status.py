@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -50,9 +51,12 @@ class Overview:
         return f"{arm} seed {run.seed}"
 
     def reason(self, run_id: str) -> str:
-        """Why a run failed, and where to read more."""
-        directory = self._directories[run_id]
-        return f"{directory.failure() or 'no reason is known'} (see {directory.path / 'log.txt'})"
+        """Why a run failed."""
+        return self._directories[run_id].failure() or "no reason is known"
+
+    def log(self, run_id: str) -> Path:
+        """Where to read more."""
+        return self._directories[run_id].path / "log.txt"
 
     def look(self, states: Mapping[str, State]) -> dict[str, Seen]:
         """Every run, by id; ``states`` is what a launcher knows besides."""
@@ -111,7 +115,8 @@ class Overview:
             by_reason.setdefault(reason, []).append(run_id)
         lines: list[Text | Table] = []
         for runs in list(by_reason.values())[:REASONS]:
-            lines.append(Text(f"failed: {', '.join(map(self.name, runs))}: {self.reason(runs[0])}", style="red"))
+            why = f"{self.reason(runs[0])} (see {self.log(runs[0])})"
+            lines.append(Text(f"failed: {', '.join(map(self.name, runs))}: {why}", style="red"))
         more = len(by_reason) - REASONS
         return [*lines, Text(f"failed for {more} other reasons: see the log.txt of each run")] if more > 0 else lines
 
@@ -125,8 +130,7 @@ def show(expansion: Expansion) -> None:
     """Show a study: live in a terminal, until it is done or Ctrl-C; elsewhere once."""
     overview, console = Overview(expansion), Console(highlight=False)
     runs = (expansion.directory().parents[1] / "runs").resolve()
-    missing = "" if runs.is_dir() else ", a folder that is not there"
-    console.print(Text(f"{expansion.name}, runs in {runs}{missing}"), soft_wrap=True)
+    console.print(Text(expansion.nothing_found() or f"{expansion.name}, runs in {runs}"), soft_wrap=True)
     if not console.is_terminal:
         console.print(overview.table())
         return

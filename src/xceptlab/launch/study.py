@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -18,7 +19,7 @@ from xceptlab.study import Expansion, Registration, remember_files
 from xceptlab.text import one_line, say
 
 
-def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str, str]:
+def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str, Path]:
     """Train every run of a study that has no record; what is done is not done again.
 
     Args:
@@ -27,7 +28,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         main: ``xceptlab``'s main function.
 
     Returns:
-        The runs that failed, with the reason.
+        The logs of the runs that failed, by id.
     """
     missing = {}
     directories = {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in expansion.runs().items()}
@@ -70,8 +71,8 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         except (Interrupted, KeyboardInterrupt) as error:
             leave = launcher.outlived and isinstance(error, Interrupted)
             stopping = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"
-            for run_id, reason in display.failures().items():
-                say(f"{run_id}: {reason}", "failed")
+            for run_id, log in display.failures().items():
+                say(f"{run_id}: {display.overview.reason(run_id)} (see {log})", "failed")
             with suppress(OSError):  # the terminal may be gone
                 print("Leaving: the jobs go on, and the same command finds them" if leave else stopping, flush=True)
             raise
@@ -114,6 +115,8 @@ class _Display:
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
         self.looked = 0.0
+        self.told: set[str] = set()
+        """Reasons of failures, each of which is told once."""
 
     def __enter__(self) -> "_Display":
         count = len(self.overview.runs)
@@ -141,14 +144,17 @@ class _Display:
                     done = len(self.overview.runs) - len(states) + Counter(states.values())["done"]
                     more = self._score(run_id) if state == "done" else ""
                     if state == "failed":
-                        more = f", {self.overview.reason(run_id)}"
+                        reason = self.overview.reason(run_id)
+                        more = f" (see {self.overview.log(run_id)})"
+                        more = more if reason in self.told else f", {reason}{more}"
+                        self.told.add(reason)
                     total = len(self.overview.runs)
                     print(one_line(f"{self.overview.name(run_id)}: {state}{more} ({done} of {total} done)"), flush=True)
         self.before = states
 
-    def failures(self) -> dict[str, str]:
-        """Why runs failed, by id."""
-        return {run_id: self.overview.reason(run_id) for run_id, state in self.before.items() if state == "failed"}
+    def failures(self) -> dict[str, Path]:
+        """The logs of the runs that failed, by id."""
+        return {run_id: self.overview.log(run_id) for run_id, state in self.before.items() if state == "failed"}
 
     def _score(self, run_id: str) -> str:
         record = RunDirectory.of(self.missing[run_id].runtime.outputs, run_id).record()

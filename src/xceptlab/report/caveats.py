@@ -17,7 +17,7 @@ from xceptlab.data.sources import reading
 from xceptlab.records import Record, RunDirectory
 from xceptlab.schema import RunConfig
 from xceptlab.study import Expansion, Registration, Seeds
-from xceptlab.verdict import Records, Verdict
+from xceptlab.verdict import Records, Verdict, named
 
 UNMATCHED = 0.01
 """Relative difference of budgets beyond which arms that are to match do not."""
@@ -320,7 +320,7 @@ def _of_registration(expansion: Expansion, records: Records) -> list[str]:
     added = {seed for (_, seed), r in records.items() if r and seed not in known and judged and r.started >= max(judged)}
     if added:
         warnings.append(
-            f"Seeds {', '.join(map(str, sorted(added)))} were added by hand after the verdict of the registered seeds: looking "
-            "again makes false verdicts likelier than alpha; seeds: {start, step, max, stop: decided} accounts for it."
+            f"{named(sorted(added), 'was', 'were').capitalize()} added by hand after the verdict of the registered seeds: "
+            "looking again makes false verdicts likelier than alpha; seeds: {start, step, max, stop: decided} accounts for it."
         )
     return warnings

@@ -66,6 +66,8 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.decided for verdict in verdicts):
         more = f"; then {seeds.step} more seeds at a time until every claim is decided, {seeds.max} at most"
     console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
+    if nothing := expansion.nothing_found():
+        console.print(f"{nothing}.", soft_wrap=True, highlight=False)
     if expansion.first_look:
         console.print(f"This is {expansion.first_look}.")
     if len(expansion.seeds) < LEAST_PAIRS:

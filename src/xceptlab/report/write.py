@@ -4,7 +4,9 @@ import csv
 import html
 import io
 import math
+import os
 import shutil
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +22,20 @@ from xceptlab.report.caveats import excess
 from xceptlab.report.summary import ArmRow, Summary
 from xceptlab.report.trained import recipe, shared_science
 from xceptlab.study import decimals
+from xceptlab.text import say
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
 """What ``publish`` copies."""
 
 
 def write_report(summary: Summary, latex: bool = False) -> Path:
-    """Write the report into the study's folder, report.tex with ``latex``; returns the path of report.html."""
+    """Write the report into the study's folder, report.tex with ``latex``; returns the path of report.html.
+
+    A finished report is not lost to one that lacks its runs, as when the data were changed: it is moved into a folder beside.
+    """
     folder = summary.expansion.directory()
     folder.mkdir(parents=True, exist_ok=True)
+    _keep_finished(summary, folder)
     contents = {
         "results.csv": results_csv(summary).encode(),
         "curves.svg": figures.curves_svg(summary),
@@ -40,6 +47,28 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return folder / "report.html"
+
+
+def _keep_finished(summary: Summary, folder: Path) -> None:
+    """Move a finished report away from an unfinished one that lacks some of its runs, and say where to."""
+    results = folder / "results.csv"
+    if summary.done == len(summary.records) or not results.is_file():
+        return
+    rows = list(csv.DictReader(results.read_text("utf-8", errors="replace").splitlines()))
+    reported = {row.get("run_id") for row in rows}
+    done = {run.run_id for key, run in summary.expansion.runs().items() if summary.records[key]}
+    if reported <= done or any(row.get("status") == "missing" for row in rows):
+        return
+    kept = folder / time.strftime("finished-%Y-%m-%d-%H%M%S", time.localtime(results.stat().st_mtime))
+    kept.mkdir(exist_ok=True)
+    for name in (*FILES, "report.html", "report.tex"):
+        if (folder / name).exists():
+            os.replace(folder / name, kept / name)
+    say(
+        f"the study's finished report was moved to {kept}: {len(reported - done)} of its {len(reported)} runs are no runs of the "
+        "study as it is now; put back the data or the study file, and `xceptlab report` writes it again",
+        "Warning",
+    )
 
 
 RECORDED = (
