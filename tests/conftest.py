@@ -85,7 +85,7 @@ def listen_to_ctrl_c() -> None:
 
 @pytest.fixture
 def xceptlab() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``xceptlab("plan", "experiments/residual", env=...)``: the command line in a process of its own, from the repository's root."""
+    """``xceptlab("plan", "experiments/residual", env=...)``: in a process of its own, at the repository's root."""
     return lambda *arguments, env=None: processes.run(arguments, env)
 
 
