@@ -147,9 +147,9 @@ def test_a_run_online_is_one_run_with_its_log_its_configuration_and_its_record(t
 
 @pytest.mark.parametrize("end", ["kill", "error"])
 def test_a_run_that_was_interrupted_goes_on_as_the_same_run_and_each_line_arrives_once(tiny, server, tmp_path, monkeypatch, end):
-    config = tiny("--train.epochs=40", "--runtime.wandb=online")
+    config = tiny("--train.epochs=24", "--runtime.wandb=online")
     if end == "kill":  # W&B has fewer lines than are in the log
-        killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 40), "--train.epochs=40", "--runtime.wandb=online")
+        killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 20), "--train.epochs=24", "--runtime.wandb=online")
     else:  # it has more than the run continues from
         crashed(config, 48, monkeypatch)
         assert len(server.histories[wandb_id(config)]) > 48

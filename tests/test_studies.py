@@ -159,7 +159,9 @@ def test_the_same_study_on_real_cifar10(study, tmp_path):
         f"--runtime.outputs={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
-    (report,) = tmp_path.glob("studies/residual+*cifar10*/report.html")
+    found = [json.loads(path.read_text()) for path in records(tmp_path)]
+    assert [record["science"]["data.name"] for record in found] == ["cifar10"] * 4
+    (report,) = tmp_path.glob("studies/residual+*/report.html")
     assert "residual-helps" in report.read_text()
 
 
