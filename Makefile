@@ -20,7 +20,7 @@ demo: setup ## Run the residual study on embedded real images: 10 runs, at most 
 	@$(BIN)/xceptlab study experiments/residual
 
 test: setup ## Run all tests
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: setup ## Check format, style, types and the layers of the design
 	@$(BIN)/ruff format --check .

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import processes
+from processes import ROOT
 from xceptlab.data import resolved
 from xceptlab.loading import load_run
 from xceptlab.schema import RunConfig
@@ -17,7 +19,6 @@ from xceptlab.schema import RunConfig
 if TYPE_CHECKING:
     from torch import nn
 
-ROOT = Path(__file__).parents[1]
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenet-sample"
 
@@ -84,9 +85,15 @@ def listen_to_ctrl_c() -> None:
 
 @pytest.fixture
 def xceptlab() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``xceptlab("plan", "experiments/residual")``: the command line in a process of its own, from the repository's root."""
+    """``xceptlab("plan", "experiments/residual", env=...)``: in a process of its own, at the repository's root."""
+    return lambda *arguments, env=None: processes.run(arguments, env)
 
-    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture
+def fresh_xceptlab() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As ``xceptlab``, in a fresh interpreter, which loads the libraries itself."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "xceptlab", *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload]
 

@@ -2,13 +2,12 @@
 
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from conftest import ROOT, TINY
+import processes
+from conftest import TINY
 from xceptlab import checkpoints, cli
 from xceptlab.checkpoints import CheckpointFiles, newest, oldest_first
 from xceptlab.records import RunDirectory
@@ -107,13 +106,14 @@ def test_processes_that_see_different_checkpoints_do_not_train(crashed, tmp_path
             **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29467"},
             **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "RANK": rank, "LOCAL_RANK": rank},
         }
-        command = [sys.executable, "-m", "xceptlab", "train", *TINY, "--runtime.devices=2", f"--runtime.outputs={outputs}"]
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | group, stderr=subprocess.PIPE, text=True)
+        arguments = ["train", *TINY, "--runtime.devices=2", f"--runtime.outputs={outputs}"]
+        return processes.start(arguments, tmp_path / rank, os.environ | group)
 
-    both = [process("0", crashed.runtime.outputs), process("1", tmp_path / "elsewhere")]
-    for one in both:
-        said = one.communicate(timeout=120)[1]
-        assert one.returncode == 2
+    both = {rank: process(rank, outputs) for rank, outputs in (("0", crashed.runtime.outputs), ("1", tmp_path / "elsewhere"))}
+    for rank, one in both.items():
+        one.join(120)
+        assert one.exitcode == 2
+        said = (tmp_path / rank / "stderr").read_text()
         assert "the processes would continue from different checkpoints (step00000004-" in said
         assert "Traceback" not in said
 

@@ -2,16 +2,14 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 import warnings
 from itertools import pairwise
 
 import pytest
 
-from conftest import ROOT, TINY
+import processes
+from conftest import TINY
 from made import leave
 from xceptlab import cli, mirror, tracking
 from xceptlab.loading import dump
@@ -61,15 +59,14 @@ def wandb_id(config):
 
 def killed(outputs, ready, *overrides):
     """Start a run in a process of its own and kill it once it is ``ready()``."""
-    command = [sys.executable, "-m", "xceptlab", "train", *TINY, f"--runtime.outputs={outputs}", *overrides]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = processes.start(["train", *TINY, f"--runtime.outputs={outputs}", *overrides], outputs.with_name("printed"))
     deadline = time.monotonic() + 120
     while not ready():
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), (outputs.with_name("printed") / "stderr").read_text()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
 
 
 def crashed(config, steps, monkeypatch):
@@ -150,9 +147,9 @@ def test_a_run_online_is_one_run_with_its_log_its_configuration_and_its_record(t
 
 @pytest.mark.parametrize("end", ["kill", "error"])
 def test_a_run_that_was_interrupted_goes_on_as_the_same_run_and_each_line_arrives_once(tiny, server, tmp_path, monkeypatch, end):
-    config = tiny("--train.epochs=40", "--runtime.wandb=online")
+    config = tiny("--train.epochs=24", "--runtime.wandb=online")
     if end == "kill":  # W&B has fewer lines than are in the log
-        killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 40), "--train.epochs=40", "--runtime.wandb=online")
+        killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 20), "--train.epochs=24", "--runtime.wandb=online")
     else:  # it has more than the run continues from
         crashed(config, 48, monkeypatch)
         assert len(server.histories[wandb_id(config)]) > 48
@@ -214,7 +211,9 @@ def test_offline_files_hold_the_log_also_after_a_kill_and_sync_sends_it_once(tin
     assert server.summaries[wandb_id(config)]["status"] == "finished"
 
 
-def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuilds_it_all(server, tmp_path, xceptlab, capsys):
+def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuilds_it_all(
+    server, tmp_path, fresh_xceptlab, capsys
+):
     study = tmp_path / "small.yaml"
     layers = [argument for flag, argument in pairwise(TINY) if flag == "-c"]
     study.write_text(
@@ -237,7 +236,7 @@ def test_a_study_has_its_verdicts_and_report_in_a_run_of_its_own_and_sync_rebuil
         assert page == report.read_bytes()
         return own, {name: sent(lines) for name, lines in server.histories.items() if name != own}
 
-    done = xceptlab("study", str(study), *overrides, "--runtime.wandb=online")  # in a process whose runs have its environment
+    done = fresh_xceptlab("study", str(study), *overrides, "--runtime.wandb=online")  # its runs have its environment
     assert done.returncode == 0, done.stderr
     own, histories = look()
 

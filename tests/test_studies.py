@@ -11,20 +11,34 @@ import pytest
 import yaml
 
 from conftest import CIFAR10, ROOT, listen_to_ctrl_c
+from xceptlab.cli import main
+from xceptlab.study import expand
 
-SMALL = [
-    *("--model.middle_blocks=1", "--data.train_images=300", "--data.test_images=100", "--runtime.wandb=disabled"),
-    *("--runtime.accelerator=cpu", "--runtime.log_every=1"),
-]
+RUNTIME = ["--runtime.wandb=disabled", "--runtime.accelerator=cpu", "--runtime.log_every=1"]
+SMALL = ["--model.middle_blocks=1", "--data.train_images=300", "--data.test_images=100", *RUNTIME]
+TINY = ["--model.middle_blocks=1", "--data.train_images=64", "--data.test_images=20", "--train.epochs=1", *RUNTIME]
+
+
+@pytest.fixture
+def study(monkeypatch, capsys):
+    """``study("experiments/order", ...)``: the command in this process, whose server the runs of all these studies share."""
+    monkeypatch.chdir(ROOT)
+
+    def run(*arguments):
+        code = main(["study", *map(str, arguments)])
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
 
 
 def records(outputs):
     return {path: path.stat().st_mtime_ns for path in (outputs / "runs").glob("*/record.json")}
 
 
-def test_a_study_is_interrupted_continued_and_then_only_judged(xceptlab, tmp_path):
-    arguments = ["study", "experiments/residual", *SMALL, "--train.epochs=15", f"--runtime.outputs={tmp_path}"]
-    command = [sys.executable, "-m", "xceptlab", *arguments]
+def test_a_study_is_interrupted_continued_and_then_only_judged(study, tmp_path):
+    options = ["--seeds=3", "--data.size=8", "--train.epochs=15", f"--runtime.outputs={tmp_path}"]
+    arguments = ["experiments/residual", *SMALL, *options]
+    command = [sys.executable, "-m", "xceptlab", "study", *arguments]
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, preexec_fn=listen_to_ctrl_c, **pipes)
     deadline = time.monotonic() + 120
@@ -35,20 +49,20 @@ def test_a_study_is_interrupted_continued_and_then_only_judged(xceptlab, tmp_pat
     assert process.returncode == 130
     assert errors.strip() == "xceptlab: interrupted; the same command continues"
     before = records(tmp_path)
-    assert 2 <= len(before) < 10
+    assert 2 <= len(before) < 6
 
-    finished = xceptlab(*arguments)
+    finished = study(*arguments)
     assert finished.returncode == 0, finished.stderr
     after = records(tmp_path)
-    assert len(after) == 10
+    assert len(after) == 6
     assert before.items() <= after.items()  # nothing was trained twice
     assert "SUPPORTED  residual-helps" in finished.stdout
-    (study,) = (tmp_path / "studies").iterdir()
-    assert {p.name for p in study.iterdir()} == {
+    (folder,) = (tmp_path / "studies").iterdir()
+    assert {p.name for p in folder.iterdir()} == {
         "files.txt", "registered.yaml", "report.html", "report.md", "results.csv", "curves.svg", "differences.svg",
     }  # fmt: skip
 
-    again = xceptlab(*arguments)
+    again = study(*arguments)
     assert again.returncode == 0
     assert records(tmp_path) == after
     assert again.stdout.startswith("Do residual connections help Xception?")
@@ -76,43 +90,32 @@ print(run.wait(60), heard)
     assert "Traceback" not in done.stderr
 
 
-def test_a_study_whose_data_is_missing_registers_nothing(xceptlab, tmp_path):
-    done = xceptlab(
-        "study",
-        "experiments/residual",
-        "-c",
-        "configs/data/cifar10.yaml",
-        "--data.root=/nonexistent",
-        f"--runtime.outputs={tmp_path}",
-    )
+def test_a_study_whose_data_is_missing_registers_nothing(study, tmp_path):
+    missing = ("-c", "configs/data/cifar10.yaml", "--data.root=/nonexistent")
+    done = study("experiments/residual", *missing, f"--runtime.outputs={tmp_path}")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["intermediate", "order", "continuum", "continuum_matched", "factorial"])
-def test_shipped_studies_run_in_a_small_form(xceptlab, tmp_path, name):
-    done = xceptlab("study", f"experiments/{name}", *SMALL, "--train.epochs=1", f"--runtime.outputs={tmp_path}")
+def test_shipped_studies_run_in_a_small_form(study, tmp_path, name):
+    done = study(f"experiments/{name}", "--seeds=2", *TINY, f"--runtime.outputs={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "INCOMPLETE" not in done.stdout
 
 
-def test_the_inception_study_runs_on_the_digits(xceptlab, tmp_path):
-    done = xceptlab(
-        *("study", "experiments/inception", "-c", "configs/data/digits.yaml", "-c", "configs/train/digits.yaml", *SMALL),
-        *("--data.size=75", "--model.width=0.125", "--data.train_images=20", "--data.test_images=10", "--train.epochs=1"),
-        *(
-            "--train.batch_size=10",
-            "--train.precision=32-true",
-            "--runtime.devices=1",
-            "--runtime.workers=0",
-            f"--runtime.outputs={tmp_path}",
-        ),
+def test_the_inception_study_runs_on_the_digits(study, tmp_path):
+    digits = ("-c", "configs/data/digits.yaml", "-c", "configs/train/digits.yaml")
+    done = study(
+        *("experiments/inception", "--seeds=2", *digits, *TINY, "--train.precision=32-true", "--train.batch_size=5"),
+        *("--data.size=75", "--model.width=0.125", "--data.train_images=10", "--data.test_images=5", "--data.validation=0"),
+        *("--runtime.devices=1", "--runtime.workers=0", f"--runtime.outputs={tmp_path}"),
     )
     assert done.returncode == 0, done.stderr
     assert "INCOMPLETE" not in done.stdout
     found = [json.loads(path.read_text()) for path in records(tmp_path)]
-    assert sorted(record["science"]["model.timm"] for record in found) == [""] * 3 + ["inception_v3"] * 3
+    assert sorted(record["science"]["model.timm"] for record in found) == [""] * 2 + ["inception_v3"] * 2
 
 
 @pytest.fixture
@@ -131,14 +134,14 @@ def photographs(tmp_path):
     return tmp_path / "photographs"
 
 
-def test_the_imagenet_study_runs_in_a_tiny_form_on_two_processes(xceptlab, tmp_path, photographs):
+def test_the_imagenet_study_runs_in_a_tiny_form_on_two_processes(study, tmp_path, photographs):
     """Its recipe, narrow and short, on photographs that the test makes, with the launcher's path for several devices."""
-    study = yaml.safe_load((ROOT / "experiments/imagenet_residual/study.yaml").read_text())
-    study["base"] = [str(ROOT / base) for base in study["base"][:-1]]
-    study["seeds"] = [0]
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
-    done = xceptlab(
-        *("study", tmp_path / "tiny.yaml", "--jobs", "1", f"--data.root={photographs}", "--data.name=folder"),
+    content = yaml.safe_load((ROOT / "experiments/imagenet_residual/study.yaml").read_text())
+    content["base"] = [str(ROOT / base) for base in content["base"][:-1]]
+    content["seeds"] = [0]
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    done = study(
+        *(tmp_path / "tiny.yaml", "--jobs", "1", f"--data.root={photographs}", "--data.name=folder"),
         *("--data.size=71", "--data.validation=0", "--model.width=0.05", "--model.middle_blocks=1"),
         *("--train.epochs=1", "--train.batch_size=12", "--runtime.accelerator=cpu", "--runtime.devices=2", "--runtime.workers=0"),
         *("--runtime.wandb=disabled", f"--runtime.outputs={tmp_path}"),
@@ -150,44 +153,27 @@ def test_the_imagenet_study_runs_in_a_tiny_form_on_two_processes(xceptlab, tmp_p
 
 
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"CIFAR-10's parquet files are not in {CIFAR10}")
-def test_the_same_study_on_real_cifar10(xceptlab, tmp_path):
-    study = yaml.safe_load((ROOT / "experiments/residual/study.yaml").read_text()) | {"seeds": [0, 1, 2]}
-    (tmp_path / "residual").mkdir()
-    (tmp_path / "residual" / "study.yaml").write_text(yaml.safe_dump(study))
-    done = xceptlab(
-        *(
-            "study",
-            tmp_path / "residual",
-            "-c",
-            "configs/data/cifar10.yaml",
-            f"--data.root={CIFAR10}",
-            "--data.train_images=1000",
-        ),
-        *("--data.test_images=500", "--train.epochs=2", "--runtime.wandb=disabled", f"--runtime.outputs={tmp_path}"),
+def test_the_same_study_on_real_cifar10(study, tmp_path):
+    done = study(
+        *("experiments/residual", "--seeds=2", *TINY, "-c", "configs/data/cifar10.yaml", f"--data.root={CIFAR10}"),
+        f"--runtime.outputs={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
-    (report,) = tmp_path.glob("studies/residual+cifar10*/report.html")
+    found = [json.loads(path.read_text()) for path in records(tmp_path)]
+    assert [record["science"]["data.name"] for record in found] == ["cifar10"] * 4
+    (report,) = tmp_path.glob("studies/residual+*/report.html")
     assert "residual-helps" in report.read_text()
 
 
-def test_a_failing_run_leaves_the_rest_and_exit_code_1(xceptlab, tmp_path):
+def test_a_failing_run_leaves_the_rest_and_exit_code_1(study, tmp_path):
     """A folder stands where one run's weights should go."""
-    arguments = ["experiments/residual", *SMALL, "--train.epochs=1", f"--runtime.outputs={tmp_path}"]
-    plan = subprocess.run(
-        [sys.executable, "-c", PRINT_RUNS, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    blocked = tmp_path / "runs" / plan[3] / "model.safetensors" / "folder"
+    overrides = [*TINY, f"--runtime.outputs={tmp_path}"]
+    name = list(expand("experiments/residual", overrides, 2).runs().values())[3].run_id
+    blocked = tmp_path / "runs" / name / "model.safetensors" / "folder"
     blocked.mkdir(parents=True)
-    done = xceptlab("study", *arguments)
+    done = study("experiments/residual", "--seeds=2", *overrides)
     assert done.returncode == 1
-    assert f"failed: {plan[3]}" in done.stderr
-    assert len(records(tmp_path)) == 9
+    assert f"failed: {name}" in done.stderr
+    assert len(records(tmp_path)) == 3
     assert "INCOMPLETE" in done.stdout
     assert os.path.isdir(blocked)
-
-
-PRINT_RUNS = """
-import sys
-from xceptlab.study import expand
-print(*(run.run_id for run in expand(sys.argv[1], sys.argv[2:]).runs().values()))
-"""

@@ -39,18 +39,30 @@ def study(tmp_path):
     return str(file)
 
 
-def test_a_study_is_read_run_shown_and_reported_where_only_ascii_can_be_shown(study, tmp_path, xceptlab):
-    arguments = [study, *OPTIONS, f"--runtime.outputs={tmp_path / 'outputs'}"]
-    for command, shown in {
+def test_a_study_is_read_run_shown_and_reported_where_only_ascii_can_be_shown(study, tmp_path):
+    """In one interpreter, which starts there, and the server of the study's runs."""
+    shown = {
         "plan": "H?lfen sie - 1 x 1 -> oder nicht?",
         "study": "better: Es hilft - na?vement.",
         "status": "2 of 2 done",
         "report": "H?lfen sie - 1 x 1 -> oder nicht?",
-    }.items():
-        done = xceptlab(command, *arguments, env=os.environ | ASCII)
-        assert done.returncode == 0, done.stderr
-        assert shown in done.stdout
-        assert "Traceback" not in done.stderr
+    }
+    code = (
+        "import sys\n"
+        "from xceptlab.cli import main\n"
+        "for command in sys.argv[1].split():\n"
+        "    if code := main([command, *sys.argv[2:]]):\n"
+        "        sys.exit(code)\n"
+        "    print('-- end of', command)\n"
+    )
+    command = [sys.executable, "-c", code, " ".join(shown), study, *OPTIONS, f"--runtime.outputs={tmp_path / 'outputs'}"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | ASCII, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    rest = done.stdout
+    for command, text in shown.items():
+        printed, _, rest = rest.partition(f"-- end of {command}\n")
+        assert text in printed
     (report,) = (tmp_path / "outputs").glob("studies/*/report.md")
     text = report.read_text("utf-8")
     assert "Hélfen sie – 1 × 1 → oder nicht?" in text

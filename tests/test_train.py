@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +15,8 @@ import torch
 from PIL import Image
 from pytorch_lightning.callbacks import RichProgressBar
 
-from conftest import ROOT, TINY, listen_to_ctrl_c
+import processes
+from conftest import ROOT, TINY
 from made import photographs
 from xceptlab import checkpoints, cli, tracking
 from xceptlab.data.module import Batch, DataModule
@@ -349,33 +348,27 @@ def test_a_full_disk_ends_in_one_line_and_no_record(tiny, monkeypatch, capsys):
 # ---- in processes of their own: signals, kills, two ranks -----------------------------------------------------------------
 
 
-def start(outputs, *overrides):
-    command = [sys.executable, "-m", "xceptlab", "train", *TINY, f"--runtime.outputs={outputs}", *overrides]
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, preexec_fn=listen_to_ctrl_c, **pipes)
-
-
 def wait_for_epoch(process, outputs, epoch):
     """Until the run has logged this epoch's evaluation."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         for log in Path(outputs).glob("runs/*/metrics.jsonl"):
             lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
             if any(line["epoch"] >= epoch and "val/top1" in line for line in lines):
                 return
         time.sleep(0.02)
-    raise AssertionError(f"the run ended or hung before epoch {epoch}: {process.communicate()[1]}")
+    raise AssertionError(f"the run ended or hung before epoch {epoch}")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 75), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_an_interrupted_run_continues_to_the_same_bits(tiny, tmp_path, number, code):
     science = ("--train.epochs=40", "--model.dropout=0.2", "--train.ema=0.9", "--data.crop=pad", "--data.pad=1")
-    process = start(tmp_path / "outputs", *science)
+    process = processes.start(["train", *TINY, f"--runtime.outputs={tmp_path / 'outputs'}", *science], tmp_path / "printed")
     wait_for_epoch(process, tmp_path / "outputs", 5)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "Traceback" not in errors
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == code
+    assert "Traceback" not in (tmp_path / "printed" / "stderr").read_text()
     config = tiny(*science)
     assert directory(config).record() is None
     assert checkpoints.newest(directory(config).path / "checkpoints")
@@ -390,14 +383,13 @@ def test_an_interrupted_run_continues_to_the_same_bits(tiny, tmp_path, number, c
     assert timeless[0] == timeless[1]
 
 
-def test_two_processes_train_and_count_every_test_image_once(tiny, tmp_path):
-    process = start(tmp_path / "outputs", "--runtime.devices=2")
-    output, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
+def test_two_processes_train_and_count_every_test_image_once(tiny, tmp_path, fresh_xceptlab):
+    done = fresh_xceptlab("train", *TINY, f"--runtime.outputs={tmp_path / 'outputs'}", "--runtime.devices=2")
+    assert done.returncode == 0, done.stderr
     config = tiny()
     record = directory(config).record()
     assert record.world_size == 2
-    assert output.count(config.run_id) == 1
+    assert done.stdout.count(config.run_id) == 1
     correct = np.load(directory(config).path / "test_correct.npy")
     assert correct.shape == (101,)
     assert record.metrics["test/top1"] == pytest.approx(100 * correct.mean(), abs=1e-12)

@@ -160,7 +160,7 @@ def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_t
 
 @slurm
 def test_a_run_on_two_nodes_that_is_preempted_comes_to_the_bits_of_two_processes_on_one_machine(
-    tiny, launcher, xceptlab, tmp_path, monkeypatch
+    tiny, launcher, fresh_xceptlab, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # the test cluster's nodes are in no DNS
     science = ("--train.epochs=6", "--model.dropout=0.2", "--train.ema=0.9")
@@ -177,7 +177,7 @@ def test_a_run_on_two_nodes_that_is_preempted_comes_to_the_bits_of_two_processes
     assert (directory.path / "log.txt").read_text().count("continues from") == 1
     record = directory.record()
     assert record.world_size == 2
-    done = xceptlab("train", *TINY, *science, "--runtime.devices=2", f"--runtime.outputs={tmp_path / 'undisturbed'}")
+    done = fresh_xceptlab("train", *TINY, *science, "--runtime.devices=2", f"--runtime.outputs={tmp_path / 'undisturbed'}")
     assert done.returncode == 0, done.stderr
     undisturbed = RunDirectory.of(str(tmp_path / "undisturbed"), config.run_id)
     assert record.metrics == undisturbed.record().metrics

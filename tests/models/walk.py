@@ -15,7 +15,7 @@ from xceptlab.models.conv import Conv2d
 from xceptlab.schema import ModelConfig
 
 NETWORKS = [
-    *({"width": width} for width in (0.016, 1 / 32, 3 / 64, 1 / 16, 3 / 32, 0.117, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1.0, 2.0)),
+    *({"width": width} for width in (0.016, 1 / 32, 3 / 64, 1 / 16, 3 / 32, 0.117, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1.0)),
     *({"width": width, "divisor": 8} for width in (0.016, 1 / 16, 1 / 8)),
     *({"width": width, "order": "pointwise_first", "segments": n, "divisor": 4} for width in (1 / 32, 1 / 8) for n in (1, 2, 4)),
     *({"width": width, "residual": "projection_only"} for width in (1 / 32, 1 / 16)),
