@@ -157,6 +157,15 @@ def test_skew_is_seen_where_it_can_be_and_seldom_where_there_is_none():
     assert stats.skewed(np.array([0.1, 0.2, 0.15, 0.12, 30.0, 0.18]))
 
 
+@pytest.mark.parametrize(
+    ("hits", "n", "bound"), [(0, 5, 1 - 0.05**0.2), (5, 5, 1.0), (1, 5, 0.6574), (0, 20, 1 - 0.05 ** (1 / 20))]
+)
+def test_the_upper_bound_of_a_share_is_clopper_and_pearsons(hits, n, bound):
+    assert stats.upper_share(hits, n) == pytest.approx(bound, abs=1e-4)
+    if hits < n:
+        assert sp.binom.cdf(hits, n, stats.upper_share(hits, n)) == pytest.approx(0.05)
+
+
 # ---- factorial studies ------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from statsmodels.stats.weightstats import ttost_paired
 from xceptlab import stats
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.study import Claim, Expansion, Seeds, Study
-from xceptlab.verdict import forecast, grown, judge, judge_study
+from xceptlab.verdict import forecast, grown, has_failed, judge, judge_study
 
 
 def claim(**changes) -> Claim:
@@ -287,6 +287,28 @@ def test_each_claim_scores_divergence_as_it_declares():
     claims = [claim(diverged=0.0), claim(id="y", diverged=50.0), claim(id="z")]
     verdicts = judge_study(study(claims), records(GOOD, [DIVERGED, *WORSE[1:]]))
     assert [v.differences[0] for v in verdicts] == pytest.approx([97.0, 47.0, 87.0])
+
+
+@pytest.mark.parametrize(
+    ("metric", "failed", "failures"),
+    [("top1", 91.0, 2), ("top1", 90.0, 0), ("loss", 0.75, 2), ("loss", 0.9, 0), ("top1", None, 0), ("top1", 99.0, 3)],
+)
+def test_runs_below_the_declared_score_or_above_it_for_a_loss_have_failed(metric, failed, failures):
+    own = claim(metric=f"test/{metric}", failed=failed)
+    assert sum(has_failed(run, [claim(metric="test/top5"), own]) for run in WORSE) == failures
+
+
+@pytest.mark.parametrize(("statistic", "diverged", "said"), [
+    ("mean", 0, None),
+    ("mean", 1, "runs failed (b seed 0), and no test of a mean is sound there"),
+    ("median", 1, None),
+    ("mean", 2, "failures decide it: in 2 of 3 seeds"),
+    ("median", 2, "failures decide it: in 2 of 3 seeds"),
+])  # fmt: skip
+def test_what_failures_do_to_a_verdict_is_warned_of(statistic, diverged, said):
+    (v,) = judge_study(study([claim(statistic=statistic)]), records(GOOD, [DIVERGED] * diverged + WORSE[diverged:]))
+    assert (said is None) == (v.warnings == ())
+    assert said is None or v.warnings[0].startswith(said)
 
 
 def test_a_metric_that_a_record_lacks_is_an_error_that_names_the_run():

@@ -106,6 +106,11 @@ def at_chance(accuracy: float, chance: float, images: int) -> bool:
     return bool(stats.binom.sf(np.ceil(right - 1e-6) - 1, images, chance / 100) > 0.01)
 
 
+def upper_share(hits: int, n: int, level: float = 0.95) -> float:
+    """The one-sided upper confidence bound of a share that ``hits`` of ``n`` >= 1 show (Clopper & Pearson 1934): 0.45 for 0 of 5."""
+    return 1.0 if hits == n else float(stats.beta.ppf(level, hits + 1, n - hits))
+
+
 def correlation(a: Array, b: Array) -> float:
     """Pearson's correlation of (n,) and (n,); NaN where one of them does not vary."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:

@@ -59,6 +59,9 @@ class Claim(Section):
     """The claim in words."""
     diverged: float | None = None
     """Score of a run that diverged, in the metric's unit; null scores it as guessing."""
+    failed: float | None = None
+    """Score below which a run has failed (above, for the loss), as one that diverged has: the report counts failures, says how
+    often they may be expected, and warns where they decide; the verdict is of the scores as they are."""
 
     def __post_init__(self) -> None:
         if isinstance(self.contrast, list | tuple):  # arms may be named by numbers
@@ -72,6 +75,12 @@ class Claim(Section):
     @property
     def lower_is_better(self) -> bool:
         return self.metric.endswith("loss")
+
+    def fails(self, score: float) -> bool:
+        """Whether a run of this score has failed."""
+        if self.failed is None:
+            return False
+        return score > self.failed if self.lower_is_better else score < self.failed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -221,12 +221,24 @@ def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
             if record is None:
                 continue
             if record.status == "diverged":
-                row[seed] = guessing(claim.metric, expansion.arms[arm].data.classes) if claim.diverged is None else claim.diverged
+                row[seed] = score_of_divergence(claim, expansion.arms[arm].data.classes)
             elif claim.metric in record.metrics:
                 row[seed] = record.metrics[claim.metric]
             else:
                 raise ValueError(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
     return table
+
+
+def score_of_divergence(claim: Claim, classes: int) -> float:
+    """What a diverged run of so many classes scores in a claim: what it declares, or what guessing would."""
+    return guessing(claim.metric, classes) if claim.diverged is None else claim.diverged
+
+
+def has_failed(record: Record, claims: Sequence[Claim]) -> bool:
+    """Whether a run diverged, or scored worse than one of the claims declares to be a failure."""
+    if record.status == "diverged":
+        return True
+    return any(claim.fails(record.metrics[claim.metric]) for claim in claims if claim.metric in record.metrics)
 
 
 def guessing(metric: str, classes: int) -> float:
@@ -251,6 +263,7 @@ def _with_warnings(v: Verdict, expansion: Expansion, records: Records) -> Verdic
     if not v.claim.lower_is_better and 0 < v.claim.margin < (100 / images if images else 0):
         one = f"one image more or less of {images:,} is {100 / images:.2g} points"
         warnings.append(f"the margin of {v.claim.margin:g} is less than a single image: {one}")
+    warnings += _of_failures(v, records)
     if not all(arm.at_chance for arm in arms):
         return replace(v, warnings=tuple(warnings))
     found = " and ".join(f"{arm.mean:.2f}%" for arm in arms)
@@ -258,6 +271,23 @@ def _with_warnings(v: Verdict, expansion: Expansion, records: Records) -> Verdic
     neither = f"both arms are at chance: {found} in {split}/top1, which is not more than guessing ({chance}) explains"
     summary = f"{v.summary} Both arms are at chance, so this says nothing about what they differ in."
     return replace(v, summary=summary, warnings=(neither, *warnings))
+
+
+def _of_failures(v: Verdict, records: Records) -> list[str]:
+    """What failed runs do to a verdict."""
+    failed = {
+        (arm, seed)
+        for arm in v.claim.contrast
+        for seed in v.differences
+        if (record := records[arm, seed]) and has_failed(record, [v.claim])
+    }
+    pairs = len({seed for _, seed in failed})
+    if 2 * pairs > v.n:
+        return [f"failures decide it: in {pairs} of {v.n} seeds a run of these arms failed"]
+    if pairs and v.claim.statistic == "mean":
+        listed = ", ".join(f"{arm} seed {seed}" for arm, seed in sorted(failed))
+        return [f"runs failed ({listed}), and no test of a mean is sound there (`statistic: median` is)"]
+    return []
 
 
 @dataclass(frozen=True, kw_only=True)

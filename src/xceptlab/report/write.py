@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 import xceptlab
-from xceptlab import mirror
+from xceptlab import mirror, stats
 from xceptlab.records import write_atomically
 from xceptlab.report import figures
 from xceptlab.report.caveats import excess
@@ -118,9 +118,11 @@ def sync(summary: Summary) -> str:
 def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
     """One arm as text, for every table: see ``arm_header``."""
     runs = f"{row.n}" + (f" ({row.diverged} diverged)" if row.diverged else "")
+    failed = f"{row.failed} (≤ {stats.upper_share(row.failed, row.n):.0%})" if row.n else "–"
     return [
         row.name,
         runs,
+        failed,
         number(row.mean, decimals(metric)),
         number(row.spread, decimals(metric)),
         number(row.sampling, 2),
@@ -132,13 +134,14 @@ def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
 
 def arm_header(metric: str) -> list[str]:
     """The columns of ``arm_cells``."""
-    return ["arm", "runs", metric, "seed sd", "test se", "params", "MACs", "img/s"]
+    return ["arm", "runs", "failed", metric, "seed sd", "test se", "params", "MACs", "img/s"]
 
 
 LEGEND = (
-    "percentages: against the first arm; seed sd: standard deviation over seeds; test se: standard error of one run's "
-    "accuracy from the finite test set; means are of the runs that finished; MACs: multiply-accumulates per image; img/s: images "
-    "trained on per second, as fast as the machine was then"
+    "percentages: against the first arm; failed: runs that diverged or scored worse than a claim's failed score, and what share of all "
+    "seeds this may be (95% upper bound); means are over all runs, diverged ones as the first claim scores them; seed sd: standard "
+    "deviation over seeds; test se: standard error of one run's accuracy from the finite test set; MACs: multiply-accumulates per "
+    "image; img/s: images trained on per second, as fast as the machine was then"
 )
 
 
@@ -201,6 +204,7 @@ def _tex(text: Any) -> str:
         "→": r"$\rightarrow$",
         "×": r"$\times$",
         "±": r"$\pm$",
+        "≤": r"$\leq$",
         "−": "$-$",
         "–": "--",
     }
