@@ -276,7 +276,43 @@ def without(mapping: dict, key: str) -> dict:
     return {k: v for k, v in mapping.items() if k != key}
 
 
+def test_an_effect_weighs_the_arms_of_the_grid(write):
+    study = expand(write(**of_effect(**{"model": {"middle_blocks": [2, 8]}}))).study
+    (claim,) = study.claims
+    assert study.weights(claim) == ({"all-2": 0.5, "none-2": 0.5}, {"all-8": 0.5, "none-8": 0.5})
+    assert study.pairs_of(claim) == [("all-2", "all-8"), ("none-2", "none-8")]
+    assert (claim.sides, claim.gain) == (("model.middle_blocks 2", "model.middle_blocks 8"), "")
+
+
+def test_an_interaction_is_the_effect_of_the_first_factor_at_either_level_of_the_last(write):
+    study = expand(write(**of_effect(**{"model.residual": ["none", "all"], "model.middle_blocks": [1, 8]}))).study
+    (claim,) = study.claims
+    assert study.weights(claim) == ({"all-1": -1.0, "none-1": 1.0}, {"all-8": -1.0, "none-8": 1.0})
+    assert study.pairs_of(claim) == [("none-1", "all-1"), ("none-8", "all-8")]
+    assert claim.gain == "the gain of model.residual none over all"
+
+
+GRID = {"model.residual": ["all", "none"], "model.middle_blocks": [1, 2, 8]}
+
+
+def of_effect(**effect) -> dict:
+    """A grid, and a claim on an effect in it."""
+    claim = {key: value for key, value in CLAIM.items() if key != "contrast"}
+    return {"arms": None, "grid": GRID, "claims": [claim | {"effect": effect}]}
+
+
 ILL_FORMED = [
+    (of_effect(**{"model.order": ["a", "b"]}), ["claim 'c': effect: there is no factor 'model.order'; there are model.residual"]),
+    (
+        of_effect(**{"model.middle_blocks": [1, 4]}),
+        ["claim 'c': effect: model.middle_blocks has no level '4'; there are 1, 2, 8"],
+    ),
+    (of_effect(**{"model.residual": ["all"]}), ["effect", "each with two different levels"]),
+    (of_effect(**{"model.residual": ["all", "all"]}), ["effect", "each with two different levels"]),
+    (of_effect(**{"model.residual": "all"}), ["effect.model.residual: 'all' is not allowed", "a list"]),
+    (of_effect(), ["contrast: missing; a claim is on either a contrast of two arms or an effect of a grid"]),
+    ({"claims": [CLAIM | {"effect": {"model.residual": ["all", "none"]}}]}, ["contrast: there is an effect, too"]),
+    (of_effect(**{"model.residual": ["all", "none"]}) | {"arms": STUDY["arms"], "grid": None}, ["a study of arms has none"]),
     ({"questoin": "?"}, ["questoin", "did you mean question?"]),
     ({"question": None}, ["question"]),
     ({"base": ["absent.yaml"]}, ["'absent.yaml'", "neither beside the study file nor in the working directory, nor shipped"]),
@@ -353,7 +389,7 @@ ILL_FORMED = [
     ({"claims": [CLAIM | {"diverged": float("nan")}]}, ["claim 'c': diverged: nan", "a finite number or null"]),
     ({"claims": [CLAIM | {"diverged": "chance"}]}, ["claim 'c': diverged: 'chance'", "a finite number or null"]),
     ({"claims": [CLAIM, CLAIM | {"id": "d", "marge": 1}]}, ["claim 'd': marge: there is no such key", "did you mean margin?"]),
-    ({"claims": [CLAIM | {"bound": 1}]}, ["claim 'c': bound: there is no such key", "there are id, contrast, metric"]),
+    ({"claims": [CLAIM | {"bound": 1}]}, ["claim 'c': bound: there is no such key", "there are id, contrast, effect, metric"]),
     ({"claims": [CLAIM, without(CLAIM, "margin") | {"id": "d"}]}, ["claim 'd': margin: is missing", "a finite number"]),
     ({"claims": [CLAIM, without(CLAIM, "id")]}, ["claim 2: id: is missing"]),
     ({"claims": [CLAIM | {"id": 7}]}, ["claim 1: id: 7", "text, in quotes"]),

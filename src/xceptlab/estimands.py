@@ -119,7 +119,7 @@ class Mean(Estimand):
     def untestable(self, d: Array) -> str:
         if np.ptp(d) > 0:
             return ""
-        a, b = self.claim.contrast
+        a, b = self.claim.sides
         value = -d[0] if self.claim.lower_is_better else d[0]
         unit = "" if self.claim.lower_is_better else " points"
         same = f"{a} - {b} is {value:+.{decimals(self.claim.metric)}f}{unit} for every seed"

@@ -15,7 +15,10 @@ from xceptlab.stats import Array
 from xceptlab.study import Claim, Expansion, Seeds, Study, decimals
 
 Scores = Mapping[str, Mapping[int, float]]
-"""``scores[arm][seed]`` of a claim's metric: accuracies in percent, losses in nats."""
+"""``scores[side][seed]`` of a claim's metric, by the names of what it compares: arms, or what makes up an effect.
+
+Accuracies are in percent, losses in nats.
+"""
 
 Records = Mapping[tuple[str, int], Record | None]
 """Records, or None where a run has none yet, by (arm, seed)."""
@@ -186,8 +189,8 @@ def _look(
 def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> Verdict:
     """What is known of a claim before it is tested."""
     claim = asked.claim
-    a, b = ({seed: scores[arm][seed] for seed in sorted(seeds) if seed in scores[arm]} for arm in claim.contrast)
-    for arm, values in zip(claim.contrast, (a, b), strict=True):
+    a, b = ({seed: scores[arm][seed] for seed in sorted(seeds) if seed in scores[arm]} for arm in claim.sides)
+    for arm, values in zip(claim.sides, (a, b), strict=True):
         for seed, value in values.items():
             if not math.isfinite(value):
                 raise ValueError(f"claim {claim.id!r}: the score of arm {arm!r}, seed {seed} is {value}, not a finite number")
@@ -213,8 +216,8 @@ def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float)
 
 
 def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
-    """The scores of a claim's arms. A diverged run scores what the claim declares, by default what guessing would."""
-    table: dict[str, dict[int, float]] = {arm: {} for arm in claim.contrast}
+    """The scores of a claim's two sides. A diverged run scores what the claim declares, by default what guessing would."""
+    table: dict[str, dict[int, float]] = {arm: {} for arm in expansion.study.arms_of(claim)}
     for arm, row in table.items():
         for seed in expansion.seeds:
             record = records[arm, seed]
@@ -226,7 +229,11 @@ def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
                 row[seed] = record.metrics[claim.metric]
             else:
                 raise ValueError(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
-    return table
+    sides = {}
+    for side, weights in zip(claim.sides, expansion.study.weights(claim), strict=True):
+        seeds = [seed for seed in expansion.seeds if all(seed in table[arm] for arm in weights)]
+        sides[side] = {seed: sum(weight * table[arm][seed] for arm, weight in weights.items()) for seed in seeds}
+    return sides
 
 
 def score_of_divergence(claim: Claim, classes: int) -> float:
@@ -249,7 +256,7 @@ def guessing(metric: str, classes: int) -> float:
 def _unit_warnings(v: Verdict) -> tuple[str, ...]:
     """Accuracies that look like fractions."""
     values = [value for arm in v.scores for value in arm.values()]
-    if v.claim.lower_is_better or not values or not all(0 <= value <= 1 for value in values):
+    if v.claim.lower_is_better or len(v.claim.effect) > 1 or not values or not all(0 <= value <= 1 for value in values):
         return ()
     return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
 
@@ -257,27 +264,28 @@ def _unit_warnings(v: Verdict) -> tuple[str, ...]:
 def _with_warnings(v: Verdict, expansion: Expansion, records: Records) -> Verdict:
     """The verdict with what the number of images and the arms' runs say against it."""
     split = v.claim.metric.split("/")[0]
-    arms = [_Accuracy.of(arm, split, expansion, records) for arm in v.claim.contrast]
+    arms = [_Accuracy.of(arm, split, expansion, records) for arm in expansion.study.arms_of(v.claim)]
     warnings = list(v.warnings)
     images = min(arm.images for arm in arms)
     if not v.claim.lower_is_better and 0 < v.claim.margin < (100 / images if images else 0):
         one = f"one image more or less of {images:,} is {100 / images:.2g} points"
         warnings.append(f"the margin of {v.claim.margin:g} is less than a single image: {one}")
-    warnings += _of_failures(v, records)
+    warnings += _of_failures(v, expansion, records)
     if not all(arm.at_chance for arm in arms):
         return replace(v, warnings=tuple(warnings))
     found = " and ".join(f"{arm.mean:.2f}%" for arm in arms)
     chance = " and ".join(dict.fromkeys(f"{arm.chance:.2f}%" for arm in arms))
-    neither = f"both arms are at chance: {found} in {split}/top1, which is not more than guessing ({chance}) explains"
-    summary = f"{v.summary} Both arms are at chance, so this says nothing about what they differ in."
+    all_arms = "both" if len(arms) == 2 else f"all {len(arms)}"
+    neither = f"{all_arms} arms are at chance: {found} in {split}/top1, which is not more than guessing ({chance}) explains"
+    summary = f"{v.summary} {all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
     return replace(v, summary=summary, warnings=(neither, *warnings))
 
 
-def _of_failures(v: Verdict, records: Records) -> list[str]:
+def _of_failures(v: Verdict, expansion: Expansion, records: Records) -> list[str]:
     """What failed runs do to a verdict."""
     failed = {
         (arm, seed)
-        for arm in v.claim.contrast
+        for arm in expansion.study.arms_of(v.claim)
         for seed in v.differences
         if (record := records[arm, seed]) and has_failed(record, [v.claim])
     }
@@ -338,7 +346,6 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
         p_alone: The p-value of that, before Holm's adjustment.
         levels: Those at which the claim and its opposite are tested, of one look's p-value.
     """
-    a, b = v.claim.contrast
     unit = "" if v.claim.lower_is_better else " points"
     places = decimals(v.claim.metric)
     if v.n < LEAST_PAIRS:
@@ -349,7 +356,7 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
     if why := asked.untestable(v.values):
         return f"Inconclusive: {why}."
     repeated, most = ("", "") if v.most is None else ("repeated ", f" of at most {v.most}")
-    amount = f"{a} is {abs(v.estimate):.{places}f}{unit} {'better' if v.estimate >= 0 else 'worse'} than {b} in {v.claim.metric}"
+    amount = _compared(v.claim, f"{abs(v.estimate):.{places}f}{unit}", v.estimate >= 0)
     if v.claim.statistic == "median":
         amount += " in the median"
     interval = f"{repeated}{100 * v.level:g}% interval {v.low:+.{places}f} to {v.high:+.{places}f}"
@@ -368,6 +375,15 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
         amount += f"; by itself it would be {alone} (p = {p_alone:.2g}), but not beside the other claims (Holm)"
     spent = "; the seeds that were planned are used up" if v.n == v.most else ""
     return f"Inconclusive: {amount}{spent}; {asked.more_seeds(v.values, levels)}."
+
+
+def _compared(claim: Claim, amount: str, positive: bool) -> str:
+    """The estimate in words, such as ``a is 1.20 points better than b in test/top1``."""
+    a, b = claim.sides
+    if len(claim.effect) < 2:
+        averaged = ", averaged over the other factors" if claim.effect else ""
+        return f"{a} is {amount} {'better' if positive else 'worse'} than {b} in {claim.metric}{averaged}"
+    return f"{claim.gain} is {amount} {'larger' if positive else 'smaller'} with {a} than with {b} in {claim.metric}"
 
 
 def forecast(v: Verdict, study: Study) -> str:

@@ -714,6 +714,30 @@ def test_a_factorial_study_shows_main_effects_and_interactions(study):
     for text in (Page(files["report.html"]).text, files["report.md"]):
         assert "model.residual: all → none × model.intermediate" in text
         assert "-5.01" in text
+    assert "| effect | estimate | low | high | p (Holm) |" in files["report.md"]
+
+
+def test_effects_and_interactions_are_claimed_and_judged(study):
+    residual, intermediate = {"model.residual": ["all", "none"]}, {"model.intermediate": ["none", "relu"]}
+    claims = [
+        {"id": "main", "effect": residual, "metric": "test/top1", "kind": "superior", "margin": 4.0},
+        {"id": "both", "effect": residual | intermediate, "metric": "test/top1", "kind": "equivalent", "margin": 1.0},
+    ]
+    expansion = grid(study, *claims)
+    summary = summarise(expansion)
+    _, main, both = summary.verdicts
+    effects = [row.estimate for row in summary.effects]
+    assert (main.outcome, both.outcome) == ("supported", "supported")
+    assert (main.estimate, both.estimate) == pytest.approx((-effects[0], effects[2]))
+    assert main.scores[0][0] == pytest.approx((95 + 93) / 2)
+    assert main.summary.startswith(
+        "Supported: model.residual all is 5.01 points better than model.residual none in test/top1, averaged over the other f"
+    )
+    said = "the gain of model.residual all over none is 0.02 points smaller with model.intermediate none than with model.inter"
+    assert said in both.summary
+    assert main.power.startswith("Pairing correlation")
+    for text in texts(expansion).values():
+        assert "nan" not in text.split("<script")[0]
 
 
 def test_links_to_wandb_are_web_addresses_only(study):

@@ -47,7 +47,7 @@ TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F
 
 def axis(verdict: Verdict) -> str:
     """What the differences of a claim are."""
-    a, b = map(short, reversed(verdict.claim.contrast) if verdict.claim.lower_is_better else verdict.claim.contrast)
+    a, b = map(short, reversed(verdict.claim.sides) if verdict.claim.lower_is_better else verdict.claim.sides)
     line = "<br>" if len(a + b) > 20 else " "
     units = "nats" if verdict.claim.lower_is_better else "points"
     return f"{html.escape(a)}{line}− {html.escape(b)}, {verdict.claim.metric} ({units})"
@@ -159,7 +159,7 @@ def pairs_html(verdict: Verdict) -> str:
         customdata=np.repeat(seeds, 3),
         hovertemplate=f"seed %{{customdata}}: %{{y:.{decimals(v.claim.metric)}f}}<extra></extra>",
     )
-    figure.update_xaxes(ticktext=[wrapped(arm) for arm in v.claim.contrast], **_TWO)
+    figure.update_xaxes(ticktext=[wrapped(arm) for arm in v.claim.sides], **_TWO)
     figure.update_yaxes(title=f"{v.claim.metric} ({unit(v.claim.metric)})")
     return _div(figure, 320)
 

@@ -56,6 +56,8 @@ class EffectRow:
     estimate: float
     low: float
     high: float
+    p_adjusted: float
+    """Of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ def summarise(expansion: Expansion) -> Summary:
     curves, reached = _curves(expansion, directories, curve_metric)
     failures = {key: reason for key, directory in directories.items() if not records[key] and (reason := directory.failure())}
     verdicts = judge_study(expansion, records)
-    sampling = sampling_errors(verdicts, directories)
+    sampling = sampling_errors(verdicts, expansion.study, directories)
     arms = [_arm(name, expansion, records, metric) for name in expansion.arms]
     links = {key: directory.path / "wandb_url" for key, directory in directories.items()}
     return Summary(
@@ -133,7 +135,7 @@ def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmR
     diverged = sum(record.status == "diverged" for record in own)
     finished = [record.metrics[metric] for record in own if metric in record.metrics]
     values = np.array(finished + diverged * [_score_of_divergence(name, expansion, metric)])
-    claims = [claim for claim in expansion.study.claims if name in claim.contrast]
+    claims = [claim for claim in expansion.study.claims if name in expansion.study.arms_of(claim)]
     images = max((record.test_images for record in own), default=0)
     accuracy = float(np.mean(finished)) if metric.startswith("test/top") and images and finished else math.nan
     return ArmRow(
@@ -195,7 +197,7 @@ def _effects(expansion: Expansion, records: Records, metric: str) -> list[Effect
         return " × ".join(each)
 
     made = stats.effects(np.array(scores).reshape(len(complete), *shape), 1 - expansion.study.alpha)
-    return [EffectRow(name=name(e), estimate=e.estimate, low=e.low, high=e.high) for e in made]
+    return [EffectRow(name=name(e), estimate=e.estimate, low=e.low, high=e.high, p_adjusted=e.p_adjusted) for e in made]
 
 
 def _environment(records: Records) -> dict[str, str]:

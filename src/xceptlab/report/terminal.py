@@ -11,8 +11,8 @@ from rich.text import Text
 from xceptlab.estimands import LEAST_PAIRS
 from xceptlab.report.caveats import excess
 from xceptlab.report.summary import Summary, read_records
-from xceptlab.report.write import amount, arm_cells, arm_header
-from xceptlab.study import Expansion, Seeds, decimals
+from xceptlab.report.write import amount, arm_cells, arm_header, effect_cells
+from xceptlab.study import Expansion, Seeds
 from xceptlab.verdict import forecast, judge_study
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     verdicts = judge_study(expansion, records)
     for verdict in verdicts:
         claim = verdict.claim
-        a, b = claim.contrast
-        said = f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
+        a, b = claim.sides
+        of = f"{claim.gain}: " if claim.gain else ""
+        said = f"Claim {claim.id}: {of}{a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
         needs = forecast(verdict, expansion.study)
         if not needs and verdict.outcome != "incomplete":
             needs = verdict.summary
@@ -93,10 +94,12 @@ def show_summary(summary: Summary) -> None:
         console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
     if summary.effects:
         level = 100 * (1 - summary.expansion.study.alpha)
-        console.print(Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals:", style="bold"))
+        console.print(
+            Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals, p by Holm:", style="bold")
+        )
     for effect in summary.effects:
-        estimate, low, high = (f"{x:+.{decimals(summary.metric)}f}" for x in (effect.estimate, effect.low, effect.high))
-        console.print(Text(f"{estimate:>8} ({low} to {high})  {effect.name}"))
+        name, estimate, low, high, p = effect_cells(effect, summary.metric)
+        console.print(Text(f"{estimate:>8} ({low} to {high}), p = {p}  {name}"))
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
     console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)

@@ -17,7 +17,7 @@ from xceptlab import mirror, stats
 from xceptlab.records import write_atomically
 from xceptlab.report import figures
 from xceptlab.report.caveats import excess
-from xceptlab.report.summary import ArmRow, Summary
+from xceptlab.report.summary import ArmRow, EffectRow, Summary
 from xceptlab.report.trained import recipe, shared_science
 from xceptlab.study import decimals
 
@@ -137,11 +137,21 @@ def arm_header(metric: str) -> list[str]:
     return ["arm", "runs", "failed", metric, "seed sd", "test se", "params", "MACs", "img/s"]
 
 
+EFFECT_HEADER = ["effect", "estimate", "low", "high", "p (Holm)"]
+"""The columns of ``effect_cells``."""
+
+
+def effect_cells(row: EffectRow, metric: str) -> list[str]:
+    """One effect as text, for every table: see ``EFFECT_HEADER``."""
+    numbers = [f"{value:+.{decimals(metric)}f}" for value in (row.estimate, row.low, row.high)]
+    return [row.name, *numbers, "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"]
+
+
 LEGEND = (
-    "percentages: against the first arm; failed: runs that diverged or scored worse than a claim's failed score, and what share of all "
-    "seeds this may be (95% upper bound); means are over all runs, diverged ones as the first claim scores them; seed sd: standard "
-    "deviation over seeds; test se: standard error of one run's accuracy from the finite test set; MACs: multiply-accumulates per "
-    "image; img/s: images trained on per second, as fast as the machine was then"
+    "percentages: against the first arm; failed: runs that diverged or scored worse than a claim's failed score, and what share "
+    "of all seeds this may be (95% upper bound); means are over all runs, diverged ones as the first claim scores them; seed sd: "
+    "standard deviation over seeds; test se: standard error of one run's accuracy from the finite test set; MACs: "
+    "multiply-accumulates per image; img/s: images trained on per second, as fast as the machine was then"
 )
 
 
@@ -182,9 +192,8 @@ def _values(summary: Summary) -> dict[str, Any]:
         "header": arm_header(summary.metric),
         "rows": [arm_cells(row, summary.arms[0], summary.metric) for row in summary.arms],
         "paired": [v for v in summary.verdicts if v.n],
-        "effect_rows": [
-            [e.name, *(f"{x:+.{decimals(summary.metric)}f}" for x in (e.estimate, e.low, e.high))] for e in summary.effects
-        ],
+        "effect_header": EFFECT_HEADER,
+        "effect_rows": [effect_cells(effect, summary.metric) for effect in summary.effects],
         "decimals": decimals,
         "curves_text": _ends(summary),
         "reproduce": _reproduce(summary),
