@@ -121,8 +121,7 @@ class Mean(Estimand):
             return ""
         a, b = self.claim.sides
         value = -d[0] if self.claim.lower_is_better else d[0]
-        unit = "" if self.claim.lower_is_better else " points"
-        same = f"{a} - {b} is {value:+.{decimals(self.claim.metric)}f}{unit} for every seed"
+        same = f"{a} - {b} is {value:+.{decimals(self.claim.metric)}f}{self.claim.unit} for every seed"
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
     def power(self, d: Array, level: float) -> str:

@@ -32,9 +32,14 @@ SECTIONS = [f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_data
 """What an arm's keys may be nested in, as in a configuration file."""
 
 
+def in_percent(metric: str) -> bool:
+    """Whether the metric is an accuracy in percent, whose differences are percentage points."""
+    return metric.endswith(("top1", "top5"))
+
+
 def decimals(metric: str) -> int:
-    """How many a value of the metric is shown with: percent with 2, nats with 4."""
-    return 4 if metric.endswith("loss") else 2
+    """How many a value of the metric is shown with: percent with 2, nats and others with 4."""
+    return 2 if in_percent(metric) else 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,11 @@ class Claim(Section):
     @property
     def lower_is_better(self) -> bool:
         return self.metric.endswith("loss")
+
+    @property
+    def unit(self) -> str:
+        """What stands behind a difference of the metric: `` points``, or nothing."""
+        return " points" if in_percent(self.metric) else ""
 
     @property
     def sides(self) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from xceptlab import signs, stats
 from xceptlab.estimands import LEAST_PAIRS, Estimand, estimand
 from xceptlab.records import Record
 from xceptlab.stats import Array
-from xceptlab.study import Claim, Expansion, Seeds, Study, decimals
+from xceptlab.study import Claim, Expansion, Seeds, Study, decimals, in_percent
 
 Scores = Mapping[str, Mapping[int, float]]
 """``scores[side][seed]`` of a claim's metric, by the names of what it compares: arms, or what makes up an effect.
@@ -256,7 +256,7 @@ def guessing(metric: str, classes: int) -> float:
 def _unit_warnings(v: Verdict) -> tuple[str, ...]:
     """Accuracies that look like fractions."""
     values = [value for arm in v.scores for value in arm.values()]
-    if v.claim.lower_is_better or len(v.claim.effect) > 1 or not values or not all(0 <= value <= 1 for value in values):
+    if not in_percent(v.claim.metric) or len(v.claim.effect) > 1 or not values or not all(0 <= value <= 1 for value in values):
         return ()
     return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
 
@@ -346,7 +346,7 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
         p_alone: The p-value of that, before Holm's adjustment.
         levels: Those at which the claim and its opposite are tested, of one look's p-value.
     """
-    unit = "" if v.claim.lower_is_better else " points"
+    unit = v.claim.unit
     places = decimals(v.claim.metric)
     if v.n < LEAST_PAIRS:
         more = f"; {asked.more_seeds(v.values, levels)}" if v.n > 1 and not asked.untestable(v.values) else ""

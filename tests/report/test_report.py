@@ -171,7 +171,7 @@ def test_publish_copies_what_is_committed(study, tmp_path):
 def test_the_same_records_give_the_same_bytes(study):
     expansion = finish(study())
     first = {name: content for name, content in texts(expansion).items() if name != "report.html"}
-    svg = [(figures.curves_svg(s), figures.differences_svg(s)) for s in (summarise(expansion), summarise(expansion))]
+    svg = [(figures.curves_svg(s), figures.differences_svg(s.verdicts)) for s in (summarise(expansion), summarise(expansion))]
     assert svg[0] == svg[1]
     assert first == {name: content for name, content in texts(expansion).items() if name != "report.html"}
     for image in svg[0]:

@@ -3,6 +3,7 @@
 import html
 import io
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -301,11 +302,11 @@ def curves_svg(summary: Summary) -> bytes:
     return _svg(figure)
 
 
-def differences_svg(summary: Summary) -> bytes:
+def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
     """As ``verdict_html``, for every claim, one under the other."""
-    rows = max(1, len(summary.verdicts))
+    rows = max(1, len(verdicts))
     figure, axes = _axes(6.4, 0.3 + 1.35 * rows, rows)
-    for ax, v in zip(np.atleast_1d(axes), summary.verdicts, strict=False):
+    for ax, v in zip(np.atleast_1d(axes), verdicts, strict=False):
         low, high, *holds = span(v)
         ax.axvspan(*holds, color="#009E73", alpha=0.12, lw=0)
         for margin in v.margins:
@@ -318,7 +319,7 @@ def differences_svg(summary: Summary) -> bytes:
         ax.set(xlim=(low, high), ylim=(-0.7, 1.7), yticks=[0, 1], yticklabels=["seeds", v.claim.statistic])
         title = f"{short(v.claim.id, 60)}: {v.outcome}".replace("$", r"\$")
         ax.set_title(title, loc="left", fontsize=10, fontweight="bold")
-    if not summary.verdicts:
+    if not verdicts:
         axes.set_axis_off()
     return _svg(figure)
 

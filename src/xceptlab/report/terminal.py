@@ -1,6 +1,6 @@
 """A study in the terminal: what it would run, and what its records say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
@@ -13,7 +13,7 @@ from xceptlab.report.caveats import excess
 from xceptlab.report.summary import Summary, read_records
 from xceptlab.report.write import amount, arm_cells, arm_header, effect_cells
 from xceptlab.study import Expansion, Seeds
-from xceptlab.verdict import forecast, judge_study
+from xceptlab.verdict import Verdict, forecast, judge_study
 
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row
@@ -73,6 +73,21 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
         console.print(f"Warning: with {len(expansion.seeds)} of at least {LEAST_PAIRS} seeds no claim can be judged.")
 
 
+def show_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """Verdicts on scores from elsewhere, with what is to be said against them."""
+    console = Console(highlight=False)
+    for v in verdicts:
+        _show_verdict(console, v)
+        for warning in v.warnings:
+            console.print(Text(f"  Warning: {warning}.", style="yellow"))
+
+
+def _show_verdict(console: Console, v: Verdict) -> None:
+    claim = ": ".join(filter(None, (v.claim.id, v.claim.statement)))
+    console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {claim}"))
+    console.print(Text(f"  {v.summary} {v.evidence}"))
+
+
 def show_summary(summary: Summary) -> None:
     """The verdicts and the arms."""
     console = Console(highlight=False)
@@ -86,9 +101,7 @@ def show_summary(summary: Summary) -> None:
         view.add_row(*map(Text, arm_cells(row, row, summary.metric)))
     console.print(view)
     for v in summary.verdicts:
-        claim = ": ".join(filter(None, (v.claim.id, v.claim.statement)))
-        console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {claim}"))
-        console.print(Text(f"  {v.summary} {v.evidence}"))
+        _show_verdict(console, v)
         notes = summary.budgets[v.claim.id].sentences
         notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
         console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")

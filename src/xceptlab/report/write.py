@@ -6,6 +6,7 @@ import io
 import math
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from xceptlab.report.caveats import excess
 from xceptlab.report.summary import ArmRow, EffectRow, Summary
 from xceptlab.report.trained import recipe, shared_science
 from xceptlab.study import decimals
+from xceptlab.verdict import Verdict
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
 """What ``publish`` copies."""
@@ -32,7 +34,7 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
     contents = {
         "results.csv": results_csv(summary).encode(),
         "curves.svg": figures.curves_svg(summary),
-        "differences.svg": figures.differences_svg(summary),
+        "differences.svg": figures.differences_svg(summary.verdicts),
         "report.md": _render("report.md.j2", **_values(summary)).encode(),
         **({"report.tex": _render("report.tex.j2", **_values(summary)).encode()} if latex else {}),
         "report.html": _render("report.html.j2", **_values(summary)).encode(),
@@ -90,6 +92,15 @@ def write_comparison(summaries: list[Summary]) -> Path:
     file = folder / f"{'--'.join(s.expansion.name for s in summaries)[:200]}.html"
     write_atomically(file, text.encode())
     return file
+
+
+def write_judged(file: Path, verdicts: Sequence[Verdict], folder: Path) -> Path:
+    """Write report.md and its figure, of verdicts on the scores of a file, into a folder; returns the report's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "differences.svg", figures.differences_svg(verdicts))
+    text = _render("judged.md.j2", file=file.name, verdicts=verdicts, decimals=decimals)
+    write_atomically(folder / "report.md", text.encode())
+    return folder / "report.md"
 
 
 def publish(summary: Summary, folder: Path) -> None:
