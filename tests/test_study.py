@@ -259,7 +259,7 @@ def test_seeds_until_decided_begin_with_the_first_block(write):
     assert len(expansion.runs()) == 4 * len(expansion.arms)
     assert dataclasses.replace(expansion, look=2).seeds == list(range(8))
     assert list(expansion.study.seeds.looks) == list(range(4, 21, 2))
-    assert Registration.now(expansion).seeds == {"start": 4, "step": 2, "max": 20, "stop": "decided"}
+    assert Registration.now(expansion).seeds == UNTIL | {"futility": None}
 
 
 def test_the_table_of_boundaries_has_every_schedule_that_a_study_may_have():
@@ -290,6 +290,18 @@ def test_an_interaction_is_the_effect_of_the_first_factor_at_either_level_of_the
     assert study.weights(claim) == ({"all-1": -1.0, "none-1": 1.0}, {"all-8": -1.0, "none-8": 1.0})
     assert study.pairs_of(claim) == [("none-1", "all-1"), ("none-8", "all-8")]
     assert claim.gain == "the gain of model.residual none over all"
+
+
+def test_a_registration_without_the_keys_of_later_versions_is_not_edited(write, tmp_path):
+    expansion = expand(write(seeds=UNTIL), ["--runtime.outputs", str(tmp_path / "outputs")])
+    Registration.make(expansion)
+    file = expansion.directory() / "registered.yaml"
+    registered = yaml.safe_load(file.read_text())
+    for key in ("failed", "effect", "statistic"):
+        del registered["claims"][0][key]
+    del registered["seeds"]["futility"]
+    file.write_text(yaml.safe_dump(registered))
+    assert Registration.read(expansion).edits(expansion) == []
 
 
 GRID = {"model.residual": ["all", "none"], "model.middle_blocks": [1, 2, 8]}
@@ -334,6 +346,8 @@ ILL_FORMED = [
     ({"seeds": UNTIL | {"max": 21}}, ["seeds.max", "21", "such as 20"]),
     ({"seeds": UNTIL | {"max": 42}}, ["seeds.max", "42", "from 6 to 40"]),
     ({"seeds": UNTIL | {"start": "four"}}, ["seeds.start", "'four'"]),
+    ({"seeds": UNTIL | {"futility": 0}}, ["seeds.futility: 0 is not allowed", "above 0 and below 1"]),
+    ({"seeds": UNTIL | {"futility": 1.0}}, ["seeds.futility: 1.0 is not allowed", "above 0 and below 1"]),
     ({"seeds": UNTIL, "claims": []}, ["seeds: {start: 4, step: 2, max: 20, stop: 'decided'}", "without claims"]),
     ({"paper": {"figure": True}}, ["paper.figure: true is"]),
     ({"paper": None, "alpha": [None, {"a": False}]}, ["alpha: [null, {a: false}] is"]),

@@ -536,6 +536,48 @@ def test_fractions_in_place_of_percent_are_warned_of(metric, scale, warned):
     assert all("all scores lie between 0 and 1; accuracies are in percent" in warning for warning in v.warnings)
 
 
+# ---- futility -------------------------------------------------------------------------------------------------------------
+
+HOPELESS = {"a": arm(*np.random.default_rng(0).normal(90.5, 0.5, 9)), "b": arm(*[90.0] * 9)}
+"""Differences around the margin of half a point."""
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_a_claim_with_little_chance_left_is_given_up_and_says_so(statistic):
+    scores = {name: dict(list(values.items())[:7]) for name, values in HOPELESS.items()}
+    (waiting,) = judged([claim(statistic=statistic)], scores, PLAN)
+    (v,) = judged([claim(statistic=statistic)], scores, replace(PLAN, futility=0.5))
+    assert waiting.outcome == "incomplete"
+    assert (v.outcome, v.settled, v.decided) == ("inconclusive", True, False)
+    assert f"given up, with a chance of {v.given_up:.1%} to be decided by 9 seeds (futility)" in v.summary
+    assert forecast(v, study([claim()]).study) == ""
+
+
+def test_what_is_given_up_is_judged_all_the_same_where_other_claims_need_the_seeds():
+    """Claim x is hopeless at the first look, and decided by the later ones that claim y asks for."""
+    x, y = [0.5, 0.6, 0.4, 3.0, 3.1, 2.9, 3.0, 3.1, 3.0], [1.0, 0.6, 1.3, 0.9, 1.4, 0.6, 1.2, 1.0, 1.3]
+    scores = {"a": arm(*[90 + d for d in x]), "c": arm(*[90 + d for d in y]), "b": arm(*[90.0] * 9)}
+    plan = replace(PLAN, futility=0.3)
+    (alone,) = judged([claim()], scores, plan)
+    beside, _ = judged([claim(), claim(id="y", contrast=("c", "b"))], scores, plan)
+    assert (alone.n, alone.given_up is not None) == (3, True)
+    assert beside.n > 3
+
+
+def test_futility_makes_no_false_verdict_likelier_and_saves_seeds(monkeypatch):
+    monkeypatch.setattr("xceptlab.signs.pairs_needed", lambda *args: 0)  # slow, and only for the summary
+    rng = np.random.default_rng(0)
+    plan = Seeds(start=6, step=2, max=20, stop="decided")
+    used = {None: [], 0.1: []}
+    for x in rng.normal(0.5, 1, (12, 20)):
+        scores = {"a": arm(*x), "b": arm(*[0.0] * 20)}
+        without, with_futility = (judged([claim(statistic="median")], scores, replace(plan, futility=f))[0] for f in used)
+        assert with_futility.outcome in (without.outcome, "inconclusive")
+        for futility, v in ((None, without), (0.1, with_futility)):
+            used[futility].append(v.n)
+    assert np.mean(used[None]) > np.mean(used[0.1]) + 4
+
+
 # ---- what a review found --------------------------------------------------------------------------------------------------
 
 

@@ -171,13 +171,14 @@ def sequential_power(
     boundary: Boundary,
     level: float,
     observed: ArrayLike = (),
+    paths: int = 4000,
 ) -> tuple[float, float]:
     """The chance that a claim is decided by the last look, and the pairs that it takes on average; by simulation (+- 1%).
 
     Every simulated study begins with the ``observed`` differences (n,), where there are any; its further ones are normal, of this
     mean and spread.
     """
-    x = np.random.default_rng(0).normal(mean, spread, (4000, looks[-1]))
+    x = np.random.default_rng(0).normal(mean, spread, (paths, looks[-1]))
     x[:, : np.size(observed)] = observed
     decided = np.stack([p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) <= level for n in looks])  # (looks, paths)
     needed = np.where(decided.any(axis=0), np.asarray(looks)[decided.argmax(axis=0)], looks[-1])

@@ -120,7 +120,7 @@ class Claim(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds(Section):
-    """Seeds until every claim is decided: 0 to ``start`` - 1, and then ``step`` more at a time, ``max`` at most."""
+    """Seeds until every claim is decided or given up: 0 to ``start`` - 1, and then ``step`` more at a time, ``max`` at most."""
 
     PREFIX: ClassVar[str] = "seeds."
 
@@ -132,12 +132,15 @@ class Seeds(Section):
     """Seeds at most: ``start`` plus some steps, 40 or less."""
     stop: Literal["decided"]
     """decided: stop when every claim is supported or contradicted; peeking is accounted for."""
+    futility: float | None = None
+    """Give a claim up, inconclusive, when its chance to be decided by ``max`` seeds falls below this; null never does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low, high in (("start", 3, 10), ("step", 1, 5), ("max", self.start + self.step, 40)):
             self._require(name, low <= getattr(self, name) <= high, f"a whole number from {low} to {high}")
         self._require("max", self.max == self.looks[-1], f"start plus steps, such as {self.looks[-1]}")
+        self._require("futility", self.futility is None or 0 < self.futility < 1, "above 0 and below 1, or null")
 
     @property
     def looks(self) -> range:
@@ -644,14 +647,12 @@ class Registration:
     def edits(self, expansion: Expansion) -> list[str]:
         """What differs between the registered study and today's, in words."""
         today = Registration.now(expansion)
+        seeds = dataclasses.asdict(Seeds(**self.seeds)) if isinstance(self.seeds, dict) else self.seeds
         defaults = RunConfig().science()  # where fields stood that a later version has added
         claim_defaults = {f.name: f.default for f in dataclasses.fields(Claim) if f.default is not dataclasses.MISSING}
         claim_defaults["effect"] = {}
-        edits = [
-            f"{name} {getattr(self, name)} -> {getattr(today, name)}"
-            for name in ("alpha", "seeds")
-            if getattr(self, name) != getattr(today, name)
-        ]
+        planned = (("alpha", self.alpha, today.alpha), ("seeds", seeds, today.seeds))
+        edits = [f"{name} {old} -> {new}" for name, old, new in planned if old != new]
         for what, old, new in (
             ("claim", {c["id"]: claim_defaults | c for c in self.claims}, {c["id"]: c for c in today.claims}),
             ("arm", {name: defaults | science for name, science in self.arms.items()}, today.arms),

@@ -57,6 +57,8 @@ class Verdict:
     """Whether there were pairs to test."""
     most: int | None = None
     """Seeds at most, where seeds are added until the claims are decided; the interval is then the repeated one."""
+    given_up: float | None = None
+    """The chance to be decided by the most seeds, where it is below the study's ``futility``, so that no more are asked for."""
     summary: str = ""
     """One sentence in plain words; a second one where the verdict means nothing."""
     warnings: tuple[str, ...] = ()
@@ -70,6 +72,11 @@ class Verdict:
     @property
     def decided(self) -> bool:
         return self.outcome in ("supported", "contradicted")
+
+    @property
+    def settled(self) -> bool:
+        """Whether the claim asks for no more seeds."""
+        return self.decided or self.given_up is not None
 
     @property
     def margins(self) -> tuple[float, ...]:
@@ -108,7 +115,8 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
         scores: Of each claim's arms, as far as they are known.
         seeds: Those that are planned: a claim is ``incomplete`` while one of its arms lacks one. Where seeds are added until the
             claims are decided, when they are looked at: a claim's verdict is that of the first look that decides it, whatever
-            comes later; it is ``incomplete`` while the next look's seeds have no scores.
+            comes later; it is ``incomplete`` while the next look's seeds have no scores. Where the seeds have a ``futility``, the
+            first look at which every claim is decided or futile is the last one.
         alpha: Familywise error rate.
 
     Raises:
@@ -118,7 +126,7 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
     now: list[tuple[Verdict, Array]] = []
     for look in [range(n) for n in seeds.looks] if isinstance(seeds, Seeds) else [seeds]:
         now = _look(asked, scores, look, alpha, {i: one for i, one in enumerate(now) if one[0].decided})
-        if any(verdict.outcome == "incomplete" for verdict, _ in now):
+        if any(verdict.outcome == "incomplete" for verdict, _ in now) or all(verdict.settled for verdict, _ in now):
             break
     return [replace(verdict, warnings=_unit_warnings(verdict)) for verdict, _ in now]
 
@@ -136,8 +144,8 @@ def grown(expansion: Expansion, read: Callable[[Expansion], Records]) -> Expansi
     seeds = expansion.study.seeds
     while isinstance(seeds, Seeds) and expansion.look + 1 < len(seeds.looks):
         records = read(expansion)
-        undecided = any(not verdict.decided for verdict in judge_study(expansion, records))
-        if None in records.values() or not undecided:
+        settled = all(verdict.settled for verdict in judge_study(expansion, records))
+        if None in records.values() or settled:
             break
         expansion = replace(expansion, look=expansion.look + 1)
     return expansion
@@ -172,7 +180,8 @@ def _look(
         if v.n < len(seeds):
             now[i] = replace(v, summary=_waiting(v, seeds, asked[i]))
             continue
-        levels = [asked[i].nominal(stats.holm_level(side, i, alpha)) for side in p.T]
+        of_holm = [stats.holm_level(side, i, alpha) for side in p.T]
+        levels = [asked[i].nominal(level) for level in of_holm]
         outcome: Outcome = (
             "supported" if adjusted[i, 0] <= alpha else "contradicted" if adjusted[i, 1] <= alpha else "inconclusive"
         )
@@ -182,8 +191,22 @@ def _look(
             p_adjusted = float(adjusted[i, 1 if alone == "contradicted" else 0])
             gained = "" if math.isnan(v.correlation) else f"Pairing correlation {v.correlation:.2f}; "
             v = replace(v, p_adjusted=p_adjusted, power=gained + asked[i].power(v.values, levels[0]))
+            v = replace(v, given_up=_futile(v, asked[i], max(of_holm)))
         now[i] = replace(v, summary=_summary(v, asked[i], alone=alone, p_alone=float(min(p[i])), levels=levels))
     return list(zip(now, p, strict=True))
+
+
+def _futile(v: Verdict, asked: Estimand, level: float) -> float | None:
+    """The chance of an undecided claim to be decided by the last look, where it is below the study's ``futility``.
+
+    It does not bind: a claim that was given up while other claims needed more seeds is judged on them, too. Levels count on no
+    giving up, so that it can only make false verdicts rarer (Lan, Simon & Halperin 1982; Lachin 2005).
+    """
+    seeds = asked.seeds
+    if not isinstance(seeds, Seeds) or seeds.futility is None or v.decided or v.n >= seeds.max:
+        return None
+    chance, _ = asked.prospect(v.values, level)
+    return chance if chance < seeds.futility else None
 
 
 def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> Verdict:
@@ -374,6 +397,8 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
     if alone != "inconclusive":
         amount += f"; by itself it would be {alone} (p = {p_alone:.2g}), but not beside the other claims (Holm)"
     spent = "; the seeds that were planned are used up" if v.n == v.most else ""
+    if v.given_up is not None:
+        spent = f"; given up, with a chance of {v.given_up:.1%} to be decided by {v.most} seeds (futility)"
     return f"Inconclusive: {amount}{spent}; {asked.more_seeds(v.values, levels)}."
 
 
@@ -389,7 +414,7 @@ def _compared(claim: Claim, amount: str, positive: bool) -> str:
 def forecast(v: Verdict, study: Study) -> str:
     """From the pairs there are, a pilot's perhaps: how many seeds will decide the claim, in words; empty with fewer than 2."""
     asked = estimand(v.claim, study.seeds)
-    if v.decided or v.n < 2 or asked.untestable(v.values):
+    if v.settled or v.n < 2 or asked.untestable(v.values):
         return ""
     level = study.alpha / len(study.claims)
     if v.outcome == "inconclusive":  # judged, with all that were planned

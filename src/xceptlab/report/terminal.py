@@ -64,7 +64,7 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
         console.print(said, *([f"  {needs}"] if needs else []), *cautions, sep="\n", highlight=False)
     missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
     seeds, more = expansion.study.seeds, ""
-    if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.decided for verdict in verdicts):
+    if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.settled for verdict in verdicts):
         more = f"; then {seeds.step} more seeds at a time until every claim is decided, {seeds.max} at most"
     console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
     if expansion.first_look:
