@@ -348,7 +348,7 @@ ILL_FORMED = [
     ({"seeds": UNTIL | {"start": "four"}}, ["seeds.start", "'four'"]),
     ({"seeds": UNTIL | {"futility": 0}}, ["seeds.futility: 0 is not allowed", "above 0 and below 1"]),
     ({"seeds": UNTIL | {"futility": 1.0}}, ["seeds.futility: 1.0 is not allowed", "above 0 and below 1"]),
-    ({"seeds": UNTIL, "claims": []}, ["seeds: {start: 4, step: 2, max: 20, stop: 'decided'}", "without claims"]),
+    ({"seeds": UNTIL, "claims": []}, ["seeds: {start: 4, step: 2, max: 20, stop: 'decided',", "without claims"]),
     ({"paper": {"figure": True}}, ["paper.figure: true is"]),
     ({"paper": None, "alpha": [None, {"a": False}]}, ["alpha: [null, {a: false}] is"]),
     ({"alpha": 0}, ["alpha", "above 0 and below 0.5"]),
@@ -667,7 +667,7 @@ def test_two_layers_of_the_same_name_make_two_studies(write, tmp_path):
     [
         ({"alpha": 0.01}, ["alpha 0.05 -> 0.01"]),
         ({"seeds": [0, 1]}, ["seeds [0, 1, 2] -> [0, 1]"]),
-        ({"seeds": UNTIL}, [f"seeds [0, 1, 2] -> {UNTIL}"]),
+        ({"seeds": UNTIL}, [f"seeds [0, 1, 2] -> {UNTIL | {'futility': None}}"]),
         ({"claims": [CLAIM | {"margin": 0.1}]}, ["claim c: margin 0.5 -> 0.1"]),
         ({"claims": [CLAIM | {"kind": "equivalent"}]}, ["claim c: kind superior -> equivalent"]),
         ({"claims": [CLAIM | {"contrast": ["b", "a"]}]}, ["claim c: contrast ['a', 'b'] -> ['b', 'a']"]),
