@@ -135,6 +135,14 @@ def test_a_clear_effect_takes_at_least_40_percent_fewer_seeds_than_the_most(effe
     assert (done[..., 0] == 1).mean() > 0.95
 
 
+def test_futility_halves_the_seeds_where_there_is_no_effect_and_costs_little_where_it_is_clear():
+    _, seeds = errors.futility_cost(0.0, 16, seed=0)
+    assert seeds < 12
+    found, seeds = errors.futility_cost(2.0, 16, seed=0)
+    assert found > 0.9
+    assert seeds < 7
+
+
 def test_the_forecast_is_what_the_simulation_finds():
     plan, boundary = errors.PLAN, stats.Boundary(4, 2, 20)
     chance, seeds = stats.sequential_power(2.0, 1.0, "superior", 1.0, plan.looks, boundary, 0.05)

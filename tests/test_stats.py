@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats as sp
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from xceptlab import stats
@@ -157,6 +158,15 @@ def test_skew_is_seen_where_it_can_be_and_seldom_where_there_is_none():
     assert stats.skewed(np.array([0.1, 0.2, 0.15, 0.12, 30.0, 0.18]))
 
 
+@pytest.mark.parametrize(
+    ("hits", "n", "bound"), [(0, 5, 1 - 0.05**0.2), (5, 5, 1.0), (1, 5, 0.6574), (0, 20, 1 - 0.05 ** (1 / 20))]
+)
+def test_the_upper_bound_of_a_share_is_clopper_and_pearsons(hits, n, bound):
+    assert stats.upper_share(hits, n) == pytest.approx(bound, abs=1e-4)
+    if hits < n:
+        assert sp.binom.cdf(hits, n, stats.upper_share(hits, n)) == pytest.approx(0.05)
+
+
 # ---- factorial studies ------------------------------------------------------------------------------------------------------
 
 
@@ -175,30 +185,40 @@ def test_effects_of_a_grid_without_noise_are_those_it_was_made_of():
             ((0, 2), (1, 1)): 6 / 3,
             ((1, 2), (1, 1)): 6 / 2,
             ((1, 2), (2, 1)): 0.0,
+            ((0, 1, 2), (1, 1, 1)): 6,
+            ((0, 1, 2), (1, 2, 1)): 0.0,
         },
         abs=1e-9,
     )
 
 
-def test_effects_agree_with_the_formula_of_statsmodels():
-    import pandas as pd
-    from statsmodels.formula.api import ols
-
+def test_effects_are_t_tests_of_each_seeds_contrast():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(5, 2, 2)) + rng.normal(size=(5, 1, 1))
-    rows = [(s, a, b, scores[s, a, b]) for s in range(5) for a in range(2) for b in range(2)]
-    frame = pd.DataFrame(rows, columns=["seed", "a", "b", "y"])
-    frame[["a", "b"]] -= 0.5  # centred, so that a coefficient is the effect on average
-    fit = ols("y ~ a * b + C(seed)", frame).fit()
-    for effect, name in zip(stats.effects(scores, 0.9), ("a", "b", "a:b"), strict=True):
-        assert effect.estimate == pytest.approx(fit.params[name])
-        assert (effect.low, effect.high) == pytest.approx(tuple(fit.conf_int(0.1).loc[name]))
+    (a0b0, a0b1), (a1b0, a1b1) = np.moveaxis(scores, 0, -1)
+    contrasts = [(a1b0 + a1b1 - a0b0 - a0b1) / 2, (a0b1 + a1b1 - a0b0 - a1b0) / 2, (a1b1 - a0b1) - (a1b0 - a0b0)]
+    tests = [sp.ttest_1samp(contrast, 0) for contrast in contrasts]
+    _, holm, *_ = multipletests([test.pvalue for test in tests], method="holm")
+    for effect, contrast, test, p in zip(stats.effects(scores, 0.9), contrasts, tests, holm, strict=True):
+        assert effect.estimate == pytest.approx(contrast.mean())
+        assert (effect.low, effect.high) == pytest.approx(tuple(test.confidence_interval(0.9)))
+        assert effect.p_adjusted == pytest.approx(p)
 
 
-def test_the_intervals_of_effects_cover_as_often_as_they_say():
+def test_an_effect_that_does_not_vary_has_no_p_value():
+    scores = np.random.default_rng(0).normal(90, 1, (4, 2, 2))
+    scores[:, 1] = scores[:, 0] + 3
+    first, second, both = stats.effects(scores, 0.95)
+    assert (first.estimate, both.estimate) == pytest.approx((3, 0), abs=1e-9)
+    assert np.isnan([first.p_adjusted, both.p_adjusted]).all()
+    assert 0 < second.p_adjusted <= 1
+
+
+@pytest.mark.parametrize("spreads", [(1, 1, 1, 1), (1, 1, 1, 10), (0.1, 10, 10, 0.1)])
+def test_the_intervals_of_effects_cover_as_often_as_they_say_however_the_cells_vary(spreads):
     rng = np.random.default_rng(0)
     covered = []
-    for _ in range(400):
-        made = stats.effects(rng.normal(size=(4, 2, 2)) + rng.normal(0, 3, size=(4, 1, 1)), 0.9)
-        covered += [e.low <= 0 <= e.high for e in made]
-    assert np.mean(covered) == pytest.approx(0.9, abs=0.03)
+    for _ in range(1000):
+        scores = rng.normal(size=(4, 2, 2)) * np.reshape(spreads, (2, 2)) + rng.normal(0, 3, size=(4, 1, 1))
+        covered.append([e.low <= 0 <= e.high for e in stats.effects(scores, 0.9)])
+    assert np.mean(covered, axis=0) == pytest.approx(np.full(3, 0.9), abs=0.03)

@@ -259,7 +259,7 @@ def test_seeds_until_decided_begin_with_the_first_block(write):
     assert len(expansion.runs()) == 4 * len(expansion.arms)
     assert dataclasses.replace(expansion, look=2).seeds == list(range(8))
     assert list(expansion.study.seeds.looks) == list(range(4, 21, 2))
-    assert Registration.now(expansion).seeds == {"start": 4, "step": 2, "max": 20, "stop": "decided"}
+    assert Registration.now(expansion).seeds == UNTIL | {"futility": None}
 
 
 def test_the_table_of_boundaries_has_every_schedule_that_a_study_may_have():
@@ -276,7 +276,55 @@ def without(mapping: dict, key: str) -> dict:
     return {k: v for k, v in mapping.items() if k != key}
 
 
+def test_an_effect_weighs_the_arms_of_the_grid(write):
+    study = expand(write(**of_effect(**{"model": {"middle_blocks": [2, 8]}}))).study
+    (claim,) = study.claims
+    assert study.weights(claim) == ({"all-2": 0.5, "none-2": 0.5}, {"all-8": 0.5, "none-8": 0.5})
+    assert study.pairs_of(claim) == [("all-2", "all-8"), ("none-2", "none-8")]
+    assert (claim.sides, claim.gain) == (("model.middle_blocks 2", "model.middle_blocks 8"), "")
+
+
+def test_an_interaction_is_the_effect_of_the_first_factor_at_either_level_of_the_last(write):
+    study = expand(write(**of_effect(**{"model.residual": ["none", "all"], "model.middle_blocks": [1, 8]}))).study
+    (claim,) = study.claims
+    assert study.weights(claim) == ({"all-1": -1.0, "none-1": 1.0}, {"all-8": -1.0, "none-8": 1.0})
+    assert study.pairs_of(claim) == [("none-1", "all-1"), ("none-8", "all-8")]
+    assert claim.gain == "the gain of model.residual none over all"
+
+
+def test_a_registration_without_the_keys_of_later_versions_is_not_edited(write, tmp_path):
+    expansion = expand(write(seeds=UNTIL), ["--runtime.outputs", str(tmp_path / "outputs")])
+    Registration.make(expansion)
+    file = expansion.directory() / "registered.yaml"
+    registered = yaml.safe_load(file.read_text())
+    for key in ("failed", "effect", "statistic"):
+        del registered["claims"][0][key]
+    del registered["seeds"]["futility"]
+    file.write_text(yaml.safe_dump(registered))
+    assert Registration.read(expansion).edits(expansion) == []
+
+
+GRID = {"model.residual": ["all", "none"], "model.middle_blocks": [1, 2, 8]}
+
+
+def of_effect(**effect) -> dict:
+    """A grid, and a claim on an effect in it."""
+    claim = {key: value for key, value in CLAIM.items() if key != "contrast"}
+    return {"arms": None, "grid": GRID, "claims": [claim | {"effect": effect}]}
+
+
 ILL_FORMED = [
+    (of_effect(**{"model.order": ["a", "b"]}), ["claim 'c': effect: there is no factor 'model.order'; there are model.residual"]),
+    (
+        of_effect(**{"model.middle_blocks": [1, 4]}),
+        ["claim 'c': effect: model.middle_blocks has no level '4'; there are 1, 2, 8"],
+    ),
+    (of_effect(**{"model.residual": ["all"]}), ["effect", "each with two different levels"]),
+    (of_effect(**{"model.residual": ["all", "all"]}), ["effect", "each with two different levels"]),
+    (of_effect(**{"model.residual": "all"}), ["effect.model.residual: 'all' is not allowed", "a list"]),
+    (of_effect(), ["contrast: missing; a claim is on either a contrast of two arms or an effect of a grid"]),
+    ({"claims": [CLAIM | {"effect": {"model.residual": ["all", "none"]}}]}, ["contrast: there is an effect, too"]),
+    (of_effect(**{"model.residual": ["all", "none"]}) | {"arms": STUDY["arms"], "grid": None}, ["a study of arms has none"]),
     ({"questoin": "?"}, ["questoin", "did you mean question?"]),
     ({"question": None}, ["question"]),
     ({"base": ["absent.yaml"]}, ["'absent.yaml'", "neither beside the study file nor in the working directory, nor shipped"]),
@@ -298,7 +346,9 @@ ILL_FORMED = [
     ({"seeds": UNTIL | {"max": 21}}, ["seeds.max", "21", "such as 20"]),
     ({"seeds": UNTIL | {"max": 42}}, ["seeds.max", "42", "from 6 to 40"]),
     ({"seeds": UNTIL | {"start": "four"}}, ["seeds.start", "'four'"]),
-    ({"seeds": UNTIL, "claims": []}, ["seeds: {start: 4, step: 2, max: 20, stop: 'decided'}", "without claims"]),
+    ({"seeds": UNTIL | {"futility": 0}}, ["seeds.futility: 0 is not allowed", "above 0 and below 1"]),
+    ({"seeds": UNTIL | {"futility": 1.0}}, ["seeds.futility: 1.0 is not allowed", "above 0 and below 1"]),
+    ({"seeds": UNTIL, "claims": []}, ["seeds: {start: 4, step: 2, max: 20, stop: 'decided',", "without claims"]),
     ({"paper": {"figure": True}}, ["paper.figure: true is"]),
     ({"paper": None, "alpha": [None, {"a": False}]}, ["alpha: [null, {a: false}] is"]),
     ({"alpha": 0}, ["alpha", "above 0 and below 0.5"]),
@@ -353,7 +403,7 @@ ILL_FORMED = [
     ({"claims": [CLAIM | {"diverged": float("nan")}]}, ["claim 'c': diverged: nan", "a finite number or null"]),
     ({"claims": [CLAIM | {"diverged": "chance"}]}, ["claim 'c': diverged: 'chance'", "a finite number or null"]),
     ({"claims": [CLAIM, CLAIM | {"id": "d", "marge": 1}]}, ["claim 'd': marge: there is no such key", "did you mean margin?"]),
-    ({"claims": [CLAIM | {"bound": 1}]}, ["claim 'c': bound: there is no such key", "there are id, contrast, metric"]),
+    ({"claims": [CLAIM | {"bound": 1}]}, ["claim 'c': bound: there is no such key", "there are id, contrast, effect, metric"]),
     ({"claims": [CLAIM, without(CLAIM, "margin") | {"id": "d"}]}, ["claim 'd': margin: is missing", "a finite number"]),
     ({"claims": [CLAIM, without(CLAIM, "id")]}, ["claim 2: id: is missing"]),
     ({"claims": [CLAIM | {"id": 7}]}, ["claim 1: id: 7", "text, in quotes"]),
@@ -617,7 +667,7 @@ def test_two_layers_of_the_same_name_make_two_studies(write, tmp_path):
     [
         ({"alpha": 0.01}, ["alpha 0.05 -> 0.01"]),
         ({"seeds": [0, 1]}, ["seeds [0, 1, 2] -> [0, 1]"]),
-        ({"seeds": UNTIL}, [f"seeds [0, 1, 2] -> {UNTIL}"]),
+        ({"seeds": UNTIL}, [f"seeds [0, 1, 2] -> {UNTIL | {'futility': None}}"]),
         ({"claims": [CLAIM | {"margin": 0.1}]}, ["claim c: margin 0.5 -> 0.1"]),
         ({"claims": [CLAIM | {"kind": "equivalent"}]}, ["claim c: kind superior -> equivalent"]),
         ({"claims": [CLAIM | {"contrast": ["b", "a"]}]}, ["claim c: contrast ['a', 'b'] -> ['b', 'a']"]),

@@ -12,7 +12,7 @@ from statsmodels.stats.weightstats import ttost_paired
 from xceptlab import stats
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.study import Claim, Expansion, Seeds, Study
-from xceptlab.verdict import forecast, grown, judge, judge_study
+from xceptlab.verdict import forecast, grown, has_failed, judge, judge_study
 
 
 def claim(**changes) -> Claim:
@@ -289,6 +289,28 @@ def test_each_claim_scores_divergence_as_it_declares():
     assert [v.differences[0] for v in verdicts] == pytest.approx([97.0, 47.0, 87.0])
 
 
+@pytest.mark.parametrize(
+    ("metric", "failed", "failures"),
+    [("top1", 91.0, 2), ("top1", 90.0, 0), ("loss", 0.75, 2), ("loss", 0.9, 0), ("top1", None, 0), ("top1", 99.0, 3)],
+)
+def test_runs_below_the_declared_score_or_above_it_for_a_loss_have_failed(metric, failed, failures):
+    own = claim(metric=f"test/{metric}", failed=failed)
+    assert sum(has_failed(run, [claim(metric="test/top5"), own]) for run in WORSE) == failures
+
+
+@pytest.mark.parametrize(("statistic", "diverged", "said"), [
+    ("mean", 0, None),
+    ("mean", 1, "runs failed (b seed 0), and no test of a mean is sound there"),
+    ("median", 1, None),
+    ("mean", 2, "failures decide it: in 2 of 3 seeds"),
+    ("median", 2, "failures decide it: in 2 of 3 seeds"),
+])  # fmt: skip
+def test_what_failures_do_to_a_verdict_is_warned_of(statistic, diverged, said):
+    (v,) = judge_study(study([claim(statistic=statistic)]), records(GOOD, [DIVERGED] * diverged + WORSE[diverged:]))
+    assert (said is None) == (v.warnings == ())
+    assert said is None or v.warnings[0].startswith(said)
+
+
 def test_a_metric_that_a_record_lacks_is_an_error_that_names_the_run():
     with pytest.raises(ValueError, match="claim 'x': the run r has no val/top1"):
         judge_study(study([claim(metric="val/top1")]), records(GOOD, WORSE))
@@ -512,6 +534,48 @@ def test_fractions_in_place_of_percent_are_warned_of(metric, scale, warned):
     v = one(*({seed: scale * value for seed, value in scores.items()} for scores in (A, B)), metric=metric, margin=0.005)
     assert bool(v.warnings) == warned
     assert all("all scores lie between 0 and 1; accuracies are in percent" in warning for warning in v.warnings)
+
+
+# ---- futility -------------------------------------------------------------------------------------------------------------
+
+HOPELESS = {"a": arm(*np.random.default_rng(0).normal(90.5, 0.5, 9)), "b": arm(*[90.0] * 9)}
+"""Differences around the margin of half a point."""
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_a_claim_with_little_chance_left_is_given_up_and_says_so(statistic):
+    scores = {name: dict(list(values.items())[:7]) for name, values in HOPELESS.items()}
+    (waiting,) = judged([claim(statistic=statistic)], scores, PLAN)
+    (v,) = judged([claim(statistic=statistic)], scores, replace(PLAN, futility=0.5))
+    assert waiting.outcome == "incomplete"
+    assert (v.outcome, v.settled, v.decided) == ("inconclusive", True, False)
+    assert f"given up, with a chance of {v.given_up:.1%} to be decided by 9 seeds (futility)" in v.summary
+    assert forecast(v, study([claim()]).study) == ""
+
+
+def test_what_is_given_up_is_judged_all_the_same_where_other_claims_need_the_seeds():
+    """Claim x is hopeless at the first look, and decided by the later ones that claim y asks for."""
+    x, y = [0.5, 0.6, 0.4, 3.0, 3.1, 2.9, 3.0, 3.1, 3.0], [1.0, 0.6, 1.3, 0.9, 1.4, 0.6, 1.2, 1.0, 1.3]
+    scores = {"a": arm(*[90 + d for d in x]), "c": arm(*[90 + d for d in y]), "b": arm(*[90.0] * 9)}
+    plan = replace(PLAN, futility=0.3)
+    (alone,) = judged([claim()], scores, plan)
+    beside, _ = judged([claim(), claim(id="y", contrast=("c", "b"))], scores, plan)
+    assert (alone.n, alone.given_up is not None) == (3, True)
+    assert beside.n > 3
+
+
+def test_futility_makes_no_false_verdict_likelier_and_saves_seeds(monkeypatch):
+    monkeypatch.setattr("xceptlab.signs.pairs_needed", lambda *args: 0)  # slow, and only for the summary
+    rng = np.random.default_rng(0)
+    plan = Seeds(start=6, step=2, max=20, stop="decided")
+    used = {None: [], 0.1: []}
+    for x in rng.normal(0.5, 1, (12, 20)):
+        scores = {"a": arm(*x), "b": arm(*[0.0] * 20)}
+        without, with_futility = (judged([claim(statistic="median")], scores, replace(plan, futility=f))[0] for f in used)
+        assert with_futility.outcome in (without.outcome, "inconclusive")
+        for futility, v in ((None, without), (0.1, with_futility)):
+            used[futility].append(v.n)
+    assert np.mean(used[None]) > np.mean(used[0.1]) + 4
 
 
 # ---- what a review found --------------------------------------------------------------------------------------------------

@@ -206,6 +206,21 @@ def _parser() -> _Parser:
     own.add_argument(
         "--format", choices=("html", "latex"), default="html", help="latex: report.tex too, the arms and claims as tables"
     )
+    own = add(_judge)
+    own.add_argument("scores", metavar="SCORES.csv", type=Path, help="columns arm, seed and one per metric, or metric and value")
+    contrast = "arms a and b, for the claim that a is better than b, or equal; several are several claims"
+    own.add_argument("--contrast", nargs=2, metavar=("A", "B"), action="append", help=contrast)
+    own.add_argument("--kind", choices=("superior", "equivalent"), default="superior", help="default: superior")
+    own.add_argument("--margin", type=float, default=0.0, metavar="M", help="smallest difference that matters (default: 0)")
+    own.add_argument("--metric", default="test/top1", metavar="NAME", help="default: test/top1")
+    own.add_argument(
+        "--statistic", choices=("mean", "median"), default="mean", help="of the differences over seeds (default: mean)"
+    )
+    own.add_argument("--lower-is-better", action="store_true", help="of this metric, as of a loss")
+    own.add_argument("--claims", metavar="FILE", help="in place of the above: YAML with claims, as those of a study, and alpha")
+    own.add_argument("--arm-column", default="arm", metavar="NAME", help="the column that tells the arms apart (default: arm)")
+    own.add_argument("--seed-column", default="seed", metavar="NAME", help="the column that pairs their runs (default: seed)")
+    own.add_argument("--output", type=Path, metavar="DIR", help="write report.md and its figure there")
     own = add(_sync)
     own.add_argument("names", metavar="STUDY|RUN", nargs="+", help=f"{study}, with all its runs, or a run's folder or id")
     add_seeds(own)
@@ -317,6 +332,30 @@ def _report(options: argparse.Namespace, layers: list[str]) -> int:
             print(f"Published to {folder}")
     if len(summaries) > 1:
         print(f"Comparison: {write_comparison(summaries)}")
+    return 0
+
+
+def _judge(options: argparse.Namespace, layers: list[str]) -> int:
+    """Judge scores that any other tool made, from a CSV file."""
+    from xceptlab.loading import load_file
+    from xceptlab.report.terminal import show_verdicts
+    from xceptlab.report.write import write_judged
+    from xceptlab.scores import ClaimsFile, ScoreClaim, judge_scores
+
+    if layers:
+        raise ValueError(f"{layers[0]}: there is no run to configure; see xceptlab judge --help")
+    if bool(options.claims) == bool(options.contrast):
+        raise ValueError("judge: either --contrast A B or --claims FILE says what is claimed")
+    if options.claims:
+        claimed = load_file(ClaimsFile, options.claims)
+    else:
+        common = {name: getattr(options, name) for name in ("kind", "margin", "metric", "statistic", "lower_is_better")}
+        claims = [ScoreClaim(id=f"{a} {options.kind} {b}", contrast=(a, b), **common) for a, b in options.contrast]
+        claimed = ClaimsFile(claims=claims)
+    verdicts = judge_scores(options.scores, claimed.claims, claimed.alpha, options.arm_column, options.seed_column)
+    show_verdicts(verdicts)
+    if options.output:
+        print(f"Report: {write_judged(options.scores, verdicts, options.output)}")
     return 0
 
 

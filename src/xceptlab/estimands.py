@@ -68,6 +68,14 @@ class Estimand(ABC):
         """The differences in one clause, n >= 2."""
 
     @abstractmethod
+    def prospect(self, d: Array, level: float) -> tuple[float, float]:
+        """The chance to be decided, either way, by the most seeds, and the seeds it takes on average.
+
+        Of a study whose seeds are added, n >= 2, at the ``level`` of all its looks; further seeds are taken to be as those so
+        far, the conditional power under the current trend.
+        """
+
+    @abstractmethod
     def outlook(self, d: Array, level: float) -> str:
         """What the differences, n >= 2, say about the seeds that are still to come, at the study's ``level``."""
 
@@ -125,10 +133,9 @@ class Mean(Estimand):
     def untestable(self, d: Array) -> str:
         if np.ptp(d) > 0:
             return ""
-        a, b = self.claim.contrast
+        a, b = self.claim.sides
         value = -d[0] if self.claim.lower_is_better else d[0]
-        unit = "" if self.claim.lower_is_better else " points"
-        same = f"{a} - {b} is {value:+.{decimals(self.claim.metric)}f}{unit} for every seed"
+        same = f"{a} - {b} is {value:+.{decimals(self.claim.metric)}f}{self.claim.unit} for every seed"
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
     def power(self, d: Array, level: float) -> str:
@@ -159,17 +166,22 @@ class Mean(Estimand):
         sure = f"80% sure: at most {stats.upper_spread(spread, len(d)):.{places}f}"
         return f"{len(d)} pairs have mean {self.estimate(d):+.{places}f}, standard deviation {spread:.{places}f} ({sure})"
 
+    def prospect(self, d: Array, level: float) -> tuple[float, float]:
+        return self._prospect(d, float(d.std(ddof=1)), level)
+
+    def _prospect(self, d: Array, spread: float, level: float) -> tuple[float, float]:
+        assert self.boundary is not None
+        assert isinstance(self.seeds, Seeds)
+        plan = self.claim.kind, self.claim.margin, self.seeds.looks, self.boundary, level, d
+        return stats.sequential_power(self.estimate(d), spread, *plan)
+
     def outlook(self, d: Array, level: float) -> str:
-        if self.boundary is None or not isinstance(self.seeds, Seeds):
+        if not isinstance(self.seeds, Seeds):
             return self.more_seeds(d, (level, level))
-        spread = float(d.std(ddof=1))
-        most_spread = stats.upper_spread(spread, len(d))
-        looks = self.seeds.looks
-        plan = self.claim.kind, self.claim.margin, looks, self.boundary, level, d
-        chance, seeds = stats.sequential_power(self.estimate(d), spread, *plan)
-        worst, late = stats.sequential_power(self.estimate(d), most_spread, *plan)
+        chance, seeds = self.prospect(d, level)
+        worst, late = self._prospect(d, stats.upper_spread(float(d.std(ddof=1)), len(d)), level)
         most = f"{worst:.0%} and {late:.1f} at the largest spread"
-        return f"{chance:.0%} chance to be decided by {looks[-1]} seeds, {seeds:.1f} seeds on average ({most})"
+        return f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average ({most})"
 
 
 class Median(Estimand):
@@ -219,10 +231,13 @@ class Median(Estimand):
         around = f"{d.min():+.{places}f} to {d.max():+.{places}f}"
         return f"{len(d)} pairs have median {self.estimate(d):+.{places}f} ({around})"
 
+    def prospect(self, d: Array, level: float) -> tuple[float, float]:
+        assert self.boundary is not None
+        return signs.sequential_power(d, self.claim.kind, self.claim.margin, self.boundary, level)
+
     def outlook(self, d: Array, level: float) -> str:
-        if self.boundary is None or not isinstance(self.seeds, Seeds):
+        if not isinstance(self.seeds, Seeds):
             return self.more_seeds(d, (level, level))
-        chance, seeds = signs.sequential_power(d, self.claim.kind, self.claim.margin, self.boundary, level)
-        looks = self.seeds.looks
-        resampled = f"{chance:.0%} chance to be decided by {looks[-1]} seeds, {seeds:.1f} seeds on average"
+        chance, seeds = self.prospect(d, level)
+        resampled = f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average"
         return f"{resampled} (further seeds drawn from these)"

@@ -106,6 +106,14 @@ def at_chance(accuracy: float, chance: float, images: int) -> bool:
     return bool(stats.binom.sf(np.ceil(right - 1e-6) - 1, images, chance / 100) > 0.01)
 
 
+def upper_share(hits: int, n: int, level: float = 0.95) -> float:
+    """The one-sided upper confidence bound of a share that ``hits`` of ``n`` >= 1 show, such as 0.45 for 0 of 5.
+
+    Clopper & Pearson (1934); exact, so that it is below the true share in 5% of cases at most.
+    """
+    return 1.0 if hits == n else float(stats.beta.ppf(level, hits + 1, n - hits))
+
+
 def correlation(a: Array, b: Array) -> float:
     """Pearson's correlation of (n,) and (n,); NaN where one of them does not vary."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -163,13 +171,14 @@ def sequential_power(
     boundary: Boundary,
     level: float,
     observed: ArrayLike = (),
+    paths: int = 4000,
 ) -> tuple[float, float]:
     """The chance that a claim is decided by the last look, and the pairs that it takes on average; by simulation (+- 1%).
 
     Every simulated study begins with the ``observed`` differences (n,), where there are any; its further ones are normal, of this
     mean and spread.
     """
-    x = np.random.default_rng(0).normal(mean, spread, (4000, looks[-1]))
+    x = np.random.default_rng(0).normal(mean, spread, (paths, looks[-1]))
     x[:, : np.size(observed)] = observed
     decided = np.stack([p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) <= level for n in looks])  # (looks, paths)
     needed = np.where(decided.any(axis=0), np.asarray(looks)[decided.argmax(axis=0)], looks[-1])
@@ -235,42 +244,58 @@ def skewed(differences: Array) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """A main effect or a two-way interaction, averaged over the other factors."""
+    """A main effect, or an interaction of two or three factors, averaged over the other factors."""
 
     factors: tuple[int, ...]
-    """One axis of the grid, or two."""
+    """Axes of the grid, one to three."""
     levels: tuple[int, ...]
     """The level of each that is compared with its first level."""
     estimate: float
-    """Mean at the level - mean at the first level; for two factors, the first's effect at the second's level - at its first."""
+    """Mean at the level - mean at the first level; of several factors, the effect of those before the last one at the last one's
+    level - at its first."""
     low: float
     high: float
+    p_adjusted: float
+    """Two-sided, of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
 
 
 def effects(scores: Array, level: float) -> list[Effect]:
-    """Main effects and two-way interactions of scores (seeds, levels of factor 1, levels of factor 2, ...), with intervals.
+    """Main effects and interactions of scores (seeds, levels of factor 1, levels of factor 2, ...), with intervals at ``level``.
 
-    A linear model with every cell's mean and the seed as block, fitted by least squares (statsmodels); at least 2 seeds.
+    Each is a contrast that is computed for every seed, so that it is tested by a t-test over the seeds (n - 1 degrees of freedom,
+    n >= 2), which asks nothing of the other cells' variances; one variance pooled over all cells covers too seldom where they
+    differ (Boik 1981; Maxwell & Delaney 2004, chapters 11 to 13).
     """
-    import statsmodels.api as sm
+    _, *shape = scores.shape
+    singles = [((f,), (i,)) for f, size in enumerate(shape) for i in range(1, size)]
+    which = []
+    for order in (1, 2, 3):
+        for several in itertools.combinations(singles, order):
+            factors = tuple(f for (f,), _ in several)
+            if len(set(factors)) == order:
+                which.append((factors, tuple(i for _, (i,) in several)))
+    contrasts = np.stack([_contrast(scores, dict(zip(factors, levels, strict=True))) for factors, levels in which])
+    vary = np.ptp(contrasts, axis=-1) > 1e-6 * np.abs(scores).max()  # not by the rounding of 32-bit scores alone
+    p = np.ones(len(which))
+    p[vary] = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1).pvalue
+    adjusted = np.where(vary, holm(p), np.nan)
+    ends = interval(contrasts, level)
+    return [
+        Effect(
+            factors=factors,
+            levels=levels,
+            estimate=float(contrasts[i].mean()),
+            low=float(ends[i, 0]),
+            high=float(ends[i, 1]),
+            p_adjusted=float(adjusted[i]),
+        )
+        for i, (factors, levels) in enumerate(which)
+    ]
 
-    seeds, *shape = scores.shape
-    cells = int(np.prod(shape))
-    block, cell = np.divmod(np.arange(seeds * cells), cells)
-    design = np.column_stack([np.eye(cells)[cell], np.eye(seeds)[block][:, 1:]])
-    fit = sm.OLS(scores.reshape(-1), design).fit()
 
-    def effect(factors: tuple[int, ...], levels: tuple[int, ...]) -> Effect:
-        weights = np.ones(shape)
-        for axis, size in enumerate(shape):
-            own = np.full(size, 1 / size)
-            if axis in factors:
-                own = np.eye(size)[levels[factors.index(axis)]] - np.eye(size)[0]
-            weights = weights * own.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        test = fit.t_test(np.concatenate([weights.reshape(-1), np.zeros(seeds - 1)]))
-        low, high = test.conf_int(alpha=1 - level)[0]
-        return Effect(factors=factors, levels=levels, estimate=float(test.effect[0]), low=float(low), high=float(high))
-
-    singles = [((f,), (i,)) for f in range(len(shape)) for i in range(1, shape[f])]
-    doubles = [(f + g, i + j) for (f, i), (g, j) in itertools.combinations(singles, 2) if f != g]
-    return [effect(*which) for which in [*singles, *doubles]]
+def _contrast(scores: Array, levels: dict[int, int]) -> Array:
+    """Of scores (seeds, levels of factor 1, ...) the effect in each seed (seeds,): by axis the level against the first one."""
+    for axis in reversed(range(scores.ndim - 1)):
+        by_level = np.moveaxis(scores, axis + 1, 0)
+        scores = by_level[levels[axis]] - by_level[0] if axis in levels else by_level.mean(axis=0)
+    return scores

@@ -32,9 +32,14 @@ SECTIONS = [f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_data
 """What an arm's keys may be nested in, as in a configuration file."""
 
 
+def in_percent(metric: str) -> bool:
+    """Whether the metric is an accuracy in percent, whose differences are percentage points."""
+    return metric.endswith(("top1", "top5"))
+
+
 def decimals(metric: str) -> int:
-    """How many a value of the metric is shown with: percent with 2, nats with 4."""
-    return 4 if metric.endswith("loss") else 2
+    """How many a value of the metric is shown with: percent with 2, nats and others with 4."""
+    return 2 if in_percent(metric) else 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +48,11 @@ class Claim(Section):
 
     id: str
     """Name of the claim, different from the others'."""
-    contrast: tuple[str, str]
+    contrast: tuple[str, str] | None = None
     """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when lower)."""
+    effect: dict[str, list[Any]] = field(default_factory=dict)
+    """In place of a contrast, in a grid: by factor its levels a and b, compared on average over the other factors; of two or
+    three factors how much the effect of the first ones differs between the last one's levels, their interaction."""
     metric: Literal["test/top1", "test/top5", "test/loss", "val/top1", "val/top5", "val/loss"]
     """Compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs images to validate on, top5 over 5
     classes."""
@@ -59,13 +67,23 @@ class Claim(Section):
     """The claim in words."""
     diverged: float | None = None
     """Score of a run that diverged, in the metric's unit; null scores it as guessing."""
+    failed: float | None = None
+    """Score below which a run has failed (above, for the loss), as one that diverged has: the report counts failures, says how
+    often they may be expected, and warns where they decide; the verdict is of the scores as they are."""
 
     def __post_init__(self) -> None:
         if isinstance(self.contrast, list | tuple):  # arms may be named by numbers
             object.__setattr__(self, "contrast", tuple(map(str, self.contrast)))
+        object.__setattr__(self, "effect", _dotted(self.effect, "effect"))
         super().__post_init__()
         self._require("id", self.id.strip() != "", "a name, not empty")
-        self._require("contrast", self.contrast[0] != self.contrast[1], "two different arms")
+        if (self.contrast is None) != bool(self.effect):
+            stands = "there is an effect, too" if self.effect else "missing"
+            raise ValueError(f"contrast: {stands}; a claim is on either a contrast of two arms or an effect of a grid")
+        if self.contrast:
+            self._require("contrast", self.contrast[0] != self.contrast[1], "two different arms")
+        pairs = all(len(set(map(level_name, levels))) == len(levels) == 2 for levels in self.effect.values())
+        self._require("effect", len(self.effect) <= 3 and pairs, "one to three factors, each with two different levels")
         self._require("margin", self.margin >= 0, "0 or more")
         self._require("margin", self.margin > 0 or self.kind == "superior", "above 0; nothing is equivalent to within 0")
 
@@ -73,10 +91,36 @@ class Claim(Section):
     def lower_is_better(self) -> bool:
         return self.metric.endswith("loss")
 
+    @property
+    def unit(self) -> str:
+        """What stands behind a difference of the metric: `` points``, or nothing."""
+        return " points" if in_percent(self.metric) else ""
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What the claim compares, a and b, in words: two arms, or the last factor of an effect at its two levels."""
+        if self.contrast:
+            return self.contrast
+        factor, (a, b) = list(self.effect.items())[-1]
+        return f"{factor} {level_name(a)}", f"{factor} {level_name(b)}"
+
+    @property
+    def gain(self) -> str:
+        """Of an interaction, what differs between its two sides, in words; empty for a contrast and a main effect."""
+        gains = [f"{factor} {' over '.join(map(level_name, levels))}" for factor, levels in self.effect.items()][:-1]
+        several = "the gain of" if len(gains) == 1 else "the interaction of"
+        return f"{several} {' and '.join(gains)}" if gains else ""
+
+    def fails(self, score: float) -> bool:
+        """Whether a run of this score has failed."""
+        if self.failed is None:
+            return False
+        return score > self.failed if self.lower_is_better else score < self.failed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds(Section):
-    """Seeds until every claim is decided: 0 to ``start`` - 1, and then ``step`` more at a time, ``max`` at most."""
+    """Seeds until every claim is decided or given up: 0 to ``start`` - 1, and then ``step`` more at a time, ``max`` at most."""
 
     PREFIX: ClassVar[str] = "seeds."
 
@@ -88,12 +132,15 @@ class Seeds(Section):
     """Seeds at most: ``start`` plus some steps, 40 or less."""
     stop: Literal["decided"]
     """decided: stop when every claim is supported or contradicted; peeking is accounted for."""
+    futility: float | None = None
+    """Give a claim up, inconclusive, when its chance to be decided by ``max`` seeds falls below this; null never does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low, high in (("start", 3, 10), ("step", 1, 5), ("max", self.start + self.step, 40)):
             self._require(name, low <= getattr(self, name) <= high, f"a whole number from {low} to {high}")
         self._require("max", self.max == self.looks[-1], f"start plus steps, such as {self.looks[-1]}")
+        self._require("futility", self.futility is None or 0 < self.futility < 1, "above 0 and below 1, or null")
 
     @property
     def looks(self) -> range:
@@ -181,16 +228,75 @@ class Study(Section):
         for claim in self.claims:
             if ids.count(claim.id) > 1:
                 raise ValueError(f"claim {claim.id!r}: there are {ids.count(claim.id)} claims of this id")
-            for arm in claim.contrast:
+            for arm in claim.contrast or ():
                 if arm not in cells:
                     raise ValueError(f"claim {claim.id!r}: contrast: there is no arm {arm!r}; there are {', '.join(cells)}")
+            for factor, levels in claim.effect.items():
+                if factor not in self.grid:
+                    there = f"there are {', '.join(self.grid)}" if self.grid else "a study of arms has none, a grid has"
+                    raise ValueError(f"claim {claim.id!r}: effect: there is no factor {factor!r}; {there}")
+                named = [level_name(level) for level in self.grid[factor]]
+                for level in map(level_name, levels):
+                    if level not in named:
+                        missing = f"{factor} has no level {level!r}; there are {', '.join(named)}"
+                        raise ValueError(f"claim {claim.id!r}: effect: {missing}")
 
     def cells(self) -> dict[str, dict[str, Any]]:
         """Per arm the keys that it declares, of ``arms`` or of the crossed ``grid``."""
         if self.arms:
             return self.arms
         crossed = itertools.product(*self.grid.values())
-        return {"-".join(map(_level_name, levels)): dict(zip(self.grid, levels, strict=True)) for levels in crossed}
+        return {"-".join(map(level_name, levels)): dict(zip(self.grid, levels, strict=True)) for levels in crossed}
+
+    def weights(self, claim: Claim) -> tuple[dict[str, float], dict[str, float]]:
+        """By arm the weights with which its scores make up the two sides that a claim compares; arms without weight are left out.
+
+        Of a main effect each side is the mean of the arms at its level. Of an interaction it is the effect of the factors before
+        the last one, on average over the other factors, at its level of the last one.
+        """
+        if claim.contrast:
+            a, b = claim.contrast
+            return {a: 1.0}, {b: 1.0}
+        return self._side(claim.effect, 0), self._side(claim.effect, 1)
+
+    def _side(self, effect: dict[str, list[Any]], side: int) -> dict[str, float]:
+        *before, last = effect
+        weights = {}
+        for arm, levels in self.cells().items():
+            weight = 1.0
+            for factor, level in levels.items():
+                name = level_name(level)
+                if factor == last:
+                    weight *= name == level_name(effect[factor][side])
+                elif factor in before:
+                    a, b = map(level_name, effect[factor])
+                    weight *= (name == a) - (name == b)
+                else:
+                    weight /= len(self.grid[factor])
+            if weight:
+                weights[arm] = weight
+        return weights
+
+    def arms_of(self, claim: Claim) -> list[str]:
+        """The arms that a claim compares, those of its first side first."""
+        a, b = self.weights(claim)
+        return list(dict.fromkeys([*a, *b]))
+
+    def pairs_of(self, claim: Claim) -> list[tuple[str, str]]:
+        """The pairs of arms that a claim compares, which differ in nothing but its (first) factor."""
+        if claim.contrast:
+            return [claim.contrast]
+        factor, (a, b) = next(iter(claim.effect.items()))
+        cells = self.cells()
+        names = {tuple(map(level_name, levels.values())): arm for arm, levels in cells.items()}
+        place = list(self.grid).index(factor)
+        pairs = []
+        for arm in self.arms_of(claim):
+            levels = [level_name(level) for level in cells[arm].values()]
+            if levels[place] == level_name(a):
+                levels[place] = level_name(b)
+                pairs.append((arm, names[tuple(levels)]))
+        return pairs
 
 
 def _dotted(declared: Any, place: str) -> Any:
@@ -207,7 +313,7 @@ def _dotted(declared: Any, place: str) -> Any:
     return dotted
 
 
-def _level_name(level: Any) -> str:
+def level_name(level: Any) -> str:
     """A factor's level as a part of an arm's name."""
     text = "_".join(map(str, level)) if isinstance(level, list) else str(level)
     return re.sub(r"[^\w.+-]", "_", text) or "none"
@@ -389,7 +495,7 @@ def _control(file: Path, expansion: Expansion) -> None:
                 f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
             )
     for claim in expansion.study.claims:
-        for arm in claim.contrast:
+        for arm in expansion.study.arms_of(claim):
             if claim.metric.startswith("val/") and not expansion.arms[arm].data.validates:
                 needs = f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
                 raise ValueError(f"{file}: claim {claim.id!r}: {needs}")
@@ -473,7 +579,9 @@ class Registration:
     @classmethod
     def now(cls, expansion: Expansion) -> "Registration":
         study = expansion.study
-        claims = [dataclasses.asdict(claim) | {"contrast": list(claim.contrast)} for claim in study.claims]
+        claims = [dataclasses.asdict(claim) for claim in study.claims]
+        for claim in claims:
+            claim["contrast"] = claim["contrast"] and list(claim["contrast"])
         arms = {name: config.science() for name, config in expansion.arms.items()}
         seeds = dataclasses.asdict(study.seeds) if isinstance(study.seeds, Seeds) else list(study.seeds)
         return cls(time=time.time(), claims=claims, alpha=study.alpha, seeds=seeds, arms=arms, question=study.question)
@@ -546,13 +654,12 @@ class Registration:
     def edits(self, expansion: Expansion) -> list[str]:
         """What differs between the registered study and today's, in words."""
         today = Registration.now(expansion)
+        seeds = dataclasses.asdict(Seeds(**self.seeds)) if isinstance(self.seeds, dict) else self.seeds
         defaults = RunConfig().science()  # where fields stood that a later version has added
         claim_defaults = {f.name: f.default for f in dataclasses.fields(Claim) if f.default is not dataclasses.MISSING}
-        edits = [
-            f"{name} {getattr(self, name)} -> {getattr(today, name)}"
-            for name in ("alpha", "seeds")
-            if getattr(self, name) != getattr(today, name)
-        ]
+        claim_defaults["effect"] = {}
+        planned = (("alpha", self.alpha, today.alpha), ("seeds", seeds, today.seeds))
+        edits = [f"{name} {old} -> {new}" for name, old, new in planned if old != new]
         for what, old, new in (
             ("claim", {c["id"]: claim_defaults | c for c in self.claims}, {c["id"]: c for c in today.claims}),
             ("arm", {name: defaults | science for name, science in self.arms.items()}, today.arms),

@@ -12,10 +12,13 @@ from xceptlab import signs, stats
 from xceptlab.estimands import LEAST_PAIRS, Estimand, estimand
 from xceptlab.records import Record
 from xceptlab.stats import Array
-from xceptlab.study import Claim, Expansion, Seeds, Study, decimals
+from xceptlab.study import Claim, Expansion, Seeds, Study, decimals, in_percent
 
 Scores = Mapping[str, Mapping[int, float]]
-"""``scores[arm][seed]`` of a claim's metric: accuracies in percent, losses in nats."""
+"""``scores[side][seed]`` of a claim's metric, by the names of what it compares: arms, or what makes up an effect.
+
+Accuracies are in percent, losses in nats.
+"""
 
 Records = Mapping[tuple[str, int], Record | None]
 """Records, or None where a run has none yet, by (arm, seed)."""
@@ -54,6 +57,8 @@ class Verdict:
     """Whether there were pairs to test."""
     most: int | None = None
     """Seeds at most, where seeds are added until the claims are decided; the interval is then the repeated one."""
+    given_up: float | None = None
+    """The chance to be decided by the most seeds, where it is below the study's ``futility``, so that no more are asked for."""
     summary: str = ""
     """One sentence in plain words; a second one where the verdict means nothing."""
     warnings: tuple[str, ...] = ()
@@ -67,6 +72,11 @@ class Verdict:
     @property
     def decided(self) -> bool:
         return self.outcome in ("supported", "contradicted")
+
+    @property
+    def settled(self) -> bool:
+        """Whether the claim asks for no more seeds."""
+        return self.decided or self.given_up is not None
 
     @property
     def margins(self) -> tuple[float, ...]:
@@ -105,7 +115,8 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
         scores: Of each claim's arms, as far as they are known.
         seeds: Those that are planned: a claim is ``incomplete`` while one of its arms lacks one. Where seeds are added until the
             claims are decided, when they are looked at: a claim's verdict is that of the first look that decides it, whatever
-            comes later; it is ``incomplete`` while the next look's seeds have no scores.
+            comes later; it is ``incomplete`` while the next look's seeds have no scores. Where the seeds have a ``futility``, the
+            first look at which every claim is decided or futile is the last one.
         alpha: Familywise error rate.
 
     Raises:
@@ -115,7 +126,7 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
     now: list[tuple[Verdict, Array]] = []
     for look in [range(n) for n in seeds.looks] if isinstance(seeds, Seeds) else [seeds]:
         now = _look(asked, scores, look, alpha, {i: one for i, one in enumerate(now) if one[0].decided})
-        if any(verdict.outcome == "incomplete" for verdict, _ in now):
+        if any(verdict.outcome == "incomplete" for verdict, _ in now) or all(verdict.settled for verdict, _ in now):
             break
     return [replace(verdict, warnings=_unit_warnings(verdict)) for verdict, _ in now]
 
@@ -133,8 +144,8 @@ def grown(expansion: Expansion, read: Callable[[Expansion], Records]) -> Expansi
     seeds = expansion.study.seeds
     while isinstance(seeds, Seeds) and expansion.look + 1 < len(seeds.looks):
         records = read(expansion)
-        undecided = any(not verdict.decided for verdict in judge_study(expansion, records))
-        if None in records.values() or not undecided:
+        settled = all(verdict.settled for verdict in judge_study(expansion, records))
+        if None in records.values() or settled:
             break
         expansion = replace(expansion, look=expansion.look + 1)
     return expansion
@@ -169,7 +180,8 @@ def _look(
         if v.n < len(seeds):
             now[i] = replace(v, summary=_waiting(v, seeds, asked[i]))
             continue
-        levels = [asked[i].nominal(stats.holm_level(side, i, alpha)) for side in p.T]
+        of_holm = [stats.holm_level(side, i, alpha) for side in p.T]
+        levels = [asked[i].nominal(level) for level in of_holm]
         outcome: Outcome = (
             "supported" if adjusted[i, 0] <= alpha else "contradicted" if adjusted[i, 1] <= alpha else "inconclusive"
         )
@@ -179,15 +191,29 @@ def _look(
             p_adjusted = float(adjusted[i, 1 if alone == "contradicted" else 0])
             gained = "" if math.isnan(v.correlation) else f"Pairing correlation {v.correlation:.2f}; "
             v = replace(v, p_adjusted=p_adjusted, power=gained + asked[i].power(v.values, levels[0]))
+            v = replace(v, given_up=_futile(v, asked[i], max(of_holm)))
         now[i] = replace(v, summary=_summary(v, asked[i], alone=alone, p_alone=float(min(p[i])), levels=levels))
     return list(zip(now, p, strict=True))
+
+
+def _futile(v: Verdict, asked: Estimand, level: float) -> float | None:
+    """The chance of an undecided claim to be decided by the last look, where it is below the study's ``futility``.
+
+    It does not bind: a claim that was given up while other claims needed more seeds is judged on them, too. Levels count on no
+    giving up, so that it can only make false verdicts rarer (Lan, Simon & Halperin 1982; Lachin 2005).
+    """
+    seeds = asked.seeds
+    if not isinstance(seeds, Seeds) or seeds.futility is None or v.decided or v.n >= seeds.max:
+        return None
+    chance, _ = asked.prospect(v.values, level)
+    return chance if chance < seeds.futility else None
 
 
 def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> Verdict:
     """What is known of a claim before it is tested."""
     claim = asked.claim
-    a, b = ({seed: scores[arm][seed] for seed in sorted(seeds) if seed in scores[arm]} for arm in claim.contrast)
-    for arm, values in zip(claim.contrast, (a, b), strict=True):
+    a, b = ({seed: scores[arm][seed] for seed in sorted(seeds) if seed in scores[arm]} for arm in claim.sides)
+    for arm, values in zip(claim.sides, (a, b), strict=True):
         for seed, value in values.items():
             if not math.isfinite(value):
                 raise ValueError(f"claim {claim.id!r}: the score of arm {arm!r}, seed {seed} is {value}, not a finite number")
@@ -213,20 +239,36 @@ def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float)
 
 
 def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
-    """The scores of a claim's arms. A diverged run scores what the claim declares, by default what guessing would."""
-    table: dict[str, dict[int, float]] = {arm: {} for arm in claim.contrast}
+    """The scores of a claim's two sides. A diverged run scores what the claim declares, by default what guessing would."""
+    table: dict[str, dict[int, float]] = {arm: {} for arm in expansion.study.arms_of(claim)}
     for arm, row in table.items():
         for seed in expansion.seeds:
             record = records[arm, seed]
             if record is None:
                 continue
             if record.status == "diverged":
-                row[seed] = guessing(claim.metric, expansion.arms[arm].data.classes) if claim.diverged is None else claim.diverged
+                row[seed] = score_of_divergence(claim, expansion.arms[arm].data.classes)
             elif claim.metric in record.metrics:
                 row[seed] = record.metrics[claim.metric]
             else:
                 raise ValueError(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
-    return table
+    sides = {}
+    for side, weights in zip(claim.sides, expansion.study.weights(claim), strict=True):
+        seeds = [seed for seed in expansion.seeds if all(seed in table[arm] for arm in weights)]
+        sides[side] = {seed: sum(weight * table[arm][seed] for arm, weight in weights.items()) for seed in seeds}
+    return sides
+
+
+def score_of_divergence(claim: Claim, classes: int) -> float:
+    """What a diverged run of so many classes scores in a claim: what it declares, or what guessing would."""
+    return guessing(claim.metric, classes) if claim.diverged is None else claim.diverged
+
+
+def has_failed(record: Record, claims: Sequence[Claim]) -> bool:
+    """Whether a run diverged, or scored worse than one of the claims declares to be a failure."""
+    if record.status == "diverged":
+        return True
+    return any(claim.fails(record.metrics[claim.metric]) for claim in claims if claim.metric in record.metrics)
 
 
 def guessing(metric: str, classes: int) -> float:
@@ -237,7 +279,7 @@ def guessing(metric: str, classes: int) -> float:
 def _unit_warnings(v: Verdict) -> tuple[str, ...]:
     """Accuracies that look like fractions."""
     values = [value for arm in v.scores for value in arm.values()]
-    if v.claim.lower_is_better or not values or not all(0 <= value <= 1 for value in values):
+    if not in_percent(v.claim.metric) or len(v.claim.effect) > 1 or not values or not all(0 <= value <= 1 for value in values):
         return ()
     return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
 
@@ -245,19 +287,38 @@ def _unit_warnings(v: Verdict) -> tuple[str, ...]:
 def _with_warnings(v: Verdict, expansion: Expansion, records: Records) -> Verdict:
     """The verdict with what the number of images and the arms' runs say against it."""
     split = v.claim.metric.split("/")[0]
-    arms = [_Accuracy.of(arm, split, expansion, records) for arm in v.claim.contrast]
+    arms = [_Accuracy.of(arm, split, expansion, records) for arm in expansion.study.arms_of(v.claim)]
     warnings = list(v.warnings)
     images = min(arm.images for arm in arms)
     if not v.claim.lower_is_better and 0 < v.claim.margin < (100 / images if images else 0):
         one = f"one image more or less of {images:,} is {100 / images:.2g} points"
         warnings.append(f"the margin of {v.claim.margin:g} is less than a single image: {one}")
+    warnings += _of_failures(v, expansion, records)
     if not all(arm.at_chance for arm in arms):
         return replace(v, warnings=tuple(warnings))
     found = " and ".join(f"{arm.mean:.2f}%" for arm in arms)
     chance = " and ".join(dict.fromkeys(f"{arm.chance:.2f}%" for arm in arms))
-    neither = f"both arms are at chance: {found} in {split}/top1, which is not more than guessing ({chance}) explains"
-    summary = f"{v.summary} Both arms are at chance, so this says nothing about what they differ in."
+    all_arms = "both" if len(arms) == 2 else f"all {len(arms)}"
+    neither = f"{all_arms} arms are at chance: {found} in {split}/top1, which is not more than guessing ({chance}) explains"
+    summary = f"{v.summary} {all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
     return replace(v, summary=summary, warnings=(neither, *warnings))
+
+
+def _of_failures(v: Verdict, expansion: Expansion, records: Records) -> list[str]:
+    """What failed runs do to a verdict."""
+    failed = {
+        (arm, seed)
+        for arm in expansion.study.arms_of(v.claim)
+        for seed in v.differences
+        if (record := records[arm, seed]) and has_failed(record, [v.claim])
+    }
+    pairs = len({seed for _, seed in failed})
+    if 2 * pairs > v.n:
+        return [f"failures decide it: in {pairs} of {v.n} seeds a run of these arms failed"]
+    if pairs and v.claim.statistic == "mean":
+        listed = ", ".join(f"{arm} seed {seed}" for arm, seed in sorted(failed))
+        return [f"runs failed ({listed}), and no test of a mean is sound there (`statistic: median` is)"]
+    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,8 +374,7 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
         p_alone: The p-value of that, before Holm's adjustment.
         levels: Those at which the claim and its opposite are tested, of one look's p-value.
     """
-    a, b = v.claim.contrast
-    unit = "" if v.claim.lower_is_better else " points"
+    unit = v.claim.unit
     places = decimals(v.claim.metric)
     if v.n < LEAST_PAIRS:
         more = f"; {asked.more_seeds(v.values, levels)}" if v.n > 1 and not asked.untestable(v.values) else ""
@@ -324,7 +384,7 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
     if why := asked.untestable(v.values):
         return f"Inconclusive: {why}."
     repeated, most = ("", "") if v.most is None else ("repeated ", f" of at most {v.most}")
-    amount = f"{a} is {abs(v.estimate):.{places}f}{unit} {'better' if v.estimate >= 0 else 'worse'} than {b} in {v.claim.metric}"
+    amount = _compared(v.claim, f"{abs(v.estimate):.{places}f}{unit}", v.estimate >= 0)
     if v.claim.statistic == "median":
         amount += " in the median"
     interval = f"{repeated}{100 * v.level:g}% interval {v.low:+.{places}f} to {v.high:+.{places}f}"
@@ -342,13 +402,24 @@ def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, lev
     if alone != "inconclusive":
         amount += f"; by itself it would be {alone} (p = {p_alone:.2g}), but not beside the other claims (Holm)"
     spent = "; the seeds that were planned are used up" if v.n == v.most else ""
+    if v.given_up is not None:
+        spent = f"; given up, with a chance of {v.given_up:.1%} to be decided by {v.most} seeds (futility)"
     return f"Inconclusive: {amount}{spent}; {asked.more_seeds(v.values, levels)}."
+
+
+def _compared(claim: Claim, amount: str, positive: bool) -> str:
+    """The estimate in words, such as ``a is 1.20 points better than b in test/top1``."""
+    a, b = claim.sides
+    if len(claim.effect) < 2:
+        averaged = ", averaged over the other factors" if claim.effect else ""
+        return f"{a} is {amount} {'better' if positive else 'worse'} than {b} in {claim.metric}{averaged}"
+    return f"{claim.gain} is {amount} {'larger' if positive else 'smaller'} with {a} than with {b} in {claim.metric}"
 
 
 def forecast(v: Verdict, study: Study) -> str:
     """From the pairs there are, a pilot's perhaps: how many seeds will decide the claim, in words; empty with fewer than 2."""
     asked = estimand(v.claim, study.seeds)
-    if v.decided or v.n < 2 or asked.untestable(v.values):
+    if v.settled or v.n < 2 or asked.untestable(v.values):
         return ""
     level = study.alpha / len(study.claims)
     if v.outcome == "inconclusive":  # judged, with all that were planned

@@ -154,7 +154,7 @@ def test_every_table_of_report_md_is_whole(study):
     lines = texts(finish(study()))["report.md"].splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4 + 17
-    assert {line.count("|") for line in table[:4]} == {9}
+    assert {line.count("|") for line in table[:4]} == {10}
     assert {line.count("|") for line in table[4:]} == {3}
 
 
@@ -171,7 +171,7 @@ def test_publish_copies_what_is_committed(study, tmp_path):
 def test_the_same_records_give_the_same_bytes(study):
     expansion = finish(study())
     first = {name: content for name, content in texts(expansion).items() if name != "report.html"}
-    svg = [(figures.curves_svg(s), figures.differences_svg(s)) for s in (summarise(expansion), summarise(expansion))]
+    svg = [(figures.curves_svg(s), figures.differences_svg(s.verdicts)) for s in (summarise(expansion), summarise(expansion))]
     assert svg[0] == svg[1]
     assert first == {name: content for name, content in texts(expansion).items() if name != "report.html"}
     for image in svg[0]:
@@ -272,19 +272,33 @@ def test_a_diverged_run_is_shown_and_scored_as_guessing(study):
         assert "3 (1 diverged)" in text
         assert "Diverged, scored as guessing unless the claim says otherwise: without seed 1." in text
     assert summary.verdicts[0].differences[1] == pytest.approx(96.8 - 10)
-    assert summary.arms[1].mean == pytest.approx(90.5)  # over the runs that finished
+    assert summary.arms[1].mean == pytest.approx((90 + 10 + 91) / 3)  # as the verdict has it
     assert "without,1," in files["results.csv"]
     assert ",diverged," in files["results.csv"]
 
 
-def test_an_arm_that_always_diverged_has_no_mean(study):
-    expansion = finish(study())
+def test_an_arm_that_always_diverged_scores_what_the_claim_declares(study):
+    expansion = finish(study(claims=[CLAIM | {"diverged": 12.5}]))
     for seed in range(3):
         run(expansion, "without", seed, status="diverged", metrics={})
     files = texts(expansion)
-    assert "3 (3 diverged)" in files["report.md"]
+    assert "| 3 (3 diverged) | 3 (≤ 100%) | 12.50 | 0.00 |" in files["report.md"]
+    assert "Claim helps: failures decide it: in 3 of 3 seeds a run of these arms failed." in files["report.md"]
     assert "nan" not in files["report.md"]
     assert "nan" not in Page(files["report.html"]).text.lower()
+
+
+def test_runs_that_score_worse_than_declared_have_failed_and_how_often_they_may_is_told(study):
+    expansion = finish(study(claims=[CLAIM | {"failed": 90.5}]))
+    summary = summarise(expansion)
+    assert [(row.diverged, row.failed) for row in summary.arms] == [(0, 0), (0, 1)]
+    assert "Claim helps: runs failed (without seed 0), and no test of a mean is sound there" in summary.warnings[0]
+    markdown = texts(expansion)["report.md"]
+    assert "| with | 3 | 0 (≤ 63%) |" in markdown
+    assert "| without | 3 | 1 (≤ 86%) |" in markdown
+    plain = summarise(finish(study()))
+    assert plain.verdicts[0].summary == summary.verdicts[0].summary  # the verdict is of the scores as they are
+    assert plain.warnings == []
 
 
 @pytest.mark.parametrize(
@@ -700,6 +714,30 @@ def test_a_factorial_study_shows_main_effects_and_interactions(study):
     for text in (Page(files["report.html"]).text, files["report.md"]):
         assert "model.residual: all → none × model.intermediate" in text
         assert "-5.01" in text
+    assert "| effect | estimate | low | high | p (Holm) |" in files["report.md"]
+
+
+def test_effects_and_interactions_are_claimed_and_judged(study):
+    residual, intermediate = {"model.residual": ["all", "none"]}, {"model.intermediate": ["none", "relu"]}
+    claims = [
+        {"id": "main", "effect": residual, "metric": "test/top1", "kind": "superior", "margin": 4.0},
+        {"id": "both", "effect": residual | intermediate, "metric": "test/top1", "kind": "equivalent", "margin": 1.0},
+    ]
+    expansion = grid(study, *claims)
+    summary = summarise(expansion)
+    _, main, both = summary.verdicts
+    effects = [row.estimate for row in summary.effects]
+    assert (main.outcome, both.outcome) == ("supported", "supported")
+    assert (main.estimate, both.estimate) == pytest.approx((-effects[0], effects[2]))
+    assert main.scores[0][0] == pytest.approx((95 + 93) / 2)
+    assert main.summary.startswith(
+        "Supported: model.residual all is 5.01 points better than model.residual none in test/top1, averaged over the other f"
+    )
+    said = "the gain of model.residual all over none is 0.02 points smaller with model.intermediate none than with model.inter"
+    assert said in both.summary
+    assert main.power.startswith("Pairing correlation")
+    for text in texts(expansion).values():
+        assert "nan" not in text.split("<script")[0]
 
 
 def test_links_to_wandb_are_web_addresses_only(study):
@@ -726,7 +764,7 @@ def test_latex_is_booktabs_and_sets_text_as_it_is_written(study):
         assert word in text
     assert text.count("{") == text.count("}")
     rows = [line.replace(r"\&", "").count("&") for line in text.splitlines() if line.endswith(r"\\")]
-    assert rows == [7] * 3 + [1] * 15 + [7] * 2
+    assert rows == [8] * 3 + [1] * 15 + [7] * 2
     assert "\\begin{itemize}\n\\item Unmatched budgets, with against without: parameters +1.3\\%." in text
 
 

@@ -16,7 +16,8 @@ from xceptlab.data import identity
 from xceptlab.data.sources import reading
 from xceptlab.records import Record, RunDirectory
 from xceptlab.schema import RunConfig
-from xceptlab.study import Expansion, Registration, Seeds
+from xceptlab.stats import Array
+from xceptlab.study import Expansion, Registration, Seeds, Study
 from xceptlab.verdict import Records, Verdict, named
 
 UNMATCHED = 0.01
@@ -55,14 +56,16 @@ class Sampling:
         return f"Standard error in points: {apart}, {self.both:.2f} from both. {limit}."
 
 
-def sampling_errors(verdicts: list[Verdict], directories: Mapping[tuple[str, int], RunDirectory]) -> dict[str, Sampling]:
+def sampling_errors(
+    verdicts: list[Verdict], study: Study, directories: Mapping[tuple[str, int], RunDirectory]
+) -> dict[str, Sampling]:
     """Of the claims on the mean test accuracy that are judged; images are drawn once for all of them."""
     wanted = [
         v
         for v in verdicts
         if (v.claim.metric, v.claim.statistic) == ("test/top1", "mean") and v.n > 1 and v.outcome != "incomplete"
     ]
-    keys = sorted({(arm, seed) for v in wanted for arm in v.claim.contrast for seed in v.differences})
+    keys = sorted({(arm, seed) for v in wanted for arm in study.arms_of(v.claim) for seed in v.differences})
     correct = {key: _correct(directories[key].path / "test_correct.npy") for key in keys}
     known = {key: row for key, row in correct.items() if row is not None}
     if not known or len({len(row) for row in known.values()}) > 1:
@@ -71,12 +74,17 @@ def sampling_errors(verdicts: list[Verdict], directories: Mapping[tuple[str, int
     drawn = dict(zip(known, stats.redrawn(np.stack(list(known.values())), DRAWS, rng).T, strict=True))
     sampling = {}
     for v in wanted:
-        a, b = v.claim.contrast
-        if all((arm, seed) in known for arm in (a, b) for seed in v.differences):
-            differences = np.stack([drawn[a, seed] - drawn[b, seed] for seed in v.differences], axis=1)
+        if all((arm, seed) in known for arm in study.arms_of(v.claim) for seed in v.differences):
+            a, b = (_combined(weights, drawn, list(v.differences)) for weights in study.weights(v.claim))
+            differences = a - b
             seeds, images, both = stats.two_way_errors(v.values, differences, rng)
             sampling[v.claim.id] = Sampling(seeds=seeds, images=images, both=both, n=v.n, test_images=test_images)
     return sampling
+
+
+def _combined(weights: Mapping[str, float], drawn: Mapping[tuple[str, int], Array], seeds: list[int]) -> Array:
+    """One side of a claim on redrawn images, (draws, seeds)."""
+    return np.stack([sum(weight * drawn[arm, seed] for arm, weight in weights.items()) for seed in seeds], axis=1)
 
 
 def _correct(file: Path) -> NDArray[np.uint8] | None:
@@ -107,7 +115,15 @@ class Budgets:
 
 def compare_budgets(verdicts: list[Verdict], expansion: Expansion, records: Records) -> dict[str, Budgets]:
     """By claim, how the budgets of its arms differ; nothing is said before both arms have a run."""
-    return {verdict.claim.id: _compare(*verdict.claim.contrast, expansion, records) for verdict in verdicts}
+    budgets = {}
+    for verdict in verdicts:
+        pairs = [_compare(a, b, expansion, records) for a, b in expansion.study.pairs_of(verdict.claim)]
+        budgets[verdict.claim.id] = Budgets(
+            unmatched=" ".join(filter(None, (pair.unmatched for pair in pairs))),
+            declared=" ".join(filter(None, (pair.declared for pair in pairs))),
+            speed=" ".join(filter(None, (pair.speed for pair in pairs))),
+        )
+    return budgets
 
 
 def _compare(a: str, b: str, expansion: Expansion, records: Records) -> Budgets:

@@ -3,6 +3,7 @@
 import html
 import io
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -47,7 +48,7 @@ TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F
 
 def axis(verdict: Verdict) -> str:
     """What the differences of a claim are."""
-    a, b = map(short, reversed(verdict.claim.contrast) if verdict.claim.lower_is_better else verdict.claim.contrast)
+    a, b = map(short, reversed(verdict.claim.sides) if verdict.claim.lower_is_better else verdict.claim.sides)
     line = "<br>" if len(a + b) > 20 else " "
     units = "nats" if verdict.claim.lower_is_better else "points"
     return f"{html.escape(a)}{line}− {html.escape(b)}, {verdict.claim.metric} ({units})"
@@ -159,7 +160,7 @@ def pairs_html(verdict: Verdict) -> str:
         customdata=np.repeat(seeds, 3),
         hovertemplate=f"seed %{{customdata}}: %{{y:.{decimals(v.claim.metric)}f}}<extra></extra>",
     )
-    figure.update_xaxes(ticktext=[wrapped(arm) for arm in v.claim.contrast], **_TWO)
+    figure.update_xaxes(ticktext=[wrapped(arm) for arm in v.claim.sides], **_TWO)
     figure.update_yaxes(title=f"{v.claim.metric} ({unit(v.claim.metric)})")
     return _div(figure, 320)
 
@@ -301,11 +302,11 @@ def curves_svg(summary: Summary) -> bytes:
     return _svg(figure)
 
 
-def differences_svg(summary: Summary) -> bytes:
+def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
     """As ``verdict_html``, for every claim, one under the other."""
-    rows = max(1, len(summary.verdicts))
+    rows = max(1, len(verdicts))
     figure, axes = _axes(6.4, 0.3 + 1.35 * rows, rows)
-    for ax, v in zip(np.atleast_1d(axes), summary.verdicts, strict=False):
+    for ax, v in zip(np.atleast_1d(axes), verdicts, strict=False):
         low, high, *holds = span(v)
         ax.axvspan(*holds, color="#009E73", alpha=0.12, lw=0)
         for margin in v.margins:
@@ -318,7 +319,7 @@ def differences_svg(summary: Summary) -> bytes:
         ax.set(xlim=(low, high), ylim=(-0.7, 1.7), yticks=[0, 1], yticklabels=["seeds", v.claim.statistic])
         title = f"{short(v.claim.id, 60)}: {v.outcome}".replace("$", r"\$")
         ax.set_title(title, loc="left", fontsize=10, fontweight="bold")
-    if not summary.verdicts:
+    if not verdicts:
         axes.set_axis_off()
     return _svg(figure)
 

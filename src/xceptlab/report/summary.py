@@ -12,7 +12,7 @@ from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling
 from xceptlab.stats import Array
 from xceptlab.study import Expansion
 from xceptlab.text import read
-from xceptlab.verdict import Records, Verdict, guessing, judge_study
+from xceptlab.verdict import Records, Verdict, guessing, has_failed, judge_study, score_of_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,14 @@ class ArmRow:
     """Runs with a record."""
     diverged: int
     """Of them, runs whose loss was not finite; they have no metrics."""
+    failed: int
+    """Of them, runs that diverged or scored worse than a claim on this arm declares to be a failure."""
     mean: float
-    """Of the study's main metric over the runs that finished; NaN without one."""
+    """Of the study's main metric over all runs, diverged ones scored as in the first claim; NaN without a run."""
     spread: float
     """Standard deviation over seeds; NaN with fewer than 2."""
     sampling: float
-    """Standard error that the finite test set adds to one run's accuracy, in points; NaN for other metrics."""
+    """Standard error that the finite test set adds to the accuracy of a run that finished, in points; NaN for other metrics."""
     parameters: int | None
     macs: int | None
     images_per_second: float
@@ -54,6 +56,8 @@ class EffectRow:
     estimate: float
     low: float
     high: float
+    p_adjusted: float
+    """Of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ def summarise(expansion: Expansion) -> Summary:
     curves, reached = _curves(expansion, directories, curve_metric)
     failures = {key: reason for key, directory in directories.items() if not records[key] and (reason := directory.failure())}
     verdicts = judge_study(expansion, records)
-    sampling = sampling_errors(verdicts, directories)
+    sampling = sampling_errors(verdicts, expansion.study, directories)
     arms = [_arm(name, expansion, records, metric) for name in expansion.arms]
     links = {key: directory.path / "wandb_url" for key, directory in directories.items()}
     return Summary(
@@ -128,21 +132,30 @@ def summarise(expansion: Expansion) -> Summary:
 
 def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmRow:
     own = [record for seed in expansion.seeds if (record := records[name, seed])]
-    values = np.array([record.metrics[metric] for record in own if metric in record.metrics])
-    mean = float(values.mean()) if len(values) else math.nan
+    diverged = sum(record.status == "diverged" for record in own)
+    finished = [record.metrics[metric] for record in own if metric in record.metrics]
+    values = np.array(finished + diverged * [_score_of_divergence(name, expansion, metric)])
+    claims = [claim for claim in expansion.study.claims if name in expansion.study.arms_of(claim)]
     images = max((record.test_images for record in own), default=0)
-    in_test = metric.startswith("test/top") and images > 0 and not math.isnan(mean)
+    accuracy = float(np.mean(finished)) if metric.startswith("test/top") and images and finished else math.nan
     return ArmRow(
         name=name,
         n=len(own),
-        diverged=sum(record.status == "diverged" for record in own),
-        mean=mean,
+        diverged=diverged,
+        failed=sum(has_failed(record, claims) for record in own),
+        mean=float(values.mean()) if len(values) else math.nan,
         spread=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
-        sampling=math.sqrt(mean * (100 - mean) / images) if in_test else math.nan,
+        sampling=math.sqrt(accuracy * (100 - accuracy) / images) if images else math.nan,
         parameters=own[0].parameters if own else None,
         macs=own[0].macs if own else None,
         images_per_second=float(np.mean([record.images_per_second for record in own])) if own else math.nan,
     )
+
+
+def _score_of_divergence(arm: str, expansion: Expansion, metric: str) -> float:
+    """What a diverged run of the arm scores in the study's main metric: as in the first claim."""
+    classes, claims = expansion.arms[arm].data.classes, expansion.study.claims
+    return score_of_divergence(claims[0], classes) if claims else guessing(metric, classes)
 
 
 def _curves(
@@ -171,10 +184,10 @@ def _effects(expansion: Expansion, records: Records, metric: str) -> list[Effect
     complete = [seed for seed in expansion.seeds if all(records[arm, seed] for arm in expansion.arms)]
     if not grid or len(complete) < 2:
         return []
-    declared = expansion.study.claims[0].diverged if expansion.study.claims else None
-    guess = guessing(metric, next(iter(expansion.arms.values())).data.classes) if declared is None else declared
+    diverged = {arm: _score_of_divergence(arm, expansion, metric) for arm in expansion.arms}
     scores = [
-        [record.metrics.get(metric, guess) for arm in expansion.arms if (record := records[arm, seed])] for seed in complete
+        [record.metrics.get(metric, diverged[arm]) for arm in expansion.arms if (record := records[arm, seed])]
+        for seed in complete
     ]
     shape = [len(levels) for levels in grid.values()]
     factors, levels = list(grid), list(grid.values())
@@ -184,7 +197,7 @@ def _effects(expansion: Expansion, records: Records, metric: str) -> list[Effect
         return " × ".join(each)
 
     made = stats.effects(np.array(scores).reshape(len(complete), *shape), 1 - expansion.study.alpha)
-    return [EffectRow(name=name(e), estimate=e.estimate, low=e.low, high=e.high) for e in made]
+    return [EffectRow(name=name(e), estimate=e.estimate, low=e.low, high=e.high, p_adjusted=e.p_adjusted) for e in made]
 
 
 def _environment(records: Records) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A study in the terminal: what it would run, and what its records say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
@@ -11,9 +11,9 @@ from rich.text import Text
 from xceptlab.estimands import LEAST_PAIRS
 from xceptlab.report.caveats import excess
 from xceptlab.report.summary import Summary, read_records
-from xceptlab.report.write import amount, arm_cells, arm_header
-from xceptlab.study import Expansion, Seeds, decimals
-from xceptlab.verdict import forecast, judge_study
+from xceptlab.report.write import amount, arm_cells, arm_header, effect_cells
+from xceptlab.study import Expansion, Seeds
+from xceptlab.verdict import Verdict, forecast, judge_study
 
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row
@@ -54,8 +54,9 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     verdicts = judge_study(expansion, records)
     for verdict in verdicts:
         claim = verdict.claim
-        a, b = claim.contrast
-        said = f"Claim {claim.id}: {a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
+        a, b = claim.sides
+        of = f"{claim.gain}: " if claim.gain else ""
+        said = f"Claim {claim.id}: {of}{a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
         needs = forecast(verdict, expansion.study)
         if not needs and verdict.outcome != "incomplete":
             needs = verdict.summary
@@ -63,7 +64,7 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
         console.print(said, *([f"  {needs}"] if needs else []), *cautions, sep="\n", highlight=False)
     missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
     seeds, more = expansion.study.seeds, ""
-    if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.decided for verdict in verdicts):
+    if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.settled for verdict in verdicts):
         more = f"; then {seeds.step} more seeds at a time until every claim is decided, {seeds.max} at most"
     console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
     if nothing := expansion.nothing_found():
@@ -72,6 +73,21 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
         console.print(f"This is {expansion.first_look}.")
     if len(expansion.seeds) < LEAST_PAIRS:
         console.print(f"Warning: with {len(expansion.seeds)} of at least {LEAST_PAIRS} seeds no claim can be judged.")
+
+
+def show_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """Verdicts on scores from elsewhere, with what is to be said against them."""
+    console = Console(highlight=False)
+    for v in verdicts:
+        _show_verdict(console, v)
+        for warning in v.warnings:
+            console.print(Text(f"  Warning: {warning}.", style="yellow"))
+
+
+def _show_verdict(console: Console, v: Verdict) -> None:
+    claim = ": ".join(filter(None, (v.claim.id, v.claim.statement)))
+    console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {claim}"))
+    console.print(Text(f"  {v.summary} {v.evidence}"))
 
 
 def show_summary(summary: Summary) -> None:
@@ -87,18 +103,18 @@ def show_summary(summary: Summary) -> None:
         view.add_row(*map(Text, arm_cells(row, row, summary.metric)))
     console.print(view)
     for v in summary.verdicts:
-        claim = ": ".join(filter(None, (v.claim.id, v.claim.statement)))
-        console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {claim}"))
-        console.print(Text(f"  {v.summary} {v.evidence}"))
+        _show_verdict(console, v)
         notes = summary.budgets[v.claim.id].sentences
         notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
         console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
     if summary.effects:
         level = 100 * (1 - summary.expansion.study.alpha)
-        console.print(Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals:", style="bold"))
+        console.print(
+            Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals, p by Holm:", style="bold")
+        )
     for effect in summary.effects:
-        estimate, low, high = (f"{x:+.{decimals(summary.metric)}f}" for x in (effect.estimate, effect.low, effect.high))
-        console.print(Text(f"{estimate:>8} ({low} to {high})  {effect.name}"))
+        name, estimate, low, high, p = effect_cells(effect, summary.metric)
+        console.print(Text(f"{estimate:>8} ({low} to {high}), p = {p}  {name}"))
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
     console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from typing import Any
 import jinja2
 
 import xceptlab
-from xceptlab import mirror
+from xceptlab import mirror, stats
 from xceptlab.records import write_atomically
 from xceptlab.report import figures
 from xceptlab.report.caveats import excess
-from xceptlab.report.summary import ArmRow, Summary
+from xceptlab.report.summary import ArmRow, EffectRow, Summary
 from xceptlab.report.trained import recipe, shared_science
 from xceptlab.study import decimals
 from xceptlab.text import say
+from xceptlab.verdict import Verdict
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
 """What ``publish`` copies."""
@@ -39,7 +41,7 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
     contents = {
         "results.csv": results_csv(summary).encode(),
         "curves.svg": figures.curves_svg(summary),
-        "differences.svg": figures.differences_svg(summary),
+        "differences.svg": figures.differences_svg(summary.verdicts),
         "report.md": _render("report.md.j2", **_values(summary)).encode(),
         **({"report.tex": _render("report.tex.j2", **_values(summary)).encode()} if latex else {}),
         "report.html": _render("report.html.j2", **_values(summary)).encode(),
@@ -121,6 +123,15 @@ def write_comparison(summaries: list[Summary]) -> Path:
     return file
 
 
+def write_judged(file: Path, verdicts: Sequence[Verdict], folder: Path) -> Path:
+    """Write report.md and its figure, of verdicts on the scores of a file, into a folder; returns the report's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "differences.svg", figures.differences_svg(verdicts))
+    text = _render("judged.md.j2", file=file.name, verdicts=verdicts, decimals=decimals)
+    write_atomically(folder / "report.md", text.encode())
+    return folder / "report.md"
+
+
 def publish(summary: Summary, folder: Path) -> None:
     """Copy report.md, its figures and results.csv beside the study file, to be committed."""
     for name in FILES:
@@ -147,9 +158,11 @@ def sync(summary: Summary) -> str:
 def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
     """One arm as text, for every table: see ``arm_header``."""
     runs = f"{row.n}" + (f" ({row.diverged} diverged)" if row.diverged else "")
+    failed = f"{row.failed} (≤ {stats.upper_share(row.failed, row.n):.0%})" if row.n else "–"
     return [
         row.name,
         runs,
+        failed,
         number(row.mean, decimals(metric)),
         number(row.spread, decimals(metric)),
         number(row.sampling, 2),
@@ -161,13 +174,24 @@ def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
 
 def arm_header(metric: str) -> list[str]:
     """The columns of ``arm_cells``."""
-    return ["arm", "runs", metric, "seed sd", "test se", "params", "MACs", "img/s"]
+    return ["arm", "runs", "failed", metric, "seed sd", "test se", "params", "MACs", "img/s"]
+
+
+EFFECT_HEADER = ["effect", "estimate", "low", "high", "p (Holm)"]
+"""The columns of ``effect_cells``."""
+
+
+def effect_cells(row: EffectRow, metric: str) -> list[str]:
+    """One effect as text, for every table: see ``EFFECT_HEADER``."""
+    numbers = [f"{value:+.{decimals(metric)}f}" for value in (row.estimate, row.low, row.high)]
+    return [row.name, *numbers, "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"]
 
 
 LEGEND = (
-    "percentages: against the first arm; seed sd: standard deviation over seeds; test se: standard error of one run's "
-    "accuracy from the finite test set; means are of the runs that finished; MACs: multiply-accumulates per image; img/s: images "
-    "trained on per second, as fast as the machine was then"
+    "percentages: against the first arm; failed: runs that diverged or scored worse than a claim's failed score, and what share "
+    "of all seeds this may be (95% upper bound); means are over all runs, diverged ones as the first claim scores them; seed sd: "
+    "standard deviation over seeds; test se: standard error of one run's accuracy from the finite test set; MACs: "
+    "multiply-accumulates per image; img/s: images trained on per second, as fast as the machine was then"
 )
 
 
@@ -208,9 +232,8 @@ def _values(summary: Summary) -> dict[str, Any]:
         "header": arm_header(summary.metric),
         "rows": [arm_cells(row, summary.arms[0], summary.metric) for row in summary.arms],
         "paired": [v for v in summary.verdicts if v.n],
-        "effect_rows": [
-            [e.name, *(f"{x:+.{decimals(summary.metric)}f}" for x in (e.estimate, e.low, e.high))] for e in summary.effects
-        ],
+        "effect_header": EFFECT_HEADER,
+        "effect_rows": [effect_cells(effect, summary.metric) for effect in summary.effects],
         "decimals": decimals,
         "curves_text": _ends(summary),
         "reproduce": _reproduce(summary),
@@ -230,6 +253,7 @@ def _tex(text: Any) -> str:
         "→": r"$\rightarrow$",
         "×": r"$\times$",
         "±": r"$\pm$",
+        "≤": r"$\leq$",
         "−": "$-$",
         "–": "--",
     }
