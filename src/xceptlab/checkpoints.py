@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from xceptlab.errors import Refused
 from xceptlab.interruption import Requests
 from xceptlab.records import write_atomically
 from xceptlab.text import say
@@ -43,12 +44,12 @@ class CheckpointFiles(TorchCheckpointIO):
         """As Lightning's.
 
         Raises:
-            ValueError: The file is no checkpoint, or of another version.
+            Refused: The file is no checkpoint, or of another version.
         """
         try:
             return super().load_checkpoint(path, *args, **kwargs)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path}: not a readable checkpoint ({error}); remove it to start the run again") from None
+            raise Refused(f"{path}: not a readable checkpoint ({error}); remove it to start the run again") from None
 
 
 def checksum(data: bytes) -> str:
@@ -96,7 +97,7 @@ class Checkpoints(Checkpoint):
         """Agree on where the run continues.
 
         Raises:
-            ValueError: The processes see different checkpoints.
+            Refused: The processes see different checkpoints.
         """
         self._saved = time.monotonic()
         if trainer.world_size > 1:
@@ -104,7 +105,7 @@ class Checkpoints(Checkpoint):
             found = [""] * trainer.world_size
             torch.distributed.all_gather_object(found, Path(trainer.ckpt_path or "none").name, self._group)
             if len(set(found)) > 1:
-                raise ValueError(
+                raise Refused(
                     f"the processes would continue from different checkpoints ({', '.join(found)}); {self.directory} must be the "
                     "same folder for all of them, and no other process may write to it"
                 )

@@ -16,7 +16,6 @@ import os
 import re
 import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xceptlab import __version__, shipped
+from xceptlab.errors import Refused
 from xceptlab.interruption import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Interrupted, Requests
 from xceptlab.leases import Busy
 from xceptlab.loading import keys, load_run, overrides, synonyms
@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
         meant = difflib.get_close_matches(choice[1], re.findall(r"[\w.-]+", choice[2]), n=1) if choice else []
-        raise ValueError(f"{message}; " + (f"did you mean {meant[0]}?" if meant else f"see {self.prog} --help"))
+        raise Refused(f"{message}; " + (f"did you mean {meant[0]}?" if meant else f"see {self.prog} --help"))
 
     def refuse(self, unknown: str) -> NoReturn:
         """Refuse an argument that this command does not know, with the option or the run's key that was probably meant."""
@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
             options = [*self._option_string_actions, *(f"--{key}" for key in known)]
             meant = [f"--{key}" for key in synonyms(word.removeprefix("--"), known)]
             meant += difflib.get_close_matches(word, options, n=1)
-        raise ValueError(f"{unknown}: no such argument; " + (f"did you mean {meant[0]}?" if meant else f"see {self.prog} --help"))
+        raise Refused(f"{unknown}: no such argument; " + (f"did you mean {meant[0]}?" if meant else f"see {self.prog} --help"))
 
 
 def console() -> NoReturn:
@@ -89,9 +89,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else _raised(error)
         return _say(message, BAD_INPUT if isinstance(error, MENDABLE) else FAILED)
-    except ValueError as error:
-        if not _ours(error):
-            raise
+    except Refused as error:
         return _say(_raised(error), BAD_INPUT)
     except Busy as error:
         return _say(str(error), INTERRUPTED)
@@ -129,17 +127,9 @@ def _have_a_home() -> None:
         os.environ["LOGNAME"] = str(os.getuid())
 
 
-def _ours(error: ValueError) -> bool:
-    """Whether our own code raised it, for the user; a library's ValueError is a defect and keeps its traceback."""
-    if str(error).startswith("Caught ValueError in DataLoader worker process"):
-        return True
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").startswith("xceptlab.")
-
-
 def _raised(error: Exception) -> str:
     """The message, without the traceback that a loader's worker puts before it."""
-    return str(error).rpartition(f"\n{type(error).__name__}: ")[2]
+    return re.split(rf"\n(?:[\w.]+\.)?{type(error).__name__}: ", str(error))[-1]
 
 
 def _say(message: str, code: int) -> int:
@@ -261,7 +251,7 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
 
     expansion = _expand(options.study, layers, options.seeds)
     if options.jobs is not None and options.jobs < 1:
-        raise ValueError(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
+        raise Refused(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
     if None in read_records(expansion).values():
         _networks(expansion)
     from xceptlab.launch.study import run_missing
@@ -343,9 +333,9 @@ def _judge(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.scores import ClaimsFile, ScoreClaim, judge_scores
 
     if layers:
-        raise ValueError(f"{layers[0]}: there is no run to configure; see xceptlab judge --help")
+        raise Refused(f"{layers[0]}: there is no run to configure; see xceptlab judge --help")
     if bool(options.claims) == bool(options.contrast):
-        raise ValueError("judge: either --contrast A B or --claims FILE says what is claimed")
+        raise Refused("judge: either --contrast A B or --claims FILE says what is claimed")
     if options.claims:
         claimed = load_file(ClaimsFile, options.claims)
     else:
@@ -371,7 +361,7 @@ def _sync(options: argparse.Namespace, layers: list[str]) -> int:
         candidates = (Path(name), RunDirectory.of(str(outputs), name).path)
         path = next((path for path in candidates if (path / "config.yaml").is_file()), None)
         if path and options.seeds is not None:
-            raise ValueError(f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study")
+            raise Refused(f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study")
         expansion = None if path else _expand(_study_named(name, outputs), layers, options.seeds)
         runs = expansion.runs().values() if expansion else []
         paths = [path] if path else [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in runs]
@@ -392,7 +382,7 @@ def _study_named(name: str, outputs: Path) -> str:
     try:
         return str(locate(name))
     except ValueError:
-        raise ValueError(f"{name}: neither a study nor a run under {outputs / 'runs'}") from None
+        raise Refused(f"{name}: neither a study nor a run under {outputs / 'runs'}") from None
 
 
 def _train(options: argparse.Namespace, layers: list[str]) -> int:
@@ -442,7 +432,7 @@ def _export(options: argparse.Namespace, layers: list[str]) -> int:
     """Write a run's network for other tools."""
     output = Path(options.output)
     if output.suffix not in EXPORTS:
-        raise ValueError(f"{output}: the suffix must be one of {', '.join(EXPORTS)}")
+        raise Refused(f"{output}: the suffix must be one of {', '.join(EXPORTS)}")
     config, weights = _trained(options.weights, layers, "export")
     from xceptlab.export import export
 
@@ -484,7 +474,7 @@ def _data(options: argparse.Namespace, layers: list[str]) -> int:
 
 def _prepare(config: RunConfig) -> int:
     if not config.data.short_side:
-        raise ValueError("data.short_side: 0 is not allowed; to prepare, it must be the pixels wanted, such as 256")
+        raise Refused("data.short_side: 0 is not allowed; to prepare, it must be the pixels wanted, such as 256")
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from xceptlab.data.imagenet import prepared
@@ -503,7 +493,7 @@ def _bench(options: argparse.Namespace, layers: list[str]) -> int:
     import runpy
 
     if not _benchmarks():
-        raise ValueError(f"bench: the benchmarks are in the repository, not in the installed package: no {BENCHMARKS}")
+        raise Refused(f"bench: the benchmarks are in the repository, not in the installed package: no {BENCHMARKS}")
     if not options.name:
         for name in _benchmarks():
             print(f"{name:22}{_about(name).splitlines()[0]}")
@@ -511,7 +501,7 @@ def _bench(options: argparse.Namespace, layers: list[str]) -> int:
     if options.name not in _benchmarks():
         meant = difflib.get_close_matches(options.name, _benchmarks(), n=1)
         there = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(_benchmarks())}"
-        raise ValueError(f"{options.name}: no such benchmark; {there}")
+        raise Refused(f"{options.name}: no such benchmark; {there}")
     if {"-h", "--help"} & {*options.arguments}:
         print(_about(options.name))
         if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text("utf-8"):  # it would run, or show another's help
@@ -538,7 +528,7 @@ def _describe(options: argparse.Namespace, layers: list[str]) -> int:
 
     if options.compare:
         if options.run:
-            raise ValueError(f"--compare: shows two networks side by side; {options.run} is a third")
+            raise Refused(f"--compare: shows two networks side by side; {options.run} is a third")
         files = [_configuration(name, layers) for name in options.compare]
         a, b = (_with_classes(load_run([*layers, "-c", file], "describe")) for file in files)
         compare(a, b, options.compare)
@@ -554,7 +544,7 @@ def _configuration(name: str, layers: list[str]) -> str:
     """The configuration file that a run's folder or id, or the file itself, names."""
     path = _found(name, layers, "describe")
     if not path.exists():
-        raise ValueError(f"{name}: neither a configuration file nor a run under {path.parent}")
+        raise Refused(f"{name}: neither a configuration file nor a run under {path.parent}")
     return str(path / "config.yaml" if path.is_dir() else path)
 
 
@@ -622,10 +612,10 @@ def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Pa
     if not path.exists():
         if name.split(".")[0].endswith("xception"):
             return load_run(layers, command), name
-        raise ValueError(f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception")
+        raise Refused(f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception")
     weights = path / "model.safetensors" if path.is_dir() else path
     if not weights.is_file():
-        raise ValueError(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
+        raise Refused(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
     own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
     one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
     return load_run([*(["-c", str(own)] if own else []), *one_device, *layers], command), weights
@@ -667,14 +657,14 @@ def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
     """Write a study's report.
 
     Raises:
-        ValueError: There is nothing to report, perhaps because the outputs are elsewhere.
+        Refused: There is nothing to report, perhaps because the outputs are elsewhere.
     """
     from xceptlab.report.summary import summarise
     from xceptlab.report.write import write_report
     from xceptlab.study import remember_files
 
     if nothing := expansion.nothing_found():
-        raise ValueError(nothing)
+        raise Refused(nothing)
     summary = summarise(expansion)
     remember_files(expansion)
     write_report(summary, latex)

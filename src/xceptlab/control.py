@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 
+from xceptlab.errors import Refused
 from xceptlab.models import pretrained
 from xceptlab.models.cost import Row, changes, cost, table
 from xceptlab.schema import RunConfig
@@ -35,7 +36,7 @@ def trees(expansion: Expansion) -> dict[str, list[Row]]:
     """Every arm's module tree.
 
     Raises:
-        ValueError: An arm's network cannot be built, does not take its images, or cannot start from its weights; or its modules
+        Refused: An arm's network cannot be built, does not take its images, or cannot start from its weights; or its modules
             differ from the baseline's although no key of ``model`` does, such as the classifier when two data sets have other
             classes.
     """
@@ -45,11 +46,11 @@ def trees(expansion: Expansion) -> dict[str, list[Row]]:
             found[arm] = table(config.model, config.data.classes, config.data.size)
             pretrained.check(config.model, config.data.classes)
         except ValueError as error:
-            raise ValueError(f"arm {arm!r}: {error}") from None
+            raise Refused(f"arm {arm!r}: {error}") from None
         baseline = next(iter(found))
         more = changes(found[baseline], found[arm])
         if more and not any(key.startswith("model.") for key in expansion.differences(arm)):
-            raise ValueError(f"arm {arm!r} differs from {baseline!r} in its modules, though in no key of model: {more[0]}")
+            raise Refused(f"arm {arm!r} differs from {baseline!r} in its modules, though in no key of model: {more[0]}")
     return found
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from xceptlab import signs, stats
+from xceptlab.errors import Refused
 from xceptlab.stats import MOST_PAIRS, Array
 from xceptlab.study import Claim, Seeds, Study, decimals
 
@@ -93,7 +94,7 @@ def refuse_too_few_seeds(study: Study, file: Path) -> None:
         file: Where it stands.
 
     Raises:
-        ValueError: Which claim, how many seeds it needs at least, and which numbers waste none.
+        Refused: Which claim, how many seeds it needs at least, and which numbers waste none.
     """
     claims, seeds = study.claims, study.seeds
     level = study.alpha / len(claims) if claims else study.alpha
@@ -105,7 +106,7 @@ def refuse_too_few_seeds(study: Study, file: Path) -> None:
             others = len(claims) - 1
             beside = f" beside {others} other claim{'' if others == 1 else 's'}" if others else ""
             needed = f"a median needs {least} seeds or more{beside}, not {most} (of {good} each seed counts)"
-            raise ValueError(f"{file}: claim {claim.id!r}: statistic: {needed}")
+            raise Refused(f"{file}: claim {claim.id!r}: statistic: {needed}")
 
 
 class Mean(Estimand):

@@ -15,6 +15,7 @@ from lightning_utilities.core.imports import RequirementCache
 from torch import Tensor, nn
 
 import xceptlab
+from xceptlab.errors import Refused
 from xceptlab.models.cost import cost
 from xceptlab.models.pretrained import CONSTANTS, restore, to_timm
 from xceptlab.records import RunDirectory, write_atomically
@@ -38,12 +39,12 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     Images are (batch, 3, size, size), normalised to the range -1 to 1; the size is ``data.size``, the batch is free.
 
     Raises:
-        ValueError: The weights do not fit, the format does not have this network, or what was made computes something else.
+        Refused: The weights do not fit, the format does not have this network, or what was made computes something else.
     """
     if not output.parent.is_dir():
-        raise ValueError(f"{output}: there is no folder {output.parent}")
+        raise Refused(f"{output}: there is no folder {output.parent}")
     if output.suffix == ".onnx" and (absent := [name for name in ONNX if not RequirementCache(name)]):
-        raise ValueError(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
+        raise Refused(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
     network, model = restore(config.model, config.data.classes, weights)
     told = metadata(config, model, weights)
     if output.suffix == ".safetensors":
@@ -61,7 +62,7 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     data = _onnx(network, images, told)
     difference = ((_onnxruntime(data, images) - logits).abs().max() / logits.std()).item()
     if not difference < TOLERANCE:
-        raise ValueError(f"{output}: not written: onnxruntime's logits differ by {difference:.2g} sd (allowed: {TOLERANCE:g})")
+        raise Refused(f"{output}: not written: onnxruntime's logits differ by {difference:.2g} sd (allowed: {TOLERANCE:g})")
     write_atomically(output, data)
     return f"{output}: ONNX, images (batch, 3, {side}, {side}); onnxruntime's logits differ by {difference:.2g} sd"
 
@@ -107,7 +108,7 @@ def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
     """A checkpoint says neither the padding nor an activation, so the configuration has to be the one that timm computes."""
     if model.timm:
-        raise ValueError(f"{output}: model.timm is {model.timm}, whose model.safetensors has timm's layout already")
+        raise Refused(f"{output}: model.timm is {model.timm}, whose model.safetensors has timm's layout already")
     theirs = ModelConfig(**CONSTANTS["timm"])
     other = {
         f.name: (getattr(theirs, f.name), getattr(model, f.name))
@@ -118,7 +119,7 @@ def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
         told = ", ".join(f"model.{name} {ours} (timm: {timms})" for name, (timms, ours) in other.items())
         flags = " ".join(f"--model.{name} {timms}" for name, (timms, _) in other.items())
         anyway = f"; to write it as if it had timm's, add {flags}" if other.keys() <= {"padding", "bn_eps"} else ""
-        raise ValueError(f"{output}: timm's legacy_xception would compute something else, since this one has {told}{anyway}")
+        raise Refused(f"{output}: timm's legacy_xception would compute something else, since this one has {told}{anyway}")
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """From YAML files and dotted overrides to checked dataclasses, in LightningCLI's syntax; the one file that knows jsonargparse.
 
 ``-c FILE`` may be repeated; a shipped file is found from anywhere. The files and ``--section.field value`` overrides apply in the
-order in which they stand, the last one wins. Whatever is wrong becomes a ``ValueError`` of one line that names the file, the key,
+order in which they stand, the last one wins. Whatever is wrong becomes a ``Refused`` of one line that names the file, the key,
 the value and what is allowed.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from xceptlab import shipped, text
+from xceptlab.errors import Refused
 from xceptlab.schema import RunConfig
 from xceptlab.section import PLAIN, Section, in_words, shown
 
@@ -43,7 +44,7 @@ def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
     ``--help`` and ``--print_config`` print and exit.
 
     Raises:
-        ValueError: One line, for anything that is not as the schema allows.
+        Refused: One line, for anything that is not as the schema allows.
     """
     given = [(key, str(shipped.find(value)) if key == "config" and value else value) for key, value in overrides(args)]
     printed = ("print_config", None) in given
@@ -57,7 +58,7 @@ def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
     try:
         config = _attempt(given, command)
     except ValueError as error:
-        raise ValueError(_culprit(given, command, str(error)) + str(error)) from None
+        raise Refused(_culprit(given, command, str(error)) + str(error)) from None
     if printed:
         print(dump(config), end="", flush=True)
         raise SystemExit(0)
@@ -81,16 +82,16 @@ def _dumped(values: dict[str, Any]) -> str:
 
 
 def load_file(schema: type[T], file: str, section: str = "") -> T:
-    """An instance of the dataclass ``schema`` from a YAML file or from one of its sections; ``ValueError`` as of ``load_run``."""
+    """An instance of the dataclass ``schema`` from a YAML file or from one of its sections; ``Refused`` as of ``load_run``."""
     values = read(file)
     if section:
         values = values.get(section, {})
         if not isinstance(values, dict):
-            raise ValueError(f"{file}: {section}: {shown(values)} is not allowed; it must be a mapping")
+            raise Refused(f"{file}: {section}: {shown(values)} is not allowed; it must be a mapping")
     try:
         return _build(schema, values)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise Refused(f"{file}: {error}") from None
 
 
 def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
@@ -109,7 +110,7 @@ def read(file: str) -> dict[Any, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        ValueError: There is no such file, or it is no YAML of one mapping without traps (see ``_refuse_traps``).
+        Refused: There is no such file, or it is no YAML of one mapping without traps (see ``_refuse_traps``).
     """
     import yaml
     from jsonargparse import get_loader  # PyYAML's safe one, but for 1e-3, which is a number
@@ -120,14 +121,14 @@ def read(file: str) -> dict[Any, Any]:
         values = get_loader("yaml")(contents)
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ValueError(f"{file}: {place}{', '.join(filter(None, (error.context, error.problem)))}") from None
+        raise Refused(f"{file}: {place}{', '.join(filter(None, (error.context, error.problem)))}") from None
     except RecursionError:
-        raise ValueError(f"{file}: its values are nested too deeply") from None
+        raise Refused(f"{file}: its values are nested too deeply") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise ValueError(f"{file}: {reason}") from None
+        raise Refused(f"{file}: {reason}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{file}: holds {'nothing' if values is None else shown(values)}; it must hold a mapping, KEY: VALUE")
+        raise Refused(f"{file}: holds {'nothing' if values is None else shown(values)}; it must hold a mapping, KEY: VALUE")
     return values
 
 
@@ -138,9 +139,9 @@ def _check_override(key: str, value: str) -> None:
     try:
         _refuse_traps(value)
     except ValueError as error:
-        raise ValueError(f"{key}: {str(error).removeprefix('line 1: ')}") from None
+        raise Refused(f"{key}: {str(error).removeprefix('line 1: ')}") from None
     except RecursionError:
-        raise ValueError(f"{key}: its value is nested too deeply") from None
+        raise Refused(f"{key}: its value is nested too deeply") from None
     except yaml.YAMLError:
         pass
 
@@ -152,7 +153,7 @@ def _refuse_traps(contents: str) -> None:
     more values than memory holds; and 010 would be 8, and 12:30 would be 750.
 
     Raises:
-        ValueError, RecursionError, yaml.YAMLError: It is refused, nested too deeply, or no YAML.
+        Refused, RecursionError, yaml.YAMLError: It is refused, nested too deeply, or no YAML.
     """
     import yaml
 
@@ -161,7 +162,7 @@ def _refuse_traps(contents: str) -> None:
             event = self.peek_event()
             if tag := getattr(event, "tag", None):  # with one, PyYAML would stumble over what does not fit it
                 line = event.start_mark.line + 1
-                raise ValueError(f"line {line}: a value has no tag here, such as {tag.replace('tag:yaml.org,2002:', '!!')}")
+                raise Refused(f"line {line}: a value has no tag here, such as {tag.replace('tag:yaml.org,2002:', '!!')}")
             return super().compose_node(parent, index)
 
     above: list[Any] = []
@@ -172,14 +173,14 @@ def _refuse_traps(contents: str) -> None:
         count += 1
         line = f"line {node.start_mark.line + 1}: "
         if any(node is other for other in above):
-            raise ValueError(f"{line}an alias stands in the value that it stands for")
+            raise Refused(f"{line}an alias stands in the value that it stands for")
         if count > MOST_VALUES:
-            raise ValueError(f"{line}its aliases stand for more than {MOST_VALUES:,} values")
+            raise Refused(f"{line}its aliases stand for more than {MOST_VALUES:,} values")
         if node.id == "scalar":
             if node.tag.endswith(":int") and len(node.value) > MOST_DIGITS:
-                raise ValueError(f"{line}a number of {len(node.value)} digits is too large")
+                raise Refused(f"{line}a number of {len(node.value)} digits is too large")
             if base := _unusual_base(node):
-                raise ValueError(f"{line}{node.value} would be read in base {base}; write a decimal number, or text in quotes")
+                raise Refused(f"{line}{node.value} would be read in base {base}; write a decimal number, or text in quotes")
             _refuse_malformed(node, line)
             return
         pairs = node.value if node.id == "mapping" else []
@@ -188,7 +189,7 @@ def _refuse_traps(contents: str) -> None:
             line = f"line {key.start_mark.line + 1}: "
             _refuse_key(key, line, outermost=not above)
             if key.value in names:
-                raise ValueError(f"{line}the key {text.shortened(key.value, 100)} stands there twice")
+                raise Refused(f"{line}the key {text.shortened(key.value, 100)} stands there twice")
             names.add(key.value)
         above.append(node)
         for child in [one for pair in pairs for one in pair] or (node.value if node.id == "sequence" else []):
@@ -208,7 +209,7 @@ def _refuse_key(key: Any, line: str, outermost: bool) -> None:
         found = text.shortened(key.value, 100) or "null"
     else:
         found = "a list" if key.id == "sequence" else "a mapping"
-    raise ValueError(f"{line}a key is {found}; it must be text")
+    raise Refused(f"{line}a key is {found}; it must be text")
 
 
 def _refuse_malformed(scalar: Any, line: str) -> None:
@@ -221,7 +222,7 @@ def _refuse_malformed(scalar: Any, line: str) -> None:
         pass
     except Exception:  # of any kind: PyYAML lets through what its constructors raise
         kind = "date" if scalar.tag.endswith(":timestamp") else "number"
-        raise ValueError(f"{line}{scalar.value} looks like a {kind} and is none; text stands in quotes") from None
+        raise Refused(f"{line}{scalar.value} looks like a {kind} and is none; text stands in quotes") from None
 
 
 def _unusual_base(node: Any) -> int:
@@ -244,7 +245,7 @@ def _attempt(given: list[tuple[str, str | None]], command: str) -> RunConfig:
     try:
         values = _parser(command).parse_args(arguments)
     except ArgumentError as error:
-        raise ValueError(_one_line(str(error))) from None
+        raise Refused(_one_line(str(error))) from None
     values.pop("config")
     return _build(RunConfig, values.as_dict())
 
@@ -285,10 +286,10 @@ def _build(schema: Any, values: Any) -> Any:
     known = {f.name: f for f in fields(schema)}
     for key in values:
         if key not in known:
-            raise ValueError(unknown(f"{schema.PREFIX}{key}", [schema.PREFIX + name for name in known]))
+            raise Refused(unknown(f"{schema.PREFIX}{key}", [schema.PREFIX + name for name in known]))
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise ValueError(f"{schema.PREFIX}{name}: is missing; it must be {in_words(f.type)}")
+            raise Refused(f"{schema.PREFIX}{name}: is missing; it must be {in_words(f.type)}")
     return schema(**{name: _part(known[name], value) for name, value in values.items()})
 
 
@@ -304,7 +305,7 @@ def _part(f: Field[Any], value: Any) -> Any:
             items.append(_build(part, item))
         except ValueError as error:
             name = repr(item["id"]) if isinstance(item.get("id"), str) else number
-            raise ValueError(f"{f.name.removesuffix('s')} {name}: {error}") from None
+            raise Refused(f"{f.name.removesuffix('s')} {name}: {error}") from None
     return items
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from lightning_utilities.core.imports import RequirementCache
 
 from xceptlab import leases
+from xceptlab.errors import Refused
 from xceptlab.records import Record, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig, RuntimeConfig
 from xceptlab.text import read
@@ -32,7 +33,7 @@ class Mirror:
     """One run, opened in W&B.
 
     Raises:
-        ValueError: W&B refuses, or cannot be reached.
+        Refused: W&B refuses, or cannot be reached.
     """
 
     def __init__(self, config: RunConfig, directory: RunDirectory, mode: Mode) -> None:
@@ -86,12 +87,12 @@ def chosen(runtime: RuntimeConfig) -> Mode | None:
     """Where ``runtime.wandb`` sends a run; None for nowhere. ``auto`` is online where a key is configured, and never asks.
 
     Raises:
-        ValueError: W&B is asked for and not installed, or there is no key that it accepts.
+        Refused: W&B is asked for and not installed, or there is no key that it accepts.
     """
     if runtime.wandb == "disabled" or (runtime.wandb == "auto" and (os.environ.get("WANDB_MODE") == "disabled" or not WANDB)):
         return None
     if not WANDB:
-        raise ValueError("wandb is not installed (pip install wandb)")
+        raise Refused("wandb is not installed (pip install wandb)")
     if runtime.wandb == "online":
         check_key()
     if runtime.wandb != "auto":
@@ -103,7 +104,7 @@ def sync(config: RunConfig, directory: RunDirectory) -> str:
     """Send a run's directory to W&B; returns the run's address there. The key is checked already.
 
     Raises:
-        ValueError: W&B refuses or cannot be reached.
+        Refused: W&B refuses or cannot be reached.
         Busy: The run is being trained.
     """
     if leases.Watch(directory.path).look():
@@ -130,7 +131,7 @@ def sync_study(
         summary: What W&B shows of the run in its table of runs.
 
     Raises:
-        ValueError: W&B refuses or cannot be reached.
+        Refused: W&B refuses or cannot be reached.
     """
     wandb = client()
     report = (directory / "report.html").read_text("utf-8")
@@ -147,11 +148,11 @@ def sync_study(
 
 
 def check_key() -> None:
-    """Raises: ValueError: W&B cannot be spoken to: it is not installed, has no key or does not accept it."""
+    """Raises: Refused: W&B cannot be spoken to: it is not installed, has no key or does not accept it."""
     if not WANDB:
-        raise ValueError("W&B: wandb is not installed (pip install wandb)")
+        raise Refused("W&B: wandb is not installed (pip install wandb)")
     if not _has_key():
-        raise ValueError("W&B: there is no key; `wandb login` keeps one, and the environment's WANDB_API_KEY is one")
+        raise Refused("W&B: there is no key; `wandb login` keeps one, and the environment's WANDB_API_KEY is one")
 
 
 def _has_key() -> bool:
@@ -159,7 +160,7 @@ def _has_key() -> bool:
     try:
         return bool(wandb.login(prompt=False))
     except (wandb.Error, ValueError) as error:  # a key that W&B does not know, or that cannot be one
-        raise ValueError(f"W&B: {error}") from None
+        raise Refused(f"W&B: {error}") from None
 
 
 def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Sequence[str] = (), **options: Any) -> Any:
@@ -211,7 +212,7 @@ def _refusals(what: str) -> Iterator[None]:
         yield
     except (wandb.Error, OSError) as error:
         wandb.teardown()
-        raise ValueError(f"W&B does not take {what} ({error})") from None
+        raise Refused(f"W&B does not take {what} ({error})") from None
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xceptlab import leases
+from xceptlab.errors import Refused
 from xceptlab.schema import HASH, SCIENCE_VERSION, SHORT, RunConfig
 from xceptlab.section import from_file, misfit
 from xceptlab.text import decoded, read
@@ -126,7 +127,7 @@ class RunDirectory:
         """The record, or None while the run is not done.
 
         Raises:
-            ValueError: The file is not a record.
+            Refused: The file is not a record.
         """
         file = self.path / "record.json"
         try:
@@ -134,9 +135,7 @@ class RunDirectory:
         except FileNotFoundError:
             return None
         except (RecursionError, ValueError) as error:
-            raise ValueError(
-                f"{file}: not a record of this version ({error}); remove its folder to train the run again"
-            ) from None
+            raise Refused(f"{file}: not a record of this version ({error}); remove its folder to train the run again") from None
 
     def write_record(self, record: Record) -> None:
         text = json.dumps(dataclasses.asdict(record), indent=2, allow_nan=False)
@@ -146,7 +145,7 @@ class RunDirectory:
         """The lines of metrics.jsonl: numbers by name; a last line that a kill cut short is left out.
 
         Raises:
-            ValueError: A line is something else.
+            Refused: A line is something else.
         """
         try:
             lines = (self.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
@@ -168,14 +167,14 @@ class RunDirectory:
             values = None
         if not _of_a_log(values):
             file = self.path / "metrics.jsonl"
-            raise ValueError(f"{file}: line {number} is no line of a log; remove it, or its folder to train anew")
+            raise Refused(f"{file}: line {number} is no line of a log; remove it, or its folder to train anew")
         return dict(values)
 
     def began_with(self) -> dict[str, str]:
         """What the data were when the run began; empty where nobody has noted it.
 
         Raises:
-            ValueError: The file is no such note.
+            Refused: The file is no such note.
         """
         file = self.path / "data.json"
         if not file.is_file():
@@ -183,9 +182,9 @@ class RunDirectory:
         try:
             noted = json.loads(decoded(file.read_bytes()))
             if wrong := misfit(dict[str, str], noted, "data"):
-                raise ValueError(wrong)
+                raise Refused(wrong)
         except (RecursionError, ValueError) as error:
-            raise ValueError(f"{file}: not what the run began with ({error}); remove its folder to train the run anew") from None
+            raise Refused(f"{file}: not what the run began with ({error}); remove its folder to train the run anew") from None
         return noted
 
     def begin_with(self, data: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xceptlab.errors import Refused
 from xceptlab.section import Section
 from xceptlab.study import Claim
 from xceptlab.text import decoded
@@ -51,7 +52,7 @@ def judge_scores(file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_col
     """The verdicts on the claims; ``incomplete`` where an arm lacks a seed that another arm of the claims has.
 
     Raises:
-        ValueError: One line: what is wrong with the file, or what a claim names that it does not have.
+        Refused: One line: what is wrong with the file, or what a claim names that it does not have.
     """
     tables = {metric: read_scores(file, metric, arm_column, seed_column) for metric in {claim.metric for claim in claims}}
     scores = [_of_claim(claim, tables[claim.metric], file) for claim in claims]
@@ -64,12 +65,12 @@ def _of_claim(claim: ScoreClaim, table: ScoreTable, file: Path) -> ScoreTable:
     scores: ScoreTable = {}
     for arm in claim.sides:
         if arm not in table:
-            raise ValueError(f"{file}: claim {claim.id!r}: there is no arm {arm!r}; there are {', '.join(table)}")
+            raise Refused(f"{file}: claim {claim.id!r}: there is no arm {arm!r}; there are {', '.join(table)}")
         scores[arm] = {}
         for seed, score in table[arm].items():
             if not math.isfinite(score) and claim.diverged is None:
                 no_score = f"arm {arm!r}, seed {seed} has no finite {claim.metric}"
-                raise ValueError(f"{file}: {no_score}; `diverged` declares what such a run scores (claim {claim.id!r})")
+                raise Refused(f"{file}: {no_score}; `diverged` declares what such a run scores (claim {claim.id!r})")
             scores[arm][seed] = score if math.isfinite(score) or claim.diverged is None else claim.diverged
     return scores
 
@@ -84,19 +85,19 @@ def read_scores(file: Path, metric: str, arm_column: str = "arm", seed_column: s
         seed_column: Name of the column of seeds, which are whole numbers and pair the arms' runs.
 
     Raises:
-        ValueError: A column is missing, a row is not whole, a seed is no whole number, or a run stands there twice.
+        Refused: A column is missing, a row is not whole, a seed is no whole number, or a run stands there twice.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(decoded(file.read_bytes()), newline="")))
     except csv.Error as error:
-        raise ValueError(f"{file}: no CSV ({error})") from None
+        raise Refused(f"{file}: no CSV ({error})") from None
     columns = list(rows[0]) if rows else []
     long = {"metric", "value"} <= set(columns)
     value_column = "value" if long else metric
     for column in (arm_column, seed_column, value_column):
         if column not in columns:
             there = ", ".join(map(str, columns)) or "none, or no row"
-            raise ValueError(f"{file}: there is no column {column!r}; there are {there}")
+            raise Refused(f"{file}: there is no column {column!r}; there are {there}")
     table: ScoreTable = {}
     for line, row in enumerate(rows, start=2):
         if long and row["metric"] != metric:
@@ -105,13 +106,13 @@ def read_scores(file: Path, metric: str, arm_column: str = "arm", seed_column: s
         try:
             number = int(seed)
         except (TypeError, ValueError):
-            raise ValueError(f"{file}: row {line}: {seed_column} {seed!r} is no whole number") from None
+            raise Refused(f"{file}: row {line}: {seed_column} {seed!r} is no whole number") from None
         own = table.setdefault(arm, {})
         if number in own:
-            raise ValueError(f"{file}: row {line}: arm {arm!r}, seed {number} stands there twice")
+            raise Refused(f"{file}: row {line}: arm {arm!r}, seed {number} stands there twice")
         own[number] = _score(value, f"{file}: row {line}: {value_column}")
     if not table:
-        raise ValueError(f"{file}: there is no row of the metric {metric!r}")
+        raise Refused(f"{file}: there is no row of the metric {metric!r}")
     return table
 
 
@@ -120,4 +121,4 @@ def _score(value: str | None, place: str) -> float:
     try:
         return float(value) if value and value.strip() else math.nan
     except ValueError:
-        raise ValueError(f"{place} {value!r} is no number") from None
+        raise Refused(f"{place} {value!r} is no number") from None

@@ -1,6 +1,6 @@
 """What the parts of a configuration and of a study file have in common: each field's value is checked against its type.
 
-Whatever does not fit is a ``ValueError`` of one line: the key, the value and what is allowed.
+Whatever does not fit is a ``Refused`` of one line: the key, the value and what is allowed.
 """
 
 import os
@@ -8,6 +8,8 @@ import sys
 import types
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+from xceptlab.errors import Refused
 
 T = TypeVar("T")
 
@@ -26,7 +28,7 @@ class Section:
         for f in fields(self):
             value = getattr(self, f.name)
             if wrong := misfit(f.type, value, self.PREFIX + f.name):
-                raise ValueError(wrong)
+                raise Refused(wrong)
             if f.metadata.get("path") and value.startswith("~"):  # a shell expands only some of them
                 object.__setattr__(self, f.name, os.path.expanduser(value))
             kind = float if f.type is float else tuple if get_origin(f.type) is tuple else None
@@ -35,26 +37,26 @@ class Section:
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
-            raise ValueError(f"{self.PREFIX}{name}: {shown(getattr(self, name))} is not allowed; it must be {allowed}")
+            raise Refused(f"{self.PREFIX}{name}: {shown(getattr(self, name))} is not allowed; it must be {allowed}")
 
 
 def from_file(schema: type[T], values: Any) -> T:
     """The dataclass whose fields a file of ours holds, so that whoever reads them may rely on their types.
 
     Raises:
-        ValueError: The values are no mapping, a key is not known or missing, or a value is not of its field's type.
+        Refused: The values are no mapping, a key is not known or missing, or a value is not of its field's type.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{shown(values)} is no mapping")
+        raise Refused(f"{shown(values)} is no mapping")
     known = {f.name: f for f in fields(schema)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise ValueError(f"{shown(key)}: there is no such key")
+            raise Refused(f"{shown(key)}: there is no such key")
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise ValueError(f"{name}: is missing")
+            raise Refused(f"{name}: is missing")
         if name in values and (wrong := misfit(f.type, values[name], name)):
-            raise ValueError(wrong)
+            raise Refused(wrong)
     return schema(**values)
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from xceptlab import loading, shipped
 from xceptlab.data import identity, resolved
+from xceptlab.errors import Refused
 from xceptlab.records import RunDirectory, write_atomically, write_once
 from xceptlab.schema import RunConfig
 from xceptlab.section import Section, from_file, misfit, shown
@@ -79,7 +80,7 @@ class Claim(Section):
         self._require("id", self.id.strip() != "", "a name, not empty")
         if (self.contrast is None) != bool(self.effect):
             stands = "there is an effect, too" if self.effect else "missing"
-            raise ValueError(f"contrast: {stands}; a claim is on either a contrast of two arms or an effect of a grid")
+            raise Refused(f"contrast: {stands}; a claim is on either a contrast of two arms or an effect of a grid")
         if self.contrast:
             self._require("contrast", self.contrast[0] != self.contrast[1], "two different arms")
         pairs = all(len(set(map(level_name, levels))) == len(levels) == 2 for levels in self.effect.values())
@@ -197,7 +198,7 @@ class Study(Section):
     def __post_init__(self) -> None:
         if self.arms is None or isinstance(self.arms, dict):  # 4: is a name too
             if switches := [name for name in self.arms or () if isinstance(name, bool)]:
-                raise ValueError(f"arms: YAML reads a name as {shown(switches[0])}; on, off, yes, no, true and false need quotes")
+                raise Refused(f"arms: YAML reads a name as {shown(switches[0])}; on, off, yes, no, true and false need quotes")
             arms = {str(name): _dotted(keys, f"arms.{name}") for name, keys in (self.arms or {}).items()}
             object.__setattr__(self, "arms", arms)
         object.__setattr__(self, "grid", _dotted(self.grid, "grid"))
@@ -210,36 +211,36 @@ class Study(Section):
             allowed = "a list of different whole numbers from 0 to 2**63 - 1, or {start, step, max, stop: decided}"
             self._require("seeds", different, allowed)
         if bool(self.arms) == bool(self.grid):
-            raise ValueError(f"arms: {'missing' if not self.arms else 'there is a grid, too'}; a study has either arms or a grid")
+            raise Refused(f"arms: {'missing' if not self.arms else 'there is a grid, too'}; a study has either arms or a grid")
         cells = self.cells()
         if len(cells) < math.prod(map(len, self.grid.values())):
-            raise ValueError("grid: two cells have the same name; each factor's levels must differ")
+            raise Refused("grid: two cells have the same name; each factor's levels must differ")
         if len(cells) < 2:
-            raise ValueError(f"{'arms' if self.arms else 'grid'}: at least 2 arms are needed, to be compared")
+            raise Refused(f"{'arms' if self.arms else 'grid'}: at least 2 arms are needed, to be compared")
         for name, declared in cells.items():
             if not re.fullmatch(r"[\w.+-]+", name):
-                raise ValueError(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
+                raise Refused(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
             for key in declared:
                 if key not in FACTORS:
                     no_factor = f"{key} cannot be a factor; only what can change a result can, such as {FACTORS[0]}"
                     known = key in loading.keys(RunConfig)
-                    raise ValueError(f"arm {name!r}: {no_factor if known else loading.unknown(key, FACTORS)}")
+                    raise Refused(f"arm {name!r}: {no_factor if known else loading.unknown(key, FACTORS)}")
         ids = [claim.id for claim in self.claims]
         for claim in self.claims:
             if ids.count(claim.id) > 1:
-                raise ValueError(f"claim {claim.id!r}: there are {ids.count(claim.id)} claims of this id")
+                raise Refused(f"claim {claim.id!r}: there are {ids.count(claim.id)} claims of this id")
             for arm in claim.contrast or ():
                 if arm not in cells:
-                    raise ValueError(f"claim {claim.id!r}: contrast: there is no arm {arm!r}; there are {', '.join(cells)}")
+                    raise Refused(f"claim {claim.id!r}: contrast: there is no arm {arm!r}; there are {', '.join(cells)}")
             for factor, levels in claim.effect.items():
                 if factor not in self.grid:
                     there = f"there are {', '.join(self.grid)}" if self.grid else "a study of arms has none, a grid has"
-                    raise ValueError(f"claim {claim.id!r}: effect: there is no factor {factor!r}; {there}")
+                    raise Refused(f"claim {claim.id!r}: effect: there is no factor {factor!r}; {there}")
                 named = [level_name(level) for level in self.grid[factor]]
                 for level in map(level_name, levels):
                     if level not in named:
                         missing = f"{factor} has no level {level!r}; there are {', '.join(named)}"
-                        raise ValueError(f"claim {claim.id!r}: effect: {missing}")
+                        raise Refused(f"claim {claim.id!r}: effect: {missing}")
 
     def cells(self) -> dict[str, dict[str, Any]]:
         """Per arm the keys that it declares, of ``arms`` or of the crossed ``grid``."""
@@ -308,7 +309,7 @@ def _dotted(declared: Any, place: str) -> Any:
         nested = key in SECTIONS and isinstance(value, dict)
         for name, one in {f"{key}.{inner}": each for inner, each in value.items()}.items() if nested else [(key, value)]:
             if name in dotted:
-                raise ValueError(f"{place}: the key {name} stands there twice")
+                raise Refused(f"{place}: the key {name} stands there twice")
             dotted[name] = one
     return dotted
 
@@ -395,9 +396,7 @@ def locate(path: str) -> Path:
             return file
         if Path(path).exists():
             break
-    raise ValueError(
-        f"{path}: no study there; give a study's folder (with a study.yaml in it), its file, or a shipped one's name"
-    )
+    raise Refused(f"{path}: no study there; give a study's folder (with a study.yaml in it), its file, or a shipped one's name")
 
 
 def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Expansion:
@@ -407,7 +406,7 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     its runs with the whole one.
 
     Raises:
-        ValueError: One line, for a study that is not well formed, an arm that differs from the baseline in a key that neither
+        Refused: One line, for a study that is not well formed, an arm that differs from the baseline in a key that neither
             declares, two arms of equal science, or an override of what the study itself decides.
     """
     file = locate(path)
@@ -415,9 +414,9 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     cells = study.cells()
     for key, _ in loading.overrides(args):
         if key == "print_config":
-            raise ValueError("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
+            raise Refused("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
         if key == "seed" or any(key in declared for declared in cells.values()):
-            raise ValueError(f"--{key}: the study {file} decides it; edit the study to change it")
+            raise Refused(f"--{key}: the study {file} decides it; edit the study to change it")
     planned = 0
     if seeds is not None:
         study, planned = _first_look(study, seeds)
@@ -432,7 +431,7 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
             arms[name] = loading.load_run([*layers, *args, *overrides], "study")
         except ValueError as error:
             blamed = _blamed(f"{file}: arm {name!r}: ", str(error), args, [*layers, *overrides])
-            raise ValueError(blamed) from None
+            raise Refused(blamed) from None
     named = _naming_layers(args)
     first_look = [f"--seeds={seeds}"] if seeds is not None else []
     typed = os.fsencode(shlex.join(["xceptlab", "study", path, *first_look, *args]))
@@ -453,7 +452,7 @@ def _first_look(study: Study, seeds: int) -> tuple[Study, int]:
     """The study with its first seeds only, and how many it has in all; 0 where these are all of a list."""
     every = list(range(study.seeds.max)) if isinstance(study.seeds, Seeds) else study.seeds
     if not 1 <= seeds <= len(every):
-        raise ValueError(f"--seeds: {seeds} is not allowed; it must be between 1 and {len(every)}, the seeds of the study")
+        raise Refused(f"--seeds: {seeds} is not allowed; it must be between 1 and {len(every)}, the seeds of the study")
     whole = every[:seeds] == study.seeds
     return dataclasses.replace(study, seeds=every[:seeds]), 0 if whole else len(every)
 
@@ -491,22 +490,22 @@ def _control(file: Path, expansion: Expansion) -> None:
     baseline = next(iter(cells))
     for arm in expansion.arms:
         if more := set(expansion.differences(arm)) - set(cells[arm]) - set(cells[baseline]):
-            raise ValueError(
+            raise Refused(
                 f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
             )
     for claim in expansion.study.claims:
         for arm in expansion.study.arms_of(claim):
             if claim.metric.startswith("val/") and not expansion.arms[arm].data.validates:
                 needs = f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
-                raise ValueError(f"{file}: claim {claim.id!r}: {needs}")
+                raise Refused(f"{file}: claim {claim.id!r}: {needs}")
             classes = expansion.arms[arm].data.classes
             if claim.metric.endswith("/top5") and classes <= 5:
                 always = f"metric: {claim.metric} is always 100% with {classes} classes, as in arm {arm!r}; claim top1"
-                raise ValueError(f"{file}: claim {claim.id!r}: {always}")
+                raise Refused(f"{file}: claim {claim.id!r}: {always}")
     seen: dict[str, str] = {}
     for arm, config in expansion.arms.items():
         if config.run_id in seen:
-            raise ValueError(f"{file}: the arms {seen[config.run_id]!r} and {arm!r} are the same science; an arm must differ")
+            raise Refused(f"{file}: the arms {seen[config.run_id]!r} and {arm!r} are the same science; an arm must differ")
         seen[config.run_id] = arm
 
 
@@ -522,7 +521,7 @@ def _find(base: str, file: Path) -> str:
     for candidate in (Path(_beside(base, file)), shipped.find(base)):
         if candidate.is_file():
             return str(candidate)
-    raise ValueError(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
+    raise Refused(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
 
 
 def _text(value: Any) -> str:
@@ -591,14 +590,14 @@ class Registration:
         """What was registered, or None before the first run.
 
         Raises:
-            ValueError: The file is no registration, or one of another study, with which this one shares neither question nor arm.
+            Refused: The file is no registration, or one of another study, with which this one shares neither question nor arm.
         """
         registered = cls.load(expansion.directory())
         if registered is None:
             return None
         arms = [config.science() for config in expansion.arms.values()]
         if registered.question not in ("", expansion.study.question) and not any(arm in registered.arms.values() for arm in arms):
-            raise ValueError(
+            raise Refused(
                 f"{expansion.directory()}: another study of this name was run, {registered.question!r}; "
                 "rename this one's folder or file, or give it another --runtime.outputs"
             )
@@ -609,26 +608,26 @@ class Registration:
         """What a study's directory holds, or None before the first run.
 
         Raises:
-            ValueError: The file is no registration.
+            Refused: The file is no registration.
         """
         file = directory / "registered.yaml"
         try:
             written = file.read_bytes()
             values = yaml.safe_load(decoded(written))
             if "digest" in values:
-                raise ValueError("digest: a file does not hold its own")
+                raise Refused("digest: a file does not hold its own")
             registered = from_file(cls, values)
             if isinstance(registered.seeds, dict):
                 from_file(Seeds, registered.seeds)
             for claim in registered.claims:
                 if wrong := misfit(str, claim.get("id"), "claims.id"):
-                    raise ValueError(wrong)
+                    raise Refused(wrong)
         except FileNotFoundError:
             return None
         except (RecursionError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:  # of PyYAML's constructors
             reason = getattr(error, "problem", None) or error
             remedy = "remove it to register the study anew"
-            raise ValueError(f"{file}: not a registration of this version ({reason}); {remedy}") from None
+            raise Refused(f"{file}: not a registration of this version ({reason}); {remedy}") from None
         return dataclasses.replace(registered, digest=hashlib.sha256(written).hexdigest()[:16])
 
     @classmethod
@@ -679,7 +678,7 @@ def refuse_namesake(expansion: Expansion) -> None:
     same study, and are remembered with it.
 
     Raises:
-        ValueError: The other study's file is there, and this one differs from what was registered.
+        Refused: The other study's file is there, and this one differs from what was registered.
     """
     remembered = _remembered(expansion)
     others = [file for file in remembered if file not in expansion.files and file.is_file()]
@@ -687,7 +686,7 @@ def refuse_namesake(expansion: Expansion) -> None:
         return
     registered = Registration.read(expansion)
     if registered and registered.edits(expansion):
-        raise ValueError(
+        raise Refused(
             f"{expansion.directory()}: belongs to another study of this name, {others[0]}; "
             "rename this one's folder or file, or give it another --runtime.outputs"
         )

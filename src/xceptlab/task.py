@@ -13,6 +13,7 @@ from xceptlab import capture, optim
 from xceptlab.data.augment import partners
 from xceptlab.data.module import Batch
 from xceptlab.data.order import bits
+from xceptlab.errors import Refused
 from xceptlab.schema import RunConfig
 
 _DROPOUT = 4  # first word of the key of dropout's seeds
@@ -49,12 +50,12 @@ class Task(pl.LightningModule):
         """Refuse a checkpoint of another network, as an older version may have written it.
 
         Raises:
-            ValueError: Names or shapes of the weights differ.
+            Refused: Names or shapes of the weights differ.
         """
         found, wanted = ({k: v.shape for k, v in state.items()} for state in (checkpoint["state_dict"], self.state_dict()))
         if found != wanted:
             wrong = min(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-            raise ValueError(
+            raise Refused(
                 f"the checkpoint to continue from is of another version: {wrong} differs; remove it to start the run again"
             )
 

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from xceptlab.data.module import Batch
+from xceptlab.errors import Refused
 from xceptlab.mirror import Mirror, chosen
 from xceptlab.records import Record, RunDirectory, write_atomically
 from xceptlab.schema import RunConfig
@@ -173,12 +174,12 @@ class TensorBoard:
     """The local log for TensorBoard, in the run's folder; written anew by a run that continues.
 
     Raises:
-        ValueError: TensorBoard is not installed.
+        Refused: TensorBoard is not installed.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
         if not _TENSORBOARD:
-            raise ValueError("runtime.tensorboard: true needs tensorboard, which is not installed (pip install tensorboard)")
+            raise Refused("runtime.tensorboard: true needs tensorboard, which is not installed (pip install tensorboard)")
         from pytorch_lightning.loggers import TensorBoardLogger
 
         shutil.rmtree(directory.path / "tensorboard", ignore_errors=True)
@@ -235,7 +236,7 @@ def loggers(config: RunConfig, directory: RunDirectory, *, first: bool) -> list[
     """The run's logs: the local one, and in its ``first`` process its mirrors.
 
     Raises:
-        ValueError: W&B or TensorBoard is asked for, and is not installed or refuses.
+        Refused: W&B or TensorBoard is asked for, and is not installed or refuses.
     """
     local = LocalLog(directory, first=first)
     if not first:
@@ -259,7 +260,7 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
         return Mirror(config, directory, mode) if mode else None
     except ValueError as error:
         if config.runtime.wandb != "auto":
-            raise ValueError(f"runtime.wandb: {config.runtime.wandb} does not work here: {error}") from None
+            raise Refused(f"runtime.wandb: {config.runtime.wandb} does not work here: {error}") from None
         rank_zero_warn(f"{error}; the run is tracked offline, and `xceptlab sync` can send it later")
     try:
         return Mirror(config, directory, "offline")

@@ -30,6 +30,7 @@ import xceptlab
 from xceptlab import checkpoints, tracking
 from xceptlab.data import identity, resolved
 from xceptlab.data.module import DataModule
+from xceptlab.errors import Refused
 from xceptlab.interruption import PARENT, Requests, die_with_parent
 from xceptlab.loading import dump
 from xceptlab.models import build as models
@@ -64,7 +65,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         progress: Show a progress bar.
 
     Raises:
-        ValueError: The configuration does not fit the data, the devices or what is installed.
+        Refused: The configuration does not fit the data, the devices or what is installed.
         Busy: Another process is training this run.
         Interrupted: A signal asked to stop; the same call continues.
         KeyboardInterrupt: The user did; the same call continues.
@@ -73,7 +74,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     if record := directory.record():
         if difference := identity.changed(config.data, record):
-            raise ValueError(
+            raise Refused(
                 f"{directory.path}: trained on other data: {difference}; put back what was there, or remove this folder to train "
                 "the run again"
             )
@@ -123,7 +124,7 @@ def _train(
     latest = checkpoints.newest(directory.path / "checkpoints")
     began_with = directory.began_with()
     if latest and began_with and not identity.same(config.data, seen["files"], lambda: seen["fingerprint"], began_with):
-        raise ValueError(
+        raise Refused(
             f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
             "remove this folder to train the run anew"
         )
@@ -248,7 +249,7 @@ def make_trainer(config: RunConfig, world: World, directory: RunDirectory, reque
     """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
 
     Raises:
-        ValueError: The accelerator or the devices are not there.
+        Refused: The accelerator or the devices are not there.
     """
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"
@@ -298,9 +299,9 @@ def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] =
         )
     except (MisconfigurationException, RuntimeError) as error:
         wanted = f"runtime.accelerator {runtime.accelerator}, runtime.devices {runtime.devices}"
-        raise ValueError(f"{wanted}: {' '.join(str(error).split())}") from None
+        raise Refused(f"{wanted}: {' '.join(str(error).split())}") from None
     if config.train.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
-        raise ValueError("train.precision: 16-mixed needs a GPU (Lightning would train in bf16); bf16-mixed works on a CPU")
+        raise Refused("train.precision: 16-mixed needs a GPU (Lightning would train in bf16); bf16-mixed works on a CPU")
     # Lightning's handlers hang, as they broadcast; in each batch it waits for the GPU to ask the first process for a SIGTERM.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
@@ -319,7 +320,7 @@ def evaluate(
         given: Keys of the configuration that the source of foreign weights does not change; see ``models.pretrained``.
 
     Raises:
-        ValueError: The weights do not fit the network, or the split is empty.
+        Refused: The weights do not fit the network, or the split is empty.
     """
     config = dataclasses.replace(config, data=identity.resolved_data(config.data))
     prepare(config)
@@ -328,7 +329,7 @@ def evaluate(
     data = DataModule(config)
     data.setup("test")
     if split == "val" and not len(data.validation):
-        raise ValueError(f"--split: val is empty; of the training images data.validation holds out {config.data.validation:g}")
+        raise Refused(f"--split: val is empty; of the training images data.validation holds out {config.data.validation:g}")
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     world = World.join(config.runtime)
     progress = sys.stderr.isatty()

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from xceptlab import signs, stats
+from xceptlab.errors import Refused
 from xceptlab.estimands import LEAST_PAIRS, Estimand, estimand
 from xceptlab.records import Record
 from xceptlab.stats import Array
@@ -120,7 +121,7 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
         alpha: Familywise error rate.
 
     Raises:
-        ValueError: A score that is not a finite number.
+        Refused: A score that is not a finite number.
     """
     asked = [estimand(claim, seeds) for claim in claims]
     now: list[tuple[Verdict, Array]] = []
@@ -216,7 +217,7 @@ def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float)
     for arm, values in zip(claim.sides, (a, b), strict=True):
         for seed, value in values.items():
             if not math.isfinite(value):
-                raise ValueError(f"claim {claim.id!r}: the score of arm {arm!r}, seed {seed} is {value}, not a finite number")
+                raise Refused(f"claim {claim.id!r}: the score of arm {arm!r}, seed {seed} is {value}, not a finite number")
     both = [seed for seed in a if seed in b]
     sign = -1 if claim.lower_is_better else 1
     d = np.array([sign * (a[seed] - b[seed]) for seed in both], dtype=np.float64)
@@ -251,7 +252,7 @@ def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
             elif claim.metric in record.metrics:
                 row[seed] = record.metrics[claim.metric]
             else:
-                raise ValueError(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
+                raise Refused(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
     sides = {}
     for side, weights in zip(claim.sides, expansion.study.weights(claim), strict=True):
         seeds = [seed for seed in expansion.seeds if all(seed in table[arm] for arm in weights)]

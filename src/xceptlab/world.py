@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from xceptlab.errors import Refused
 from xceptlab.interruption import BAD_INPUT, PARENT, started_by_parent
 from xceptlab.schema import RuntimeConfig
 
@@ -53,7 +54,7 @@ class World:
         """This process's place in the world of the run; variables that tell of other worlds are removed from the environment.
 
         Raises:
-            ValueError: The run needs more processes than were started, or fewer.
+            Refused: The run needs more processes than were started, or fewer.
         """
         size = runtime.devices * runtime.num_nodes
         if _started_by_torchrun():
@@ -64,7 +65,7 @@ class World:
         if size > 1 and _started_by_srun(runtime):
             return cls._told("srun", size, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
         if runtime.num_nodes > 1:
-            raise ValueError(
+            raise Refused(
                 f"runtime.num_nodes: {runtime.num_nodes} is not allowed here; a run on several machines is started by torchrun, "
                 f"or by srun with {runtime.devices} tasks on each of {runtime.num_nodes} nodes, as launcher.name slurm does"
             )
@@ -113,7 +114,7 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
     """Refuse a run that is not configured for the processes that torchrun has started.
 
     Raises:
-        ValueError: At once in the first process of a machine. In the others later: when one has ended, torchrun ends all of them,
+        Refused: At once in the first process of a machine. In the others later: when one has ended, torchrun ends all of them,
             and only the first is to tell the reason.
     """
     processes, started = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
@@ -129,7 +130,7 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
     where = f" on {machines} machines" if machines > 1 else ""
     given = " and ".join(f"{key} is {given}" for key, (given, _) in wrong.items())
     options = " ".join(f"--{key} {needed}" for key, (_, needed) in wrong.items())
-    raise ValueError(f"torchrun started {processes} process{plural}{where} and {given}; give {options}")
+    raise Refused(f"torchrun started {processes} process{plural}{where} and {given}; give {options}")
 
 
 def _tasks_of_srun() -> int:
@@ -146,13 +147,13 @@ def _started_by_srun(runtime: RuntimeConfig) -> bool:
     """Whether this is one of as many tasks of a step of SLURM as the run needs processes.
 
     Raises:
-        ValueError: The tasks are on another number of nodes than the run is configured for.
+        Refused: The tasks are on another number of nodes than the run is configured for.
     """
     if _tasks_of_srun() != runtime.devices * runtime.num_nodes:
         return False
     nodes = _number("SLURM_STEP_NUM_NODES")
     if nodes != runtime.num_nodes:
-        raise ValueError(
+        raise Refused(
             f"srun started the tasks on {nodes} nodes and runtime.num_nodes is {runtime.num_nodes}; "
             f"give --runtime.num_nodes {nodes} and as many tasks on each node as runtime.devices"
         )

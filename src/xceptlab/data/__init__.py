@@ -9,6 +9,7 @@ from xceptlab.data.identity import resolved
 from xceptlab.data.order import Indices
 from xceptlab.data.sets import SETS
 from xceptlab.data.sources import Arrays
+from xceptlab.errors import Refused
 from xceptlab.schema import DataConfig
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def locate(config: DataConfig) -> None:
     """Check that the data set is there, before anything is started.
 
     Raises:
-        ValueError: What was looked for, where, and how to get it.
+        Refused: What was looked for, where, and how to get it.
     """
     SETS[config.name].locate(config)
 
@@ -30,15 +31,15 @@ def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices
     """Per split its source and which of the source's images it has; ``validation`` has none where there are none.
 
     Raises:
-        ValueError: The data set cannot be read, or has too few images for what is asked of it.
+        Refused: The data set cannot be read, or has too few images for what is asked of it.
     """
     train, test, *apart = SETS[config.name].load(config)
     if apart and config.validation:
-        raise ValueError(f"data.validation: {config.validation} is not allowed; it must be 0, as val holds images to validate on")
+        raise Refused(f"data.validation: {config.validation} is not allowed; it must be 0, as val holds images to validate on")
     members = _limited(train.labels, config.train_images, "train_images")
     count = round(config.validation * len(members))
     if config.validation and not count:
-        raise ValueError(
+        raise Refused(
             f"data.validation: {config.validation} is not allowed; it holds out none of the {len(members)} training images"
         )
     held_out = members[order.stratified(train.labels[members], count, config.validation_seed)]
@@ -51,5 +52,5 @@ def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices
 
 def _limited(labels: Indices, count: int, key: str) -> Indices:
     if count > len(labels):
-        raise ValueError(f"data.{key}: {count} is not allowed; there are {len(labels)} images (0 uses all)")
+        raise Refused(f"data.{key}: {count} is not allowed; there are {len(labels)} images (0 uses all)")
     return np.arange(len(labels)) if count in (0, len(labels)) else order.stratified(labels, count, seed=0)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xceptlab.data.sources import Arrays, fingerprint, locked, reading
+from xceptlab.errors import Refused
 from xceptlab.records import write_atomically
 from xceptlab.text import say
 
@@ -86,7 +87,7 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
 
     Raises:
         OSError: As from the system.
-        ValueError: The file is damaged, or of another origin.
+        Refused: The file is damaged, or of another origin.
     """
     from safetensors import safe_open
 
@@ -100,7 +101,7 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
         )
         sound = _is_whole(train) and _is_whole(test) and fingerprint((train, test)) == metadata["fingerprint"]
         if not sound or metadata["origin"] != origin:
-            raise ValueError("it does not hold what was written")
+            raise Refused("it does not hold what was written")
     return train, test
 
 

@@ -54,7 +54,7 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
     the lines of its faults.
 
     Raises:
-        ValueError: The data set is not there, or cannot be read.
+        Refused: The data set is not there, or cannot be read.
     """
     try:
         found = splits(config)
@@ -100,7 +100,7 @@ def absent_classes(config: DataConfig) -> Iterator[str]:
     """A line for each class of which a split has no image, in the words of ``check``; nothing is decoded.
 
     Raises:
-        ValueError: The data set is not there, or cannot be read.
+        Refused: The data set is not there, or cannot be read.
     """
     names = _class_names(config)
     for split, (source, members) in splits(config).items():

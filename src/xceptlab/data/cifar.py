@@ -21,6 +21,7 @@ from xceptlab.data.cache import cached
 from xceptlab.data.sources import HUB, Arrays, digest_of_files, folder, locked, missing, reading, regular_bytes
 from xceptlab.data.stores import shards
 from xceptlab.data.tables import feature_names, open_table
+from xceptlab.errors import Refused
 from xceptlab.schema import SCIENCE_VERSION, DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -37,7 +38,7 @@ def locate(config: DataConfig) -> None:
     """Check that the files are there; with ``data.download`` fetch them, one process while the others wait.
 
     Raises:
-        ValueError: What was looked for, where, and how to get it; or the download failed.
+        Refused: What was looked for, where, and how to get it; or the download failed.
     """
     if _is_there(config):
         return
@@ -66,14 +67,14 @@ def _download(config: DataConfig) -> None:
             if not _is_there(config):
                 _dataset(config)(config.root, download=True)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"data.download: {config.name} cannot be fetched here ({error})") from None
+        raise Refused(f"data.download: {config.name} cannot be fetched here ({error})") from None
 
 
 def files(config: DataConfig) -> str:
     """How the files lie and a digest of the names and sizes of those that are read.
 
     Raises:
-        ValueError: They are not there.
+        Refused: They are not there.
     """
     locate(config)
     if _has_parquet(config):
@@ -130,10 +131,10 @@ def _load(config: DataConfig, read: Callable[[DataConfig, str], Arrays]) -> tupl
 
 
 def _check_classes(train: Arrays, config: DataConfig) -> None:
-    """Raises: ValueError: Classes have no image, as where the files of CIFAR-10 are read as CIFAR-100."""
+    """Raises: Refused: Classes have no image, as where the files of CIFAR-10 are read as CIFAR-100."""
     found = len(np.unique(train.labels))
     if found < config.classes:
-        raise ValueError(f"{folder(config)}: train holds images of {found} classes; {config.name} has {config.classes}")
+        raise Refused(f"{folder(config)}: train holds images of {found} classes; {config.name} has {config.classes}")
 
 
 def _read_parquet(config: DataConfig, split: str) -> Arrays:
@@ -149,16 +150,16 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
         cells = [cell.as_py() for group in range(len(table.sizes)) for cell in table.images(group)]
         for row, cell in enumerate(cells):
             if not cell:
-                raise ValueError(f"{file}: row {row} is no image (the cell holds no bytes)")
+                raise Refused(f"{file}: row {row} is no image (the cell holds no bytes)")
             try:
                 image = decode(cell)
             except ValueError as error:
-                raise ValueError(f"{file}: row {row} is no image ({error})") from None
+                raise Refused(f"{file}: row {row} is no image ({error})") from None
             if image.shape != (3, 32, 32):
-                raise ValueError(f"{file}: row {row} is an image of {image.shape[2]}x{image.shape[1]}; {config.name} has 32x32")
+                raise Refused(f"{file}: row {row} is an image of {image.shape[2]}x{image.shape[1]}; {config.name} has 32x32")
             images.append(image)
     if not images:
-        raise ValueError(f"{files[0].parent}: {split} holds no image")
+        raise Refused(f"{files[0].parent}: {split} holds no image")
     pixels = torch.stack(images).permute(0, 2, 3, 1).contiguous().numpy()
     return Arrays(pixels, np.concatenate(labels))
 
@@ -167,5 +168,5 @@ def _read_torchvision(config: DataConfig, split: str) -> Arrays:
     try:
         read = _dataset(config)(config.root, train=split == "train")
     except RuntimeError as error:
-        raise ValueError(f"{config.root}: torchvision refuses the files of {config.name} ({error})") from None
+        raise Refused(f"{config.root}: torchvision refuses the files of {config.name} ({error})") from None
     return Arrays(read.data, np.array(read.targets, np.int64))

@@ -18,6 +18,7 @@ from typing import Any
 
 from xceptlab.data import imagenet, sources
 from xceptlab.data.sets import SETS
+from xceptlab.errors import Refused
 from xceptlab.records import Record
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.text import say
@@ -54,7 +55,7 @@ def resolved(
         look: What is asked for the contents of the data's files, such as a cached ``contents`` for runs of the same data.
 
     Raises:
-        ValueError: The files are not there and nothing stands for them, or they are others than the configuration says.
+        Refused: The files are not there and nothing stands for them, or they are others than the configuration says.
     """
     registered = stand_in or {}
     model = _resolved_weights(config.model, registered.get("model.weights_digest", ""))
@@ -127,7 +128,7 @@ def _agreed(*, key: str, given: str, registered: str, place: str, kind: str, loo
         if registered not in ("", found):
             _say(f"{place}: holds other {kind}, {found}, than the study was registered with, {registered}")
     if given not in ("", found):
-        raise ValueError(f"{key}: {given} is not what is in {place}, which is {found}: {mend}")
+        raise Refused(f"{key}: {given} is not what is in {place}, which is {found}: {mend}")
     return found
 
 
@@ -135,13 +136,13 @@ def weights_file(weights: str) -> Path:
     """The file that ``model.weights`` names: of a run's folder that of its evaluated weights.
 
     Raises:
-        ValueError: There is no such file.
+        Refused: There is no such file.
     """
     path = Path(weights)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         by_name = re.fullmatch(r"(legacy_)?xception(\.\w+)?", weights)
-        raise ValueError(f"model.weights: {file}: no such file{_SAVE_TIMMS.format(weights) if by_name else ''}")
+        raise Refused(f"model.weights: {file}: no such file{_SAVE_TIMMS.format(weights) if by_name else ''}")
     return file
 
 
@@ -154,20 +155,20 @@ def contents(config: DataConfig) -> Contents:
     """What the files of an own data set are; of prepared photographs what they were prepared from.
 
     Raises:
-        ValueError: They are not there, or are of fewer than two classes.
+        Refused: They are not there, or are of fewer than two classes.
     """
     layout = imagenet.locate(config)
     if layout.kind == "prepared":
         note = imagenet.originals(layout.root)
         if "content" not in note:
-            raise ValueError(
+            raise Refused(
                 f"{layout.root}: what these photographs were prepared from is not noted; "
                 "`xceptlab data prepare` with the same options notes it"
             )
         return Contents(note["content"], tuple(note["classes"]))
     classes = imagenet.classes(layout)
     if len(classes) < 2:
-        raise ValueError(f"{layout.root}: train holds {len(classes)} classes; at least 2 are needed")
+        raise Refused(f"{layout.root}: train holds {len(classes)} classes; at least 2 are needed")
     digest = sources.digest_of_files(imagenet.names_and_sizes(layout))
     return Contents(f"{'+'.join(layout.parts)}-{len(classes)}-{digest}", classes)
 
@@ -244,7 +245,7 @@ def fingerprint(config: DataConfig) -> str:
     """A hash of the decoded images and labels, as the record keeps it.
 
     Raises:
-        ValueError: The data set cannot be read.
+        Refused: The data set cannot be read.
     """
     return sources.fingerprint(SETS[config.name].load(config))
 

@@ -41,6 +41,7 @@ from xceptlab.data.stores import (
     write_table,
 )
 from xceptlab.data.tables import feature_names
+from xceptlab.errors import Refused
 from xceptlab.schema import DataConfig
 from xceptlab.text import say
 
@@ -80,7 +81,7 @@ def locate(config: DataConfig) -> Layout:
     """Check that the files are there, and see how they lie.
 
     Raises:
-        ValueError: What was looked for, where, and how to get it.
+        Refused: What was looked for, where, and how to get it.
     """
     wanted = PARTS if config.name == "folder" else ("train", "val")
     if config.short_side:
@@ -115,7 +116,7 @@ def _locate_prepared(config: DataConfig) -> Layout:
     root = prepared(config)
     parts = tuple(part for part in PARTS if part in originals(root)) or ("train", "val")
     if not all((root / f"{part}.arrow").is_file() for part in parts):
-        raise ValueError(
+        raise Refused(
             f"data.short_side: no photographs of {config.short_side} pixels are prepared in {root}; "
             "`xceptlab data prepare` with the same options prepares them"
         )
@@ -133,7 +134,7 @@ def originals(root: Path) -> dict[str, Any]:
     """What the photographs in a folder were prepared from, as ``prepare`` has noted it; empty where it has not.
 
     Raises:
-        ValueError: The note is damaged.
+        Refused: The note is damaged.
     """
     file = root / NOTE
     if not file.is_file():
@@ -151,7 +152,7 @@ def files(config: DataConfig) -> str:
     """How the files lie and a digest of their names and sizes.
 
     Raises:
-        ValueError: They are not there.
+        Refused: They are not there.
     """
     layout = locate(config)
     return f"{layout.kind}-{digest_of_files(names_and_sizes(layout))}"
@@ -254,16 +255,16 @@ def _flat_val(root: Path, classes: tuple[str, ...]) -> Tree:
     """ImageNet's validation photographs as they are given out, in one folder without classes; the development kit has the labels.
 
     Raises:
-        ValueError: It is not there, or is of other classes than those of train.
+        Refused: It is not there, or is of other classes than those of train.
     """
     if not (root / _KIT).is_file():
-        raise ValueError(
+        raise Refused(
             f"{root / 'val'}: its photographs lie in no class's folder; they must be in val/<class>/, "
             f"or, for ImageNet's, {_KIT}, which has their labels, in {root}"
         )
     wnids, labels = _val_labels(root)
     if classes != wnids:
-        raise ValueError(f"{root / 'train'}: its folders are not the {len(wnids)} classes of {_KIT}, whose labels val needs")
+        raise Refused(f"{root / 'train'}: its folders are not the {len(wnids)} classes of {_KIT}, whose labels val needs")
     return Tree.of_flat(root / "val", classes, labels)
 
 
@@ -306,7 +307,7 @@ def _indexed(file: Path, members: Callable[[Path], Iterator[list[dict[str, Any]]
             if not cache.is_file():
                 tables = [pyarrow.Table.from_pylist(found) for found in members(file) if found]
                 if not tables:
-                    raise ValueError(f"{file}: holds no photograph")
+                    raise Refused(f"{file}: holds no photograph")
                 write_table(pyarrow.concat_tables(tables).sort_by([("label", "ascending"), ("name", "ascending")]), cache)
     return Archive((file,), read_table(cache))
 
@@ -335,12 +336,12 @@ def _val_members(file: Path, root: Path) -> Iterator[list[dict[str, Any]]]:
     with _opened(file, file) as tar:
         photographs = sorted(_files(tar, file), key=lambda member: member.name)
     if len(photographs) != len(labels):
-        raise ValueError(f"{file}: holds {len(photographs)} photographs; the development kit has labels of {len(labels)}")
+        raise Refused(f"{file}: holds {len(photographs)} photographs; the development kit has labels of {len(labels)}")
     yield list(map(_row, photographs, labels))
 
 
 def _opened(file: Any, where: object) -> tarfile.TarFile:
-    """Raises: ValueError: It is no tar file."""
+    """Raises: Refused: It is no tar file."""
     with reading(where, "not a tar file"):
         return tarfile.open(file, "r:") if isinstance(file, Path) else tarfile.open(fileobj=file, mode="r:")
 
@@ -349,19 +350,19 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
     """The files in a tar file, which must end as one does.
 
     Raises:
-        ValueError: It is cut short.
+        Refused: It is cut short.
     """
     with reading(where, "not a whole tar file"):
         members = []
         for member in tar:
             if member.size < 0:  # which getmembers() of Python up to 3.11.13 never comes to the end of
-                raise ValueError(f"{member.name} has a negative size")
+                raise Refused(f"{member.name} has a negative size")
             members.append(member)
         assert tar.fileobj is not None
         tar.fileobj.seek(max((m.offset_data + -(-m.size // 512) * 512 for m in members), default=0))
         whole = tar.fileobj.read(512) == bytes(512)
     if not whole:
-        raise ValueError(f"{where}: the tar file is cut short; it ends without its closing mark")
+        raise Refused(f"{where}: the tar file is cut short; it ends without its closing mark")
     return [member for member in members if member.isfile()]
 
 
@@ -374,7 +375,7 @@ def _val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
 
     kit = root / _KIT
     if not kit.is_file():
-        raise ValueError(f"{root}: {_KIT} is missing, which has the labels of {_VAL}")
+        raise Refused(f"{root}: {_KIT} is missing, which has the labels of {_VAL}")
     with reading(kit, "not the development kit of ILSVRC 2012"):
         whole = gzip.decompress(kit.read_bytes())  # verifies the checksum: SciPy crashes on a damaged .mat file
         with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as tar:

@@ -15,6 +15,7 @@ from xceptlab.data.order import Draws, Indices, Key
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays, Unreadable
 from xceptlab.data.stores import left_alone
+from xceptlab.errors import Refused
 from xceptlab.interruption import leave_signals_to_parent
 from xceptlab.schema import DataConfig, RunConfig
 from xceptlab.text import say
@@ -93,12 +94,12 @@ class Split(Dataset[Batch]):
         """Number and pixels of the next photograph of the split that can be decoded, alike in every arm.
 
         Raises:
-            ValueError: None is to, or ``STAND_INS`` of them cannot be decoded either; of a kind that passes from a worker.
+            Refused: None is to, or ``STAND_INS`` of them cannot be decoded either; of a kind that passes from a worker.
         """
         if self.seed is None:
-            raise ValueError(f"{error}; it must be evaluated, so mend or remove it; {_LISTED}") from None
+            raise Refused(f"{error}; it must be evaluated, so mend or remove it; {_LISTED}") from None
         if self.config.on_corrupt == "error":
-            raise ValueError(f"{error}; {_LISTED}") from None
+            raise Refused(f"{error}; {_LISTED}") from None
         for stand_in in ((number + 1 + i) % len(self) for i in range(STAND_INS)):
             say(f"{error}; the next of the split stands in for it")
             index = self.members[[stand_in]]
@@ -106,7 +107,7 @@ class Split(Dataset[Batch]):
                 return stand_in, source.read(index[0], order.draws(self.seed, epoch, index)[0])
             except Unreadable as another:
                 error = another
-        raise ValueError(f"{error}; as are the {STAND_INS} before it, in {self.config.root}: {_LISTED}")
+        raise Refused(f"{error}; as are the {STAND_INS} before it, in {self.config.root}: {_LISTED}")
 
 
 class DataModule(pl.LightningDataModule):
@@ -202,7 +203,7 @@ class DataModule(pl.LightningDataModule):
     def _evaluation(self, split: Split) -> DataLoader:
         rank, world = self._process
         if len(split) < world:
-            raise ValueError(f"runtime.devices: {world} processes are too many to evaluate {len(split)} images together")
+            raise Refused(f"runtime.devices: {world} processes are too many to evaluate {len(split)} images together")
         train = self.config.train
         batch_size = max(1, train.batch_size // (train.accumulate * world))
         return self._loader(split, order.EvaluationOrder(n=len(split), batch_size=batch_size, rank=rank, world=world))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from xceptlab.errors import Refused
+
 Indices = NDArray[np.int64]
 Draws = NDArray[np.float32]
 
@@ -90,7 +92,7 @@ class TrainingOrder:
         position: Tells (epoch, batches done in it) when an epoch begins or a run continues.
 
     Raises:
-        ValueError: The last batch is too small for every process to have the two images that BatchNorm needs.
+        Refused: The last batch is too small for every process to have the two images that BatchNorm needs.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class TrainingOrder:
         self.rank, self.world, self.position = rank, world, position
         last = n % self.batch_size or self.batch_size
         if last < 2 * world * accumulate:
-            raise ValueError(
+            raise Refused(
                 f"train.batch_size: {batch_size} leaves a last batch of {last} of the {n} training images; "
                 f"{world} processes x {accumulate} accumulated batches need at least {2 * world * accumulate}, two each"
             )

@@ -16,6 +16,7 @@ from xceptlab.data import augment
 from xceptlab.data.order import Draws, Indices
 from xceptlab.data.sources import Unreadable, digest
 from xceptlab.data.stores import Store
+from xceptlab.errors import Refused
 from xceptlab.schema import DataConfig
 
 _JPEG = b"\xff\xd8\xff"
@@ -103,7 +104,7 @@ def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = Data
         max_pixels: What claims to be larger is refused before anything is decoded.
 
     Raises:
-        ValueError: It cannot be decoded.
+        Refused: It cannot be decoded.
     """
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -121,8 +122,8 @@ def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = Data
     return _decode_with_pillow(data, exif_orientation, max_pixels)
 
 
-def _too_large(found: str, max_pixels: int) -> ValueError:
-    return ValueError(f"{found} exceeds data.max_pixels, {max_pixels}")
+def _too_large(found: str, max_pixels: int) -> Refused:
+    return Refused(f"{found} exceeds data.max_pixels, {max_pixels}")
 
 
 def _jpeg_pixels(data: bytes) -> int:
@@ -155,7 +156,7 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
     except Image.DecompressionBombError as error:
         raise _too_large(str(error).partition(" exceeds")[0], max_pixels) from None
     except Exception as error:  # of every kind: Pillow's plugins let through what they stumble over
-        raise ValueError(str(error).partition(" <_io")[0] or type(error).__name__) from None
+        raise Refused(str(error).partition(" <_io")[0] or type(error).__name__) from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 

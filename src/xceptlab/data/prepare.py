@@ -24,6 +24,7 @@ from xceptlab.data.identity import class_names, contents
 from xceptlab.data.photographs import decode
 from xceptlab.data.sources import digest, locked
 from xceptlab.data.stores import Store, left_alone, read_table, write_table
+from xceptlab.errors import Refused
 from xceptlab.records import write_atomically
 from xceptlab.schema import DataConfig
 from xceptlab.text import say
@@ -42,7 +43,7 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
         workers: Processes beside this one; 0 does it here.
 
     Raises:
-        ValueError: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` names it and keeps its bytes as they
+        Refused: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` names it and keeps its bytes as they
             are); the folder is of other originals, or another process is at it.
         OSError: No space, no permission.
     """
@@ -70,7 +71,7 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
             for split in splits:
                 parts.join(split)
     except BlockingIOError:
-        raise ValueError(f"{folder}: another process is preparing photographs there") from None
+        raise Refused(f"{folder}: another process is preparing photographs there") from None
 
 
 def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
@@ -78,7 +79,7 @@ def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
     mine = {split: _identity(store) for split, store in splits.items()}
     noted = imagenet.originals(folder)
     if (folder / imagenet.NOTE).is_file() and {part: noted[part] for part in imagenet.PARTS if part in noted} != mine:
-        raise ValueError(f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder")
+        raise Refused(f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder")
     note: dict[str, Any] = mine | {"classes": list(class_names(given))}
     if given.name == "folder":
         note["content"] = contents(given).content
@@ -134,7 +135,7 @@ class _Parts(Dataset[tuple[int, list[str]]]):
                     except ValueError as error:
                         unreadable.append(f"{store.name(i)}: no readable image ({error})")
                         if self.config.on_corrupt == "error":
-                            raise ValueError(unreadable[0]) from None
+                            raise Refused(unreadable[0]) from None
                     member = tarfile.TarInfo(f"{label:04d}/{i:08d}.{'jpg' if self.config.quality else 'ppm'}")
                     member.size = len(data)
                     place = {"part": part, "offset": tar.offset + tarfile.BLOCKSIZE, "size": len(data)}
@@ -165,7 +166,7 @@ def _reduced(data: bytes, config: DataConfig) -> bytes:
     """A photograph with its short side reduced, never enlarged, as JPEG or, with quality 0, as a PPM file.
 
     Raises:
-        ValueError: It cannot be decoded, or has a side that no JPEG can have.
+        Refused: It cannot be decoded, or has a side that no JPEG can have.
     """
     from torchvision.io import encode_jpeg
     from torchvision.transforms.v2.functional import resize
@@ -175,6 +176,6 @@ def _reduced(data: bytes, config: DataConfig) -> bytes:
         image = resize(image, [config.short_side], antialias=True)
     if config.quality:
         if max(image.shape[1:]) > JPEG_SIDE:  # torchvision 0.29 crashes
-            raise ValueError(f"its longer side has {max(image.shape[1:])} pixels; a JPEG has at most {JPEG_SIDE}")
+            raise Refused(f"its longer side has {max(image.shape[1:])} pixels; a JPEG has at most {JPEG_SIDE}")
         return encode_jpeg(image.contiguous(), config.quality).numpy().tobytes()
     return b"P6 %d %d 255\n" % (image.shape[2], image.shape[1]) + image.permute(1, 2, 0).numpy().tobytes()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from xceptlab import leases
 from xceptlab.data.order import Indices
+from xceptlab.errors import Refused
 from xceptlab.schema import DataConfig
 from xceptlab.text import say
 
@@ -42,7 +43,7 @@ class Arrays:
         return digest(self.images, self.labels)
 
 
-class Unsound(ValueError):
+class Unsound(Refused):
     """A data set as a whole is not what it should be: a line for each fault, the first of which is the message."""
 
     def __init__(self, lines: list[str]) -> None:
@@ -51,7 +52,7 @@ class Unsound(ValueError):
         self.lines = lines
 
 
-class Unreadable(ValueError):
+class Unreadable(Refused):
     """An image cannot be decoded; the message names it."""
 
 
@@ -88,7 +89,7 @@ def folder(config: DataConfig) -> Path:
     """Where the files are: ``data.root``, or the hub's own cache, which ``data.download`` fills.
 
     Raises:
-        ValueError: The data set of the hub is not in the cache, or cannot be fetched.
+        Refused: The data set of the hub is not in the cache, or cannot be fetched.
     """
     if not config.root.startswith(HUB):
         return Path(config.root)
@@ -98,7 +99,7 @@ def folder(config: DataConfig) -> Path:
     except (OSError, ValueError) as error:  # the hub's errors are of these kinds
         hint = "" if config.download else "; --data.download true fetches it"
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"data.root: {config.root} is not to be had here ({reason}){hint}") from None
+        raise Refused(f"data.root: {config.root} is not to be had here ({reason}){hint}") from None
 
 
 @functools.cache
@@ -161,7 +162,7 @@ def _leased(folder: Path, *, wait: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
-    """Turn whatever a library raises over a user's file into one ``ValueError``; keep the body to the library's calls.
+    """Turn whatever a library raises over a user's file into one ``Refused``; keep the body to the library's calls.
 
     Parsers let through what they stumble over: struct.error, OverflowError, MemoryError by a header that claims a billion rows.
     An error of the system with a number, such as a disk that fails, says nothing about the file and passes.
@@ -176,7 +177,7 @@ def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the latter is of a wrong offset
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{where}: {what} ({reason})") from None
+        raise Refused(f"{where}: {what} ({reason})") from None
 
 
 def regular_bytes(file: str | Path) -> bytes:
@@ -184,11 +185,11 @@ def regular_bytes(file: str | Path) -> bytes:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no regular file.
+        Refused: It is no regular file.
     """
     with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:  # waits for no writer
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            raise ValueError("it is no regular file")
+            raise Refused("it is no regular file")
         return opened.read()
 
 
@@ -197,6 +198,6 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def missing(name: str, root: str | Path, looked_for: str, remedy: str) -> ValueError:
+def missing(name: str, root: str | Path, looked_for: str, remedy: str) -> Refused:
     """The error for a data set that is not where it should be."""
-    return ValueError(f"data.root: {name} is not in {os.path.realpath(root)}: looked for {looked_for}; {remedy}")
+    return Refused(f"data.root: {name} is not in {os.path.realpath(root)}: looked for {looked_for}; {remedy}")

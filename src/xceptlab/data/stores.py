@@ -18,6 +18,7 @@ import numpy as np
 from xceptlab.data.order import Indices
 from xceptlab.data.sources import printable, reading, regular_bytes
 from xceptlab.data.tables import open_table
+from xceptlab.errors import Refused
 from xceptlab.records import write_atomically
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Store(Protocol):
 
         Raises:
             OSError: It cannot be read.
-            ValueError: It is not what it was when the store was made.
+            Refused: It is not what it was when the store was made.
         """
 
     def name(self, i: int) -> str:
@@ -82,13 +83,13 @@ class Tree(Store):
         """The photographs in a folder itself, whose labels are given in the order of their names; numbered as in a tree.
 
         Raises:
-            ValueError: There are not as many photographs as labels.
+            Refused: There are not as many photographs as labels.
         """
         import pyarrow
 
         names = photographs_in(folder)
         if len(names) != len(labels):
-            raise ValueError(f"{printable(str(folder))}: holds {len(names)} photographs; there are labels of {len(labels)}")
+            raise Refused(f"{printable(str(folder))}: holds {len(names)} photographs; there are labels of {len(labels)}")
         order = np.argsort(labels, kind="stable")
         files = pyarrow.array([os.fsencode(names[i]) for i in order], pyarrow.binary())
         return cls(folder, classes, np.array(labels)[order], files, flat=True)
@@ -206,9 +207,9 @@ class Archive(Store):
             file.seek(offset)
             data = file.read(size)
         if len(data) < size:
-            raise ValueError(f"{self.files[part]} is cut short")
+            raise Refused(f"{self.files[part]} is cut short")
         if "crc" in self.table.column_names and zlib.crc32(data) != self.table["crc"][int(i)].as_py():
-            raise ValueError("its checksum is not the one it was written with")
+            raise Refused("its checksum is not the one it was written with")
         return data
 
     def name(self, i: int) -> str:
@@ -231,7 +232,7 @@ def read_table(file: Path) -> "pyarrow.Table":
     """What ``write_table`` has written, mapped into memory.
 
     Raises:
-        ValueError: It is damaged.
+        Refused: It is damaged.
     """
     import pyarrow
     import pyarrow.feather
@@ -240,7 +241,7 @@ def read_table(file: Path) -> "pyarrow.Table":
         table = pyarrow.feather.read_table(pyarrow.memory_map(os.fsencode(file)))  # a name need not be UTF-8
         table.select(["part", "offset", "size", "label", "name"])  # refuses where one is missing
         if not len(table):
-            raise ValueError("it has no rows")
+            raise Refused("it has no rows")
         return table
 
 
@@ -259,7 +260,7 @@ class Shards(Store):
 
     @classmethod
     def of(cls, files: list[Path]) -> "Shards":
-        """Raises: ValueError: A file is no parquet file, or its columns are not as ``tables`` says."""
+        """Raises: Refused: A file is no parquet file, or its columns are not as ``tables`` says."""
         labels: list[Indices] = []
         groups: list[tuple[int, int, int]] = []
         start = 0
@@ -275,7 +276,7 @@ class Shards(Store):
         group, row = self._group(i)
         data = self._cells(group)[row].as_py()
         if not data:
-            raise ValueError("the cell holds no bytes")
+            raise Refused("the cell holds no bytes")
         return data
 
     def name(self, i: int) -> str:
@@ -313,12 +314,12 @@ def shards(root: Path, split: str) -> list[Path]:
     """The parquet files of a split, in the folder or in one below it; none where there are none.
 
     Raises:
-        ValueError: They are of several folders, or some of them are missing.
+        Refused: They are of several folders, or some of them are missing.
     """
     below = [file for file in root.glob(f"*/{split}-*.parquet") if not is_hidden(file.parent.name)]
     files = sorted([*root.glob(f"{split}-*.parquet"), *below])
     if len(found := sorted({str(file.parent) for file in files})) > 1:
-        raise ValueError(f"data.root: {root} holds several data sets, in {', '.join(found)}; name one of these folders")
+        raise Refused(f"data.root: {root} holds several data sets, in {', '.join(found)}; name one of these folders")
     if files and (counted := re.search(r"-of-(\d+)\.parquet$", files[0].name)) and len(files) != int(counted[1]):
-        raise ValueError(f"{files[0].parent}: {len(files)} of the {int(counted[1])} files {split}-*.parquet are there")
+        raise Refused(f"{files[0].parent}: {len(files)} of the {int(counted[1])} files {split}-*.parquet are there")
     return files

@@ -14,6 +14,7 @@ import numpy as np
 
 from xceptlab.data.order import Indices
 from xceptlab.data.sources import reading
+from xceptlab.errors import Refused
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,7 +42,7 @@ class ImageTable:
         """(n,), each from 0 to ``classes`` - 1.
 
         Raises:
-            ValueError: The first row whose label is none.
+            Refused: The first row whose label is none.
         """
         name = self.label_column
         with reading(self.file):
@@ -49,12 +50,12 @@ class ImageTable:
             empty = column.is_null().to_numpy()
             values = column.fill_null(0).to_numpy()
         if len(values) != sum(self.sizes):
-            raise ValueError(f"{self.file}: a damaged file ({len(values)} labels of {sum(self.sizes)} rows)")
+            raise Refused(f"{self.file}: a damaged file ({len(values)} labels of {sum(self.sizes)} rows)")
         wrong = empty | (values < 0) | (values >= classes)
         if wrong.any():
             row = int(wrong.argmax())
             found = "empty" if empty[row] else str(values[row])
-            raise ValueError(
+            raise Refused(
                 f"{self.file}: row {row} of the column {name} is {found}; it must be a whole number from 0 to {classes - 1}"
             )
         return values.astype(np.int64)
@@ -63,7 +64,7 @@ class ImageTable:
         """The encoded images of a row group; an empty cell is null.
 
         Raises:
-            ValueError: They cannot be read.
+            Refused: They cannot be read.
         """
         import pyarrow.compute
         import pyarrow.types
@@ -75,7 +76,7 @@ class ImageTable:
             cells = self.parquet.read_row_group(group, columns=[f"{name}.bytes" if nested else name])[name]
             cells = pyarrow.compute.struct_field(cells, "bytes") if nested else cells
         if len(cells) != self.sizes[group]:
-            raise ValueError(f"{self.file}: row group {group}: a damaged file ({len(cells)} images of {self.sizes[group]} rows)")
+            raise Refused(f"{self.file}: row group {group}: a damaged file ({len(cells)} images of {self.sizes[group]} rows)")
         return cells
 
 
@@ -87,7 +88,7 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
         labels: Names of the column of labels, of which the first that is there is taken.
 
     Raises:
-        ValueError: No parquet file, a column is missing, or it is not of images or of labels.
+        Refused: No parquet file, a column is missing, or it is not of images or of labels.
     """
     import pyarrow.parquet
 
@@ -96,7 +97,7 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
         sizes = tuple(parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
         names = parquet.schema_arrow.names
     if min(sizes, default=0) < 0 or sum(sizes) != parquet.metadata.num_rows:
-        raise ValueError(f"{file}: a damaged file (row groups of {sum(sizes)} rows; it claims {parquet.metadata.num_rows})")
+        raise Refused(f"{file}: a damaged file (row groups of {sum(sizes)} rows; it claims {parquet.metadata.num_rows})")
     table = ImageTable(file, parquet, _present(file, names, IMAGES), _present(file, names, labels), sizes)
     _check_images(table)
     _check_labels(table)
@@ -107,7 +108,7 @@ def feature_names(file: Path, column: str) -> tuple[str, ...]:
     """The names of a column's classes, as the hub's files keep them in their schema; empty where this one has none.
 
     Raises:
-        ValueError: No parquet file.
+        Refused: No parquet file.
     """
     import pyarrow.parquet
 
@@ -125,22 +126,22 @@ def _regular(file: Path) -> "pyarrow.NativeFile":
     import pyarrow
 
     if not file.is_file() and file.exists():
-        raise ValueError("it is no regular file")
+        raise Refused("it is no regular file")
     return pyarrow.OSFile(os.fsencode(file))
 
 
 def _present(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:
     for name in wanted:
         if names.count(name) > 1:
-            raise ValueError(f"{file}: the column {name} is there {names.count(name)} times")
+            raise Refused(f"{file}: the column {name} is there {names.count(name)} times")
         if name in names:
             return name
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    raise ValueError(f"{file}: a column {' or '.join(wanted)} is needed; it has {', '.join(names[:10])}{more}")
+    raise Refused(f"{file}: a column {' or '.join(wanted)} is needed; it has {', '.join(names[:10])}{more}")
 
 
 def _check_images(table: ImageTable) -> None:
-    """Raises: ValueError: The column does not hold the bytes of images."""
+    """Raises: Refused: The column does not hold the bytes of images."""
     import pyarrow.types
 
     found = table.parquet.schema_arrow.field(table.image_column).type
@@ -149,14 +150,14 @@ def _check_images(table: ImageTable) -> None:
         position = found.get_field_index("bytes")
         content = found.field(position).type if position >= 0 else None
     if str(content) not in ("binary", "large_binary", "binary_view"):
-        raise ValueError(
+        raise Refused(
             f"{table.file}: the column {table.image_column} is of {str(found)[:80]}; it must be of the bytes of encoded images "
             "(binary, or a struct of bytes and path), not of paths, URLs or pixels"
         )
 
 
 def _check_labels(table: ImageTable) -> None:
-    """Raises: ValueError: The column does not hold whole numbers; its first row is shown."""
+    """Raises: Refused: The column does not hold whole numbers; its first row is shown."""
     import pyarrow.types
 
     found = table.parquet.schema_arrow.field(table.label_column).type
@@ -168,4 +169,4 @@ def _check_labels(table: ImageTable) -> None:
             first = next(table.parquet.iter_batches(batch_size=1, columns=[table.label_column]))
             example = f", in row 0 {first.column(0)[0].as_py()!r:.40}"
     column = f"{table.file}: the column {table.label_column}"
-    raise ValueError(f"{column} is of {str(found)[:80]}{example}; it must be of whole numbers, the classes' from 0")
+    raise Refused(f"{column} is of {str(found)[:80]}{example}; it must be of whole numbers, the classes' from 0")

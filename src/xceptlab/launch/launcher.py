@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, Literal
 
+from xceptlab.errors import Refused
 from xceptlab.interruption import BAD_INPUT, INTERRUPTED, PARENT
 from xceptlab.leases import Watch
 from xceptlab.loading import dump
@@ -107,7 +108,7 @@ class Launcher(ABC):
         """Take these runs on; ``poll`` starts them.
 
         Raises:
-            ValueError: A run can never start here.
+            Refused: A run can never start here.
         """
         for config in configs:
             self.check(config)
@@ -125,7 +126,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def check(self, config: RunConfig) -> None:
-        """Raise a ValueError if the run can never start here."""
+        """Raise a Refused if the run can never start here."""
 
     @abstractmethod
     def begin(self, ready: Iterator[Job]) -> None:
@@ -196,21 +197,19 @@ def crash(code: int, log: Path) -> str:
 
 
 def check_one_node(config: RunConfig) -> None:
-    """Raise a ValueError for a run on several machines, whose processes only SLURM starts."""
+    """Raise a Refused for a run on several machines, whose processes only SLURM starts."""
     if config.runtime.num_nodes > 1:
-        raise ValueError(
-            f"runtime.num_nodes: {config.runtime.num_nodes} is not allowed; it must be 1 unless launcher.name is slurm"
-        )
+        raise Refused(f"runtime.num_nodes: {config.runtime.num_nodes} is not allowed; it must be 1 unless launcher.name is slurm")
 
 
 def check_gpus(config: RunConfig) -> None:
-    """Raise a ValueError for a run that would not get from a cluster the GPUs that it uses."""
+    """Raise a Refused for a run that would not get from a cluster the GPUs that it uses."""
     devices, gpus = config.runtime.devices, config.launcher.gpus
     allowed = {"cpu": [0], "gpu": [devices]}.get(config.runtime.accelerator, [0, devices])
     if gpus not in allowed:
         one = " or ".join(map(str, allowed))
         where = f"runtime.devices {devices} and runtime.accelerator {config.runtime.accelerator}"
-        raise ValueError(f"launcher.gpus: {gpus} is not allowed; it must be {one} with {where}")
+        raise Refused(f"launcher.gpus: {gpus} is not allowed; it must be {one} with {where}")
 
 
 def print_to(log: Path) -> None:

@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from xceptlab.errors import Refused
 from xceptlab.interruption import die_with_parent
 from xceptlab.launch.launcher import CHECKPOINT_SECONDS, Job, Launcher, Main, check_one_node, execute
 from xceptlab.schema import RunConfig
@@ -56,7 +57,7 @@ class Local(Launcher):
         check_one_node(config)
         devices, units = config.runtime.devices, self._units(config)
         if units is not self.cores and devices > len(units):
-            raise ValueError(f"runtime.devices: {devices} GPUs a run are asked for, {len(units)} are there")
+            raise Refused(f"runtime.devices: {devices} GPUs a run are asked for, {len(units)} are there")
 
     def begin(self, ready: Iterator[Job]) -> None:
         for job in ready:

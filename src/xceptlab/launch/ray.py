@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lightning_utilities.core.imports import RequirementCache
 
+from xceptlab.errors import Refused
 from xceptlab.launch.launcher import CHECKPOINT_SECONDS, LOST, Job, Launcher, Main, check_gpus, check_one_node, execute
 from xceptlab.schema import RunConfig
 
@@ -20,15 +21,13 @@ class Ray(Launcher):
     def __init__(self, main: Main, jobs: int | None, address: str) -> None:
         super().__init__(main, jobs)
         if not RequirementCache("ray"):
-            raise ValueError("launcher.name: ray needs Ray, which is not installed (pip install 'xceptlab[ray]')")
+            raise Refused("launcher.name: ray needs Ray, which is not installed (pip install 'xceptlab[ray]')")
         import ray
 
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"launcher.address: there is no Ray cluster at {address!r}: {' '.join(str(error).split())}"
-            ) from None
+            raise Refused(f"launcher.address: there is no Ray cluster at {address!r}: {' '.join(str(error).split())}") from None
         self.ray = ray
 
     def check(self, config: RunConfig) -> None:

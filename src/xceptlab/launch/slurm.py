@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from lightning_utilities.core.imports import RequirementCache
 
+from xceptlab.errors import Refused
 from xceptlab.interruption import BAD_INPUT, FAILED, INTERRUPTED
 from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, note_failure, print_to
 from xceptlab.records import write_atomically
@@ -44,9 +45,9 @@ class Slurm(Launcher):
     def __init__(self, main: Main, jobs: int | None) -> None:
         super().__init__(main, jobs)
         if not RequirementCache("submitit"):
-            raise ValueError("launcher.name: slurm needs submitit, which is not installed (pip install 'xceptlab[slurm]')")
+            raise Refused("launcher.name: slurm needs submitit, which is not installed (pip install 'xceptlab[slurm]')")
         if not shutil.which("sbatch"):
-            raise ValueError("launcher.name: slurm needs SLURM, and there is no command sbatch here")
+            raise Refused("launcher.name: slurm needs SLURM, and there is no command sbatch here")
         self._queue: dict[str, str] | None = None
 
     def check(self, config: RunConfig) -> None:
@@ -131,13 +132,13 @@ class Slurm(Launcher):
         """Ask for half of them, as there may be a limit on arrays or jobs, and for the others later.
 
         Raises:
-            ValueError: Not even one is accepted, though no other job of this study is in the queue.
+            Refused: Not even one is accepted, though no other job of this study is in the queue.
         """
         half = len(jobs) // 2
         if half:
             self._submit(jobs[:half])
         elif not any(job.handle for job in self.jobs.values()):
-            raise ValueError(why)
+            raise Refused(why)
         for job in jobs[half:]:
             job.not_before = time.monotonic() + AGAIN
         self._tell(f"{why}; tried again every {AGAIN:.0f} s")

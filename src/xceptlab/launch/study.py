@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from xceptlab.data import identity, locate
+from xceptlab.errors import Refused
 from xceptlab.interruption import Interrupted, Requests
 from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
@@ -34,7 +35,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
     directories = {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in expansion.runs().items()}
     records = {key: directory.record() for key, directory in directories.items()}
     if changes := identity.changes((run, records[key]) for key, run in expansion.runs().items()):
-        raise ValueError(
+        raise Refused(
             f"{expansion.name}: its runs were trained on other data than are here: {'; '.join(changes)}; put back what was "
             f"there, or remove the folders of these runs, in {next(iter(directories.values())).path.parent}, to train them again"
         )
@@ -86,7 +87,7 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
     """The launcher that a run asks for.
 
     Raises:
-        ValueError: What it needs is not installed or not there.
+        Refused: What it needs is not installed or not there.
     """
     if config.launcher.name == "slurm":
         from xceptlab.launch.slurm import Slurm

@@ -5,6 +5,7 @@ import difflib
 import torch
 from torch import nn
 
+from xceptlab.errors import Refused
 from xceptlab.models.xception import Xception
 from xceptlab.schema import ModelConfig
 
@@ -17,7 +18,7 @@ def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
     off, as in the paper's comparison (section 4.3).
 
     Raises:
-        ValueError: timm has no such model, or cannot build it.
+        Refused: timm has no such model, or cannot build it.
     """
     if not config.timm:
         return Xception(config, classes, seed)
@@ -25,10 +26,10 @@ def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
 
     if not timm.is_model(config.timm):
         near = difflib.get_close_matches(config.timm, timm.list_models(), n=1, cutoff=0.3)
-        raise ValueError(f"model.timm: timm has no model {config.timm!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise Refused(f"model.timm: timm has no model {config.timm!r}" + (f"; did you mean {near[0]}?" if near else ""))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             return timm.create_model(config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout)
         except (RuntimeError, TypeError) as error:  # a tag that there is not, a model without dropout
-            raise ValueError(f"model.timm: timm cannot build {config.timm!r} ({error})") from None
+            raise Refused(f"model.timm: timm cannot build {config.timm!r} ({error})") from None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from xceptlab.errors import Refused
 from xceptlab.models.build import build
 from xceptlab.models.separable import SeparableConv2d
 from xceptlab.schema import ModelConfig
@@ -37,7 +38,7 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     Counts convolutions and linear layers, as papers do: torch's FlopCounterMode on the meta device, two operations to one MAC.
 
     Raises:
-        ValueError: The network does not take images of this size.
+        Refused: The network does not take images of this size.
     """
     with torch.device("meta"):
         network = build(model, classes).eval()
@@ -57,7 +58,7 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
         refusal = _refusal(network, size)
     if refusal:
         smallest = next((f"; the smallest that does is {side}" for side in range(1, 2049) if not _refusal(network, side)), "")
-        raise ValueError(f"data.size: {size} does not fit this network ({refusal}){smallest}")
+        raise Refused(f"data.size: {size} does not fit this network ({refusal}){smallest}")
     macs = {name: sum(counts.values()) // 2 for name, counts in counter.get_flop_counts().items()}
     root = type(network).__name__
     return [

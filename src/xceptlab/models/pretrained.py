@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from xceptlab.data.identity import weights_file
+from xceptlab.errors import Refused
 from xceptlab.loading import load_file
 from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
@@ -58,11 +59,11 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
         overrides: Fields of ``ModelConfig`` that differ from the source's, and ``classes`` for a file without top (default 1000).
 
     Raises:
-        ValueError: The file cannot be read, or its keys do not fit: which are missing, unexpected or of another shape.
+        Refused: The file cannot be read, or its keys do not fit: which are missing, unexpected or of another shape.
     """
     classes = overrides.pop("classes", None)
     if unknown := set(overrides) - {f.name for f in dataclasses.fields(ModelConfig)}:
-        raise ValueError(f"{min(unknown)}: there is no such field of model")
+        raise Refused(f"{min(unknown)}: there is no such field of model")
     if Path(path_or_name).is_dir():
         path_or_name = Path(path_or_name) / "model.safetensors"
     source, state = read(path_or_name)
@@ -70,7 +71,7 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     config = dataclasses.replace(beside or ModelConfig(), **CONSTANTS[source] | overrides)
     announce(path_or_name, source, config)
     if config.timm:
-        raise ValueError(f"{path_or_name}: weights of timm's {config.timm}, which timm.create_model(checkpoint_path=...) loads")
+        raise Refused(f"{path_or_name}: weights of timm's {config.timm}, which timm.create_model(checkpoint_path=...) loads")
     head = [value for name, value in state.items() if name.startswith("classifier.")]
     network = Xception(config, classes or (len(head[0]) if head else 1000))
     if not head:
@@ -81,7 +82,7 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     except ValueError as error:
         alone = source == "xceptlab" and not beside
         hint = "; the run's config.yaml is not beside it: give the fields of its model, such as width=0.125" if alone else ""
-        raise ValueError(f"{error}{hint}") from None
+        raise Refused(f"{error}{hint}") from None
     return network.eval()
 
 
@@ -105,7 +106,7 @@ def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.
     """The network with weights from wherever ``load`` finds them, and its configuration: foreign ones bring their constants.
 
     Raises:
-        ValueError: The weights cannot be read or do not fit the network.
+        Refused: The weights cannot be read or do not fit the network.
     """
     config = _without_start(config)
     source, state = ("xceptlab", read_tensors(Path(weights))) if config.timm else read(weights)
@@ -163,7 +164,7 @@ def fit(network: nn.Module, state: State, where: str) -> None:
     """Load weights that fit to the last key.
 
     Raises:
-        ValueError: Which keys are missing, unexpected or of another shape.
+        Refused: Which keys are missing, unexpected or of another shape.
     """
     network.load_state_dict(fitted(network.state_dict(), state, where))
 
@@ -172,7 +173,7 @@ def fitted(own: State, state: State, where: str) -> State:
     """Weights that fit a network's own to the last key; BatchNorm's counts of batches may be absent, and are its own then.
 
     Raises:
-        ValueError: Which keys are missing, unexpected or of another shape.
+        Refused: Which keys are missing, unexpected or of another shape.
     """
     counts = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
     state = counts | dict(state)
@@ -188,7 +189,7 @@ def fitted(own: State, state: State, where: str) -> State:
 def _refuse(problems: list[str], where: str) -> None:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{where}: does not fit the network: {'; '.join(problems[:3])}{more}")
+        raise Refused(f"{where}: does not fit the network: {'; '.join(problems[:3])}{more}")
 
 
 def read(path_or_name: str | Path) -> tuple[str, State]:
@@ -206,7 +207,7 @@ def read_tensors(path: Path) -> State:
     """Tensors by name from safetensors or a torch file; a Lightning checkpoint gives its network. Nothing is executed.
 
     Raises:
-        ValueError: The file is neither.
+        Refused: The file is neither.
     """
     import safetensors.torch
 
@@ -215,23 +216,23 @@ def read_tensors(path: Path) -> State:
         with warnings.catch_warnings(action="ignore"):  # of how odd the bytes are
             state: Any = safetensors.torch.load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise Refused(f"{path}: no such file") from None
     except (IsADirectoryError, PermissionError):
         raise
     except Exception:  # whatever its bytes make of the unpickler, whose own texts advise to execute what the file holds
         kind = "a file of safetensors" if safe else "a file that torch.save wrote of tensors only"
-        raise ValueError(f"{path}: not a readable weight file; by its suffix it must be {kind}") from None
+        raise Refused(f"{path}: not a readable weight file; by its suffix it must be {kind}") from None
     if isinstance(state, dict) and "pytorch-lightning_version" in state:
         state = {k.removeprefix("network."): v for k, v in state.get("state_dict", {}).items() if k.startswith("network.")}
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
-        raise ValueError(f"{path}: not a readable weight file; it holds something other than tensors by name")
+        raise Refused(f"{path}: not a readable weight file; it holds something other than tensors by name")
     return state
 
 
 def _download(name: str) -> State:
     if name.split(".")[0] not in TIMM_NAMES:
-        raise ValueError(
+        raise Refused(
             f"{name}: neither a weight file (.h5, .keras, .safetensors, .pth) nor timm's Xception; did you mean {TIMM_NAMES[0]}?"
         )
     import timm
@@ -239,7 +240,7 @@ def _download(name: str) -> State:
     try:
         return from_timm(timm.create_model(name, pretrained=True).state_dict(), name)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{name}: timm cannot load its weights here ({' '.join(str(error).split())[:200]})") from None
+        raise Refused(f"{name}: timm cannot load its weights here ({' '.join(str(error).split())[:200]})") from None
 
 
 # ---- what a training starts from -------------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def start(config: ModelConfig, network: nn.Module) -> Start | None:
         network: May be on the meta device, to see only whether the weights fit.
 
     Raises:
-        ValueError: The weights are not there, cannot be read or do not fit, or were trained with other constants.
+        Refused: The weights are not there, cannot be read or do not fit, or were trained with other constants.
     """
     if not config.weights:
         return None
@@ -296,7 +297,7 @@ def check(config: ModelConfig, classes: int) -> None:
     """Refuse weights that a training could not start from; those that are not at hand are left to the training.
 
     Raises:
-        ValueError: As of ``start``.
+        Refused: As of ``start``.
     """
     if not config.weights:
         return
@@ -315,7 +316,7 @@ def _refuse_other_constants(config: ModelConfig, trained: ModelConfig, place: st
     if other:
         here = ", ".join(f"model.{name} {getattr(config, name)}" for name in other)
         there = " ".join(f"--model.{name} {getattr(trained, name)}" for name in other)
-        raise ValueError(f"{place}: trained with other constants than {here}; set {there}")
+        raise Refused(f"{place}: trained with other constants than {here}; set {there}")
 
 
 def _classes(state: State) -> int:
@@ -404,7 +405,7 @@ def from_timm(state: State, where: str) -> State:
     """legacy_xception's weights by our names.
 
     Raises:
-        ValueError: A key that the network does not have.
+        Refused: A key that the network does not have.
     """
     ours = {theirs: ours for ours, theirs in timm_names().items()}
     return _renamed(state, ours, f"{where}: {{}} is unexpected in a legacy_xception checkpoint")
@@ -414,7 +415,7 @@ def to_timm(state: State) -> State:
     """The paper's network's weights by legacy_xception's names.
 
     Raises:
-        ValueError: A variant that timm's network does not have.
+        Refused: A variant that timm's network does not have.
     """
     return _renamed(state, timm_names(), "{}: timm's legacy_xception has no such layer; only the paper's network fits its layout")
 
@@ -424,7 +425,7 @@ def _renamed(state: State, names: Mapping[str, str], problem: str) -> State:
     for name, value in state.items():
         module, _, kind = name.rpartition(".")
         if module not in names:
-            raise ValueError(problem.format(name))
+            raise Refused(problem.format(name))
         renamed[f"{names[module]}.{kind}"] = value
     return renamed
 
@@ -436,7 +437,7 @@ def _read_keras(path: Path) -> State:
     try:
         import h5py
     except ImportError:
-        raise ValueError(f"{path}: reading Keras's files needs h5py (pip install 'xceptlab[keras]')") from None
+        raise Refused(f"{path}: reading Keras's files needs h5py (pip install 'xceptlab[keras]')") from None
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
@@ -445,9 +446,9 @@ def _read_keras(path: Path) -> State:
             with h5py.File(path) as file:
                 layers = _by_kind(file) if "layers" in file else _by_name(file)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise Refused(f"{path}: no such file") from None
     except (OSError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable Keras file ({error})") from None
+        raise Refused(f"{path}: not a readable Keras file ({error})") from None
     return _keras_state(layers, str(path))
 
 
@@ -509,7 +510,7 @@ def _keras_state(layers: dict[str, list[np.ndarray]], where: str) -> State:
             "dense": ["weight", "bias"],
         }[layer.kind]
         if len(arrays) != len(suffixes):
-            raise ValueError(f"{where}: {layer.keras or layer.ours} has {len(arrays)} arrays, not {len(suffixes)}")
+            raise Refused(f"{where}: {layer.keras or layer.ours} has {len(arrays)} arrays, not {len(suffixes)}")
         for suffix, array in zip(suffixes, arrays, strict=True):
             if array.ndim == 4:
                 array = array.transpose((2, 3, 0, 1) if suffix.startswith("depthwise") else (3, 2, 0, 1))

@@ -10,6 +10,7 @@ import math
 
 from torch import Tensor, nn
 
+from xceptlab.errors import Refused
 from xceptlab.schema import ModelConfig
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -40,7 +41,7 @@ class SeparableConv2d(nn.Module):
         place: The name of the layer, for errors.
 
     Raises:
-        ValueError: ``segments`` does not divide the layer's channels.
+        Refused: ``segments`` does not divide the layer's channels.
     """
 
     def __init__(self, inputs: int, outputs: int, config: ModelConfig, place: str = "separable") -> None:
@@ -61,7 +62,7 @@ class SeparableConv2d(nn.Module):
         if channels % config.segments:
             common = math.gcd(*map(config.channels, CHANNELS))
             divisors = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-            raise ValueError(
+            raise Refused(
                 f"model.segments: {config.segments} does not divide the {channels} channels of {place}; what divides every "
                 f"layer's: {divisors} or all (model.divisor: {config.segments} rounds channels so that it does)"
             )

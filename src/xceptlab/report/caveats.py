@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from xceptlab import stats
 from xceptlab.data import identity
 from xceptlab.data.sources import reading
+from xceptlab.errors import Refused
 from xceptlab.records import Record, RunDirectory
 from xceptlab.schema import RunConfig
 from xceptlab.stats import Array
@@ -92,7 +93,7 @@ def _correct(file: Path) -> NDArray[np.uint8] | None:
     with suppress(FileNotFoundError), reading(file, "not a run's correctness by image; remove its folder to train the run again"):
         correct = np.load(file)
         if not isinstance(correct, np.ndarray) or correct.ndim != 1 or not len(correct) or not np.isin(correct, (0, 1)).all():
-            raise ValueError("its values are not 0 and 1, one an image")
+            raise Refused("its values are not 0 and 1, one an image")
         return correct.astype(np.uint8)
     return None
 

@@ -142,7 +142,7 @@ def sync(summary: Summary) -> str:
     """Send the verdicts and the report, which is written already, to W&B; returns the address there.
 
     Raises:
-        ValueError: W&B refuses or cannot be reached.
+        Refused: W&B refuses or cannot be reached.
     """
     study, config = summary.expansion.study, next(iter(summary.expansion.arms.values()))
     verdicts = [
