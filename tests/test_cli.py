@@ -49,6 +49,12 @@ def test_help_and_errors_import_nothing_heavy(arguments):
     assert loaded_by(f"from xceptlab.cli import main; main({arguments})") == set()
 
 
+def test_a_defect_is_not_shown_as_the_users_mistake(monkeypatch):
+    monkeypatch.setattr("xceptlab.study.expand", lambda *arguments, **options: int("x"))  # a ValueError that C raises, from our line
+    with pytest.raises(ValueError, match="invalid literal"):
+        main(["plan", "experiments/residual"])
+
+
 def test_importing_the_package_costs_nothing():
     assert loaded_by("import xceptlab") == set()
 
