@@ -50,7 +50,7 @@ def test_help_and_errors_import_nothing_heavy(arguments):
 
 
 def test_a_defect_is_not_shown_as_the_users_mistake(monkeypatch):
-    monkeypatch.setattr("xceptlab.study.expand", lambda *arguments, **options: int("x"))  # a ValueError that C raises, from our line
+    monkeypatch.setattr("xceptlab.study.expand", lambda *arguments, **options: int("x"))  # C raises it, from our line
     with pytest.raises(ValueError, match="invalid literal"):
         main(["plan", "experiments/residual"])
 
