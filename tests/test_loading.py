@@ -175,6 +175,7 @@ def test_a_bad_override_is_named_with_its_value_and_what_is_allowed(args, words)
         ("train: {lr: fast}", ["train.lr", "'fast'", "a finite number"]),
         ("train: {epochs: 1.5}", ["train.epochs", "1.5", "a whole number"]),
         ("data: {root: 5}", ["data.root", "5", "text"]),
+        ('data: {root: "a\\0b"}', ["data.root", "NUL"]),
         ("model: {order: sideways}", ["model.order", "'sideways'", "depthwise_first"]),
         ("model: {order: null}", ["model.order", "null", "depthwise_first"]),
         ("train: {lr: null}", ["train.lr", "null", "number"]),

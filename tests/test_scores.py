@@ -89,9 +89,31 @@ def test_a_run_without_a_score_counts_as_the_claim_declares(tmp_path, capsys):
     assert "INCONCLUSIVE" in capsys.readouterr().out
 
 
+def test_of_a_loss_the_lower_one_is_better_unless_it_is_said_otherwise(tmp_path, capsys):
+    file = wide(tmp_path, "test/loss", b=[2 * value for value in A])
+    asked = ["judge", str(file), "--metric", "test/loss", "--contrast", "a", "b"]
+    assert main(asked) == 0
+    assert "SUPPORTED" in capsys.readouterr().out
+    assert main([*asked, "--no-lower-is-better"]) == 0
+    assert "CONTRADICTED" in capsys.readouterr().out
+
+
+def test_what_a_claims_file_says_is_not_said_on_the_command_line_too(tmp_path, capsys):
+    claim = {"id": "c", "contrast": ["a", "b"], "metric": "acc", "kind": "superior"}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
+    assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml"), "--margin", "5"]) == 2
+    assert "--margin: not allowed with --claims" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path, capsys):
+    (tmp_path / "scores.csv").write_bytes(b"arm,seed,acc\n\xff,0,1\n")
+    assert main(["judge", str(tmp_path / "scores.csv"), "--contrast", "a", "b"]) == 2
+    assert "scores.csv: not UTF-8 text: byte 0xff in line 2" in capsys.readouterr().err
+
+
 def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
     assert main(["judge", str(wide(tmp_path, b=B[:4])), "--metric", "acc", "--contrast", "a", "b"]) == 0
-    assert "seeds 4 are not trained in both arms" in capsys.readouterr().out
+    assert "seed 4 is not trained in both arms" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -100,7 +122,9 @@ def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
         ("", [], "there is no column 'arm'; there are none, or no row"),
         ("arm,seed\na,0\n", [], "there is no column 'acc'; there are arm, seed"),
         ("arm,seed,acc\na,x,1\n", [], "row 2: seed 'x' is no whole number"),
-        ("arm,seed,acc\na\n", [], "row 2: seed None is no whole number"),
+        ("arm,seed,acc\na\n", [], "row 2 is not whole; it must have 3 columns"),
+        ("arm,seed,acc\na,0\n", [], "row 2 is not whole"),
+        ("arm,seed,acc\na,0,1,2\n", [], "row 2 is not whole"),
         ("arm,seed,acc\na,0,high\n", [], "row 2: acc 'high' is no number"),
         ("arm,seed,acc\na,0,1\na,0,2\n", [], "row 3: arm 'a', seed 0 stands there twice"),
         ("arm,seed,acc\na,0,1\n", [], "claim 'a superior b': there is no arm 'b'; there are a"),

@@ -151,6 +151,17 @@ def test_the_forecast_is_what_the_simulation_finds():
     assert seeds == pytest.approx(done[..., 1].mean(), abs=0.3)
 
 
+def test_the_forecast_counts_no_look_that_is_over():
+    """Differences that would have been decided by an early look, at a level that only now holds, and are far from it since."""
+    plan, boundary = errors.PLAN, stats.Boundary(4, 2, 20)
+    observed = [2.0, 2.01, 1.99, 2.0, *(3.0 * sign for sign in (-1, 1, -1, -1, 1, -1))]
+    p_early = stats.p_values(np.array(observed[:4]), "superior", 0.0, boundary.chance).min()
+    assert p_early <= 0.05
+    chance, seeds = stats.sequential_power(float(np.mean(observed)), 2.0, "superior", 0.0, plan.looks, boundary, 0.05, observed)
+    assert chance < 0.9
+    assert seeds > 10
+
+
 @pytest.mark.parametrize("plan", [None, errors.PLAN])
 def test_the_simulation_judges_as_judge_does(plan, monkeypatch):
     """Mixed kinds and margins, claims that share a baseline: outcomes, and the seeds at which each claim is frozen."""

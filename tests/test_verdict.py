@@ -10,6 +10,7 @@ from scipy import stats as sp
 from statsmodels.stats.weightstats import ttost_paired
 
 from xceptlab import stats
+from xceptlab import verdict as verdicts
 from xceptlab.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.study import Claim, Expansion, Seeds, Study
 from xceptlab.verdict import forecast, grown, has_failed, judge, judge_study
@@ -576,6 +577,20 @@ def test_futility_makes_no_false_verdict_likelier_and_saves_seeds(monkeypatch):
         for futility, v in ((None, without), (0.1, with_futility)):
             used[futility].append(v.n)
     assert np.mean(used[None]) > np.mean(used[0.1]) + 4
+
+
+def test_a_factor_without_any_effect_leaves_no_spread_of_floating_point():
+    weights = {f"{level}{i}": sign / 3 for level, sign in (("a", -1.0), ("b", 1.0)) for i in range(3)}
+    study = SimpleNamespace(arms_of=lambda claim: list(weights), weights=lambda claim: (weights, weights))
+    expansion = SimpleNamespace(study=study, seeds=range(5))
+    values = np.random.default_rng(0).uniform(90, 97, (5, 3))
+    records = {
+        (arm, seed): SimpleNamespace(status="finished", metrics={"test/top1": values[seed, int(arm[1])]})
+        for arm in weights
+        for seed in range(5)
+    }
+    table = verdicts.scores(claim(), expansion, records)
+    assert {value for side in table.values() for value in side.values()} == {0.0}
 
 
 # ---- what a review found --------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 A training step (forward, loss and backward) of a small network is some thousand kernels, an evaluated batch some hundred, and
 Python launches them more slowly than a GPU runs them. A graph holds them all and is launched at once. It computes the same bits:
 before a graph is used, it is compared on a real batch with the work done kernel by kernel, and where the two differ, the run goes
-on without graphs.
+on without graphs. With ``train.deterministic: false`` arithmetic itself does not repeat to the bit, and nothing is compared.
 """
 
 from collections import Counter

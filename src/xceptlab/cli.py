@@ -200,13 +200,13 @@ def _parser() -> _Parser:
     own.add_argument("scores", metavar="SCORES.csv", type=Path, help="columns arm, seed and one per metric, or metric and value")
     contrast = "arms a and b, for the claim that a is better than b, or equal; several are several claims"
     own.add_argument("--contrast", nargs=2, metavar=("A", "B"), action="append", help=contrast)
-    own.add_argument("--kind", choices=("superior", "equivalent"), default="superior", help="default: superior")
-    own.add_argument("--margin", type=float, default=0.0, metavar="M", help="smallest difference that matters (default: 0)")
-    own.add_argument("--metric", default="test/top1", metavar="NAME", help="default: test/top1")
+    own.add_argument("--kind", choices=("superior", "equivalent"), help="default: superior")
+    own.add_argument("--margin", type=float, metavar="M", help="smallest difference that matters (default: 0)")
+    own.add_argument("--metric", metavar="NAME", help="default: test/top1")
+    own.add_argument("--statistic", choices=("mean", "median"), help="of the differences over seeds (default: mean)")
     own.add_argument(
-        "--statistic", choices=("mean", "median"), default="mean", help="of the differences over seeds (default: mean)"
+        "--lower-is-better", action=argparse.BooleanOptionalAction, help="of this metric (default: if its name ends in loss)"
     )
-    own.add_argument("--lower-is-better", action="store_true", help="of this metric, as of a loss")
     own.add_argument("--claims", metavar="FILE", help="in place of the above: YAML with claims, as those of a study, and alpha")
     own.add_argument("--arm-column", default="arm", metavar="NAME", help="the column that tells the arms apart (default: arm)")
     own.add_argument("--seed-column", default="seed", metavar="NAME", help="the column that pairs their runs (default: seed)")
@@ -269,7 +269,7 @@ def _study(options: argparse.Namespace, layers: list[str]) -> int:
     try:
         if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
             _sync_study(summary)
-    except ValueError as error:
+    except Refused as error:
         _warn([error])
     return FAILED if failed else 0
 
@@ -291,7 +291,7 @@ def _plan(options: argparse.Namespace, layers: list[str]) -> int:
     if not data.download:  # which would be done here and now
         try:
             locate(data)
-        except ValueError as error:
+        except Refused as error:
             _warn([error])
     return 0
 
@@ -336,11 +336,15 @@ def _judge(options: argparse.Namespace, layers: list[str]) -> int:
         raise Refused(f"{layers[0]}: there is no run to configure; see xceptlab judge --help")
     if bool(options.claims) == bool(options.contrast):
         raise Refused("judge: either --contrast A B or --claims FILE says what is claimed")
+    of_contrasts = {name: getattr(options, name) for name in ("kind", "margin", "metric", "statistic", "lower_is_better")}
+    given = {name: value for name, value in of_contrasts.items() if value is not None}
     if options.claims:
+        if given:
+            raise Refused(f"--{next(iter(given)).replace('_', '-')}: not allowed with --claims, whose file says it of each claim")
         claimed = load_file(ClaimsFile, options.claims)
     else:
-        common = {name: getattr(options, name) for name in ("kind", "margin", "metric", "statistic", "lower_is_better")}
-        claims = [ScoreClaim(id=f"{a} {options.kind} {b}", contrast=(a, b), **common) for a, b in options.contrast]
+        common: dict[str, Any] = {"kind": "superior", "metric": "test/top1", "margin": 0.0} | given
+        claims = [ScoreClaim(id=f"{a} {common['kind']} {b}", contrast=(a, b), **common) for a, b in options.contrast]
         claimed = ClaimsFile(claims=claims)
     verdicts = judge_scores(options.scores, claimed.claims, claimed.alpha, options.arm_column, options.seed_column)
     show_verdicts(verdicts)
@@ -369,7 +373,7 @@ def _sync(options: argparse.Namespace, layers: list[str]) -> int:
             try:
                 config = load_run(["-c", str(run / "config.yaml"), *runtime], "sync")
                 print(f"{run.name}: {sync(config, RunDirectory(run))}", flush=True)
-            except (Busy, ValueError) as error:  # the others can be sent all the same
+            except (Busy, Refused) as error:  # the others can be sent all the same
                 code = _say(str(error), BAD_INPUT)
         if expansion:
             _sync_study(_write(expansion))
@@ -381,7 +385,7 @@ def _study_named(name: str, outputs: Path) -> str:
 
     try:
         return str(locate(name))
-    except ValueError:
+    except Refused:
         raise Refused(f"{name}: neither a study nor a run under {outputs / 'runs'}") from None
 
 

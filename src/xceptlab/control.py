@@ -45,7 +45,7 @@ def trees(expansion: Expansion) -> dict[str, list[Row]]:
         try:
             found[arm] = table(config.model, config.data.classes, config.data.size)
             pretrained.check(config.model, config.data.classes)
-        except ValueError as error:
+        except Refused as error:
             raise Refused(f"arm {arm!r}: {error}") from None
         baseline = next(iter(found))
         more = changes(found[baseline], found[arm])

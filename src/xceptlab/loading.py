@@ -57,7 +57,7 @@ def load_run(args: Sequence[str] = (), command: str = "train") -> RunConfig:
             _check_override(key, value)
     try:
         config = _attempt(given, command)
-    except ValueError as error:
+    except Refused as error:
         raise Refused(_culprit(given, command, str(error)) + str(error)) from None
     if printed:
         print(dump(config), end="", flush=True)
@@ -90,7 +90,7 @@ def load_file(schema: type[T], file: str, section: str = "") -> T:
             raise Refused(f"{file}: {section}: {shown(values)} is not allowed; it must be a mapping")
     try:
         return _build(schema, values)
-    except ValueError as error:
+    except Refused as error:
         raise Refused(f"{file}: {error}") from None
 
 
@@ -303,7 +303,7 @@ def _part(f: Field[Any], value: Any) -> Any:
     for number, item in enumerate(value, start=1):
         try:
             items.append(_build(part, item))
-        except ValueError as error:
+        except Refused as error:
             name = repr(item["id"]) if isinstance(item.get("id"), str) else number
             raise Refused(f"{f.name.removesuffix('s')} {name}: {error}") from None
     return items

@@ -106,7 +106,7 @@ class AverageWeights(WeightAveraging):
         self._latest_update_step = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing yet: a checkpoint written by another callback's hook would hold the average in place of the weights."""
+        """Keep the weights as they are: a checkpoint that another callback writes in this hook must not hold the average."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand over the average, also when a continued run finds all its epochs done."""

@@ -320,8 +320,8 @@ class TrainConfig(Section):
     """Compile the network with torch.compile, which is faster on a GPU. The first run compiles it, later ones find the code in
     torch's cache (TORCHINDUCTOR_CACHE_DIR). Fused operations round differently, so it is part of the science."""
     deterministic: bool = True
-    """Use deterministic algorithms only. false is faster on a GPU (7% at 299 on an H100, steps not captured), but then a run is
-    repeated only within noise, not to the bit."""
+    """Use deterministic algorithms only. false is faster on a GPU (7% at 299 on an H100, steps launched one by one), but then a
+    run is repeated only within noise, not to the bit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

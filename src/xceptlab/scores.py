@@ -10,7 +10,7 @@ from pathlib import Path
 from xceptlab.errors import Refused
 from xceptlab.section import Section
 from xceptlab.study import Claim
-from xceptlab.text import decoded
+from xceptlab.text import read
 from xceptlab.verdict import Verdict, judge
 
 ScoreTable = dict[str, dict[int, float]]
@@ -23,10 +23,12 @@ class ScoreClaim(Claim):
 
     metric: str  # type: ignore[assignment]
     """Any that the file has."""
-    lower_is_better: bool = False
-    """Whether a lower score is the better one, so that the claim is about b - a."""
+    lower_is_better: bool | None = None  # type: ignore[assignment]
+    """Whether a lower score is the better one, so that the claim is about b - a; left out, if the metric's name ends in loss."""
 
     def __post_init__(self) -> None:
+        if self.lower_is_better is None:
+            object.__setattr__(self, "lower_is_better", self.metric.endswith("loss"))
         super().__post_init__()
         self._require("effect", not self.effect, "left out; effects are judged in the grid of a study")
         self._require("failed", self.failed is None, "left out; failures are counted in a study")
@@ -88,7 +90,7 @@ def read_scores(file: Path, metric: str, arm_column: str = "arm", seed_column: s
         Refused: A column is missing, a row is not whole, a seed is no whole number, or a run stands there twice.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(decoded(file.read_bytes()), newline="")))
+        rows = list(csv.DictReader(io.StringIO(read(str(file)), newline="")))
     except csv.Error as error:
         raise Refused(f"{file}: no CSV ({error})") from None
     columns = list(rows[0]) if rows else []
@@ -100,6 +102,8 @@ def read_scores(file: Path, metric: str, arm_column: str = "arm", seed_column: s
             raise Refused(f"{file}: there is no column {column!r}; there are {there}")
     table: ScoreTable = {}
     for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise Refused(f"{file}: row {line} is not whole; it must have {len(columns)} columns")
         if long and row["metric"] != metric:
             continue
         arm, seed, value = (row[column] for column in (arm_column, seed_column, value_column))

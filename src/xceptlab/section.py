@@ -62,6 +62,8 @@ def from_file(schema: type[T], values: Any) -> T:
 
 def misfit(kind: Any, value: Any, place: str) -> str:
     """One line if a value is not of a field's type, naming the place in it that is not; else nothing."""
+    if isinstance(value, str) and "\0" in value:  # which no path may hold
+        return f"{place}: {shown(value)} is not allowed; no text may hold the character NUL"
     origin, inner = get_origin(kind) or kind, get_args(kind)
     parts: list[tuple[Any, Any, str]] = []
     if origin in (list, tuple) and isinstance(value, list | tuple):

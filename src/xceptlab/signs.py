@@ -158,6 +158,7 @@ def sequential_power(
     """
     drawn = np.random.default_rng(0).choice(observed, (paths, boundary.looks[-1]))
     drawn[:, : len(observed)] = observed
-    decided = np.stack([p_values(drawn[:, :n], kind, margin, boundary).min(axis=-1) <= level for n in boundary.looks])
-    needed = np.where(decided.any(axis=0), np.asarray(boundary.looks)[decided.argmax(axis=0)], boundary.looks[-1])
+    to_come = [n for n in boundary.looks if n > len(observed)]
+    decided = np.stack([p_values(drawn[:, :n], kind, margin, boundary).min(axis=-1) <= level for n in to_come])
+    needed = np.where(decided.any(axis=0), np.asarray(to_come)[decided.argmax(axis=0)], boundary.looks[-1])
     return float(decided.any(axis=0).mean()), float(needed.mean())

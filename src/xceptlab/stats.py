@@ -180,8 +180,11 @@ def sequential_power(
     """
     x = np.random.default_rng(0).normal(mean, spread, (paths, looks[-1]))
     x[:, : np.size(observed)] = observed
-    decided = np.stack([p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) <= level for n in looks])  # (looks, paths)
-    needed = np.where(decided.any(axis=0), np.asarray(looks)[decided.argmax(axis=0)], looks[-1])
+    to_come = [n for n in looks if n > np.size(observed)]
+    decided = np.stack(
+        [p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) <= level for n in to_come]
+    )  # (looks, paths)
+    needed = np.where(decided.any(axis=0), np.asarray(to_come)[decided.argmax(axis=0)], looks[-1])
     return float(decided.any(axis=0).mean()), float(needed.mean())
 
 

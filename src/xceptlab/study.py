@@ -132,7 +132,7 @@ class Seeds(Section):
     max: int
     """Seeds at most: ``start`` plus some steps, 40 or less."""
     stop: Literal["decided"]
-    """decided: stop when every claim is supported or contradicted; peeking is accounted for."""
+    """decided: stop when every claim is supported or contradicted, or given up; peeking is accounted for."""
     futility: float | None = None
     """Give a claim up, inconclusive, when its chance to be decided by ``max`` seeds falls below this; null never does."""
 
@@ -429,7 +429,7 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
         overrides.append(f"--seed={first}")
         try:
             arms[name] = loading.load_run([*layers, *args, *overrides], "study")
-        except ValueError as error:
+        except Refused as error:
             blamed = _blamed(f"{file}: arm {name!r}: ", str(error), args, [*layers, *overrides])
             raise Refused(blamed) from None
     named = _naming_layers(args)
@@ -595,8 +595,9 @@ class Registration:
         registered = cls.load(expansion.directory())
         if registered is None:
             return None
-        arms = [config.science() for config in expansion.arms.values()]
-        if registered.question not in ("", expansion.study.question) and not any(arm in registered.arms.values() for arm in arms):
+        before = [RunConfig().science() | arm for arm in registered.arms.values()]  # an older version knew fewer fields
+        shared = any(config.science() in before for config in expansion.arms.values())
+        if registered.question not in ("", expansion.study.question) and not shared:
             raise Refused(
                 f"{expansion.directory()}: another study of this name was run, {registered.question!r}; "
                 "rename this one's folder or file, or give it another --runtime.outputs"

@@ -258,12 +258,12 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
     try:
         mode = chosen(config.runtime)
         return Mirror(config, directory, mode) if mode else None
-    except ValueError as error:
+    except Refused as error:
         if config.runtime.wandb != "auto":
             raise Refused(f"runtime.wandb: {config.runtime.wandb} does not work here: {error}") from None
         rank_zero_warn(f"{error}; the run is tracked offline, and `xceptlab sync` can send it later")
     try:
         return Mirror(config, directory, "offline")
-    except ValueError as error:
+    except Refused as error:
         rank_zero_warn(f"{error}; the run goes on without it")
         return None

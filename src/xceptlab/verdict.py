@@ -256,7 +256,10 @@ def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
     sides = {}
     for side, weights in zip(claim.sides, expansion.study.weights(claim), strict=True):
         seeds = [seed for seed in expansion.seeds if all(seed in table[arm] for arm in weights)]
-        sides[side] = {seed: sum(weight * table[arm][seed] for arm, weight in weights.items()) for seed in seeds}
+        if len(weights) == 1:
+            sides[side] = {seed: table[arm][seed] for seed in seeds for arm in weights}
+        else:  # rounded, so that equal scores in all arms leave 0, and not what floating point makes of it
+            sides[side] = {seed: round(sum(w * table[arm][seed] for arm, w in weights.items()), 9) for seed in seeds}
     return sides
 
 
@@ -356,7 +359,7 @@ def _waiting(v: Verdict, seeds: Sequence[int], asked: Estimand) -> str:
     lacking = [seed for seed in seeds if seed not in v.differences]
     if isinstance(asked.seeds, Seeds) and lacking[0] >= asked.seeds.start:
         return f"Not decided yet: {named(lacking, 'comes', 'come')} next, {v.most} seeds in all at most."
-    return f"Not judged yet: {named(lacking, 'is', 'are')} not trained in both arms."
+    return f"Not judged yet: {named(lacking, 'is', 'are')} not trained in {'both' if asked.claim.contrast else 'all'} arms."
 
 
 def named(seeds: Sequence[int], verb: str, plural: str) -> str:

@@ -59,11 +59,11 @@ class World:
         size = runtime.devices * runtime.num_nodes
         if _started_by_torchrun():
             _check_torchrun(runtime)
-            return cls._told("torchrun", size, "RANK", "LOCAL_RANK", "GROUP_RANK")
+            return cls._started_by("torchrun", size, "RANK", "LOCAL_RANK", "GROUP_RANK")
         if size > 1 and started_by_parent() and "LOCAL_RANK" in os.environ:
             return cls(starter="first process", size=size, rank=_number("LOCAL_RANK"), local_rank=_number("LOCAL_RANK"))
         if size > 1 and _started_by_srun(runtime):
-            return cls._told("srun", size, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+            return cls._started_by("srun", size, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
         if runtime.num_nodes > 1:
             raise Refused(
                 f"runtime.num_nodes: {runtime.num_nodes} is not allowed here; a run on several machines is started by torchrun, "
@@ -75,7 +75,7 @@ class World:
         return cls(size=size, other_tasks=tasks if tasks > 1 else 0)
 
     @classmethod
-    def _told(cls, starter: Literal["torchrun", "srun"], size: int, rank: str, local_rank: str, node_rank: str) -> "World":
+    def _started_by(cls, starter: Literal["torchrun", "srun"], size: int, rank: str, local_rank: str, node_rank: str) -> "World":
         """The place that variables of the environment, given by their names, tell this process."""
         return cls(starter=starter, size=size, rank=_number(rank), local_rank=_number(local_rank), node_rank=_number(node_rank))
 

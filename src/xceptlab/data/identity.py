@@ -81,7 +81,7 @@ def resolved_data(data: DataConfig, registered: str = "", look: Callable[[DataCo
             mend="files were added, removed, renamed or changed since; put back what was there, or leave data.content out to "
             "train another run on what is there now",
         )
-    except ValueError:
+    except Refused:
         if data.content or not data.download:
             raise
         content = contents(data).content
@@ -187,7 +187,7 @@ def files(config: DataConfig) -> str:
         return ""
     try:
         return SETS[config.name].files(dataclasses.replace(config, download=False))
-    except ValueError:  # not here
+    except Refused:  # not here
         return ""
 
 

@@ -125,17 +125,17 @@ class DataModule(pl.LightningDataModule):
         self.config = config
         self.train: Split
         self.prepare_data_per_node = False  # what prepare_data says is said once
-        self._told = False
+        self._said_what_is_left = False
         self._resident: dict[Arrays, Tensor] = {}
 
     def prepare_data(self) -> None:
         """Say once which files of a tree are left alone; Lightning calls this in the first process only."""
         self.setup("fit")
         stores = [split.source.store for split in (self.train, self.test) if isinstance(split.source, Photographs)]
-        if not self._told:
+        if not self._said_what_is_left:
             for line in left_alone(stores):
                 say(line)
-        self._told = True
+        self._said_what_is_left = True
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "train"):

@@ -1,5 +1,6 @@
 """What the server loads before it forks runs."""
 
+import contextlib
 import signal
 
 _before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the coordinator, which ends the server
@@ -18,6 +19,7 @@ from xceptlab.train import git_state  # noqa: E402
 git_state()  # of the code that is loaded here, for the records of all runs
 defaults = load_run([])
 cost(defaults.model, defaults.data.classes, defaults.data.size)  # each first call loads what it needs, half a second's worth
-if mirror.WANDB:
-    mirror.client()
+with contextlib.suppress(Exception):  # a broken W&B is nothing that a study has to end for
+    if mirror.WANDB:
+        mirror.client()
 signal.signal(signal.SIGINT, _before)

@@ -116,7 +116,7 @@ class _Display:
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
         self.looked = 0.0
-        self.told: set[str] = set()
+        self.reasons_shown: set[str] = set()
         """Reasons of failures, each of which is told once."""
 
     def __enter__(self) -> "_Display":
@@ -147,8 +147,8 @@ class _Display:
                     if state == "failed":
                         reason = self.overview.reason(run_id)
                         more = f" (see {self.overview.log(run_id)})"
-                        more = more if reason in self.told else f", {reason}{more}"
-                        self.told.add(reason)
+                        more = more if reason in self.reasons_shown else f", {reason}{more}"
+                        self.reasons_shown.add(reason)
                     total = len(self.overview.runs)
                     print(one_line(f"{self.overview.name(run_id)}: {state}{more} ({done} of {total} done)"), flush=True)
         self.before = states

@@ -445,11 +445,13 @@ def _read_keras(path: Path) -> State:
         else:
             with h5py.File(path) as file:
                 layers = _by_kind(file) if "layers" in file else _by_name(file)
+        return _keras_state(layers, str(path))
+    except Refused:
+        raise
     except FileNotFoundError:
         raise Refused(f"{path}: no such file") from None
-    except (OSError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise Refused(f"{path}: not a readable Keras file ({error})") from None
-    return _keras_state(layers, str(path))
 
 
 def _number(name: str) -> int:

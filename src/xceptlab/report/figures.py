@@ -51,7 +51,8 @@ def axis(verdict: Verdict) -> str:
     a, b = map(short, reversed(verdict.claim.sides) if verdict.claim.lower_is_better else verdict.claim.sides)
     line = "<br>" if len(a + b) > 20 else " "
     units = "nats" if verdict.claim.lower_is_better else "points"
-    return f"{html.escape(a)}{line}− {html.escape(b)}, {verdict.claim.metric} ({units})"
+    what = f"{verdict.claim.gain} in {verdict.claim.metric}" if verdict.claim.gain else verdict.claim.metric
+    return f"{html.escape(a)}{line}− {html.escape(b)}, {html.escape(what)} ({units})"
 
 
 def span(verdict: Verdict) -> tuple[float, float, float, float]:
@@ -161,7 +162,8 @@ def pairs_html(verdict: Verdict) -> str:
         hovertemplate=f"seed %{{customdata}}: %{{y:.{decimals(v.claim.metric)}f}}<extra></extra>",
     )
     figure.update_xaxes(ticktext=[wrapped(arm) for arm in v.claim.sides], **_TWO)
-    figure.update_yaxes(title=f"{v.claim.metric} ({unit(v.claim.metric)})")
+    metric = f"{v.claim.metric} ({unit(v.claim.metric)})"
+    figure.update_yaxes(title=f"gain, {metric}" if v.claim.gain else metric)
     return _div(figure, 320)
 
 

@@ -65,7 +65,8 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
     seeds, more = expansion.study.seeds, ""
     if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.settled for verdict in verdicts):
-        more = f"; then {seeds.step} more seeds at a time until every claim is decided, {seeds.max} at most"
+        wanted = "decided" if seeds.futility is None else "decided or given up"
+        more = f"; then {seeds.step} more seeds at a time until every claim is {wanted}, {seeds.max} at most"
     console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
     if nothing := expansion.nothing_found():
         console.print(f"{nothing}.", soft_wrap=True, highlight=False)
