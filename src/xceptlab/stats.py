@@ -109,7 +109,7 @@ def at_chance(accuracy: float, chance: float, images: int) -> bool:
 def upper_share(hits: int, n: int, level: float = 0.95) -> float:
     """The one-sided upper confidence bound of a share that ``hits`` of ``n`` >= 1 show, such as 0.45 for 0 of 5.
 
-    Clopper & Pearson (1934); exact, so that it is below the true share in 5% of cases at most.
+    Clopper & Pearson (1934); exact for an n that was fixed before: it is below the true share in 5% of cases at most.
     """
     return 1.0 if hits == n else float(stats.beta.ppf(level, hits + 1, n - hits))
 
