@@ -879,6 +879,22 @@ def test_arms_at_chance_are_said_everywhere(study, capsys):
         )
 
 
+def test_in_80_characters_the_table_of_arms_has_their_names_and_numbers_whole(study, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    expansion = study()
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, 97.4 + seed, correct=[1] * 50 + [0] * 450)
+    arguments = ["report", str(Path(expansion.command.split()[2])), "--runtime.outputs", str(expansion.directory().parents[1])]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for arm in expansion.arms:
+        (row,) = [line for line in lines if line.split()[:1] == [arm]]
+        assert "0 (≤ " in row
+        assert (
+            len(row.split()) >= 10
+        )  # name, runs, failed with its bound, mean, sd, parameters and MACs with their letters, speed
+
+
 def test_plan_warns_of_a_margin_below_one_image_before_the_first_run(study, tmp_path, capsys):
     study(claims=[CLAIM | {"margin": 0.005}, CLAIM | {"id": "sound"}])
     assert main(["plan", str(tmp_path / "helps"), "--runtime.outputs", str(tmp_path / "outputs")]) == 0

@@ -1,9 +1,10 @@
 """A study in the terminal: what it would run, and what its records say."""
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -96,12 +97,14 @@ def show_summary(summary: Summary) -> None:
     console = Console(highlight=False)
     console.print(Text(summary.expansion.study.question, style="bold"))
     console.print(Text(f"Data: {summary.expansion.data()}.", style="dim"))
-    view = Table(box=SIMPLE, pad_edge=False)
-    view.add_column("arm", overflow="fold")
-    for name in arm_header(summary.metric)[1:]:
+    view = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    header = arm_header(summary.metric)
+    fits = [name != "test se" for name in header]  # which a sentence tells; 80 characters have no room for it
+    view.add_column("arm", overflow="fold", min_width=10)
+    for name in [*compress(header, fits)][1:]:
         view.add_column(name, justify="right", no_wrap=True)
     for row in summary.arms:
-        view.add_row(*map(Text, arm_cells(row, row, summary.metric)))
+        view.add_row(*map(Text, compress(arm_cells(row, row, summary.metric), fits)))
     console.print(view)
     for v in summary.verdicts:
         _show_verdict(console, v)
