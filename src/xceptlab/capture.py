@@ -41,12 +41,12 @@ def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
     else:
         return True
     if trainer.is_global_zero:
-        launched("training steps", why)
+        say_not_captured("training steps", why)
     return False
 
 
-def launched(work: str, why: str) -> None:
-    """Say that work is not captured."""
+def say_not_captured(work: str, why: str) -> None:
+    """Tell the user that the run goes on without graphs for this work, and why."""
     say(f"{work} are launched kernel by kernel, not replayed from a CUDA graph: {why}")
 
 
@@ -105,7 +105,7 @@ class Captured:
 
         Args:
             batch: On the device.
-            variant: Of the work, where there are two.
+            variant: Which of two kinds of work it is, each of which has graphs of its own; an evaluation is of one kind only.
         """
         key = (variant, batch.weight, *(value.shape for value in _tensors(batch).values()))
         if graph := self._graphs.get(key):
@@ -121,7 +121,7 @@ class Captured:
         return self._capture(key, batch, variant)
 
     def _prepare(self, variant: bool) -> None:
-        """Before a batch."""
+        """Make ready what the work writes to beside its outputs; an evaluation writes to nothing."""
 
     def _computed(self, batch: Batch, variant: bool) -> Outputs:
         """Do the work."""
@@ -176,13 +176,14 @@ class Captured:
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
-        launched(self.work, why)
+        say_not_captured(self.work, why)
 
 
 class CapturedStep(Captured):
     """Outputs and gradients of a training batch, by graphs where they are captured.
 
-    Its two variants are the first batch of an optimizer step, whose gradients replace those that are there, and the others.
+    Of its two kinds of work ``variant`` is true for the first batch of an optimizer step, whose gradients replace those that are
+    there; those of the step's other batches are added.
 
     Args:
         forward: From a batch to the step's outputs; the gradients are those of ``loss`` among them.

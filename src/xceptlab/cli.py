@@ -600,7 +600,7 @@ def _absent_classes(data: DataConfig) -> list[str]:
     from xceptlab.data.check import absent_classes
 
     if data.name == "folder":
-        with suppress(ValueError):
+        with suppress(Refused):
             return list(absent_classes(dataclasses.replace(data, download=False)))
     return []
 

@@ -70,10 +70,13 @@ def _of_claim(claim: ScoreClaim, table: ScoreTable, file: Path) -> ScoreTable:
             raise Refused(f"{file}: claim {claim.id!r}: there is no arm {arm!r}; there are {', '.join(table)}")
         scores[arm] = {}
         for seed, score in table[arm].items():
-            if not math.isfinite(score) and claim.diverged is None:
+            if math.isfinite(score):
+                scores[arm][seed] = score
+            elif claim.diverged is not None:
+                scores[arm][seed] = claim.diverged
+            else:
                 no_score = f"arm {arm!r}, seed {seed} has no finite {claim.metric}"
                 raise Refused(f"{file}: {no_score}; `diverged` declares what such a run scores (claim {claim.id!r})")
-            scores[arm][seed] = score if math.isfinite(score) or claim.diverged is None else claim.diverged
     return scores
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, binom
 
-from xceptlab.stats import POWER, Array, Kind
+from xceptlab.stats import POWER, Array, Kind, decisions
 
 
 def upper_tail(wins: ArrayLike, n: int) -> Array:
@@ -159,6 +159,5 @@ def sequential_power(
     drawn = np.random.default_rng(0).choice(observed, (paths, boundary.looks[-1]))
     drawn[:, : len(observed)] = observed
     to_come = [n for n in boundary.looks if n > len(observed)]
-    decided = np.stack([p_values(drawn[:, :n], kind, margin, boundary).min(axis=-1) <= level for n in to_come])
-    needed = np.where(decided.any(axis=0), np.asarray(to_come)[decided.argmax(axis=0)], boundary.looks[-1])
-    return float(decided.any(axis=0).mean()), float(needed.mean())
+    p = np.stack([p_values(drawn[:, :n], kind, margin, boundary).min(axis=-1) for n in to_come])
+    return decisions(p, to_come, level)

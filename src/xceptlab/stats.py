@@ -6,7 +6,7 @@ What decides verdicts takes any number of leading axes ``(...)``, so that the si
 import bisect
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
@@ -181,10 +181,20 @@ def sequential_power(
     x = np.random.default_rng(0).normal(mean, spread, (paths, looks[-1]))
     x[:, : np.size(observed)] = observed
     to_come = [n for n in looks if n > np.size(observed)]
-    decided = np.stack(
-        [p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) <= level for n in to_come]
-    )  # (looks, paths)
-    needed = np.where(decided.any(axis=0), np.asarray(to_come)[decided.argmax(axis=0)], looks[-1])
+    p = np.stack([p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) for n in to_come])
+    return decisions(p, to_come, level)
+
+
+def decisions(p: Array, looks: Sequence[int], level: float) -> tuple[float, float]:
+    """The share of simulated studies that are decided by the last look, and the pairs that a study takes on average.
+
+    Args:
+        p: The smaller p-value of the claim and of its opposite, (looks, studies).
+        looks: The numbers of pairs at them.
+        level: At or below which a claim is decided.
+    """
+    decided = p <= level
+    needed = np.where(decided.any(axis=0), np.asarray(looks)[decided.argmax(axis=0)], looks[-1])
     return float(decided.any(axis=0).mean()), float(needed.mean())
 
 

@@ -257,7 +257,8 @@ def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
     for side, weights in zip(claim.sides, expansion.study.weights(claim), strict=True):
         seeds = [seed for seed in expansion.seeds if all(seed in table[arm] for arm in weights)]
         if len(weights) == 1:
-            sides[side] = {seed: table[arm][seed] for seed in seeds for arm in weights}
+            (arm,) = weights
+            sides[side] = {seed: table[arm][seed] for seed in seeds}
         else:  # rounded, so that equal scores in all arms leave 0, and not what floating point makes of it
             sides[side] = {seed: round(sum(w * table[arm][seed] for arm, w in weights.items()), 9) for seed in seeds}
     return sides

@@ -119,7 +119,7 @@ def _agreed(*, key: str, given: str, registered: str, place: str, kind: str, loo
     """
     try:
         found = look()
-    except ValueError as error:
+    except Refused as error:
         found = given or registered
         if not found:
             raise
