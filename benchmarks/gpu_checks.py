@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 import torchvision
 
-from xceptlab.train import device_name
+from xceptlab.training.train import device_name
 
 ROOT = Path(__file__).parents[1]
 CUDA = torch.cuda.is_available()
@@ -116,8 +116,8 @@ def repeats(scratch: Path, precision: str) -> str:
 
 def cpu_and_gpu(scratch: Path) -> str:
     """The network in float64 gives the same on both."""
+    from xceptlab.config.schema import ModelConfig
     from xceptlab.models.build import build
-    from xceptlab.schema import ModelConfig
 
     network = build(ModelConfig(), 1000, 0).double()
     images = torch.randn(4, 3, 299, 299, dtype=torch.float64)

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from xceptlab.config.schema import DataConfig, ModelConfig
 from xceptlab.data import SETS, augment, order
 from xceptlab.data.module import Split
 from xceptlab.data.order import Key
 from xceptlab.data.prepare import prepare
 from xceptlab.models.build import build
-from xceptlab.schema import DataConfig, ModelConfig
 
 SIZE, BATCH, ROUNDS = 224, 256, 3
 CUDA = torch.device("cuda")

@@ -31,13 +31,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from _measure import spread
+from xceptlab.config.schema import DataConfig, RunConfig, TrainConfig
 from xceptlab.data import SETS, imagenet, order, stores
 from xceptlab.data.module import DataModule
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.prepare import prepare
 from xceptlab.data.sources import Arrays
 from xceptlab.data.stores import Shards
-from xceptlab.schema import DataConfig, RunConfig, TrainConfig
 
 ROUNDS = 7
 NORM = T.Normalize((0.5,) * 3, (0.5,) * 3)
@@ -270,7 +270,7 @@ def startup() -> list[str]:
 
 
 def processor() -> str:
-    from xceptlab.train import device_name
+    from xceptlab.training.train import device_name
 
     return device_name(torch.device("cpu"))
 

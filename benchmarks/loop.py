@@ -29,11 +29,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from _measure import spread, synchronise
-from xceptlab import data, optim, train
+from xceptlab import data
+from xceptlab.config.loading import load_run
+from xceptlab.config.schema import RunConfig
 from xceptlab.data.sources import Arrays
-from xceptlab.loading import load_run
-from xceptlab.records import RunDirectory
-from xceptlab.schema import RunConfig
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.training import optim, train
 
 ROOT = Path(__file__).parents[1]
 CUDA = torch.cuda.is_available()

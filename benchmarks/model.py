@@ -35,10 +35,10 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from _measure import spread, synchronise
+from xceptlab.config.schema import ModelConfig
 from xceptlab.models.build import build
 from xceptlab.models.cost import cost
-from xceptlab.schema import ModelConfig
-from xceptlab.train import device_name
+from xceptlab.training.train import device_name
 
 RESULTS = Path(__file__).parent / "results"
 CUDA = torch.cuda.is_available()

@@ -22,11 +22,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from xceptlab import optim, train
-from xceptlab.loading import load_run
-from xceptlab.records import RunDirectory
-from xceptlab.schema import RunConfig
-from xceptlab.task import Task
+from xceptlab.config.loading import load_run
+from xceptlab.config.schema import RunConfig
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.training import optim, train
+from xceptlab.training.task import Task
 
 ROOT = Path(__file__).parents[1]
 TINY = [

@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from xceptlab.records import Record, RunDirectory
-from xceptlab.study import Expansion, expand
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
+from xceptlab.study.expansion import Expansion
+from xceptlab.study.plan import expand
 
 EPOCHS, LINES, IMAGES = 100, 4, 10_000
 """LINES: of training, per epoch."""

@@ -24,9 +24,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from _measure import synchronise
+from xceptlab.config.schema import ModelConfig
 from xceptlab.models.build import build
-from xceptlab.schema import ModelConfig
-from xceptlab.train import device_name
+from xceptlab.training.train import device_name
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")

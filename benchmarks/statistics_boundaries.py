@@ -1,4 +1,4 @@
-"""Make src/xceptlab/boundaries.csv: what peeking costs, by Monte Carlo (about 5 minutes on a core).
+"""Make src/xceptlab/study/boundaries.csv: what peeking costs, by Monte Carlo (about 5 minutes on a core).
 
 Per schedule of looks (``start`` pairs, then every ``step``, up to ``most``) the chance that, at a true mean on the margin, the
 one-sided paired t-test falls below each nominal p at some look. The t statistics there depend on no unknown variance, so standard
@@ -15,7 +15,7 @@ from scipy import stats
 STARTS, STEPS, MOST = range(3, 11), range(1, 6), 40
 NOMINAL = np.logspace(-4, np.log10(0.5), 16)
 PATHS, CHUNK = 8_000_000, 50_000
-TARGET = Path(__file__).parents[1] / "src" / "xceptlab" / "boundaries.csv"
+TARGET = Path(__file__).parents[1] / "src" / "xceptlab" / "study" / "boundaries.csv"
 
 
 def bins(rng: np.random.Generator, paths: int) -> np.ndarray:

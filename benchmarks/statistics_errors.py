@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats as sp
 
-from xceptlab import signs, stats
-from xceptlab.study import Seeds
+from xceptlab.study import signs, statistics
+from xceptlab.study.definition import Seeds
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -30,10 +30,10 @@ PLAN = Seeds(start=4, step=2, max=20, stop="decided")
 TARGET = Path(__file__).parents[1] / "docs" / "simulation.md"
 
 
-def outcomes(d: np.ndarray, kind: stats.Kind, alpha: float = ALPHA) -> tuple[np.ndarray, np.ndarray]:
+def outcomes(d: np.ndarray, kind: statistics.Kind, alpha: float = ALPHA) -> tuple[np.ndarray, np.ndarray]:
     """Of differences (trials, claims, n): which claims are supported and which contradicted, (trials, claims) each."""
-    p = stats.p_values(d, kind, MARGIN)
-    return stats.holm(p[..., 0]) <= alpha, stats.holm(p[..., 1]) <= alpha
+    p = statistics.p_values(d, kind, MARGIN)
+    return statistics.holm(p[..., 0]) <= alpha, statistics.holm(p[..., 1]) <= alpha
 
 
 def edge(draw: Draw, rng: np.random.Generator, trials: int, claims: int, n: int, shared: bool = False) -> np.ndarray:
@@ -44,7 +44,9 @@ def edge(draw: Draw, rng: np.random.Generator, trials: int, claims: int, n: int,
     return MARGIN + x
 
 
-def false_supported(draw: Draw, kind: stats.Kind, claims: int, n: int, trials: int, seed: int, shared: bool = False) -> float:
+def false_supported(
+    draw: Draw, kind: statistics.Kind, claims: int, n: int, trials: int, seed: int, shared: bool = False
+) -> float:
     """Chance of any false ``supported`` at a true effect equal to the margin (for ``equivalent`` small against it: its worst)."""
     d = edge(draw, np.random.default_rng(seed), trials, claims, n, shared)
     if (
@@ -54,7 +56,7 @@ def false_supported(draw: Draw, kind: stats.Kind, claims: int, n: int, trials: i
     return float(outcomes(d, kind)[0].any(axis=-1).mean())
 
 
-def false_contradicted(draw: Draw, kind: stats.Kind, claims: int, n: int, trials: int, seed: int) -> float:
+def false_contradicted(draw: Draw, kind: statistics.Kind, claims: int, n: int, trials: int, seed: int) -> float:
     """Chance of any false ``contradicted`` at the same effect (for ``equivalent`` also with a margin of next to nothing)."""
     d = edge(draw, np.random.default_rng(seed), trials, claims, n)
     if kind == "superior":
@@ -64,7 +66,7 @@ def false_contradicted(draw: Draw, kind: stats.Kind, claims: int, n: int, trials
 
 def coverage(draw: Draw, n: int, trials: int, seed: int) -> float:
     """How often the 90% interval holds the true mean."""
-    low, high = np.moveaxis(stats.interval(draw(np.random.default_rng(seed), (trials, n)), 1 - 2 * ALPHA), -1, 0)
+    low, high = np.moveaxis(statistics.interval(draw(np.random.default_rng(seed), (trials, n)), 1 - 2 * ALPHA), -1, 0)
     return float(((low <= 0) & (high >= 0)).mean())
 
 
@@ -75,28 +77,30 @@ def power(effect: float, n: int, trials: int, seed: int) -> float:
 
 
 def sequential(
-    x: np.ndarray, kinds: list[stats.Kind], margins: list[float], plan: Seeds = PLAN, alpha: float = ALPHA
+    x: np.ndarray, kinds: list[statistics.Kind], margins: list[float], plan: Seeds = PLAN, alpha: float = ALPHA
 ) -> np.ndarray:
     """Study x (trials, claims, max) until all claims are decided, as ``verdict.judge`` does with ``seeds``.
 
     Returns:
         Per trial and claim (trials, claims, 2): outcome (1 supported, -1 contradicted, 0 neither) and the seeds it was frozen at.
     """
-    boundary = stats.Boundary(plan.start, plan.step, plan.max)
+    boundary = statistics.Boundary(plan.start, plan.step, plan.max)
     p = np.ones((*x.shape[:2], 2))
     frozen = np.zeros((*x.shape[:2], 2), int)
     frozen[..., 1] = plan.max
     for n in plan.looks:
-        fresh = [stats.p_values(x[:, i, :n], kind, margins[i], boundary.chance) for i, kind in enumerate(kinds)]
+        fresh = [statistics.p_values(x[:, i, :n], kind, margins[i], boundary.chance) for i, kind in enumerate(kinds)]
         open_ = frozen[..., 0] == 0
         p = np.where(open_[..., None], np.stack(fresh, axis=1), p)
         for side, outcome in ((0, 1), (1, -1)):
-            hit = open_ & (stats.holm(p[..., side]) <= alpha)
+            hit = open_ & (statistics.holm(p[..., side]) <= alpha)
             frozen[hit] = [outcome, n]
     return frozen
 
 
-def sequential_errors(rng: np.random.Generator, claims: int, trials: int, kind: stats.Kind, shared: bool) -> tuple[float, float]:
+def sequential_errors(
+    rng: np.random.Generator, claims: int, trials: int, kind: statistics.Kind, shared: bool
+) -> tuple[float, float]:
     """Familywise chances of a false ``supported`` and of a false ``contradicted`` with all the peeking, at the margin."""
     x = edge(DIFFERENCES["normal"], rng, trials, claims, PLAN.max, shared) - MARGIN
     if kind == "superior":
@@ -120,7 +124,7 @@ def collapse_errors(share: float, n: int, trials: int, seed: int) -> tuple[float
     """
     d = collapsing(np.random.default_rng(seed), trials, n, share)
     median = 0.3 * sp.norm.ppf((0.5 - share) / (1 - share))
-    of_mean = stats.p_values(d, "superior", -FALL * share)[:, 0] <= ALPHA
+    of_mean = statistics.p_values(d, "superior", -FALL * share)[:, 0] <= ALPHA
     of_median = signs.p_values(d, "superior", median)[:, 0] <= ALPHA
     return float(of_mean.mean()), float(of_median.mean())
 
@@ -128,7 +132,7 @@ def collapse_errors(share: float, n: int, trials: int, seed: int) -> tuple[float
 def collapse_power(share: float, n: int, trials: int, seed: int) -> tuple[float, float]:
     """Chances to support an effect of 2 standard deviations where the other arm collapses, by the mean and by the median."""
     d = 2 * 0.3 - collapsing(np.random.default_rng(seed), trials, n, share)
-    of_mean, of_median = (module.p_values(d, "superior", 0.0)[:, 0] <= ALPHA for module in (stats, signs))
+    of_mean, of_median = (module.p_values(d, "superior", 0.0)[:, 0] <= ALPHA for module in (statistics, signs))
     return float(of_mean.mean()), float(of_median.mean())
 
 
@@ -138,14 +142,14 @@ def futility_cost(effect: float, trials: int, seed: int, futility: float = 0.1) 
     Returns:
         How often it is supported, and the seeds used on average. The chance to be decided is simulated with 200 paths, not 4,000.
     """
-    boundary = stats.Boundary(PLAN.start, PLAN.step, PLAN.max)
+    boundary = statistics.Boundary(PLAN.start, PLAN.step, PLAN.max)
     supported, seeds = [], []
     for x in MARGIN + effect + np.random.default_rng(seed).standard_normal((trials, PLAN.max)):
         for n in PLAN.looks:
             d = x[:n]
-            p = stats.p_values(d, "superior", MARGIN, boundary.chance)
+            p = statistics.p_values(d, "superior", MARGIN, boundary.chance)
             plan = "superior", MARGIN, PLAN.looks, boundary, ALPHA, d
-            if p.min() <= ALPHA or stats.sequential_power(d.mean(), d.std(ddof=1), *plan, paths=200)[0] < futility:
+            if p.min() <= ALPHA or statistics.sequential_power(d.mean(), d.std(ddof=1), *plan, paths=200)[0] < futility:
                 break
         supported.append(p[0] <= ALPHA)
         seeds.append(n)
@@ -210,7 +214,7 @@ def main(trials: int = 200_000) -> None:
             wrong = sequential_errors(rng, claims, trials // (1 if claims == 1 else 4), kind, shared)
             peeking.append([f"{kind}, {claims}{' with one baseline' if shared else ''}", *map(percent, wrong)])
     naive = MARGIN + rng.standard_normal((trials, PLAN.max))
-    naive_hits = [stats.p_values(naive[:, :n], "superior", MARGIN)[:, 0] <= ALPHA for n in PLAN.looks]
+    naive_hits = [statistics.p_values(naive[:, :n], "superior", MARGIN)[:, 0] <= ALPHA for n in PLAN.looks]
     cost = []
     for effect in (0.0, 0.5, 1.0, 1.5, 2.0):
         done = sequential(MARGIN + effect + rng.standard_normal((trials // 4, 1, PLAN.max)), ["superior"], [MARGIN])

@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from _measure import spread
-from xceptlab.train import device_name
+from xceptlab.training.train import device_name
 
 ROOT = Path(__file__).parents[1]
 CUDA = torch.cuda.is_available()

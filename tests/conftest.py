@@ -12,9 +12,9 @@ import pytest
 
 import processes
 from processes import ROOT
+from xceptlab.config.loading import load_run
+from xceptlab.config.schema import RunConfig
 from xceptlab.data import resolved
-from xceptlab.loading import load_run
-from xceptlab.schema import RunConfig
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from xceptlab.config.schema import DataConfig
 from xceptlab.data.identity import fingerprint
-from xceptlab.records import Record, RunDirectory
-from xceptlab.schema import DataConfig
-from xceptlab.study import Expansion
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
+from xceptlab.study.expansion import Expansion
 
 
 @functools.cache

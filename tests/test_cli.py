@@ -14,8 +14,9 @@ import xceptlab as package
 from conftest import TINY
 from made import leave
 from xceptlab.cli import main
-from xceptlab.records import RunDirectory
-from xceptlab.study import Registration, expand
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.study.plan import expand
+from xceptlab.study.registration import Registration
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ["torch", "pytorch_lightning", "jsonargparse", "numpy", "scipy", "rich", "yaml", "wandb", "plotly", "matplotlib"]
@@ -50,7 +51,7 @@ def test_help_and_errors_import_nothing_heavy(arguments):
 
 
 def test_a_defect_is_not_shown_as_the_users_mistake(monkeypatch):
-    monkeypatch.setattr("xceptlab.study.expand", lambda *arguments, **options: int("x"))  # C raises it, from our line
+    monkeypatch.setattr("xceptlab.study.plan.expand", lambda *arguments, **options: int("x"))  # C raises it, from our line
     with pytest.raises(ValueError, match="invalid literal"):
         main(["plan", "experiments/residual"])
 

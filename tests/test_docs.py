@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from xceptlab.section import in_words
-from xceptlab.study import Claim, Paper, Seeds, Study, expand
+from xceptlab.config.fields import in_words
+from xceptlab.study.definition import Claim, Paper, Seeds, Study
+from xceptlab.study.plan import expand
 
 TEXT = (ROOT / "docs" / "study.md").read_text()
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, TINY
-from xceptlab import cli, shipped
-from xceptlab.loading import load_run
-from xceptlab.schema import LauncherConfig, ModelConfig
-from xceptlab.study import Claim, Paper, expand
+from xceptlab import cli
+from xceptlab.config import shipped
+from xceptlab.config.loading import load_run
+from xceptlab.config.schema import LauncherConfig, ModelConfig
+from xceptlab.study.definition import Claim, Paper
+from xceptlab.study.plan import expand
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
 OPTIONS = [argument for argument in TINY if argument.startswith("--")]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from xceptlab.text import LENGTH, decoded, one_line, read, say, shortened
+from xceptlab.files import decoded, read
+from xceptlab.text import LENGTH, one_line, say, shortened
 
 
 @pytest.mark.parametrize("data", [b"", b"a\nb", "é日本".encode(), b"\xef\xbb\xbfa\n"])

@@ -64,7 +64,7 @@ def _write_checkpoints(folder: Path, temporary: str) -> None:
     """Forever, through a full disk, too; where Python and libraries would put temporary files is ``temporary``."""
     import torch
 
-    from xceptlab.checkpoints import CheckpointFiles
+    from xceptlab.training.checkpoints import CheckpointFiles
 
     os.environ["TMPDIR"] = tempfile.tempdir = temporary
     payload = torch.randn(2**18)
@@ -88,7 +88,7 @@ def small_disk(folder: Path, megabytes: float) -> Iterator[bool]:
 
 @check("SIGKILL while checkpoints are written: one disk, two file systems, a full disk", "0 unreadable, previous one kept")
 def torn(folder: Path, full: bool) -> Counts:
-    from xceptlab.checkpoints import CheckpointFiles, newest, oldest_first
+    from xceptlab.training.checkpoints import CheckpointFiles, newest, oldest_first
 
     memory = next((place for place in ("/dev/shm", "/run") if os.access(place, os.W_OK)), str(folder))
     held, of = 0, 0
@@ -115,7 +115,7 @@ def torn(folder: Path, full: bool) -> Counts:
 
 @check("a disk that is full in mid-run", "old checkpoints kept, one clear line, continues when there is room")
 def full_disk(folder: Path, full: bool) -> Counts:
-    from xceptlab.checkpoints import newest
+    from xceptlab.training.checkpoints import newest
 
     with small_disk(folder / "small", 6) as mounted:
         if not mounted:
@@ -265,8 +265,8 @@ def _marked(mark: str) -> list[tuple[int, list[str]]]:
 
 @check("a run begun by an older version; a checkpoint of one with other weights", "starts anew and says so; refused in one line")
 def older_version(folder: Path, full: bool) -> Counts:
-    from xceptlab.checkpoints import CheckpointFiles
-    from xceptlab.loading import load_run
+    from xceptlab.config.loading import load_run
+    from xceptlab.training.checkpoints import CheckpointFiles
 
     run = Run(folder / "run")
     (folder / "run" / "runs" / load_run(ARGV).id_in(1)).mkdir(parents=True)

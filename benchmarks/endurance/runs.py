@@ -175,7 +175,7 @@ def _train(argv: list[str], group: dict[str, str], folder: Path, rank: int) -> N
     """A process of a run: ``xceptlab train``, noting which images the network sees and with which weights it ends."""
     from xceptlab.cli import main
     from xceptlab.launch.launcher import print_to
-    from xceptlab.task import Task
+    from xceptlab.training.task import Task
 
     world = int(group["WORLD_SIZE"])
     os.environ |= group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}

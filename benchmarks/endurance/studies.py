@@ -29,8 +29,9 @@ TINY = [
 
 def _injured(argv: list[str]) -> int:
     """A run of a study, of which some crash, the first of each arm for certain; notes when two processes train the same."""
-    from xceptlab import cli, train
-    from xceptlab.task import Task
+    from xceptlab import cli
+    from xceptlab.training import train
+    from xceptlab.training.task import Task
 
     folder = Path(argv[argv.index("-c") + 1]).parent
     real_train, step = train._train, Task.training_step
@@ -68,7 +69,7 @@ def _coordinate(study: Path, outputs: Path, jobs: int, crashing: float) -> None:
     from xceptlab import cli
     from xceptlab.launch.launcher import print_to
     from xceptlab.launch.study import run_missing
-    from xceptlab.study import expand
+    from xceptlab.study.plan import expand
 
     os.environ["CRASHING"] = str(crashing)
     print_to(outputs.with_suffix(".txt"))
@@ -82,7 +83,7 @@ def _coordinate(study: Path, outputs: Path, jobs: int, crashing: float) -> None:
 )
 def crashes(folder: Path, full: bool) -> Counts:
     from xceptlab.report.summary import summarise
-    from xceptlab.study import expand
+    from xceptlab.study.plan import expand
 
     count, crashing = (200, 0.1) if full else (6, 0.3)
     study = folder / "study.yaml"
@@ -133,8 +134,8 @@ def _lie(argv: list[str]) -> int:
 
 @check("exit code 0 without a record", "never counted as done")
 def lies(folder: Path, full: bool) -> Counts:
+    from xceptlab.config.loading import load_run
     from xceptlab.launch.local import Local
-    from xceptlab.loading import load_run
 
     launcher, count = Local(_lie, 2), 50 if full else 10
     launcher.start([load_run([*TINY, f"--seed={seed}", f"--runtime.outputs={folder}"]) for seed in range(count)])

@@ -1,9 +1,19 @@
-"""What a user can mend, told apart from what is a defect of this program."""
+"""How a command ends: its exit codes, and the errors that mean something else than a defect of this program.
+
+Every other exception keeps its traceback and ends with exit code 1.
+"""
+
+FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
+"""Exit codes: a run failed or the disk is full; it would fail again; the same command continues; Ctrl-C."""
 
 
 class Refused(ValueError):
     """A configuration, a file or an argument that cannot be used; the message says what, where and what is allowed, in one line.
 
-    The command line prints the message and ends with exit code 2. Every other exception keeps its traceback and exit code 1, the
-    ``ValueError`` of a library, too: nobody can mend a defect by another configuration.
+    The command line prints the message and ends with ``BAD_INPUT``. The ``ValueError`` of a library is none: nobody can mend a
+    defect by another configuration.
     """
+
+
+class Interrupted(BaseException):
+    """A signal other than Ctrl-C's asked to stop; as Ctrl-C's, no error that a handler of errors may take for its own."""

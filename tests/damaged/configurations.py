@@ -7,7 +7,7 @@ import yaml
 from conftest import ROOT
 from damaged.case import Case
 from damaged.yamls import FIELDS, TEXTS, VALUES, damaged_yaml
-from xceptlab.schema import RunConfig
+from xceptlab.config.schema import RunConfig
 
 SHIPPED = [sorted((ROOT / "configs" / folder).glob("*.yaml")) for folder in ("model", "data", "train")]
 TINY = [ROOT / "configs" / name for name in ("model/xception_tiny.yaml", "data/digits.yaml", "train/digits.yaml")]

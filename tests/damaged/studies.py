@@ -12,7 +12,8 @@ from damaged.case import BYTES, Case
 from damaged.configurations import overrides
 from damaged.yamls import damaged_yaml, dump, restructure
 from made import leave
-from xceptlab.study import Registration, expand
+from xceptlab.study.plan import expand
+from xceptlab.study.registration import Registration
 
 SHIPPED = sorted((ROOT / "experiments").glob("*/study.yaml"))
 SCORES = [97.0, 96.5], [10.0, 10.0], [100.0, 100.0], [0.0, 0.0], [97.0, 20.0]

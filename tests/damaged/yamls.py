@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from damaged.case import BYTES, Case
-from xceptlab.loading import keys
-from xceptlab.schema import RunConfig
+from xceptlab.config.loading import keys
+from xceptlab.config.schema import RunConfig
 
 FIELDS = [key for key in keys(RunConfig) if "." in key]
 VALUES: list[Any] = [

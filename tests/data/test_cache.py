@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from xceptlab.config.schema import DataConfig
 from xceptlab.data import cifar, photographs
 from xceptlab.data.sources import fingerprint
-from xceptlab.schema import DataConfig
 
 IMAGES = 20
 

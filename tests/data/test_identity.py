@@ -21,13 +21,13 @@ from PIL import Image
 from conftest import ROOT
 from made import leave, photographs
 from xceptlab import cli
+from xceptlab.config.loading import load_run
+from xceptlab.config.schema import DataConfig, RunConfig
 from xceptlab.data import identity, resolved, splits, stores
 from xceptlab.data.prepare import prepare
-from xceptlab.loading import load_run
-from xceptlab.records import RunDirectory, begun_on_other_files
-from xceptlab.schema import DataConfig, RunConfig
-from xceptlab.study import expand
-from xceptlab.task import Task
+from xceptlab.runs.directory import RunDirectory, begun_on_other_files
+from xceptlab.study.plan import expand
+from xceptlab.training.task import Task
 
 TRAIN = [
     *("-c", str(ROOT / "configs/model/xception_tiny.yaml"), "-c", str(ROOT / "configs/train/digits.yaml")),
@@ -196,7 +196,7 @@ def test_a_network_for_an_own_data_set_needs_the_files_only_to_count_its_classes
 
 def test_looking_needs_no_torch_and_follows_the_files(tree):
     code = (
-        "import os, sys; from xceptlab.data import resolved; from xceptlab.schema import DataConfig, RunConfig;"
+        "import os, sys; from xceptlab.data import resolved; from xceptlab.config.schema import DataConfig, RunConfig;"
         f"config = RunConfig(data=DataConfig(name='folder', root={str(tree)!r}));"
         "before = resolved(config).run_id;"
         f"os.remove({str(tree / 'train/a/a0.jpg')!r});"

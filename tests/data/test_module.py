@@ -9,11 +9,11 @@ import torch
 
 import made
 from conftest import TINY
+from xceptlab.config.loading import load_run
 from xceptlab.data import order
 from xceptlab.data.module import DataModule
-from xceptlab.loading import load_run
-from xceptlab.train import trainer_on_devices
-from xceptlab.world import World
+from xceptlab.runs.world import World
+from xceptlab.training.train import trainer_on_devices
 
 
 def batches(overrides=(), epochs=2):

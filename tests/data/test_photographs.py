@@ -31,6 +31,7 @@ from torchvision.transforms import functional as F
 
 from conftest import PHOTOGRAPHS, ROOT
 from xceptlab import cli
+from xceptlab.config.schema import DataConfig
 from xceptlab.data import SETS, augment, imagenet, order, sources, splits
 from xceptlab.data.check import Counts, check
 from xceptlab.data.module import Split
@@ -38,7 +39,6 @@ from xceptlab.data.photographs import Photographs, decode
 from xceptlab.data.prepare import prepare
 from xceptlab.data.stores import Tree
 from xceptlab.errors import Refused
-from xceptlab.schema import DataConfig
 
 CLASSES = ("n01", "n02", "n03")
 
@@ -1252,7 +1252,7 @@ def flock(request, monkeypatch):
 
     if request.param:
         monkeypatch.setattr("fcntl.flock", refuse)
-        monkeypatch.setattr("xceptlab.leases.HEARTBEAT", 0.2)
+        monkeypatch.setattr("xceptlab.runs.leases.HEARTBEAT", 0.2)
 
 
 def test_tar_files_and_prepared_photographs_do_without_locks(flock, tars):

@@ -13,10 +13,10 @@ from PIL import Image
 
 from conftest import CIFAR10
 from made import photographs
+from xceptlab.config.schema import DataConfig, RunConfig
 from xceptlab.data import SETS, identity, locate
 from xceptlab.data.check import check
 from xceptlab.data.module import DataModule
-from xceptlab.schema import DataConfig, RunConfig
 
 DIGITS = DataConfig(name="digits", size=16, crop="none")
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from xceptlab import cli
+from xceptlab.config.schema import DataConfig
 from xceptlab.data import SETS
 from xceptlab.data.sources import Unreadable, Unsound
 from xceptlab.errors import Refused
-from xceptlab.schema import DataConfig
 
 ROWS = 20
 SETTINGS = {"cifar10": {"size": 32, "crop": "pad"}, "folder": {"size": 24, "num_classes": 10}}

@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
+from xceptlab.config.loading import load_run
+from xceptlab.config.schema import RunConfig
 from xceptlab.launch.launcher import Launcher, State
-from xceptlab.loading import load_run
-from xceptlab.records import Record, RunDirectory
-from xceptlab.schema import RunConfig
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
 
 
 def finish(launcher: Launcher, until: Callable[[dict[str, State]], object] | None = None) -> dict[str, State]:
@@ -82,7 +83,7 @@ def write_record(config: RunConfig) -> None:
 def slowly(argv: list[str]) -> int:
     """A real run that takes a second a step, until somebody puts ``go`` into its outputs."""
     from xceptlab import cli
-    from xceptlab.task import Task
+    from xceptlab.training.task import Task
 
     go = Path(argv[argv.index("-c") + 1]).parents[2] / "go"
     step = Task.training_step

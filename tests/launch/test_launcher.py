@@ -5,11 +5,11 @@ import shutil
 import pytest
 
 from launch import fakes
+from xceptlab.config.loading import load_run
 from xceptlab.launch import ray, slurm
 from xceptlab.launch.launcher import check_gpus
 from xceptlab.launch.local import Local
 from xceptlab.launch.study import make_launcher
-from xceptlab.loading import load_run
 
 
 def make(*overrides):

@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT, TINY
 from launch import fakes
 from launch.fakes import calls, finish
+from xceptlab.config.loading import load_run
 from xceptlab.launch import local
 from xceptlab.launch.launcher import crash
-from xceptlab.loading import load_run
-from xceptlab.records import RunDirectory
+from xceptlab.runs.directory import RunDirectory
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ from conftest import ROOT
 from launch import fakes
 from launch.fakes import calls, finish
 from xceptlab.launch import local
-from xceptlab.loading import load_run
+from xceptlab.config.loading import load_run
 if __name__ == "__main__":
     one = local.Local(fakes.record, 1)
     one._context.set_forkserver_preload([])

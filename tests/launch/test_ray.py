@@ -11,11 +11,11 @@ from conftest import ROOT
 from launch import fakes
 from launch.fakes import finish
 from xceptlab import cli
+from xceptlab.config.loading import load_run
 from xceptlab.launch.study import make_launcher
-from xceptlab.leases import leases
-from xceptlab.loading import load_run
-from xceptlab.records import RunDirectory
-from xceptlab.train import train
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.leases import leases
+from xceptlab.training.train import train
 
 RAY = ("--launcher.name=ray", "--runtime.accelerator=cpu")
 

@@ -3,10 +3,11 @@
 import pytest
 from rich.console import Console
 
-from xceptlab.interruption import Interrupted
+from xceptlab.errors import Interrupted
 from xceptlab.launch import study
-from xceptlab.records import RunDirectory
-from xceptlab.study import Registration, expand
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.study.plan import expand
+from xceptlab.study.registration import Registration
 
 
 @pytest.mark.parametrize("terminal", [True, False])

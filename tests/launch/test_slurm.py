@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT, TINY
 from launch import fakes
 from launch.fakes import calls, finish
+from xceptlab.config.loading import load_run
 from xceptlab.launch.study import make_launcher
-from xceptlab.loading import load_run
-from xceptlab.records import RunDirectory
-from xceptlab.train import train
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.training.train import train
 
 slurm = pytest.mark.skipif(
     "SLURM_CONF" not in os.environ or not shutil.which("sbatch"), reason="no test cluster of SLURM; see .ci/slurm"

@@ -9,12 +9,12 @@ from rich.console import Console
 
 from conftest import ROOT
 from launch import fakes
-from xceptlab import leases
 from xceptlab.cli import main
 from xceptlab.launch import status
 from xceptlab.launch.status import Overview
-from xceptlab.records import RunDirectory
-from xceptlab.study import expand
+from xceptlab.runs import leases
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.study.plan import expand
 
 
 @pytest.fixture

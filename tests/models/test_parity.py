@@ -14,9 +14,9 @@ keras = pytest.importorskip("keras")
 timm = pytest.importorskip("timm")
 
 from conftest import enliven  # noqa: E402
+from xceptlab.config.schema import ModelConfig  # noqa: E402
 from xceptlab.models import pretrained  # noqa: E402
 from xceptlab.models.xception import Block, Xception  # noqa: E402
-from xceptlab.schema import ModelConfig  # noqa: E402
 
 SIZES = [299, 224, 96, 71, 64]
 SYMMETRIC = ModelConfig(padding="symmetric", bn_eps=1e-5, bn_momentum=0.1)

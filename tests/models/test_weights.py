@@ -13,15 +13,16 @@ import yaml
 from conftest import TINY
 from made import photographs
 from xceptlab import cli
+from xceptlab.config.loading import dump, load_run
+from xceptlab.config.schema import ModelConfig
 from xceptlab.data import resolved
-from xceptlab.loading import dump, load_run
 from xceptlab.models import pretrained
 from xceptlab.models.build import build
-from xceptlab.records import RunDirectory
-from xceptlab.schema import ModelConfig
-from xceptlab.study import Registration, expand
-from xceptlab.task import Task
-from xceptlab.train import train
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.study.plan import expand
+from xceptlab.study.registration import Registration
+from xceptlab.training.task import Task
+from xceptlab.training.train import train
 
 NARROW = ModelConfig(width=0.0625, middle_blocks=1, stem="cifar")
 TIMMS = dataclasses.replace(NARROW, middle_blocks=8, stem="imagenet", **pretrained.CONSTANTS["timm"])

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from xceptlab.config.schema import ModelConfig
 from xceptlab.models.build import build
 from xceptlab.models.cost import changes, cost, table
 from xceptlab.models.separable import ACTIVATIONS, SeparableConv2d
 from xceptlab.models.xception import MaxPool, Xception
-from xceptlab.schema import ModelConfig
 
 SMALL = {"width": 0.125, "middle_blocks": 1}
 

@@ -10,9 +10,9 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from xceptlab.config.schema import ModelConfig
 from xceptlab.models.build import build
 from xceptlab.models.conv import Conv2d
-from xceptlab.schema import ModelConfig
 
 NETWORKS = [
     *({"width": width} for width in (0.016, 1 / 32, 3 / 64, 1 / 16, 3 / 32, 0.117, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1.0)),

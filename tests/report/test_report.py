@@ -17,12 +17,14 @@ import yaml
 
 from made import data_fingerprint, leave, log_lines
 from xceptlab.cli import main
-from xceptlab.records import RunDirectory
 from xceptlab.report import figures
 from xceptlab.report.caveats import Sampling
 from xceptlab.report.summary import Curve, summarise
 from xceptlab.report.write import FILES, amount, publish, results_csv, write_report
-from xceptlab.study import Expansion, Registration, expand
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.study.expansion import Expansion
+from xceptlab.study.plan import expand
+from xceptlab.study.registration import Registration
 
 EVIL = "<script>alert(1)</script>"
 CLAIM = {

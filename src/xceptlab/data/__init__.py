@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xceptlab.config.schema import DataConfig
 from xceptlab.data import order
 from xceptlab.data.identity import resolved
 from xceptlab.data.order import Indices
 from xceptlab.data.sets import SETS
 from xceptlab.data.sources import Arrays
 from xceptlab.errors import Refused
-from xceptlab.schema import DataConfig
 
 if TYPE_CHECKING:
     from xceptlab.data.photographs import Photographs

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xceptlab.data.sources import Arrays, fingerprint, locked, reading
 from xceptlab.errors import Refused
-from xceptlab.records import write_atomically
+from xceptlab.files import write_atomically
 from xceptlab.text import say
 
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from xceptlab.config.schema import DataConfig
 from xceptlab.data import identity, splits
 from xceptlab.data.order import Indices
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays, Unreadable, Unsound
 from xceptlab.data.stores import Tree
-from xceptlab.schema import DataConfig
 
 SAMPLE = 200
 """Images of a split that are decoded where not all are."""

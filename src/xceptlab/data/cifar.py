@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from xceptlab.config.schema import SCIENCE_VERSION, DataConfig
 from xceptlab.data.cache import cached
 from xceptlab.data.sources import HUB, Arrays, digest_of_files, folder, locked, missing, reading, regular_bytes
 from xceptlab.data.stores import shards
 from xceptlab.data.tables import feature_names, open_table
 from xceptlab.errors import Refused
-from xceptlab.schema import SCIENCE_VERSION, DataConfig
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _TORCHVISIONS_FILES = {

@@ -6,9 +6,9 @@ Kaynak 1998).
 
 import numpy as np
 
+from xceptlab.config.schema import DataConfig
 from xceptlab.data.order import stratified
 from xceptlab.data.sources import Arrays
-from xceptlab.schema import DataConfig
 
 TEST_IMAGES = 500
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.data import imagenet, sources
 from xceptlab.data.sets import SETS
 from xceptlab.errors import Refused
-from xceptlab.records import Record
-from xceptlab.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.runs.record import Record
 from xceptlab.text import say
 
 _SAVE_TIMMS = (

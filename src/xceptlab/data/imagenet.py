@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from xceptlab.config.schema import DataConfig
 from xceptlab.data.cache import user_cache
 from xceptlab.data.sources import Unsound, digest_of_files, folder, locked, missing, printable, reading
 from xceptlab.data.stores import (
@@ -42,7 +43,6 @@ from xceptlab.data.stores import (
 )
 from xceptlab.data.tables import feature_names
 from xceptlab.errors import Refused
-from xceptlab.schema import DataConfig
 from xceptlab.text import say
 
 if TYPE_CHECKING:

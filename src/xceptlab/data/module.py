@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from xceptlab.config.schema import DataConfig, RunConfig
 from xceptlab.data import augment, order, sources, splits
 from xceptlab.data.order import Draws, Indices, Key
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays, Unreadable
 from xceptlab.data.stores import left_alone
 from xceptlab.errors import Refused
-from xceptlab.interruption import leave_signals_to_parent
-from xceptlab.schema import DataConfig, RunConfig
+from xceptlab.signals import leave_signals_to_parent
 from xceptlab.text import say
 
 STAND_INS = 10

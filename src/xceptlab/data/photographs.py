@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xceptlab.config.schema import DataConfig
 from xceptlab.data import augment
 from xceptlab.data.order import Draws, Indices
 from xceptlab.data.sources import Unreadable, digest
 from xceptlab.data.stores import Store
 from xceptlab.errors import Refused
-from xceptlab.schema import DataConfig
 
 _JPEG = b"\xff\xd8\xff"
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)

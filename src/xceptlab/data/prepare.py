@@ -19,14 +19,14 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from xceptlab.config.schema import DataConfig
 from xceptlab.data import imagenet
 from xceptlab.data.identity import class_names, contents
 from xceptlab.data.photographs import decode
 from xceptlab.data.sources import digest, locked
 from xceptlab.data.stores import Store, left_alone, read_table, write_table
 from xceptlab.errors import Refused
-from xceptlab.records import write_atomically
-from xceptlab.schema import DataConfig
+from xceptlab.files import write_atomically
 from xceptlab.text import say
 
 MEMBERS = 1000

@@ -16,10 +16,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from xceptlab import leases
+from xceptlab.config.schema import DataConfig
 from xceptlab.data.order import Indices
 from xceptlab.errors import Refused
-from xceptlab.schema import DataConfig
+from xceptlab.runs import leases
 from xceptlab.text import say
 
 HUB = "hf://"

@@ -19,7 +19,7 @@ from xceptlab.data.order import Indices
 from xceptlab.data.sources import printable, reading, regular_bytes
 from xceptlab.data.tables import open_table
 from xceptlab.errors import Refused
-from xceptlab.records import write_atomically
+from xceptlab.files import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow

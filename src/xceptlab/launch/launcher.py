@@ -20,14 +20,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, Literal
 
-from xceptlab.errors import Refused
-from xceptlab.interruption import BAD_INPUT, INTERRUPTED, PARENT
-from xceptlab.leases import Watch
-from xceptlab.loading import dump
-from xceptlab.records import Follower, RunDirectory, write_atomically
-from xceptlab.schema import RunConfig
+from xceptlab.config.loading import dump
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import BAD_INPUT, INTERRUPTED, Refused
+from xceptlab.files import write_atomically
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.leases import Watch
+from xceptlab.runs.world import forget
+from xceptlab.signals import PARENT
 from xceptlab.text import say
-from xceptlab.world import forget
 
 State = Literal["waiting", "queued", "running", "done", "failed"]
 """queued: handed to a cluster, which has not started it yet."""
@@ -167,7 +168,10 @@ class Launcher(ABC):
             if told := crash(code, job.log):
                 with open(job.log, "a", encoding="utf-8") as log:
                     log.write(f"xceptlab: {told}\n")
-            before, job.reached = job.reached, Follower(job.directory).progress(job.config.train.epochs).epoch
+            before, job.reached = (
+                job.reached,
+                job.directory.follow().progress(job.config.train.epochs).epoch,
+            )
             job.crashes = 1 if job.reached > before else job.crashes + 1
             if code == BAD_INPUT or job.crashes >= (LOSSES if code == LOST else ATTEMPTS):
                 job.state = "failed"

@@ -16,10 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.interruption import die_with_parent
 from xceptlab.launch.launcher import CHECKPOINT_SECONDS, Job, Launcher, Main, check_one_node, execute
-from xceptlab.schema import RunConfig
+from xceptlab.signals import die_with_parent
 
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Where the drivers of NVIDIA, WSL and AMD are to be seen; without any of them, torch need not be imported to count GPUs."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lightning_utilities.core.imports import RequirementCache
 
+from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.launch.launcher import CHECKPOINT_SECONDS, LOST, Job, Launcher, Main, check_gpus, check_one_node, execute
-from xceptlab.schema import RunConfig
 
 
 class Ray(Launcher):

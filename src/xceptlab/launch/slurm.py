@@ -22,11 +22,10 @@ from typing import NoReturn
 
 from lightning_utilities.core.imports import RequirementCache
 
-from xceptlab.errors import Refused
-from xceptlab.interruption import BAD_INPUT, FAILED, INTERRUPTED
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import BAD_INPUT, FAILED, INTERRUPTED, Refused
+from xceptlab.files import write_atomically
 from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, note_failure, print_to
-from xceptlab.records import write_atomically
-from xceptlab.schema import RunConfig
 
 NOTICE = 90
 """Seconds before the end of its time at which a job is told."""

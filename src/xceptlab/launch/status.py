@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from xceptlab.launch.launcher import State
-from xceptlab.leases import STALE, leases
-from xceptlab.records import Follower, Progress, RunDirectory
-from xceptlab.study import Expansion
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.leases import STALE, leases
+from xceptlab.runs.log import Progress
+from xceptlab.study.expansion import Expansion
 
 PAUSE = 2.0
 """Seconds between two looks."""
@@ -42,7 +43,7 @@ class Overview:
         self.expansion = expansion
         self.runs = {run.run_id: (arm, run) for (arm, _), run in expansion.runs().items()}
         self._directories = {run_id: RunDirectory.of(run.runtime.outputs, run_id) for run_id, (_, run) in self.runs.items()}
-        self._followers = {run_id: Follower(directory) for run_id, directory in self._directories.items()}
+        self._followers = {run_id: directory.follow() for run_id, directory in self._directories.items()}
         self._ended: dict[str, Seen] = {}
 
     def name(self, run_id: str) -> str:

@@ -9,14 +9,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity, locate
-from xceptlab.errors import Refused
-from xceptlab.interruption import Interrupted, Requests
+from xceptlab.errors import Interrupted, Refused
 from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
-from xceptlab.records import RunDirectory, outdated
-from xceptlab.schema import RunConfig
-from xceptlab.study import Expansion, Registration, remember_files
+from xceptlab.runs.directory import RunDirectory, outdated
+from xceptlab.signals import StopSignals
+from xceptlab.study.expansion import Expansion
+from xceptlab.study.registration import Registration, remember_files
 from xceptlab.text import one_line, say
 
 
@@ -62,7 +63,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         return {}
     display = _Display(expansion, missing)
     leave = False
-    with Requests():
+    with StopSignals():
         try:
             with display:
                 while not set((states := launcher.poll()).values()) <= {"done", "failed"}:

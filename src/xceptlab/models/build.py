@@ -5,9 +5,9 @@ import difflib
 import torch
 from torch import nn
 
+from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
 from xceptlab.models.xception import Xception
-from xceptlab.schema import ModelConfig
 
 
 def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:

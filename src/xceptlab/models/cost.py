@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
 from xceptlab.models.build import build
 from xceptlab.models.separable import SeparableConv2d
-from xceptlab.schema import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)

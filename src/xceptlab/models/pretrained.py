@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xceptlab.config.loading import load_file
+from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.data.identity import weights_file
 from xceptlab.errors import Refused
-from xceptlab.loading import load_file
 from xceptlab.models.build import build
 from xceptlab.models.xception import Xception
-from xceptlab.records import RunDirectory
-from xceptlab.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.runs.directory import RunDirectory
 
 CONSTANTS: dict[str, dict[str, Any]] = {
     "Keras": {"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.01},

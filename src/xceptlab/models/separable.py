@@ -10,8 +10,8 @@ import math
 
 from torch import Tensor, nn
 
+from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
-from xceptlab.schema import ModelConfig
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xceptlab.config.schema import ModelConfig
 from xceptlab.models.conv import Conv2d
 from xceptlab.models.separable import batch_norm, convolution
-from xceptlab.schema import ModelConfig
 
 
 class MaxPool(nn.Module):

@@ -1,25 +1,28 @@
 """What stands between a study's verdicts and believing them: unequal budgets, few test images, whatever a reviewer would ask."""
 
 import math
-import statistics
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xceptlab import stats
+from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity
 from xceptlab.data.sources import reading
 from xceptlab.errors import Refused
-from xceptlab.records import Record, RunDirectory
-from xceptlab.schema import RunConfig
-from xceptlab.stats import Array
-from xceptlab.study import Expansion, Registration, Seeds, Study
-from xceptlab.verdict import Records, Verdict, named
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
+from xceptlab.study import statistics
+from xceptlab.study.definition import Seeds, Study
+from xceptlab.study.expansion import Expansion
+from xceptlab.study.registration import Registration
+from xceptlab.study.statistics import Array
+from xceptlab.study.verdict import Records, Verdict, named
 
 UNMATCHED = 0.01
 """Relative difference of budgets beyond which arms that are to match do not."""
@@ -72,13 +75,13 @@ def sampling_errors(
     if not known or len({len(row) for row in known.values()}) > 1:
         return {}
     rng, test_images = np.random.default_rng(0), len(next(iter(known.values())))
-    drawn = dict(zip(known, stats.redrawn(np.stack(list(known.values())), DRAWS, rng).T, strict=True))
+    drawn = dict(zip(known, statistics.redrawn(np.stack(list(known.values())), DRAWS, rng).T, strict=True))
     sampling = {}
     for v in wanted:
         if all((arm, seed) in known for arm in study.arms_of(v.claim) for seed in v.differences):
             a, b = (_combined(weights, drawn, list(v.differences)) for weights in study.weights(v.claim))
             differences = a - b
-            seeds, images, both = stats.two_way_errors(v.values, differences, rng)
+            seeds, images, both = statistics.two_way_errors(v.values, differences, rng)
             sampling[v.claim.id] = Sampling(seeds=seeds, images=images, both=both, n=v.n, test_images=test_images)
     return sampling
 
@@ -159,9 +162,9 @@ def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
         "batch size": config.train.batch_size,
         "training images": images,
         "images seen": images * config.train.epochs,
-        "optimizer steps": statistics.median(steps) if steps else 0,
-        "parameters": statistics.median(run.parameters for run in runs),
-        "MACs": statistics.median(run.macs for run in runs),
+        "optimizer steps": median(steps) if steps else 0,
+        "parameters": median(run.parameters for run in runs),
+        "MACs": median(run.macs for run in runs),
     }
     return {name: value for name, value in spent.items() if value}
 
@@ -191,7 +194,7 @@ def _speed(a: str, b: str, expansion: Expansion, records: Records) -> str:
         first, second = records[a, seed], records[b, seed]
         if first and second and second.images_per_second and _made_together(first, second, done):
             ratios.append(first.images_per_second / second.images_per_second)
-    by = excess(statistics.median(ratios), 1.0, SPEED) if len(ratios) > 1 else ""
+    by = excess(median(ratios), 1.0, SPEED) if len(ratios) > 1 else ""
     return f"Speed, {a} against {b}: images/s {by} (the median of {len(ratios)} pairs of runs made together)." if by else ""
 
 
@@ -296,14 +299,14 @@ def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> l
     warnings = []
     for v in verdicts:
         warnings += [f"Claim {v.claim.id}: {why}." for why in v.warnings]
-        if v.claim.statistic == "mean" and stats.skewed(v.values):
+        if v.claim.statistic == "mean" and statistics.skewed(v.values):
             warnings.append(
                 f"Claim {v.claim.id}: the differences are skewed, so that the t-test may err several times as often as alpha; "
                 "look at the single seeds (a claim on the median is judged soundly there)."
             )
         if v.decided and v.claim.id in sampling:
             distance = min(abs(v.estimate - margin) for margin in v.margins)
-            reach = stats.reach(sampling[v.claim.id].both, v.n, v.level)
+            reach = statistics.reach(sampling[v.claim.id].both, v.n, v.level)
             if distance < reach:
                 warnings.append(
                     f"Claim {v.claim.id}: {v.outcome} on these test images; counting their sampling error too, the interval of "

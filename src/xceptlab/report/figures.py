@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from xceptlab.report.summary import ArmRow, Curve, EffectRow, Summary
-from xceptlab.study import decimals
-from xceptlab.verdict import Verdict
+from xceptlab.study.definition import decimals
+from xceptlab.study.verdict import Verdict
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; dark red in place of its yellow, pale on white."""

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from xceptlab import stats
-from xceptlab.records import RunDirectory
+from xceptlab.files import read
 from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling_errors, warnings
-from xceptlab.stats import Array
-from xceptlab.study import Expansion
-from xceptlab.text import read
-from xceptlab.verdict import Records, Verdict, guessing, has_failed, judge_study, score_of_divergence
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.study import statistics
+from xceptlab.study.expansion import Expansion
+from xceptlab.study.statistics import Array
+from xceptlab.study.verdict import Records, Verdict, guessing, has_failed, judge_study, score_of_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +90,9 @@ class Summary:
         return sum(record is not None for record in self.records.values())
 
 
-def read_records(expansion: Expansion) -> Records:
-    """Every run's record, by (arm, seed)."""
-    return {key: directory.record() for key, directory in _directories(expansion).items()}
-
-
-def _directories(expansion: Expansion) -> dict[tuple[str, int], RunDirectory]:
-    return {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in expansion.runs().items()}
-
-
 def summarise(expansion: Expansion) -> Summary:
     """Read the records and curves of a study and judge its claims."""
-    directories = _directories(expansion)
+    directories = expansion.directories()
     records = {key: directory.record() for key, directory in directories.items()}
     claims = expansion.study.claims
     metric = claims[0].metric if claims else "test/top1"
@@ -192,11 +183,11 @@ def _effects(expansion: Expansion, records: Records, metric: str) -> list[Effect
     shape = [len(levels) for levels in grid.values()]
     factors, levels = list(grid), list(grid.values())
 
-    def name(effect: stats.Effect) -> str:
+    def name(effect: statistics.Effect) -> str:
         each = [f"{factors[f]}: {levels[f][0]} → {levels[f][i]}" for f, i in zip(effect.factors, effect.levels, strict=True)]
         return " × ".join(each)
 
-    made = stats.effects(np.array(scores).reshape(len(complete), *shape), 1 - expansion.study.alpha)
+    made = statistics.effects(np.array(scores).reshape(len(complete), *shape), 1 - expansion.study.alpha)
     return [EffectRow(name=name(e), estimate=e.estimate, low=e.low, high=e.high, p_adjusted=e.p_adjusted) for e in made]
 
 

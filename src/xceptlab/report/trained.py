@@ -5,11 +5,13 @@ import shlex
 import time
 from collections.abc import Callable
 
-from xceptlab import loading
-from xceptlab.records import Record
-from xceptlab.schema import DataConfig, RunConfig, TrainConfig
-from xceptlab.study import Expansion, Registration, Seeds
-from xceptlab.verdict import Records
+from xceptlab.config import loading
+from xceptlab.config.schema import DataConfig, RunConfig, TrainConfig
+from xceptlab.runs.record import Record
+from xceptlab.study.definition import Seeds
+from xceptlab.study.expansion import Expansion
+from xceptlab.study.registration import Registration
+from xceptlab.study.verdict import Records
 
 
 def recipe(expansion: Expansion, records: Records) -> dict[str, str]:

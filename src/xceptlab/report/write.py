@@ -16,15 +16,16 @@ from typing import Any
 import jinja2
 
 import xceptlab
-from xceptlab import mirror, stats
-from xceptlab.records import write_atomically
+from xceptlab.files import write_atomically
 from xceptlab.report import figures
 from xceptlab.report.caveats import excess
 from xceptlab.report.summary import ArmRow, EffectRow, Summary
 from xceptlab.report.trained import recipe, shared_science
-from xceptlab.study import decimals
+from xceptlab.study import statistics
+from xceptlab.study.definition import decimals
+from xceptlab.study.verdict import Verdict
 from xceptlab.text import say
-from xceptlab.verdict import Verdict
+from xceptlab.training import weights_and_biases
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
 """What ``publish`` copies."""
@@ -152,13 +153,13 @@ def sync(summary: Summary) -> str:
     ]  # fmt: skip
     shown = {v.claim.id: v.outcome for v in summary.verdicts} | {"runs": summary.done}
     name, project = summary.expansion.name, config.runtime.wandb_project
-    return mirror.sync_study(summary.expansion.directory(), name, project, study.question, verdicts, shown)
+    return weights_and_biases.sync_study(summary.expansion.directory(), name, project, study.question, verdicts, shown)
 
 
 def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
     """One arm as text, for every table: see ``arm_header``."""
     runs = f"{row.n}" + (f" ({row.diverged} diverged)" if row.diverged else "")
-    failed = f"{row.failed} (≤ {stats.upper_share(row.failed, row.n):.0%})" if row.n else "–"
+    failed = f"{row.failed} (≤ {statistics.upper_share(row.failed, row.n):.0%})" if row.n else "–"
     return [
         row.name,
         runs,

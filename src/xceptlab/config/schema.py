@@ -1,0 +1,529 @@
+"""What a run is: its configuration, what is allowed in it, and the identity that follows from it.
+
+Every field is explained where it stands; these texts are also the help of the command line. *Science* fields (model, data,
+train, seed) can change a result and make up the identity of a run; *runtime* fields (runtime, launcher) must not and do not.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+from xceptlab.config import shipped
+from xceptlab.config.fields import Section
+
+SCIENCE_VERSION = 2
+"""Part of every run's identity; raised whenever a change of the code changes results."""
+HASH = 10
+"""Characters of the hash at the end of a run's id."""
+READABLE = 54
+"""Characters of a run's id that tell it from the shipped recipes, at most, between the data set's name and the seed."""
+SHORT = 6
+"""Digits of the digest of pretrained weights that are shown, in a run's id and where arms are compared."""
+_CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
+"""``data.content``: the parts, the number of classes, the digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    """The network. The defaults are the paper's Xception, arXiv:1610.02357, fig. 5."""
+
+    PREFIX: ClassVar[str] = "model."
+
+    order: Literal["depthwise_first", "pointwise_first"] = "depthwise_first"
+    """Which convolution of a separable one comes first (the paper's section 1.2 calls the order unimportant)."""
+    intermediate: Literal["none", "relu", "elu", "gelu", "silu", "leaky_relu", "selu", "mish", "hardswish", "tanh"] = "none"
+    """Activation between the depthwise and the pointwise convolution (the paper's fig. 10)."""
+    intermediate_norm: bool = False
+    """BatchNorm between the two convolutions, before the activation (DeepLabv3+ has both)."""
+    residual: Literal["all", "none", "identity_only", "projection_only"] = "all"
+    """Residual connections around the blocks (the paper's fig. 9): the middle flow's are identities, the others projections."""
+    segments: int | Literal["all"] = "all"
+    """Groups of channels that the 3x3 convolution after the pointwise one sees: 1 is a regular, all a depthwise convolution (the
+    paper's section 1.2); a number needs order pointwise_first."""
+    convolution: Literal["separable", "regular"] = "separable"
+    """regular puts one 3x3 convolution in the place of each separable one."""
+    width: float = 1.0
+    """Multiplier of every layer's number of channels."""
+    divisor: int = 1
+    """Channels are rounded to multiples of this; 8 lets 1, 2, 4 and 8 segments divide every layer at any width."""
+    match: Literal["none", "parameters", "macs"] = field(default="none", metadata={"identity": False})
+    """In a study: solve each arm's width for the first arm's number of parameters or multiply-accumulates."""
+    timm: str = ""
+    """Name of a timm model to train in place of Xception, such as inception_v3; of the other fields only dropout applies then."""
+    middle_blocks: int = 8
+    """Number of blocks in the middle flow, 0 to 32."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """First two convolutions: the paper's (stride 2, no padding), or size-preserving ones for images of 32x32 and smaller."""
+    fc: tuple[int, ...] = ()
+    """Units of fully connected layers with ReLU before the classifier (the paper's optional ones: [4096, 4096])."""
+    dropout: float = 0.0
+    """Dropout rate before the classifier (the paper's ImageNet recipe uses 0.5)."""
+    padding: Literal["same", "symmetric"] = "same"
+    """Padding of the max poolings: TensorFlow's, or one pixel on every side as in timm."""
+    bn_eps: float = 1e-3
+    """BatchNorm: what is added to the variance (Keras's value)."""
+    bn_momentum: float = 0.01
+    """BatchNorm: weight of a batch in the running statistics (Keras's momentum of 0.99)."""
+    init: Literal["keras", "timm"] = "keras"
+    """How initial weights are drawn: Glorot uniform as in the original, or as timm's port draws them."""
+    weights: str = field(default="", metadata={"identity": False, "path": True})
+    """Weights to start from in place of drawn ones: a file of Keras's or timm's Xception, one of ours, or a run's folder. The
+    classifier is drawn anew where they have another number of classes; all else must fit."""
+    weights_digest: str = ""
+    """What these weights are: a digest of their file. Filled in by xceptlab; given, it must be the file's, or stands for it where
+    the file is not at hand."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("width", self.width > 0 and round(32 * self.width) >= 1, "at least 0.016, to leave the stem a channel")
+        self._require("width", self.width <= 16, "at most 16")
+        self._require("divisor", self.divisor >= 1, "at least 1")
+        self._require("middle_blocks", 0 <= self.middle_blocks <= 32, "between 0 and 32")
+        self._require("segments", self.segments == "all" or self.segments >= 1, "all or a whole number of at least 1")
+        first = self.segments == "all" or (self.order == "pointwise_first" and self.convolution == "separable")
+        self._require("segments", first, "all, unless model.order is pointwise_first and model.convolution separable")
+        self._require("fc", all(units >= 1 for units in self.fc), "a list of numbers of units, each at least 1")
+        self._require("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
+        self._require("bn_eps", self.bn_eps > 0, "above 0")
+        self._require("bn_momentum", 0 < self.bn_momentum <= 1, "above 0 and at most 1")
+        self._require("weights", not (self.weights and self.timm), "left out with model.timm: only Xception starts from a file")
+        known = bool(re.fullmatch(r"([0-9a-f]{16})?", self.weights_digest))
+        self._require("weights_digest", known, "what xceptlab has filled in, such as 0123456789abcdef")
+        self._require("weights_digest", bool(self.weights) or not self.weights_digest, "left out without model.weights")
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the configuration alone says what the network starts from: at a file ``data.resolved`` has looked."""
+        return not self.weights or bool(self.weights_digest)
+
+    @property
+    def start(self) -> str:
+        """In words, which weights a training starts from: ``drawn``, or a file's name with the beginning of its digest."""
+        return f"{os.path.basename(os.path.normpath(self.weights))} ({self.weights_digest[:SHORT]})" if self.weights else "drawn"
+
+    def channels(self, paper: int) -> int:
+        """The number of channels of a layer that has ``paper`` channels in the paper."""
+        return max(1, round(paper * self.width / self.divisor)) * self.divisor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
+    """The images: which set, how it is split, and how a training image is varied."""
+
+    PREFIX: ClassVar[str] = "data."
+
+    name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] = "imagenet"
+    """The data set: digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``; folder is an
+    own set of photographs, whose classes are read there, too."""
+    title: str = field(default="", metadata={"identity": False})
+    """What an own data set (``name: folder``) is called in the ids of its runs; under another title a run stays the same."""
+    content: str = ""
+    """What the files of an own data set are: its parts, its number of classes and a digest of its files' names and sizes. Filled
+    in by xceptlab; given, it must be that of the files, or stands for them where they are not at hand."""
+    root: str = field(default="data", metadata={"identity": False, "path": True})
+    """Folder that holds the data set, or hf://OWNER/NAME or hf://OWNER/NAME@REVISION for a data set of the Hugging Face hub."""
+    download: bool = field(default=False, metadata={"identity": False})
+    """Download what is not there: CIFAR into ``root`` (through torchvision), a set of the hub into its own cache."""
+    size: int = 299
+    """Side of the images that the network sees, in pixels."""
+    validation: float = 0.0
+    """Part of the training images held out for validation, stratified by class; 0 trains on all."""
+    validation_seed: int = 0
+    """What the held-out images are drawn by; independent of the run's seed."""
+    train_images: int = 0
+    """Train on this many images only, stratified by class; 0 uses all."""
+    test_images: int = 0
+    """Test on this many images only, stratified by class; 0 uses all."""
+    on_corrupt: Literal["error", "skip"] = "error"
+    """A training photograph that cannot be decoded: end with its name, or take the next one of the split in its place, say so and
+    count it in the log."""
+    max_pixels: int = 178_956_970
+    """Largest photograph that is decoded; a larger one, which a few bytes may claim to be, counts as one that cannot be. With
+    ``on_corrupt: skip`` others then stand in for it, so this is part of the science. The default is where Pillow stops."""
+    exif_orientation: bool = True
+    """Turn photographs upright as their EXIF data say, which concerns about 1 of 1,000 of ImageNet's. timm, torchvision and Keras
+    take them as they are stored: so does false, for scores that are to be compared with theirs."""
+    short_side: int = 0
+    """Read photographs whose short side ``xceptlab data prepare`` has reduced to this many pixels; 0 decodes the originals."""
+    quality: int = 90
+    """JPEG quality of the prepared photographs; 0 keeps their pixels as they are."""
+    cache: str = field(default="", metadata={"identity": False, "path": True})
+    """Folder of the prepared photographs; prepared/ under ``root`` if empty."""
+    crop: Literal["none", "pad", "resized"] = "resized"
+    """Random crop in training: none; after reflecting ``pad`` pixels at the borders; or Inception's random resized crop."""
+    pad: int = 4
+    """Pixels that ``crop: pad`` reflects at each border."""
+    flip: bool = True
+    """Mirror half of the training images."""
+    cutout: int = 0
+    """Side in pixels of a square of each training image that is blanked (DeVries and Taylor 2017); 0 blanks nothing."""
+    colour: float = 0.0
+    """Vary brightness, contrast and saturation of each training photograph by factors of 1 - colour to 1 + colour."""
+    rand_augment: int = 0
+    """Magnitude of torchvision's RandAugment for training photographs (Cubuk et al. 2020; 9 is usual), 1 to 30; 0 for none."""
+    mixup: float = 0.0
+    """Mix pairs of training images by a ratio from Beta(mixup, mixup) (Zhang et al. 2018); 0 does not."""
+    cutmix: float = 0.0
+    """Paste a box of each other into pairs of training images, its area from Beta(cutmix, cutmix) (Yun et al. 2019); 0 does not.
+    With mixup too, a coin decides for each pair."""
+    eval_crop: float = 0.875
+    """Side of the central crop in evaluation, as a part of the short side of the image (photographs only)."""
+    eval_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How that crop is resized; training's crops are resized bilinearly (photographs only)."""
+
+    num_classes: int = 0
+    """Number of classes that an own data set must have; 0 is as many as it has."""
+
+    CLASSES: ClassVar[dict[str, int]] = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+    IMAGES: ClassVar[dict[str, tuple[int, int]]] = {
+        "digits": (1297, 500), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)
+    }  # fmt: skip
+    """Training and test images of the complete sets; of an own one nothing is known."""
+    IN_MEMORY: ClassVar[tuple[str, ...]] = ("digits", "cifar10", "cifar100")
+    """Sets of small images; the others are photographs of any size, decoded when they are asked for."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("size", 8 <= self.size <= 2048, "between 8 and 2048")
+        self._require("validation", 0 <= self.validation <= 0.5, "between 0 and 0.5")
+        self._require("validation_seed", self.validation_seed >= 0, "0 or more")
+        self._require("train_images", self.train_images == 0 or self.train_images >= 2, "0 (all) or at least 2")
+        self._require("test_images", self.test_images >= 0, "0 (all) or more")
+        train, held_out, _ = self.images()
+        self._require(
+            "validation", not self.validation or not train or held_out > 0, f"0, or enough to hold out one of {train} images"
+        )
+        self._require("pad", 0 <= self.pad < self.size, "at least 0 and below data.size")
+        self._require("eval_crop", 0 < self.eval_crop <= 1, "above 0 and at most 1")
+        self._require("max_pixels", self.max_pixels >= 1, "at least 1")
+        photographs = self.name not in self.IN_MEMORY
+        crops = ("none", "resized") if photographs else ("none", "pad")
+        self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}")
+        for name in ("short_side", "colour", "rand_augment"):
+            self._require(name, photographs or not getattr(self, name), f"left out for {self.name}: it is for photographs")
+        self._require("exif_orientation", photographs or self.exif_orientation, f"true for {self.name}: it is for photographs")
+        most = DataConfig.max_pixels
+        self._require("max_pixels", photographs or self.max_pixels == most, f"{most} for {self.name}: it is for photographs")
+        bilinear = self.eval_interpolation == "bilinear"
+        self._require("eval_interpolation", photographs or bilinear, f"bilinear for {self.name}: it is for photographs")
+        cut = math.ceil(self.size / self.eval_crop - 1e-9)  # evaluation would enlarge what is smaller
+        self._require("short_side", self.short_side == 0 or self.short_side >= cut, f"0 (the originals) or at least {cut}")
+        self._require("quality", 0 <= self.quality <= 100, "between 0 (pixels) and 100")
+        self._require("cutout", 0 <= self.cutout <= 2 * self.size, "at least 0 and at most twice data.size")
+        self._require("colour", 0 <= self.colour < 1, "at least 0 and below 1")
+        self._require("rand_augment", 0 <= self.rand_augment <= 30, "between 0 and 30")
+        for name in ("mixup", "cutmix"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("num_classes", self.num_classes == 0 or self.num_classes >= 2, "0 or at least 2")
+        own = self.name == "folder"
+        if not own:
+            classes = self.CLASSES[self.name]
+            hint = f"0 or {classes} for {self.name}; photographs of one's own are data.name: folder"
+            if self.name == "imagenet":
+                hint += ", and a run that an earlier version made of them is read with --data.name folder"
+            self._require("num_classes", self.num_classes in (0, classes), hint)
+        for name in ("title", "content"):
+            self._require(name, own or not getattr(self, name), f"left out for {self.name}: it is for data.name: folder")
+        allowed = "made of letters, digits, '_', '.' and '-', the first one a letter or a digit"
+        self._require("title", bool(re.fullmatch(r"([^\W_][\w.-]*)?", self.title)), allowed)
+        known = bool(_CONTENT.fullmatch(self.content))
+        self._require("content", known or not self.content, "what xceptlab has filled in, such as train+val-3-0123456789abcdef")
+        apart = "val" in self.parts and "test" in self.parts
+        self._require("validation", not self.validation or not apart, "0, as val holds images to validate on")
+        sizes = {"cifar10": (32, 32), "cifar100": (32, 32)}.get(self.name, (8, 2048))
+        self._require("size", sizes[0] <= self.size <= sizes[1], f"{sizes[0]} for {self.name}, the size of its images")
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the configuration alone says what the data are: of an own data set ``data.resolved`` has looked."""
+        return self.name != "folder" or bool(self.content and self.num_classes)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that the network tells apart."""
+        classes = self.num_classes or self.CLASSES.get(self.name, 0)
+        assert classes, "of an own data set only the files tell the number of classes; xceptlab.data.resolved looks at them"
+        return classes
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that an own data set has, such as (train, val, test); empty while nobody has looked, and for the others."""
+        return tuple(self.content.partition("-")[0].split("+")) if self.content else ()
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are images to validate on: held out of those to train on, or a part of their own."""
+        return self.validation > 0 or len(self.parts) == 3
+
+    def splits(self) -> str:
+        """In words, which part of the data set is which split."""
+        train, *others = self.parts or ("train", "val" if self.name == "imagenet" else "test")
+        validation = others[0] if len(others) == 2 else f"{self.validation:.4g} of {train}" if self.validation else "none"
+        return f"{self.title or self.name}, training on {train}, validation on {validation}, test on {others[-1]}"
+
+    def images(self) -> tuple[int, int, int]:
+        """Images to train on, to validate and to test on, by the configuration; 0 also where only the files tell."""
+        train, test = self.IMAGES.get(self.name, (0, 0))
+        held_out = round(self.validation * (self.train_images or train))
+        return (self.train_images or train) - held_out, held_out, self.test_images or test
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Section):
+    """The training. The defaults are the paper's ImageNet recipe as far as it states one (sections 4.2 and 4.3)."""
+
+    PREFIX: ClassVar[str] = "train."
+
+    epochs: int = 100
+    """Passes over the training images (not stated in the paper)."""
+    batch_size: int = 1024
+    """Images per optimizer step over all devices together (not stated in the paper)."""
+    accumulate: int = 1
+    """Split each step into this many smaller batches, one after another; BatchNorm sees the smaller batches."""
+    optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd"
+    """Optimizer."""
+    lr: float = 0.045
+    """Learning rate after the warm-up."""
+    momentum: float = 0.9
+    """Momentum of sgd and rmsprop."""
+    nesterov: bool = False
+    """Nesterov's momentum, for sgd with momentum; with another optimizer it does not apply and counts as false."""
+    weight_decay: float = 1e-5
+    """L2 regularisation (sgd, rmsprop), decoupled weight decay (adamw)."""
+    decay_norm_bias: bool = True
+    """Apply the weight decay also to BatchNorm's parameters and to biases."""
+    schedule: Literal["constant", "exponential", "cosine"] = "exponential"
+    """Learning rate after the warm-up: constant, times ``decay_rate`` every ``decay_epochs``, or a cosine to 0."""
+    decay_rate: float = 0.94
+    """Factor of the exponential schedule."""
+    decay_epochs: float = 2.0
+    """Epochs between two steps of the exponential schedule."""
+    warmup: float = 0.0
+    """Part of the training in which the learning rate rises linearly from 0."""
+    label_smoothing: float = 0.0
+    """Probability taken from the true class and spread over all."""
+    gradient_clip: float = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+    ema: float = 0.0
+    """Decay d of the average of weights that is evaluated, min(d, (1 + t) / (10 + t)) at step t; 0 evaluates the weights."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    """Number format, in Lightning's names."""
+    threads: int = 1
+    """CPU threads of a process; another number sums in another order, so it is part of the science."""
+    compile: bool = False
+    """Compile the network with torch.compile, which is faster on a GPU. The first run compiles it, later ones find the code in
+    torch's cache (TORCHINDUCTOR_CACHE_DIR). Fused operations round differently, so it is part of the science."""
+    deterministic: bool = True
+    """Use deterministic algorithms only. false is faster on a GPU (7% at 299 on an H100, steps launched one by one), but then a
+    run is repeated only within noise, not to the bit."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "accumulate", "threads"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("batch_size", self.batch_size >= 2, "at least 2 (BatchNorm needs two images)")
+        self._require("accumulate", self.accumulate * 2 <= self.batch_size, "at most half of train.batch_size")
+        for name in ("lr", "decay_epochs", "decay_rate"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        for name in ("weight_decay", "gradient_clip"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("momentum", "warmup", "label_smoothing", "ema"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._require("nesterov", self.optimizer != "sgd" or self.momentum > 0 or not self.nesterov, "false without momentum")
+        if "train.nesterov" in self.unused:
+            object.__setattr__(self, "nesterov", False)
+
+    @property
+    def unused(self) -> set[str]:
+        """Keys that do not apply to this optimizer."""
+        return set() if self.optimizer == "sgd" else {"train.nesterov"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig(Section):
+    """Where and how a run runs; nothing here may change its result."""
+
+    PREFIX: ClassVar[str] = "runtime."
+
+    outputs: str = field(default="outputs", metadata={"path": True})
+    """Folder that holds ``runs/`` and ``studies/``."""
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    """Kind of device, in Lightning's names."""
+    devices: int = 1
+    """Devices of this kind per node; BatchNorm sees the images of all of them."""
+    num_nodes: int = 1
+    """Machines."""
+    workers: int = 0
+    """Processes that load data, per device; 0 loads in the training process."""
+    capture: bool = True
+    """On one GPU replay forward and backward of a step from a CUDA graph, to the same bits (not in 16-mixed); false launches
+    them kernel by kernel."""
+    log_every: int = 50
+    """Steps between two lines of the log."""
+    checkpoint_steps: int = 0
+    """Steps between two checkpoints within an epoch; 0 writes them by time only."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two checkpoints within an epoch; there is one at the end of each epoch, too."""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Weights & Biases; auto is online where a key is configured and else offline."""
+    wandb_project: str = ""
+    """Project in Weights & Biases; empty for the one that WANDB_PROJECT or W&B's own settings name, or else xceptlab."""
+    wandb_weights: bool = False
+    """Send the evaluated weights to Weights & Biases, too, as an artifact."""
+    tensorboard: bool = False
+    """Write the log for TensorBoard, too, into the run's folder."""
+    study: str = ""
+    """Name of the study that started the run; set by ``xceptlab study``."""
+    arm: str = ""
+    """Name of the arm in that study; set by ``xceptlab study``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("devices", "num_nodes", "log_every"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("workers", "checkpoint_steps"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("checkpoint_minutes", self.checkpoint_minutes > 0, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LauncherConfig(Section):
+    """What starts a study's runs, and what it asks a cluster for; nothing here may change a run's result."""
+
+    PREFIX: ClassVar[str] = "launcher."
+
+    name: Literal["local", "slurm", "ray"] = "local"
+    """Processes on this machine, SLURM's job arrays (submitit) or Ray's tasks. All nodes of a cluster must see the outputs,
+    the data and the code under the same paths."""
+    gpus: int = 0
+    """GPUs to ask a cluster for, per node of a run; runtime.devices says how many it uses."""
+    memory: int = 0
+    """Memory to ask a cluster for, per node of a run, in GB; 0 for the cluster's default."""
+    minutes: int = 1440
+    """SLURM: time limit of a job; a run that takes longer is continued by itself."""
+    partition: str = ""
+    """SLURM: partition; empty for the default one."""
+    account: str = ""
+    """SLURM: account; empty for the default one."""
+    options: tuple[str, ...] = ()
+    """SLURM: further options of sbatch, such as [qos=long, constraint=a100]."""
+    address: str = "auto"
+    """Ray: the cluster's address; auto for the one that this machine is in."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("gpus", "memory"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("minutes", self.minutes >= 3, "at least 3, as a job is told 90 seconds before its end")
+        self._require("options", all("=" in o for o in self.options), "a list of options of sbatch, each NAME=VALUE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Section):
+    """One run: one training of one network with one seed."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Where and how it runs; must not change results."""
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    """What a study starts it with; must not change results."""
+    seed: int = 0
+    """Decides the initial weights, the order of the images, their augmentation and dropout."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
+
+    def science(self) -> dict[str, Any]:
+        """The science fields as ``{dotted key: value}``, in the order of the schema."""
+        return _science(self.model) | _science(self.data) | _science(self.train) | {"seed": self.seed}
+
+    def changed(self) -> dict[str, Any]:
+        """The science fields that differ from their defaults."""
+        defaults = _defaults()
+        return {key: value for key, value in self.science().items() if value != defaults[key]}
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """A readable part and a hash of the science: equal science, equal run, whoever asks for it.
+
+        The hash alone is the identity: ``RunDirectory.of`` finds a run also where its readable part was another one.
+        """
+        return self.id_in(SCIENCE_VERSION)
+
+    def id_in(self, version: int) -> str:
+        """The run's id where ``SCIENCE_VERSION`` was this."""
+        whole = self.data.resolved and self.model.resolved
+        assert whole, "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
+        digest = hashlib.sha256(json.dumps([version, self.changed()], sort_keys=True).encode()).hexdigest()
+        factors = _distinctions(self.model, self.data, self.train)
+        return "-".join([self.data.title or self.data.name, *factors, f"seed{self.seed}", digest[:HASH]])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as a configuration file holds them."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def _science(section: ModelConfig | DataConfig | TrainConfig) -> dict[str, Any]:
+    """The science fields of a section, by dotted key."""
+    values: dict[str, Any] = {}
+    for f in fields(section):
+        if f.metadata.get("identity", True):
+            value = getattr(section, f.name)
+            values[section.PREFIX + f.name] = list(value) if isinstance(value, tuple) else value  # as JSON, YAML
+    return values
+
+
+_SAID = ("data.name", "data.content", "data.num_classes")
+"""What the name of the data set says already, or its digest, which the hash at the end of the id holds."""
+
+
+@functools.lru_cache(1000)
+def _distinctions(*sections: ModelConfig | DataConfig | TrainConfig) -> list[str]:
+    """What tells a run from the shipped recipes, such as ``lr0.05``: per section from the one with which it shares most.
+
+    What does not fit into ``READABLE`` characters is left out, and ``etc`` stands for it.
+    """
+    found: list[str] = []
+    for section in sections:
+        own = _science(section)
+        recipes = shipped.recipes()[section.PREFIX.removesuffix(".")]
+        bases = [_defaults() | recipe for recipe in recipes]
+        bases = [base for base in bases if base["data.name"] == own.get("data.name", base["data.name"])] or bases
+        differing = [[key for key in own if own[key] != base[key]] for base in bases]
+        found += [_distinction(key, own[key]) for key in min(differing, key=len) if key not in _SAID]
+    kept: list[str] = []
+    for text in found:
+        if sum(len(one) + 1 for one in (*kept, text)) <= READABLE:
+            kept.append(text)
+    return kept if kept == found else [*kept, "etc"]
+
+
+def _distinction(key: str, value: Any) -> str:
+    """A field's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``, ``fc64_32``."""
+    name = key.partition(".")[2]
+    if key == "model.weights_digest":
+        return f"weights{value[:SHORT]}"
+    if isinstance(value, list):
+        text = "_".join(map(str, value)) or "_none"
+    elif isinstance(value, str | bool):
+        text = f"_{str(value).lower() if isinstance(value, bool) else value or 'none'}"
+    else:
+        text = str(value) if isinstance(value, int) else f"{value:g}"
+    return re.sub(r"[^\w.+-]", "_", name + text)
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return RunConfig().science()

@@ -1,0 +1,79 @@
+"""Files: reading text that users write, and writing whole files or nothing."""
+
+import os
+import secrets
+from pathlib import Path
+
+from xceptlab.errors import Refused
+
+_UTF_16 = b"\xff\xfe", b"\xfe\xff"
+"""How a file of Windows' "Unicode" begins."""
+
+
+def read(file: str | os.PathLike[str]) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        OSError: It cannot be read.
+        Refused: It is no such text; the line names the file.
+    """
+    data = Path(file).read_bytes()
+    try:
+        return decoded(data)
+    except ValueError as error:
+        raise Refused(f"{file}: {error}") from None
+
+
+def decoded(data: bytes) -> str:
+    """The text that the bytes of a file are in UTF-8, with or without a byte order mark.
+
+    Raises:
+        Refused: They are no such text; the line says where not.
+    """
+    if data.startswith(_UTF_16):
+        raise Refused("UTF-16 text; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = f"byte 0x{error.object[error.start]:02x} in line {error.object[: error.start].count(10) + 1}"
+        raise Refused(f"not UTF-8 text: {place}") from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing: beside the target, flushed to the disk, then renamed onto it.
+
+    Raises:
+        OSError: As from the system (disk full, no permission); the old file stands and the new one is gone.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # what the caller asked for, which the system may not have named
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """Write a whole file unless there is one already: of several writers, on several machines perhaps, the first one wins."""
+    own = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write_atomically(own, data)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            os.replace(own, path)
+    finally:
+        own.unlink(missing_ok=True)

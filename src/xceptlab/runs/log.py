@@ -1,0 +1,112 @@
+"""A run's log, ``metrics.jsonl``: one line of numbers by name per logged step and per evaluation."""
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xceptlab.errors import Refused
+
+
+def is_line(values: Any) -> bool:
+    """Whether they are what a line of a log holds: finite or not, numbers by name, step, time and epoch among them."""
+    if not isinstance(values, dict) or not {"step", "time", "epoch"} <= values.keys():
+        return False
+    return all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values.values())
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The lines of a log: numbers by name; a last line that a kill cut short is left out.
+
+    Raises:
+        Refused: A line is something else.
+    """
+    try:
+        lines = file.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    lines = [line for line in lines if line.endswith(b"\n")]
+    try:
+        at_once = json.loads(b"[" + b",".join(lines) + b"]")  # a thousand logs are read in a third of the time
+    except (RecursionError, ValueError):
+        at_once = []
+    if len(at_once) == len(lines) and all(map(is_line, at_once)):
+        return at_once
+    return [_parsed(file, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except (RecursionError, ValueError):
+        values = None
+    if not is_line(values):
+        raise Refused(f"{file}: line {number} is no line of a log; remove it, or its folder to train anew")
+    return dict(values)
+
+
+def final_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
+    """The last validation's metrics."""
+    evaluated = [line for line in log if "val/loss" in line]
+    return {name: value for name, value in evaluated[-1].items() if name.startswith("val/")} if evaluated else {}
+
+
+def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
+    """Seconds of training and images per second in them, over all interruptions; evaluation excluded."""
+    timed = [line for line in log if "seconds" in line]
+    seconds = sum(line["seconds"] for line in timed)
+    return seconds, sum(line["images_per_second"] * line["seconds"] for line in timed) / seconds if seconds else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a running run is, as its log tells."""
+
+    epoch: float = 0.0
+    """Epochs done."""
+    top1: float | None = None
+    """Latest validation (or else training) accuracy, percent."""
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    """At the speed of the training so far; pauses and evaluations are not counted."""
+
+
+class Follower:
+    """Follows a run's log, reading only what it has gained since the last look; any machine that sees the file can."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._latest: dict[str, Any] = {}  # the last value under each name
+        self._seconds = 0.0
+        self._inode = self._read = 0
+
+    def progress(self, epochs: int) -> Progress:
+        """How far the run, of so many epochs, has come."""
+        try:
+            with open(self._file, "rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._read:  # the run was continued, or trained anew
+                    self._latest, self._seconds, self._inode, self._read = {}, 0.0, status.st_ino, 0
+                file.seek(self._read)
+                whole = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return Progress()
+        for line in whole.splitlines():
+            with suppress(RecursionError, ValueError):  # whoever judges the log will complain
+                if is_line(values := json.loads(line)):
+                    self._latest |= values
+                    self._seconds += values.get("seconds", 0.0)
+        self._read += len(whole) + bool(whole)
+        epoch = self._latest.get("epoch", 0.0)
+        left = None
+        if epoch and self._seconds:
+            left = max(0.0, self._seconds / epoch * (epochs - epoch) - (time.time() - self._latest["time"]))
+        return Progress(
+            epoch=epoch,
+            top1=self._latest.get("val/top1", self._latest.get("train/top1")),
+            images_per_second=self._latest.get("images_per_second"),
+            seconds_left=left,
+        )

@@ -1,0 +1,160 @@
+"""Which of a run's processes this one is, told by what started it.
+
+A run's world has ``runtime.devices`` times ``runtime.num_nodes`` processes. What other launchers and schedulers leave in the
+environment, such as RANK in a shell or SLURM_PROCID in one of several tasks that train a seed each, tells nothing about it.
+"""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from xceptlab.config.schema import RuntimeConfig
+from xceptlab.errors import BAD_INPUT, Refused
+from xceptlab.signals import PARENT, started_by_parent
+
+VARIABLES = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK"),
+    *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE"),
+    *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NPROCS"),
+    *("SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE", "SLURM_STEP_ID", "SLURM_STEPID"),
+    *("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_STEP_TASKS_PER_NODE"),
+    *("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
+    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE"),
+)
+"""What launchers and schedulers tell the processes of a world by, and libraries read when they are imported."""
+
+EXPLANATION_SECONDS = 10.0
+"""What torchrun's other processes leave the first one on their machine to say what is wrong before they end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A process's place among those of its run."""
+
+    starter: Literal["itself", "first process", "torchrun", "srun"] = "itself"
+    """What started this process. One that started itself is the first, and starts the others."""
+    size: int = 1
+    """Processes, on all machines."""
+    rank: int = 0
+    """Of this process among all."""
+    local_rank: int = 0
+    """Of this process on its machine, which is the number of its device."""
+    node_rank: int = 0
+    """Of its machine."""
+    other_tasks: int = 0
+    """Tasks that srun has started, this process among them, where they are not the processes of one run of this size; else 0.
+    They may train a seed each, so this is no error."""
+
+    @classmethod
+    def join(cls, runtime: RuntimeConfig) -> "World":
+        """This process's place in the world of the run; variables that tell of other worlds are removed from the environment.
+
+        Raises:
+            Refused: The run needs more processes than were started, or fewer.
+        """
+        size = runtime.devices * runtime.num_nodes
+        if _started_by_torchrun():
+            _check_torchrun(runtime)
+            return cls._started_by("torchrun", size, "RANK", "LOCAL_RANK", "GROUP_RANK")
+        if size > 1 and started_by_parent() and "LOCAL_RANK" in os.environ:
+            return cls(starter="first process", size=size, rank=_number("LOCAL_RANK"), local_rank=_number("LOCAL_RANK"))
+        if size > 1 and _started_by_srun(runtime):
+            return cls._started_by("srun", size, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+        if runtime.num_nodes > 1:
+            raise Refused(
+                f"runtime.num_nodes: {runtime.num_nodes} is not allowed here; a run on several machines is started by torchrun, "
+                f"or by srun with {runtime.devices} tasks on each of {runtime.num_nodes} nodes, as launcher.name slurm does"
+            )
+        tasks = _tasks_of_srun()
+        if os.environ.get(PARENT) != str(os.getpid()):  # or it has started the others, which are still there
+            forget()
+        return cls(size=size, other_tasks=tasks if tasks > 1 else 0)
+
+    @classmethod
+    def _started_by(cls, starter: Literal["torchrun", "srun"], size: int, rank: str, local_rank: str, node_rank: str) -> "World":
+        """The place that variables of the environment, given by their names, tell this process."""
+        return cls(starter=starter, size=size, rank=_number(rank), local_rank=_number(local_rank), node_rank=_number(node_rank))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and prints what the run leaves."""
+        return self.rank == 0
+
+    @property
+    def why_busy(self) -> str:
+        """What may explain that another process is training the run, to be added to that; empty where nothing is known."""
+        if not self.other_tasks:
+            return ""
+        processes = "1 process" if self.size == 1 else f"{self.size} processes"
+        return f"; srun started {self.other_tasks} tasks and the run needs {processes} (runtime.devices times runtime.num_nodes)"
+
+
+def forget() -> None:
+    """Remove from the environment what tells of worlds to which neither this process nor those that it starts belong."""
+    for name in VARIABLES:
+        os.environ.pop(name, None)
+
+
+def _number(name: str) -> int:
+    """The whole number that a variable of the environment holds, or 0."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _started_by_torchrun() -> bool:
+    told = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    return "TORCHELASTIC_RUN_ID" in os.environ and all(os.environ.get(name, "").isdecimal() for name in told)
+
+
+def _check_torchrun(runtime: RuntimeConfig) -> None:
+    """Refuse a run that is not configured for the processes that torchrun has started.
+
+    Raises:
+        Refused: At once in the first process of a machine. In the others later: when one has ended, torchrun ends all of them,
+            and only the first is to tell the reason.
+    """
+    processes, started = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
+    machines = processes // max(1, started)
+    wanted = {"runtime.devices": (runtime.devices, started), "runtime.num_nodes": (runtime.num_nodes, machines)}
+    wrong = {key: numbers for key, numbers in wanted.items() if numbers[0] != numbers[1]}
+    if not wrong:
+        return
+    if _number("LOCAL_RANK") > 0:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(BAD_INPUT))
+        time.sleep(EXPLANATION_SECONDS)
+    plural = "" if processes == 1 else "es"
+    where = f" on {machines} machines" if machines > 1 else ""
+    given = " and ".join(f"{key} is {given}" for key, (given, _) in wrong.items())
+    options = " ".join(f"--{key} {needed}" for key, (_, needed) in wrong.items())
+    raise Refused(f"torchrun started {processes} process{plural}{where} and {given}; give {options}")
+
+
+def _tasks_of_srun() -> int:
+    """The tasks of the step of SLURM in which this process is one; 0 for a process that is none.
+
+    A shell in an allocation is no such task, though it sees the allocation's variables: srun gives a terminal to a shell, and
+    sbatch starts a script in no numbered step.
+    """
+    in_a_step = os.environ.get("SLURM_STEP_ID", "").isdecimal() and "SLURM_PTY_PORT" not in os.environ
+    return _number("SLURM_STEP_NUM_TASKS") if in_a_step else 0
+
+
+def _started_by_srun(runtime: RuntimeConfig) -> bool:
+    """Whether this is one of as many tasks of a step of SLURM as the run needs processes.
+
+    Raises:
+        Refused: The tasks are on another number of nodes than the run is configured for.
+    """
+    if _tasks_of_srun() != runtime.devices * runtime.num_nodes:
+        return False
+    nodes = _number("SLURM_STEP_NUM_NODES")
+    if nodes != runtime.num_nodes:
+        raise Refused(
+            f"srun started the tasks on {nodes} nodes and runtime.num_nodes is {runtime.num_nodes}; "
+            f"give --runtime.num_nodes {nodes} and as many tasks on each node as runtime.devices"
+        )
+    return True

@@ -1,0 +1,309 @@
+"""A study: a question, arms that differ from the baseline in declared keys, seeds, and claims made before the first run."""
+
+import dataclasses
+import itertools
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from xceptlab.config import loading
+from xceptlab.config.fields import Section, shown
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import Refused
+
+DERIVED = ("data.content", "model.weights_digest")
+"""Science that xceptlab fills in: what the files of other keys hold."""
+
+FACTORS = [*(key for key in RunConfig().science() if key not in ("seed", *DERIVED)), "model.weights"]
+"""The keys in which arms may differ."""
+
+SECTIONS = [f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(f.type)]
+"""What an arm's keys may be nested in, as in a configuration file."""
+
+
+def in_percent(metric: str) -> bool:
+    """Whether the metric is an accuracy in percent, whose differences are percentage points."""
+    return metric.endswith(("top1", "top5"))
+
+
+def decimals(metric: str) -> int:
+    """How many a value of the metric is shown with: percent with 2, nats and others with 4."""
+    return 2 if in_percent(metric) else 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Section):
+    """A statement about two arms that the records will support or contradict."""
+
+    id: str
+    """Name of the claim, different from the others'."""
+    contrast: tuple[str, str] | None = None
+    """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when lower)."""
+    effect: dict[str, list[Any]] = field(default_factory=dict)
+    """In place of a contrast, in a grid: by factor its levels a and b, compared on average over the other factors; of two or
+    three factors how much the effect of the first ones differs between the last one's levels, their interaction."""
+    metric: Literal["test/top1", "test/top5", "test/loss", "val/top1", "val/top5", "val/loss"]
+    """Compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs images to validate on, top5 over 5
+    classes."""
+    kind: Literal["superior", "equivalent"]
+    """superior: a - b > margin; equivalent: -margin < a - b < margin."""
+    margin: float
+    """Smallest difference that matters, 0 or more, in percentage points or nats; above 0 for equivalent."""
+    statistic: Literal["mean", "median"] = "mean"
+    """Of the differences over seeds: the mean, by t-tests; or the median, by counting in how many seeds a - b lies beyond the
+    margin, which stays valid where runs collapse or diverge, and needs 5 seeds for one claim, more for several."""
+    statement: str = ""
+    """The claim in words."""
+    diverged: float | None = None
+    """Score of a run that diverged, in the metric's unit; null scores it as guessing."""
+    failed: float | None = None
+    """Score below which a run has failed (above, for the loss), as one that diverged has: the report counts failures, says how
+    often they may be expected, and warns where they decide; the verdict is of the scores as they are."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.contrast, list | tuple):  # arms may be named by numbers
+            object.__setattr__(self, "contrast", tuple(map(str, self.contrast)))
+        object.__setattr__(self, "effect", dotted(self.effect, "effect"))
+        super().__post_init__()
+        self._require("id", self.id.strip() != "", "a name, not empty")
+        if (self.contrast is None) != bool(self.effect):
+            stands = "there is an effect, too" if self.effect else "missing"
+            raise Refused(f"contrast: {stands}; a claim is on either a contrast of two arms or an effect of a grid")
+        if self.contrast:
+            self._require("contrast", self.contrast[0] != self.contrast[1], "two different arms")
+        pairs = all(len(set(map(level_name, levels))) == len(levels) == 2 for levels in self.effect.values())
+        self._require("effect", len(self.effect) <= 3 and pairs, "one to three factors, each with two different levels")
+        self._require("margin", self.margin >= 0, "0 or more")
+        self._require("margin", self.margin > 0 or self.kind == "superior", "above 0; nothing is equivalent to within 0")
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric.endswith("loss")
+
+    @property
+    def unit(self) -> str:
+        """What stands behind a difference of the metric: `` points``, or nothing."""
+        return " points" if in_percent(self.metric) else ""
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What the claim compares, a and b, in words: two arms, or the last factor of an effect at its two levels."""
+        if self.contrast:
+            return self.contrast
+        factor, (a, b) = list(self.effect.items())[-1]
+        return f"{factor} {level_name(a)}", f"{factor} {level_name(b)}"
+
+    @property
+    def gain(self) -> str:
+        """Of an interaction, what differs between its two sides, in words; empty for a contrast and a main effect."""
+        gains = [f"{factor} {' over '.join(map(level_name, levels))}" for factor, levels in self.effect.items()][:-1]
+        several = "the gain of" if len(gains) == 1 else "the interaction of"
+        return f"{several} {' and '.join(gains)}" if gains else ""
+
+    def fails(self, score: float) -> bool:
+        """Whether a run of this score has failed."""
+        if self.failed is None:
+            return False
+        return score > self.failed if self.lower_is_better else score < self.failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds(Section):
+    """Seeds until every claim is decided or given up: 0 to ``start`` - 1, and then ``step`` more at a time, ``max`` at most."""
+
+    PREFIX: ClassVar[str] = "seeds."
+
+    start: int
+    """Seeds before the claims are judged for the first time, 3 to 10."""
+    step: int
+    """Seeds that are added while a claim is undecided, 1 to 5."""
+    max: int
+    """Seeds at most: ``start`` plus some steps, 40 or less."""
+    stop: Literal["decided"]
+    """decided: stop when every claim is supported or contradicted, or given up; peeking is accounted for."""
+    futility: float | None = None
+    """Give a claim up, inconclusive, when its chance to be decided by ``max`` seeds falls below this; null never does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low, high in (("start", 3, 10), ("step", 1, 5), ("max", self.start + self.step, 40)):
+            self._require(name, low <= getattr(self, name) <= high, f"a whole number from {low} to {high}")
+        self._require("max", self.max == self.looks[-1], f"start plus steps, such as {self.looks[-1]}")
+        self._require("futility", self.futility is None or 0 < self.futility < 1, "above 0 and below 1, or null")
+
+    @property
+    def looks(self) -> range:
+        """The numbers of seeds at which the claims are judged."""
+        return range(self.start, self.max + 1, self.step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper(Section):
+    """Where the claim that is tested stands."""
+
+    PREFIX: ClassVar[str] = "paper."
+
+    ref: str = ""
+    """Such as arXiv:1610.02357."""
+    section: str = ""
+    """Section."""
+    figure: int = 0
+    """Figure; 0 for none."""
+    table: int = 0
+    """Table; 0 for none."""
+
+    def __str__(self) -> str:
+        places = {"section": self.section, "figure": self.figure, "table": self.table}
+        return ", ".join([self.ref or "the paper", *(f"{name} {value}" for name, value in places.items() if value)])
+
+    def __bool__(self) -> bool:
+        return self != Paper()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Section):
+    """A study file."""
+
+    question: str
+    """What the study answers."""
+    base: list[str]
+    """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory, then
+    among the shipped ones."""
+    seeds: list[int] | Seeds
+    """Each arm is trained once with each, of which a verdict needs 3; a mapping adds seeds until the claims are decided."""
+    claims: list[Claim] = field(default_factory=list)
+    """What is claimed before the first run."""
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By name of the arm the keys of a run in which it differs; the first arm is the baseline."""
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by ``-`` (a list by
+    ``_``, an empty one ``none``)."""
+    alpha: float = 0.05
+    """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the file; above 0, below 0.5."""
+    paper: Paper = field(default_factory=Paper)
+    """Where the tested claim stands."""
+
+    def __post_init__(self) -> None:
+        if self.arms is None or isinstance(self.arms, dict):  # 4: is a name too
+            if switches := [name for name in self.arms or () if isinstance(name, bool)]:
+                raise Refused(f"arms: YAML reads a name as {shown(switches[0])}; on, off, yes, no, true and false need quotes")
+            arms = {str(name): dotted(keys, f"arms.{name}") for name, keys in (self.arms or {}).items()}
+            object.__setattr__(self, "arms", arms)
+        object.__setattr__(self, "grid", dotted(self.grid, "grid"))
+        super().__post_init__()
+        self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
+        if isinstance(self.seeds, Seeds):
+            self._require("seeds", bool(self.claims), "a list in a study without claims to decide")
+        else:
+            different = 0 < len(self.seeds) == len(set(self.seeds)) and all(0 <= seed < 2**63 for seed in self.seeds)
+            allowed = "a list of different whole numbers from 0 to 2**63 - 1, or {start, step, max, stop: decided}"
+            self._require("seeds", different, allowed)
+        if bool(self.arms) == bool(self.grid):
+            raise Refused(f"arms: {'missing' if not self.arms else 'there is a grid, too'}; a study has either arms or a grid")
+        cells = self.cells()
+        if len(cells) < math.prod(map(len, self.grid.values())):
+            raise Refused("grid: two cells have the same name; each factor's levels must differ")
+        if len(cells) < 2:
+            raise Refused(f"{'arms' if self.arms else 'grid'}: at least 2 arms are needed, to be compared")
+        for name, declared in cells.items():
+            if not re.fullmatch(r"[\w.+-]+", name):
+                raise Refused(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
+            for key in declared:
+                if key not in FACTORS:
+                    no_factor = f"{key} cannot be a factor; only what can change a result can, such as {FACTORS[0]}"
+                    known = key in loading.keys(RunConfig)
+                    raise Refused(f"arm {name!r}: {no_factor if known else loading.unknown(key, FACTORS)}")
+        ids = [claim.id for claim in self.claims]
+        for claim in self.claims:
+            if ids.count(claim.id) > 1:
+                raise Refused(f"claim {claim.id!r}: there are {ids.count(claim.id)} claims of this id")
+            for arm in claim.contrast or ():
+                if arm not in cells:
+                    raise Refused(f"claim {claim.id!r}: contrast: there is no arm {arm!r}; there are {', '.join(cells)}")
+            for factor, levels in claim.effect.items():
+                if factor not in self.grid:
+                    there = f"there are {', '.join(self.grid)}" if self.grid else "a study of arms has none, a grid has"
+                    raise Refused(f"claim {claim.id!r}: effect: there is no factor {factor!r}; {there}")
+                named = [level_name(level) for level in self.grid[factor]]
+                for level in map(level_name, levels):
+                    if level not in named:
+                        missing = f"{factor} has no level {level!r}; there are {', '.join(named)}"
+                        raise Refused(f"claim {claim.id!r}: effect: {missing}")
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """Per arm the keys that it declares, of ``arms`` or of the crossed ``grid``."""
+        if self.arms:
+            return self.arms
+        crossed = itertools.product(*self.grid.values())
+        return {"-".join(map(level_name, levels)): dict(zip(self.grid, levels, strict=True)) for levels in crossed}
+
+    def weights(self, claim: Claim) -> tuple[dict[str, float], dict[str, float]]:
+        """By arm the weights with which its scores make up the two sides that a claim compares; arms without weight are left out.
+
+        Of a main effect each side is the mean of the arms at its level. Of an interaction it is the effect of the factors before
+        the last one, on average over the other factors, at its level of the last one.
+        """
+        if claim.contrast:
+            a, b = claim.contrast
+            return {a: 1.0}, {b: 1.0}
+        return self._side(claim.effect, 0), self._side(claim.effect, 1)
+
+    def _side(self, effect: dict[str, list[Any]], side: int) -> dict[str, float]:
+        *before, last = effect
+        weights = {}
+        for arm, levels in self.cells().items():
+            weight = 1.0
+            for factor, level in levels.items():
+                name = level_name(level)
+                if factor == last:
+                    weight *= name == level_name(effect[factor][side])
+                elif factor in before:
+                    a, b = map(level_name, effect[factor])
+                    weight *= (name == a) - (name == b)
+                else:
+                    weight /= len(self.grid[factor])
+            if weight:
+                weights[arm] = weight
+        return weights
+
+    def arms_of(self, claim: Claim) -> list[str]:
+        """The arms that a claim compares, those of its first side first."""
+        a, b = self.weights(claim)
+        return list(dict.fromkeys([*a, *b]))
+
+    def pairs_of(self, claim: Claim) -> list[tuple[str, str]]:
+        """The pairs of arms that a claim compares, which differ in nothing but its (first) factor."""
+        if claim.contrast:
+            return [claim.contrast]
+        factor, (a, b) = next(iter(claim.effect.items()))
+        cells = self.cells()
+        names = {tuple(map(level_name, levels.values())): arm for arm, levels in cells.items()}
+        place = list(self.grid).index(factor)
+        pairs = []
+        for arm in self.arms_of(claim):
+            levels = [level_name(level) for level in cells[arm].values()]
+            if levels[place] == level_name(a):
+                levels[place] = level_name(b)
+                pairs.append((arm, names[tuple(levels)]))
+        return pairs
+
+
+def dotted(declared: Any, place: str) -> Any:
+    """An arm's keys or a grid's factors, ``{model: {width: 1}}`` as ``{model.width: 1}``; what is no mapping as it is."""
+    if not isinstance(declared, dict):
+        return declared
+    dotted: dict[Any, Any] = {}
+    for key, value in declared.items():
+        nested = key in SECTIONS and isinstance(value, dict)
+        for name, one in {f"{key}.{inner}": each for inner, each in value.items()}.items() if nested else [(key, value)]:
+            if name in dotted:
+                raise Refused(f"{place}: the key {name} stands there twice")
+            dotted[name] = one
+    return dotted
+
+
+def level_name(level: Any) -> str:
+    """A factor's level as a part of an arm's name."""
+    text = "_".join(map(str, level)) if isinstance(level, list) else str(level)
+    return re.sub(r"[^\w.+-]", "_", text) or "none"

@@ -1,0 +1,244 @@
+"""What a claim asks of paired differences, their mean or their median over seeds, and how each of the two is tested.
+
+The mean is tested by t-tests: powerful, and valid while the differences are near normal. The median is tested by counting signs:
+valid for any distribution, also where runs collapse or diverge, and blind to how large a difference is.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xceptlab.errors import Refused
+from xceptlab.study import signs, statistics
+from xceptlab.study.definition import Claim, Seeds, Study, decimals
+from xceptlab.study.statistics import MOST_PAIRS, Array
+
+LEAST_PAIRS = 3
+"""Fewer pairs are judged by no test."""
+
+
+class Estimand(ABC):
+    """What is asked of the differences (n,) of a claim's pairs, above 0 where the claim's first arm is better.
+
+    Args:
+        claim: The claim.
+        seeds: Those of the study; where seeds are added until the claims are decided, tests account for all looks.
+    """
+
+    def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
+        self.claim, self.seeds = claim, seeds
+
+    @abstractmethod
+    def estimate(self, d: Array) -> float:
+        """The statistic itself, n >= 1."""
+
+    @abstractmethod
+    def interval(self, d: Array, alpha: float) -> tuple[float, float]:
+        """The interval that belongs to the claim's tests at ``alpha``, of level 1 - 2 alpha; n >= 2."""
+
+    @abstractmethod
+    def p_values(self, d: Array) -> Array:
+        """p that the claim holds and p that its opposite does (2,), valid beside the other looks of a sequential study."""
+
+    @abstractmethod
+    def nominal(self, level: float) -> float:
+        """The p-value of a single look, before it accounts for the others, that decides at ``level``."""
+
+    @abstractmethod
+    def untestable(self, d: Array) -> str:
+        """Why the differences cannot be tested, in words; empty if they can."""
+
+    @abstractmethod
+    def power(self, d: Array, level: float) -> str:
+        """What so many pairs would have found with 80% power at a single look's ``level``, in words."""
+
+    @abstractmethod
+    def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
+        """How many seeds would probably decide the claim if these differences were typical.
+
+        Args:
+            d: The differences.
+            levels: Those of a single look, at which the claim and its opposite are tested.
+        """
+
+    @abstractmethod
+    def describe(self, d: Array) -> str:
+        """The differences in one clause, n >= 2."""
+
+    @abstractmethod
+    def prospect(self, d: Array, level: float) -> tuple[float, float]:
+        """The chance to be decided, either way, by the most seeds, and the seeds it takes on average.
+
+        Of a study whose seeds are added, n >= 2, at the ``level`` of all its looks; further seeds are taken to be as those so
+        far, the conditional power under the current trend.
+        """
+
+    @abstractmethod
+    def outlook(self, d: Array, level: float) -> str:
+        """What the differences, n >= 2, say about the seeds that are still to come, at the study's ``level``."""
+
+
+def estimand(claim: Claim, seeds: Sequence[int] | Seeds) -> Estimand:
+    """The estimand that a claim declares."""
+    return {"mean": Mean, "median": Median}[claim.statistic](claim, seeds)
+
+
+def refuse_too_few_seeds(study: Study, file: Path) -> None:
+    """Refuse a study of too few seeds for a claim on a median to be supported, whatever its runs score.
+
+    Args:
+        study: The study.
+        file: Where it stands.
+
+    Raises:
+        Refused: Which claim, how many seeds it needs at least, and which numbers waste none.
+    """
+    claims, seeds = study.claims, study.seeds
+    level = study.alpha / len(claims) if claims else study.alpha
+    most = seeds.max if isinstance(seeds, Seeds) else len(seeds)
+    for claim in claims:
+        if claim.statistic == "median" and estimand(claim, seeds).nominal(level) < 0.5**most:
+            good = ", ".join(map(str, signs.good_sizes(level, 24)))
+            least = signs.fewest(level)
+            others = len(claims) - 1
+            beside = f" beside {others} other claim{'' if others == 1 else 's'}" if others else ""
+            needed = f"a median needs {least} seeds or more{beside}, not {most} (of {good} each seed counts)"
+            raise Refused(f"{file}: claim {claim.id!r}: statistic: {needed}")
+
+
+class Mean(Estimand):
+    """The mean over seeds, by paired t-tests."""
+
+    def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
+        super().__init__(claim, seeds)
+        self.boundary = statistics.Boundary(seeds.start, seeds.step, seeds.max) if isinstance(seeds, Seeds) else None
+
+    def estimate(self, d: Array) -> float:
+        return float(d.mean())
+
+    def interval(self, d: Array, alpha: float) -> tuple[float, float]:
+        low, high = statistics.interval(d, 1 - 2 * self.nominal(alpha))
+        return float(low), float(high)
+
+    def p_values(self, d: Array) -> Array:
+        if self.boundary is None:
+            return statistics.p_values(d, self.claim.kind, self.claim.margin)
+        return statistics.p_values(d, self.claim.kind, self.claim.margin, self.boundary.chance)
+
+    def nominal(self, level: float) -> float:
+        return level if self.boundary is None else self.boundary.nominal(level)
+
+    def untestable(self, d: Array) -> str:
+        if np.ptp(d) > 0:
+            return ""
+        a, b = self.claim.sides
+        value = -d[0] if self.claim.lower_is_better else d[0]
+        same = f"{a} - {b} is {value:+.{decimals(self.claim.metric)}f}{self.claim.unit} for every seed"
+        return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
+
+    def power(self, d: Array, level: float) -> str:
+        detectable = statistics.detectable(float(d.std(ddof=1)), len(d), self.claim.kind, level)
+        smallest = f"{detectable:.{decimals(self.claim.metric)}f}"
+        found = f"an effect of {smallest} beyond the margin"
+        if self.claim.kind == "equivalent":
+            found = f"equivalence within {smallest}"
+        return f"{len(d)} pairs would have found {found} with 80% power."
+
+    def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
+        """How many pairs would probably decide the claim if the observed mean and spread were the true ones."""
+        margin, n, mean = self.claim.margin, len(d), self.estimate(d)
+        equivalent = self.claim.kind == "equivalent"
+        beyond = margin - abs(mean) if equivalent else mean - margin
+        if beyond == 0:
+            return "the estimate lies on the margin, so that no number of seeds would decide it"
+        opposite = levels[1] / 2 if equivalent else levels[1]
+        level = levels[0] if beyond > 0 else opposite
+        tested = self.claim.kind if beyond > 0 else "superior"  # the opposite is one test
+        need = max(statistics.pairs_needed(abs(beyond), float(d.std(ddof=1)), tested, level), n + 1, LEAST_PAIRS)
+        if need >= MOST_PAIRS:
+            return f"at this mean and spread more than {MOST_PAIRS - 1} seeds would be needed to decide it"
+        return f"at this mean and spread about {need} seeds would decide it, {need - n} more (80% power)"
+
+    def describe(self, d: Array) -> str:
+        spread, places = float(d.std(ddof=1)), decimals(self.claim.metric)
+        sure = f"80% sure: at most {statistics.upper_spread(spread, len(d)):.{places}f}"
+        return f"{len(d)} pairs have mean {self.estimate(d):+.{places}f}, standard deviation {spread:.{places}f} ({sure})"
+
+    def prospect(self, d: Array, level: float) -> tuple[float, float]:
+        return self._prospect(d, float(d.std(ddof=1)), level)
+
+    def _prospect(self, d: Array, spread: float, level: float) -> tuple[float, float]:
+        assert self.boundary is not None
+        assert isinstance(self.seeds, Seeds)
+        plan = self.claim.kind, self.claim.margin, self.seeds.looks, self.boundary, level, d
+        return statistics.sequential_power(self.estimate(d), spread, *plan)
+
+    def outlook(self, d: Array, level: float) -> str:
+        if not isinstance(self.seeds, Seeds):
+            return self.more_seeds(d, (level, level))
+        chance, seeds = self.prospect(d, level)
+        worst, late = self._prospect(d, statistics.upper_spread(float(d.std(ddof=1)), len(d)), level)
+        most = f"{worst:.0%} and {late:.1f} at the largest spread"
+        return f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average ({most})"
+
+
+class Median(Estimand):
+    """The median over seeds, by the exact sign test."""
+
+    def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
+        super().__init__(claim, seeds)
+        self.boundary = signs.SignBoundary(seeds.looks) if isinstance(seeds, Seeds) else None
+
+    def estimate(self, d: Array) -> float:
+        return float(np.median(d))
+
+    def interval(self, d: Array, alpha: float) -> tuple[float, float]:
+        low, high = signs.interval(d, self.nominal(alpha))
+        return float(low), float(high)
+
+    def p_values(self, d: Array) -> Array:
+        return signs.p_values(d, self.claim.kind, self.claim.margin, self.boundary)
+
+    def nominal(self, level: float) -> float:
+        return level if self.boundary is None else self.boundary.nominal(level)
+
+    def untestable(self, d: Array) -> str:
+        return ""
+
+    def power(self, d: Array, level: float) -> str:
+        share = signs.share_needed(len(d), level)
+        if math.isnan(share):
+            return f"{len(d)} pairs can find nothing at this level."
+        where = "within the margins" if self.claim.kind == "equivalent" else "beyond the margin"
+        return f"{len(d)} pairs would have found a difference {where} in {share:.0%} of all seeds with 80% power."
+
+    def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
+        """How many pairs would probably decide the claim if differences lay on its side, or the other, as often as in these."""
+        holds, fails = signs.shares(d, self.claim.kind, self.claim.margin)
+        if holds == fails:
+            return "as many differences speak for the claim as against it, so that no number of seeds would decide it"
+        share, level = (holds, levels[0]) if holds > fails else (fails, levels[1])
+        need = max(signs.pairs_needed(share, level, MOST_PAIRS), len(d) + 1)
+        side = "speaks for the claim" if holds > fails else "speaks against it"
+        if need >= MOST_PAIRS:
+            return f"if it {side} in {share:.0%} of all seeds, more than {MOST_PAIRS - 1} would be needed to decide it"
+        return f"if it {side} in {share:.0%} of all seeds, about {need} would decide it, {need - len(d)} more (80% power)"
+
+    def describe(self, d: Array) -> str:
+        places = decimals(self.claim.metric)
+        around = f"{d.min():+.{places}f} to {d.max():+.{places}f}"
+        return f"{len(d)} pairs have median {self.estimate(d):+.{places}f} ({around})"
+
+    def prospect(self, d: Array, level: float) -> tuple[float, float]:
+        assert self.boundary is not None
+        return signs.sequential_power(d, self.claim.kind, self.claim.margin, self.boundary, level)
+
+    def outlook(self, d: Array, level: float) -> str:
+        if not isinstance(self.seeds, Seeds):
+            return self.more_seeds(d, (level, level))
+        chance, seeds = self.prospect(d, level)
+        resampled = f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average"
+        return f"{resampled} (further seeds drawn from these)"

@@ -1,0 +1,91 @@
+"""A study with every arm's configuration resolved, and the runs that follow from it."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xceptlab.config.schema import RunConfig
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
+from xceptlab.study.definition import Seeds, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expansion:
+    """A study with every arm's configuration resolved."""
+
+    name: str
+    """The study's folder or file name, with the layers of the command line: ``residual+cifar10``."""
+    study: Study
+    arms: dict[str, RunConfig]
+    """Per arm its configuration with the first seed; the first one is the baseline."""
+    command: str = ""
+    """The command that runs the study."""
+    look: int = 0
+    """Blocks of seeds that were added to the first one, where the study adds seeds until its claims are decided."""
+    planned: int = 0
+    """Seeds of the whole study, at most, where this is a first look with fewer of them; else 0."""
+    files: tuple[Path, ...] = ()
+    """The study file and the layers that the name tells of, by their absolute paths."""
+
+    @property
+    def first_look(self) -> str:
+        """What to say of a first look with fewer seeds; empty for a whole study."""
+        few = f"a first look with {len(self.seeds)} of the study's {self.planned} seeds; its verdicts are not the study's"
+        return few if self.planned else ""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of every arm, as far as the study has come."""
+        seeds = self.study.seeds
+        return list(range(seeds.looks[self.look])) if isinstance(seeds, Seeds) else seeds
+
+    def run(self, arm: str, seed: int) -> RunConfig:
+        """The run of one arm and one seed."""
+        return dataclasses.replace(self.arms[arm], seed=seed)
+
+    def runs(self) -> dict[tuple[str, int], RunConfig]:
+        """Every run by (arm, seed), seed by seed, so that an unfinished study is balanced."""
+        return {(arm, seed): self.run(arm, seed) for seed in self.seeds for arm in self.arms}
+
+    def directories(self) -> dict[tuple[str, int], RunDirectory]:
+        """Every run's directory by (arm, seed)."""
+        return {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in self.runs().items()}
+
+    def records(self) -> dict[tuple[str, int], Record | None]:
+        """Every run's record by (arm, seed), or None where a run has none yet.
+
+        Raises:
+            Refused: A file is not a record.
+        """
+        return {key: directory.record() for key, directory in self.directories().items()}
+
+    def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
+        """The science in which an arm differs from the baseline: ``{key: (baseline, arm)}``.
+
+        A field that does not apply to one of the two, such as Nesterov's momentum to AdamW, is no difference. Weights to start
+        from, which a digest tells apart, are named as an arm declares them.
+        """
+        baseline, config = next(iter(self.arms.values())), self.arms[arm]
+        base, other = baseline.science(), config.science()
+        applicable = base.keys() - baseline.train.unused - config.train.unused
+        found = {key: (base[key], other[key]) for key in base if key in applicable and base[key] != other[key]}
+        if found.pop("model.weights_digest", None):
+            found["model.weights"] = (baseline.model.start, config.model.start)
+        return found
+
+    def data(self) -> str:
+        """In words, which part of the data set is which split; of each data set, should the arms have several."""
+        return "; ".join(dict.fromkeys(config.data.splits() for config in self.arms.values()))
+
+    def directory(self) -> Path:
+        """Where the study's registration and report are kept."""
+        return Path(next(iter(self.arms.values())).runtime.outputs) / "studies" / self.name
+
+    def nothing_found(self) -> str:
+        """What to say where neither the study nor a run of it is in the outputs, as from another folder; else nothing."""
+        runs = [directory.path for directory in self.directories().values()]
+        if any(path.exists() for path in (self.directory(), *runs)):
+            return ""
+        return f"{self.name}: no run of it is in {runs[0].parent.resolve()}; --runtime.outputs names another outputs folder"

@@ -1,0 +1,195 @@
+"""From a study file to what is to be run: arms resolved, widths matched, seeds added until the claims are decided."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xceptlab.config import loading, shipped
+from xceptlab.config.schema import RunConfig
+from xceptlab.data import identity, resolved
+from xceptlab.errors import Refused
+from xceptlab.study.definition import FACTORS, Seeds, Study, dotted
+from xceptlab.study.estimands import refuse_too_few_seeds
+from xceptlab.study.expansion import Expansion
+from xceptlab.study.registration import Registration, refuse_namesake
+from xceptlab.study.verdict import with_needed_seeds
+
+
+def locate(path: str) -> Path:
+    """The study file that a folder, a file or the name of a shipped study names."""
+    for candidate in (Path(path), shipped.root() / path, shipped.root() / "experiments" / path):
+        file = candidate / "study.yaml" if candidate.is_dir() else candidate
+        if file.is_file():
+            return file
+        if Path(path).exists():
+            break
+    raise Refused(f"{path}: no study there; give a study's folder (with a study.yaml in it), its file, or a shipped one's name")
+
+
+def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Expansion:
+    """Read a study and resolve its arms; ``args`` are layers and overrides that apply after the base and before the arms.
+
+    ``seeds`` asks for a first look with so many of the study's first seeds: a study by itself, whose name says so, which shares
+    its runs with the whole one.
+
+    Raises:
+        Refused: One line, for a study that is not well formed, an arm that differs from the baseline in a key that neither
+            declares, two arms of equal science, or an override of what the study itself decides.
+    """
+    file = locate(path)
+    study = loading.load_file(Study, str(file))
+    cells = study.cells()
+    for key, _ in loading.overrides(args):
+        if key == "print_config":
+            raise Refused("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
+        if key == "seed" or any(key in declared for declared in cells.values()):
+            raise Refused(f"--{key}: the study {file} decides it; edit the study to change it")
+    planned = 0
+    if seeds is not None:
+        study, planned = _first_look(study, seeds)
+    layers = [arg for base in study.base for arg in ("-c", _find(base, file))]
+    arms = {}
+    first = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
+    for name, declared in cells.items():
+        located = {key: _beside(value, file) if key == "model.weights" else value for key, value in declared.items()}
+        overrides = [f"--{key}={_text(value)}" for key, value in located.items()]
+        overrides.append(f"--seed={first}")
+        try:
+            arms[name] = loading.load_run([*layers, *args, *overrides], "study")
+        except Refused as error:
+            blamed = _blamed(f"{file}: arm {name!r}: ", str(error), args, [*layers, *overrides])
+            raise Refused(blamed) from None
+    named = _naming_layers(args)
+    first_look = [f"--seeds={seeds}"] if seeds is not None else []
+    typed = os.fsencode(shlex.join(["xceptlab", "study", path, *first_look, *args]))
+    loaded = Expansion(
+        name=_name(file, named, seeds if planned and seeds else 0),
+        study=study,
+        arms=arms,
+        command=typed.decode("utf-8", errors="replace"),  # arguments are in the terminal's encoding, the report is in UTF-8
+        planned=planned,
+        files=(file.resolve(), *(shipped.find(value).resolve() for key, value in named if key == "config")),
+    )
+    expansion = dataclasses.replace(loaded, arms=_resolved(loaded))
+    _control(file, expansion)
+    if not expansion.planned:  # a first look decides nothing anyway
+        refuse_too_few_seeds(study, file)
+    if next(iter(expansion.arms.values())).model.match != "none":
+        from xceptlab.study.comparison import matched  # builds networks, for which torch is needed
+
+        expansion = matched(expansion)
+    refuse_namesake(expansion)
+    return with_needed_seeds(expansion)
+
+
+def _first_look(study: Study, seeds: int) -> tuple[Study, int]:
+    """The study with its first seeds only, and how many it has in all; 0 where these are all of a list."""
+    every = list(range(study.seeds.max)) if isinstance(study.seeds, Seeds) else study.seeds
+    if not 1 <= seeds <= len(every):
+        raise Refused(f"--seeds: {seeds} is not allowed; it must be between 1 and {len(every)}, the seeds of the study")
+    whole = every[:seeds] == study.seeds
+    return dataclasses.replace(study, seeds=every[:seeds]), 0 if whole else len(every)
+
+
+def _blamed(place: str, message: str, args: Sequence[str], without: Sequence[str]) -> str:
+    """Why an arm is refused, and who is to blame: the command line where it is refused by itself, or where the arm, ``without``
+    it, is not."""
+
+    def refusal(given: Sequence[str]) -> str:
+        try:
+            loading.load_run(given, "study")
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    if refusal(args) == message:
+        return message
+    return place + message if refusal(without) else f"{place}with {shlex.join(args)}: {message}"
+
+
+def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
+    """The arms with all that their identity needs; where an own data set is not at hand, as they were registered."""
+    look = functools.cache(identity.contents)  # the arms share their data
+    try:
+        registration = Registration.load(expansion.directory())
+    except (OSError, ValueError):  # Registration.read says what is wrong with it
+        registration = None
+    registered = registration.arms if registration else {}
+    return {name: resolved(config, registered.get(name), look) for name, config in expansion.arms.items()}
+
+
+def _control(file: Path, expansion: Expansion) -> None:
+    """Refuse a comparison that is not controlled: design section 5."""
+    cells = expansion.study.cells()
+    baseline = next(iter(cells))
+    for arm in expansion.arms:
+        if more := set(expansion.differences(arm)) - set(cells[arm]) - set(cells[baseline]):
+            raise Refused(
+                f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
+            )
+    for claim in expansion.study.claims:
+        for arm in expansion.study.arms_of(claim):
+            if claim.metric.startswith("val/") and not expansion.arms[arm].data.validates:
+                needs = f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
+                raise Refused(f"{file}: claim {claim.id!r}: {needs}")
+            classes = expansion.arms[arm].data.classes
+            if claim.metric.endswith("/top5") and classes <= 5:
+                always = f"metric: {claim.metric} is always 100% with {classes} classes, as in arm {arm!r}; claim top1"
+                raise Refused(f"{file}: claim {claim.id!r}: {always}")
+    seen: dict[str, str] = {}
+    for arm, config in expansion.arms.items():
+        if config.run_id in seen:
+            raise Refused(f"{file}: the arms {seen[config.run_id]!r} and {arm!r} are the same science; an arm must differ")
+        seen[config.run_id] = arm
+
+
+def _beside(path: Any, file: Path) -> Any:
+    """A path of a study file as it is from the working directory: beside the study file, or as it stands there."""
+    if not isinstance(path, str) or not path:
+        return path
+    beside = file.parent / os.path.expanduser(path)
+    return str(beside) if beside.exists() else path
+
+
+def _find(base: str, file: Path) -> str:
+    for candidate in (Path(_beside(base, file)), shipped.find(base)):
+        if candidate.is_file():
+            return str(candidate)
+    raise Refused(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _naming_layers(args: Sequence[str]) -> list[tuple[str, str]]:
+    """Of the command line the layers and overrides that make another study, because they can change a result."""
+    science = {*FACTORS, "model.match"}
+    found = []
+    for key, value in loading.overrides(args):
+        if key == "config":
+            layer = dotted(loading.read(str(shipped.find(value or ""))), "")
+            if science & layer.keys():
+                found.append((key, value or ""))
+        elif key in science:
+            found.append((key, value or ""))
+    return found
+
+
+def _name(file: Path, layers: Sequence[tuple[str, str]], seeds: int) -> str:
+    """The study's name, with the layers and overrides that make another study, and the number of seeds of a first look.
+
+    At most 60 characters: it is also a folder and a tag in W&B, which takes 64.
+    """
+    name = [file.parent.resolve().name if file.name == "study.yaml" else file.stem]
+    name += [Path(value).stem if key == "config" else f"{key}={value}" for key, value in layers]
+    name += [f"seeds{seeds}"] if seeds else []
+    full = re.sub(r"[^\w.=+-]", "_", "+".join(name)).lstrip(".")
+    return full if len(full) <= 60 else f"{full[:51]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"

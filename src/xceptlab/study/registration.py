@@ -1,0 +1,171 @@
+"""What a study claimed before its first run, and which files it was made of."""
+
+import dataclasses
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xceptlab.config.fields import from_file, type_error
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import Refused
+from xceptlab.files import decoded, write_atomically, write_once
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.study.definition import Claim, Seeds
+from xceptlab.study.expansion import Expansion
+
+FILES = "files.txt"
+"""In a study's directory: its study file and the layers that its name tells of, and their copies elsewhere, one path a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A study as it stood before its first run, ``registered.yaml``; what is changed later is flagged."""
+
+    time: float
+    """Unix time."""
+    claims: list[dict[str, Any]]
+    alpha: float
+    seeds: list[int] | dict[str, Any]
+    """A list, or the keys of ``Seeds``."""
+    arms: dict[str, dict[str, Any]]
+    """Per arm its science."""
+    question: str = ""
+    digest: str = ""
+    """Of the bytes of the file, which does not hold it; empty before it is written. The records of the runs that began under this
+    registration name it so: one that is made anew has another, and a later version that knows more fields finds the same."""
+
+    @classmethod
+    def now(cls, expansion: Expansion) -> "Registration":
+        study = expansion.study
+        claims = [dataclasses.asdict(claim) for claim in study.claims]
+        for claim in claims:
+            claim["contrast"] = claim["contrast"] and list(claim["contrast"])
+        arms = {name: config.science() for name, config in expansion.arms.items()}
+        seeds = dataclasses.asdict(study.seeds) if isinstance(study.seeds, Seeds) else list(study.seeds)
+        return cls(time=time.time(), claims=claims, alpha=study.alpha, seeds=seeds, arms=arms, question=study.question)
+
+    @classmethod
+    def read(cls, expansion: Expansion) -> "Registration | None":
+        """What was registered, or None before the first run.
+
+        Raises:
+            Refused: The file is no registration, or one of another study, with which this one shares neither question nor arm.
+        """
+        registered = cls.load(expansion.directory())
+        if registered is None:
+            return None
+        before = [RunConfig().science() | arm for arm in registered.arms.values()]  # an older version knew fewer fields
+        shared = any(config.science() in before for config in expansion.arms.values())
+        if registered.question not in ("", expansion.study.question) and not shared:
+            raise Refused(
+                f"{expansion.directory()}: another study of this name was run, {registered.question!r}; "
+                "rename this one's folder or file, or give it another --runtime.outputs"
+            )
+        return registered
+
+    @classmethod
+    def load(cls, directory: Path) -> "Registration | None":
+        """What a study's directory holds, or None before the first run.
+
+        Raises:
+            Refused: The file is no registration.
+        """
+        file = directory / "registered.yaml"
+        try:
+            written = file.read_bytes()
+            values = yaml.safe_load(decoded(written))
+            if "digest" in values:
+                raise Refused("digest: a file does not hold its own")
+            registered = from_file(cls, values)
+            if isinstance(registered.seeds, dict):
+                from_file(Seeds, registered.seeds)
+            for claim in registered.claims:
+                if wrong := type_error(str, claim.get("id"), "claims.id"):
+                    raise Refused(wrong)
+        except FileNotFoundError:
+            return None
+        except (RecursionError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:  # of PyYAML's constructors
+            reason = getattr(error, "problem", None) or error
+            remedy = "remove it to register the study anew"
+            raise Refused(f"{file}: not a registration of this version ({reason}); {remedy}") from None
+        return dataclasses.replace(registered, digest=hashlib.sha256(written).hexdigest()[:16])
+
+    @classmethod
+    def make(cls, expansion: Expansion) -> None:
+        """Register a study, once, and note it with every run that has not begun.
+
+        Of several commands that do so at the same time the first one's registration stays.
+        """
+        registered = cls.read(expansion)
+        if registered is None:
+            expansion.directory().mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(cls.now(expansion).contents(), sort_keys=False)
+            write_once(expansion.directory() / "registered.yaml", text.encode())
+            registered = cls.read(expansion)
+            assert registered is not None
+        for run in expansion.runs().values():
+            RunDirectory.of(run.runtime.outputs, run.run_id).register(registered.digest)
+
+    def contents(self) -> dict[str, Any]:
+        """What the file holds: all but its own digest."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "digest"}
+
+    def edits(self, expansion: Expansion) -> list[str]:
+        """What differs between the registered study and today's, in words."""
+        today = Registration.now(expansion)
+        seeds = dataclasses.asdict(Seeds(**self.seeds)) if isinstance(self.seeds, dict) else self.seeds
+        defaults = RunConfig().science()  # where fields stood that a later version has added
+        claim_defaults = {f.name: f.default for f in dataclasses.fields(Claim) if f.default is not dataclasses.MISSING}
+        claim_defaults["effect"] = {}
+        planned = (("alpha", self.alpha, today.alpha), ("seeds", seeds, today.seeds))
+        edits = [f"{name} {old} -> {new}" for name, old, new in planned if old != new]
+        for what, old, new in (
+            ("claim", {c["id"]: claim_defaults | c for c in self.claims}, {c["id"]: c for c in today.claims}),
+            ("arm", {name: defaults | science for name, science in self.arms.items()}, today.arms),
+        ):
+            edits += [f"{what} {name} added" for name in new if name not in old]
+            edits += [f"{what} {name} removed" for name in old if name not in new]
+            for name in [name for name in old if name in new]:
+                keys = [key for key in new[name] if old[name].get(key) != new[name][key]]
+                edits += [f"{what} {name}: {key} {old[name].get(key)} -> {new[name][key]}" for key in keys]
+        return edits
+
+
+def refuse_namesake(expansion: Expansion) -> None:
+    """Refuse a study whose directory belongs to another study file of this name, or to other layers.
+
+    A file that is gone, since its folder was moved, and a copy that is as the study was registered, as in another clone, are the
+    same study, and are remembered with it.
+
+    Raises:
+        Refused: The other study's file is there, and this one differs from what was registered.
+    """
+    remembered = _remembered(expansion)
+    others = [file for file in remembered if file not in expansion.files and file.is_file()]
+    if not others or set(expansion.files) <= set(remembered):
+        return
+    registered = Registration.read(expansion)
+    if registered and registered.edits(expansion):
+        raise Refused(
+            f"{expansion.directory()}: belongs to another study of this name, {others[0]}; "
+            "rename this one's folder or file, or give it another --runtime.outputs"
+        )
+
+
+def remember_files(expansion: Expansion) -> None:
+    """Note in the study's directory which files the study is made of."""
+    expansion.directory().mkdir(parents=True, exist_ok=True)
+    files = dict.fromkeys([*_remembered(expansion), *expansion.files])
+    write_atomically(expansion.directory() / FILES, "".join(f"{file}\n" for file in files).encode("utf-8", "surrogateescape"))
+
+
+def _remembered(expansion: Expansion) -> list[Path]:
+    try:
+        text = (expansion.directory() / FILES).read_text("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return []
+    return [Path(line) for line in text.splitlines()]

@@ -1,0 +1,131 @@
+"""Scores that any other tool made, from a CSV file, and verdicts on them: ``xceptlab judge``."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xceptlab.config.fields import Section
+from xceptlab.errors import Refused
+from xceptlab.files import read
+from xceptlab.study.definition import Claim
+from xceptlab.study.verdict import Verdict, judge
+
+ScoreTable = dict[str, dict[int, float]]
+"""``table[arm][seed]`` of one metric; NaN where the file has no finite number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreClaim(Claim):
+    """A claim on scores that another tool made."""
+
+    metric: str  # type: ignore[assignment]
+    """Any that the file has."""
+    lower_is_better: bool | None = None  # type: ignore[assignment]
+    """Whether a lower score is the better one, so that the claim is about b - a; left out, if the metric's name ends in loss."""
+
+    def __post_init__(self) -> None:
+        if self.lower_is_better is None:
+            object.__setattr__(self, "lower_is_better", self.metric.endswith("loss"))
+        super().__post_init__()
+        self._require("effect", not self.effect, "left out; effects are judged in the grid of a study")
+        self._require("failed", self.failed is None, "left out; failures are counted in a study")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimsFile(Section):
+    """What ``xceptlab judge --claims`` reads."""
+
+    claims: list[ScoreClaim]
+    """The claims, all of which Holm's correction is over."""
+    alpha: float = 0.05
+    """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the file; above 0, below 0.5."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
+        ids = [claim.id for claim in self.claims]
+        self._require("claims", 0 < len(ids) == len(set(ids)), "a list of at least one claim, each with an id of its own")
+
+
+def judge_scores(file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str) -> list[Verdict]:
+    """The verdicts on the claims; ``incomplete`` where an arm lacks a seed that another arm of the claims has.
+
+    Raises:
+        Refused: One line: what is wrong with the file, or what a claim names that it does not have.
+    """
+    tables = {metric: read_scores(file, metric, arm_column, seed_column) for metric in {claim.metric for claim in claims}}
+    scores = [_of_claim(claim, tables[claim.metric], file) for claim in claims]
+    seeds = sorted({seed for table in scores for own in table.values() for seed in own})
+    return judge(claims, scores, seeds, alpha)
+
+
+def _of_claim(claim: ScoreClaim, table: ScoreTable, file: Path) -> ScoreTable:
+    """The scores of a claim's arms; what is no finite number scores as the claim declares."""
+    scores: ScoreTable = {}
+    for arm in claim.sides:
+        if arm not in table:
+            raise Refused(f"{file}: claim {claim.id!r}: there is no arm {arm!r}; there are {', '.join(table)}")
+        scores[arm] = {}
+        for seed, score in table[arm].items():
+            if math.isfinite(score):
+                scores[arm][seed] = score
+            elif claim.diverged is not None:
+                scores[arm][seed] = claim.diverged
+            else:
+                no_score = f"arm {arm!r}, seed {seed} has no finite {claim.metric}"
+                raise Refused(f"{file}: {no_score}; `diverged` declares what such a run scores (claim {claim.id!r})")
+    return scores
+
+
+def read_scores(file: Path, metric: str, arm_column: str = "arm", seed_column: str = "seed") -> ScoreTable:
+    """The scores of a metric: of a file with a column of its name, or with the columns ``metric`` and ``value``.
+
+    Args:
+        file: CSV with a header, one row per run, or per run and metric.
+        metric: The metric's name.
+        arm_column: Name of the column that tells the arms apart.
+        seed_column: Name of the column of seeds, which are whole numbers and pair the arms' runs.
+
+    Raises:
+        Refused: A column is missing, a row is not whole, a seed is no whole number, or a run stands there twice.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read(str(file)), newline="")))
+    except csv.Error as error:
+        raise Refused(f"{file}: no CSV ({error})") from None
+    columns = list(rows[0]) if rows else []
+    long = {"metric", "value"} <= set(columns)
+    value_column = "value" if long else metric
+    for column in (arm_column, seed_column, value_column):
+        if column not in columns:
+            there = ", ".join(map(str, columns)) or "none, or no row"
+            raise Refused(f"{file}: there is no column {column!r}; there are {there}")
+    table: ScoreTable = {}
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise Refused(f"{file}: row {line} is not whole; it must have {len(columns)} columns")
+        if long and row["metric"] != metric:
+            continue
+        arm, seed, value = (row[column] for column in (arm_column, seed_column, value_column))
+        try:
+            number = int(seed)
+        except (TypeError, ValueError):
+            raise Refused(f"{file}: row {line}: {seed_column} {seed!r} is no whole number") from None
+        own = table.setdefault(arm, {})
+        if number in own:
+            raise Refused(f"{file}: row {line}: arm {arm!r}, seed {number} stands there twice")
+        own[number] = _score(value, f"{file}: row {line}: {value_column}")
+    if not table:
+        raise Refused(f"{file}: there is no row of the metric {metric!r}")
+    return table
+
+
+def _score(value: str | None, place: str) -> float:
+    """A score, NaN where there is none."""
+    try:
+        return float(value) if value and value.strip() else math.nan
+    except ValueError:
+        raise Refused(f"{place} {value!r} is no number") from None

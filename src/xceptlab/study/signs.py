@@ -1,0 +1,163 @@
+"""The exact sign test on the median of paired differences: arrays in, numbers out.
+
+It asks whether a difference lies beyond the margin for more than half of all seeds. It assumes nothing of the differences'
+distribution, so that it also holds where some runs collapse or diverge, which no test of a mean does. Functions take any number
+of leading axes ``(...)``, so that the simulations run the very code that judges.
+"""
+
+import functools
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, binom
+
+from xceptlab.study.statistics import POWER, Array, Kind, decisions
+
+
+def upper_tail(wins: ArrayLike, n: int) -> Array:
+    """P(Bin(n, 1/2) >= wins) for counts (...)."""
+    return np.asarray(binom.sf(np.asarray(wins) - 1, n, 0.5))
+
+
+def p_values(differences: Array, kind: Kind, margin: float, boundary: "SignBoundary | None" = None) -> Array:
+    """For paired differences (..., n): p that the claim on their median holds, and p that its opposite does (..., 2).
+
+    ``superior``: the median is above the margin; its opposite, it is below. ``equivalent``: it is within the margin, by two
+    one-sided tests; its opposite, it is outside, by either outer test, hence Bonferroni's factor of 2. Differences equal to the
+    margin count for neither side. ``boundary`` makes each one-sided p-value one that is valid beside a sequential study's other
+    looks.
+    """
+    n = differences.shape[-1]
+
+    def p(wins: NDArray[np.bool_]) -> Array:
+        tail = upper_tail(wins.sum(axis=-1), n)
+        return tail if boundary is None else boundary.chance(tail)
+
+    above, below = p(differences > margin), p(differences < margin)
+    if kind == "superior":
+        return np.stack([above, below], axis=-1)
+    inside = np.maximum(p(differences > -margin), below)
+    outside = 2 * np.minimum(above, p(differences < -margin))
+    return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
+
+
+def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]:
+    """The part of differences (n,) that speaks for the claim, and the part that speaks against it.
+
+    Half an imaginary difference on either side is counted in, so that few differences that agree are not taken for all.
+    """
+
+    def part(wins: NDArray[np.bool_]) -> float:
+        return float((wins.sum() + 0.5) / (len(wins) + 1))
+
+    above, below = part(differences > margin), part(differences < margin)
+    if kind == "superior":
+        return above, below
+    return min(part(differences > -margin), below), max(above, part(differences < -margin))
+
+
+def interval(differences: Array, alpha: float) -> Array:
+    """The interval of the median at level 1 - 2 alpha, for differences (..., n): low and high (..., 2).
+
+    Its ends are order statistics, the r-th from below and from above, r being the largest with P(Bin(n, 1/2) <= r - 1) <= alpha.
+    Where not even the least and the greatest value reach the level, the ends are infinite.
+    """
+    n = differences.shape[-1]
+    r = int(binom.ppf(alpha, n, 0.5))  # the smallest count whose chance of "at most" reaches alpha
+    if binom.cdf(r, n, 0.5) <= alpha:  # it meets alpha exactly, so that it is excluded, too
+        r += 1
+    if r == 0:
+        return np.broadcast_to([-np.inf, np.inf], (*differences.shape[:-1], 2)).copy()
+    ordered = np.sort(differences, axis=-1)
+    return np.stack([ordered[..., r - 1], ordered[..., n - r]], axis=-1)
+
+
+def fewest(level: float) -> int:
+    """The fewest pairs of which a one-sided sign test at ``level`` can reject: 5 at 0.05, 6 at 0.025."""
+    return int(np.ceil(-np.log2(level) - 1e-12))
+
+
+def good_sizes(level: float, most: int) -> list[int]:
+    """The numbers of pairs up to ``most`` that need no more wins than one pair fewer does: 5, 8, 11, 13, 16 ... at 0.05."""
+    sizes = range(fewest(level), most + 1)
+    return [n for n in sizes if threshold(n, level) == threshold(n - 1, level)]
+
+
+def threshold(n: int, level: float) -> int:
+    """The fewest wins of n pairs that a one-sided test at ``level`` rejects with; n + 1 where none does."""
+    return int(np.searchsorted(-upper_tail(np.arange(n + 2), n), -level))
+
+
+def power(share: float, n: int, level: float) -> float:
+    """The chance that n pairs reject at ``level`` where each difference is beyond the margin with chance ``share``."""
+    return float(binom.sf(threshold(n, level) - 1, n, share))
+
+
+def share_needed(n: int, level: float) -> float:
+    """How often a difference must lie beyond the margin for n pairs to reject with ``POWER``; NaN where they never can."""
+    wins = threshold(n, level)
+    if wins > n:
+        return float("nan")
+    return float(beta.ppf(POWER, wins, n - wins + 1))  # P(Bin(n, share) >= wins) = POWER
+
+
+def pairs_needed(share: float, level: float, most: int) -> int:
+    """Pairs that reject with ``POWER`` where a difference is beyond the margin with chance ``share``; at most ``most``."""
+    return next((n for n in range(1, most) if power(share, n, level) >= POWER), most)
+
+
+class SignBoundary:
+    """What peeking costs the sign test: a study is looked at after each number of pairs in ``looks``.
+
+    With a median on the margin the wins are a random walk of fair steps, so the chance that any look's p-value is at most some
+    nominal p is computed exactly: the walk with its thresholds as absorbing barriers. A p-value put through ``chance`` is valid
+    however often one looks.
+    """
+
+    def __init__(self, looks: range) -> None:
+        self.looks = looks
+        self._nominal, self._chances = _chances(looks)
+
+    def chance(self, p: ArrayLike) -> Array:
+        """The chance that any look's p-value is at most nominal p (...), under a median on the margin."""
+        place = np.searchsorted(self._nominal, np.asarray(p) * (1 + 1e-12), side="right") - 1
+        return np.where(place < 0, 0.0, self._chances[np.maximum(place, 0)])
+
+    def nominal(self, level: float) -> float:
+        """The largest nominal p whose ``chance`` is at most ``level``; 0 where there is none."""
+        allowed = self._nominal[self._chances <= level]
+        return float(allowed[-1]) if len(allowed) else 0.0
+
+
+@functools.cache
+def _chances(looks: range) -> tuple[Array, Array]:
+    """Every p-value that some look can have, rising (c,), and the chance that any look's is at most that (c,)."""
+    nominal = np.unique(np.concatenate([upper_tail(np.arange(n + 1), n) for n in looks]))
+    return nominal, np.array([_crossing(looks, level) for level in nominal])
+
+
+def _crossing(looks: range, level: float) -> float:
+    """The chance that the wins of fair steps reach any look's threshold at ``level``."""
+    alive = np.ones(1)  # by number of wins, the chance to be there without having crossed
+    crossed, before = 0.0, 0
+    for n in looks:
+        alive = np.convolve(alive, binom.pmf(np.arange(n - before + 1), n - before, 0.5))
+        barrier = threshold(n, level * (1 + 1e-12))
+        crossed += float(alive[barrier:].sum())
+        alive[barrier:] = 0.0
+        before = n
+    return crossed
+
+
+def sequential_power(
+    observed: Array, kind: Kind, margin: float, boundary: SignBoundary, level: float, paths: int = 2000
+) -> tuple[float, float]:
+    """The chance that a claim is decided by the last look, and the pairs that it takes on average.
+
+    By simulation: after the ``observed`` differences (n,), n >= 1, further ones are drawn from these.
+    """
+    drawn = np.random.default_rng(0).choice(observed, (paths, boundary.looks[-1]))
+    drawn[:, : len(observed)] = observed
+    to_come = [n for n in boundary.looks if n > len(observed)]
+    p = np.stack([p_values(drawn[:, :n], kind, margin, boundary).min(axis=-1) for n in to_come])
+    return decisions(p, to_come, level)

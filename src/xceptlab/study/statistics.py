@@ -1,0 +1,314 @@
+"""The statistics: arrays in, numbers out. scipy and statsmodels do the computing.
+
+What decides verdicts takes any number of leading axes ``(...)``, so that the simulations run the very code that judges.
+"""
+
+import bisect
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import interpolate, stats
+
+Array = NDArray[np.float64]
+Kind = Literal["superior", "equivalent"]
+
+POWER = 0.8
+"""With which an effect is to be found."""
+MOST_PAIRS = 1000
+"""Where counting how many seeds a claim needs ends."""
+
+
+def p_values(differences: Array, kind: Kind, margin: float, chance: Callable[[Any], Any] = lambda p: p) -> Array:
+    """For paired differences (..., n), n >= 2 and of some spread: p that the claim holds and p that its opposite does (..., 2).
+
+    ``superior``: one-sided t-tests of mean > margin and of mean < margin. ``equivalent``: two one-sided tests (Schuirmann 1987)
+    of |mean| < margin; its opposite, |mean| > margin, is shown by either outer test, hence Bonferroni's factor of 2.
+    ``chance`` makes each one-sided p-value one that is valid beside the other looks of a sequential study (``Boundary``).
+    """
+
+    def t(mean: float, alternative: str) -> Array:
+        return np.asarray(chance(stats.ttest_1samp(differences, mean, axis=-1, alternative=alternative).pvalue))
+
+    if kind == "superior":
+        return np.stack([t(margin, "greater"), t(margin, "less")], axis=-1)
+    inside = np.maximum(t(-margin, "greater"), t(margin, "less"))
+    outside = 2 * np.minimum(t(margin, "greater"), t(-margin, "less"))
+    return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
+
+
+def holm(p: Array) -> Array:
+    """Holm's (1979) adjustment of p-values (..., m) -> (..., m): all below alpha, all hold but with chance alpha."""
+    order = np.argsort(p, axis=-1)
+    factors = np.arange(p.shape[-1], 0, -1)
+    rising = np.maximum.accumulate(np.take_along_axis(p, order, -1) * factors, axis=-1)
+    return np.take_along_axis(np.minimum(1.0, rising), np.argsort(order, axis=-1), -1)
+
+
+def holm_level(p: Array, i: int, alpha: float) -> float:
+    """The level at which Holm tests hypothesis i of p-values (m,), given the others: alpha / (m - those rejected before it)."""
+    others = holm(np.where(np.arange(len(p)) == i, 1.0, p)) <= alpha
+    return alpha / (len(p) - int(others.sum()))
+
+
+def interval(differences: Array, level: float) -> Array:
+    """The t interval of the mean of differences (..., n), n >= 2, at ``level`` (0 to 1): low and high (..., 2)."""
+    mean, half = differences.mean(axis=-1), reach(stats.sem(differences, axis=-1), differences.shape[-1], level)
+    return np.stack([mean - half, mean + half], axis=-1)
+
+
+def reach(error: ArrayLike, n: int, level: float) -> Array:
+    """Half the t interval at ``level`` of a mean over n values, given its standard error (...)."""
+    return np.asarray(error) * stats.t.ppf((1 + level) / 2, n - 1)
+
+
+def detectable(spread: float, n: int, kind: Kind, alpha: float) -> float:
+    """The distance that n pairs of standard deviation ``spread`` would have found with ``POWER``.
+
+    ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest margin that would be shown for
+    a true difference of 0 (each of the two tests at 1 - (1 - POWER) / 2, as for two that fail independently).
+    """
+    from statsmodels.stats.power import TTestPower
+
+    return float(spread * TTestPower().solve_power(nobs=n, alpha=alpha, power=_each(kind), alternative="larger"))
+
+
+def pairs_needed(distance: float, spread: float, kind: Kind, alpha: float) -> int:
+    """Pairs that find a mean at ``distance`` (> 0) from the margin with ``POWER``, at standard deviation ``spread`` (> 0).
+
+    At most ``MOST_PAIRS``.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    each, sizes = _each(kind), range(2, MOST_PAIRS)
+    return sizes.start + bisect.bisect_left(
+        sizes, True, key=lambda n: not TTestPower().power(distance / spread, n, alpha, alternative="larger") < each
+    )
+
+
+def _each(kind: Kind) -> float:
+    return POWER if kind == "superior" else 1 - (1 - POWER) / 2
+
+
+def at_chance(accuracy: float, chance: float, images: int) -> bool:
+    """Whether so many images cannot tell an accuracy from that of guessing: a one-sided binomial test at 1%; both in percent.
+
+    Without a number of images, 0, it is whether the accuracy is not above chance; a NaN is not at chance.
+    """
+    if not images:
+        return accuracy <= chance
+    right = accuracy * images / 100
+    return bool(stats.binom.sf(np.ceil(right - 1e-6) - 1, images, chance / 100) > 0.01)
+
+
+def upper_share(hits: int, n: int, level: float = 0.95) -> float:
+    """The one-sided upper confidence bound of a share that ``hits`` of ``n`` >= 1 show, such as 0.45 for 0 of 5.
+
+    Clopper & Pearson (1934); exact for an n that was fixed before: it is below the true share in 5% of cases at most.
+    """
+    return 1.0 if hits == n else float(stats.beta.ppf(level, hits + 1, n - hits))
+
+
+def correlation(a: Array, b: Array) -> float:
+    """Pearson's correlation of (n,) and (n,); NaN where one of them does not vary."""
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+# ---- seeds until decided ---------------------------------------------------------------------------------------------------
+
+
+class Boundary:
+    """What peeking costs: a study is looked at after ``start`` seeds, then every ``step``, up to ``most``.
+
+    At a mean on the margin the sequence of t statistics does not depend on the unknown variance, so the chance that the smallest
+    of all looks' p-values is below some nominal p is a fixed function: ``chance``. A p-value put through it is valid however
+    often one looks (P(any look's <= a) <= a), and so is whatever is built of such p-values: TOST, Bonferroni's factor, Holm's
+    family. The function is tabulated by ``benchmarks/statistics_boundaries.py`` in ``boundaries.csv``.
+    """
+
+    def __init__(self, start: int, step: int, most: int) -> None:
+        nominal, table = _boundaries()
+        self.start, self.most = start, most
+        self._looks = 1 + (most - start) // step
+        smooth = interpolate.PchipInterpolator(np.log([*nominal, 1.0]), np.log([*table[start, step, most], 1.0]))
+        self._nominal = np.linspace(np.log(nominal[0]), 0, 2000)
+        self._chance = smooth(self._nominal)
+
+    def chance(self, p: ArrayLike) -> Array:
+        """The chance of any look's p-value below nominal p (...), under a true mean on the margin."""
+        logarithm = np.log(np.maximum(p, 1e-300))
+        tabulated = np.exp(np.interp(logarithm, self._nominal, self._chance))
+        return np.minimum(tabulated, self._looks * np.asarray(p))  # Bonferroni, below the table
+
+    def nominal(self, chance: float) -> float:
+        """The nominal p whose ``chance`` this is; below the table Bonferroni's, which is smaller."""
+        tabulated = np.exp(np.interp(np.log(chance), self._chance, self._nominal))
+        return float(tabulated if np.log(chance) >= self._chance[0] else chance / self._looks)
+
+
+@functools.cache
+def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
+    """The nominal p-values (c,) and, by (start, step, most), the chance that some look's is below each (c,)."""
+    with resources.files("xceptlab.study").joinpath("boundaries.csv").open(encoding="utf-8") as file:
+        nominal = np.array(file.readline().split(",")[3:], dtype=float)
+        rows = np.loadtxt(file, delimiter=",")
+    return nominal, {(int(row[0]), int(row[1]), int(row[2])): row[3:] for row in rows}
+
+
+def sequential_power(
+    mean: float,
+    spread: float,
+    kind: Kind,
+    margin: float,
+    looks: range,
+    boundary: Boundary,
+    level: float,
+    observed: ArrayLike = (),
+    paths: int = 4000,
+) -> tuple[float, float]:
+    """The chance that a claim is decided by the last look, and the pairs that it takes on average; by simulation (+- 1%).
+
+    Every simulated study begins with the ``observed`` differences (n,), where there are any; its further ones are normal, of this
+    mean and spread.
+    """
+    x = np.random.default_rng(0).normal(mean, spread, (paths, looks[-1]))
+    x[:, : np.size(observed)] = observed
+    to_come = [n for n in looks if n > np.size(observed)]
+    p = np.stack([p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) for n in to_come])
+    return decisions(p, to_come, level)
+
+
+def decisions(p: Array, looks: Sequence[int], level: float) -> tuple[float, float]:
+    """The share of simulated studies that are decided by the last look, and the pairs that a study takes on average.
+
+    Args:
+        p: The smaller p-value of the claim and of its opposite, (looks, studies).
+        looks: The numbers of pairs at them.
+        level: At or below which a claim is decided.
+    """
+    decided = p <= level
+    needed = np.where(decided.any(axis=0), np.asarray(looks)[decided.argmax(axis=0)], looks[-1])
+    return float(decided.any(axis=0).mean()), float(needed.mean())
+
+
+def upper_spread(spread: float, n: int) -> float:
+    """The upper 80% confidence limit of a normal standard deviation that n values estimate as ``spread``."""
+    return float(spread * np.sqrt((n - 1) / stats.chi2.ppf(1 - 0.8, n - 1)))
+
+
+# ---- where the error comes from -------------------------------------------------------------------------------------------
+
+
+def redrawn(correct: NDArray[np.uint8], draws: int, rng: np.random.Generator) -> Array:
+    """Bootstrap over test images, which all runs share: each draw is the same for every run.
+
+    Args:
+        correct: 1 where a run was right, (runs, images).
+
+    Returns:
+        Accuracies in percent, (draws, runs).
+    """
+    runs, images = correct.shape
+    columns = np.ascontiguousarray(correct.T, dtype=np.float32)
+    accuracy = np.empty((draws, runs))
+    for part in np.array_split(np.arange(draws), max(1, draws // 50)):
+        counts = np.stack([np.bincount(rng.integers(images, size=images), minlength=images) for _ in part])
+        accuracy[part] = counts.astype(np.float32) @ columns
+    return 100 * accuracy / images
+
+
+def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Standard errors of the mean difference from the seeds, from the test images, and from both, by a two-way bootstrap.
+
+    Resampling both ways counts the variance of single predictions three times (Owen 2007), the sum of both ways twice; the
+    smaller of the two is taken, which is still careful.
+
+    Args:
+        differences: Paired differences (n,), n >= 2.
+        drawn: The same on redrawn images, (draws, n).
+    """
+    draws, n = drawn.shape
+    seeds = rng.integers(n, size=(draws, n - 1))  # n - 1 of n: then the bootstrap's variance is not too small
+    both = np.take_along_axis(drawn, seeds, axis=1).mean(axis=1)
+    by_seeds, by_images = float(stats.sem(differences)), float(drawn.mean(axis=1).std(ddof=1))
+    return by_seeds, by_images, min(float(both.std(ddof=1)), float(np.hypot(by_seeds, by_images)))
+
+
+def skewed(differences: Array) -> bool:
+    """Whether values (n,) are more skewed than normal ones are but in one case of twenty; by simulation, as n is small."""
+    if len(differences) < 4 or np.ptp(differences) == 0:
+        return False
+    rng = np.random.default_rng(0)
+    test = stats.monte_carlo_test(
+        differences, lambda size: rng.standard_normal(size), stats.skew, vectorized=True, n_resamples=2000
+    )
+    return bool(test.pvalue <= 0.05)
+
+
+# ---- factorial studies ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """A main effect, or an interaction of two or three factors, averaged over the other factors."""
+
+    factors: tuple[int, ...]
+    """Axes of the grid, one to three."""
+    levels: tuple[int, ...]
+    """The level of each that is compared with its first level."""
+    estimate: float
+    """Mean at the level - mean at the first level; of several factors, the effect of those before the last one at the last one's
+    level - at its first."""
+    low: float
+    high: float
+    p_adjusted: float
+    """Two-sided, of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
+
+
+def effects(scores: Array, level: float) -> list[Effect]:
+    """Main effects and interactions of scores (seeds, levels of factor 1, levels of factor 2, ...), with intervals at ``level``.
+
+    Each is a contrast that is computed for every seed, so that it is tested by a t-test over the seeds (n - 1 degrees of freedom,
+    n >= 2), which asks nothing of the other cells' variances; one variance pooled over all cells covers too seldom where they
+    differ (Boik 1981; Maxwell & Delaney 2004, chapters 11 to 13).
+    """
+    _, *shape = scores.shape
+    singles = [((f,), (i,)) for f, size in enumerate(shape) for i in range(1, size)]
+    which = []
+    for order in (1, 2, 3):
+        for several in itertools.combinations(singles, order):
+            factors = tuple(f for (f,), _ in several)
+            if len(set(factors)) == order:
+                which.append((factors, tuple(i for _, (i,) in several)))
+    contrasts = np.stack([_contrast(scores, dict(zip(factors, levels, strict=True))) for factors, levels in which])
+    vary = np.ptp(contrasts, axis=-1) > 1e-6 * np.abs(scores).max()  # not by the rounding of 32-bit scores alone
+    p = np.ones(len(which))
+    p[vary] = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1).pvalue
+    adjusted = np.where(vary, holm(p), np.nan)
+    ends = interval(contrasts, level)
+    return [
+        Effect(
+            factors=factors,
+            levels=levels,
+            estimate=float(contrasts[i].mean()),
+            low=float(ends[i, 0]),
+            high=float(ends[i, 1]),
+            p_adjusted=float(adjusted[i]),
+        )
+        for i, (factors, levels) in enumerate(which)
+    ]
+
+
+def _contrast(scores: Array, levels: dict[int, int]) -> Array:
+    """Of scores (seeds, levels of factor 1, ...) the effect in each seed (seeds,): by axis the level against the first one."""
+    for axis in reversed(range(scores.ndim - 1)):
+        by_level = np.moveaxis(scores, axis + 1, 0)
+        scores = by_level[levels[axis]] - by_level[0] if axis in levels else by_level.mean(axis=0)
+    return scores

@@ -1,0 +1,237 @@
+"""A batch's work as a CUDA graph: captured once for each shape of batch, then replayed.
+
+A training step (forward, loss and backward) of a small network is some thousand kernels, an evaluated batch some hundred, and
+Python launches them more slowly than a GPU runs them. A graph holds them all and is launched at once. It computes the same bits:
+before a graph is used, it is compared on a real batch with the work done kernel by kernel, and where the two differ, the run goes
+on without graphs. With ``train.deterministic: false`` arithmetic itself does not repeat to the bit, and nothing is compared.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from xceptlab.config.schema import RunConfig
+from xceptlab.data.module import Batch
+from xceptlab.text import say
+
+WARM_UP = 2
+"""Batches of a shape that are done kernel by kernel before it is captured: libraries load and compile what they need."""
+
+Outputs = dict[str, Tensor]
+Recorder = Callable[[Callable[[], None]], Callable[[], None]]
+"""Takes work on fixed tensors, without doing it, and returns what does it, again and again."""
+
+
+def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
+    """How a run's work is captured; None for a run whose work is not, as on a CPU."""
+    return cuda_recorder() if config.runtime.capture and trainer.strategy.root_device.type == "cuda" else None
+
+
+def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
+    """Whether training steps can be captured, and not only evaluation; says why not."""
+    if trainer.world_size > 1:
+        why = "on several devices gradients are exchanged while they are computed"
+    elif config.train.precision == "16-mixed":
+        why = "16-mixed scales each loss by what it finds in the gradients"
+    else:
+        return True
+    if trainer.is_global_zero:
+        say_not_captured("training steps", why)
+    return False
+
+
+def say_not_captured(work: str, why: str) -> None:
+    """Tell the user that the run goes on without graphs for this work, and why."""
+    say(f"{work} are launched kernel by kernel, not replayed from a CUDA graph: {why}")
+
+
+def cuda_recorder() -> Recorder:
+    """What captures work in CUDA graphs, which share their memory, since one is replayed after the other."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # other threads may pin memory meanwhile
+            work()
+        return graph.replay
+
+    return record
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Captured work: tensors to fill, a graph to replay, tensors to read."""
+
+    inputs: dict[str, Tensor]
+    """By the names of a batch's fields."""
+    outputs: Outputs
+    replay: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What work changes beside its outputs, and the generator that dropout draws from."""
+
+    tensors: list[Tensor]
+    generator: Tensor
+
+
+class Captured:
+    """Outputs of a batch, by graphs where they are captured.
+
+    Args:
+        forward: From a batch to the outputs.
+        network: What ``forward`` calls; its parameters and buffers keep their places in memory.
+        record: How work is captured.
+    """
+
+    work = "evaluations"
+    """In words."""
+
+    def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder) -> None:
+        self.forward, self.network, self.record = forward, network, record
+        self._device = next(network.parameters()).device
+        self._graphs: dict[Hashable, _Graph] = {}
+        self._seen: Counter[Hashable] = Counter()
+        self._given_up = False
+
+    def __call__(self, batch: Batch, variant: bool = False) -> Outputs | None:
+        """The batch's outputs, valid until the next call; None where the caller has to do it kernel by kernel.
+
+        Args:
+            batch: On the device.
+            variant: Which of two kinds of work it is, each of which has graphs of its own; an evaluation is of one kind only.
+        """
+        key = (variant, batch.weight, *(value.shape for value in _tensors(batch).values()))
+        if graph := self._graphs.get(key):
+            self._prepare(variant)
+            for name, value in _tensors(batch).items():
+                graph.inputs[name].copy_(value, non_blocking=True)
+            graph.replay()
+            return graph.outputs
+        self._seen[key] += 1
+        if self._given_up or self._seen[key] <= WARM_UP:
+            return None
+        self._prepare(variant)
+        return self._capture(key, batch, variant)
+
+    def _prepare(self, variant: bool) -> None:
+        """Make ready what the work writes to beside its outputs; an evaluation writes to nothing."""
+
+    def _computed(self, batch: Batch, variant: bool) -> Outputs:
+        """Do the work."""
+        kind = self._device.type
+        dtype, mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, dtype, mixed, cache_enabled=False):  # weights that are cast must be cast anew in each replay
+            return self.forward(batch)
+
+    def _changed(self) -> list[Tensor]:
+        """What the work changes beside its outputs."""
+        return []
+
+    def _capture(self, key: Hashable, batch: Batch, variant: bool) -> Outputs:
+        """Do a batch kernel by kernel, then by a new graph, and keep the graph if both come to the same bits."""
+        inputs: dict[str, Any] = {name: value.clone() for name, value in _tensors(batch).items()}
+        copied = batch._replace(**inputs)
+        before = self._state()
+        expected = self._computed(copied, variant)
+        after = self._state()
+        outputs = {name: torch.empty_like(value) for name, value in expected.items()}
+
+        def work() -> None:
+            for name, value in self._computed(copied, variant).items():
+                outputs[name].copy_(value)
+
+        self._restore(before)
+        try:
+            replay = self.record(work)
+        except RuntimeError as error:
+            self._give_up(str(error).splitlines()[0])
+        else:
+            replay()
+            if _same([*self._state().tensors, *outputs.values()], [*after.tensors, *expected.values()]):
+                self._graphs[key] = _Graph(inputs, outputs, replay)
+                return outputs
+            self._give_up("what is captured comes to other bits than what is not")
+        self._restore(after)
+        return expected
+
+    def _state(self) -> _State:
+        cuda = self._device.type == "cuda"
+        generator = torch.cuda.get_rng_state(self._device) if cuda else torch.get_rng_state()
+        return _State([tensor.clone() for tensor in self._changed()], generator)
+
+    def _restore(self, state: _State) -> None:
+        for tensor, value in zip(self._changed(), state.tensors, strict=True):
+            tensor.copy_(value)
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(state.generator, self._device)
+        else:
+            torch.set_rng_state(state.generator)
+
+    def _give_up(self, why: str) -> None:
+        self._given_up = True
+        say_not_captured(self.work, why)
+
+
+class CapturedStep(Captured):
+    """Outputs and gradients of a training batch, by graphs where they are captured.
+
+    Of its two kinds of work ``variant`` is true for the first batch of an optimizer step, whose gradients replace those that are
+    there; those of the step's other batches are added.
+
+    Args:
+        forward: From a batch to the step's outputs; the gradients are those of ``loss`` among them.
+        network: Its parameters get the gradients, and its buffers are what a forward pass changes.
+        record: How work is captured.
+        accumulate: Batches of an optimizer step; each adds the gradients of its loss divided by this.
+    """
+
+    work = "training steps"
+
+    def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder, accumulate: int) -> None:
+        super().__init__(forward, network, record)
+        self.accumulate = accumulate
+        self._parameters: list[nn.Parameter] = []
+        self._gradients: list[Tensor] = []
+
+    def _prepare(self, first: bool) -> None:
+        """Hand the optimizer the gradients of the graphs, after a batch done kernel by kernel that may have put its elsewhere."""
+        if not self._gradients:  # of the parameters that have one by now; others are frozen or have no part in the loss
+            self._parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+            self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        if not first and self._parameters[0].grad is not self._gradients[0]:
+            there = [parameter.grad for parameter in self._parameters]
+            torch._foreach_copy_(self._gradients, there)  # type: ignore[arg-type]
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+
+    def _computed(self, batch: Batch, first: bool) -> Outputs:
+        """Forward and backward; the gradients replace or join those of the optimizer step."""
+        outputs = super()._computed(batch, first)
+        with torch.autocast(self._device.type, enabled=False):
+            gradients = torch.autograd.grad(outputs["loss"] / self.accumulate, self._parameters)
+        if first:
+            torch._foreach_copy_(self._gradients, gradients)
+        else:
+            torch._foreach_add_(self._gradients, gradients)
+        return {name: value.detach() for name, value in outputs.items()}
+
+    def _changed(self) -> list[Tensor]:
+        return [*self._gradients, *self.network.buffers()]
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    return {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+
+
+def _same(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
+    """Whether all tensors are equal, NaN to NaN; not asked where arithmetic itself does not repeat to the bit."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return True
+    return all(bool(((x == y) | (x.isnan() & y.isnan())).all()) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,144 @@
+"""Checkpoints: written whole or not at all, told to be whole by their name, read without executing anything."""
+
+import hashlib
+import io
+import pickle
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from xceptlab.errors import Refused
+from xceptlab.files import write_atomically
+from xceptlab.signals import StopSignals
+from xceptlab.text import say
+
+KEPT = 2
+"""Checkpoints of a run that are kept: should the newest be corrupt, the one before continues the run."""
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Lightning's checkpoint files; the name ends in a checksum: ``step00000120-0123456789abcdef.ckpt``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``<path>-<checksum>.ckpt`` and drop the oldest beside it, and what a kill left of one that was being written.
+
+        Raises:
+            OSError: As from the system (disk full); the older checkpoints stand.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        path, data = Path(path), buffer.getvalue()
+        for unfinished in path.parent.glob(".*.tmp"):
+            unfinished.unlink()
+        write_atomically(path.with_name(f"{path.name}-{checksum(data)}.ckpt"), data)
+        for old in oldest_first(path.parent)[:-KEPT]:
+            old.unlink()
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As Lightning's.
+
+        Raises:
+            Refused: The file is no checkpoint, or of another version.
+        """
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise Refused(f"{path}: not a readable checkpoint ({error}); remove it to start the run again") from None
+
+
+def checksum(data: bytes) -> str:
+    """16 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def oldest_first(directory: Path) -> list[Path]:
+    """A run's checkpoints."""
+    return sorted(directory.glob("*.ckpt"))
+
+
+def newest(directory: Path) -> Path | None:
+    """The checkpoint to continue from, the newest that is whole; None to start. A corrupt one is told of and set aside."""
+    for path in reversed(oldest_first(directory)):
+        try:
+            if checksum(path.read_bytes()) == path.stem.rpartition("-")[2]:
+                return path
+            path.rename(path.with_suffix(".corrupt"))
+        except FileNotFoundError:  # another process of this run was faster
+            continue
+        say(f"{path}: corrupt, its checksum differs; the run goes back to the one before")
+    return None
+
+
+class Checkpoints(Checkpoint):
+    """Write a checkpoint at the end of each epoch and, within it, every some steps and minutes and when asked to stop.
+
+    Every process takes part in every decision: a signal that reaches one of them stops all after the same step. The last step of
+    an epoch has its checkpoint after the evaluation, for which a request to stop waits, too.
+
+    Args:
+        directory: Where.
+        steps: Optimizer steps between two checkpoints; 0 writes none by steps.
+        minutes: Time between two checkpoints.
+        stop_signals: Whether the run is asked to stop.
+    """
+
+    def __init__(self, directory: Path, steps: int, minutes: float, stop_signals: StopSignals) -> None:
+        self.directory, self.steps, self.minutes, self.stop_signals = directory, steps, minutes, stop_signals
+        self._group: Any = None
+        self._saved = 0.0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Agree on where the run continues.
+
+        Raises:
+            Refused: The processes see different checkpoints.
+        """
+        self._saved = time.monotonic()
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")  # of the CPUs: a decision must not wait for a GPU
+            found = [""] * trainer.world_size
+            torch.distributed.all_gather_object(found, Path(trainer.ckpt_path or "none").name, self._group)
+            if len(set(found)) > 1:
+                raise Refused(
+                    f"the processes would continue from different checkpoints ({', '.join(found)}); {self.directory} must be the "
+                    "same folder for all of them, and no other process may write to it"
+                )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        late = time.monotonic() - self._saved >= 60 * self.minutes
+        due, signal = self._agreed(late or (self.steps > 0 and trainer.global_step % self.steps == 0))
+        if due or signal:
+            self._save(trainer)
+            self._stop(trainer, signal)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+        self._stop(trainer, self._agreed(True)[1])
+
+    def _agreed(self, due: bool) -> tuple[bool, int]:
+        """Whether any process wants a checkpoint, and the number of the signal that any was asked to stop by, or 0."""
+        wishes = torch.tensor([due, self.stop_signals.number])
+        if self._group:
+            torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX, self._group)
+        return bool(wishes[0]), int(wishes[1])
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.directory / f"step{trainer.global_step:08d}", weights_only=False)
+        self._saved = time.monotonic()
+
+    def _stop(self, trainer: pl.Trainer, signal: int) -> None:
+        if signal and not trainer.is_global_zero:
+            self.stop_signals.number = signal
+            sys.exit(0)  # Lightning's launcher would kill the first process, which tells the outcome, after another code
+        if signal:
+            self.stop_signals.stop(signal)

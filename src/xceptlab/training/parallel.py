@@ -1,0 +1,149 @@
+"""What makes N processes compute what one would: they know each other, and BatchNorm is over the whole batch."""
+
+import os
+import socket
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from pytorch_lightning.plugins.layer_sync import LayerSync
+from torch import Tensor, nn
+
+from xceptlab.runs.world import World
+
+
+class Processes(ClusterEnvironment):
+    """The run's world for Lightning, which would otherwise guess one from the environment."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Whether the other processes are there already; Lightning starts them only once, and then sets LOCAL_RANK."""
+        return self.world.starter != "itself" or "LOCAL_RANK" in os.environ
+
+    @property
+    def main_address(self) -> str:
+        """Where the first process is."""
+        one_node = self.world.starter == "srun" and os.environ["SLURM_STEP_NUM_NODES"] == "1"
+        if one_node or not self.creates_processes_externally:
+            return "127.0.0.1"
+        return os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
+
+    @property
+    def main_port(self) -> int:
+        """Where the first process listens: a free port, unless all processes must know it without having met."""
+        if not self.creates_processes_externally:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                return probe.getsockname()[1]
+        if "MASTER_PORT" in os.environ:
+            return int(os.environ["MASTER_PORT"])
+        return 15000 + (int(os.environ["SLURM_JOB_ID"]) + 1000 * int(os.environ["SLURM_STEP_ID"])) % 10000
+
+    @staticmethod
+    def detect() -> bool:
+        """Lightning does not look for it; it is given."""
+        return False
+
+    def world_size(self) -> int:
+        return self.world.size
+
+    def set_world_size(self, size: int) -> None:
+        """Check that Lightning counts the same processes."""
+        assert size == self.world.size
+
+    def global_rank(self) -> int:
+        return self.world.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Do nothing: the rank is known, and SLURM may number the tasks of several nodes in another order."""
+
+    def local_rank(self) -> int:
+        return self.world.local_rank
+
+    def node_rank(self) -> int:
+        return self.world.node_rank
+
+
+class GlobalBatchNorm(nn.SyncBatchNorm):
+    """BatchNorm over the images of all GPUs, in the place of torch's or timm's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W), N over this process's images."""
+        return _activated(self, super().forward(input))
+
+
+class GlobalBatchNormOnCPU(nn.BatchNorm2d):
+    """As ``GlobalBatchNorm``, by differentiable sums over processes, since torch's refuses CPUs.
+
+    The variance is that of the centred values, as in one process: a difference of squares would cost half of the digits.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W), N over this process's images."""
+        return _activated(self, self._summed(input) if self.training else super().forward(input))
+
+    def _summed(self, x: Tensor) -> Tensor:
+        assert self.momentum is not None
+        shape, dims = (1, -1, 1, 1), (0, 2, 3)
+        values = x.to(self.weight.dtype)
+        images = values.new_full((1,), values.numel() / values.shape[1])
+        total, count = _Sum.apply(torch.cat([values.sum(dims), images])).split([values.shape[1], 1])
+        mean = total / count
+        centred = values - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            self.get_buffer("num_batches_tracked").add_(1)
+            self.get_buffer("running_mean").lerp_(mean, self.momentum)
+            self.get_buffer("running_var").lerp_(variance * count / (count - 1), self.momentum)
+        y = centred * (torch.rsqrt(variance + self.eps) * self.weight).view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes; the gradient of each is that of all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        torch.distributed.all_reduce(total := x.clone())
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        torch.distributed.all_reduce(total := gradient.clone())
+        return total
+
+
+def _activated(norm: nn.Module, y: Tensor) -> Tensor:
+    """timm's BatchNorm may end in an activation."""
+    return norm.act(norm.drop(y)) if hasattr(norm, "act") else y  # type: ignore[operator]
+
+
+class SyncBatchNorm(LayerSync):
+    """Make every BatchNorm of a network global while it is trained.
+
+    Lightning's own replaces modules, and drops the activation in timm's; here they only change their class, so that parameters,
+    buffers and names stay, and everything is as it was in the end.
+    """
+
+    def __init__(self) -> None:
+        self.before: dict[nn.Module, type] = {}
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        assert isinstance(model, pl.LightningModule)
+        kind = GlobalBatchNormOnCPU if model.device.type == "cpu" else GlobalBatchNorm
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                self.before[module] = type(module)
+                module.__class__ = kind  # type: ignore[assignment]
+                module.process_group = None  # type: ignore[assignment]
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        while self.before:
+            module, kind = self.before.popitem()
+            module.__class__ = kind
+        return model

@@ -1,0 +1,177 @@
+"""The LightningModule: steps and metrics, nothing else."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection, SumMetric
+
+from xceptlab.config.schema import RunConfig
+from xceptlab.data.augment import partners
+from xceptlab.data.module import Batch
+from xceptlab.data.order import bits
+from xceptlab.errors import Refused
+from xceptlab.training import capture, optim
+
+_DROPOUT = 4  # first word of the key of dropout's seeds
+
+
+class Task(pl.LightningModule):
+    """Image classification with cross-entropy.
+
+    ``evaluation`` holds the latest metrics by name (``val/top1``); after a test ``test_correct`` holds a 0 or 1 per image.
+
+    Args:
+        config: The run.
+        network: Images (N, 3, H, W) to logits (N, classes).
+        steps_per_epoch: Optimizer steps of an epoch.
+        test_images: Images of the test split.
+    """
+
+    def __init__(self, config: RunConfig, network: nn.Module, steps_per_epoch: int, test_images: int) -> None:
+        super().__init__()
+        self.config, self.network, self.steps_per_epoch = config, network, steps_per_epoch
+        exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
+        self._accuracies = {"top1": 1} | ({"top5": 5} if config.data.classes > 5 else {})  # top-5 of 5 classes is always 100%
+        # Propagate NaN, so that divergence is noticed.
+        sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in ("images", *self._accuracies, "loss")}
+        self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
+        self.evaluation: dict[str, float] = {}
+        self.per_image = PerImage(test_images)
+        self._recorder: capture.Recorder | None = None
+        self._step: capture.CapturedStep | None = None
+        self._inference: capture.Captured | None = None
+        self._has_gradients = False
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network, as an older version may have written it.
+
+        Raises:
+            Refused: Names or shapes of the weights differ.
+        """
+        found, wanted = ({k: v.shape for k, v in state.items()} for state in (checkpoint["state_dict"], self.state_dict()))
+        if found != wanted:
+            wrong = min(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+            raise Refused(
+                f"the checkpoint to continue from is of another version: {wrong} differs; remove it to start the run again"
+            )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Dropout depends on (seed, batch, rank) only, so that an interrupted run continues with the same draws."""
+        number = self.current_epoch * self.steps_per_epoch * self.config.train.accumulate + batch_idx
+        seed = int(bits(_DROPOUT, self.config.seed, number, self.global_rank)[0] >> 1)
+        # not torch.manual_seed, which takes a millisecond to ask for every kind of device that might be there
+        generator = torch.default_generator if self.device.type == "cpu" else torch.get_device_module(self.device)
+        generator.manual_seed(seed)
+
+    def on_train_start(self) -> None:
+        if (record := self._capturing()) and capture.steps_are_capturable(self.trainer, self.config):
+            self._step = capture.CapturedStep(self._outputs, self.network, record, self.config.train.accumulate)
+
+    def on_validation_start(self) -> None:
+        if not self._inference and (record := self._capturing()):
+            self._inference = capture.Captured(self._logits, self.network, record)
+
+    def on_test_start(self) -> None:
+        self.on_validation_start()
+
+    def teardown(self, stage: str) -> None:
+        """Forget the graphs: the Trainer is about to move the weights off the device, and graphs know where they lay."""
+        self._recorder = self._step = self._inference = None
+
+    def _capturing(self) -> capture.Recorder | None:
+        """How this run's work is captured; one for all, so that graphs share their memory."""
+        self._recorder = self._recorder or capture.recorder(self.trainer, self.config)
+        return self._recorder
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        replayed = self._step(batch, batch_idx % self.config.train.accumulate == 0) if self._step else None
+        self._has_gradients = replayed is not None
+        return replayed or self._outputs(batch)
+
+    def _outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, by ``Batch.weight`` a part of the mean over the global batch, and the same part of top-1 in percent."""
+        logits = self.network(batch.images)
+        loss = self._loss(logits, batch) * batch.weight
+        correct = (logits.detach().argmax(1) == batch.labels).sum() * batch.weight
+        return {"loss": loss, "top1": 100 * correct}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's, but for a batch that was replayed, whose gradients are there."""
+        if not self._has_gradients:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """As Lightning's, but for a batch that was replayed, whose gradients have replaced those of the step before."""
+        if not self._has_gradients:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The summed cross-entropy; an image mixed with its partner counts for both labels in its parts."""
+        smoothing = self.config.train.label_smoothing
+        if not len(batch.own):
+            return F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)
+        labels = batch.labels, batch.labels[partners(len(logits), logits.device)]
+        own, other = (F.cross_entropy(logits, each, reduction="none", label_smoothing=smoothing) for each in labels)
+        return (batch.own * own + (1 - batch.own) * other).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.per_image.update(batch.number, self._evaluate(batch))
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test")
+        self.test_correct = self.per_image.compute().cpu()
+
+    def _logits(self, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": self.network(batch.images)}
+
+    def _evaluate(self, batch: Batch) -> Tensor:
+        """Add a batch to the sums; returns (B,) whether top-1 is right."""
+        replayed = self._inference(batch) if self._inference else None
+        logits = (replayed or self._logits(batch))["logits"].float()
+        best = logits.topk(min(5, logits.shape[1])).indices == batch.labels[:, None]
+        self.sums["images"].update(torch.ones_like(batch.labels))
+        for name, count in self._accuracies.items():
+            self.sums[name].update(best[:, :count].any(1))
+        self.sums["loss"].update(F.cross_entropy(logits, batch.labels, reduction="none"))
+        return best[:, 0]
+
+    def _report(self, split: str) -> None:
+        """Accuracies in percent, the loss in nats; exact, since only counts are summed over processes."""
+        totals = {name: float(total) for name, total in self.sums.compute().items()}
+        scale = dict.fromkeys(self._accuracies, 100.0) | {"loss": 1.0}
+        values = {f"{split}/{name}": factor * totals[name] / totals["images"] for name, factor in scale.items()}
+        self.evaluation |= values
+        self.log_dict(values, logger=False, prog_bar=True, rank_zero_only=True)
+        self.sums.reset()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = optim.optimizer(self.network, self.config.train)
+        schedule = optim.schedule(optimizer, self.config.train, self.steps_per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class PerImage(Metric):
+    """For each of n images whether top-1 was right: (n,) of 0 and 1, the same on every process after ``compute``."""
+
+    full_state_update = False
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.correct: Tensor
+        self.add_state("correct", torch.zeros(n, dtype=torch.uint8), dist_reduce_fx="sum")
+
+    def update(self, index: Tensor, correct: Tensor) -> None:
+        self.correct[index] = correct.to(torch.uint8)
+
+    def compute(self) -> Tensor:
+        return self.correct

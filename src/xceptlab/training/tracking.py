@@ -1,0 +1,271 @@
+"""Where curves go: metrics.jsonl, which is the truth, and Weights & Biases and TensorBoard, which mirror it."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.imports import RequirementCache
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from xceptlab.config.schema import RunConfig
+from xceptlab.data.module import Batch
+from xceptlab.errors import Refused
+from xceptlab.files import write_atomically
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
+from xceptlab.training.task import Task
+from xceptlab.training.weights_and_biases import Mirror, chosen
+
+_TENSORBOARD = RequirementCache("tensorboard")
+
+
+class Diverged(Exception):
+    """The loss is not a finite number any more; raised on every process at the same step."""
+
+
+class Curves(pl.Callback):
+    """Log the training every ``log_every`` steps and at the end of each epoch, and each evaluation.
+
+    ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in fractions. ``train/`` values are those of the step's
+    global batch; ``images_per_second`` and ``seconds`` are of the time since the last line (all devices, no evaluation), and
+    so is ``replaced``, where there was any: the images that could not be decoded (``data.on_corrupt``).
+
+    Raises:
+        Diverged: At the next logged step after a loss that is not finite.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._images, self._since = 0.0, 0.0  # since the last line
+        self._seconds = 0.0  # of them in the run that this one continues
+        self._loss: Tensor | float = 0.0  # of the step, over the accumulated batches of this process
+        self._top1: Tensor | float = 0.0
+        self._replaced = 0  # unreadable images of this process since the last line
+        self._broken: Tensor | bool = False  # some loss since the last line was not finite
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what the next line tells of the steps since the last one."""
+        broken = self._mean(trainer, torch.as_tensor(self._broken, device=pl_module.device)) > 0
+        seconds = time.perf_counter() - self._since
+        replaced = self._total_replaced(trainer)
+        checkpoint["since_last_line"] = {"images": self._images, "seconds": seconds, "broken": broken, "replaced": replaced}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["since_last_line"]
+        self._images, self._seconds, self._broken = state["images"], state["seconds"], state["broken"]
+        self._replaced = state["replaced"] if trainer.is_global_zero else 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _local(trainer).keep(trainer.global_step)
+        self._since = time.perf_counter() - self._seconds
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        parts = trainer.accumulate_grad_batches
+        self._images += trainer.world_size / batch.weight
+        self._replaced += batch.replaced
+        self._loss = self._loss + outputs["loss"].detach()  # Lightning has divided it by the number of parts
+        self._top1 = self._top1 + outputs["top1"] / parts
+        self._broken = self._broken | ~outputs["loss"].detach().isfinite()
+        if (batch_idx + 1) % parts:
+            return
+        loss, top1, broken = map(torch.as_tensor, (self._loss, self._top1, self._broken))
+        self._loss = self._top1 = 0.0
+        if batch_idx + 1 < trainer.num_training_batches and trainer.global_step % self.every:
+            return
+        if self._mean(trainer, broken):
+            raise Diverged(f"the training loss is not finite by step {trainer.global_step}")
+        seconds = time.perf_counter() - self._since
+        line = {
+            "epoch": trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches,
+            "train/loss": self._mean(trainer, loss),
+            "train/top1": self._mean(trainer, top1),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "images_per_second": self._images / seconds,
+            "seconds": seconds,
+        }
+        if replaced := self._total_replaced(trainer):
+            line["replaced"] = replaced
+        self._write(trainer, line)
+        self._broken, self._replaced = False, 0
+        self._images, self._since = 0.0, time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **_metrics(pl_module, "val/")})
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where no progress bar shows it, one line an epoch."""
+        if trainer.progress_bar_callback is None and trainer.is_global_zero:
+            scores = ", ".join(f"{name} {value:.4g}" for name, value in _metrics(pl_module, "val/").items())
+            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done{': ' if scores else ''}{scores}", flush=True)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _local(trainer).keep(trainer.global_step)
+        self._write(trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")})
+
+    def _total_replaced(self, trainer: pl.Trainer) -> int:
+        replaced = torch.tensor(self._replaced, device=trainer.strategy.root_device)
+        return round(trainer.world_size * self._mean(trainer, replaced))
+
+    @staticmethod
+    def _mean(trainer: pl.Trainer, value: Tensor) -> float:
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
+        return float(trainer.strategy.reduce(value, reduce_op="mean"))
+
+    @staticmethod
+    def _write(trainer: pl.Trainer, line: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(line, step=trainer.global_step)
+
+
+def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
+    assert isinstance(task, Task)
+    return {name: value for name, value in task.evaluation.items() if name.startswith(prefix)}
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, with the epochs counted from 1 as everywhere else."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return text.ljust(len(self.validation_description))  # or the bars below each other would flicker
+
+
+class LocalLog(Logger):
+    """metrics.jsonl: one flushed line per call, in the run's first process."""
+
+    def __init__(self, directory: RunDirectory, *, first: bool) -> None:
+        super().__init__()
+        self.directory, self.first = directory, first
+        self.lines: list[dict[str, Any]] = []
+
+    name = "local"
+    version = ""
+
+    def keep(self, step: int) -> None:
+        """Drop what an interrupted run logged after ``step``, where it continues, and its final evaluation."""
+        if not self.first:
+            return
+        self.lines[:] = [line for line in self.directory.log() if line["step"] <= step and "test/loss" not in line]
+        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        write_atomically(self.directory.path / "metrics.jsonl", text.encode())
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if not self.first:
+            return
+        self.lines.append({"step": step, "time": time.time(), **metrics})
+        with open(self.directory.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(self.lines[-1]) + "\n")
+
+
+class TensorBoard:
+    """The local log for TensorBoard, in the run's folder; written anew by a run that continues.
+
+    Raises:
+        Refused: TensorBoard is not installed.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        if not _TENSORBOARD:
+            raise Refused("runtime.tensorboard: true needs tensorboard, which is not installed (pip install tensorboard)")
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        shutil.rmtree(directory.path / "tensorboard", ignore_errors=True)
+        self._logger = TensorBoardLogger(directory.path, name=None, version="tensorboard", flush_secs=10)
+        self._sent = 0
+
+    def send(self, log: list[dict[str, Any]]) -> None:
+        for line in log[self._sent :]:
+            self._logger.log_metrics({name: value for name, value in line.items() if name not in ("step", "time")}, line["step"])
+        self._sent = len(log)
+
+    def close(self, record: Record) -> None:
+        self._logger.experiment.close()
+
+
+class MirrorLog(Logger):
+    """What mirrors the local log. When it fails, the run goes on without it."""
+
+    version = ""
+
+    def __init__(self, name: str, mirror: Mirror | TensorBoard, local: LocalLog) -> None:
+        super().__init__()
+        self._name, self._local = name, local
+        self._mirror: Mirror | TensorBoard | None = mirror
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the mirror was opened with them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Send what the local log has gained."""
+        self._safely(lambda mirror: mirror.send(self._local.lines))
+
+    def finish(self, record: Record) -> None:
+        self._safely(lambda mirror: mirror.close(record))
+
+    def _safely(self, action: Callable[[Mirror | TensorBoard], None]) -> None:
+        try:
+            if self._mirror is not None:
+                action(self._mirror)
+        except Exception as error:  # whatever it is, it is not worth a run
+            self._mirror = None
+            rank_zero_warn(f"{self.name} failed, the run goes on without it: {type(error).__name__} {error}")
+
+
+def _local(trainer: pl.Trainer) -> LocalLog:
+    return next(logger for logger in trainer.loggers if isinstance(logger, LocalLog))
+
+
+def loggers(config: RunConfig, directory: RunDirectory, *, first: bool) -> list[Logger]:
+    """The run's logs: the local one, and in its ``first`` process its mirrors.
+
+    Raises:
+        Refused: W&B or TensorBoard is asked for, and is not installed or refuses.
+    """
+    local = LocalLog(directory, first=first)
+    if not first:
+        return [local]
+    mirrors: list[Logger] = [MirrorLog("W&B", wandb, local)] if (wandb := _wandb(config, directory)) else []
+    if config.runtime.tensorboard:
+        mirrors.append(MirrorLog("TensorBoard", TensorBoard(directory), local))
+    return [local, *mirrors]
+
+
+def finish(trainer: pl.Trainer, record: Record) -> None:
+    """Close the mirrors with what only the record knows, and wait until all of it is written."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MirrorLog):
+            logger.finish(record)
+
+
+def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
+    try:
+        mode = chosen(config.runtime)
+        return Mirror(config, directory, mode) if mode else None
+    except Refused as error:
+        if config.runtime.wandb != "auto":
+            raise Refused(f"runtime.wandb: {config.runtime.wandb} does not work here: {error}") from None
+        rank_zero_warn(f"{error}; the run is tracked offline, and `xceptlab sync` can send it later")
+    try:
+        return Mirror(config, directory, "offline")
+    except Refused as error:
+        rank_zero_warn(f"{error}; the run goes on without it")
+        return None

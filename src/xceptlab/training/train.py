@@ -1,0 +1,388 @@
+"""One run: a configuration in, a record out. Read this file first; it tells from top to bottom how a run works."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import io
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import safetensors.torch
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from torch import nn
+
+import xceptlab
+from xceptlab.config.loading import dump
+from xceptlab.config.schema import RunConfig
+from xceptlab.data import identity, resolved
+from xceptlab.data.module import DataModule
+from xceptlab.errors import Refused
+from xceptlab.files import write_atomically
+from xceptlab.models import build as models
+from xceptlab.models import pretrained
+from xceptlab.models.cost import cost
+from xceptlab.runs.directory import RunDirectory, begun_on_other_files, outdated
+from xceptlab.runs.log import final_metrics, throughput
+from xceptlab.runs.record import Record
+from xceptlab.runs.world import World
+from xceptlab.signals import PARENT, StopSignals, die_with_parent
+from xceptlab.training import checkpoints, tracking
+from xceptlab.training.optim import AverageWeights
+from xceptlab.training.parallel import Processes, SyncBatchNorm
+from xceptlab.training.task import Task
+
+QUIET = (
+    "does not have many workers",
+    "Our suggested max number of worker",
+    "is smaller than the logging interval",
+    "isinstance.treespec, LeafSpec",
+    "Checkpoint directory .* exists and is not empty",
+    "Total length of `list` across ranks is zero",  # no validation images
+    "It is recommended to use `self.log",  # our metrics are summed over processes before they are logged
+    "your dataloader is not resumable",  # it begins where the run stands
+    "The `srun` command is available",
+)
+"""Warnings that tell a user nothing, by a part of their text."""
+
+
+def train(config: RunConfig, *, progress: bool = True) -> Record:
+    """Train, evaluate and record a run, or continue it where it stopped; a run that has its record is not trained again.
+
+    Args:
+        config: The run, as ``data.resolved`` gives it.
+        progress: Show a progress bar.
+
+    Raises:
+        Refused: The configuration does not fit the data, the devices or what is installed.
+        Busy: Another process is training this run.
+        Interrupted: A signal asked to stop; the same call continues.
+        KeyboardInterrupt: The user did; the same call continues.
+        OSError: Disk full, no permission.
+    """
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+    if record := directory.record():
+        if difference := identity.changed(config.data, record):
+            raise Refused(
+                f"{directory.path}: trained on other data: {difference}; put back what was there, or remove this folder to train "
+                "the run again"
+            )
+        directory.tidy()
+        return record
+    world = World.join(config.runtime)
+    die_with_parent(world.starter == "torchrun")
+    with StopSignals(tells=world.first) as stop_signals:
+        git_state()  # of the code as it is loaded, not as it will be when the run ends
+        prepare(config)
+        data = DataModule(config)
+        data.setup("fit")
+        resolved(config)  # or refuse: files may have come only now, with data.download, and may have changed
+        network = build(config)
+        start = pretrained.start(config.model, network)
+        if start:
+            network.load_state_dict(start.state)
+        trainer = make_trainer(config, world, directory, stop_signals, progress)
+        directory.create()
+        if not world.first:  # only the first process keeps the directory
+            return _train(config, directory, data, network, start, trainer, stop_signals)
+        with directory.locked():
+            if record := directory.record():  # whoever held it has finished it
+                return record
+            write_atomically(directory.path / "config.yaml", dump(config).encode())
+            record = _train(config, directory, data, network, start, trainer, stop_signals)
+        tracking.finish(trainer, record)  # W&B may take its time; the run is done
+        return record
+
+
+def _train(
+    config: RunConfig,
+    directory: RunDirectory,
+    data: DataModule,
+    network: nn.Module,
+    start: pretrained.Start | None,
+    trainer: pl.Trainer,
+    stop_signals: StopSignals,
+) -> Record:
+    started = time.time()
+    parameters, macs = cost(config.model, config.data.classes, config.data.size)
+    seen = {"fingerprint": data.fingerprint(), "files": identity.files(config.data)}
+    task = Task(config, network, data.steps_per_epoch, len(data.test))
+    trainer.loggers = tracking.loggers(config, directory, first=trainer.is_global_zero)
+
+    classes = list(identity.class_names(config.data))  # now, while the files are known to be there
+    latest = checkpoints.newest(directory.path / "checkpoints")
+    began_with = directory.began_with()
+    if latest and began_with and not identity.same(config.data, seen["files"], lambda: seen["fingerprint"], began_with):
+        raise Refused(
+            f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
+            "remove this folder to train the run anew"
+        )
+    if trainer.is_global_zero and began_with != seen:
+        directory.begin_with(seen)
+    if trainer.is_global_zero and (latest or outdated(config)):
+        begin = f"continues from {latest.name}" if latest else "an older version, whose results differ, began it; it starts anew"
+        print(f"{config.run_id}: {begin}", file=sys.stderr)
+    if trainer.is_global_zero and not latest and (other := begun_on_other_files(config)):
+        print(f"{config.run_id}: begins anew; {other}, and is another run", file=sys.stderr)
+    if trainer.is_global_zero and not latest and start:
+        print(f"{config.run_id}: {start}", file=sys.stderr)
+
+    status: Literal["finished", "diverged"] = "finished"
+    try:
+        with ctrl_c():
+            with stop_signals.deferred():
+                trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
+            trainer.test(task, datamodule=data, verbose=False)
+        metrics = final_metrics(directory.log()) | task.evaluation  # the log knows what was evaluated before an interruption
+        if not np.isfinite(list(metrics.values())).all():
+            raise tracking.Diverged("the final evaluation is not finite")
+    except tracking.Diverged as error:
+        status, metrics = "diverged", {}
+        rank_zero_warn(f"{config.run_id} diverged: {error}")
+
+    if trainer.is_global_zero and status == "finished":
+        check_curves(directory)
+    seconds, images_per_second = throughput(directory.log())
+    record = Record(
+        run_id=config.run_id,
+        status=status,
+        science=config.science(),
+        metrics=metrics,
+        parameters=parameters,
+        macs=macs,
+        test_images=len(data.test),
+        steps=trainer.global_step,
+        seconds=seconds,
+        images_per_second=images_per_second,
+        device=device_name(trainer.strategy.root_device),
+        world_size=trainer.world_size,
+        precision=config.train.precision,
+        data_fingerprint=seen["fingerprint"],
+        data_files=seen["files"],
+        classes=classes,
+        versions=versions(),
+        git=git_state(),
+        started=min([started, *(line["time"] for line in directory.log())]),
+        finished=time.time(),
+        train_images=len(data.train),
+        validation_images=len(data.validation),
+        majority_class=data.majority_class(),
+        host=socket.gethostname(),
+        registrations=directory.registrations(),
+        weights=start.source if start else "",
+    )
+    if trainer.is_global_zero:
+        if status == "finished":
+            weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+            write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
+            write_atomically(directory.path / "test_correct.npy", npy(task.test_correct.numpy()))
+        directory.write_record(record)
+        shutil.rmtree(directory.path / "checkpoints")
+    return record
+
+
+def check_curves(directory: RunDirectory) -> None:
+    """Refuse to call a run finished whose log does not tell how it was trained and what it scored.
+
+    Raises:
+        OSError: Lines are missing, though the run has written them.
+    """
+    log = directory.log()
+    for name in ("train/loss", "test/loss"):
+        if not any(name in line for line in log):
+            file = directory.path / "metrics.jsonl"
+            raise OSError(f"{file}: no line has {name}, as if nothing had been logged; remove the folder to train the run again")
+
+
+@contextmanager
+def ctrl_c() -> Iterator[None]:
+    """What Lightning makes a ``SystemExit`` with exit code 1 stays a ``KeyboardInterrupt``."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+def prepare(config: RunConfig) -> None:
+    """Set what is global to a process: threads, arithmetic, warnings that tell the user nothing."""
+    torch.set_num_threads(config.train.threads)
+    os.environ["OMP_NUM_THREADS"] = str(config.train.threads)  # or Lightning's launcher shares the cores out
+    torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says,
+    torch.set_float32_matmul_precision("highest")  # also in containers whose environment allows TF32
+    # No layer reads memory that it has not written, and filling all of it costs a tenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    for message in QUIET:
+        warnings.filterwarnings("ignore", f".*{message}")
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def build(config: RunConfig) -> nn.Module:
+    """The run's network with the weights that its seed draws, channels last in memory (2.5 times as fast on a CPU)."""
+    return _laid_out(models.build(config.model, config.data.classes, config.seed), config)
+
+
+def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
+    network = network.to(memory_format=torch.channels_last)
+    if config.train.compile:
+        # A graph for each shape: with sizes left open, what a batch is computed by would depend on which came first. A run has a
+        # dozen at most (whole and last batches, training and evaluation), while torch gives up at 8.
+        torch._dynamo.config.recompile_limit = 32
+        network.compile(dynamic=False)
+    return network
+
+
+def make_trainer(
+    config: RunConfig, world: World, directory: RunDirectory, stop_signals: StopSignals, progress: bool
+) -> pl.Trainer:
+    """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
+
+    Raises:
+        Refused: The accelerator or the devices are not there.
+    """
+    train, runtime = config.train, config.runtime
+    folder = directory.path / "checkpoints"
+    callbacks: list[pl.Callback] = [
+        tracking.Curves(runtime.log_every),
+        checkpoints.Checkpoints(folder, runtime.checkpoint_steps, runtime.checkpoint_minutes, stop_signals),
+    ]
+    if train.ema:
+        callbacks.append(AverageWeights(train.ema))
+    if progress:
+        callbacks.append(tracking.ProgressBar())
+    return trainer_on_devices(
+        config,
+        world,
+        max_epochs=train.epochs,
+        accumulate_grad_batches=train.accumulate,
+        gradient_clip_val=train.gradient_clip or None,
+        logger=False,
+        callbacks=callbacks,
+        plugins=[checkpoints.CheckpointFiles()],
+        enable_progress_bar=progress,
+        default_root_dir=directory.path,
+    )
+
+
+def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
+    """A Trainer on the run's devices and in its precision. Signals and processes are ours, not Lightning's."""
+    runtime = config.runtime
+    rank_zero_only.rank = world.rank  # type: ignore[attr-defined]  # Lightning has taken it from the environment
+    plugins = [*plugins, Processes(world)]
+    if world.size > 1:
+        plugins.append(SyncBatchNorm())
+    if world.size > 1 and world.starter == "itself":
+        os.environ[PARENT] = str(os.getpid())  # by which those that Lightning starts know that they belong to this one
+    try:
+        trainer = pl.Trainer(
+            accelerator=runtime.accelerator,
+            devices=runtime.devices,
+            num_nodes=runtime.num_nodes,
+            precision=config.train.precision,
+            deterministic=config.train.deterministic,
+            plugins=list(plugins),
+            use_distributed_sampler=False,  # ours shards itself
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            **options,
+        )
+    except (MisconfigurationException, RuntimeError) as error:
+        wanted = f"runtime.accelerator {runtime.accelerator}, runtime.devices {runtime.devices}"
+        raise Refused(f"{wanted}: {' '.join(str(error).split())}") from None
+    if config.train.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+        raise Refused("train.precision: 16-mixed needs a GPU (Lightning would train in bf16); bf16-mixed works on a CPU")
+    # Lightning's handlers hang, as they broadcast; in each batch it waits for the GPU to ask the first process for a SIGTERM.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def evaluate(
+    config: RunConfig, weights: str | Path, split: Literal["test", "val"], given: Collection[str] = ()
+) -> dict[str, float]:
+    """Top-1 and top-5 (percent) and loss (nats) of weights on a split, by name such as ``test/top1``.
+
+    Args:
+        config: The network, the data and the devices.
+        weights: A ``model.safetensors`` or a checkpoint of a run, or what else ``models.pretrained.load`` reads.
+        split: Which images.
+        given: Keys of the configuration that the source of foreign weights does not change; see ``models.pretrained``.
+
+    Raises:
+        Refused: The weights do not fit the network, or the split is empty.
+    """
+    config = dataclasses.replace(config, data=identity.resolved_data(config.data))
+    prepare(config)
+    network = _laid_out(pretrained.restore(config.model, config.data.classes, weights)[0], config)
+    config = pretrained.with_published_preprocessing(config, weights, given)
+    data = DataModule(config)
+    data.setup("test")
+    if split == "val" and not len(data.validation):
+        raise Refused(f"--split: val is empty; of the training images data.validation holds out {config.data.validation:g}")
+    task = Task(config, network, data.steps_per_epoch, len(data.test))
+    world = World.join(config.runtime)
+    progress = sys.stderr.isatty()
+    trainer = trainer_on_devices(config, world, logger=False, enable_checkpointing=False, enable_progress_bar=progress)
+    run = trainer.test if split == "test" else trainer.validate
+    run(task, datamodule=data, verbose=False)
+    return task.evaluation
+
+
+def npy(array: np.ndarray) -> bytes:
+    """The bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array.astype(np.uint8))
+    return buffer.getvalue()
+
+
+def device_name(device: torch.device) -> str:
+    """Such as ``NVIDIA H100 80GB HBM3`` or the CPU's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":")[1].strip() for line in cpuinfo.read_text("utf-8").splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
+    return models[0] if device.type == "cpu" and models else f"{device.type} ({platform.machine()})"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what computes."""
+    packages = ("torchvision", "timm", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "scikit-learn")
+    own = {"xceptlab": xceptlab.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    return own | {name: importlib.metadata.version(name) for name in packages}
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Revision of this code and whether it was changed since; empty where the code is not in a git checkout."""
+    here = Path(__file__)
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(here.parent), *args], capture_output=True, encoding="utf-8", check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

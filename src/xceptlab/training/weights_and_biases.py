@@ -1,0 +1,226 @@
+"""Weights & Biases mirrors what the directories hold: each of them can be sent again, and its run gains what it lacks there.
+
+A run has one id in W&B for its whole life, its own with a nonce, kept in its directory. The number of a line of the log there
+(``_step``; charts are drawn over ``step``) follows from its content, so that each arrives once, however often a run continues
+or is sent.
+"""
+
+import bisect
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_utilities.core.imports import RequirementCache
+
+from xceptlab.config.schema import RunConfig, RuntimeConfig
+from xceptlab.errors import Refused
+from xceptlab.files import read, write_atomically
+from xceptlab.runs import leases
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
+
+WANDB = RequirementCache("wandb")
+
+Mode = Literal["online", "offline"]
+
+UPLOAD_SECONDS = 120
+"""What W&B gets to take what is left when a run ends; `xceptlab sync` sends it again."""
+
+
+class Mirror:
+    """One run, opened in W&B.
+
+    Raises:
+        Refused: W&B refuses, or cannot be reached.
+    """
+
+    def __init__(self, config: RunConfig, directory: RunDirectory, mode: Mode) -> None:
+        self._weights = directory.path / "model.safetensors" if config.runtime.wandb_weights and mode == "online" else None
+        self._run = _open(
+            directory.path,
+            directory.path.name,
+            mode,
+            project=config.runtime.wandb_project,
+            group=config.runtime.study or None,
+            job_type=config.runtime.arm or None,
+            tags=directory.studies(),
+            config=config.science(),
+        )
+        self._run.define_metric("*", step_metric="step")
+        self._next: int = self._run.starting_step
+
+    def send(self, log: Sequence[dict[str, Any]]) -> None:
+        """Send the lines of the run's log that W&B lacks."""
+        for line in log[bisect.bisect_left(log, self._next, key=_number) :]:
+            values = {name: value for name, value in line.items() if name != "time"}
+            self._run.log({"_timestamp": line["time"], **values}, step=_number(line), commit=True)
+            self._next = _number(line) + 1
+
+    def close(self, record: Record | None) -> None:
+        """Send what only the record knows, and wait until all has arrived; without a record the run stays unfinished."""
+        with _closing(self._run, 0 if record else 1):
+            if record:
+                known = ("status", "parameters", "macs", "steps", "images_per_second", "device", "world_size", "git")
+                self._run.summary.update({name: getattr(record, name) for name in known} | record.metrics)
+                self._run.summary["training_seconds"] = record.seconds
+                if self._weights and record.status == "finished":
+                    self._run.log_artifact(self._weights, name=record.run_id, type="model")
+
+
+def _number(line: dict[str, Any]) -> int:
+    """A step has at most three lines: of training, of validation, of the final evaluation."""
+    return 3 * int(line["step"]) + (2 if "test/loss" in line else 1 if "val/loss" in line else 0)
+
+
+def client() -> Any:
+    """The module ``wandb``, told to be quiet and to report no errors to its developers."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    return wandb
+
+
+def chosen(runtime: RuntimeConfig) -> Mode | None:
+    """Where ``runtime.wandb`` sends a run; None for nowhere. ``auto`` is online where a key is configured, and never asks.
+
+    Raises:
+        Refused: W&B is asked for and not installed, or there is no key that it accepts.
+    """
+    if runtime.wandb == "disabled" or (runtime.wandb == "auto" and (os.environ.get("WANDB_MODE") == "disabled" or not WANDB)):
+        return None
+    if not WANDB:
+        raise Refused("wandb is not installed (pip install wandb)")
+    if runtime.wandb == "online":
+        check_key()
+    if runtime.wandb != "auto":
+        return runtime.wandb
+    return "online" if os.environ.get("WANDB_MODE") not in ("offline", "dryrun") and _has_key() else "offline"
+
+
+def sync(config: RunConfig, directory: RunDirectory) -> str:
+    """Send a run's directory to W&B; returns the run's address there. The key is checked already.
+
+    Raises:
+        Refused: W&B refuses or cannot be reached.
+        Busy: The run is being trained.
+    """
+    if leases.Watch(directory.path).look():
+        raise leases.Busy(f"{directory.path}: a process is training this run; what it does not send can be sent when it ends")
+    log, record = directory.log(), directory.record()
+    with _refusals(directory.path.name):
+        mirror = Mirror(config, directory, "online")
+        mirror.send(log)
+        mirror.close(record)
+    return read(directory.path / "wandb_url").strip()
+
+
+def sync_study(
+    directory: Path, name: str, project: str, question: str, verdicts: Sequence[dict[str, Any]], summary: dict[str, Any]
+) -> str:
+    """Send a study's verdicts and its report to a run of their own in W&B; returns its address there. The key is checked already.
+
+    Args:
+        directory: The study's, with its report.html.
+        name: The study's, which is also the group of its runs.
+        project: In W&B; see ``runtime.wandb_project``.
+        question: The study's.
+        verdicts: The rows of the table.
+        summary: What W&B shows of the run in its table of runs.
+
+    Raises:
+        Refused: W&B refuses or cannot be reached.
+    """
+    wandb = client()
+    report = (directory / "report.html").read_text("utf-8")
+    with _refusals(name):
+        run = _open(
+            directory, "study", "online", name=name, project=project, group=name, job_type="study", config={"question": question}
+        )
+        with _closing(run, 0):
+            run.log({"report": wandb.Html(report, inject=False)}, commit=not verdicts)
+            if verdicts:
+                run.log({"verdicts": wandb.Table(columns=list(verdicts[0]), data=[list(row.values()) for row in verdicts])})
+            run.summary.update(summary)
+    return read(directory / "wandb_url").strip()
+
+
+def check_key() -> None:
+    """Raises: Refused: W&B cannot be spoken to: it is not installed, has no key or does not accept it."""
+    if not WANDB:
+        raise Refused("W&B: wandb is not installed (pip install wandb)")
+    if not _has_key():
+        raise Refused("W&B: there is no key; `wandb login` keeps one, and the environment's WANDB_API_KEY is one")
+
+
+def _has_key() -> bool:
+    wandb = client()
+    try:
+        return bool(wandb.login(prompt=False))
+    except (wandb.Error, ValueError) as error:  # a key that W&B does not know, or that cannot be one
+        raise Refused(f"W&B: {error}") from None
+
+
+def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Sequence[str] = (), **options: Any) -> Any:
+    """W&B's run of this directory, continued where there is one, with its address in ``wandb_url``.
+
+    What the environment says of W&B counts where nothing is given here; its tags come on top. In a sweep the run belongs to
+    it, but keeps its own id, and not the one that the sweep's agent gives to all that its command runs.
+    """
+    wandb = client()
+    own = directory / "wandb_id"
+    if not own.exists():
+        write_atomically(own, f"{prefix}-{secrets.token_hex(4)}".encode())
+    environment = wandb.setup().settings
+    of_process = environment.sweep_id, environment.run_id
+    settings = wandb.Settings(
+        sweep_id=None if project else environment.sweep_id,  # which is in the environment's project
+        console="off",
+        save_code=False,
+        disable_git=True,  # the record has the run's
+        reinit="finish_previous",
+        finish_timeout=UPLOAD_SECONDS,
+        finish_timeout_raises=True,
+        x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
+    )
+    environment.sweep_id = environment.run_id = None  # W&B would prefer them to what a run is opened with
+    try:
+        with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {own} to send it anew"):
+            run = wandb.init(
+                id=read(own).strip(),
+                dir=directory,
+                resume="allow",
+                mode=mode,
+                settings=settings,
+                project=project or environment.project or "xceptlab",
+                tags=list(dict.fromkeys([*tags, *(environment.run_tags or ())])) or None,
+                **{"name": prefix, **options},
+            )
+    finally:
+        environment.sweep_id, environment.run_id = of_process  # this process may open other runs
+    if run.url:
+        write_atomically(directory / "wandb_url", run.url.encode())
+    return run
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    wandb = client()
+    try:
+        yield
+    except (wandb.Error, OSError) as error:
+        wandb.teardown()
+        raise Refused(f"W&B does not take {what} ({error})") from None
+
+
+@contextmanager
+def _closing(run: Any, exit_code: int) -> Iterator[None]:
+    wandb = client()
+    try:
+        yield
+    finally:
+        run.finish(exit_code=exit_code)
+        wandb.teardown()  # finish() returns before the file is written; a forked run has no atexit

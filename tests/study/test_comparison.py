@@ -1,0 +1,147 @@
+"""Arms of equal budget, and the proof that they differ only in what they declare."""
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from xceptlab.cli import main
+from xceptlab.study import comparison
+from xceptlab.study.comparison import identical_arms, matched, module_trees, spent
+from xceptlab.study.plan import expand
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def study(tmp_path, match, levels="[all, 1]"):
+    (tmp_path / "study.yaml").write_text(f"""
+question: which
+base: [configs/model/xception_tiny.yaml, configs/data/digits.yaml]
+seeds: [0]
+grid: {{model.segments: {levels}}}
+claims: []
+""")
+    layers = ["--model.order=pointwise_first", "--model.divisor=4", "--model.width=0.5", f"--model.match={match}"]
+    return expand(str(tmp_path), layers)
+
+
+@pytest.mark.parametrize("match", ["parameters", "macs"])
+def test_widths_are_solved_for_the_first_arms_budget(tmp_path, match):
+    before = study(tmp_path, match)
+    after = matched(before)
+    first, *others = after.arms.values()
+    assert first == before.arms["all"]
+    for config in others:
+        assert config.model.width < first.model.width
+        assert spent(config) == pytest.approx(spent(first), rel=0.03)
+        nearest = [spent(type(config)(**{**vars(config), "model": _wider(config.model, step)})) for step in (-1, 1)]
+        assert all(abs(spent(config) - spent(first)) <= abs(n - spent(first)) for n in nearest)
+
+
+@pytest.mark.parametrize("width", [0.03125, 0.125])
+@pytest.mark.parametrize("segments", [1, "all"])
+def test_a_width_is_found_with_few_networks(tmp_path, monkeypatch, segments, width):
+    """Bisecting all 16,368 widths takes 16 networks, which take seconds."""
+    config = study(tmp_path, "parameters").arms["all"]
+    first, other = (replace(config, model=replace(config.model, width=width, segments=each)) for each in ("all", segments))
+    tried = []
+    monkeypatch.setattr(comparison, "spent", lambda config: tried.append(config) or spent(config))
+    found = comparison._solved(replace(other, model=replace(other.model, width=0.5)), spent(first))
+    assert len(tried) <= 12
+    if segments == "all":
+        assert spent(found) == spent(first)
+
+
+def _wider(model, steps):
+    import dataclasses
+
+    from xceptlab.study.comparison import STEP
+
+    return dataclasses.replace(model, width=model.width + steps * STEP)
+
+
+def test_without_match_widths_stay(tmp_path):
+    before = study(tmp_path, "none")
+    assert matched(before) is before
+
+
+def test_what_has_no_width_is_left_alone_and_flagged(tmp_path, capsys):
+    arms = {"ours": {"model.timm": ""}, "timms": {"model.timm": "resnet10t"}}
+    path = write(tmp_path, arms, "--model.match=parameters")
+    after = matched(expand(*path))
+    assert [config.model.width for config in after.arms.values()] == [0.125, 0.125]
+    assert main(["plan", path[0], *path[1], f"--runtime.outputs={tmp_path}"]) == 0
+    assert capsys.readouterr().out.count("(unmatched)") == 1
+
+
+def test_plan_shows_the_solved_width(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    path, layers = write(tmp_path, {"separable": {}, "regular": {"model.convolution": "regular"}}, "--model.match=parameters")
+    assert main(["plan", path, *layers, f"--runtime.outputs={tmp_path}"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("model.width: 0.125 -> 0.0") == 1
+    assert "unmatched" not in shown
+
+
+def test_matching_is_no_factor(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.match cannot be a factor"):
+        expand(*write(tmp_path, {"a": {"model.width": 0.1}, "b": {"model.match": "macs"}}))
+
+
+# ---- one difference ---------------------------------------------------------------------------------------------------------
+
+
+def write(tmp_path, arms, *layers):
+    """A study of these arms on a network that is quickly built: the arguments of ``expand``."""
+    base = ["configs/model/xception_tiny.yaml", "configs/data/digits.yaml"]
+    study = {"question": "which", "base": base, "seeds": [0], "claims": [], "arms": arms}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    return str(tmp_path), ["--model.middle_blocks=1", *layers]
+
+
+def test_modules_that_differ_without_a_declared_key_of_model_are_refused(tmp_path):
+    """Other classes make another classifier: the data sets are not the only difference."""
+    arms = {"ten": {"data.name": "cifar10", "data.size": 32}, "hundred": {"data.name": "cifar100", "data.size": 32}}
+    with pytest.raises(ValueError, match=r"arm 'hundred' differs from 'ten' in its modules, .* no key of model: ~ classifier"):
+        module_trees(expand(*write(tmp_path, arms)))
+
+
+def test_data_and_training_may_differ_with_equal_modules(tmp_path):
+    arms = {"a": {"data.size": 16}, "b": {"data.size": 32}, "c": {"train.lr": 0.5}, "d": {"model.init": "timm"}}
+    expansion = expand(*write(tmp_path, arms))
+    assert identical_arms(expansion, module_trees(expansion)) == []
+
+
+def test_arms_whose_modules_are_equal_are_told(tmp_path):
+    arms = {
+        "a": {"model.convolution": "separable"},
+        "b": {"model.convolution": "regular"},
+        "c": {"model.convolution": "regular", "model.order": "pointwise_first"},
+        "d": {"model.convolution": "regular", "model.order": "pointwise_first", "train.lr": 0.5},
+    }
+    expansion = expand(*write(tmp_path, arms))
+    (line,) = identical_arms(expansion, module_trees(expansion))
+    assert line.startswith("the arms 'b' and 'c' have the same modules")
+
+
+@pytest.mark.parametrize("command", ["plan", "study"])
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        ({"model.timm": "inception_v33"}, "arm 'b': model.timm: timm has no model 'inception_v33'; did you mean inception_v3?"),
+        ({"model.timm": "inception_v3"}, "the smallest that does is 75"),
+        ({"model.order": "pointwise_first", "model.segments": 3}, "arm 'b': model.segments: 3 does not divide the 16 channels"),
+    ],
+    ids=str,
+)
+def test_an_arm_that_cannot_be_built_is_refused_before_the_first_run(tmp_path, capsys, command, arm, words):
+    path, layers = write(tmp_path, {"a": {"model.width": 0.25}, "b": {"model.width": 0.125} | arm})
+    assert main([command, path, *layers, f"--runtime.outputs={tmp_path / 'outputs'}"]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, len(printed.err.splitlines())) == ("", 1)
+    assert words in printed.err
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,150 @@
+"""`xceptlab judge`: verdicts on scores that another tool made."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xceptlab.cli import main
+from xceptlab.study.scores import ScoreClaim, read_scores
+from xceptlab.study.verdict import judge
+
+A = [97.4, 97.6, 97.2, 97.5, 97.3]
+B = [96.0, 96.2, 96.1, 96.0, 96.2]
+
+
+def wide(folder: Path, metric: str = "acc", b: list = B, arm: str = "arm", seed: str = "seed") -> Path:
+    """A file with a column of the metric, as W&B exports one."""
+    rows = [("a", i, value) for i, value in enumerate(A)] + [("b", i, value) for i, value in enumerate(b)]
+    file = folder / "scores.csv"
+    with file.open("w", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["Name", arm, seed, metric])
+        writer.writerows([f"run-{i}", *row] for i, row in enumerate(rows))
+    return file
+
+
+def long(folder: Path) -> Path:
+    """A file with a row per run and metric."""
+    rows = [
+        f"{arm},{i},{name},{value}"
+        for arm, scores in (("a", A), ("b", B))
+        for i, value in enumerate(scores)
+        for name in ("f1", "acc")
+    ]
+    file = folder / "long.csv"
+    file.write_text("\n".join(["arm,seed,metric,value", *rows, "c,0,f1,1"]))
+    return file
+
+
+def test_both_layouts_hold_the_same_scores(tmp_path):
+    expected = {"a": dict(enumerate(A)), "b": dict(enumerate(B))}
+    assert read_scores(wide(tmp_path), "acc") == expected
+    assert read_scores(long(tmp_path), "acc") == expected
+    assert read_scores(wide(tmp_path, arm="group", seed="trial"), "acc", "group", "trial") == expected
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_the_verdict_is_judges_own_and_has_a_report(tmp_path, capsys, statistic):
+    file, out = wide(tmp_path), tmp_path / "out"
+    options = ["--contrast", "a", "b", "--metric", "acc", "--margin", "0.5", "--statistic", statistic]
+    assert main(["judge", str(file), *options, "--output", str(out)]) == 0
+    claim = ScoreClaim(id="a superior b", contrast=("a", "b"), metric="acc", kind="superior", margin=0.5, statistic=statistic)
+    (expected,) = judge([claim], [{"a": dict(enumerate(A)), "b": dict(enumerate(B))}], range(5))
+    said = " ".join(capsys.readouterr().out.split())
+    report = (out / "report.md").read_text()
+    assert expected.outcome == "supported"
+    assert expected.summary in said
+    assert expected.summary in report
+    assert "| 0 | 97.4000 | 96.0000 | +1.4000 |" in report
+    assert (out / "differences.svg").read_text().startswith("<?xml")
+
+
+def test_a_lower_score_is_better_where_it_is_said(tmp_path, capsys):
+    assert main(["judge", str(wide(tmp_path, "ppl")), "--contrast", "b", "a", "--metric", "ppl", "--lower-is-better"]) == 0
+    assert "SUPPORTED" in capsys.readouterr().out
+
+
+def test_several_contrasts_and_a_claims_file_are_one_family(tmp_path, capsys):
+    file = wide(tmp_path)
+    assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b", "--contrast", "b", "a"]) == 0
+    from_options = capsys.readouterr().out
+    shared = {"metric": "acc", "kind": "superior", "margin": 0}
+    claims = [shared | {"id": f"{a} superior {b}", "contrast": [a, b]} for a, b in ("ab", "ba")]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": claims}))
+    assert main(["judge", str(file), "--claims", str(tmp_path / "claims.yaml")]) == 0
+    assert capsys.readouterr().out == from_options
+    assert "SUPPORTED" in from_options
+    assert "CONTRADICTED" in from_options
+
+
+def test_a_run_without_a_score_counts_as_the_claim_declares(tmp_path, capsys):
+    file = wide(tmp_path, b=[*B[:4], ""])
+    assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b"]) == 2
+    assert "arm 'b', seed 4 has no finite acc; `diverged` declares" in capsys.readouterr().err
+    claim = {"id": "c", "contrast": ["a", "b"], "metric": "acc", "kind": "superior", "margin": 0.5, "diverged": 10.0}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
+    assert main(["judge", str(file), "--claims", str(tmp_path / "claims.yaml")]) == 0
+    assert "INCONCLUSIVE" in capsys.readouterr().out
+
+
+def test_of_a_loss_the_lower_one_is_better_unless_it_is_said_otherwise(tmp_path, capsys):
+    file = wide(tmp_path, "test/loss", b=[2 * value for value in A])
+    asked = ["judge", str(file), "--metric", "test/loss", "--contrast", "a", "b"]
+    assert main(asked) == 0
+    assert "SUPPORTED" in capsys.readouterr().out
+    assert main([*asked, "--no-lower-is-better"]) == 0
+    assert "CONTRADICTED" in capsys.readouterr().out
+
+
+def test_what_a_claims_file_says_is_not_said_on_the_command_line_too(tmp_path, capsys):
+    claim = {"id": "c", "contrast": ["a", "b"], "metric": "acc", "kind": "superior"}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
+    assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml"), "--margin", "5"]) == 2
+    assert "--margin: not allowed with --claims" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path, capsys):
+    (tmp_path / "scores.csv").write_bytes(b"arm,seed,acc\n\xff,0,1\n")
+    assert main(["judge", str(tmp_path / "scores.csv"), "--contrast", "a", "b"]) == 2
+    assert "scores.csv: not UTF-8 text: byte 0xff in line 2" in capsys.readouterr().err
+
+
+def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
+    assert main(["judge", str(wide(tmp_path, b=B[:4])), "--metric", "acc", "--contrast", "a", "b"]) == 0
+    assert "seed 4 is not trained in both arms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("", [], "there is no column 'arm'; there are none, or no row"),
+        ("arm,seed\na,0\n", [], "there is no column 'acc'; there are arm, seed"),
+        ("arm,seed,acc\na,x,1\n", [], "row 2: seed 'x' is no whole number"),
+        ("arm,seed,acc\na\n", [], "row 2 is not whole; it must have 3 columns"),
+        ("arm,seed,acc\na,0\n", [], "row 2 is not whole"),
+        ("arm,seed,acc\na,0,1,2\n", [], "row 2 is not whole"),
+        ("arm,seed,acc\na,0,high\n", [], "row 2: acc 'high' is no number"),
+        ("arm,seed,acc\na,0,1\na,0,2\n", [], "row 3: arm 'a', seed 0 stands there twice"),
+        ("arm,seed,acc\na,0,1\n", [], "claim 'a superior b': there is no arm 'b'; there are a"),
+        ("arm,seed,metric,value\na,0,f1,1\n", [], "there is no row of the metric 'acc'"),
+        ("arm,seed,acc\na,0,1\n", ["--margin", "-1"], "margin: -1.0 is not allowed; it must be 0 or more"),
+        ("arm,seed,acc\na,0,1\n", ["--claims", "x.yaml"], "either --contrast A B or --claims FILE"),
+        ("arm,seed,acc\na,0,1\n", ["--train.lr", "1"], "--train.lr: there is no run to configure"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, capsys, text, options, said):
+    file = tmp_path / "scores.csv"
+    file.write_text(text)
+    assert main(["judge", str(file), "--contrast", "a", "b", "--metric", "acc", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize("key", [{"failed": 1.0}, {"effect": {"x": [1, 2]}, "contrast": None}])
+def test_what_needs_a_study_is_refused(tmp_path, capsys, key):
+    claim = {"id": "c", "contrast": ["a", "b"], "metric": "acc", "kind": "superior", "margin": 0.5} | key
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
+    assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml")]) == 2
+    assert "left out" in capsys.readouterr().err
