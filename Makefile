@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench gpu endurance fuzz clean
+.PHONY: help setup demo test lint docs bench gpu endurance fuzz clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,10 @@ lint: setup ## Check format, style, types and the layers of the design
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+docs: setup ## Build the manual into site/; a dead link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "The manual: site/index.html"
+
 bench: setup ## Measure the data pipelines against torchvision's; see also xceptlab bench --help
 	@$(BIN)/xceptlab bench loader
 
@@ -42,5 +46,5 @@ fuzz: setup ## Try 2,000 damaged configuration files, studies, tables and trees:
 	@$(BIN)/python tests/fuzz.py
 
 clean: ## Remove .venv and caches; outputs/ stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
+	rm -rf site .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

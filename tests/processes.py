@@ -18,22 +18,26 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["xceptlab.launch.preload"])
 
 
-def start(arguments: Sequence[object], folder: Path, environment: Mapping[str, str] | None = None) -> BaseProcess:
-    """Start ``xceptlab ARGUMENTS`` at the repository's root; what it prints goes into ``stdout`` and ``stderr`` in the folder."""
+def start(
+    arguments: Sequence[object], folder: Path, environment: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> BaseProcess:
+    """Start ``xceptlab ARGUMENTS`` in ``cwd``; what it prints goes into ``stdout`` and ``stderr`` in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = SERVER.Process(target=_command, args=([*map(str, arguments)], folder, dict(environment or os.environ)))
+    process = SERVER.Process(target=_command, args=([*map(str, arguments)], folder, dict(environment or os.environ), cwd))
     process.start()
     return process
 
 
-def run(arguments: Sequence[object], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: Sequence[object], environment: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Wait for ``xceptlab ARGUMENTS``.
 
     Raises:
         TimeoutExpired: It takes longer than five minutes.
     """
     with TemporaryDirectory() as temporary:
-        folder, process = Path(temporary), start(arguments, Path(temporary), environment)
+        folder, process = Path(temporary), start(arguments, Path(temporary), environment, cwd)
         process.join(300)
         if process.exitcode is None:
             process.kill()
@@ -43,10 +47,10 @@ def run(arguments: Sequence[object], environment: Mapping[str, str] | None = Non
         return subprocess.CompletedProcess([*map(str, arguments)], process.exitcode, *printed)
 
 
-def _command(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+def _command(arguments: list[str], folder: Path, environment: dict[str, str], cwd: Path) -> None:
     from xceptlab.cli import main
 
-    os.chdir(ROOT)
+    os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background may ignore

@@ -1,4 +1,4 @@
-"""The reference of study.yaml says what the code does."""
+"""The pages say what the code does, and lead where they say."""
 
 import dataclasses
 import re
@@ -6,6 +6,7 @@ import re
 import docstring_parser
 import pytest
 import yaml
+from statsmodels.stats.power import TTestPower
 
 from conftest import ROOT
 from xceptlab.config.fields import in_words
@@ -41,3 +42,17 @@ def test_the_example_of_the_reference_is_a_study(tmp_path, monkeypatch):
     given = yaml.safe_load(example)
     assert given.keys() == {f.name for f in dataclasses.fields(Study)} - {"grid"}
     assert {key for claim in given["claims"] for key in claim} == {f.name for f in dataclasses.fields(Claim)} - {"effect"}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.stem)
+def test_the_links_of_a_page_lead_to_files_of_the_repository(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_table_of_effects_is_the_paired_t_tests():
+    text = (ROOT / "docs" / "seeds.md").read_text()
+    seeds, effects = (re.findall(r"[\d.]+", re.search(rf"\| {name} \|(.*)", text)[1]) for name in ("seeds", "effect"))
+    power = TTestPower()
+    found = [power.solve_power(nobs=int(n), alpha=0.05, power=0.8, alternative="larger") for n in seeds]
+    assert [f"{effect:.2f}" for effect in found] == effects

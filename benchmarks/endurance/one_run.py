@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runs import ARGV, EPOCHS, IMAGES, SERVER, STEPS, STEPS_PER_EPOCH, Run, photographs, undisturbed, until
 from table import Counts, check
+
+from runs import ARGV, EPOCHS, IMAGES, SERVER, STEPS, STEPS_PER_EPOCH, Run, photographs, undisturbed, until
 
 
 @check("SIGKILL at random steps x {1, 2} processes x {0, 2} workers", "losses, images, weights equal to undisturbed")

@@ -10,8 +10,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from runs import ARGV, ROOT, SERVER, until
 from table import Counts, check
+
+from runs import ARGV, ROOT, SERVER, until
 
 STUDY = """
 question: Does anything get lost?
