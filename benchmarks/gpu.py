@@ -49,6 +49,7 @@ PARTS = [
     Part("10 epochs of CIFAR-10, runs of a study", 150, ("study", "--jobs", "1", "--runs", "3", *TEN_EPOCHS), needs=CIFAR),
     Part("the network at CIFAR size", 60, ("model", "--sizes", "32", "--precisions", "bf16")),
     Part("the network at 299", 150, ("model", "--sizes", "299", "--precisions", "bf16")),
+    Part("kernels for the memory half of the step", 150, ("kernels",)),
     Part("networks at a time", 90, ("share",)),
     Part("runs at a time", 120, ("study", "--jobs", "1", "2", "4", *TWO_EPOCHS), needs=CIFAR),
     Part("killed runs: the same bits", 150, ("gpu_checks", "--only", "kill", "agree")),
