@@ -19,7 +19,7 @@ from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ["torch", "pytorch_lightning", "jsonargparse", "numpy", "scipy", "rich", "yaml", "wandb", "plotly", "matplotlib"]
+HEAVY = ["torch", "pytorch_lightning", "numpy", "scipy", "rich", "yaml", "wandb", "plotly", "matplotlib"]
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -45,7 +45,7 @@ def test_version(xceptlab):
     assert (done.returncode, done.stdout, done.stderr) == (0, f"xceptlab {package.__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"], ["stady"], ["study", "--jbos", "2"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["study", "--help"], ["stady"], ["study", "--jbos", "2"]])
 def test_help_and_errors_import_nothing_heavy(arguments):
     assert loaded_by(f"from xceptlab.cli import main; main({arguments})") == set()
 

@@ -3,13 +3,13 @@
 import dataclasses
 import re
 
-import docstring_parser
 import pytest
 import yaml
 from statsmodels.stats.power import TTestPower
 
 from conftest import ROOT
 from xceptlab.config.fields import in_words
+from xceptlab.config.help import docstrings
 from xceptlab.study.definition import Claim, Paper, Seeds, Study
 from xceptlab.study.plan import expand
 
@@ -18,13 +18,13 @@ TEXT = (ROOT / "docs" / "study.md").read_text()
 
 def table(schema: type) -> str:
     """The fields of a dataclass as Markdown, from their docstrings."""
-    meaning = {p.arg_name: p.description for p in docstring_parser.parse_from_object(schema).params}
+    meaning = docstrings(schema)
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for f in dataclasses.fields(schema):
         value = re.sub(r"a mapping with keys of [^)]+", "a mapping, see below", in_words(f.type))
         required = f.default is f.default_factory is dataclasses.MISSING
         default = "required" if required else {None: "null", "": "empty", dataclasses.MISSING: "empty"}.get(f.default, f.default)
-        words = " ".join(meaning[f.name].replace("``", "`").split())
+        words = meaning[f.name].replace("``", "`")
         rows.append(f"| `{f.name}` | {value} | {default} | {words} |")
     return "\n".join(rows)
 

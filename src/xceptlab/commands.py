@@ -146,7 +146,7 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.study.plan import expand
     from xceptlab.training.weights_and_biases import check_key, sync
 
-    outputs = Path(load_run(layers, "sync").runtime.outputs)
+    outputs = Path(load_run(layers).runtime.outputs)
     runtime = [f"--{key}={value}" for key, value in overrides(layers) if key.startswith("runtime.")]  # else a run is as it was
     check_key()
     code = 0
@@ -160,7 +160,7 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
         paths = [path] if path else [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in runs]
         for run in [run for run in paths if (run / "metrics.jsonl").is_file()]:
             try:
-                config = load_run(["-c", str(run / "config.yaml"), *runtime], "sync")
+                config = load_run(["-c", str(run / "config.yaml"), *runtime])
                 print(f"{run.name}: {sync(config, RunDirectory(run))}", flush=True)
             except (Busy, Refused) as error:  # the others can be sent all the same
                 code = BAD_INPUT
@@ -181,7 +181,12 @@ def _study_named(name: str, outputs: Path) -> str:
 
 def train(options: argparse.Namespace, layers: list[str]) -> int:
     """Train, evaluate and record one run."""
-    config = load_run([*layers, *(["--help"] if options.help else [])])
+    if options.help:
+        from xceptlab.config.help import print_help
+
+        print_help()
+        return 0
+    config = load_run(layers)
     world = World.join(config.runtime)
     from xceptlab.data import locate, resolved
 
@@ -206,7 +211,7 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
 
 def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     """Evaluate a run or a checkpoint on a split."""
-    config, weights = _trained(options.weights, layers, "evaluate")
+    config, weights = _trained(options.weights, layers)
     world = World.join(config.runtime)
     from xceptlab.data import locate
 
@@ -227,7 +232,7 @@ def export(options: argparse.Namespace, layers: list[str]) -> int:
     output = Path(options.output)
     if output.suffix not in EXPORTS:
         raise Refused(f"{output}: the suffix must be one of {', '.join(EXPORTS)}")
-    config, weights = _trained(options.weights, layers, "export")
+    config, weights = _trained(options.weights, layers)
     from xceptlab.models.export import export
 
     print(export(_with_classes(config), weights, output))
@@ -236,7 +241,7 @@ def export(options: argparse.Namespace, layers: list[str]) -> int:
 
 def data(options: argparse.Namespace, layers: list[str]) -> int:
     """Check a data set as a run would use it, or prepare reduced photographs (data.short_side)."""
-    config = load_run(layers, "data")
+    config = load_run(layers)
     warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores do no harm
     if options.action == "prepare":
         return _prepare(config)
@@ -324,30 +329,30 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
         if options.run:
             raise Refused(f"--compare: shows two networks side by side; {options.run} is a third")
         files = [_configuration(name, layers) for name in options.compare]
-        a, b = (_with_classes(load_run([*layers, "-c", file], "describe")) for file in files)
+        a, b = (_with_classes(load_run([*layers, "-c", file])) for file in files)
         compare(a, b, options.compare)
     elif options.run:
-        config = load_run(["-c", _configuration(options.run, layers), *layers], "describe")
+        config = load_run(["-c", _configuration(options.run, layers), *layers])
         describe(_with_classes(config), options.depth)
     else:
-        describe(_with_classes(load_run(layers, "describe")), options.depth)
+        describe(_with_classes(load_run(layers)), options.depth)
     return 0
 
 
 def _configuration(name: str, layers: list[str]) -> str:
     """The configuration file that a run's folder or id, or the file itself, names."""
-    path = _found(name, layers, "describe")
+    path = _found(name, layers)
     if not path.exists():
         raise Refused(f"{name}: neither a configuration file nor a run under {path.parent}")
     return str(path / "config.yaml" if path.is_dir() else path)
 
 
-def _found(name: str, layers: list[str], command: str) -> Path:
+def _found(name: str, layers: list[str]) -> Path:
     """The file or folder of this name, or else where the run of this id is or would be."""
     path = shipped.find(name)
     if path.exists():
         return path
-    return RunDirectory.of(load_run(layers, command).runtime.outputs, name).path
+    return RunDirectory.of(load_run(layers).runtime.outputs, name).path
 
 
 def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
@@ -382,19 +387,19 @@ def _warn(lines: Iterable[object]) -> None:
         say(line, "Warning")
 
 
-def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Path | str]":
+def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     """The configuration and the weights of a run's folder or id, of a file, or of timm's Xception by its name."""
-    path = _found(name, layers, command)
+    path = _found(name, layers)
     if not path.exists():
         if name.split(".")[0].endswith("xception"):
-            return load_run(layers, command), name
+            return load_run(layers), name
         raise Refused(f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception")
     weights = path / "model.safetensors" if path.is_dir() else path
     if not weights.is_file():
         raise Refused(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
     own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
     one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
-    return load_run([*(["-c", str(own)] if own else []), *one_device, *layers], command), weights
+    return load_run([*(["-c", str(own)] if own else []), *one_device, *layers]), weights
 
 
 def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:

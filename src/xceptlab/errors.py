@@ -14,6 +14,10 @@ class Refused(ValueError):
     defect by another configuration.
     """
 
+    def within(self, place: str) -> "Refused":
+        """The same error with the place that it is in, such as a file's name, put before."""
+        return Refused(f"{place}: {self}")
+
 
 class Interrupted(BaseException):
     """A signal other than Ctrl-C's asked to stop; as Ctrl-C's, no error that a handler of errors may take for its own."""

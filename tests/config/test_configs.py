@@ -139,7 +139,7 @@ CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib", "importlinter": "i
 
 
 def bounds(requirements: list[str]) -> dict[str, str]:
-    """``{name: lower bound}``, of requirements such as ``jsonargparse[signatures]>=4.53``."""
+    """``{name: lower bound}``, of requirements such as ``submitit[dev]>=1.5``."""
     found = {}
     for requirement in requirements:
         match = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?\s*(?:>=\s*([\d.]+))?", requirement.strip())

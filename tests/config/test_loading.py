@@ -1,11 +1,14 @@
 """From files and overrides to a configuration, and one line for whatever is wrong with them."""
 
 import itertools
+import pickle
 import time
 
 import pytest
 import yaml
 
+from xceptlab.config import strict_yaml
+from xceptlab.config.fields import FieldError
 from xceptlab.config.loading import SYNONYMS, dump, keys, load_run, overrides
 from xceptlab.config.schema import RunConfig
 
@@ -109,15 +112,6 @@ def test_print_config_refuses_what_train_refuses(capsys, wrong):
     assert capsys.readouterr().out == ""
 
 
-def test_help_explains_every_field(capsys):
-    with pytest.raises(SystemExit):
-        load_run(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert "--model.order" in text
-    assert "Which convolution of a separable one comes first" in text
-    assert "Images per optimizer step over all devices together" in text
-
-
 def test_a_run_of_an_earlier_version_is_read_as_what_it_is(file):
     """Its configuration has ``runtime.compile`` and ``runtime.deterministic``, which are science since."""
     plain = load_run(["-c", file("{seed: 3, runtime: {workers: 2, compile: false, deterministic: true}}")])
@@ -145,7 +139,9 @@ def test_a_run_of_an_earlier_version_is_read_as_what_it_is(file):
         (["--bogus"], ["bogus", "xceptlab train --help explains the keys"]),
         (["--model", "none"], ["model", "'none'", "a mapping with keys of order"]),
         (["--model.segments", "few"], ["model.segments", "'few'", "a whole number or all"]),
-        (["--model.fc", "4096"], ["model.fc", "'4096'", "a list (each a whole number)"]),
+        (["--model.fc", "4096"], ["model.fc: 4096 is", "a list (each a whole number)"]),
+        (["--model.fc", "[64, x]"], ["model.fc: [64, 'x'] is", "a list (each a whole number)"]),
+        (["--model.fc", "[64,"], ["model.fc: '[64,' is", "a list (each a whole number)"]),
         (["--train.lr", "fast"], ["train.lr", "'fast'", "a finite number"]),
         (["--train.epochs", "1.5"], ["train.epochs", "1.5", "a whole number"]),
         (["--train.epochs", "true"], ["train.epochs: true is", "a whole number"]),
@@ -230,8 +226,8 @@ def test_tags_are_refused_since_a_value_shows_what_it_is(file, value):
     for text in (f"train: {{epochs: {value}}}", f"{value}: 1" if value[-1] != " " else f"seed: {value}"):
         path = file(f"# a comment\n{text}")
         assert f"{path}: line 2: a value has no tag here, such as !" in refusal("-c", path)
-    for key in ("train.epochs", "model.timm"):
-        assert f"{key}: a value has no tag here" in refusal(f"--{key}={value}")
+    assert refusal(f"--train.epochs={value}").startswith("train.epochs: a value has no tag here")
+    assert load_run([f"--model.timm={value}"]).model.timm == value  # text is taken as it is
 
 
 @pytest.mark.parametrize("key", ["train.lr", "train.epochs", "seed"])
@@ -252,7 +248,6 @@ def test_a_number_of_very_many_digits_is_refused(file, key, digits):
         ("? ", "line 1: a key is null; it must be text"),
         ("true:", "line 1: a key is true; it must be text"),
         ("3: x", "line 1: a key is 3; it must be text"),
-        ("data: {root: 2026-13-45}", "line 1: 2026-13-45 looks like a date and is none; text stands in quotes"),
         ("seed: 0b_", "line 1: 0b_ looks like a number and is none; text stands in quotes"),
     ],
 )
@@ -286,6 +281,19 @@ def test_an_alias_in_its_place_is_fine(file):
     text = "model: {fc: &layers [64, 32]}\nlauncher: {options: []}\ndata: &d {name: digits, crop: none}\ntrain: {epochs: 3}"
     run = load_run(["-c", file(text)])
     assert run.model.fc == (64, 32)
+
+
+@pytest.mark.parametrize("date", ["2026-01-31", "2026-13-45", "2026-01-31 12:00:00"])
+def test_a_date_is_text(file, date):
+    assert load_run(["-c", file(f"data: {{root: {date}}}")]).data.root == date
+
+
+@pytest.mark.parametrize(("key", "value"), [("train.lr", 0.1), ("train.epochs", 3), ("data.flip", False), ("model.fc", (64, 32))])
+def test_text_in_the_place_of_another_value_is_read_as_that_in_a_file_as_on_the_command_line(file, key, value):
+    section, name = key.split(".")
+    written = str(list(value) if isinstance(value, tuple) else value).lower()
+    for given in (["-c", file(f"{section}: {{{name}: '{written}'}}")], [f"--{key}={written}"]):
+        assert getattr(getattr(load_run(given), section), name) == value
 
 
 NUMBERS = [("010", 8), ("-017", 8), ("0_7", 8), ("00", 8), ("12:30", 60), ("1:2:3", 60), ("12:30.5", 60)]
@@ -329,6 +337,54 @@ def test_the_bad_one_of_several_files_is_named(file):
 def test_a_bad_file_is_named_also_when_given_with_an_equals_sign(file, flag):
     path = file("train: {epoch: 3}")
     assert path in refusal(flag + path)
+
+
+def test_an_impossible_value_is_told_with_what_gave_it_and_what_makes_it_impossible(file):
+    pad, photographs = file("data: {crop: pad}", "pad.yaml"), file("data: {name: imagenet}", "photographs.yaml")
+    allowed = "is not allowed; it must be one of none, resized for imagenet"
+    assert refusal("-c", pad) == f"{pad}: data.crop: 'pad' {allowed}"
+    assert (
+        refusal("-c", pad, "-c", photographs)
+        == f"{pad}: data.crop: 'pad' {allowed} (with data.name: 'imagenet' of {photographs})"
+    )
+    assert refusal("-c", pad, "--data.name=imagenet") == f"{pad}: data.crop: 'pad' {allowed} (with --data.name 'imagenet')"
+    assert refusal("-c", photographs, "--data.crop=pad") == (
+        f"data.crop: 'pad' {allowed} (with data.name: 'imagenet' of {photographs})"
+    )
+    assert refusal("--data.name=digits").startswith("data.crop: 'resized', the default, is not allowed")
+
+
+def test_an_error_knows_its_key_value_what_is_allowed_and_what_gave_it(file):
+    path = file("train: {epochs: 0}")
+    with pytest.raises(FieldError) as error:
+        load_run(["-c", path])
+    found = pickle.loads(pickle.dumps(error.value))  # as it comes from another process
+    assert (found.key, found.value, found.allowed, found.origin) == ("train.epochs", 0, "at least 1", path)
+    assert str(found) == f"{path}: train.epochs: 0 is not allowed; it must be at least 1"
+
+
+def test_a_key_may_be_dotted_in_a_file_but_not_stand_there_twice(file):
+    assert load_run(["-c", file("train.lr: 0.3")]).train.lr == 0.3
+    path = file("train: {lr: 0.1}\ntrain.lr: 0.2")
+    assert refusal("-c", path) == f"{path}: the key train.lr stands there twice"
+    path = file("runtime: {compile: true}\ntrain: {compile: false}")
+    assert refusal("-c", path) == f"{path}: the key train.compile stands there twice"
+
+
+@pytest.mark.parametrize("text", ["nothing: {}", "nothing: 1", "train: {nothing: {}}", "config: x.yaml", "seed: {}", "seed.x: 1"])
+def test_what_is_no_key_is_refused_whatever_its_value(file, text):
+    path = file(text)
+    assert refusal("-c", path).startswith(f"{path}: ")
+
+
+def test_every_file_is_read_once(file, monkeypatch):
+    path, reads = file("train: {lr: 0.1}"), []
+    read = strict_yaml.read
+    monkeypatch.setattr(strict_yaml, "read", lambda name: reads.append(name) or read(name))
+    load_run(["-c", path, "--seed=1"])
+    with pytest.raises(ValueError):
+        load_run(["-c", path, "--train.lr=fast"])
+    assert reads == [path, path]
 
 
 def test_a_value_is_judged_after_all_layers(file):

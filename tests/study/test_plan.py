@@ -403,7 +403,7 @@ ILL_FORMED = [
     ({"claims": [CLAIM, without(CLAIM, "id")]}, ["claim 2: id: is missing"]),
     ({"claims": [CLAIM | {"id": 7}]}, ["claim 1: id: 7", "text, in quotes"]),
     ({"claims": [CLAIM | {"id": ""}]}, ["id: ''", "not empty"]),
-    ({"claims": [1]}, ["claims: 1", "a mapping with keys of id"]),
+    ({"claims": [1]}, ["claims: [1]", "a list (each a mapping with keys of id"]),
     ({"claims": {"c": CLAIM, "d": CLAIM}}, ["claims: {c: {id: 'c', contrast: ['a', 'b']", "...", "a list (each a mapping"]),
     ({"paper": "arXiv:1610.02357"}, ["paper: 'arXiv:1610.02357'", "a mapping with keys of ref"]),
     ({"paper": {"section": 4.6}}, ["paper.section: 4.6", "text, in quotes"]),
@@ -468,15 +468,42 @@ def test_what_the_command_line_gives_is_not_blamed_on_the_study_file(write, tmp_
     assert refusal(write(), *(arg.replace("LAYER", layer) for arg in args)) == said.replace("LAYER", layer)
 
 
-def test_what_only_fails_together_names_the_study_file_the_arm_and_the_command_line(write, folder):
+def test_what_only_fails_together_names_both_of_what_gave_it(write, folder):
     (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none, validation: 0.1}")
-    message = refusal(write(), "--data.train_images", "4")
-    assert message.startswith(f"{folder}/study.yaml: arm 'a': with --data.train_images 4: data.validation: 0.1 ")
+    assert refusal(write(), "--data.train_images", "4") == (
+        f"{folder}/base.yaml: data.validation: 0.1 is not allowed; it must be 0, or enough to hold out one of 4 images "
+        "(with --data.train_images 4)"
+    )
 
 
-def test_a_mistake_of_the_study_is_not_blamed_on_the_command_line(write, folder):
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"model.residual": "some"}, "model.residual: 'some' is not allowed; it must be one of all, none"),
+        ({"model.middle_blocks": 33}, "model.middle_blocks: 33 is not allowed; it must be between 0 and 32"),
+        ({"model.timm": 5}, "model.timm: 5 is not allowed; it must be text, in quotes"),
+        ({"model.timm": None}, "model.timm: null is not allowed; it must be text"),
+        ({"train.epochs": "010"}, "train.epochs: 010 would be read in base 8"),
+        (
+            {"data.crop": "resized"},
+            "data.crop: 'resized' is not allowed; it must be one of none, pad for digits (with data.name: 'digits' of ",
+        ),
+    ],
+)
+def test_what_an_arm_declares_is_blamed_on_the_study_file_and_the_arm(write, folder, keys, said):
+    message = refusal(write(arms=STUDY["arms"] | {"c": keys}), "--train.lr", "0.1")
+    assert message.startswith(f"{folder}/study.yaml: arm 'c': {said}")
+
+
+def test_an_arms_values_arrive_as_they_are(write):
+    values = {"model.fc": [64, 32], "model.bn_eps": 1e-3, "train.nesterov": True, "model.timm": "null", "data.pad": 0}
+    arm = expand(write(arms={"a": {}, "b": values}, claims=[])).arms["b"]
+    assert (arm.model.fc, arm.model.bn_eps, arm.train.nesterov, arm.model.timm) == ((64, 32), 1e-3, True, "null")
+
+
+def test_a_mistake_of_a_base_is_blamed_on_its_file_alone(write, folder):
     (folder / "base.yaml").write_text("train: {epoch: 3}")
-    assert refusal(write(), "--train.lr", "0.1").startswith(f"{folder}/study.yaml: arm 'a': {folder}/base.yaml: train.epoch")
+    assert refusal(write(), "--train.lr", "0.1").startswith(f"{folder}/base.yaml: train.epoch: there is no such key")
 
 
 # ---- a first look -----------------------------------------------------------------------------------------------------------

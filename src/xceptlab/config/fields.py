@@ -1,17 +1,117 @@
-"""What the parts of a configuration and of a study file have in common: each field's value is checked against its type.
+"""Typed fields: what a configuration, a study file and a record may hold, and what is said of a value that does not fit.
 
-Whatever does not fit is a ``Refused`` of one line: the key, the value and what is allowed.
+A field's type is checked when its section is made. Limits of a number are a part of its type, as in
+``Annotated[int, Bounds(at_least=1)]``.
 """
 
 import os
 import sys
 import types
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from xceptlab.errors import Refused
+from xceptlab.text import shortened
 
 T = TypeVar("T")
+
+
+class FieldError(Refused):
+    """A key of a configuration or of a study file whose value is refused; its text is the one line that the user sees.
+
+    Attributes:
+        key: The dotted key, such as ``train.lr``.
+        value: The value that is refused.
+        allowed: What may stand there, in words.
+        depends: Other keys that decide what is allowed.
+        origin: What gave the value: a file, an option such as ``--train.lr``, or an arm of a study; empty for a default.
+        is_default: Whether nothing gave the value, where that is known.
+        context: What gave the keys of ``depends`` where that is something else, such as ``--data.size 32``.
+    """
+
+    def __init__(self, key: str, value: Any, allowed: str, depends: tuple[str, ...] = ()) -> None:
+        super().__init__(key, value, allowed, depends)
+        self.key = key
+        self.value = value
+        self.allowed = allowed
+        self.depends = depends
+        self.origin = ""
+        self.is_default = False
+        self.context: list[str] = []
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the value, and what is allowed."""
+        default = ", the default," if self.is_default else ""
+        return f"{shown(self.value)}{default} is not allowed; it must be {self.allowed}"
+
+    def __str__(self) -> str:
+        place = "" if self.origin in ("", f"--{self.key}") else f"{self.origin}: "
+        context = f" (with {', '.join(self.context)})" if self.context else ""
+        return f"{place}{shortened(self.key, 100)}: {self.problem}{context}"
+
+    def within(self, place: str) -> "FieldError":
+        self.origin = f"{place}: {self.origin}" if self.origin else place
+        return self
+
+    def traced(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> "FieldError":
+        """Note what gave the refused value, and what gave others that make it impossible.
+
+        Args:
+            values: By dotted key the value of each field that was given.
+            origins: By dotted key what gave it.
+        """
+        self.origin = origins.get(self.key, "")
+        self.is_default = self.key not in origins
+        for key in self.depends:
+            origin = origins.get(key, self.origin)
+            if origin == f"--{key}":
+                self.context.append(f"{origin} {shown(values[key])}")
+            elif origin != self.origin:
+                self.context.append(f"{key}: {shown(values[key])} of {origin}")
+        return self
+
+
+class MissingKey(FieldError):
+    """A required key that is not there."""
+
+    @property
+    def problem(self) -> str:
+        return f"is missing; it must be {self.allowed}"
+
+
+class UnknownKey(FieldError):
+    """A key that does not exist; ``allowed`` names the one that was probably meant, or those that exist."""
+
+    @property
+    def problem(self) -> str:
+        return f"there is no such key; {self.allowed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Limits of a number, each of which may be left out."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def hold(self, value: float) -> bool:
+        """Whether a number is within the limits."""
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"between {self.at_least} and {self.at_most}"
+        limits = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        return " and ".join(f"{words} {limit}" for words, limit in limits.items() if limit is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +127,20 @@ class Section:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if wrong := type_error(f.type, value, self.PREFIX + f.name):
-                raise Refused(wrong)
+            if error := type_error(f.type, value, self.PREFIX + f.name):
+                raise error
             if f.metadata.get("path") and value.startswith("~"):  # a shell expands only some of them
                 object.__setattr__(self, f.name, os.path.expanduser(value))
-            kind = float if f.type is float else tuple if get_origin(f.type) is tuple else None
-            if kind:  # 1 and 1.0, and what YAML and JSON keep as a list, are the same science
-                object.__setattr__(self, f.name, kind(value))
+            kind, _ = without_bounds(f.type)
+            if kind is float:  # 1 and 1.0 are the same science
+                object.__setattr__(self, f.name, float(value))
+            elif get_origin(kind) is tuple:  # YAML and JSON keep it as a list
+                object.__setattr__(self, f.name, tuple(value))
 
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
+    def _require(self, name: str, holds: bool, allowed: str, *depends: str) -> None:
+        """Refuse the value of a field unless a condition holds; ``depends`` are fields of this section that it depends on."""
         if not holds:
-            raise Refused(f"{self.PREFIX}{name}: {shown(getattr(self, name))} is not allowed; it must be {allowed}")
+            raise FieldError(self.PREFIX + name, getattr(self, name), allowed, tuple(self.PREFIX + other for other in depends))
 
 
 def from_file(schema: type[T], values: Any) -> T:
@@ -55,25 +158,23 @@ def from_file(schema: type[T], values: Any) -> T:
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise Refused(f"{name}: is missing")
-        if name in values and (wrong := type_error(f.type, values[name], name)):
-            raise Refused(wrong)
+        if name in values and (error := type_error(f.type, values[name], name)):
+            raise error
     return schema(**values)
 
 
-def type_error(kind: Any, value: Any, place: str) -> str:
-    """One line if a value is not of a field's type, naming the place in it that is not; else nothing."""
+def type_error(kind: Any, value: Any, key: str) -> FieldError | None:
+    """What is wrong with a value that is not of a field's type; in a mapping its key is that of the place that does not fit."""
     if isinstance(value, str) and "\0" in value:  # which no path may hold
-        return f"{place}: {shown(value)} is not allowed; no text may hold the character NUL"
+        return FieldError(key, value, "text without the character NUL")
+    kind, bounds = without_bounds(kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
-    parts: list[tuple[Any, Any, str]] = []
     if origin in (list, tuple) and isinstance(value, list | tuple):
-        fits = origin is list or ... in inner or len(value) == len(inner)
-        parts = [(inner[0], item, place) for item in value]
-    elif origin is dict and isinstance(value, dict):
-        fits = True
-        parts = [(inner[0], key, place) for key in value] + [(inner[1], item, f"{place}.{key}") for key, item in value.items()]
-    elif origin in (Union, types.UnionType):
-        fits = not all(type_error(one, value, place) for one in inner)
+        return _list_error(kind, value, key)
+    if origin is dict and isinstance(value, dict):
+        return _dict_error(kind, value, key)
+    if origin in (Union, types.UnionType):
+        fits = not all(type_error(one, value, key) for one in inner)
     elif origin is Literal:
         fits = value in inner
     elif isinstance(value, bool):
@@ -82,14 +183,44 @@ def type_error(kind: Any, value: Any, place: str) -> str:
         fits = isinstance(value, int | float) and abs(value) <= sys.float_info.max
     else:
         fits = origin is Any or isinstance(value, origin)
-    if fits:
-        return next(filter(None, (type_error(*part) for part in parts)), "")
-    quotes = ", in quotes" if kind is str and isinstance(value, int | float) else ""
-    return f"{place}: {shown(value)} is not allowed; it must be {in_words(kind)}{quotes}"
+    if not fits:
+        quotes = ", in quotes" if kind is str and isinstance(value, int | float) else ""
+        return FieldError(key, value, in_words(kind) + quotes)
+    if bounds and not bounds.hold(value):
+        return FieldError(key, value, str(bounds))
+    return None
+
+
+def _list_error(kind: Any, values: list[Any] | tuple[Any, ...], key: str) -> FieldError | None:
+    """The error of a list or tuple of a wrong length, or with an item that does not fit."""
+    item_kind, *others = get_args(kind)
+    if get_origin(kind) is tuple and ... not in others and len(values) != 1 + len(others):
+        return FieldError(key, values, in_words(kind))
+    for item in values:
+        if error := type_error(item_kind, item, key):
+            return FieldError(key, values, _list_in_words(kind, error.allowed))
+    return None
+
+
+def _dict_error(kind: Any, values: dict[Any, Any], key: str) -> FieldError | None:
+    """The error of the first key of a mapping, or else of its first value, that does not fit."""
+    key_kind, value_kind = get_args(kind)
+    of_keys = (type_error(key_kind, name, key) for name in values)
+    of_values = (type_error(value_kind, value, f"{key}.{name}") for name, value in values.items())
+    return next(filter(None, (*of_keys, *of_values)), None)
+
+
+def without_bounds(kind: Any) -> tuple[Any, Bounds | None]:
+    """A field's type and the limits that ``Annotated`` adds to it."""
+    if get_origin(kind) is not Annotated:
+        return kind, None
+    kind, bounds = get_args(kind)
+    return kind, bounds
 
 
 def in_words(kind: Any) -> str:
     """What values a field's type allows."""
+    kind, bounds = without_bounds(kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if is_dataclass(kind):
         return "a mapping with keys of " + ", ".join(f.name for f in fields(kind))
@@ -98,9 +229,14 @@ def in_words(kind: Any) -> str:
     if origin is Literal:
         return "one of " * (len(inner) > 1) + ", ".join(map(str, inner))
     if origin in (list, tuple):
-        length = f" of {len(inner)}" if origin is tuple and ... not in inner else ""
-        return f"a list{length}" + (f" (each {in_words(inner[0])})" if inner[0] is not Any else "")
-    return WORDS[origin]
+        return _list_in_words(kind, in_words(inner[0]) if inner[0] is not Any else "")
+    return f"{WORDS[origin]}, {bounds}" if bounds else WORDS[origin]
+
+
+def _list_in_words(kind: Any, item: str) -> str:
+    inner = get_args(kind)
+    length = f" of {len(inner)}" if get_origin(kind) is tuple and ... not in inner else ""
+    return f"a list{length} (each {item})" if item else f"a list{length}"
 
 
 WORDS = {

@@ -12,10 +12,10 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from xceptlab.config import shipped
-from xceptlab.config.fields import Section
+from xceptlab.config.fields import Bounds, Section
 
 SCIENCE_VERSION = 2
 """Part of every run's identity; raised whenever a change of the code changes results."""
@@ -27,6 +27,17 @@ SHORT = 6
 """Digits of the digest of pretrained weights that are shown, in a run's id and where arms are compared."""
 _CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
 """``data.content``: the parts, the number of classes, the digest."""
+
+Count = Annotated[int, Bounds(at_least=1)]
+"""How many there are of something that must be there."""
+CountOrZero = Annotated[int, Bounds(at_least=0)]
+"""How many there are of something that may be left out."""
+Positive = Annotated[float, Bounds(above=0)]
+"""A decimal number above 0."""
+NotNegative = Annotated[float, Bounds(at_least=0)]
+"""A decimal number that may be 0."""
+Rate = Annotated[float, Bounds(at_least=0, below=1)]
+"""A part of a whole that is not the whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,27 +59,27 @@ class ModelConfig(Section):
     paper's section 1.2); a number needs order pointwise_first."""
     convolution: Literal["separable", "regular"] = "separable"
     """regular puts one 3x3 convolution in the place of each separable one."""
-    width: float = 1.0
+    width: Annotated[float, Bounds(at_most=16)] = 1.0
     """Multiplier of every layer's number of channels."""
-    divisor: int = 1
+    divisor: Count = 1
     """Channels are rounded to multiples of this; 8 lets 1, 2, 4 and 8 segments divide every layer at any width."""
     match: Literal["none", "parameters", "macs"] = field(default="none", metadata={"identity": False})
     """In a study: solve each arm's width for the first arm's number of parameters or multiply-accumulates."""
     timm: str = ""
     """Name of a timm model to train in place of Xception, such as inception_v3; of the other fields only dropout applies then."""
-    middle_blocks: int = 8
+    middle_blocks: Annotated[int, Bounds(at_least=0, at_most=32)] = 8
     """Number of blocks in the middle flow, 0 to 32."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First two convolutions: the paper's (stride 2, no padding), or size-preserving ones for images of 32x32 and smaller."""
     fc: tuple[int, ...] = ()
     """Units of fully connected layers with ReLU before the classifier (the paper's optional ones: [4096, 4096])."""
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     """Dropout rate before the classifier (the paper's ImageNet recipe uses 0.5)."""
     padding: Literal["same", "symmetric"] = "same"
     """Padding of the max poolings: TensorFlow's, or one pixel on every side as in timm."""
-    bn_eps: float = 1e-3
+    bn_eps: Positive = 1e-3
     """BatchNorm: what is added to the variance (Keras's value)."""
-    bn_momentum: float = 0.01
+    bn_momentum: Annotated[float, Bounds(above=0, at_most=1)] = 0.01
     """BatchNorm: weight of a batch in the running statistics (Keras's momentum of 0.99)."""
     init: Literal["keras", "timm"] = "keras"
     """How initial weights are drawn: Glorot uniform as in the original, or as timm's port draws them."""
@@ -82,20 +93,17 @@ class ModelConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("width", self.width > 0 and round(32 * self.width) >= 1, "at least 0.016, to leave the stem a channel")
-        self._require("width", self.width <= 16, "at most 16")
-        self._require("divisor", self.divisor >= 1, "at least 1")
-        self._require("middle_blocks", 0 <= self.middle_blocks <= 32, "between 0 and 32")
         self._require("segments", self.segments == "all" or self.segments >= 1, "all or a whole number of at least 1")
         first = self.segments == "all" or (self.order == "pointwise_first" and self.convolution == "separable")
-        self._require("segments", first, "all, unless model.order is pointwise_first and model.convolution separable")
+        unless = "all, unless model.order is pointwise_first and model.convolution separable"
+        self._require("segments", first, unless, "order", "convolution")
         self._require("fc", all(units >= 1 for units in self.fc), "a list of numbers of units, each at least 1")
-        self._require("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
-        self._require("bn_eps", self.bn_eps > 0, "above 0")
-        self._require("bn_momentum", 0 < self.bn_momentum <= 1, "above 0 and at most 1")
-        self._require("weights", not (self.weights and self.timm), "left out with model.timm: only Xception starts from a file")
+        alone = not (self.weights and self.timm)
+        self._require("weights", alone, "left out with model.timm: only Xception starts from a file", "timm")
         known = bool(re.fullmatch(r"([0-9a-f]{16})?", self.weights_digest))
         self._require("weights_digest", known, "what xceptlab has filled in, such as 0123456789abcdef")
-        self._require("weights_digest", bool(self.weights) or not self.weights_digest, "left out without model.weights")
+        of_weights = bool(self.weights) or not self.weights_digest
+        self._require("weights_digest", of_weights, "left out without model.weights", "weights")
 
     @property
     def resolved(self) -> bool:
@@ -130,49 +138,49 @@ class DataConfig(Section):
     """Folder that holds the data set, or hf://OWNER/NAME or hf://OWNER/NAME@REVISION for a data set of the Hugging Face hub."""
     download: bool = field(default=False, metadata={"identity": False})
     """Download what is not there: CIFAR into ``root`` (through torchvision), a set of the hub into its own cache."""
-    size: int = 299
+    size: Annotated[int, Bounds(at_least=8, at_most=2048)] = 299
     """Side of the images that the network sees, in pixels."""
-    validation: float = 0.0
+    validation: Annotated[float, Bounds(at_least=0, at_most=0.5)] = 0.0
     """Part of the training images held out for validation, stratified by class; 0 trains on all."""
-    validation_seed: int = 0
+    validation_seed: CountOrZero = 0
     """What the held-out images are drawn by; independent of the run's seed."""
     train_images: int = 0
     """Train on this many images only, stratified by class; 0 uses all."""
-    test_images: int = 0
+    test_images: CountOrZero = 0
     """Test on this many images only, stratified by class; 0 uses all."""
     on_corrupt: Literal["error", "skip"] = "error"
     """A training photograph that cannot be decoded: end with its name, or take the next one of the split in its place, say so and
     count it in the log."""
-    max_pixels: int = 178_956_970
+    max_pixels: Count = 178_956_970
     """Largest photograph that is decoded; a larger one, which a few bytes may claim to be, counts as one that cannot be. With
     ``on_corrupt: skip`` others then stand in for it, so this is part of the science. The default is where Pillow stops."""
     exif_orientation: bool = True
     """Turn photographs upright as their EXIF data say, which concerns about 1 of 1,000 of ImageNet's. timm, torchvision and Keras
     take them as they are stored: so does false, for scores that are to be compared with theirs."""
-    short_side: int = 0
+    short_side: CountOrZero = 0
     """Read photographs whose short side ``xceptlab data prepare`` has reduced to this many pixels; 0 decodes the originals."""
-    quality: int = 90
+    quality: Annotated[int, Bounds(at_least=0, at_most=100)] = 90
     """JPEG quality of the prepared photographs; 0 keeps their pixels as they are."""
     cache: str = field(default="", metadata={"identity": False, "path": True})
     """Folder of the prepared photographs; prepared/ under ``root`` if empty."""
     crop: Literal["none", "pad", "resized"] = "resized"
     """Random crop in training: none; after reflecting ``pad`` pixels at the borders; or Inception's random resized crop."""
-    pad: int = 4
+    pad: CountOrZero = 4
     """Pixels that ``crop: pad`` reflects at each border."""
     flip: bool = True
     """Mirror half of the training images."""
-    cutout: int = 0
+    cutout: CountOrZero = 0
     """Side in pixels of a square of each training image that is blanked (DeVries and Taylor 2017); 0 blanks nothing."""
-    colour: float = 0.0
+    colour: Rate = 0.0
     """Vary brightness, contrast and saturation of each training photograph by factors of 1 - colour to 1 + colour."""
-    rand_augment: int = 0
+    rand_augment: Annotated[int, Bounds(at_least=0, at_most=30)] = 0
     """Magnitude of torchvision's RandAugment for training photographs (Cubuk et al. 2020; 9 is usual), 1 to 30; 0 for none."""
-    mixup: float = 0.0
+    mixup: NotNegative = 0.0
     """Mix pairs of training images by a ratio from Beta(mixup, mixup) (Zhang et al. 2018); 0 does not."""
-    cutmix: float = 0.0
+    cutmix: NotNegative = 0.0
     """Paste a box of each other into pairs of training images, its area from Beta(cutmix, cutmix) (Yun et al. 2019); 0 does not.
     With mixup too, a coin decides for each pair."""
-    eval_crop: float = 0.875
+    eval_crop: Annotated[float, Bounds(above=0, at_most=1)] = 0.875
     """Side of the central crop in evaluation, as a part of the short side of the image (photographs only)."""
     eval_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How that crop is resized; training's crops are resized bilinearly (photographs only)."""
@@ -190,54 +198,55 @@ class DataConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("size", 8 <= self.size <= 2048, "between 8 and 2048")
-        self._require("validation", 0 <= self.validation <= 0.5, "between 0 and 0.5")
-        self._require("validation_seed", self.validation_seed >= 0, "0 or more")
-        self._require("train_images", self.train_images == 0 or self.train_images >= 2, "0 (all) or at least 2")
-        self._require("test_images", self.test_images >= 0, "0 (all) or more")
-        train, held_out, _ = self.images()
-        self._require(
-            "validation", not self.validation or not train or held_out > 0, f"0, or enough to hold out one of {train} images"
-        )
-        self._require("pad", 0 <= self.pad < self.size, "at least 0 and below data.size")
-        self._require("eval_crop", 0 < self.eval_crop <= 1, "above 0 and at most 1")
-        self._require("max_pixels", self.max_pixels >= 1, "at least 1")
-        photographs = self.name not in self.IN_MEMORY
-        crops = ("none", "resized") if photographs else ("none", "pad")
-        self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}")
-        for name in ("short_side", "colour", "rand_augment"):
-            self._require(name, photographs or not getattr(self, name), f"left out for {self.name}: it is for photographs")
-        self._require("exif_orientation", photographs or self.exif_orientation, f"true for {self.name}: it is for photographs")
-        most = DataConfig.max_pixels
-        self._require("max_pixels", photographs or self.max_pixels == most, f"{most} for {self.name}: it is for photographs")
-        bilinear = self.eval_interpolation == "bilinear"
-        self._require("eval_interpolation", photographs or bilinear, f"bilinear for {self.name}: it is for photographs")
-        cut = math.ceil(self.size / self.eval_crop - 1e-9)  # evaluation would enlarge what is smaller
-        self._require("short_side", self.short_side == 0 or self.short_side >= cut, f"0 (the originals) or at least {cut}")
-        self._require("quality", 0 <= self.quality <= 100, "between 0 (pixels) and 100")
-        self._require("cutout", 0 <= self.cutout <= 2 * self.size, "at least 0 and at most twice data.size")
-        self._require("colour", 0 <= self.colour < 1, "at least 0 and below 1")
-        self._require("rand_augment", 0 <= self.rand_augment <= 30, "between 0 and 30")
-        for name in ("mixup", "cutmix"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        self._require("num_classes", self.num_classes == 0 or self.num_classes >= 2, "0 or at least 2")
-        own = self.name == "folder"
-        if not own:
-            classes = self.CLASSES[self.name]
-            hint = f"0 or {classes} for {self.name}; photographs of one's own are data.name: folder"
-            if self.name == "imagenet":
-                hint += ", and a run that an earlier version made of them is read with --data.name folder"
-            self._require("num_classes", self.num_classes in (0, classes), hint)
-        for name in ("title", "content"):
-            self._require(name, own or not getattr(self, name), f"left out for {self.name}: it is for data.name: folder")
         allowed = "made of letters, digits, '_', '.' and '-', the first one a letter or a digit"
         self._require("title", bool(re.fullmatch(r"([^\W_][\w.-]*)?", self.title)), allowed)
         known = bool(_CONTENT.fullmatch(self.content))
         self._require("content", known or not self.content, "what xceptlab has filled in, such as train+val-3-0123456789abcdef")
+        self._require("train_images", self.train_images == 0 or self.train_images >= 2, "0 (all) or at least 2")
+        self._check_split()
+        self._check_images()
+        if self.name in self.IN_MEMORY:
+            self._check_no_photographs()
+        if self.name != "folder":
+            self._check_no_own_set()
+        self._require("num_classes", self.num_classes == 0 or self.num_classes >= 2, "0 or at least 2")
+
+    def _check_split(self) -> None:
+        train, held_out, _ = self.images()
+        enough = not self.validation or not train or held_out > 0
+        some = f"0, or enough to hold out one of {train} images"
+        self._require("validation", enough, some, "train_images", "name")
         apart = "val" in self.parts and "test" in self.parts
-        self._require("validation", not self.validation or not apart, "0, as val holds images to validate on")
-        sizes = {"cifar10": (32, 32), "cifar100": (32, 32)}.get(self.name, (8, 2048))
-        self._require("size", sizes[0] <= self.size <= sizes[1], f"{sizes[0]} for {self.name}, the size of its images")
+        self._require("validation", not self.validation or not apart, "0, as val holds images to validate on", "content")
+
+    def _check_images(self) -> None:
+        crops = ("none", "pad") if self.name in self.IN_MEMORY else ("none", "resized")
+        self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}", "name")
+        if self.name in ("cifar10", "cifar100"):
+            self._require("size", self.size == 32, f"32 for {self.name}, the size of its images", "name")
+        self._require("pad", self.pad < self.size, "at least 0 and below data.size", "size")
+        cut = math.ceil(self.size / self.eval_crop - 1e-9)  # evaluation would enlarge what is smaller
+        large = self.short_side == 0 or self.short_side >= cut
+        self._require("short_side", large, f"0 (the originals) or at least {cut}", "size", "eval_crop")
+        self._require("cutout", self.cutout <= 2 * self.size, "at least 0 and at most twice data.size", "size")
+
+    def _check_no_photographs(self) -> None:
+        """Refuse what is for photographs alone, in a set of small images."""
+        for name in ("short_side", "colour", "rand_augment", "exif_orientation", "max_pixels", "eval_interpolation"):
+            default = getattr(DataConfig, name)
+            alone = f"{str(default).lower()} for {self.name}: it is for photographs"
+            self._require(name, getattr(self, name) == default, alone, "name")
+
+    def _check_no_own_set(self) -> None:
+        """Refuse what is for photographs of one's own, in a known set."""
+        classes = self.CLASSES[self.name]
+        hint = f"0 or {classes} for {self.name}; photographs of one's own are data.name: folder"
+        if self.name == "imagenet":
+            hint += ", and a run that an earlier version made of them is read with --data.name folder"
+        self._require("num_classes", self.num_classes in (0, classes), hint, "name")
+        for name in ("title", "content"):
+            left_out = f"left out for {self.name}: it is for data.name: folder"
+            self._require(name, not getattr(self, name), left_out, "name")
 
     @property
     def resolved(self) -> bool:
@@ -280,41 +289,41 @@ class TrainConfig(Section):
 
     PREFIX: ClassVar[str] = "train."
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the training images (not stated in the paper)."""
     batch_size: int = 1024
     """Images per optimizer step over all devices together (not stated in the paper)."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Split each step into this many smaller batches, one after another; BatchNorm sees the smaller batches."""
     optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd"
     """Optimizer."""
-    lr: float = 0.045
+    lr: Positive = 0.045
     """Learning rate after the warm-up."""
-    momentum: float = 0.9
+    momentum: Rate = 0.9
     """Momentum of sgd and rmsprop."""
     nesterov: bool = False
     """Nesterov's momentum, for sgd with momentum; with another optimizer it does not apply and counts as false."""
-    weight_decay: float = 1e-5
+    weight_decay: NotNegative = 1e-5
     """L2 regularisation (sgd, rmsprop), decoupled weight decay (adamw)."""
     decay_norm_bias: bool = True
     """Apply the weight decay also to BatchNorm's parameters and to biases."""
     schedule: Literal["constant", "exponential", "cosine"] = "exponential"
     """Learning rate after the warm-up: constant, times ``decay_rate`` every ``decay_epochs``, or a cosine to 0."""
-    decay_rate: float = 0.94
+    decay_rate: Positive = 0.94
     """Factor of the exponential schedule."""
-    decay_epochs: float = 2.0
+    decay_epochs: Positive = 2.0
     """Epochs between two steps of the exponential schedule."""
-    warmup: float = 0.0
+    warmup: Rate = 0.0
     """Part of the training in which the learning rate rises linearly from 0."""
-    label_smoothing: float = 0.0
+    label_smoothing: Rate = 0.0
     """Probability taken from the true class and spread over all."""
-    gradient_clip: float = 0.0
+    gradient_clip: NotNegative = 0.0
     """Largest norm of the gradient; 0 does not clip."""
-    ema: float = 0.0
+    ema: Rate = 0.0
     """Decay d of the average of weights that is evaluated, min(d, (1 + t) / (10 + t)) at step t; 0 evaluates the weights."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     """Number format, in Lightning's names."""
-    threads: int = 1
+    threads: Count = 1
     """CPU threads of a process; another number sums in another order, so it is part of the science."""
     compile: bool = False
     """Compile the network with torch.compile, which is faster on a GPU. The first run compiles it, later ones find the code in
@@ -325,17 +334,11 @@ class TrainConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "accumulate", "threads"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("batch_size", self.batch_size >= 2, "at least 2 (BatchNorm needs two images)")
-        self._require("accumulate", self.accumulate * 2 <= self.batch_size, "at most half of train.batch_size")
-        for name in ("lr", "decay_epochs", "decay_rate"):
-            self._require(name, getattr(self, name) > 0, "above 0")
-        for name in ("weight_decay", "gradient_clip"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("momentum", "warmup", "label_smoothing", "ema"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        self._require("nesterov", self.optimizer != "sgd" or self.momentum > 0 or not self.nesterov, "false without momentum")
+        halves = self.accumulate * 2 <= self.batch_size
+        self._require("accumulate", halves, "at most half of train.batch_size", "batch_size")
+        momentum = self.optimizer != "sgd" or self.momentum > 0
+        self._require("nesterov", momentum or not self.nesterov, "false without momentum", "momentum", "optimizer")
         if "train.nesterov" in self.unused:
             object.__setattr__(self, "nesterov", False)
 
@@ -355,20 +358,20 @@ class RuntimeConfig(Section):
     """Folder that holds ``runs/`` and ``studies/``."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """Kind of device, in Lightning's names."""
-    devices: int = 1
+    devices: Count = 1
     """Devices of this kind per node; BatchNorm sees the images of all of them."""
-    num_nodes: int = 1
+    num_nodes: Count = 1
     """Machines."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Processes that load data, per device; 0 loads in the training process."""
     capture: bool = True
     """On one GPU replay forward and backward of a step from a CUDA graph, to the same bits (not in 16-mixed); false launches
     them kernel by kernel."""
-    log_every: int = 50
+    log_every: Count = 50
     """Steps between two lines of the log."""
-    checkpoint_steps: int = 0
+    checkpoint_steps: CountOrZero = 0
     """Steps between two checkpoints within an epoch; 0 writes them by time only."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: Positive = 10.0
     """Minutes between two checkpoints within an epoch; there is one at the end of each epoch, too."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; auto is online where a key is configured and else offline."""
@@ -383,14 +386,6 @@ class RuntimeConfig(Section):
     arm: str = ""
     """Name of the arm in that study; set by ``xceptlab study``."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("devices", "num_nodes", "log_every"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("workers", "checkpoint_steps"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("checkpoint_minutes", self.checkpoint_minutes > 0, "above 0")
-
 
 @dataclass(frozen=True, kw_only=True)
 class LauncherConfig(Section):
@@ -401,9 +396,9 @@ class LauncherConfig(Section):
     name: Literal["local", "slurm", "ray"] = "local"
     """Processes on this machine, SLURM's job arrays (submitit) or Ray's tasks. All nodes of a cluster must see the outputs,
     the data and the code under the same paths."""
-    gpus: int = 0
+    gpus: CountOrZero = 0
     """GPUs to ask a cluster for, per node of a run; runtime.devices says how many it uses."""
-    memory: int = 0
+    memory: CountOrZero = 0
     """Memory to ask a cluster for, per node of a run, in GB; 0 for the cluster's default."""
     minutes: int = 1440
     """SLURM: time limit of a job; a run that takes longer is continued by itself."""
@@ -418,8 +413,6 @@ class LauncherConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("gpus", "memory"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("minutes", self.minutes >= 3, "at least 3, as a job is told 90 seconds before its end")
         self._require("options", all("=" in o for o in self.options), "a list of options of sbatch, each NAME=VALUE")
 

@@ -107,8 +107,8 @@ class RunDirectory:
             return {}
         try:
             noted = json.loads(decoded(file.read_bytes()))
-            if wrong := type_error(dict[str, str], noted, "data"):
-                raise Refused(wrong)
+            if invalid := type_error(dict[str, str], noted, "data"):
+                raise invalid
         except (RecursionError, ValueError) as error:
             raise Refused(f"{file}: not what the run began with ({error}); remove its folder to train the run anew") from None
         return noted

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import re
 import shlex
@@ -15,7 +14,7 @@ from xceptlab.config import loading, shipped
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity, resolved
 from xceptlab.errors import Refused
-from xceptlab.study.definition import FACTORS, Seeds, Study, dotted
+from xceptlab.study.definition import FACTORS, Seeds, Study
 from xceptlab.study.estimands import refuse_too_few_seeds
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import Registration, refuse_namesake
@@ -54,19 +53,15 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     planned = 0
     if seeds is not None:
         study, planned = _first_look(study, seeds)
-    layers = [arg for base in study.base for arg in ("-c", _find(base, file))]
-    arms = {}
+    base = [loading.file_layer(_find(name, file)) for name in study.base]
+    given = loading.layers(args)
     first = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
+    arms = {}
     for name, declared in cells.items():
-        located = {key: _beside(value, file) if key == "model.weights" else value for key, value in declared.items()}
-        overrides = [f"--{key}={_text(value)}" for key, value in located.items()]
-        overrides.append(f"--seed={first}")
-        try:
-            arms[name] = loading.load_run([*layers, *args, *overrides], "study")
-        except Refused as error:
-            blamed = _blamed(f"{file}: arm {name!r}: ", str(error), args, [*layers, *overrides])
-            raise Refused(blamed) from None
-    named = _naming_layers(args)
+        values = {key: _beside(value, file) if key == "model.weights" else value for key, value in declared.items()}
+        arm = loading.layer(values | {"seed": first}, f"{file}: arm {name!r}")
+        arms[name] = loading.resolve([*base, *given, arm])
+    named = _naming_layers(args, given)
     first_look = [f"--seeds={seeds}"] if seeds is not None else []
     typed = os.fsencode(shlex.join(["xceptlab", "study", path, *first_look, *args]))
     loaded = Expansion(
@@ -96,22 +91,6 @@ def _first_look(study: Study, seeds: int) -> tuple[Study, int]:
         raise Refused(f"--seeds: {seeds} is not allowed; it must be between 1 and {len(every)}, the seeds of the study")
     whole = every[:seeds] == study.seeds
     return dataclasses.replace(study, seeds=every[:seeds]), 0 if whole else len(every)
-
-
-def _blamed(place: str, message: str, args: Sequence[str], without: Sequence[str]) -> str:
-    """Why an arm is refused, and who is to blame: the command line where it is refused by itself, or where the arm, ``without``
-    it, is not."""
-
-    def refusal(given: Sequence[str]) -> str:
-        try:
-            loading.load_run(given, "study")
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    if refusal(args) == message:
-        return message
-    return place + message if refusal(without) else f"{place}with {shlex.join(args)}: {message}"
 
 
 def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
@@ -165,22 +144,14 @@ def _find(base: str, file: Path) -> str:
     raise Refused(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _naming_layers(args: Sequence[str]) -> list[tuple[str, str]]:
+def _naming_layers(args: Sequence[str], layers: Sequence[loading.Layer]) -> list[tuple[str, str]]:
     """Of the command line the layers and overrides that make another study, because they can change a result."""
     science = {*FACTORS, "model.match"}
-    found = []
-    for key, value in loading.overrides(args):
-        if key == "config":
-            layer = dotted(loading.read(str(shipped.find(value or ""))), "")
-            if science & layer.keys():
-                found.append((key, value or ""))
-        elif key in science:
-            found.append((key, value or ""))
-    return found
+    return [
+        (key, text or "")
+        for (key, text), layer in zip(loading.overrides(args), layers, strict=True)
+        if science & layer.values.keys()
+    ]
 
 
 def _name(file: Path, layers: Sequence[tuple[str, str]], seeds: int) -> str:

@@ -84,8 +84,8 @@ class Registration:
             if isinstance(registered.seeds, dict):
                 from_file(Seeds, registered.seeds)
             for claim in registered.claims:
-                if wrong := type_error(str, claim.get("id"), "claims.id"):
-                    raise Refused(wrong)
+                if invalid := type_error(str, claim.get("id"), "claims.id"):
+                    raise invalid
         except FileNotFoundError:
             return None
         except (RecursionError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:  # of PyYAML's constructors
