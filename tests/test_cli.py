@@ -60,6 +60,15 @@ def test_importing_the_package_costs_nothing():
     assert loaded_by("import xceptlab") == set()
 
 
+@pytest.mark.parametrize("statement", ["import xceptlab", "from xceptlab.cli import console", "import xceptlab.study.plan"])
+def test_without_posix_it_says_so_in_one_line(statement):
+    """As on Windows, which has no ``fcntl``."""
+    code = f"import sys; sys.modules['fcntl'] = None; {statement}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    said = "xceptlab: needs a POSIX system, such as Linux or macOS; on Windows it runs in WSL\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 def test_a_refused_configuration_does_not_wait_for_torch():
     assert loaded_by("from xceptlab.cli import main; main(['train', '--train.lrr', '1'])").isdisjoint(
         {"torch", "pytorch_lightning"}
