@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint docs bench gpu endurance fuzz clean
+.PHONY: help setup demo test lint docs schemas bench gpu endurance fuzz clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,9 @@ lint: setup ## Check format, style, types and the layers of the design
 docs: setup ## Build the manual into site/; a dead link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "The manual: site/index.html"
+
+schemas: setup ## Write configs/*.schema.json, which editors check YAML files by, from the code
+	@$(BIN)/python -m xceptlab.study.json_schema
 
 bench: setup ## Measure the data pipelines against torchvision's; see also xceptlab bench --help
 	@$(BIN)/xceptlab bench loader
