@@ -89,6 +89,14 @@ class UnknownKey(FieldError):
         return f"there is no such key; {self.allowed}"
 
 
+class Misread(FieldError):
+    """Text that stands for another value than its reader thinks; ``allowed`` says for which, and what to write."""
+
+    @property
+    def problem(self) -> str:
+        return self.allowed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
     """Limits of a number, each of which may be left out."""

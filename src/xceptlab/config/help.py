@@ -62,8 +62,9 @@ def docstrings(schema: Any) -> dict[str, str]:
     """By name of a dataclass's field the text that stands below it in the source, in one line."""
     found: dict[str, str] = {}
     for base in reversed(schema.__mro__):
+        module, name = base.__module__, base.__name__
         if is_dataclass(base):
-            found |= _texts_of(base.__module__)[base.__name__]
+            found |= _texts_of(module)[name]
     return {f.name: found[f.name] for f in fields(schema)}
 
 

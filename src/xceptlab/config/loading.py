@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin
 
 from xceptlab.config import shipped
-from xceptlab.config.fields import FieldError, MissingKey, Section, UnknownKey, in_words, type_error
+from xceptlab.config.fields import FieldError, Misread, MissingKey, Section, UnknownKey, in_words, type_error
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 
@@ -102,13 +102,11 @@ def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | Non
     for given, value in _dotted(values):
         key = (moved or {}).get(given, given)
         if key not in known:
-            error: FieldError | None = unknown(key, [name for name, kind in known.items() if not is_dataclass(kind)])
-        else:
-            value = _as_needed(known[key], value, key, origin)
-            error = type_error(known[key], value, key)
-        if error:
-            error.origin = origin
-            raise error
+            fields_alone = [name for name, kind in known.items() if not is_dataclass(kind)]
+            raise unknown(key, fields_alone).within(origin)
+        value = _as_needed(known[key], value, key, origin)
+        if error := type_error(known[key], value, key):
+            raise error.within(origin)
         if key in checked:
             raise Refused(f"{origin}: the key {key} stands there twice")
         checked[key] = value
@@ -120,7 +118,7 @@ def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
     known = keys(RunConfig)
     for name, value in values.items():
         key = f"{prefix}{name}"
-        is_section = is_dataclass(known[key]) if key in known else bool(value)
+        is_section = is_dataclass(known[key]) if key in known else bool(value)  # of a strange one the keys are told
         if is_section and isinstance(value, dict):
             yield from _dotted(value, f"{key}.")
         else:
@@ -129,18 +127,16 @@ def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _as_needed(kind: Any, value: Any, key: str, origin: str) -> Any:
     """A value as it is; text in the place of a number, a list or the like is read as YAML, wherever it comes from."""
-    is_blank = isinstance(value, str) and not value.strip()
-    if not isinstance(value, str) or is_blank or is_dataclass(kind) or kind is str or type_error(kind, value, key) is None:
+    if kind is str or is_dataclass(kind) or not isinstance(value, str) or not value.strip():
+        return value
+    if type_error(kind, value, key) is None:  # one of several words
         return value
     from xceptlab.config import strict_yaml
 
     try:
         return strict_yaml.value_of(value)
     except strict_yaml.Trap as trap:
-        error = Refused(f"{key}: {trap.problem}")
-    except Refused as refused:
-        error = refused.within(key)
-    raise error if origin == f"--{key}" else error.within(origin)
+        raise Misread(key, value, trap.problem).within(origin) from None
 
 
 def resolve(layers: Iterable[Layer]) -> RunConfig:
@@ -151,9 +147,9 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer in layers:
-        values |= layer.values
-        origins |= dict.fromkeys(layer.values, layer.origin)
+    for each in layers:
+        values |= each.values
+        origins |= dict.fromkeys(each.values, each.origin)
     nested: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.rpartition(".")

@@ -24,10 +24,10 @@ EXPONENT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
 
 
 class Trap(Refused):
-    """What YAML allows and nobody means."""
+    """What YAML allows and nobody means; of a node or an event of PyYAML's, whose line is told, or of the whole."""
 
     def __init__(self, node: Any, problem: str) -> None:
-        super().__init__(f"line {node.start_mark.line + 1}: {problem}")
+        super().__init__(f"line {node.start_mark.line + 1}: {problem}" if node else problem)
         self.problem = problem
 
 
@@ -54,7 +54,7 @@ def parse(contents: str) -> Any:
     """The value that a text stands for.
 
     Raises:
-        Refused: The text holds a trap, or is nested too deeply.
+        Trap: It holds what nobody means, or is nested too deeply.
         yaml.YAMLError: It is no YAML of one document.
     """
     loader = _Loader(contents)
@@ -65,7 +65,7 @@ def parse(contents: str) -> Any:
         _refuse_traps(root)
         return loader.construct_document(root)
     except RecursionError:
-        raise Refused("its values are nested too deeply") from None
+        raise Trap(None, "its values are nested too deeply") from None
     finally:
         loader.dispose()
 
