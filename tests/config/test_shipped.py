@@ -16,6 +16,7 @@ from xceptlab.study.plan import expand, locate
 
 RECIPE = ["configs/model/xception_tiny.yaml", "configs/data/digits.yaml", "configs/train/digits.yaml"]
 YAML = sorted(str(file.relative_to(ROOT)) for folder in ("configs", "experiments") for file in (ROOT / folder).rglob("*.yaml"))
+SCHEMAS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.schema.json"))
 
 
 def test_a_checkout_has_them_at_its_root():
@@ -93,7 +94,7 @@ def test_an_installed_wheel_has_all_of_the_code_the_recipes_and_the_studies(tmp_
         names = set(archive.namelist())
         archive.extractall(target)
     code = {str(file.relative_to(source / "src")) for file in (source / "src").rglob("*.py")}
-    assert code | {f"xceptlab/{name}" for name in YAML} <= names
+    assert code | {f"xceptlab/{name}" for name in (*YAML, *SCHEMAS)} <= names
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "xceptlab", *arguments]
