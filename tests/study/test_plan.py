@@ -249,8 +249,8 @@ def test_seeds_until_decided_begin_with_the_first_block(write):
     expansion = expand(write(seeds={"start": 4, "step": 2, "max": 20, "stop": "decided"}))
     assert expansion.seeds == [0, 1, 2, 3]
     assert len(expansion.runs()) == 4 * len(expansion.arms)
-    assert dataclasses.replace(expansion, look=2).seeds == list(range(8))
-    assert list(expansion.study.seeds.looks) == list(range(4, 21, 2))
+    assert dataclasses.replace(expansion, interim_analysis=2).seeds == list(range(8))
+    assert list(expansion.study.seeds.analyses) == list(range(4, 21, 2))
     assert Registration.now(expansion).seeds == UNTIL | {"futility": None}
 
 
@@ -258,7 +258,7 @@ def test_the_table_of_boundaries_has_every_schedule_that_a_study_may_have():
     for start, step in itertools.product(range(3, 11), range(1, 6)):
         for most in range(start + step, 41, step):
             plan = Seeds(start=start, step=step, max=most, stop="decided")
-            assert 0.05 / len(plan.looks) <= Boundary(start, step, most).nominal(0.05) < 0.05
+            assert 0.05 / len(plan.analyses) <= Boundary(start, step, most).nominal(0.05) < 0.05
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from xceptlab.study.definition import Seeds, Study
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import Registration
 from xceptlab.study.statistics import Array
-from xceptlab.study.verdict import Records, Verdict, named
+from xceptlab.study.verdict import Records, Verdict
+from xceptlab.study.wording import named
 
 UNMATCHED = 0.01
 """Relative difference of budgets beyond which arms that are to match do not."""

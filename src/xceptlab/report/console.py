@@ -15,7 +15,8 @@ from xceptlab.report.write import amount, arm_cells, arm_header, effect_cells
 from xceptlab.study.definition import Seeds
 from xceptlab.study.estimands import LEAST_PAIRS
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.verdict import Verdict, forecast, judge_study
+from xceptlab.study.verdict import Verdict, judge_study
+from xceptlab.study.wording import forecast
 
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row

@@ -11,8 +11,9 @@ from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study import statistics
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.metrics import metric_of
 from xceptlab.study.statistics import Array
-from xceptlab.study.verdict import Records, Verdict, guessing, has_failed, judge_study, score_of_divergence
+from xceptlab.study.verdict import Records, Verdict, has_failed, judge_study, score_of_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,7 @@ def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmR
 def _score_of_divergence(arm: str, expansion: Expansion, metric: str) -> float:
     """What a diverged run of the arm scores in the study's main metric: as in the first claim."""
     classes, claims = expansion.arms[arm].data.classes, expansion.study.claims
-    return score_of_divergence(claims[0], classes) if claims else guessing(metric, classes)
+    return score_of_divergence(claims[0], classes) if claims else metric_of(metric).guessing(classes)
 
 
 def _curves(

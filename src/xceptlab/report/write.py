@@ -22,7 +22,7 @@ from xceptlab.report.caveats import excess
 from xceptlab.report.summary import ArmRow, EffectRow, Summary
 from xceptlab.report.trained import recipe, shared_science
 from xceptlab.study import statistics
-from xceptlab.study.definition import decimals
+from xceptlab.study.metrics import decimals
 from xceptlab.study.verdict import Verdict
 from xceptlab.text import say
 from xceptlab.training import weights_and_biases

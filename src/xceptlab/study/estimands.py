@@ -13,7 +13,7 @@ import numpy as np
 
 from xceptlab.errors import Refused
 from xceptlab.study import signs, statistics
-from xceptlab.study.definition import Claim, Seeds, Study, decimals
+from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.statistics import MOST_PAIRS, Array
 
 LEAST_PAIRS = 3
@@ -136,12 +136,12 @@ class Mean(Estimand):
             return ""
         a, b = self.claim.sides
         value = -d[0] if self.claim.lower_is_better else d[0]
-        same = f"{a} - {b} is {value:+.{decimals(self.claim.metric)}f}{self.claim.unit} for every seed"
+        same = f"{a} - {b} is {value:+.{self.claim.decimals}f}{self.claim.unit} for every seed"
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
     def power(self, d: Array, level: float) -> str:
         detectable = statistics.detectable(float(d.std(ddof=1)), len(d), self.claim.kind, level)
-        smallest = f"{detectable:.{decimals(self.claim.metric)}f}"
+        smallest = f"{detectable:.{self.claim.decimals}f}"
         found = f"an effect of {smallest} beyond the margin"
         if self.claim.kind == "equivalent":
             found = f"equivalence within {smallest}"
@@ -163,7 +163,7 @@ class Mean(Estimand):
         return f"at this mean and spread about {need} seeds would decide it, {need - n} more (80% power)"
 
     def describe(self, d: Array) -> str:
-        spread, places = float(d.std(ddof=1)), decimals(self.claim.metric)
+        spread, places = float(d.std(ddof=1)), self.claim.decimals
         sure = f"80% sure: at most {statistics.upper_spread(spread, len(d)):.{places}f}"
         return f"{len(d)} pairs have mean {self.estimate(d):+.{places}f}, standard deviation {spread:.{places}f} ({sure})"
 
@@ -173,7 +173,7 @@ class Mean(Estimand):
     def _prospect(self, d: Array, spread: float, level: float) -> tuple[float, float]:
         assert self.boundary is not None
         assert isinstance(self.seeds, Seeds)
-        plan = self.claim.kind, self.claim.margin, self.seeds.looks, self.boundary, level, d
+        plan = self.claim.kind, self.claim.margin, self.seeds.analyses, self.boundary, level, d
         return statistics.sequential_power(self.estimate(d), spread, *plan)
 
     def outlook(self, d: Array, level: float) -> str:
@@ -190,7 +190,7 @@ class Median(Estimand):
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
         super().__init__(claim, seeds)
-        self.boundary = signs.SignBoundary(seeds.looks) if isinstance(seeds, Seeds) else None
+        self.boundary = signs.SignBoundary(seeds.analyses) if isinstance(seeds, Seeds) else None
 
     def estimate(self, d: Array) -> float:
         return float(np.median(d))
@@ -228,7 +228,7 @@ class Median(Estimand):
         return f"if it {side} in {share:.0%} of all seeds, about {need} would decide it, {need - len(d)} more (80% power)"
 
     def describe(self, d: Array) -> str:
-        places = decimals(self.claim.metric)
+        places = self.claim.decimals
         around = f"{d.min():+.{places}f} to {d.max():+.{places}f}"
         return f"{len(d)} pairs have median {self.estimate(d):+.{places}f} ({around})"
 

@@ -21,14 +21,14 @@ ScoreTable = dict[str, dict[int, float]]
 class ScoreClaim(Claim):
     """A claim on scores that another tool made."""
 
-    metric: str  # type: ignore[assignment]
+    metric: str
     """Any that the file has."""
     lower_is_better: bool | None = None  # type: ignore[assignment]
     """Whether a lower score is the better one, so that the claim is about b - a; left out, if the metric's name ends in loss."""
 
     def __post_init__(self) -> None:
         if self.lower_is_better is None:
-            object.__setattr__(self, "lower_is_better", self.metric.endswith("loss"))
+            object.__setattr__(self, "lower_is_better", self.measure.lower_is_better)
         super().__post_init__()
         self._require("effect", not self.effect, "left out; effects are judged in the grid of a study")
         self._require("failed", self.failed is None, "left out; failures are counted in a study")
