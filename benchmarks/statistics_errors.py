@@ -88,7 +88,7 @@ def sequential(
     p = np.ones((*x.shape[:2], 2))
     frozen = np.zeros((*x.shape[:2], 2), int)
     frozen[..., 1] = plan.max
-    for n in plan.looks:
+    for n in plan.analyses:
         fresh = [statistics.p_values(x[:, i, :n], kind, margins[i], boundary.chance) for i, kind in enumerate(kinds)]
         open_ = frozen[..., 0] == 0
         p = np.where(open_[..., None], np.stack(fresh, axis=1), p)
@@ -145,10 +145,10 @@ def futility_cost(effect: float, trials: int, seed: int, futility: float = 0.1) 
     boundary = statistics.Boundary(PLAN.start, PLAN.step, PLAN.max)
     supported, seeds = [], []
     for x in MARGIN + effect + np.random.default_rng(seed).standard_normal((trials, PLAN.max)):
-        for n in PLAN.looks:
+        for n in PLAN.analyses:
             d = x[:n]
             p = statistics.p_values(d, "superior", MARGIN, boundary.chance)
-            plan = "superior", MARGIN, PLAN.looks, boundary, ALPHA, d
+            plan = "superior", MARGIN, PLAN.analyses, boundary, ALPHA, d
             if p.min() <= ALPHA or statistics.sequential_power(d.mean(), d.std(ddof=1), *plan, paths=200)[0] < futility:
                 break
         supported.append(p[0] <= ALPHA)
@@ -214,7 +214,7 @@ def main(trials: int = 200_000) -> None:
             wrong = sequential_errors(rng, claims, trials // (1 if claims == 1 else 4), kind, shared)
             peeking.append([f"{kind}, {claims}{' with one baseline' if shared else ''}", *map(percent, wrong)])
     naive = MARGIN + rng.standard_normal((trials, PLAN.max))
-    naive_hits = [statistics.p_values(naive[:, :n], "superior", MARGIN)[:, 0] <= ALPHA for n in PLAN.looks]
+    naive_hits = [statistics.p_values(naive[:, :n], "superior", MARGIN)[:, 0] <= ALPHA for n in PLAN.analyses]
     cost = []
     for effect in (0.0, 0.5, 1.0, 1.5, 2.0):
         done = sequential(MARGIN + effect + rng.standard_normal((trials // 4, 1, PLAN.max)), ["superior"], [MARGIN])

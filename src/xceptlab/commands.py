@@ -46,8 +46,11 @@ def study(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.training.weights_and_biases import chosen
 
     failed = run_missing(expansion, options.jobs, options.main)
-    while not failed and (more := with_needed_seeds(expansion)).look > expansion.look:  # until every claim is decided
-        expansion = more
+    while not failed:
+        extended = with_needed_seeds(expansion)
+        if extended.seeds == expansion.seeds:
+            break
+        expansion = extended
         failed = run_missing(expansion, options.jobs, options.main)
     summary = _write(expansion)
     show_summary(summary)
@@ -118,6 +121,7 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.config.loading import load_file
     from xceptlab.report.console import show_verdicts
     from xceptlab.report.write import write_judged
+    from xceptlab.study.metrics import ACCURACY
     from xceptlab.study.scores import ClaimsFile, ScoreClaim, judge_scores
 
     if layers:
@@ -131,7 +135,7 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
             raise Refused(f"--{next(iter(given)).replace('_', '-')}: not allowed with --claims, whose file says it of each claim")
         claimed = load_file(ClaimsFile, options.claims)
     else:
-        common: dict[str, Any] = {"kind": "superior", "metric": "test/top1", "margin": 0.0} | given
+        common: dict[str, Any] = {"kind": "superior", "metric": f"test/{ACCURACY}", "margin": 0.0} | given
         claims = [ScoreClaim(id=f"{a} {common['kind']} {b}", contrast=(a, b), **common) for a, b in options.contrast]
         claimed = ClaimsFile(claims=claims)
     verdicts = judge_scores(options.scores, claimed.claims, claimed.alpha, options.arm_column, options.seed_column)

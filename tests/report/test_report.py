@@ -666,10 +666,10 @@ def test_seeds_that_the_plan_adds_are_not_flagged(study):
     plan = study(seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"}, claims=[CLAIM | {"margin": 6.6}])
     Registration.make(plan)
     finish(plan)
-    Registration.make(replace(plan, look=1))
+    Registration.make(replace(plan, interim_analysis=1))
     for arm in TOP1:
         leave(plan, arm, 3, TOP1[arm][0] - (1 if arm == "with" else 0), started=5e9, finished=5e9)
-    summary = summarise(replace(plan, look=1))
+    summary = summarise(replace(plan, interim_analysis=1))
     assert summary.warnings == []
     assert "5 seeds in all at most" in summary.verdicts[0].summary
 
@@ -909,7 +909,7 @@ def test_plan_warns_of_a_margin_below_one_image_before_the_first_run(study, tmp_
 @pytest.mark.parametrize("seeds", [[0, 1, 2], {"start": 3, "step": 1, "max": 4, "stop": "decided"}])
 def test_plan_says_when_all_planned_seeds_are_used(study, tmp_path, capsys, seeds):
     expansion = study(claims=[CLAIM | {"margin": 6.6}], seeds=seeds)
-    expansion = replace(expansion, look=0 if isinstance(seeds, list) else 1)
+    expansion = replace(expansion, interim_analysis=0 if isinstance(seeds, list) else 1)
     for arm, seed in expansion.runs():
         leave(expansion, arm, seed, [*TOP1[arm], 95.0][seed] if arm == "with" else [*TOP1[arm], 88.0][seed])
     assert main(["plan", str(tmp_path / "helps"), "--runtime.outputs", str(tmp_path / "outputs")]) == 0

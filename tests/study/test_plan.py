@@ -249,8 +249,8 @@ def test_seeds_until_decided_begin_with_the_first_block(write):
     expansion = expand(write(seeds={"start": 4, "step": 2, "max": 20, "stop": "decided"}))
     assert expansion.seeds == [0, 1, 2, 3]
     assert len(expansion.runs()) == 4 * len(expansion.arms)
-    assert dataclasses.replace(expansion, look=2).seeds == list(range(8))
-    assert list(expansion.study.seeds.looks) == list(range(4, 21, 2))
+    assert dataclasses.replace(expansion, interim_analysis=2).seeds == list(range(8))
+    assert list(expansion.study.seeds.analyses) == list(range(4, 21, 2))
     assert Registration.now(expansion).seeds == UNTIL | {"futility": None}
 
 
@@ -258,7 +258,7 @@ def test_the_table_of_boundaries_has_every_schedule_that_a_study_may_have():
     for start, step in itertools.product(range(3, 11), range(1, 6)):
         for most in range(start + step, 41, step):
             plan = Seeds(start=start, step=step, max=most, stop="decided")
-            assert 0.05 / len(plan.looks) <= Boundary(start, step, most).nominal(0.05) < 0.05
+            assert 0.05 / len(plan.analyses) <= Boundary(start, step, most).nominal(0.05) < 0.05
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------------------
@@ -612,12 +612,14 @@ def test_another_study_of_the_same_name_is_refused_and_a_reworded_one_is_not(wri
 
 @pytest.fixture
 def copied(write, folder, tmp_path, registered):
-    """A copy of the registered study's folder that may be edited; returns its expansion, which was not looked at yet."""
+    """Copies of the registered study's folder, or the folder moved, each edited; returns its expansion."""
     first = expand(write(), registered)
     remember_files(first)
 
-    def copy(**changes) -> Expansion:
+    def copy(moved: bool = False, **changes) -> Expansion:
         shutil.copytree(folder, tmp_path / "elsewhere" / folder.name, dirs_exist_ok=True)
+        if moved:
+            shutil.rmtree(folder)
         study = {key: value for key, value in (STUDY | changes).items() if value is not None}
         other = tmp_path / "elsewhere" / folder.name / "study.yaml"
         other.write_text(yaml.safe_dump(study, sort_keys=False))
@@ -636,9 +638,8 @@ def copied(write, folder, tmp_path, registered):
     ],
 )
 def test_another_study_file_of_the_same_name_is_refused_and_told_whose_the_directory_is(copied, folder, changes):
-    other = copied(**changes)
     with pytest.raises(ValueError, match="belongs to another study of this name") as error:
-        refuse_namesake(other)
+        copied(**changes)
     assert [word for word in (str(folder / "study.yaml"), "rename", "--runtime.outputs") if word not in str(error.value)] == []
 
 
@@ -659,10 +660,8 @@ def test_an_equal_copy_as_in_another_clone_is_the_same_study_also_when_one_is_ed
     refuse_namesake(copied(alpha=0.01))
 
 
-def test_a_moved_folder_is_the_same_study_also_when_it_is_edited(copied, folder):
-    other = copied(seeds=[0, 1])
-    shutil.rmtree(folder)
-    refuse_namesake(other)
+def test_a_moved_folder_is_the_same_study_also_when_it_is_edited(copied):
+    other = copied(moved=True, seeds=[0, 1])
     assert Registration.read(other).edits(other) == ["seeds [0, 1, 2] -> [0, 1]"]
 
 

@@ -127,7 +127,7 @@ def test_where_an_arm_collapses_the_t_test_errs_and_the_sign_test_does_not():
 def test_the_thresholds_of_a_schedule_and_their_chance():
     boundary = signs.SignBoundary(range(6, 21, 2))
     level = boundary.nominal(0.05)
-    needed = [f"{signs.threshold(n, level)}/{n}" for n in boundary.looks]
+    needed = [f"{signs.threshold(n, level)}/{n}" for n in boundary.analyses]
     assert needed == ["6/6", "8/8", "9/10", "10/12", "12/14", "13/16", "14/18", "15/20"]
     assert float(boundary.chance(level)) == pytest.approx(0.0448, abs=0.0001)
 

@@ -145,7 +145,7 @@ def test_futility_halves_the_seeds_where_there_is_no_effect_and_costs_little_whe
 
 def test_the_forecast_is_what_the_simulation_finds():
     plan, boundary = errors.PLAN, statistics.Boundary(4, 2, 20)
-    chance, seeds = statistics.sequential_power(2.0, 1.0, "superior", 1.0, plan.looks, boundary, 0.05)
+    chance, seeds = statistics.sequential_power(2.0, 1.0, "superior", 1.0, plan.analyses, boundary, 0.05)
     done = errors.sequential(2.0 + np.random.default_rng(5).standard_normal((4000, 1, 20)), ["superior"], [1.0])
     assert chance == pytest.approx((done[..., 0] != 0).mean(), abs=0.02)
     assert seeds == pytest.approx(done[..., 1].mean(), abs=0.3)
@@ -158,7 +158,7 @@ def test_the_forecast_counts_no_look_that_is_over():
     p_early = statistics.p_values(np.array(observed[:4]), "superior", 0.0, boundary.chance).min()
     assert p_early <= 0.05
     chance, seeds = statistics.sequential_power(
-        float(np.mean(observed)), 2.0, "superior", 0.0, plan.looks, boundary, 0.05, observed
+        float(np.mean(observed)), 2.0, "superior", 0.0, plan.analyses, boundary, 0.05, observed
     )
     assert chance < 0.9
     assert seeds > 10

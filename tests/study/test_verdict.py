@@ -14,7 +14,8 @@ from xceptlab.study import statistics
 from xceptlab.study import verdict as verdicts
 from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.verdict import forecast, has_failed, judge, judge_study, with_needed_seeds
+from xceptlab.study.verdict import has_failed, judge, judge_study, with_needed_seeds
+from xceptlab.study.wording import forecast
 
 
 def claim(**changes) -> Claim:
@@ -437,7 +438,7 @@ def test_a_pilots_pairs_forecast_the_seeds():
 @pytest.mark.parametrize("seeds", [PLAN, list(range(9))])
 def test_when_all_planned_seeds_are_used_the_forecast_says_so_and_gives_no_chance(seeds):
     expansion = study([claim(margin=round(MEAN, 2))], seeds=tuple(range(9)))
-    expansion = replace(expansion, study=replace(expansion.study, seeds=seeds), look=3)
+    expansion = replace(expansion, study=replace(expansion.study, seeds=seeds), interim_analysis=3)
     runs = {(name, seed): record(top1=float(CLEAR[name][seed])) for name, seed in expansion.runs()}
     (v,) = judge_study(expansion, runs)
     assert (v.outcome, v.n) == ("inconclusive", 9)
@@ -449,7 +450,7 @@ def test_when_all_planned_seeds_are_used_the_forecast_says_so_and_gives_no_chanc
 def test_a_forecast_counts_what_was_seen_already():
     """With 7 of 9 seeds the claim is decided at the last look or not at all, and its first 7 differences stay as they are."""
     expansion = study([claim(margin=round(MEAN, 2))])
-    expansion = replace(expansion, study=replace(expansion.study, seeds=PLAN), look=3)
+    expansion = replace(expansion, study=replace(expansion.study, seeds=PLAN), interim_analysis=3)
     runs = {(name, seed): record(top1=float(CLEAR[name][seed])) if seed < 7 else None for name, seed in expansion.runs()}
     (v,) = judge_study(expansion, runs)
     assert (v.outcome, v.n) == ("incomplete", 7)

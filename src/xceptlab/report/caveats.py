@@ -1,7 +1,8 @@
 """What stands between a study's verdicts and believing them: unequal budgets, few test images, whatever a reviewer would ask."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,11 @@ from xceptlab.runs.record import Record
 from xceptlab.study import statistics
 from xceptlab.study.definition import Seeds, Study
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.metrics import ACCURACY
 from xceptlab.study.registration import Registration
 from xceptlab.study.statistics import Array
-from xceptlab.study.verdict import Records, Verdict, named
+from xceptlab.study.verdict import Records, Verdict
+from xceptlab.study.wording import named
 
 UNMATCHED = 0.01
 """Relative difference of budgets beyond which arms that are to match do not."""
@@ -31,15 +34,19 @@ BUDGET_KEYS = {
 }  # fmt: skip
 """What sets a budget: arms that differ in nothing else compare the budget itself."""
 SPEED = 0.25
-"""Relative difference of images per second, which vary by themselves, from which on it is told."""
+"""Relative difference of images per second, which vary by themselves, beyond which it is mentioned."""
 DRAWS = 1000
 """Draws of the bootstrap."""
 
 
 def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -> str:
     """By how much a budget exceeds another one, such as ``-4.3%``; empty within the tolerance."""
-    by = value / baseline - 1 if baseline else 0.0
-    return f"{100 * by:+.1f}%" if abs(by) > tolerance else ""
+    if not baseline:
+        return ""
+    relative = value / baseline - 1
+    if abs(relative) <= tolerance:
+        return ""
+    return f"{100 * relative:+.1f}%"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,48 +61,69 @@ class Sampling:
     test_images: int
 
     def __str__(self) -> str:
-        apart = f"{self.seeds:.2f} from {self.n} seeds, {self.images:.2f} from {self.test_images:,} test images"
-        larger, smaller = ("test images", "seeds") if self.images > self.seeds else ("seeds", "test images")
-        limit = f"The {larger} limit the answer: more of them help more than more {smaller}"
-        return f"Standard error in points: {apart}, {self.both:.2f} from both. {limit}."
+        each = f"{self.seeds:.2f} from {self.n} seeds, {self.images:.2f} from {self.test_images:,} test images"
+        if self.images > self.seeds:
+            limit = "The test images limit the answer: more of them help more than more seeds"
+        else:
+            limit = "The seeds limit the answer: more of them help more than more test images"
+        return f"Standard error in points: {each}, {self.both:.2f} from both. {limit}."
 
 
 def sampling_errors(
     verdicts: list[Verdict], study: Study, directories: Mapping[tuple[str, int], RunDirectory]
 ) -> dict[str, Sampling]:
-    """Of the claims on the mean test accuracy that are judged; images are drawn once for all of them."""
-    wanted = [
-        v
-        for v in verdicts
-        if (v.claim.metric, v.claim.statistic) == ("test/top1", "mean") and v.n > 1 and v.outcome != "incomplete"
-    ]
-    keys = sorted({(arm, seed) for v in wanted for arm in study.arms_of(v.claim) for seed in v.differences})
-    correct = {key: _correct(directories[key].path / "test_correct.npy") for key in keys}
-    known = {key: row for key, row in correct.items() if row is not None}
-    if not known or len({len(row) for row in known.values()}) > 1:
+    """By claim, where the error of a judged claim on the mean test accuracy comes from; images are drawn once for all claims."""
+    runs_of = {v.claim.id: _runs_of(v, study) for v in verdicts if _is_on_mean_accuracy(v)}
+    correct = {}
+    for key in sorted(set().union(*runs_of.values())):
+        row = _correct(directories[key].path / "test_correct.npy")
+        if row is not None:
+            correct[key] = row
+    numbers_of_images = {len(row) for row in correct.values()}
+    if len(numbers_of_images) != 1:
         return {}
-    rng, test_images = np.random.default_rng(0), len(next(iter(known.values())))
-    drawn = dict(zip(known, statistics.redrawn(np.stack(list(known.values())), DRAWS, rng).T, strict=True))
+    (test_images,) = numbers_of_images
+    rng = np.random.default_rng(0)
+    accuracies = statistics.redrawn(np.stack(list(correct.values())), DRAWS, rng)  # (draws, runs)
+    drawn = dict(zip(correct, accuracies.T, strict=True))
     sampling = {}
-    for v in wanted:
-        if all((arm, seed) in known for arm in study.arms_of(v.claim) for seed in v.differences):
-            a, b = (_combined(weights, drawn, list(v.differences)) for weights in study.weights(v.claim))
-            differences = a - b
-            seeds, images, both = statistics.two_way_errors(v.values, differences, rng)
-            sampling[v.claim.id] = Sampling(seeds=seeds, images=images, both=both, n=v.n, test_images=test_images)
+    for v in verdicts:
+        runs = runs_of.get(v.claim.id)
+        if runs is None or not runs <= drawn.keys():
+            continue
+        weights_a, weights_b = study.weights(v.claim)
+        seeds = list(v.differences)
+        differences = _weighted(weights_a, drawn, seeds) - _weighted(weights_b, drawn, seeds)
+        by_seeds, by_images, both = statistics.two_way_errors(v.values, differences, rng)
+        sampling[v.claim.id] = Sampling(seeds=by_seeds, images=by_images, both=both, n=v.n, test_images=test_images)
     return sampling
 
 
-def _combined(weights: Mapping[str, float], drawn: Mapping[tuple[str, int], Array], seeds: list[int]) -> Array:
-    """One side of a claim on redrawn images, (draws, seeds)."""
-    return np.stack([sum(weight * drawn[arm, seed] for arm, weight in weights.items()) for seed in seeds], axis=1)
+def _is_on_mean_accuracy(v: Verdict) -> bool:
+    """Whether a verdict is judged and on the metric that ``test_correct.npy`` tells image by image."""
+    on_accuracy = v.claim.metric == f"test/{ACCURACY}" and v.claim.statistic == "mean"
+    return on_accuracy and v.n > 1 and v.outcome != "incomplete"
+
+
+def _runs_of(v: Verdict, study: Study) -> set[tuple[str, int]]:
+    """The runs whose scores a verdict rests on, by (arm, seed)."""
+    return set(itertools.product(study.arms_of(v.claim), v.differences))
+
+
+def _weighted(weights: Mapping[str, float], drawn: Mapping[tuple[str, int], Array], seeds: list[int]) -> Array:
+    """One side of a claim on redrawn images, (draws, seeds), of its arms' accuracies (draws,) by (arm, seed)."""
+    columns = []
+    for seed in seeds:
+        columns.append(sum(weight * drawn[arm, seed] for arm, weight in weights.items()))
+    return np.stack(columns, axis=1)
 
 
 def _correct(file: Path) -> NDArray[np.uint8] | None:
     """A run's correctness by image; None for a run that has none, such as a diverged one."""
     with suppress(FileNotFoundError), reading(file, "not a run's correctness by image; remove its folder to train the run again"):
         correct = np.load(file)
-        if not isinstance(correct, np.ndarray) or correct.ndim != 1 or not len(correct) or not np.isin(correct, (0, 1)).all():
+        one_per_image = isinstance(correct, np.ndarray) and correct.ndim == 1 and len(correct) > 0
+        if not one_per_image or not np.isin(correct, (0, 1)).all():
             raise Refused("its values are not 0 and 1, one an image")
         return correct.astype(np.uint8)
     return None
@@ -123,24 +151,31 @@ def compare_budgets(verdicts: list[Verdict], expansion: Expansion, records: Reco
     for verdict in verdicts:
         pairs = [_compare(a, b, expansion, records) for a, b in expansion.study.pairs_of(verdict.claim)]
         budgets[verdict.claim.id] = Budgets(
-            unmatched=" ".join(filter(None, (pair.unmatched for pair in pairs))),
-            declared=" ".join(filter(None, (pair.declared for pair in pairs))),
-            speed=" ".join(filter(None, (pair.speed for pair in pairs))),
+            unmatched=_joined(pair.unmatched for pair in pairs),
+            declared=_joined(pair.declared for pair in pairs),
+            speed=_joined(pair.speed for pair in pairs),
         )
     return budgets
 
 
+def _joined(sentences: Iterable[str]) -> str:
+    return " ".join(filter(None, sentences))
+
+
 def _compare(a: str, b: str, expansion: Expansion, records: Records) -> Budgets:
-    runs_a, runs_b = (_runs(arm, expansion, records) for arm in (a, b))
+    """How the budgets of two arms differ."""
+    runs_a, runs_b = _runs(a, expansion, records), _runs(b, expansion, records)
     if not runs_a or not runs_b:
         return Budgets()
-    spent_a, spent_b = (_spent(expansion.arms[arm], runs) for arm, runs in ((a, runs_a), (b, runs_b)))
-    budgets = _unequal(spent_a, spent_b)
-    processes_a, processes_b = (" or ".join(map(str, sorted({run.world_size for run in runs}))) for runs in (runs_a, runs_b))
-    processes = [f"processes {processes_a} against {processes_b}"] if processes_a != processes_b else []
-    science_a, science_b = (expansion.arms[arm].science() for arm in (a, b))
-    compared = {key for key in science_a if science_a[key] != science_b[key]}
-    declared, unmatched = (budgets, processes) if compared <= BUDGET_KEYS else ([], budgets + processes)
+    budgets = _unequal(_spent(expansion.arms[a], runs_a), _spent(expansion.arms[b], runs_b))
+    processes = []
+    processes_a, processes_b = _processes(runs_a), _processes(runs_b)
+    if processes_a != processes_b:
+        processes.append(f"processes {processes_a} against {processes_b}")
+    if _differ_in_budget_only(expansion.arms[a], expansion.arms[b]):
+        declared, unmatched = budgets, processes
+    else:
+        declared, unmatched = [], budgets + processes
     arms = f"{a} against {b}"
     return Budgets(
         unmatched=f"Unmatched budgets, {arms}: {', '.join(unmatched)}." if unmatched else "",
@@ -150,7 +185,19 @@ def _compare(a: str, b: str, expansion: Expansion, records: Records) -> Budgets:
 
 
 def _runs(arm: str, expansion: Expansion, records: Records) -> list[Record]:
+    """The records that an arm has."""
     return [record for seed in expansion.seeds if (record := records[arm, seed])]
+
+
+def _processes(runs: Sequence[Record]) -> str:
+    """With how many processes the runs were made, such as ``1 or 2``."""
+    return " or ".join(map(str, sorted({run.world_size for run in runs})))
+
+
+def _differ_in_budget_only(a: RunConfig, b: RunConfig) -> bool:
+    science_a, science_b = a.science(), b.science()
+    differing = {key for key in science_a if science_a[key] != science_b[key]}
+    return differing <= BUDGET_KEYS
 
 
 def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
@@ -170,14 +217,17 @@ def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
 
 
 def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
-    """By how much budgets exceed the other arm's, such as ``epochs +100.0%``; what others that are told explain is left out."""
-    by = {name: told for name, spent in spent_a.items() if (told := excess(spent, spent_b.get(name)))}
-    if by.keys() & {"epochs", "training images"}:
-        by.pop("images seen", None)
-    explained = all(map(_steps_as_planned, (spent_a, spent_b)))
-    if explained and by.keys() & {"epochs", "batch size", "training images", "images seen"}:
-        by.pop("optimizer steps", None)
-    return [f"{name} {told}" for name, told in by.items()]
+    """By how much budgets exceed the other arm's, such as ``epochs +100.0%``; what follows from others is left out."""
+    unequal = {}
+    for name, spent in spent_a.items():
+        if more := excess(spent, spent_b.get(name)):
+            unequal[name] = more
+    if unequal.keys() & {"epochs", "training images"}:
+        unequal.pop("images seen", None)
+    steps_follow = _steps_as_planned(spent_a) and _steps_as_planned(spent_b)
+    if steps_follow and unequal.keys() & {"epochs", "batch size", "training images", "images seen"}:
+        unequal.pop("optimizer steps", None)
+    return [f"{name} {more}" for name, more in unequal.items()]
 
 
 def _steps_as_planned(spent: dict[str, float]) -> bool:
@@ -194,26 +244,36 @@ def _speed(a: str, b: str, expansion: Expansion, records: Records) -> str:
         first, second = records[a, seed], records[b, seed]
         if first and second and second.images_per_second and _made_together(first, second, done):
             ratios.append(first.images_per_second / second.images_per_second)
-    by = excess(median(ratios), 1.0, SPEED) if len(ratios) > 1 else ""
-    return f"Speed, {a} against {b}: images/s {by} (the median of {len(ratios)} pairs of runs made together)." if by else ""
+    if len(ratios) < 2:
+        return ""
+    faster = excess(median(ratios), 1.0, SPEED)
+    if not faster:
+        return ""
+    return f"Speed, {a} against {b}: images/s {faster} (the median of {len(ratios)} pairs of runs made together)."
 
 
 def _made_together(first: Record, second: Record, done: list[Record]) -> bool:
     """Whether two runs had the same machine at the same time, beside as many others of the study: else speeds do not compare."""
-    if not first.host or any(getattr(first, name) != getattr(second, name) for name in ("host", "device", "world_size")):
+    machines = [(run.host, run.device, run.world_size) for run in (first, second)]
+    if not first.host or machines[0] != machines[1]:
         return False
     times = [run.finished - run.started for run in (first, second)]
     for time, run in zip(times, (first, second), strict=True):
         if time <= 0 or time > 2 * run.seconds + 60:  # the clock was set back, or the run was interrupted
             return False
     apart = max(first.started, second.started) - min(first.finished, second.finished)
-    return apart <= min(times) and abs(_company(first, done) - _company(second, done)) <= 0.25
+    if apart > min(times):
+        return False
+    return abs(_running_beside(first, done) - _running_beside(second, done)) <= 0.25
 
 
-def _company(run: Record, done: list[Record]) -> float:
+def _running_beside(run: Record, done: list[Record]) -> float:
     """How many runs of the study, itself among them, ran on its machine at a time, on average."""
-    shared = [min(run.finished, other.finished) - max(run.started, other.started) for other in done if other.host == run.host]
-    return sum(time for time in shared if time > 0) / (run.finished - run.started)
+    shared = 0.0
+    for other in done:
+        if other.host == run.host:
+            shared += max(0.0, min(run.finished, other.finished) - max(run.started, other.started))
+    return shared / (run.finished - run.started)
 
 
 def warnings(
@@ -234,8 +294,9 @@ def warnings(
         verdicts: What the records say of the claims.
         sampling: By claim, where its error comes from.
     """
+    first_look = [f"This is {expansion.first_look}."] if expansion.first_look else []
     return [
-        *([f"This is {expansion.first_look}."] if expansion.first_look else []),
+        *first_look,
         *_unfinished(expansion, records, reached, failures),
         *_of_records(expansion, records),
         *_of_verdicts(verdicts, sampling),
@@ -249,16 +310,16 @@ def _unfinished(
     reached: Mapping[tuple[str, int], float],
     failures: Mapping[tuple[str, int], str],
 ) -> list[str]:
-    """Failures are data: what diverged, what failed, and what began and has no record, because it is running or was stopped."""
+    """Warn of runs that diverged, that failed, and that began and have no record, because they are running or were stopped."""
     diverged = [f"{arm} seed {seed}" for (arm, seed), record in records.items() if record and record.status == "diverged"]
     failed: dict[str, list[str]] = {}
     for (arm, seed), reason in failures.items():
-        failed.setdefault(" ".join(reason.split()).rstrip("."), []).append(f"{arm} seed {seed}")
-    begun = [
-        f"{arm} seed {seed} (at epoch {epoch:g} of {expansion.arms[arm].train.epochs})"
-        for (arm, seed), epoch in reached.items()
-        if records[arm, seed] is None and (arm, seed) not in failures
-    ]
+        in_one_line = " ".join(reason.split()).rstrip(".")
+        failed.setdefault(in_one_line, []).append(f"{arm} seed {seed}")
+    begun = []
+    for (arm, seed), epoch in reached.items():
+        if records[arm, seed] is None and (arm, seed) not in failures:
+            begun.append(f"{arm} seed {seed} (at epoch {epoch:g} of {expansion.arms[arm].train.epochs})")
     warnings = []
     if diverged:
         warnings.append(f"Diverged, scored as guessing unless the claim says otherwise: {', '.join(diverged)}.")
@@ -270,7 +331,7 @@ def _unfinished(
 
 
 def _of_records(expansion: Expansion, records: Records) -> list[str]:
-    """In what the runs were not made alike."""
+    """Warn of what the runs do not have in common."""
     done = [record for record in records.values() if record]
     warnings = []
     differing: dict[str, set[Any]] = {
@@ -285,17 +346,27 @@ def _of_records(expansion: Expansion, records: Records) -> list[str]:
         warnings.append("Some runs were made by code with uncommitted changes.")
     changes = identity.changes((run, records[key]) for key, run in expansion.runs().items())
     warnings += [f"The data here are not those that the runs were trained on: {change}." for change in changes]
-    match = next(iter(expansion.arms.values())).model.match
-    if match != "none":
-        spent = {arm: getattr(record, match) for (arm, _), record in records.items() if record}
-        budget = spent.get(next(iter(expansion.arms)))
-        if off := [f"{arm} by {by}" for arm, n in spent.items() if (by := excess(n, budget))]:
-            warnings.append(f"Unmatched in {match}: {', '.join(off)}.")
-    return warnings
+    return warnings + _of_match(expansion, records)
+
+
+def _of_match(expansion: Expansion, records: Records) -> list[str]:
+    """Warn of arms whose budget is not that of the first arm, though ``model.match`` asks for it."""
+    baseline, config = next(iter(expansion.arms.items()))
+    budget = config.model.match
+    if budget == "none":
+        return []
+    spent = {arm: getattr(record, budget) for (arm, _), record in records.items() if record}
+    unmatched = []
+    for arm, amount in spent.items():
+        if more := excess(amount, spent.get(baseline)):
+            unmatched.append(f"{arm} by {more}")
+    if not unmatched:
+        return []
+    return [f"Unmatched in {budget}: {', '.join(unmatched)}."]
 
 
 def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> list[str]:
-    """Where a verdict stands on less than it seems."""
+    """Warn where a verdict stands on less than it seems."""
     warnings = []
     for v in verdicts:
         warnings += [f"Claim {v.claim.id}: {why}." for why in v.warnings]
@@ -306,24 +377,24 @@ def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> l
             )
         if v.decided and v.claim.id in sampling:
             distance = min(abs(v.estimate - margin) for margin in v.margins)
-            reach = statistics.reach(sampling[v.claim.id].both, v.n, v.level)
-            if distance < reach:
+            half_width = statistics.half_width(sampling[v.claim.id].both, v.n, v.level)
+            if distance < half_width:
                 warnings.append(
                     f"Claim {v.claim.id}: {v.outcome} on these test images; counting their sampling error too, the interval of "
-                    f"{v.estimate:+.2f} ± {reach:.2f} includes the margin."
+                    f"{v.estimate:+.2f} ± {half_width:.2f} includes the margin."
                 )
     return warnings
 
 
 def _older(record: Record, registration: Registration) -> bool:
-    """Whether a run began before the study was registered. Clocks, which can be set back, are asked of old records only."""
+    """Whether a run began before the study was registered; only records of older versions are compared by clocks, which err."""
     if record.registrations is None:
         return record.finished < registration.time
     return registration.digest not in record.registrations
 
 
 def _of_registration(expansion: Expansion, records: Records) -> list[str]:
-    """What was changed, or known, before or after the study was registered."""
+    """Warn of edits after the registration, of runs from before it, and of seeds added after the verdict."""
     registration = Registration.read(expansion)
     if not registration:
         return []
@@ -334,13 +405,26 @@ def _of_registration(expansion: Expansion, records: Records) -> list[str]:
         warnings.append(
             f"{len(older)} of {len(records)} runs are older than the study's registration, so its claims may know them."
         )
-    planned = registration.seeds
-    known = set(range(Seeds(**planned).max)) if isinstance(planned, dict) else set(planned)
-    judged = [record.finished if record else math.inf for (_, seed), record in records.items() if seed in known]
-    added = {seed for (_, seed), r in records.items() if r and seed not in known and judged and r.started >= max(judged)}
-    if added:
+    if added := _added_by_hand(registration, records):
         warnings.append(
-            f"{named(sorted(added), 'was', 'were').capitalize()} added by hand after the verdict of the registered seeds: "
+            f"{named(added, 'was', 'were').capitalize()} added by hand after the verdict of the registered seeds: "
             "looking again makes false verdicts likelier than alpha; seeds: {start, step, max, stop: decided} accounts for it."
         )
     return warnings
+
+
+def _added_by_hand(registration: Registration, records: Records) -> list[int]:
+    """Seeds that were not registered and whose runs began when those of all registered seeds had ended, in order."""
+    planned = registration.seeds
+    registered = range(Seeds(**planned).max) if isinstance(planned, dict) else planned
+    ends = []
+    for (_, seed), record in records.items():
+        if seed in registered:
+            ends.append(record.finished if record else math.inf)
+    if not ends:
+        return []
+    added = set()
+    for (_, seed), record in records.items():
+        if record and seed not in registered and record.started >= max(ends):
+            added.add(seed)
+    return sorted(added)

@@ -1,7 +1,6 @@
 """A study in the terminal: what it would run, and what its records say."""
 
 from collections.abc import Mapping, Sequence
-from itertools import compress
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -15,7 +14,8 @@ from xceptlab.report.write import amount, arm_cells, arm_header, effect_cells
 from xceptlab.study.definition import Seeds
 from xceptlab.study.estimands import LEAST_PAIRS
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.verdict import Verdict, forecast, judge_study
+from xceptlab.study.verdict import Records, Verdict, judge_study
+from xceptlab.study.wording import forecast
 
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row
@@ -36,46 +36,79 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     console = Console(markup=False)
     console.print(Text.assemble((expansion.study.question, "bold"), f"  ({expansion.name})"))
     console.print(f"Data: {expansion.data()}.", highlight=False)
-    baseline, first = next(iter(networks.items()))
-    view = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
-    for name in ("arm", "differs in", "parameters", "MACs", "runs done"):
-        view.add_column(name, overflow="fold")
+    console.print(_table_of_differences(expansion, records, networks))
+    baseline = next(iter(networks.values()))
     for arm, tree in networks.items():
-        keys = "\n".join(f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items())
-        done = sum(records[arm, seed] is not None for seed in expansion.seeds)
-        what = expansion.arms[arm].model.match
-        if what != "none" and excess(getattr(tree[0], what), getattr(first[0], what)):
-            keys += "\n(unmatched)"
-        costs = amount(tree[0].parameters, first[0].parameters), amount(tree[0].macs, first[0].macs)
-        view.add_row(arm, keys or "(the baseline)", *costs, f"{done} of {len(expansion.seeds)}")
-    console.print(view)
-    for arm, tree in networks.items():
-        if lines := changes(first, tree):
-            shown = lines[:6] + ([f"and {len(lines) - 6} more"] if len(lines) > 6 else [])
-            console.print(f"Modules of {arm}:", *shown, sep="\n  ", highlight=False)
+        if differing := changes(baseline, tree):
+            lines = _at_most(differing, 6)
+            console.print(f"Modules of {arm}:", *lines, sep="\n  ", highlight=False)
     verdicts = judge_study(expansion, records)
     for verdict in verdicts:
-        claim = verdict.claim
-        a, b = claim.sides
-        of = f"{claim.gain}: " if claim.gain else ""
-        said = f"Claim {claim.id}: {of}{a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
-        needs = forecast(verdict, expansion.study)
-        if not needs and verdict.outcome != "incomplete":
-            needs = verdict.summary
-        cautions = [f"  Warning: {why}." for why in verdict.warnings]
-        console.print(said, *([f"  {needs}"] if needs else []), *cautions, sep="\n", highlight=False)
-    missing = [run.run_id for key, run in expansion.runs().items() if records[key] is None]
-    seeds, more = expansion.study.seeds, ""
-    if isinstance(seeds, Seeds) and len(expansion.seeds) < seeds.max and not all(verdict.settled for verdict in verdicts):
-        wanted = "decided" if seeds.futility is None else "decided or given up"
-        more = f"; then {seeds.step} more seeds at a time until every claim is {wanted}, {seeds.max} at most"
-    console.print(f"{len(missing)} of {len(records)} runs to train{more}.")
+        lines = _planned_claim(verdict, expansion)
+        console.print(*lines, sep="\n", highlight=False)
+    missing = sum(record is None for record in records.values())
+    console.print(f"{missing} of {len(records)} runs to train{_seeds_to_come(expansion, verdicts)}.")
     if nothing := expansion.nothing_found():
         console.print(f"{nothing}.", soft_wrap=True, highlight=False)
     if expansion.first_look:
         console.print(f"This is {expansion.first_look}.")
     if len(expansion.seeds) < LEAST_PAIRS:
         console.print(f"Warning: with {len(expansion.seeds)} of at least {LEAST_PAIRS} seeds no claim can be judged.")
+
+
+def _table_of_differences(expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]") -> Table:
+    """By arm the keys in which it differs from the baseline, its costs, and how many of its runs are done."""
+    baseline, baseline_tree = next(iter(networks.items()))
+    table = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
+    for name in ("arm", "differs in", "parameters", "MACs", "runs done"):
+        table.add_column(name, overflow="fold")
+    of_baseline = baseline_tree[0]  # the first row is the whole network's
+    for arm, tree in networks.items():
+        whole = tree[0]
+        keys = [f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items()]
+        matched = expansion.arms[arm].model.match
+        if matched != "none" and excess(getattr(whole, matched), getattr(of_baseline, matched)):
+            keys.append("(unmatched)")
+        done = sum(records[arm, seed] is not None for seed in expansion.seeds)
+        table.add_row(
+            arm,
+            "\n".join(keys) or "(the baseline)",
+            amount(whole.parameters, of_baseline.parameters),
+            amount(whole.macs, of_baseline.macs),
+            f"{done} of {len(expansion.seeds)}",
+        )
+    return table
+
+
+def _at_most(lines: list[str], most: int) -> list[str]:
+    """The first lines, and how many more there are."""
+    if len(lines) <= most:
+        return lines
+    return [*lines[:most], f"and {len(lines) - most} more"]
+
+
+def _planned_claim(verdict: Verdict, expansion: Expansion) -> list[str]:
+    """What is claimed, and what the runs there are say of it already."""
+    claim = verdict.claim
+    a, b = claim.sides
+    gain = f"{claim.gain}: " if claim.gain else ""
+    lines = [f"Claim {claim.id}: {gain}{a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"]
+    if outlook := forecast(verdict, expansion.study):
+        lines.append(f"  {outlook}")
+    elif verdict.outcome != "incomplete":
+        lines.append(f"  {verdict.summary}")
+    return lines + [f"  Warning: {why}." for why in verdict.warnings]
+
+
+def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
+    """How seeds are added to those that are missing, in words; empty where none will be."""
+    seeds = expansion.study.seeds
+    if not isinstance(seeds, Seeds) or len(expansion.seeds) == seeds.max:
+        return ""
+    if all(verdict.settled for verdict in verdicts):
+        return ""
+    wanted = "decided" if seeds.futility is None else "decided or given up"
+    return f"; then {seeds.step} more seeds at a time until every claim is {wanted}, {seeds.max} at most"
 
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:
@@ -98,28 +131,41 @@ def show_summary(summary: Summary) -> None:
     console = Console(highlight=False)
     console.print(Text(summary.expansion.study.question, style="bold"))
     console.print(Text(f"Data: {summary.expansion.data()}.", style="dim"))
-    view = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    header = arm_header(summary.metric)
-    fits = [name != "test se" for name in header]  # which a sentence tells; 80 characters have no room for it
-    view.add_column("arm", overflow="fold", min_width=10)
-    for name in [*compress(header, fits)][1:]:
-        view.add_column(name, justify="right", no_wrap=True)
-    for row in summary.arms:
-        view.add_row(*map(Text, compress(arm_cells(row, row, summary.metric), fits)))
-    console.print(view)
+    console.print(_table_of_arms(summary))
     for v in summary.verdicts:
         _show_verdict(console, v)
-        notes = summary.budgets[v.claim.id].sentences
-        notes += [str(summary.sampling[v.claim.id])] if v.claim.id in summary.sampling else []
-        console.print(*(Text(f"  {note}", style="dim") for note in notes), sep="\n", end="\n" if notes else "")
+        for note in _notes(v, summary):
+            console.print(Text(f"  {note}", style="dim"))
     if summary.effects:
         level = 100 * (1 - summary.expansion.study.alpha)
-        console.print(
-            Text(f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals, p by Holm:", style="bold")
-        )
+        title = f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals, p by Holm:"
+        console.print(Text(title, style="bold"))
     for effect in summary.effects:
         name, estimate, low, high, p = effect_cells(effect, summary.metric)
         console.print(Text(f"{estimate:>8} ({low} to {high}), p = {p}  {name}"))
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
     console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)
+
+
+def _table_of_arms(summary: Summary) -> Table:
+    header = arm_header(summary.metric)
+    left_out = header.index("test se")  # a sentence tells it; 80 characters have no room for it
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("arm", overflow="fold", min_width=10)
+    for column, name in enumerate(header):
+        if column not in (0, left_out):
+            table.add_column(name, justify="right", no_wrap=True)
+    for row in summary.arms:
+        cells = arm_cells(row, row, summary.metric)
+        del cells[left_out]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _notes(verdict: Verdict, summary: Summary) -> list[str]:
+    """What is to be known with a verdict: budgets that differ, and where its error comes from."""
+    notes = summary.budgets[verdict.claim.id].sentences
+    if sampling := summary.sampling.get(verdict.claim.id):
+        notes.append(str(sampling))
+    return notes

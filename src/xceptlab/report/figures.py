@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xceptlab.report.summary import ArmRow, Curve, EffectRow, Summary
-from xceptlab.study.definition import decimals
+from xceptlab.study.metrics import decimals, metric_of
 from xceptlab.study.verdict import Verdict
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255")
@@ -39,7 +39,7 @@ def wrapped(name: str) -> str:
 
 
 def unit(metric: str) -> str:
-    return "nats" if metric.endswith("loss") else "%"
+    return metric_of(metric).unit
 
 
 TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F8694", "incomplete": "#C98600"}
@@ -50,7 +50,7 @@ def axis(verdict: Verdict) -> str:
     """What the differences of a claim are."""
     a, b = map(short, reversed(verdict.claim.sides) if verdict.claim.lower_is_better else verdict.claim.sides)
     line = "<br>" if len(a + b) > 20 else " "
-    units = "nats" if verdict.claim.lower_is_better else "points"
+    units = verdict.claim.measure.unit_of_difference
     what = f"{verdict.claim.gain} in {verdict.claim.metric}" if verdict.claim.gain else verdict.claim.metric
     return f"{html.escape(a)}{line}− {html.escape(b)}, {html.escape(what)} ({units})"
 
@@ -251,7 +251,7 @@ def effects_html(rows: list[EffectRow], metric: str) -> str:
         name = html.escape(row.name).replace(" × ", " ×<br>")
         place = {"x": 0, "xref": "paper", "xanchor": "left", "y": i, "yanchor": "bottom", "yshift": 7, "align": "left"}
         figure.add_annotation(text=name, showarrow=False, font_size=12, **place)
-    units = "nats" if metric.endswith("loss") else "points"
+    units = metric_of(metric).unit_of_difference
     figure.update_xaxes(title=f"effect on {metric} ({units})", zeroline=True, nticks=6, tickangle=0)
     figure.update_yaxes(range=[len(rows) - 0.6, -0.9], showticklabels=False, showgrid=False)
     return _div(figure, 90 + 58 * len(rows), static=True, left=15)

@@ -1,6 +1,8 @@
 """A study's records, gathered: what the tables, the figures, the page and the terminal all show."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +13,9 @@ from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study import statistics
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.metrics import ACCURACY, metric_of, split_of
 from xceptlab.study.statistics import Array
-from xceptlab.study.verdict import Records, Verdict, guessing, has_failed, judge_study, score_of_divergence
+from xceptlab.study.verdict import Records, Verdict, has_failed, judge_study, score_of_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +26,13 @@ class ArmRow:
     n: int
     """Runs with a record."""
     diverged: int
-    """Of them, runs whose loss was not finite; they have no metrics."""
+    """Runs among them whose loss was not finite; they have no metrics."""
     failed: int
-    """Of them, runs that diverged or scored worse than a claim on this arm declares to be a failure."""
+    """Runs among them that diverged or scored worse than a claim on this arm declares to be a failure."""
     mean: float
-    """Of the study's main metric over all runs, diverged ones scored as in the first claim; NaN without a run."""
+    """Mean of the study's main metric over all runs, diverged ones scored as in the first claim; NaN without a run."""
     spread: float
-    """Standard deviation over seeds; NaN with fewer than 2."""
+    """Standard deviation of that metric over seeds; NaN with fewer than 2."""
     sampling: float
     """Standard error that the finite test set adds to the accuracy of a run that finished, in points; NaN for other metrics."""
     parameters: int | None
@@ -44,7 +47,7 @@ class Curve:
     epochs: Array
     values: Array
     seeds: list[int]
-    """Of the runs (R,)."""
+    """The seed of each run (R,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class EffectRow:
     low: float
     high: float
     p_adjusted: float
-    """Of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
+    """The p-value of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +74,14 @@ class Summary:
     """The first claim's metric, by which the arms are compared."""
     arms: list[ArmRow]
     curve_metric: str
-    """val/top1, or train/top1 where nothing is held out."""
+    """The accuracy in validation, or in training where nothing is held out."""
     curves: dict[str, Curve]
     sampling: dict[str, Sampling]
-    """By claim, where the test images' correctness is known."""
+    """By claim where its error comes from, as far as the test images' correctness is known."""
     budgets: dict[str, Budgets]
     """By claim, how the budgets of its arms differ."""
     effects: list[EffectRow]
-    """Of a grid whose cells all have at least 2 seeds."""
+    """The effects of a grid whose cells all have at least 2 seeds."""
     environment: dict[str, str]
     links: dict[tuple[str, int], str]
     """Where runs are in W&B, as far as they are."""
@@ -95,78 +98,121 @@ def summarise(expansion: Expansion) -> Summary:
     directories = expansion.directories()
     records = {key: directory.record() for key, directory in directories.items()}
     claims = expansion.study.claims
-    metric = claims[0].metric if claims else "test/top1"
+    metric = claims[0].metric if claims else f"test/{ACCURACY}"
     held_out = all(config.data.validates for config in expansion.arms.values())
-    curve_metric = "val/top1" if held_out else "train/top1"
-    curves, reached = _curves(expansion, directories, curve_metric)
-    failures = {key: reason for key, directory in directories.items() if not records[key] and (reason := directory.failure())}
+    curve_metric = f"val/{ACCURACY}" if held_out else f"train/{ACCURACY}"
+    logs = _logs(expansion, directories)
+    reached = {key: max((line["epoch"] for line in log), default=0) for key, log in logs.items()}
     verdicts = judge_study(expansion, records)
     sampling = sampling_errors(verdicts, expansion.study, directories)
-    arms = [_arm(name, expansion, records, metric) for name in expansion.arms]
-    links = {key: directory.path / "wandb_url" for key, directory in directories.items()}
     return Summary(
         expansion=expansion,
         records=records,
         verdicts=verdicts,
         metric=metric,
-        arms=arms,
+        arms=[_arm(name, expansion, records, metric) for name in expansion.arms],
         curve_metric=curve_metric,
-        curves=curves,
+        curves={arm: _curve(arm, expansion.seeds, logs, curve_metric) for arm in expansion.arms},
         sampling=sampling,
         budgets=compare_budgets(verdicts, expansion, records),
         effects=_effects(expansion, records, metric),
         environment=_environment(records),
-        links={key: read(file).strip() for key, file in links.items() if file.is_file()},
-        warnings=warnings(expansion, records, reached, failures, verdicts, sampling),
+        links=_links(directories),
+        warnings=warnings(expansion, records, reached, _failures(directories, records), verdicts, sampling),
     )
+
+
+def _failures(directories: dict[tuple[str, int], RunDirectory], records: Records) -> dict[tuple[str, int], str]:
+    """Why runs without a record failed, of those that were given up."""
+    failures = {}
+    for key, directory in directories.items():
+        if records[key]:
+            continue
+        if reason := directory.failure():
+            failures[key] = reason
+    return failures
+
+
+def _links(directories: dict[tuple[str, int], RunDirectory]) -> dict[tuple[str, int], str]:
+    """Where runs are in W&B, as far as they are."""
+    links = {}
+    for key, directory in directories.items():
+        file = directory.path / "wandb_url"
+        if file.is_file():
+            links[key] = read(file).strip()
+    return links
 
 
 def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmRow:
-    own = [record for seed in expansion.seeds if (record := records[name, seed])]
-    diverged = sum(record.status == "diverged" for record in own)
-    finished = [record.metrics[metric] for record in own if metric in record.metrics]
+    """The row of one arm in the table of arms."""
+    done = [record for seed in expansion.seeds if (record := records[name, seed])]
+    diverged = sum(record.status == "diverged" for record in done)
+    finished = [record.metrics[metric] for record in done if metric in record.metrics]
     values = np.array(finished + diverged * [_score_of_divergence(name, expansion, metric)])
     claims = [claim for claim in expansion.study.claims if name in expansion.study.arms_of(claim)]
-    images = max((record.test_images for record in own), default=0)
-    accuracy = float(np.mean(finished)) if metric.startswith("test/top") and images and finished else math.nan
+    images = max((record.test_images for record in done), default=0)
     return ArmRow(
         name=name,
-        n=len(own),
+        n=len(done),
         diverged=diverged,
-        failed=sum(has_failed(record, claims) for record in own),
+        failed=sum(has_failed(record, claims) for record in done),
         mean=float(values.mean()) if len(values) else math.nan,
         spread=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
-        sampling=math.sqrt(accuracy * (100 - accuracy) / images) if images else math.nan,
-        parameters=own[0].parameters if own else None,
-        macs=own[0].macs if own else None,
-        images_per_second=float(np.mean([record.images_per_second for record in own])) if own else math.nan,
+        sampling=_sampling_error(metric, finished, images),
+        parameters=done[0].parameters if done else None,
+        macs=done[0].macs if done else None,
+        images_per_second=float(np.mean([record.images_per_second for record in done])) if done else math.nan,
     )
+
+
+def _sampling_error(metric: str, scores: list[float], images: int) -> float:
+    """The binomial standard error, in points, of one run's accuracy on so many test images; NaN where it cannot be told."""
+    on_test = split_of(metric) == "test" and metric_of(metric).in_percent
+    if not on_test or not images or not scores:
+        return math.nan
+    accuracy = float(np.mean(scores))
+    return math.sqrt(accuracy * (100 - accuracy) / images)
 
 
 def _score_of_divergence(arm: str, expansion: Expansion, metric: str) -> float:
     """What a diverged run of the arm scores in the study's main metric: as in the first claim."""
     classes, claims = expansion.arms[arm].data.classes, expansion.study.claims
-    return score_of_divergence(claims[0], classes) if claims else guessing(metric, classes)
+    if claims:
+        return score_of_divergence(claims[0], classes)
+    return metric_of(metric).guessing(classes)
 
 
-def _curves(
-    expansion: Expansion, directories: dict[tuple[str, int], RunDirectory], metric: str
-) -> tuple[dict[str, Curve], dict[tuple[str, int], float]]:
-    """Per arm the values at the ends of epochs, of every run that has begun; and the epoch that each such run has reached."""
-    curves, reached = {}, {}
-    for arm in expansion.arms:
-        runs = {}
-        for seed in expansion.seeds:
-            lines = directories[arm, seed].log()
-            if lines or (directories[arm, seed].path / "config.yaml").exists():
-                runs[seed] = {line["epoch"]: line[metric] for line in lines if metric in line and line["epoch"] % 1 == 0}
-                reached[arm, seed] = max((line["epoch"] for line in lines), default=0)
-        runs = {seed: run for seed, run in runs.items() if run}
-        epochs = sorted(set().union(*runs.values()))
-        values = [[run.get(epoch, math.nan) for epoch in epochs] for run in runs.values()]
-        table = np.array(values, dtype=float).reshape(len(runs), len(epochs))
-        curves[arm] = Curve(epochs=np.array(epochs, dtype=float), values=table, seeds=list(runs))
-    return curves, reached
+Logs = dict[tuple[str, int], list[dict[str, Any]]]
+"""The log's lines of every run that has begun, by (arm, seed)."""
+
+
+def _logs(expansion: Expansion, directories: dict[tuple[str, int], RunDirectory]) -> Logs:
+    logs = {}
+    for key in itertools.product(expansion.arms, expansion.seeds):
+        lines = directories[key].log()
+        if lines or (directories[key].path / "config.yaml").exists():
+            logs[key] = lines
+    return logs
+
+
+def _curve(arm: str, seeds: Sequence[int], logs: Logs, metric: str) -> Curve:
+    """An arm's curves: the values at the ends of epochs, of every run that has any."""
+    by_seed = {}
+    for seed in seeds:
+        values_at = _ends_of_epochs(logs.get((arm, seed), []), metric)
+        if values_at:
+            by_seed[seed] = values_at
+    epochs = sorted(set().union(*by_seed.values()))
+    values = np.full((len(by_seed), len(epochs)), math.nan)
+    for run, values_at in enumerate(by_seed.values()):
+        for column, epoch in enumerate(epochs):
+            values[run, column] = values_at.get(epoch, math.nan)
+    return Curve(epochs=np.array(epochs, dtype=float), values=values, seeds=list(by_seed))
+
+
+def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, float]:
+    """By completed epoch the metric's last value there."""
+    return {line["epoch"]: line[metric] for line in lines if metric in line and line["epoch"] % 1 == 0}
 
 
 def _effects(expansion: Expansion, records: Records, metric: str) -> list[EffectRow]:
@@ -175,34 +221,53 @@ def _effects(expansion: Expansion, records: Records, metric: str) -> list[Effect
     complete = [seed for seed in expansion.seeds if all(records[arm, seed] for arm in expansion.arms)]
     if not grid or len(complete) < 2:
         return []
-    diverged = {arm: _score_of_divergence(arm, expansion, metric) for arm in expansion.arms}
-    scores = [
-        [record.metrics.get(metric, diverged[arm]) for arm in expansion.arms if (record := records[arm, seed])]
-        for seed in complete
-    ]
+    scores = np.empty((len(complete), len(expansion.arms)))
+    for column, arm in enumerate(expansion.arms):
+        diverged = _score_of_divergence(arm, expansion, metric)
+        for row, seed in enumerate(complete):
+            record = records[arm, seed]
+            assert record is not None
+            scores[row, column] = record.metrics.get(metric, diverged)
     shape = [len(levels) for levels in grid.values()]
-    factors, levels = list(grid), list(grid.values())
+    rows = []
+    for effect in statistics.effects(scores.reshape(len(complete), *shape), 1 - expansion.study.alpha):
+        row_of_effect = EffectRow(
+            name=_name_of_effect(effect, grid),
+            estimate=effect.estimate,
+            low=effect.low,
+            high=effect.high,
+            p_adjusted=effect.p_adjusted,
+        )
+        rows.append(row_of_effect)
+    return rows
 
-    def name(effect: statistics.Effect) -> str:
-        each = [f"{factors[f]}: {levels[f][0]} → {levels[f][i]}" for f, i in zip(effect.factors, effect.levels, strict=True)]
-        return " × ".join(each)
 
-    made = statistics.effects(np.array(scores).reshape(len(complete), *shape), 1 - expansion.study.alpha)
-    return [EffectRow(name=name(e), estimate=e.estimate, low=e.low, high=e.high, p_adjusted=e.p_adjusted) for e in made]
+def _name_of_effect(effect: statistics.Effect, grid: dict[str, list[Any]]) -> str:
+    factors = list(grid)
+    changes = []
+    for factor_index, level_index in zip(effect.factors, effect.levels, strict=True):
+        factor = factors[factor_index]
+        levels = grid[factor]
+        changes.append(f"{factor}: {levels[0]} → {levels[level_index]}")
+    return " × ".join(changes)
 
 
 def _environment(records: Records) -> dict[str, str]:
     """What the runs were made with; several values where they differ."""
+    values: dict[str, set[str]] = {}
     done = [record for record in records.values() if record]
-    names = sorted({name for record in done for name in record.versions})
-    values: dict[str, list[Any]] = {
-        "revision of the code": [
-            str(r.git.get("revision", "unknown")) + (" and changes" if r.git.get("dirty") else "") for r in done
-        ],
-        "device": [r.device for r in done],
-        "processes of a run": [r.world_size for r in done],
-        "precision": [r.precision for r in done],
-        "fingerprint of the data": [r.data_fingerprint for r in done],
-        **{name: [r.versions.get(name, "unknown") for r in done] for name in names},
-    }
-    return {name: ", ".join(sorted({str(value) for value in own})) for name, own in values.items() if own}
+    packages = sorted({package for record in done for package in record.versions})
+    for record in done:
+        revision = str(record.git.get("revision", "unknown"))
+        made_with = {
+            "revision of the code": f"{revision} and changes" if record.git.get("dirty") else revision,
+            "device": record.device,
+            "processes of a run": str(record.world_size),
+            "precision": record.precision,
+            "fingerprint of the data": record.data_fingerprint,
+        }
+        for package in packages:
+            made_with[package] = record.versions.get(package, "unknown")
+        for name, value in made_with.items():
+            values.setdefault(name, set()).add(value)
+    return {name: ", ".join(sorted(different)) for name, different in values.items()}

@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable
+from typing import Any
 
 from xceptlab.config import loading
 from xceptlab.config.schema import DataConfig, RunConfig, TrainConfig
@@ -20,14 +21,17 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
     def row(words: Callable[[RunConfig], str]) -> str:
         return _by_arm({arm: words(config) for arm, config in expansion.arms.items()})
 
+    def recorded_row(words: Callable[[RunConfig, Record | None], str]) -> str:
+        return _by_arm({arm: words(config, _first(arm, records)) for arm, config in expansion.arms.items()})
+
     registration = Registration.read(expansion)
     return {
         "data set": row(lambda config: f"{config.data.classes:,} classes of {config.data.splits()}"),
-        "images": _by_arm({arm: _images(config, _first(arm, records)) for arm, config in expansion.arms.items()}),
+        "images": recorded_row(_images),
         "image size": row(lambda config: f"{config.data.size} x {config.data.size} pixels"),
         "augmentation": row(lambda config: _augmentation(config.data)),
         "network": _network(expansion),
-        "initial weights": _by_arm({arm: _start(config, _first(arm, records)) for arm, config in expansion.arms.items()}),
+        "initial weights": recorded_row(_start),
         "epochs": row(lambda config: f"{config.train.epochs:,}"),
         "batch size": row(lambda config: _batch(config.train)),
         "optimizer": row(lambda config: _optimizer(config.train)),
@@ -49,62 +53,90 @@ def shared_science(expansion: Expansion) -> dict[str, str]:
 
 def _by_arm(words: dict[str, str]) -> str:
     """What the baseline has, and what other arms have in its place."""
-    arms: dict[str, list[str]] = {}
+    arms_with: dict[str, list[str]] = {}
     for arm, text in words.items():
-        arms.setdefault(text, []).append(arm)
-    baseline, *others = arms
-    return "; ".join([baseline, *(f"{', '.join(arms[text])}: {text}" for text in others)])
+        arms_with.setdefault(text, []).append(arm)
+    baseline, *others = arms_with
+    parts = [baseline]
+    for text in others:
+        parts.append(f"{', '.join(arms_with[text])}: {text}")
+    return "; ".join(parts)
 
 
 def _first(arm: str, records: Records) -> Record | None:
-    return next((record for (name, _), record in records.items() if name == arm and record), None)
+    """The first record that an arm has."""
+    for (name, _), record in records.items():
+        if name == arm and record:
+            return record
+    return None
 
 
 def _images(config: RunConfig, record: Record | None) -> str:
     """The sizes of the splits: a record's, or those that the configuration tells."""
-    planned = config.data.images()
-    recorded = (record.train_images, record.validation_images, record.test_images) if record else (0, 0, 0)
-    train, validation, test = (known or asked for known, asked in zip(recorded, planned, strict=True))
-    parts = [(train, "to train on"), (validation, "for validation"), (test, "to test on")]
-    if not config.data.validates:
-        del parts[1]
-    return ", ".join(f"{count:,} {use}" if count else f"an unknown number {use}" for count, use in parts)
+    train, validation, test = config.data.images()
+    if record:
+        train = record.train_images or train
+        validation = record.validation_images or validation
+        test = record.test_images or test
+    parts = [_count(train, "to train on")]
+    if config.data.validates:
+        parts.append(_count(validation, "for validation"))
+    parts.append(_count(test, "to test on"))
+    return ", ".join(parts)
+
+
+def _count(images: int, use: str) -> str:
+    return f"{images:,} {use}" if images else f"an unknown number {use}"
 
 
 def _augmentation(data: DataConfig) -> str:
     crops = {"none": "", "pad": f"random crop after {data.pad} pixels of padding", "resized": "random resized crop"}
-    parts = [
-        crops[data.crop],
-        "flip" if data.flip else "",
-        f"cutout {data.cutout}" if data.cutout else "",
-        f"colour {data.colour:g}" if data.colour else "",
-        f"RandAugment {data.rand_augment}" if data.rand_augment else "",
-        f"mixup {data.mixup:g}" if data.mixup else "",
-        f"CutMix {data.cutmix:g}" if data.cutmix else "",
-    ]
-    return ", ".join(filter(None, parts)) or "none"
+    used = {
+        crops[data.crop]: data.crop != "none",
+        "flip": data.flip,
+        f"cutout {data.cutout}": data.cutout,
+        f"colour {data.colour:g}": data.colour,
+        f"RandAugment {data.rand_augment}": data.rand_augment,
+        f"mixup {data.mixup:g}": data.mixup,
+        f"CutMix {data.cutmix:g}": data.cutmix,
+    }
+    return _listed(used) or "none"
+
+
+def _listed(used: dict[str, Any]) -> str:
+    """What of a recipe's parts is used, which is what has a value other than 0 or false."""
+    return ", ".join(part for part, value in used.items() if value)
 
 
 def _network(expansion: Expansion) -> str:
     """The network that the arms share, by the fields that differ from the paper's Xception."""
     first, *others = (config.changed() for config in expansion.arms.values())
-    keys = [key for key in first if key.startswith("model.") and key not in ("model.dropout", "model.weights_digest")]
-    shared = {key.removeprefix("model."): first[key] for key in keys if all(other.get(key) == first[key] for other in others)}
+    shared = {}
+    for key, value in first.items():
+        in_other_rows = key in ("model.dropout", "model.weights_digest")
+        if key.startswith("model.") and not in_other_rows and all(other.get(key) == value for other in others):
+            shared[key.removeprefix("model.")] = value
     name = f"timm's {shared.pop('timm')}" if "timm" in shared else "Xception"
-    differing = {key for arm in expansion.arms for key in expansion.differences(arm)} - {"model.weights"}
-    vary = any(key.startswith("model.") for key in differing)
-    return ", ".join([name, *(f"{key} {value}" for key, value in shared.items())]) + ("; the arms differ in it" if vary else "")
+    words = ", ".join([name, *(f"{field} {value}" for field, value in shared.items())])
+    differing = set().union(*(expansion.differences(arm) for arm in expansion.arms))
+    if any(key.startswith("model.") and key != "model.weights" for key in differing):
+        return f"{words}; the arms differ in it"
+    return words
 
 
 def _start(config: RunConfig, record: Record | None) -> str:
     """What the training starts from; the record of a run knows more of it than the configuration."""
-    source = record.weights if record else ""
-    return f"{source}, as {config.model.weights_digest}" if source else config.model.start
+    if record and record.weights:
+        return f"{record.weights}, as {config.model.weights_digest}"
+    return config.model.start
 
 
 def _seeds(expansion: Expansion) -> str:
-    seeds, plan = ", ".join(map(str, expansion.seeds)), expansion.study.seeds
-    return f"{seeds} ({plan.max} at most, until the claims are decided)" if isinstance(plan, Seeds) else seeds
+    seeds = ", ".join(map(str, expansion.seeds))
+    plan = expansion.study.seeds
+    if isinstance(plan, Seeds):
+        return f"{seeds} ({plan.max} at most, until the claims are decided)"
+    return seeds
 
 
 def _layers(expansion: Expansion) -> list[str]:
@@ -123,10 +155,15 @@ def _batch(train: TrainConfig) -> str:
 
 
 def _optimizer(train: TrainConfig) -> str:
-    momentum = ", Nesterov's" if train.nesterov else ""
-    inertia = f", momentum {train.momentum:g}{momentum}" if train.optimizer != "adamw" else ""
+    words: list[str] = [train.optimizer]
+    if train.optimizer != "adamw":
+        words.append(f"momentum {train.momentum:g}")
+        if train.nesterov:
+            words.append("Nesterov's")
     decay = f"weight decay {train.weight_decay:g}"
-    return f"{train.optimizer}{inertia}, {decay}{'' if train.decay_norm_bias else ' (not on BatchNorm and biases)'}"
+    if not train.decay_norm_bias:
+        decay += " (not on BatchNorm and biases)"
+    return ", ".join([*words, decay])
 
 
 def _learning_rate(train: TrainConfig) -> str:
@@ -141,10 +178,10 @@ def _learning_rate(train: TrainConfig) -> str:
 
 def _regularisation(config: RunConfig) -> str:
     train = config.train
-    parts = [
-        f"dropout {config.model.dropout:g}" if config.model.dropout else "",
-        f"label smoothing {train.label_smoothing:g}" if train.label_smoothing else "",
-        f"gradients clipped at {train.gradient_clip:g}" if train.gradient_clip else "",
-        f"averaged weights, decay {train.ema:g}" if train.ema else "",
-    ]
-    return ", ".join(filter(None, parts)) or "none besides weight decay"
+    used = {
+        f"dropout {config.model.dropout:g}": config.model.dropout,
+        f"label smoothing {train.label_smoothing:g}": train.label_smoothing,
+        f"gradients clipped at {train.gradient_clip:g}": train.gradient_clip,
+        f"averaged weights, decay {train.ema:g}": train.ema,
+    }
+    return _listed(used) or "none besides weight decay"

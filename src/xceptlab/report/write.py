@@ -22,7 +22,7 @@ from xceptlab.report.caveats import excess
 from xceptlab.report.summary import ArmRow, EffectRow, Summary
 from xceptlab.report.trained import recipe, shared_science
 from xceptlab.study import statistics
-from xceptlab.study.definition import decimals
+from xceptlab.study.metrics import decimals
 from xceptlab.study.verdict import Verdict
 from xceptlab.text import say
 from xceptlab.training import weights_and_biases
@@ -60,7 +60,8 @@ def _keep_finished(summary: Summary, folder: Path) -> None:
     rows = list(csv.DictReader(results.read_text("utf-8", errors="replace").splitlines()))
     reported = {row.get("run_id") for row in rows}
     done = {run.run_id for key, run in summary.expansion.runs().items() if summary.records[key]}
-    if reported <= done or any(row.get("status") == "missing" for row in rows):
+    finished = all(row.get("status") != "missing" for row in rows)
+    if reported <= done or not finished:
         return
     kept = folder / time.strftime("finished-%Y-%m-%d-%H%M%S", time.localtime(results.stat().st_mtime))
     kept.mkdir(exist_ok=True)
@@ -85,7 +86,7 @@ RECORDED = (
     "precision",
     "data_fingerprint",
 )
-"""What of a record results.csv has, after the scores."""
+"""The fields of a record that results.csv has after the scores."""
 
 
 def results_csv(summary: Summary) -> str:
@@ -108,7 +109,10 @@ def write_comparison(summaries: list[Summary]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     runs = Counter(run.run_id for summary in summaries for run in summary.expansion.runs().values())
     metric = summaries[0].metric
-    arms = [replace(row, name=f"{s.expansion.name}: {row.name}") for s in summaries if s.metric == metric for row in s.arms]
+    arms = []
+    for s in summaries:
+        if s.metric == metric:
+            arms += [replace(row, name=f"{s.expansion.name}: {row.name}") for row in s.arms]
     text = _render(
         "compare.html.j2",
         title=f"{len(summaries)} studies compared",
@@ -158,7 +162,7 @@ def sync(summary: Summary) -> str:
 
 def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
     """One arm as text, for every table: see ``arm_header``."""
-    runs = f"{row.n}" + (f" ({row.diverged} diverged)" if row.diverged else "")
+    runs = f"{row.n} ({row.diverged} diverged)" if row.diverged else f"{row.n}"
     failed = f"{row.failed} (≤ {statistics.upper_share(row.failed, row.n):.0%})" if row.n else "–"
     return [
         row.name,
@@ -185,7 +189,8 @@ EFFECT_HEADER = ["effect", "estimate", "low", "high", "p (Holm)"]
 def effect_cells(row: EffectRow, metric: str) -> list[str]:
     """One effect as text, for every table: see ``EFFECT_HEADER``."""
     numbers = [f"{value:+.{decimals(metric)}f}" for value in (row.estimate, row.low, row.high)]
-    return [row.name, *numbers, "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"]
+    p = "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"
+    return [row.name, *numbers, p]
 
 
 LEGEND = (
@@ -204,11 +209,13 @@ def amount(value: int | None, baseline: int | None) -> str:
     """Such as ``22.86 M (-4.3%)``, the difference from the baseline's."""
     if value is None:
         return "–"
-    scale, letter = next(
-        ((10**power, letter) for power, letter in ((9, " G"), (6, " M"), (3, " k")) if value >= 10**power), (1, "")
-    )
-    by = excess(value, baseline, tolerance=0)
-    return f"{value / scale:.4g}{letter}" + (f" ({by})" if by else "")
+    text = f"{value:.4g}"
+    for scale, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= scale:
+            text = f"{value / scale:.4g} {letter}"
+            break
+    difference = excess(value, baseline, tolerance=0)
+    return f"{text} ({difference})" if difference else text
 
 
 def _render(template: str, **values: Any) -> str:

@@ -49,9 +49,16 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def final_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
-    """The last validation's metrics."""
-    evaluated = [line for line in log if "val/loss" in line]
-    return {name: value for name, value in evaluated[-1].items() if name.startswith("val/")} if evaluated else {}
+    """The last validation's metrics; none where nothing was validated."""
+    for line in reversed(log):
+        if is_evaluation(line, "val"):
+            return {name: value for name, value in line.items() if name.startswith("val/")}
+    return {}
+
+
+def is_evaluation(line: dict[str, Any], split: str) -> bool:
+    """Whether a line has what an evaluation on the split, ``val`` or ``test``, has scored."""
+    return any(name.startswith(f"{split}/") for name in line)
 
 
 def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:

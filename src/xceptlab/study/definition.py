@@ -11,6 +11,8 @@ from xceptlab.config import loading
 from xceptlab.config.fields import Section, shown
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
+from xceptlab.study import metrics
+from xceptlab.study.metrics import Metric
 
 DERIVED = ("data.content", "model.weights_digest")
 """Science that xceptlab fills in: what the files of other keys hold."""
@@ -20,16 +22,6 @@ FACTORS = [*(key for key in RunConfig().science() if key not in ("seed", *DERIVE
 
 SECTIONS = [f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(f.type)]
 """What an arm's keys may be nested in, as in a configuration file."""
-
-
-def in_percent(metric: str) -> bool:
-    """Whether the metric is an accuracy in percent, whose differences are percentage points."""
-    return metric.endswith(("top1", "top5"))
-
-
-def decimals(metric: str) -> int:
-    """How many a value of the metric is shown with: percent with 2, nats and others with 4."""
-    return 2 if in_percent(metric) else 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +35,7 @@ class Claim(Section):
     effect: dict[str, list[Any]] = field(default_factory=dict)
     """In place of a contrast, in a grid: by factor its levels a and b, compared on average over the other factors; of two or
     three factors how much the effect of the first ones differs between the last one's levels, their interaction."""
-    metric: Literal["test/top1", "test/top5", "test/loss", "val/top1", "val/top5", "val/loss"]
+    metric: Literal[metrics.NAMES]  # type: ignore[valid-type]
     """Compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs images to validate on, top5 over 5
     classes."""
     kind: Literal["superior", "equivalent"]
@@ -72,19 +64,30 @@ class Claim(Section):
             raise Refused(f"contrast: {stands}; a claim is on either a contrast of two arms or an effect of a grid")
         if self.contrast:
             self._require("contrast", self.contrast[0] != self.contrast[1], "two different arms")
-        pairs = all(len(set(map(level_name, levels))) == len(levels) == 2 for levels in self.effect.values())
-        self._require("effect", len(self.effect) <= 3 and pairs, "one to three factors, each with two different levels")
+        paired = all(_are_two_levels(levels) for levels in self.effect.values())
+        self._require("effect", len(self.effect) <= 3 and paired, "one to three factors, each with two different levels")
         self._require("margin", self.margin >= 0, "0 or more")
         self._require("margin", self.margin > 0 or self.kind == "superior", "above 0; nothing is equivalent to within 0")
 
     @property
+    def measure(self) -> Metric:
+        """What the claim's metric is, whatever the split."""
+        return metrics.metric_of(self.metric)
+
+    @property
     def lower_is_better(self) -> bool:
-        return self.metric.endswith("loss")
+        """Whether a lower score is the better one, so that the claim is about b - a."""
+        return self.measure.lower_is_better
 
     @property
     def unit(self) -> str:
-        """What stands behind a difference of the metric: `` points``, or nothing."""
-        return " points" if in_percent(self.metric) else ""
+        """What stands behind a difference of the metric in a sentence: `` points``, or nothing."""
+        return " points" if self.measure.in_percent else ""
+
+    @property
+    def decimals(self) -> int:
+        """With how many a value of the metric is shown."""
+        return self.measure.decimals
 
     @property
     def sides(self) -> tuple[str, str]:
@@ -96,16 +99,23 @@ class Claim(Section):
 
     @property
     def gain(self) -> str:
-        """Of an interaction, what differs between its two sides, in words; empty for a contrast and a main effect."""
-        gains = [f"{factor} {' over '.join(map(level_name, levels))}" for factor, levels in self.effect.items()][:-1]
-        several = "the gain of" if len(gains) == 1 else "the interaction of"
-        return f"{several} {' and '.join(gains)}" if gains else ""
+        """What differs between the two sides of an interaction, in words; empty for a contrast and a main effect."""
+        gains = []
+        for factor in list(self.effect)[:-1]:
+            a, b = map(level_name, self.effect[factor])
+            gains.append(f"{factor} {a} over {b}")
+        if not gains:
+            return ""
+        kind = "gain" if len(gains) == 1 else "interaction"
+        return f"the {kind} of {' and '.join(gains)}"
 
     def fails(self, score: float) -> bool:
         """Whether a run of this score has failed."""
         if self.failed is None:
             return False
-        return score > self.failed if self.lower_is_better else score < self.failed
+        if self.lower_is_better:
+            return score > self.failed
+        return score < self.failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +139,13 @@ class Seeds(Section):
         super().__post_init__()
         for name, low, high in (("start", 3, 10), ("step", 1, 5), ("max", self.start + self.step, 40)):
             self._require(name, low <= getattr(self, name) <= high, f"a whole number from {low} to {high}")
-        self._require("max", self.max == self.looks[-1], f"start plus steps, such as {self.looks[-1]}")
+        last = self.analyses[-1]
+        self._require("max", self.max == last, f"start plus steps, such as {last}")
         self._require("futility", self.futility is None or 0 < self.futility < 1, "above 0 and below 1, or null")
 
     @property
-    def looks(self) -> range:
-        """The numbers of seeds at which the claims are judged."""
+    def analyses(self) -> range:
+        """The numbers of seeds at which the claims are judged: of every interim analysis, and of the last one."""
         return range(self.start, self.max + 1, self.step)
 
 
@@ -154,8 +165,11 @@ class Paper(Section):
     """Table; 0 for none."""
 
     def __str__(self) -> str:
-        places = {"section": self.section, "figure": self.figure, "table": self.table}
-        return ", ".join([self.ref or "the paper", *(f"{name} {value}" for name, value in places.items() if value)])
+        words = [self.ref or "the paper"]
+        for name in ("section", "figure", "table"):
+            if value := getattr(self, name):
+                words.append(f"{name} {value}")
+        return ", ".join(words)
 
     def __bool__(self) -> bool:
         return self != Paper()
@@ -185,22 +199,30 @@ class Study(Section):
     """Where the tested claim stands."""
 
     def __post_init__(self) -> None:
-        if self.arms is None or isinstance(self.arms, dict):  # 4: is a name too
-            if switches := [name for name in self.arms or () if isinstance(name, bool)]:
-                raise Refused(f"arms: YAML reads a name as {shown(switches[0])}; on, off, yes, no, true and false need quotes")
-            arms = {str(name): dotted(keys, f"arms.{name}") for name, keys in (self.arms or {}).items()}
-            object.__setattr__(self, "arms", arms)
+        if self.arms is None or isinstance(self.arms, dict):  # a value of another type is refused with the types of all fields
+            object.__setattr__(self, "arms", _named_arms(self.arms or {}))
         object.__setattr__(self, "grid", dotted(self.grid, "grid"))
         super().__post_init__()
         self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
+        self._check_seeds()
+        self._check_arms()
+        for claim in self.claims:
+            self._check_claim(claim)
+
+    def _check_seeds(self) -> None:
         if isinstance(self.seeds, Seeds):
             self._require("seeds", bool(self.claims), "a list in a study without claims to decide")
-        else:
-            different = 0 < len(self.seeds) == len(set(self.seeds)) and all(0 <= seed < 2**63 for seed in self.seeds)
-            allowed = "a list of different whole numbers from 0 to 2**63 - 1, or {start, step, max, stop: decided}"
-            self._require("seeds", different, allowed)
+            return
+        different = 0 < len(self.seeds) == len(set(self.seeds))
+        in_range = all(0 <= seed < 2**63 for seed in self.seeds)
+        allowed = "a list of different whole numbers from 0 to 2**63 - 1, or {start, step, max, stop: decided}"
+        self._require("seeds", different and in_range, allowed)
+
+    def _check_arms(self) -> None:
+        """Refuse arms that cannot be told apart, are badly named, or declare what is no factor."""
         if bool(self.arms) == bool(self.grid):
-            raise Refused(f"arms: {'missing' if not self.arms else 'there is a grid, too'}; a study has either arms or a grid")
+            stands = "there is a grid, too" if self.arms else "missing"
+            raise Refused(f"arms: {stands}; a study has either arms or a grid")
         cells = self.cells()
         if len(cells) < math.prod(map(len, self.grid.values())):
             raise Refused("grid: two cells have the same name; each factor's levels must differ")
@@ -211,37 +233,41 @@ class Study(Section):
                 raise Refused(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
             for key in declared:
                 if key not in FACTORS:
-                    no_factor = f"{key} cannot be a factor; only what can change a result can, such as {FACTORS[0]}"
-                    known = key in loading.keys(RunConfig)
-                    raise Refused(f"arm {name!r}: {no_factor if known else loading.unknown(key, FACTORS)}")
-        ids = [claim.id for claim in self.claims]
-        for claim in self.claims:
-            if ids.count(claim.id) > 1:
-                raise Refused(f"claim {claim.id!r}: there are {ids.count(claim.id)} claims of this id")
-            for arm in claim.contrast or ():
-                if arm not in cells:
-                    raise Refused(f"claim {claim.id!r}: contrast: there is no arm {arm!r}; there are {', '.join(cells)}")
-            for factor, levels in claim.effect.items():
-                if factor not in self.grid:
-                    there = f"there are {', '.join(self.grid)}" if self.grid else "a study of arms has none, a grid has"
-                    raise Refused(f"claim {claim.id!r}: effect: there is no factor {factor!r}; {there}")
-                named = [level_name(level) for level in self.grid[factor]]
-                for level in map(level_name, levels):
-                    if level not in named:
-                        missing = f"{factor} has no level {level!r}; there are {', '.join(named)}"
-                        raise Refused(f"claim {claim.id!r}: effect: {missing}")
+                    raise Refused(f"arm {name!r}: {_no_factor(key)}")
+
+    def _check_claim(self, claim: Claim) -> None:
+        """Refuse a claim whose id another one has, or that names an arm, a factor or a level that the study does not have."""
+        ids = [other.id for other in self.claims]
+        if ids.count(claim.id) > 1:
+            raise Refused(f"claim {claim.id!r}: there are {ids.count(claim.id)} claims of this id")
+        cells = self.cells()
+        for arm in claim.contrast or ():
+            if arm not in cells:
+                raise Refused(f"claim {claim.id!r}: contrast: there is no arm {arm!r}; there are {', '.join(cells)}")
+        for factor, levels in claim.effect.items():
+            if factor not in self.grid:
+                there = f"there are {', '.join(self.grid)}" if self.grid else "a study of arms has none, a grid has"
+                raise Refused(f"claim {claim.id!r}: effect: there is no factor {factor!r}; {there}")
+            names = [level_name(level) for level in self.grid[factor]]
+            for level in map(level_name, levels):
+                if level not in names:
+                    missing = f"{factor} has no level {level!r}; there are {', '.join(names)}"
+                    raise Refused(f"claim {claim.id!r}: effect: {missing}")
 
     def cells(self) -> dict[str, dict[str, Any]]:
-        """Per arm the keys that it declares, of ``arms`` or of the crossed ``grid``."""
+        """By arm the keys that it declares, of ``arms`` or of the crossed ``grid``."""
         if self.arms:
             return self.arms
-        crossed = itertools.product(*self.grid.values())
-        return {"-".join(map(level_name, levels)): dict(zip(self.grid, levels, strict=True)) for levels in crossed}
+        cells = {}
+        for levels in itertools.product(*self.grid.values()):
+            name = "-".join(map(level_name, levels))
+            cells[name] = dict(zip(self.grid, levels, strict=True))
+        return cells
 
     def weights(self, claim: Claim) -> tuple[dict[str, float], dict[str, float]]:
         """By arm the weights with which its scores make up the two sides that a claim compares; arms without weight are left out.
 
-        Of a main effect each side is the mean of the arms at its level. Of an interaction it is the effect of the factors before
+        A side of a main effect is the mean of the arms at its level. A side of an interaction is the effect of the factors before
         the last one, on average over the other factors, at its level of the last one.
         """
         if claim.contrast:
@@ -250,22 +276,28 @@ class Study(Section):
         return self._side(claim.effect, 0), self._side(claim.effect, 1)
 
     def _side(self, effect: dict[str, list[Any]], side: int) -> dict[str, float]:
-        *before, last = effect
+        """By arm its weight in one side, 0 or 1, of an effect."""
         weights = {}
         for arm, levels in self.cells().items():
-            weight = 1.0
-            for factor, level in levels.items():
-                name = level_name(level)
-                if factor == last:
-                    weight *= name == level_name(effect[factor][side])
-                elif factor in before:
-                    a, b = map(level_name, effect[factor])
-                    weight *= (name == a) - (name == b)
-                else:
-                    weight /= len(self.grid[factor])
+            weight = self._weight(levels, effect, side)
             if weight:
                 weights[arm] = weight
         return weights
+
+    def _weight(self, levels: dict[str, Any], effect: dict[str, list[Any]], side: int) -> float:
+        """The weight of the cell with these levels, by factor, in one side of an effect."""
+        *before, last = effect
+        weight = 1.0
+        for factor, level in levels.items():
+            name = level_name(level)
+            if factor == last:
+                weight *= name == level_name(effect[factor][side])
+            elif factor in before:
+                a, b = map(level_name, effect[factor])
+                weight *= (name == a) - (name == b)
+            else:
+                weight /= len(self.grid[factor])
+        return weight
 
     def arms_of(self, claim: Claim) -> list[str]:
         """The arms that a claim compares, those of its first side first."""
@@ -277,33 +309,62 @@ class Study(Section):
         if claim.contrast:
             return [claim.contrast]
         factor, (a, b) = next(iter(claim.effect.items()))
-        cells = self.cells()
-        names = {tuple(map(level_name, levels.values())): arm for arm, levels in cells.items()}
+        levels_of = {}
+        for arm, levels in self.cells().items():
+            levels_of[arm] = [level_name(level) for level in levels.values()]
+        arm_at = {tuple(levels): arm for arm, levels in levels_of.items()}
         place = list(self.grid).index(factor)
         pairs = []
         for arm in self.arms_of(claim):
-            levels = [level_name(level) for level in cells[arm].values()]
-            if levels[place] == level_name(a):
-                levels[place] = level_name(b)
-                pairs.append((arm, names[tuple(levels)]))
+            levels_b = list(levels_of[arm])
+            if levels_b[place] == level_name(a):
+                levels_b[place] = level_name(b)
+                pairs.append((arm, arm_at[tuple(levels_b)]))
         return pairs
+
+
+def _named_arms(declared: dict[Any, Any]) -> dict[str, Any]:
+    """The arms of a study file, each name as text, since 4 is a name, too; their keys as ``dotted`` gives them."""
+    arms = {}
+    for name, keys in declared.items():
+        if isinstance(name, bool):
+            raise Refused(f"arms: YAML reads a name as {shown(name)}; on, off, yes, no, true and false need quotes")
+        arms[str(name)] = dotted(keys, f"arms.{name}")
+    return arms
+
+
+def _no_factor(key: str) -> str:
+    """Why arms cannot differ in a key."""
+    if key in loading.keys(RunConfig):
+        return f"{key} cannot be a factor; only what can change a result can, such as {FACTORS[0]}"
+    return loading.unknown(key, FACTORS)
 
 
 def dotted(declared: Any, place: str) -> Any:
     """An arm's keys or a grid's factors, ``{model: {width: 1}}`` as ``{model.width: 1}``; what is no mapping as it is."""
     if not isinstance(declared, dict):
         return declared
-    dotted: dict[Any, Any] = {}
+    flat: dict[Any, Any] = {}
     for key, value in declared.items():
-        nested = key in SECTIONS and isinstance(value, dict)
-        for name, one in {f"{key}.{inner}": each for inner, each in value.items()}.items() if nested else [(key, value)]:
-            if name in dotted:
+        keys = {key: value}
+        if key in SECTIONS and isinstance(value, dict):
+            keys = {f"{key}.{inner}": each for inner, each in value.items()}
+        for name, one in keys.items():
+            if name in flat:
                 raise Refused(f"{place}: the key {name} stands there twice")
-            dotted[name] = one
-    return dotted
+            flat[name] = one
+    return flat
+
+
+def _are_two_levels(levels: list[Any]) -> bool:
+    """Whether these are two levels that differ, as parts of an arm's name."""
+    names = {level_name(level) for level in levels}
+    return len(names) == len(levels) == 2
 
 
 def level_name(level: Any) -> str:
     """A factor's level as a part of an arm's name."""
-    text = "_".join(map(str, level)) if isinstance(level, list) else str(level)
+    text = str(level)
+    if isinstance(level, list):
+        text = "_".join(map(str, level))
     return re.sub(r"[^\w.+-]", "_", text) or "none"

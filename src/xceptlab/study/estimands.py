@@ -13,7 +13,7 @@ import numpy as np
 
 from xceptlab.errors import Refused
 from xceptlab.study import signs, statistics
-from xceptlab.study.definition import Claim, Seeds, Study, decimals
+from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.statistics import MOST_PAIRS, Array
 
 LEAST_PAIRS = 3
@@ -25,7 +25,7 @@ class Estimand(ABC):
 
     Args:
         claim: The claim.
-        seeds: Those of the study; where seeds are added until the claims are decided, tests account for all looks.
+        seeds: Those of the study; where seeds are added until the claims are decided, tests account for all analyses.
     """
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
@@ -41,11 +41,11 @@ class Estimand(ABC):
 
     @abstractmethod
     def p_values(self, d: Array) -> Array:
-        """p that the claim holds and p that its opposite does (2,), valid beside the other looks of a sequential study."""
+        """p that the claim holds and p that its opposite does (2,), valid beside the other analyses of a sequential study."""
 
     @abstractmethod
     def nominal(self, level: float) -> float:
-        """The p-value of a single look, before it accounts for the others, that decides at ``level``."""
+        """The p-value of a single analysis, before it accounts for the others, that decides at ``level``."""
 
     @abstractmethod
     def untestable(self, d: Array) -> str:
@@ -53,7 +53,7 @@ class Estimand(ABC):
 
     @abstractmethod
     def power(self, d: Array, level: float) -> str:
-        """What so many pairs would have found with 80% power at a single look's ``level``, in words."""
+        """What so many pairs would have found with 80% power at the ``level`` of a single analysis, in words."""
 
     @abstractmethod
     def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
@@ -61,7 +61,7 @@ class Estimand(ABC):
 
         Args:
             d: The differences.
-            levels: Those of a single look, at which the claim and its opposite are tested.
+            levels: Those of a single analysis, at which the claim and its opposite are tested.
         """
 
     @abstractmethod
@@ -72,8 +72,8 @@ class Estimand(ABC):
     def prospect(self, d: Array, level: float) -> tuple[float, float]:
         """The chance to be decided, either way, by the most seeds, and the seeds it takes on average.
 
-        Of a study whose seeds are added, n >= 2, at the ``level`` of all its looks; further seeds are taken to be as those so
-        far, the conditional power under the current trend.
+        For a study whose seeds are added, n >= 2, at the ``level`` of all its analyses. Further seeds are taken to be as those so
+        far: it is the conditional power under the current trend.
         """
 
     @abstractmethod
@@ -83,7 +83,9 @@ class Estimand(ABC):
 
 def estimand(claim: Claim, seeds: Sequence[int] | Seeds) -> Estimand:
     """The estimand that a claim declares."""
-    return {"mean": Mean, "median": Median}[claim.statistic](claim, seeds)
+    if claim.statistic == "mean":
+        return Mean(claim, seeds)
+    return Median(claim, seeds)
 
 
 def refuse_too_few_seeds(study: Study, file: Path) -> None:
@@ -96,17 +98,26 @@ def refuse_too_few_seeds(study: Study, file: Path) -> None:
     Raises:
         Refused: Which claim, how many seeds it needs at least, and which numbers waste none.
     """
-    claims, seeds = study.claims, study.seeds
-    level = study.alpha / len(claims) if claims else study.alpha
+    seeds = study.seeds
     most = seeds.max if isinstance(seeds, Seeds) else len(seeds)
-    for claim in claims:
-        if claim.statistic == "median" and estimand(claim, seeds).nominal(level) < 0.5**most:
-            good = ", ".join(map(str, signs.good_sizes(level, 24)))
-            least = signs.fewest(level)
-            others = len(claims) - 1
-            beside = f" beside {others} other claim{'' if others == 1 else 's'}" if others else ""
-            needed = f"a median needs {least} seeds or more{beside}, not {most} (of {good} each seed counts)"
-            raise Refused(f"{file}: claim {claim.id!r}: statistic: {needed}")
+    for claim in study.claims:
+        if claim.statistic != "median":
+            continue
+        level = study.alpha / len(study.claims)
+        smallest_p = 0.5**most
+        if smallest_p > estimand(claim, seeds).nominal(level):
+            raise Refused(f"{file}: claim {claim.id!r}: statistic: {_seeds_of_a_median(level, len(study.claims) - 1, most)}")
+
+
+def _seeds_of_a_median(level: float, other_claims: int, most: int) -> str:
+    """How many seeds a claim on a median needs at ``level``, in words, where the study has ``most``."""
+    beside = ""
+    if other_claims == 1:
+        beside = " beside 1 other claim"
+    elif other_claims:
+        beside = f" beside {other_claims} other claims"
+    good = ", ".join(map(str, signs.good_sizes(level, 24)))
+    return f"a median needs {signs.fewest(level)} seeds or more{beside}, not {most} (of {good} each seed counts)"
 
 
 class Mean(Estimand):
@@ -114,7 +125,9 @@ class Mean(Estimand):
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
         super().__init__(claim, seeds)
-        self.boundary = statistics.Boundary(seeds.start, seeds.step, seeds.max) if isinstance(seeds, Seeds) else None
+        self.boundary: statistics.Boundary | None = None
+        if isinstance(seeds, Seeds):
+            self.boundary = statistics.Boundary(seeds.start, seeds.step, seeds.max)
 
     def estimate(self, d: Array) -> float:
         return float(d.mean())
@@ -135,54 +148,76 @@ class Mean(Estimand):
         if np.ptp(d) > 0:
             return ""
         a, b = self.claim.sides
-        value = -d[0] if self.claim.lower_is_better else d[0]
-        same = f"{a} - {b} is {value:+.{decimals(self.claim.metric)}f}{self.claim.unit} for every seed"
+        a_minus_b = -d[0] if self.claim.lower_is_better else d[0]
+        same = f"{a} - {b} is {a_minus_b:+.{self.claim.decimals}f}{self.claim.unit} for every seed"
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
     def power(self, d: Array, level: float) -> str:
-        detectable = statistics.detectable(float(d.std(ddof=1)), len(d), self.claim.kind, level)
-        smallest = f"{detectable:.{decimals(self.claim.metric)}f}"
-        found = f"an effect of {smallest} beyond the margin"
+        detectable = statistics.detectable(_spread(d), len(d), self.claim.kind, level)
+        smallest = f"{detectable:.{self.claim.decimals}f}"
         if self.claim.kind == "equivalent":
             found = f"equivalence within {smallest}"
+        else:
+            found = f"an effect of {smallest} beyond the margin"
         return f"{len(d)} pairs would have found {found} with 80% power."
 
     def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
         """How many pairs would probably decide the claim if the observed mean and spread were the true ones."""
         margin, n, mean = self.claim.margin, len(d), self.estimate(d)
         equivalent = self.claim.kind == "equivalent"
-        beyond = margin - abs(mean) if equivalent else mean - margin
+        beyond = margin - abs(mean) if equivalent else mean - margin  # above 0 the claim would be shown, below 0 its opposite
         if beyond == 0:
             return "the estimate lies on the margin, so that no number of seeds would decide it"
-        opposite = levels[1] / 2 if equivalent else levels[1]
-        level = levels[0] if beyond > 0 else opposite
-        tested = self.claim.kind if beyond > 0 else "superior"  # the opposite is one test
-        need = max(statistics.pairs_needed(abs(beyond), float(d.std(ddof=1)), tested, level), n + 1, LEAST_PAIRS)
+        kind: statistics.Kind
+        if beyond > 0:
+            kind, level = self.claim.kind, levels[0]
+        elif equivalent:
+            kind, level = "superior", levels[1] / 2  # either of two outer tests shows the opposite
+        else:
+            kind, level = "superior", levels[1]
+        need = statistics.pairs_needed(abs(beyond), _spread(d), kind, level)
+        need = max(need, n + 1, LEAST_PAIRS)
         if need >= MOST_PAIRS:
             return f"at this mean and spread more than {MOST_PAIRS - 1} seeds would be needed to decide it"
         return f"at this mean and spread about {need} seeds would decide it, {need - n} more (80% power)"
 
     def describe(self, d: Array) -> str:
-        spread, places = float(d.std(ddof=1)), decimals(self.claim.metric)
+        places = self.claim.decimals
+        spread = _spread(d)
         sure = f"80% sure: at most {statistics.upper_spread(spread, len(d)):.{places}f}"
         return f"{len(d)} pairs have mean {self.estimate(d):+.{places}f}, standard deviation {spread:.{places}f} ({sure})"
 
     def prospect(self, d: Array, level: float) -> tuple[float, float]:
-        return self._prospect(d, float(d.std(ddof=1)), level)
+        return self._prospect(d, _spread(d), level)
 
     def _prospect(self, d: Array, spread: float, level: float) -> tuple[float, float]:
+        """The chance to be decided and the seeds on average, if ``spread`` were the true standard deviation."""
         assert self.boundary is not None
         assert isinstance(self.seeds, Seeds)
-        plan = self.claim.kind, self.claim.margin, self.seeds.looks, self.boundary, level, d
-        return statistics.sequential_power(self.estimate(d), spread, *plan)
+        return statistics.sequential_power(
+            mean=self.estimate(d),
+            spread=spread,
+            kind=self.claim.kind,
+            margin=self.claim.margin,
+            analyses=self.seeds.analyses,
+            boundary=self.boundary,
+            level=level,
+            observed=d,
+        )
 
     def outlook(self, d: Array, level: float) -> str:
         if not isinstance(self.seeds, Seeds):
             return self.more_seeds(d, (level, level))
         chance, seeds = self.prospect(d, level)
-        worst, late = self._prospect(d, statistics.upper_spread(float(d.std(ddof=1)), len(d)), level)
-        most = f"{worst:.0%} and {late:.1f} at the largest spread"
-        return f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average ({most})"
+        largest_spread = statistics.upper_spread(_spread(d), len(d))
+        worst_chance, worst_seeds = self._prospect(d, largest_spread, level)
+        worst = f"{worst_chance:.0%} and {worst_seeds:.1f} at the largest spread"
+        return f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average ({worst})"
+
+
+def _spread(d: Array) -> float:
+    """The standard deviation of differences (n,), n >= 2."""
+    return float(d.std(ddof=1))
 
 
 class Median(Estimand):
@@ -190,7 +225,9 @@ class Median(Estimand):
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
         super().__init__(claim, seeds)
-        self.boundary = signs.SignBoundary(seeds.looks) if isinstance(seeds, Seeds) else None
+        self.boundary: signs.SignBoundary | None = None
+        if isinstance(seeds, Seeds):
+            self.boundary = signs.SignBoundary(seeds.analyses)
 
     def estimate(self, d: Array) -> float:
         return float(np.median(d))
@@ -220,15 +257,17 @@ class Median(Estimand):
         holds, fails = signs.shares(d, self.claim.kind, self.claim.margin)
         if holds == fails:
             return "as many differences speak for the claim as against it, so that no number of seeds would decide it"
-        share, level = (holds, levels[0]) if holds > fails else (fails, levels[1])
+        if holds > fails:
+            share, level, side = holds, levels[0], "speaks for the claim"
+        else:
+            share, level, side = fails, levels[1], "speaks against it"
         need = max(signs.pairs_needed(share, level, MOST_PAIRS), len(d) + 1)
-        side = "speaks for the claim" if holds > fails else "speaks against it"
         if need >= MOST_PAIRS:
             return f"if it {side} in {share:.0%} of all seeds, more than {MOST_PAIRS - 1} would be needed to decide it"
         return f"if it {side} in {share:.0%} of all seeds, about {need} would decide it, {need - len(d)} more (80% power)"
 
     def describe(self, d: Array) -> str:
-        places = decimals(self.claim.metric)
+        places = self.claim.decimals
         around = f"{d.min():+.{places}f} to {d.max():+.{places}f}"
         return f"{len(d)} pairs have median {self.estimate(d):+.{places}f} ({around})"
 

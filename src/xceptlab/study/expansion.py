@@ -22,8 +22,8 @@ class Expansion:
     """Per arm its configuration with the first seed; the first one is the baseline."""
     command: str = ""
     """The command that runs the study."""
-    look: int = 0
-    """Blocks of seeds that were added to the first one, where the study adds seeds until its claims are decided."""
+    interim_analysis: int = 0
+    """The index in ``Seeds.analyses`` that the study has come to, where it adds seeds until its claims are decided."""
     planned: int = 0
     """Seeds of the whole study, at most, where this is a first look with fewer of them; else 0."""
     files: tuple[Path, ...] = ()
@@ -39,7 +39,9 @@ class Expansion:
     def seeds(self) -> list[int]:
         """The seeds of every arm, as far as the study has come."""
         seeds = self.study.seeds
-        return list(range(seeds.looks[self.look])) if isinstance(seeds, Seeds) else seeds
+        if isinstance(seeds, Seeds):
+            return list(range(seeds.analyses[self.interim_analysis]))
+        return seeds
 
     def run(self, arm: str, seed: int) -> RunConfig:
         """The run of one arm and one seed."""

@@ -17,6 +17,7 @@ from xceptlab.errors import Refused
 from xceptlab.study.definition import FACTORS, Seeds, Study
 from xceptlab.study.estimands import refuse_too_few_seeds
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.metrics import ACCURACY, measured, split_of
 from xceptlab.study.registration import Registration, refuse_namesake
 from xceptlab.study.verdict import with_needed_seeds
 
@@ -115,13 +116,14 @@ def _control(file: Path, expansion: Expansion) -> None:
             )
     for claim in expansion.study.claims:
         for arm in expansion.study.arms_of(claim):
-            if claim.metric.startswith("val/") and not expansion.arms[arm].data.validates:
+            if split_of(claim.metric) == "val" and not expansion.arms[arm].data.validates:
                 needs = f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
                 raise Refused(f"{file}: claim {claim.id!r}: {needs}")
             classes = expansion.arms[arm].data.classes
-            if claim.metric.endswith("/top5") and classes <= 5:
-                always = f"metric: {claim.metric} is always 100% with {classes} classes, as in arm {arm!r}; claim top1"
-                raise Refused(f"{file}: claim {claim.id!r}: {always}")
+            metric = claim.measure
+            if metric not in measured(classes):
+                always = f"{claim.metric} is always {metric.guessing(classes):g}{metric.unit} with {classes} classes"
+                raise Refused(f"{file}: claim {claim.id!r}: metric: {always}, as in arm {arm!r}; claim {ACCURACY}")
     seen: dict[str, str] = {}
     for arm, config in expansion.arms.items():
         if config.run_id in seen:

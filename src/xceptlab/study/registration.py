@@ -32,14 +32,16 @@ class Registration:
     seeds: list[int] | dict[str, Any]
     """A list, or the keys of ``Seeds``."""
     arms: dict[str, dict[str, Any]]
-    """Per arm its science."""
+    """By arm its science."""
     question: str = ""
     digest: str = ""
-    """Of the bytes of the file, which does not hold it; empty before it is written. The records of the runs that began under this
-    registration name it so: one that is made anew has another, and a later version that knows more fields finds the same."""
+    """Digest of the file's bytes, which the file itself does not hold; empty before it is written. The records of the runs that
+    began under this registration name it so: one that is made anew has another, and a later version that knows more fields finds
+    the same."""
 
     @classmethod
     def now(cls, expansion: Expansion) -> "Registration":
+        """The study as it stands."""
         study = expansion.study
         claims = [dataclasses.asdict(claim) for claim in study.claims]
         for claim in claims:
@@ -88,7 +90,7 @@ class Registration:
                     raise invalid
         except FileNotFoundError:
             return None
-        except (RecursionError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:  # of PyYAML's constructors
+        except (RecursionError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:  # what PyYAML raises
             reason = getattr(error, "problem", None) or error
             remedy = "remove it to register the study anew"
             raise Refused(f"{file}: not a registration of this version ({reason}); {remedy}") from None
@@ -118,21 +120,30 @@ class Registration:
         """What differs between the registered study and today's, in words."""
         today = Registration.now(expansion)
         seeds = dataclasses.asdict(Seeds(**self.seeds)) if isinstance(self.seeds, dict) else self.seeds
+        edits = []
+        for name, before, after in (("alpha", self.alpha, today.alpha), ("seeds", seeds, today.seeds)):
+            if before != after:
+                edits.append(f"{name} {before} -> {after}")
+        claims = {claim["id"]: _CLAIM_DEFAULTS | claim for claim in self.claims}
+        claims_today = {claim["id"]: claim for claim in today.claims}
         defaults = RunConfig().science()  # where fields stood that a later version has added
-        claim_defaults = {f.name: f.default for f in dataclasses.fields(Claim) if f.default is not dataclasses.MISSING}
-        claim_defaults["effect"] = {}
-        planned = (("alpha", self.alpha, today.alpha), ("seeds", seeds, today.seeds))
-        edits = [f"{name} {old} -> {new}" for name, old, new in planned if old != new]
-        for what, old, new in (
-            ("claim", {c["id"]: claim_defaults | c for c in self.claims}, {c["id"]: c for c in today.claims}),
-            ("arm", {name: defaults | science for name, science in self.arms.items()}, today.arms),
-        ):
-            edits += [f"{what} {name} added" for name in new if name not in old]
-            edits += [f"{what} {name} removed" for name in old if name not in new]
-            for name in [name for name in old if name in new]:
-                keys = [key for key in new[name] if old[name].get(key) != new[name][key]]
-                edits += [f"{what} {name}: {key} {old[name].get(key)} -> {new[name][key]}" for key in keys]
-        return edits
+        arms = {name: defaults | science for name, science in self.arms.items()}
+        return edits + _edits("claim", claims, claims_today) + _edits("arm", arms, today.arms)
+
+
+_CLAIM_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Claim) if f.default is not dataclasses.MISSING} | {"effect": {}}
+"""Where a claim's fields stood that a later version has added."""
+
+
+def _edits(kind: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[str]:
+    """What was added, removed and changed among things of a kind, by name their fields."""
+    edits = [f"{kind} {name} added" for name in after if name not in before]
+    edits += [f"{kind} {name} removed" for name in before if name not in after]
+    for name, old in before.items():
+        for key, value in after.get(name, {}).items():
+            if old.get(key) != value:
+                edits.append(f"{kind} {name}: {key} {old.get(key)} -> {value}")
+    return edits
 
 
 def refuse_namesake(expansion: Expansion) -> None:
@@ -160,10 +171,12 @@ def remember_files(expansion: Expansion) -> None:
     """Note in the study's directory which files the study is made of."""
     expansion.directory().mkdir(parents=True, exist_ok=True)
     files = dict.fromkeys([*_remembered(expansion), *expansion.files])
-    write_atomically(expansion.directory() / FILES, "".join(f"{file}\n" for file in files).encode("utf-8", "surrogateescape"))
+    text = "".join(f"{file}\n" for file in files)
+    write_atomically(expansion.directory() / FILES, text.encode("utf-8", "surrogateescape"))
 
 
 def _remembered(expansion: Expansion) -> list[Path]:
+    """The files that the study was made of, here or elsewhere, by what its directory tells."""
     try:
         text = (expansion.directory() / FILES).read_text("utf-8", "surrogateescape")
     except FileNotFoundError:

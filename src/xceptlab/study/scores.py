@@ -21,14 +21,14 @@ ScoreTable = dict[str, dict[int, float]]
 class ScoreClaim(Claim):
     """A claim on scores that another tool made."""
 
-    metric: str  # type: ignore[assignment]
+    metric: str
     """Any that the file has."""
     lower_is_better: bool | None = None  # type: ignore[assignment]
     """Whether a lower score is the better one, so that the claim is about b - a; left out, if the metric's name ends in loss."""
 
     def __post_init__(self) -> None:
         if self.lower_is_better is None:
-            object.__setattr__(self, "lower_is_better", self.metric.endswith("loss"))
+            object.__setattr__(self, "lower_is_better", self.measure.lower_is_better)
         super().__post_init__()
         self._require("effect", not self.effect, "left out; effects are judged in the grid of a study")
         self._require("failed", self.failed is None, "left out; failures are counted in a study")
@@ -56,13 +56,17 @@ def judge_scores(file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_col
     Raises:
         Refused: One line: what is wrong with the file, or what a claim names that it does not have.
     """
-    tables = {metric: read_scores(file, metric, arm_column, seed_column) for metric in {claim.metric for claim in claims}}
-    scores = [_of_claim(claim, tables[claim.metric], file) for claim in claims]
-    seeds = sorted({seed for table in scores for own in table.values() for seed in own})
-    return judge(claims, scores, seeds, alpha)
+    metrics = {claim.metric for claim in claims}
+    tables = {metric: read_scores(file, metric, arm_column, seed_column) for metric in metrics}
+    scores = [_scores_of_claim(claim, tables[claim.metric], file) for claim in claims]
+    seeds: set[int] = set()
+    for table in scores:
+        for by_seed in table.values():
+            seeds.update(by_seed)
+    return judge(claims, scores, sorted(seeds), alpha)
 
 
-def _of_claim(claim: ScoreClaim, table: ScoreTable, file: Path) -> ScoreTable:
+def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, file: Path) -> ScoreTable:
     """The scores of a claim's arms; what is no finite number scores as the claim declares."""
     scores: ScoreTable = {}
     for arm in claim.sides:
@@ -97,35 +101,42 @@ def read_scores(file: Path, metric: str, arm_column: str = "arm", seed_column: s
     except csv.Error as error:
         raise Refused(f"{file}: no CSV ({error})") from None
     columns = list(rows[0]) if rows else []
-    long = {"metric", "value"} <= set(columns)
-    value_column = "value" if long else metric
+    row_per_metric = {"metric", "value"} <= set(columns)
+    value_column = "value" if row_per_metric else metric
     for column in (arm_column, seed_column, value_column):
         if column not in columns:
             there = ", ".join(map(str, columns)) or "none, or no row"
             raise Refused(f"{file}: there is no column {column!r}; there are {there}")
     table: ScoreTable = {}
-    for line, row in enumerate(rows, start=2):
+    for number, row in enumerate(rows, start=2):  # the header is row 1
+        place = f"{file}: row {number}"
         if None in row or None in row.values():
-            raise Refused(f"{file}: row {line} is not whole; it must have {len(columns)} columns")
-        if long and row["metric"] != metric:
+            raise Refused(f"{place} is not whole; it must have {len(columns)} columns")
+        if row_per_metric and row["metric"] != metric:
             continue
-        arm, seed, value = (row[column] for column in (arm_column, seed_column, value_column))
-        try:
-            number = int(seed)
-        except (TypeError, ValueError):
-            raise Refused(f"{file}: row {line}: {seed_column} {seed!r} is no whole number") from None
-        own = table.setdefault(arm, {})
-        if number in own:
-            raise Refused(f"{file}: row {line}: arm {arm!r}, seed {number} stands there twice")
-        own[number] = _score(value, f"{file}: row {line}: {value_column}")
+        arm = row[arm_column]
+        seed = _seed(row[seed_column], f"{place}: {seed_column}")
+        scores = table.setdefault(arm, {})
+        if seed in scores:
+            raise Refused(f"{place}: arm {arm!r}, seed {seed} stands there twice")
+        scores[seed] = _score(row[value_column], f"{place}: {value_column}")
     if not table:
         raise Refused(f"{file}: there is no row of the metric {metric!r}")
     return table
 
 
-def _score(value: str | None, place: str) -> float:
-    """A score, NaN where there is none."""
+def _seed(text: str, place: str) -> int:
     try:
-        return float(value) if value and value.strip() else math.nan
+        return int(text)
     except ValueError:
-        raise Refused(f"{place} {value!r} is no number") from None
+        raise Refused(f"{place} {text!r} is no whole number") from None
+
+
+def _score(text: str, place: str) -> float:
+    """A score, NaN where there is none."""
+    if not text.strip():
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        raise Refused(f"{place} {text!r} is no number") from None

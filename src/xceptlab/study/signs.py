@@ -25,19 +25,20 @@ def p_values(differences: Array, kind: Kind, margin: float, boundary: "SignBound
     ``superior``: the median is above the margin; its opposite, it is below. ``equivalent``: it is within the margin, by two
     one-sided tests; its opposite, it is outside, by either outer test, hence Bonferroni's factor of 2. Differences equal to the
     margin count for neither side. ``boundary`` makes each one-sided p-value one that is valid beside a sequential study's other
-    looks.
+    analyses.
     """
     n = differences.shape[-1]
 
-    def p(wins: NDArray[np.bool_]) -> Array:
+    def one_sided(wins: NDArray[np.bool_]) -> Array:
         tail = upper_tail(wins.sum(axis=-1), n)
         return tail if boundary is None else boundary.chance(tail)
 
-    above, below = p(differences > margin), p(differences < margin)
+    above = one_sided(differences > margin)
+    below = one_sided(differences < margin)
     if kind == "superior":
         return np.stack([above, below], axis=-1)
-    inside = np.maximum(p(differences > -margin), below)
-    outside = 2 * np.minimum(above, p(differences < -margin))
+    inside = np.maximum(one_sided(differences > -margin), below)
+    outside = 2 * np.minimum(above, one_sided(differences < -margin))
     return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
 
 
@@ -50,30 +51,34 @@ def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]
     def part(wins: NDArray[np.bool_]) -> float:
         return float((wins.sum() + 0.5) / (len(wins) + 1))
 
-    above, below = part(differences > margin), part(differences < margin)
+    above = part(differences > margin)
+    below = part(differences < margin)
     if kind == "superior":
         return above, below
-    return min(part(differences > -margin), below), max(above, part(differences < -margin))
+    inside = min(part(differences > -margin), below)
+    outside = max(above, part(differences < -margin))
+    return inside, outside
 
 
 def interval(differences: Array, alpha: float) -> Array:
     """The interval of the median at level 1 - 2 alpha, for differences (..., n): low and high (..., 2).
 
     Its ends are order statistics, the r-th from below and from above, r being the largest with P(Bin(n, 1/2) <= r - 1) <= alpha.
-    Where not even the least and the greatest value reach the level, the ends are infinite.
+    Where not even the smallest and the largest value reach the level, the ends are infinite.
     """
     n = differences.shape[-1]
     r = int(binom.ppf(alpha, n, 0.5))  # the smallest count whose chance of "at most" reaches alpha
     if binom.cdf(r, n, 0.5) <= alpha:  # it meets alpha exactly, so that it is excluded, too
         r += 1
     if r == 0:
-        return np.broadcast_to([-np.inf, np.inf], (*differences.shape[:-1], 2)).copy()
+        shape = (*differences.shape[:-1], 2)
+        return np.broadcast_to([-np.inf, np.inf], shape).copy()
     ordered = np.sort(differences, axis=-1)
     return np.stack([ordered[..., r - 1], ordered[..., n - r]], axis=-1)
 
 
 def fewest(level: float) -> int:
-    """The fewest pairs of which a one-sided sign test at ``level`` can reject: 5 at 0.05, 6 at 0.025."""
+    """The smallest number of pairs with which a one-sided sign test at ``level`` can reject: 5 at 0.05, 6 at 0.025."""
     return int(np.ceil(-np.log2(level) - 1e-12))
 
 
@@ -84,8 +89,9 @@ def good_sizes(level: float, most: int) -> list[int]:
 
 
 def threshold(n: int, level: float) -> int:
-    """The fewest wins of n pairs that a one-sided test at ``level`` rejects with; n + 1 where none does."""
-    return int(np.searchsorted(-upper_tail(np.arange(n + 2), n), -level))
+    """The smallest number of wins of n pairs with which a one-sided test at ``level`` rejects; n + 1 where none does."""
+    p = upper_tail(np.arange(n + 2), n)  # (n + 2,), falling
+    return int(np.searchsorted(-p, -level))
 
 
 def power(share: float, n: int, level: float) -> float:
@@ -103,23 +109,26 @@ def share_needed(n: int, level: float) -> float:
 
 def pairs_needed(share: float, level: float, most: int) -> int:
     """Pairs that reject with ``POWER`` where a difference is beyond the margin with chance ``share``; at most ``most``."""
-    return next((n for n in range(1, most) if power(share, n, level) >= POWER), most)
+    for n in range(1, most):
+        if power(share, n, level) >= POWER:
+            return n
+    return most
 
 
 class SignBoundary:
-    """What peeking costs the sign test: a study is looked at after each number of pairs in ``looks``.
+    """What peeking costs the sign test: a study is analysed after each number of pairs in ``analyses``.
 
-    With a median on the margin the wins are a random walk of fair steps, so the chance that any look's p-value is at most some
-    nominal p is computed exactly: the walk with its thresholds as absorbing barriers. A p-value put through ``chance`` is valid
-    however often one looks.
+    With a median on the margin the wins are a random walk of fair steps, so the chance that any analysis's p-value is at most
+    some nominal p is computed exactly: the walk with its thresholds as absorbing barriers. A p-value put through ``chance`` is
+    valid however often one analyses.
     """
 
-    def __init__(self, looks: range) -> None:
-        self.looks = looks
-        self._nominal, self._chances = _chances(looks)
+    def __init__(self, analyses: range) -> None:
+        self.analyses = analyses
+        self._nominal, self._chances = _chances(analyses)
 
     def chance(self, p: ArrayLike) -> Array:
-        """The chance that any look's p-value is at most nominal p (...), under a median on the margin."""
+        """The chance that any analysis's p-value is at most nominal p (...), under a median on the margin."""
         place = np.searchsorted(self._nominal, np.asarray(p) * (1 + 1e-12), side="right") - 1
         return np.where(place < 0, 0.0, self._chances[np.maximum(place, 0)])
 
@@ -130,18 +139,22 @@ class SignBoundary:
 
 
 @functools.cache
-def _chances(looks: range) -> tuple[Array, Array]:
-    """Every p-value that some look can have, rising (c,), and the chance that any look's is at most that (c,)."""
-    nominal = np.unique(np.concatenate([upper_tail(np.arange(n + 1), n) for n in looks]))
-    return nominal, np.array([_crossing(looks, level) for level in nominal])
+def _chances(analyses: range) -> tuple[Array, Array]:
+    """Every p-value that some analysis can have, rising (c,), and the chance that any analysis's is at most that (c,)."""
+    possible = [upper_tail(np.arange(n + 1), n) for n in analyses]
+    nominal = np.unique(np.concatenate(possible))
+    chances = [_crossing(analyses, level) for level in nominal]
+    return nominal, np.array(chances)
 
 
-def _crossing(looks: range, level: float) -> float:
-    """The chance that the wins of fair steps reach any look's threshold at ``level``."""
-    alive = np.ones(1)  # by number of wins, the chance to be there without having crossed
-    crossed, before = 0.0, 0
-    for n in looks:
-        alive = np.convolve(alive, binom.pmf(np.arange(n - before + 1), n - before, 0.5))
+def _crossing(analyses: range, level: float) -> float:
+    """The chance that the wins of fair steps reach any analysis's threshold at ``level``."""
+    alive = np.ones(1)  # by number of wins, the chance to have so many without having crossed
+    crossed = 0.0
+    before = 0
+    for n in analyses:
+        steps = n - before
+        alive = np.convolve(alive, binom.pmf(np.arange(steps + 1), steps, 0.5))
         barrier = threshold(n, level * (1 + 1e-12))
         crossed += float(alive[barrier:].sum())
         alive[barrier:] = 0.0
@@ -152,12 +165,12 @@ def _crossing(looks: range, level: float) -> float:
 def sequential_power(
     observed: Array, kind: Kind, margin: float, boundary: SignBoundary, level: float, paths: int = 2000
 ) -> tuple[float, float]:
-    """The chance that a claim is decided by the last look, and the pairs that it takes on average.
+    """The chance that a claim is decided by the last analysis, and the pairs that it takes on average.
 
     By simulation: after the ``observed`` differences (n,), n >= 1, further ones are drawn from these.
     """
-    drawn = np.random.default_rng(0).choice(observed, (paths, boundary.looks[-1]))
-    drawn[:, : len(observed)] = observed
-    to_come = [n for n in boundary.looks if n > len(observed)]
-    p = np.stack([p_values(drawn[:, :n], kind, margin, boundary).min(axis=-1) for n in to_come])
-    return decisions(p, to_come, level)
+    differences = np.random.default_rng(0).choice(observed, (paths, boundary.analyses[-1]))
+    differences[:, : len(observed)] = observed
+    to_come = [n for n in boundary.analyses if n > len(observed)]
+    p = [p_values(differences[:, :n], kind, margin, boundary).min(axis=-1) for n in to_come]
+    return decisions(np.stack(p), to_come, level)

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 Kind = Literal["superior", "equivalent"]
 
 POWER = 0.8
-"""With which an effect is to be found."""
+"""The chance with which an effect is to be found."""
 MOST_PAIRS = 1000
 """Where counting how many seeds a claim needs ends."""
 
@@ -29,40 +29,47 @@ def p_values(differences: Array, kind: Kind, margin: float, chance: Callable[[An
 
     ``superior``: one-sided t-tests of mean > margin and of mean < margin. ``equivalent``: two one-sided tests (Schuirmann 1987)
     of |mean| < margin; its opposite, |mean| > margin, is shown by either outer test, hence Bonferroni's factor of 2.
-    ``chance`` makes each one-sided p-value one that is valid beside the other looks of a sequential study (``Boundary``).
+    ``chance`` makes each one-sided p-value one that is valid beside the other analyses of a sequential study (``Boundary``).
     """
 
-    def t(mean: float, alternative: str) -> Array:
-        return np.asarray(chance(stats.ttest_1samp(differences, mean, axis=-1, alternative=alternative).pvalue))
+    def one_sided(mean: float, alternative: str) -> Array:
+        test = stats.ttest_1samp(differences, mean, axis=-1, alternative=alternative)
+        return np.asarray(chance(test.pvalue))
 
+    above = one_sided(margin, "greater")
+    below = one_sided(margin, "less")
     if kind == "superior":
-        return np.stack([t(margin, "greater"), t(margin, "less")], axis=-1)
-    inside = np.maximum(t(-margin, "greater"), t(margin, "less"))
-    outside = 2 * np.minimum(t(margin, "greater"), t(-margin, "less"))
+        return np.stack([above, below], axis=-1)
+    inside = np.maximum(one_sided(-margin, "greater"), below)
+    outside = 2 * np.minimum(above, one_sided(-margin, "less"))
     return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
 
 
 def holm(p: Array) -> Array:
     """Holm's (1979) adjustment of p-values (..., m) -> (..., m): all below alpha, all hold but with chance alpha."""
     order = np.argsort(p, axis=-1)
+    rank = np.argsort(order, axis=-1)
     factors = np.arange(p.shape[-1], 0, -1)
-    rising = np.maximum.accumulate(np.take_along_axis(p, order, -1) * factors, axis=-1)
-    return np.take_along_axis(np.minimum(1.0, rising), np.argsort(order, axis=-1), -1)
+    ordered = np.take_along_axis(p, order, axis=-1)
+    rising = np.maximum.accumulate(ordered * factors, axis=-1)
+    return np.take_along_axis(np.minimum(1.0, rising), rank, axis=-1)
 
 
 def holm_level(p: Array, i: int, alpha: float) -> float:
     """The level at which Holm tests hypothesis i of p-values (m,), given the others: alpha / (m - those rejected before it)."""
-    others = holm(np.where(np.arange(len(p)) == i, 1.0, p)) <= alpha
-    return alpha / (len(p) - int(others.sum()))
+    others = np.where(np.arange(len(p)) == i, 1.0, p)
+    rejected = int((holm(others) <= alpha).sum())
+    return alpha / (len(p) - rejected)
 
 
 def interval(differences: Array, level: float) -> Array:
     """The t interval of the mean of differences (..., n), n >= 2, at ``level`` (0 to 1): low and high (..., 2)."""
-    mean, half = differences.mean(axis=-1), reach(stats.sem(differences, axis=-1), differences.shape[-1], level)
+    mean = differences.mean(axis=-1)
+    half = half_width(stats.sem(differences, axis=-1), differences.shape[-1], level)
     return np.stack([mean - half, mean + half], axis=-1)
 
 
-def reach(error: ArrayLike, n: int, level: float) -> Array:
+def half_width(error: ArrayLike, n: int, level: float) -> Array:
     """Half the t interval at ``level`` of a mean over n values, given its standard error (...)."""
     return np.asarray(error) * stats.t.ppf((1 + level) / 2, n - 1)
 
@@ -75,7 +82,8 @@ def detectable(spread: float, n: int, kind: Kind, alpha: float) -> float:
     """
     from statsmodels.stats.power import TTestPower
 
-    return float(spread * TTestPower().solve_power(nobs=n, alpha=alpha, power=_each(kind), alternative="larger"))
+    effect_size = TTestPower().solve_power(nobs=n, alpha=alpha, power=_power_of_each(kind), alternative="larger")
+    return float(spread * effect_size)
 
 
 def pairs_needed(distance: float, spread: float, kind: Kind, alpha: float) -> int:
@@ -85,25 +93,30 @@ def pairs_needed(distance: float, spread: float, kind: Kind, alpha: float) -> in
     """
     from statsmodels.stats.power import TTestPower
 
-    each, sizes = _each(kind), range(2, MOST_PAIRS)
-    return sizes.start + bisect.bisect_left(
-        sizes, True, key=lambda n: not TTestPower().power(distance / spread, n, alpha, alternative="larger") < each
-    )
+    def suffice(n: int) -> bool:
+        power = TTestPower().power(distance / spread, n, alpha, alternative="larger")
+        return not power < _power_of_each(kind)  # NaN, which scipy gives for enormous effects, suffices
+
+    sizes = range(2, MOST_PAIRS)
+    return sizes.start + bisect.bisect_left(sizes, True, key=suffice)
 
 
-def _each(kind: Kind) -> float:
-    return POWER if kind == "superior" else 1 - (1 - POWER) / 2
+def _power_of_each(kind: Kind) -> float:
+    """The power that each one-sided test needs for the claim to be found with ``POWER``: ``equivalent`` needs two of them."""
+    if kind == "superior":
+        return POWER
+    return 1 - (1 - POWER) / 2
 
 
 def at_chance(accuracy: float, chance: float, images: int) -> bool:
     """Whether so many images cannot tell an accuracy from that of guessing: a one-sided binomial test at 1%; both in percent.
 
-    Without a number of images, 0, it is whether the accuracy is not above chance; a NaN is not at chance.
+    Where the number of images is not known, 0, it is whether the accuracy is not above chance. NaN is not at chance.
     """
     if not images:
         return accuracy <= chance
-    right = accuracy * images / 100
-    return bool(stats.binom.sf(np.ceil(right - 1e-6) - 1, images, chance / 100) > 0.01)
+    right = np.ceil(accuracy * images / 100 - 1e-6)  # a mean over runs need not be a whole number of images
+    return bool(stats.binom.sf(right - 1, images, chance / 100) > 0.01)
 
 
 def upper_share(hits: int, n: int, level: float = 0.95) -> float:
@@ -111,7 +124,9 @@ def upper_share(hits: int, n: int, level: float = 0.95) -> float:
 
     Clopper & Pearson (1934); exact for an n that was fixed before: it is below the true share in 5% of cases at most.
     """
-    return 1.0 if hits == n else float(stats.beta.ppf(level, hits + 1, n - hits))
+    if hits == n:
+        return 1.0
+    return float(stats.beta.ppf(level, hits + 1, n - hits))
 
 
 def correlation(a: Array, b: Array) -> float:
@@ -125,37 +140,40 @@ def correlation(a: Array, b: Array) -> float:
 
 
 class Boundary:
-    """What peeking costs: a study is looked at after ``start`` seeds, then every ``step``, up to ``most``.
+    """What peeking costs: a study is analysed after ``start`` seeds, then every ``step``, up to ``most``.
 
     At a mean on the margin the sequence of t statistics does not depend on the unknown variance, so the chance that the smallest
-    of all looks' p-values is below some nominal p is a fixed function: ``chance``. A p-value put through it is valid however
-    often one looks (P(any look's <= a) <= a), and so is whatever is built of such p-values: TOST, Bonferroni's factor, Holm's
-    family. The function is tabulated by ``benchmarks/statistics_boundaries.py`` in ``boundaries.csv``.
+    p-value of all analyses is below some nominal p is a fixed function: ``chance``. A p-value put through it is valid however
+    often one analyses (P(any analysis's <= a) <= a), and so is whatever is built of such p-values: TOST, Bonferroni's factor,
+    Holm's family. The function is tabulated by ``benchmarks/statistics_boundaries.py`` in ``boundaries.csv``.
     """
 
     def __init__(self, start: int, step: int, most: int) -> None:
         nominal, table = _boundaries()
         self.start, self.most = start, most
-        self._looks = 1 + (most - start) // step
-        smooth = interpolate.PchipInterpolator(np.log([*nominal, 1.0]), np.log([*table[start, step, most], 1.0]))
+        self._analyses = 1 + (most - start) // step
+        chances = table[start, step, most]
+        smooth = interpolate.PchipInterpolator(np.log([*nominal, 1.0]), np.log([*chances, 1.0]))
         self._nominal = np.linspace(np.log(nominal[0]), 0, 2000)
         self._chance = smooth(self._nominal)
 
     def chance(self, p: ArrayLike) -> Array:
-        """The chance of any look's p-value below nominal p (...), under a true mean on the margin."""
+        """The chance of any analysis's p-value below nominal p (...), under a true mean on the margin."""
         logarithm = np.log(np.maximum(p, 1e-300))
         tabulated = np.exp(np.interp(logarithm, self._nominal, self._chance))
-        return np.minimum(tabulated, self._looks * np.asarray(p))  # Bonferroni, below the table
+        return np.minimum(tabulated, self._analyses * np.asarray(p))  # Bonferroni, below the table
 
     def nominal(self, chance: float) -> float:
         """The nominal p whose ``chance`` this is; below the table Bonferroni's, which is smaller."""
-        tabulated = np.exp(np.interp(np.log(chance), self._chance, self._nominal))
-        return float(tabulated if np.log(chance) >= self._chance[0] else chance / self._looks)
+        logarithm = np.log(chance)
+        if logarithm < self._chance[0]:
+            return float(chance / self._analyses)
+        return float(np.exp(np.interp(logarithm, self._chance, self._nominal)))
 
 
 @functools.cache
 def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
-    """The nominal p-values (c,) and, by (start, step, most), the chance that some look's is below each (c,)."""
+    """The nominal p-values (c,) and, by (start, step, most), the chance that some analysis's is below each (c,)."""
     with resources.files("xceptlab.study").joinpath("boundaries.csv").open(encoding="utf-8") as file:
         nominal = np.array(file.readline().split(",")[3:], dtype=float)
         rows = np.loadtxt(file, delimiter=",")
@@ -167,35 +185,38 @@ def sequential_power(
     spread: float,
     kind: Kind,
     margin: float,
-    looks: range,
+    analyses: range,
     boundary: Boundary,
     level: float,
     observed: ArrayLike = (),
     paths: int = 4000,
 ) -> tuple[float, float]:
-    """The chance that a claim is decided by the last look, and the pairs that it takes on average; by simulation (+- 1%).
+    """The chance that a claim is decided by the last analysis, and the pairs that it takes on average; by simulation (+- 1%).
 
     Every simulated study begins with the ``observed`` differences (n,), where there are any; its further ones are normal, of this
     mean and spread.
     """
-    x = np.random.default_rng(0).normal(mean, spread, (paths, looks[-1]))
-    x[:, : np.size(observed)] = observed
-    to_come = [n for n in looks if n > np.size(observed)]
-    p = np.stack([p_values(x[:, :n], kind, margin, boundary.chance).min(axis=-1) for n in to_come])
-    return decisions(p, to_come, level)
+    n_observed = np.size(observed)
+    differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
+    differences[:, :n_observed] = observed
+    to_come = [n for n in analyses if n > n_observed]
+    p = [p_values(differences[:, :n], kind, margin, boundary.chance).min(axis=-1) for n in to_come]
+    return decisions(np.stack(p), to_come, level)
 
 
-def decisions(p: Array, looks: Sequence[int], level: float) -> tuple[float, float]:
-    """The share of simulated studies that are decided by the last look, and the pairs that a study takes on average.
+def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, float]:
+    """The share of simulated studies that are decided by the last analysis, and the pairs that a study takes on average.
 
     Args:
-        p: The smaller p-value of the claim and of its opposite, (looks, studies).
-        looks: The numbers of pairs at them.
+        p: The smaller p-value of the claim and of its opposite, (analyses, studies).
+        analyses: The numbers of pairs at them.
         level: At or below which a claim is decided.
     """
-    decided = p <= level
-    needed = np.where(decided.any(axis=0), np.asarray(looks)[decided.argmax(axis=0)], looks[-1])
-    return float(decided.any(axis=0).mean()), float(needed.mean())
+    below = p <= level
+    decided = below.any(axis=0)
+    pairs = np.asarray(analyses)[below.argmax(axis=0)]
+    needed = np.where(decided, pairs, analyses[-1])
+    return float(decided.mean()), float(needed.mean())
 
 
 def upper_spread(spread: float, n: int) -> float:
@@ -207,7 +228,7 @@ def upper_spread(spread: float, n: int) -> float:
 
 
 def redrawn(correct: NDArray[np.uint8], draws: int, rng: np.random.Generator) -> Array:
-    """Bootstrap over test images, which all runs share: each draw is the same for every run.
+    """Accuracies on test images drawn with replacement, which all runs share: each draw is the same for every run.
 
     Args:
         correct: 1 where a run was right, (runs, images).
@@ -217,11 +238,13 @@ def redrawn(correct: NDArray[np.uint8], draws: int, rng: np.random.Generator) ->
     """
     runs, images = correct.shape
     columns = np.ascontiguousarray(correct.T, dtype=np.float32)
-    accuracy = np.empty((draws, runs))
-    for part in np.array_split(np.arange(draws), max(1, draws // 50)):
-        counts = np.stack([np.bincount(rng.integers(images, size=images), minlength=images) for _ in part])
-        accuracy[part] = counts.astype(np.float32) @ columns
-    return 100 * accuracy / images
+    right = np.empty((draws, runs))
+    for part in np.array_split(np.arange(draws), max(1, draws // 50)):  # so that 50 draws of all images are in memory at most
+        counts = np.empty((len(part), images), dtype=np.float32)  # how often each image is drawn
+        for draw in counts:
+            draw[:] = np.bincount(rng.integers(images, size=images), minlength=images)
+        right[part] = counts @ columns
+    return 100 * right / images
 
 
 def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -> tuple[float, float, float]:
@@ -233,16 +256,19 @@ def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -
     Args:
         differences: Paired differences (n,), n >= 2.
         drawn: The same on redrawn images, (draws, n).
+        rng: Draws the seeds.
     """
     draws, n = drawn.shape
+    by_seeds = float(stats.sem(differences))
+    by_images = float(drawn.mean(axis=1).std(ddof=1))
     seeds = rng.integers(n, size=(draws, n - 1))  # n - 1 of n: then the bootstrap's variance is not too small
-    both = np.take_along_axis(drawn, seeds, axis=1).mean(axis=1)
-    by_seeds, by_images = float(stats.sem(differences)), float(drawn.mean(axis=1).std(ddof=1))
-    return by_seeds, by_images, min(float(both.std(ddof=1)), float(np.hypot(by_seeds, by_images)))
+    resampled = np.take_along_axis(drawn, seeds, axis=1).mean(axis=1)  # (draws,)
+    both_ways = float(resampled.std(ddof=1))
+    return by_seeds, by_images, min(both_ways, float(np.hypot(by_seeds, by_images)))
 
 
 def skewed(differences: Array) -> bool:
-    """Whether values (n,) are more skewed than normal ones are but in one case of twenty; by simulation, as n is small."""
+    """Whether values (n,) are more skewed than 19 of 20 normal samples of their size are; by simulation, as n is small."""
     if len(differences) < 4 or np.ptp(differences) == 0:
         return False
     rng = np.random.default_rng(0)
@@ -264,8 +290,8 @@ class Effect:
     levels: tuple[int, ...]
     """The level of each that is compared with its first level."""
     estimate: float
-    """Mean at the level - mean at the first level; of several factors, the effect of those before the last one at the last one's
-    level - at its first."""
+    """Mean at the level - mean at the first level; of an interaction, the effect of the factors before the last one at the last
+    one's level - at its first."""
     low: float
     high: float
     p_adjusted: float
@@ -280,35 +306,47 @@ def effects(scores: Array, level: float) -> list[Effect]:
     differ (Boik 1981; Maxwell & Delaney 2004, chapters 11 to 13).
     """
     _, *shape = scores.shape
-    singles = [((f,), (i,)) for f, size in enumerate(shape) for i in range(1, size)]
-    which = []
-    for order in (1, 2, 3):
-        for several in itertools.combinations(singles, order):
-            factors = tuple(f for (f,), _ in several)
-            if len(set(factors)) == order:
-                which.append((factors, tuple(i for _, (i,) in several)))
-    contrasts = np.stack([_contrast(scores, dict(zip(factors, levels, strict=True))) for factors, levels in which])
+    compared = _levels_to_compare(shape)
+    contrasts = np.stack([_contrast(scores, levels) for levels in compared])  # (effects, seeds)
     vary = np.ptp(contrasts, axis=-1) > 1e-6 * np.abs(scores).max()  # not by the rounding of 32-bit scores alone
-    p = np.ones(len(which))
+    p = np.ones(len(compared))
     p[vary] = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1).pvalue
     adjusted = np.where(vary, holm(p), np.nan)
     ends = interval(contrasts, level)
-    return [
-        Effect(
-            factors=factors,
-            levels=levels,
+    found = []
+    for i, levels in enumerate(compared):
+        effect = Effect(
+            factors=tuple(levels),
+            levels=tuple(levels.values()),
             estimate=float(contrasts[i].mean()),
             low=float(ends[i, 0]),
             high=float(ends[i, 1]),
             p_adjusted=float(adjusted[i]),
         )
-        for i, (factors, levels) in enumerate(which)
-    ]
+        found.append(effect)
+    return found
+
+
+def _levels_to_compare(shape: Sequence[int]) -> list[dict[int, int]]:
+    """By effect of factors with so many levels each: its one to three factors, and of each the level that it compares."""
+    singles = []
+    for factor, size in enumerate(shape):
+        singles += [(factor, level) for level in range(1, size)]
+    compared = []
+    for order in (1, 2, 3):
+        for several in itertools.combinations(singles, order):
+            levels = dict(several)
+            if len(levels) == order:  # else two of them are levels of one factor
+                compared.append(levels)
+    return compared
 
 
 def _contrast(scores: Array, levels: dict[int, int]) -> Array:
-    """Of scores (seeds, levels of factor 1, ...) the effect in each seed (seeds,): by axis the level against the first one."""
-    for axis in reversed(range(scores.ndim - 1)):
-        by_level = np.moveaxis(scores, axis + 1, 0)
-        scores = by_level[levels[axis]] - by_level[0] if axis in levels else by_level.mean(axis=0)
+    """The effect in each seed (seeds,) of scores (seeds, levels of factor 1, ...): by factor a level against the first one."""
+    for factor in reversed(range(scores.ndim - 1)):
+        by_level = np.moveaxis(scores, factor + 1, 0)
+        if factor in levels:
+            scores = by_level[levels[factor]] - by_level[0]
+        else:
+            scores = by_level.mean(axis=0)
     return scores

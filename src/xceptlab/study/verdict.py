@@ -1,7 +1,7 @@
 """Claims and scores to verdicts: design section 6."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
@@ -10,10 +10,11 @@ import numpy as np
 
 from xceptlab.errors import Refused
 from xceptlab.runs.record import Record
-from xceptlab.study import signs, statistics
-from xceptlab.study.definition import Claim, Seeds, Study, decimals, in_percent
+from xceptlab.study import statistics, wording
+from xceptlab.study.definition import Claim, Seeds
 from xceptlab.study.estimands import LEAST_PAIRS, Estimand, estimand
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.metrics import ACCURACY, metric_of, split_of
 from xceptlab.study.statistics import Array
 
 Scores = Mapping[str, Mapping[int, float]]
@@ -38,7 +39,8 @@ class Verdict:
     """The claim's statistic of the paired differences, their mean or median; NaN without pairs."""
     low: float
     high: float
-    """Its interval, which belongs to the claim's tests: NaN with fewer than 2 pairs, infinite where few pairs bound no median."""
+    """The ends of the estimate's interval, which belongs to the claim's tests: NaN with fewer than 2 pairs, infinite where few
+    pairs bound no median."""
     level: float
     """The interval's level, 1 - 2 alpha."""
     n: int
@@ -52,9 +54,9 @@ class Verdict:
     correlation: float
     """Pearson's, between the two arms over the seeds: what the pairing gained."""
     differences: dict[int, float]
-    """Per seed."""
+    """By seed."""
     scores: tuple[dict[int, float], dict[int, float]]
-    """Of the arms a and b, per seed."""
+    """Those of the arms a and b, by seed."""
     tested: bool = False
     """Whether there were pairs to test."""
     most: int | None = None
@@ -82,31 +84,27 @@ class Verdict:
 
     @property
     def margins(self) -> tuple[float, ...]:
-        """The differences that the interval is held against."""
-        return (self.claim.margin,) if self.claim.kind == "superior" else (-self.claim.margin, self.claim.margin)
+        """The differences that the interval is compared with."""
+        if self.claim.kind == "superior":
+            return (self.claim.margin,)
+        return (-self.claim.margin, self.claim.margin)
 
     @property
     def evidence(self) -> str:
         """What is shown beside the verdict: in how many seeds it holds, what the pairing gained, what could have been found."""
-        return " ".join(filter(None, (self.sign_count, self.power)))
+        return " ".join(filter(None, (wording.sign_count(self), self.power)))
 
-    @property
-    def sign_count(self) -> str:
-        """In how many seeds the difference speaks for the claim, and how likely chance alone would be to make it so many.
 
-        The p-value is unadjusted, and no verdict; too few seeds for it to be small have none. Empty if untested.
-        """
-        if not self.tested or self.claim.statistic == "median" or self.most is not None:
-            return ""
-        d, kind, margin = self.values, self.claim.kind, self.claim.margin
-        holds = d > margin if kind == "superior" else abs(d) < margin
-        where = "beyond" if kind == "superior" else "within"
-        count = f"The difference is {where} the margin in {int(holds.sum())} of {self.n} seeds"
-        alpha = (1 - self.level) / 2
-        if self.n < signs.fewest(alpha):
-            return f"{count}."
-        p = signs.p_values(d, kind, margin)[0]
-        return f"{count} (sign test p = {p:.2g}, by itself)."
+# ---- judging ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tested:
+    """A verdict and the p-values that it rests on."""
+
+    verdict: Verdict
+    p: Array
+    """Of the claim and of its opposite (2,), before Holm's adjustment; 1 where nothing was tested."""
 
 
 def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int] | Seeds, alpha: float = 0.05) -> list[Verdict]:
@@ -116,21 +114,25 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
         claims: The claims of one study.
         scores: Of each claim's arms, as far as they are known.
         seeds: Those that are planned: a claim is ``incomplete`` while one of its arms lacks one. Where seeds are added until the
-            claims are decided, when they are looked at: a claim's verdict is that of the first look that decides it, whatever
-            comes later; it is ``incomplete`` while the next look's seeds have no scores. Where the seeds have a ``futility``, the
-            first look at which every claim is decided or futile is the last one.
+            claims are decided, when they are analysed: a claim's verdict is that of the first analysis that decides it, whatever
+            comes later; it is ``incomplete`` while the next analysis's seeds have no scores. Where the seeds have a
+            ``futility``, the first analysis at which every claim is decided or futile is the last one.
         alpha: Familywise error rate.
 
     Raises:
         Refused: A score that is not a finite number.
     """
-    asked = [estimand(claim, seeds) for claim in claims]
-    now: list[tuple[Verdict, Array]] = []
-    for look in [range(n) for n in seeds.looks] if isinstance(seeds, Seeds) else [seeds]:
-        now = _look(asked, scores, look, alpha, {i: one for i, one in enumerate(now) if one[0].decided})
-        if any(verdict.outcome == "incomplete" for verdict, _ in now) or all(verdict.settled for verdict, _ in now):
+    estimands = [estimand(claim, seeds) for claim in claims]
+    analyses = [range(n) for n in seeds.analyses] if isinstance(seeds, Seeds) else [seeds]
+    tested: list[_Tested] = []
+    for seeds_so_far in analyses:
+        decided = {i: one for i, one in enumerate(tested) if one.verdict.decided}
+        tested = _analysed(estimands, scores, seeds_so_far, alpha, decided)
+        incomplete = any(one.verdict.outcome == "incomplete" for one in tested)
+        settled = all(one.verdict.settled for one in tested)
+        if incomplete or settled:
             break
-    return [replace(verdict, warnings=_unit_warnings(verdict)) for verdict, _ in now]
+    return [replace(one.verdict, warnings=_unit_warnings(one.verdict)) for one in tested]
 
 
 def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
@@ -144,184 +146,260 @@ def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
 def with_needed_seeds(expansion: Expansion) -> Expansion:
     """The study with as many blocks of seeds as its claims need, by the records there are; a fixed list stays as it is."""
     seeds = expansion.study.seeds
-    while isinstance(seeds, Seeds) and expansion.look + 1 < len(seeds.looks):
+    if not isinstance(seeds, Seeds):
+        return expansion
+    while expansion.interim_analysis + 1 < len(seeds.analyses):
         records = expansion.records()
         settled = all(verdict.settled for verdict in judge_study(expansion, records))
         if None in records.values() or settled:
             break
-        expansion = replace(expansion, look=expansion.look + 1)
+        expansion = replace(expansion, interim_analysis=expansion.interim_analysis + 1)
     return expansion
 
 
-def _look(
-    asked: Sequence[Estimand],
+def _analysed(
+    estimands: Sequence[Estimand],
     scores: Sequence[Scores],
     seeds: Sequence[int],
     alpha: float,
-    frozen: Mapping[int, tuple[Verdict, Array]],
-) -> list[tuple[Verdict, Array]]:
-    """The verdicts on these seeds, each with its p-values before Holm's adjustment: of the claim and of its opposite.
+    decided: Mapping[int, _Tested],
+) -> list[_Tested]:
+    """The verdicts of one analysis, on these seeds; those that an earlier one has ``decided``, by the claim's index, stay.
 
     Holm's family is all the claims of the study: one that cannot be tested yet counts with p = 1, so that a verdict never flips
-    to inconclusive when the other claims' runs arrive. Sequentially each p-value accounts for all looks (``Estimand``), so that
-    p-values of different looks, those of frozen verdicts among them, may stand in one family: each is at least the
-    smallest that the claim would reach at any look, and that is a valid one.
+    to inconclusive when the other claims' runs arrive. In a sequential study each p-value accounts for all analyses
+    (``Estimand``), so that p-values of different analyses, those of decided verdicts among them, may stand in one family: each is
+    at least the smallest that the claim would reach at any analysis, and that is a valid one.
     """
-    now = [_paired(one, table, seeds, alpha) for one, table in zip(asked, scores, strict=True)]
-    p = np.ones((len(asked), 2))
-    for i, v in enumerate(now):
-        if i in frozen:
-            now[i], p[i] = frozen[i]
-        elif v.n == len(seeds) >= LEAST_PAIRS and not asked[i].untestable(v.values):
-            now[i] = replace(v, tested=True)
-            p[i] = asked[i].p_values(v.values)
-    adjusted = statistics.holm(p.T).T
-    for i, v in enumerate(now):
-        if i in frozen:
+    tested = []
+    for i, asked in enumerate(estimands):
+        tested.append(decided[i] if i in decided else _tested(asked, scores[i], seeds, alpha))
+    p = np.ones((len(tested), 2))
+    for i, one in enumerate(tested):
+        p[i] = one.p
+    concluded = []
+    for i, one in enumerate(tested):
+        if i in decided:
+            concluded.append(one)
             continue
-        if v.n < len(seeds):
-            now[i] = replace(v, summary=_waiting(v, seeds, asked[i]))
-            continue
-        of_holm = [statistics.holm_level(side, i, alpha) for side in p.T]
-        levels = [asked[i].nominal(level) for level in of_holm]
-        outcome: Outcome = (
-            "supported" if adjusted[i, 0] <= alpha else "contradicted" if adjusted[i, 1] <= alpha else "inconclusive"
-        )
-        v = replace(v, outcome=outcome)
-        alone: Outcome = "supported" if p[i, 0] <= alpha else "contradicted" if p[i, 1] <= alpha else "inconclusive"
-        if v.tested:
-            p_adjusted = float(adjusted[i, 1 if alone == "contradicted" else 0])
-            gained = "" if math.isnan(v.correlation) else f"Pairing correlation {v.correlation:.2f}; "
-            v = replace(v, p_adjusted=p_adjusted, power=gained + asked[i].power(v.values, levels[0]))
-            v = replace(v, given_up=_futile(v, asked[i], max(of_holm)))
-        now[i] = replace(v, summary=_summary(v, asked[i], alone=alone, p_alone=float(min(p[i])), levels=levels))
-    return list(zip(now, p, strict=True))
+        if one.verdict.n < len(seeds):
+            verdict = replace(one.verdict, summary=wording.waiting(one.verdict, seeds, estimands[i]))
+        else:
+            verdict = _concluded(one.verdict, estimands[i], p, i, alpha)
+        concluded.append(replace(one, verdict=verdict))
+    return concluded
 
 
-def _futile(v: Verdict, asked: Estimand, level: float) -> float | None:
-    """The chance of an undecided claim to be decided by the last look, where it is below the study's ``futility``.
-
-    It does not bind: a claim that was given up while other claims needed more seeds is judged on them, too. Levels count on no
-    giving up, so that it can only make false verdicts rarer (Lan, Simon & Halperin 1982; Lachin 2005).
-    """
-    seeds = asked.seeds
-    if not isinstance(seeds, Seeds) or seeds.futility is None or v.decided or v.n >= seeds.max:
-        return None
-    chance, _ = asked.prospect(v.values, level)
-    return chance if chance < seeds.futility else None
+def _tested(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> _Tested:
+    """A claim's differences and, where every seed has one and they can be tested, its p-values."""
+    verdict = _paired(asked, scores, seeds, alpha)
+    complete = verdict.n == len(seeds)
+    if complete and verdict.n >= LEAST_PAIRS and not asked.untestable(verdict.values):
+        return _Tested(verdict=replace(verdict, tested=True), p=asked.p_values(verdict.values))
+    return _Tested(verdict=verdict, p=np.ones(2))
 
 
 def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> Verdict:
     """What is known of a claim before it is tested."""
     claim = asked.claim
-    a, b = ({seed: scores[arm][seed] for seed in sorted(seeds) if seed in scores[arm]} for arm in claim.sides)
-    for arm, values in zip(claim.sides, (a, b), strict=True):
+    a, b = (_known(scores[side], seeds) for side in claim.sides)
+    for side, values in zip(claim.sides, (a, b), strict=True):
         for seed, value in values.items():
             if not math.isfinite(value):
-                raise Refused(f"claim {claim.id!r}: the score of arm {arm!r}, seed {seed} is {value}, not a finite number")
+                raise Refused(f"claim {claim.id!r}: the score of arm {side!r}, seed {seed} is {value}, not a finite number")
     both = [seed for seed in a if seed in b]
-    sign = -1 if claim.lower_is_better else 1
-    d = np.array([sign * (a[seed] - b[seed]) for seed in both], dtype=np.float64)
-    if len(d) and np.ptp(d) <= 1e-6 * max(abs(x[seed]) for x in (a, b) for seed in both):
-        d[:] = d[0]  # equal but for the rounding of 32-bit scores
-    low, high = asked.interval(d, alpha) if len(d) > 1 else (math.nan, math.nan)
+    scores_a = np.array([a[seed] for seed in both], dtype=np.float64)
+    scores_b = np.array([b[seed] for seed in both], dtype=np.float64)
+    differences = _differences(scores_a, scores_b, claim.lower_is_better)
+    n = len(differences)
+    low, high = asked.interval(differences, alpha) if n > 1 else (math.nan, math.nan)
     return Verdict(
         claim=claim,
         outcome="incomplete",
-        estimate=asked.estimate(d) if len(d) else math.nan,
+        estimate=asked.estimate(differences) if n else math.nan,
         low=low,
         high=high,
         level=1 - 2 * alpha,
-        n=len(d),
-        correlation=statistics.correlation(*(np.array([x[seed] for seed in both]) for x in (a, b))),
-        differences=dict(zip(both, d.tolist(), strict=True)),
+        n=n,
+        correlation=statistics.correlation(scores_a, scores_b),
+        differences=dict(zip(both, differences.tolist(), strict=True)),
         scores=(a, b),
         most=asked.seeds.max if isinstance(asked.seeds, Seeds) else None,
     )
 
 
+def _known(scores: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float]:
+    """The scores that there are of these seeds, in the order of the seeds."""
+    return {seed: scores[seed] for seed in sorted(seeds) if seed in scores}
+
+
+def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Array:
+    """Paired differences (n,) of scores (n,) and (n,), above 0 where a is better.
+
+    They are made equal where only the rounding of 32-bit scores tells them apart: within a millionth of the largest score.
+    """
+    sign = -1 if lower_is_better else 1
+    differences = sign * (scores_a - scores_b)
+    if len(differences):
+        largest = max(np.abs(scores_a).max(), np.abs(scores_b).max())
+        if np.ptp(differences) <= 1e-6 * largest:
+            differences[:] = differences[0]
+    return differences
+
+
+def _concluded(verdict: Verdict, asked: Estimand, p: Array, i: int, alpha: float) -> Verdict:
+    """The verdict on claim i of the p-values (claims, 2) of the whole study."""
+    adjusted = statistics.holm(p.T).T[i]  # (2,)
+    holm_levels = [statistics.holm_level(p[:, side], i, alpha) for side in (0, 1)]
+    levels = [asked.nominal(level) for level in holm_levels]
+    alone = _outcome(p[i], alpha)
+    verdict = replace(verdict, outcome=_outcome(adjusted, alpha))
+    if verdict.tested:
+        p_adjusted = adjusted[1] if alone == "contradicted" else adjusted[0]
+        power = wording.power(verdict, asked, levels[0])
+        given_up = _futile(verdict, asked, max(holm_levels))
+        verdict = replace(verdict, p_adjusted=float(p_adjusted), power=power, given_up=given_up)
+    summary = wording.summary(verdict, asked, alone=alone, p_alone=float(min(p[i])), levels=levels)
+    return replace(verdict, summary=summary)
+
+
+def _outcome(p: Array, alpha: float) -> Outcome:
+    """What p-values (2,), of a claim and of its opposite, decide at level alpha."""
+    if p[0] <= alpha:
+        return "supported"
+    if p[1] <= alpha:
+        return "contradicted"
+    return "inconclusive"
+
+
+def _futile(verdict: Verdict, asked: Estimand, level: float) -> float | None:
+    """The chance of an undecided claim to be decided by the last analysis, where it is below the study's ``futility``.
+
+    It does not bind: a claim that was given up while other claims needed more seeds is judged on them, too. Levels count on no
+    giving up, so that it can only make false verdicts rarer (Lan, Simon & Halperin 1982; Lachin 2005).
+    """
+    seeds = asked.seeds
+    if not isinstance(seeds, Seeds) or seeds.futility is None:
+        return None
+    if verdict.decided or verdict.n >= seeds.max:
+        return None
+    chance, _ = asked.prospect(verdict.values, level)
+    return chance if chance < seeds.futility else None
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------------
+
+
 def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
     """The scores of a claim's two sides. A diverged run scores what the claim declares, by default what guessing would."""
-    table: dict[str, dict[int, float]] = {arm: {} for arm in expansion.study.arms_of(claim)}
-    for arm, row in table.items():
-        for seed in expansion.seeds:
-            record = records[arm, seed]
-            if record is None:
-                continue
-            if record.status == "diverged":
-                row[seed] = score_of_divergence(claim, expansion.arms[arm].data.classes)
-            elif claim.metric in record.metrics:
-                row[seed] = record.metrics[claim.metric]
-            else:
-                raise Refused(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
+    by_arm = {arm: _scores_of_arm(arm, claim, expansion, records) for arm in expansion.study.arms_of(claim)}
     sides = {}
     for side, weights in zip(claim.sides, expansion.study.weights(claim), strict=True):
-        seeds = [seed for seed in expansion.seeds if all(seed in table[arm] for arm in weights)]
-        if len(weights) == 1:
-            (arm,) = weights
-            sides[side] = {seed: table[arm][seed] for seed in seeds}
-        else:  # rounded, so that equal scores in all arms leave 0, and not what floating point makes of it
-            sides[side] = {seed: round(sum(w * table[arm][seed] for arm, w in weights.items()), 9) for seed in seeds}
+        sides[side] = _weighted(by_arm, weights, expansion.seeds)
     return sides
+
+
+def _scores_of_arm(arm: str, claim: Claim, expansion: Expansion, records: Records) -> dict[int, float]:
+    """An arm's scores in the claim's metric by seed, as far as there are records."""
+    found = {}
+    for seed in expansion.seeds:
+        record = records[arm, seed]
+        if record is None:
+            continue
+        if record.status == "diverged":
+            found[seed] = score_of_divergence(claim, expansion.arms[arm].data.classes)
+        elif claim.metric in record.metrics:
+            found[seed] = record.metrics[claim.metric]
+        else:
+            raise Refused(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
+    return found
+
+
+def _weighted(by_arm: Scores, weights: Mapping[str, float], seeds: Sequence[int]) -> dict[int, float]:
+    """The weighted sum of arms' scores, for every seed that all of them have."""
+    complete = [seed for seed in seeds if all(seed in by_arm[arm] for arm in weights)]
+    if len(weights) == 1:
+        (arm,) = weights
+        return {seed: by_arm[arm][seed] for seed in complete}
+    sums = {}
+    for seed in complete:
+        total = sum(weight * by_arm[arm][seed] for arm, weight in weights.items())
+        sums[seed] = round(total, 9)  # so that equal scores in all arms leave 0, and not what floating point makes of it
+    return sums
 
 
 def score_of_divergence(claim: Claim, classes: int) -> float:
     """What a diverged run of so many classes scores in a claim: what it declares, or what guessing would."""
-    return guessing(claim.metric, classes) if claim.diverged is None else claim.diverged
+    if claim.diverged is not None:
+        return claim.diverged
+    return claim.measure.guessing(classes)
 
 
 def has_failed(record: Record, claims: Sequence[Claim]) -> bool:
     """Whether a run diverged, or scored worse than one of the claims declares to be a failure."""
     if record.status == "diverged":
         return True
-    return any(claim.fails(record.metrics[claim.metric]) for claim in claims if claim.metric in record.metrics)
+    measured = [claim for claim in claims if claim.metric in record.metrics]
+    return any(claim.fails(record.metrics[claim.metric]) for claim in measured)
 
 
-def guessing(metric: str, classes: int) -> float:
-    """The score of uniform guessing: percent, or nats for the loss."""
-    return {"top1": 100 / classes, "top5": 100 * min(5, classes) / classes, "loss": math.log(classes)}[metric.split("/")[1]]
+# ---- what the scores and the runs say against a verdict ----------------------------------------------------------------------
 
 
-def _unit_warnings(v: Verdict) -> tuple[str, ...]:
-    """Accuracies that look like fractions."""
-    values = [value for arm in v.scores for value in arm.values()]
-    if not in_percent(v.claim.metric) or len(v.claim.effect) > 1 or not values or not all(0 <= value <= 1 for value in values):
+def _unit_warnings(verdict: Verdict) -> tuple[str, ...]:
+    """Warn of accuracies that look like fractions."""
+    interaction = len(verdict.claim.effect) > 1  # its scores are differences, which may be as small
+    if interaction or not verdict.claim.measure.in_percent:
+        return ()
+    values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
+    if not values or min(values) < 0 or max(values) > 1:
         return ()
     return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
 
 
-def _with_warnings(v: Verdict, expansion: Expansion, records: Records) -> Verdict:
+def _with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> Verdict:
     """The verdict with what the number of images and the arms' runs say against it."""
-    split = v.claim.metric.split("/")[0]
-    arms = [_Accuracy.of(arm, split, expansion, records) for arm in expansion.study.arms_of(v.claim)]
-    warnings = list(v.warnings)
-    images = min(arm.images for arm in arms)
-    if not v.claim.lower_is_better and 0 < v.claim.margin < (100 / images if images else 0):
-        one = f"one image more or less of {images:,} is {100 / images:.2g} points"
-        warnings.append(f"the margin of {v.claim.margin:g} is less than a single image: {one}")
-    warnings += _of_failures(v, expansion, records)
+    split = split_of(verdict.claim.metric)
+    arms = [_Accuracy.of(arm, split, expansion, records) for arm in expansion.study.arms_of(verdict.claim)]
+    warnings = [
+        *verdict.warnings,
+        *_of_few_images(verdict.claim, min(arm.images for arm in arms)),
+        *_of_failures(verdict, expansion, records),
+    ]
     if not all(arm.at_chance for arm in arms):
-        return replace(v, warnings=tuple(warnings))
+        return replace(verdict, warnings=tuple(warnings))
     found = " and ".join(f"{arm.mean:.2f}%" for arm in arms)
     chance = " and ".join(dict.fromkeys(f"{arm.chance:.2f}%" for arm in arms))
     all_arms = "both" if len(arms) == 2 else f"all {len(arms)}"
-    neither = f"{all_arms} arms are at chance: {found} in {split}/top1, which is not more than guessing ({chance}) explains"
-    summary = f"{v.summary} {all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
-    return replace(v, summary=summary, warnings=(neither, *warnings))
+    metric = f"{split}/{ACCURACY}"
+    at_chance = f"{all_arms} arms are at chance: {found} in {metric}, which is not more than guessing ({chance}) explains"
+    meaningless = f"{all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
+    return replace(verdict, summary=f"{verdict.summary} {meaningless}", warnings=(at_chance, *warnings))
 
 
-def _of_failures(v: Verdict, expansion: Expansion, records: Records) -> list[str]:
+def _of_few_images(claim: Claim, images: int) -> list[str]:
+    """Warn of a margin that a single image more or less exceeds; the number of images is 0 where it is not known."""
+    if claim.lower_is_better or not images:
+        return []
+    single = 100 / images
+    if not 0 < claim.margin < single:
+        return []
+    one = f"one image more or less of {images:,} is {single:.2g} points"
+    return [f"the margin of {claim.margin:g} is less than a single image: {one}"]
+
+
+def _of_failures(verdict: Verdict, expansion: Expansion, records: Records) -> list[str]:
     """What failed runs do to a verdict."""
-    failed = {
-        (arm, seed)
-        for arm in expansion.study.arms_of(v.claim)
-        for seed in v.differences
-        if (record := records[arm, seed]) and has_failed(record, [v.claim])
-    }
+    failed = []
+    for arm in expansion.study.arms_of(verdict.claim):
+        for seed in verdict.differences:
+            record = records[arm, seed]
+            if record and has_failed(record, [verdict.claim]):
+                failed.append((arm, seed))
     pairs = len({seed for _, seed in failed})
-    if 2 * pairs > v.n:
-        return [f"failures decide it: in {pairs} of {v.n} seeds a run of these arms failed"]
-    if pairs and v.claim.statistic == "mean":
+    if 2 * pairs > verdict.n:
+        return [f"failures decide it: in {pairs} of {verdict.n} seeds a run of these arms failed"]
+    if pairs and verdict.claim.statistic == "mean":
         listed = ", ".join(f"{arm} seed {seed}" for arm, seed in sorted(failed))
         return [f"runs failed ({listed}), and no test of a mean is sound there (`statistic: median` is)"]
     return []
@@ -336,100 +414,37 @@ class _Accuracy:
     chance: float
     """Percent that guessing scores, or always answering with the most frequent class."""
     images: int
-    """Of the split; 0 where neither a record nor the configuration tells."""
+    """Images of the split; 0 where neither a record nor the configuration tells."""
 
     @classmethod
     def of(cls, arm: str, split: str, expansion: Expansion, records: Records) -> "_Accuracy":
-        metric, data = f"{split}/top1", expansion.arms[arm].data
+        metric, data = f"{split}/{ACCURACY}", expansion.arms[arm].data
         done = [record for seed in expansion.seeds if (record := records[arm, seed])]
-        chance = max([guessing(metric, data.classes), *(record.majority_class.get(metric, 0.0) for record in done)])
+        chance = metric_of(metric).guessing(data.classes)
+        for record in done:
+            chance = max(chance, record.majority_class.get(metric, 0.0))
         accuracies = [record.metrics[metric] for record in done if metric in record.metrics]
-        accuracies = accuracies or [chance] * len(done)
-        _, *planned = data.images()
-        recorded = [(record.validation_images, record.test_images) for record in done]
-        of_split = ("val", "test").index(split)
-        images = max((counts[of_split] for counts in recorded), default=0) or planned[of_split]
-        return cls(mean=fmean(accuracies) if accuracies else math.nan, chance=chance, images=images)
+        if not accuracies:
+            accuracies = [chance] * len(done)
+        return cls(
+            mean=fmean(accuracies) if accuracies else math.nan,
+            chance=chance,
+            images=_images(split, done) or _planned_images(split, expansion, arm),
+        )
 
     @property
     def at_chance(self) -> bool:
         return statistics.at_chance(self.mean, self.chance, self.images)
 
 
-def _waiting(v: Verdict, seeds: Sequence[int], asked: Estimand) -> str:
-    """Which seeds a claim waits for."""
-    lacking = [seed for seed in seeds if seed not in v.differences]
-    if isinstance(asked.seeds, Seeds) and lacking[0] >= asked.seeds.start:
-        return f"Not decided yet: {named(lacking, 'comes', 'come')} next, {v.most} seeds in all at most."
-    return f"Not judged yet: {named(lacking, 'is', 'are')} not trained in {'both' if asked.claim.contrast else 'all'} arms."
+def _images(split: str, records: Sequence[Record]) -> int:
+    """Images of a split as the records tell, 0 without records."""
+    if split == "val":
+        return max((record.validation_images for record in records), default=0)
+    return max((record.test_images for record in records), default=0)
 
 
-def named(seeds: Sequence[int], verb: str, plural: str) -> str:
-    """Seeds as the subject of a sentence: ``seed 3 is`` or ``seeds 3, 4 are``."""
-    listed = ", ".join(map(str, seeds))
-    return f"seed {listed} {verb}" if len(seeds) == 1 else f"seeds {listed} {plural}"
-
-
-def _summary(v: Verdict, asked: Estimand, *, alone: Outcome, p_alone: float, levels: Sequence[float]) -> str:
-    """The verdict in one sentence.
-
-    Args:
-        v: The verdict.
-        asked: What the claim asks of the differences.
-        alone: What it would be if the claim were the only one of the study.
-        p_alone: The p-value of that, before Holm's adjustment.
-        levels: Those at which the claim and its opposite are tested, of one look's p-value.
-    """
-    unit = v.claim.unit
-    places = decimals(v.claim.metric)
-    if v.n < LEAST_PAIRS:
-        more = f"; {asked.more_seeds(v.values, levels)}" if v.n > 1 and not asked.untestable(v.values) else ""
-        pairs, lacking = "pair" if v.n == 1 else "pairs", LEAST_PAIRS - v.n
-        missing = "1 more seed is" if lacking == 1 else f"{lacking} more seeds are"
-        return f"Inconclusive: {v.n} {pairs} of runs cannot be judged; at least {missing} needed{more}."
-    if why := asked.untestable(v.values):
-        return f"Inconclusive: {why}."
-    repeated, most = ("", "") if v.most is None else ("repeated ", f" of at most {v.most}")
-    amount = _compared(v.claim, f"{abs(v.estimate):.{places}f}{unit}", v.estimate >= 0)
-    if v.claim.statistic == "median":
-        amount += " in the median"
-    interval = f"{repeated}{100 * v.level:g}% interval {v.low:+.{places}f} to {v.high:+.{places}f}"
-    if math.isinf(v.low):
-        interval = f"no finite {repeated}{100 * v.level:g}% interval"
-    amount += f" ({interval}, {v.n}{most} seeds"
-    amount += f", adjusted p = {v.p_adjusted:.2g})"
-    margin = f"{v.claim.margin:g}{unit if v.claim.margin != 1 else unit.removesuffix('s')}"
-    if v.claim.kind == "superior":
-        said = {"supported": f"more than the margin of {margin}", "contradicted": f"not better by the margin of {margin}"}
-    else:
-        said = {"supported": f"equal within {margin}", "contradicted": f"apart by more than {margin}"}
-    if v.outcome in said:
-        return f"{v.outcome.capitalize()}: {amount}, {said[v.outcome]}."
-    if alone != "inconclusive":
-        amount += f"; by itself it would be {alone} (p = {p_alone:.2g}), but not beside the other claims (Holm)"
-    spent = "; the seeds that were planned are used up" if v.n == v.most else ""
-    if v.given_up is not None:
-        spent = f"; given up, with a chance of {v.given_up:.1%} to be decided by {v.most} seeds (futility)"
-    return f"Inconclusive: {amount}{spent}; {asked.more_seeds(v.values, levels)}."
-
-
-def _compared(claim: Claim, amount: str, positive: bool) -> str:
-    """The estimate in words, such as ``a is 1.20 points better than b in test/top1``."""
-    a, b = claim.sides
-    if len(claim.effect) < 2:
-        averaged = ", averaged over the other factors" if claim.effect else ""
-        return f"{a} is {amount} {'better' if positive else 'worse'} than {b} in {claim.metric}{averaged}"
-    return f"{claim.gain} is {amount} {'larger' if positive else 'smaller'} with {a} than with {b} in {claim.metric}"
-
-
-def forecast(v: Verdict, study: Study) -> str:
-    """From the pairs there are, a pilot's perhaps: how many seeds will decide the claim, in words; empty with fewer than 2."""
-    asked = estimand(v.claim, study.seeds)
-    if v.settled or v.n < 2 or asked.untestable(v.values):
-        return ""
-    level = study.alpha / len(study.claims)
-    if v.outcome == "inconclusive":  # judged, with all that were planned
-        outlook = f"all {v.n} planned seeds are used: {asked.more_seeds(v.values, (level, level))}"
-    else:
-        outlook = asked.outlook(v.values, level)
-    return f"{asked.describe(v.values)}; {outlook}."
+def _planned_images(split: str, expansion: Expansion, arm: str) -> int:
+    """Images of a split as an arm's configuration tells, 0 where only the files do."""
+    _, validation, test = expansion.arms[arm].data.images()
+    return validation if split == "val" else test

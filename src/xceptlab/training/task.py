@@ -14,7 +14,9 @@ from xceptlab.data.augment import partners
 from xceptlab.data.module import Batch
 from xceptlab.data.order import bits
 from xceptlab.errors import Refused
+from xceptlab.study.metrics import measured
 from xceptlab.training import capture, optim
+from xceptlab.training.metrics import PER_IMAGE
 
 _DROPOUT = 4  # first word of the key of dropout's seeds
 
@@ -35,9 +37,10 @@ class Task(pl.LightningModule):
         super().__init__()
         self.config, self.network, self.steps_per_epoch = config, network, steps_per_epoch
         exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
-        self._accuracies = {"top1": 1} | ({"top5": 5} if config.data.classes > 5 else {})  # top-5 of 5 classes is always 100%
+        self._metrics = measured(config.data.classes)
+        names = ["images", *(metric.name for metric in self._metrics)]
         # Propagate NaN, so that divergence is noticed.
-        sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in ("images", *self._accuracies, "loss")}
+        sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in names}
         self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
         self.evaluation: dict[str, float] = {}
         self.per_image = PerImage(test_images)
@@ -138,18 +141,19 @@ class Task(pl.LightningModule):
         """Add a batch to the sums; returns (B,) whether top-1 is right."""
         replayed = self._inference(batch) if self._inference else None
         logits = (replayed or self._logits(batch))["logits"].float()
-        best = logits.topk(min(5, logits.shape[1])).indices == batch.labels[:, None]
+        values = {metric.name: PER_IMAGE[metric.name](logits, batch.labels) for metric in self._metrics}
         self.sums["images"].update(torch.ones_like(batch.labels))
-        for name, count in self._accuracies.items():
-            self.sums[name].update(best[:, :count].any(1))
-        self.sums["loss"].update(F.cross_entropy(logits, batch.labels, reduction="none"))
-        return best[:, 0]
+        for name, value in values.items():
+            self.sums[name].update(value)
+        return values["top1"]
 
     def _report(self, split: str) -> None:
-        """Accuracies in percent, the loss in nats; exact, since only counts are summed over processes."""
+        """Log the mean of every metric over the images, in its unit; exact, since only sums are added over processes."""
         totals = {name: float(total) for name, total in self.sums.compute().items()}
-        scale = dict.fromkeys(self._accuracies, 100.0) | {"loss": 1.0}
-        values = {f"{split}/{name}": factor * totals[name] / totals["images"] for name, factor in scale.items()}
+        values = {}
+        for metric in self._metrics:
+            scale = 100.0 if metric.in_percent else 1.0
+            values[f"{split}/{metric.name}"] = scale * totals[metric.name] / totals["images"]
         self.evaluation |= values
         self.log_dict(values, logger=False, prog_bar=True, rank_zero_only=True)
         self.sums.reset()

@@ -19,6 +19,7 @@ from xceptlab.data.module import Batch
 from xceptlab.errors import Refused
 from xceptlab.files import write_atomically
 from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.log import is_evaluation
 from xceptlab.runs.record import Record
 from xceptlab.training.task import Task
 from xceptlab.training.weights_and_biases import Mirror, chosen
@@ -157,7 +158,8 @@ class LocalLog(Logger):
         """Drop what an interrupted run logged after ``step``, where it continues, and its final evaluation."""
         if not self.first:
             return
-        self.lines[:] = [line for line in self.directory.log() if line["step"] <= step and "test/loss" not in line]
+        log = self.directory.log()
+        self.lines[:] = [line for line in log if line["step"] <= step and not is_evaluation(line, "test")]
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         write_atomically(self.directory.path / "metrics.jsonl", text.encode())
 

@@ -20,6 +20,7 @@ from xceptlab.errors import Refused
 from xceptlab.files import read, write_atomically
 from xceptlab.runs import leases
 from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.log import is_evaluation
 from xceptlab.runs.record import Record
 
 WANDB = RequirementCache("wandb")
@@ -72,7 +73,12 @@ class Mirror:
 
 def _number(line: dict[str, Any]) -> int:
     """A step has at most three lines: of training, of validation, of the final evaluation."""
-    return 3 * int(line["step"]) + (2 if "test/loss" in line else 1 if "val/loss" in line else 0)
+    number = 3 * int(line["step"])
+    if is_evaluation(line, "test"):
+        return number + 2
+    if is_evaluation(line, "val"):
+        return number + 1
+    return number
 
 
 def client() -> Any:

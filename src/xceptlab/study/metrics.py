@@ -1,0 +1,99 @@
+"""What every metric is: its unit, whether lower is better, how it is shown, and what guessing scores.
+
+A record names a metric after the split that it was measured on, ``test/top1``. How it is computed stands under the same name in
+``training/metrics.py``.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric, whatever the split it is measured on."""
+
+    name: str
+    """Without the split: ``top1``."""
+    unit: str
+    """``%`` or ``nats``; empty where nothing is known of the metric."""
+    decimals: int
+    """With how many a value is shown."""
+    lower_is_better: bool = False
+    guessing: Callable[[int], float]
+    """The score of uniform guessing among so many classes."""
+    more_classes_than: int = 0
+    """It is measured only where there are more classes: among the 5 best of 5 classes is every one."""
+
+    @property
+    def in_percent(self) -> bool:
+        """Whether a difference of two values is in percentage points."""
+        return self.unit == "%"
+
+    @property
+    def unit_of_difference(self) -> str:
+        """``points`` or ``nats``."""
+        return "points" if self.in_percent else self.unit
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="top1",
+            unit="%",
+            decimals=2,
+            guessing=lambda classes: 100 / classes,
+        ),
+        Metric(
+            name="top5",
+            unit="%",
+            decimals=2,
+            guessing=lambda classes: 100 * min(5, classes) / classes,
+            more_classes_than=5,
+        ),
+        Metric(
+            name="loss",
+            unit="nats",
+            decimals=4,
+            lower_is_better=True,
+            guessing=math.log,
+        ),
+    )
+}
+"""Every metric of a run's evaluation, by its name."""
+
+ACCURACY = "top1"
+"""The metric that tells whether a network has learned anything: that of learning curves and of warnings."""
+
+SPLITS = ("test", "val")
+"""What a trained network is evaluated on."""
+
+NAMES = tuple(f"{split}/{name}" for split in SPLITS for name in METRICS)
+"""The metrics on which a study's claims can be."""
+
+
+def metric_of(name: str) -> Metric:
+    """The metric that a name such as ``test/top1`` ends in.
+
+    Scores that another tool made have names of their own: ``valid_loss`` is a loss, too, and of ``kappa`` nothing is known.
+    """
+    for metric in METRICS.values():
+        if name.endswith(metric.name):
+            return metric
+    return Metric(name=name, unit="", decimals=4, guessing=lambda classes: math.nan)
+
+
+def decimals(name: str) -> int:
+    """With how many decimals a value of the metric is shown."""
+    return metric_of(name).decimals
+
+
+def split_of(name: str) -> str:
+    """The split that a metric such as ``test/top1`` was measured on."""
+    return name.split("/")[0]
+
+
+def measured(classes: int) -> list[Metric]:
+    """The metrics that tell something about a network of so many classes."""
+    return [metric for metric in METRICS.values() if classes > metric.more_classes_than]

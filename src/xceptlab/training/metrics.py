@@ -1,0 +1,30 @@
+"""How every metric of ``study/metrics.py`` is computed, by its name.
+
+An evaluation reports the mean of a metric over all images, so that each is a function that gives one value an image.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def among_best(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """(B,) whether an image's label is among its k highest logits: logits (B, classes), labels (B,)."""
+    most = min(5, logits.shape[1])  # of which the first are taken, so that equal logits are ranked alike for every k
+    ranked = logits.topk(most).indices  # (B, most)
+    return (ranked[:, :k] == labels[:, None]).any(1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) each image's loss in nats: logits (B, classes), labels (B,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "top1": partial(among_best, k=1),
+    "top5": partial(among_best, k=5),
+    "loss": cross_entropy,
+}
+"""By metric its value for every image (B,), of logits (B, classes) and labels (B,); accuracies as 0 and 1."""

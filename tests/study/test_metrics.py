@@ -1,0 +1,68 @@
+"""What a metric is, and that all else follows from it."""
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+
+from xceptlab.study.definition import Claim
+from xceptlab.study.metrics import METRICS, NAMES, measured, metric_of, split_of
+from xceptlab.training.metrics import PER_IMAGE
+
+
+def test_every_metric_is_described_and_computed_under_the_same_name():
+    assert PER_IMAGE.keys() == METRICS.keys()
+
+
+def test_claims_are_on_every_metric_of_the_two_splits():
+    (field,) = (f for f in Claim.__dataclass_fields__.values() if f.name == "metric")
+    assert get_args(field.type) == NAMES
+    assert set(NAMES) == {f"{split}/{name}" for split in ("test", "val") for name in METRICS}
+
+
+@pytest.mark.parametrize(
+    ("name", "lower_is_better", "difference", "decimals"),
+    [
+        ("test/top1", False, "points", 2),
+        ("val/top5", False, "points", 2),
+        ("test/loss", True, "nats", 4),
+        ("valid_loss", True, "nats", 4),
+        ("kappa", False, "", 4),
+    ],
+)
+def test_a_name_ends_in_that_of_its_metric(name, lower_is_better, difference, decimals):
+    metric = metric_of(name)
+    assert metric.lower_is_better == lower_is_better
+    assert metric.unit_of_difference == difference
+    assert metric.decimals == decimals
+
+
+def test_the_split_is_what_stands_before_the_name():
+    assert split_of("val/top5") == "val"
+
+
+@pytest.mark.parametrize(("classes", "names"), [(5, ["top1", "loss"]), (6, ["top1", "top5", "loss"])])
+def test_among_the_five_best_of_five_classes_is_every_one_so_that_it_is_not_measured(classes, names):
+    assert [metric.name for metric in measured(classes)] == names
+
+
+@pytest.mark.parametrize("classes", [6, 10, 1000])
+def test_a_network_that_guesses_scores_what_guessing_is_said_to_score(classes):
+    labels = torch.arange(classes)
+    logits = torch.arange(classes, dtype=torch.float64).expand(classes, -1)  # one ranking, whatever the image
+    uniform = torch.zeros(classes, classes, dtype=torch.float64)
+    for name in ("top1", "top5"):
+        assert 100 * PER_IMAGE[name](logits, labels).double().mean() == pytest.approx(METRICS[name].guessing(classes))
+    assert PER_IMAGE["loss"](uniform, labels).mean() == pytest.approx(METRICS["loss"].guessing(classes))
+
+
+def test_of_a_metric_that_is_not_known_nobody_knows_what_guessing_scores():
+    assert math.isnan(metric_of("kappa").guessing(10))
+
+
+def test_equal_logits_are_ranked_alike_among_the_best_and_the_five_best():
+    labels = torch.arange(10)
+    best = PER_IMAGE["top1"](torch.zeros(10, 10), labels)
+    assert best.sum() == 1
+    assert (PER_IMAGE["top5"](torch.zeros(10, 10), labels) | ~best).all()
