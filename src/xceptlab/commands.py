@@ -67,7 +67,7 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
 
     expansion = expand(options.study, layers, options.seeds)
     networks = _networks(expansion)
-    from xceptlab.data import identity, locate
+    from xceptlab.data import identity, require_files
     from xceptlab.report.console import show_plan
 
     show_plan(expansion, networks)
@@ -77,7 +77,7 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
     data = next(iter(expansion.arms.values())).data
     if not data.download:  # which would be done here and now
         try:
-            locate(data)
+            require_files(data)
         except Refused as error:
             _warn([error])
     return 0
@@ -183,9 +183,9 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
     """Train, evaluate and record one run."""
     config = load_run([*layers, *(["--help"] if options.help else [])])
     world = World.join(config.runtime)
-    from xceptlab.data import locate, resolved
+    from xceptlab.data import require_files, resolved
 
-    locate(config.data)
+    require_files(config.data)
     config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     with StopSignals(tells=world.first):  # a signal may come before all is loaded
@@ -208,9 +208,9 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     """Evaluate a run or a checkpoint on a split."""
     config, weights = _trained(options.weights, layers, "evaluate")
     world = World.join(config.runtime)
-    from xceptlab.data import locate
+    from xceptlab.data import require_files
 
-    locate(config.data)
+    require_files(config.data)
     config = _evaluated(config, weights)
     from xceptlab.training.train import evaluate
 
@@ -271,14 +271,16 @@ def _prepare(config: RunConfig) -> int:
         raise Refused("data.short_side: 0 is not allowed; to prepare, it must be the pixels wanted, such as 256")
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from xceptlab.data.imagenet import prepared
+    from xceptlab.data.layouts import prepared_folder
     from xceptlab.data.prepare import prepare
 
     with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as view:
         task = view.add_task("Photographs", total=None)
         for done, total in prepare(config.data, config.runtime.workers):
             view.update(task, completed=done, total=total)
-    print(f"Prepared in {prepared(config.data)}; `xceptlab data check --all` with the same options verifies every checksum.")
+    print(
+        f"Prepared in {prepared_folder(config.data)}; `xceptlab data check --all` with the same options verifies every checksum."
+    )
     return 0
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from xceptlab.config.schema import RunConfig
-from xceptlab.data import identity, locate
+from xceptlab.data import identity, require_files
 from xceptlab.errors import Interrupted, Refused
 from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
@@ -50,7 +50,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         if older := sum(map(outdated, missing.values())):
             print(f"{older} of the missing runs were begun by an older version, whose results differ; they start anew")
         for arm_config in expansion.arms.values():
-            locate(arm_config.data)
+            require_files(arm_config.data)
         for weights in {run.model.weights for run in missing.values()} - {""}:
             identity.weights_file(weights)
         launcher = make_launcher(next(iter(missing.values())), jobs, main)
