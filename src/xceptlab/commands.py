@@ -188,7 +188,7 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
     require_files(config.data)
     config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    with StopSignals(tells=world.first):  # a signal may come before all is loaded
+    with StopSignals(explain=world.first):  # a signal may come before all is loaded
         from xceptlab.training.train import train
 
         if world.first:

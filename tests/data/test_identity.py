@@ -583,7 +583,7 @@ def studied(tmp_path, tree, monkeypatch, capsys):
         return {}
 
     monkeypatch.setattr("xceptlab.launch.study.run_missing", run_missing)
-    monkeypatch.setattr(identity, "_say", lambda line: print(f"xceptlab: {line}", file=sys.stderr))  # each time, not once
+    monkeypatch.setattr(identity, "_say_once", lambda line: print(f"xceptlab: {line}", file=sys.stderr))  # each time, not once
 
     def run(name, root, *layers):
         options = [*TRAIN, f"--data.root={root}", f"--runtime.outputs={tmp_path / 'outputs'}", *layers]
