@@ -16,10 +16,10 @@ CANCELLED = 130
 class Refused(ValueError):
     """A configuration, a file or an argument that cannot be used; the message says what, where and what is allowed, in one line.
 
-    The command line prints the message and ends with ``BAD_INPUT``. A ``ValueError`` that is no ``Refused`` is taken for a defect,
-    which no other configuration can mend.
+    The command line prints the message and ends with ``BAD_INPUT``. Any other ``ValueError`` is a defect, which no
+    other configuration can mend.
     """
 
 
 class Interrupted(BaseException):
-    """A signal other than Ctrl-C's asked to stop. Like ``KeyboardInterrupt`` it is no ``Exception``, so that nobody handles it."""
+    """A signal other than Ctrl-C's asked to stop. Like ``KeyboardInterrupt`` no ``Exception``, so that nobody handles it."""

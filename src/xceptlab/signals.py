@@ -1,6 +1,7 @@
 """The signals that ask a process to stop, and the end of its parent.
 
-A signal becomes ``errors.Interrupted``, Ctrl-C a ``KeyboardInterrupt`` (``StopSignals``); ``cli.main`` turns them into exit codes.
+``StopSignals`` turns a signal into ``errors.Interrupted``, and Ctrl-C into a ``KeyboardInterrupt``; ``cli.main`` turns these into
+exit codes.
 """
 
 import functools
