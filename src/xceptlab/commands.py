@@ -58,7 +58,7 @@ def study(options: argparse.Namespace, layers: list[str]) -> int:
     summary = _write(expansion)
     show_summary(summary)
     for run_id, log in failed.items():
-        say(f"{run_id}: see {log}", "failed")  # the summary has the reasons
+        say(f"{run_id}: see {log}", "failed")  # the summary has said why
     try:
         if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
             _sync_study(summary)
@@ -81,7 +81,7 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
     changes = identity.changes((run, records[key]) for key, run in expansion.runs().items())
     _warn(f"the data here are not those that the runs were trained on: {change}" for change in changes)
     data = next(iter(expansion.arms.values())).data
-    if not data.download:  # which would be done here and now
+    if not data.download:  # checking would download the data here and now
         try:
             require_files(data)
         except Refused as error:
@@ -213,7 +213,7 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
     require_files(config.data)
     config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    with StopSignals(explain=world.first):  # a signal may come before all is loaded
+    with StopSignals(explain=world.first):  # from here on, as torch takes seconds to load
         from xceptlab.training.train import train
 
         if world.first:
@@ -263,7 +263,7 @@ def export(options: argparse.Namespace, layers: list[str]) -> int:
 def data(options: argparse.Namespace, layers: list[str]) -> int:
     """Check a data set as a run would use it, or prepare reduced photographs (data.short_side)."""
     config = load_run(layers, "data")
-    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores do no harm
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more loader workers than cores are what the user asked for
     if options.action == "prepare":
         return _prepare_photographs(config)
     return _check_data(config, options.all)
@@ -335,10 +335,12 @@ def bench(options: argparse.Namespace, layers: list[str]) -> int:
         raise Refused(f"{options.name}: no such benchmark; {hint}")
     if {"-h", "--help"} & {*options.arguments}:
         print(_about(options.name))
-        if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text("utf-8"):  # it would run, or show another's help
+        if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text(
+            "utf-8"
+        ):  # it takes no options: it would run, or show another program's help
             return 0
     sys.argv = [options.name, *options.arguments, *layers]
-    sys.path.insert(0, str(BENCHMARKS))  # as if it were run by its file's name
+    sys.path.insert(0, str(BENCHMARKS))  # benchmarks import their neighbours, as when they are run as scripts
     runpy.run_path(str(BENCHMARKS / f"{options.name}.py"), run_name="__main__")
     return 0
 
@@ -441,7 +443,11 @@ def _trained(name: str, layers: list[str], command: str) -> "tuple[RunConfig, Pa
         raise Refused(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
     configs = [folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()]
     of_run = ["-c", str(configs[0])] if configs else []
-    one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
+    one_device = [
+        "--runtime.devices=1",
+        "--runtime.num_nodes=1",
+        "--runtime.accelerator=auto",
+    ]  # whatever devices the run was trained on
     return load_run([*of_run, *one_device, *layers], command), weights
 
 

@@ -42,7 +42,7 @@ def cached(name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]) 
         file = user_cache() / f"{name}-{origin}.safetensors"
     except RuntimeError:
         return decode()
-    with contextlib.suppress(OSError, ValueError):  # said below, by the one process that decodes them
+    with contextlib.suppress(OSError, ValueError):  # the process that decodes the images says so below
         images = _read(file, origin)
         if images:
             return images
@@ -97,7 +97,7 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
     """
     from safetensors import safe_open
 
-    if not os.path.isfile(file):  # false, too, where one may not look
+    if not os.path.isfile(file):  # also where the folder may not be read
         return None
     with reading(file), safe_open(file, framework="pt") as opened:  # its framework "pt" maps the file, "numpy" copies it
         metadata = opened.metadata()

@@ -214,9 +214,9 @@ class _Pictures:
         self.digests = bytearray()
         """16 bytes for each picture, in the order of ``images``."""
         self.sources: dict[str, Photographs] = {}
-        """By split."""
+        """The source of each split's pictures."""
         self.images: dict[str, list[int]] = {}
-        """By split, the pictures' numbers in its source."""
+        """The numbers, in their source, of each split's pictures."""
 
     def add(self, split: str, source: Photographs, i: int, digest: bytes) -> None:
         self.sources[split] = source

@@ -179,7 +179,7 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
 
 
 def _decoded(data: bytes | None, where: str, name: str) -> "Tensor":
-    """An image (3, 32, 32) uint8.
+    """Decode an image to (3, 32, 32) uint8.
 
     Args:
         data: The encoded image; None for an empty cell.

@@ -213,7 +213,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 def files(config: DataConfig) -> str:
     """How the files of a known data set lie and a digest of their names and sizes; empty where there are none."""
-    if config.name == "folder":  # data.content says it
+    if config.name == "folder":  # its content is data.content, a part of the run's id
         return ""
     try:
         return SETS[config.name].files(dataclasses.replace(config, download=False))

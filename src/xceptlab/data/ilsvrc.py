@@ -127,7 +127,7 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
         members = []
         end = 0
         for member in tar:
-            if member.size < 0:  # which getmembers() of Python up to 3.11.13 never comes to the end of
+            if member.size < 0:  # getmembers() of Python up to 3.11.13 would loop for ever
                 raise Refused(f"{member.name} has a negative size")
             members.append(member)
             blocks = math.ceil(member.size / tarfile.BLOCKSIZE)

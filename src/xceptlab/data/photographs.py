@@ -123,7 +123,7 @@ def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = Data
         if pixels > max_pixels:
             raise _too_large(f"Image size ({pixels} pixels)", max_pixels)
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        with contextlib.suppress(RuntimeError):  # Pillow may know it, and says better what is wrong
+        with contextlib.suppress(RuntimeError):  # Pillow may decode it, or says better what is wrong
             return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=exif_orientation)
     return _decode_with_pillow(data, exif_orientation, max_pixels)
 
@@ -151,9 +151,9 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
 
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # it warns from here, and raises at twice as many
+        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # Pillow warns from here on, and raises from twice as many
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they name no file, and are of metadata that are passed over
+            warnings.simplefilter("ignore")  # Pillow's warnings name no file, and are about metadata
             try:
                 return _opened_with_pillow(data, exif_orientation)
             except UnidentifiedImageError:
@@ -162,7 +162,7 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
                 return _opened_with_pillow(_without_metadata(data), exif_orientation)
     except Image.DecompressionBombError as error:
         raise _too_large(str(error).partition(" exceeds")[0], max_pixels) from None
-    except Exception as error:  # of every kind: Pillow's plugins let through what they stumble over
+    except Exception as error:  # Pillow's plugins raise errors of every kind
         raise Refused(str(error).partition(" <_io")[0] or type(error).__name__) from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit

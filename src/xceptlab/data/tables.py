@@ -36,7 +36,7 @@ class ImageTable:
     image_column: str
     label_column: str
     sizes: tuple[int, ...]
-    """Rows of each row group."""
+    """The number of rows in each row group."""
 
     def labels(self, classes: int = MAX_CLASSES) -> Indices:
         """The labels (n,), each from 0 to ``classes`` - 1.

@@ -88,7 +88,7 @@ class Launcher(ABC):
         self.main = main
         self.limit = jobs
         self.jobs: dict[str, Job] = {}
-        """By the runs' ids."""
+        """The runs taken on, by id."""
         self._said: set[str] = set()
 
     def start(self, configs: Sequence[RunConfig]) -> None:

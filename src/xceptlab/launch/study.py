@@ -52,7 +52,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
             stop_runs = not (launcher.outlived and isinstance(error, Interrupted))
             for run_id, log in display.failures().items():
                 say(f"{run_id}: {display.overview.reason(run_id)} (see {log})", "failed")
-            with suppress(OSError):  # the terminal may be gone
+            with suppress(OSError):  # the terminal may have been closed
                 print(STOPPING if stop_runs else LEAVING, flush=True)
             raise
         finally:
@@ -170,7 +170,7 @@ class _Display:
 
     def __exit__(self, *error: object) -> None:
         if self.live:
-            with suppress(OSError):  # the terminal may be gone
+            with suppress(OSError):  # the terminal may have been closed
                 self.live.stop()
 
     def show(self, states: dict[str, State]) -> None:
