@@ -21,9 +21,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from xceptlab.config.schema import DataConfig, ModelConfig
 from xceptlab.data import SETS, augment, order
-from xceptlab.data.module import Split
 from xceptlab.data.order import Key
 from xceptlab.data.prepare import prepare
+from xceptlab.data.split import Split
 from xceptlab.models.build import build
 
 SIZE, BATCH, ROUNDS = 224, 256, 3
@@ -78,7 +78,7 @@ def decoding(photographs: Path, scratch: Path) -> None:
 
             def epoch(loader: DataLoader = loader) -> int:
                 for batch in loader:
-                    augment.normalise(batch.images.to(CUDA, non_blocking=True), torch.float32)
+                    augment.normalise(batch.pixels.to(CUDA, non_blocking=True), torch.float32)
                 return n
 
             show(f"Loader, {name}, {workers} workers", rounds(epoch))

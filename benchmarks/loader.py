@@ -32,12 +32,13 @@ from torchvision import transforms as T
 
 from _measure import spread
 from xceptlab.config.schema import DataConfig, RunConfig, TrainConfig
-from xceptlab.data import SETS, imagenet, order, stores
+from xceptlab.data import SETS, ilsvrc, imagenet, order, shards
+from xceptlab.data.layouts import prepared_folder
 from xceptlab.data.module import DataModule
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.prepare import prepare
+from xceptlab.data.shards import Shards
 from xceptlab.data.sources import Arrays
-from xceptlab.data.stores import Shards
 
 ROUNDS = 7
 NORM = T.Normalize((0.5,) * 3, (0.5,) * 3)
@@ -119,7 +120,7 @@ def pipelines(photographs: Path, scratch: Path) -> dict[str, Callable[[], float]
                 for file in sorted(folder.iterdir()):
                     one.add(file, file.name)
             outer.add(inner, inner.name)
-    ways["xceptlab, ILSVRC2012_img_train.tar in place"] = ours(Photographs(imagenet.train_tar(tar), DataConfig(**base)))
+    ways["xceptlab, ILSVRC2012_img_train.tar in place"] = ours(Photographs(ilsvrc.train_archive(tar), DataConfig(**base)))
     shard = scratch / "train-00000-of-00001.parquet"
     rows = [{"image": {"bytes": Path(file).read_bytes(), "path": file}, "label": 0} for file in files]
     parquet.write_table(pyarrow.Table.from_pylist(rows), shard, row_group_size=100)
@@ -129,7 +130,7 @@ def pipelines(photographs: Path, scratch: Path) -> dict[str, Callable[[], float]
     for quality, name in ((90, "JPEG 90"), (0, "raw pixels")):
         config = DataConfig(root=str(root), cache=str(scratch / "cache"), short_side=256, quality=quality, **base)
         list(prepare(config, 0))
-        size = sum(file.stat().st_size for file in imagenet.prepared(config).glob("train-*.tar")) / len(files) / 1000
+        size = sum(file.stat().st_size for file in prepared_folder(config).glob("train-*.tar")) / len(files) / 1000
         ways[f"xceptlab, prepared, short side 256, {name} ({size:.0f} kB each)"] = ours(imagenet.load(config)[0])
     return ways
 
@@ -155,7 +156,7 @@ def ours(source: Photographs, forget: int = 0) -> Callable[[], float]:
             index = indices[start : start + 25]
             for place, (i, draws) in enumerate(zip(index, order.draws(0, epoch, index), strict=True), start):
                 if forget and place % forget == 0:
-                    stores._kept.clear()
+                    shards._cache.clear()
                 source.read(i, draws)
             yield len(index)
 
@@ -248,9 +249,9 @@ def startup() -> list[str]:
     """What a loader's worker costs that is started afresh with ImageNet's 1,281,167 paths (simulated)."""
     import pyarrow
 
-    from xceptlab.data.module import Split
     from xceptlab.data.photographs import Photographs
-    from xceptlab.data.stores import Tree
+    from xceptlab.data.split import Split
+    from xceptlab.data.tree import Tree
 
     n = 1_281_167
     files = pyarrow.concat_arrays([pyarrow.array([f"n{k:08d}_{i}.JPEG" for i in range(1282)]) for k in range(1000)])[:n]

@@ -49,7 +49,7 @@ class MadeUp:
     images = 0
 
     @staticmethod
-    def locate(config: object) -> None:
+    def require_files(config: object) -> None:
         """They are always there."""
 
     @staticmethod

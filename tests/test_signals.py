@@ -62,10 +62,10 @@ def test_a_deferred_signal_is_remembered_until_the_end(number):
 
 def test_of_several_processes_one_tells_what_ctrl_c_does(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")  # a stray one tells nothing
-    for tells in (True, False):
-        with pytest.raises(KeyboardInterrupt), StopSignals(tells=tells) as stop_signals, stop_signals.deferred():
+    for explain in (True, False):
+        with pytest.raises(KeyboardInterrupt), StopSignals(explain=explain) as stop_signals, stop_signals.deferred():
             send(signal.SIGINT)
-        assert ("Ctrl-C again stops at once" in capsys.readouterr().err) is tells
+        assert ("Ctrl-C again stops at once" in capsys.readouterr().err) is explain
 
 
 def test_ctrl_c_waits_and_a_second_one_does_not(capsys):

@@ -174,7 +174,7 @@ def _time(line: dict[str, Any]) -> float:
 def _train(argv: list[str], group: dict[str, str], folder: Path, rank: int) -> None:
     """A process of a run: ``xceptlab train``, noting which images the network sees and with which weights it ends."""
     from xceptlab.cli import main
-    from xceptlab.launch.launcher import print_to
+    from xceptlab.launch.child import print_to
     from xceptlab.training.task import Task
 
     world = int(group["WORLD_SIZE"])

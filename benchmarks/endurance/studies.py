@@ -68,7 +68,7 @@ def _injured(argv: list[str]) -> int:
 def _coordinate(study: Path, outputs: Path, jobs: int, crashing: float) -> None:
     """The process of ``xceptlab study``; this part of its runs crashes."""
     from xceptlab import cli
-    from xceptlab.launch.launcher import print_to
+    from xceptlab.launch.child import print_to
     from xceptlab.launch.study import run_missing
     from xceptlab.study.plan import expand
 

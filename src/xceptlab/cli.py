@@ -1,7 +1,7 @@
-"""The command line. Nothing heavy is imported before a command needs it.
+"""The command line: the parser, and what errors and signals become exit codes (``main``).
 
 Exit codes: 0 done, 1 a run failed or the disk is full, 2 bad input, 75 interrupted by a signal and to be continued by the same
-command, 130 interrupted by the user.
+command, 130 interrupted by the user. Nothing heavy is imported before a command needs it.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from xceptlab.runs.leases import Busy
 from xceptlab.text import say
 
 MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Errors of the system that the user can mend; another one, such as a full disk, is a failure."""
 
 ASCII = {"–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "±": "+/-", "≤": "<=", "≥": ">=", "…": "...", "’": "'"}
 """What stands for a character where a terminal or a file cannot show it; a question mark for all others."""
@@ -41,18 +42,28 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
-        meant = difflib.get_close_matches(choice[1], re.findall(r"[\w.-]+", choice[2]), n=1) if choice else []
-        raise Refused(f"{message}; " + (f"did you mean {meant[0]}?" if meant else f"see {self.prog} --help"))
+        similar = []
+        if choice:
+            allowed = re.findall(r"[\w.-]+", choice[2])
+            similar = difflib.get_close_matches(choice[1], allowed, n=1)
+        raise Refused(f"{message}; {self._hint(similar)}")
+
+    def _hint(self, similar: list[str]) -> str:
+        """What the user may have meant, or where to read on."""
+        if similar:
+            return f"did you mean {similar[0]}?"
+        return f"see {self.prog} --help"
 
     def refuse(self, unknown: str) -> NoReturn:
         """Refuse an argument that this command does not know, with the option or the run's key that was probably meant."""
-        word, known = unknown.split("=")[0], keys(RunConfig)
-        meant = []
+        word = unknown.split("=")[0]
+        known = keys(RunConfig)
+        similar = []
         if word.startswith("--"):
+            similar = [f"--{key}" for key in synonyms(word.removeprefix("--"), known)]
             options = [*self._option_string_actions, *(f"--{key}" for key in known)]
-            meant = [f"--{key}" for key in synonyms(word.removeprefix("--"), known)]
-            meant += difflib.get_close_matches(word, options, n=1)
-        raise Refused(f"{unknown}: no such argument; " + (f"did you mean {meant[0]}?" if meant else f"see {self.prog} --help"))
+            similar += difflib.get_close_matches(word, options, n=1)
+        raise Refused(f"{unknown}: no such argument; {self._hint(similar)}")
 
 
 def console() -> NoReturn:
@@ -62,7 +73,7 @@ def console() -> NoReturn:
 
 def main(argv: list[str]) -> int:
     """Run a command and return its exit code; whatever the user can mend is one line on standard error."""
-    _print_what_can_be_shown()
+    _replace_characters_that_cannot_be_shown()
     _have_a_home()
     try:
         return _dispatch(argv)
@@ -81,8 +92,8 @@ def main(argv: list[str]) -> int:
         return _say("interrupted; the same command continues", CANCELLED)
 
 
-def _print_what_can_be_shown() -> None:
-    """Let nothing that is printed be an error, whatever the encoding of the terminal or the file is."""
+def _replace_characters_that_cannot_be_shown() -> None:
+    """Print characters that the terminal's or the file's encoding lacks in ASCII, in place of raising an error."""
     codecs.register_error("xceptlab", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -92,7 +103,8 @@ def _print_what_can_be_shown() -> None:
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(ASCII.get(character, "?") for character in error.object[error.start : error.end]), error.end
+    lacking = error.object[error.start : error.end]
+    return "".join(ASCII.get(character, "?") for character in lacking), error.end
 
 
 def _have_a_home() -> None:
@@ -112,7 +124,7 @@ def _have_a_home() -> None:
 
 
 def _raised(error: Exception) -> str:
-    """The message, without the traceback that a loader's worker puts before it."""
+    """The message of an error, without the traceback that torch's loader puts before that of an error in a worker."""
     return re.split(rf"\n(?:[\w.]+\.)?{type(error).__name__}: ", str(error))[-1]
 
 
@@ -145,84 +157,96 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return layers, rest
 
 
+STUDY_HELP = "a study's folder (with a study.yaml in it; docs/study.md explains its keys), its file, or the name of a shipped one"
+WEIGHTS_HELP = (
+    "a run's folder or id, its model.safetensors, a checkpoint, a Keras or timm file of Xception, or timm's legacy_xception; "
+    "-c gives the network of a lone file"
+)
+
+Command = Callable[[argparse.Namespace, list[str]], int]
+
+
 def _parser() -> _Parser:
     about = "Controlled ablation studies of Xception: one study file, one command, a statistically sound verdict."
     parser = _Parser(prog="xceptlab", description=about)
     parser.add_argument("--version", action="version", version=f"xceptlab {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(command: Callable[[argparse.Namespace, list[str]], int], **options: Any) -> argparse.ArgumentParser:
-        """A command is named after its function, and its help is the docstring."""
-        name, text = command.__name__, command.__doc__
-        own = subparsers.add_parser(name, help=text, description=text, **options)
-        own.set_defaults(command=command, main=main, parser=own)
-        return own
+    def add(command: Command, **options: Any) -> argparse.ArgumentParser:
+        """Add a command, named after its function; its help is the docstring."""
+        name = command.__name__
+        text = command.__doc__
+        added = subparsers.add_parser(name, help=text, description=text, **options)
+        added.set_defaults(command=command, main=main, parser=added)
+        return added
 
-    def add_seeds(own: argparse.ArgumentParser) -> None:
-        few = (
-            "a first look with the first N of the study's seeds: a study by itself (STUDY+seedsN), which shares its runs with it"
-        )
-        own.add_argument("--seeds", type=int, metavar="N", help=few)
-
-    study = "a study's folder (with a study.yaml in it; docs/study.md explains its keys), its file, or the name of a shipped one"
-    own = add(commands.study)
-    own.add_argument("study", metavar="STUDY", help=study)
-    own.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)")
-    add_seeds(own)
+    study = add(commands.study)
+    study.add_argument("study", metavar="STUDY", help=STUDY_HELP)
+    study.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)")
+    _add_seeds(study)
     for command in (commands.plan, commands.status):
-        own = add(command)
-        own.add_argument("study", metavar="STUDY", help=study)
-        add_seeds(own)
-    own = add(commands.report)
-    add_seeds(own)
-    own.add_argument("studies", metavar="STUDY", nargs="+", help=f"{study}; several are compared on one page, too")
-    own.add_argument("--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file")
-    own.add_argument(
-        "--format", choices=("html", "latex"), default="html", help="latex: report.tex too, the arms and claims as tables"
-    )
-    own = add(commands.judge)
-    own.add_argument("scores", metavar="SCORES.csv", type=Path, help="columns arm, seed and one per metric, or metric and value")
-    contrast = "arms a and b, for the claim that a is better than b, or equal; several are several claims"
-    own.add_argument("--contrast", nargs=2, metavar=("A", "B"), action="append", help=contrast)
-    own.add_argument("--kind", choices=("superior", "equivalent"), help="default: superior")
-    own.add_argument("--margin", type=float, metavar="M", help="smallest difference that matters (default: 0)")
-    own.add_argument("--metric", metavar="NAME", help="default: test/top1")
-    own.add_argument("--statistic", choices=("mean", "median"), help="of the differences over seeds (default: mean)")
-    own.add_argument(
-        "--lower-is-better", action=argparse.BooleanOptionalAction, help="of this metric (default: if its name ends in loss)"
-    )
-    own.add_argument("--claims", metavar="FILE", help="in place of the above: YAML with claims, as those of a study, and alpha")
-    own.add_argument("--arm-column", default="arm", metavar="NAME", help="the column that tells the arms apart (default: arm)")
-    own.add_argument("--seed-column", default="seed", metavar="NAME", help="the column that pairs their runs (default: seed)")
-    own.add_argument("--output", type=Path, metavar="DIR", help="write report.md and its figure there")
-    own = add(commands.sync)
-    own.add_argument("names", metavar="STUDY|RUN", nargs="+", help=f"{study}, with all its runs, or a run's folder or id")
-    add_seeds(own)
-    own = add(commands.train, add_help=False)
-    own.add_argument("-h", "--help", action="store_true")
-    weights = (
-        "a run's folder or id, its model.safetensors, a checkpoint, a Keras or timm file of Xception, or timm's legacy_xception; "
-        "-c gives the network of a lone file"
-    )
-    own = add(commands.evaluate)
-    own.add_argument("weights", metavar="RUN", help=weights)
-    own.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
-    own = add(commands.export)
-    own.add_argument("weights", metavar="RUN", help=weights)
+        plan_or_status = add(command)
+        plan_or_status.add_argument("study", metavar="STUDY", help=STUDY_HELP)
+        _add_seeds(plan_or_status)
+    _add_report_arguments(add(commands.report))
+    _add_judge_arguments(add(commands.judge))
+    sync = add(commands.sync)
+    sync.add_argument("names", metavar="STUDY|RUN", nargs="+", help=f"{STUDY_HELP}, with all its runs, or a run's folder or id")
+    _add_seeds(sync)
+    train = add(commands.train, add_help=False)
+    train.add_argument("-h", "--help", action="store_true")
+    evaluate = add(commands.evaluate)
+    evaluate.add_argument("weights", metavar="RUN", help=WEIGHTS_HELP)
+    evaluate.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
+    export = add(commands.export)
+    export.add_argument("weights", metavar="RUN", help=WEIGHTS_HELP)
     output = "file to write: .onnx (checked against onnxruntime), .pt2 (torch.export) or .safetensors (timm's layout)"
-    own.add_argument("output", metavar="OUTPUT", help=output)
-    own = add(commands.data)
+    export.add_argument("output", metavar="OUTPUT", help=output)
+    data = add(commands.data)
     action = "check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to"
-    own.add_argument("action", metavar="{check,prepare}", choices=("check", "prepare"), help=action)
+    data.add_argument("action", metavar="{check,prepare}", choices=("check", "prepare"), help=action)
     everything = "check decodes every image, not 200 of each split, and verifies every checksum of prepared ones"
-    own.add_argument("--all", action="store_true", help=everything)
-    own = add(commands.bench)
-    own.add_argument("name", metavar="NAME", nargs="?", help=", ".join(commands.benchmarks()) or "there are none here")
-    own.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
-    own = add(commands.describe)
-    own.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or id, whose network is shown")
-    own.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
-    own.add_argument(
-        "--compare", nargs=2, metavar=("A", "B"), help="show the networks of two configuration files or runs side by side"
-    )
+    data.add_argument("--all", action="store_true", help=everything)
+    bench = add(commands.bench)
+    bench.add_argument("name", metavar="NAME", nargs="?", help=", ".join(commands.benchmarks()) or "there are none here")
+    bench.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
+    describe = add(commands.describe)
+    describe.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or id, whose network is shown")
+    describe.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
+    side_by_side = "show the networks of two configuration files or runs side by side"
+    describe.add_argument("--compare", nargs=2, metavar=("A", "B"), help=side_by_side)
     return parser
+
+
+def _add_seeds(parser: argparse.ArgumentParser) -> None:
+    first_look = (
+        "a first look with the first N of the study's seeds: a study by itself (STUDY+seedsN), which shares its runs with it"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help=first_look)
+
+
+def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_seeds(parser)
+    parser.add_argument("studies", metavar="STUDY", nargs="+", help=f"{STUDY_HELP}; several are compared on one page, too")
+    parser.add_argument(
+        "--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file"
+    )
+    latex = "latex: report.tex too, the arms and claims as tables"
+    parser.add_argument("--format", choices=("html", "latex"), default="html", help=latex)
+
+
+def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("scores", metavar="SCORES.csv", type=Path, help="columns arm, seed and one per metric, or metric and value")
+    contrast = "arms a and b, for the claim that a is better than b, or equal; several are several claims"
+    add("--contrast", nargs=2, metavar=("A", "B"), action="append", help=contrast)
+    add("--kind", choices=("superior", "equivalent"), help="default: superior")
+    add("--margin", type=float, metavar="M", help="smallest difference that matters (default: 0)")
+    add("--metric", metavar="NAME", help="default: test/top1")
+    add("--statistic", choices=("mean", "median"), help="of the differences over seeds (default: mean)")
+    lower_is_better = "of this metric (default: if its name ends in loss)"
+    add("--lower-is-better", action=argparse.BooleanOptionalAction, help=lower_is_better)
+    add("--claims", metavar="FILE", help="in place of the above: YAML with claims, as those of a study, and alpha")
+    add("--arm-column", default="arm", metavar="NAME", help="the column that tells the arms apart (default: arm)")
+    add("--seed-column", default="seed", metavar="NAME", help="the column that pairs their runs (default: seed)")
+    add("--output", type=Path, metavar="DIR", help="write report.md and its figure there")

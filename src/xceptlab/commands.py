@@ -1,4 +1,8 @@
-"""The commands, a function each, whose docstring is its help. Nothing heavy is imported before a command needs it."""
+"""The commands: a function for each, whose docstring is its help.
+
+A command takes the parsed options and the layers of a run's configuration, and returns the exit code. Nothing heavy is imported
+before a command needs it.
+"""
 
 import argparse
 import ast
@@ -27,8 +31,10 @@ if TYPE_CHECKING:
     from xceptlab.study.expansion import Expansion
 
 EXPORTS = (".onnx", ".pt2", ".safetensors")
+"""Suffixes of the formats that ``export`` writes."""
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+"""The folder of the benchmarks in a checkout of the repository."""
 
 
 def study(options: argparse.Namespace, layers: list[str]) -> int:
@@ -55,7 +61,7 @@ def study(options: argparse.Namespace, layers: list[str]) -> int:
     summary = _write(expansion)
     show_summary(summary)
     for run_id, log in failed.items():
-        say(f"{run_id}: see {log}", "failed")  # the summary has the reasons
+        say(f"{run_id}: see {log}", "failed")  # the summary has said why
     try:
         if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
             _sync_study(summary)
@@ -70,7 +76,7 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
 
     expansion = expand(options.study, layers, options.seeds)
     networks = _networks(expansion)
-    from xceptlab.data import identity, locate
+    from xceptlab.data import identity, require_files
     from xceptlab.report.console import show_plan
 
     show_plan(expansion, networks)
@@ -78,9 +84,9 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
     changes = identity.changes((run, records[key]) for key, run in expansion.runs().items())
     _warn(f"the data here are not those that the runs were trained on: {change}" for change in changes)
     data = next(iter(expansion.arms.values())).data
-    if not data.download:  # which would be done here and now
+    if not data.download:  # checking would download the data here and now
         try:
-            locate(data)
+            require_files(data)
         except Refused as error:
             _warn([error])
     return 0
@@ -99,7 +105,7 @@ def report(options: argparse.Namespace, layers: list[str]) -> int:
     """Judge the records there are and write the report; trains nothing."""
     from xceptlab.report.console import show_summary
     from xceptlab.report.write import publish, write_comparison
-    from xceptlab.study.plan import expand, locate
+    from xceptlab.study.plan import expand, find_study_file
 
     expansions = [expand(study, layers, options.seeds) for study in options.studies]
     summaries = [_write(expansion, latex=options.format == "latex") for expansion in expansions]
@@ -108,7 +114,7 @@ def report(options: argparse.Namespace, layers: list[str]) -> int:
         if options.format == "latex":
             print(f"LaTeX: {summary.expansion.directory() / 'report.tex'}")
         if options.publish:
-            folder = locate(study).parent
+            folder = find_study_file(study).parent
             publish(summary, folder)
             print(f"Published to {folder}")
     if len(summaries) > 1:
@@ -148,37 +154,56 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
 def sync(options: argparse.Namespace, layers: list[str]) -> int:
     """Send runs and studies to Weights & Biases: what ran offline, or what it lacks; trains nothing."""
     from xceptlab.study.plan import expand
-    from xceptlab.training.weights_and_biases import check_key, sync
+    from xceptlab.training.weights_and_biases import check_key
 
     outputs = Path(load_run(layers).runtime.outputs)
-    runtime = [f"--{key}={value}" for key, value in overrides(layers) if key.startswith("runtime.")]  # else a run is as it was
     check_key()
     code = 0
     for name in options.names:
-        candidates = (Path(name), RunDirectory.of(str(outputs), name).path)
-        path = next((path for path in candidates if (path / "config.yaml").is_file()), None)
-        if path and options.seeds is not None:
-            raise Refused(f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study")
-        expansion = None if path else expand(_study_named(name, outputs), layers, options.seeds)
-        runs = expansion.runs().values() if expansion else []
-        paths = [path] if path else [RunDirectory.of(run.runtime.outputs, run.run_id).path for run in runs]
-        for run in [run for run in paths if (run / "metrics.jsonl").is_file()]:
-            try:
-                config = load_run(["-c", str(run / "config.yaml"), *runtime])
-                print(f"{run.name}: {sync(config, RunDirectory(run))}", flush=True)
-            except (Busy, Refused) as error:  # the others can be sent all the same
-                code = BAD_INPUT
-                say(str(error))
-        if expansion:
+        run = _run_named(name, outputs)
+        if run:
+            if options.seeds is not None:
+                raise Refused(f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study")
+            code = _sync_runs([run], layers) or code
+        else:
+            expansion = expand(_study_named(name, outputs), layers, options.seeds)
+            runs = [RunDirectory.of(run.runtime.outputs, run.run_id) for run in expansion.runs().values()]
+            code = _sync_runs(runs, layers) or code
             _sync_study(_write(expansion))
     return code
 
 
+def _sync_runs(runs: list[RunDirectory], layers: list[str]) -> int:
+    """Send those of the runs that have begun; returns the exit code, as a run that cannot be sent keeps no other from it."""
+    from xceptlab.training.weights_and_biases import sync_run
+
+    runtime = [f"--{key}={value}" for key, value in overrides(layers) if key.startswith("runtime.")]
+    code = 0
+    for run in runs:
+        if not (run.path / "metrics.jsonl").is_file():
+            continue
+        try:
+            config = load_run(["-c", str(run.path / "config.yaml"), *runtime])
+            print(f"{run.path.name}: {sync_run(config, run)}", flush=True)
+        except (Busy, Refused) as error:
+            code = BAD_INPUT
+            say(str(error))
+    return code
+
+
+def _run_named(name: str, outputs: Path) -> RunDirectory | None:
+    """The run whose folder or id this is; None where there is none."""
+    for path in (Path(name), RunDirectory.of(str(outputs), name).path):
+        if (path / "config.yaml").is_file():
+            return RunDirectory(path)
+    return None
+
+
 def _study_named(name: str, outputs: Path) -> str:
-    from xceptlab.study.plan import locate
+    from xceptlab.study.plan import find_study_file
 
     try:
-        return str(locate(name))
+        return str(find_study_file(name))
     except Refused:
         raise Refused(f"{name}: neither a study nor a run under {outputs / 'runs'}") from None
 
@@ -192,24 +217,25 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
         return 0
     config = load_run(layers)
     world = World.join(config.runtime)
-    from xceptlab.data import locate, resolved
+    from xceptlab.data import require_files, resolved
 
-    locate(config.data)
+    require_files(config.data)
     config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    with StopSignals(tells=world.first):  # a signal may come before all is loaded
+    with StopSignals(explain=world.first):  # from here on, as torch takes seconds to load
         from xceptlab.training.train import train
 
         if world.first:
             _warn(_few_images(config.data))
-        trained = directory.record() is not None
+        was_trained = directory.record() is not None
         try:
             record = train(config, progress=sys.stderr.isatty())
         except Busy as error:
             raise Busy(f"{error}{world.why_busy}") from None
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
     if world.first:
-        print(f"{directory.path}: {scores or record.status}{' (was trained before)' if trained else ''}")
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+        remark = " (was trained before)" if was_trained else ""
+        print(f"{directory.path}: {scores or record.status}{remark}")
     return 0
 
 
@@ -217,9 +243,9 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     """Evaluate a run or a checkpoint on a split."""
     config, weights = _trained(options.weights, layers)
     world = World.join(config.runtime)
-    from xceptlab.data import locate
+    from xceptlab.data import require_files
 
-    locate(config.data)
+    require_files(config.data)
     config = _evaluated(config, weights)
     from xceptlab.training.train import evaluate
 
@@ -246,9 +272,13 @@ def export(options: argparse.Namespace, layers: list[str]) -> int:
 def data(options: argparse.Namespace, layers: list[str]) -> int:
     """Check a data set as a run would use it, or prepare reduced photographs (data.short_side)."""
     config = load_run(layers)
-    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores do no harm
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more loader workers than cores are what the user asked for
     if options.action == "prepare":
-        return _prepare(config)
+        return _prepare_photographs(config)
+    return _check_data(config, options.all)
+
+
+def _check_data(config: RunConfig, everything: bool) -> int:
     from rich.console import Console
     from rich.table import Table
 
@@ -256,38 +286,45 @@ def data(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.data.identity import resolved_data
 
     view = Table("split", "images", "classes", "smallest class", "largest class")
-    wrong = 0
+    faults = 0
     data = resolved_data(config.data)
-    for found in check(data, options.all, config.runtime.workers):
-        if isinstance(found, Counts):
-            images = f"{found.images:,}" + (f" of {found.available:,}" if found.images < found.available else "")
-            view.add_row(found.split, images, *(f"{size:,}" for size in (found.classes, found.smallest, found.largest)))
-            _warn(found.notes)
-        elif isinstance(found, Remark):
-            _warn([found.text])
+    for finding in check(data, everything, config.runtime.workers):
+        if isinstance(finding, Counts):
+            images = f"{finding.images:,}"
+            if finding.images < finding.available:
+                images += f" of {finding.available:,}"
+            view.add_row(finding.split, images, f"{finding.classes:,}", f"{finding.smallest:,}", f"{finding.largest:,}")
+            _warn(finding.notes)
+        elif isinstance(finding, Remark):
+            _warn([finding.text])
         else:
-            say(found)
-            wrong += 1
+            say(finding)
+            faults += 1
     if view.rows:
         print(f"{data.splits()}.")
         Console().print(view)
-    print(f"Faults: {wrong}" if wrong else f"All {'' if options.all else 'sampled '}images decode.")
-    return BAD_INPUT if wrong else 0
+    if faults:
+        print(f"Faults: {faults}")
+        return BAD_INPUT
+    print("All images decode." if everything else "All sampled images decode.")
+    return 0
 
 
-def _prepare(config: RunConfig) -> int:
+def _prepare_photographs(config: RunConfig) -> int:
     if not config.data.short_side:
         raise Refused("data.short_side: 0 is not allowed; to prepare, it must be the pixels wanted, such as 256")
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from xceptlab.data.imagenet import prepared
+    from xceptlab.data.layouts import prepared_folder
     from xceptlab.data.prepare import prepare
 
     with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as view:
         task = view.add_task("Photographs", total=None)
         for done, total in prepare(config.data, config.runtime.workers):
             view.update(task, completed=done, total=total)
-    print(f"Prepared in {prepared(config.data)}; `xceptlab data check --all` with the same options verifies every checksum.")
+    print(
+        f"Prepared in {prepared_folder(config.data)}; `xceptlab data check --all` with the same options verifies every checksum."
+    )
     return 0
 
 
@@ -302,27 +339,30 @@ def bench(options: argparse.Namespace, layers: list[str]) -> int:
             print(f"{name:22}{_about(name).splitlines()[0]}")
         return 0
     if options.name not in benchmarks():
-        meant = difflib.get_close_matches(options.name, benchmarks(), n=1)
-        there = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(benchmarks())}"
-        raise Refused(f"{options.name}: no such benchmark; {there}")
+        similar = difflib.get_close_matches(options.name, benchmarks(), n=1)
+        hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(benchmarks())}"
+        raise Refused(f"{options.name}: no such benchmark; {hint}")
     if {"-h", "--help"} & {*options.arguments}:
         print(_about(options.name))
-        if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text("utf-8"):  # it would run, or show another's help
+        if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text(
+            "utf-8"
+        ):  # it takes no options: it would run, or show another program's help
             return 0
     sys.argv = [options.name, *options.arguments, *layers]
-    sys.path.insert(0, str(BENCHMARKS))  # as if it were run by its file's name
+    sys.path.insert(0, str(BENCHMARKS))  # benchmarks import their neighbours, as when they are run as scripts
     runpy.run_path(str(BENCHMARKS / f"{options.name}.py"), run_name="__main__")
     return 0
 
 
 def benchmarks() -> list[str]:
-    """The programs; what they share is in files whose names begin with ``_``."""
+    """The names of the benchmarks; what they share is in files whose names begin with ``_``."""
     return sorted(file.stem for file in BENCHMARKS.glob("[!_]*.py"))
 
 
 def _about(name: str) -> str:
-    """What a benchmark's file says of itself."""
-    return ast.get_docstring(ast.parse((BENCHMARKS / f"{name}.py").read_text("utf-8"))) or "it does not say what it measures"
+    """A benchmark's docstring, read without running it."""
+    module = ast.parse((BENCHMARKS / f"{name}.py").read_text("utf-8"))
+    return ast.get_docstring(module) or "it does not say what it measures"
 
 
 def describe(options: argparse.Namespace, layers: list[str]) -> int:
@@ -345,13 +385,15 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
 
 def _configuration(name: str, layers: list[str]) -> str:
     """The configuration file that a run's folder or id, or the file itself, names."""
-    path = _found(name, layers)
+    path = _file_or_run(name, layers)
     if not path.exists():
         raise Refused(f"{name}: neither a configuration file nor a run under {path.parent}")
-    return str(path / "config.yaml" if path.is_dir() else path)
+    if path.is_dir():
+        path = path / "config.yaml"
+    return str(path)
 
 
-def _found(name: str, layers: list[str]) -> Path:
+def _file_or_run(name: str, layers: list[str]) -> Path:
     """The file or folder of this name, or else where the run of this id is or would be."""
     path = shipped.find(name)
     if path.exists():
@@ -360,14 +402,21 @@ def _found(name: str, layers: list[str]) -> Path:
 
 
 def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
-    """Every arm's module tree, refused where it is not controlled and with a warning where it shows no difference."""
+    """Every arm's module tree, with warnings where arms do not differ, or where a data set lacks images.
+
+    Raises:
+        Refused: The comparison is not controlled.
+    """
     from xceptlab.study.comparison import identical_arms, module_trees
 
-    found = module_trees(expansion)
-    sets = dict.fromkeys(arm.data for arm in expansion.arms.values())
-    lacking = [line for data in sets for line in [*_few_images(data), *_absent_classes(data)]]
-    _warn([*identical_arms(expansion, found), *dict.fromkeys(lacking)])
-    return found
+    trees = module_trees(expansion)
+    warnings_of_data = []
+    for data in dict.fromkeys(arm.data for arm in expansion.arms.values()):
+        warnings_of_data += _few_images(data)
+        warnings_of_data += _absent_classes(data)
+    _warn(identical_arms(expansion, trees))
+    _warn(dict.fromkeys(warnings_of_data))
+    return trees
 
 
 def _few_images(data: DataConfig) -> list[str]:
@@ -377,7 +426,7 @@ def _few_images(data: DataConfig) -> list[str]:
 
 
 def _absent_classes(data: DataConfig) -> list[str]:
-    """Classes of which a split of an own data set has no image; none where the files are not here, which others say."""
+    """Classes of which a split of an own data set has no image; an empty list where the files are not here."""
     from xceptlab.data.check import absent_classes
 
     if data.name == "folder":
@@ -393,7 +442,7 @@ def _warn(lines: Iterable[object]) -> None:
 
 def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     """The configuration and the weights of a run's folder or id, of a file, or of timm's Xception by its name."""
-    path = _found(name, layers)
+    path = _file_or_run(name, layers)
     if not path.exists():
         if name.split(".")[0].endswith("xception"):
             return load_run(layers), name
@@ -401,9 +450,14 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     weights = path / "model.safetensors" if path.is_dir() else path
     if not weights.is_file():
         raise Refused(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
-    own = next((folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()), None)
-    one_device = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto"]  # whatever the run had
-    return load_run([*(["-c", str(own)] if own else []), *one_device, *layers]), weights
+    configs = [folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()]
+    of_run = ["-c", str(configs[0])] if configs else []
+    one_device = [
+        "--runtime.devices=1",
+        "--runtime.num_nodes=1",
+        "--runtime.accelerator=auto",
+    ]  # whatever devices the run was trained on
+    return load_run([*of_run, *one_device, *layers]), weights
 
 
 def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:
@@ -412,8 +466,8 @@ def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:
 
     data = identity.resolved_data(dataclasses.replace(config.data, content=""))
     here = dataclasses.replace(config, data=data)
-    parents = Path(weights).parents[:2]
-    record = next((found for folder in parents if (found := RunDirectory(folder).record())), None)
+    records = [RunDirectory(folder).record() for folder in Path(weights).parents[:2]]
+    record = next(filter(None, records), None)
     if record is None:
         return here
     difference = identity.changed(here.data, record)
@@ -432,10 +486,12 @@ def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:
 
 
 def _with_classes(config: RunConfig) -> RunConfig:
-    """A configuration whose number of classes is known: of an own data set the files tell, which are looked at only for that."""
+    """A configuration whose number of classes is known; an own data set's files are read where it does not say it."""
     from xceptlab.data.identity import resolved_data
 
-    return config if config.data.num_classes else dataclasses.replace(config, data=resolved_data(config.data))
+    if config.data.num_classes:
+        return config
+    return dataclasses.replace(config, data=resolved_data(config.data))
 
 
 def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
@@ -457,6 +513,6 @@ def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
 
 
 def _sync_study(summary: "Summary") -> None:
-    from xceptlab.report.write import sync
+    from xceptlab.report.write import sync_report
 
-    print(f"{summary.expansion.name}: {sync(summary)}")
+    print(f"{summary.expansion.name}: {sync_report(summary)}")

@@ -1,17 +1,23 @@
 """How a command ends: its exit codes, and the errors that mean something else than a defect of this program.
 
-Every other exception keeps its traceback and ends with exit code 1.
+``cli.main`` turns errors into exit codes. Every exception that is not named there keeps its traceback and ends with exit code 1.
 """
 
-FAILED, BAD_INPUT, INTERRUPTED, CANCELLED = 1, 2, 75, 130
-"""Exit codes: a run failed or the disk is full; it would fail again; the same command continues; Ctrl-C."""
+FAILED = 1
+"""Exit code: a run failed, or the disk is full."""
+BAD_INPUT = 2
+"""Exit code: the same command would fail again; the user has to mend something."""
+INTERRUPTED = 75
+"""Exit code: a signal asked to stop, or another process is at the run; the same command continues."""
+CANCELLED = 130
+"""Exit code: Ctrl-C."""
 
 
 class Refused(ValueError):
     """A configuration, a file or an argument that cannot be used; the message says what, where and what is allowed, in one line.
 
-    The command line prints the message and ends with ``BAD_INPUT``. The ``ValueError`` of a library is none: nobody can mend a
-    defect by another configuration.
+    The command line prints the message and ends with ``BAD_INPUT``. Any other ``ValueError`` is a defect, which no
+    other configuration can mend.
     """
 
     def within(self, place: str) -> "Refused":
@@ -20,4 +26,4 @@ class Refused(ValueError):
 
 
 class Interrupted(BaseException):
-    """A signal other than Ctrl-C's asked to stop; as Ctrl-C's, no error that a handler of errors may take for its own."""
+    """A signal other than Ctrl-C's asked to stop. Like ``KeyboardInterrupt`` no ``Exception``, so that nobody handles it."""

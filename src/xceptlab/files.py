@@ -6,8 +6,8 @@ from pathlib import Path
 
 from xceptlab.errors import Refused
 
-_UTF_16 = b"\xff\xfe", b"\xfe\xff"
-"""How a file of Windows' "Unicode" begins."""
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""The byte order marks of UTF-16, which Windows calls "Unicode"."""
 
 
 def read(file: str | os.PathLike[str]) -> str:
@@ -15,7 +15,7 @@ def read(file: str | os.PathLike[str]) -> str:
 
     Raises:
         OSError: It cannot be read.
-        Refused: It is no such text; the line names the file.
+        Refused: It is not UTF-8; the message names the file and the place in it.
     """
     data = Path(file).read_bytes()
     try:
@@ -25,18 +25,19 @@ def read(file: str | os.PathLike[str]) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """The text that the bytes of a file are in UTF-8, with or without a byte order mark.
+    """Decode the bytes of a file as UTF-8, with or without a byte order mark.
 
     Raises:
-        Refused: They are no such text; the line says where not.
+        Refused: They are not UTF-8; the message names the first wrong byte.
     """
     if data.startswith(_UTF_16):
         raise Refused("UTF-16 text; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        place = f"byte 0x{error.object[error.start]:02x} in line {error.object[: error.start].count(10) + 1}"
-        raise Refused(f"not UTF-8 text: {place}") from None
+        wrong = error.object[error.start]
+        line = error.object[: error.start].count(b"\n") + 1
+        raise Refused(f"not UTF-8 text: byte 0x{wrong:02x} in line {line}") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -55,7 +56,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(path)  # what the caller asked for, which the system may not have named
+            error.filename = str(path)  # name the file that was asked for, not the temporary one
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
@@ -66,14 +67,14 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def write_once(path: Path, data: bytes) -> None:
     """Write a whole file unless there is one already: of several writers, on several machines perhaps, the first one wins."""
-    own = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    write_atomically(own, data)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write_atomically(temporary, data)
     try:
-        os.link(own, path)
+        os.link(temporary, path)
     except FileExistsError:
         pass
     except OSError:  # a file system without hard links
         if not path.exists():
-            os.replace(own, path)
+            os.replace(temporary, path)
     finally:
-        own.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -1,4 +1,8 @@
-"""The signals that ask a process to stop, and the death of its parent."""
+"""The signals that ask a process to stop, and the end of its parent.
+
+``StopSignals`` turns a signal into ``errors.Interrupted``, and Ctrl-C into a ``KeyboardInterrupt``; ``cli.main`` turns these into
+exit codes.
+"""
 
 import functools
 import multiprocessing
@@ -10,50 +14,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from xceptlab.errors import Interrupted
 from xceptlab.text import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
-"""What asks a run to stop: schedulers send the first two, a terminal that is gone the third, Ctrl-C the last."""
+"""The signals that ask a run to stop: schedulers send the first two, a terminal that closes the third, Ctrl-C the last."""
 
 PARENT = "XCEPTLAB_PARENT"
-"""Environment variable: the id of the process that a run must not outlive."""
+"""Environment variable with the id of the process that a run must not outlive."""
 
-_STARTER = os.getppid()  # asked at once: the parent may die while torch is loaded, which takes seconds
+_PARENT_AT_START = os.getppid()  # read when this is imported: the parent may die while torch is loaded, which takes seconds
 
 
 class StopSignals:
-    """The signals that ask this process to stop, from entering to leaving.
+    """While entered, a signal that asks this process to stop raises an exception at once or, while ``deferred``, later.
 
-    At once, by an exception; while ``deferred``, ``number`` remembers the signal for the training loop, which looks at it after
-    each step. A process that was asked is on its way out: of later signals only Ctrl-C is heard, which stops it at once.
+    While ``deferred``, the signal is kept in ``number`` for the training loop, which looks at it after each step. Once a process
+    has been asked to stop, only Ctrl-C is still heard, and stops it at once.
 
     Args:
-        tells: Whether this process, of those of a run, tells the user what Ctrl-C does.
+        explain: Tell the user, on Ctrl-C, what it does; false in all processes of a run but one.
     """
 
-    def __init__(self, *, tells: bool = True) -> None:
+    def __init__(self, *, explain: bool = True) -> None:
         self.number = 0
-        self._tells = tells
+        """The first signal that asked to stop; 0 before."""
+        self._explain = explain
         self._deferred = False
 
     def __enter__(self) -> "StopSignals":
-        main = threading.current_thread() is threading.main_thread()  # only there Python lets signals be handled
-        heard = [number for number in SIGNALS if main and signal.getsignal(number) != signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._handle) for number in heard}
+        self._handlers_before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # only there Python lets signals be handled
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers_before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            mine = signal.getsignal(number) == self._handle  # not of one inside, which was asked and stays
-            if mine and (number == signal.SIGINT or not self.number):
+        """Put the handlers before back; a process that has been asked to stop keeps this one for all signals but Ctrl-C."""
+        asked_to_stop = self.number != 0
+        for number, handler in self._handlers_before.items():
+            replaced = signal.getsignal(number) != self._handle  # by StopSignals entered inside, which was asked to stop
+            if not replaced and (number == signal.SIGINT or not asked_to_stop):
                 signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Remember the first signal in ``number``; whoever looks at it calls ``stop``, and the end of the block does.
+        """Keep the first signal in ``number`` within this block, and ``stop`` at its end.
 
         Raises:
             Interrupted, KeyboardInterrupt: See ``stop``.
@@ -73,50 +82,56 @@ class StopSignals:
             KeyboardInterrupt: The user asked to stop.
             Interrupted: Another signal did.
         """
-        self.number = number  # which another process may have heard
+        self.number = number  # the signal may have reached another process of the run only
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise Interrupted(f"interrupted by {signal.Signals(number).name}; the same command continues")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first, self.number = not self.number, self.number or number
-        if (first and not self._deferred) or (not first and number == signal.SIGINT):
+        if self.number:  # asked to stop before
+            if number == signal.SIGINT:
+                self.stop(number)
+            return
+        self.number = number
+        if not self._deferred:
             self.stop(number)
-        if first and number == signal.SIGINT and self._tells:
+        if number == signal.SIGINT and self._explain:
             say("stops after this step; Ctrl-C again stops at once")
 
 
 def leave_signals_to_parent(*_: object) -> None:
-    """For loader workers, which are often asked along with the run: they end with it, or its last step would lack its images."""
+    """Ignore the signals in a loader's worker: the run's process gets them too, and still needs images for its last step."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def started_by_parent() -> bool:
-    """Whether the process that started this one is a run's first process or a coordinator, which name themselves."""
-    return os.environ.get(PARENT) == str(_STARTER)
+    """Whether this process was started by a run's first process or a launcher, which put their ids into the environment."""
+    return os.environ.get(PARENT) == str(_PARENT_AT_START)
 
 
 def die_with_parent(started_by_torchrun: bool = False) -> None:
-    """Let no process that another one started outlive it: ranks, and the runs of a coordinator that forked them or names itself.
+    """Kill this process when the one that started it has ended: a rank's first process, or a run's launcher.
 
-    A process that dies by SIGKILL takes nobody along. NCCL would have the other ranks wait for it for minutes, and the next
-    coordinator would meet the runs of the one before.
+    A process that SIGKILL ends cannot stop those that it has started. With NCCL other ranks would wait for it for minutes, and
+    the next launcher would meet the runs of the one before.
     """
-    forked = multiprocessing.parent_process()  # from a server, which lives on
-    if forked or started_by_torchrun or started_by_parent():
-        _watch_parent(forked)
+    launcher = multiprocessing.parent_process()  # of a forked run, whose parent by the system is the fork server, which lives on
+    if launcher or started_by_torchrun or started_by_parent():
+        _watch(launcher)
 
 
 @functools.cache
-def _watch_parent(forked: BaseProcess | None) -> None:
-    threading.Thread(target=_outlive_no, args=(forked,), daemon=True).start()
+def _watch(launcher: BaseProcess | None) -> None:
+    """Start the watching thread, once in a process."""
+    threading.Thread(target=_die_with, args=(launcher,), daemon=True).start()
 
 
-def _outlive_no(forked: BaseProcess | None) -> None:
-    if forked:
-        forked.join()
-    while not forked and os.getppid() == _STARTER:
-        time.sleep(0.5)
+def _die_with(launcher: BaseProcess | None) -> None:
+    if launcher:
+        launcher.join()
+    else:
+        while os.getppid() == _PARENT_AT_START:
+            time.sleep(0.5)
     leads_a_group = os.getpgrp() == os.getpid()
     os.kill(0 if leads_a_group else os.getpid(), signal.SIGKILL)

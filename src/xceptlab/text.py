@@ -4,7 +4,7 @@ import sys
 from contextlib import suppress
 
 LENGTH = 1000
-"""Characters of a line that is printed, at most."""
+"""The largest number of characters in a line that is printed."""
 
 
 def say(message: object, kind: str = "xceptlab") -> None:
@@ -14,23 +14,29 @@ def say(message: object, kind: str = "xceptlab") -> None:
 
 
 def one_line(message: str) -> str:
-    """A message as one line of at most ``LENGTH`` characters that does nothing to a terminal.
+    """A message as one line of at most ``LENGTH`` characters that changes nothing about a terminal.
 
-    White space is collapsed; what is not printable, such as the beginning of a colour or of text from right to left, is escaped.
+    White space is collapsed; what is not printable, such as an escape sequence for colours or a mark for text from right to left,
+    is escaped.
     """
     words = " ".join(message.split())
-    return shortened("".join(character if character.isprintable() else _escaped(character) for character in words), LENGTH)
+    printable = "".join(map(_printable, words))
+    return shortened(printable, LENGTH)
 
 
 def shortened(text: str, length: int) -> str:
-    """A text whose middle is left out where it has more characters: a message ends with what is wrong."""
+    """A text of at most ``length`` characters: the middle of a longer one is left out, since messages end with what is wrong."""
     if len(text) <= length:
         return text
-    end = (length - 5) // 3
-    return f"{text[: length - 5 - end]} ... {text[-end:]}"
+    gap = " ... "
+    end = (length - len(gap)) // 3
+    start = length - len(gap) - end
+    return f"{text[:start]}{gap}{text[-end:]}"
 
 
-def _escaped(character: str) -> str:
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
     if "\udc80" <= character <= "\udcff":  # how Python keeps a byte of a file's name that is no UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from xceptlab.config.loading import load_run
-from xceptlab.study.plan import expand, locate
+from xceptlab.study.plan import expand, find_study_file
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
@@ -118,7 +118,7 @@ def test_every_command_in_a_studys_header_names_files_that_exist(file):
     assert commands
     for command in commands:
         study, *rest = command.split()
-        assert locate(study) == file.relative_to(ROOT)
+        assert find_study_file(study) == file.relative_to(ROOT)
         assert all(Path(path).is_file() for flag, path in itertools.pairwise(rest) if flag == "-c")
 
 

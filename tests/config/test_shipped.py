@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT
 from xceptlab.config import shipped
 from xceptlab.config.loading import load_run
-from xceptlab.study.plan import expand, locate
+from xceptlab.study.plan import expand, find_study_file
 
 RECIPE = ["configs/model/xception_tiny.yaml", "configs/data/digits.yaml", "configs/train/digits.yaml"]
 YAML = sorted(str(file.relative_to(ROOT)) for folder in ("configs", "experiments") for file in (ROOT / folder).rglob("*.yaml"))
@@ -30,7 +30,7 @@ def test_a_shipped_study_runs_from_anywhere_by_its_path_or_name(monkeypatch, tmp
     monkeypatch.chdir(ROOT)
     here = expand("experiments/residual")
     monkeypatch.chdir(tmp_path)
-    assert locate(name) == ROOT / "experiments" / "residual" / "study.yaml"
+    assert find_study_file(name) == ROOT / "experiments" / "residual" / "study.yaml"
     there = expand(name)
     assert (there.name, there.arms) == (here.name, here.arms)
 
@@ -39,7 +39,7 @@ def test_what_is_there_comes_before_what_is_shipped(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "residual").mkdir()
     with pytest.raises(ValueError, match="residual: no study there"):
-        locate("residual")
+        find_study_file("residual")
     (tmp_path / "configs/train").mkdir(parents=True)
     (tmp_path / "configs/train/digits.yaml").write_text("train: {epochs: 2}")
     run = load_run([arg for file in RECIPE for arg in ("-c", file)])
@@ -65,7 +65,7 @@ def test_a_configuration_file_that_is_none_is_left_out_of_the_names_of_runs(monk
 def test_what_is_no_study_names_no_shipped_one(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no study there"):
-        locate(name)
+        find_study_file(name)
 
 
 def test_an_installed_wheel_has_all_of_the_code_the_recipes_and_the_studies(tmp_path):

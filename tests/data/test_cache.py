@@ -95,7 +95,7 @@ def test_other_files_of_equal_names_and_sizes_are_decoded(config, decoded):
 
 @pytest.mark.parametrize("what", ["set", "Pillow", "results"])
 def test_what_another_set_or_decoder_makes_of_the_files_is_another_origin(config, monkeypatch, what):
-    before = cifar._origin(config)
+    before = cifar._digest_of_what_is_decoded(config)
     if what == "set":
         config = dataclasses.replace(config, name="cifar100")
     elif what == "Pillow":
@@ -103,7 +103,7 @@ def test_what_another_set_or_decoder_makes_of_the_files_is_another_origin(config
         monkeypatch.setattr(cifar.importlib.metadata, "version", lambda name: version(name) + ".post1" * (name == "pillow"))
     else:
         monkeypatch.setattr(cifar, "SCIENCE_VERSION", cifar.SCIENCE_VERSION + 1)
-    assert cifar._origin(config) != before
+    assert cifar._digest_of_what_is_decoded(config) != before
 
 
 def with_header(data, **changes):

@@ -23,8 +23,9 @@ from made import leave, photographs
 from xceptlab import cli
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import DataConfig, RunConfig
-from xceptlab.data import identity, resolved, splits, stores
+from xceptlab.data import identity, resolved, splits
 from xceptlab.data.prepare import prepare
+from xceptlab.data.shards import find_shards
 from xceptlab.runs.directory import RunDirectory, begun_on_other_files
 from xceptlab.study.plan import expand
 from xceptlab.training.task import Task
@@ -124,7 +125,7 @@ def test_parquet_files_in_a_hidden_folder_are_no_data_set(tree):
     for folder in ("mine", ".cache"):
         shard(tree / folder, "train", sorted(tree.rglob("train/*/*.jpg")))
         (tree / folder / "data/train-00000-of-00001.parquet").rename(tree / folder / "train-00000-of-00001.parquet")
-    assert [file.parent.name for file in stores.shards(tree, "train")] == ["mine"]
+    assert [file.parent.name for file in find_shards(tree, "train")] == ["mine"]
 
 
 SAME = {
@@ -582,7 +583,7 @@ def studied(tmp_path, tree, monkeypatch, capsys):
         return {}
 
     monkeypatch.setattr("xceptlab.launch.study.run_missing", run_missing)
-    monkeypatch.setattr(identity, "_say", lambda line: print(f"xceptlab: {line}", file=sys.stderr))  # each time, not once
+    monkeypatch.setattr(identity, "_say_once", lambda line: print(f"xceptlab: {line}", file=sys.stderr))  # each time, not once
 
     def run(name, root, *layers):
         options = [*TRAIN, f"--data.root={root}", f"--runtime.outputs={tmp_path / 'outputs'}", *layers]

@@ -56,14 +56,14 @@ def epoch_of(world, accumulate=1, n=1000, batch_size=128, epoch=3, done=0):
 def test_each_image_once_per_epoch():
     for world in (1, 2, 4):
         for accumulate in (1, 2):
-            images = np.concatenate([key.index for step in epoch_of(world, accumulate) for key in step])
+            images = np.concatenate([key.number for step in epoch_of(world, accumulate) for key in step])
             assert np.array_equal(np.sort(images), np.arange(1000))
 
 
 def test_every_world_size_sees_the_same_global_batches():
-    one = [set(step[0].index) for step in epoch_of(1)]
+    one = [set(step[0].number) for step in epoch_of(1)]
     for world in (2, 4):
-        assert [set(np.concatenate([key.index for key in step])) for step in epoch_of(world)] == one
+        assert [set(np.concatenate([key.number for key in step])) for step in epoch_of(world)] == one
 
 
 @pytest.mark.parametrize("batch_size", [128, 90])
@@ -71,12 +71,12 @@ def test_images_that_may_be_mixed_share_a_process(batch_size):
     """2k and 2k + 1 of each global batch, also of the last, which has an odd number of images."""
     partner = {}
     for (key,) in epoch_of(1, n=1003, batch_size=batch_size):
-        for first, second in key.index[: len(key.index) // 2 * 2].reshape(-1, 2):
+        for first, second in key.number[: len(key.number) // 2 * 2].reshape(-1, 2):
             partner[first], partner[second] = second, first
     for world, accumulate in ((2, 1), (3, 2), (2, 3)):
         for step in epoch_of(world, accumulate, n=1003, batch_size=batch_size):
             for key in step:
-                for first, second in key.index[: len(key.index) // 2 * 2].reshape(-1, 2):
+                for first, second in key.number[: len(key.number) // 2 * 2].reshape(-1, 2):
                     assert partner[first] == second
 
 
@@ -86,7 +86,7 @@ def test_weights_make_the_gradient_the_mean_over_the_global_batch(world, accumul
     batches = epoch_of(world, accumulate)
     for step in range(0, len(batches), accumulate):
         keys = [key for part in batches[step : step + accumulate] for key in part]
-        total = sum(len(key.index) for key in keys)
+        total = sum(len(key.number) for key in keys)
         for key in keys:
             assert key.weight / (world * accumulate) == pytest.approx(1 / total)
 
@@ -97,7 +97,7 @@ def test_a_run_continues_where_it_stood():
         rest = epoch_of(2, 2, done=done)
         assert len(rest) == len(whole) - done
         for a, b in zip(rest, whole[done:], strict=True):
-            assert all(np.array_equal(x.index, y.index) for x, y in zip(a, b, strict=True))
+            assert all(np.array_equal(x.number, y.number) for x, y in zip(a, b, strict=True))
 
 
 def test_a_last_batch_too_small_for_batchnorm_says_so():
@@ -112,4 +112,4 @@ def test_evaluation_counts_each_image_once(world):
     orders = [order.EvaluationOrder(n=103, batch_size=10, rank=rank, world=world) for rank in range(world)]
     keys = [list(one) for one in orders]
     assert [len(one) for one in orders] == [len(batches) for batches in keys]
-    assert np.array_equal(np.sort(np.concatenate([key.index for batches in keys for key in batches])), np.arange(103))
+    assert np.array_equal(np.sort(np.concatenate([key.number for batches in keys for key in batches])), np.arange(103))

@@ -32,12 +32,13 @@ from torchvision.transforms import functional as F
 from conftest import PHOTOGRAPHS, ROOT
 from xceptlab import cli
 from xceptlab.config.schema import DataConfig
-from xceptlab.data import SETS, augment, imagenet, order, sources, splits
+from xceptlab.data import SETS, augment, ilsvrc, order, sources, splits
 from xceptlab.data.check import Counts, check
-from xceptlab.data.module import Split
+from xceptlab.data.layouts import find_layout, prepared_folder
 from xceptlab.data.photographs import Photographs, decode
 from xceptlab.data.prepare import prepare
-from xceptlab.data.stores import Tree
+from xceptlab.data.split import Split
+from xceptlab.data.tree import Tree
 from xceptlab.errors import Refused
 
 CLASSES = ("n01", "n02", "n03")
@@ -163,7 +164,7 @@ def test_every_layout_has_the_same_photographs_under_the_same_numbers(tree, tars
 
 def test_photographs_that_are_nowhere_say_what_was_looked_for(tmp_path):
     with pytest.raises(ValueError, match=r"looked for the folders train/<class>/ and val/<class>/, or train-\*.parquet"):
-        imagenet.locate(config(tmp_path / "nowhere", name="imagenet"))
+        find_layout(config(tmp_path / "nowhere", name="imagenet"))
 
 
 def test_a_photograph_has_the_size_that_is_asked_for_and_varies_with_its_draws(tree):
@@ -191,17 +192,17 @@ def test_a_tar_file_is_searched_once(tars, tmp_path, monkeypatch):
 
 def test_of_several_processes_one_searches_a_tar_file_and_says_how_far_it_is(tars, monkeypatch, capsys):
     """Threads do for processes: flock tells open files apart, not who opened them."""
-    searches, search = [], imagenet._train_members
+    searches, search = [], ilsvrc._train_rows
 
     def slow(file):
         searches.append(file)
         time.sleep(0.3)
         yield from search(file)
 
-    monkeypatch.setattr(imagenet, "_train_members", slow)
-    monkeypatch.setattr(imagenet, "SAY_SECONDS", 0)
+    monkeypatch.setattr(ilsvrc, "_train_rows", slow)
+    monkeypatch.setattr(ilsvrc, "SAY_SECONDS", 0)
     with ThreadPoolExecutor(3) as threads:
-        archives = list(threads.map(imagenet.train_tar, [tars / "ILSVRC2012_img_train.tar"] * 3))
+        archives = list(threads.map(ilsvrc.train_archive, [tars / "ILSVRC2012_img_train.tar"] * 3))
     assert len(searches) == 1
     assert all(archive.table.equals(archives[0].table) for archive in archives)
     assert "ILSVRC2012_img_train.tar: finding its photographs, which is needed once: 2 of 3 classes" in capsys.readouterr().err
@@ -210,9 +211,9 @@ def test_of_several_processes_one_searches_a_tar_file_and_says_how_far_it_is(tar
 def test_a_search_that_is_killed_leaves_nothing_half_done(tars, tmp_path):
     """As it begins to write; the next process searches again."""
     search = (
-        "import os, signal; from pathlib import Path; from xceptlab.data import imagenet;"
+        "import os, signal; from pathlib import Path; from xceptlab.data import ilsvrc;"
         "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
-        f"imagenet.train_tar(Path({str(tars / 'ILSVRC2012_img_train.tar')!r}))"
+        f"ilsvrc.train_archive(Path({str(tars / 'ILSVRC2012_img_train.tar')!r}))"
     )
     assert subprocess.run([sys.executable, "-c", search]).returncode == -signal.SIGKILL
     (leftover,) = (tmp_path / "cache" / "xceptlab").iterdir()
@@ -900,20 +901,20 @@ def test_missing_shards_and_neighbouring_sets_are_refused(shards):
 
 
 def test_row_groups_are_kept_by_their_bytes(shards, monkeypatch):
-    from xceptlab.data import stores
+    from xceptlab.data import shards as module
 
     train, _ = load(shards)
-    monkeypatch.setattr(stores, "_kept", {})
+    monkeypatch.setattr(module, "_cache", {})
     wanted = everything(train)
-    assert len(stores._kept) == 6  # 24 photographs by fives, in two files
-    one = next(iter(stores._kept.values())).nbytes
-    monkeypatch.setattr(stores, "_KEPT_BYTES", 2.2 * one)
+    assert len(module._cache) == 6  # 24 photographs by fives, in two files
+    one = next(iter(module._cache.values())).nbytes
+    monkeypatch.setattr(module, "_CACHE_BYTES", 2.2 * one)
     assert torch.equal(everything(train), wanted)
-    assert len(stores._kept) == 2
-    assert list(stores._kept)[-1] == (shards / "data" / "train-00001-of-00002.parquet", 2)
-    monkeypatch.setattr(stores, "_KEPT_BYTES", 0)
+    assert len(module._cache) == 2
+    assert list(module._cache)[-1] == (shards / "data" / "train-00001-of-00002.parquet", 2)
+    monkeypatch.setattr(module, "_CACHE_BYTES", 0)
     assert torch.equal(everything(train), wanted)
-    assert len(stores._kept) == 1
+    assert len(module._cache) == 1
 
 
 def test_a_run_can_start_where_a_sampled_photograph_is_corrupt(tree):
@@ -1279,7 +1280,7 @@ def test_of_several_that_ask_one_is_alone_in_a_folder_with_locks_and_without(flo
 
 def test_who_does_not_wait_is_told_that_another_is_there(flock, tree):
     busy = pytest.raises(ValueError, match="another process is preparing photographs there")
-    with sources.locked(imagenet.prepared(config(tree, short_side=32))), busy:
+    with sources.locked(prepared_folder(config(tree, short_side=32))), busy:
         list(prepare(config(tree, short_side=32), 0))
     list(prepare(config(tree, short_side=32), 0))
 

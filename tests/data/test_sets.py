@@ -14,7 +14,7 @@ from PIL import Image
 from conftest import CIFAR10
 from made import photographs
 from xceptlab.config.schema import DataConfig, RunConfig
-from xceptlab.data import SETS, identity, locate
+from xceptlab.data import SETS, identity, require_files
 from xceptlab.data.check import check
 from xceptlab.data.module import DataModule
 
@@ -45,7 +45,9 @@ def test_digits_are_embedded_and_split_by_strata():
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_is_a_module_of_the_same_functions(name):
-    assert [what for what in ("locate", "load", "class_names", "files") if not callable(getattr(SETS[name], what, None))] == []
+    assert [
+        what for what in ("require_files", "load", "class_names", "files") if not callable(getattr(SETS[name], what, None))
+    ] == []
     assert set(SETS) == set(get_args(DataConfig.__dataclass_fields__["name"].type))
 
 
@@ -120,7 +122,7 @@ def test_one_cifar_is_not_taken_for_the_other(parquet, tmp_path, given, asked, l
 
 def test_cifar_that_is_not_there_says_where_it_looked_and_what_to_do(tmp_path):
     with pytest.raises(ValueError) as error:
-        locate(cifar(tmp_path / "nowhere"))
+        require_files(cifar(tmp_path / "nowhere"))
     for text in ("data.root", str(tmp_path / "nowhere"), "train-*.parquet", "cifar-10-batches-py", "--data.download true"):
         assert text in str(error.value)
 

@@ -14,7 +14,7 @@ from launch import fakes
 from launch.fakes import calls, finish
 from xceptlab.config.loading import load_run
 from xceptlab.launch import local
-from xceptlab.launch.launcher import crash
+from xceptlab.launch.failures import describe_crash
 from xceptlab.runs.directory import RunDirectory
 
 
@@ -75,7 +75,7 @@ def test_a_native_crash_is_reported_as_one_and_what_to_try(run, launcher, name):
 
 @pytest.mark.parametrize("code", [-1, -1000, 0, 1, 2, 75, 130, 143, -15])
 def test_what_is_no_native_crash_is_not_called_one(code, tmp_path):
-    assert crash(code, tmp_path / "log.txt") == ""
+    assert describe_crash(code, tmp_path / "log.txt") == ""
 
 
 def test_a_crash_counts_only_where_a_run_came_no_further(run, launcher, tmp_path):
@@ -146,7 +146,7 @@ def test_stopping_a_second_time_kills_at_once(run, launcher, tmp_path, monkeypat
 
 FRESH = """
 import _thread, pathlib, sys, threading
-from xceptlab.launch.launcher import execute
+from xceptlab.launch.child import execute
 if sys.argv[2] == "train":
     threading.Timer(2, _thread.interrupt_main).start()
 sys.exit(execute(None, sys.argv[2:], pathlib.Path(sys.argv[1]), fresh=True))
@@ -162,7 +162,7 @@ def test_a_fresh_process_is_asked_to_stop_by_an_interrupt_that_is_no_signal_too(
     """As Ray's is."""
     argv = ["train", *TINY, "--train.epochs=100000", f"--runtime.outputs={tmp_path}"]
     code = subprocess.run([sys.executable, "-c", FRESH, tmp_path / "log", *argv], timeout=60).returncode
-    assert code in (75, 256 - signal.SIGTERM)
+    assert code in (75, 128 + signal.SIGTERM)
 
 
 COORDINATOR = """

@@ -128,7 +128,7 @@ def test_what_slurm_refuses_is_one_line(run, launcher, capfd):
 
 @slurm
 def test_of_jobs_that_slurm_refuses_half_are_submitted_and_the_others_later(run, launcher, monkeypatch, capfd):
-    monkeypatch.setattr("xceptlab.launch.slurm.AGAIN", 1.0)
+    monkeypatch.setattr("xceptlab.launch.slurm.RESUBMIT_SECONDS", 1.0)
     one = launcher()
     one.start([run(seed) for seed in range(20, 27)])  # an array may have 6 jobs
     assert list(one.poll().values()).count("queued") == 3

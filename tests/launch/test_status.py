@@ -61,7 +61,7 @@ def test_every_state_of_a_run_is_told_apart(study):
     os.utime(lease, (time.time() - 200, time.time() - 200))
     overview = Overview(study)
     with directory(running).locked():
-        seen = overview.look({})
+        seen = overview.read({})
         shown = text(overview)
     assert [seen[run.run_id].state for run in (done, running, stopped, killed, lost)] == [
         "done", "running", "stopped", "stopped", "running",
@@ -90,7 +90,7 @@ def test_a_run_that_failed_says_why_on_any_machine_until_somebody_trains_it_agai
     for run, reason in ((failed, "the data are gone"), (alike, "the data are gone"), (again, "out of memory")):
         directory(run).fail(reason)
     overview = Overview(study)
-    seen = overview.look({})
+    seen = overview.read({})
     assert [(seen[run.run_id].state, seen[run.run_id].reason) for run in (failed, again)] == [
         ("failed", "the data are gone"),
         ("failed", "out of memory"),
@@ -99,12 +99,12 @@ def test_a_run_that_failed_says_why_on_any_machine_until_somebody_trains_it_agai
     assert "0 of 10 done, 3 failed, 7 waiting" in shown
     assert f"failed: {overview.name(failed.run_id)}, {overview.name(alike.run_id)}: the data are gone (see " in shown
     assert "seed 1: out of memory (see " in shown
-    assert overview.look({again.run_id: "waiting"})[again.run_id].state == "waiting"  # a launcher will start it
+    assert overview.read({again.run_id: "waiting"})[again.run_id].state == "waiting"  # a launcher will start it
     with directory(again).locked():
-        assert overview.look({})[again.run_id].state == "running"
-    assert overview.look({})[again.run_id].state == "waiting"
+        assert overview.read({})[again.run_id].state == "running"
+    assert overview.read({})[again.run_id].state == "waiting"
     fakes.write_record(failed)
-    assert overview.look({})[failed.run_id].state == "done"
+    assert overview.read({})[failed.run_id].state == "done"
 
 
 def test_status_prints_once_where_nobody_watches_and_writes_nothing(capsys, tmp_path, study):

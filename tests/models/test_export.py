@@ -185,7 +185,7 @@ def test_torchs_program_computes_the_same_for_any_batch(tmp_path):
 
 @pytest.fixture(scope="module")
 def onnx_file(tmp_path_factory):
-    for name in xceptlab.models.export.ONNX:
+    for name in xceptlab.models.export.ONNX_PACKAGES:
         pytest.importorskip(name)
     folder = tmp_path_factory.mktemp("onnx")
     file, config, network = weights(folder, *SMALL)
@@ -218,7 +218,7 @@ def test_onnx_that_computes_something_else_is_not_kept(onnx_file, tmp_path, monk
 
 
 def test_without_the_onnx_packages_the_error_names_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(xceptlab.export, "ONNX", ("onnx-that-is-not-there",))
+    monkeypatch.setattr(xceptlab.export, "ONNX_PACKAGES", ("onnx-that-is-not-there",))
     file, config, _ = weights(tmp_path, *SMALL)
     with pytest.raises(ValueError, match=r"needs onnx-that-is-not-there \(pip install 'xceptlab\[onnx\]'\)"):
         export(config, file, tmp_path / "x.onnx")
@@ -256,7 +256,7 @@ def test_timms_own_models_are_exported_and_say_which_images_are_too_small(tmp_pa
 
 @pytest.mark.parametrize("suffix", ["onnx", "pt2", "safetensors"])
 def test_the_documented_code_uses_an_exported_file_and_finds_what_it_needs_in_it(tmp_path, monkeypatch, suffix):
-    for name in xceptlab.models.export.ONNX if suffix == "onnx" else ():
+    for name in xceptlab.models.export.ONNX_PACKAGES if suffix == "onnx" else ():
         pytest.importorskip(name)
     variant = [*TWO, *AS_TIMM] if suffix == "safetensors" else SMALL
     file, config, network = weights(tmp_path, *variant)

@@ -11,7 +11,7 @@ import yaml
 from xceptlab.config.schema import ModelConfig, RunConfig, TrainConfig
 from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.plan import _control, expand, locate
+from xceptlab.study.plan import _control, expand, find_study_file
 from xceptlab.study.registration import Registration, refuse_namesake, remember_files
 from xceptlab.study.statistics import Boundary
 
@@ -240,9 +240,9 @@ def test_a_study_is_kept_below_the_outputs_folder(write, tmp_path):
 
 def test_a_study_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere: no study there; give a study's folder"):
-        locate(str(tmp_path / "nowhere"))
+        find_study_file(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="no study there"):
-        locate(str(tmp_path))
+        find_study_file(str(tmp_path))
 
 
 def test_seeds_until_decided_begin_with_the_first_block(write):

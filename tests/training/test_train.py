@@ -423,8 +423,7 @@ def test_mixed_images_count_for_both_labels_as_a_soft_target_would(tiny):
     config = tiny("--train.label_smoothing=0.1")
     task = Task(config, torch.nn.Flatten(), 1, 1)
     images, labels, own = torch.randn(5, 10), torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0.7, 0.7, 0.9, 0.9, 1.0])
-    nothing = torch.empty(0)
-    batch = Batch(images, labels, torch.arange(5), nothing, nothing, own, 0.2, 0)
+    batch = Batch(images, labels, torch.arange(5), label_weight=own, weight=0.2, replaced=0)
     targets = torch.zeros(5, 10)
     for i, partner in enumerate((1, 0, 3, 2, 4)):
         targets[i, labels[i]] += own[i]

@@ -319,7 +319,7 @@ def test_a_run_that_is_being_trained_is_not_sent_by_another_process(tiny, server
     config = tiny()
     directory(config).create()
     with directory(config).locked(), pytest.raises(weights_and_biases.leases.Busy, match="a process is training this run"):
-        weights_and_biases.sync(config, directory(config))
+        weights_and_biases.sync_run(config, directory(config))
     assert not server.requests
 
 

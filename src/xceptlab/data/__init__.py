@@ -1,4 +1,8 @@
-"""The data sets. Looking whether one is there costs nothing heavy; ``module`` is the way to its batches."""
+"""The data sets: whether one is there (``require_files``) and which images each split has (``splits``), without importing torch.
+
+Where to find what: ``module`` gives the batches that the network gets, ``augment`` crops and varies images, ``order`` says which
+image comes when, ``layouts`` and ``cifar`` find files, ``photographs`` decodes, ``sets`` lists the data sets.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -15,42 +19,53 @@ from xceptlab.errors import Refused
 if TYPE_CHECKING:
     from xceptlab.data.photographs import Photographs
 
-__all__ = ["SETS", "locate", "resolved", "splits"]
+__all__ = ["SETS", "require_files", "resolved", "splits"]
 
 
-def locate(config: DataConfig) -> None:
-    """Check that the data set is there, before anything is started.
+def require_files(config: DataConfig) -> None:
+    """Check that the files of the data set are there, before anything is started.
 
     Raises:
-        Refused: What was looked for, where, and how to get it.
+        Refused: They are not; the message says what was looked for, where, and how to get it.
     """
-    SETS[config.name].locate(config)
+    SETS[config.name].require_files(config)
 
 
 def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices]"]:
-    """Per split its source and which of the source's images it has; ``validation`` has none where there are none.
+    """The splits ``train``, ``validation`` and ``test``: for each its source, and the numbers (n,) of the source's images it has.
+
+    ``validation`` has no images where none are held out and the data set has no part of its own for it.
 
     Raises:
         Refused: The data set cannot be read, or has too few images for what is asked of it.
     """
-    train, test, *apart = SETS[config.name].load(config)
-    if apart and config.validation:
+    train, test, *validation = SETS[config.name].load(config)
+    if validation and config.validation:
         raise Refused(f"data.validation: {config.validation} is not allowed; it must be 0, as val holds images to validate on")
-    members = _limited(train.labels, config.train_images, "train_images")
-    count = round(config.validation * len(members))
+    chosen = _limited(train.labels, config.train_images, "train_images")
+    count = round(config.validation * len(chosen))
     if config.validation and not count:
         raise Refused(
-            f"data.validation: {config.validation} is not allowed; it holds out none of the {len(members)} training images"
+            f"data.validation: {config.validation} is not allowed; it holds out none of the {len(chosen)} training images"
         )
-    held_out = members[order.stratified(train.labels[members], count, config.validation_seed)]
+    held_out = chosen[order.stratified(train.labels[chosen], count, config.validation_seed)]
+    if validation:
+        (part,) = validation
+        validation_split = (part, np.arange(len(part.labels)))
+    else:
+        validation_split = (train, held_out)
     return {
-        "train": (train, np.setdiff1d(members, held_out)),
-        "validation": (apart[0], np.arange(len(apart[0].labels))) if apart else (train, held_out),
+        "train": (train, np.setdiff1d(chosen, held_out)),
+        "validation": validation_split,
         "test": (test, _limited(test.labels, config.test_images, "test_images")),
     }
 
 
 def _limited(labels: Indices, count: int, key: str) -> Indices:
-    if count > len(labels):
-        raise Refused(f"data.{key}: {count} is not allowed; there are {len(labels)} images (0 uses all)")
-    return np.arange(len(labels)) if count in (0, len(labels)) else order.stratified(labels, count, seed=0)
+    """The numbers of ``count`` images with labels (n,), each class in proportion to its size; of all images where it is 0."""
+    n = len(labels)
+    if count > n:
+        raise Refused(f"data.{key}: {count} is not allowed; there are {n} images (0 uses all)")
+    if count in (0, n):
+        return np.arange(n)
+    return order.stratified(labels, count, seed=0)

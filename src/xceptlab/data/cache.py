@@ -42,9 +42,10 @@ def cached(name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]) 
         file = user_cache() / f"{name}-{origin}.safetensors"
     except RuntimeError:
         return decode()
-    with contextlib.suppress(OSError, ValueError):  # said below, by the one process that decodes them
-        if found := _read(file, origin):
-            return found
+    with contextlib.suppress(OSError, ValueError):  # the process that decodes the images says so below
+        images = _read(file, origin)
+        if images:
+            return images
     with contextlib.ExitStack() as lock:
         try:
             lock.enter_context(locked(file.parent))
@@ -52,8 +53,9 @@ def cached(name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]) 
             _say_not_kept(file, error)
             return decode()
         try:
-            if found := _read(file, origin):  # another process has written it
-                return found
+            images = _read(file, origin)
+            if images:  # another process has decoded them meanwhile
+                return images
         except (OSError, ValueError) as error:
             say(f"{error}; its images are decoded anew")
         images = decode()
@@ -69,7 +71,11 @@ def _say_not_kept(file: Path, error: OSError) -> None:
 
 
 def _write(file: Path, origin: str, images: tuple[Arrays, Arrays]) -> None:
-    """Raises: OSError: As from the system."""
+    """Keep images in a file, whole or not at all.
+
+    Raises:
+        OSError: As from the system.
+    """
     from safetensors.numpy import save
 
     train, test = images
@@ -83,7 +89,7 @@ def _write(file: Path, origin: str, images: tuple[Arrays, Arrays]) -> None:
 
 
 def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
-    """What ``_write`` has written, as private mappings: to change an array changes no file. None where there is no file.
+    """Map what ``_write`` has written into memory, privately: to change an array changes no file. None where there is no file.
 
     Raises:
         OSError: As from the system.
@@ -91,22 +97,26 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
     """
     from safetensors import safe_open
 
-    if not os.path.isfile(file):  # false, too, where one may not look
+    if not os.path.isfile(file):  # also where the folder may not be read
         return None
-    with reading(file), safe_open(file, framework="pt") as opened:  # of its frameworks torch maps; NumPy's is a copy
+    with reading(file), safe_open(file, framework="pt") as opened:  # its framework "pt" maps the file, "numpy" copies it
         metadata = opened.metadata()
-        train, test = (
-            Arrays(opened.get_tensor(f"{split}.images").numpy(), opened.get_tensor(f"{split}.labels").numpy())
-            for split in ("train", "test")
-        )
-        sound = _is_whole(train) and _is_whole(test) and fingerprint((train, test)) == metadata["fingerprint"]
+
+        def arrays(split: str) -> Arrays:
+            images = opened.get_tensor(f"{split}.images")
+            labels = opened.get_tensor(f"{split}.labels")
+            return Arrays(images.numpy(), labels.numpy())
+
+        train, test = arrays("train"), arrays("test")
+        sound = _has_right_shape(train) and _has_right_shape(test) and fingerprint((train, test)) == metadata["fingerprint"]
         if not sound or metadata["origin"] != origin:
             raise Refused("it does not hold what was written")
     return train, test
 
 
-def _is_whole(arrays: Arrays) -> bool:
-    """Whether types and shapes are those of images with labels, which the fingerprint does not tell."""
+def _has_right_shape(arrays: Arrays) -> bool:
+    """Whether types and shapes are those of images with labels, which the fingerprint, a hash of bytes, does not tell."""
     images, labels = arrays.images, arrays.labels
-    of_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
-    return of_images and labels.dtype == np.int64 and labels.shape == images.shape[:1]
+    are_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+    are_labels = labels.dtype == np.int64 and labels.shape == images.shape[:1]
+    return are_images and are_labels

@@ -17,87 +17,118 @@ from xceptlab.data import identity, splits
 from xceptlab.data.order import Indices
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays, Unreadable, Unsound
-from xceptlab.data.stores import Tree
+from xceptlab.data.tree import Tree
 
 SAMPLE = 200
-"""Images of a split that are decoded where not all are."""
+"""How many images of a split are decoded where not all are."""
+
+Source = Arrays | Photographs
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a split holds."""
+    """How many images a split of a run has, and what to know about that."""
 
     split: str
     images: int
     available: int
-    """Images of the files; ``data.validation`` and others may leave some of them out."""
+    """Images in the files; ``data.validation`` and others may leave some of them out."""
     classes: int
+    """Classes with an image."""
     smallest: int
     """Images of the smallest class; 0 where a class has none."""
     largest: int
+    """Images of the largest class."""
     notes: tuple[str, ...] = ()
     """What is no fault but may surprise: the original has more images, files are left alone, or a class has no image here."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """What is no fault of an image but may surprise: what the decoder says of it."""
+    """What the decoder remarked on an image that it could decode: no fault, but it may surprise."""
 
     text: str
 
 
 def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts | Remark | str]:
-    """Per split of a run its counts, then a line for each fault.
+    """Check a data set as a run would use it.
 
-    Faults are classes that are not in a part, and images that cannot be decoded, of ``SAMPLE`` spread over the split or of all;
-    with all, of an own data set also pictures that are in two splits or in two classes. Where the set as a whole is unsound only
-    the lines of its faults.
+    Faults are classes that are missing in a part, and images that cannot be decoded. With ``everything`` they are, in an own data
+    set, also pictures that are in two splits or in two classes.
+
+    Args:
+        config: The data set.
+        everything: Decode all images, not only ``SAMPLE`` of each split.
+        workers: Processes beside this one that decode.
+
+    Yields:
+        For each split its ``Counts``, then a ``Remark`` or, as text, a fault for each image that deserves one. Where the set as a
+        whole is unsound, the lines of its faults only.
 
     Raises:
         Refused: The data set is not there, or cannot be read.
     """
     try:
-        found = splits(config)
+        sources_and_members = splits(config)
     except Unsound as error:
         yield from error.lines
         return
     names = _class_names(config)
     pictures = _Pictures(names)
-    for split, (source, members) in found.items():
+    find_copies = everything and config.name == "folder"
+    for split, (source, members) in sources_and_members.items():
         if not len(members):
             continue
-        sizes, total = np.bincount(source.labels[members], minlength=config.classes), len(source.labels)
-        classes, smallest, largest = int((sizes > 0).sum()), int(sizes.min()), int(sizes.max())
-        yield Counts(split, len(members), total, classes, smallest, largest, tuple(_notes(config, split, source, members, names)))
+        yield _counts(config, split, source, members, names)
         yield from _absent(config, split, source, names)
         if isinstance(source, Arrays):
-            continue  # all of it was decoded
-        count = len(members) if everything else min(SAMPLE, len(members))
-        index = members[np.linspace(0, len(members) - 1, count).astype(np.int64)]
-        trials = DataLoader(_Trial(source), sampler=index, batch_size=None, num_workers=workers)
-        for i, (fault, said, digest) in zip(index, trials, strict=True):
-            if fault:
-                yield fault
-            elif said:
-                yield Remark(f"{source.store.name(i)}: {said}")
-            if digest and everything and config.name == "folder":
-                pictures.add(split, source, i, digest)
+            continue  # all of it was decoded when it was loaded
+        chosen = members if everything else _sample(members)
+        trials = DataLoader(_Trial(source), sampler=chosen, batch_size=None, num_workers=workers)
+        for i, trial in zip(chosen, trials, strict=True):
+            if trial.fault:
+                yield trial.fault
+            elif trial.printed:
+                yield Remark(f"{source.store.name(i)}: {trial.printed}")
+            if trial.digest and find_copies:
+                pictures.add(split, source, i, trial.digest)
     yield from pictures.faults()
 
 
-def _notes(
-    config: DataConfig, split: str, source: Arrays | Photographs, members: Indices, names: tuple[str, ...]
-) -> Iterator[str]:
-    original = config.IMAGES.get(config.name)
-    if split != "validation" and original and len(source.labels) != original[split == "test"]:
-        yield f"{split}: {len(source.labels):,} images; the original {config.name} has {original[split == 'test']:,}"
-    if isinstance(source, Photographs) and isinstance(source.store, Tree) and (split != "validation" or len(config.parts) == 3):
+def _sample(members: Indices) -> Indices:
+    """Up to ``SAMPLE`` images, spread evenly over the split."""
+    count = min(SAMPLE, len(members))
+    places = np.linspace(0, len(members) - 1, count).astype(np.int64)
+    return members[places]
+
+
+def _counts(config: DataConfig, split: str, source: Source, members: Indices, names: tuple[str, ...]) -> Counts:
+    images_by_class = np.bincount(source.labels[members], minlength=config.classes)
+    return Counts(
+        split=split,
+        images=len(members),
+        available=len(source.labels),
+        classes=int((images_by_class > 0).sum()),
+        smallest=int(images_by_class.min()),
+        largest=int(images_by_class.max()),
+        notes=tuple(_notes(config, split, source, members, names)),
+    )
+
+
+def _notes(config: DataConfig, split: str, source: Source, members: Indices, names: tuple[str, ...]) -> Iterator[str]:
+    if split in ("train", "test") and config.name in config.IMAGES:
+        train_images, test_images = config.IMAGES[config.name]
+        original = test_images if split == "test" else train_images
+        if len(source.labels) != original:
+            yield f"{split}: {len(source.labels):,} images; the original {config.name} has {original:,}"
+    has_its_own_files = split != "validation" or len(config.parts) == 3
+    if isinstance(source, Photographs) and isinstance(source.store, Tree) and has_its_own_files:
         yield from source.store.left_alone()
     yield from _left_out(split, source, members, names)
 
 
 def absent_classes(config: DataConfig) -> Iterator[str]:
-    """A line for each class of which a split has no image, in the words of ``check``; nothing is decoded.
+    """A line for each class of which a split has no image, worded as ``check`` words it; nothing is decoded.
 
     Raises:
         Refused: The data set is not there, or cannot be read.
@@ -113,45 +144,50 @@ def _class_names(config: DataConfig) -> tuple[str, ...]:
     return identity.class_names(config) or tuple(map(str, range(config.classes)))
 
 
-def _absent(config: DataConfig, split: str, source: Arrays | Photographs, names: tuple[str, ...]) -> Iterator[str]:
+def _absent(config: DataConfig, split: str, source: Source, names: tuple[str, ...]) -> Iterator[str]:
     """A line for each class of which the files of a split have no image."""
     for label in np.setdiff1d(np.arange(config.classes), source.labels):
         yield f"{split} holds no image of class {names[label]}"
 
 
-def _left_out(split: str, source: Arrays | Photographs, members: Indices, names: tuple[str, ...]) -> Iterator[str]:
-    """One line on the classes of which the files have images, and what ``data.validation`` and others leave of them has none."""
-    left_out = [names[label] for label in np.setdiff1d(source.labels, source.labels[members])]
-    if left_out:
-        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        yield f"{split}: of the images that a run uses none is of class {', '.join(left_out[:3])}{more}"
+def _left_out(split: str, source: Source, members: Indices, names: tuple[str, ...]) -> Iterator[str]:
+    """One line on the classes that have images in the files, but none among those that ``data.validation`` and others leave."""
+    labels = np.setdiff1d(source.labels, source.labels[members])
+    if not len(labels):
+        return
+    shown = ", ".join(names[label] for label in labels[:3])
+    if len(labels) > 3:
+        shown += f" and {len(labels) - 3} more"
+    yield f"{split}: of the images that a run uses none is of class {shown}"
 
 
-class _Tried(NamedTuple):
+class _TrialResult(NamedTuple):
     """What came of decoding an image."""
 
     fault: str
-    said: str
+    """Why it cannot be decoded; empty where it can."""
+    printed: str
     """What libraries written in C printed meanwhile."""
     digest: bytes
-    """16 bytes of the decoded pixels; none of an image that cannot be decoded."""
+    """16 bytes of a hash of the decoded pixels; empty for an image that cannot be decoded."""
 
 
-class _Trial(Dataset[_Tried]):
-    """Decodes an image and tells what is wrong with it."""
+class _Trial(Dataset[_TrialResult]):
+    """Decodes images by their numbers in the source, and notes what is wrong with each."""
 
     def __init__(self, source: Photographs) -> None:
         self.source = source
 
-    def __getitem__(self, i: int) -> _Tried:
-        said: list[str] = []
+    def __getitem__(self, i: int) -> _TrialResult:
+        printed: list[str] = []
         try:
-            with _printed_by_c(said):
+            with _printed_by_c(printed):
                 image = self.source.decoded(i)
         except (Unreadable, OSError) as error:
-            return _Tried(str(error), "", b"")
-        pixels = hashlib.blake2b(image.contiguous().numpy().data, digest_size=16, key=b"%d" % image.shape[2])
-        return _Tried("", "; ".join(dict.fromkeys(said)), pixels.digest())
+            return _TrialResult(fault=str(error), printed="", digest=b"")
+        width = b"%d" % image.shape[2]  # so that no image equals one of another shape with the same bytes
+        pixels = hashlib.blake2b(image.contiguous().numpy().data, digest_size=16, key=width)
+        return _TrialResult(fault="", printed="; ".join(dict.fromkeys(printed)), digest=pixels.digest())
 
 
 @contextlib.contextmanager
@@ -171,13 +207,16 @@ def _printed_by_c(lines: list[str]) -> Iterator[None]:
 
 
 class _Pictures:
-    """The digests of all pictures, 16 bytes each, to find those that are there twice where they must not be."""
+    """The digests of all pictures, to find those that are there twice where they must not be."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.digests = bytearray()
+        """16 bytes for each picture, in the order of ``images``."""
         self.sources: dict[str, Photographs] = {}
+        """The source of each split's pictures."""
         self.images: dict[str, list[int]] = {}
+        """The numbers, in their source, of each split's pictures."""
 
     def add(self, split: str, source: Photographs, i: int, digest: bytes) -> None:
         self.sources[split] = source
@@ -186,18 +225,21 @@ class _Pictures:
 
     def faults(self) -> Iterator[str]:
         """A line for each picture that is in two splits or in two classes; copies within a class of a split do no harm."""
-        keys = np.frombuffer(bytes(self.digests), np.uint64).reshape(-1, 2)
-        order = np.lexsort(keys.T)
-        for place in np.flatnonzero((keys[order[1:]] == keys[order[:-1]]).all(1)):
-            (split, one, label), (other_split, other, other_label) = (self._at(n) for n in order[place : place + 2])
-            if split != other_split or label != other_label:
-                yield f"{other} ({other_split}, class {other_label}) is the same picture as {one} ({split}, class {label})"
+        keys = np.frombuffer(bytes(self.digests), np.uint64).reshape(-1, 2)  # (n, 2)
+        order = np.lexsort(keys.T)  # (n,): equal pictures are neighbours
+        same_as_next = (keys[order[1:]] == keys[order[:-1]]).all(1)  # (n - 1,)
+        for place in np.flatnonzero(same_as_next):
+            split, name, label = self._at(order[place])
+            other_split, other_name, other_label = self._at(order[place + 1])
+            if (split, label) != (other_split, other_label):
+                yield f"{other_name} ({other_split}, class {other_label}) is the same picture as {name} ({split}, class {label})"
 
     def _at(self, number: int) -> tuple[str, str, str]:
-        """Split, name and class of the picture whose digest is the n-th."""
+        """Split, name and class of the picture with this number among all."""
         for split, images in self.images.items():
             if number < len(images):
-                source, i = self.sources[split], images[number]
+                source = self.sources[split]
+                i = images[number]
                 return split, source.store.name(i), self.names[source.labels[i]]
             number -= len(images)
         raise IndexError(number)

@@ -13,32 +13,45 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xceptlab.config.schema import SCIENCE_VERSION, DataConfig
 from xceptlab.data.cache import cached
+from xceptlab.data.shards import find_shards
 from xceptlab.data.sources import HUB, Arrays, digest_of_files, folder, locked, missing, reading, regular_bytes
-from xceptlab.data.stores import shards
 from xceptlab.data.tables import feature_names, open_table
 from xceptlab.errors import Refused
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""The folder in ``data.root`` that torchvision reads."""
 _TORCHVISIONS_FILES = {
-    "cifar10": ("batches.meta", *(f"data_batch_{number}" for number in range(1, 6)), "test_batch"),
+    "cifar10": (
+        "batches.meta",
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+    ),
     "cifar100": ("meta", "test", "train"),
 }
-"""What torchvision reads in its folder, where other files may lie, too."""
+"""The files that torchvision reads in its folder, where other files may lie, too."""
+_SPLITS = ("train", "test")
 _LABELS = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
 
-def locate(config: DataConfig) -> None:
+def require_files(config: DataConfig) -> None:
     """Check that the files are there; with ``data.download`` fetch them, one process while the others wait.
 
     Raises:
-        Refused: What was looked for, where, and how to get it; or the download failed.
+        Refused: They are not there, and the message says how to get them; or the download failed.
     """
     if _is_there(config):
         return
@@ -58,7 +71,7 @@ def _is_there(config: DataConfig) -> bool:
 
 
 def _has_parquet(config: DataConfig) -> bool:
-    return all(shards(folder(config), split) for split in ("train", "test"))
+    return all(find_shards(folder(config), split) for split in _SPLITS)
 
 
 def _download(config: DataConfig) -> None:
@@ -76,27 +89,32 @@ def files(config: DataConfig) -> str:
     Raises:
         Refused: They are not there.
     """
-    locate(config)
+    require_files(config)
     if _has_parquet(config):
-        kind, read = "parquet", [file for split in ("train", "test") for file in shards(folder(config), split)]
+        kind = "parquet"
+        paths = [*find_shards(folder(config), "train"), *find_shards(folder(config), "test")]
     else:
-        here = Path(config.root) / _TORCHVISION[config.name]
-        kind, read = "torchvision", [here / name for name in _TORCHVISIONS_FILES[config.name] if (here / name).is_file()]
-    return f"{kind}-{digest_of_files((os.fsencode(file.name), file.stat().st_size) for file in read)}"
+        kind = "torchvision"
+        root = Path(config.root) / _TORCHVISION[config.name]
+        paths = [root / name for name in _TORCHVISIONS_FILES[config.name]]
+    there = [path for path in paths if path.is_file()]
+    digest = digest_of_files((os.fsencode(path.name), path.stat().st_size) for path in there)
+    return f"{kind}-{digest}"
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
     """The names of the classes, by label; empty where the files do not tell."""
     if _has_parquet(config):
-        file = shards(folder(config), "train")[0]
+        file = find_shards(folder(config), "train")[0]
         return feature_names(file, "label") or feature_names(file, "fine_label")
     from torchvision.datasets.utils import check_integrity
 
     meta = _dataset(config).meta
     file = Path(config.root) / _TORCHVISION[config.name] / meta["filename"]
-    if not check_integrity(file, meta["md5"]):  # without which nobody should open a pickle
+    if not check_integrity(file, meta["md5"]):  # only the original file's pickle is safe to load
         return ()
-    return tuple(pickle.loads(file.read_bytes(), encoding="latin1")[meta["key"]])
+    names = pickle.loads(file.read_bytes(), encoding="latin1")[meta["key"]]
+    return tuple(names)
 
 
 def _dataset(config: DataConfig) -> Any:
@@ -107,66 +125,86 @@ def _dataset(config: DataConfig) -> Any:
 
 def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     """Training and test images."""
-    locate(config)
+    require_files(config)
     if _has_parquet(config):
-        return cached(config.name, _origin(config), lambda: _load(config, _read_parquet))
-    return _load(config, _read_torchvision)
+        return cached(config.name, _digest_of_what_is_decoded(config), lambda: _read(config, _read_parquet))
+    return _read(config, _read_torchvision)
 
 
-def _origin(config: DataConfig) -> str:
-    """A digest of all that determines what is decoded: the set, what decodes it, and the bytes of the parquet files."""
+def _digest_of_what_is_decoded(config: DataConfig) -> str:
+    """A digest of all that determines the decoded images: the set, the decoders, and the bytes of the parquet files."""
     decoders = [f"{package} {importlib.metadata.version(package)}" for package in ("pillow", "torchvision")]
     h = hashlib.sha256(repr((config.name, SCIENCE_VERSION, decoders)).encode())
-    for split in ("train", "test"):
-        for file in shards(folder(config), split):
+    for split in _SPLITS:
+        for file in find_shards(folder(config), split):
             with reading(file, "not a readable parquet file"):
-                h.update(f"{split} {hashlib.sha256(regular_bytes(file)).hexdigest()}\n".encode())
+                content = hashlib.sha256(regular_bytes(file)).hexdigest()
+            h.update(f"{split} {content}\n".encode())
     return h.hexdigest()[:32]
 
 
-def _load(config: DataConfig, read: Callable[[DataConfig, str], Arrays]) -> tuple[Arrays, Arrays]:
-    train, test = read(config, "train"), read(config, "test")
-    _check_classes(train, config)
+def _read(config: DataConfig, read_split: Callable[[DataConfig, str], Arrays]) -> tuple[Arrays, Arrays]:
+    """Training and test images.
+
+    Raises:
+        Refused: Classes have no image, as where the files of CIFAR-10 are read as CIFAR-100.
+    """
+    train = read_split(config, "train")
+    test = read_split(config, "test")
+    classes = len(np.unique(train.labels))
+    if classes < config.classes:
+        raise Refused(f"{folder(config)}: train holds images of {classes} classes; {config.name} has {config.classes}")
     return train, test
-
-
-def _check_classes(train: Arrays, config: DataConfig) -> None:
-    """Raises: Refused: Classes have no image, as where the files of CIFAR-10 are read as CIFAR-100."""
-    found = len(np.unique(train.labels))
-    if found < config.classes:
-        raise Refused(f"{folder(config)}: train holds images of {found} classes; {config.name} has {config.classes}")
 
 
 def _read_parquet(config: DataConfig, split: str) -> Arrays:
     import torch
 
-    from xceptlab.data.photographs import decode
-
-    images, labels = [], []
-    files = shards(folder(config), split)
+    images: list[Tensor] = []
+    labels = []
+    files = find_shards(folder(config), split)
     for file in files:
         table = open_table(file, _LABELS[config.name])
         labels.append(table.labels(config.classes))
-        cells = [cell.as_py() for group in range(len(table.sizes)) for cell in table.images(group)]
-        for row, cell in enumerate(cells):
-            if not cell:
-                raise Refused(f"{file}: row {row} is no image (the cell holds no bytes)")
-            try:
-                image = decode(cell)
-            except ValueError as error:
-                raise Refused(f"{file}: row {row} is no image ({error})") from None
-            if image.shape != (3, 32, 32):
-                raise Refused(f"{file}: row {row} is an image of {image.shape[2]}x{image.shape[1]}; {config.name} has 32x32")
-            images.append(image)
+        encoded: list[bytes | None] = []
+        for group in range(len(table.sizes)):
+            encoded += table.images(group).to_pylist()
+        for row, data in enumerate(encoded):
+            images.append(_decoded(data, f"{file}: row {row}", config.name))
     if not images:
         raise Refused(f"{files[0].parent}: {split} holds no image")
-    pixels = torch.stack(images).permute(0, 2, 3, 1).contiguous().numpy()
-    return Arrays(pixels, np.concatenate(labels))
+    stacked = torch.stack(images)  # (n, 3, 32, 32)
+    pixels = stacked.permute(0, 2, 3, 1).contiguous()  # (n, 32, 32, 3)
+    return Arrays(pixels.numpy(), np.concatenate(labels))
+
+
+def _decoded(data: bytes | None, where: str, name: str) -> "Tensor":
+    """Decode an image to (3, 32, 32) uint8.
+
+    Args:
+        data: The encoded image; None for an empty cell.
+        where: File and row, for errors.
+        name: The data set.
+
+    Raises:
+        Refused: It is no image of this size.
+    """
+    from xceptlab.data.photographs import decode
+
+    if not data:
+        raise Refused(f"{where} is no image (the cell holds no bytes)")
+    try:
+        image = decode(data)
+    except ValueError as error:
+        raise Refused(f"{where} is no image ({error})") from None
+    if image.shape != (3, 32, 32):
+        raise Refused(f"{where} is an image of {image.shape[2]}x{image.shape[1]}; {name} has 32x32")
+    return image
 
 
 def _read_torchvision(config: DataConfig, split: str) -> Arrays:
     try:
-        read = _dataset(config)(config.root, train=split == "train")
+        dataset = _dataset(config)(config.root, train=split == "train")
     except RuntimeError as error:
         raise Refused(f"{config.root}: torchvision refuses the files of {config.name} ({error})") from None
-    return Arrays(read.data, np.array(read.targets, np.int64))
+    return Arrays(dataset.data, np.array(dataset.targets, np.int64))

@@ -13,17 +13,17 @@ from xceptlab.data.sources import Arrays
 TEST_IMAGES = 500
 
 
-def locate(config: DataConfig) -> None:
-    """Nothing to look for."""
+def require_files(config: DataConfig) -> None:
+    """Do nothing: scikit-learn is installed, and its digits with it."""
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The digits."""
+    """The names of the classes, by label: the digits."""
     return tuple(map(str, range(10)))
 
 
 def files(config: DataConfig) -> str:
-    """None: they are embedded."""
+    """The empty text: the images are embedded in the library."""
     return ""
 
 
@@ -33,10 +33,12 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    small = np.round(digits.images * (255 / 16)).astype(np.uint8)  # 16 grey levels
-    shape = (config.size, config.size)
-    grey = np.stack([np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR)) for image in small])
-    images, labels = np.repeat(grey[..., None], 3, axis=3), digits.target.astype(np.int64)
-    test = np.zeros(len(labels), bool)
-    test[stratified(labels, TEST_IMAGES, seed=0)] = True
-    return Arrays(images[~test], labels[~test]), Arrays(images[test], labels[test])
+    labels = digits.target.astype(np.int64)  # (n,)
+    small = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8), of 16 grey levels
+    side = config.size
+    enlarged = [Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR) for image in small]
+    grey = np.stack([np.asarray(image) for image in enlarged])  # (n, size, size)
+    images = np.repeat(grey[..., None], 3, axis=3)  # (n, size, size, 3)
+    is_test = np.zeros(len(labels), bool)
+    is_test[stratified(labels, TEST_IMAGES, seed=0)] = True
+    return Arrays(images[~is_test], labels[~is_test]), Arrays(images[is_test], labels[is_test])

@@ -1,4 +1,4 @@
-"""What the files are that a run depends on, by which it knows again what it was trained on; nothing is decoded.
+"""Which files a run depends on, by digests, so that it recognises what it was trained on; nothing is decoded.
 
 The digest of a data set is one of its files' names and sizes. It stays when the folder is moved, and changes when a file is
 mended, added, renamed or put into another class. Of an own data set (``data.name: folder``) it is part of the science, as
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
-from xceptlab.data import imagenet, sources
+from xceptlab.data import layouts, sources
 from xceptlab.data.sets import SETS
 from xceptlab.errors import Refused
 from xceptlab.runs.record import Record
@@ -28,7 +28,7 @@ _SAVE_TIMMS = (
     "torch.save(timm.create_model('{}', pretrained=True).state_dict(), 'legacy_xception.pth')"
 )
 _DIGITS_ARE_MADE_BY = ("scikit-learn", "numpy", "pillow")
-"""Packages: of equal versions of these the digits are equal."""
+"""The packages that the digits depend on: with equal versions of these the images are equal."""
 
 
 @dataclass(frozen=True)
@@ -41,44 +41,59 @@ class Contents:
     """The names of the classes, by label; empty where the files do not tell."""
 
 
-def resolved(
-    config: RunConfig, stand_in: Mapping[str, Any] | None = None, look: Callable[[DataConfig], Contents] | None = None
-) -> RunConfig:
-    """The run with all that its identity needs: what its own data set and the weights are that it starts from.
+ReadContents = Callable[[DataConfig], Contents]
+"""``contents``, or a cache of it for runs of the same data."""
 
-    Every command, and everything else that asks for a run's id, goes this way. Where the files are not at hand, the digest that
-    the configuration has, or else what was registered, stands for them, which is said.
+
+def resolved(
+    config: RunConfig,
+    registered: Mapping[str, Any] | None = None,
+    read_contents: ReadContents | None = None,
+) -> RunConfig:
+    """Fill in what a run's identity needs: the digests of its own data set and of the weights that it starts from.
+
+    Every command, and everything else that asks for a run's id, goes this way. Where the files are not at hand, the digest in the
+    configuration is used, or else the registered one, and the user is told.
 
     Args:
         config: As it was loaded.
-        stand_in: The science of the same run as a study has registered it.
-        look: What is asked for the contents of the data's files, such as a cached ``contents`` for runs of the same data.
+        registered: The science of the same run as a study has registered it.
+        read_contents: Reads the contents of the data's files; ``contents`` by default.
 
     Raises:
-        Refused: The files are not there and nothing stands for them, or they are others than the configuration says.
+        Refused: The files are not there and there is no digest to use instead, or they are others than the configuration says.
     """
-    registered = stand_in or {}
-    model = _resolved_weights(config.model, registered.get("model.weights_digest", ""))
-    data = resolved_data(config.data, registered.get("data.content", ""), look)
+    digests = registered or {}
+    model = _resolved_weights(config.model, digests.get("model.weights_digest", ""))
+    data = resolved_data(config.data, digests.get("data.content", ""), read_contents)
     return dataclasses.replace(config, model=model, data=data)
 
 
-def resolved_data(data: DataConfig, registered: str = "", look: Callable[[DataConfig], Contents] | None = None) -> DataConfig:
-    """The data with the content and the number of classes of an own data set; other arguments and errors as of ``resolved``.
+def resolved_data(data: DataConfig, registered: str = "", read_contents: ReadContents | None = None) -> DataConfig:
+    """Fill in the content and the number of classes of an own data set; nothing is done to another one.
 
-    Enough for what trains nothing, such as an evaluation, which has weights.
+    This is enough for what trains nothing, such as an evaluation, which has weights.
+
+    Args:
+        data: As it was loaded.
+        registered: The content that a study has registered; empty without one.
+        read_contents: Reads the contents of the data's files; ``contents`` by default.
+
+    Raises:
+        Refused: As ``resolved``.
     """
     if data.name != "folder":
         return data
+    read = read_contents or contents
     try:
-        content = _agreed(
+        content = _agreed_digest(
             key="data.content",
-            given=data.content,
+            configured=data.content,
             registered=registered,
             place=data.root,
             kind="photographs",
-            look=lambda: (look or contents)(dataclasses.replace(data, download=False)).content,
-            mend="files were added, removed, renamed or changed since; put back what was there, or leave data.content out to "
+            read=lambda: read(dataclasses.replace(data, download=False)).content,
+            remedy="files were added, removed, renamed or changed since; put back what was there, or leave data.content out to "
             "train another run on what is there now",
         )
     except Refused:
@@ -92,57 +107,72 @@ def resolved_data(data: DataConfig, registered: str = "", look: Callable[[DataCo
 def _resolved_weights(model: ModelConfig, registered: str) -> ModelConfig:
     if not model.weights:
         return model
-    digest = _agreed(
+    digest = _agreed_digest(
         key="model.weights_digest",
-        given=model.weights_digest,
+        configured=model.weights_digest,
         registered=registered,
         place=model.weights,
         kind="weights",
-        look=lambda: _file_digest(weights_file(model.weights)),
-        mend="the file was changed since; put back what was there, or leave model.weights_digest out to train another run from "
+        read=lambda: _file_digest(weights_file(model.weights)),
+        remedy="the file was changed since; put back what was there, or leave model.weights_digest out to train another run from "
         "what is there now",
     )
     return dataclasses.replace(model, weights_digest=digest)
 
 
-def _agreed(*, key: str, given: str, registered: str, place: str, kind: str, look: Callable[[], str], mend: str) -> str:
-    """The digest of files: the one that is found or, where they are not at hand, what stands for it.
+def _agreed_digest(
+    *,
+    key: str,
+    configured: str,
+    registered: str,
+    place: str,
+    kind: str,
+    read: Callable[[], str],
+    remedy: str,
+) -> str:
+    """The digest of files, or where they are not at hand the configured or registered digest, which the user is told.
 
     Args:
         key: The field that keeps the digest.
-        given: Its value in the configuration; empty before it was filled in.
+        configured: Its value in the configuration; empty before it was filled in.
         registered: Its value in a study's registration; empty without one.
         place: Where the files are looked for.
         kind: What they are, in words.
-        look: Looks at the files.
-        mend: What may have happened to files that are others than ``given``, and what to do.
+        read: Reads the files' digest.
+        remedy: What may have happened to files whose digest is not the configured one, and what to do.
+
+    Raises:
+        Refused: The files are not there and no digest is known, or theirs is not the configured one.
     """
     try:
-        found = look()
+        digest = read()
     except Refused as error:
-        found = given or registered
-        if not found:
+        digest = configured or registered
+        if not digest:
             raise
-        _say(f"{error}; {key if given else 'what the study has registered'}, {found}, stands for it")
+        known_from = key if configured else "what the study has registered"
+        _say_once(f"{error}; {known_from}, {digest}, stands for it")
     else:
-        if registered not in ("", found):
-            _say(f"{place}: holds other {kind}, {found}, than the study was registered with, {registered}")
-    if given not in ("", found):
-        raise Refused(f"{key}: {given} is not what is in {place}, which is {found}: {mend}")
-    return found
+        if registered not in ("", digest):
+            _say_once(f"{place}: holds other {kind}, {digest}, than the study was registered with, {registered}")
+    if configured not in ("", digest):
+        raise Refused(f"{key}: {configured} is not what is in {place}, which is {digest}: {remedy}")
+    return digest
 
 
 def weights_file(weights: str) -> Path:
-    """The file that ``model.weights`` names: of a run's folder that of its evaluated weights.
+    """The file that ``model.weights`` names; for a run's folder the file of the run's evaluated weights.
 
     Raises:
         Refused: There is no such file.
     """
-    path = Path(weights)
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = Path(weights)
+    if file.is_dir():
+        file = file / "model.safetensors"
     if not file.is_file():
-        by_name = re.fullmatch(r"(legacy_)?xception(\.\w+)?", weights)
-        raise Refused(f"model.weights: {file}: no such file{_SAVE_TIMMS.format(weights) if by_name else ''}")
+        is_timms_name = re.fullmatch(r"(legacy_)?xception(\.\w+)?", weights)
+        hint = _SAVE_TIMMS.format(weights) if is_timms_name else ""
+        raise Refused(f"model.weights: {file}: no such file{hint}")
     return file
 
 
@@ -152,24 +182,24 @@ def _file_digest(file: Path) -> str:
 
 
 def contents(config: DataConfig) -> Contents:
-    """What the files of an own data set are; of prepared photographs what they were prepared from.
+    """Read what the files of an own data set are; for prepared photographs the note of what they were prepared from.
 
     Raises:
         Refused: They are not there, or are of fewer than two classes.
     """
-    layout = imagenet.locate(config)
+    layout = layouts.find_layout(config)
     if layout.kind == "prepared":
-        note = imagenet.originals(layout.root)
+        note = layouts.originals(layout.root)
         if "content" not in note:
             raise Refused(
                 f"{layout.root}: what these photographs were prepared from is not noted; "
                 "`xceptlab data prepare` with the same options notes it"
             )
         return Contents(note["content"], tuple(note["classes"]))
-    classes = imagenet.classes(layout)
+    classes = layouts.classes(layout)
     if len(classes) < 2:
         raise Refused(f"{layout.root}: train holds {len(classes)} classes; at least 2 are needed")
-    digest = sources.digest_of_files(imagenet.names_and_sizes(layout))
+    digest = sources.digest_of_files(layouts.names_and_sizes(layout))
     return Contents(f"{'+'.join(layout.parts)}-{len(classes)}-{digest}", classes)
 
 
@@ -182,26 +212,26 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def files(config: DataConfig) -> str:
-    """How the files of a known data set lie and a digest of their names and sizes; empty for one that has none, or none here."""
-    if config.name == "folder":  # data.content says it
+    """How the files of a known data set lie and a digest of their names and sizes; empty where there are none."""
+    if config.name == "folder":  # its content is data.content, a part of the run's id
         return ""
     try:
         return SETS[config.name].files(dataclasses.replace(config, download=False))
-    except Refused:  # not here
+    except Refused:  # the files are not on this machine
         return ""
 
 
 def same(config: DataConfig, files: str, fingerprint: Callable[[], str], before: Mapping[str, str]) -> bool:
     """Whether the data are those that were seen before, in other files perhaps.
 
-    The fingerprint decides, as it is of every image. Of ImageNet's it is of a few only, so that in an equal layout the files must
-    be equal, too.
+    The fingerprint decides, since it is of every image. Only ImageNet's is of a few images: in an equal layout its files must be
+    equal, too.
 
     Args:
         config: The data set.
-        files: What ``files`` says of it now.
-        fingerprint: Gives what ``fingerprint`` says of it now; asked only where it decides.
-        before: Both, by these names, as they were.
+        files: The result of ``files`` now.
+        fingerprint: Gives the result of ``fingerprint`` now, which takes reading the images; called only where it decides.
+        before: The earlier results, under the keys ``files`` and ``fingerprint``.
     """
     equal_layout = files.partition("-")[0] == before["files"].partition("-")[0]
     if config.name == "imagenet" and equal_layout and files != before["files"]:
@@ -209,36 +239,47 @@ def same(config: DataConfig, files: str, fingerprint: Callable[[], str], before:
     return fingerprint() == before["fingerprint"]
 
 
-def changed(config: DataConfig, record: Record, look: Callable[[DataConfig], str] = files) -> str:
+def changed(config: DataConfig, record: Record, read_files: Callable[[DataConfig], str] = files) -> str:
     """In what way the data that are here are not those of a record, in words; empty where they are, or are not here.
 
-    Of an own data set this is known from the run's id; here are the known ones, whose files, or else images, are compared.
+    An own data set is part of the run's id, so that this is for known data sets: their files, or else their images, are compared.
+
+    Args:
+        config: The data set.
+        record: The record of a run that was trained on it.
+        read_files: ``files``, or a cache of it for runs of the same data.
     """
     if config.name == "digits":
-        if all(record.versions.get(name) == importlib.metadata.version(name) for name in _DIGITS_ARE_MADE_BY):
-            return ""  # without loading them, which takes a second
-        here = _digits_fingerprint(config)
-        if record.data_fingerprint in ("", here):
-            return ""
-        return f"digits has fingerprint {here} with the libraries that are here, not {record.data_fingerprint}"
-    theirs = record.data_files
-    before = {"files": theirs, "fingerprint": record.data_fingerprint}
+        return _changed_digits(config, record)
+    before = {"files": record.data_files, "fingerprint": record.data_fingerprint}
     try:
-        here = look(config)
-        if not here or not theirs or here == theirs:
+        now = read_files(config)
+        if not now or not before["files"] or now == before["files"]:
             return ""
-        if same(config, here, lambda: fingerprint(config), before):
+        if same(config, now, lambda: fingerprint(config), before):
             return ""
     except (OSError, ValueError) as error:
         return f"the files of {config.name} in {config.root} cannot be read ({error})"
     return f"the files of {config.name} in {config.root} have other names or sizes"
 
 
+def _changed_digits(config: DataConfig, record: Record) -> str:
+    if all(record.versions.get(name) == importlib.metadata.version(name) for name in _DIGITS_ARE_MADE_BY):
+        return ""  # known without loading the digits, which takes a second
+    now = _digits_fingerprint(config)
+    if record.data_fingerprint in ("", now):
+        return ""
+    return f"digits has fingerprint {now} with the libraries that are here, not {record.data_fingerprint}"
+
+
 def changes(runs: Iterable[tuple[RunConfig, Record | None]]) -> list[str]:
-    """Of runs with their records all ways in which the data that are here are not those that they were trained on."""
-    look = functools.cache(files)  # they share their data
-    found = (changed(run.data, record, look) for run, record in runs if record)
-    return list(dict.fromkeys(filter(None, found)))
+    """For runs with their records, every way in which the data that are here are not those that they were trained on."""
+    read_files = functools.cache(files)  # runs of a study share their data
+    differences = []
+    for run, record in runs:
+        if record:
+            differences.append(changed(run.data, record, read_files))
+    return list(dict.fromkeys(difference for difference in differences if difference))
 
 
 def fingerprint(config: DataConfig) -> str:
@@ -256,6 +297,6 @@ def _digits_fingerprint(config: DataConfig) -> str:
 
 
 @functools.cache
-def _say(line: str) -> None:
-    """Once by a process, however many arms a study has."""
+def _say_once(line: str) -> None:
+    """Tell the user a line once in this process, however many arms of a study cause it."""
     say(line)

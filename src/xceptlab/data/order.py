@@ -5,6 +5,7 @@ All randomness is a hash (splitmix64, Steele et al. 2014) of its key, computed f
 is the same in every version.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,13 +17,16 @@ from xceptlab.errors import Refused
 Indices = NDArray[np.int64]
 Draws = NDArray[np.float32]
 
-_ORDER, _DRAWS, _SPLIT = 1, 2, 3  # the first word of each key: streams that never meet
+# The first word of each key, so that the streams of random numbers never meet.
+_ORDER = 1
+_DRAWS = 2
+_SPLIT = 3
 DRAWS = 36
 """Uniform numbers drawn for each image and epoch; ``augment`` says what each is for."""
 
 
 def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
-    """64 random bits per key; integer arrays among the words broadcast."""
+    """64 random bits for each key; integer arrays among the key's words broadcast."""
     h = np.zeros(1, np.uint64)
     with np.errstate(over="ignore"):
         for word in key:
@@ -58,13 +62,15 @@ def stratified(labels: Indices, count: int, seed: int) -> Indices:
 
 def share(total: int, parts: int, part: int) -> slice:
     """The ``part``-th of ``parts`` consecutive, almost equal slices of ``total`` things."""
-    return slice(total * part // parts, total * (part + 1) // parts)
+    start = total * part // parts
+    stop = total * (part + 1) // parts
+    return slice(start, stop)
 
 
-def _pairs(total: int, parts: int, part: int) -> slice:
+def _share_of_pairs(total: int, parts: int, part: int) -> slice:
     """A share that begins at an even place, so that images 2k and 2k + 1 of a global batch, which may be mixed, stay together."""
-    whole = share((total + 1) // 2, parts, part)
-    return slice(2 * whole.start, 2 * whole.stop)
+    pairs = share((total + 1) // 2, parts, part)
+    return slice(2 * pairs.start, 2 * pairs.stop)
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ class Key:
     """What a loader is asked for: one batch of one process."""
 
     epoch: int
-    index: Indices
-    """Images (B,), by their number in the split."""
+    number: Indices
+    """(B,), the images' numbers in the split."""
     weight: float
     """Factor of the summed loss by which gradients, averaged over processes and accumulated batches, are those of the mean
     over the global batch."""
@@ -89,7 +95,7 @@ class TrainingOrder:
         seed: The run's seed.
         rank: This process.
         world: Number of processes.
-        position: Tells (epoch, batches done in it) when an epoch begins or a run continues.
+        position: Gives (epoch, batches done in it) when an epoch begins or a run continues.
 
     Raises:
         Refused: The last batch is too small for every process to have the two images that BatchNorm needs.
@@ -106,38 +112,47 @@ class TrainingOrder:
         world: int,
         position: Callable[[], tuple[int, int]],
     ) -> None:
-        self.n, self.batch_size, self.accumulate, self.seed = n, min(batch_size, n), accumulate, seed
-        self.rank, self.world, self.position = rank, world, position
+        self.n = n
+        self.batch_size = min(batch_size, n)
+        self.accumulate = accumulate
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.position = position
         last = n % self.batch_size or self.batch_size
-        if last < 2 * world * accumulate:
+        needed = 2 * world * accumulate
+        if last < needed:
             raise Refused(
                 f"train.batch_size: {batch_size} leaves a last batch of {last} of the {n} training images; "
-                f"{world} processes x {accumulate} accumulated batches need at least {2 * world * accumulate}, two each"
+                f"{world} processes x {accumulate} accumulated batches need at least {needed}, two each"
             )
 
     def __len__(self) -> int:
-        return -(-self.n // self.batch_size) * self.accumulate
+        return math.ceil(self.n / self.batch_size) * self.accumulate
 
     def __iter__(self) -> Iterator[Key]:
         epoch, done = self.position()
         order = permutation(self.seed, epoch, self.n)
-        for batch in range(done % len(self), len(self)):  # all done: the next epoch
+        first = done % len(self)  # 0 where all are done: the next epoch begins
+        for batch in range(first, len(self)):
             step, part = divmod(batch, self.accumulate)
-            images = order[step * self.batch_size : (step + 1) * self.batch_size]
-            weight = self.world * self.accumulate / len(images)
-            mine = images[_pairs(len(images), self.accumulate, part)]
-            yield Key(epoch, mine[_pairs(len(mine), self.world, self.rank)], weight)
+            global_batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            accumulated = global_batch[_share_of_pairs(len(global_batch), self.accumulate, part)]
+            of_this_rank = accumulated[_share_of_pairs(len(accumulated), self.world, self.rank)]
+            weight = self.world * self.accumulate / len(global_batch)
+            yield Key(epoch, of_this_rank, weight)
 
 
 class EvaluationOrder:
     """The evaluation batches of one process: its slice of n images in their order, none twice, no padding."""
 
     def __init__(self, *, n: int, batch_size: int, rank: int, world: int) -> None:
-        self.mine, self.batch_size = np.arange(n)[share(n, world, rank)], batch_size
+        self.of_this_rank = np.arange(n)[share(n, world, rank)]
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.mine) // self.batch_size)
+        return math.ceil(len(self.of_this_rank) / self.batch_size)
 
     def __iter__(self) -> Iterator[Key]:
-        for start in range(0, len(self.mine), self.batch_size):
-            yield Key(0, self.mine[start : start + self.batch_size], 1.0)
+        for start in range(0, len(self.of_this_rank), self.batch_size):
+            yield Key(0, self.of_this_rank[start : start + self.batch_size], 1.0)

@@ -1,4 +1,4 @@
-"""Photographs: encoded images of any size, decoded, cut and resized when they are asked for, in uint8."""
+"""Photographs: encoded images of any size, decoded, cropped and resized when they are asked for, in uint8."""
 
 import contextlib
 import io
@@ -22,17 +22,17 @@ from xceptlab.errors import Refused
 _JPEG = b"\xff\xd8\xff"
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""Markers of the header with the image's size."""
-_JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}
-"""Markers without a length."""
+"""Markers of a JPEG's frame header, which has the image's size."""
+_JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+"""Markers of a JPEG that no length follows."""
 _PNG = b"\x89PNG"
 _RAW = re.compile(rb"P6 (\d+) (\d+) 255\n")
-"""How a file begins that ``prepare`` wrote as pixels."""
+"""The header of a PPM file, as which ``prepare`` writes pixels with quality 0."""
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """The photographs of a store, varied as the configuration says."""
+    """The photographs of a store, cropped, resized and, in training, varied as the configuration says."""
 
     store: Store
     config: DataConfig
@@ -43,7 +43,11 @@ class Photographs:
         return self.store.labels
 
     def read(self, i: int, draws: Draws | None) -> Tensor:
-        """The i-th, (size, size, 3) uint8, varied as its draws (DRAWS,) say or, without, as for evaluation.
+        """The i-th photograph as the network's batches have it, (size, size, 3) uint8.
+
+        Args:
+            i: Its number in the store.
+            draws: (DRAWS,), by which it is varied for training; None for evaluation.
 
         Raises:
             Unreadable: It cannot be decoded.
@@ -51,7 +55,7 @@ class Photographs:
         return self._cut(self.decoded(i), draws).permute(1, 2, 0)
 
     def decoded(self, i: int) -> Tensor:
-        """The i-th whole, (3, H, W) uint8.
+        """The whole i-th photograph, (3, H, W) uint8.
 
         Raises:
             Unreadable: It cannot be decoded.
@@ -80,10 +84,10 @@ class Photographs:
         return augment.vary(image, draws, flip=config.flip, colour=config.colour, rand_augment=config.rand_augment)
 
     def fingerprint(self) -> str:
-        """Of all labels and up to 16 decoded images; hashing a million photographs would take an hour."""
+        """A hash of all labels and up to 16 decoded images; hashing a million photographs would take an hour."""
         sample = []
         for i in np.linspace(0, len(self.labels) - 1, 16).astype(np.int64):
-            with contextlib.suppress(Unreadable):  # training says what becomes of it
+            with contextlib.suppress(Unreadable):  # training replaces or refuses it, and says so
                 sample.append(self.read(i, None).numpy())
         return digest(self.labels, *sample)
 
@@ -108,16 +112,18 @@ def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = Data
     """
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    if raw := _RAW.match(data):
+    raw = _RAW.match(data)
+    if raw:
         width, height = map(int, raw.groups())
         values = torch.frombuffer(bytearray(data), dtype=torch.uint8)[raw.end() :]
         if len(values) == height * width * 3:
             return values.reshape(height, width, 3).permute(2, 0, 1)
     if data.startswith(_JPEG):
-        if (pixels := _jpeg_pixels(data)) > max_pixels:
+        pixels = _jpeg_pixels(data)
+        if pixels > max_pixels:
             raise _too_large(f"Image size ({pixels} pixels)", max_pixels)
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        with contextlib.suppress(RuntimeError):  # Pillow may know it, and says better what is wrong
+        with contextlib.suppress(RuntimeError):  # Pillow may decode it, or says better what is wrong
             return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=exif_orientation)
     return _decode_with_pillow(data, exif_orientation, max_pixels)
 
@@ -130,11 +136,12 @@ def _jpeg_pixels(data: bytes) -> int:
     """Pixels by the header of a JPEG, found as libjpeg finds it, past wrong bytes; 0 where there is no header."""
     at = 0
     while marker := _JPEG_MARKER.search(data, at):
-        code, at = marker[1][0], marker.end()
+        code = marker[1][0]
+        at = marker.end()
         if code in _JPEG_FRAMES and len(data) >= at + 7:
             height, width = struct.unpack_from(">HH", data, at + 3)
             return height * width
-        if code not in _JPEG_ALONE:
+        if code not in _JPEG_WITHOUT_LENGTH:
             at += int.from_bytes(data[at : at + 2])
     return 0
 
@@ -144,9 +151,9 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
 
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # it warns from here, and raises at twice as many
+        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # Pillow warns from here on, and raises from twice as many
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they name no file, and are of metadata that are passed over
+            warnings.simplefilter("ignore")  # Pillow's warnings name no file, and are about metadata
             try:
                 return _opened_with_pillow(data, exif_orientation)
             except UnidentifiedImageError:
@@ -155,7 +162,7 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
                 return _opened_with_pillow(_without_metadata(data), exif_orientation)
     except Image.DecompressionBombError as error:
         raise _too_large(str(error).partition(" exceeds")[0], max_pixels) from None
-    except Exception as error:  # of every kind: Pillow's plugins let through what they stumble over
+    except Exception as error:  # Pillow's plugins raise errors of every kind
         raise Refused(str(error).partition(" <_io")[0] or type(error).__name__) from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -177,10 +184,14 @@ def _opened_with_pillow(data: bytes, exif_orientation: bool) -> Tensor:
 
 def _without_metadata(png: bytes) -> bytes:
     """A PNG without EXIF data and texts, whose checksums Pillow insists on; other readers pass over them."""
-    kept, at = [png[:8]], 8
-    while at < len(png):
-        end = at + 12 + int.from_bytes(png[at : at + 4])
-        if png[at + 4 : at + 8] not in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-            kept.append(png[at:end])
-        at = end
-    return b"".join(kept)
+    signature_size = 8
+    chunks = [png[:signature_size]]
+    start = signature_size
+    while start < len(png):
+        length = int.from_bytes(png[start : start + 4])
+        kind = png[start + 4 : start + 8]
+        end = start + 12 + length  # length, kind and checksum take four bytes each
+        if kind not in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            chunks.append(png[start:end])
+        start = end
+    return b"".join(chunks)

@@ -20,11 +20,13 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from xceptlab.config.schema import DataConfig
-from xceptlab.data import imagenet
+from xceptlab.data import imagenet, layouts
+from xceptlab.data.archive import read_table, write_table
 from xceptlab.data.identity import class_names, contents
 from xceptlab.data.photographs import decode
 from xceptlab.data.sources import digest, locked
-from xceptlab.data.stores import Store, left_alone, read_table, write_table
+from xceptlab.data.stores import Store
+from xceptlab.data.tree import left_alone
 from xceptlab.errors import Refused
 from xceptlab.files import write_atomically
 from xceptlab.text import say
@@ -47,7 +49,7 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
             are); the folder is of other originals, or another process is at it.
         OSError: No space, no permission.
     """
-    folder = imagenet.prepared(config)
+    folder = layouts.prepared_folder(config)
     given = dataclasses.replace(config, short_side=0)
     splits = imagenet.stores(given)
     for line in left_alone(splits.values()):
@@ -77,14 +79,14 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
 def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
     """Note what these photographs are prepared from, or refuse those of other originals."""
     mine = {split: _identity(store) for split, store in splits.items()}
-    noted = imagenet.originals(folder)
-    if (folder / imagenet.NOTE).is_file() and {part: noted[part] for part in imagenet.PARTS if part in noted} != mine:
+    noted = layouts.originals(folder)
+    if (folder / layouts.NOTE).is_file() and {part: noted[part] for part in layouts.PARTS if part in noted} != mine:
         raise Refused(f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder")
     note: dict[str, Any] = mine | {"classes": list(class_names(given))}
     if given.name == "folder":
         note["content"] = contents(given).content
     if note != noted:
-        write_atomically(folder / imagenet.NOTE, json.dumps(note).encode())
+        write_atomically(folder / layouts.NOTE, json.dumps(note).encode())
 
 
 def _identity(store: Store) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where a data set is found, what is wrong with one, and those held in memory; ``photographs`` has the others."""
+"""What all data sets need: the folder of their files, images in memory, fingerprints, locks, and errors that name a file."""
 
 import contextlib
 import errno
@@ -29,10 +29,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Images in memory, which move to the device as a whole: (n, size, size, 3) with labels (n,)."""
+    """Images in memory, which move to the device as a whole."""
 
     images: NDArray[np.uint8]
+    """(n, size, size, 3)"""
     labels: Indices
+    """(n,)"""
 
     def fingerprint(self) -> str:
         """A hash that differs where images or labels do; made once, since nobody changes them."""
@@ -47,8 +49,10 @@ class Unsound(Refused):
     """A data set as a whole is not what it should be: a line for each fault, the first of which is the message."""
 
     def __init__(self, lines: list[str]) -> None:
-        more = f" (and {len(lines) - 1} more faults: `xceptlab data check` lists them)" if len(lines) > 1 else ""
-        super().__init__(lines[0] + more)
+        message = lines[0]
+        if len(lines) > 1:
+            message += f" (and {len(lines) - 1} more faults: `xceptlab data check` lists them)"
+        super().__init__(message)
         self.lines = lines
 
 
@@ -78,7 +82,7 @@ def fingerprint(sources: Iterable[Source]) -> str:
 
 
 def digest_of_files(files: Iterable[tuple[bytes, int]]) -> str:
-    """A hash of files' names and sizes, which takes no reading of the files."""
+    """A hash of files' names and sizes; the files themselves are not read."""
     h = hashlib.sha256()
     for name, size in files:
         h.update(b"%s\0%d\n" % (name, size))
@@ -86,25 +90,26 @@ def digest_of_files(files: Iterable[tuple[bytes, int]]) -> str:
 
 
 def folder(config: DataConfig) -> Path:
-    """Where the files are: ``data.root``, or the hub's own cache, which ``data.download`` fills.
+    """The folder of a data set's files: ``data.root``, or one in the Hugging Face hub's cache, which ``data.download`` fills.
 
     Raises:
         Refused: The data set of the hub is not in the cache, or cannot be fetched.
     """
     if not config.root.startswith(HUB):
         return Path(config.root)
-    others = {"imagenet": ("validation",), "folder": ("validation", "test")}.get(config.name, ("test",))
+    evaluated = {"imagenet": ("validation",), "folder": ("validation", "test")}.get(config.name, ("test",))
     try:
-        return _snapshot(config.root, ("train", *others), config.download)
+        return _snapshot(config.root, ("train", *evaluated), config.download)
     except (OSError, ValueError) as error:  # the hub's errors are of these kinds
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
         hint = "" if config.download else "; --data.download true fetches it"
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise Refused(f"data.root: {config.root} is not to be had here ({reason}){hint}") from None
 
 
 @functools.cache
 def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
-    """The hub's folder of a data set, asked for once by a process and named by the commit that was found."""
+    """The folder of a data set in the hub's cache, named by its commit; the hub is asked once by each process."""
     from huggingface_hub import snapshot_download
 
     name, _, revision = root.removeprefix(HUB).partition("@")
@@ -162,39 +167,43 @@ def _leased(folder: Path, *, wait: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
-    """Turn whatever a library raises over a user's file into one ``Refused``; keep the body to the library's calls.
+    """Turn whatever a library raises while it reads a user's file into one ``Refused``; keep the body to the library's calls.
 
     Parsers let through what they stumble over: struct.error, OverflowError, MemoryError by a header that claims a billion rows.
-    An error of the system with a number, such as a disk that fails, says nothing about the file and passes.
+    An OSError with a number, such as that of a disk that fails, says nothing about the file and passes.
 
     Args:
         where: The file, and the place in it, as the message names them.
-        what: What it is then called.
+        what: What the message then says of the file.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the latter is of a wrong offset
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: the file names a wrong offset
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise Refused(f"{where}: {what} ({reason})") from None
 
 
 def regular_bytes(file: str | Path) -> bytes:
-    """What a file holds; a pipe or a device, from which one may read for ever, is refused.
+    """The bytes of a file; a pipe or a device, from which one may read for ever, is refused.
 
     Raises:
         OSError: It cannot be read.
         Refused: It is no regular file.
     """
-    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:  # waits for no writer
+    with open(file, "rb", opener=_without_waiting_for_a_writer) as opened:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             raise Refused("it is no regular file")
         return opened.read()
 
 
+def _without_waiting_for_a_writer(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def printable(name: str) -> str:
-    """A file's name with the bytes that are no UTF-8, which Python keeps as surrogates, written as ``\\xe9``."""
+    """A file's name to print: bytes that are no UTF-8, which Python keeps as surrogates, are written as ``\\xe9``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

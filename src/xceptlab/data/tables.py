@@ -1,7 +1,7 @@
 """Parquet files of images and labels, as the Hugging Face hub has them: what their columns must be.
 
-Both columns' types are checked when a file is opened, before anything is read, so that what is no image or no label is one line
-that says file, column, row, what was found and what is allowed.
+Both columns' types are checked when a file is opened, before anything is read. What is no image or no label is then one line that
+names file, column and row, what was found and what is allowed.
 """
 
 import json
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 IMAGES = ("img", "image")
-"""What the hub's data sets call their column of images."""
+"""Names of the column of images in the hub's data sets."""
 LABELS = ("label",)
 MAX_CLASSES = 1_000_000
-"""A label from here on is no number of a class, but an id or wrong bytes."""
+"""A larger label is no number of a class, but an id or wrong bytes."""
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """A parquet file whose two columns were checked; ``open_table`` opens one."""
+    """A parquet file with a column of images and one of labels, both checked; ``open_table`` opens one."""
 
     file: Path
     parquet: "pyarrow.parquet.ParquetFile"
     image_column: str
     label_column: str
     sizes: tuple[int, ...]
-    """Rows of each row group."""
+    """The number of rows in each row group."""
 
     def labels(self, classes: int = MAX_CLASSES) -> Indices:
-        """(n,), each from 0 to ``classes`` - 1.
+        """The labels (n,), each from 0 to ``classes`` - 1.
 
         Raises:
-            Refused: The first row whose label is none.
+            Refused: A row holds no such label; the message names the first one.
         """
         name = self.label_column
         with reading(self.file):
@@ -72,9 +72,11 @@ class ImageTable:
         name = self.image_column
         nested = pyarrow.types.is_struct(self.parquet.schema_arrow.field(name).type)
         with reading(f"{self.file}: row group {group}"):
-            # the paths beside the bytes are not read: they need not be UTF-8
-            cells = self.parquet.read_row_group(group, columns=[f"{name}.bytes" if nested else name])[name]
-            cells = pyarrow.compute.struct_field(cells, "bytes") if nested else cells
+            if nested:  # the paths beside the bytes are not read: they need not be UTF-8
+                structs = self.parquet.read_row_group(group, columns=[f"{name}.bytes"])[name]
+                cells = pyarrow.compute.struct_field(structs, "bytes")
+            else:
+                cells = self.parquet.read_row_group(group, columns=[name])[name]
         if len(cells) != self.sizes[group]:
             raise Refused(f"{self.file}: row group {group}: a damaged file ({len(cells)} images of {self.sizes[group]} rows)")
         return cells
@@ -85,10 +87,10 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
 
     Args:
         file: The file.
-        labels: Names of the column of labels, of which the first that is there is taken.
+        labels: Possible names of the column of labels; the first one that is there is taken.
 
     Raises:
-        Refused: No parquet file, a column is missing, or it is not of images or of labels.
+        Refused: It is no parquet file, a column is missing, or a column is not of images or of labels.
     """
     import pyarrow.parquet
 
@@ -105,10 +107,10 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
 
 
 def feature_names(file: Path, column: str) -> tuple[str, ...]:
-    """The names of a column's classes, as the hub's files keep them in their schema; empty where this one has none.
+    """The names of a column's classes, as the hub's files keep them in their schema; empty where this file has none.
 
     Raises:
-        Refused: No parquet file.
+        Refused: It is no parquet file.
     """
     import pyarrow.parquet
 
@@ -122,7 +124,7 @@ def feature_names(file: Path, column: str) -> tuple[str, ...]:
 
 
 def _regular(file: Path) -> "pyarrow.NativeFile":
-    """Open a file, whose name need not be UTF-8; from a pipe or a device nobody may ever write."""
+    """Open a file, whose name need not be UTF-8; a pipe or a device, whose reader may wait for ever, is refused."""
     import pyarrow
 
     if not file.is_file() and file.exists():
@@ -131,17 +133,24 @@ def _regular(file: Path) -> "pyarrow.NativeFile":
 
 
 def _present(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:
+    """The first of the wanted columns that is among a file's.
+
+    Raises:
+        Refused: None of them is there, or one is there twice.
+    """
     for name in wanted:
         if names.count(name) > 1:
             raise Refused(f"{file}: the column {name} is there {names.count(name)} times")
         if name in names:
             return name
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    raise Refused(f"{file}: a column {' or '.join(wanted)} is needed; it has {', '.join(names[:10])}{more}")
+    there = ", ".join(names[:10])
+    if len(names) > 10:
+        there += f" and {len(names) - 10} more"
+    raise Refused(f"{file}: a column {' or '.join(wanted)} is needed; it has {there}")
 
 
 def _check_images(table: ImageTable) -> None:
-    """Raises: Refused: The column does not hold the bytes of images."""
+    """Raise a Refused where the column of images does not hold their bytes."""
     import pyarrow.types
 
     found = table.parquet.schema_arrow.field(table.image_column).type
@@ -157,7 +166,7 @@ def _check_images(table: ImageTable) -> None:
 
 
 def _check_labels(table: ImageTable) -> None:
-    """Raises: Refused: The column does not hold whole numbers; its first row is shown."""
+    """Raise a Refused, which shows the first row, where the column of labels does not hold whole numbers."""
     import pyarrow.types
 
     found = table.parquet.schema_arrow.field(table.label_column).type

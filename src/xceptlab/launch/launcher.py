@@ -1,73 +1,57 @@
 """What starts runs: the interface, and what is the same wherever they run.
 
-A launcher starts runs, tells their state and stops them. The ledger is the runs' directories: a run is done when its record
-exists, whoever trained it and whatever a process said when it ended; a run that another process trains is left to that one.
+A launcher starts runs, reports their state and stops them. What is done stands in the runs' directories: a run is done when its
+record exists, whoever trained it and whatever exit code a process left; a run that another process trains is left to that one.
 """
 
-import faulthandler
 import itertools
-import os
-import re
-import signal
-import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar, Literal
 
 from xceptlab.config.loading import dump
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import BAD_INPUT, INTERRUPTED, Refused
 from xceptlab.files import write_atomically
+from xceptlab.launch.failures import describe_crash, note_failure
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.leases import Watch
-from xceptlab.runs.world import forget
-from xceptlab.signals import PARENT
 from xceptlab.text import say
 
 State = Literal["waiting", "queued", "running", "done", "failed"]
 """queued: handed to a cluster, which has not started it yet."""
 Main = Callable[[list[str]], int]
+"""``xceptlab``'s main function: from the arguments to the exit code."""
 
 CHECKPOINT_SECONDS = 30.0
-"""What a run gets for a checkpoint when it is stopped."""
-ATTEMPTS = 2
-"""Crashes after which a run has failed that came no further in between."""
-LOST, LOSSES = -1000, 5
-"""Code of a run whose machine was lost, and how often that may happen before it counts as the run's fault."""
-
-MEMORY = "out of memory, perhaps: try fewer runs at a time (--jobs), a smaller train.batch_size or more memory"
-NATIVE = (
-    "a library crashed, not Python code: try another device (runtime.accelerator), train.threads 1 or another version of torch"
-)
-CRASHES = {
-    signal.SIGKILL: MEMORY,
-    signal.SIGBUS: "no room in /dev/shm or on the disk, perhaps: runtime.workers 0 needs no shared memory",
-    signal.SIGILL: "a library was built for another CPU, perhaps: install torch anew on this machine",
-    signal.SIGSEGV: NATIVE,
-    signal.SIGABRT: NATIVE,
-    signal.SIGFPE: NATIVE,
-}
-"""Signals by which a process ends that nobody has asked to, with what to try."""
+"""How long a run that is stopped may take to write its checkpoint."""
+MAX_CRASHES = 2
+"""A run has failed when it crashes this often without getting further between the crashes."""
+LOST = -1000
+"""Exit code, of our own making, of a run whose machine was lost."""
+MAX_LOSSES = 5
+"""How often a run's machine may be lost, without getting further in between, before that counts as the run's fault."""
+RETRY_SECONDS = 1.0
+"""Seconds until the next look at a run that another process trains."""
 
 
 @dataclass
 class Job:
-    """One run in a launcher's hands."""
+    """One run that a launcher has taken on."""
 
     config: RunConfig
     state: State = "waiting"
     handle: Any = None
-    """What the launcher knows the started run by."""
+    """What the launcher knows the started run by: a process, a task or a job's number; None while it is not started."""
     crashes: int = 0
-    """Since the run last came further, to ``reached`` epochs."""
+    """Crashes since the run last got further."""
     reached: float = 0.0
+    """Epochs trained when it last got further."""
     not_before: float = 0.0
+    """Time, on the monotonic clock, before which it is not started."""
     directory: RunDirectory = field(init=False)
     watch: Watch = field(init=False)
 
@@ -79,8 +63,8 @@ class Job:
     def log(self) -> Path:
         return self.directory.path / "log.txt"
 
-    def prepare(self) -> list[str]:
-        """Write the run's configuration; what ``xceptlab`` is to be called with."""
+    def write_config(self) -> list[str]:
+        """Write the run's configuration into its directory; returns the arguments to call ``xceptlab`` with."""
         self.directory.create()
         file = self.directory.path / "config.yaml"
         write_atomically(file, dump(self.config).encode())
@@ -88,7 +72,7 @@ class Job:
 
 
 class Launcher(ABC):
-    """Starts runs, tells their state, stops them. One run's failure stops no other.
+    """Starts runs, reports their states, stops them. One run's failure stops no other.
 
     Args:
         main: ``xceptlab``'s main function, which a run's process calls.
@@ -101,9 +85,11 @@ class Launcher(ABC):
     """Whether runs go on when their coordinator is gone, and the next one finds them."""
 
     def __init__(self, main: Main, jobs: int | None) -> None:
-        self.main, self.limit = main, jobs
+        self.main = main
+        self.limit = jobs
         self.jobs: dict[str, Job] = {}
-        self._told: set[str] = set()
+        """The runs taken on, by id."""
+        self._said: set[str] = set()
 
     def start(self, configs: Sequence[RunConfig]) -> None:
         """Take these runs on; ``poll`` starts them.
@@ -116,13 +102,11 @@ class Launcher(ABC):
         self.jobs |= {config.run_id: Job(config) for config in configs}
 
     def poll(self) -> dict[str, State]:
-        """See what has ended, start what can start, and tell every run's state by its id."""
-        codes = self.exit_codes([job for job in self.jobs.values() if job.state in ("queued", "running")])
-        for run_id, code in codes.items():
-            self._ended(self.jobs[run_id], code)
-        ready = self._ready()
-        room = self.limit and max(0, self.limit - sum(bool(job.handle) for job in self.jobs.values()))
-        self.begin(itertools.islice(ready, room))
+        """Take note of the runs that have ended, start those that can start; returns every run's state by its id."""
+        started = [job for job in self.jobs.values() if job.state in ("queued", "running")]
+        for run_id, code in self.exit_codes(started).items():
+            self._settle(self.jobs[run_id], code)
+        self.begin(itertools.islice(self._ready(), self._room()))
         return {run_id: job.state for run_id, job in self.jobs.items()}
 
     @abstractmethod
@@ -131,73 +115,65 @@ class Launcher(ABC):
 
     @abstractmethod
     def begin(self, ready: Iterator[Job]) -> None:
-        """Start of these runs, in their order, what can start now."""
+        """Start as many of these runs, in their order, as can start now."""
 
     @abstractmethod
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
-        """Of the started runs those that have ended, by id: -signal where one ended it, -1 where no code is known."""
+        """Exit codes of those of the started runs that have ended, by id: -signal where one ended it, -1 where none is known."""
 
     @abstractmethod
     def stop(self) -> None:
         """End every run; they get some time for a checkpoint, and none when this is interrupted."""
 
-    def _tell(self, why: str) -> None:
-        """Say once why runs wait."""
-        if why not in self._told:
+    def _say_once(self, why: str) -> None:
+        """Tell the user why runs wait, once for each reason."""
+        if why not in self._said:
             say(why)
-            self._told.add(why)
+            self._said.add(why)
+
+    def _room(self) -> int | None:
+        """How many runs may be started now by the number of jobs; None for any number."""
+        if not self.limit:
+            return self.limit
+        started = sum(bool(job.handle) for job in self.jobs.values())
+        return max(0, self.limit - started)
 
     def _ready(self) -> Iterator[Job]:
+        """The waiting runs that nothing but room keeps from starting."""
         for job in self.jobs.values():
             if job.state != "waiting" or time.monotonic() < job.not_before:
                 continue
             if job.directory.record():
                 job.state = "done"
             elif job.watch.look():  # another process trains it
-                job.not_before = time.monotonic() + 1
+                job.not_before = time.monotonic() + RETRY_SECONDS
             else:
                 yield job
 
-    def _ended(self, job: Job, code: int) -> None:
-        job.handle, job.state = None, "waiting"
-        if job.directory.record():  # never the exit code
+    def _settle(self, job: Job, code: int) -> None:
+        """Decide what becomes of a run whose process has ended with this exit code: it is done, waits to go on, or has failed."""
+        job.handle = None
+        job.state = "waiting"
+        if job.directory.record():  # the record decides, never the exit code
             job.state = "done"
-        elif code == INTERRUPTED:  # or another process trains it
-            job.not_before = time.monotonic() + 1
+        elif code == INTERRUPTED:  # it was asked to stop, or another process trains it
+            job.not_before = time.monotonic() + RETRY_SECONDS
         else:
-            if told := crash(code, job.log):
-                with open(job.log, "a", encoding="utf-8") as log:
-                    log.write(f"xceptlab: {told}\n")
-            before, job.reached = (
-                job.reached,
-                job.directory.follow().progress(job.config.train.epochs).epoch,
-            )
-            job.crashes = 1 if job.reached > before else job.crashes + 1
-            if code == BAD_INPUT or job.crashes >= (LOSSES if code == LOST else ATTEMPTS):
-                job.state = "failed"
-                note_failure(job.log)
+            self._count_crash(job, code)
 
-
-def note_failure(log: Path) -> None:
-    """Note in a run's directory why it failed: the last line of its log, which is there."""
-    lines = log.read_text("utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    RunDirectory(log.parent).fail(lines[-1].removeprefix("xceptlab: ") if lines else "no output")
-
-
-def crash(code: int, log: Path) -> str:
-    """What to say of a process that a signal has ended, the exit code being -signal, or 128 + signal as in a shell; else nothing.
-
-    Where it was is the last line of Python, if ``faulthandler`` has left that in the log: it cannot for SIGKILL.
-    """
-    number = -code if code < 0 else code - 128
-    if number not in set(CRASHES):
-        return ""
-    name = signal.Signals(number)
-    text = log.read_text("utf-8", errors="replace") if log.exists() and name != signal.SIGKILL else ""
-    trace = text.rpartition("Fatal Python error: ")[2].partition("Current thread")[2]
-    lines = re.findall(r'^  File "(.*)", line (\d+) in (\S+)', trace, re.M)
-    where = f" in {lines[0][2]} ({lines[0][0]}, line {lines[0][1]})" if lines else ""
-    return f"ended by {name.name}{where}; {CRASHES[name]}"
+    def _count_crash(self, job: Job, code: int) -> None:
+        """Note a crash in the run's log; the run has failed if another try would come to the same end."""
+        description = describe_crash(code, job.log)
+        if description:
+            with open(job.log, "a", encoding="utf-8") as log:
+                log.write(f"xceptlab: {description}\n")
+        reached_before = job.reached
+        job.reached = job.directory.follow().progress(job.config.train.epochs).epoch
+        job.crashes = 1 if job.reached > reached_before else job.crashes + 1
+        allowed = MAX_LOSSES if code == LOST else MAX_CRASHES
+        if code == BAD_INPUT or job.crashes >= allowed:
+            job.state = "failed"
+            note_failure(job.log)
 
 
 def check_one_node(config: RunConfig) -> None:
@@ -208,42 +184,11 @@ def check_one_node(config: RunConfig) -> None:
 
 def check_gpus(config: RunConfig) -> None:
     """Raise a Refused for a run that would not get from a cluster the GPUs that it uses."""
-    devices, gpus = config.runtime.devices, config.launcher.gpus
-    allowed = {"cpu": [0], "gpu": [devices]}.get(config.runtime.accelerator, [0, devices])
+    devices = config.runtime.devices
+    gpus = config.launcher.gpus
+    accelerator = config.runtime.accelerator
+    allowed = {"cpu": [0], "gpu": [devices]}.get(accelerator, [0, devices])
     if gpus not in allowed:
-        one = " or ".join(map(str, allowed))
-        where = f"runtime.devices {devices} and runtime.accelerator {config.runtime.accelerator}"
-        raise Refused(f"launcher.gpus: {gpus} is not allowed; it must be {one} with {where}")
-
-
-def print_to(log: Path) -> None:
-    """Let this process append to ``log`` all that it prints, and the lines of Python at which a native crash ends it."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    faulthandler.enable(2)
-
-
-def execute(main: Main, argv: list[str], log: Path, *, fresh: bool) -> int:
-    """Do in this process what ``xceptlab ARGV`` does, and print to ``log``.
-
-    Args:
-        fresh: In a new interpreter, which Lightning can execute again for each further device.
-    """
-    print_to(log)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    forget()  # in an allocation, or in another launcher's task, a run would wait for processes that nobody starts
-    if not fresh:
-        return main(argv)
-    environment = os.environ | {PARENT: str(os.getpid()), "PYTHONFAULTHANDLER": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "xceptlab", *argv], stdin=subprocess.DEVNULL, env=environment)
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        process.terminate()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
-    while True:  # Ray's request to stop is a SIGINT that Python only simulates: it wakes nobody who waits
-        with suppress(subprocess.TimeoutExpired):
-            code = process.wait(0.5)
-            return code if code >= 0 else 128 - code  # an exit code cannot be negative
+        choice = " or ".join(map(str, allowed))
+        where = f"runtime.devices {devices} and runtime.accelerator {accelerator}"
+        raise Refused(f"launcher.gpus: {gpus} is not allowed; it must be {choice} with {where}")

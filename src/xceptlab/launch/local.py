@@ -18,16 +18,20 @@ from typing import NamedTuple
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.launch.launcher import CHECKPOINT_SECONDS, Job, Launcher, Main, check_one_node, execute
+from xceptlab.launch.child import execute
+from xceptlab.launch.launcher import CHECKPOINT_SECONDS, Job, Launcher, Main, check_one_node
 from xceptlab.signals import die_with_parent
 
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Where the drivers of NVIDIA, WSL and AMD are to be seen; without any of them, torch need not be imported to count GPUs."""
+"""Files of the drivers of NVIDIA, WSL and AMD; where there is none of them, torch need not be imported to count GPUs."""
 
 
 class _Started(NamedTuple):
+    """A started run."""
+
     process: BaseProcess
     units: list[str]
+    """The cores or GPUs that it has been given."""
 
 
 class Local(Launcher):
@@ -37,43 +41,49 @@ class Local(Launcher):
 
     def __init__(self, main: Main, jobs: int | None) -> None:
         super().__init__(main, jobs)
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.cores = [f"core {i}" for i in range(count)]
+        self.cores = [f"core {i}" for i in range(_count_cores())]
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["xceptlab.launch.preload"])
 
     @functools.cached_property
     def gpus(self) -> list[str]:
-        """The GPUs that are there and that this process may use, as CUDA_VISIBLE_DEVICES lists them."""
+        """The GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
         if not any(Path(driver).exists() for driver in DRIVERS):
             return []
         import torch
 
-        count = torch.cuda.device_count()  # of those that the mask lets through
-        mask = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return mask.split(",")[:count] if mask is not None else [str(i) for i in range(count)]
+        count = torch.cuda.device_count()  # counts only what CUDA_VISIBLE_DEVICES lets through
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is None:
+            return [str(i) for i in range(count)]
+        return visible.split(",")[:count]
 
     def check(self, config: RunConfig) -> None:
         check_one_node(config)
-        devices, units = config.runtime.devices, self._units(config)
-        if units is not self.cores and devices > len(units):
-            raise Refused(f"runtime.devices: {devices} GPUs a run are asked for, {len(units)} are there")
+        devices = config.runtime.devices
+        if self._uses_gpus(config) and devices > len(self.gpus):
+            raise Refused(f"runtime.devices: {devices} GPUs a run are asked for, {len(self.gpus)} are there")
 
     def begin(self, ready: Iterator[Job]) -> None:
         for job in ready:
             units = self.room(job.config)
             if units is None:
-                return  # later ones wait too, or a large run would never have its turn
-            devices = ",".join(units) if self._units(job.config) is not self.cores else None
+                return  # later runs wait too, or a large one would never have its turn
+            visible_gpus = ",".join(units) if self._uses_gpus(job.config) else None
             fresh = job.config.runtime.devices > 1
-            process = self._context.Process(
-                target=_forked, args=(self.main, job.prepare(), job.log, devices, fresh), name=job.config.run_id
-            )
+            arguments = (self.main, job.write_config(), job.log, visible_gpus, fresh)
+            process = self._context.Process(target=_run, args=arguments, name=job.config.run_id)
             process.start()  # the first one waits for the server to load; interrupted there, there is no process yet
-            job.state, job.handle = "running", _Started(process, units)
+            job.state = "running"
+            job.handle = _Started(process, units)
 
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
-        return {job.config.run_id: code for job in jobs if (code := job.handle.process.exitcode) is not None}
+        codes = {}
+        for job in jobs:
+            code = job.handle.process.exitcode
+            if code is not None:
+                codes[job.config.run_id] = code
+        return codes
 
     def stop(self) -> None:
         try:
@@ -83,23 +93,39 @@ class Local(Launcher):
 
     def room(self, config: RunConfig) -> list[str] | None:
         """The GPUs or cores for a run, the least used ones; None while it has to wait for them."""
-        load = Counter(unit for job in self.jobs.values() if job.handle for unit in job.handle.units)
-        units = self._units(config)
-        wanted = config.runtime.devices * (config.train.threads if units is self.cores else 1)
-        chosen = sorted(units, key=lambda unit: load[unit])[:wanted]
-        return chosen if self.limit or not any(load[unit] for unit in chosen) else None
+        runs_on: Counter[str] = Counter()  # by GPU or core
+        for job in self.jobs.values():
+            if job.handle:
+                runs_on.update(job.handle.units)
+        if self._uses_gpus(config):
+            units = self.gpus
+            wanted = config.runtime.devices
+        else:
+            units = self.cores
+            wanted = config.runtime.devices * config.train.threads
+        chosen = sorted(units, key=lambda unit: runs_on[unit])[:wanted]
+        if self.limit:  # the user has said how many runs share the machine
+            return chosen
+        all_free = not any(runs_on[unit] for unit in chosen)
+        return chosen if all_free else None
 
-    def _units(self, config: RunConfig) -> list[str]:
-        return self.gpus if config.runtime.accelerator in ("auto", "gpu") and self.gpus else self.cores
+    def _uses_gpus(self, config: RunConfig) -> bool:
+        return config.runtime.accelerator in ("auto", "gpu") and bool(self.gpus)
 
     def _end(self, number: signal.Signals, patience: float) -> None:
-        """Ask each run's process, which asks its own; or kill the whole group."""
+        """Send a signal to the runs that have not ended, and wait for their end.
+
+        Args:
+            number: SIGTERM goes to each run's first process, which stops its others; SIGKILL to all processes of the run.
+            patience: Seconds to wait.
+        """
         running: list[BaseProcess] = [job.handle.process for job in self.jobs.values() if job.handle]
+        send = os.kill if number == signal.SIGTERM else os.killpg
         for process in running:
             if process.exitcode is None:
                 assert process.pid
                 try:
-                    (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
+                    send(process.pid, number)
                 except ProcessLookupError:  # it has not made its own group yet, or is gone
                     process.kill()
         deadline = time.monotonic() + patience
@@ -107,10 +133,25 @@ class Local(Launcher):
             time.sleep(0.05)
 
 
-def _forked(main: Main, argv: list[str], log: Path, devices: str | None, fresh: bool) -> None:
-    """A run's process, forked from the server."""
+def _count_cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _run(main: Main, argv: list[str], log: Path, visible_gpus: str | None, fresh: bool) -> None:
+    """What a run's process does, which is forked from the server.
+
+    Args:
+        main: ``xceptlab``'s main function.
+        argv: Its arguments.
+        log: The run's log.
+        visible_gpus: Value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
+        fresh: See ``child.execute``.
+    """
     os.setsid()
-    if devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices
+    if visible_gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus
     die_with_parent()
     sys.exit(execute(main, argv, log, fresh=fresh))

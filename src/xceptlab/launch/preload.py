@@ -1,4 +1,4 @@
-"""What the server loads before it forks runs."""
+"""Imported by the fork server before it forks runs: loads what every run needs, so that a run starts in 0.2 s."""
 
 import contextlib
 import signal
@@ -16,10 +16,10 @@ from xceptlab.models.cost import cost  # noqa: E402
 from xceptlab.training import weights_and_biases  # noqa: E402
 from xceptlab.training.train import git_state  # noqa: E402
 
-git_state()  # of the code that is loaded here, for the records of all runs
+git_state()  # cached for the records of all runs: the state of the code that is loaded here
 defaults = load_run([])
-cost(defaults.model, defaults.data.classes, defaults.data.size)  # each first call loads what it needs, half a second's worth
-with contextlib.suppress(Exception):  # a broken W&B is nothing that a study has to end for
+cost(defaults.model, defaults.data.classes, defaults.data.size)  # the first call of each process takes half a second longer
+with contextlib.suppress(Exception):  # a study goes on with a broken W&B
     if weights_and_biases.WANDB:
         weights_and_biases.client()
 signal.signal(signal.SIGINT, _before)

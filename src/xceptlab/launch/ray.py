@@ -12,7 +12,8 @@ from lightning_utilities.core.imports import RequirementCache
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.launch.launcher import CHECKPOINT_SECONDS, LOST, Job, Launcher, Main, check_gpus, check_one_node, execute
+from xceptlab.launch.child import execute
+from xceptlab.launch.launcher import CHECKPOINT_SECONDS, LOST, Job, Launcher, Main, check_gpus, check_one_node
 
 
 class Ray(Launcher):
@@ -27,41 +28,53 @@ class Ray(Launcher):
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise Refused(f"launcher.address: there is no Ray cluster at {address!r}: {' '.join(str(error).split())}") from None
+            reason = " ".join(str(error).split())
+            raise Refused(f"launcher.address: there is no Ray cluster at {address!r}: {reason}") from None
         self.ray = ray
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
         check_one_node(config)
-        needs, nodes = _needs(config), [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        if not any(all(node.get(name, 0) >= needs[name] for name in needs) for node in nodes):
-            self._tell(f"a run needs {needs}, and no node of the Ray cluster has that: it waits for one")
+        needs = _resources(config)
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+        def fits(node: dict[str, float]) -> bool:
+            return all(node.get(name, 0) >= amount for name, amount in needs.items())
+
+        if not any(map(fits, nodes)):
+            self._say_once(f"a run needs {needs}, and no node of the Ray cluster has that: it waits for one")
 
     def begin(self, ready: Iterator[Job]) -> None:
+        remote = self.ray.remote(max_calls=1)(_task)  # one call a process: every task is a process of its own
         for job in ready:
-            config = job.config
-            task = self.ray.remote(max_calls=1)(_task).options(  # a process of its own
-                max_retries=0,  # we know better what is to be tried again
-                num_cpus=_needs(config)["CPU"],
-                num_gpus=config.launcher.gpus,
-                memory=_needs(config)["memory"] or None,
+            needs = _resources(job.config)
+            task = remote.options(
+                max_retries=0,  # the launcher decides what is tried again
+                num_cpus=needs["CPU"],
+                num_gpus=needs["GPU"],
+                memory=needs["memory"] or None,
             )
-            arguments = job.prepare(), job.log, os.getcwd(), config.launcher.gpus, config.runtime.devices > 1
-            job.handle, job.state = task.remote(self.main, *arguments), "queued"
+            fresh = job.config.runtime.devices > 1
+            job.handle = task.remote(self.main, job.write_config(), job.log, os.getcwd(), needs["GPU"], fresh)
+            job.state = "queued"
 
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
         codes = {}
         for job in jobs:
-            if self.ray.wait([job.handle], timeout=0)[0]:
-                try:
-                    codes[job.config.run_id] = self.ray.get(job.handle)
-                except self.ray.exceptions.NodeDiedError:
-                    codes[job.config.run_id] = LOST
-                except self.ray.exceptions.RayError:  # its process is lost, or it raised
-                    codes[job.config.run_id] = -1
+            ended, _ = self.ray.wait([job.handle], timeout=0)
+            if ended:
+                codes[job.config.run_id] = self._exit_code(job)
             else:
                 job.state = "running" if job.watch.look() else "queued"
         return codes
+
+    def _exit_code(self, job: Job) -> int:
+        try:
+            return self.ray.get(job.handle)
+        except self.ray.exceptions.NodeDiedError:
+            return LOST
+        except self.ray.exceptions.RayError:  # its process is gone, or it raised
+            return -1
 
     def stop(self) -> None:
         tasks = [job.handle for job in self.jobs.values() if job.handle]
@@ -75,15 +88,24 @@ class Ray(Launcher):
                 self.ray.cancel(task, force=True)
 
 
-def _needs(config: RunConfig) -> dict[str, int]:
-    """What a run takes of one node, by Ray's names; memory in bytes."""
+def _resources(config: RunConfig) -> dict[str, int]:
+    """What a run needs of one node, by Ray's names of resources; memory in bytes."""
     cpus = config.runtime.devices * (config.train.threads + config.runtime.workers)
     return {"CPU": cpus, "GPU": config.launcher.gpus, "memory": config.launcher.memory * 2**30}
 
 
 def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh: bool) -> int:
-    """What a task does, in a process of its own."""
-    os.chdir(folder)  # the coordinator's, from which its paths count
+    """What a task does, in a process of its own; returns the exit code.
+
+    Args:
+        main: ``xceptlab``'s main function.
+        argv: Its arguments.
+        log: The run's log.
+        folder: The coordinator's working directory, which relative paths in the configuration start from.
+        gpus: GPUs of the run.
+        fresh: See ``child.execute``.
+    """
+    os.chdir(folder)
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return execute(main, argv, log, fresh=fresh)

@@ -18,20 +18,22 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning_utilities.core.imports import RequirementCache
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import BAD_INPUT, FAILED, INTERRUPTED, Refused
 from xceptlab.files import write_atomically
-from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, note_failure, print_to
+from xceptlab.launch.child import print_to
+from xceptlab.launch.failures import note_failure
+from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus
 
 NOTICE = 90
-"""Seconds before the end of its time at which a job is told."""
+"""Seconds before the end of its time at which SLURM sends a job SIGUSR2."""
 CANCEL_SECONDS = 40.0
-"""What cancelled jobs get; SLURM itself kills after its KillWait, 30 s."""
-AGAIN = 60.0
+"""Seconds that cancelled jobs get to end by themselves; SLURM itself kills them after its KillWait, 30 s."""
+RESUBMIT_SECONDS = 60.0
 """Seconds until jobs that SLURM refused are submitted again."""
 
 
@@ -48,24 +50,29 @@ class Slurm(Launcher):
         if not shutil.which("sbatch"):
             raise Refused("launcher.name: slurm needs SLURM, and there is no command sbatch here")
         self._queue: dict[str, str] | None = None
+        """The last answer of ``_squeue``."""
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
 
     def _ready(self) -> Iterator[Job]:
+        """Also take over the jobs in the queue that a coordinator has submitted which is gone."""
+        queue = self._queue or {}
         for job in self.jobs.values():
-            if job.state == "waiting" and (number := _last_job(job)[0]) in (self._queue or {}):  # of a coordinator that is gone
-                job.handle, job.state = number, "queued"
+            number, _ = _last_job(job)
+            if job.state == "waiting" and number in queue:
+                job.handle = number
+                job.state = "queued"
         return super()._ready()
 
     def begin(self, ready: Iterator[Job]) -> None:
         if self._queue is None:
             return
-        groups = defaultdict(list)
+        arrays = defaultdict(list)  # the jobs of an array ask for the same nodes, devices and cores
         for job in ready:
             runtime = job.config.runtime
-            groups[runtime.num_nodes, runtime.devices, job.config.train.threads + runtime.workers].append(job)
-        for jobs in groups.values():
+            arrays[runtime.num_nodes, runtime.devices, _cores_of_a_task(job.config)].append(job)
+        for jobs in arrays.values():
             self._submit(jobs)
 
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
@@ -76,13 +83,15 @@ class Slurm(Launcher):
         for job in jobs:
             state = self._queue.get(job.handle)
             if state is None:
-                codes[job.config.run_id] = _last_job(job)[1]
+                _, code = _last_job(job)
+                codes[job.config.run_id] = code
             else:
                 job.state = "running" if state in ("RUNNING", "COMPLETING") else "queued"
         return codes
 
     def stop(self) -> None:
-        if not (numbers := [job.handle for job in self.jobs.values() if job.handle]):
+        numbers = [job.handle for job in self.jobs.values() if job.handle]
+        if not numbers:
             return
         subprocess.run(["scancel", "--quiet", *numbers], check=False)
         deadline = time.monotonic() + CANCEL_SECONDS
@@ -96,39 +105,39 @@ class Slurm(Launcher):
             subprocess.run(["scancel", "--quiet", "--signal=KILL", *numbers], check=False)
 
     def _submit(self, jobs: list[Job]) -> None:
+        """Submit these runs as one job array, and keep each one's job number in its directory."""
         import submitit
 
         config = jobs[0].config
-        asked, runtime = config.launcher, config.runtime
-        cpus = config.train.threads + runtime.workers
+        cpus = _cores_of_a_task(config)
         executor = submitit.SlurmExecutor(_folder(config))
-        wanted = {"gpus_per_node": asked.gpus, "mem": f"{asked.memory}G" if asked.memory else "", "partition": asked.partition}
-        wanted |= {"account": asked.account, "requeue": True, **dict(option.split("=", 1) for option in asked.options)}
         executor.update_parameters(
             job_name="xceptlab",
-            time=asked.minutes,
-            nodes=runtime.num_nodes,
-            ntasks_per_node=runtime.devices,
+            time=config.launcher.minutes,
+            nodes=config.runtime.num_nodes,
+            ntasks_per_node=config.runtime.devices,
             cpus_per_task=cpus,
             array_parallelism=len(jobs),
             signal_delay_s=NOTICE,
             stderr_to_stdout=True,
-            srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],  # srun does not take it from sbatch
+            srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],  # srun does not take the number from sbatch
             wckey=None,
-            additional_parameters={option: value for option, value in wanted.items() if value},
+            additional_parameters=_sbatch_options(config),
         )
         try:
             with redirect_stderr(io.StringIO()), executor.batch():
-                submitted = [executor.submit(_task, self.main, job.prepare(), job.log) for job in jobs]
+                submitted = [executor.submit(_task, self.main, job.write_config(), job.log) for job in jobs]
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            self._refused(jobs, f"SLURM refuses the jobs: {(str(error).splitlines() or ['no reason given'])[-1]}")
+            lines = str(error).splitlines() or ["no reason given"]
+            self._submit_fewer(jobs, f"SLURM refuses the jobs: {lines[-1]}")
             return
-        for job, one in zip(jobs, submitted, strict=True):
-            job.handle, job.state = one.job_id, "queued"
-            write_atomically(job.directory.path / "slurm_job", one.job_id.encode())
+        for job, slurm_job in zip(jobs, submitted, strict=True):
+            job.handle = slurm_job.job_id
+            job.state = "queued"
+            write_atomically(job.directory.path / "slurm_job", slurm_job.job_id.encode())
 
-    def _refused(self, jobs: list[Job], why: str) -> None:
-        """Ask for half of them, as there may be a limit on arrays or jobs, and for the others later.
+    def _submit_fewer(self, jobs: list[Job], why: str) -> None:
+        """Submit half of the jobs that were refused, as there may be a limit on arrays or jobs, and the others later.
 
         Raises:
             Refused: Not even one is accepted, though no other job of this study is in the queue.
@@ -139,22 +148,44 @@ class Slurm(Launcher):
         elif not any(job.handle for job in self.jobs.values()):
             raise Refused(why)
         for job in jobs[half:]:
-            job.not_before = time.monotonic() + AGAIN
-        self._tell(f"{why}; tried again every {AGAIN:.0f} s")
+            job.not_before = time.monotonic() + RESUBMIT_SECONDS
+        self._say_once(f"{why}; tried again every {RESUBMIT_SECONDS:.0f} s")
+
+
+def _cores_of_a_task(config: RunConfig) -> int:
+    return config.train.threads + config.runtime.workers
+
+
+def _sbatch_options(config: RunConfig) -> dict[str, Any]:
+    """The options of sbatch for which submitit has no name; those of ``launcher.options`` come last and win."""
+    launcher = config.launcher
+    options = {
+        "gpus_per_node": launcher.gpus,
+        "mem": f"{launcher.memory}G" if launcher.memory else "",
+        "partition": launcher.partition,
+        "account": launcher.account,
+        "requeue": True,
+    }
+    for option in launcher.options:
+        name, value = option.split("=", 1)
+        options[name] = value
+    return {name: value for name, value in options.items() if value}
 
 
 def _folder(config: RunConfig) -> Path:
-    """Where submitit keeps the jobs."""
+    """The folder in which submitit keeps what it submits."""
     return (Path(config.runtime.outputs) / "slurm").resolve()
 
 
 def _last_job(job: Job) -> tuple[str, int]:
-    """The number of the run's last job, and the exit code that it left."""
+    """The number of the run's last job, empty where it had none, and the exit code that it left, -1 where it left none."""
     try:
         number, *code = (job.directory.path / "slurm_job").read_text("utf-8").split()
     except FileNotFoundError:
         return "", -1
-    return number, int(code[0]) if code else -1
+    if not code:
+        return number, -1
+    return number, int(code[0])
 
 
 def _squeue() -> dict[str, str] | None:
@@ -162,23 +193,31 @@ def _squeue() -> dict[str, str] | None:
     done = subprocess.run(
         ["squeue", "--me", "--array", "--noheader", "--format=%i %T"], capture_output=True, encoding="utf-8", check=False
     )
-    return None if done.returncode else dict(line.split() for line in done.stdout.splitlines())
+    if done.returncode:
+        return None
+    return dict(line.split() for line in done.stdout.splitlines())
 
 
 def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
-    """What a job does, once per device."""
+    """What a job does, in one process for each device.
+
+    SLURM's notice, SIGUSR2, comes before the job's time is over: the run is stopped by SIGTERM, as others are, and the job is put
+    back into the queue.
+    """
     first = os.environ["SLURM_PROCID"] == "0"
-    os.environ.pop("MASTER_PORT", None)  # a shell's, which all jobs on a node would share
+    os.environ.pop("MASTER_PORT", None)  # inherited from the user's shell, it would be the same for all jobs on a node
     if first:
         print_to(log)
-    process, told = os.getpid(), False
+    process = os.getpid()
+    notified = False
 
-    def notice(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if os.getpid() != process:  # a loader worker: SLURM tells every process of a job
+    def on_notice(number: int, frame: FrameType | None) -> None:
+        nonlocal notified
+        if os.getpid() != process:  # a loader worker: SLURM sends the signal to every process of a job
             return
-        told = True
-        if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        notified = True
+        handles_sigterm = signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        if handles_sigterm:
             os.kill(os.getpid(), signal.SIGTERM)
         else:  # it has not begun to train
             requeue()
@@ -190,13 +229,13 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
             time.sleep(CANCEL_SECONDS)  # SLURM ends this process
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, notice)
+    signal.signal(signal.SIGUSR2, on_notice)
     try:
         code = main(argv)
-    except Exception:  # a defect
+    except Exception:  # a defect of ours, whose traceback belongs into the log
         traceback.print_exc()
         code = FAILED
-    if told and code == INTERRUPTED:
+    if notified and code == INTERRUPTED:
         requeue()
     if first and code in (FAILED, BAD_INPUT):
         note_failure(log)  # the coordinator may be gone
@@ -204,5 +243,7 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
         number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
         write_atomically(log.with_name("slurm_job"), f"{number} {code}".encode())
-    # A code also ends the other tasks; the first one, which tells the outcome, may need some time for that after a signal.
-    sys.exit(code if first or code != INTERRUPTED else 0)
+    # A task that exits with a code other than 0 ends the job's other tasks. After a signal the first one must not be ended, since
+    # it still has to write the outcome.
+    leave_first_alone = not first and code == INTERRUPTED
+    sys.exit(0 if leave_first_alone else code)

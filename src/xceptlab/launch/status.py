@@ -13,15 +13,15 @@ from rich.text import Text
 from xceptlab.launch.launcher import State
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.leases import STALE, leases
-from xceptlab.runs.log import Progress
+from xceptlab.runs.log import Follower, Progress
 from xceptlab.study.expansion import Expansion
 
-PAUSE = 2.0
-"""Seconds between two looks."""
+REFRESH_SECONDS = 2.0
+"""Seconds between two readings of the runs' directories."""
 REASONS = 5
-"""Reasons of failures that are shown at a time."""
+"""How many reasons of failures are shown at a time."""
 STATES = ("done", "diverged", "running", "failed", "stopped", "queued", "waiting")
-"""stopped: it has begun, and nobody trains it now."""
+"""The states of a run, in the order in which they are shown. ``stopped``: it has begun, and nobody trains it now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +29,28 @@ class Seen:
     """One run as its directory shows it."""
 
     state: str
+    """One of ``STATES``."""
     where: str = ""
-    """Who trains it."""
+    """The machine and the number of the process that trains it."""
     reason: str = ""
     """Why it failed."""
     progress: Progress = field(default_factory=Progress)
 
 
 class Overview:
-    """The runs of a study. A look at one that is done costs nothing, at another one it reads what its log has gained."""
+    """The runs of a study. Reading one that is done again costs nothing; of another one only what its log has gained is read."""
 
     def __init__(self, expansion: Expansion) -> None:
         self.expansion = expansion
         self.runs = {run.run_id: (arm, run) for (arm, _), run in expansion.runs().items()}
+        """Arm and configuration of every run, by its id."""
         self._directories = {run_id: RunDirectory.of(run.runtime.outputs, run_id) for run_id, (_, run) in self.runs.items()}
         self._followers = {run_id: directory.follow() for run_id, directory in self._directories.items()}
         self._ended: dict[str, Seen] = {}
+        """The runs with a record, which stay as they are."""
 
     def name(self, run_id: str) -> str:
-        """Arm and seed."""
+        """Arm and seed of a run, in words."""
         arm, run = self.runs[run_id]
         return f"{arm} seed {run.seed}"
 
@@ -56,58 +59,65 @@ class Overview:
         return self._directories[run_id].failure() or "no reason is known"
 
     def log(self, run_id: str) -> Path:
-        """Where to read more."""
+        """The file of what a run has printed."""
         return self._directories[run_id].path / "log.txt"
 
-    def look(self, states: Mapping[str, State]) -> dict[str, Seen]:
-        """Every run, by id; ``states`` is what a launcher knows besides."""
-        return {run_id: self._ended.get(run_id) or self._look(run_id, states.get(run_id)) for run_id in self.runs}
+    def read(self, states: Mapping[str, State]) -> dict[str, Seen]:
+        """Read every run's directory; returns the runs by id.
 
-    def _look(self, run_id: str, state: State | None) -> Seen:
-        directory = self._directories[run_id]
-        if record := directory.record():
-            self._ended[run_id] = Seen(state="diverged" if record.status == "diverged" else "done")
-            return self._ended[run_id]
-        progress = self._followers[run_id].progress(self.runs[run_id][1].train.epochs)
-        if found := leases(directory.path):
-            holder, beat = max(found.values(), key=lambda lease: lease[1])
-            silent = time.time() - beat / 1e9
-            if not holder.here or holder.alive:
-                note = f" (no sign of life for {duration(silent)})" if silent > STALE and not holder.here else ""
-                return Seen(state="running", where=f"{holder.host}:{holder.pid}{note}", progress=progress)
-        reason = directory.failure()
-        if state == "failed" or (reason and not state):
-            return Seen(state="failed", reason=reason)
-        return Seen(state=state or ("stopped" if progress.epoch else "waiting"), progress=progress)
+        Args:
+            states: What a launcher knows of the runs that it has taken on.
+        """
+        seen = {}
+        for run_id, (_, run) in self.runs.items():
+            if run_id not in self._ended:
+                directory = self._directories[run_id]
+                seen[run_id] = look(directory, self._followers[run_id], run.train.epochs, states.get(run_id))
+                if seen[run_id].state in ("done", "diverged"):
+                    self._ended[run_id] = seen[run_id]
+            else:
+                seen[run_id] = self._ended[run_id]
+        return seen
 
     def table(self, states: Mapping[str, State] = {}) -> Group:
-        """Counts, the running runs, and the names of the others."""
-        seen = self.look(states)
+        """Counts, the running runs with their progress, why others failed, and the names of all others."""
+        seen = self.read(states)
         by_state = {state: [run_id for run_id in seen if seen[run_id].state == state] for state in STATES}
-        done = len(by_state["done"]) + len(by_state["diverged"])
-        counts = [f"{len(runs)} {state}" for state, runs in by_state.items() if state != "done" and runs]
-        parts: list[Text | Table] = [Text(", ".join([f"{done} of {len(seen)} done", *counts]), style="bold")]
-        view = Table("run", box=None, pad_edge=False, header_style="dim")
-        for column in ("epoch", "top-1 %", "images/s", "left"):
-            view.add_column(column, justify="right", min_width=8)
-        view.add_column("process", style="dim")
-        for run_id in by_state["running"]:
-            p, epochs = seen[run_id].progress, self.runs[run_id][1].train.epochs
-            view.add_row(
-                Text(self.name(run_id)),
-                f"{p.epoch:.1f}/{epochs}",
-                "" if p.top1 is None else f"{p.top1:.1f}",
-                "" if p.images_per_second is None else f"{p.images_per_second:,.0f}",
-                "" if p.seconds_left is None else duration(p.seconds_left),
-                Text(seen[run_id].where),
-            )
-        parts += [view] if view.row_count else []
+        parts: list[Text | Table] = [self._counts(by_state)]
+        if by_state["running"]:
+            parts.append(self._progress({run_id: seen[run_id] for run_id in by_state["running"]}))
         parts += self._failures({run_id: seen[run_id].reason for run_id in by_state["failed"]})
         for state, runs in by_state.items():
             if runs and state not in ("running", "failed"):
                 names = ", ".join(map(self.name, runs))
                 parts.append(Text(f"{state}: {names}", style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
+
+    def _counts(self, by_state: Mapping[str, list[str]]) -> Text:
+        done = len(by_state["done"]) + len(by_state["diverged"])
+        counts = [f"{done} of {len(self.runs)} done"]
+        for state, runs in by_state.items():
+            if runs and state != "done":
+                counts.append(f"{len(runs)} {state}")
+        return Text(", ".join(counts), style="bold")
+
+    def _progress(self, running: Mapping[str, Seen]) -> Table:
+        view = Table("run", box=None, pad_edge=False, header_style="dim")
+        for column in ("epoch", "top-1 %", "images/s", "left"):
+            view.add_column(column, justify="right", min_width=8)
+        view.add_column("process", style="dim")
+        for run_id, seen in running.items():
+            _, run = self.runs[run_id]
+            progress = seen.progress
+            view.add_row(
+                Text(self.name(run_id)),
+                f"{progress.epoch:.1f}/{run.train.epochs}",
+                "" if progress.top1 is None else f"{progress.top1:.1f}",
+                "" if progress.images_per_second is None else f"{progress.images_per_second:,.0f}",
+                "" if progress.seconds_left is None else duration(progress.seconds_left),
+                Text(seen.where),
+            )
+        return view
 
     def _failures(self, reasons: Mapping[str, str]) -> list[Text | Table]:
         """Each reason once, with the runs that failed for it."""
@@ -116,20 +126,63 @@ class Overview:
             by_reason.setdefault(reason, []).append(run_id)
         lines: list[Text | Table] = []
         for runs in list(by_reason.values())[:REASONS]:
+            names = ", ".join(map(self.name, runs))
             why = f"{self.reason(runs[0])} (see {self.log(runs[0])})"
-            lines.append(Text(f"failed: {', '.join(map(self.name, runs))}: {why}", style="red"))
-        more = len(by_reason) - REASONS
-        return [*lines, Text(f"failed for {more} other reasons: see the log.txt of each run")] if more > 0 else lines
+            lines.append(Text(f"failed: {names}: {why}", style="red"))
+        others = len(by_reason) - REASONS
+        if others > 0:
+            lines.append(Text(f"failed for {others} other reasons: see the log.txt of each run"))
+        return lines
 
     @property
     def complete(self) -> bool:
-        """Whether every run was done at the last look."""
+        """Whether every run was done when the directories were last read."""
         return len(self._ended) == len(self.runs)
+
+
+def look(directory: RunDirectory, follower: Follower, epochs: int, state: State | None = None) -> Seen:
+    """Read one run's directory.
+
+    Args:
+        directory: The run's directory.
+        follower: Follows the run's log.
+        epochs: How many epochs the run is to train.
+        state: What a launcher knows of the run; None where it is in no launcher's hands.
+    """
+    record = directory.record()
+    if record:
+        return Seen(state="diverged" if record.status == "diverged" else "done")
+    progress = follower.progress(epochs)
+    where = _process_that_trains(directory)
+    if where:
+        return Seen(state="running", where=where, progress=progress)
+    reason = directory.failure()
+    if state == "failed" or (reason and not state):
+        return Seen(state="failed", reason=reason)
+    if state:
+        return Seen(state=state, progress=progress)
+    return Seen(state="stopped" if progress.epoch else "waiting", progress=progress)
+
+
+def _process_that_trains(directory: RunDirectory) -> str:
+    """Machine and number of the process that trains a run, by its lease; empty where there is none, or it is gone."""
+    found = leases(directory.path)
+    if not found:
+        return ""
+    holder, heartbeat = max(found.values(), key=lambda lease: lease[1])
+    if holder.here and not holder.alive:
+        return ""
+    process = f"{holder.host}:{holder.pid}"
+    silent = time.time() - heartbeat / 1e9
+    if silent > STALE and not holder.here:
+        process += f" (no sign of life for {duration(silent)})"
+    return process
 
 
 def show(expansion: Expansion) -> None:
     """Show a study: live in a terminal, until it is done or Ctrl-C; elsewhere once."""
-    overview, console = Overview(expansion), Console(highlight=False)
+    overview = Overview(expansion)
+    console = Console(highlight=False)
     runs = (expansion.directory().parents[1] / "runs").resolve()
     console.print(Text(expansion.nothing_found() or f"{expansion.name}, runs in {runs}"), soft_wrap=True)
     if not console.is_terminal:
@@ -138,14 +191,16 @@ def show(expansion: Expansion) -> None:
     try:
         with Live(overview.table(), console=console, auto_refresh=False) as live:
             while not overview.complete:
-                time.sleep(PAUSE)
+                time.sleep(REFRESH_SECONDS)
                 live.update(overview.table(), refresh=True)
-    except KeyboardInterrupt:  # how one leaves it
+    except KeyboardInterrupt:  # the user is done looking
         pass
 
 
 def duration(seconds: float) -> str:
-    """Such as 3:05 or 1:00:10."""
+    """Hours, minutes and seconds, such as 3:05 or 1:00:10."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{minutes}:{seconds:02}"

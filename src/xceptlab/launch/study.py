@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from xceptlab.config.schema import RunConfig
-from xceptlab.data import identity, locate
+from xceptlab.data import identity, require_files
 from xceptlab.errors import Interrupted, Refused
 from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
@@ -19,6 +19,9 @@ from xceptlab.signals import StopSignals
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import Registration, remember_files
 from xceptlab.text import one_line, say
+
+STOPPING = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"
+LEAVING = "Leaving: the jobs go on, and the same command finds them"
 
 
 def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str, Path]:
@@ -32,29 +35,8 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
     Returns:
         The logs of the runs that failed, by id.
     """
-    missing = {}
-    directories = {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in expansion.runs().items()}
-    records = {key: directory.record() for key, directory in directories.items()}
-    if changes := identity.changes((run, records[key]) for key, run in expansion.runs().items()):
-        raise Refused(
-            f"{expansion.name}: its runs were trained on other data than are here: {'; '.join(changes)}; put back what was "
-            f"there, or remove the folders of these runs, in {next(iter(directories.values())).path.parent}, to train them again"
-        )
-    for (arm, seed), run in expansion.runs().items():
-        if records[arm, seed]:
-            directories[arm, seed].tidy()
-        else:
-            missing[run.run_id] = _of_study(run, expansion.name, arm)
-    launcher = None
-    if missing:
-        if older := sum(map(outdated, missing.values())):
-            print(f"{older} of the missing runs were begun by an older version, whose results differ; they start anew")
-        for arm_config in expansion.arms.values():
-            locate(arm_config.data)
-        for weights in {run.model.weights for run in missing.values()} - {""}:
-            identity.weights_file(weights)
-        launcher = make_launcher(next(iter(missing.values())), jobs, main)
-        launcher.start(list(missing.values()))
+    missing = _missing(expansion)
+    launcher = _start(expansion, missing, jobs, main) if missing else None
     remember_files(expansion)
     Registration.make(expansion)  # before the first poll, which starts the first run
     for run in expansion.runs().values():
@@ -62,26 +44,84 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
     if launcher is None:
         return {}
     display = _Display(expansion, missing)
-    leave = False
+    stop_runs = True
     with StopSignals():
         try:
-            with display:
-                while not set((states := launcher.poll()).values()) <= {"done", "failed"}:
-                    display.show(states)
-                    time.sleep(launcher.pause)
-                display.show(states)
+            _poll_until_all_ended(launcher, display)
         except (Interrupted, KeyboardInterrupt) as error:
-            leave = launcher.outlived and isinstance(error, Interrupted)
-            stopping = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"
+            stop_runs = not (launcher.outlived and isinstance(error, Interrupted))
             for run_id, log in display.failures().items():
                 say(f"{run_id}: {display.overview.reason(run_id)} (see {log})", "failed")
-            with suppress(OSError):  # the terminal may be gone
-                print("Leaving: the jobs go on, and the same command finds them" if leave else stopping, flush=True)
+            with suppress(OSError):  # the terminal may have been closed
+                print(STOPPING if stop_runs else LEAVING, flush=True)
             raise
         finally:
-            if not leave:
+            if stop_runs:
                 launcher.stop()
     return display.failures()
+
+
+def _missing(expansion: Expansion) -> dict[str, RunConfig]:
+    """The runs without a record, by id; what those with one do not need any more is removed.
+
+    Raises:
+        Refused: Runs were trained on other data than are here.
+    """
+    runs = expansion.runs()
+    directories = {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in runs.items()}
+    records = {key: directory.record() for key, directory in directories.items()}
+    changes = identity.changes((run, records[key]) for key, run in runs.items())
+    if changes:
+        folder = next(iter(directories.values())).path.parent
+        raise Refused(
+            f"{expansion.name}: its runs were trained on other data than are here: {'; '.join(changes)}; put back what was "
+            f"there, or remove the folders of these runs, in {folder}, to train them again"
+        )
+    missing = {}
+    for key, run in runs.items():
+        arm, _ = key
+        if records[key]:
+            directories[key].tidy()
+        else:
+            missing[run.run_id] = _with_study_and_arm(run, expansion.name, arm)
+    return missing
+
+
+def _with_study_and_arm(run: RunConfig, study: str, arm: str) -> RunConfig:
+    """A run that says which study and arm it is trained for."""
+    return dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, study=study, arm=arm))
+
+
+def _start(expansion: Expansion, missing: dict[str, RunConfig], jobs: int | None, main: Main) -> Launcher:
+    """Check that the missing runs can be trained, and hand them to their launcher.
+
+    Raises:
+        Refused: Data or weights are not there, or a run can never start here.
+    """
+    older = sum(map(outdated, missing.values()))
+    if older:
+        print(f"{older} of the missing runs were begun by an older version, whose results differ; they start anew")
+    for arm_config in expansion.arms.values():
+        require_files(arm_config.data)
+    for weights in {run.model.weights for run in missing.values()} - {""}:
+        identity.weights_file(weights)
+    launcher = make_launcher(next(iter(missing.values())), jobs, main)
+    launcher.start(list(missing.values()))
+    return launcher
+
+
+def _poll_until_all_ended(launcher: Launcher, display: "_Display") -> None:
+    with display:
+        states = launcher.poll()
+        while not _all_ended(states):
+            display.show(states)
+            time.sleep(launcher.pause)
+            states = launcher.poll()
+        display.show(states)
+
+
+def _all_ended(states: dict[str, State]) -> bool:
+    return set(states.values()) <= {"done", "failed"}
 
 
 def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
@@ -103,22 +143,20 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
     return Local(main, jobs)
 
 
-def _of_study(run: RunConfig, study: str, arm: str) -> RunConfig:
-    return dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, study=study, arm=arm))
-
-
 class _Display:
-    """Live in a terminal, a look at the runs' directories a second; elsewhere one line whenever a run starts or ends."""
+    """Shows how far a study is: live in a terminal, once a second; elsewhere one line whenever a run starts or ends."""
 
     def __init__(self, expansion: Expansion, missing: dict[str, RunConfig]) -> None:
-        self.expansion, self.missing = expansion, missing
+        self.expansion = expansion
+        self.missing = missing
         self.overview = Overview(expansion)
         console = Console(highlight=False)
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
-        self.looked = 0.0
+        self.refreshed = 0.0
+        """When the live view was last refreshed, on the monotonic clock."""
         self.reasons_shown: set[str] = set()
-        """Reasons of failures, each of which is told once."""
+        """Reasons of failures, each of which is shown once."""
 
     def __enter__(self) -> "_Display":
         count = len(self.overview.runs)
@@ -132,31 +170,47 @@ class _Display:
 
     def __exit__(self, *error: object) -> None:
         if self.live:
-            with suppress(OSError):  # the terminal may be gone
+            with suppress(OSError):  # the terminal may have been closed
                 self.live.stop()
 
     def show(self, states: dict[str, State]) -> None:
-        over = set(states.values()) <= {"done", "failed"}
-        if self.live and (over or time.monotonic() > self.looked + 1):
-            self.live.update(self.overview.table(states), refresh=True)
-            self.looked = time.monotonic()
-        if not self.live:
+        if self.live:
+            self._refresh(self.live, states)
+        else:
             for run_id, state in states.items():
-                if state != self.before[run_id] and state != "waiting":
-                    done = len(self.overview.runs) - len(states) + Counter(states.values())["done"]
-                    more = self._score(run_id) if state == "done" else ""
-                    if state == "failed":
-                        reason = self.overview.reason(run_id)
-                        more = f" (see {self.overview.log(run_id)})"
-                        more = more if reason in self.reasons_shown else f", {reason}{more}"
-                        self.reasons_shown.add(reason)
-                    total = len(self.overview.runs)
-                    print(one_line(f"{self.overview.name(run_id)}: {state}{more} ({done} of {total} done)"), flush=True)
+                if state not in (self.before[run_id], "waiting"):
+                    self._print_line(run_id, states)
         self.before = states
+
+    def _refresh(self, live: Live, states: dict[str, State]) -> None:
+        if _all_ended(states) or time.monotonic() > self.refreshed + 1:
+            live.update(self.overview.table(states), refresh=True)
+            self.refreshed = time.monotonic()
+
+    def _print_line(self, run_id: str, states: dict[str, State]) -> None:
+        """Print one line on a run that has started or ended."""
+        state = states[run_id]
+        outcome = ""
+        if state == "done":
+            outcome = self._score(run_id)
+        elif state == "failed":
+            outcome = self._reason(run_id)
+        total = len(self.overview.runs)
+        done = total - len(states) + Counter(states.values())["done"]
+        print(one_line(f"{self.overview.name(run_id)}: {state}{outcome} ({done} of {total} done)"), flush=True)
 
     def failures(self) -> dict[str, Path]:
         """The logs of the runs that failed, by id."""
         return {run_id: self.overview.log(run_id) for run_id, state in self.before.items() if state == "failed"}
+
+    def _reason(self, run_id: str) -> str:
+        """Where to read why a run failed, after the reason itself where that was not shown before."""
+        reason = self.overview.reason(run_id)
+        log = f" (see {self.overview.log(run_id)})"
+        if reason in self.reasons_shown:
+            return log
+        self.reasons_shown.add(reason)
+        return f", {reason}{log}"
 
     def _score(self, run_id: str) -> str:
         record = RunDirectory.of(self.missing[run_id].runtime.outputs, run_id).record()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 VECTOR = 16
-"""Channels that oneDNN takes at once on a CPU with AVX-512; 8 with AVX2, for which 16 is as good."""
+"""Channels in a vector of oneDNN on a CPU with AVX-512. With AVX2 it is 8, and 16 does as well."""
 
 
 class Conv2d(nn.Conv2d):
@@ -21,8 +21,10 @@ class Conv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self._is_affected(input):
             return super().forward(input)
-        missing = (0, 0, 0, 0, 0, VECTOR - self.in_channels)  # behind the last channel
-        return self._conv_forward(F.pad(input, missing), F.pad(self.weight, missing), self.bias)
+        behind_last_channel = (0, 0, 0, 0, 0, VECTOR - self.in_channels)
+        padded = F.pad(input, behind_last_channel)  # (N, VECTOR, H, W)
+        weight = F.pad(self.weight, behind_last_channel)  # (outputs, VECTOR, 1, 1)
+        return self._conv_forward(padded, weight, self.bias)
 
     def _is_affected(self, x: Tensor) -> bool:
         strided = self.kernel_size == (1, 1) and self.stride != (1, 1) and self.groups == 1
@@ -30,4 +32,5 @@ class Conv2d(nn.Conv2d):
             return False
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return False
-        return all(side % step == 0 for side, step in zip(x.shape[-2:], self.stride, strict=True))
+        height, width = x.shape[-2:]
+        return height % self.stride[0] == 0 and width % self.stride[1] == 0

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,15 +22,15 @@ class Row:
     name: str
     kind: str
     shape: tuple[int, ...]
-    """Of its output, (C, H, W) or (C,)."""
+    """Shape of its output, (C, H, W) or (C,)."""
     parameters: int
-    """Trainable, its submodules' included."""
+    """Trainable parameters, its submodules' included."""
     macs: int
     """Multiply-accumulates of one image's forward pass, its submodules' included."""
-    own: tuple[str, ...]
-    """What the module is without its submodules: class, constants, shapes of its own parameters."""
+    description: tuple[str, ...]
+    """What the module is without its submodules: its class, its constants, the shapes of its parameters."""
     regular: tuple[int, int] | None
-    """Of a separable convolution: parameters and MACs of a regular 3x3 convolution in its place."""
+    """Parameters and MACs of a regular 3x3 convolution in place of a separable one; None for other modules."""
 
 
 def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
@@ -42,38 +43,45 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     """
     with torch.device("meta"):
         network = build(model, classes).eval()
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def remember(name: str) -> None:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(output, Tensor):
-                shapes[name] = tuple(output.shape[1:])
-
-        network.get_submodule(name).register_forward_hook(hook)
-
-    names = [name for name, _ in network.named_modules()]
-    for name in names:
-        remember(name)
+    shapes = _output_shapes(network)
     with FlopCounterMode(display=False) as counter:
         refusal = _refusal(network, size)
     if refusal:
-        smallest = next((f"; the smallest that does is {side}" for side in range(1, 2049) if not _refusal(network, side)), "")
-        raise Refused(f"data.size: {size} does not fit this network ({refusal}){smallest}")
+        raise Refused(f"data.size: {size} does not fit this network ({refusal}){_hint_of_smallest_size(network)}")
     macs = {name: sum(counts.values()) // 2 for name, counts in counter.get_flop_counts().items()}
     root = type(network).__name__
-    return [
-        Row(
+    rows = []
+    for name, module in network.named_modules():
+        if name not in shapes:  # its output is no tensor, or it was not called
+            continue
+        counted_as = f"{root}.{name}" if name else root  # the counter's name of the module
+        row = Row(
             name=name or root,
             kind=type(module).__name__,
             shape=shapes[name],
             parameters=sum(p.numel() for p in module.parameters()),
-            macs=macs.get(f"{root}.{name}" if name else root, 0),
+            macs=macs.get(counted_as, 0),
             regular=_regular(module, shapes[name]),
-            own=_own(module),
+            description=_description(module),
         )
-        for name, module in network.named_modules()
-        if name in shapes
-    ]
+        rows.append(row)
+    return rows
+
+
+def _output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of the modules' outputs for one image, by module name; filled in when the network is called."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note_shape_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(output, Tensor):
+                shapes[name] = tuple(output.shape[1:])
+
+        return hook
+
+    for name, module in network.named_modules():
+        module.register_forward_hook(note_shape_of(name))
+    return shapes
 
 
 @torch.no_grad()
@@ -86,16 +94,26 @@ def _refusal(network: nn.Module, size: int) -> str:
     return ""
 
 
-def _own(module: nn.Module) -> tuple[str, ...]:
-    constants = re.split(r", (?![^(]*\))", module.extra_repr())
-    return type(module).__name__, *constants, *("x".join(map(str, p.shape)) for p in module.parameters(recurse=False))
+def _hint_of_smallest_size(network: nn.Module) -> str:
+    for side in range(1, 2049):
+        if not _refusal(network, side):
+            return f"; the smallest that does is {side}"
+    return ""
+
+
+def _description(module: nn.Module) -> tuple[str, ...]:
+    commas_outside_brackets = r", (?![^(]*\))"
+    constants = re.split(commas_outside_brackets, module.extra_repr())
+    shapes = ["x".join(map(str, parameter.shape)) for parameter in module.parameters(recurse=False)]
+    return type(module).__name__, *constants, *shapes
 
 
 def _regular(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
     if not isinstance(module, SeparableConv2d):
         return None
-    parameters = 9 * module.pointwise.in_channels * module.pointwise.out_channels
-    return parameters, parameters * math.prod(shape[1:])
+    parameters = 3 * 3 * module.pointwise.in_channels * module.pointwise.out_channels
+    pixels = math.prod(shape[1:])
+    return parameters, parameters * pixels
 
 
 def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
@@ -105,18 +123,33 @@ def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
 
 
 def changes(a: list[Row], b: list[Row]) -> list[str]:
-    """What of b's module tree differs from a's, one line each: ``+ name kind``, ``- name kind`` or ``~ name``.
+    """The differences of module tree b from a, a line each: ``- name kind``, ``+ name kind`` or ``~ name before -> after``.
 
     A module whose parent is wholly added or removed is left out, and so is one that differs only through its submodules.
     """
-    before, after = ({row.name: row for row in rows[1:]} for rows in (a, b))
-    lines = []
-    for sign, rows, other in (("-", before, after), ("+", after, before)):
-        gone = [name for name in rows if name not in other]
-        lines += [f"{sign} {name} {rows[name].kind}" for name in gone if name.rpartition(".")[0] not in gone]
-    for name, row in after.items():
-        if name in before and row.own != before[name].own:
-            own = before[name].own, row.own
-            only = (" ".join(dict.fromkeys(word for word in x if word not in y)) for x, y in (own, own[::-1]))
-            lines.append(f"~ {name} {' -> '.join(only)}")
+    before = {row.name: row for row in a[1:]}
+    after = {row.name: row for row in b[1:]}
+    lines = [f"- {row.name} {row.kind}" for row in _topmost_missing(before, after)]
+    lines += [f"+ {row.name} {row.kind}" for row in _topmost_missing(after, before)]
+    for name in after:
+        if name not in before:
+            continue
+        old, new = before[name].description, after[name].description
+        if old != new:
+            lines.append(f"~ {name} {_words_only_in(old, new)} -> {_words_only_in(new, old)}")
     return lines
+
+
+def _topmost_missing(rows: dict[str, Row], others: dict[str, Row]) -> list[Row]:
+    """The rows whose names are not among the others, without those whose parent is such a row."""
+    missing = [name for name in rows if name not in others]
+    topmost = []
+    for name in missing:
+        parent = name.rpartition(".")[0]
+        if parent not in missing:
+            topmost.append(rows[name])
+    return topmost
+
+
+def _words_only_in(words: tuple[str, ...], others: tuple[str, ...]) -> str:
+    return " ".join(dict.fromkeys(word for word in words if word not in others))

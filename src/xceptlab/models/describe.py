@@ -13,6 +13,7 @@ from xceptlab.models.cost import Row, changes, cost, table
 def describe(config: RunConfig, depth: int) -> None:
     """Print every module by flow, ``depth`` levels deep, and what regular convolutions would cost in place of separable ones."""
     rows = _table(config)
+    whole = rows[0]
     view = Table(title=_input(config), title_justify="left")
     for column in ("module", "kind"):
         view.add_column(column)
@@ -23,56 +24,74 @@ def describe(config: RunConfig, depth: int) -> None:
         if level == 0:
             view.add_section()
         if level < depth or row.regular:
-            regular = [f"{amount:,}" for amount in row.regular or ()]
-            shape = "x".join(map(str, row.shape))
-            above = min(level, depth)
-            name = "  " * above + ".".join(row.name.split(".")[above:])
-            view.add_row(name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}", *regular)
+            view.add_row(*_cells(row, depth))
     view.add_section()
-    view.add_row("total", rows[0].kind, "", f"{rows[0].parameters:,}", f"{rows[0].macs:,}")
+    view.add_row("total", whole.kind, "", f"{whole.parameters:,}", f"{whole.macs:,}")
     console = _console()
     console.print(view)
     if any(row.regular for row in rows) and config.model.segments == "all":
-        model = dataclasses.replace(config.model, convolution="regular")
-        parameters, macs = cost(model, config.data.classes, config.data.size)
+        regular = dataclasses.replace(config.model, convolution="regular")
+        parameters, macs = cost(regular, config.data.classes, config.data.size)
         console.print(
             f"With regular convolutions in place of the separable ones: {parameters:,} parameters "
-            f"({parameters / rows[0].parameters:.2f} times as many), {macs:,} MACs ({macs / rows[0].macs:.2f} times)."
+            f"({parameters / whole.parameters:.2f} times as many), {macs:,} MACs ({macs / whole.macs:.2f} times)."
         )
+
+
+def _cells(row: Row, depth: int) -> list[str]:
+    """A module's line in the table; its name is indented by its level, and has a dot for each level deeper than ``depth``."""
+    parts = row.name.split(".")
+    indent = min(len(parts) - 1, depth)
+    name = "  " * indent + ".".join(parts[indent:])
+    cells = [name, row.kind, "x".join(map(str, row.shape)), f"{row.parameters:,}", f"{row.macs:,}"]
+    if row.regular:
+        cells += [f"{amount:,}" for amount in row.regular]
+    return cells
 
 
 def compare(a: RunConfig, b: RunConfig, names: Sequence[str]) -> None:
     """Print two networks side by side, flow by flow, and how their module trees differ."""
-    one, two = _table(a), _table(b)
-    view = Table(title=f"{_input(a)}; {_input(b)}" if _input(a) != _input(b) else _input(a), title_justify="left")
+    rows_a = _table(a)
+    rows_b = _table(b)
+    inputs = dict.fromkeys([_input(a), _input(b)])
+    view = Table(title="; ".join(inputs), title_justify="left")
     view.add_column("part")
-    for what in ("parameters", "MACs"):
+    for amount in ("parameters", "MACs"):
         for name in names:
-            view.add_column(f"{what}\n{name}", justify="right", overflow="fold")
-        view.add_column(f"{what}\nratio", justify="right")
-    parts = [{row.name: row for row in rows if "." not in row.name} for rows in (one, two)]
-    tops = [*dict.fromkeys([*list(parts[0])[1:], *list(parts[1])[1:]])]
-    for name in tops:
-        view.add_row(name, *_pair(parts[0].get(name), parts[1].get(name)))
+            view.add_column(f"{amount}\n{name}", justify="right", overflow="fold")
+        view.add_column(f"{amount}\nratio", justify="right")
+    flows_a = _flows(rows_a)
+    flows_b = _flows(rows_b)
+    for flow in dict.fromkeys([*flows_a, *flows_b]):
+        view.add_row(flow, *_side_by_side(flows_a.get(flow), flows_b.get(flow)))
     view.add_section()
-    view.add_row("total", *_pair(one[0], two[0]))
+    view.add_row("total", *_side_by_side(rows_a[0], rows_b[0]))
     console = _console()
     console.print(view)
-    for line in changes(one, two):
+    for line in changes(rows_a, rows_b):
         console.print("  " + line, markup=False)
 
 
+def _flows(rows: list[Row]) -> dict[str, Row]:
+    """The topmost modules by name, without the network itself, which is the first row."""
+    return {row.name: row for row in rows[1:] if "." not in row.name}
+
+
+def _side_by_side(a: Row | None, b: Row | None) -> list[str]:
+    """The cells of both networks' parameters with their ratio, then of their MACs; a part that one lacks costs nothing there."""
+    parameters_a, macs_a = (a.parameters, a.macs) if a else (0, 0)
+    parameters_b, macs_b = (b.parameters, b.macs) if b else (0, 0)
+    return [*_amounts_and_ratio(parameters_a, parameters_b), *_amounts_and_ratio(macs_a, macs_b)]
+
+
+def _amounts_and_ratio(a: int, b: int) -> list[str]:
+    ratio = f"{b / a:.3f}" if a else ""
+    return [f"{a:,}", f"{b:,}", ratio]
+
+
 def _console() -> Console:
-    """Wide enough that no number is cut; a narrower terminal wraps the lines."""
+    """A console wide enough that no number is cut; a narrower terminal wraps the lines."""
     return Console(highlight=False, width=max(Console().width, 132))
-
-
-def _pair(a: Row | None, b: Row | None) -> list[str]:
-    cells = []
-    for what in ("parameters", "macs"):
-        amounts = [getattr(row, what) if row else 0 for row in (a, b)]
-        cells += [f"{amount:,}" for amount in amounts] + [f"{amounts[1] / amounts[0]:.3f}" if amounts[0] else ""]
-    return cells
 
 
 def _table(config: RunConfig) -> list[Row]:

@@ -23,63 +23,80 @@ from xceptlab.models.pretrained import CONSTANTS, restore, to_timm
 from xceptlab.runs.directory import RunDirectory
 
 TOLERANCE = 1e-4
-"""Largest difference of onnxruntime's logits from ours, in standard deviations of ours."""
+"""Largest allowed difference of onnxruntime's logits from torch's, in standard deviations of torch's."""
 
-BATCH = ({0: torch.export.Dim("batch")},)
-"""The dimension of the images that is free."""
+DYNAMIC_SHAPES = ({0: torch.export.Dim("batch")},)
+"""Of the images (batch, 3, size, size) only the number may vary."""
 
 PHOTOGRAPHS = ("imagenet", "folder")
-"""Data sets whose images are cropped before they are evaluated; those of others have the size already."""
+"""Data sets whose images are cropped before they are evaluated; those of others have the network's size already."""
 
-ONNX = ("onnx", "onnxscript", "onnxruntime")
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def export(config: RunConfig, weights: str | Path, output: Path) -> str:
-    """Write the network with these weights; what was written and how far it was checked, in words.
+    """Write a network for other tools, in the format that the file's suffix names.
 
-    Images are (batch, 3, size, size), normalised to the range -1 to 1; the size is ``data.size``, the batch is free.
+    It takes images (batch, 3, size, size), normalised to the range -1 to 1; the size is ``data.size``, the batch is free.
+
+    Args:
+        config: The run's configuration.
+        weights: A file of weights, or timm's name of its Xception.
+        output: The file to write.
+
+    Returns:
+        What was written and how far it was checked, in words.
 
     Raises:
         Refused: The weights do not fit, the format does not have this network, or what was made computes something else.
     """
     if not output.parent.is_dir():
         raise Refused(f"{output}: there is no folder {output.parent}")
-    if output.suffix == ".onnx" and (absent := [name for name in ONNX if not RequirementCache(name)]):
-        raise Refused(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
+    if output.suffix == ".onnx":
+        absent = [name for name in ONNX_PACKAGES if not RequirementCache(name)]
+        if absent:
+            raise Refused(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
     network, model = restore(config.model, config.data.classes, weights)
-    told = metadata(config, model, weights)
+    about = metadata(config, model, weights)
     if output.suffix == ".safetensors":
-        _refuse_what_timm_lacks(model, output)
-        state = {name: value.contiguous() for name, value in to_timm(network.state_dict()).items()}
-        write_atomically(output, safetensors.torch.save(state, {"format": "pt"} | told))
-        return f"{output}: timm's legacy_xception, {len(state)} tensors"
+        return _write_for_timm(network, model, about, output)
     side = config.data.size
     cost(model, config.data.classes, side)  # refuses a size that the network does not take
+    network.eval()
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    logits = _outputs(network.eval(), images)
     if output.suffix == ".pt2":
-        write_atomically(output, _program(network, images, told))
+        write_atomically(output, _program(network, images, about))
         return f"{output}: torch.export's program, images (batch, 3, {side}, {side})"
-    data = _onnx(network, images, told)
-    difference = ((_onnxruntime(data, images) - logits).abs().max() / logits.std()).item()
+    data = _onnx(network, images, about)
+    logits = _outputs(network, images)
+    largest_difference = (_onnxruntime(data, images) - logits).abs().max()
+    difference = (largest_difference / logits.std()).item()
     if not difference < TOLERANCE:
         raise Refused(f"{output}: not written: onnxruntime's logits differ by {difference:.2g} sd (allowed: {TOLERANCE:g})")
     write_atomically(output, data)
     return f"{output}: ONNX, images (batch, 3, {side}, {side}); onnxruntime's logits differ by {difference:.2g} sd"
 
 
+def _write_for_timm(network: nn.Module, model: ModelConfig, about: dict[str, str], output: Path) -> str:
+    _refuse_what_timm_lacks(model, output)
+    state = {name: value.contiguous() for name, value in to_timm(network.state_dict()).items()}
+    write_atomically(output, safetensors.torch.save(state, {"format": "pt"} | about))
+    return f"{output}: timm's legacy_xception, {len(state)} tensors"
+
+
 def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict[str, str]:
-    """What is needed to use the network, as every format keeps it: text by key. docs/export.md explains the keys.
+    """What is needed to use the network, which every format keeps as texts by key; docs/export.md explains the keys.
 
     Args:
-        config: What the network is exported with.
+        config: The configuration that the network is exported with.
         model: The network, with the constants of the weights' source.
-        weights: Where they come from; the record of a run tells more.
+        weights: The file of weights; a record of the run beside it adds the run's id and the names of the classes.
     """
-    record = next((found for folder in Path(weights).parents[:2] if (found := RunDirectory(folder).record())), None)
+    records = [RunDirectory(folder).record() for folder in Path(weights).parents[:2]]
+    record = next(filter(None, records), None)
     side = config.data.size
     photographs = config.data.name in PHOTOGRAPHS
-    told = {
+    about = {
         "xceptlab": xceptlab.__version__,
         "images": f"(batch, 3, {side}, {side}), RGB, x / 127.5 - 1 of pixels from 0 to 255",
         "size": str(side),
@@ -90,77 +107,92 @@ def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict
         "model": json.dumps(dataclasses.asdict(model)),
     }
     if photographs:
-        told["interpolation"] = config.data.eval_interpolation
-        told["exif_orientation"] = "applied" if config.data.exif_orientation else "ignored"
+        about["interpolation"] = config.data.eval_interpolation
+        about["exif_orientation"] = "applied" if config.data.exif_orientation else "ignored"
     if record:
-        told["run_id"] = record.run_id
-    class_names = record.classes if record else []
-    if class_names:
-        told["class_names"] = json.dumps(class_names)
-    return told
+        about["run_id"] = record.run_id
+    if record and record.classes:
+        about["class_names"] = json.dumps(record.classes)
+    return about
 
 
 @torch.no_grad()
 def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The logits of one, two and four images in turn: the program was made with two."""
-    return torch.cat([network(images[:1]), network(images), network(torch.cat([images, images.flip(-1)]))])
+    """The logits (7, classes) of batches of one, two and four images: a program made with two must take any number."""
+    one = network(images[:1])
+    two = network(images)
+    four = network(torch.cat([images, images.flip(-1)]))
+    return torch.cat([one, two, four])
 
 
 def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
-    """A checkpoint says neither the padding nor an activation, so the configuration has to be the one that timm computes."""
+    """Raise a Refused for a network other than timm's: its checkpoint could name neither the padding nor an activation."""
     if model.timm:
         raise Refused(f"{output}: model.timm is {model.timm}, whose model.safetensors has timm's layout already")
-    theirs = ModelConfig(**CONSTANTS["timm"])
-    other = {
-        f.name: (getattr(theirs, f.name), getattr(model, f.name))
-        for f in dataclasses.fields(ModelConfig)
-        if f.name not in ("bn_momentum", "dropout", "init", "match") and getattr(theirs, f.name) != getattr(model, f.name)
-    }
-    if other:
-        told = ", ".join(f"model.{name} {ours} (timm: {timms})" for name, (timms, ours) in other.items())
-        flags = " ".join(f"--model.{name} {timms}" for name, (timms, _) in other.items())
-        anyway = f"; to write it as if it had timm's, add {flags}" if other.keys() <= {"padding", "bn_eps"} else ""
-        raise Refused(f"{output}: timm's legacy_xception would compute something else, since this one has {told}{anyway}")
+    timms = dataclasses.asdict(ModelConfig(**CONSTANTS["timm"]))
+    differences = []
+    flags = []
+    only_constants = True
+    for name, value in dataclasses.asdict(model).items():
+        if name in ("bn_momentum", "dropout", "init", "match") or value == timms[name]:
+            continue
+        differences.append(f"model.{name} {value} (timm: {timms[name]})")
+        flags.append(f"--model.{name} {timms[name]}")
+        only_constants = only_constants and name in ("padding", "bn_eps")
+    if not differences:
+        return
+    message = f"{output}: timm's legacy_xception would compute something else, since this one has {', '.join(differences)}"
+    if only_constants:
+        message += f"; to write it as if it had timm's, add {' '.join(flags)}"
+    raise Refused(message)
 
 
 @torch.no_grad()
-def _program(network: nn.Module, images: Tensor, told: dict[str, str]) -> bytes:
+def _program(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
+    """The file of torch.export's program."""
     buffer = io.BytesIO()
     with _quiet():
-        torch.export.save(torch.export.export(network, (images,), dynamic_shapes=BATCH), buffer, extra_files=dict(told))
+        program = torch.export.export(network, (images,), dynamic_shapes=DYNAMIC_SHAPES)
+        torch.export.save(program, buffer, extra_files=dict(about))
     return buffer.getvalue()
 
 
 @torch.no_grad()
-def _onnx(network: nn.Module, images: Tensor, told: dict[str, str]) -> bytes:
+def _onnx(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
+    """The ONNX file."""
     with _quiet():
         program = torch.onnx.export(
             network,
             (images,),
             dynamo=True,
             verbose=False,
-            dynamic_shapes=BATCH,
+            dynamic_shapes=DYNAMIC_SHAPES,
             input_names=["images"],
             output_names=["logits"],
         )
     assert program is not None
     model = program.model_proto
-    for key, value in told.items():
+    for key, value in about.items():
         model.metadata_props.add(key=key, value=value)
     return model.SerializeToString()
 
 
 def _onnxruntime(data: bytes, images: Tensor) -> Tensor:
-    """What onnxruntime computes."""
+    """The logits (7, classes) as onnxruntime computes them; see ``_outputs``."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return _outputs(lambda batch: torch.as_tensor(session.run(None, {"images": batch.numpy()})[0]), images)
+
+    def network(batch: Tensor) -> Tensor:
+        (logits,) = session.run(None, {"images": batch.numpy()})
+        return torch.as_tensor(logits)
+
+    return _outputs(network, images)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on torch's own decompositions."""
+    """Silence the exporters' remarks on torch's own decompositions."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

@@ -25,10 +25,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
     "tanh": nn.Tanh,
 }
-
+"""What may stand between the depthwise and the pointwise convolution, by its name in the configuration."""
 
 CHANNELS = (128, 256, 728, 1024, 1536, 2048)
-"""Outputs of the paper's separable convolutions."""
+"""Output channels of the paper's separable convolutions."""
 
 
 class SeparableConv2d(nn.Module):
@@ -47,16 +47,16 @@ class SeparableConv2d(nn.Module):
     def __init__(self, inputs: int, outputs: int, config: ModelConfig, place: str = "separable") -> None:
         super().__init__()
         self.depthwise_first = config.order == "depthwise_first"
-        channels = inputs if self.depthwise_first else outputs
+        channels = inputs if self.depthwise_first else outputs  # of the depthwise one, and between the two
         groups = self._groups(config, channels, place)
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
         self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
-        between = channels if self.depthwise_first else outputs
-        self.intermediate_norm = batch_norm(config, between) if config.intermediate_norm else nn.Identity()
+        self.intermediate_norm = batch_norm(config, channels) if config.intermediate_norm else nn.Identity()
         self.intermediate = ACTIVATIONS[config.intermediate]()
 
     @staticmethod
     def _groups(config: ModelConfig, channels: int, place: str) -> int:
+        """Groups of the depthwise convolution; as many as channels make it depthwise."""
         if config.segments == "all":
             return channels
         if channels % config.segments:
@@ -72,8 +72,13 @@ class SeparableConv2d(nn.Module):
         return "depthwise_first" if self.depthwise_first else "pointwise_first"
 
     def forward(self, x: Tensor) -> Tensor:
-        first, second = (self.depthwise, self.pointwise) if self.depthwise_first else (self.pointwise, self.depthwise)
-        return second(self.intermediate(self.intermediate_norm(first(x))))
+        if self.depthwise_first:
+            first, second = self.depthwise, self.pointwise
+        else:
+            first, second = self.pointwise, self.depthwise
+        x = first(x)  # (N, channels in between, H, W)
+        x = self.intermediate(self.intermediate_norm(x))
+        return second(x)  # (N, outputs, H, W)
 
 
 def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> nn.Module:

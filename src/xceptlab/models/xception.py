@@ -32,10 +32,11 @@ class MaxPool(nn.Module):
         return "same" if self.same else "symmetric"
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
+        if not self.same:
+            return F.max_pool2d(x, 3, stride=2, padding=1)
         # An odd size needs one pixel on both sides; an even one none in front, and ceil_mode adds the one behind.
-        padding = (height % 2, width % 2) if self.same else (1, 1)
-        return F.max_pool2d(x, 3, stride=2, padding=padding, ceil_mode=self.same)
+        height, width = x.shape[-2:]
+        return F.max_pool2d(x, 3, stride=2, padding=(height % 2, width % 2), ceil_mode=True)
 
 
 class Block(nn.Module):
@@ -54,29 +55,41 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, place: str, inputs: int, widths: tuple[int, ...], *, stride: int, relu_first: bool = True
+        self,
+        config: ModelConfig,
+        place: str,
+        inputs: int,
+        widths: tuple[int, ...],
+        *,
+        stride: int,
+        relu_first: bool = True,
     ) -> None:
         super().__init__()
-        units: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip((inputs, *widths[:-1]), widths, strict=True)):
-            units.append(nn.Sequential())
+        self.units = nn.Sequential()
+        channels = inputs
+        for i, width in enumerate(widths):
+            unit = nn.Sequential()
             if i > 0 or relu_first:
-                units[-1].add_module("relu", nn.ReLU(inplace=i > 0))  # the first one's input is the skip's, too
-            units[-1].add_module("separable", convolution(before, after, config, f"{place}.units.{i}"))
-            units[-1].add_module("norm", batch_norm(config, after))
-        self.units = nn.Sequential(*units)
+                unit.add_module("relu", nn.ReLU(inplace=i > 0))  # not in place for i = 0, whose input is the skip's, too
+            unit.add_module("separable", convolution(channels, width, config, f"{place}.units.{i}"))
+            unit.add_module("norm", batch_norm(config, width))
+            self.units.append(unit)
+            channels = width
         self.pool = MaxPool(config.padding) if stride == 2 else nn.Identity()
         self.skip: nn.Module | None = None
         if stride == 2 and config.residual in ("all", "projection_only"):
             self.skip = nn.Sequential()
-            self.skip.add_module("conv", Conv2d(inputs, widths[-1], 1, stride=2, bias=False))
-            self.skip.add_module("norm", batch_norm(config, widths[-1]))
+            self.skip.add_module("conv", Conv2d(inputs, channels, 1, stride=2, bias=False))
+            self.skip.add_module("norm", batch_norm(config, channels))
         elif stride == 1 and config.residual in ("all", "identity_only"):
             self.skip = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.pool(self.units(x))
-        return y if self.skip is None else y + self.skip(x)
+        y = self.units(x)  # (N, widths[-1], H, W)
+        y = self.pool(y)  # (N, widths[-1], ceil(H / stride), ceil(W / stride))
+        if self.skip is None:
+            return y
+        return y + self.skip(x)
 
 
 class Stem(nn.Module):
@@ -105,9 +118,8 @@ class Entry(nn.Module):
         super().__init__()
         w = config.channels
         self.stem = Stem(config, w(32), w(64))
-        self.block1 = Block(
-            config, "entry.block1", w(64), (w(128), w(128)), stride=2, relu_first=False
-        )  # the stem ends in a ReLU
+        # No ReLU first: the stem ends in one.
+        self.block1 = Block(config, "entry.block1", w(64), (w(128), w(128)), stride=2, relu_first=False)
         self.block2 = Block(config, "entry.block2", w(128), (w(256), w(256)), stride=2)
         self.block3 = Block(config, "entry.block3", w(256), (w(728), w(728)), stride=2)
 
@@ -149,24 +161,26 @@ class Xception(nn.Module):
     def __init__(self, config: ModelConfig, classes: int = 1000, seed: int = 0) -> None:
         super().__init__()
         self.entry = Entry(config)
+        self.middle = nn.Sequential()
         width = config.channels(728)
-        self.middle = nn.Sequential(
-            *(Block(config, f"middle.{i}", width, (width, width, width), stride=1) for i in range(config.middle_blocks))
-        )
+        for i in range(config.middle_blocks):
+            self.middle.append(Block(config, f"middle.{i}", width, (width, width, width), stride=1))
         self.exit = Exit(config)
-        features, optional = config.channels(2048), nn.Sequential()
+        features = config.channels(2048)
+        fc = nn.Sequential()
         for units in config.fc:
-            optional.extend([nn.Linear(features, units), nn.ReLU()])
+            fc.append(nn.Linear(features, units))
+            fc.append(nn.ReLU())
             features = units
-        self.fc = optional if config.fc else None
+        self.fc = fc if config.fc else None
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(features, classes)
         initialise(self, config.init, seed)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile with ``torch.compile``, which takes the arguments: the flows apart, and of the middle one's blocks only one.
+        """Compile by ``torch.compile``, which takes the arguments, in regions: the entry flow, each middle block, the exit flow.
 
-        The blocks are equal, and torch finds the code of the first for the others; in one graph all would be compiled.
+        The middle blocks are equal, and torch reuses the code of the first for the others; in one graph it would compile all.
         """
         for region in (self.entry, *self.middle, self.exit):
             region.compile(*args, **kwargs)
@@ -187,22 +201,35 @@ class Xception(nn.Module):
 def initialise(network: nn.Module, scheme: str, seed: int) -> None:
     """Draw every convolution's and linear layer's weights, each from its own generator, seeded by (seed, module name).
 
-    So a module that two variants share by name and shape starts equal in both, whatever else they have. ``keras``: Glorot uniform
-    (Glorot and Bengio 2010), zero biases, Keras's defaults, which the paper's own code used. ``timm``: as its legacy_xception,
-    convolutions normal with variance 2 / fan out (He et al. 2015), linear layers and biases uniform within 1 / sqrt(fan in).
+    So a module that two variants share by name and shape starts equal in both, whatever else they have.
+
+    Args:
+        network: The network, whose weights are replaced.
+        scheme: ``keras`` for Keras's defaults, which the paper's own code used: Glorot uniform (Glorot and Bengio 2010), zero
+            biases. ``timm`` for those of timm's legacy_xception: convolutions normal with variance 2 / fan out (He et al. 2015),
+            linear layers and biases uniform within 1 / sqrt(fan in).
+        seed: The run's seed.
     """
+    initialise_module = {"keras": _initialise_as_keras, "timm": _initialise_as_timm}[scheme]
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-            bound = module.weight[0].numel() ** -0.5
-            if scheme == "keras":
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-            elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            else:
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-            if module.bias is not None and scheme == "keras":
-                nn.init.zeros_(module.bias)
-            elif module.bias is not None:
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+            module_seed = int.from_bytes(digest[:8], "little", signed=True)
+            initialise_module(module, torch.Generator().manual_seed(module_seed))
+
+
+def _initialise_as_keras(module: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    nn.init.xavier_uniform_(module.weight, generator=generator)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _initialise_as_timm(module: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    fan_in = module.weight[0].numel()
+    bound = fan_in**-0.5
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    else:
+        nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+    if module.bias is not None:
+        nn.init.uniform_(module.bias, -bound, bound, generator=generator)

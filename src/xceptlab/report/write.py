@@ -143,7 +143,7 @@ def publish(summary: Summary, folder: Path) -> None:
         shutil.copyfile(summary.expansion.directory() / name, folder / name)
 
 
-def sync(summary: Summary) -> str:
+def sync_report(summary: Summary) -> str:
     """Send the verdicts and the report, which is written already, to W&B; returns the address there.
 
     Raises:

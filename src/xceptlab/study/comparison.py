@@ -64,7 +64,7 @@ def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[st
     for arm, config in expansion.arms.items():
         start = ("model.init", "model.weights_digest")
         rest = {key: value for key, value in config.science().items() if key in start or not key.startswith("model.")}
-        first = seen.setdefault(repr((rest, [(row.name, row.own) for row in found[arm]])), arm)
+        first = seen.setdefault(repr((rest, [(row.name, row.description) for row in found[arm]])), arm)
         if first != arm:
             lines.append(
                 f"the arms {first!r} and {arm!r} have the same modules, so that what differs between them may do nothing"

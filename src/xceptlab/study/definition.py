@@ -337,7 +337,7 @@ def _no_factor(key: str) -> str:
     """Why arms cannot differ in a key."""
     if key in loading.keys(RunConfig):
         return f"{key} cannot be a factor; only what can change a result can, such as {FACTORS[0]}"
-    return loading.unknown(key, FACTORS)
+    return str(loading.unknown(key, FACTORS))
 
 
 def dotted(declared: Any, place: str) -> Any:

@@ -22,7 +22,7 @@ from xceptlab.study.registration import Registration, refuse_namesake
 from xceptlab.study.verdict import with_needed_seeds
 
 
-def locate(path: str) -> Path:
+def find_study_file(path: str) -> Path:
     """The study file that a folder, a file or the name of a shipped study names."""
     for candidate in (Path(path), shipped.root() / path, shipped.root() / "experiments" / path):
         file = candidate / "study.yaml" if candidate.is_dir() else candidate
@@ -43,7 +43,7 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
         Refused: One line, for a study that is not well formed, an arm that differs from the baseline in a key that neither
             declares, two arms of equal science, or an override of what the study itself decides.
     """
-    file = locate(path)
+    file = find_study_file(path)
     study = loading.load_file(Study, str(file))
     cells = study.cells()
     for key, _ in loading.overrides(args):

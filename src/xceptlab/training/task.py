@@ -115,11 +115,12 @@ class Task(pl.LightningModule):
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The summed cross-entropy; an image mixed with its partner counts for both labels in its parts."""
         smoothing = self.config.train.label_smoothing
-        if not len(batch.own):
+        if batch.label_weight is None:
             return F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)
-        labels = batch.labels, batch.labels[partners(len(logits), logits.device)]
-        own, other = (F.cross_entropy(logits, each, reduction="none", label_smoothing=smoothing) for each in labels)
-        return (batch.own * own + (1 - batch.own) * other).sum()
+        partners_labels = batch.labels[partners(len(logits), logits.device)]
+        loss = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=smoothing)
+        partners_loss = F.cross_entropy(logits, partners_labels, reduction="none", label_smoothing=smoothing)
+        return (batch.label_weight * loss + (1 - batch.label_weight) * partners_loss).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)

@@ -85,7 +85,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         return record
     world = World.join(config.runtime)
     die_with_parent(world.starter == "torchrun")
-    with StopSignals(tells=world.first) as stop_signals:
+    with StopSignals(explain=world.first) as stop_signals:
         git_state()  # of the code as it is loaded, not as it will be when the run ends
         prepare(config)
         data = DataModule(config)

@@ -107,7 +107,7 @@ def chosen(runtime: RuntimeConfig) -> Mode | None:
     return "online" if os.environ.get("WANDB_MODE") not in ("offline", "dryrun") and _has_key() else "offline"
 
 
-def sync(config: RunConfig, directory: RunDirectory) -> str:
+def sync_run(config: RunConfig, directory: RunDirectory) -> str:
     """Send a run's directory to W&B; returns the run's address there. The key is checked already.
 
     Raises:

@@ -1,0 +1,84 @@
+"""Photographs in tar files, read in place by a table of where they lie."""
+
+import functools
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xceptlab.data.order import Indices
+from xceptlab.data.sources import reading
+from xceptlab.data.stores import Store
+from xceptlab.errors import Refused
+from xceptlab.files import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@dataclass(frozen=True)
+class Archive(Store):
+    """Members of tar files, read in place.
+
+    Args:
+        files: The tar files.
+        table: Per photograph: ``part`` (which file), ``offset`` and ``size`` (bytes), ``label``, ``name`` and, where it was
+            written by ``prepare``, its ``crc``.
+    """
+
+    files: tuple[Path, ...]
+    table: "pyarrow.Table"
+
+    @functools.cached_property
+    def labels(self) -> Indices:  # type: ignore[override]
+        return self.table["label"].to_numpy()
+
+    def read(self, i: int) -> bytes:
+        file = self.files[self._cell("part", i)]
+        size = self._cell("size", i)
+        with reading(file), open(file, "rb") as opened:  # opened anew each time: a thousand files cannot be kept open
+            opened.seek(self._cell("offset", i))
+            data = opened.read(size)
+        if len(data) < size:
+            raise Refused(f"{file} is cut short")
+        if "crc" in self.table.column_names and zlib.crc32(data) != self._cell("crc", i):
+            raise Refused("its checksum is not the one it was written with")
+        return data
+
+    def name(self, i: int) -> str:
+        return f"{self.files[self._cell('part', i)]}: {self._cell('name', i)}"
+
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        return zip(self.table["name"].to_pylist(), self.table["size"].to_pylist(), strict=True)
+
+    def _cell(self, column: str, i: int) -> Any:
+        return self.table[column][int(i)].as_py()
+
+
+def write_table(table: "pyarrow.Table", file: Path) -> None:
+    """Write the table of an archive, as a file that is mapped into memory when it is read; whole or not at all."""
+    import pyarrow.feather
+
+    buffer = io.BytesIO()
+    pyarrow.feather.write_feather(table.combine_chunks(), buffer, compression="uncompressed")
+    write_atomically(file, buffer.getvalue())
+
+
+def read_table(file: Path) -> "pyarrow.Table":
+    """Map a table that ``write_table`` has written into memory.
+
+    Raises:
+        Refused: It is damaged.
+    """
+    import pyarrow
+    import pyarrow.feather
+
+    with reading(file, "damaged; remove it, and it is written again"):
+        table = pyarrow.feather.read_table(pyarrow.memory_map(os.fsencode(file)))  # a name need not be UTF-8
+        table.select(["part", "offset", "size", "label", "name"])  # raises where a column is missing
+        if not len(table):
+            raise Refused("it has no rows")
+        return table

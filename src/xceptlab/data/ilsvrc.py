@@ -1,0 +1,173 @@
+"""ImageNet's original files: the tar files of ILSVRC 2012, read in place, and the labels in its development kit.
+
+The photographs in a tar file are searched for once; where they lie is kept as a table in the user's cache.
+"""
+
+import hashlib
+import math
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from xceptlab.data.archive import Archive, read_table, write_table
+from xceptlab.data.cache import user_cache
+from xceptlab.data.sources import locked, printable, reading
+from xceptlab.errors import Refused
+from xceptlab.text import say
+
+TRAIN_TAR = "ILSVRC2012_img_train.tar"
+VAL_TAR = "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+TARS = (TRAIN_TAR, VAL_TAR, DEVKIT)
+SAY_SECONDS = 10
+"""How often a long search says how far it is."""
+
+Row = dict[str, Any]
+"""One row of an archive's table; see ``archive.Archive``."""
+
+
+def train_archive(file: Path) -> Archive:
+    """The training photographs, in a tar file that holds one tar file per class."""
+    return _indexed(file, _train_rows)
+
+
+def val_archive(root: Path) -> Archive:
+    """The validation photographs, in one tar file; their labels are in the development kit."""
+    return _indexed(root / VAL_TAR, lambda file: _val_rows(file, root), labels_from=root / DEVKIT)
+
+
+def _indexed(file: Path, search: Callable[[Path], Iterator[list[Row]]], labels_from: Path | None = None) -> Archive:
+    """The photographs in a tar file, sorted by label and name as in the unpacked tree.
+
+    Args:
+        file: The tar file.
+        search: Finds its photographs, some at a time.
+        labels_from: Another file that the labels depend on.
+    """
+    import pyarrow
+
+    table_file = user_cache() / f"{file.stem}-{_state_digest(file, labels_from)}.arrow"
+    if not table_file.is_file():
+        with locked(table_file.parent):  # of several processes one searches, and the others find what it has written
+            if not table_file.is_file():
+                tables = [pyarrow.Table.from_pylist(rows) for rows in search(file) if rows]
+                if not tables:
+                    raise Refused(f"{file}: holds no photograph")
+                table = pyarrow.concat_tables(tables)
+                write_table(table.sort_by([("label", "ascending"), ("name", "ascending")]), table_file)
+    return Archive((file,), read_table(table_file))
+
+
+def _state_digest(*files: Path | None) -> str:
+    """A digest of the paths, sizes and times of files, by which a table of an earlier state of them is not used."""
+    states = []
+    for file in files:
+        if file is not None and file.exists():
+            stat = file.stat()
+            states.append((str(file.resolve()), stat.st_size, stat.st_mtime_ns))
+    return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
+
+
+def _train_rows(file: Path) -> Iterator[list[Row]]:
+    """Search class by class, with a line on standard error now and then: reading 1.28 million headers takes minutes."""
+    with _opened(file, file) as outer:
+        classes = sorted(_files(outer, file), key=lambda member: member.name)
+        said = time.monotonic()
+        for label, member in enumerate(classes):
+            if time.monotonic() >= said + SAY_SECONDS:
+                said = time.monotonic()
+                say(f"{file}: finding its photographs, which is needed once: {label} of {len(classes)} classes")
+            where = f"{file}: {member.name}"
+            with _opened(outer.extractfile(member), where) as inner:
+                photographs = _files(inner, where)
+            yield [_row(photograph, label, member.offset_data) for photograph in photographs]
+
+
+def _val_rows(file: Path, root: Path) -> Iterator[list[Row]]:
+    _, labels = val_labels(root)
+    with _opened(file, file) as tar:
+        photographs = sorted(_files(tar, file), key=lambda member: member.name)
+    if len(photographs) != len(labels):
+        raise Refused(f"{file}: holds {len(photographs)} photographs; the development kit has labels of {len(labels)}")
+    yield [_row(photograph, label) for photograph, label in zip(photographs, labels, strict=True)]
+
+
+def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> Row:
+    """The row of a photograph whose tar file begins at byte ``start`` of the file it is read from."""
+    return {
+        "part": 0,
+        "offset": start + member.offset_data,
+        "size": member.size,
+        "label": label,
+        "name": printable(member.name),
+    }
+
+
+def _opened(file: Any, where: object) -> tarfile.TarFile:
+    """Open a tar file.
+
+    Raises:
+        Refused: It is no tar file.
+    """
+    with reading(where, "not a tar file"):
+        if isinstance(file, Path):
+            return tarfile.open(file, "r:")
+        return tarfile.open(fileobj=file, mode="r:")
+
+
+def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
+    """The files in a tar file, which must end as one does.
+
+    Raises:
+        Refused: It is cut short.
+    """
+    with reading(where, "not a whole tar file"):
+        members = []
+        end = 0
+        for member in tar:
+            if member.size < 0:  # getmembers() of Python up to 3.11.13 would loop for ever
+                raise Refused(f"{member.name} has a negative size")
+            members.append(member)
+            blocks = math.ceil(member.size / tarfile.BLOCKSIZE)
+            end = max(end, member.offset_data + blocks * tarfile.BLOCKSIZE)
+        assert tar.fileobj is not None
+        tar.fileobj.seek(end)
+        closing_mark = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if closing_mark != bytes(tarfile.BLOCKSIZE):
+        raise Refused(f"{where}: the tar file is cut short; it ends without its closing mark")
+    return [member for member in members if member.isfile()]
+
+
+def val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
+    """Read the development kit.
+
+    Returns:
+        The names of the classes, by label, and the labels of the validation photographs in the order of their names.
+
+    Raises:
+        Refused: The development kit is not there, or is not that of ILSVRC 2012.
+    """
+    import gzip
+    import io
+
+    from scipy.io import loadmat
+
+    kit = root / DEVKIT
+    if not kit.is_file():
+        raise Refused(f"{root}: {DEVKIT} is missing, which has the labels of {VAL_TAR}")
+    with reading(kit, "not the development kit of ILSVRC 2012"):
+        unpacked = gzip.decompress(kit.read_bytes())  # verifies the checksum: SciPy crashes on a damaged .mat file
+        with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
+            files = {Path(member.name).name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
+            meta = loadmat(io.BytesIO(files["meta.mat"].read()), squeeze_me=True)  # type: ignore[union-attr]
+            truth = files["ILSVRC2012_validation_ground_truth.txt"].read().split()  # type: ignore[union-attr]
+        leaves = []
+        for synset in meta["synsets"]:
+            if int(synset["num_children"]) == 0:
+                leaves.append((str(synset["WNID"]), int(synset["ILSVRC2012_ID"])))
+        leaves.sort()
+        label_of = {number: label for label, (_, number) in enumerate(leaves)}
+        classes = tuple(wnid for wnid, _ in leaves)
+        return classes, [label_of[int(number)] for number in truth]

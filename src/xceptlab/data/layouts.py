@@ -1,0 +1,169 @@
+"""Where the files of ImageNet or of an own data set lie, found in ``data.root``, in one of four layouts:
+
+- ``tree``: the ImageFolder tree ``train/<class>/*`` and ``val/<class>/*``; of ImageNet ``val/*``, too, as it is given out, with
+  ``ILSVRC2012_devkit_t12.tar.gz`` beside it;
+- ``parquet``: the hub's shards ``train-*.parquet`` and ``validation-*.parquet``, in the folder or one below;
+- ``tars``: of ImageNet the original ``ILSVRC2012_img_train.tar`` and ``ILSVRC2012_img_val.tar`` with
+  ``ILSVRC2012_devkit_t12.tar.gz``, read in place;
+- ``prepared``: with ``data.short_side``, what ``xceptlab data prepare`` made of one of these.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from xceptlab.config.schema import DataConfig
+from xceptlab.data.ilsvrc import TARS, TRAIN_TAR, VAL_TAR
+from xceptlab.data.shards import Shards, find_shards
+from xceptlab.data.sources import folder, missing, printable, reading
+from xceptlab.data.tables import feature_names
+from xceptlab.data.tree import folders, is_photograph
+from xceptlab.errors import Refused
+
+PARTS = ("train", "val", "test")
+_SPLITS_OF_THE_HUB = {"train": "train", "val": "validation", "test": "test"}
+"""The names of the parts in the files of the Hugging Face hub."""
+NOTE = "originals.json"
+"""The file beside prepared photographs that says what they were prepared from."""
+_READERS = 16
+"""Threads that ask for the sizes of files, which takes long over a network."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a data set lie, and which of the parts train, val and test are there."""
+
+    kind: Literal["tree", "parquet", "tars", "prepared"]
+    root: Path
+    parts: tuple[str, ...]
+
+    def is_complete(self) -> bool:
+        """Whether there is something to train on and something to evaluate on."""
+        return "train" in self.parts and len(self.parts) > 1
+
+    def shards(self, part: str) -> list[Path]:
+        """The parquet files of a part."""
+        return find_shards(self.root, _SPLITS_OF_THE_HUB[part])
+
+
+def find_layout(config: DataConfig) -> Layout:
+    """Find the files of a data set.
+
+    Raises:
+        Refused: They are not there; the message says what was looked for, where, and how to get it.
+    """
+    if config.short_side:
+        return _find_prepared(config)
+    root = folder(config)
+    known = config.name == "imagenet"
+    parts = ("train", "val") if known else PARTS
+    tree = Layout("tree", root, tuple(part for part in parts if (root / part).is_dir()))
+    if tree.is_complete():
+        return tree
+    parquet = Layout("parquet", root, tuple(part for part in parts if find_shards(root, _SPLITS_OF_THE_HUB[part])))
+    if parquet.is_complete():
+        return parquet
+    if not known:
+        raise missing(
+            "a data set of one's own",
+            root,
+            "the folders train/<class>/ with val/<class>/, test/<class>/ or both, or train-*.parquet with validation-*.parquet, "
+            "test-*.parquet or both",
+            "set --data.root to the folder that holds them",
+        )
+    if (root / TRAIN_TAR).is_file() and (root / VAL_TAR).is_file():
+        return Layout("tars", root, parts)
+    raise missing(
+        config.name,
+        root,
+        f"the folders train/<class>/ and val/<class>/, or train-*.parquet and validation-*.parquet, or {TRAIN_TAR} and {VAL_TAR}",
+        "ImageNet is given out at https://image-net.org after registration; set --data.root to its folder, "
+        "or try the embedded images: -c configs/data/digits.yaml",
+    )
+
+
+def _find_prepared(config: DataConfig) -> Layout:
+    root = prepared_folder(config)
+    noted = originals(root)
+    parts = tuple(part for part in PARTS if part in noted) or ("train", "val")
+    if not all((root / f"{part}.arrow").is_file() for part in parts):
+        raise Refused(
+            f"data.short_side: no photographs of {config.short_side} pixels are prepared in {root}; "
+            "`xceptlab data prepare` with the same options prepares them"
+        )
+    return Layout("prepared", root, parts)
+
+
+def prepared_folder(config: DataConfig) -> Path:
+    """The folder of the photographs that are prepared with this short side and quality."""
+    name = f"short{config.short_side}-quality{config.quality}"
+    if not config.exif_orientation:
+        name += "-as-stored"
+    parent = Path(config.cache) if config.cache else folder(config) / "prepared"
+    return parent / name
+
+
+def originals(root: Path) -> dict[str, Any]:
+    """What the photographs in a folder were prepared from, as ``prepare`` has noted it; empty where there is no note.
+
+    Raises:
+        Refused: The note is damaged.
+    """
+    file = root / NOTE
+    if not file.is_file():
+        return {}
+    with reading(file, "damaged; remove its folder, or name another one by data.cache"):
+        return dict(json.loads(file.read_bytes()))
+
+
+def classes(layout: Layout) -> tuple[str, ...]:
+    """The names of the classes, by label; empty where the files do not tell."""
+    if layout.kind == "tree":
+        return tuple(map(printable, folders(layout.root / "train")))
+    if layout.kind == "parquet":
+        files = layout.shards("train")
+        count = int(Shards.of(files).labels.max(initial=-1)) + 1
+        names = feature_names(files[0], "label")
+        if len(names) >= count:
+            return names
+        return tuple(map(str, range(count)))
+    return tuple(originals(layout.root).get("classes", ()))
+
+
+def names_and_sizes(layout: Layout) -> Iterator[tuple[bytes, int]]:
+    """Names, relative to the data set's folder, and sizes of the files; of prepared photographs the note of their originals."""
+    if layout.kind == "tree":
+        yield from _names_and_sizes_of_tree(layout)
+    elif layout.kind == "parquet":
+        for part in layout.parts:
+            for file in layout.shards(part):
+                yield os.fsencode(f"{part}/{file.name}"), file.stat().st_size
+    elif layout.kind == "tars":
+        for name in TARS:
+            yield name.encode(), (layout.root / name).stat().st_size
+    else:
+        note = originals(layout.root)
+        noted = [note.get(part) for part in layout.parts]
+        yield json.dumps(noted, sort_keys=True).encode(), 0
+
+
+def _names_and_sizes_of_tree(layout: Layout) -> Iterator[tuple[bytes, int]]:
+    subfolders = []
+    for part in layout.parts:
+        of_classes = [f"{part}/{name}" for name in folders(layout.root / part)]
+        subfolders += of_classes or [part]  # ImageNet's val may be one folder without classes
+    list_one = functools.partial(_names_and_sizes_in, layout.root)
+    with ThreadPoolExecutor(_READERS) as threads:
+        for files in threads.map(list_one, subfolders):
+            yield from files
+
+
+def _names_and_sizes_in(root: Path, subfolder: str) -> list[tuple[bytes, int]]:
+    with os.scandir(root / subfolder) as entries:
+        photographs = [entry for entry in entries if is_photograph(entry.name)]
+        return sorted((os.fsencode(f"{subfolder}/{entry.name}"), entry.stat().st_size) for entry in photographs)

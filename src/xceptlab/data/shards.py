@@ -1,0 +1,110 @@
+"""Photographs in parquet files, as the Hugging Face hub has them, and where the files of a split lie."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xceptlab.data.order import Indices
+from xceptlab.data.sources import printable
+from xceptlab.data.stores import Store
+from xceptlab.data.tables import open_table
+from xceptlab.data.tree import is_hidden
+from xceptlab.errors import Refused
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@dataclass(frozen=True)
+class Shards(Store):
+    """Parquet files with a column of encoded images and a column ``label``.
+
+    A photograph is had by reading its whole row group, usually 100 of them: fine in their order, slow for training, where
+    ``prepare`` helps.
+    """
+
+    files: tuple[Path, ...]
+    labels: Indices
+    groups: Indices
+    """(g, 3): per row group its file, its number there, and the number of its first photograph."""
+
+    @classmethod
+    def of(cls, files: list[Path]) -> "Shards":
+        """Read the labels and the places of the row groups of all files.
+
+        Raises:
+            Refused: A file is no parquet file, or its columns are not as ``tables`` says.
+        """
+        labels: list[Indices] = []
+        groups: list[tuple[int, int, int]] = []
+        first = 0
+        for number, file in enumerate(files):
+            table = open_table(file)
+            labels.append(table.labels())
+            for group, size in enumerate(table.sizes):
+                groups.append((number, group, first))
+                first += size
+        return cls(tuple(files), np.concatenate(labels), np.array(groups).reshape(-1, 3))
+
+    def read(self, i: int) -> bytes:
+        group, row = self._place(i)
+        number, group_in_file, _ = self.groups[group]
+        cells = _row_group(self.files[number], int(group_in_file))
+        data = cells[row].as_py()
+        if not data:
+            raise Refused("the cell holds no bytes")
+        return data
+
+    def name(self, i: int) -> str:
+        group, row = self._place(i)
+        number, group_in_file, _ = self.groups[group]
+        return f"{printable(str(self.files[number]))}: row {row} of row group {group_in_file}"
+
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        return ((printable(file.name), file.stat().st_size) for file in self.files)
+
+    def _place(self, i: int) -> tuple[int, int]:
+        """The row of ``groups`` that the i-th photograph is in, and its row in that row group."""
+        first = self.groups[:, 2]
+        group = int(np.searchsorted(first, i, side="right")) - 1
+        return group, int(i - first[group])
+
+
+_CACHE_BYTES = 128 * 2**20
+_cache: "dict[tuple[Path, int], pyarrow.ChunkedArray]" = {}
+"""The row groups, by file and number, that this process has read last: up to ``_CACHE_BYTES``, or one where that is larger."""
+
+
+def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
+    cells = _cache.pop((file, group), None)
+    if cells is None:
+        cells = open_table(file).images(group)
+    _cache[file, group] = cells  # now the last one in the dictionary's order, and dropped last
+    while len(_cache) > 1 and sum(kept.nbytes for kept in _cache.values()) > _CACHE_BYTES:
+        oldest = next(iter(_cache))
+        del _cache[oldest]
+    return cells
+
+
+def find_shards(root: Path, split: str) -> list[Path]:
+    """The parquet files of a split, in the folder or in one below it; an empty list where there are none.
+
+    Raises:
+        Refused: They are in several folders, or some of them are missing.
+    """
+    pattern = f"{split}-*.parquet"
+    in_subfolders = [file for file in root.glob(f"*/{pattern}") if not is_hidden(file.parent.name)]
+    files = sorted([*root.glob(pattern), *in_subfolders])
+    if not files:
+        return []
+    folders = sorted({str(file.parent) for file in files})
+    if len(folders) > 1:
+        raise Refused(f"data.root: {root} holds several data sets, in {', '.join(folders)}; name one of these folders")
+    total = re.search(r"-of-(\d+)\.parquet$", files[0].name)
+    if total and len(files) != int(total[1]):
+        raise Refused(f"{files[0].parent}: {len(files)} of the {int(total[1])} files {pattern} are there")
+    return files

@@ -1,0 +1,145 @@
+"""One split as the loader's workers see it: numbers of images go in, a whole batch that the device can finish comes out."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from xceptlab.config.schema import DataConfig
+from xceptlab.data import augment, order
+from xceptlab.data.order import Draws, Indices, Key
+from xceptlab.data.photographs import Photographs
+from xceptlab.data.sources import Arrays, Unreadable
+from xceptlab.errors import Refused
+from xceptlab.text import say
+
+REPLACEMENTS = 10
+"""How many photographs are tried in place of one that cannot be decoded before the data set is refused."""
+_LIST_THEM = "`xceptlab data check --all` lists all such"
+
+
+class LoadedBatch(NamedTuple):
+    """One batch of one process as it comes from the loader; ``module.DataModule`` finishes it on the device."""
+
+    pixels: Tensor | None
+    """(B, size, size, 3) uint8, the photographs; None for a set in memory, whose images lie on the device already."""
+    source_index: Tensor
+    """(B,), the images' numbers in their source, by which a set in memory finds them."""
+    labels: Tensor
+    """(B,)"""
+    number: Tensor
+    """(B,), the images' numbers in their split."""
+    draws: Tensor | None
+    """(B, DRAWS), the random numbers of augmentation; None in evaluation."""
+    mixing: Tensor | None
+    """(B, 5), what ``augment.mixing`` has drawn; None where nothing is mixed."""
+    weight: float
+    """Factor of the batch's summed loss; see ``order.Key``."""
+    replaced: int
+    """How many photographs could not be decoded and have others in their place."""
+
+
+class Split(Dataset[LoadedBatch]):
+    """The images of a source that belong to one split, asked for by whole batches.
+
+    Args:
+        source: Where the images are.
+        members: (n,), the numbers in the source of the split's images.
+        config: How the images are varied.
+        seed: The run's seed for the split that is trained on; None for one that is evaluated, without augmentation.
+    """
+
+    def __init__(
+        self,
+        source: Arrays | Photographs,
+        members: Indices,
+        config: DataConfig,
+        seed: int | None = None,
+    ) -> None:
+        self.source = source
+        self.members = members
+        self.config = config
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, key: Key) -> LoadedBatch:
+        number = key.number  # (B,)
+        pixels = None
+        if isinstance(self.source, Photographs):
+            number, pixels = self._read(self.source, key)
+        index = self.members[number]  # (B,)
+        draws = self._draws(key.epoch, index)  # (B, DRAWS)
+        return LoadedBatch(
+            pixels=pixels,
+            source_index=torch.from_numpy(index),
+            labels=torch.from_numpy(self.source.labels[index]),
+            number=torch.from_numpy(number),
+            draws=None if draws is None else torch.from_numpy(draws),
+            mixing=self._mixing(draws),
+            weight=key.weight,
+            replaced=int((number != key.number).sum()),
+        )
+
+    def _draws(self, epoch: int, index: Indices) -> Draws | None:
+        """The draws belong to the images' numbers in the source, so that holding out others does not change them."""
+        if self.seed is None:
+            return None
+        return order.draws(self.seed, epoch, index)
+
+    def _mixing(self, draws: Draws | None) -> Tensor | None:
+        config = self.config
+        if draws is None or not (config.mixup or config.cutmix):
+            return None
+        return torch.from_numpy(augment.mixing(draws, config.size, config.mixup, config.cutmix))
+
+    def _read(self, source: Photographs, key: Key) -> tuple[Indices, Tensor]:
+        """Decode a batch of photographs.
+
+        Returns:
+            The numbers (B,) in the split of what was read, which differ from the key's where a photograph had to be replaced, and
+            the pixels (B, size, size, 3).
+        """
+        number = key.number.copy()
+        index = self.members[number]
+        draws = self._draws(key.epoch, index)
+        pixels = torch.empty((len(index), self.config.size, self.config.size, 3), dtype=torch.uint8)
+        for row, i in enumerate(index):
+            draws_of_image = None if draws is None else draws[row]
+            try:
+                pixels[row] = source.read(i, draws_of_image)
+            except Unreadable as error:
+                number[row], pixels[row] = self._replacement(source, key.epoch, int(number[row]), error)
+        return number, pixels
+
+    def _replacement(self, source: Photographs, epoch: int, number: int, error: Unreadable) -> tuple[int, Tensor]:
+        """Read the next photograph of the split that can be decoded, which is the same one in every arm.
+
+        Args:
+            source: The photographs.
+            epoch: The epoch, for the draws.
+            number: The number in the split of the photograph that cannot be decoded.
+            error: Why it cannot be decoded.
+
+        Returns:
+            The number in the split of the photograph in its place, and its pixels (size, size, 3).
+
+        Raises:
+            Refused: Photographs may not be replaced here, or ``REPLACEMENTS`` of them cannot be decoded either.
+        """
+        if self.seed is None:
+            raise Refused(f"{error}; it must be evaluated, so mend or remove it; {_LIST_THEM}") from None
+        if self.config.on_corrupt == "error":
+            raise Refused(f"{error}; {_LIST_THEM}") from None
+        for step in range(1, REPLACEMENTS + 1):
+            say(f"{error}; the next of the split stands in for it")
+            candidate = (number + step) % len(self)
+            index = self.members[[candidate]]
+            draws = order.draws(self.seed, epoch, index)
+            try:
+                return candidate, source.read(index[0], draws[0])
+            except Unreadable as another:
+                error = another
+        raise Refused(f"{error}; as are the {REPLACEMENTS} before it, in {self.config.root}: {_LIST_THEM}")

@@ -1,0 +1,179 @@
+"""Photographs as files in a folder for each class, and what else lies in those folders."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xceptlab.data.order import Indices
+from xceptlab.data.sources import printable, regular_bytes
+from xceptlab.data.stores import Store
+from xceptlab.errors import Refused
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm")
+"""Suffixes, in lower case, of the files that are taken for photographs."""
+_NAMED = 3
+"""How many of the files that are left alone in a folder are named."""
+
+
+@dataclass(frozen=True)
+class Tree(Store):
+    """``<folder>/<class>/<file>``, the layout of torchvision's ImageFolder, in the order of the sorted names."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    labels: Indices
+    files: "pyarrow.Array"
+    """(n,), the files' names as bytes, which need not be UTF-8."""
+    flat: bool = False
+    """Whether the photographs lie in the folder itself, not in a folder for each class."""
+    others: dict[str, list[str]] = field(default_factory=dict)
+    """By class, the entries of its folder that are no photographs by their suffix; under "" photographs in no class's folder."""
+
+    @classmethod
+    def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
+        """List the photographs of these classes by their files' suffixes; other files are left alone."""
+        import pyarrow
+
+        files = [pyarrow.array([], pyarrow.binary())]
+        counts = []
+        others = {"": photographs_in(folder)}
+        for name in classes:
+            entries = _entries(folder / name)
+            photographs = [os.fsencode(entry) for entry in entries if is_photograph(entry)]
+            files.append(pyarrow.array(photographs, pyarrow.binary()))
+            counts.append(len(photographs))
+            others[name] = [entry for entry in entries if not is_photograph(entry)]
+        return cls(
+            folder,
+            classes,
+            labels=np.repeat(np.arange(len(classes)), counts),
+            files=pyarrow.concat_arrays(files),
+            others={name: entries for name, entries in others.items() if entries},
+        )
+
+    @classmethod
+    def of_flat(cls, folder: Path, classes: tuple[str, ...], labels: list[int]) -> "Tree":
+        """List the photographs that lie in one folder, and number them as if each class had a folder of its own.
+
+        Args:
+            folder: Where they lie.
+            classes: The names of the classes.
+            labels: Their labels, in the order of their names.
+
+        Raises:
+            Refused: There are not as many photographs as labels.
+        """
+        import pyarrow
+
+        names = photographs_in(folder)
+        if len(names) != len(labels):
+            raise Refused(f"{printable(str(folder))}: holds {len(names)} photographs; there are labels of {len(labels)}")
+        by_class = np.argsort(labels, kind="stable")
+        files = [os.fsencode(names[i]) for i in by_class]
+        return cls(folder, classes, np.array(labels)[by_class], pyarrow.array(files, pyarrow.binary()), flat=True)
+
+    def read(self, i: int) -> bytes:
+        return regular_bytes(self._path(i))
+
+    def name(self, i: int) -> str:
+        return printable(self._path(i))
+
+    def _path(self, i: int) -> str:
+        file = os.fsdecode(self.files[int(i)].as_py())
+        if self.flat:
+            return os.path.join(self.folder, file)
+        return os.path.join(self.folder, self.classes[self.labels[i]], file)
+
+    def files_and_sizes(self) -> Iterator[tuple[str, int]]:
+        for i, file in enumerate(self.files):
+            yield printable(os.fsdecode(file.as_py())), os.path.getsize(self._path(i))
+
+    def left_alone(self) -> Iterator[str]:
+        """A line for each folder with entries that are left alone: their names and the reason."""
+        for name, entries in self.others.items():
+            described = [self._described(name, entry) for entry in entries[:_NAMED]]
+            shown = ", ".join(described)
+            if len(entries) > _NAMED:
+                shown += f" and {len(entries) - _NAMED} more"
+            reason = f"not {', '.join(SUFFIXES)}" if name else "in no class's folder"
+            yield f"{printable(str(self.folder / name))}: {shown}: left alone, {reason}"
+
+    def _described(self, name: str, entry: str) -> str:
+        path = self.folder / name / entry
+        if path.is_dir():
+            return printable(f"{entry}/ ({_photographs_below(path)} photographs)")
+        return printable(entry)
+
+    def left_alone_in_short(self) -> str:
+        """One line that counts the files that are left alone, by the reason; empty where there are none."""
+        nested = 0
+        wrong_suffix = 0
+        outside = len(self.others.get("", []))
+        for name in self.others.keys() - {""}:
+            for entry in self.others[name]:
+                path = self.folder / name / entry
+                if path.is_dir():
+                    nested += _photographs_below(path)
+                else:
+                    wrong_suffix += 1
+        total = nested + wrong_suffix + outside
+        if not total:
+            return ""
+        counts = {
+            "photographs in folders below a class's": nested,
+            f"with other suffixes than {', '.join(SUFFIXES)}": wrong_suffix,
+            "photographs in no class's folder": outside,
+        }
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+        return f"{printable(str(self.folder))}: files left alone: {total:,} ({reasons}); `xceptlab data check` names them"
+
+
+def left_alone(stores: Iterable[Store]) -> Iterator[str]:
+    """A line for each tree of files in which some are left alone."""
+    for store in stores:
+        if not isinstance(store, Tree):
+            continue
+        line = store.left_alone_in_short()
+        if line:
+            yield line
+
+
+def photographs_in(folder: Path) -> list[str]:
+    """The names of the photographs that lie in a folder itself, sorted."""
+    return [name for name in _entries(folder) if is_photograph(name)]
+
+
+def _entries(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(name for name in os.listdir(folder) if not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether another program has put a file or folder there: macOS leaves ``._a.jpg``, Jupyter ``.ipynb_checkpoints``."""
+    return name.startswith(".")
+
+
+def is_photograph(name: str) -> bool:
+    """Whether a file is a photograph, by its suffix: opening a million files would take an hour."""
+    return name.lower().endswith(SUFFIXES) and not is_hidden(name)
+
+
+def _photographs_below(folder: Path) -> int:
+    count = 0
+    for _, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not is_hidden(name)]  # os.walk goes on with what is left here
+        count += sum(map(is_photograph, names))
+    return count
+
+
+def folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))

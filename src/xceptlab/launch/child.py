@@ -1,0 +1,54 @@
+"""What a run's process does that a launcher has started: print to the run's log, call ``xceptlab``, pass signals on."""
+
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from xceptlab.runs.world import forget
+from xceptlab.signals import PARENT
+
+
+def print_to(log: Path) -> None:
+    """Let this process append to ``log`` all that it prints, and the lines of Python at which a native crash ends it."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    faulthandler.enable(2)
+
+
+def execute(main: Callable[[list[str]], int], argv: list[str], log: Path, *, fresh: bool) -> int:
+    """Do what ``xceptlab ARGV`` does, print to ``log``, and return the exit code.
+
+    Args:
+        main: ``xceptlab``'s main function.
+        argv: Its arguments.
+        log: The run's log.
+        fresh: In a new interpreter, which Lightning can execute again for each further device; else in this process.
+    """
+    print_to(log)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    forget()  # in an allocation, or in another launcher's task, a run would wait for processes that nobody starts
+    if not fresh:
+        return main(argv)
+    return _execute_in_new_interpreter(argv)
+
+
+def _execute_in_new_interpreter(argv: list[str]) -> int:
+    environment = os.environ | {PARENT: str(os.getpid()), "PYTHONFAULTHANDLER": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "xceptlab", *argv], stdin=subprocess.DEVNULL, env=environment)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        process.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    while True:  # Ray stops a task by a SIGINT that Python only simulates: it wakes no waiting process, so wait in short turns
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(0.5)
+            return code if code >= 0 else 128 - code  # this process cannot exit with a negative code; a shell uses 128 + signal

@@ -1,0 +1,58 @@
+"""Why a run failed: what an exit code and a log tell, in words that say what to try."""
+
+import re
+import signal
+from pathlib import Path
+
+from xceptlab.runs.directory import RunDirectory
+
+MEMORY = "out of memory, perhaps: try fewer runs at a time (--jobs), a smaller train.batch_size or more memory"
+NATIVE = (
+    "a library crashed, not Python code: try another device (runtime.accelerator), train.threads 1 or another version of torch"
+)
+CRASHES = {
+    signal.SIGKILL: MEMORY,
+    signal.SIGBUS: "no room in /dev/shm or on the disk, perhaps: runtime.workers 0 needs no shared memory",
+    signal.SIGILL: "a library was built for another CPU, perhaps: install torch anew on this machine",
+    signal.SIGSEGV: NATIVE,
+    signal.SIGABRT: NATIVE,
+    signal.SIGFPE: NATIVE,
+}
+"""Signals that end a process without anybody asking it to stop, with what to try."""
+
+
+def describe_crash(code: int, log: Path) -> str:
+    """Why a process that one of ``CRASHES`` ended has ended, and what to try; empty for every other exit code.
+
+    Args:
+        code: Its exit code: -signal, or 128 + signal as in a shell.
+        log: What it has printed.
+    """
+    number = -code if code < 0 else code - 128
+    if number not in set(CRASHES):
+        return ""
+    ended_by = signal.Signals(number)
+    where = "" if ended_by == signal.SIGKILL else _last_python_line(log)  # SIGKILL leaves no time to write one
+    return f"ended by {ended_by.name}{where}; {CRASHES[ended_by]}"
+
+
+def _last_python_line(log: Path) -> str:
+    """The innermost line of Python that ``faulthandler`` has written into a log, in words; empty where there is none."""
+    if not log.exists():
+        return ""
+    text = log.read_text("utf-8", errors="replace")
+    last_error = text.rpartition("Fatal Python error: ")[2]
+    trace = last_error.partition("Current thread")[2]
+    line = re.search(r'^  File "(.*)", line (\d+) in (\S+)', trace, re.M)
+    if not line:
+        return ""
+    file, number, function = line.groups()
+    return f" in {function} ({file}, line {number})"
+
+
+def note_failure(log: Path) -> None:
+    """Note in a run's directory why it failed: the last line of its log, which lies there."""
+    text = log.read_text("utf-8", errors="replace") if log.exists() else ""
+    lines = text.strip().splitlines()
+    reason = lines[-1].removeprefix("xceptlab: ") if lines else "no output"
+    RunDirectory(log.parent).fail(reason)
