@@ -19,7 +19,7 @@ from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ["torch", "pytorch_lightning", "numpy", "scipy", "rich", "yaml", "wandb", "plotly", "matplotlib"]
+HEAVY = ["torch", "pytorch_lightning", "numpy", "scipy", "rich", "yaml", "wandb", "altair", "vl_convert"]
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -134,7 +134,7 @@ def test_the_imagenet_study_is_the_papers_recipe_on_eight_gpus():
 
 # ---- dependencies -----------------------------------------------------------------------------------------------------------
 
-CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib", "importlinter": "import-linter"}
+CONDA = {"pytorch": "torch", "importlinter": "import-linter"}
 """Packages that conda-forge calls otherwise."""
 
 

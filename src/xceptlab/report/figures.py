@@ -1,22 +1,60 @@
-"""The figures, twice: interactive with plotly for the page, and as SVG with matplotlib for the repository."""
+"""The figures of a report. Each is one Altair chart: drawn by Vega-Lite in the page, and as SVG beside report.md."""
 
-import html
-import io
+import contextlib
+import functools
 import textwrap
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from xceptlab.data.cache import user_cache
+from xceptlab.files import write_atomically
 from xceptlab.report.summary import ArmRow, Curve, EffectRow, Summary
 from xceptlab.study.metrics import decimals, metric_of
 from xceptlab.study.verdict import Verdict
 
+if TYPE_CHECKING:
+    import altair as alt
+
+    Chart = alt.LayerChart | alt.FacetChart
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; dark red in place of its yellow, pale on white."""
 
+DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
+"""Of lines: whole for the arms that use the colours first, dashed for those that use them again."""
+
+TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F8694", "incomplete": "#C98600"}
+"""One colour per outcome."""
+
+HOLDS = TONES["supported"]
+"""The colour of the region in which a claim holds."""
+
+INK = "currentColor"
+"""The colour of text and axes: that of the text around the figure, whether the page is light, dark or on paper."""
+
+FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
+
+SVG_FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
+"""Fonts of one width, which vl-convert measures, so that a label takes the place that was laid out for it."""
+
+SVG_WIDTH = 480
+"""Pixels that the axes of an SVG span."""
+
+
+# ---- words and numbers ------------------------------------------------------------------------------------------------------
+
 
 def colour(i: int) -> str:
+    """The colour of the i-th arm of a study, in every figure."""
     return COLOURS[i % len(COLOURS)]
+
+
+def dash(i: int) -> tuple[int, ...]:
+    """The dashes of the i-th arm's lines."""
+    return DASHES[i // len(COLOURS) % len(DASHES)]
 
 
 def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -34,25 +72,37 @@ def short(name: str, most: int = 32) -> str:
 
 
 def wrapped(name: str) -> str:
-    """An arm's name as the label of an axis, in lines of 20 characters."""
-    return "<br>".join(map(html.escape, textwrap.wrap(short(name), 20)))
+    """An arm's name as the label of an axis, in lines of 18 characters."""
+    return "\n".join(textwrap.wrap(short(name), 18)) or name
 
 
-def unit(metric: str) -> str:
-    return metric_of(metric).unit
+def metric_axis(metric: str) -> str:
+    """Title of an axis of scores."""
+    return with_unit(metric, metric_of(metric).unit)
 
 
-TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F8694", "incomplete": "#C98600"}
-"""One colour per outcome."""
+def with_unit(name: str, unit: str) -> str:
+    """A name with its unit in brackets, where it has one."""
+    return f"{name} ({unit})" if unit else name
 
 
-def axis(verdict: Verdict) -> str:
-    """What the differences of a claim are."""
-    a, b = map(short, reversed(verdict.claim.sides) if verdict.claim.lower_is_better else verdict.claim.sides)
-    line = "<br>" if len(a + b) > 20 else " "
-    units = verdict.claim.measure.unit_of_difference
-    what = f"{verdict.claim.gain} in {verdict.claim.metric}" if verdict.claim.gain else verdict.claim.metric
-    return f"{html.escape(a)}{line}− {html.escape(b)}, {html.escape(what)} ({units})"
+def difference_axis(verdict: Verdict) -> list[str]:
+    """Title of an axis of a claim's differences, in lines: what is subtracted from what, and what a positive one means."""
+    claim = verdict.claim
+    a, b = map(short, claim.sides)
+    first, second = (b, a) if claim.lower_is_better else (a, b)
+    one_line = len(first + second) <= 32
+    difference = [f"{first} − {second}"] if one_line else [first, f"− {second}"]
+    measured = with_unit(claim.metric, claim.measure.unit_of_difference)
+    if claim.gain:
+        return [*difference, claim.gain, f"in {measured}"]
+    return [*difference, measured, f"above 0, {short(claim.sides[0], 20)} is better"]
+
+
+def effect_size(verdict: Verdict) -> str:
+    """The estimate with its unit, such as ``+6.60 points``."""
+    claim = verdict.claim
+    return f"{verdict.estimate:+.{decimals(claim.metric)}f} {claim.measure.unit_of_difference}".rstrip()
 
 
 def span(verdict: Verdict) -> tuple[float, float, float, float]:
@@ -70,276 +120,321 @@ def drawn_interval(verdict: Verdict) -> tuple[float, float]:
     return max(verdict.low, low), min(verdict.high, high)
 
 
-# ---- plotly: divs for the page; report.html.j2's style gives text and grid their colours ----------------------------------
+def anchor(value: float, low: float, high: float) -> Literal["left", "center", "right"]:
+    """How to align words at a value, so that the edges of a picture from low to high do not cut them."""
+    place = (value - low) / (high - low)
+    return "left" if place < 0.2 else "right" if place > 0.8 else "center"
 
 
-def verdict_html(verdict: Verdict) -> str:
-    """The claim's interval against its margin, small: where it holds is shaded."""
-    import plotly.graph_objects as go
+# ---- charts -----------------------------------------------------------------------------------------------------------------
 
-    v, figure, tone = verdict, go.Figure(), TONES[verdict.outcome]
+
+def verdict_chart(verdict: Verdict) -> "Chart":
+    """The claim's interval, and below it each seed's difference; where the claim holds is shaded up to the dashed margin."""
+    import altair as alt
+
+    v = verdict
+    tone, sign = TONES[v.outcome], f"+.{decimals(v.claim.metric)}f"
     low, high, start, end = span(v)
-    figure.add_vrect(x0=start, x1=end, fillcolor="#009E73", opacity=0.12, line_width=0)
-    place = ((start + end) / 2 - low) / (high - low)
-    anchor = "left" if place < 0.2 else "right" if place > 0.8 else "center"  # a narrow region at an edge would cut the words
-    x = {"left": low, "center": (start + end) / 2, "right": high}[anchor]
-    words = {"text": "claim holds", "font_size": 11, "showarrow": False}
-    figure.add_annotation(x=x, xanchor=anchor, y=1, yref="paper", yanchor="bottom", **words)
-    for margin in v.margins:
-        figure.add_vline(x=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5})
-    figure.add_scatter(
-        x=list(v.differences.values()), y=[0.0] * v.n, mode="markers", marker={"color": tone, "size": 7, "opacity": 0.45}
-    )
-    if v.n > 1:
-        figure.add_scatter(x=list(drawn_interval(v)), y=[1, 1], mode="lines", line={"color": tone, "width": 5})
-    figure.add_scatter(x=[v.estimate], y=[1], mode="markers", marker={"color": tone, "size": 14})
-    figure.update_xaxes(
-        range=[low, high], zeroline=True, title={"text": axis(v), "font": {"size": 12}, "standoff": 6}, nticks=6, automargin=True
-    )
-    figure.update_yaxes(range=[-0.7, 1.8], tickvals=[0, 1], ticktext=["seeds", v.claim.statistic], showgrid=False)
-    return _div(figure, 170, static=True)
+    estimated = f"{v.claim.statistic}, {100 * v.level:g}%"
+    x = alt.X("value:Q").scale(domain=[low, high], nice=False, zero=False).title(difference_axis(v)).axis(tickCount=5)
+    y = alt.Y("row:N").scale(domain=[estimated, "seeds"]).title(None).axis(grid=False, domain=False, ticks=False)
 
-
-def curves_html(summary: Summary) -> str:
-    """Mean learning curve and band of one standard deviation per arm, and hidden at first the single runs."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    for i, (arm, curve) in enumerate(summary.curves.items()):
-        if not curve.values.size:
-            continue
-        mean, deviation = band(curve)
-        quiet = {"legendgroup": arm, "showlegend": False, "mode": "lines"}
-        edge = {"x": curve.epochs, "line": {"width": 0}, "hoverinfo": "skip", "meta": "band", **quiet}
-        figure.add_scatter(y=mean + deviation, **edge)
-        figure.add_scatter(
-            y=mean - deviation, fill="tonexty", fillcolor=f"{colour(i)}{'30' if len(summary.curves) < 5 else '18'}", **edge
-        )
-        gap = np.full((len(curve.values), 1), np.nan)  # between the runs, which share a trace
-        figure.add_scatter(
-            x=np.tile(np.append(curve.epochs, np.nan), len(curve.values)).astype(np.float32),
-            y=np.hstack([curve.values, gap]).ravel().astype(np.float32),
-            customdata=np.repeat(np.array(curve.seeds), len(curve.epochs) + 1),
-            hovertemplate=f"{html.escape(arm)} seed %{{customdata}}: %{{y:.2f}}<extra></extra>",
-            line={"color": colour(i), "width": 1},
-            opacity=0.5,
-            visible=False,
-            meta="runs",
-            **quiet,
-        )
-        figure.add_scatter(
-            x=curve.epochs,
-            y=mean,
-            mode="lines+markers" if len(curve.epochs) < 30 else "lines",
-            line={"color": colour(i), "width": 2.5},
-            name=html.escape(short(arm)),
-            legendgroup=arm,
-            showlegend=False,
-            hovertemplate="%{y:.2f}",
-            meta="mean",
-        )
-    figure.update_layout(
-        hovermode="x unified", xaxis_title="epoch", yaxis_title=f"{summary.curve_metric} ({unit(summary.curve_metric)})"
-    )
-    return _div(figure, 420, id="curves-plot")
-
-
-def pairs_html(verdict: Verdict) -> str:
-    """Each seed's pair of scores, as a line from arm to arm."""
-    import plotly.graph_objects as go
-
-    v, figure = verdict, go.Figure()
-    first, second = v.scores
-    seeds = list(v.differences)
-    lines = [value for seed in seeds for value in (first[seed], second[seed], None)]
-    figure.add_scatter(
-        x=[0, 1, None] * v.n,
-        y=lines,
-        mode="lines+markers",
-        line={"color": "rgba(128,128,128,0.55)", "width": 1.2},
-        marker={"color": [COLOURS[0], COLOURS[1], COLOURS[0]] * v.n, "size": 8},
-        customdata=np.repeat(seeds, 3),
-        hovertemplate=f"seed %{{customdata}}: %{{y:.{decimals(v.claim.metric)}f}}<extra></extra>",
-    )
-    figure.update_xaxes(ticktext=[wrapped(arm) for arm in v.claim.sides], **_TWO)
-    metric = f"{v.claim.metric} ({unit(v.claim.metric)})"
-    figure.update_yaxes(title=f"gain, {metric}" if v.claim.gain else metric)
-    return _div(figure, 320)
-
-
-def differences_html(verdict: Verdict) -> str:
-    """The differences by seed, their mean or median, and its interval."""
-    import plotly.graph_objects as go
-
-    v, figure = verdict, go.Figure()
-    places = decimals(v.claim.metric)
-    figure.add_scatter(
-        x=[0] * v.n,
-        y=list(v.differences.values()),
-        mode="markers",
-        marker={"color": "rgba(128,128,128,0.75)", "size": 8},
-        customdata=list(v.differences),
-        hovertemplate=f"seed %{{customdata}}: %{{y:+.{places}f}}<extra></extra>",
-    )
+    middle = (start + end) / 2
+    place = anchor(middle, low, high)
+    words = {"value": {"left": low, "center": middle, "right": high}[place], "text": "claim holds"}
+    label = _data(words).mark_text(align=place, baseline="bottom", color=INK, size=11)
+    layers = [*_margins(v, x), label.encode(x, alt.YValue(-4), alt.Text("text:N"))]
+    seeds = [{"row": "seeds", "seed": seed, "value": value} for seed, value in v.differences.items()]
+    told = [alt.Tooltip("seed:Q", format="d"), alt.Tooltip("value:Q", format=sign, title="difference")]
+    layers.append(_data(*seeds).mark_circle(size=70, color=tone, opacity=0.55).encode(x, y, tooltip=told))
     if v.n > 1:
         start, end = drawn_interval(v)
-        error = {"type": "data", "symmetric": False, "array": [end - v.estimate], "arrayminus": [v.estimate - start]}
-        figure.add_scatter(
-            x=[1],
-            y=[v.estimate],
-            mode="markers",
-            marker={"color": TONES[v.outcome], "size": 13},
-            error_y=error | {"thickness": 3.5, "width": 0, "color": TONES[v.outcome]},
-            hovertemplate=f"{v.claim.statistic} %{{y:+.{places}f}}, {v.low:+.{places}f} to {v.high:+.{places}f}<extra></extra>",
+        interval = {"row": estimated, "value": start, "end": end, "low": f"{v.low:{sign}}", "high": f"{v.high:{sign}}"}
+        bar = _data(interval).mark_bar(height=12, cornerRadius=3, color=tone, opacity=0.6)
+        layers.append(bar.encode(x, y, x2=alt.X2("end:Q"), tooltip=[alt.Tooltip("low:N"), alt.Tooltip("high:N")]))
+    if v.n:
+        estimate = {"row": estimated, "value": v.estimate, "text": f"{v.estimate:{sign}}"}
+        layers.append(_data(estimate).mark_tick(size=22, thickness=3.5, color=tone).encode(x, y))
+        place = anchor(v.estimate, low, high)
+        layers.append(
+            _data(estimate)
+            .mark_text(align=place, dy=20, color=INK, fontWeight="bold", size=13)
+            .encode(x, y, text=alt.Text("text:N"))
         )
-    for margin in v.margins:
-        figure.add_hline(y=margin, line={"color": "#009E73", "dash": "dash", "width": 1.5})
-    figure.update_xaxes(ticktext=["seeds", f"{v.claim.statistic}, {100 * v.level:g}%"], **_TWO)
-    figure.update_yaxes(title="difference", zeroline=True, rangemode="tozero")
-    return _div(figure, 320)
+    return alt.layer(*layers).properties(height=2 * 46)
 
 
-_TWO = {"range": [-0.4, 1.4], "tickvals": [0, 1], "showgrid": False, "tickangle": 0, "automargin": True}
-"""An axis of two places."""
+def curves_chart(summary: Summary, legend: "alt.Legend | None" = None) -> "Chart":
+    """Learning curves: the arms' means with a band of one standard deviation, or on demand the single runs.
+
+    The page has a legend of its own, which finds room on a phone and sets ``hidden``, the arms that are not drawn.
+    """
+    import altair as alt
+
+    arms = [arm for arm, curve in summary.curves.items() if curve.values.size]
+    names = {arm: f"{arm} (n = {len(summary.curves[arm].values)})" for arm in arms}
+    means, runs = [], []
+    table: dict[float, dict[str, str]] = {}
+    for arm in arms:
+        curve = summary.curves[arm]
+        epochs = curve.epochs.tolist()
+        mean, deviation = band(curve)
+        ends = {"low": _finite(mean - deviation), "high": _finite(mean + deviation)}
+        means.append({"arm": arm, "label": names[arm], "epoch": epochs, "mean": _finite(mean), **ends})
+        for seed, values in zip(curve.seeds, curve.values, strict=True):
+            runs.append({"arm": arm, "label": names[arm], "seed": seed, "epoch": epochs, "value": _finite(values)})
+        for epoch, value, spread in zip(epochs, mean, deviation, strict=True):
+            if np.isfinite(value):
+                table.setdefault(epoch, {"epoch": f"{epoch:g}"})[names[arm]] = f"{value:.2f} ± {spread:.2f}"
+    told = [{"epoch": epoch, "told": values} for epoch, values in table.items()]
+
+    shown = alt.param(name="shown", value="mean ± sd", bind=alt.binding_radio(options=["mean ± sd", "single runs"], name="show "))
+    logarithmic = alt.param(name="logarithmic", value=False, bind=alt.binding_checkbox(name="logarithmic epochs "))
+    hidden = alt.param(name="hidden", value=[])
+    near = alt.selection_point(name="near", on="pointerover", clear="pointerout", nearest=True, encodings=["x"], empty=False)
+
+    places = [list(summary.curves).index(arm) for arm in arms]
+    domain = list(names.values())
+    arm_colour = alt.Color("label:N").scale(domain=domain, range=[colour(i) for i in places]).legend(legend)
+    arm_dash = alt.StrokeDash("label:N").scale(domain=domain, range=[dash(i) for i in places]).legend(legend)
+    power = "logarithmic ? '' + pow(2, datum.value) : datum.label"
+    x = alt.X("x:Q").scale(zero=False, nice=False).title("epoch").axis(tickMinStep=1, tickCount=8, labelExpr=power)
+    y = alt.Y(type="quantitative").scale(zero=False).title(metric_axis(summary.curve_metric))
+
+    def placed(chart: alt.Chart) -> alt.Chart:
+        return chart.transform_calculate(x="logarithmic ? log(datum.epoch) / LN2 : datum.epoch")
+
+    def unfolded(rows: list[dict[str, Any]], *columns: str) -> alt.Chart:
+        chart = _data(*rows).transform_filter("indexof(hidden, datum.arm) < 0")
+        return placed(chart.transform_flatten(["epoch", *columns]))
+
+    averages = unfolded(means, "mean", "low", "high")
+    opacity = 0.2 if len(arms) < 5 else 0.1
+    points = alt.OverlayMarkDef(size=30) if len(table) < 30 else False
+    bands = averages.transform_filter("shown == 'mean ± sd'").mark_area(opacity=opacity)
+    singles = unfolded(runs, "value").transform_filter("shown == 'single runs'").mark_line(strokeWidth=1, opacity=0.5)
+    lines = averages.mark_line(strokeWidth=2.5, point=points)
+    rules = placed(_data(*told)).mark_rule(color=INK, tooltip=alt.ExprRef("datum.told")).add_params(near)
+    return (
+        alt.layer(
+            bands.encode(x, y.field("low"), alt.Y2("high:Q"), arm_colour),
+            singles.encode(x, y.field("value"), arm_colour, alt.Detail("seed:N")),
+            lines.encode(x, y.field("mean"), arm_colour, arm_dash),
+            rules.encode(x, opacity=alt.when(near).then(alt.value(0.4)).otherwise(alt.value(0))),
+        )
+        .add_params(shown, logarithmic, hidden)
+        .properties(height=320)
+    )
 
 
-def costs_html(arms: list[ArmRow], metric: str) -> str:
-    """A metric against parameters and against multiply-accumulates; a bar is one standard deviation over seeds."""
-    from plotly.subplots import make_subplots
+def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> "Chart":
+    """Each seed's pair of scores, as a line from arm to arm; ``arms`` are the study's, in the order of their colours."""
+    import altair as alt
 
-    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.06)
+    claim = verdict.claim
+    rows = [
+        {"side": wrapped(side), "arm": side, "seed": seed, "score": scores[seed]}
+        for side, scores in zip(claim.sides, verdict.scores, strict=True)
+        for seed in verdict.differences
+    ]
+    title = metric_axis(claim.metric)
+    x = alt.X("side:N").sort([wrapped(side) for side in claim.sides]).title(None).scale(paddingOuter=0.1)
+    y = alt.Y("score:Q").scale(zero=False).title(f"gain, {title}" if claim.gain else title)
+    colours = [colour(arms.index(side)) if side in arms else COLOURS[-2] for side in claim.sides]
+    arm = alt.Color("arm:N").scale(domain=list(claim.sides), range=colours).legend(None)
+    told = [alt.Tooltip("arm:N"), alt.Tooltip("seed:Q", format="d"), alt.Tooltip("score:Q", format=f".{decimals(claim.metric)}f")]
+    lines = (
+        _data(*rows)
+        .mark_line(color=INK, opacity=0.35, strokeWidth=1.2)
+        .encode(x.axis(labelAngle=0), y, detail=alt.Detail("seed:N"))
+    )
+    points = _data(*rows).mark_circle(size=80, opacity=0.9).encode(x, y, color=arm, tooltip=told)
+    return alt.layer(lines, points).properties(height=230)
+
+
+def differences_chart(verdict: Verdict) -> "Chart":
+    """Each seed's difference, over the interval of their mean or median; where the claim holds is shaded."""
+    import altair as alt
+
+    v = verdict
+    sign = f"+.{decimals(v.claim.metric)}f"
+    low, high, *_ = span(v)
+    x = alt.X("seed:O").title("seed").axis(labelAngle=0, labelOverlap=True)
+    y = alt.Y(type="quantitative").scale(domain=[low, high], nice=False, zero=False)
+    y = y.title(with_unit("difference", v.claim.measure.unit_of_difference))
+    layers = _margins(v, y.field("value"))
+    if v.n > 1:
+        start, end = drawn_interval(v)
+        ends = {"low": f"{v.low:{sign}}", "high": f"{v.high:{sign}}"}
+        interval = _data({"value": start, "end": end, "estimate": v.estimate} | ends)
+        told = [alt.Tooltip("estimate:Q", format=sign, title=v.claim.statistic), alt.Tooltip("low:N"), alt.Tooltip("high:N")]
+        region = interval.mark_rect(color=TONES[v.outcome], opacity=0.25)
+        layers.append(region.encode(y.field("value"), alt.Y2("end:Q"), tooltip=told))
+        layers.append(interval.mark_rule(color=TONES[v.outcome], strokeWidth=2.5).encode(y.field("estimate")))
+    rows = [{"seed": seed, "value": value} for seed, value in v.differences.items()]
+    told = [alt.Tooltip("seed:Q", format="d"), alt.Tooltip("value:Q", format=sign, title="difference")]
+    layers.append(_data(*rows).mark_circle(size=80, color=INK, opacity=0.7).encode(x, y.field("value"), tooltip=told))
+    return alt.layer(*layers).properties(height=230)
+
+
+def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Literal["parameters", "macs"]) -> "Chart":
+    """A metric against parameters or multiply-accumulates; a bar is one standard deviation over seeds."""
+    import altair as alt
+
+    rows = []
     for i, row in enumerate(arms):
-        for column, value in ((1, row.parameters), (2, row.macs)):
-            if value is not None and np.isfinite(row.mean):
-                figure.add_scatter(
-                    x=[value],
-                    y=[row.mean],
-                    error_y={"type": "data", "array": [row.spread], "thickness": 1.5} if np.isfinite(row.spread) else None,
-                    mode="markers",
-                    marker={"color": colour(i), "size": 12},
-                    hovertemplate=f"{html.escape(row.name)}: %{{y:.{decimals(metric)}f}} at %{{x:,}}<extra></extra>",
-                    row=1,
-                    col=column,
-                )
-    for column, title in ((1, "parameters"), (2, "MACs")):
-        spent = [row.parameters if column == 1 else row.macs for row in arms]
-        known = [value for value in spent if value is not None]
-        if known:  # a range of its own, as plotly's is next to nothing where all spend the same
-            pad = max(0.1 * (max(known) - min(known)), 0.02 * max(known))
-            figure.update_xaxes(range=[min(known) - pad, max(known) + pad], row=1, col=column)
-        figure.update_xaxes(title=title, nticks=4, tickformat=".4~s", tickangle=0, row=1, col=column)
-    figure.update_yaxes(title=f"{metric} ({unit(metric)})", row=1, col=1)
-    return _div(figure, 320)
+        value = getattr(row, cost)
+        if value is not None and np.isfinite(row.mean):
+            spread = row.spread if np.isfinite(row.spread) else 0.0
+            ends = {"low": row.mean - spread, "high": row.mean + spread}
+            rows.append({"arm": row.name, "cost": value, "mean": row.mean, "colour": colour(i), **ends})
+    known = [row["cost"] for row in rows] or [0, 1]
+    pad = max(0.1 * (max(known) - min(known)), 0.02 * max(known))  # where all spend the same, there is a range, too
+    title = {"parameters": "parameters", "macs": "MACs"}[cost]
+    x = alt.X("cost:Q").scale(domain=[min(known) - pad, max(known) + pad], nice=False, zero=False)
+    x = x.title(title).axis(tickCount=4, format=".4~s")
+    y = alt.Y(type="quantitative").scale(zero=False).title(metric_axis(metric))
+    arm = alt.Color("colour:N").scale(None)
+    told = [alt.Tooltip("arm:N"), alt.Tooltip("mean:Q", format=f".{decimals(metric)}f", title=metric)]
+    told.append(alt.Tooltip("cost:Q", format=",", title=title))
+    bars = _data(*rows).mark_rule(strokeWidth=1.5).encode(x, y.field("low"), y2=alt.Y2("high:Q"), color=arm)
+    points = _data(*rows).mark_circle(size=130, opacity=1).encode(x, y.field("mean"), color=arm, tooltip=told)
+    return alt.layer(bars, points).properties(height=230)
 
 
-def effects_html(rows: list[EffectRow], metric: str) -> str:
-    """Main effects and interactions, one under the other, each with its name above it and its interval."""
-    import plotly.graph_objects as go
+def effects_chart(effects: Sequence[EffectRow], metric: str) -> "Chart":
+    """Main effects and interactions, one under the other, each with its name above its interval."""
+    import altair as alt
 
-    figure = go.Figure()
-    estimates = np.array([row.estimate for row in rows])
-    reach = np.array([row.high - row.estimate for row in rows])
-    figure.add_scatter(
-        x=estimates,
-        y=list(range(len(rows))),
-        mode="markers",
-        marker={"color": COLOURS[0], "size": 11},
-        error_x={"type": "data", "array": reach, "thickness": 3, "width": 0, "color": COLOURS[0]},
-        hovertemplate=f"%{{x:+.{decimals(metric)}f}}<extra></extra>",
+    keys = ("name", "estimate", "low", "high")
+    rows = [{key: getattr(row, key) for key in keys} | {"words": row.name.replace(" × ", " ×\n")} for row in effects]
+    lines = max((row["words"].count("\n") + 1 for row in rows), default=1)
+    x = (
+        alt.X(type="quantitative")
+        .scale(zero=True)
+        .title(with_unit(f"effect on {metric}", metric_of(metric).unit_of_difference))
+        .axis(tickCount=5)
     )
-    for i, row in enumerate(rows):
-        name = html.escape(row.name).replace(" × ", " ×<br>")
-        place = {"x": 0, "xref": "paper", "xanchor": "left", "y": i, "yanchor": "bottom", "yshift": 7, "align": "left"}
-        figure.add_annotation(text=name, showarrow=False, font_size=12, **place)
-    units = metric_of(metric).unit_of_difference
-    figure.update_xaxes(title=f"effect on {metric} ({units})", zeroline=True, nticks=6, tickangle=0)
-    figure.update_yaxes(range=[len(rows) - 0.6, -0.9], showticklabels=False, showgrid=False)
-    return _div(figure, 90 + 58 * len(rows), static=True, left=15)
-
-
-def _div(figure, height: int, id: str | None = None, static: bool = False, left: int = 60) -> str:  # type: ignore[no-untyped-def]
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": left, "r": 15, "t": 22, "b": 55},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        showlegend=False,  # the page has its own, which finds room on a narrow one
+    y = alt.Y("name:N").sort([row.name for row in effects]).title(None).axis(None)
+    sign = f"+.{decimals(metric)}f"
+    told = [alt.Tooltip("name:N"), *(alt.Tooltip(f"{key}:Q", format=sign) for key in ("estimate", "low", "high"))]
+    zero = _data({}).mark_rule(color=INK, opacity=0.6).encode(alt.XDatum(0))
+    names = (
+        _data(*rows)
+        .mark_text(align="left", baseline="bottom", color=INK, dy=-3, size=12)
+        .encode(y, alt.XValue(0), text=alt.Text("words:N"))
     )
-    figure.update_xaxes(zeroline=False, selector=lambda axis: axis.zeroline is None)
-    figure.update_yaxes(zeroline=False, selector=lambda axis: axis.zeroline is None)
-    config = {"displayModeBar": False, "responsive": True, "staticPlot": static}
-    return figure.to_html(full_html=False, include_plotlyjs=False, div_id=id, config=config)
+    bars = _data(*rows).mark_bar(height=12, cornerRadius=3, yOffset=10, color=COLOURS[0], opacity=0.6)
+    points = _data(*rows).mark_tick(size=20, thickness=3.5, yOffset=10, color=COLOURS[0])
+    layers = [
+        zero,
+        bars.encode(x.field("low"), y, x2=alt.X2("high:Q"), tooltip=told),
+        points.encode(x.field("estimate"), y, tooltip=told),
+        names,
+    ]
+    return alt.layer(*layers).properties(height=len(rows) * (34 + 14 * lines))
 
 
-def plotly_script() -> str:
-    """plotly.js, to stand in the page itself: it must open from disk without a network."""
-    from plotly.offline import get_plotlyjs
+def _margins(verdict: Verdict, differences: "alt.X | alt.Y") -> list[Any]:
+    """The layers below a claim's differences: the region where it holds, its margins and no difference."""
+    import altair as alt
 
-    return get_plotlyjs()
+    *_, low, high = span(verdict)
+    region = _data({"value": low, "end": high}).mark_rect(color=HOLDS, opacity=0.13)
+    zero = _data({"value": 0.0}).mark_rule(color=INK, opacity=0.6)
+    margins = _data(*({"value": margin} for margin in verdict.margins)).mark_rule(color=HOLDS, strokeDash=[5, 4], strokeWidth=1.5)
+    end = alt.X2("end:Q") if isinstance(differences, alt.X) else alt.Y2("end:Q")
+    return [region.encode(differences, end), zero.encode(differences), margins.encode(differences)]
 
 
-# ---- matplotlib: SVG for report.md ----------------------------------------------------------------------------------------
+def _data(*rows: dict[str, Any]) -> "alt.Chart":
+    """A chart of these rows."""
+    import altair as alt
+
+    return alt.Chart(alt.InlineData(values=list(rows)))
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    """The values as JSON has them: rounded to what a picture can show, and null where one is not finite."""
+    return [round(value, 4) if np.isfinite(value) else None for value in values.tolist()]
+
+
+# ---- the page and the SVG ---------------------------------------------------------------------------------------------------
+
+
+def page(chart: Any) -> dict[str, Any]:
+    """The specification of a chart as wide as its place in the page."""
+    fit = {"type": "fit-x", "contains": "padding"}
+    return chart.to_dict(validate=False) | {
+        "width": "container",
+        "autosize": fit,
+        "background": "transparent",
+        "config": _looks(FONT),
+    }
 
 
 def curves_svg(summary: Summary) -> bytes:
-    """As ``curves_html``."""
-    figure, axes = _axes(6.4, 4.0)
-    for i, (arm, curve) in enumerate(summary.curves.items()):
-        if curve.values.size:
-            mean, deviation = band(curve)
-            axes.plot(curve.epochs, mean, "o-", ms=4, color=colour(i), label=f"{short(arm)} (n = {len(curve.values)})")
-            axes.fill_between(
-                curve.epochs,
-                mean - deviation,
-                mean + deviation,
-                color=colour(i),
-                alpha=0.2 if len(summary.curves) < 5 else 0.1,
-                lw=0,
-            )
-    axes.set(xlabel="epoch", ylabel=f"{summary.curve_metric} ({unit(summary.curve_metric)})")
-    if axes.has_data() and len(summary.curves) <= 12:
-        figure.legend(frameon=False, loc="outside upper left", ncols=2, fontsize=8)
-    return _svg(figure)
+    """The learning curves, for report.md."""
+    import altair as alt
+
+    longest = max(map(len, summary.curves), default=0)
+    columns = max(1, SVG_WIDTH // (7 * longest + 90))
+    legend = alt.Legend(orient="top", title=None, columns=columns, labelLimit=SVG_WIDTH - 40, columnPadding=16, symbolOpacity=1)
+    return _svg(curves_chart(summary, legend).properties(width=SVG_WIDTH))
 
 
 def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
-    """As ``verdict_html``, for every claim, one under the other."""
-    rows = max(1, len(verdicts))
-    figure, axes = _axes(6.4, 0.3 + 1.35 * rows, rows)
-    for ax, v in zip(np.atleast_1d(axes), verdicts, strict=False):
-        low, high, *holds = span(v)
-        ax.axvspan(*holds, color="#009E73", alpha=0.12, lw=0)
-        for margin in v.margins:
-            ax.axvline(margin, ls="--", color="#009E73", lw=1)
-        ax.axvline(0, color="#999", lw=0.8)
-        ax.plot(list(v.differences.values()), [0] * v.n, "o", color=TONES[v.outcome], alpha=0.5, ms=4)
-        if v.n > 1:
-            ax.plot(drawn_interval(v), [1, 1], "-", color=TONES[v.outcome], lw=3)
-        ax.plot([v.estimate], [1], "o", color=TONES[v.outcome], ms=8)
-        ax.set(xlim=(low, high), ylim=(-0.7, 1.7), yticks=[0, 1], yticklabels=["seeds", v.claim.statistic])
-        title = f"{short(v.claim.id, 60)}: {v.outcome}".replace("$", r"\$")
-        ax.set_title(title, loc="left", fontsize=10, fontweight="bold")
-    if not verdicts:
-        axes.set_axis_off()
-    return _svg(figure)
+    """Every claim's interval, one under the other, for report.md."""
+    import altair as alt
+
+    charts = []
+    for verdict in verdicts:
+        title = alt.Title(f"{short(verdict.claim.id, 60)}: {verdict.outcome}", anchor="start", fontSize=13, offset=16, color=INK)
+        charts.append(verdict_chart(verdict).properties(width=SVG_WIDTH, title=title))
+    nothing = _data({}).mark_text(text="The study has no claims.", color=INK)
+    return _svg(alt.vconcat(*charts or [nothing], spacing=24))
 
 
-def _axes(width: float, height: float, rows: int = 1):  # type: ignore[no-untyped-def]
-    from matplotlib.figure import Figure
+def _svg(chart: Any) -> bytes:
+    """A chart on white, as it stands in a repository."""
+    import vl_convert
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows)
-    for ax in np.atleast_1d(axes):
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    specification = chart.to_dict(validate=False) | {"background": "white", "padding": 8, "config": _looks(SVG_FONT)}
+    return vl_convert.vegalite_to_svg(specification).encode()
 
 
-def _svg(figure) -> bytes:  # type: ignore[no-untyped-def]
-    import matplotlib
+def _looks(font: str) -> dict[str, Any]:
+    """Vega-Lite's configuration of what all figures share."""
+    text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
+    lines = {
+        "gridColor": INK,
+        "gridOpacity": 0.12,
+        "domainColor": INK,
+        "domainOpacity": 0.4,
+        "tickColor": INK,
+        "tickOpacity": 0.4,
+    }
+    legend = {"labelColor": INK, "labelFontSize": 12}
+    return {"font": font, "lineBreak": "\n", "view": {"stroke": None}, "axis": text | lines, "legend": legend}
 
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "xceptlab", "svg.fonttype": "none"}):  # equal figures, equal bytes
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+
+@functools.cache
+def script() -> str:
+    """Vega, Vega-Lite and Vega-Embed, to stand in the page itself: it must open from disk without a network.
+
+    Bundling them takes seconds, so the bundle is kept in the user's cache where it can be.
+    """
+    import vl_convert
+
+    try:
+        file = user_cache() / f"vega-{version('vl-convert-python')}.js"
+    except RuntimeError:  # the user has no home
+        return vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub lacks the default
+    if file.is_file():
+        return file.read_text("utf-8")
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    with contextlib.suppress(OSError):  # a full disk
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, bundle.encode())
+    return bundle
