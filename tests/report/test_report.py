@@ -1015,12 +1015,16 @@ addEventListener('load', () => setTimeout(() => {
   const plot = document.querySelector('#curves .chart');
   const look = () => ['area', 'line'].map(kind => plot.querySelectorAll(`g.mark-${kind} path`).length).join(' and ');
   const before = look();
+  const cell = plot.querySelector('[class*=voronoi] path'), box = cell.getBoundingClientRect();
+  const middle = {bubbles: true, view: window, clientX: box.x + box.width / 2, clientY: box.y + box.height / 2};
+  for (const kind of ['pointerover', 'pointermove']) cell.dispatchEvent(new PointerEvent(kind, middle));
   document.querySelector('input[value="single runs"]').click();
   document.querySelector('input[type=checkbox]').click();
   document.querySelector('[data-arm]').click();
   setTimeout(() => {
     const wide = document.documentElement.scrollWidth > innerWidth;
-    const found = [before, look(), wide, 'faults: ' + faults.join('; '), 'cut: ' + cut(), 'overlap: ' + overlaps()];
+    const told = document.getElementById('vg-tooltip-element').innerText.replace(/\\s+/g, ' ').trim();
+    const found = [before, look(), told, wide, 'faults: ' + faults.join('; '), 'cut: ' + cut(), 'overlap: ' + overlaps()];
     parent.postMessage('PROBE ' + found.join(' | '), '*');
   }, 1500);
 }, 500));
@@ -1051,9 +1055,10 @@ def test_a_browser_draws_the_figures_whole_and_the_curves_react(study, tmp_path,
     assert done.returncode == 0, done.stderr
     probe = re.search("<title>PROBE (.*)</title>", done.stdout)
     assert probe, done.stdout[-2000:]
-    before, after, too_wide, faults, cut, overlap = html.unescape(probe[1]).split(" | ")
+    before, after, told, too_wide, faults, cut, overlap = html.unescape(probe[1]).split(" | ")
     assert before == "4 and 4"  # bands and means of four arms
     assert after == "0 and 12"  # the means of three arms, and their nine runs
+    assert re.match(r"epoch 1 all-none \(n = 3\) 65\.10 ± 0\.10 all-relu", told), told
     assert too_wide == "false"
     assert faults == "faults: "
     assert cut == "cut: "

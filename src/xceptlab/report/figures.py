@@ -215,7 +215,8 @@ def curves_chart(summary: Summary, legend: "alt.Legend | None" = None) -> "Chart
     bands = averages.transform_filter("shown == 'mean ± sd'").mark_area(opacity=opacity)
     singles = unfolded(runs, "value").transform_filter("shown == 'single runs'").mark_line(strokeWidth=1, opacity=0.5)
     lines = averages.mark_line(strokeWidth=2.5, point=points)
-    rules = placed(_data(*told)).mark_rule(color=INK, tooltip=alt.ExprRef("datum.told")).add_params(near)
+    nearest = alt.ExprRef("isDefined(datum.datum) ? datum.datum.told : datum.told")  # of the cell around a rule, or of the rule
+    rules = placed(_data(*told)).mark_rule(color=INK, tooltip=nearest).add_params(near)
     return (
         alt.layer(
             bands.encode(x, y.field("low"), alt.Y2("high:Q"), arm_colour),

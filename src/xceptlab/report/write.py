@@ -227,6 +227,7 @@ def _render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # arms are shown in the study's order
     environment.filters |= {"cell": _markdown_cell, "tex": _tex}
     return environment.get_template(template).render(figures=figures, version=xceptlab.__version__, **values)
 
