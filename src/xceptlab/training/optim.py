@@ -7,12 +7,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
 
 from xceptlab.config.schema import TrainConfig
+from xceptlab.training.lightning import WeightAveraging
 
 
 def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
@@ -64,7 +64,7 @@ class AverageWeights(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=True)
+        super().__init__()
         self.decay = decay
         self._tensors: list[tuple[list[Tensor], list[Tensor]]] = []
         """Averages and current values of weights and statistics, and of BatchNorm's counts of batches."""
@@ -72,18 +72,18 @@ class AverageWeights(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Copy the weights, in 64 bits where these will be."""
         super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            trainer.precision_plugin.convert_module(self._average_model)
+        if self.average_model is not None:
+            trainer.precision_plugin.convert_module(self.average_model)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Follow the weights to their device, where Lightning leaves the average on the CPU; so stays the count of updates."""
-        assert self._average_model is not None
-        self._average_model.module.to(pl_module.device)
+        assert self.average_model is not None
+        self.average_model.module.to(pl_module.device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """List the tensors once; torch's update looks for them in all modules at each step, longer than a GPU takes for it."""
-        assert self._average_model is not None
-        both = [[*module.parameters(), *module.buffers()] for module in (self._average_model.module, pl_module)]
+        assert self.average_model is not None
+        both = [[*module.parameters(), *module.buffers()] for module in (self.average_model.module, pl_module)]
         floating = [tensor.is_floating_point() for tensor in both[0]]
         kinds = (floating, [not is_floating for is_floating in floating])
         self._tensors = [([*compress(both[0], kind)], [*compress(both[1], kind)]) for kind in kinds if any(kind)]
@@ -93,17 +93,17 @@ class AverageWeights(WeightAveraging):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take in the weights of an optimizer step; those of the first step are the average."""
-        if trainer.global_step == self._latest_update_step:
+        if trainer.global_step == self.latest_update_step:
             return
-        assert self._average_model is not None
-        t = int(self._average_model.n_averaged)
+        assert self.average_model is not None
+        t = int(self.average_model.n_averaged)
         for averages, currents in self._tensors:
             if t and averages[0].is_floating_point():
                 torch._foreach_lerp_(averages, currents, 1 - min(self.decay, (1 + t) / (10 + t)))
             else:
                 torch._foreach_copy_(averages, currents)
-        self._average_model.n_averaged += 1
-        self._latest_update_step = trainer.global_step
+        self.average_model.n_averaged += 1
+        self.latest_update_step = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights as they are: a checkpoint that another callback writes in this hook must not hold the average."""

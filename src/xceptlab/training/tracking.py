@@ -9,7 +9,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.imports import RequirementCache
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -133,14 +132,6 @@ class Curves(pl.Callback):
 def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
     assert isinstance(task, Task)
     return {name: value for name, value in task.evaluation.items() if name.startswith(prefix)}
-
-
-class ProgressBar(RichProgressBar):
-    """Lightning's bar, with the epochs counted from 1 as everywhere else."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
-        return text.ljust(len(self.validation_description))  # or the bars below each other would flicker
 
 
 class LocalLog(Logger):

@@ -13,8 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ import pytorch_lightning as pl
 import safetensors.torch
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 import xceptlab
@@ -41,7 +40,7 @@ from xceptlab.runs.log import final_metrics, throughput
 from xceptlab.runs.record import Record
 from xceptlab.runs.world import World
 from xceptlab.signals import PARENT, StopSignals, die_with_parent
-from xceptlab.training import checkpoints, tracking
+from xceptlab.training import checkpoints, lightning, tracking
 from xceptlab.training.optim import AverageWeights
 from xceptlab.training.parallel import Processes, SyncBatchNorm
 from xceptlab.training.task import Task
@@ -143,7 +142,7 @@ def _train(
 
     status: Literal["finished", "diverged"] = "finished"
     try:
-        with ctrl_c():
+        with lightning.keyboard_interrupt():
             with stop_signals.deferred():
                 trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
             trainer.test(task, datamodule=data, verbose=False)
@@ -208,17 +207,6 @@ def check_curves(directory: RunDirectory) -> None:
             raise OSError(f"{file}: no line has {name}, as if nothing had been logged; remove the folder to train the run again")
 
 
-@contextmanager
-def ctrl_c() -> Iterator[None]:
-    """What Lightning makes a ``SystemExit`` with exit code 1 stays a ``KeyboardInterrupt``."""
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-
-
 def prepare(config: RunConfig) -> None:
     """Set what is global to a process: threads, arithmetic, warnings that tell the user nothing."""
     torch.set_num_threads(config.train.threads)
@@ -254,7 +242,7 @@ def make_trainer(
     """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
 
     Raises:
-        Refused: The accelerator or the devices are not there.
+        Refused: The accelerator or the devices are not there, or this version of Lightning does not fit.
     """
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"
@@ -265,7 +253,7 @@ def make_trainer(
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
     if progress:
-        callbacks.append(tracking.ProgressBar())
+        callbacks.append(lightning.ProgressBar())
     return trainer_on_devices(
         config,
         world,
@@ -283,7 +271,8 @@ def make_trainer(
 def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
     """A Trainer on the run's devices and in its precision. Signals and processes are ours, not Lightning's."""
     runtime = config.runtime
-    rank_zero_only.rank = world.rank  # type: ignore[attr-defined]  # Lightning has taken it from the environment
+    lightning.check()
+    lightning.set_rank(world.rank)
     plugins = [*plugins, Processes(world)]
     if world.size > 1:
         plugins.append(SyncBatchNorm())
@@ -307,9 +296,7 @@ def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] =
         raise Refused(f"{wanted}: {' '.join(str(error).split())}") from None
     if config.train.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
         raise Refused("train.precision: 16-mixed needs a GPU (Lightning would train in bf16); bf16-mixed works on a CPU")
-    # Lightning's handlers hang, as they broadcast; in each batch it waits for the GPU to ask the first process for a SIGTERM.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    lightning.leave_signals_to_us(trainer)
     return trainer
 
 
