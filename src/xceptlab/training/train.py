@@ -35,6 +35,7 @@ from xceptlab.files import write_atomically
 from xceptlab.models import build as models
 from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
+from xceptlab.models.warm_start import WarmStart, warm_start
 from xceptlab.runs.directory import RunDirectory, begun_on_other_files, outdated
 from xceptlab.runs.log import final_metrics, throughput
 from xceptlab.runs.record import Record
@@ -91,7 +92,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         data.setup("fit")
         resolved(config)  # or refuse: files may have come only now, with data.download, and may have changed
         network = build(config)
-        start = pretrained.start(config.model, network)
+        start = warm_start(config.model, network)
         if start:
             network.load_state_dict(start.state)
         trainer = make_trainer(config, world, directory, stop_signals, progress)
@@ -112,7 +113,7 @@ def _train(
     directory: RunDirectory,
     data: DataModule,
     network: nn.Module,
-    start: pretrained.Start | None,
+    start: WarmStart | None,
     trainer: pl.Trainer,
     stop_signals: StopSignals,
 ) -> Record:
