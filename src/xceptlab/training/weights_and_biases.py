@@ -114,7 +114,7 @@ def sync_run(config: RunConfig, directory: RunDirectory) -> str:
         Refused: W&B refuses or cannot be reached.
         Busy: The run is being trained.
     """
-    if leases.Watch(directory.path).look():
+    if leases.Watch(directory.path).holders():
         raise leases.Busy(f"{directory.path}: a process is training this run; what it does not send can be sent when it ends")
     log, record = directory.log(), directory.record()
     with _refusals(directory.path.name):
