@@ -41,7 +41,7 @@ class CheckpointFiles(TorchCheckpointIO):
             old.unlink()
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As Lightning's.
+        """Read a checkpoint, executing nothing that it holds.
 
         Raises:
             Refused: The file is no checkpoint, or of another version.
