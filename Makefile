@@ -22,7 +22,7 @@ demo: setup ## Run the residual study on embedded real images: 10 runs, at most 
 test: setup ## Run all tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
-compat: setup ## Test the main path with the oldest and the newest Lightning, timm and torch allowed (downloads both torches)
+compat: setup ## Test the main path with the oldest and the newest Lightning, timm and torch allowed (downloads torch)
 	@$(BIN)/python tests/compat.py
 
 lint: setup ## Check format, style, types and the layers of the design
