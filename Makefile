@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint docs schemas bench gpu endurance fuzz clean
+.PHONY: help setup demo test compat lint docs schemas bench gpu endurance fuzz clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ demo: setup ## Run the residual study on embedded real images: 10 runs, at most 
 
 test: setup ## Run all tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal
+
+compat: setup ## Test the main path with the oldest and the newest Lightning, timm and torch allowed (downloads torch)
+	@$(BIN)/python tests/compat.py
 
 lint: setup ## Check format, style, types and the layers of the design
 	@$(BIN)/ruff format --check .

@@ -142,7 +142,7 @@ def bounds(requirements: list[str]) -> dict[str, str]:
     """``{name: lower bound}``, of requirements such as ``submitit[dev]>=1.5``."""
     found = {}
     for requirement in requirements:
-        match = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?\s*(?:>=\s*([\d.]+))?", requirement.strip())
+        match = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?\s*(?:>=\s*([\d.]+(?:,<[\d.]+)?))?", requirement.strip())
         assert match, requirement
         name = match[1].lower().replace("_", "-")
         found[CONDA.get(name, name)] = match[2] or ""
@@ -174,4 +174,8 @@ def test_every_dependency_has_a_lower_bound_and_is_locked():
     def version(text: str) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", text)[:3]]
 
-    assert [name for name, bound in needed.items() if name not in locked or version(locked[name]) < version(bound)] == []
+    def allowed(name: str) -> bool:
+        low, _, high = needed[name].partition(",<")
+        return name in locked and version(low) <= version(locked[name]) and (not high or version(locked[name]) < version(high))
+
+    assert [name for name in needed if not allowed(name)] == []

@@ -29,7 +29,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.transforms import functional as F
 
-from conftest import PHOTOGRAPHS, ROOT
+from conftest import PHOTOGRAPHS, ROOT, listen_to_ctrl_c
 from xceptlab import cli
 from xceptlab.config.schema import DataConfig
 from xceptlab.data import SETS, augment, ilsvrc, order, sources, splits
@@ -438,6 +438,30 @@ def test_an_interrupted_preparation_continues_to_the_same_bytes(tree, tmp_path, 
     (other,) = (tmp_path / "whole").iterdir()
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == {f.name: f.read_bytes() for f in other.iterdir()}
     assert next(prepare(broken, 0)) == (33, 33)
+
+
+STUCK = """
+import sys, time
+from xceptlab import cli
+from xceptlab.data import prepare
+prepare._reduced = lambda *_: time.sleep(600)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_preparation_that_is_stopped_ends_at_once_and_so_do_its_workers(tree, number, code):
+    layers = ["--data.name=folder", f"--data.root={tree}", "--data.num_classes=3", "--data.size=24", "--data.short_side=32"]
+    command = [sys.executable, "-c", STUCK, "data", "prepare", *layers, "--runtime.workers=2"]
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=listen_to_ctrl_c, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list((tree / "prepared").glob("*/*.part"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, number)
+    assert process.wait(60) == code
+    assert "Traceback" not in process.stderr.read()  # which ends once nobody holds it any more: the workers are gone, too
+    list(prepare(config(tree, short_side=32), 0))
+    assert not list((tree / "prepared").glob("*/*.part"))
 
 
 def test_a_flipped_bit_in_a_prepared_photograph_is_noticed(tree):

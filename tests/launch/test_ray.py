@@ -14,7 +14,7 @@ from xceptlab import cli
 from xceptlab.config.loading import load_run
 from xceptlab.launch.study import make_launcher
 from xceptlab.runs.directory import RunDirectory
-from xceptlab.runs.leases import leases
+from xceptlab.runs.leases import read_leases
 from xceptlab.training.train import train
 
 RAY = ("--launcher.name=ray", "--runtime.accelerator=cpu")
@@ -57,8 +57,8 @@ def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_end
     one.start([config])
     finish(one, lambda _: any(line["step"] >= 7 for line in directory.log()))
     (tmp_path / "outputs" / "go").touch()
-    ((holder, _),) = leases(directory.path).values()
-    raylet = int(Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    (lease,) = read_leases(directory.path).values()
+    raylet = int(Path(f"/proc/{lease.holder.pid}/stat").read_text().rpartition(")")[2].split()[1])
     (node,) = [node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet]
     cluster.remove_node(node, allow_graceful=False)
     assert finish(one)[config.run_id] == "done"

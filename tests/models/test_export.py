@@ -18,6 +18,7 @@ from xceptlab.config.loading import load_run
 from xceptlab.models import pretrained
 from xceptlab.models.build import build
 from xceptlab.models.export import export
+from xceptlab.models.names import to_timm
 from xceptlab.models.xception import Xception
 
 PREPROCESSED_AS_TIMM = ["--data.eval_crop=0.8975", "--data.eval_interpolation=bicubic"]
@@ -58,7 +59,7 @@ def test_evaluate_gives_foreign_weights_the_constants_of_their_source(tmp_path, 
     ours, _ = evaluated(capsys, file, photographs, *NARROW, *AS_TIMM)
     assert ours.startswith("test/")
     assert ours != evaluated(capsys, file, photographs, *NARROW)[0]
-    state = pretrained.to_timm(network.state_dict())
+    state = to_timm(network.state_dict())
     safetensors.torch.save_file(state, tmp_path / "timm.safetensors")
     torch.save(state, tmp_path / "timm.pth")
     for foreign in ("timm.safetensors", "timm.pth"):
@@ -84,7 +85,7 @@ def test_preprocessing_that_the_user_has_configured_is_kept(tmp_path, photograph
     (tmp_path / "layer.yaml").write_text("data: {eval_crop: 1.0}\n")
     given = [str(tmp_path / "layer.yaml") if piece == "LAYER" else piece for piece in given]
     _, _, network = weights(tmp_path, *SMALL)
-    torch.save(pretrained.to_timm(network.state_dict()), tmp_path / "timm.pth")
+    torch.save(to_timm(network.state_dict()), tmp_path / "timm.pth")
     scores, said = evaluated(capsys, tmp_path / "timm.pth", photographs, *NARROW, *given)
     assert f"timm.pth: preprocessing of timm; {used}\n" in said
     own = evaluated(capsys, tmp_path / "ours.safetensors", photographs, *NARROW, *AS_TIMM, *given)
@@ -94,7 +95,7 @@ def test_preprocessing_that_the_user_has_configured_is_kept(tmp_path, photograph
 
 def test_images_in_memory_are_not_cropped_as_timm_does(tmp_path, capsys):
     _, _, network = weights(tmp_path, *NARROW, "-c", "configs/data/digits.yaml")
-    torch.save(pretrained.to_timm(network.state_dict()), tmp_path / "timm.pth")
+    torch.save(to_timm(network.state_dict()), tmp_path / "timm.pth")
     assert main(["evaluate", str(tmp_path / "timm.pth"), *NARROW, "-c", "configs/data/digits.yaml", "--data.test_images=20"]) == 0
     assert "preprocessing" not in capsys.readouterr().err
 
@@ -115,7 +116,7 @@ def test_evaluate_asks_timm_for_its_xception_by_name(tmp_path, photographs, caps
     import timm
 
     _, _, network = weights(tmp_path, *SMALL, *AS_TIMM)
-    theirs = SimpleNamespace(state_dict=lambda: pretrained.to_timm(network.state_dict()))
+    theirs = SimpleNamespace(state_dict=lambda: to_timm(network.state_dict()))
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: {"legacy_xception.tf_in1k": theirs}[name])
     ours, _ = evaluated(capsys, tmp_path / "ours.safetensors", photographs, *NARROW, *AS_TIMM)
     assert evaluated(capsys, "legacy_xception.tf_in1k", photographs, *NARROW)[0] == ours

@@ -16,6 +16,7 @@ timm = pytest.importorskip("timm")
 from conftest import enliven  # noqa: E402
 from xceptlab.config.schema import ModelConfig  # noqa: E402
 from xceptlab.models import pretrained  # noqa: E402
+from xceptlab.models.names import from_timm, timm_names, to_timm  # noqa: E402
 from xceptlab.models.xception import Block, Xception  # noqa: E402
 
 SIZES = [299, 224, 96, 71, 64]
@@ -162,30 +163,30 @@ def timm_model():
 
 
 @pytest.fixture
-def from_timm(timm_model, tmp_path):
+def loaded_from_timm(timm_model, tmp_path):
     torch.save(timm_model.state_dict(), tmp_path / "legacy_xception.pth")
     return pretrained.load(tmp_path / "legacy_xception.pth")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", SIZES)
-def test_logits_and_features_are_timms(size, timm_model, from_timm):
+def test_logits_and_features_are_timms(size, timm_model, loaded_from_timm):
     x = images(size)
     timm_model.eval()
-    close(from_timm(x), timm_model(x))
+    close(loaded_from_timm(x), timm_model(x))
     features = timm_model.forward_head(timm_model.forward_features(x), pre_logits=True)
-    close(from_timm.features(x), features)
+    close(loaded_from_timm.features(x), features)
 
 
-def test_training_and_gradients_are_timms(timm_model, from_timm):
+def test_training_and_gradients_are_timms(timm_model, loaded_from_timm):
     x, labels = images(96, n=4, dtype=torch.float64), torch.tensor([1, 5, 7, 900])
-    theirs, ours = timm_model.double().train(), from_timm.double().train()
+    theirs, ours = timm_model.double().train(), loaded_from_timm.double().train()
     logits = [model(x) for model in (ours, theirs)]
     close(logits[0], logits[1])
     for one in logits:
         torch.nn.functional.cross_entropy(one, labels).backward()
     mine = dict(ours.named_parameters())
-    names = {f"{a}.{kind}": f"{b}.{kind}" for a, b in pretrained.timm_names().items() for kind in ("weight", "bias")}
+    names = {f"{a}.{kind}": f"{b}.{kind}" for a, b in timm_names().items() for kind in ("weight", "bias")}
     reference = dict(theirs.named_parameters())
     assert len(mine) == len(reference)
     for name, parameter in mine.items():
@@ -193,7 +194,7 @@ def test_training_and_gradients_are_timms(timm_model, from_timm):
         assert (parameter.grad - other).norm() <= 1e-4 * other.norm() + 1e-12, name
     for name, buffer in ours.named_buffers():
         module, _, kind = name.rpartition(".")
-        assert torch.allclose(buffer, theirs.get_buffer(f"{pretrained.timm_names()[module]}.{kind}"), rtol=1e-6), name
+        assert torch.allclose(buffer, theirs.get_buffer(f"{timm_names()[module]}.{kind}"), rtol=1e-6), name
     timm_model.float()
 
 
@@ -203,7 +204,7 @@ def test_the_parity_would_show_what_ports_get_wrong(timm_model):
 
     Measured on these weights, in norms of the logits: 7% at 299 pixels, 34% at 96; 40%. Other weights give other numbers.
     """
-    state = pretrained.from_timm(timm_model.float().state_dict(), "timm")
+    state = from_timm(timm_model.float().state_dict(), "timm")
 
     def moved(size, padding, in_place=False):
         x, logits = images(size, n=1), []
@@ -225,14 +226,14 @@ def test_the_parity_would_show_what_ports_get_wrong(timm_model):
 
 def test_timms_layout_goes_out_and_in_bit_exactly(timm_model):
     state = timm_model.float().state_dict()
-    same(pretrained.to_timm(pretrained.from_timm(state, "x")), state)
+    same(to_timm(from_timm(state, "x")), state)
 
 
 def test_initialisations_have_the_sources_distributions():
     ours = Xception(ModelConfig(init="timm"), seed=0)
     torch.manual_seed(0)
     theirs = timm.create_model("legacy_xception", pretrained=False)
-    for a, b in pretrained.timm_names().items():
+    for a, b in timm_names().items():
         mine, other = ours.get_submodule(a), theirs.get_submodule(b)
         if mine.weight.numel() > 10_000:
             assert mine.weight.std().item() == pytest.approx(other.weight.std().item(), rel=0.05), a

@@ -18,6 +18,8 @@ from xceptlab.config.schema import ModelConfig
 from xceptlab.data import resolved
 from xceptlab.models import pretrained
 from xceptlab.models.build import build
+from xceptlab.models.names import to_timm
+from xceptlab.models.warm_start import warm_start
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
@@ -63,7 +65,7 @@ def started(config, file, classes=CLASSES, seed=0):
     """A network that was drawn, its weights before, and what it starts from."""
     config = dataclasses.replace(config, weights=str(file))
     network = build(config, classes, seed)
-    return network.state_dict(), pretrained.start(config, network)
+    return network.state_dict(), warm_start(config, network)
 
 
 def differing(a, b):
@@ -83,8 +85,8 @@ KINDS = {
         lambda state: {"pytorch-lightning_version": "2", "state_dict": {f"network.{k}": v for k, v in state.items()}},
     ),
     "half.pth": (NARROW, lambda state: {name: value.double() for name, value in state.items()}),
-    "timms.safetensors": (TIMMS, pretrained.to_timm),
-    "timms.pth": (TIMMS, pretrained.to_timm),
+    "timms.safetensors": (TIMMS, to_timm),
+    "timms.pth": (TIMMS, to_timm),
 }
 
 
@@ -167,7 +169,7 @@ CONSTANTS = {
 @pytest.mark.parametrize("constants", CONSTANTS)
 def test_other_constants_than_the_weights_were_trained_with_are_refused(source, constants, tmp_path):
     changes, said = CONSTANTS[constants]
-    saved(tmp_path / "x.pth", TIMMS, names=pretrained.to_timm if source == "timm" else lambda state: state)
+    saved(tmp_path / "x.pth", TIMMS, names=to_timm if source == "timm" else lambda state: state)
     if source == "a run":
         (tmp_path / "config.yaml").write_text(dump(dataclasses.replace(load_run(TINY), model=TIMMS)))
     with pytest.raises(ValueError, match=rf"^model\.weights: {tmp_path}/x\.pth: trained with other constants than ") as refused:

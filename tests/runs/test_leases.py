@@ -11,7 +11,7 @@ import pytest
 
 from xceptlab.errors import INTERRUPTED
 from xceptlab.runs import leases
-from xceptlab.runs.leases import Busy, Holder, Watch, held
+from xceptlab.runs.leases import Busy, Holder, Watch, hold
 
 PROCESS = """
 import os, pathlib, random, sys, time
@@ -23,14 +23,14 @@ if elsewhere:  # as on a machine of its own: no other process can see whether th
 exec(code)
 """
 
-HOLD = "with leases.held(folder): print('held', flush=True); sys.stdin.read()"
+HOLD = "with leases.hold(folder): print('held', flush=True); sys.stdin.read()"
 
 RACE = """
 random.seed(os.getpid())
 end = time.monotonic() + 9
 while time.monotonic() < end:
     try:
-        with leases.held(folder):
+        with leases.hold(folder):
             alone = os.open(folder / "alone", os.O_CREAT | os.O_EXCL)
             time.sleep(random.uniform(0, 0.02))
             print("took", flush=True)
@@ -51,7 +51,7 @@ def kill_a_holder(folder, where):
     """Let a process hold the run, which nobody else then can, and kill it; when it died."""
     with process(folder, HOLD, where) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Busy), held(folder):
+        with pytest.raises(Busy), hold(folder):
             pass
         holder.kill()
         holder.wait()
@@ -64,19 +64,19 @@ def left(folder):
 
 def test_a_run_has_one_holder_at_a_time_and_nothing_is_left_of_it(tmp_path):
     with (
-        held(tmp_path),
+        hold(tmp_path),
         pytest.raises(Busy, match=f"another process is training this run .process {os.getpid()} on "),
-        held(tmp_path),
+        hold(tmp_path),
     ):
         pass
-    with held(tmp_path):
+    with hold(tmp_path):
         assert len(left(tmp_path)) == 1
     assert left(tmp_path) == []
 
 
 def test_a_lease_ends_with_its_process_at_once_where_that_can_be_seen(tmp_path):
     died = kill_a_holder(tmp_path, "here")
-    with held(tmp_path):
+    with hold(tmp_path):
         assert time.monotonic() - died < leases.STALE / 2
         assert len(left(tmp_path)) == 1  # the dead one's is gone
 
@@ -84,7 +84,7 @@ def test_a_lease_ends_with_its_process_at_once_where_that_can_be_seen(tmp_path):
 def test_another_machines_lease_holds_while_its_heart_beats_and_no_longer(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "STALE", 3.0)
     died = kill_a_holder(tmp_path, "elsewhere")
-    with held(tmp_path):
+    with hold(tmp_path):
         assert time.monotonic() - died >= 3.0
     assert left(tmp_path) == []
 
@@ -94,7 +94,7 @@ def test_a_holder_that_was_asleep_while_another_took_over_ends_when_it_wakes(tmp
     with process(tmp_path, HOLD, "elsewhere") as holder:
         assert holder.stdout.readline() == "held\n"
         holder.send_signal(signal.SIGSTOP)
-        with held(tmp_path):
+        with hold(tmp_path):
             holder.send_signal(signal.SIGCONT)
             assert holder.wait(30) == INTERRUPTED
             assert "another process has taken this run over" in holder.stderr.read()
@@ -120,9 +120,9 @@ def test_racing_processes_that_also_die_never_hold_a_run_together(tmp_path, wher
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"more": 1}'])
 def test_a_lease_that_cannot_be_read_counts_until_it_is_stale(tmp_path, monkeypatch, text):
     (tmp_path / "lease.0").write_text(text)
-    assert Watch(tmp_path).look() == {"lease.0": Holder()}
+    assert Watch(tmp_path).holders() == {"lease.0": Holder()}
     monkeypatch.setattr(leases, "STALE", 0.5)
-    with held(tmp_path):
+    with hold(tmp_path):
         assert "lease.0" not in left(tmp_path)
 
 
@@ -133,7 +133,7 @@ def test_a_process_that_has_another_ones_number_is_not_taken_for_it(tmp_path):
     assert holder.here
     assert holder.alive
     (tmp_path / "lease.0").write_text(json.dumps(vars(holder) | {"started": "1"}))
-    assert Watch(tmp_path).look() == {}
+    assert Watch(tmp_path).holders() == {}
 
 
 def test_a_file_server_that_was_away_makes_no_holder_stale(tmp_path, monkeypatch):
@@ -141,12 +141,12 @@ def test_a_file_server_that_was_away_makes_no_holder_stale(tmp_path, monkeypatch
     monkeypatch.setattr(leases.time, "monotonic", lambda: now)
     (tmp_path / "lease.0").write_text(json.dumps({"host": "other", "machine": "elsewhere"}))
     watch = Watch(tmp_path)
-    assert watch.look()
+    assert watch.holders()
     now += 10 * leases.STALE  # one look that took long
-    assert watch.look()
+    assert watch.holders()
     for _ in range(7):
         now += 10
-        still = watch.look()
+        still = watch.holders()
     assert not still
 
 
@@ -155,6 +155,6 @@ def test_a_full_disk_leaves_no_lease(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(leases.json, "dumps", full)
-    with pytest.raises(OSError, match="No space"), held(tmp_path):
+    with pytest.raises(OSError, match="No space"), hold(tmp_path):
         pass
     assert left(tmp_path) == []

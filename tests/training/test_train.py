@@ -13,7 +13,6 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks import RichProgressBar
 
 import processes
 from conftest import ROOT, TINY
@@ -22,7 +21,7 @@ from xceptlab import cli
 from xceptlab.data.module import Batch, DataModule
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.leases import Busy
-from xceptlab.training import checkpoints, tracking
+from xceptlab.training import checkpoints, lightning, tracking
 from xceptlab.training.task import Task
 from xceptlab.training.train import evaluate, prepare, train
 
@@ -232,10 +231,9 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tiny, tmp_path):
 
 
 def test_the_progress_bar_counts_epochs_from_1_as_the_log_does(tiny, monkeypatch):
-    assert callable(RichProgressBar._get_train_description)  # what ours overrides is private to Lightning
     shown = []
-    describe = tracking.ProgressBar._get_train_description
-    monkeypatch.setattr(tracking.ProgressBar, "_get_train_description", lambda *args: shown.append(describe(*args)) or shown[-1])
+    describe = lightning.ProgressBar._get_train_description
+    monkeypatch.setattr(lightning.ProgressBar, "_get_train_description", lambda *args: shown.append(describe(*args)) or shown[-1])
     train(tiny(), progress=True)
     assert [text.strip() for text in dict.fromkeys(shown)] == ["Epoch 1/2", "Epoch 2/2"]
 

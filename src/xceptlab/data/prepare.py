@@ -10,14 +10,14 @@ import dataclasses
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
-
-from torch.utils.data import DataLoader, Dataset
 
 from xceptlab.config.schema import DataConfig
 from xceptlab.data import imagenet, layouts
@@ -29,12 +29,18 @@ from xceptlab.data.stores import Store
 from xceptlab.data.tree import left_alone
 from xceptlab.errors import Refused
 from xceptlab.files import write_atomically
+from xceptlab.signals import die_with_parent, leave_signals_to_parent
 from xceptlab.text import say
 
 MEMBERS = 1000
 """Photographs of a tar file."""
 JPEG_SIDE = 65_500
 """Pixels of the longest side that libjpeg writes."""
+
+Key = tuple[str, int]
+"""A tar file: its split and its number."""
+Written = tuple[int, list[str]]
+"""Of a tar file the number of its photographs, and a line for each that could not be decoded."""
 
 
 def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
@@ -59,30 +65,37 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
             _claim(folder, splits, given)
             for leftover in (*folder.glob("*.part"), *folder.glob(".*.tmp")):
                 leftover.unlink()
-            parts = _Parts(folder, splits, config)
-            missing = [key for key in parts.all if not parts.written(*key)]
-            for split, part in missing:  # what is written again may differ
-                (folder / f"{split}.arrow").unlink(missing_ok=True)
-                parts.table(split, part).unlink(missing_ok=True)
-            total = sum(map(parts.size, parts.all))
-            yield (done := total - sum(map(parts.size, missing))), total
-            for written, unreadable in DataLoader(parts, sampler=missing, batch_size=None, num_workers=workers):
+            files = _TarFiles(folder, splits, config)
+            missing = [key for key in files.all if not files.written(*key)]
+            for key in missing:  # what is written again may differ
+                (folder / f"{key[0]}.arrow").unlink(missing_ok=True)
+                files.table(*key).unlink(missing_ok=True)
+            total = sum(map(files.size, files.all))
+            done = total - sum(map(files.size, missing))
+            yield done, total
+            for photographs, unreadable in _write_all(files, missing, workers):
                 for line in unreadable:
                     say(f"{line}; its bytes are kept as they are")
-                yield (done := done + written), total
+                done += photographs
+                yield done, total
             for split in splits:
-                parts.join(split)
+                files.join(split)
     except BlockingIOError:
         raise Refused(f"{folder}: another process is preparing photographs there") from None
 
 
 def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
-    """Note what these photographs are prepared from, or refuse those of other originals."""
-    mine = {split: _identity(store) for split, store in splits.items()}
+    """Record in the folder what its photographs are prepared from.
+
+    Raises:
+        Refused: The folder's were prepared from other originals.
+    """
+    originals = {split: _identity(store) for split, store in splits.items()}
     noted = layouts.originals(folder)
-    if (folder / layouts.NOTE).is_file() and {part: noted[part] for part in layouts.PARTS if part in noted} != mine:
+    noted_originals = {part: noted[part] for part in layouts.PARTS if part in noted}
+    if (folder / layouts.NOTE).is_file() and noted_originals != originals:
         raise Refused(f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder")
-    note: dict[str, Any] = mine | {"classes": list(class_names(given))}
+    note: dict[str, Any] = originals | {"classes": list(class_names(given))}
     if given.name == "folder":
         note["content"] = contents(given).content
     if note != noted:
@@ -96,12 +109,15 @@ def _identity(store: Store) -> dict[str, Any]:
     return {"images": len(store.labels), "labels": digest(store.labels), "files": files.hexdigest()[:16]}
 
 
-class _Parts(Dataset[tuple[int, list[str]]]):
-    """The tar files, asked for by (split, number); writes one and returns the number of its photographs, and what was wrong."""
+class _TarFiles:
+    """The tar files of prepared photographs, known by split and number, with a table beside each."""
 
     def __init__(self, folder: Path, splits: dict[str, Store], config: DataConfig) -> None:
         self.folder, self.splits, self.config = folder, splits, config
-        self.all = [(split, part) for split, store in splits.items() for part in range(-(-len(store.labels) // MEMBERS))]
+        self.all: list[Key] = []
+        for split, store in splits.items():
+            count = -(-len(store.labels) // MEMBERS)
+            self.all += [(split, number) for number in range(count)]
 
     def written(self, split: str, part: int) -> bool:
         return self._tar(split, part).is_file() and self.table(split, part).is_file()
@@ -118,7 +134,13 @@ class _Parts(Dataset[tuple[int, list[str]]]):
     def table(self, split: str, part: int) -> Path:
         return self.folder / f"{split}-{part:05d}.arrow"
 
-    def __getitem__(self, key: tuple[str, int]) -> tuple[int, list[str]]:
+    def write(self, key: Key) -> Written:
+        """Write a tar file and its table.
+
+        Raises:
+            Refused: An original cannot be decoded, and ``on_corrupt`` is ``error``.
+            OSError: What was written is not what is read back; no space, no permission.
+        """
         import pyarrow
 
         split, part = key
@@ -162,6 +184,41 @@ class _Parts(Dataset[tuple[int, list[str]]]):
         if not whole.is_file():
             tables = [read_table(self.table(*key)) for key in self.all if key[0] == split]
             write_table(pyarrow.concat_tables(tables), whole)
+
+
+def _write_all(files: _TarFiles, keys: Sequence[Key], workers: int) -> Iterator[Written]:
+    """Write tar files, in this process (0 workers) or in so many others; yields in the order of the keys."""
+    if not workers:
+        yield from map(files.write, keys)
+        return
+    before = multiprocessing.active_children()
+    with ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(files,)) as pool:
+        try:
+            yield from pool.map(_write, keys)
+        except BaseException:  # do not wait for the tar files in work, which are written anew the next time
+            for process in multiprocessing.active_children():
+                if process not in before:
+                    process.kill()
+            raise
+
+
+_files: _TarFiles
+"""What a worker writes; set once, as the lists of photographs are long."""
+
+
+def _begin_worker(files: _TarFiles) -> None:
+    """Make a worker ready: it ends with its parent, which alone is asked to stop, and leaves the other cores to its siblings."""
+    import torch
+
+    global _files
+    _files = files
+    die_with_parent()
+    leave_signals_to_parent()
+    torch.set_num_threads(1)
+
+
+def _write(key: Key) -> Written:
+    return _files.write(key)
 
 
 def _reduced(data: bytes, config: DataConfig) -> bytes:

@@ -156,7 +156,7 @@ def _leased(folder: Path, *, wait: bool) -> Iterator[None]:
     with contextlib.ExitStack() as lease:
         while True:
             try:
-                lease.enter_context(leases.held(folder))
+                lease.enter_context(leases.hold(folder))
                 break
             except leases.Busy as error:
                 if not wait:

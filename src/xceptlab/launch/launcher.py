@@ -145,7 +145,7 @@ class Launcher(ABC):
                 continue
             if job.directory.record():
                 job.state = "done"
-            elif job.watch.look():  # another process trains it
+            elif job.watch.holders():  # another process trains it
                 job.not_before = time.monotonic() + RETRY_SECONDS
             else:
                 yield job

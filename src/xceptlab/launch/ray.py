@@ -65,7 +65,7 @@ class Ray(Launcher):
             if ended:
                 codes[job.config.run_id] = self._exit_code(job)
             else:
-                job.state = "running" if job.watch.look() else "queued"
+                job.state = "running" if job.watch.holders() else "queued"
         return codes
 
     def _exit_code(self, job: Job) -> int:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from xceptlab.launch.launcher import State
 from xceptlab.runs.directory import RunDirectory
-from xceptlab.runs.leases import STALE, leases
+from xceptlab.runs.leases import STALE, read_leases
 from xceptlab.runs.log import Follower, Progress
 from xceptlab.study.expansion import Expansion
 
@@ -166,14 +166,15 @@ def look(directory: RunDirectory, follower: Follower, epochs: int, state: State 
 
 def _process_that_trains(directory: RunDirectory) -> str:
     """Machine and number of the process that trains a run, by its lease; empty where there is none, or it is gone."""
-    found = leases(directory.path)
+    found = read_leases(directory.path)
     if not found:
         return ""
-    holder, heartbeat = max(found.values(), key=lambda lease: lease[1])
+    latest = max(found.values(), key=lambda lease: lease.heartbeat)
+    holder = latest.holder
     if holder.here and not holder.alive:
         return ""
     process = f"{holder.host}:{holder.pid}"
-    silent = time.time() - heartbeat / 1e9
+    silent = time.time() - latest.heartbeat / 1e9
     if silent > STALE and not holder.here:
         process += f" (no sign of life for {duration(silent)})"
     return process

@@ -19,7 +19,8 @@ from xceptlab.config.schema import ModelConfig, RunConfig
 from xceptlab.errors import Refused
 from xceptlab.files import write_atomically
 from xceptlab.models.cost import cost
-from xceptlab.models.pretrained import CONSTANTS, restore, to_timm
+from xceptlab.models.names import to_timm
+from xceptlab.models.pretrained import CONSTANTS, restore
 from xceptlab.runs.directory import RunDirectory
 
 TOLERANCE = 1e-4

@@ -1,9 +1,9 @@
-"""A run's directory, ``outputs/runs/<run_id>/``: what it holds, and how it is written and read.
+"""A run's directory, ``outputs/runs/<run_id>/``: the files in it, and how they are written and read.
 
 ::
 
     config.yaml          the resolved configuration
-    data.json            what the data were when the run began, by which it knows them again when it continues
+    data.json            fingerprint and files of the data when the run began, with which they are compared when it continues
     record.json          written at the very end; a run is done when, and only when, this file exists
     metrics.jsonl        the log: one flushed line per logged step and per evaluation
     model.safetensors    the weights that were evaluated
@@ -11,7 +11,7 @@
     studies.txt          the studies that use the run
     registrations.txt    the registrations of studies that stood before the run began
     log.txt              what the run printed, when a study started it
-    failure.txt          why it failed, when a launcher had started it; gone when it is started again
+    failure.txt          why the run failed, when a launcher had started it; removed when it is started again
     lease.*              which process trains the run now
     checkpoints/         where to continue; dropped once the record exists
 """
@@ -36,7 +36,7 @@ from xceptlab.runs.log import Follower, read_log
 from xceptlab.runs.record import Record
 
 SETTLED = 3_000_000_000
-"""Nanoseconds after which a folder that has changed again has another time of its change, on any file system."""
+"""Nanoseconds that must lie between two changes of a folder for their times to differ, on any file system."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ class RunDirectory:
 
     @classmethod
     def of(cls, outputs: str, run_id: str) -> "RunDirectory":
-        """The directory of the run of this id, or the one whose name ends with the same hash: older names read otherwise."""
+        """The directory of the run of this id.
+
+        The hash at the id's end is the identity. Where a directory's name ends with it and begins otherwise, because an older
+        version wrote it, that directory is the run's.
+        """
         path = Path(outputs) / "runs" / run_id
         hashed = re.search(rf"(?:^|-)([0-9a-f]{{{HASH}}})$", run_id)
         if hashed and not path.exists():
@@ -55,14 +59,14 @@ class RunDirectory:
         return cls(path)
 
     def create(self) -> None:
-        """Make the directory for a run that starts or continues: it has not failed any more."""
+        """Make the directory for a run that starts or continues, and forget an earlier failure."""
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         (self.path / "failure.txt").unlink(missing_ok=True)
 
     def fail(self, reason: str) -> None:
-        """Note why the run failed, for whoever looks at its directory."""
+        """Write down why the run failed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # a full disk may be the reason, and the study goes on with other runs
+        with suppress(OSError):  # a full disk may be why it failed, and the study goes on with other runs
             write_atomically(self.path / "failure.txt", reason.encode())
 
     def failure(self) -> str:
@@ -97,24 +101,24 @@ class RunDirectory:
         return Follower(self.path / "metrics.jsonl")
 
     def began_with(self) -> dict[str, str]:
-        """What the data were when the run began; empty where nobody has noted it.
+        """Fingerprint and files of the data when the run began; empty where they were not written down.
 
         Raises:
-            Refused: The file is no such note.
+            Refused: The file holds something else.
         """
         file = self.path / "data.json"
         if not file.is_file():
             return {}
         try:
-            noted = json.loads(decoded(file.read_bytes()))
-            if invalid := type_error(dict[str, str], noted, "data"):
+            data = json.loads(decoded(file.read_bytes()))
+            if invalid := type_error(dict[str, str], data, "data"):
                 raise invalid
         except (RecursionError, ValueError) as error:
             raise Refused(f"{file}: not what the run began with ({error}); remove its folder to train the run anew") from None
-        return noted
+        return data
 
     def begin_with(self, data: dict[str, str]) -> None:
-        """Note what the data are that the run begins with."""
+        """Write down fingerprint and files of the data that the run begins with."""
         write_atomically(self.path / "data.json", json.dumps(data).encode())
 
     def locked(self) -> AbstractContextManager[None]:
@@ -123,13 +127,13 @@ class RunDirectory:
         Raises:
             Busy: Another process holds it.
         """
-        return leases.held(self.path)
+        return leases.hold(self.path)
 
     def tidy(self) -> None:
-        """Drop what a run left that was killed between its record and its end."""
-        if (self.path / "checkpoints").exists() and not leases.Watch(self.path).look():
+        """Remove checkpoints and leases of a run that was killed after it had written its record."""
+        if (self.path / "checkpoints").exists() and not leases.Watch(self.path).holders():
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-            for name in leases.leases(self.path):
+            for name in leases.read_leases(self.path):
                 (self.path / name).unlink(missing_ok=True)
 
     def studies(self) -> list[str]:
@@ -149,9 +153,12 @@ class RunDirectory:
         return read(file).split() if file.exists() else []
 
     def register(self, registration: str) -> None:
-        """Remember that a study was registered, by the registration's digest, unless the run has begun and may be known."""
-        file = self.path / "metrics.jsonl"
-        begun = self.record() is not None or (file.exists() and file.stat().st_size > 0)
+        """Remember that a study was registered before the run, by the registration's digest.
+
+        A run that has begun is left as it is: its scores may have been known to whoever registered the study.
+        """
+        log = self.path / "metrics.jsonl"
+        begun = self.record() is not None or (log.exists() and log.stat().st_size > 0)
         if not begun and registration not in self.registrations():
             self.path.mkdir(parents=True, exist_ok=True)
             lines = [*self.registrations(), registration, ""]
@@ -159,6 +166,7 @@ class RunDirectory:
 
 
 _listed: dict[Path, tuple[int, dict[str, str]]] = {}
+"""By folder of runs the time of its change when it was listed, and what ``_names`` found."""
 
 
 def _names(runs: Path) -> dict[str, str]:
@@ -185,22 +193,39 @@ def begun_on_other_files(config: RunConfig) -> str:
     """Which unfinished run differs from this one only in what its files hold, in words; empty where there is none."""
     import yaml
 
-    unreadable = (AttributeError, KeyError, TypeError, ValueError, OSError, yaml.YAMLError)  # no configuration of this version
-    kinds = {"data.content": "photographs", "model.weights_digest": "weights"}
+    not_of_this_version = (AttributeError, KeyError, TypeError, ValueError, OSError, yaml.YAMLError)
     name, _, _ = config.run_id.rpartition("-")
-    digits = config.model.weights_digest[:SHORT]
-    name = name.replace(f"weights{digits}", "weights*") if digits else name
-    science, defaults = config.science(), RunConfig().science()
+    weights = config.model.weights_digest[:SHORT]
+    if weights:
+        name = name.replace(f"weights{weights}", "weights*")
     for file in Path(config.runtime.outputs).glob(f"runs/{name}-*/config.yaml"):
         if (file.parent / "record.json").exists():
             continue
-        with suppress(*unreadable):
-            values = yaml.safe_load(file.read_text("utf-8"))
-            given = {f"{part}.{key}": value for part in ("model", "data", "train") for key, value in values[part].items()}
-            theirs = defaults | given | {"seed": values["seed"]}
-            other = {key for key in science if theirs[key] != science[key]}
-            if "data.content" in other:
-                other.discard("data.num_classes")  # which a class that was added since has changed, too
-            if other and other <= kinds.keys() and all(theirs[key] and science[key] for key in other):
-                return f"{file.parent} was begun on other {' and '.join(kinds[key] for key in sorted(other))}"
+        with suppress(*not_of_this_version):
+            differing = _differing_contents(config, yaml.safe_load(file.read_text("utf-8")))
+            if differing:
+                return f"{file.parent} was begun on other {' and '.join(differing)}"
     return ""
+
+
+CONTENTS = {"data.content": "photographs", "model.weights_digest": "weights"}
+"""By key of the science configuration that is a digest of files what the files hold."""
+
+
+def _differing_contents(config: RunConfig, values: dict[str, Any]) -> list[str]:
+    """Which files' contents differ from those of another run, given by the values of its config.yaml.
+
+    Empty unless the two runs differ in nothing else, and both know the contents.
+    """
+    science = config.science()
+    theirs = RunConfig().science() | {"seed": values["seed"]}
+    for part in ("model", "data", "train"):
+        theirs |= {f"{part}.{key}": value for key, value in values[part].items()}
+    differing = {key for key in science if theirs[key] != science[key]}
+    if "data.content" in differing:
+        differing.discard("data.num_classes")  # a class that was added since has changed it, too
+    if not differing <= CONTENTS.keys():
+        return []
+    if not all(theirs[key] and science[key] for key in differing):
+        return []
+    return [CONTENTS[key] for key in sorted(differing)]

@@ -1,4 +1,4 @@
-"""Who trains a run: a lease in its directory, which every machine that sees the folder respects and which goes stale by itself.
+"""Which process trains a run: a lease in the run's directory, respected by every machine that sees it, that expires by itself.
 
 A holder keeps a file of its own, ``lease.<random>``, with its host and process, and touches it every HEARTBEAT seconds. To take
 a run is to create such a file and *then* to look: whoever finds another one that is not stale withdraws. Of two processes at
@@ -8,6 +8,10 @@ shows the files that other machines have created before, which NFS does and lock
 
 A lease is stale when its process is gone, where that can be seen, or when its heartbeat has not changed for STALE seconds of
 watching. No two machines' clocks are compared, and a file server that was away for an hour makes nobody stale.
+
+filelock's SoftFileLease was tried in its place (4.2.11 and 4.3.1). It takes a lease over by exchanging two names in one step.
+Where a file system cannot do that, as NFS and SMB cannot, the lease of a killed process stands forever; and after an hour without
+the file server, whoever looks first takes a lease from a holder that lives.
 """
 
 import json
@@ -43,12 +47,13 @@ class Holder:
     host: str = "another host"
     pid: int = 0
     machine: str = ""
-    """Boot, process namespace and user for which the process's number means something; empty where that cannot be told."""
+    """Boot, process namespace and user within which the process's number means something; empty where that cannot be told."""
     started: str = ""
-    """When the process started, in the kernel's ticks: its number may be used again."""
+    """When the process started, in the kernel's ticks, by which it differs from a later process of the same number."""
 
     @classmethod
     def this_process(cls) -> "Holder":
+        """The holder that this process is."""
         return cls(host=socket.gethostname(), pid=os.getpid(), machine=_machine(), started=_started(os.getpid()))
 
     @property
@@ -58,23 +63,33 @@ class Holder:
 
     @property
     def alive(self) -> bool:
+        """Whether the process lives; only meaningful ``here``."""
         return _started(self.pid) == self.started
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
-def leases(folder: Path) -> dict[str, tuple[Holder, int]]:
-    """The leases in a run's directory: by file name who holds it, and the heartbeat (a time of the file server, ns)."""
+@dataclass(frozen=True)
+class Lease:
+    """A lease in a run's directory."""
+
+    holder: Holder
+    heartbeat: int
+    """The latest sign of life: a time of the file server, in nanoseconds."""
+
+
+def read_leases(folder: Path) -> dict[str, Lease]:
+    """The leases in a run's directory, stale ones among them, by file name."""
     found = {}
     for file in folder.glob("lease.*"):
         with suppress(FileNotFoundError), open(file, "rb") as opened:  # opening asks a network file system for what is new
-            beat = os.fstat(opened.fileno()).st_mtime_ns
+            heartbeat = os.fstat(opened.fileno()).st_mtime_ns
             try:
                 holder = from_file(Holder, json.loads(opened.read()))
             except (RecursionError, ValueError):  # its process is about to write it, or died before it could
                 holder = Holder()
-            found[file.name] = holder, beat
+            found[file.name] = Lease(holder, heartbeat)
     return found
 
 
@@ -84,73 +99,95 @@ class Watch:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.living: set[str] = set()
-        """Leases whose holders were seen to live."""
+        """Names of leases whose holders were seen to live."""
         self.stale: set[str] = set()
-        """Leases whose holders are gone."""
-        self._beats: dict[str, tuple[int, float]] = {}  # per lease its last heartbeat, and since when it stands
+        """Names of leases whose holders are gone."""
+        self._heartbeats: dict[str, int] = {}
+        """By lease its latest heartbeat."""
+        self._silent_since: dict[str, float] = {}
+        """By lease when that heartbeat was seen first, by this process's clock."""
         self._looked = 0.0
 
-    def look(self) -> dict[str, Holder]:
-        """Who holds the run, by lease: one holder or none, more for a moment when they meet. Stale leases are left out."""
+    def holders(self) -> dict[str, Holder]:
+        """Look now: who holds the run, by lease; stale leases are left out.
+
+        That is one holder or none, and more for a moment when they meet.
+        """
         now = time.monotonic()
-        away, self._looked = now - self._looked > HEARTBEAT, now  # this process, or the file server
-        found = leases(self.folder)
-        for name, (holder, beat) in found.items():
-            last, since = self._beats.get(name, (beat, now))
-            if away or beat != last:
-                since = now
-            self._beats[name] = beat, since
-            if beat != last or (holder.here and holder.alive):
+        was_away = now - self._looked > HEARTBEAT  # this process slept, or the file server did not answer: nobody was watched
+        self._looked = now
+        leases = read_leases(self.folder)
+        for name, lease in leases.items():
+            latest = self._heartbeats.get(name, lease.heartbeat)
+            has_beaten = lease.heartbeat != latest
+            if was_away or has_beaten or name not in self._silent_since:
+                self._silent_since[name] = now
+            self._heartbeats[name] = lease.heartbeat
+            if has_beaten or (lease.holder.here and lease.holder.alive):
                 self.living.add(name)
-            if not holder.alive if holder.here else now - since > STALE:
+            if self._is_gone(lease.holder, silent=now - self._silent_since[name]):
                 self.stale.add(name)
-        return {name: holder for name, (holder, _) in found.items() if name not in self.stale}
+        return {name: lease.holder for name, lease in leases.items() if name not in self.stale}
+
+    @staticmethod
+    def _is_gone(holder: Holder, silent: float) -> bool:
+        """Whether a holder that was silent for so many seconds is gone."""
+        if holder.here:
+            return not holder.alive
+        return silent > STALE
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> Iterator[None]:
     """Hold the run of this directory for this process.
 
     Raises:
         Busy: Another process holds it. Whether one on another machine still lives takes up to STALE seconds to tell.
     """
     file = _take(folder)
-    over = threading.Event()
-    beats = threading.Thread(target=_beat, args=(file, over), daemon=True)
-    beats.start()
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(file, ended), daemon=True)
+    heart.start()
     try:
         yield
     finally:
-        over.set()
-        beats.join()
+        ended.set()
+        heart.join()
         file.unlink(missing_ok=True)
 
 
 def _take(folder: Path) -> Path:
+    """Take the run; returns this process's lease.
+
+    Raises:
+        Busy: Another process holds it.
+    """
     watch = Watch(folder)
-    own = folder / f"lease.{secrets.token_hex(4)}"
+    lease = folder / f"lease.{secrets.token_hex(4)}"
     while True:
-        others = watch.look()
-        if living := watch.living & others.keys():
+        others = watch.holders()
+        living = watch.living & others.keys()
+        if living:
             raise Busy(f"{folder}: another process is training this run ({others[min(living)]})")
         if others:
             time.sleep(HEARTBEAT / 20)
             continue
         try:
-            own.write_text(json.dumps(asdict(Holder.this_process())), "utf-8")
-            if watch.look().keys() == {own.name}:
+            lease.write_text(json.dumps(asdict(Holder.this_process())), "utf-8")
+            if watch.holders().keys() == {lease.name}:
                 for name in watch.stale:
                     (folder / name).unlink(missing_ok=True)
-                return own
+                return lease
         except BaseException:
-            own.unlink(missing_ok=True)
+            lease.unlink(missing_ok=True)
             raise
-        own.unlink()
-        time.sleep(random.uniform(0, 0.2))  # they met; one of them will be alone next time
+        lease.unlink()
+        time.sleep(random.uniform(0, 0.2))  # two processes met; one of them will be alone next time
 
 
-def _beat(file: Path, over: threading.Event) -> None:
-    while not over.wait(HEARTBEAT):
+def _beat(file: Path, ended: threading.Event) -> None:
+    """Touch a lease every HEARTBEAT seconds; end the process when another one has taken the run over."""
+    while not ended.wait(HEARTBEAT):
         try:
             os.utime(file)
         except FileNotFoundError:
@@ -161,6 +198,7 @@ def _beat(file: Path, over: threading.Event) -> None:
 
 
 def _machine() -> str:
+    """Boot, process namespace and user of this process; empty where the system does not tell them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')} {os.getuid()}"  # /proc may hide other users' processes

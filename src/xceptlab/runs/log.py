@@ -12,7 +12,7 @@ from xceptlab.errors import Refused
 
 
 def is_line(values: Any) -> bool:
-    """Whether they are what a line of a log holds: finite or not, numbers by name, step, time and epoch among them."""
+    """Whether values are those of a line of a log: numbers by name, finite or not, with step, time and epoch among them."""
     if not isinstance(values, dict) or not {"step", "time", "epoch"} <= values.keys():
         return False
     return all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values.values())
@@ -30,15 +30,20 @@ def read_log(file: Path) -> list[dict[str, Any]]:
         return []
     lines = [line for line in lines if line.endswith(b"\n")]
     try:
-        at_once = json.loads(b"[" + b",".join(lines) + b"]")  # a thousand logs are read in a third of the time
+        parsed = json.loads(b"[" + b",".join(lines) + b"]")  # a third of the time that parsing line by line takes
     except (RecursionError, ValueError):
-        at_once = []
-    if len(at_once) == len(lines) and all(map(is_line, at_once)):
-        return at_once
-    return [_parsed(file, number, line) for number, line in enumerate(lines, start=1)]
+        parsed = []
+    if len(parsed) == len(lines) and all(map(is_line, parsed)):
+        return parsed
+    return [_parsed(file, number, line) for number, line in enumerate(lines, start=1)]  # to find the line that is wrong
 
 
 def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    """One line of a log.
+
+    Raises:
+        Refused: It is something else.
+    """
     try:
         values = json.loads(line)
     except (RecursionError, ValueError):
@@ -65,12 +70,13 @@ def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
     """Seconds of training and images per second in them, over all interruptions; evaluation excluded."""
     timed = [line for line in log if "seconds" in line]
     seconds = sum(line["seconds"] for line in timed)
-    return seconds, sum(line["images_per_second"] * line["seconds"] for line in timed) / seconds if seconds else 0.0
+    images = sum(line["images_per_second"] * line["seconds"] for line in timed)
+    return seconds, images / seconds if seconds else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a running run is, as its log tells."""
+    """How far a run has come, by its log."""
 
     epoch: float = 0.0
     """Epochs done."""
@@ -82,38 +88,50 @@ class Progress:
 
 
 class Follower:
-    """Follows a run's log, reading only what it has gained since the last look; any machine that sees the file can."""
+    """Reads a run's log again and again, each time only what was added; any machine that sees the file can."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._latest: dict[str, Any] = {}  # the last value under each name
+        self._latest: dict[str, Any] = {}
+        """The last value under each name."""
         self._seconds = 0.0
-        self._inode = self._read = 0
+        """Of training, in all lines."""
+        self._inode = 0
+        self._bytes_read = 0
 
     def progress(self, epochs: int) -> Progress:
-        """How far the run, of so many epochs, has come."""
+        """How far the run has come, which will train for so many epochs."""
         try:
-            with open(self._file, "rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_ino != self._inode or status.st_size < self._read:  # the run was continued, or trained anew
-                    self._latest, self._seconds, self._inode, self._read = {}, 0.0, status.st_ino, 0
-                file.seek(self._read)
-                whole = file.read().rpartition(b"\n")[0]
+            self._read()
         except FileNotFoundError:
             return Progress()
-        for line in whole.splitlines():
-            with suppress(RecursionError, ValueError):  # whoever judges the log will complain
-                if is_line(values := json.loads(line)):
-                    self._latest |= values
-                    self._seconds += values.get("seconds", 0.0)
-        self._read += len(whole) + bool(whole)
         epoch = self._latest.get("epoch", 0.0)
-        left = None
+        seconds_left = None
         if epoch and self._seconds:
-            left = max(0.0, self._seconds / epoch * (epochs - epoch) - (time.time() - self._latest["time"]))
+            seconds_per_epoch = self._seconds / epoch
+            since_last_line = time.time() - self._latest["time"]
+            seconds_left = max(0.0, seconds_per_epoch * (epochs - epoch) - since_last_line)
         return Progress(
             epoch=epoch,
             top1=self._latest.get("val/top1", self._latest.get("train/top1")),
             images_per_second=self._latest.get("images_per_second"),
-            seconds_left=left,
+            seconds_left=seconds_left,
         )
+
+    def _read(self) -> None:
+        """Take in the lines that were added."""
+        with open(self._file, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._bytes_read:  # the run was continued, or trained anew
+                self._latest, self._seconds = {}, 0.0
+                self._inode, self._bytes_read = status.st_ino, 0
+            file.seek(self._bytes_read)
+            whole_lines = file.read().rpartition(b"\n")[0]
+        for line in whole_lines.splitlines():
+            with suppress(RecursionError, ValueError):  # whoever judges the log will complain
+                values = json.loads(line)
+                if is_line(values):
+                    self._latest |= values
+                    self._seconds += values.get("seconds", 0.0)
+        if whole_lines:
+            self._bytes_read += len(whole_lines) + len(b"\n")

@@ -1,4 +1,4 @@
-"""What a finished run leaves behind."""
+"""The record of a finished run."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a finished run leaves behind."""
+    """What a finished run leaves behind, in ``record.json``."""
 
     run_id: str
     status: Literal["finished", "diverged"]
@@ -34,9 +34,9 @@ class Record:
     data_fingerprint: str
     """Hash of the decoded images and labels."""
     data_files: str = ""
-    """Of a known data set how its files lie and a digest of their names and sizes; of an own one ``data.content`` says it."""
+    """How the files of a known data set lie, and a digest of their names and sizes; for other sets ``data.content`` says it."""
     classes: list[str] = dataclasses.field(default_factory=list)
-    """The names of the classes, by label; empty where the files do not tell."""
+    """The names of the classes, by label; empty where the files do not say."""
     versions: dict[str, str]
     git: dict[str, str | bool]
     """Revision and dirty flag of the code; empty where it is not a checkout."""

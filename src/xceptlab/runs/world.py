@@ -1,7 +1,7 @@
-"""Which of a run's processes this one is, told by what started it.
+"""Which of a run's processes this one is, as what started it says.
 
 A run's world has ``runtime.devices`` times ``runtime.num_nodes`` processes. What other launchers and schedulers leave in the
-environment, such as RANK in a shell or SLURM_PROCID in one of several tasks that train a seed each, tells nothing about it.
+environment, such as RANK in a shell or SLURM_PROCID in one of several tasks that train a seed each, says nothing about it.
 """
 
 import os
@@ -25,10 +25,10 @@ VARIABLES = (
     *("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE"),
 )
-"""What launchers and schedulers tell the processes of a world by, and libraries read when they are imported."""
+"""Environment variables by which launchers and schedulers describe a world, and which libraries read when they are imported."""
 
 EXPLANATION_SECONDS = 10.0
-"""What torchrun's other processes leave the first one on their machine to say what is wrong before they end."""
+"""How long torchrun's other processes on a machine wait before they end, so that the first one can say what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +38,20 @@ class World:
     starter: Literal["itself", "first process", "torchrun", "srun"] = "itself"
     """What started this process. One that started itself is the first, and starts the others."""
     size: int = 1
-    """Processes, on all machines."""
+    """Number of processes, on all machines."""
     rank: int = 0
-    """Of this process among all."""
+    """Number of this process among all."""
     local_rank: int = 0
-    """Of this process on its machine, which is the number of its device."""
+    """Number of this process among those of its machine, which is also the number of its device."""
     node_rank: int = 0
-    """Of its machine."""
+    """Number of this process's machine."""
     other_tasks: int = 0
-    """Tasks that srun has started, this process among them, where they are not the processes of one run of this size; else 0.
-    They may train a seed each, so this is no error."""
+    """How many tasks srun has started, this process among them; 0 where they are the processes of one run of this size. They may
+    train a seed each, so this is no error."""
 
     @classmethod
     def join(cls, runtime: RuntimeConfig) -> "World":
-        """This process's place in the world of the run; variables that tell of other worlds are removed from the environment.
+        """This process's place in the world of the run; variables that describe other worlds are removed from the environment.
 
         Raises:
             Refused: The run needs more processes than were started, or fewer.
@@ -76,17 +76,17 @@ class World:
 
     @classmethod
     def _started_by(cls, starter: Literal["torchrun", "srun"], size: int, rank: str, local_rank: str, node_rank: str) -> "World":
-        """The place that variables of the environment, given by their names, tell this process."""
+        """The place that variables of the environment, given by their names, hold."""
         return cls(starter=starter, size=size, rank=_number(rank), local_rank=_number(local_rank), node_rank=_number(node_rank))
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and prints what the run leaves."""
+        """Whether this process is the one that writes the run's files and prints."""
         return self.rank == 0
 
     @property
     def why_busy(self) -> str:
-        """What may explain that another process is training the run, to be added to that; empty where nothing is known."""
+        """What may explain that another process is training the run, to be appended to the error; empty where nothing is."""
         if not self.other_tasks:
             return ""
         processes = "1 process" if self.size == 1 else f"{self.size} processes"
@@ -94,7 +94,7 @@ class World:
 
 
 def forget() -> None:
-    """Remove from the environment what tells of worlds to which neither this process nor those that it starts belong."""
+    """Remove from the environment what describes worlds to which neither this process nor those that it starts belong."""
     for name in VARIABLES:
         os.environ.pop(name, None)
 
@@ -106,21 +106,25 @@ def _number(name: str) -> int:
 
 
 def _started_by_torchrun() -> bool:
-    told = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
-    return "TORCHELASTIC_RUN_ID" in os.environ and all(os.environ.get(name, "").isdecimal() for name in told)
+    """Whether torchrun started this process: its id is there, and all that it gives to a process."""
+    numbers = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    return "TORCHELASTIC_RUN_ID" in os.environ and all(os.environ.get(name, "").isdecimal() for name in numbers)
 
 
 def _check_torchrun(runtime: RuntimeConfig) -> None:
     """Refuse a run that is not configured for the processes that torchrun has started.
 
     Raises:
-        Refused: At once in the first process of a machine. In the others later: when one has ended, torchrun ends all of them,
-            and only the first is to tell the reason.
+        Refused: At once in the first process of a machine, and later in the others: when one has ended, torchrun ends all of
+            them, and only the first is to say why.
     """
-    processes, started = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
-    machines = processes // max(1, started)
-    wanted = {"runtime.devices": (runtime.devices, started), "runtime.num_nodes": (runtime.num_nodes, machines)}
-    wrong = {key: numbers for key, numbers in wanted.items() if numbers[0] != numbers[1]}
+    processes, per_machine = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
+    machines = processes // max(1, per_machine)
+    configured_and_started = {
+        "runtime.devices": (runtime.devices, per_machine),
+        "runtime.num_nodes": (runtime.num_nodes, machines),
+    }
+    wrong = {key: numbers for key, numbers in configured_and_started.items() if numbers[0] != numbers[1]}
     if not wrong:
         return
     if _number("LOCAL_RANK") > 0:
@@ -128,9 +132,9 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
         time.sleep(EXPLANATION_SECONDS)
     plural = "" if processes == 1 else "es"
     where = f" on {machines} machines" if machines > 1 else ""
-    given = " and ".join(f"{key} is {given}" for key, (given, _) in wrong.items())
-    options = " ".join(f"--{key} {needed}" for key, (_, needed) in wrong.items())
-    raise Refused(f"torchrun started {processes} process{plural}{where} and {given}; give {options}")
+    configuration = " and ".join(f"{key} is {configured}" for key, (configured, _) in wrong.items())
+    options = " ".join(f"--{key} {started}" for key, (_, started) in wrong.items())
+    raise Refused(f"torchrun started {processes} process{plural}{where} and {configuration}; give {options}")
 
 
 def _tasks_of_srun() -> int:

@@ -11,7 +11,7 @@ import math
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.models import pretrained
+from xceptlab.models import warm_start
 from xceptlab.models.cost import Row, changes, cost, table
 from xceptlab.study.expansion import Expansion
 
@@ -44,7 +44,7 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
     for arm, config in expansion.arms.items():
         try:
             found[arm] = table(config.model, config.data.classes, config.data.size)
-            pretrained.check(config.model, config.data.classes)
+            warm_start.check(config.model, config.data.classes)
         except Refused as error:
             raise Refused(f"arm {arm!r}: {error}") from None
         baseline = next(iter(found))

@@ -24,16 +24,17 @@ WARM_UP = 2
 
 Outputs = dict[str, Tensor]
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
-"""Takes work on fixed tensors, without doing it, and returns what does it, again and again."""
+"""Takes a function that works on fixed tensors, without calling it, and returns one that repeats its work whenever called."""
 
 
 def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
-    """How a run's work is captured; None for a run whose work is not, as on a CPU."""
-    return cuda_recorder() if config.runtime.capture and trainer.strategy.root_device.type == "cuda" else None
+    """What captures a run's work; None where nothing is captured, as on a CPU."""
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    return cuda_recorder() if config.runtime.capture and on_gpu else None
 
 
 def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
-    """Whether training steps can be captured, and not only evaluation; says why not."""
+    """Whether training steps can be captured, too, and not only evaluations; if not, the user is told why."""
     if trainer.world_size > 1:
         why = "on several devices gradients are exchanged while they are computed"
     elif config.train.precision == "16-mixed":
@@ -46,12 +47,12 @@ def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
 
 
 def say_not_captured(work: str, why: str) -> None:
-    """Tell the user that the run goes on without graphs for this work, and why."""
+    """Say on standard error that the run goes on without graphs for this work, and why."""
     say(f"{work} are launched kernel by kernel, not replayed from a CUDA graph: {why}")
 
 
 def cuda_recorder() -> Recorder:
-    """What captures work in CUDA graphs, which share their memory, since one is replayed after the other."""
+    """A recorder of CUDA graphs. They share their memory, since one is replayed after the other."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
@@ -65,33 +66,34 @@ def cuda_recorder() -> Recorder:
 
 @dataclass(frozen=True)
 class _Graph:
-    """Captured work: tensors to fill, a graph to replay, tensors to read."""
+    """Captured work: fill the inputs, call replay, read the outputs."""
 
     inputs: dict[str, Tensor]
-    """By the names of a batch's fields."""
+    """The tensors of a batch, by the names of its fields."""
     outputs: Outputs
     replay: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class _State:
-    """What work changes beside its outputs, and the generator that dropout draws from."""
+    """Copies of what work changes beside its outputs."""
 
     tensors: list[Tensor]
     generator: Tensor
+    """The state of the random generator that dropout draws from."""
 
 
 class Captured:
-    """Outputs of a batch, by graphs where they are captured.
+    """The evaluation of batches, which is captured once a shape of batch has come often enough.
 
     Args:
         forward: From a batch to the outputs.
         network: What ``forward`` calls; its parameters and buffers keep their places in memory.
-        record: How work is captured.
+        record: What captures work.
     """
 
     work = "evaluations"
-    """In words."""
+    """What is captured, in words."""
 
     def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder) -> None:
         self.forward, self.network, self.record = forward, network, record
@@ -108,7 +110,8 @@ class Captured:
             variant: Which of two kinds of work it is, each of which has graphs of its own; an evaluation is of one kind only.
         """
         key = (variant, batch.weight, *(value.shape for value in _tensors(batch).values()))
-        if graph := self._graphs.get(key):
+        graph = self._graphs.get(key)
+        if graph:
             self._prepare(variant)
             for name, value in _tensors(batch).items():
                 graph.inputs[name].copy_(value, non_blocking=True)
@@ -121,17 +124,17 @@ class Captured:
         return self._capture(key, batch, variant)
 
     def _prepare(self, variant: bool) -> None:
-        """Make ready what the work writes to beside its outputs; an evaluation writes to nothing."""
+        """Make ready the tensors that the work writes to beside its outputs; an evaluation has none."""
 
     def _computed(self, batch: Batch, variant: bool) -> Outputs:
-        """Do the work."""
+        """Do the work kernel by kernel."""
         kind = self._device.type
         dtype, mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         with torch.autocast(kind, dtype, mixed, cache_enabled=False):  # weights that are cast must be cast anew in each replay
             return self.forward(batch)
 
     def _changed(self) -> list[Tensor]:
-        """What the work changes beside its outputs."""
+        """The tensors that the work changes beside its outputs; an evaluation changes none."""
         return []
 
     def _capture(self, key: Hashable, batch: Batch, variant: bool) -> Outputs:
@@ -180,15 +183,15 @@ class Captured:
 
 
 class CapturedStep(Captured):
-    """Outputs and gradients of a training batch, by graphs where they are captured.
+    """Forward and backward of training batches, captured once a shape of batch has come often enough.
 
-    Of its two kinds of work ``variant`` is true for the first batch of an optimizer step, whose gradients replace those that are
+    It has two kinds of work: the gradients of the first batch of an optimizer step (``variant`` is true) replace those that are
     there; those of the step's other batches are added.
 
     Args:
         forward: From a batch to the step's outputs; the gradients are those of ``loss`` among them.
         network: Its parameters get the gradients, and its buffers are what a forward pass changes.
-        record: How work is captured.
+        record: What captures work.
         accumulate: Batches of an optimizer step; each adds the gradients of its loss divided by this.
     """
 
@@ -201,18 +204,21 @@ class CapturedStep(Captured):
         self._gradients: list[Tensor] = []
 
     def _prepare(self, first: bool) -> None:
-        """Hand the optimizer the gradients of the graphs, after a batch done kernel by kernel that may have put its elsewhere."""
-        if not self._gradients:  # of the parameters that have one by now; others are frozen or have no part in the loss
+        """Let the parameters' gradients be the tensors that graphs write to.
+
+        A batch that was done kernel by kernel may have put its gradients elsewhere; they are copied if the step goes on.
+        """
+        if not self._gradients:  # parameters without a gradient by now are frozen or have no part in the loss
             self._parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
             self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         if not first and self._parameters[0].grad is not self._gradients[0]:
-            there = [parameter.grad for parameter in self._parameters]
-            torch._foreach_copy_(self._gradients, there)  # type: ignore[arg-type]
+            elsewhere = [parameter.grad for parameter in self._parameters]
+            torch._foreach_copy_(self._gradients, elsewhere)  # type: ignore[arg-type]
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
 
     def _computed(self, batch: Batch, first: bool) -> Outputs:
-        """Forward and backward; the gradients replace or join those of the optimizer step."""
+        """Do forward and backward; the gradients replace those that are there or, after the first batch, are added to them."""
         outputs = super()._computed(batch, first)
         with torch.autocast(self._device.type, enabled=False):
             gradients = torch.autograd.grad(outputs["loss"] / self.accumulate, self._parameters)
@@ -227,11 +233,15 @@ class CapturedStep(Captured):
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
+    """A batch's tensors, by field."""
     return {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
 
 
 def _same(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
-    """Whether all tensors are equal, NaN to NaN; not asked where arithmetic itself does not repeat to the bit."""
+    """Whether all tensors are equal, NaN counting as equal to NaN.
+
+    Always true where arithmetic itself does not repeat to the bit.
+    """
     if not torch.are_deterministic_algorithms_enabled():
         return True
     return all(bool(((x == y) | (x.isnan() & y.isnan())).all()) for x, y in zip(a, b, strict=True))

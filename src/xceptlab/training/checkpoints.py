@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, told to be whole by their name, read without executing anything."""
+"""Checkpoints: written whole or not at all, checked by a checksum in their name, read without executing anything."""
 
 import hashlib
 import io
@@ -19,17 +19,17 @@ from xceptlab.signals import StopSignals
 from xceptlab.text import say
 
 KEPT = 2
-"""Checkpoints of a run that are kept: should the newest be corrupt, the one before continues the run."""
+"""How many checkpoints of a run are kept: should the newest be corrupt, the run continues from the one before."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
     """Lightning's checkpoint files; the name ends in a checksum: ``step00000120-0123456789abcdef.ckpt``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``<path>-<checksum>.ckpt`` and drop the oldest beside it, and what a kill left of one that was being written.
+        """Write ``<path>-<checksum>.ckpt``; remove the oldest beside it, and files that a kill left half written.
 
         Raises:
-            OSError: As from the system (disk full); the older checkpoints stand.
+            OSError: As from the system, such as a full disk; the older checkpoints stay.
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
@@ -41,7 +41,7 @@ class CheckpointFiles(TorchCheckpointIO):
             old.unlink()
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As Lightning's.
+        """Read a checkpoint, executing nothing that it holds.
 
         Raises:
             Refused: The file is no checkpoint, or of another version.
@@ -53,17 +53,20 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def checksum(data: bytes) -> str:
-    """16 hexadecimal digits."""
+    """A checkpoint's checksum, of 16 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def oldest_first(directory: Path) -> list[Path]:
-    """A run's checkpoints."""
+    """The checkpoints in a folder."""
     return sorted(directory.glob("*.ckpt"))
 
 
 def newest(directory: Path) -> Path | None:
-    """The checkpoint to continue from, the newest that is whole; None to start. A corrupt one is told of and set aside."""
+    """The checkpoint to continue from, the newest that is whole; None where there is none.
+
+    A corrupt one is reported and renamed, so that it is not tried again.
+    """
     for path in reversed(oldest_first(directory)):
         try:
             if checksum(path.read_bytes()) == path.stem.rpartition("-")[2]:
@@ -75,15 +78,20 @@ def newest(directory: Path) -> Path | None:
     return None
 
 
+def steps_done(checkpoint: Path | None) -> int:
+    """The optimizer steps of the training that a checkpoint continues, by its name; 0 without one."""
+    return int(checkpoint.name.removeprefix("step").partition("-")[0]) if checkpoint else 0
+
+
 class Checkpoints(Checkpoint):
     """Write a checkpoint at the end of each epoch and, within it, every some steps and minutes and when asked to stop.
 
-    Every process takes part in every decision: a signal that reaches one of them stops all after the same step. The last step of
-    an epoch has its checkpoint after the evaluation, for which a request to stop waits, too.
+    All processes decide together, so that a signal which reaches one of them stops all after the same step. After the last step
+    of an epoch, both the checkpoint and a request to stop wait for the evaluation.
 
     Args:
-        directory: Where.
-        steps: Optimizer steps between two checkpoints; 0 writes none by steps.
+        directory: The folder for the checkpoints.
+        steps: Optimizer steps between two checkpoints; with 0 steps decide nothing.
         minutes: Time between two checkpoints.
         stop_signals: Whether the run is asked to stop.
     """
@@ -101,22 +109,24 @@ class Checkpoints(Checkpoint):
         """
         self._saved = time.monotonic()
         if trainer.world_size > 1:
-            self._group = torch.distributed.new_group(backend="gloo")  # of the CPUs: a decision must not wait for a GPU
-            found = [""] * trainer.world_size
-            torch.distributed.all_gather_object(found, Path(trainer.ckpt_path or "none").name, self._group)
-            if len(set(found)) > 1:
+            self._group = torch.distributed.new_group(backend="gloo")  # CPUs talk over it: no decision waits for a GPU
+            names = [""] * trainer.world_size
+            torch.distributed.all_gather_object(names, Path(trainer.ckpt_path or "none").name, self._group)
+            if len(set(names)) > 1:
                 raise Refused(
-                    f"the processes would continue from different checkpoints ({', '.join(found)}); {self.directory} must be the "
+                    f"the processes would continue from different checkpoints ({', '.join(names)}); {self.directory} must be the "
                     "same folder for all of them, and no other process may write to it"
                 )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        ends_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if trainer.is_last_batch or not ends_a_step:
             return
-        late = time.monotonic() - self._saved >= 60 * self.minutes
-        due, signal = self._agreed(late or (self.steps > 0 and trainer.global_step % self.steps == 0))
+        due_by_time = time.monotonic() - self._saved >= 60 * self.minutes
+        due_by_steps = self.steps > 0 and trainer.global_step % self.steps == 0
+        due, signal = self._agreed(due_by_time or due_by_steps)
         if due or signal:
             self._save(trainer)
             self._stop(trainer, signal)
@@ -126,7 +136,7 @@ class Checkpoints(Checkpoint):
         self._stop(trainer, self._agreed(True)[1])
 
     def _agreed(self, due: bool) -> tuple[bool, int]:
-        """Whether any process wants a checkpoint, and the number of the signal that any was asked to stop by, or 0."""
+        """Whether any process wants a checkpoint, and the number of the signal that asked any to stop, or 0."""
         wishes = torch.tensor([due, self.stop_signals.number])
         if self._group:
             torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX, self._group)
@@ -139,6 +149,6 @@ class Checkpoints(Checkpoint):
     def _stop(self, trainer: pl.Trainer, signal: int) -> None:
         if signal and not trainer.is_global_zero:
             self.stop_signals.number = signal
-            sys.exit(0)  # Lightning's launcher would kill the first process, which tells the outcome, after another code
+            sys.exit(0)  # after another code, Lightning's launcher would kill the first process, which is to report the outcome
         if signal:
             self.stop_signals.stop(signal)

@@ -1,22 +1,26 @@
-"""Optimizers, learning-rate schedules, weight-decay groups and the average of weights, as the training configuration says."""
+"""Optimizers, weight-decay groups, learning-rate schedules and the average of weights, by the training configuration."""
 
+import itertools
 import math
 from collections.abc import Callable
-from itertools import compress
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
 
 from xceptlab.config.schema import TrainConfig
+from xceptlab.training.lightning import WeightAveraging
 
 
 def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
-    """The optimizer over the network's parameters, in one group or, with ``decay_norm_bias: false``, two."""
+    """The optimizer over the network's parameters, in one group or, with ``decay_norm_bias: false``, two.
+
+    torch's classes with torch's constants. timm's factory knows more, but its ``sgd`` is Nesterov's, its ``rmsprop`` decays by
+    0.9 where torch's decays by 0.99, and it loads all of timm, which no other part of most runs needs.
+    """
     groups = parameter_groups(network, train)
     if train.optimizer == "sgd":
         return SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
@@ -27,32 +31,37 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
 
 def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
     """All parameters with weight decay; without it norms and biases (the parameters of one dimension) if so configured."""
-    parameters = list(network.parameters())
-    decayed = [p for p in parameters if train.decay_norm_bias or p.ndim > 1]
-    spared = [p for p in parameters if not train.decay_norm_bias and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}]
-    return groups + ([{"params": spared, "weight_decay": 0.0}] if spared else [])
+    decayed, not_decayed = [], []
+    for parameter in network.parameters():
+        if train.decay_norm_bias or parameter.ndim > 1:
+            decayed.append(parameter)
+        else:
+            not_decayed.append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": train.weight_decay}]
+    if not_decayed:
+        groups.append({"params": not_decayed, "weight_decay": 0.0})
+    return groups
 
 
 def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """What the learning rate is multiplied by at each step, 0 to epochs x steps_per_epoch - 1."""
-    total = train.epochs * steps_per_epoch
-    warmup = round(train.warmup * total)
+    """The factor of the learning rate as a function of the step, 0 to epochs x steps_per_epoch - 1."""
+    steps = train.epochs * steps_per_epoch
+    warmup_steps = round(train.warmup * steps)
 
-    def at(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
+    def factor_at(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
         if train.schedule == "cosine":
-            return (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
+            return (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps))) / 2
         if train.schedule == "exponential":
             return train.decay_rate ** math.floor(step / steps_per_epoch / train.decay_epochs)
         return 1.0
 
-    return at
+    return factor_at
 
 
 def schedule(optimizer: Optimizer, train: TrainConfig, steps_per_epoch: int) -> LambdaLR:
-    """The schedule, to be advanced after each step."""
+    """The learning rate's schedule, to be advanced after each step."""
     return LambdaLR(optimizer, factor(train, steps_per_epoch))
 
 
@@ -64,50 +73,59 @@ class AverageWeights(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=True)
+        super().__init__()
         self.decay = decay
-        self._tensors: list[tuple[list[Tensor], list[Tensor]]] = []
-        """Averages and current values of weights and statistics, and of BatchNorm's counts of batches."""
+        self._averaged: tuple[list[Tensor], list[Tensor]] = [], []
+        """Averages and current values of weights and statistics."""
+        self._copied: tuple[list[Tensor], list[Tensor]] = [], []
+        """The average's and the network's counts of batches in BatchNorm, which are whole numbers."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the weights, in 64 bits where these will be."""
+        """Copy the weights, and convert the copy to 64 bits where the precision will convert the weights."""
         super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            trainer.precision_plugin.convert_module(self._average_model)
+        if self.average_model is not None:
+            trainer.precision_plugin.convert_module(self.average_model)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Follow the weights to their device, where Lightning leaves the average on the CPU; so stays the count of updates."""
-        assert self._average_model is not None
-        self._average_model.module.to(pl_module.device)
+        """Move the average to the weights' device; Lightning leaves it on the CPU, where its count of updates stays."""
+        assert self.average_model is not None
+        self.average_model.module.to(pl_module.device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """List the tensors once; torch's update looks for them in all modules at each step, longer than a GPU takes for it."""
-        assert self._average_model is not None
-        both = [[*module.parameters(), *module.buffers()] for module in (self._average_model.module, pl_module)]
-        floating = [tensor.is_floating_point() for tensor in both[0]]
-        kinds = (floating, [not is_floating for is_floating in floating])
-        self._tensors = [([*compress(both[0], kind)], [*compress(both[1], kind)]) for kind in kinds if any(kind)]
+        """List the tensors once: torch's own update walks through all modules at each step, longer than a GPU takes for it."""
+        assert self.average_model is not None
+        self._averaged, self._copied = ([], []), ([], [])
+        average = self.average_model.module
+        averages = itertools.chain(average.parameters(), average.buffers())
+        currents = itertools.chain(pl_module.parameters(), pl_module.buffers())
+        for mean, current in zip(averages, currents, strict=True):
+            pair = self._averaged if mean.is_floating_point() else self._copied
+            pair[0].append(mean)
+            pair[1].append(current)
 
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take in the weights of an optimizer step; those of the first step are the average."""
-        if trainer.global_step == self._latest_update_step:
+        """Take in the weights of an optimizer step; after the first step they are the average."""
+        if trainer.global_step == self.latest_update_step:
             return
-        assert self._average_model is not None
-        t = int(self._average_model.n_averaged)
-        for averages, currents in self._tensors:
-            if t and averages[0].is_floating_point():
-                torch._foreach_lerp_(averages, currents, 1 - min(self.decay, (1 + t) / (10 + t)))
-            else:
-                torch._foreach_copy_(averages, currents)
-        self._average_model.n_averaged += 1
-        self._latest_update_step = trainer.global_step
+        assert self.average_model is not None
+        t = int(self.average_model.n_averaged)
+        averages, currents = self._averaged
+        if t:
+            torch._foreach_lerp_(averages, currents, 1 - min(self.decay, (1 + t) / (10 + t)))
+        else:
+            torch._foreach_copy_(averages, currents)
+        counts, current_counts = self._copied
+        if counts:
+            torch._foreach_copy_(counts, current_counts)
+        self.average_model.n_averaged += 1
+        self.latest_update_step = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the weights as they are: a checkpoint that another callback writes in this hook must not hold the average."""
+        """Do not swap in the averaged weights here: another callback's checkpoint is still to be written."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand over the average, also when a continued run finds all its epochs done."""
+        """Swap in the averaged weights, also in a run that continued and found all its epochs done."""
         super().on_train_end(trainer, pl_module)

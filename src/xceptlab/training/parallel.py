@@ -1,4 +1,4 @@
-"""What makes N processes compute what one would: they know each other, and BatchNorm is over the whole batch."""
+"""What lets N processes compute what one would: their world, and BatchNorm over the whole batch."""
 
 import os
 import socket
@@ -21,12 +21,15 @@ class Processes(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Whether the other processes are there already; Lightning starts them only once, and then sets LOCAL_RANK."""
+        """Whether the other processes are there already, and Lightning need not start them.
+
+        It starts them once, for the first of the Trainer's runs, and sets LOCAL_RANK when it has.
+        """
         return self.world.starter != "itself" or "LOCAL_RANK" in os.environ
 
     @property
     def main_address(self) -> str:
-        """Where the first process is."""
+        """The address of the first process."""
         one_node = self.world.starter == "srun" and os.environ["SLURM_STEP_NUM_NODES"] == "1"
         if one_node or not self.creates_processes_externally:
             return "127.0.0.1"
@@ -34,7 +37,7 @@ class Processes(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        """Where the first process listens: a free port, unless all processes must know it without having met."""
+        """The port on which the first process listens: any free one, unless all processes must know it without having met."""
         if not self.creates_processes_externally:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -45,7 +48,7 @@ class Processes(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        """Lightning does not look for it; it is given."""
+        """Whether Lightning should choose this environment by itself: no, it is given as a plugin."""
         return False
 
     def world_size(self) -> int:
@@ -69,7 +72,7 @@ class Processes(ClusterEnvironment):
 
 
 class GlobalBatchNorm(nn.SyncBatchNorm):
-    """BatchNorm over the images of all GPUs, in the place of torch's or timm's."""
+    """BatchNorm over the images of all GPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W), N over this process's images."""
@@ -77,7 +80,7 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
 
 
 class GlobalBatchNormOnCPU(nn.BatchNorm2d):
-    """As ``GlobalBatchNorm``, by differentiable sums over processes, since torch's refuses CPUs.
+    """BatchNorm over the images of all processes on CPUs, by differentiable sums; torch's class for it refuses CPUs.
 
     The variance is that of the centred values, as in one process: a difference of squares would cost half of the digits.
     """
@@ -104,7 +107,7 @@ class GlobalBatchNormOnCPU(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over processes; the gradient of each is that of all."""
+    """The sum of a tensor over processes; backward, each gets the sum of all their gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -118,32 +121,32 @@ class _Sum(torch.autograd.Function):
 
 
 def _activated(norm: nn.Module, y: Tensor) -> Tensor:
-    """timm's BatchNorm may end in an activation."""
+    """The output of a norm after its dropout and activation, which timm's BatchNorm has within it."""
     return norm.act(norm.drop(y)) if hasattr(norm, "act") else y  # type: ignore[operator]
 
 
 class SyncBatchNorm(LayerSync):
     """Make every BatchNorm of a network global while it is trained.
 
-    Lightning's own replaces modules, and drops the activation in timm's; here they only change their class, so that parameters,
-    buffers and names stay, and everything is as it was in the end.
+    Lightning's own replaces modules, and loses the activation in timm's. Here modules only change their class, so that
+    parameters, buffers and names stay, and change it back in the end.
     """
 
     def __init__(self) -> None:
-        self.before: dict[nn.Module, type] = {}
+        self.classes_before: dict[nn.Module, type] = {}
 
     def apply(self, model: nn.Module) -> nn.Module:
         assert isinstance(model, pl.LightningModule)
         kind = GlobalBatchNormOnCPU if model.device.type == "cpu" else GlobalBatchNorm
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                self.before[module] = type(module)
+                self.classes_before[module] = type(module)
                 module.__class__ = kind  # type: ignore[assignment]
                 module.process_group = None  # type: ignore[assignment]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        while self.before:
-            module, kind = self.before.popitem()
+        while self.classes_before:
+            module, kind = self.classes_before.popitem()
             module.__class__ = kind
         return model

@@ -18,7 +18,8 @@ from xceptlab.study.metrics import measured
 from xceptlab.training import capture, optim
 from xceptlab.training.metrics import PER_IMAGE
 
-_DROPOUT = 4  # first word of the key of dropout's seeds
+_DROPOUT = 4
+"""First word of the key from which dropout's seeds are drawn; other draws have other words."""
 
 
 class Task(pl.LightningModule):
@@ -35,7 +36,9 @@ class Task(pl.LightningModule):
 
     def __init__(self, config: RunConfig, network: nn.Module, steps_per_epoch: int, test_images: int) -> None:
         super().__init__()
-        self.config, self.network, self.steps_per_epoch = config, network, steps_per_epoch
+        self.config = config
+        self.network = network
+        self.steps_per_epoch = steps_per_epoch
         exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
         self._metrics = measured(config.data.classes)
         names = ["images", *(metric.name for metric in self._metrics)]
@@ -55,7 +58,8 @@ class Task(pl.LightningModule):
         Raises:
             Refused: Names or shapes of the weights differ.
         """
-        found, wanted = ({k: v.shape for k, v in state.items()} for state in (checkpoint["state_dict"], self.state_dict()))
+        found = {name: value.shape for name, value in checkpoint["state_dict"].items()}
+        wanted = {name: value.shape for name, value in self.state_dict().items()}
         if found != wanted:
             wrong = min(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
             raise Refused(
@@ -63,19 +67,21 @@ class Task(pl.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Dropout depends on (seed, batch, rank) only, so that an interrupted run continues with the same draws."""
+        """Seed dropout by (seed, batch, rank) only, so that an interrupted run continues with the same draws."""
         number = self.current_epoch * self.steps_per_epoch * self.config.train.accumulate + batch_idx
         seed = int(bits(_DROPOUT, self.config.seed, number, self.global_rank)[0] >> 1)
-        # not torch.manual_seed, which takes a millisecond to ask for every kind of device that might be there
+        # torch.manual_seed would take a millisecond to ask for every kind of device that might be there.
         generator = torch.default_generator if self.device.type == "cpu" else torch.get_device_module(self.device)
         generator.manual_seed(seed)
 
     def on_train_start(self) -> None:
-        if (record := self._capturing()) and capture.steps_are_capturable(self.trainer, self.config):
+        record = self._capturing()
+        if record and capture.steps_are_capturable(self.trainer, self.config):
             self._step = capture.CapturedStep(self._outputs, self.network, record, self.config.train.accumulate)
 
     def on_validation_start(self) -> None:
-        if not self._inference and (record := self._capturing()):
+        record = self._capturing()
+        if record and not self._inference:
             self._inference = capture.Captured(self._logits, self.network, record)
 
     def on_test_start(self) -> None:
@@ -86,12 +92,13 @@ class Task(pl.LightningModule):
         self._recorder = self._step = self._inference = None
 
     def _capturing(self) -> capture.Recorder | None:
-        """How this run's work is captured; one for all, so that graphs share their memory."""
+        """What captures this run's work, one for all so that graphs share their memory; None where nothing is captured."""
         self._recorder = self._recorder or capture.recorder(self.trainer, self.config)
         return self._recorder
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        replayed = self._step(batch, batch_idx % self.config.train.accumulate == 0) if self._step else None
+        first_of_step = batch_idx % self.config.train.accumulate == 0
+        replayed = self._step(batch, first_of_step) if self._step else None
         self._has_gradients = replayed is not None
         return replayed or self._outputs(batch)
 
@@ -103,17 +110,17 @@ class Task(pl.LightningModule):
         return {"loss": loss, "top1": 100 * correct}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's, but for a batch that was replayed, whose gradients are there."""
+        """Compute the gradients, unless the batch was replayed, which has computed them already."""
         if not self._has_gradients:
             super().backward(loss, *args, **kwargs)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """As Lightning's, but for a batch that was replayed, whose gradients have replaced those of the step before."""
+        """Drop the last step's gradients, unless the batch was replayed, whose gradients have replaced them already."""
         if not self._has_gradients:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The summed cross-entropy; an image mixed with its partner counts for both labels in its parts."""
+        """The summed cross-entropy; an image that is mixed with its partner counts for both labels, by their shares of it."""
         smoothing = self.config.train.label_smoothing
         if batch.label_weight is None:
             return F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)

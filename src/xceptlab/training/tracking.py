@@ -1,7 +1,6 @@
-"""Where curves go: metrics.jsonl, which is the truth, and Weights & Biases and TensorBoard, which mirror it."""
+"""Where curves are written: metrics.jsonl, which is the truth, and beside it Weights & Biases and TensorBoard."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.imports import RequirementCache
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -35,8 +33,9 @@ class Curves(pl.Callback):
     """Log the training every ``log_every`` steps and at the end of each epoch, and each evaluation.
 
     ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in fractions. ``train/`` values are those of the step's
-    global batch; ``images_per_second`` and ``seconds`` are of the time since the last line (all devices, no evaluation), and
-    so is ``replaced``, where there was any: the images that could not be decoded (``data.on_corrupt``).
+    global batch. ``images_per_second`` and ``seconds`` are of the training since the last line, on all devices and without
+    evaluations. ``replaced``, only where it is not 0, counts the images since the last line that could not be decoded
+    (``data.on_corrupt``).
 
     Raises:
         Diverged: At the next logged step after a loss that is not finite.
@@ -44,19 +43,32 @@ class Curves(pl.Callback):
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._images, self._since = 0.0, 0.0  # since the last line
-        self._seconds = 0.0  # of them in the run that this one continues
-        self._loss: Tensor | float = 0.0  # of the step, over the accumulated batches of this process
+        self._images = 0.0
+        """Trained on since the last line, by all processes."""
+        self._since = 0.0
+        """When the time of the next line began."""
+        self._seconds = 0.0
+        """Seconds since the last line that had passed when the checkpoint was written from which this run continues."""
+        self._loss: Tensor | float = 0.0
+        """This process's part of the loss of the step, summed over accumulated batches."""
         self._top1: Tensor | float = 0.0
-        self._replaced = 0  # unreadable images of this process since the last line
-        self._broken: Tensor | bool = False  # some loss since the last line was not finite
+        """This process's part of the accuracy of the step, summed over accumulated batches."""
+        self._replaced = 0
+        """Images of this process since the last line that could not be decoded."""
+        self._broken: Tensor | bool = False
+        """Whether some loss since the last line was not finite."""
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what the next line tells of the steps since the last one."""
+        """Keep what has been counted since the last line."""
         broken = self._mean(trainer, torch.as_tensor(self._broken, device=pl_module.device)) > 0
         seconds = time.perf_counter() - self._since
         replaced = self._total_replaced(trainer)
-        checkpoint["since_last_line"] = {"images": self._images, "seconds": seconds, "broken": broken, "replaced": replaced}
+        checkpoint["since_last_line"] = {
+            "images": self._images,
+            "seconds": seconds,
+            "broken": broken,
+            "replaced": replaced,
+        }
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["since_last_line"]
@@ -106,21 +118,24 @@ class Curves(pl.Callback):
         self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **_metrics(pl_module, "val/")})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Where no progress bar shows it, one line an epoch."""
+        """Print one line an epoch where no progress bar shows it."""
         if trainer.progress_bar_callback is None and trainer.is_global_zero:
             scores = ", ".join(f"{name} {value:.4g}" for name, value in _metrics(pl_module, "val/").items())
-            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done{': ' if scores else ''}{scores}", flush=True)
+            colon = ": " if scores else ""
+            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done{colon}{scores}", flush=True)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).keep(trainer.global_step)
         self._write(trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")})
 
     def _total_replaced(self, trainer: pl.Trainer) -> int:
+        """Images of all processes since the last line that could not be decoded."""
         replaced = torch.tensor(self._replaced, device=trainer.strategy.root_device)
         return round(trainer.world_size * self._mean(trainer, replaced))
 
     @staticmethod
     def _mean(trainer: pl.Trainer, value: Tensor) -> float:
+        """The mean over processes."""
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         return float(trainer.strategy.reduce(value, reduce_op="mean"))
 
@@ -131,20 +146,13 @@ class Curves(pl.Callback):
 
 
 def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
+    """The latest metrics of a split."""
     assert isinstance(task, Task)
     return {name: value for name, value in task.evaluation.items() if name.startswith(prefix)}
 
 
-class ProgressBar(RichProgressBar):
-    """Lightning's bar, with the epochs counted from 1 as everywhere else."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
-        return text.ljust(len(self.validation_description))  # or the bars below each other would flicker
-
-
 class LocalLog(Logger):
-    """metrics.jsonl: one flushed line per call, in the run's first process."""
+    """metrics.jsonl: one flushed line per call, written by the run's first process."""
 
     def __init__(self, directory: RunDirectory, *, first: bool) -> None:
         super().__init__()
@@ -155,7 +163,7 @@ class LocalLog(Logger):
     version = ""
 
     def keep(self, step: int) -> None:
-        """Drop what an interrupted run logged after ``step``, where it continues, and its final evaluation."""
+        """Drop the lines after ``step``, where an interrupted run continues, and a final evaluation, which is repeated."""
         if not self.first:
             return
         log = self.directory.log()
@@ -164,7 +172,7 @@ class LocalLog(Logger):
         write_atomically(self.directory.path / "metrics.jsonl", text.encode())
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Do nothing: config.yaml has them."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         if not self.first:
@@ -174,56 +182,29 @@ class LocalLog(Logger):
             file.write(json.dumps(self.lines[-1]) + "\n")
 
 
-class TensorBoard:
-    """The local log for TensorBoard, in the run's folder; written anew by a run that continues.
+class WandbLog(Logger):
+    """The local log in Weights & Biases. When that fails, the run goes on without it."""
 
-    Raises:
-        Refused: TensorBoard is not installed.
-    """
-
-    def __init__(self, directory: RunDirectory) -> None:
-        if not _TENSORBOARD:
-            raise Refused("runtime.tensorboard: true needs tensorboard, which is not installed (pip install tensorboard)")
-        from pytorch_lightning.loggers import TensorBoardLogger
-
-        shutil.rmtree(directory.path / "tensorboard", ignore_errors=True)
-        self._logger = TensorBoardLogger(directory.path, name=None, version="tensorboard", flush_secs=10)
-        self._sent = 0
-
-    def send(self, log: list[dict[str, Any]]) -> None:
-        for line in log[self._sent :]:
-            self._logger.log_metrics({name: value for name, value in line.items() if name not in ("step", "time")}, line["step"])
-        self._sent = len(log)
-
-    def close(self, record: Record) -> None:
-        self._logger.experiment.close()
-
-
-class MirrorLog(Logger):
-    """What mirrors the local log. When it fails, the run goes on without it."""
-
+    name = "W&B"
     version = ""
 
-    def __init__(self, name: str, mirror: Mirror | TensorBoard, local: LocalLog) -> None:
+    def __init__(self, mirror: Mirror, local: LocalLog) -> None:
         super().__init__()
-        self._name, self._local = name, local
-        self._mirror: Mirror | TensorBoard | None = mirror
-
-    @property
-    def name(self) -> str:
-        return self._name
+        self._mirror: Mirror | None = mirror
+        self._local = local
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the mirror was opened with them."""
+        """Do nothing: the run was opened with them."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Send what the local log has gained."""
+        """Send the lines that the local log has gained."""
         self._safely(lambda mirror: mirror.send(self._local.lines))
 
     def finish(self, record: Record) -> None:
+        """Send what only the record knows, and wait until all has arrived."""
         self._safely(lambda mirror: mirror.close(record))
 
-    def _safely(self, action: Callable[[Mirror | TensorBoard], None]) -> None:
+    def _safely(self, action: Callable[[Mirror], None]) -> None:
         try:
             if self._mirror is not None:
                 action(self._mirror)
@@ -236,8 +217,14 @@ def _local(trainer: pl.Trainer) -> LocalLog:
     return next(logger for logger in trainer.loggers if isinstance(logger, LocalLog))
 
 
-def loggers(config: RunConfig, directory: RunDirectory, *, first: bool) -> list[Logger]:
-    """The run's logs: the local one, and in its ``first`` process its mirrors.
+def loggers(config: RunConfig, directory: RunDirectory, *, step: int, first: bool) -> list[Logger]:
+    """The run's logs: the local one, and in its ``first`` process those of W&B and TensorBoard that are configured.
+
+    Args:
+        config: The run.
+        directory: Where its files are.
+        step: Optimizer steps done by the checkpoint from which it continues.
+        first: Whether this is its first process.
 
     Raises:
         Refused: W&B or TensorBoard is asked for, and is not installed or refuses.
@@ -245,20 +232,41 @@ def loggers(config: RunConfig, directory: RunDirectory, *, first: bool) -> list[
     local = LocalLog(directory, first=first)
     if not first:
         return [local]
-    mirrors: list[Logger] = [MirrorLog("W&B", wandb, local)] if (wandb := _wandb(config, directory)) else []
+    found: list[Logger] = [local]
+    mirror = _wandb(config, directory)
+    if mirror:
+        found.append(WandbLog(mirror, local))
     if config.runtime.tensorboard:
-        mirrors.append(MirrorLog("TensorBoard", TensorBoard(directory), local))
-    return [local, *mirrors]
+        found.append(_tensorboard(directory, step))
+    return found
 
 
 def finish(trainer: pl.Trainer, record: Record) -> None:
-    """Close the mirrors with what only the record knows, and wait until all of it is written."""
+    """Tell W&B what only the record knows, and wait until all of it has arrived."""
     for logger in trainer.loggers:
-        if isinstance(logger, MirrorLog):
+        if isinstance(logger, WandbLog):
             logger.finish(record)
 
 
+def _tensorboard(directory: RunDirectory, step: int) -> Logger:
+    """Lightning's logger into the run's folder; what an interrupted run logged after ``step`` is hidden by TensorBoard.
+
+    Raises:
+        Refused: TensorBoard is not installed.
+    """
+    if not _TENSORBOARD:
+        raise Refused("runtime.tensorboard: true needs tensorboard, which is not installed (pip install tensorboard)")
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(directory.path, name=None, version="tensorboard", flush_secs=10, purge_step=step + 1)
+
+
 def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
+    """The run in W&B, offline where it can only be so; None where it is not wanted or cannot be.
+
+    Raises:
+        Refused: W&B is asked for explicitly, and cannot be used.
+    """
     try:
         mode = chosen(config.runtime)
         return Mirror(config, directory, mode) if mode else None

@@ -1,4 +1,4 @@
-"""One run: a configuration in, a record out. Read this file first; it tells from top to bottom how a run works."""
+"""One run: a configuration in, a record out. Read this file first: from top to bottom it is how a run works."""
 
 import dataclasses
 import functools
@@ -13,8 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ import pytorch_lightning as pl
 import safetensors.torch
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 import xceptlab
@@ -36,12 +35,13 @@ from xceptlab.files import write_atomically
 from xceptlab.models import build as models
 from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
+from xceptlab.models.warm_start import WarmStart, warm_start
 from xceptlab.runs.directory import RunDirectory, begun_on_other_files, outdated
 from xceptlab.runs.log import final_metrics, throughput
 from xceptlab.runs.record import Record
 from xceptlab.runs.world import World
 from xceptlab.signals import PARENT, StopSignals, die_with_parent
-from xceptlab.training import checkpoints, tracking
+from xceptlab.training import checkpoints, lightning, tracking
 from xceptlab.training.optim import AverageWeights
 from xceptlab.training.parallel import Processes, SyncBatchNorm
 from xceptlab.training.task import Task
@@ -75,8 +75,10 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         OSError: Disk full, no permission.
     """
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    if record := directory.record():
-        if difference := identity.changed(config.data, record):
+    record = directory.record()
+    if record:
+        difference = identity.changed(config.data, record)
+        if difference:
             raise Refused(
                 f"{directory.path}: trained on other data: {difference}; put back what was there, or remove this folder to train "
                 "the run again"
@@ -90,9 +92,9 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         prepare(config)
         data = DataModule(config)
         data.setup("fit")
-        resolved(config)  # or refuse: files may have come only now, with data.download, and may have changed
+        resolved(config)  # refuses files that have changed; they may have come only now, with data.download
         network = build(config)
-        start = pretrained.start(config.model, network)
+        start = warm_start(config.model, network)
         if start:
             network.load_state_dict(start.state)
         trainer = make_trainer(config, world, directory, stop_signals, progress)
@@ -100,11 +102,12 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         if not world.first:  # only the first process keeps the directory
             return _train(config, directory, data, network, start, trainer, stop_signals)
         with directory.locked():
-            if record := directory.record():  # whoever held it has finished it
+            record = directory.record()
+            if record:  # the process that held the run until now has finished it
                 return record
             write_atomically(directory.path / "config.yaml", dump(config).encode())
             record = _train(config, directory, data, network, start, trainer, stop_signals)
-        tracking.finish(trainer, record)  # W&B may take its time; the run is done
+        tracking.finish(trainer, record)  # without the lease: W&B may take its time, and the run is done
         return record
 
 
@@ -113,37 +116,32 @@ def _train(
     directory: RunDirectory,
     data: DataModule,
     network: nn.Module,
-    start: pretrained.Start | None,
+    start: WarmStart | None,
     trainer: pl.Trainer,
     stop_signals: StopSignals,
 ) -> Record:
+    """Train in a directory that is this run's alone; see ``train``."""
     started = time.time()
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
-    seen = {"fingerprint": data.fingerprint(), "files": identity.files(config.data)}
-    task = Task(config, network, data.steps_per_epoch, len(data.test))
-    trainer.loggers = tracking.loggers(config, directory, first=trainer.is_global_zero)
-
+    files = {"fingerprint": data.fingerprint(), "files": identity.files(config.data)}
     classes = list(identity.class_names(config.data))  # now, while the files are known to be there
     latest = checkpoints.newest(directory.path / "checkpoints")
+    task = Task(config, network, data.steps_per_epoch, len(data.test))
+    trainer.loggers = tracking.loggers(config, directory, step=checkpoints.steps_done(latest), first=trainer.is_global_zero)
     began_with = directory.began_with()
-    if latest and began_with and not identity.same(config.data, seen["files"], lambda: seen["fingerprint"], began_with):
+    if latest and began_with and not identity.same(config.data, files["files"], lambda: files["fingerprint"], began_with):
         raise Refused(
             f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
             "remove this folder to train the run anew"
         )
-    if trainer.is_global_zero and began_with != seen:
-        directory.begin_with(seen)
-    if trainer.is_global_zero and (latest or outdated(config)):
-        begin = f"continues from {latest.name}" if latest else "an older version, whose results differ, began it; it starts anew"
-        print(f"{config.run_id}: {begin}", file=sys.stderr)
-    if trainer.is_global_zero and not latest and (other := begun_on_other_files(config)):
-        print(f"{config.run_id}: begins anew; {other}, and is another run", file=sys.stderr)
-    if trainer.is_global_zero and not latest and start:
-        print(f"{config.run_id}: {start}", file=sys.stderr)
+    if trainer.is_global_zero:
+        if began_with != files:
+            directory.begin_with(files)
+        announce(config, latest, start)
 
     status: Literal["finished", "diverged"] = "finished"
     try:
-        with ctrl_c():
+        with lightning.keyboard_interrupt():
             with stop_signals.deferred():
                 trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
             trainer.test(task, datamodule=data, verbose=False)
@@ -171,8 +169,8 @@ def _train(
         device=device_name(trainer.strategy.root_device),
         world_size=trainer.world_size,
         precision=config.train.precision,
-        data_fingerprint=seen["fingerprint"],
-        data_files=seen["files"],
+        data_fingerprint=files["fingerprint"],
+        data_files=files["files"],
         classes=classes,
         versions=versions(),
         git=git_state(),
@@ -195,8 +193,32 @@ def _train(
     return record
 
 
+def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) -> None:
+    """Say on standard error how a run begins, where it is not simply a new one.
+
+    Args:
+        config: The run.
+        latest: The checkpoint from which it continues.
+        start: The weights that it starts from in place of drawn ones.
+    """
+
+    def announce_line(text: object) -> None:
+        print(f"{config.run_id}: {text}", file=sys.stderr)
+
+    if latest:
+        announce_line(f"continues from {latest.name}")
+        return
+    if outdated(config):
+        announce_line("an older version, whose results differ, began it; it starts anew")
+    other = begun_on_other_files(config)
+    if other:
+        announce_line(f"begins anew; {other}, and is another run")
+    if start:
+        announce_line(start)
+
+
 def check_curves(directory: RunDirectory) -> None:
-    """Refuse to call a run finished whose log does not tell how it was trained and what it scored.
+    """Refuse to call a run finished whose log lacks its training or its final evaluation.
 
     Raises:
         OSError: Lines are missing, though the run has written them.
@@ -208,19 +230,8 @@ def check_curves(directory: RunDirectory) -> None:
             raise OSError(f"{file}: no line has {name}, as if nothing had been logged; remove the folder to train the run again")
 
 
-@contextmanager
-def ctrl_c() -> Iterator[None]:
-    """What Lightning makes a ``SystemExit`` with exit code 1 stays a ``KeyboardInterrupt``."""
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-
-
 def prepare(config: RunConfig) -> None:
-    """Set what is global to a process: threads, arithmetic, warnings that tell the user nothing."""
+    """Set what is global to a process: threads, arithmetic, and which warnings are not shown."""
     torch.set_num_threads(config.train.threads)
     os.environ["OMP_NUM_THREADS"] = str(config.train.threads)  # or Lightning's launcher shares the cores out
     torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says,
@@ -239,6 +250,7 @@ def build(config: RunConfig) -> nn.Module:
 
 
 def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
+    """The network, channels last in memory and compiled where the configuration says so."""
     network = network.to(memory_format=torch.channels_last)
     if config.train.compile:
         # A graph for each shape: with sizes left open, what a batch is computed by would depend on which came first. A run has a
@@ -254,7 +266,7 @@ def make_trainer(
     """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
 
     Raises:
-        Refused: The accelerator or the devices are not there.
+        Refused: The accelerator or the devices are not there, or this version of Lightning does not fit.
     """
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"
@@ -265,7 +277,7 @@ def make_trainer(
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
     if progress:
-        callbacks.append(tracking.ProgressBar())
+        callbacks.append(lightning.ProgressBar())
     return trainer_on_devices(
         config,
         world,
@@ -281,14 +293,19 @@ def make_trainer(
 
 
 def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
-    """A Trainer on the run's devices and in its precision. Signals and processes are ours, not Lightning's."""
+    """A Trainer on the run's devices and in its precision. Signals and processes are handled by this package, not by Lightning.
+
+    Raises:
+        Refused: The accelerator or the devices are not there, or this version of Lightning does not fit.
+    """
     runtime = config.runtime
-    rank_zero_only.rank = world.rank  # type: ignore[attr-defined]  # Lightning has taken it from the environment
+    lightning.check()
+    lightning.set_rank(world.rank)
     plugins = [*plugins, Processes(world)]
     if world.size > 1:
         plugins.append(SyncBatchNorm())
     if world.size > 1 and world.starter == "itself":
-        os.environ[PARENT] = str(os.getpid())  # by which those that Lightning starts know that they belong to this one
+        os.environ[PARENT] = str(os.getpid())  # by which the processes that Lightning starts know that they belong to this one
     try:
         trainer = pl.Trainer(
             accelerator=runtime.accelerator,
@@ -307,9 +324,7 @@ def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] =
         raise Refused(f"{wanted}: {' '.join(str(error).split())}") from None
     if config.train.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
         raise Refused("train.precision: 16-mixed needs a GPU (Lightning would train in bf16); bf16-mixed works on a CPU")
-    # Lightning's handlers hang, as they broadcast; in each batch it waits for the GPU to ask the first process for a SIGTERM.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    lightning.leave_signals_to_us(trainer)
     return trainer
 
 
@@ -356,19 +371,23 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in cpuinfo.read_text("utf-8").splitlines() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
-    return models[0] if device.type == "cpu" and models else f"{device.type} ({platform.machine()})"
+    if device.type == "cpu" and cpuinfo.exists():
+        for line in cpuinfo.read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return f"{device.type} ({platform.machine()})"
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what computes."""
-    packages = ("torchvision", "timm", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "scikit-learn")
-    own = {"xceptlab": xceptlab.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
-    return own | {name: importlib.metadata.version(name) for name in packages}
+    """The versions of Python and of the packages that compute."""
+    found = {
+        "xceptlab": xceptlab.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+    for name in ("torchvision", "timm", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "scikit-learn"):
+        found[name] = importlib.metadata.version(name)
+    return found
 
 
 @functools.cache
@@ -376,10 +395,9 @@ def git_state() -> dict[str, Any]:
     """Revision of this code and whether it was changed since; empty where the code is not in a git checkout."""
     here = Path(__file__)
 
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(here.parent), *args], capture_output=True, encoding="utf-8", check=True
-        ).stdout.strip()
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", here.name)

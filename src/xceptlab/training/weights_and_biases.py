@@ -1,8 +1,8 @@
-"""Weights & Biases mirrors what the directories hold: each of them can be sent again, and its run gains what it lacks there.
+"""Weights & Biases mirrors the directories of runs and studies. A directory can be sent again, and only what W&B lacks is added.
 
-A run has one id in W&B for its whole life, its own with a nonce, kept in its directory. The number of a line of the log there
-(``_step``; charts are drawn over ``step``) follows from its content, so that each arrives once, however often a run continues
-or is sent.
+A run has one id in W&B for its whole life: its run id with a random suffix, kept in its directory. The number of a log's line
+in W&B (``_step``; charts are drawn over ``step``) follows from the line, so that each line arrives once, however often a run
+continues or is sent.
 """
 
 import bisect
@@ -28,7 +28,11 @@ WANDB = RequirementCache("wandb")
 Mode = Literal["online", "offline"]
 
 UPLOAD_SECONDS = 120
-"""What W&B gets to take what is left when a run ends; `xceptlab sync` sends it again."""
+"""How long W&B may take to receive what is left when a run ends; `xceptlab sync` can send it later."""
+
+
+SUMMARY = ("status", "parameters", "macs", "steps", "images_per_second", "device", "world_size", "git")
+"""Fields of the record that W&B shows in its table of runs."""
 
 
 class Mirror:
@@ -39,7 +43,8 @@ class Mirror:
     """
 
     def __init__(self, config: RunConfig, directory: RunDirectory, mode: Mode) -> None:
-        self._weights = directory.path / "model.safetensors" if config.runtime.wandb_weights and mode == "online" else None
+        sends_weights = config.runtime.wandb_weights and mode == "online"
+        self._weights = directory.path / "model.safetensors" if sends_weights else None
         self._run = _open(
             directory.path,
             directory.path.name,
@@ -55,20 +60,21 @@ class Mirror:
 
     def send(self, log: Sequence[dict[str, Any]]) -> None:
         """Send the lines of the run's log that W&B lacks."""
-        for line in log[bisect.bisect_left(log, self._next, key=_number) :]:
+        first = bisect.bisect_left(log, self._next, key=_number)
+        for line in log[first:]:
             values = {name: value for name, value in line.items() if name != "time"}
             self._run.log({"_timestamp": line["time"], **values}, step=_number(line), commit=True)
             self._next = _number(line) + 1
 
     def close(self, record: Record | None) -> None:
         """Send what only the record knows, and wait until all has arrived; without a record the run stays unfinished."""
-        with _closing(self._run, 0 if record else 1):
-            if record:
-                known = ("status", "parameters", "macs", "steps", "images_per_second", "device", "world_size", "git")
-                self._run.summary.update({name: getattr(record, name) for name in known} | record.metrics)
-                self._run.summary["training_seconds"] = record.seconds
-                if self._weights and record.status == "finished":
-                    self._run.log_artifact(self._weights, name=record.run_id, type="model")
+        with _closing(self._run, exit_code=0 if record else 1):
+            if not record:
+                return
+            self._run.summary.update({name: getattr(record, name) for name in SUMMARY} | record.metrics)
+            self._run.summary["training_seconds"] = record.seconds
+            if self._weights and record.status == "finished":
+                self._run.log_artifact(self._weights, name=record.run_id, type="model")
 
 
 def _number(line: dict[str, Any]) -> int:
@@ -82,7 +88,7 @@ def _number(line: dict[str, Any]) -> int:
 
 
 def client() -> Any:
-    """The module ``wandb``, told to be quiet and to report no errors to its developers."""
+    """The module ``wandb``, set to be quiet and to report no errors to its developers."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -96,7 +102,9 @@ def chosen(runtime: RuntimeConfig) -> Mode | None:
     Raises:
         Refused: W&B is asked for and not installed, or there is no key that it accepts.
     """
-    if runtime.wandb == "disabled" or (runtime.wandb == "auto" and (os.environ.get("WANDB_MODE") == "disabled" or not WANDB)):
+    if runtime.wandb == "disabled":
+        return None
+    if runtime.wandb == "auto" and (os.environ.get("WANDB_MODE") == "disabled" or not WANDB):
         return None
     if not WANDB:
         raise Refused("wandb is not installed (pip install wandb)")
@@ -104,7 +112,8 @@ def chosen(runtime: RuntimeConfig) -> Mode | None:
         check_key()
     if runtime.wandb != "auto":
         return runtime.wandb
-    return "online" if os.environ.get("WANDB_MODE") not in ("offline", "dryrun") and _has_key() else "offline"
+    wants_offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+    return "offline" if wants_offline or not _has_key() else "online"
 
 
 def sync_run(config: RunConfig, directory: RunDirectory) -> str:
@@ -114,7 +123,7 @@ def sync_run(config: RunConfig, directory: RunDirectory) -> str:
         Refused: W&B refuses or cannot be reached.
         Busy: The run is being trained.
     """
-    if leases.Watch(directory.path).look():
+    if leases.Watch(directory.path).holders():
         raise leases.Busy(f"{directory.path}: a process is training this run; what it does not send can be sent when it ends")
     log, record = directory.log(), directory.record()
     with _refusals(directory.path.name):
@@ -146,16 +155,21 @@ def sync_study(
         run = _open(
             directory, "study", "online", name=name, project=project, group=name, job_type="study", config={"question": question}
         )
-        with _closing(run, 0):
+        with _closing(run, exit_code=0):
             run.log({"report": wandb.Html(report, inject=False)}, commit=not verdicts)
             if verdicts:
-                run.log({"verdicts": wandb.Table(columns=list(verdicts[0]), data=[list(row.values()) for row in verdicts])})
+                rows = [list(verdict.values()) for verdict in verdicts]
+                run.log({"verdicts": wandb.Table(columns=list(verdicts[0]), data=rows)})
             run.summary.update(summary)
     return read(directory / "wandb_url").strip()
 
 
 def check_key() -> None:
-    """Raises: Refused: W&B cannot be spoken to: it is not installed, has no key or does not accept it."""
+    """Refuse a W&B that cannot be used.
+
+    Raises:
+        Refused: It is not installed, there is no key, or W&B does not accept it.
+    """
     if not WANDB:
         raise Refused("W&B: wandb is not installed (pip install wandb)")
     if not _has_key():
@@ -163,6 +177,11 @@ def check_key() -> None:
 
 
 def _has_key() -> bool:
+    """Whether a key is configured.
+
+    Raises:
+        Refused: W&B does not accept it.
+    """
     wandb = client()
     try:
         return bool(wandb.login(prompt=False))
@@ -171,22 +190,25 @@ def _has_key() -> bool:
 
 
 def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Sequence[str] = (), **options: Any) -> Any:
-    """W&B's run of this directory, continued where there is one, with its address in ``wandb_url``.
+    """W&B's run of this directory, continued where there is one; its address goes into ``wandb_url``.
 
-    What the environment says of W&B counts where nothing is given here; its tags come on top. In a sweep the run belongs to
-    it, but keeps its own id, and not the one that the sweep's agent gives to all that its command runs.
+    W&B's environment variables count where nothing is given here, and their tags are added. In a sweep the run belongs to the
+    sweep, but keeps its id: the sweep's agent gives one id to all that its command runs.
+
+    Raises:
+        Refused: W&B refuses or cannot be reached.
     """
     wandb = client()
-    own = directory / "wandb_id"
-    if not own.exists():
-        write_atomically(own, f"{prefix}-{secrets.token_hex(4)}".encode())
+    id_file = directory / "wandb_id"
+    if not id_file.exists():
+        write_atomically(id_file, f"{prefix}-{secrets.token_hex(4)}".encode())
     environment = wandb.setup().settings
-    of_process = environment.sweep_id, environment.run_id
+    sweep_and_run = environment.sweep_id, environment.run_id
     settings = wandb.Settings(
-        sweep_id=None if project else environment.sweep_id,  # which is in the environment's project
+        sweep_id=None if project else environment.sweep_id,  # a sweep is in the environment's project
         console="off",
         save_code=False,
-        disable_git=True,  # the record has the run's
+        disable_git=True,  # the record has the revision
         reinit="finish_previous",
         finish_timeout=UPLOAD_SECONDS,
         finish_timeout_raises=True,
@@ -194,9 +216,9 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
     )
     environment.sweep_id = environment.run_id = None  # W&B would prefer them to what a run is opened with
     try:
-        with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {own} to send it anew"):
+        with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {id_file} to send it anew"):
             run = wandb.init(
-                id=read(own).strip(),
+                id=read(id_file).strip(),
                 dir=directory,
                 resume="allow",
                 mode=mode,
@@ -206,7 +228,7 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
                 **{"name": prefix, **options},
             )
     finally:
-        environment.sweep_id, environment.run_id = of_process  # this process may open other runs
+        environment.sweep_id, environment.run_id = sweep_and_run  # this process may open other runs
     if run.url:
         write_atomically(directory / "wandb_url", run.url.encode())
     return run
@@ -214,6 +236,11 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
 
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
+    """Turn W&B's errors into one line that says what it does not take.
+
+    Raises:
+        Refused: W&B raised an error, or cannot be reached.
+    """
     wandb = client()
     try:
         yield
@@ -224,6 +251,7 @@ def _refusals(what: str) -> Iterator[None]:
 
 @contextmanager
 def _closing(run: Any, exit_code: int) -> Iterator[None]:
+    """Close W&B's run in the end, and wait until all has arrived."""
     wandb = client()
     try:
         yield

@@ -1,0 +1,139 @@
+"""What a training starts from in place of drawn weights: ``model.weights``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from xceptlab.config.schema import ModelConfig
+from xceptlab.data.identity import weights_file
+from xceptlab.errors import Refused
+from xceptlab.models.build import build
+from xceptlab.models.pretrained import CONSTANTS, model_of_run, read, run_folder
+from xceptlab.models.state import State, fitted
+from xceptlab.runs.directory import RunDirectory
+
+FUNCTION = ("order", "intermediate", "intermediate_norm", "residual", "segments", "convolution", "stem")
+"""Fields of ``ModelConfig`` that change what weights compute; not all of them show in the weights' names and shapes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """The weights that a training starts from."""
+
+    state: State
+    """All weights of the network."""
+    source: str
+    """Where they come from, as the record keeps it."""
+    anew: str
+    """What is drawn all the same, and why, in words; empty where every weight is the source's."""
+
+    def __str__(self) -> str:
+        return f"starts from {self.source}; {self.anew or 'every weight is theirs, also those of the classifier'}"
+
+
+def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
+    """The weights of ``model.weights`` for a network with drawn ones, which is left as it is; None where there are none.
+
+    Where the number of classes differs, the classifier is drawn, and so are optional fully connected layers that do not fit.
+
+    Args:
+        config: The network's; never changed to fit the weights.
+        network: May be on the meta device, to see only whether the weights fit.
+
+    Raises:
+        Refused: The weights are not there, cannot be read or do not fit, or were trained with other constants.
+    """
+    if not config.weights:
+        return None
+    file = weights_file(config.weights)
+    where = f"model.weights: {file}"
+    source, state = read(file)
+    trained = model_of_run(file) if source == "xceptlab" else ModelConfig(**CONSTANTS[source])
+    if trained:
+        _refuse_other_constants(config, trained, where)
+    drawn = network.state_dict()
+    anew = ""
+    if _classes(state) != _classes(drawn):
+        state, anew = _with_drawn_top(state, drawn)
+    return WarmStart(state=fitted(drawn, state, where), source=_source(file, source, config, trained), anew=anew)
+
+
+def check(config: ModelConfig, classes: int) -> None:
+    """Refuse weights that a training could not start from; those that are not at hand are left to the training.
+
+    Raises:
+        Refused: As of ``warm_start``.
+    """
+    if not config.weights:
+        return
+    try:
+        weights_file(config.weights)
+    except ValueError:
+        return
+    with torch.device("meta"):
+        network = build(config, classes)
+    warm_start(config, network)
+
+
+def _refuse_other_constants(config: ModelConfig, trained: ModelConfig, where: str) -> None:
+    """Refuse constants with which the weights would compute something else.
+
+    BatchNorm's momentum may differ: it says how fast running statistics follow, not what the weights compute.
+
+    Raises:
+        Refused: Padding or BatchNorm's epsilon differ.
+    """
+    differing = [name for name in ("padding", "bn_eps") if getattr(config, name) != getattr(trained, name)]
+    if differing:
+        configured = ", ".join(f"model.{name} {getattr(config, name)}" for name in differing)
+        options = " ".join(f"--model.{name} {getattr(trained, name)}" for name in differing)
+        raise Refused(f"{where}: trained with other constants than {configured}; set {options}")
+
+
+def _classes(state: State) -> int:
+    """Units of the classifier; 0 without one."""
+    head = state.get("classifier.weight", state.get("classifier.bias"))
+    return head.shape[0] if head is not None and head.ndim else 0
+
+
+def _with_drawn_top(state: State, drawn: State) -> tuple[State, str]:
+    """The state with the layers of its top that do not fit replaced by drawn ones, and which these are and why, in words."""
+    replaced = _layers_of_top_to_draw(state, drawn)
+    kept = {name: value for name, value in state.items() if _module(name) not in replaced}
+    fresh = {name: value for name, value in drawn.items() if _module(name) in replaced}
+    names = [module for module in replaced if f"{module}.weight" in drawn]
+    theirs, ours = _classes(state), _classes(drawn)
+    why = f"{theirs:,} classes there, {ours:,} here" if theirs else "there is none there"
+    verb = "is" if len(names) == 1 else "are"
+    return kept | fresh, f"{', '.join(names)} {verb} drawn anew ({why})"
+
+
+def _layers_of_top_to_draw(state: State, drawn: State) -> list[str]:
+    """The classifier, and the fully connected layers before it that are in one of the two only, or have other shapes."""
+
+    def fits(module: str) -> bool:
+        names = (f"{module}.weight", f"{module}.bias")
+        return all(name in state and name in drawn and state[name].shape == drawn[name].shape for name in names)
+
+    top = dict.fromkeys(_module(name) for name in [*drawn, *state] if name.startswith(("fc.", "classifier.")))
+    return [module for module in top if module == "classifier" or not fits(module)]
+
+
+def _module(name: str) -> str:
+    """The module that a weight belongs to, by the weight's name."""
+    return name.rpartition(".")[0]
+
+
+def _source(file: Path, source: str, config: ModelConfig, trained: ModelConfig | None) -> str:
+    """In words where weights come from and, where it is known, in what their network computed otherwise."""
+    folder = run_folder(file)
+    record = RunDirectory(folder).record() if folder and source == "xceptlab" else None
+    words = f"the run {record.run_id}" if record else f"{file.name} ({source})"
+    if not trained:
+        return f"{words}, whose padding and bn_eps are not known"
+    differing = [name for name in FUNCTION if getattr(trained, name) != getattr(config, name)]
+    if not differing:
+        return words
+    return f"{words}, trained with {', '.join(f'{name} {getattr(trained, name)}' for name in differing)}"
