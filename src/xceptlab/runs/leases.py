@@ -10,8 +10,8 @@ A lease is stale when its process is gone, where that can be seen, or when its h
 watching. No two machines' clocks are compared, and a file server that was away for an hour makes nobody stale.
 
 filelock's SoftFileLease was tried in its place (4.2.11 and 4.3.1). It takes a lease over by exchanging two names in one step.
-Where a file system cannot do that, as NFS and SMB cannot, the lease of a killed process stands forever; and after an hour without
-the file server, whoever looks first takes a lease from a holder that lives.
+Where a file system cannot do that, as NFS and SMB cannot, the lease of a killed process stands forever; and
+4.3.1 once took a lease from a holder that lived, after both had been away from the file server.
 """
 
 import json
