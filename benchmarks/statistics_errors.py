@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats as sp
 
-from xceptlab.study import signs, statistics
+from xceptlab.study import images, signs, statistics
 from xceptlab.study.definition import Seeds
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -27,6 +27,8 @@ SHARES = (0.02, 0.05, 0.1, 0.2, 0.3)
 FALL = 78.0
 """Points by which it does: from 88% to 10%, say."""
 PLAN = Seeds(start=4, step=2, max=20, stop="decided")
+PLACES = np.arange(-2, 3)
+"""Of the five values that are tuned, such as learning rates on a logarithmic scale; a step from the optimum costs 0.15 points."""
 TARGET = Path(__file__).parents[1] / "docs" / "simulation.md"
 
 
@@ -154,6 +156,121 @@ def futility_cost(effect: float, trials: int, seed: int, futility: float = 0.1) 
         supported.append(p[0] <= ALPHA)
         seeds.append(n)
     return float(np.mean(supported)), float(np.mean(seeds))
+
+
+def tuned_accuracies(rng: np.random.Generator, trials: int, n: int, optimum: int) -> np.ndarray:
+    """The true accuracies of an arm's runs at every value, (trials, n, values): 93% at the optimum, sd 0.3 points."""
+    return 93 - 0.15 * (PLACES - optimum) ** 2 + 0.3 * rng.standard_normal((trials, n, len(PLACES)))
+
+
+def on_images(rng: np.random.Generator, accuracies: np.ndarray, count: int) -> np.ndarray:
+    """The accuracies as so many images show them."""
+    return accuracies + np.sqrt(accuracies * (100 - accuracies) / count) * rng.standard_normal(accuracies.shape)
+
+
+def tuned_scores(rng: np.random.Generator, trials: int, n: int, optimum: int, validation: int, how: str) -> np.ndarray:
+    """The test scores (trials, n) that stand for an arm, on 10,000 test images.
+
+    ``how`` a value is chosen: ``anew`` for every seed by so many validation images, as ``tune`` does; ``once``, by those of the
+    first seed; or by the ``test`` images.
+    """
+    runs = tuned_accuracies(rng, trials, n, optimum)
+    test, judged_by = on_images(rng, runs, 10_000), on_images(rng, runs, validation)
+    if how == "test":
+        return test.max(axis=-1)
+    if how == "once":
+        judged_by = np.broadcast_to(judged_by[:, :1], judged_by.shape)
+    return np.take_along_axis(test, judged_by.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+
+
+def tuning_errors(shift: int, validation: int, how: str, n: int, trials: int, seed: int) -> float:
+    """Chance of a false ``supported``: two arms that are as good at their optima, which lie ``shift`` steps apart.
+
+    The margin is the true mean difference of arms that are tuned anew for every seed: 0 unless the optima are shifted, else that
+    of 400,000 simulated seeds, as the values end sooner on one side. With ``test`` only the first arm is chosen so, and the
+    second one by validation. Of shifted optima it is the worse of the claim and of that of the other arm.
+    """
+    rng = np.random.default_rng(seed)
+    honest = "anew" if how == "test" else how
+    margin = 0.0
+    if shift:
+        many = [tuned_scores(rng, 400_000, 1, optimum, validation, "anew") for optimum in (0, shift)]
+        margin = float((many[0] - many[1]).mean())
+    d = tuned_scores(rng, trials, n, 0, validation, how) - tuned_scores(rng, trials, n, shift, validation, honest)
+    wrong = (statistics.p_values(d, "superior", margin) <= ALPHA).mean(axis=0)
+    return float(wrong.max() if shift else wrong[0])
+
+
+def correctness(rng: np.random.Generator, trials: int, n: int, count: int, seed_spread: float) -> np.ndarray:
+    """Differences by image (trials, n, images), in points, of two equal arms of about 90%, on images drawn anew for every study.
+
+    Each image is hard to a degree that both arms share in part, whatever the seed, and each run has its own luck with it; a seed
+    shifts a run's accuracy with a standard deviation of ``seed_spread`` points.
+    """
+    shared = rng.standard_normal((trials, 1, count), dtype=np.float32)
+    right = []
+    for _ in range(2):
+        hard = np.sqrt(0.6) * shared + np.sqrt(0.2) * rng.standard_normal((trials, 1, count), dtype=np.float32)
+        luck = np.sqrt(0.2) * rng.standard_normal((trials, n, count), dtype=np.float32)
+        shift = seed_spread / 17.5 * rng.standard_normal((trials, n, 1))  # at 90% a threshold of 0.01 is 0.175 points
+        right.append(hard + luck < sp.norm.ppf(0.9) + shift)
+    return 100.0 * (right[0].astype(np.float64) - right[1])
+
+
+def scope_errors(n: int, count: int, seed_spread: float, trials: int, seed: int) -> tuple[float, float]:
+    """Chances of a false ``supported`` for all images, at a margin of 0: by seeds alone, and by seeds and images."""
+    rng = np.random.default_rng(seed)
+    wrong = np.zeros(2)
+    for part in np.array_split(np.arange(trials), max(1, trials // 50)):
+        d = correctness(rng, len(part), n, count, seed_spread)
+        by_seed, added = d.mean(axis=-1), images.image_variance(d)
+        p = statistics.p_values(by_seed, "superior", 0.0)[:, 0], images.p_values(by_seed, added, "superior", 0.0)[:, 0]
+        wrong += [(each <= ALPHA).sum() for each in p]
+    return float(wrong[0] / trials), float(wrong[1] / trials)
+
+
+def tuning_section(trials: int) -> str:
+    """What docs/simulation.md says of tuned arms."""
+    numbers, validations = (5, 10), (130, 5_000, 50_000)
+    named = {"anew": "anew for every seed (`tune`)", "once": "once, on the first seed", "test": "first arm by the test split"}
+    rows = [
+        ["shifted" if shift else "equal", named[how], f"{validation:,}"]
+        + [percent(tuning_errors(shift, validation, how, n, trials, seed=n)) for n in numbers]
+        for shift, how in ((0, "anew"), (1, "anew"), (0, "once"), (0, "test"))
+        for validation in validations
+    ]
+    error = 100 * np.sqrt(ALPHA * (1 - ALPHA) / trials)
+    return f"""## Tuned arms
+
+Two arms that are as good at their best value, of five; a value one step from it costs 0.15 points, two cost 0.6. A run's
+standard deviation is 0.3 points, and the test split has 10,000 images. One claim, `superior`, at the true difference;
+{trials:,} studies a cell (one standard error {error:.2f} points). Shifted: the second arm's best value is the next one, and the
+error is that of a claim on either arm, the worse of the two.
+
+Chosen anew for every seed, as `tune` does, the error is about alpha; somewhat more where 130 images choose and an arm has more
+bad values to one side, which skews the differences. **Chosen once, chance in the choice is taken for an effect, the more
+surely the more seeds there are. By the test split, for one arm only, the luckiest of five scores is.**
+
+{table(["optima", "a value is chosen", "validation images", *(f"n = {n}" for n in numbers)], rows)}"""
+
+
+def scope_section(trials: int) -> str:
+    """What docs/simulation.md says of verdicts on other images."""
+    rows = []
+    for count in (500, 2_000):
+        for spread in (0.1, 0.5):
+            found = [scope_errors(n, count, spread, trials, seed=n) for n in (5, 10)]
+            rows.append([f"{count:,}", f"{spread:g}", *(percent(cell) for i in (0, 1) for cell in (found[0][i], found[1][i]))])
+    header = ["test images", "seed sd", "`test_set`, n = 5", "`test_set`, n = 10", "`images`, n = 5", "`images`, n = 10"]
+    error = 100 * np.sqrt(ALPHA * (1 - ALPHA) / trials)
+    return f"""## Other images
+
+Two equal arms of 90%, on test images that are drawn anew for every study: how often the first one is called better, `superior`
+at a margin of 0, for the population of images; {trials:,} studies a cell (one standard error {error:.2f} points). A verdict with
+`scope: test_set` does not claim that, and whoever reads it so is wrong more often than alpha, the more so the more seeds there
+are; one with `scope: images` does.
+
+{table(header, rows)}"""
 
 
 def fixed_n(power: float, effect: float) -> int:
@@ -293,7 +410,10 @@ at most).
 With `futility: 0.1` claims that have little chance left are given up ({trials // 500:,} studies a cell). It saves seeds
 where there is nothing to find, and costs power where there is: the chance takes few differences for the truth.
 
-{table(["distance", "supported", "seeds", "supported with futility", "seeds with futility"], given_up)}"""
+{table(["distance", "supported", "seeds", "supported with futility", "seeds with futility"], given_up)}
+{tuning_section(trials // 10)}
+{scope_section(trials // 50)}""".rstrip()
+        + "\n"
     )
 
 

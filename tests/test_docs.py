@@ -12,6 +12,7 @@ from xceptlab.config.fields import in_words
 from xceptlab.config.help import docstrings
 from xceptlab.study.definition import Claim, Paper, Seeds, Study
 from xceptlab.study.plan import expand
+from xceptlab.study.tuning import Tune
 
 TEXT = (ROOT / "docs" / "study.md").read_text()
 
@@ -29,7 +30,7 @@ def table(schema: type) -> str:
     return "\n".join(rows)
 
 
-@pytest.mark.parametrize("schema", [Study, Claim, Seeds, Paper])
+@pytest.mark.parametrize("schema", [Study, Claim, Seeds, Tune, Paper])
 def test_the_reference_has_every_key_as_the_code_explains_it(schema):
     assert table(schema) in TEXT
 

@@ -100,7 +100,7 @@ def test_a_shipped_study_expands_and_each_arm_differs_only_in_declared_keys(file
         assert expansion.differences(arm)
         assert set(expansion.differences(arm)) <= {*cells[baseline], *cells[arm]} | solved, arm
     runs = expansion.runs()
-    assert len({run.run_id for run in runs.values()}) == len(runs) == len(expansion.arms) * len(expansion.study.seeds)
+    assert len({run.run_id for run in runs.values()}) == len(runs) == len(expansion.trials) * len(expansion.study.seeds)
     assert len(expansion.study.seeds) >= 3
 
 

@@ -488,7 +488,8 @@ def test_the_two_sources_of_error_are_told_and_which_one_limits_the_answer(study
     differences = np.array(TOP1["with"]) - np.array(TOP1["without"])
     assert sampling.seeds == pytest.approx(differences.std(ddof=1) / np.sqrt(3))
     assert sampling.images == pytest.approx(100 * np.sqrt(0.066 * 0.934 / 500), rel=0.1)
-    limit = "The test images limit" if sampling.images > sampling.seeds else "The seeds limit"
+    assert sampling.both == pytest.approx(np.hypot(sampling.seeds, sampling.images))
+    limit = "the test images limit" if sampling.images > sampling.seeds else "the seeds limit"
     files = texts(expansion)
     for text in (Page(files["report.html"]).text, files["report.md"]):
         assert f"{sampling.seeds:.2f} from 3 seeds, {sampling.images:.2f} from 500 test images" in text
@@ -499,9 +500,10 @@ def test_a_verdict_that_other_test_images_might_turn_is_flagged(study):
     rng = np.random.default_rng(0)
     expansion = study(claims=[CLAIM | {"margin": 6.0}])
     scores = {"with": [97.0, 97.2, 97.1], "without": [90.0, 90.3, 90.1]}
+    order = {arm: rng.permutation(500) for arm in scores}  # in which images become hard for an arm, the same at every seed
     for arm, seed in expansion.runs():
         right = np.zeros(500)
-        right[rng.permutation(500)[: round(5 * scores[arm][seed])]] = 1
+        right[order[arm][: round(5 * scores[arm][seed])]] = 1
         leave(expansion, arm, seed, scores[arm][seed], correct=right)
     summary = summarise(expansion)
     assert summary.verdicts[0].outcome == "supported"
@@ -959,11 +961,17 @@ def test_plan_says_when_all_planned_seeds_are_used(study, tmp_path, capsys, seed
     assert "chance to be decided" not in shown
 
 
-def test_the_error_that_limits_the_answer_is_told_without_promises(study):
-    """The part of the test images still holds their interaction with the seeds, which more seeds average out."""
-    both = [Sampling(seeds=seeds, images=images, both=1.2, n=5, test_images=500) for seeds, images in ((1.0, 0.7), (0.2, 0.68))]
-    assert str(both[0]).endswith("The seeds limit the answer: more of them help more than more test images.")
-    assert str(both[1]).endswith("The test images limit the answer: more of them help more than more seeds.")
+@pytest.mark.parametrize(
+    ("seeds", "images", "says"),
+    [
+        (1.0, 0.7, "No number of seeds takes it below 0.70; the seeds limit the answer."),
+        (0.2, 0.68, "No number of seeds takes it below 0.68; the test images limit the answer."),
+        (0.2, 0.0, "The images add nothing."),
+    ],
+)
+def test_the_error_that_limits_the_answer_is_told_and_what_no_number_of_seeds_goes_below(seeds, images, says):
+    both = Sampling(seeds=seeds, images=images, both=1.2, freedom=9.0, n=5, test_images=500, metric="test/top1")
+    assert str(both).endswith(says)
 
 
 def test_studies_are_compared_on_one_page(study, tmp_path, capsys):

@@ -39,7 +39,7 @@ def test_one_diverged_run_of_the_baseline_takes_the_mean_but_not_the_median_away
 def test_the_sentence_says_that_it_is_of_the_median():
     (v,) = judge([claim()], [scores(NAMED["a"], NAMED["b"])], range(5))
     assert v.summary.startswith(
-        "Supported: a is 1.40 points better than b in test/top1 in the median (90% interval +1.10 to +1.50"
+        "Supported: a is 1.40 points better than b in test/top1 in the median on this test set (90% interval +1.10 to +1.50"
     )
     assert v.power.endswith("5 pairs would have found a difference beyond the margin in 96% of all seeds with 80% power.")
     assert sign_count(v) == ""

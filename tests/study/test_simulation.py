@@ -75,6 +75,28 @@ def test_the_power_is_that_of_statsmodels_formula(n, effect):
     assert errors.power(effect, n, TRIALS, seed=n) == pytest.approx(formula, abs=max(4 * error, 0.002))
 
 
+@pytest.mark.parametrize("validation", [130, 5_000, 50_000])
+@pytest.mark.parametrize("n", [5, 10])
+def test_arms_that_are_tuned_anew_for_every_seed_are_judged_as_rightly_as_others(n, validation):
+    assert errors.tuning_errors(0, validation, "anew", n, TRIALS, seed=n) == pytest.approx(0.05, abs=MOST - 0.05)
+    assert errors.tuning_errors(1, validation, "anew", n, TRIALS, seed=n) <= (0.08 if validation == 130 else MOST)
+
+
+@pytest.mark.parametrize(("how", "validation"), [("once", 130), ("once", 5_000), ("test", 130), ("test", 5_000)])
+def test_a_value_that_is_chosen_once_or_by_the_test_split_makes_false_verdicts_as_the_docs_say(how, validation):
+    five, ten = (errors.tuning_errors(0, validation, how, n, TRIALS, seed=n) for n in (5, 10))
+    assert five > 0.08
+    assert ten > five + 0.02
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.5])
+def test_verdicts_on_images_are_as_rare_as_alpha_where_seeds_alone_err(spread):
+    trials = 2000
+    by_seeds, by_images = errors.scope_errors(5, 300, spread, trials, seed=0)
+    assert by_seeds > 0.09
+    assert by_images == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / trials))
+
+
 # ---- seeds until decided ----------------------------------------------------------------------------------------------------
 
 

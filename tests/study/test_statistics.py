@@ -101,52 +101,6 @@ def test_correlation_is_pearsons_and_nan_where_an_arm_does_not_vary():
 # ---- where the error comes from ---------------------------------------------------------------------------------------------
 
 
-def test_images_are_redrawn_once_for_all_runs():
-    rng = np.random.default_rng(0)
-    row = rng.integers(0, 2, 400, dtype=np.uint8)
-    drawn = statistics.redrawn(np.stack([row, row, 1 - row]), 300, rng)
-    assert (drawn[:, 0] == drawn[:, 1]).all()
-    assert drawn[:, 0] + drawn[:, 2] == pytest.approx(100)
-    p = row.mean()
-    assert drawn[:, 0].std() == pytest.approx(100 * np.sqrt(p * (1 - p) / 400), rel=0.15)
-
-
-@pytest.mark.parametrize(("seed_spread", "image_spread"), [(0.08, 0.0), (0.0, 0.45), (0.05, 0.3)])
-def test_the_two_errors_are_those_of_new_seeds_and_of_new_images(seed_spread, image_spread):
-    """Against the spread of the mean difference over many worlds, in each of which only one of the two is drawn anew."""
-    rng = np.random.default_rng(1)
-    n, images = 6, 300
-
-    def differences(seeds: np.ndarray, hard: np.ndarray) -> np.ndarray:
-        """(2, n, images) of 0 and 1: arm 1 gains by seed, and loses on some images."""
-        chance = np.stack([np.full((n, images), 0.7), 0.7 + seeds[:, None] - hard[None, :]])
-        return (rng.random((2, n, images)) < np.clip(chance, 0, 1)).astype(np.uint8)
-
-    def seeds() -> np.ndarray:
-        return rng.normal(0, seed_spread, n)
-
-    def hard() -> np.ndarray:
-        return rng.choice([-1, 1], images) * image_spread
-
-    found = []
-    for _ in range(25):
-        correct = differences(seeds(), hard())
-        drawn = statistics.redrawn(correct.reshape(2 * n, images), 200, rng)
-        observed = 100 * (correct[0] - correct[1].astype(float)).mean(axis=1)
-        found.append(statistics.two_way_errors(observed, drawn[:, :n] - drawn[:, n:], rng))
-    by_seeds, by_images, by_both = np.sqrt(np.mean(np.square(found), axis=0))
-    fixed_seeds, fixed_images = seeds(), hard()
-
-    def spread(new_seeds: bool, new_images: bool) -> float:
-        worlds = [differences(seeds() if new_seeds else fixed_seeds, hard() if new_images else fixed_images) for _ in range(400)]
-        return float(np.std([100 * (c[0] - c[1].astype(float)).mean() for c in worlds]))
-
-    assert by_seeds == pytest.approx(spread(True, False), rel=0.25)
-    assert by_images == pytest.approx(spread(False, True), rel=0.25)
-    assert spread(True, True) * 0.85 < by_both < spread(True, True) * 1.35  # careful, by the interaction
-    assert max(by_seeds, by_images) < by_both
-
-
 def test_skew_is_seen_where_it_can_be_and_seldom_where_there_is_none():
     rng = np.random.default_rng(0)
     normal = np.mean([statistics.skewed(rng.standard_normal(8)) for _ in range(100)])

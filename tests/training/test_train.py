@@ -39,7 +39,8 @@ def test_a_run_leaves_all_that_the_report_needs(tiny):
     record = train(config, progress=False)
     path = directory(config).path
     assert sorted(p.name for p in path.iterdir()) == [
-        "config.yaml", "data.json", "metrics.jsonl", "model.safetensors", "record.json", "test_correct.npy",
+        "config.yaml", "data.json", "metrics.jsonl", "model.safetensors", "record.json",
+        "test_correct.npy", "test_loss.npy", "test_top5.npy",
     ]  # fmt: skip
     assert directory(config).record() == record
     assert record.status == "finished"
@@ -59,6 +60,11 @@ def test_a_run_leaves_all_that_the_report_needs(tiny):
     assert correct.dtype == np.uint8
     assert correct.shape == (101,)
     assert 100 * correct.mean() == pytest.approx(record.metrics["test/top1"], abs=1e-12)
+    top5, loss = np.load(path / "test_top5.npy"), np.load(path / "test_loss.npy")
+    assert (top5.dtype, loss.dtype) == (np.uint8, np.float32)
+    assert (top5 >= correct).all()
+    assert 100 * top5.mean() == pytest.approx(record.metrics["test/top5"], abs=1e-12)
+    assert loss.mean(dtype=np.float64) == pytest.approx(record.metrics["test/loss"], rel=1e-6)
 
 
 def test_a_compiled_run_is_another_run_and_of_equal_blocks_compiles_one(tiny, monkeypatch):
@@ -392,6 +398,8 @@ def test_two_processes_train_and_count_every_test_image_once(tiny, tmp_path, fre
     correct = np.load(directory(config).path / "test_correct.npy")
     assert correct.shape == (101,)
     assert record.metrics["test/top1"] == pytest.approx(100 * correct.mean(), abs=1e-12)
+    loss = np.load(directory(config).path / "test_loss.npy")
+    assert record.metrics["test/loss"] == pytest.approx(loss.mean(dtype=np.float64), rel=1e-6)
     one_process = evaluate(config, directory(config).path / "model.safetensors", "test")
     assert one_process["test/top1"] == record.metrics["test/top1"]
     assert one_process["test/loss"] == pytest.approx(record.metrics["test/loss"], rel=1e-6)

@@ -1,30 +1,26 @@
 """What stands between a study's verdicts and believing them: unequal budgets, few test images, whatever a reviewer would ask."""
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import stats
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity
-from xceptlab.data.sources import reading
-from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.record import Record
 from xceptlab.study import statistics
+from xceptlab.study.choice import Records, tuning_warnings
 from xceptlab.study.definition import Seeds, Study
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.metrics import ACCURACY
+from xceptlab.study.images import by_image, error, image_variance
+from xceptlab.study.metrics import decimals, metric_of
 from xceptlab.study.registration import Registration
-from xceptlab.study.statistics import Array
-from xceptlab.study.verdict import Records, Verdict
+from xceptlab.study.verdict import Verdict
 from xceptlab.study.wording import named
 
 UNMATCHED = 0.01
@@ -35,8 +31,6 @@ BUDGET_KEYS = {
 """What sets a budget: arms that differ in nothing else compare the budget itself."""
 SPEED = 0.25
 """Relative difference of images per second, which vary by themselves, beyond which it is mentioned."""
-DRAWS = 1000
-"""Draws of the bootstrap."""
 
 
 def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -> str:
@@ -51,82 +45,59 @@ def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The two sources of a difference's error kept apart, as standard errors in points."""
+    """The two sources of a mean difference's error kept apart, as standard errors in the metric's unit."""
 
     seeds: float
+    """Of other seeds on these test images."""
     images: float
+    """Of other images alone, which no number of seeds takes the error below."""
     both: float
+    freedom: float
+    """Degrees of freedom of ``both``."""
     n: int
     """Seeds."""
     test_images: int
+    metric: str
 
     def __str__(self) -> str:
-        each = f"{self.seeds:.2f} from {self.n} seeds, {self.images:.2f} from {self.test_images:,} test images"
-        if self.images > self.seeds:
-            limit = "The test images limit the answer: more of them help more than more seeds"
-        else:
-            limit = "The seeds limit the answer: more of them help more than more test images"
-        return f"Standard error in points: {each}, {self.both:.2f} from both. {limit}."
+        seeds, images, both = (f"{error:.{decimals(self.metric)}f}" for error in (self.seeds, self.images, self.both))
+        unit = metric_of(self.metric).unit_of_difference
+        apart = f"{seeds} from {self.n} seeds, {images} from {self.test_images:,} test images"
+        limit = "the test images limit the answer" if self.images > self.seeds else "the seeds limit the answer"
+        floor = f"No number of seeds takes it below {images}; {limit}" if self.images else "The images add nothing"
+        return f"Standard error in {unit}: {apart}, {both} from both. {floor}."
 
 
 def sampling_errors(
     verdicts: list[Verdict], study: Study, directories: Mapping[tuple[str, int], RunDirectory]
 ) -> dict[str, Sampling]:
-    """By claim, where the error of a judged claim on the mean test accuracy comes from; images are drawn once for all claims."""
-    runs_of = {v.claim.id: _runs_of(v, study) for v in verdicts if _is_on_mean_accuracy(v)}
-    correct = {}
-    for key in sorted(set().union(*runs_of.values())):
-        row = _correct(directories[key].path / "test_correct.npy")
-        if row is not None:
-            correct[key] = row
-    numbers_of_images = {len(row) for row in correct.values()}
-    if len(numbers_of_images) != 1:
-        return {}
-    (test_images,) = numbers_of_images
-    rng = np.random.default_rng(0)
-    accuracies = statistics.redrawn(np.stack(list(correct.values())), DRAWS, rng)  # (draws, runs)
-    drawn = dict(zip(correct, accuracies.T, strict=True))
+    """Of the claims on a mean that are judged, and whose runs have all kept their values image by image.
+
+    Args:
+        verdicts: Of the study's claims.
+        study: The study.
+        directories: Of the runs that stand for the arms, by (arm, seed).
+    """
     sampling = {}
     for v in verdicts:
-        runs = runs_of.get(v.claim.id)
-        if runs is None or not runs <= drawn.keys():
+        if v.claim.statistic != "mean" or v.n < 2 or v.outcome == "incomplete":
             continue
-        weights_a, weights_b = study.weights(v.claim)
-        seeds = list(v.differences)
-        differences = _weighted(weights_a, drawn, seeds) - _weighted(weights_b, drawn, seeds)
-        by_seeds, by_images, both = statistics.two_way_errors(v.values, differences, rng)
-        sampling[v.claim.id] = Sampling(seeds=by_seeds, images=by_images, both=both, n=v.n, test_images=test_images)
+        kept = by_image(v.claim, study, directories, list(v.differences))
+        if len(kept) < v.n:
+            continue
+        differences = np.stack(list(kept.values()))
+        added = image_variance(differences)
+        both, freedom = error(v.values, added)
+        sampling[v.claim.id] = Sampling(
+            seeds=float(v.values.std(ddof=1)) / math.sqrt(v.n),
+            images=math.sqrt(added),
+            both=float(both),
+            freedom=float(freedom),
+            n=v.n,
+            test_images=differences.shape[1],
+            metric=v.claim.metric,
+        )
     return sampling
-
-
-def _is_on_mean_accuracy(v: Verdict) -> bool:
-    """Whether a verdict is judged and on the metric that ``test_correct.npy`` tells image by image."""
-    on_accuracy = v.claim.metric == f"test/{ACCURACY}" and v.claim.statistic == "mean"
-    return on_accuracy and v.n > 1 and v.outcome != "incomplete"
-
-
-def _runs_of(v: Verdict, study: Study) -> set[tuple[str, int]]:
-    """The runs whose scores a verdict rests on, by (arm, seed)."""
-    return set(itertools.product(study.arms_of(v.claim), v.differences))
-
-
-def _weighted(weights: Mapping[str, float], drawn: Mapping[tuple[str, int], Array], seeds: list[int]) -> Array:
-    """One side of a claim on redrawn images, (draws, seeds), of its arms' accuracies (draws,) by (arm, seed)."""
-    columns = []
-    for seed in seeds:
-        columns.append(sum(weight * drawn[arm, seed] for arm, weight in weights.items()))
-    return np.stack(columns, axis=1)
-
-
-def _correct(file: Path) -> NDArray[np.uint8] | None:
-    """A run's correctness by image; None for a run that has none, such as a diverged one."""
-    with suppress(FileNotFoundError), reading(file, "not a run's correctness by image; remove its folder to train the run again"):
-        correct = np.load(file)
-        one_per_image = isinstance(correct, np.ndarray) and correct.ndim == 1 and len(correct) > 0
-        if not one_per_image or not np.isin(correct, (0, 1)).all():
-            raise Refused("its values are not 0 and 1, one an image")
-        return correct.astype(np.uint8)
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +117,13 @@ class Budgets:
 
 
 def compare_budgets(verdicts: list[Verdict], expansion: Expansion, records: Records) -> dict[str, Budgets]:
-    """By claim, how the budgets of its arms differ; nothing is said before both arms have a run."""
+    """By claim, how the budgets of its arms differ; nothing is said before both arms have a run.
+
+    Args:
+        verdicts: Of the study's claims.
+        expansion: The study.
+        records: Of all its runs, and by (arm, seed) of those that stand for the arms.
+    """
     budgets = {}
     for verdict in verdicts:
         pairs = [_compare(a, b, expansion, records) for a, b in expansion.study.pairs_of(verdict.claim)]
@@ -238,7 +215,7 @@ def _steps_as_planned(spent: dict[str, float]) -> bool:
 
 def _speed(a: str, b: str, expansion: Expansion, records: Records) -> str:
     """The speed of arm a against b's, from the pairs of runs that were made together; empty with fewer than 2 of them."""
-    done = [record for record in records.values() if record]
+    done = list({record.run_id: record for record in records.values() if record}.values())
     ratios = []
     for seed in expansion.seeds:
         first, second = records[a, seed], records[b, seed]
@@ -300,6 +277,7 @@ def warnings(
         *_unfinished(expansion, records, reached, failures),
         *_of_records(expansion, records),
         *_of_verdicts(verdicts, sampling),
+        *tuning_warnings(expansion, records),
         *_of_registration(expansion, records),
     ]
 
@@ -319,7 +297,7 @@ def _unfinished(
     begun = []
     for (arm, seed), epoch in reached.items():
         if records[arm, seed] is None and (arm, seed) not in failures:
-            begun.append(f"{arm} seed {seed} (at epoch {epoch:g} of {expansion.arms[arm].train.epochs})")
+            begun.append(f"{arm} seed {seed} (at epoch {epoch:g} of {expansion.trials[arm].config.train.epochs})")
     warnings = []
     if diverged:
         warnings.append(f"Diverged, scored as guessing unless the claim says otherwise: {', '.join(diverged)}.")
@@ -355,7 +333,7 @@ def _of_match(expansion: Expansion, records: Records) -> list[str]:
     budget = config.model.match
     if budget == "none":
         return []
-    spent = {arm: getattr(record, budget) for (arm, _), record in records.items() if record}
+    spent = {expansion.trials[name].arm: getattr(record, budget) for (name, _), record in records.items() if record}
     unmatched = []
     for arm, amount in spent.items():
         if more := excess(amount, spent.get(baseline)):
@@ -375,9 +353,10 @@ def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> l
                 f"Claim {v.claim.id}: the differences are skewed, so that the t-test may err several times as often as alpha; "
                 "look at the single seeds (a claim on the median is judged soundly there)."
             )
-        if v.decided and v.claim.id in sampling:
+        if v.decided and v.claim.id in sampling and v.image_variance is None:
             distance = min(abs(v.estimate - margin) for margin in v.margins)
-            half_width = statistics.half_width(sampling[v.claim.id].both, v.n, v.level)
+            errors = sampling[v.claim.id]
+            half_width = errors.both * float(stats.t.ppf((1 + v.level) / 2, errors.freedom))
             if distance < half_width:
                 warnings.append(
                     f"Claim {v.claim.id}: {v.outcome} on these test images; counting their sampling error too, the interval of "

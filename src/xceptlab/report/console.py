@@ -46,14 +46,25 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     for verdict in verdicts:
         lines = _planned_claim(verdict, expansion)
         console.print(*lines, sep="\n", highlight=False)
+    if expansion.study.tune:
+        console.print(f"Tuned: {expansion.study.tune.described}", highlight=False)
     missing = sum(record is None for record in records.values())
-    console.print(f"{missing} of {len(records)} runs to train{_seeds_to_come(expansion, verdicts)}.")
+    console.print(f"{missing} of {len(records)} runs to train{_size(expansion)}{_seeds_to_come(expansion, verdicts)}.")
     if nothing := expansion.nothing_found():
         console.print(f"{nothing}.", soft_wrap=True, highlight=False)
     if expansion.first_look:
         console.print(f"This is {expansion.first_look}.")
     if len(expansion.seeds) < LEAST_PAIRS:
         console.print(f"Warning: with {len(expansion.seeds)} of at least {LEAST_PAIRS} seeds no claim can be judged.")
+
+
+def _size(expansion: Expansion) -> str:
+    """How the number of runs of a tuned study comes about, in words; empty for another one."""
+    tune = expansion.study.tune
+    if tune is None:
+        return ""
+    values = f"{len(tune.values())} values of {' and '.join(tune.keys)}"
+    return f": {len(expansion.arms)} arms x {len(expansion.seeds)} seeds x {values}"
 
 
 def _table_of_differences(expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]") -> Table:
@@ -69,13 +80,14 @@ def _table_of_differences(expansion: Expansion, records: Records, networks: "Map
         matched = expansion.arms[arm].model.match
         if matched != "none" and excess(getattr(whole, matched), getattr(of_baseline, matched)):
             keys.append("(unmatched)")
-        done = sum(records[arm, seed] is not None for seed in expansion.seeds)
+        runs = [records[trial, seed] for trial in expansion.trials_of(arm) for seed in expansion.seeds]
+        done = sum(record is not None for record in runs)
         table.add_row(
             arm,
             "\n".join(keys) or "(the baseline)",
             amount(whole.parameters, of_baseline.parameters),
             amount(whole.macs, of_baseline.macs),
-            f"{done} of {len(expansion.seeds)}",
+            f"{done} of {len(runs)}",
         )
     return table
 

@@ -1,6 +1,5 @@
 """A study's records, gathered: what the tables, the figures, the page and the terminal all show."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,14 @@ import numpy as np
 
 from xceptlab.files import read
 from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling_errors, warnings
+from xceptlab.report.tuned import Tuned, tuned
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study import statistics
+from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.metrics import ACCURACY, metric_of, split_of
 from xceptlab.study.statistics import Array
-from xceptlab.study.verdict import Records, Verdict, has_failed, judge_study, score_of_divergence
+from xceptlab.study.verdict import Verdict, has_failed, judge_study, score_of_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,9 @@ class Summary:
 
     expansion: Expansion
     records: Records
+    """Of all runs, by (trial, seed)."""
+    arm_records: Records
+    """Of the runs that stand for the arms, by (arm, seed); those of all runs unless keys are tuned."""
     verdicts: list[Verdict]
     metric: str
     """The first claim's metric, by which the arms are compared."""
@@ -82,6 +86,8 @@ class Summary:
     """By claim, how the budgets of its arms differ."""
     effects: list[EffectRow]
     """The effects of a grid whose cells all have at least 2 seeds."""
+    tuned: Tuned | None
+    """What tuning chose and found; None where nothing is tuned."""
     environment: dict[str, str]
     links: dict[tuple[str, int], str]
     """Where runs are in W&B, as far as they are."""
@@ -101,21 +107,27 @@ def summarise(expansion: Expansion) -> Summary:
     metric = claims[0].metric if claims else f"test/{ACCURACY}"
     held_out = all(config.data.validates for config in expansion.arms.values())
     curve_metric = f"val/{ACCURACY}" if held_out else f"train/{ACCURACY}"
-    logs = _logs(expansion, directories)
-    reached = {key: max((line["epoch"] for line in log), default=0) for key, log in logs.items()}
+    by_arm = arm_records(expansion, records)
+    directories_by_arm = arm_directories(expansion, records)
+    logs = _logs(directories_by_arm)
+    unfinished = _logs({key: directory for key, directory in directories.items() if not records[key]})
+    reached = {key: max((line["epoch"] for line in log), default=0) for key, log in unfinished.items()}
     verdicts = judge_study(expansion, records)
-    sampling = sampling_errors(verdicts, expansion.study, directories)
+    sampling = sampling_errors(verdicts, expansion.study, directories_by_arm)
+    diverged = {arm: _score_of_divergence(arm, expansion, metric) for arm in expansion.arms}
     return Summary(
         expansion=expansion,
         records=records,
+        arm_records=by_arm,
         verdicts=verdicts,
         metric=metric,
-        arms=[_arm(name, expansion, records, metric) for name in expansion.arms],
+        arms=[_arm(name, expansion, by_arm, metric) for name in expansion.arms],
         curve_metric=curve_metric,
         curves={arm: _curve(arm, expansion.seeds, logs, curve_metric) for arm in expansion.arms},
         sampling=sampling,
-        budgets=compare_budgets(verdicts, expansion, records),
-        effects=_effects(expansion, records, metric),
+        budgets=compare_budgets(verdicts, expansion, {**records, **by_arm}),
+        effects=_effects(expansion, by_arm, metric),
+        tuned=tuned(expansion, records, metric, diverged),
         environment=_environment(records),
         links=_links(directories),
         warnings=warnings(expansion, records, reached, _failures(directories, records), verdicts, sampling),
@@ -183,14 +195,14 @@ def _score_of_divergence(arm: str, expansion: Expansion, metric: str) -> float:
 
 
 Logs = dict[tuple[str, int], list[dict[str, Any]]]
-"""The log's lines of every run that has begun, by (arm, seed)."""
+"""The log's lines of every run that has begun, by (arm, seed) or (trial, seed)."""
 
 
-def _logs(expansion: Expansion, directories: dict[tuple[str, int], RunDirectory]) -> Logs:
+def _logs(directories: dict[tuple[str, int], RunDirectory]) -> Logs:
     logs = {}
-    for key in itertools.product(expansion.arms, expansion.seeds):
-        lines = directories[key].log()
-        if lines or (directories[key].path / "config.yaml").exists():
+    for key, directory in directories.items():
+        lines = directory.log()
+        if lines or (directory.path / "config.yaml").exists():
             logs[key] = lines
     return logs
 

@@ -9,17 +9,23 @@ from typing import Any
 from xceptlab.config import loading
 from xceptlab.config.schema import DataConfig, RunConfig, TrainConfig
 from xceptlab.runs.record import Record
+from xceptlab.study.choice import Records
 from xceptlab.study.definition import Seeds
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import Registration
-from xceptlab.study.verdict import Records
+from xceptlab.study.tuning import Tune, value_name
 
 
 def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
-    """The rows of the table "What was trained", by name; where arms differ, a row says in what."""
+    """The rows of the table "What was trained", by name; where arms, or their trials, differ, a row says in what.
+
+    Args:
+        expansion: The study.
+        records: Of the runs that stand for the arms, by (arm, seed).
+    """
 
     def row(words: Callable[[RunConfig], str]) -> str:
-        return _by_arm({arm: words(config) for arm, config in expansion.arms.items()})
+        return _by_arm({name: words(trial.config) for name, trial in expansion.trials.items()})
 
     def recorded_row(words: Callable[[RunConfig, Record | None], str]) -> str:
         return _by_arm({arm: words(config, _first(arm, records)) for arm, config in expansion.arms.items()})
@@ -37,6 +43,7 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
         "optimizer": row(lambda config: _optimizer(config.train)),
         "learning rate": row(lambda config: _learning_rate(config.train)),
         "regularisation": row(_regularisation),
+        **({"tuning": _tuning(expansion.study.tune)} if expansion.study.tune else {}),
         "precision": row(lambda config: config.train.precision),
         "seeds": _seeds(expansion),
         "base files": ", ".join([*expansion.study.base, *_layers(expansion)]),
@@ -45,8 +52,8 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
 
 
 def shared_science(expansion: Expansion) -> dict[str, str]:
-    """Every science key in which no arm differs from another, with its value; the seed is no such key."""
-    first, *others = (config.science() for config in expansion.arms.values())
+    """Every science key in which no arm and no trial differs from another, with its value; the seed is no such key."""
+    first, *others = (trial.config.science() for trial in expansion.trials.values())
     shared = [key for key in first if key != "seed" and all(other[key] == first[key] for other in others)]
     return {key: json.dumps(first[key]) for key in shared}
 
@@ -137,6 +144,11 @@ def _seeds(expansion: Expansion) -> str:
     if isinstance(plan, Seeds):
         return f"{seeds} ({plan.max} at most, until the claims are decided)"
     return seeds
+
+
+def _tuning(tune: Tune) -> str:
+    values = ", ".join(f"({value_name(value)})" if len(value) > 1 else value_name(value) for value in tune.values())
+    return f"{tune.described.removesuffix('.')}: {values}"
 
 
 def _layers(expansion: Expansion) -> list[str]:

@@ -21,6 +21,7 @@ from xceptlab.report import figures
 from xceptlab.report.caveats import excess
 from xceptlab.report.summary import ArmRow, EffectRow, Summary
 from xceptlab.report.trained import recipe, shared_science
+from xceptlab.report.tuned import Rows
 from xceptlab.study import statistics
 from xceptlab.study.metrics import decimals
 from xceptlab.study.verdict import Verdict
@@ -92,14 +93,15 @@ RECORDED = (
 def results_csv(summary: Summary) -> str:
     """One line per run: the raw scores and what made them."""
     metrics = sorted({name for record in summary.records.values() if record for name in record.metrics})
-    columns = ["arm", "seed", "run_id", "status", *metrics, *RECORDED, "revision"]
+    tuned = list(summary.expansion.study.tune.keys) if summary.expansion.study.tune else []
+    columns = ["arm", "seed", *tuned, "run_id", "status", *metrics, *RECORDED, "revision"]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for (arm, seed), run in summary.expansion.runs().items():
-        record = summary.records[arm, seed]
+    for (name, seed), run in summary.expansion.runs().items():
+        trial, record = summary.expansion.trials[name], summary.records[name, seed]
         made = vars(record) | record.metrics | record.git if record else {"status": "missing"}
-        writer.writerow(made | {"arm": arm, "seed": seed, "run_id": run.run_id})
+        writer.writerow(made | trial.values | {"arm": trial.arm, "seed": seed, "run_id": run.run_id})
     return buffer.getvalue()
 
 
@@ -243,14 +245,32 @@ def _values(summary: Summary) -> dict[str, Any]:
         "paired": [v for v in summary.verdicts if v.n],
         "effect_header": EFFECT_HEADER,
         "effect_rows": [effect_cells(effect, summary.metric) for effect in summary.effects],
+        "tuning_tables": _tuning_tables(summary),
         "decimals": decimals,
         "curves_text": _ends(summary),
         "reproduce": _reproduce(summary),
         "differences": {arm: summary.expansion.differences(arm) for arm in summary.expansion.arms},
         "notes": [s for budgets in summary.budgets.values() for s in budgets.sentences] + summary.warnings,
-        "recipe": recipe(summary.expansion, summary.records),
+        "recipe": recipe(summary.expansion, summary.arm_records),
         "shared": shared_science(summary.expansion),
     }
+
+
+def _tuning_tables(summary: Summary) -> list[tuple[str, Rows]]:
+    """What tuning chose and found, each table with its title."""
+    if summary.tuned is None:
+        return []
+    keys = " and ".join(summary.expansion.study.tune.keys if summary.expansion.study.tune else [])
+    level = 100 * (1 - 2 * summary.expansion.study.alpha)
+    fixed = f"Claims with all arms at the same {keys}: {level:g}% intervals, p unadjusted; not claimed beforehand, no verdicts"
+    return [
+        (f"Chosen {keys}", summary.tuned.chosen),
+        (
+            f"{summary.metric} by {keys}: mean ± standard deviation over seeds (and for how many it was chosen)",
+            summary.tuned.by_value,
+        ),
+        (fixed, summary.tuned.contrasts),
+    ]
 
 
 def _tex(text: Any) -> str:

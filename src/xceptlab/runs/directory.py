@@ -8,6 +8,8 @@
     metrics.jsonl        the log: one flushed line per logged step and per evaluation
     model.safetensors    the weights that were evaluated
     test_correct.npy     one byte per test image, in the data set's order: 1 where top-1 was right
+    test_top5.npy        the same of top-5, where there are more than 5 classes
+    test_loss.npy        the loss of each test image, in nats, 4 bytes each
     studies.txt          the studies that use the run
     registrations.txt    the registrations of studies that stood before the run began
     log.txt              what the run printed, when a study started it

@@ -13,6 +13,7 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.study import metrics
 from xceptlab.study.metrics import Metric
+from xceptlab.study.tuning import Tune
 
 DERIVED = ("data.content", "model.weights_digest")
 """Science that xceptlab fills in: what the files of other keys hold."""
@@ -195,6 +196,10 @@ class Study(Section):
     ``_``, an empty one ``none``)."""
     alpha: float = 0.05
     """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the file; above 0, below 0.5."""
+    scope: Literal["test_set", "images"] = "test_set"
+    """What verdicts hold for: these images of the test set; or other images of the same kind, too, which takes larger effects."""
+    tune: Tune | None = None
+    """Train every arm at several values of some keys, and compare the arms at the best ones; null compares them as they are."""
     paper: Paper = field(default_factory=Paper)
     """Where the tested claim stands."""
 
@@ -234,6 +239,8 @@ class Study(Section):
             for key in declared:
                 if key not in FACTORS:
                     raise Refused(f"arm {name!r}: {_no_factor(key)}")
+                if self.tune and key in self.tune.keys:
+                    raise Refused(f"arm {name!r}: {key} is tuned, so that no arm may declare it")
 
     def _check_claim(self, claim: Claim) -> None:
         """Refuse a claim whose id another one has, or that names an arm, a factor or a level that the study does not have."""

@@ -4,17 +4,20 @@ The mean is tested by t-tests: powerful, and valid while the differences are nea
 valid for any distribution, also where runs collapse or diverge, and blind to how large a difference is.
 """
 
+import bisect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import optimize, stats
 
 from xceptlab.errors import Refused
-from xceptlab.study import signs, statistics
+from xceptlab.study import images, signs, statistics
 from xceptlab.study.definition import Claim, Seeds, Study
-from xceptlab.study.statistics import MOST_PAIRS, Array
+from xceptlab.study.metrics import split_of
+from xceptlab.study.statistics import MOST_PAIRS, Array, Kind
 
 LEAST_PAIRS = 3
 """Fewer pairs are judged by no test."""
@@ -30,6 +33,12 @@ class Estimand(ABC):
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
         self.claim, self.seeds = claim, seeds
+
+    @property
+    def scope(self) -> str:
+        """What a verdict holds for besides other seeds, in words."""
+        sets = {"test": "on this test set", "val": "on this validation set"}
+        return sets.get(split_of(self.claim.metric), "on the data that were scored")
 
     @abstractmethod
     def estimate(self, d: Array) -> float:
@@ -81,8 +90,10 @@ class Estimand(ABC):
         """What the differences, n >= 2, say about the seeds that are still to come, at the study's ``level``."""
 
 
-def estimand(claim: Claim, seeds: Sequence[int] | Seeds) -> Estimand:
-    """The estimand that a claim declares."""
+def estimand(claim: Claim, seeds: Sequence[int] | Seeds, image_variance: float | None = None) -> Estimand:
+    """The estimand that a claim declares; of seeds and images where the variance that images add is given (``scope: images``)."""
+    if image_variance is not None:
+        return MeanOverImages(claim, seeds, image_variance)
     if claim.statistic == "mean":
         return Mean(claim, seeds)
     return Median(claim, seeds)
@@ -168,18 +179,24 @@ class Mean(Estimand):
         beyond = margin - abs(mean) if equivalent else mean - margin  # above 0 the claim would be shown, below 0 its opposite
         if beyond == 0:
             return "the estimate lies on the margin, so that no number of seeds would decide it"
-        kind: statistics.Kind
+        kind: Kind
         if beyond > 0:
             kind, level = self.claim.kind, levels[0]
         elif equivalent:
             kind, level = "superior", levels[1] / 2  # either of two outer tests shows the opposite
         else:
             kind, level = "superior", levels[1]
-        need = statistics.pairs_needed(abs(beyond), _spread(d), kind, level)
+        need = self._pairs_needed(abs(beyond), _spread(d), kind, level)
         need = max(need, n + 1, LEAST_PAIRS)
         if need >= MOST_PAIRS:
-            return f"at this mean and spread more than {MOST_PAIRS - 1} seeds would be needed to decide it"
+            return self._too_many()
         return f"at this mean and spread about {need} seeds would decide it, {need - n} more (80% power)"
+
+    def _pairs_needed(self, distance: float, spread: float, kind: Kind, level: float) -> int:
+        return statistics.pairs_needed(distance, spread, kind, level)
+
+    def _too_many(self) -> str:
+        return f"at this mean and spread more than {MOST_PAIRS - 1} seeds would be needed to decide it"
 
     def describe(self, d: Array) -> str:
         places = self.claim.decimals
@@ -218,6 +235,60 @@ class Mean(Estimand):
 def _spread(d: Array) -> float:
     """The standard deviation of differences (n,), n >= 2."""
     return float(d.std(ddof=1))
+
+
+class MeanOverImages(Mean):
+    """The mean over seeds and images: the test images are a sample, too, and other ones are to give the same verdict.
+
+    Args:
+        claim: The claim.
+        seeds: Those of the study, a list.
+        image_variance: Of the mean difference, what images add to it (``images.image_variance``); NaN where it is not known.
+    """
+
+    def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds, image_variance: float) -> None:
+        super().__init__(claim, seeds)
+        self.image_variance = image_variance
+
+    @property
+    def scope(self) -> str:
+        return "on images of this kind"
+
+    def interval(self, d: Array, alpha: float) -> tuple[float, float]:
+        low, high = images.interval(d, self.image_variance, 1 - 2 * alpha)
+        return float(low), float(high)
+
+    def p_values(self, d: Array) -> Array:
+        return images.p_values(d, self.image_variance, self.claim.kind, self.claim.margin)
+
+    def untestable(self, d: Array) -> str:
+        if math.isnan(self.image_variance):
+            kept = f"fewer than 2 pairs of runs have kept their {self.claim.metric} image by image"
+            return f"{kept}, so that nothing is known of other images (scope: images)"
+        return super().untestable(d)
+
+    def power(self, d: Array, level: float) -> str:
+        error, freedom = (float(value) for value in images.error(d, self.image_variance))
+        critical = stats.t.ppf(1 - level, freedom)
+        each = statistics.power_of_each(self.claim.kind)
+        errors = optimize.brentq(lambda x: stats.nct.sf(critical, freedom, x) - each, 0.0, critical + 50.0)
+        smallest = f"{errors * error:.{self.claim.decimals}f}"
+        found = f"an effect of {smallest} beyond the margin"
+        if self.claim.kind == "equivalent":
+            found = f"equivalence within {smallest}"
+        return f"{len(d)} pairs on so many images would have found {found} with 80% power."
+
+    def _pairs_needed(self, distance: float, spread: float, kind: Kind, level: float) -> int:
+        each, sizes = statistics.power_of_each(kind), range(2, MOST_PAIRS)
+
+        def enough(n: int) -> bool:
+            return images.power(distance, spread, n, self.image_variance, level) >= each
+
+        return sizes.start + bisect.bisect_left(sizes, True, key=enough)
+
+    def _too_many(self) -> str:
+        floor = f"{math.sqrt(self.image_variance):.{self.claim.decimals}f}"
+        return f"at this mean no number of seeds would decide it on so many test images, whose error alone is {floor}"
 
 
 class Median(Estimand):

@@ -1,6 +1,7 @@
 """A study with every arm's configuration resolved, and the runs that follow from it."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.record import Record
 from xceptlab.study.definition import Seeds, Study
+from xceptlab.study.tuning import Trial, trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +45,29 @@ class Expansion:
             return list(range(seeds.analyses[self.interim_analysis]))
         return seeds
 
-    def run(self, arm: str, seed: int) -> RunConfig:
-        """The run of one arm and one seed."""
-        return dataclasses.replace(self.arms[arm], seed=seed)
+    @functools.cached_property
+    def trials(self) -> dict[str, Trial]:
+        """What is trained with every seed, by name: every arm or, where keys are tuned, every arm at each of their values."""
+        return trials(self.arms, self.study.tune)
+
+    def trials_of(self, arm: str) -> dict[str, Trial]:
+        """The trials of one arm, by name."""
+        return {name: trial for name, trial in self.trials.items() if trial.arm == arm}
+
+    def run(self, trial: str, seed: int) -> RunConfig:
+        """The run of one trial, which is an arm unless keys are tuned, and one seed."""
+        return dataclasses.replace(self.trials[trial].config, seed=seed)
 
     def runs(self) -> dict[tuple[str, int], RunConfig]:
-        """Every run by (arm, seed), seed by seed, so that an unfinished study is balanced."""
-        return {(arm, seed): self.run(arm, seed) for seed in self.seeds for arm in self.arms}
+        """Every run by (trial, seed), seed by seed, so that an unfinished study is balanced."""
+        return {(trial, seed): self.run(trial, seed) for seed in self.seeds for trial in self.trials}
 
     def directories(self) -> dict[tuple[str, int], RunDirectory]:
-        """Every run's directory by (arm, seed)."""
+        """Every run's directory by (trial, seed)."""
         return {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in self.runs().items()}
 
     def records(self) -> dict[tuple[str, int], Record | None]:
-        """Every run's record by (arm, seed), or None where a run has none yet.
+        """Every run's record by (trial, seed), or None where a run has none yet.
 
         Raises:
             Refused: A file is not a record.

@@ -14,9 +14,11 @@ from xceptlab.config import loading, shipped
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity, resolved
 from xceptlab.errors import Refused
+from xceptlab.study.choice import refuse_untunable
 from xceptlab.study.definition import FACTORS, Seeds, Study
 from xceptlab.study.estimands import refuse_too_few_seeds
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.images import refuse_scope
 from xceptlab.study.metrics import ACCURACY, measured, split_of
 from xceptlab.study.registration import Registration, refuse_namesake
 from xceptlab.study.verdict import with_needed_seeds
@@ -46,10 +48,11 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     file = find_study_file(path)
     study = loading.load_file(Study, str(file))
     cells = study.cells()
+    tuned = study.tune.keys if study.tune else {}
     for key, _ in loading.overrides(args):
         if key == "print_config":
             raise Refused("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
-        if key == "seed" or any(key in declared for declared in cells.values()):
+        if key == "seed" or key in tuned or any(key in declared for declared in cells.values()):
             raise Refused(f"--{key}: the study {file} decides it; edit the study to change it")
     planned = 0
     if seeds is not None:
@@ -75,6 +78,8 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     )
     expansion = dataclasses.replace(loaded, arms=_resolved(loaded))
     _control(file, expansion)
+    refuse_untunable(expansion, file)
+    refuse_scope(study, file)
     if not expansion.planned:  # a first look decides nothing anyway
         refuse_too_few_seeds(study, file)
     if next(iter(expansion.arms.values())).model.match != "none":

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class Registration:
     arms: dict[str, dict[str, Any]]
     """By arm its science."""
     question: str = ""
+    scope: str = "test_set"
+    tune: dict[str, Any] = field(default_factory=dict)
+    """The keys of ``Tune``; empty where nothing is tuned."""
     digest: str = ""
     """Digest of the file's bytes, which the file itself does not hold; empty before it is written. The records of the runs that
     began under this registration name it so: one that is made anew has another, and a later version that knows more fields finds
@@ -48,7 +51,16 @@ class Registration:
             claim["contrast"] = claim["contrast"] and list(claim["contrast"])
         arms = {name: config.science() for name, config in expansion.arms.items()}
         seeds = dataclasses.asdict(study.seeds) if isinstance(study.seeds, Seeds) else list(study.seeds)
-        return cls(time=time.time(), claims=claims, alpha=study.alpha, seeds=seeds, arms=arms, question=study.question)
+        return cls(
+            time=time.time(),
+            claims=claims,
+            alpha=study.alpha,
+            seeds=seeds,
+            arms=arms,
+            question=study.question,
+            scope=study.scope,
+            tune=dataclasses.asdict(study.tune) if study.tune else {},
+        )
 
     @classmethod
     def read(cls, expansion: Expansion) -> "Registration | None":
@@ -113,15 +125,25 @@ class Registration:
             RunDirectory.of(run.runtime.outputs, run.run_id).register(registered.digest)
 
     def contents(self) -> dict[str, Any]:
-        """What the file holds: all but its own digest."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "digest"}
+        """What the file holds: all but its own digest, and ``tune`` only where something is tuned."""
+        contents = dataclasses.asdict(self)
+        del contents["digest"]
+        if not self.tune:
+            del contents["tune"]
+        return contents
 
     def edits(self, expansion: Expansion) -> list[str]:
         """What differs between the registered study and today's, in words."""
         today = Registration.now(expansion)
         seeds = dataclasses.asdict(Seeds(**self.seeds)) if isinstance(self.seeds, dict) else self.seeds
         edits = []
-        for name, before, after in (("alpha", self.alpha, today.alpha), ("seeds", seeds, today.seeds)):
+        planned = (
+            ("alpha", self.alpha, today.alpha),
+            ("seeds", seeds, today.seeds),
+            ("scope", self.scope, today.scope),
+            ("tune", self.tune, today.tune),
+        )
+        for name, before, after in planned:
             if before != after:
                 edits.append(f"{name} {before} -> {after}")
         claims = {claim["id"]: _CLAIM_DEFAULTS | claim for claim in self.claims}

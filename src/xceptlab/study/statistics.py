@@ -82,7 +82,7 @@ def detectable(spread: float, n: int, kind: Kind, alpha: float) -> float:
     """
     from statsmodels.stats.power import TTestPower
 
-    effect_size = TTestPower().solve_power(nobs=n, alpha=alpha, power=_power_of_each(kind), alternative="larger")
+    effect_size = TTestPower().solve_power(nobs=n, alpha=alpha, power=power_of_each(kind), alternative="larger")
     return float(spread * effect_size)
 
 
@@ -95,13 +95,13 @@ def pairs_needed(distance: float, spread: float, kind: Kind, alpha: float) -> in
 
     def suffice(n: int) -> bool:
         power = TTestPower().power(distance / spread, n, alpha, alternative="larger")
-        return not power < _power_of_each(kind)  # NaN, which scipy gives for enormous effects, suffices
+        return not power < power_of_each(kind)  # NaN, which scipy gives for enormous effects, suffices
 
     sizes = range(2, MOST_PAIRS)
     return sizes.start + bisect.bisect_left(sizes, True, key=suffice)
 
 
-def _power_of_each(kind: Kind) -> float:
+def power_of_each(kind: Kind) -> float:
     """The power that each one-sided test needs for the claim to be found with ``POWER``: ``equivalent`` needs two of them."""
     if kind == "superior":
         return POWER
@@ -225,46 +225,6 @@ def upper_spread(spread: float, n: int) -> float:
 
 
 # ---- where the error comes from -------------------------------------------------------------------------------------------
-
-
-def redrawn(correct: NDArray[np.uint8], draws: int, rng: np.random.Generator) -> Array:
-    """Accuracies on test images drawn with replacement, which all runs share: each draw is the same for every run.
-
-    Args:
-        correct: 1 where a run was right, (runs, images).
-
-    Returns:
-        Accuracies in percent, (draws, runs).
-    """
-    runs, images = correct.shape
-    columns = np.ascontiguousarray(correct.T, dtype=np.float32)
-    right = np.empty((draws, runs))
-    for part in np.array_split(np.arange(draws), max(1, draws // 50)):  # so that 50 draws of all images are in memory at most
-        counts = np.empty((len(part), images), dtype=np.float32)  # how often each image is drawn
-        for draw in counts:
-            draw[:] = np.bincount(rng.integers(images, size=images), minlength=images)
-        right[part] = counts @ columns
-    return 100 * right / images
-
-
-def two_way_errors(differences: Array, drawn: Array, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Standard errors of the mean difference from the seeds, from the test images, and from both, by a two-way bootstrap.
-
-    Resampling both ways counts the variance of single predictions three times (Owen 2007), the sum of both ways twice; the
-    smaller of the two is taken, which is still careful.
-
-    Args:
-        differences: Paired differences (n,), n >= 2.
-        drawn: The same on redrawn images, (draws, n).
-        rng: Draws the seeds.
-    """
-    draws, n = drawn.shape
-    by_seeds = float(stats.sem(differences))
-    by_images = float(drawn.mean(axis=1).std(ddof=1))
-    seeds = rng.integers(n, size=(draws, n - 1))  # n - 1 of n: then the bootstrap's variance is not too small
-    resampled = np.take_along_axis(drawn, seeds, axis=1).mean(axis=1)  # (draws,)
-    both_ways = float(resampled.std(ddof=1))
-    return by_seeds, by_images, min(both_ways, float(np.hypot(by_seeds, by_images)))
 
 
 def skewed(differences: Array) -> bool:

@@ -10,9 +10,10 @@ import numpy as np
 
 from xceptlab.errors import Refused
 from xceptlab.runs.record import Record
-from xceptlab.study import statistics, wording
+from xceptlab.study import images, statistics, wording
+from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.definition import Claim, Seeds
-from xceptlab.study.estimands import LEAST_PAIRS, Estimand, estimand
+from xceptlab.study.estimands import LEAST_PAIRS, Estimand, MeanOverImages, estimand
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.metrics import ACCURACY, metric_of, split_of
 from xceptlab.study.statistics import Array
@@ -22,9 +23,6 @@ Scores = Mapping[str, Mapping[int, float]]
 
 Accuracies are in percent, losses in nats.
 """
-
-Records = Mapping[tuple[str, int], Record | None]
-"""Records, or None where a run has none yet, by (arm, seed)."""
 
 Outcome = Literal["supported", "contradicted", "inconclusive", "incomplete"]
 
@@ -61,6 +59,8 @@ class Verdict:
     """Whether there were pairs to test."""
     most: int | None = None
     """Seeds at most, where seeds are added until the claims are decided; the interval is then the repeated one."""
+    image_variance: float | None = None
+    """What other images would add to the variance of the estimate, where the verdict is to hold for them; NaN if not known."""
     given_up: float | None = None
     """The chance to be decided by the most seeds, where it is below the study's ``futility``, so that no more are asked for."""
     summary: str = ""
@@ -107,7 +107,13 @@ class _Tested:
     """Of the claim and of its opposite (2,), before Holm's adjustment; 1 where nothing was tested."""
 
 
-def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int] | Seeds, alpha: float = 0.05) -> list[Verdict]:
+def judge(
+    claims: Sequence[Claim],
+    scores: Sequence[Scores],
+    seeds: Sequence[int] | Seeds,
+    alpha: float = 0.05,
+    image_variances: Mapping[str, float] = {},
+) -> list[Verdict]:
     """Judge the claims together: the chance of any false ``supported``, and of any false ``contradicted``, is at most alpha.
 
     Args:
@@ -118,11 +124,12 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
             comes later; it is ``incomplete`` while the next analysis's seeds have no scores. Where the seeds have a
             ``futility``, the first analysis at which every claim is decided or futile is the last one.
         alpha: Familywise error rate.
+        image_variances: By claim, where its verdict is to hold for other images, too, what they add to the variance of its mean.
 
     Raises:
         Refused: A score that is not a finite number.
     """
-    estimands = [estimand(claim, seeds) for claim in claims]
+    estimands = [estimand(claim, seeds, image_variances.get(claim.id)) for claim in claims]
     analyses = [range(n) for n in seeds.analyses] if isinstance(seeds, Seeds) else [seeds]
     tested: list[_Tested] = []
     for seeds_so_far in analyses:
@@ -136,11 +143,21 @@ def judge(claims: Sequence[Claim], scores: Sequence[Scores], seeds: Sequence[int
 
 
 def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
-    """The verdicts of a study from its records by (arm, seed); ``incomplete`` while a run that a claim needs has none."""
+    """The verdicts of a study from the records of its runs; ``incomplete`` while a run that a claim needs has none.
+
+    Where keys are tuned, every arm is judged, seed by seed, by the run at the value that validates best.
+    """
     study = expansion.study
-    tables = [scores(claim, expansion, records) for claim in study.claims]
-    verdicts = judge(study.claims, tables, study.seeds, study.alpha)
-    return [_with_warnings(verdict, expansion, records) for verdict in verdicts]
+    of_arms = arm_records(expansion, records)
+    tables = [scores(claim, expansion, of_arms) for claim in study.claims]
+    of_images = {}
+    if study.scope == "images":
+        directories = arm_directories(expansion, records)
+        of_images = {claim.id: images.variance_of(claim, study, directories, expansion.seeds) for claim in study.claims}
+    verdicts = judge(study.claims, tables, study.seeds, study.alpha, of_images)
+    if study.tune:
+        verdicts = [replace(verdict, summary=f"{verdict.summary} {study.tune.described}") for verdict in verdicts]
+    return [_with_warnings(verdict, expansion, of_arms) for verdict in verdicts]
 
 
 def with_needed_seeds(expansion: Expansion) -> Expansion:
@@ -225,6 +242,7 @@ def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float)
         differences=dict(zip(both, differences.tolist(), strict=True)),
         scores=(a, b),
         most=asked.seeds.max if isinstance(asked.seeds, Seeds) else None,
+        image_variance=asked.image_variance if isinstance(asked, MeanOverImages) else None,
     )
 
 

@@ -45,7 +45,7 @@ def summary(verdict: "Verdict", asked: Estimand, *, alone: "Outcome", p_alone: f
         return _too_few_pairs(verdict, asked, levels)
     if why := asked.untestable(verdict.values):
         return f"Inconclusive: {why}."
-    estimated = _estimated(verdict)
+    estimated = _estimated(verdict, asked.scope)
     if verdict.decided:
         return f"{verdict.outcome.capitalize()}: {estimated}, {_against_the_margin(verdict)}."
     if alone != "inconclusive":
@@ -69,13 +69,14 @@ def _too_few_pairs(verdict: "Verdict", asked: Estimand, levels: Sequence[float])
     return f"Inconclusive: {pairs} of runs cannot be judged; at least {needed} needed{outlook}."
 
 
-def _estimated(verdict: "Verdict") -> str:
-    """The estimate with its interval, number of seeds and p-value."""
+def _estimated(verdict: "Verdict", scope: str) -> str:
+    """The estimate with its interval, number of seeds and p-value, and the ``scope`` for which it holds."""
     claim, places = verdict.claim, verdict.claim.decimals
     size = f"{abs(verdict.estimate):.{places}f}{claim.unit}"
     text = _compared(claim, size, verdict.estimate >= 0)
     if claim.statistic == "median":
         text += " in the median"
+    text += f" {scope}"
     interval = f"{100 * verdict.level:g}% interval"
     seeds = f"{verdict.n} seeds"
     if verdict.most is not None:
@@ -142,7 +143,7 @@ def sign_count(verdict: "Verdict") -> str:
 
 def forecast(verdict: "Verdict", study: Study) -> str:
     """How many seeds will decide the claim, from the pairs there are, a pilot's perhaps; empty with fewer than 2."""
-    asked = estimand(verdict.claim, study.seeds)
+    asked = estimand(verdict.claim, study.seeds, verdict.image_variance)
     if verdict.settled or verdict.n < 2 or asked.untestable(verdict.values):
         return ""
     level = study.alpha / len(study.claims)

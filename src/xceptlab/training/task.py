@@ -25,7 +25,8 @@ _DROPOUT = 4
 class Task(pl.LightningModule):
     """Image classification with cross-entropy.
 
-    ``evaluation`` holds the latest metrics by name (``val/top1``); after a test ``test_correct`` holds a 0 or 1 per image.
+    ``evaluation`` holds the latest metrics by name (``val/top1``); after a test ``test_values`` holds, by
+    name, what each image adds to a metric: 0 or 1 to an accuracy, nats to the loss.
 
     Args:
         config: The run.
@@ -46,7 +47,8 @@ class Task(pl.LightningModule):
         sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in names}
         self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
         self.evaluation: dict[str, float] = {}
-        self.per_image = PerImage(test_images)
+        types = {metric.name: torch.uint8 if metric.in_percent else torch.float32 for metric in self._metrics}
+        self.per_image = PerImage(types, test_images)
         self._recorder: capture.Recorder | None = None
         self._step: capture.CapturedStep | None = None
         self._inference: capture.Captured | None = None
@@ -140,20 +142,20 @@ class Task(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._report("test")
-        self.test_correct = self.per_image.compute().cpu()
+        self.test_values = {name: values.cpu() for name, values in self.per_image.compute().items()}
 
     def _logits(self, batch: Batch) -> dict[str, Tensor]:
         return {"logits": self.network(batch.images)}
 
-    def _evaluate(self, batch: Batch) -> Tensor:
-        """Add a batch to the sums; returns (B,) whether top-1 is right."""
+    def _evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """Add a batch to the sums; returns by metric what its images add to it, (B,) each."""
         replayed = self._inference(batch) if self._inference else None
         logits = (replayed or self._logits(batch))["logits"].float()
         values = {metric.name: PER_IMAGE[metric.name](logits, batch.labels) for metric in self._metrics}
         self.sums["images"].update(torch.ones_like(batch.labels))
         for name, value in values.items():
             self.sums[name].update(value)
-        return values["top1"]
+        return values
 
     def _report(self, split: str) -> None:
         """Log the mean of every metric over the images, in its unit; exact, since only sums are added over processes."""
@@ -173,17 +175,19 @@ class Task(pl.LightningModule):
 
 
 class PerImage(Metric):
-    """For each of n images whether top-1 was right: (n,) of 0 and 1, the same on every process after ``compute``."""
+    """What each of n images adds to some metrics: by name (n,), the same on every process after ``compute``."""
 
     full_state_update = False
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, types: dict[str, torch.dtype], n: int) -> None:
         super().__init__()
-        self.correct: Tensor
-        self.add_state("correct", torch.zeros(n, dtype=torch.uint8), dist_reduce_fx="sum")
+        self.types = types
+        for name, kind in types.items():
+            self.add_state(name, torch.zeros(n, dtype=kind), dist_reduce_fx="sum")
 
-    def update(self, index: Tensor, correct: Tensor) -> None:
-        self.correct[index] = correct.to(torch.uint8)
+    def update(self, index: Tensor, values: dict[str, Tensor]) -> None:
+        for name, kind in self.types.items():
+            getattr(self, name)[index] = values[name].to(kind)
 
-    def compute(self) -> Tensor:
-        return self.correct
+    def compute(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.types}

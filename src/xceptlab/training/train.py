@@ -187,7 +187,9 @@ def _train(
         if status == "finished":
             weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
             write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
-            write_atomically(directory.path / "test_correct.npy", npy(task.test_correct.numpy()))
+            for name, values in task.test_values.items():
+                file = directory.path / f"test_{'correct' if name == 'top1' else name}.npy"
+                write_atomically(file, npy(values.numpy()))
         directory.write_record(record)
         shutil.rmtree(directory.path / "checkpoints")
     return record
@@ -362,7 +364,7 @@ def evaluate(
 def npy(array: np.ndarray) -> bytes:
     """The bytes of a .npy file."""
     buffer = io.BytesIO()
-    np.save(buffer, array.astype(np.uint8))
+    np.save(buffer, array)
     return buffer.getvalue()
 
 

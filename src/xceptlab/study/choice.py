@@ -1,0 +1,157 @@
+"""The runs that stand for an arm where keys are tuned: at every seed the one whose value validates best."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from xceptlab.errors import Refused
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
+from xceptlab.study.expansion import Expansion
+
+Records = Mapping[tuple[str, int], Record | None]
+"""Records, or None where a run has none yet, by (arm, seed); where keys are tuned, those of all runs by (trial, seed)."""
+
+APART = 2.0
+"""Standard errors by which two validation accuracies must differ for a validation set to tell them apart."""
+
+
+def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]:
+    """By (arm, seed) the name of the trial whose run stands for the arm; left out while one of its trials has no record.
+
+    The test split has no part in it, nor have other arms and seeds. A run that diverged is chosen only where all of them did.
+    """
+    tune = expansion.study.tune
+    found = {}
+    for seed in expansion.seeds:
+        for arm in expansion.arms:
+            tried = {name: records[name, seed] for name in expansion.trials_of(arm)}
+            done = {name: record for name, record in tried.items() if record}
+            if len(done) == len(tried):
+                merits = {name: _merit(record, tune.select) if tune else 0.0 for name, record in done.items()}
+                found[arm, seed] = max(merits, key=lambda name: merits[name])  # of equal ones the first
+    return found
+
+
+def arm_records(expansion: Expansion, records: Records) -> Records:
+    """The records that stand for the arms, by (arm, seed)."""
+    if expansion.study.tune is None:
+        return records
+    choice = chosen(expansion, records)
+    keys = [(arm, seed) for seed in expansion.seeds for arm in expansion.arms]
+    return {(arm, seed): records[choice[arm, seed], seed] if (arm, seed) in choice else None for arm, seed in keys}
+
+
+def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, int], RunDirectory]:
+    """The directories of the runs that stand for the arms, by (arm, seed), as far as they are known."""
+    directories = expansion.directories()
+    if expansion.study.tune is None:
+        return directories
+    return {(arm, seed): directories[trial, seed] for (arm, seed), trial in chosen(expansion, records).items()}
+
+
+def records_at(expansion: Expansion, records: Records, number: int) -> Records:
+    """The records of the arms at one fixed value, the same in all of them, by (arm, seed)."""
+    assert expansion.study.tune
+    values = expansion.study.tune.values()[number]
+    names = {trial.arm: name for name, trial in expansion.trials.items() if trial.values == values}
+    return {(arm, seed): records[names[arm], seed] for seed in expansion.seeds for arm in expansion.arms}
+
+
+def _merit(record: Record, select: str) -> float:
+    """What the choice maximises."""
+    if record.status == "diverged":
+        return -math.inf
+    if select not in record.metrics:
+        raise Refused(f"tune.select: the run {record.run_id} has no {select}")
+    return -record.metrics[select] if select.endswith("loss") else record.metrics[select]
+
+
+def refuse_untunable(expansion: Expansion, file: Path) -> None:
+    """Refuse values that a configuration does not allow, that are one science, or that nothing is there to choose by.
+
+    Raises:
+        Refused: One line that names the study file.
+    """
+    tune = expansion.study.tune
+    if tune is None:
+        return
+    try:
+        trials = expansion.trials
+    except Refused as error:
+        raise Refused(f"{file}: tune.keys: {error}") from None
+    seen: dict[str, str] = {}
+    for name, trial in trials.items():
+        if trial.config.run_id in seen:
+            raise Refused(f"{file}: tune.keys: {seen[trial.config.run_id]} and {name} are the same science")
+        seen[trial.config.run_id] = name
+    for arm, config in expansion.arms.items():
+        if not config.data.validates:
+            raise Refused(f"{file}: tune.select: {tune.select} needs data.validation, which is 0 in arm {arm!r}")
+        if tune.select.endswith("top5") and config.data.classes <= 5:
+            raise Refused(f"{file}: tune.select: {tune.select} is always 100% with {config.data.classes} classes; select top1")
+
+
+def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
+    """Where the values that were tried, or the images to choose by, were too few, a sentence each."""
+    if expansion.study.tune is None:
+        return []
+    return [*_at_the_edge(expansion, records), *_indistinct(expansion, records)]
+
+
+def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
+    """Arms whose best value lies at an end of those that were tried in more than half of the seeds."""
+    assert expansion.study.tune
+    choice, values = chosen(expansion, records), expansion.study.tune.values()
+    warnings = []
+    for arm in expansion.arms:
+        mine = [expansion.trials[name] for (own, _), name in choice.items() if own == arm]
+        for key in expansion.study.tune.keys:
+            tried = [each[key] for each in values]
+            if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in tried):
+                continue  # of names there is no end
+            ends = Counter(trial.values[key] for trial in mine if trial.values[key] in (min(tried), max(tried)))
+            if 2 * ends.total() > len(mine):
+                where = " and ".join(f"{value} in {count}" for value, count in sorted(ends.items()))
+                warnings.append(
+                    f"Tuning: the best {key} of {arm} is at the edge of the values that were tried ({where} of {len(mine)} "
+                    "seeds); a better one may lie beyond."
+                )
+    return warnings
+
+
+def _indistinct(expansion: Expansion, records: Records) -> list[str]:
+    """Whether chance chooses, since there are too few images to tell the best value from the next one.
+
+    The standard error is that of a difference of two independent binomial shares. Both values are validated on the same images,
+    whose correctness is not kept one by one; where they err on the same ones the true error is smaller, so that this warns rather
+    too often than too seldom.
+    """
+    assert expansion.study.tune
+    select = expansion.study.tune.select
+    if select.endswith("loss"):
+        return []  # whose standard error is not known
+    warnings = []
+    for arm, config in expansion.arms.items():
+        close, judged, largest, images = 0, 0, 0.0, 0
+        for seed in expansion.seeds:
+            tried = [records[name, seed] for name in expansion.trials_of(arm)]
+            done = [record for record in tried if record and record.status == "finished"]
+            if len(done) < 2:
+                continue
+            best, second = sorted((record.metrics[select] for record in done), reverse=True)[:2]
+            images = done[0].validation_images or config.data.images()[1]
+            if not images:
+                continue  # their number is not known
+            error = math.sqrt((best * (100 - best) + second * (100 - second)) / images)
+            largest = max(largest, error)
+            judged += 1
+            close += best - second <= APART * error
+        if 2 * close > judged:
+            warnings.append(
+                f"Tuning: {images:,} validation images cannot tell the two best values of {arm} apart in {close} of {judged} "
+                f"seeds (not by {APART:g} standard errors, of up to {largest:.2g} points); chance chooses between them, which "
+                "adds to the spread over seeds."
+            )
+    return warnings

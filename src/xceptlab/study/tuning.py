@@ -1,0 +1,127 @@
+"""Tuning: the values of some keys that every arm is trained with, so that it is compared at its own best ones."""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from xceptlab.config import loading
+from xceptlab.config.fields import Section, shown
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import Refused
+
+TUNABLE = (
+    *(f"train.{name}" for name in ("lr", "optimizer", "momentum", "nesterov", "weight_decay", "decay_norm_bias")),
+    *(f"train.{name}" for name in ("schedule", "decay_rate", "decay_epochs", "warmup")),
+    *(f"train.{name}" for name in ("label_smoothing", "gradient_clip", "ema")),
+    "model.dropout",
+    *(f"data.{name}" for name in ("crop", "pad", "flip", "cutout", "colour", "rand_augment", "mixup", "cutmix")),
+)
+"""Keys that may be tuned: of the recipe, and neither of the budget nor of the network nor of which images are used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(Section):
+    """Each arm is trained at each of some values, and judged, seed by seed, at the one that validates best."""
+
+    PREFIX: ClassVar[str] = "tune."
+
+    keys: dict[str, list[Any] | dict[str, list[float]]]
+    """By key its values, such as ``train.lr: [0.03, 0.1, 0.3]``; those of several keys are crossed. Or, in each, a range to draw
+    from evenly on a logarithmic scale, such as ``train.lr: {log: [0.01, 1.0]}``."""
+    trials: int = 0
+    """How many values are drawn of ranges, the same for all arms; 0 where values are listed."""
+    select: Literal["val/top1", "val/top5", "val/loss"] = "val/top1"
+    """By what, at the last epoch, the best value of an arm is chosen, anew for every seed; ties go to the first one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("keys", bool(self.keys), "a mapping of at least one key to its values")
+        for key, values in self.keys.items():
+            if key not in TUNABLE:
+                known = key in loading.keys(RunConfig)
+                no_such = f"{key}: cannot be tuned; {', '.join(TUNABLE)} can" if known else loading.unknown(key, TUNABLE)
+                raise Refused(f"tune.keys: {no_such}")
+            if isinstance(values, list):
+                fits = len(values) > 1 and all(values.count(value) == 1 for value in values)
+            else:
+                fits = values.keys() == {"log"} and len(values["log"]) == 2 and 0 < values["log"][0] < values["log"][1]
+            if not fits:
+                allowed = "a list of at least two different values, or {log: [low, high]} with 0 < low < high"
+                raise Refused(f"tune.keys: {key}: {shown(values)} is not allowed; it must be {allowed}")
+        listed = {isinstance(values, list) for values in self.keys.values()}
+        self._require("keys", len(listed) == 1, "lists of values throughout, or ranges throughout")
+        if listed == {True}:
+            self._require("trials", self.trials == 0, "left out where values are listed; each of them is tried")
+        else:
+            self._require("trials", 2 <= self.trials <= 100, "from 2 to 100 where values are drawn from ranges")
+
+    def values(self) -> list[dict[str, Any]]:
+        """The values that are tried, by key.
+
+        Those of ranges are Halton's points, which fill a range more evenly than random ones and depend on nothing but their
+        number: more trials keep the runs of fewer. They are rounded to 3 digits.
+        """
+        if not self.trials:
+            crossed = itertools.product(*self.keys.values())
+            return [dict(zip(self.keys, values, strict=True)) for values in crossed]
+        from scipy.stats import qmc  # takes a second to load
+
+        points = qmc.Halton(len(self.keys), scramble=False).random(self.trials + 1)[1:]  # the first one is a corner
+        drawn = []
+        for point in points:
+            values = {}
+            for share, (key, between) in zip(point, self.keys.items(), strict=True):
+                assert isinstance(between, dict)
+                low, high = between["log"]
+                values[key] = float(f"{low * (high / low) ** share:.3g}")
+            drawn.append(values)
+        return drawn
+
+    @property
+    def described(self) -> str:
+        """How the arms are tuned, in a sentence."""
+        keys = " and ".join(self.keys)
+        return f"Each arm at the best of {len(self.values())} values of {keys} by {self.select}, chosen anew for every seed."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is trained with every seed: an arm, at one of the values of the keys that are tuned."""
+
+    arm: str
+    values: dict[str, Any]
+    """By tuned key; empty in a study that tunes none."""
+    config: RunConfig
+    """With the first seed."""
+
+
+def value_name(values: dict[str, Any]) -> str:
+    """The values of a trial, as tables show them."""
+    return ", ".join(map(str, values.values()))
+
+
+def trials(arms: dict[str, RunConfig], tune: Tune | None) -> dict[str, Trial]:
+    """Every trial by its name: ``arm`` in a study that tunes nothing, ``arm@0.1`` in one that tunes a key."""
+    if tune is None:
+        return {arm: Trial(arm=arm, values={}, config=config) for arm, config in arms.items()}
+    found = {}
+    for arm, config in arms.items():
+        for values in tune.values():
+            name = f"{arm}@{value_name(values).replace(' ', '')}"
+            found[name] = Trial(arm=arm, values=values, config=_with(config, values))
+    return found
+
+
+def _with(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """The configuration with these values.
+
+    Raises:
+        Refused: A value is not allowed.
+    """
+    by_section: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, name = key.split(".")
+        by_section.setdefault(section, {})[name] = value
+    parts = {section: dataclasses.replace(getattr(config, section), **own) for section, own in by_section.items()}
+    return dataclasses.replace(config, **parts)
