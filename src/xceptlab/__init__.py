@@ -1,6 +1,13 @@
-"""xceptlab: controlled ablation studies of Xception. Importing it costs nothing; see ``xceptlab --help``."""
+"""xceptlab: controlled ablation studies of Xception. Importing it costs nothing; see ``xceptlab --help`` and docs/python.md."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xceptlab.errors import Refused
+    from xceptlab.interface import Run, Study, Verdicts, configure, judge, train
 
 __version__ = "0.1.0"
+__all__ = ["Refused", "Run", "Study", "Verdicts", "configure", "judge", "train"]
 
 try:
     import fcntl as _posix  # noqa: F401
@@ -9,3 +16,20 @@ except ImportError:
 
     print("xceptlab: needs a POSIX system, such as Linux or macOS; on Windows it runs in WSL", file=sys.stderr)
     raise SystemExit(2) from None
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for."""
+    if name == "Refused":
+        from xceptlab import errors
+
+        return errors.Refused
+    if name in __all__:
+        from xceptlab import interface
+
+        return getattr(interface, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

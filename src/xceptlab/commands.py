@@ -40,25 +40,19 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def study(options: argparse.Namespace, layers: list[str]) -> int:
     """Run what is missing of a study and report the verdicts."""
     from xceptlab.study.plan import expand
-    from xceptlab.study.verdict import with_needed_seeds
 
     expansion = expand(options.study, layers, options.seeds)
     if options.jobs is not None and options.jobs < 1:
         raise Refused(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
     if None in expansion.records().values():
         _networks(expansion)
-    from xceptlab.launch.study import run_missing
+    from xceptlab.launch.study import run_until_decided
     from xceptlab.report.console import show_summary
+    from xceptlab.report.write import make_report
     from xceptlab.training.weights_and_biases import chosen
 
-    failed = run_missing(expansion, options.jobs, options.main)
-    while not failed:
-        extended = with_needed_seeds(expansion)
-        if extended.seeds == expansion.seeds:
-            break
-        expansion = extended
-        failed = run_missing(expansion, options.jobs, options.main)
-    summary = _write(expansion)
+    expansion, failed = run_until_decided(expansion, options.jobs, options.main)
+    summary = make_report(expansion)
     show_summary(summary)
     for run_id, log in failed.items():
         say(f"{run_id}: see {log}", "failed")  # the summary has said why
@@ -104,11 +98,11 @@ def status(options: argparse.Namespace, layers: list[str]) -> int:
 def report(options: argparse.Namespace, layers: list[str]) -> int:
     """Judge the records there are and write the report; trains nothing."""
     from xceptlab.report.console import show_summary
-    from xceptlab.report.write import publish, write_comparison
+    from xceptlab.report.write import make_report, publish, write_comparison
     from xceptlab.study.plan import expand, find_study_file
 
     expansions = [expand(study, layers, options.seeds) for study in options.studies]
-    summaries = [_write(expansion, latex=options.format == "latex") for expansion in expansions]
+    summaries = [make_report(expansion, latex=options.format == "latex") for expansion in expansions]
     for study, summary in zip(options.studies, summaries, strict=True):
         show_summary(summary)
         if options.format == "latex":
@@ -153,6 +147,7 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
 
 def sync(options: argparse.Namespace, layers: list[str]) -> int:
     """Send runs and studies to Weights & Biases: what ran offline, or what it lacks; trains nothing."""
+    from xceptlab.report.write import make_report
     from xceptlab.study.plan import expand
     from xceptlab.training.weights_and_biases import check_key
 
@@ -169,7 +164,7 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
             expansion = expand(_study_named(name, outputs), layers, options.seeds)
             runs = [RunDirectory.of(run.runtime.outputs, run.run_id) for run in expansion.runs().values()]
             code = _sync_runs(runs, layers) or code
-            _sync_study(_write(expansion))
+            _sync_study(make_report(expansion))
     return code
 
 
@@ -492,24 +487,6 @@ def _with_classes(config: RunConfig) -> RunConfig:
     if config.data.num_classes:
         return config
     return dataclasses.replace(config, data=resolved_data(config.data))
-
-
-def _write(expansion: "Expansion", latex: bool = False) -> "Summary":
-    """Write a study's report.
-
-    Raises:
-        Refused: There is nothing to report, perhaps because the outputs are elsewhere.
-    """
-    from xceptlab.report.summary import summarise
-    from xceptlab.report.write import write_report
-    from xceptlab.study.registration import remember_files
-
-    if nothing := expansion.nothing_found():
-        raise Refused(nothing)
-    summary = summarise(expansion)
-    remember_files(expansion)
-    write_report(summary, latex)
-    return summary
 
 
 def _sync_study(summary: "Summary") -> None:

@@ -3,7 +3,7 @@
 import functools
 import math
 import sys
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -134,6 +134,11 @@ class DataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._evaluation_loader(self.test)
+
+    def as_in_evaluation(self, split: Literal["train", "val", "test"]) -> DataLoader:
+        """Batches of a split in its images' order, each image once and, of those to train on too, without augmentation."""
+        of_split = {"train": self.train, "val": self.validation, "test": self.test}[split]
+        return self._evaluation_loader(Split(of_split.source, of_split.members, self.config.data))
 
     def _evaluation_loader(self, split: Split) -> DataLoader:
         rank, world = self._rank_and_world_size()

@@ -6,6 +6,7 @@ import re
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from xceptlab.data.order import Draws, Indices
 from xceptlab.data.sources import Unreadable, digest
 from xceptlab.data.stores import Store
 from xceptlab.errors import Refused
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _JPEG = b"\xff\xd8\xff"
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
@@ -70,17 +74,12 @@ class Photographs:
     def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:
         """(3, H, W) to (3, size, size): the random crop of training, or the central one of evaluation."""
         config = self.config
-        height, width = image.shape[1:]
-        side = round(min(height, width) * config.eval_crop) or 1
-        top, left, h, w = (height - side) // 2, (width - side) // 2, side, side
-        if draws is not None and config.crop == "resized":
-            top, left, h, w = augment.resized_crop(draws, height, width)
-        # as one piece in this layout it is resized, and then copied, in half the time
-        region = image[None, :, top : top + h, left : left + w].contiguous(memory_format=torch.channels_last)
-        mode = config.eval_interpolation if draws is None else "bilinear"
-        image = F.interpolate(region, (config.size, config.size), mode=mode, antialias=True)[0]
+        box = central_box(image, config.eval_crop)
         if draws is None:
-            return image
+            return resized(image, box, config.size, config.eval_interpolation)
+        if config.crop == "resized":
+            box = augment.resized_crop(draws, *image.shape[1:])
+        image = resized(image, box, config.size, "bilinear")
         return augment.vary(image, draws, flip=config.flip, colour=config.colour, rand_augment=config.rand_augment)
 
     def fingerprint(self) -> str:
@@ -90,6 +89,21 @@ class Photographs:
             with contextlib.suppress(Unreadable):  # training replaces or refuses it, and says so
                 sample.append(self.read(i, None).numpy())
         return digest(self.labels, *sample)
+
+
+def central_box(image: Tensor, part: float) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the central square of (3, H, W) whose side is this part of the short side."""
+    height, width = image.shape[1:]
+    side = round(min(height, width) * part) or 1
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def resized(image: Tensor, box: tuple[int, int, int, int], size: int, interpolation: str) -> Tensor:
+    """A box (top, left, height, width) of (3, H, W), as (3, size, size)."""
+    top, left, height, width = box
+    # as one piece in this layout it is resized, and then copied, in half the time
+    region = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+    return F.interpolate(region, (size, size), mode=interpolation, antialias=True)[0]
 
 
 def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = DataConfig.max_pixels) -> Tensor:
@@ -169,17 +183,23 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
 
 
 def _opened_with_pillow(data: bytes, exif_orientation: bool) -> Tensor:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with Image.open(io.BytesIO(data)) as file:
         file.load()
-        image: Image.Image = file
-        if exif_orientation:
-            with contextlib.suppress(Exception):  # of damaged EXIF data: the pixels are sound, since load() has succeeded
-                image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I;16"):  # convert() would clip the 16 bits to 8, not scale them
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(in_rgb(file, exif_orientation))).permute(2, 0, 1)
+
+
+def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
+    """A picture of Pillow's, whose pixels are loaded, in 8-bit RGB, and upright as its EXIF data say where that is asked for."""
+    from PIL import Image, ImageOps
+
+    if exif_orientation:
+        with contextlib.suppress(Exception):  # of damaged EXIF data: the pixels are sound
+            image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # convert() would clip the 16 bits to 8, not scale them
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _without_metadata(png: bytes) -> bytes:

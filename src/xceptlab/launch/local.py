@@ -4,6 +4,7 @@ A run on one device is forked from a server process that has torch and Lightning
 run on several devices starts a fresh interpreter, which Lightning's own launcher then executes once per device.
 """
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
@@ -73,7 +74,8 @@ class Local(Launcher):
             fresh = job.config.runtime.devices > 1
             arguments = (self.main, job.write_config(), job.log, visible_gpus, fresh)
             process = self._context.Process(target=_run, args=arguments, name=job.config.run_id)
-            process.start()  # the first one waits for the server to load; interrupted there, there is no process yet
+            with _without_main():
+                process.start()  # the first one waits for the server to load; interrupted there, there is no process yet
             job.state = "running"
             job.handle = _Started(process, units)
 
@@ -131,6 +133,22 @@ class Local(Launcher):
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and any(process.exitcode is None for process in running):
             time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep multiprocessing from importing the program's main module again in a run's process, which needs nothing of it.
+
+    A user's script that runs a study, without a guard of ``__name__``, would start the study once more in each run.
+    """
+    module: dict[str, Any] = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: module[name] for name in ("__file__", "__spec__") if name in module}
+    module.pop("__file__", None)
+    module["__spec__"] = None
+    try:
+        yield
+    finally:
+        module.update(kept)
 
 
 def _count_cores() -> int:

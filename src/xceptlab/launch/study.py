@@ -18,24 +18,49 @@ from xceptlab.runs.directory import RunDirectory, outdated
 from xceptlab.signals import StopSignals
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import Registration, remember_files
+from xceptlab.study.verdict import with_needed_seeds
 from xceptlab.text import one_line, say
 
 STOPPING = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"
 LEAVING = "Leaving: the jobs go on, and the same command finds them"
 
 
-def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str, Path]:
+def run_until_decided(
+    expansion: Expansion, jobs: int | None, main: Main, *, quiet: bool = False
+) -> tuple[Expansion, dict[str, Path]]:
+    """Train what is missing of a study and, where it adds seeds until its claims are decided, of those that it then needs.
+
+    Arguments as of ``run_missing``.
+
+    Returns:
+        The study with the seeds that it needed, and the logs of the runs that failed, by id.
+    """
+    failed = run_missing(expansion, jobs, main, quiet=quiet)
+    while not failed:
+        extended = with_needed_seeds(expansion)
+        if extended.seeds == expansion.seeds:
+            break
+        expansion = extended
+        failed = run_missing(expansion, jobs, main, quiet=quiet)
+    return expansion, failed
+
+
+def run_missing(expansion: Expansion, jobs: int | None, main: Main, *, quiet: bool = False) -> dict[str, Path]:
     """Train every run of a study that has no record; what is done is not done again.
 
     Args:
         expansion: The study.
         jobs: Runs at a time; None for as many as there is room for.
         main: ``xceptlab``'s main function.
+        quiet: Show nothing while the runs are trained.
 
     Returns:
         The logs of the runs that failed, by id.
     """
     missing = _missing(expansion)
+    older = sum(map(outdated, missing.values()))
+    if older and not quiet:
+        print(f"{older} of the missing runs were begun by an older version, whose results differ; they start anew")
     launcher = _start(expansion, missing, jobs, main) if missing else None
     remember_files(expansion)
     Registration.make(expansion)  # before the first poll, which starts the first run
@@ -43,7 +68,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
         RunDirectory.of(run.runtime.outputs, run.run_id).join(expansion.name)
     if launcher is None:
         return {}
-    display = _Display(expansion, missing)
+    display = _Display(expansion, missing, quiet)
     stop_runs = True
     with StopSignals():
         try:
@@ -53,7 +78,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main) -> dict[str,
             for run_id, log in display.failures().items():
                 say(f"{run_id}: {display.overview.reason(run_id)} (see {log})", "failed")
             with suppress(OSError):  # the terminal may have been closed
-                print(STOPPING if stop_runs else LEAVING, flush=True)
+                display.print(STOPPING if stop_runs else LEAVING)
             raise
         finally:
             if stop_runs:
@@ -98,9 +123,6 @@ def _start(expansion: Expansion, missing: dict[str, RunConfig], jobs: int | None
     Raises:
         Refused: Data or weights are not there, or a run can never start here.
     """
-    older = sum(map(outdated, missing.values()))
-    if older:
-        print(f"{older} of the missing runs were begun by an older version, whose results differ; they start anew")
     for arm_config in expansion.arms.values():
         require_files(arm_config.data)
     for weights in {run.model.weights for run in missing.values()} - {""}:
@@ -144,14 +166,18 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
 
 
 class _Display:
-    """Shows how far a study is: live in a terminal, once a second; elsewhere one line whenever a run starts or ends."""
+    """Shows how far a study is: live in a terminal, once a second; elsewhere one line whenever a run starts or ends.
 
-    def __init__(self, expansion: Expansion, missing: dict[str, RunConfig]) -> None:
+    Where it is ``quiet``, nothing.
+    """
+
+    def __init__(self, expansion: Expansion, missing: dict[str, RunConfig], quiet: bool) -> None:
         self.expansion = expansion
         self.missing = missing
+        self.quiet = quiet
         self.overview = Overview(expansion)
         console = Console(highlight=False)
-        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self.live = Live(console=console, auto_refresh=False) if console.is_terminal and not quiet else None
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
         self.refreshed = 0.0
         """When the live view was last refreshed, on the monotonic clock."""
@@ -160,10 +186,7 @@ class _Display:
 
     def __enter__(self) -> "_Display":
         count = len(self.overview.runs)
-        print(
-            f"{self.expansion.name}: {count} runs, {len(self.missing)} to train; Ctrl-C stops, the same command continues",
-            flush=True,
-        )
+        self.print(f"{self.expansion.name}: {count} runs, {len(self.missing)} to train; Ctrl-C stops, the same command continues")
         if self.live:
             self.live.start()
         return self
@@ -197,7 +220,11 @@ class _Display:
             outcome = self._reason(run_id)
         total = len(self.overview.runs)
         done = total - len(states) + Counter(states.values())["done"]
-        print(one_line(f"{self.overview.name(run_id)}: {state}{outcome} ({done} of {total} done)"), flush=True)
+        self.print(one_line(f"{self.overview.name(run_id)}: {state}{outcome} ({done} of {total} done)"))
+
+    def print(self, line: str) -> None:
+        if not self.quiet:
+            print(line, flush=True)
 
     def failures(self) -> dict[str, Path]:
         """The logs of the runs that failed, by id."""

@@ -16,20 +16,37 @@ from typing import Any
 import jinja2
 
 import xceptlab
+from xceptlab.errors import Refused
 from xceptlab.files import write_atomically
 from xceptlab.report import figures
 from xceptlab.report.caveats import excess
-from xceptlab.report.summary import ArmRow, EffectRow, Summary
+from xceptlab.report.summary import ArmRow, EffectRow, Summary, summarise
 from xceptlab.report.trained import recipe, shared_science
 from xceptlab.report.tuned import Rows
 from xceptlab.study import statistics
+from xceptlab.study.expansion import Expansion
 from xceptlab.study.metrics import decimals
+from xceptlab.study.registration import remember_files
 from xceptlab.study.verdict import Verdict
 from xceptlab.text import say
 from xceptlab.training import weights_and_biases
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
 """What ``publish`` copies."""
+
+
+def make_report(expansion: Expansion, latex: bool = False) -> Summary:
+    """Judge the records there are of a study and write its report.
+
+    Raises:
+        Refused: There is nothing to report, perhaps because the outputs are elsewhere.
+    """
+    if nothing := expansion.nothing_found():
+        raise Refused(nothing)
+    summary = summarise(expansion)
+    remember_files(expansion)
+    write_report(summary, latex)
+    return summary
 
 
 def write_report(summary: Summary, latex: bool = False) -> Path:

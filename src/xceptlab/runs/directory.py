@@ -57,7 +57,7 @@ class RunDirectory:
         path = Path(outputs) / "runs" / run_id
         hashed = re.search(rf"(?:^|-)([0-9a-f]{{{HASH}}})$", run_id)
         if hashed and not path.exists():
-            return cls(path.with_name(_names(path.parent).get(hashed[1], run_id)))
+            return cls(path.with_name(_names(path.parent).get(hashed[1], path.name)))
         return cls(path)
 
     def create(self) -> None:

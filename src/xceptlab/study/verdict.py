@@ -27,7 +27,7 @@ Accuracies are in percent, losses in nats.
 Outcome = Literal["supported", "contradicted", "inconclusive", "incomplete"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Verdict:
     """What the scores say of a claim. Differences are a - b, or b - a for the loss: above 0, a is the better arm."""
 
@@ -67,6 +67,13 @@ class Verdict:
     """One sentence in plain words; a second one where the verdict means nothing."""
     warnings: tuple[str, ...] = ()
     """Why the verdict may mean less than it says, a clause each."""
+
+    def __repr__(self) -> str:
+        judged = f", {self.estimate:+.{self.claim.decimals}f} from {self.n} pairs" if self.n else ""
+        return f"<Verdict {self.claim.id}: {self.outcome}{judged}>"
+
+    def __str__(self) -> str:
+        return f"{self.outcome.upper()}  {self.claim.id}: {self.summary}"
 
     @property
     def values(self) -> Array:

@@ -41,8 +41,9 @@ class Curves(pl.Callback):
         Diverged: At the next logged step after a loss that is not finite.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, quiet: bool = False) -> None:
         self.every = every
+        self.quiet = quiet
         self._images = 0.0
         """Trained on since the last line, by all processes."""
         self._since = 0.0
@@ -119,7 +120,7 @@ class Curves(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print one line an epoch where no progress bar shows it."""
-        if trainer.progress_bar_callback is None and trainer.is_global_zero:
+        if trainer.progress_bar_callback is None and trainer.is_global_zero and not self.quiet:
             scores = ", ".join(f"{name} {value:.4g}" for name, value in _metrics(pl_module, "val/").items())
             colon = ": " if scores else ""
             print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done{colon}{scores}", flush=True)

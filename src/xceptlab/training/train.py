@@ -60,12 +60,13 @@ QUIET = (
 """Warnings that tell a user nothing, by a part of their text."""
 
 
-def train(config: RunConfig, *, progress: bool = True) -> Record:
+def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> Record:
     """Train, evaluate and record a run, or continue it where it stopped; a run that has its record is not trained again.
 
     Args:
         config: The run, as ``data.resolved`` gives it.
-        progress: Show a progress bar.
+        progress: Show a progress bar; else there is a line an epoch.
+        quiet: Show neither.
 
     Raises:
         Refused: The configuration does not fit the data, the devices or what is installed.
@@ -97,7 +98,7 @@ def train(config: RunConfig, *, progress: bool = True) -> Record:
         start = warm_start(config.model, network)
         if start:
             network.load_state_dict(start.state)
-        trainer = make_trainer(config, world, directory, stop_signals, progress)
+        trainer = make_trainer(config, world, directory, stop_signals, progress=progress and not quiet, quiet=quiet)
         directory.create()
         if not world.first:  # only the first process keeps the directory
             return _train(config, directory, data, network, start, trainer, stop_signals)
@@ -263,7 +264,7 @@ def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
 
 
 def make_trainer(
-    config: RunConfig, world: World, directory: RunDirectory, stop_signals: StopSignals, progress: bool
+    config: RunConfig, world: World, directory: RunDirectory, stop_signals: StopSignals, *, progress: bool, quiet: bool
 ) -> pl.Trainer:
     """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
 
@@ -273,7 +274,7 @@ def make_trainer(
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"
     callbacks: list[pl.Callback] = [
-        tracking.Curves(runtime.log_every),
+        tracking.Curves(runtime.log_every, quiet),
         checkpoints.Checkpoints(folder, runtime.checkpoint_steps, runtime.checkpoint_minutes, stop_signals),
     ]
     if train.ema:
