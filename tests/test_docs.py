@@ -41,7 +41,7 @@ def test_the_example_of_the_reference_is_a_study(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert list(expand(str(tmp_path)).arms) == ["all", "identities", "none"]
     given = yaml.safe_load(example)
-    assert given.keys() == {f.name for f in dataclasses.fields(Study)} - {"grid"}
+    assert given.keys() == {f.name for f in dataclasses.fields(Study)} - {"grid", "extensions"}
     assert {key for claim in given["claims"] for key in claim} == {f.name for f in dataclasses.fields(Claim)} - {"effect"}
 
 

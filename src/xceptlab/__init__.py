@@ -1,13 +1,15 @@
 """xceptlab: controlled ablation studies of Xception. Importing it costs nothing; see ``xceptlab --help`` and docs/python.md."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xceptlab import register
     from xceptlab.errors import Refused
     from xceptlab.interface import Run, Study, Verdicts, configure, judge, train
 
 __version__ = "0.1.0"
-__all__ = ["Refused", "Run", "Study", "Verdicts", "configure", "judge", "train"]
+__all__ = ["Refused", "Run", "Study", "Verdicts", "configure", "judge", "register", "train"]
 
 try:
     import fcntl as _posix  # noqa: F401
@@ -20,6 +22,8 @@ except ImportError:
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is asked for."""
+    if name == "register":
+        return importlib.import_module("xceptlab.register")
     if name == "Refused":
         from xceptlab import errors
 

@@ -148,7 +148,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     pieces = iter(argv)
     for piece in pieces:
         name = piece.split("=")[0]
-        if name in ("-c", "--config", "--seed") or (name.startswith("--") and "." in name):
+        if name in ("-c", "--config", "--seed", "--extensions") or (name.startswith("--") and "." in name):
             layers += [piece, *itertools.islice(pieces, 0 if "=" in piece else 1)]
         elif name == "--print_config":
             layers.append(piece)

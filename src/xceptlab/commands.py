@@ -19,7 +19,7 @@ from xceptlab.config import shipped
 from xceptlab.config.loading import load_run, overrides
 from xceptlab.config.schema import DataConfig, RunConfig
 from xceptlab.errors import BAD_INPUT, FAILED, Refused
-from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.directory import RunDirectory, refuse_other_versions
 from xceptlab.runs.leases import Busy
 from xceptlab.runs.world import World
 from xceptlab.signals import StopSignals
@@ -178,7 +178,7 @@ def _sync_runs(runs: list[RunDirectory], layers: list[str]) -> int:
         if not (run.path / "metrics.jsonl").is_file():
             continue
         try:
-            config = load_run(["-c", str(run.path / "config.yaml"), *runtime])
+            config = load_run(runtime, of_run=str(run.path / "config.yaml"))
             print(f"{run.path.name}: {sync_run(config, run)}", flush=True)
         except (Busy, Refused) as error:
             code = BAD_INPUT
@@ -367,25 +367,23 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
     if options.compare:
         if options.run:
             raise Refused(f"--compare: shows two networks side by side; {options.run} is a third")
-        files = [_configuration(name, layers) for name in options.compare]
-        a, b = (_with_classes(load_run([*layers, "-c", file])) for file in files)
+        a, b = (_with_classes(_configured(name, layers)) for name in options.compare)
         compare(a, b, options.compare)
     elif options.run:
-        config = load_run(["-c", _configuration(options.run, layers), *layers])
-        describe(_with_classes(config), options.depth)
+        describe(_with_classes(_configured(options.run, layers)), options.depth)
     else:
         describe(_with_classes(load_run(layers)), options.depth)
     return 0
 
 
-def _configuration(name: str, layers: list[str]) -> str:
-    """The configuration file that a run's folder or id, or the file itself, names."""
+def _configured(name: str, layers: list[str]) -> RunConfig:
+    """The configuration of a run, by its folder or id, or of a configuration file, with layers over it."""
     path = _file_or_run(name, layers)
     if not path.exists():
         raise Refused(f"{name}: neither a configuration file nor a run under {path.parent}")
     if path.is_dir():
-        path = path / "config.yaml"
-    return str(path)
+        return load_run(layers, of_run=str(path / "config.yaml"))
+    return load_run(["-c", str(path), *layers])
 
 
 def _file_or_run(name: str, layers: list[str]) -> Path:
@@ -446,13 +444,16 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     if not weights.is_file():
         raise Refused(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
     configs = [folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()]
-    of_run = ["-c", str(configs[0])] if configs else []
     one_device = [
         "--runtime.devices=1",
         "--runtime.num_nodes=1",
         "--runtime.accelerator=auto",
     ]  # whatever devices the run was trained on
-    return load_run([*of_run, *one_device, *layers]), weights
+    if not configs:
+        return load_run([*one_device, *layers]), weights
+    config = load_run([*one_device, *layers], of_run=str(configs[0]))
+    refuse_other_versions(config, RunDirectory(configs[0].parent))
+    return config, weights
 
 
 def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:

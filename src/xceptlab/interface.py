@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from xceptlab.config.loading import load_file, load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.directory import RunDirectory, refuse_other_versions
 from xceptlab.runs.record import Record
 from xceptlab.study.definition import dotted
 from xceptlab.study.expansion import Expansion
@@ -78,19 +78,23 @@ class Run:
     Args:
         name: The run's folder, or its id.
         outputs: The folder that holds ``runs/``, where an id is given.
+        extensions: Modules that register what the run uses from outside, unless this process has loaded them already.
 
     Raises:
         Refused: There is no such run.
     """
 
-    def __init__(self, name: str | os.PathLike[str], outputs: str | os.PathLike[str] = "outputs") -> None:
+    def __init__(
+        self, name: str | os.PathLike[str], outputs: str | os.PathLike[str] = "outputs", *, extensions: Sequence[str] = ()
+    ) -> None:
         path = Path(name)
         if not (path / "config.yaml").is_file():
             path = RunDirectory.of(str(outputs), str(name)).path
         if not (path / "config.yaml").is_file():
             raise Refused(f"{os.fspath(name)}: neither a run's folder nor a run under {Path(outputs) / 'runs'}")
         self._directory = RunDirectory(path)
-        self.config = load_run(["-c", str(path / "config.yaml")])
+        self.config = load_run(_arguments([{"extensions": list(extensions)}]), of_run=str(path / "config.yaml"))
+        refuse_other_versions(self.config, self._directory)
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())

@@ -48,7 +48,7 @@ def test_every_set_is_a_module_of_the_same_functions(name):
     assert [
         what for what in ("require_files", "load", "class_names", "files") if not callable(getattr(SETS[name], what, None))
     ] == []
-    assert set(SETS) == set(get_args(DataConfig.__dataclass_fields__["name"].type))
+    assert set(SETS) == set(get_args(get_args(DataConfig.__dataclass_fields__["name"].type)[0]))
 
 
 @pytest.mark.parametrize("name", ["digits", "folder", "of three parts"])

@@ -17,7 +17,7 @@ def test_every_metric_is_described_and_computed_under_the_same_name():
 
 def test_claims_are_on_every_metric_of_the_two_splits():
     (field,) = (f for f in Claim.__dataclass_fields__.values() if f.name == "metric")
-    assert get_args(field.type) == NAMES
+    assert get_args(get_args(field.type)[0]) == NAMES  # or the name of a registered one
     assert set(NAMES) == {f"{split}/{name}" for split in ("test", "val") for name in METRICS}
 
 

@@ -122,6 +122,13 @@ class Bounds:
         return " and ".join(f"{words} {limit}" for words, limit in limits.items() if limit is not None)
 
 
+class Mapped(dict[str, Any]):
+    """A mapping as the value of a field: like its section it is not to be changed, and has a hash."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(repr(sorted(self.items())))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of a configuration or of a study file: frozen, checked when it is made.

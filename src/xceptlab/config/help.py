@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from xceptlab.config.fields import in_words
@@ -48,7 +48,8 @@ def _options(section: Any, columns: int) -> Iterator[str]:
     meanings = docstrings(section)
     for f in fields(section):
         if not is_dataclass(f.type):
-            default = f.default if isinstance(f.default, str) and f.default else json.dumps(f.default)
+            value = f.default if f.default_factory is MISSING else f.default_factory()
+            default = value if isinstance(value, str) and value else json.dumps(value)
             option = f"--{section.PREFIX}{f.name}: {in_words(f.type)} (default: {default})"
             yield from _wrapped(option, columns, "  ")
             yield from _wrapped(meanings[f.name], columns, "      ")

@@ -7,10 +7,13 @@ of one line that names the file, the key, the value and what is allowed.
 
 import difflib
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
+from xceptlab import register
 from xceptlab.config import shipped
 from xceptlab.config.fields import FieldError, Misread, MissingKey, Section, UnknownKey, in_words, type_error
 from xceptlab.config.schema import RunConfig
@@ -24,6 +27,8 @@ SYNONYMS = {
     "img_size": "size", "image_size": "size", "num_workers": "workers", "device": "accelerator",
 }  # fmt: skip
 """What fields are called elsewhere."""
+OPTIONS = "model.options"
+"""The mapping whose own keys are a registered family's; ``model.options.depth`` is one of them."""
 MOVED = {"runtime.compile": "train.compile", "runtime.deterministic": "train.deterministic"}
 """Keys in the configuration files of runs of earlier versions, and what they are called now."""
 
@@ -38,15 +43,19 @@ class Layer:
     """By dotted key."""
 
 
-def load_run(args: Sequence[str] = ()) -> RunConfig:
+def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
     """The run that layers and overrides such as ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]`` describe.
 
     ``--print_config`` prints it and exits.
 
+    Args:
+        args: As on the command line.
+        of_run: The configuration that a run's folder holds, as a layer below; it may come from anywhere, and names no code.
+
     Raises:
         Refused: One line, for anything that is not as the schema allows.
     """
-    config = resolve(layers(args))
+    config = resolve([*([_run_layer(of_run)] if of_run else []), *layers(args)])
     if ("print_config", None) in overrides(args):
         print(dump(config), end="", flush=True)
         raise SystemExit(0)
@@ -91,6 +100,18 @@ def file_layer(file: str) -> Layer:
     return layer(strict_yaml.read(file), file, MOVED)
 
 
+def _run_layer(file: str) -> Layer:
+    """What the configuration in a run's folder gives.
+
+    Raises:
+        Refused: It asks for code to be executed, which ``dump_run`` never writes.
+    """
+    found = file_layer(file)
+    if found.values.get("extensions"):
+        raise Refused(f"{file}: names extensions; a run's folder may not, as they are executed: name them with --extensions")
+    return found
+
+
 def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | None = None) -> Layer:
     """Values, by keys that are dotted or nested, as a layer.
 
@@ -101,12 +122,17 @@ def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | Non
     checked: dict[str, Any] = {}
     for given, value in _dotted(values):
         key = (moved or {}).get(given, given)
-        if key not in known:
+        if key.startswith(f"{OPTIONS}."):
+            value = _as_option(value, key, origin)
+        elif key not in known:
             fields_alone = [name for name, kind in known.items() if not is_dataclass(kind)]
             raise unknown(key, fields_alone).within(origin)
-        value = _as_needed(known[key], value, key, origin)
-        if error := type_error(known[key], value, key):
-            raise error.within(origin)
+        else:
+            value = _as_needed(known[key], value, key, origin)
+            if key == "extensions":
+                value = register.located([value] if isinstance(value, str) else value, _folder(origin))
+            if error := type_error(known[key], value, key):
+                raise error.within(origin)
         if key in checked:
             raise Refused(f"{origin}: the key {key} stands there twice")
         checked[key] = value
@@ -139,17 +165,32 @@ def _as_needed(kind: Any, value: Any, key: str, origin: str) -> Any:
         raise Misread(key, value, trap.problem).within(origin) from None
 
 
+def _as_option(value: Any, key: str, origin: str) -> Any:
+    """An option of a family, whose type only the family knows: text of the command line is read as YAML."""
+    return _as_needed(int, value, key, origin) if origin == f"--{key}" else value
+
+
+def _folder(origin: str) -> Path:
+    """Where the files lie that a layer names: beside a configuration file, or else in the working directory."""
+    return Path(origin).parent if Path(origin).is_file() else Path()
+
+
 def resolve(layers: Iterable[Layer]) -> RunConfig:
-    """The run that layers describe, of which the last one wins.
+    """The run that layers describe, of which the last one wins; the modules that any of them names are all loaded.
 
     Raises:
         Refused: A value is impossible beside the others; the line names what gave it and them.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    extensions: dict[str, None] = {}
     for each in layers:
-        values |= each.values
+        _overlay(values, each.values)
         origins |= dict.fromkeys(each.values, each.origin)
+        extensions |= dict.fromkeys(each.values.get("extensions", ()))
+    if extensions:
+        register.load(extensions)
+        values["extensions"] = list(extensions)
     nested: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.rpartition(".")
@@ -160,11 +201,31 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
         raise error.traced(values, origins) from None
 
 
+def _overlay(values: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add a layer to values by dotted key; a single option of a family replaces that option alone."""
+    for key, value in more.items():
+        if key.startswith(f"{OPTIONS}."):
+            values[OPTIONS] = {**values.get(OPTIONS, {}), key.removeprefix(f"{OPTIONS}."): value}
+        else:
+            values[key] = value
+
+
 def dump(config: RunConfig) -> str:
     """A run's configuration as YAML, which reads back as it is."""
     from xceptlab.config import strict_yaml
 
     return strict_yaml.dump(config.to_dict())
+
+
+def dump_run(config: RunConfig) -> str:
+    """A run's configuration as its folder keeps it: code that it used is told of, and never executed by who reads the file."""
+    from xceptlab.config import strict_yaml
+
+    values = config.to_dict()
+    modules = json.dumps(values.pop("extensions", []))
+    used = ", ".join(f"{name} {version}" for name, version in config.from_outside().items())
+    remark = f"# Uses {used} from outside; to read this file, add --extensions={modules}\n" if used else ""
+    return remark + strict_yaml.dump(values)
 
 
 def load_file(schema: type[T], file: str, section: str = "") -> T:

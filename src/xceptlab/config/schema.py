@@ -12,10 +12,12 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
+from xceptlab import register
 from xceptlab.config import shipped
-from xceptlab.config.fields import Bounds, Section
+from xceptlab.config.fields import Bounds, FieldError, Mapped, Section, from_file
+from xceptlab.errors import Refused
 
 SCIENCE_VERSION = 2
 """Part of every run's identity; raised whenever a change of the code changes results."""
@@ -27,6 +29,9 @@ SHORT = 6
 """Digits of the digest of pretrained weights that are shown, in a run's id and where arms are compared."""
 _CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
 """``data.content``: the parts, the number of classes, the digest."""
+
+OUTSIDE = {"model": ("family", "options"), "train": ("metrics", "callbacks"), "": ("extensions",)}
+"""By section the fields that only modules of one's own have values for."""
 
 Count = Annotated[int, Bounds(at_least=1)]
 """How many there are of something that must be there."""
@@ -41,15 +46,52 @@ Rate = Annotated[float, Bounds(at_least=0, below=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(Section):
+class OpenSection(Section):
+    """A section some of whose fields also take the names that modules of the user's register (``xceptlab.register``)."""
+
+    OPEN: ClassVar[dict[str, register.Kind]] = {}
+    """Such fields, with the kind of what they name."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, kind in self.OPEN.items():
+            built_in = self._built_in(name)
+            for value in self._named(name):
+                if value in built_in and value in register.names(kind):
+                    raise Refused(f"{self.PREFIX}{name}: {value!r} is built in, and registered, too; give yours another name")
+                if value not in built_in and register.find(kind, value) is None:
+                    there = ", ".join([*built_in, *register.names(kind), "or what a module of `extensions` registers"])
+                    self._require(name, False, f"one of {there}")
+
+    def from_outside(self) -> list[register.Entry]:
+        """What the section uses that a module of the user's has registered."""
+        used = []
+        for name, kind in self.OPEN.items():
+            used += [register.entry(kind, value) for value in self._named(name) if value not in self._built_in(name)]
+        return used
+
+    def _named(self, name: str) -> tuple[str, ...]:
+        value = getattr(self, name)
+        return (value,) if isinstance(value, str) else value
+
+    @classmethod
+    def _built_in(cls, name: str) -> tuple[str, ...]:
+        """The names that a field takes without any module."""
+        kind = next(f.type for f in fields(cls) if f.name == name)
+        return next((get_args(one) for one in get_args(kind) if get_origin(one) is Literal), ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(OpenSection):
     """The network. The defaults are the paper's Xception, arXiv:1610.02357, fig. 5."""
 
     PREFIX: ClassVar[str] = "model."
+    OPEN: ClassVar[dict[str, register.Kind]] = {"intermediate": "activation", "family": "model"}
 
     order: Literal["depthwise_first", "pointwise_first"] = "depthwise_first"
     """Which convolution of a separable one comes first (the paper's section 1.2 calls the order unimportant)."""
-    intermediate: Literal["none", "relu", "elu", "gelu", "silu", "leaky_relu", "selu", "mish", "hardswish", "tanh"] = "none"
-    """Activation between the depthwise and the pointwise convolution (the paper's fig. 10)."""
+    intermediate: Literal["none", "relu", "elu", "gelu", "silu", "leaky_relu", "selu", "mish", "hardswish", "tanh"] | str = "none"
+    """Activation between the depthwise and the pointwise convolution (the paper's fig. 10), or a registered one."""
     intermediate_norm: bool = False
     """BatchNorm between the two convolutions, before the activation (DeepLabv3+ has both)."""
     residual: Literal["all", "none", "identity_only", "projection_only"] = "all"
@@ -67,6 +109,10 @@ class ModelConfig(Section):
     """In a study: solve each arm's width for the first arm's number of parameters or multiply-accumulates."""
     timm: str = ""
     """Name of a timm model to train in place of Xception, such as inception_v3; of the other fields only dropout applies then."""
+    family: Literal["xception"] | str = "xception"
+    """The network: Xception, or a registered family, to which of the other fields only ``options`` and ``init`` apply."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of a registered family, by name; those that are left out have its defaults."""
     middle_blocks: Annotated[int, Bounds(at_least=0, at_most=32)] = 8
     """Number of blocks in the middle flow, 0 to 32."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
@@ -98,12 +144,53 @@ class ModelConfig(Section):
         unless = "all, unless model.order is pointwise_first and model.convolution separable"
         self._require("segments", first, unless, "order", "convolution")
         self._require("fc", all(units >= 1 for units in self.fc), "a list of numbers of units, each at least 1")
+        self._require("family", not self.timm or self.family == "xception", "xception, or left out, with model.timm", "timm")
+        self._check_options()
+        only = f"left out with model.family {self.family}: only Xception starts from a file"
+        self._require("weights", not self.weights or self.family == "xception", only, "family")
         alone = not (self.weights and self.timm)
         self._require("weights", alone, "left out with model.timm: only Xception starts from a file", "timm")
         known = bool(re.fullmatch(r"([0-9a-f]{16})?", self.weights_digest))
         self._require("weights_digest", known, "what xceptlab has filled in, such as 0123456789abcdef")
         of_weights = bool(self.weights) or not self.weights_digest
         self._require("weights_digest", of_weights, "left out without model.weights", "weights")
+
+    @property
+    def _options_schema(self) -> Any:
+        """The dataclass of a registered family's options; None for one that has none, and for Xception."""
+        return None if self.family == "xception" else register.entry("model", self.family).about["options"]
+
+    def _check_options(self) -> None:
+        """Check the options by the family's own types; those that have their defaults are left out, as if nobody had set them."""
+        schema = self._options_schema
+        if schema is None:
+            self._require("options", not self.options, f"left out: {self.family} has none", "family")
+            object.__setattr__(self, "options", Mapped())
+            return
+        try:
+            given, defaults = from_file(schema, self.options), schema()
+        except FieldError as error:
+            raise FieldError(f"model.options.{error.key}", error.value, error.allowed, ("model.family",)) from None
+        except ValueError as error:  # of a key that there is not, or of the dataclass itself
+            raise Refused(f"model.options: {error}") from None
+        differing = Mapped()
+        for f in fields(schema):
+            value = getattr(given, f.name)
+            if value != getattr(defaults, f.name):
+                differing[f.name] = float(value) if f.type is float else value  # 1 and 1.0 are the same science
+        object.__setattr__(self, "options", differing)
+
+    def all_options(self) -> dict[str, Any]:
+        """The options of a registered family, those that have their defaults among them; empty for Xception."""
+        schema = self._options_schema
+        if schema is None:
+            return {}
+        return {f.name: getattr(schema(), f.name) for f in fields(schema)} | self.options
+
+    @property
+    def is_xception(self) -> bool:
+        """Whether the network is Xception, which has a width to be solved and starts from files of weights."""
+        return not self.timm and self.family == "xception"
 
     @property
     def resolved(self) -> bool:
@@ -121,14 +208,15 @@ class ModelConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(Section):
+class DataConfig(OpenSection):
     """The images: which set, how it is split, and how a training image is varied."""
 
     PREFIX: ClassVar[str] = "data."
+    OPEN: ClassVar[dict[str, register.Kind]] = {"name": "data"}
 
-    name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] = "imagenet"
+    name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] | str = "imagenet"
     """The data set: digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``; folder is an
-    own set of photographs, whose classes are read there, too."""
+    own set of photographs, whose classes are read there, too; or a registered set of small images."""
     title: str = field(default="", metadata={"identity": False})
     """What an own data set (``name: folder``) is called in the ids of its runs; under another title a run stays the same."""
     content: str = ""
@@ -193,8 +281,8 @@ class DataConfig(Section):
         "digits": (1297, 500), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)
     }  # fmt: skip
     """Training and test images of the complete sets; of an own one nothing is known."""
-    IN_MEMORY: ClassVar[tuple[str, ...]] = ("digits", "cifar10", "cifar100")
-    """Sets of small images; the others are photographs of any size, decoded when they are asked for."""
+    PHOTOGRAPHS: ClassVar[tuple[str, ...]] = ("imagenet", "folder")
+    """Sets of photographs of any size, decoded when they are asked for; the others are small images, held in memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,7 +293,7 @@ class DataConfig(Section):
         self._require("train_images", self.train_images == 0 or self.train_images >= 2, "0 (all) or at least 2")
         self._check_split()
         self._check_images()
-        if self.name in self.IN_MEMORY:
+        if self.in_memory:
             self._check_no_photographs()
         if self.name != "folder":
             self._check_no_own_set()
@@ -220,7 +308,7 @@ class DataConfig(Section):
         self._require("validation", not self.validation or not apart, "0, as val holds images to validate on", "content")
 
     def _check_images(self) -> None:
-        crops = ("none", "pad") if self.name in self.IN_MEMORY else ("none", "resized")
+        crops = ("none", "pad") if self.in_memory else ("none", "resized")
         self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}", "name")
         if self.name in ("cifar10", "cifar100"):
             self._require("size", self.size == 32, f"32 for {self.name}, the size of its images", "name")
@@ -239,7 +327,7 @@ class DataConfig(Section):
 
     def _check_no_own_set(self) -> None:
         """Refuse what is for photographs of one's own, in a known set."""
-        classes = self.CLASSES[self.name]
+        classes = self._known_classes
         hint = f"0 or {classes} for {self.name}; photographs of one's own are data.name: folder"
         if self.name == "imagenet":
             hint += ", and a run that an earlier version made of them is read with --data.name folder"
@@ -254,9 +342,21 @@ class DataConfig(Section):
         return self.name != "folder" or bool(self.content and self.num_classes)
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the images are small ones that are held in memory."""
+        return self.name not in self.PHOTOGRAPHS
+
+    @property
+    def _known_classes(self) -> int:
+        """Number of classes of a known or a registered set; 0 of an own one."""
+        for entry in self.from_outside():
+            return entry.about["classes"]
+        return self.CLASSES.get(self.name, 0)
+
+    @property
     def classes(self) -> int:
         """Number of classes that the network tells apart."""
-        classes = self.num_classes or self.CLASSES.get(self.name, 0)
+        classes = self.num_classes or self._known_classes
         assert classes, "of an own data set only the files tell the number of classes; xceptlab.data.resolved looks at them"
         return classes
 
@@ -278,16 +378,20 @@ class DataConfig(Section):
 
     def images(self) -> tuple[int, int, int]:
         """Images to train on, to validate and to test on, by the configuration; 0 also where only the files tell."""
-        train, test = self.IMAGES.get(self.name, (0, 0))
+        outside = [entry.about["images"] for entry in self.from_outside()]
+        train, test = outside[0] if outside else self.IMAGES.get(self.name, (0, 0))
         held_out = round(self.validation * (self.train_images or train))
         return (self.train_images or train) - held_out, held_out, self.test_images or test
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Section):
+class TrainConfig(OpenSection):
     """The training. The defaults are the paper's ImageNet recipe as far as it states one (sections 4.2 and 4.3)."""
 
     PREFIX: ClassVar[str] = "train."
+    OPEN: ClassVar[dict[str, register.Kind]] = {
+        "optimizer": "optimizer", "schedule": "schedule", "metrics": "metric", "callbacks": "callback"
+    }  # fmt: skip
 
     epochs: Count = 100
     """Passes over the training images (not stated in the paper)."""
@@ -295,8 +399,8 @@ class TrainConfig(Section):
     """Images per optimizer step over all devices together (not stated in the paper)."""
     accumulate: Count = 1
     """Split each step into this many smaller batches, one after another; BatchNorm sees the smaller batches."""
-    optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd"
-    """Optimizer."""
+    optimizer: Literal["sgd", "rmsprop", "adamw"] | str = "sgd"
+    """Optimizer, or a registered one."""
     lr: Positive = 0.045
     """Learning rate after the warm-up."""
     momentum: Rate = 0.9
@@ -307,8 +411,9 @@ class TrainConfig(Section):
     """L2 regularisation (sgd, rmsprop), decoupled weight decay (adamw)."""
     decay_norm_bias: bool = True
     """Apply the weight decay also to BatchNorm's parameters and to biases."""
-    schedule: Literal["constant", "exponential", "cosine"] = "exponential"
-    """Learning rate after the warm-up: constant, times ``decay_rate`` every ``decay_epochs``, or a cosine to 0."""
+    schedule: Literal["constant", "exponential", "cosine"] | str = "exponential"
+    """Learning rate after the warm-up: constant, times ``decay_rate`` every ``decay_epochs``, a cosine to 0, or a registered
+    schedule."""
     decay_rate: Positive = 0.94
     """Factor of the exponential schedule."""
     decay_epochs: Positive = 2.0
@@ -328,6 +433,10 @@ class TrainConfig(Section):
     compile: bool = False
     """Compile the network with torch.compile, which is faster on a GPU. The first run compiles it, later ones find the code in
     torch's cache (TORCHINDUCTOR_CACHE_DIR). Fused operations round differently, so it is part of the science."""
+    metrics: tuple[str, ...] = ()
+    """Registered metrics that every evaluation measures, besides top1, top5 and loss."""
+    callbacks: tuple[str, ...] = ()
+    """Registered Lightning callbacks, in their order."""
     deterministic: bool = True
     """Use deterministic algorithms only. false is faster on a GPU (7% at 299 on an H100, steps launched one by one), but then a
     run is repeated only within noise, not to the bit."""
@@ -433,19 +542,32 @@ class RunConfig(Section):
     """What a study starts it with; must not change results."""
     seed: int = 0
     """Decides the initial weights, the order of the images, their augmentation and dropout."""
+    extensions: tuple[str, ...] = ()
+    """Modules of one's own that register what is used from outside: ``.py`` files, looked up beside the configuration file that
+    names them, or importable modules. They are executed; a run's folder never names any."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
 
     def science(self) -> dict[str, Any]:
-        """The science fields as ``{dotted key: value}``, in the order of the schema."""
-        return _science(self.model) | _science(self.data) | _science(self.train) | {"seed": self.seed}
+        """The science fields as ``{dotted key: value}``, in the order of the schema.
+
+        What was used from outside, if anything was, is in ``extensions``: ``{"activation squash": 1}``, with its version.
+        """
+        science = _science(self.model) | _science(self.data) | _science(self.train) | {"seed": self.seed}
+        used = self.from_outside()
+        return science | {"extensions": used} if used else science
+
+    def from_outside(self) -> dict[str, int]:
+        """What the run uses that modules of the user's have registered, such as ``activation squash``, with their versions."""
+        entries = [*self.model.from_outside(), *self.data.from_outside(), *self.train.from_outside()]
+        return {entry.identity: entry.version for entry in entries}
 
     def changed(self) -> dict[str, Any]:
         """The science fields that differ from their defaults."""
         defaults = _defaults()
-        return {key: value for key, value in self.science().items() if value != defaults[key]}
+        return {key: value for key, value in self.science().items() if value != defaults.get(key)}
 
     @functools.cached_property
     def run_id(self) -> str:
@@ -464,8 +586,14 @@ class RunConfig(Section):
         return "-".join([self.data.title or self.data.name, *factors, f"seed{self.seed}", digest[:HASH]])
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as a configuration file holds them."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Nested plain values, as a configuration file holds them; what is for modules of one's own only where there is any."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        for section, names in OUTSIDE.items():
+            part = values[section] if section else values
+            for name in names:
+                if part[name] in ("xception", {}, []):
+                    del part[name]
+        return values
 
 
 def _science(section: ModelConfig | DataConfig | TrainConfig) -> dict[str, Any]:
@@ -474,7 +602,8 @@ def _science(section: ModelConfig | DataConfig | TrainConfig) -> dict[str, Any]:
     for f in fields(section):
         if f.metadata.get("identity", True):
             value = getattr(section, f.name)
-            values[section.PREFIX + f.name] = list(value) if isinstance(value, tuple) else value  # as JSON, YAML
+            plain = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, dict) else value
+            values[section.PREFIX + f.name] = plain  # as JSON, YAML
     return values
 
 
@@ -508,7 +637,9 @@ def _distinction(key: str, value: Any) -> str:
     name = key.partition(".")[2]
     if key == "model.weights_digest":
         return f"weights{value[:SHORT]}"
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        name, text = "", "-".join(f"{key}{item}" for key, item in value.items())
+    elif isinstance(value, list):
         text = "_".join(map(str, value)) or "_none"
     elif isinstance(value, str | bool):
         text = f"_{str(value).lower() if isinstance(value, bool) else value or 'none'}"

@@ -12,14 +12,14 @@ from xceptlab.config.schema import DataConfig
 from xceptlab.data import order
 from xceptlab.data.identity import resolved
 from xceptlab.data.order import Indices
-from xceptlab.data.sets import SETS
+from xceptlab.data.sets import SETS, data_set
 from xceptlab.data.sources import Arrays
 from xceptlab.errors import Refused
 
 if TYPE_CHECKING:
     from xceptlab.data.photographs import Photographs
 
-__all__ = ["SETS", "require_files", "resolved", "splits"]
+__all__ = ["SETS", "data_set", "require_files", "resolved", "splits"]
 
 
 def require_files(config: DataConfig) -> None:
@@ -28,7 +28,7 @@ def require_files(config: DataConfig) -> None:
     Raises:
         Refused: They are not; the message says what was looked for, where, and how to get it.
     """
-    SETS[config.name].require_files(config)
+    data_set(config.name).require_files(config)
 
 
 def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices]"]:
@@ -39,7 +39,7 @@ def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices
     Raises:
         Refused: The data set cannot be read, or has too few images for what is asked of it.
     """
-    train, test, *validation = SETS[config.name].load(config)
+    train, test, *validation = data_set(config.name).load(config)
     if validation and config.validation:
         raise Refused(f"data.validation: {config.validation} is not allowed; it must be 0, as val holds images to validate on")
     chosen = _limited(train.labels, config.train_images, "train_images")

@@ -18,7 +18,7 @@ from typing import Any
 
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.data import layouts, sources
-from xceptlab.data.sets import SETS
+from xceptlab.data.sets import data_set
 from xceptlab.errors import Refused
 from xceptlab.runs.record import Record
 from xceptlab.text import say
@@ -206,7 +206,7 @@ def contents(config: DataConfig) -> Contents:
 def class_names(config: DataConfig) -> tuple[str, ...]:
     """The names of the classes, by label, as far as the files tell; empty where they do not, or are not here."""
     try:
-        return SETS[config.name].class_names(config)
+        return data_set(config.name).class_names(config)
     except (OSError, ValueError):
         return ()
 
@@ -216,7 +216,7 @@ def files(config: DataConfig) -> str:
     if config.name == "folder":  # its content is data.content, a part of the run's id
         return ""
     try:
-        return SETS[config.name].files(dataclasses.replace(config, download=False))
+        return data_set(config.name).files(dataclasses.replace(config, download=False))
     except Refused:  # the files are not on this machine
         return ""
 
@@ -288,7 +288,7 @@ def fingerprint(config: DataConfig) -> str:
     Raises:
         Refused: The data set cannot be read.
     """
-    return sources.fingerprint(SETS[config.name].load(config))
+    return sources.fingerprint(data_set(config.name).load(config))
 
 
 @functools.cache

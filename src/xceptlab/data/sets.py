@@ -1,4 +1,4 @@
-"""The data sets by name. Each is a module of four functions of the configuration:
+"""The data sets by name. Each is a module of four functions of the configuration, or a registered set, which has them as methods:
 
 - ``require_files`` raises a ``Refused`` where files are missing, and fetches them where ``data.download`` allows it.
 - ``load`` gives the training and the test source and, where the images to validate on have files of their own, their source.
@@ -6,9 +6,18 @@
 - ``files`` says how the files lie and gives a digest of their names and sizes; empty where there are none.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
+
+from xceptlab import register
+from xceptlab.config.schema import DataConfig
 from xceptlab.data import cifar, digits, imagenet
+from xceptlab.data.sources import Arrays
+from xceptlab.errors import Refused
 
 SETS: dict[str, ModuleType] = {
     "digits": digits,
@@ -17,3 +26,47 @@ SETS: dict[str, ModuleType] = {
     "imagenet": imagenet,
     "folder": imagenet,
 }
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A data set of small images that a module of the user's has registered."""
+
+    entry: register.Entry
+
+    def require_files(self, config: DataConfig) -> None:
+        """Nothing to look for: whether files are needed only the user's function knows."""
+
+    def class_names(self, config: DataConfig) -> tuple[str, ...]:
+        """None: a registration does not tell them."""
+        return ()
+
+    def files(self, config: DataConfig) -> str:
+        """None: the version of the registration says what the images are, and their fingerprint is compared."""
+        return ""
+
+    def load(self, config: DataConfig) -> tuple[Arrays, Arrays]:
+        """Training and test images.
+
+        Raises:
+            Refused: The user's function gives something else than two pairs of images and labels.
+        """
+        train, test = self.entry.make(Path(config.root), config.size)
+        return self._arrays(train, "training", config), self._arrays(test, "test", config)
+
+    def _arrays(self, pair: tuple[Any, Any], split: str, config: DataConfig) -> Arrays:
+        images, labels = map(np.asarray, pair)
+        size, classes = config.size, config.classes
+        place = f"data.name: {self.entry.name}: the {split}"
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            found = f"{images.dtype} of shape {images.shape}"
+            raise Refused(f"{place} images are {found}; they must be uint8 of shape (n, {size}, {size}, 3)")
+        whole = labels.shape == (len(images),) and np.issubdtype(labels.dtype, np.integer)
+        if not whole or not len(labels) or labels.min() < 0 or labels.max() >= classes:
+            raise Refused(f"{place} labels must be {len(images)} whole numbers from 0 to {classes - 1}, one for each image")
+        return Arrays(np.ascontiguousarray(images), labels.astype(np.int64))
+
+
+def data_set(name: str) -> ModuleType | Registered:
+    """The data set of this name."""
+    return SETS[name] if name in SETS else Registered(register.entry("data", name))

@@ -39,7 +39,7 @@ class Transform:
 
         image = picture if isinstance(picture, Image.Image) else _image(picture)
         size = self.config.size
-        if self.config.name in DataConfig.IN_MEMORY:
+        if self.config.in_memory:
             image = in_rgb(image, exif_orientation=False)
             pixels = torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BILINEAR)))
         else:

@@ -5,6 +5,7 @@ record exists, whoever trained it and whatever exit code a process left; a run t
 """
 
 import itertools
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from xceptlab.config.loading import dump
+from xceptlab.config.loading import dump_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import BAD_INPUT, INTERRUPTED, Refused
 from xceptlab.files import write_atomically
@@ -67,8 +68,11 @@ class Job:
         """Write the run's configuration into its directory; returns the arguments to call ``xceptlab`` with."""
         self.directory.create()
         file = self.directory.path / "config.yaml"
-        write_atomically(file, dump(self.config).encode())
-        return ["train", "-c", str(file)]
+        write_atomically(file, dump_run(self.config).encode())
+        arguments = ["train", "-c", str(file)]
+        if self.config.extensions:  # which a run's folder does not name
+            arguments.append(f"--extensions={json.dumps(self.config.extensions)}")
+        return arguments
 
 
 class Launcher(ABC):

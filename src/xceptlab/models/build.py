@@ -1,27 +1,34 @@
-"""The network that a configuration describes: ours, or one of timm's as a baseline."""
+"""The network that a configuration describes: Xception, one of timm's as a baseline, or one of a registered family."""
 
 import difflib
 
 import torch
 from torch import nn
 
+from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
-from xceptlab.models.xception import Xception
+from xceptlab.models.xception import Xception, initialise_module, named_seed
 
 
 def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
     """Build the network, from images (N, 3, H, W) to logits (N, classes), with initial weights drawn from the seed.
 
-    In ours, modules that two variants share by name and shape start equal. A timm model draws its weights by its own scheme from
-    one generator: equal seeds give one model equal weights, two models nothing in common. Inception V3's auxiliary classifier is
-    off, as in the paper's comparison (section 4.3).
+    In Xception and in a registered family, modules that two variants share by name and shape start equal. A timm model draws its
+    weights by its own scheme from one generator: equal seeds give one model equal weights, two models nothing in common.
 
     Raises:
-        Refused: timm has no such model, or cannot build it.
+        Refused: There is no such network, or it cannot be built.
     """
-    if not config.timm:
+    if config.timm:
+        return _timm(config, classes, seed)
+    if config.family == "xception":
         return Xception(config, classes, seed)
+    return _registered(config, classes, seed)
+
+
+def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
+    """A timm model. Inception V3's auxiliary classifier is off, as in the paper's comparison (section 4.3)."""
     import timm
 
     if not timm.is_model(config.timm):
@@ -34,3 +41,36 @@ def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
             return timm.create_model(config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout)
         except (RuntimeError, TypeError) as error:  # an unknown tag of weights, a model without dropout
             raise Refused(f"model.timm: timm cannot build {config.timm!r} ({error})") from None
+
+
+def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
+    """A network of the user's, whose modules' weights are drawn by their names.
+
+    Raises:
+        Refused: It is no module, or one of its modules has parameters that nobody can draw.
+    """
+    entry = register.entry("model", config.family)
+    schema = entry.about["options"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = entry.make(schema(**config.options) if schema else None, classes)
+        if not isinstance(network, nn.Module):
+            raise Refused(f"model.family: {entry.name} builds {type(network).__name__}; it must be an nn.Module")
+        for name, module in network.named_modules():
+            _draw_anew(module, name, config.init, seed)
+    return network
+
+
+def _draw_anew(module: nn.Module, name: str, scheme: str, seed: int) -> None:
+    """Draw a module's own parameters by the seed and its name: of convolutions and linear layers as ``model.init`` says."""
+    if not list(module.parameters(recurse=False)):
+        return
+    if isinstance(module, nn.Conv2d | nn.Linear) and type(module) in (nn.Conv2d, nn.Linear):
+        initialise_module(module, scheme, named_seed(seed, name))
+        return
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    if not callable(reset):
+        place = f"{type(module).__name__} {name!r}" if name else type(module).__name__
+        raise Refused(f"model.family: {place} has parameters of its own; it needs a method reset_parameters() that draws them")
+    torch.manual_seed(named_seed(seed, name))
+    reset()

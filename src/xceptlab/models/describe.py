@@ -19,12 +19,13 @@ def describe(config: RunConfig, depth: int) -> None:
         view.add_column(column)
     for column in ("output", "parameters", "MACs", "regular: parameters", "MACs"):
         view.add_column(column, justify="right")
+    shown = {"", *(row.name for row in rows)}  # a ModuleList has no output of its own: what is in it has its whole name
     for row in rows[1:]:
         level = row.name.count(".")
         if level == 0:
             view.add_section()
         if level < depth or row.regular:
-            view.add_row(*_cells(row, depth))
+            view.add_row(*_cells(row, depth if row.name.rpartition(".")[0] in shown else 0))
     view.add_section()
     view.add_row("total", whole.kind, "", f"{whole.parameters:,}", f"{whole.macs:,}")
     console = _console()

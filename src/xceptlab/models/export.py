@@ -130,6 +130,8 @@ def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
     """Raise a Refused for a network other than timm's: its checkpoint could name neither the padding nor an activation."""
     if model.timm:
         raise Refused(f"{output}: model.timm is {model.timm}, whose model.safetensors has timm's layout already")
+    if model.family != "xception":
+        raise Refused(f"{output}: timm has no model.family {model.family}; .onnx and .pt2 take any network")
     timms = dataclasses.asdict(ModelConfig(**CONSTANTS["timm"]))
     differences = []
     flags = []

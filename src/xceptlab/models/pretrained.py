@@ -60,6 +60,8 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     trained = model_of_run(Path(path_or_name)) if source == "xceptlab" else None
     config = dataclasses.replace(trained or ModelConfig(), **CONSTANTS[source] | overrides)
     announce(path_or_name, source, config)
+    if config.family != "xception":
+        raise Refused(f"{path_or_name}: weights of the family {config.family}, whose network xceptlab.Run(FOLDER).network is")
     if config.timm:
         raise Refused(f"{path_or_name}: weights of timm's {config.timm}, which timm.create_model(checkpoint_path=...) loads")
     head = [value for name, value in state.items() if name.startswith("classifier.")]
@@ -84,7 +86,7 @@ def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.
         Refused: The weights cannot be read or do not fit the network.
     """
     config = _without_start(config)
-    source, state = ("xceptlab", read_tensors(Path(weights))) if config.timm else read(weights)
+    source, state = read(weights) if config.is_xception else ("xceptlab", read_tensors(Path(weights)))
     if source != "xceptlab":
         config = dataclasses.replace(config, **CONSTANTS[source])
         announce(weights, source, config)
@@ -159,7 +161,7 @@ def with_published_preprocessing(config: RunConfig, weights: str | Path, given: 
         weights: Wherever ``load`` finds them.
         given: Keys that the user has set for this evaluation. These, and fields that are not at their default, stay as they are.
     """
-    if config.model.timm or config.data.name in DataConfig.IN_MEMORY or not _is_from_timm(weights):
+    if not config.model.is_xception or config.data.in_memory or not _is_from_timm(weights):
         return config
     import timm
 

@@ -10,6 +10,7 @@ import math
 
 from torch import Tensor, nn
 
+from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
 
@@ -52,7 +53,7 @@ class SeparableConv2d(nn.Module):
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
         self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.intermediate_norm = batch_norm(config, channels) if config.intermediate_norm else nn.Identity()
-        self.intermediate = ACTIVATIONS[config.intermediate]()
+        self.intermediate = activation(config.intermediate)
 
     @staticmethod
     def _groups(config: ModelConfig, channels: int, place: str) -> int:
@@ -79,6 +80,11 @@ class SeparableConv2d(nn.Module):
         x = first(x)  # (N, channels in between, H, W)
         x = self.intermediate(self.intermediate_norm(x))
         return second(x)  # (N, outputs, H, W)
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of this name, a registered one perhaps."""
+    return ACTIVATIONS[name]() if name in ACTIVATIONS else register.entry("activation", name).make()
 
 
 def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> nn.Module:

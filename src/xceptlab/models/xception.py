@@ -210,12 +210,24 @@ def initialise(network: nn.Module, scheme: str, seed: int) -> None:
             linear layers and biases uniform within 1 / sqrt(fan in).
         seed: The run's seed.
     """
-    initialise_module = {"keras": _initialise_as_keras, "timm": _initialise_as_timm}[scheme]
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-            module_seed = int.from_bytes(digest[:8], "little", signed=True)
-            initialise_module(module, torch.Generator().manual_seed(module_seed))
+            initialise_module(module, scheme, named_seed(seed, name))
+
+
+def named_seed(seed: int, name: str) -> int:
+    """What the weights of the module of this name are drawn from."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def initialise_module(module: nn.Conv2d | nn.Linear, scheme: str, module_seed: int) -> None:
+    """Draw the weights of one module; the schemes are those of ``initialise``."""
+    generator = torch.Generator().manual_seed(module_seed)
+    if scheme == "keras":
+        _initialise_as_keras(module, generator)
+    else:
+        _initialise_as_timm(module, generator)
 
 
 def _initialise_as_keras(module: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:

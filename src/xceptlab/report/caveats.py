@@ -173,7 +173,7 @@ def _processes(runs: Sequence[Record]) -> str:
 
 def _differ_in_budget_only(a: RunConfig, b: RunConfig) -> bool:
     science_a, science_b = a.science(), b.science()
-    differing = {key for key in science_a if science_a[key] != science_b[key]}
+    differing = {key for key in science_a if science_a[key] != science_b.get(key)}
     return differing <= BUDGET_KEYS
 
 

@@ -54,7 +54,7 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
 def shared_science(expansion: Expansion) -> dict[str, str]:
     """Every science key in which no arm and no trial differs from another, with its value; the seed is no such key."""
     first, *others = (trial.config.science() for trial in expansion.trials.values())
-    shared = [key for key in first if key != "seed" and all(other[key] == first[key] for other in others)]
+    shared = [key for key in first if key != "seed" and all(other.get(key) == first[key] for other in others)]
     return {key: json.dumps(first[key]) for key in shared}
 
 
@@ -123,7 +123,7 @@ def _network(expansion: Expansion) -> str:
         in_other_rows = key in ("model.dropout", "model.weights_digest")
         if key.startswith("model.") and not in_other_rows and all(other.get(key) == value for other in others):
             shared[key.removeprefix("model.")] = value
-    name = f"timm's {shared.pop('timm')}" if "timm" in shared else "Xception"
+    name = f"timm's {shared.pop('timm')}" if "timm" in shared else str(shared.pop("family", "Xception"))
     words = ", ".join([name, *(f"{field} {value}" for field, value in shared.items())])
     differing = set().union(*(expansion.differences(arm) for arm in expansion.arms))
     if any(key.startswith("model.") and key != "model.weights" for key in differing):

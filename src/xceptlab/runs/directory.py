@@ -191,6 +191,19 @@ def outdated(config: RunConfig) -> bool:
     return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
 
 
+def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
+    """Refuse to take up a run that was trained with other versions of what it uses from outside.
+
+    Raises:
+        Refused: Which, and their versions.
+    """
+    record = directory.record()
+    trained: dict[str, int] = record.science.get("extensions", {}) if record else {}
+    for name, version in config.from_outside().items():
+        if trained.get(name, version) != version:
+            raise Refused(f"{directory.path}: trained with version {trained[name]} of {name}; here it is version {version}")
+
+
 def begun_on_other_files(config: RunConfig) -> str:
     """Which unfinished run differs from this one only in what its files hold, in words; empty where there is none."""
     import yaml
@@ -223,7 +236,7 @@ def _differing_contents(config: RunConfig, values: dict[str, Any]) -> list[str]:
     theirs = RunConfig().science() | {"seed": values["seed"]}
     for part in ("model", "data", "train"):
         theirs |= {f"{part}.{key}": value for key, value in values[part].items()}
-    differing = {key for key in science if theirs[key] != science[key]}
+    differing = {key for key in science if theirs.get(key) != science[key]}
     if "data.content" in differing:
         differing.discard("data.num_classes")  # a class that was added since has changed it, too
     if not differing <= CONTENTS.keys():

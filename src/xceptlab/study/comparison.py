@@ -26,7 +26,7 @@ def matched(expansion: Expansion) -> Expansion:
         return expansion
     budget = spent(first)
     arms = {
-        name: config if config is first or config.model.timm else _solved(config, budget)  # timm's have no width
+        name: _solved(config, budget) if config is not first and config.model.is_xception else config  # others have no width
         for name, config in expansion.arms.items()
     }
     return dataclasses.replace(expansion, arms=arms)

@@ -36,9 +36,9 @@ class Claim(Section):
     effect: dict[str, list[Any]] = field(default_factory=dict)
     """In place of a contrast, in a grid: by factor its levels a and b, compared on average over the other factors; of two or
     three factors how much the effect of the first ones differs between the last one's levels, their interaction."""
-    metric: Literal[metrics.NAMES]  # type: ignore[valid-type]
-    """Compared at the last epoch: accuracies in percent, the loss in nats; ``val`` needs images to validate on, top5 over 5
-    classes."""
+    metric: Literal[metrics.NAMES] | str  # type: ignore[valid-type]
+    """Compared at the last epoch: accuracies in percent, the loss in nats, or a metric of ``train.metrics``; ``val`` needs images
+    to validate on, top5 over 5 classes."""
     kind: Literal["superior", "equivalent"]
     """superior: a - b > margin; equivalent: -margin < a - b < margin."""
     margin: float
@@ -185,6 +185,8 @@ class Study(Section):
     base: list[str]
     """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory, then
     among the shipped ones."""
+    extensions: list[str] = field(default_factory=list)
+    """Modules that register what the arms use from outside: ``.py`` files beside the study file, or importable modules."""
     seeds: list[int] | Seeds
     """Each arm is trained once with each, of which a verdict needs 3; a mapping adds seeds until the claims are decided."""
     claims: list[Claim] = field(default_factory=list)
@@ -237,7 +239,7 @@ class Study(Section):
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise Refused(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
             for key in declared:
-                if key not in FACTORS:
+                if key not in FACTORS and not key.startswith("model.options."):
                     raise Refused(f"arm {name!r}: {_no_factor(key)}")
                 if self.tune and key in self.tune.keys:
                     raise Refused(f"arm {name!r}: {key} is tuned, so that no arm may declare it")

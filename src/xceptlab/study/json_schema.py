@@ -59,7 +59,8 @@ def _of_factors(levels: dict[str, Any]) -> dict[str, Any]:
         dotted[key] = levels | {"items": level} if levels else level
         nested.setdefault(section, {})[name] = dotted[key]
     sections = {name: {"type": "object", "additionalProperties": False, "properties": keys} for name, keys in nested.items()}
-    return {"type": "object", "additionalProperties": False, "properties": sections | dotted}
+    options = {r"^model\.options\.": levels}  # of a registered family, which knows their types
+    return {"type": "object", "additionalProperties": False, "properties": sections | dotted, "patternProperties": options}
 
 
 def write(root: Path) -> None:

@@ -5,8 +5,10 @@ A record names a metric after the split that it was measured on, ``test/top1``. 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from xceptlab import register
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,23 @@ def metric_of(name: str) -> Metric:
 
     Scores that another tool made have names of their own: ``valid_loss`` is a loss, too, and of ``kappa`` nothing is known.
     """
+    entry = register.loaded("metric", name.rpartition("/")[2])
+    if entry:
+        return _registered(entry)
     for metric in METRICS.values():
         if name.endswith(metric.name):
             return metric
     return Metric(name=name, unit="", decimals=4, guessing=lambda classes: math.nan)
+
+
+def _registered(entry: register.Entry) -> Metric:
+    return Metric(
+        name=entry.name,
+        unit=entry.about["unit"],
+        decimals=entry.about["decimals"],
+        lower_is_better=entry.about["lower_is_better"],
+        guessing=entry.about["guessing"] or (lambda classes: math.nan),
+    )
 
 
 def decimals(name: str) -> int:
@@ -94,6 +109,7 @@ def split_of(name: str) -> str:
     return name.split("/")[0]
 
 
-def measured(classes: int) -> list[Metric]:
-    """The metrics that tell something about a network of so many classes."""
-    return [metric for metric in METRICS.values() if classes > metric.more_classes_than]
+def measured(classes: int, registered: Sequence[str] = ()) -> list[Metric]:
+    """The metrics that tell something about a network of so many classes, and registered ones."""
+    built_in = [metric for metric in METRICS.values() if classes > metric.more_classes_than]
+    return built_in + [_registered(register.entry("metric", name)) for name in registered]

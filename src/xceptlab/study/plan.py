@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xceptlab.config import loading, shipped
+from xceptlab.config.fields import shown
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity, resolved
 from xceptlab.errors import Refused
@@ -19,7 +21,7 @@ from xceptlab.study.definition import FACTORS, Seeds, Study
 from xceptlab.study.estimands import refuse_too_few_seeds
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.images import refuse_scope
-from xceptlab.study.metrics import ACCURACY, measured, split_of
+from xceptlab.study.metrics import ACCURACY, METRICS, SPLITS, measured, split_of
 from xceptlab.study.registration import Registration, refuse_namesake
 from xceptlab.study.verdict import with_needed_seeds
 
@@ -58,6 +60,7 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     if seeds is not None:
         study, planned = _first_look(study, seeds)
     base = [loading.file_layer(_find(name, file)) for name in study.base]
+    base.append(loading.layer({"extensions": study.extensions}, str(file)))
     given = loading.layers(args)
     first = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
     arms = {}
@@ -115,7 +118,10 @@ def _control(file: Path, expansion: Expansion) -> None:
     cells = expansion.study.cells()
     baseline = next(iter(cells))
     for arm in expansion.arms:
-        if more := set(expansion.differences(arm)) - set(cells[arm]) - set(cells[baseline]):
+        declared = {*cells[arm], *cells[baseline]}
+        if "model.options" in declared:
+            declared |= {key for key in expansion.differences(arm) if key.startswith("model.options.")}
+        if more := set(expansion.differences(arm)) - declared:
             raise Refused(
                 f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
             )
@@ -126,7 +132,16 @@ def _control(file: Path, expansion: Expansion) -> None:
                 raise Refused(f"{file}: claim {claim.id!r}: {needs}")
             classes = expansion.arms[arm].data.classes
             metric = claim.measure
-            if metric not in measured(classes):
+            extra = expansion.arms[arm].train.metrics
+            names = [*METRICS, *extra]
+            if claim.metric not in [f"{split}/{name}" for split in SPLITS for name in names]:
+                allowed = ", ".join(f"{split}/{name}" for split in SPLITS for name in names)
+                unknown = f"metric: {shown(claim.metric)} is not allowed; it must be one of {allowed}"
+                raise Refused(f"{file}: claim {claim.id!r}: {unknown}")
+            if claim.diverged is None and math.isnan(metric.guessing(classes)):
+                scores = f"diverged: is missing; nothing says what guessing scores in {claim.metric}"
+                raise Refused(f"{file}: claim {claim.id!r}: {scores}")
+            if metric.name not in [one.name for one in measured(classes, extra)]:
                 always = f"{claim.metric} is always {metric.guessing(classes):g}{metric.unit} with {classes} classes"
                 raise Refused(f"{file}: claim {claim.id!r}: metric: {always}, as in arm {arm!r}; claim {ACCURACY}")
     seen: dict[str, str] = {}

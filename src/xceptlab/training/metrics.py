@@ -9,6 +9,8 @@ from functools import partial
 from torch import Tensor
 from torch.nn import functional as F
 
+from xceptlab import register
+
 
 def among_best(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """(B,) whether an image's label is among its k highest logits: logits (B, classes), labels (B,)."""
@@ -28,3 +30,8 @@ PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "loss": cross_entropy,
 }
 """By metric its value for every image (B,), of logits (B, classes) and labels (B,); accuracies as 0 and 1."""
+
+
+def per_image(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """How a metric is computed, a registered one perhaps: see ``PER_IMAGE``."""
+    return PER_IMAGE[name] if name in PER_IMAGE else register.entry("metric", name).make

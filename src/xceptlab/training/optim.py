@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
 
+from xceptlab import register
 from xceptlab.config.schema import TrainConfig
 from xceptlab.training.lightning import WeightAveraging
 
@@ -26,7 +27,9 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
         return SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
     if train.optimizer == "rmsprop":
         return RMSprop(groups, lr=train.lr, momentum=train.momentum)
-    return AdamW(groups, lr=train.lr)
+    if train.optimizer == "adamw":
+        return AdamW(groups, lr=train.lr)
+    return register.entry("optimizer", train.optimizer).make(groups, train)
 
 
 def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
@@ -47,6 +50,7 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
     """The factor of the learning rate as a function of the step, 0 to epochs x steps_per_epoch - 1."""
     steps = train.epochs * steps_per_epoch
     warmup_steps = round(train.warmup * steps)
+    registered = next((entry for entry in train.from_outside() if entry.kind == "schedule"), None)
 
     def factor_at(step: int) -> float:
         if step < warmup_steps:
@@ -55,6 +59,8 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
             return (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps))) / 2
         if train.schedule == "exponential":
             return train.decay_rate ** math.floor(step / steps_per_epoch / train.decay_epochs)
+        if registered:
+            return registered.make((step - warmup_steps) / max(1, steps - warmup_steps), train)
         return 1.0
 
     return factor_at

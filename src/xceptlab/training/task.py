@@ -16,7 +16,7 @@ from xceptlab.data.order import bits
 from xceptlab.errors import Refused
 from xceptlab.study.metrics import measured
 from xceptlab.training import capture, optim
-from xceptlab.training.metrics import PER_IMAGE
+from xceptlab.training.metrics import per_image
 
 _DROPOUT = 4
 """First word of the key from which dropout's seeds are drawn; other draws have other words."""
@@ -41,7 +41,7 @@ class Task(pl.LightningModule):
         self.network = network
         self.steps_per_epoch = steps_per_epoch
         exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
-        self._metrics = measured(config.data.classes)
+        self._metrics = measured(config.data.classes, config.train.metrics)
         names = ["images", *(metric.name for metric in self._metrics)]
         # Propagate NaN, so that divergence is noticed.
         sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in names}
@@ -151,7 +151,7 @@ class Task(pl.LightningModule):
         """Add a batch to the sums; returns by metric what its images add to it, (B,) each."""
         replayed = self._inference(batch) if self._inference else None
         logits = (replayed or self._logits(batch))["logits"].float()
-        values = {metric.name: PER_IMAGE[metric.name](logits, batch.labels) for metric in self._metrics}
+        values = {metric.name: per_image(metric.name)(logits, batch.labels) for metric in self._metrics}
         self.sums["images"].update(torch.ones_like(batch.labels))
         for name, value in values.items():
             self.sums[name].update(value)

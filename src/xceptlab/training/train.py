@@ -26,7 +26,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 import xceptlab
-from xceptlab.config.loading import dump
+from xceptlab import register
+from xceptlab.config.loading import dump_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity, resolved
 from xceptlab.data.module import DataModule
@@ -106,7 +107,7 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
             record = directory.record()
             if record:  # the process that held the run until now has finished it
                 return record
-            write_atomically(directory.path / "config.yaml", dump(config).encode())
+            write_atomically(directory.path / "config.yaml", dump_run(config).encode())
             record = _train(config, directory, data, network, start, trainer, stop_signals)
         tracking.finish(trainer, record)  # without the lease: W&B may take its time, and the run is done
         return record
@@ -279,6 +280,7 @@ def make_trainer(
     ]
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
+    callbacks += [register.entry("callback", name).make(config) for name in train.callbacks]
     if progress:
         callbacks.append(lightning.ProgressBar())
     return trainer_on_devices(

@@ -1,0 +1,277 @@
+"""Doors for what is yours: an activation, a model family, a metric, a data set, an optimizer, a schedule, a callback.
+
+A module of yours registers them under a name, with a version, and a configuration names the module:
+
+    # mine.py
+    import xceptlab
+
+    @xceptlab.register.activation("squash", version=1)
+    def squash():
+        return Squash()
+
+    # mine.yaml
+    extensions: [mine.py]
+    model: {intermediate: squash}
+
+``docs/extending.md`` shows each. Nothing but a configuration's, a study's or a command's ``extensions``, and packages that are
+installed with an entry point in the group ``xceptlab``, is ever executed; a run's folder never names code to be run.
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from xceptlab.errors import Refused
+
+Kind = Literal["activation", "model", "metric", "data", "optimizer", "schedule", "callback"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+RESERVED_METRICS = ("top1", "top5", "loss", "images")
+"""What every evaluation sums up."""
+ENTRY_POINTS = "xceptlab"
+"""The group of entry points by which an installed package offers a module that registers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What was registered under a name."""
+
+    kind: Kind
+    name: str
+    version: int
+    make: Callable[..., Any]
+    """The function that was registered."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else its registration says."""
+
+    @property
+    def identity(self) -> str:
+        """How it is named in the science of a run."""
+        return f"{self.kind} {self.name}"
+
+
+_entries: dict[tuple[str, str], Entry] = {}
+_loaded: set[str] = set()
+"""Modules that this process has loaded, by their absolute path or name."""
+
+
+# ---- for modules of yours -------------------------------------------------------------------------------------------------
+
+
+def activation(name: str, *, version: int) -> Callable[[F], F]:
+    """Register a function without arguments that makes an ``nn.Module``, for ``model.intermediate``."""
+    return _registering("activation", name, version)
+
+
+def model(name: str, *, version: int, options: type | None = None) -> Callable[[F], F]:
+    """Register a model family, for ``model.family``: a function that builds an ``nn.Module`` from images (N, 3, H, W) to logits.
+
+    It is called with ``(options, classes)``. Initial weights are drawn afterwards, each module's by the seed and its name, so
+    that two arms start equal in every module that they share.
+
+    Args:
+        name: The family's name.
+        version: Raised whenever its code changes what a run computes.
+        options: A frozen dataclass whose fields, all with defaults, are what ``model.options`` may hold.
+    """
+    if options is not None:
+        _check_options(options, f"register.model({name!r})")
+    return _registering("model", name, version, options=options)
+
+
+def _check_options(options: type, place: str) -> None:
+    if not is_dataclass(options):
+        raise Refused(f"{place}: options must be a dataclass")
+    for f in fields(options):
+        if f.default is MISSING and f.default_factory is MISSING:
+            raise Refused(f"{place}: the option {f.name} needs a default")
+        if isinstance(f.type, str):
+            raise Refused(f"{place}: the type of the option {f.name} is text; leave out `from __future__ import annotations`")
+
+
+def metric(
+    name: str,
+    *,
+    version: int,
+    unit: str = "",
+    lower_is_better: bool = False,
+    decimals: int = 4,
+    guessing: Callable[[int], float] | None = None,
+) -> Callable[[F], F]:
+    """Register a metric, for ``train.metrics``: a function of logits (B, classes) and labels (B,) to a value an image (B,).
+
+    An evaluation reports the mean over all images, as ``test/NAME`` and ``val/NAME``.
+
+    Args:
+        name: The metric's name.
+        version: Raised whenever its code changes its values.
+        unit: ``%`` where the function gives a part of 1, which is reported as percent; or another one, or none.
+        lower_is_better: Whether claims are about b - a.
+        decimals: With how many a value is shown.
+        guessing: What uniform guessing among so many classes scores, which a diverged run scores; left out, its claims must
+            declare ``diverged``.
+    """
+    if name in RESERVED_METRICS:
+        raise Refused(f"register.metric({name!r}): every evaluation has {', '.join(RESERVED_METRICS)}; give it another name")
+    about = {"unit": unit, "lower_is_better": lower_is_better, "decimals": decimals, "guessing": guessing}
+    return _registering("metric", name, version, **about)
+
+
+def data(name: str, *, version: int, classes: int, images: tuple[int, int] = (0, 0)) -> Callable[[F], F]:
+    """Register a data set of small images, for ``data.name``: a function of (root, size) that gives its training and test images.
+
+    Each of the two is a pair of arrays: images (n, size, size, 3) of uint8 and labels (n,).
+
+    Args:
+        name: The data set's name.
+        version: Raised whenever its code changes the images.
+        classes: Number of classes.
+        images: Training and test images, as far as they are known beforehand.
+    """
+    return _registering("data", name, version, classes=classes, images=images)
+
+
+def optimizer(name: str, *, version: int) -> Callable[[F], F]:
+    """Register an optimizer, for ``train.optimizer``: a function of (parameter groups, ``TrainConfig``).
+
+    The groups have their ``weight_decay``; the learning rate before the schedule is ``train.lr``.
+    """
+    return _registering("optimizer", name, version)
+
+
+def schedule(name: str, *, version: int) -> Callable[[F], F]:
+    """Register a learning-rate schedule, for ``train.schedule``: the factor of ``train.lr`` at a part of the training, 0 to 1.
+
+    It begins after the warm-up: a function of (part, ``TrainConfig``).
+    """
+    return _registering("schedule", name, version)
+
+
+def callback(name: str, *, version: int) -> Callable[[F], F]:
+    """Register a callback, for ``train.callbacks``: a function of the ``RunConfig`` that makes a Lightning ``Callback``."""
+    return _registering("callback", name, version)
+
+
+def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[[F], F]:
+    place = f"register.{kind}({name!r})"
+    if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z]\w*", name):
+        raise Refused(f"{place}: a name is made of letters, digits and '_', the first one a letter")
+    if type(version) is not int or version < 1:
+        raise Refused(f"{place}: the version {version!r} is not allowed; it must be a whole number of at least 1")
+
+    def register(make: F) -> F:
+        other = _entries.get((kind, name))
+        if other and (other.make.__module__, other.make.__qualname__) != (make.__module__, make.__qualname__):
+            raise Refused(f"{place}: {_file(other.make)} and {_file(make)} both register it; rename one of them")
+        _entries[kind, name] = Entry(kind=kind, name=name, version=version, make=make, about=about)
+        return make
+
+    return register
+
+
+def _file(make: Callable[..., Any]) -> str:
+    return getattr(sys.modules.get(make.__module__), "__file__", None) or make.__module__
+
+
+# ---- for this package ------------------------------------------------------------------------------------------------------
+
+
+def located(modules: Any, folder: Path) -> Any:
+    """Modules with the files among them by their absolute paths, from the folder of the file that names them."""
+    if not isinstance(modules, list | tuple):
+        return modules
+    return [str((folder / name).resolve()) if isinstance(name, str) and name.endswith(".py") else name for name in modules]
+
+
+def load(modules: Iterable[str]) -> None:
+    """Execute modules that register, each once by a process: paths of ``.py`` files, or names of importable modules.
+
+    Raises:
+        Refused: There is no such module, or it raises an error: which, and in which of its lines.
+    """
+    for module in modules:
+        path = Path(module).resolve() if module.endswith(".py") else None
+        key = str(path or module)
+        if key in _loaded:
+            continue
+        if path and not path.is_file():
+            raise Refused(f"extensions: {module}: no such file")
+        _execute(module, path)
+        _loaded.add(key)
+
+
+def _execute(module: str, path: Path | None) -> None:
+    try:
+        if path is None:
+            importlib.import_module(module)
+            return
+        name = f"xceptlab_extension_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        made = importlib.util.module_from_spec(spec)
+        sys.modules[name] = made  # dataclasses and pickle look there
+        try:
+            spec.loader.exec_module(made)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    except Refused as error:
+        raise Refused(f"extensions: {module}: {error}") from None
+    except Exception as error:
+        raise Refused(f"extensions: {module}: {_where(error, path)}{type(error).__name__}: {error}") from error
+
+
+def _where(error: Exception, path: Path | None) -> str:
+    """The line of the module's file at which an error was raised."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"line {error.lineno}: "
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"line {lines[-1]}: " if lines else ""
+
+
+def find(kind: Kind, name: str) -> Entry | None:
+    """What is registered under a name, also by an installed package; None if nothing is."""
+    if (kind, name) not in _entries:
+        _load_installed()
+    return loaded(kind, name)
+
+
+def loaded(kind: Kind, name: str) -> Entry | None:
+    """What the modules that this process has loaded have registered under a name; None if none of them has."""
+    return _entries.get((kind, name))
+
+
+def entry(kind: Kind, name: str) -> Entry:
+    """What is registered under a name.
+
+    Raises:
+        Refused: Nothing is.
+    """
+    found = find(kind, name)
+    if found is None:
+        raise Refused(f"no {kind} {name!r} is registered; there are {', '.join(names(kind)) or 'none'}")
+    return found
+
+
+def names(kind: Kind) -> list[str]:
+    """What is registered of a kind."""
+    assert kind in get_args(Kind)
+    return sorted(name for one, name in _entries if one == kind)
+
+
+def _load_installed() -> None:
+    """Load what installed packages offer, once."""
+    if ENTRY_POINTS in _loaded:
+        return
+    _loaded.add(ENTRY_POINTS)
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        load([point.value.partition(":")[0]])

@@ -1,0 +1,440 @@
+"""What a module of the user's registers goes the way of what is built in: every snippet of its page runs, outside the package."""
+
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import xceptlab
+from conftest import ROOT, TINY
+from xceptlab import register
+from xceptlab.cli import main
+from xceptlab.config.loading import load_run
+from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.models.build import build
+from xceptlab.models.cost import cost
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.study.comparison import module_trees
+from xceptlab.study.plan import expand
+from xceptlab.training.train import train
+
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+NAMED = re.compile(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", re.S)
+QUICK = ["--runtime.wandb=disabled", "--runtime.accelerator=cpu", "--runtime.log_every=1"]
+DIGITS = [piece for kind, name in (("model", "xception_tiny"), ("data", "digits"), ("train", "digits"))
+          for piece in ("-c", str(ROOT / "configs" / kind / f"{name}.yaml"))]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _registers_nothing_for_others(monkeypatch):
+    monkeypatch.setattr(register, "_entries", {})
+    monkeypatch.setattr(register, "_loaded", set())
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The files of the page, in a folder from where commands are given."""
+    for name, text in NAMED.findall(PAGE):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def module(folder, text, name="mine.py"):
+    (folder / name).write_text("import torch\nfrom torch import nn\nimport xceptlab\n" + text)
+    return name
+
+
+def activation(folder, version=1, name="mine.py"):
+    return module(folder, f"@xceptlab.register.activation('mine', version={version})\ndef mine():\n    return nn.Tanh()\n", name)
+
+
+# ---- the page ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_snippet_of_the_page_is_a_file_or_a_command():
+    blocks = re.findall(r"```(\w+)\n", PAGE)
+    assert blocks.count("python") + blocks.count("yaml") == len(NAMED.findall(PAGE)) == 9
+    assert blocks.count("sh") == 2
+
+
+def test_the_study_of_the_page_goes_through_plan_study_report_and_export(folder, capsys):
+    commands = [line.split()[1:] for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["plan", "study", "report", "export"]
+    plan, study, report, (export, _, output, flag, *files) = commands
+    assert main([*plan, *QUICK]) == 0
+    shown = capsys.readouterr().out
+    assert "model.options.residual: True" in shown
+    assert "test/brier, margin 0.01" in shown
+    assert main([*study, *QUICK]) == 0
+    assert main([*report, *QUICK]) == 0
+    assert "residual-helps" in capsys.readouterr().out
+
+    runs = xceptlab.Study("study.yaml").runs()
+    assert list(runs["status"]) == ["done"] * 6
+    assert runs["test/brier"].between(0, 2).all()
+    assert list(runs["model.options.residual"]) == [True] * 3 + [False] * 3
+    (page,) = folder.glob("outputs/studies/*/report.md")
+    assert "test/brier" in page.read_text()
+    assert "mixer" in page.read_text()
+
+    run = Path("outputs/runs") / runs["run_id"][0]
+    assert main([export, str(run), output, flag, " ".join(files)]) == 0
+    program = torch.export.load(output).module()
+    test = xceptlab.Run(run)
+    images = test.transform(np.zeros((16, 16, 3), np.uint8))[None]
+    with torch.no_grad():
+        torch.testing.assert_close(program(images), test.network(images))
+    assert test.split_features("test").values.shape == (150, 8)
+    assert test.record.science["extensions"] == {"model mixer": 1, "data shapes": 1, "metric brier": 1}
+
+
+def test_what_is_varied_on_the_page_trains_and_continues_to_the_same_bits(folder):
+    outputs = [f"--runtime.outputs={folder / 'outputs'}", "--train.warmup=0.2"]
+    config = load_run([*TINY, "-c", "varied.yaml", *outputs])
+    assert train(config, progress=False, quiet=True).status == "finished"
+    log = RunDirectory.of(config.runtime.outputs, config.run_id).log()
+    rates = [line["lr"] / config.train.lr for line in log if "lr" in line]
+    assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])  # the rate of the next step, of 10
+    assert any(isinstance(one, sys.modules[one.__module__].Squash) for one in build(config.model, 10).modules()
+               if type(one).__name__ == "Squash")  # fmt: skip
+    again = load_run([*TINY, "-c", "varied.yaml", f"--runtime.outputs={folder / 'again'}", "--train.warmup=0.2"])
+    assert (
+        train(again, progress=False, quiet=True).metrics
+        == RunDirectory.of(config.runtime.outputs, config.run_id).record().metrics
+    )
+    quiet = load_run([*TINY, "-c", "varied.yaml", *outputs, "--train.callbacks=[]"])
+    assert train(quiet, progress=False, quiet=True).metrics != train(config).metrics
+
+
+# ---- identity ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_uses_nothing_from_outside_is_the_run_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = load_run(DIGITS)
+    named = load_run([*DIGITS, "--extensions", activation(tmp_path)])
+    assert named.run_id == plain.run_id
+    assert named.science() == plain.science()
+    assert "extensions" not in plain.science()
+    assert plain.run_id == "digits-seed0-05fee39e43"
+
+
+def test_name_and_version_of_what_is_used_are_part_of_what_a_run_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ids = []
+    for version in (1, 2):
+        register._entries.clear()
+        register._loaded.clear()
+        config = load_run([*DIGITS, "--extensions", activation(tmp_path, version), "--model.intermediate=mine"])
+        assert config.science()["extensions"] == {"activation mine": version}
+        ids.append(config.run_id)
+    (tmp_path / "elsewhere").mkdir()
+    register._entries.clear()
+    moved = ["--extensions", f"elsewhere/{activation(tmp_path / 'elsewhere', 2)}", "--model.intermediate=mine"]
+    assert load_run([*DIGITS, *moved]).run_id == ids[1] != ids[0]
+
+
+def test_options_that_have_their_defaults_make_no_other_run(folder):
+    args = ["-c", "recipe.yaml", "--extensions=[mixer.py, shapes.py, brier.py]"]
+    plain = load_run(args)
+    assert load_run([*args, "--model.options.residual=true"]).run_id == plain.run_id
+    assert load_run([*args, "--model.options={width: 8, depth: 1, residual: true}"]).run_id == plain.run_id
+    assert load_run([*args, "--model.options.depth=3"]).run_id != plain.run_id
+    assert load_run([*args, "--model.options={}"]).model == ModelConfig(family="mixer")
+
+
+# ---- a model family ---------------------------------------------------------------------------------------------------------
+
+
+def test_modules_that_two_arms_share_start_equal_and_by_the_seed(folder):
+    register.load(["mixer.py"])
+    shallow, deep = (build(ModelConfig(family="mixer", options={"depth": depth}), 3, seed=5).state_dict() for depth in (1, 3))
+    assert shallow.keys() < deep.keys()
+    for name, value in shallow.items():
+        assert torch.equal(value, deep[name])
+    other = build(ModelConfig(family="mixer", options={"depth": 1}), 3, seed=6).state_dict()
+    assert not torch.equal(shallow["patches.weight"], other["patches.weight"])
+    assert not torch.equal(deep["channels.0.0.weight"], deep["channels.1.0.weight"])
+
+
+def test_what_torch_draws_elsewhere_changes_no_weights_and_is_not_changed(folder):
+    register.load(["mixer.py"])
+    config = ModelConfig(family="mixer")
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = build(config, 3).state_dict()
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(value, first[name]) for name, value in build(config, 3).state_dict().items())
+
+
+def test_modules_of_other_kinds_are_drawn_by_their_names_too_or_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = """
+class Own(nn.Module):
+    def __init__(self, classes, bare):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1)
+        self.line = nn.Conv1d(3, classes, 1)
+        if bare:
+            self.place = nn.Parameter(torch.randn(3))
+    def forward(self, x):
+        return self.line(self.attention(*[x.flatten(2).transpose(1, 2)] * 3)[0].transpose(1, 2)).mean(2)
+
+@xceptlab.register.model("own", version=1)
+def own(options, classes):
+    assert options is None
+    return Own(classes, bare=False)
+
+@xceptlab.register.model("bare", version=1)
+def bare(options, classes):
+    return Own(classes, bare=True)
+
+@xceptlab.register.model("none", version=1)
+def none(options, classes):
+    return "a network"
+"""
+    register.load([module(tmp_path, text)])
+    config = ModelConfig(family="own")
+    a, b, c = (build(config, 5, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["line.weight"], c["line.weight"])
+    assert not torch.equal(a["attention.in_proj_weight"], c["attention.in_proj_weight"])
+    with pytest.raises(
+        xceptlab.Refused, match=r"model.family: Own has parameters of its own; it needs a method reset_parameters"
+    ):
+        build(ModelConfig(family="bare"), 5)
+    with pytest.raises(xceptlab.Refused, match=r"model.family: none builds str; it must be an nn.Module"):
+        build(ModelConfig(family="none"), 5)
+
+
+def test_what_a_family_costs_is_counted(folder):
+    register.load(["mixer.py"])
+    parameters, macs = cost(ModelConfig(family="mixer", options={"width": 8, "depth": 1}), 3, 16)
+    assert parameters == 392 + (80 + 16) + (72 + 16) + 27
+    assert macs == 16 * (8 * 48 + 8 * 9 + 8 * 8) + 8 * 3
+    flat = "def flat(options, classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, classes))\n"
+    register.load([module(folder, f"@xceptlab.register.model('flat', version=1)\n{flat}")])
+    with pytest.raises(xceptlab.Refused, match="does not fit this network"):
+        cost(ModelConfig(family="flat"), 3, 16)
+
+
+def test_an_arm_that_differs_in_more_options_than_it_declares_is_refused(folder):
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    study["arms"] = {"one": {"model.options": {"width": 8, "depth": 1}}, "two": {"model": {"options": {"width": 8, "depth": 2}}}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study | {"claims": []}))
+    expansion = expand("study.yaml")
+    assert expansion.differences("two") == {"model.options.depth": (1, 2)}
+    assert [row.name for row in module_trees(expansion)["two"]].count("places.1.0") == 1
+    study["arms"] = {"one": {"model.options.width": 8}, "two": {"model.family": "xception"}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study | {"claims": []}))
+    with pytest.raises(xceptlab.Refused, match=r"model.options"):
+        expand("study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deep": 3}, "model.options: 'deep': there is no such key"),
+        ({"depth": "three"}, "model.options.depth: 'three' is not allowed; it must be a whole number"),
+        ({"residual": 1}, "model.options.residual: 1 is not allowed; it must be true or false"),
+    ],
+)
+def test_an_option_that_the_family_does_not_have_is_refused(folder, options, message):
+    register.load(["mixer.py"])
+    with pytest.raises(xceptlab.Refused, match=re.escape(message)):
+        ModelConfig(family="mixer", options=options)
+    with pytest.raises(xceptlab.Refused, match=r"model.options: .* is not allowed; it must be left out: .*xception has none"):
+        ModelConfig(options=options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"timm": "resnet18"}, "model.family: 'mixer' is not allowed; it must be xception, or left out, with model.timm"),
+        ({"weights": "a.safetensors"}, "model.weights: 'a.safetensors' is not allowed; it must be left out with model.family"),
+    ],
+)
+def test_what_only_other_networks_can_do_is_refused(folder, changes, message):
+    register.load(["mixer.py"])
+    with pytest.raises(xceptlab.Refused, match=re.escape(message)):
+        ModelConfig(family="mixer", **changes)
+
+
+# ---- a data set -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            "np.zeros((4, 8, 8, 3))",
+            "[0, 1, 0, 1]",
+            "the training images are float64 of shape (4, 8, 8, 3); they must be uint8 of",
+        ),
+        ("np.zeros((4, 9, 8, 3), np.uint8)", "[0, 1, 0, 1]", "they must be uint8 of shape (n, 8, 8, 3)"),
+        ("np.zeros((4, 8, 8, 3), np.uint8)", "[0, 1, 2, 1]", "labels must be 4 whole numbers from 0 to 1, one for each image"),
+        ("np.zeros((4, 8, 8, 3), np.uint8)", "[0, 1]", "labels must be 4 whole numbers from 0 to 1, one for each image"),
+    ],
+)
+def test_images_that_are_none_are_refused(tmp_path, monkeypatch, images, labels, message):
+    monkeypatch.chdir(tmp_path)
+    made = f"def bad(root, size):\n    return [({images}, {labels})] * 2\n"
+    text = f"import numpy as np\n@xceptlab.register.data('bad', version=1, classes=2)\n{made}"
+    register.load([module(tmp_path, text)])
+    from xceptlab.data import splits
+
+    with pytest.raises(xceptlab.Refused, match=re.escape(message)):
+        splits(DataConfig(name="bad", size=8, crop="none"))
+
+
+def test_a_registered_data_set_is_split_as_any_other(folder):
+    from xceptlab.data import splits
+
+    register.load(["shapes.py"])
+    config = DataConfig(name="shapes", size=16, crop="pad", validation=0.1, test_images=60)
+    assert config.classes == 3
+    assert config.images() == (270, 30, 60)
+    found = splits(config)
+    assert [len(members) for _, members in found.values()] == [270, 30, 60]
+    with pytest.raises(xceptlab.Refused, match=r"data.crop: 'resized' is not allowed; it must be one of none, pad for shapes"):
+        DataConfig(name="shapes", size=16)
+    with pytest.raises(xceptlab.Refused, match=r"data.num_classes: 4 is not allowed; it must be 0 or 3 for shapes"):
+        DataConfig(name="shapes", size=16, crop="none", num_classes=4)
+
+
+# ---- names and modules ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "there"),
+    [
+        ("model.intermediate", "none, relu, elu"),
+        ("model.family", "xception"),
+        ("data.name", "digits, cifar10, cifar100, imagenet, folder"),
+        ("train.optimizer", "sgd, rmsprop, adamw"),
+        ("train.schedule", "constant, exponential, cosine"),
+    ],
+)
+def test_a_name_that_is_not_registered_is_refused_with_those_that_are(tmp_path, monkeypatch, capsys, key, there):
+    monkeypatch.chdir(tmp_path)
+    activation(tmp_path)
+    assert main(["train", "--extensions=mine.py", f"--{key}=nobody"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"xceptlab: {key}: 'nobody' is not allowed; it must be one of {there}")
+    assert ("mine" in line.split(", or ")[0]) == (key == "model.intermediate")
+    assert main(["train", "--train.callbacks=[nobody]"]) == 2
+    assert "train.callbacks: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "extensions: .*mine.py: no such file"),
+        ("1 / 0\n", "extensions: .*mine.py: line 4: ZeroDivisionError: division by zero"),
+        ("def\n", "extensions: .*mine.py: line 4: SyntaxError: invalid syntax"),
+        ("xceptlab.register.activation('a b', version=1)\n", r"mine.py: register.activation\('a b'\): a name is made of letters"),
+        ("xceptlab.register.activation('a', version=0)\n", r"register.activation\('a'\): the version 0 is not allowed"),
+        ("xceptlab.register.model('a', version=1, options=int)\n", r"register.model\('a'\): options must be a dataclass"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    if text:
+        module(tmp_path, text)
+    assert main(["train", "--extensions=mine.py"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_a_name_that_two_modules_register_is_refused_and_one_module_may_be_named_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.py", "yours.py"):
+        activation(tmp_path, name=name)
+    load_run(["--extensions=[mine.py, ./mine.py]"])
+    with pytest.raises(
+        xceptlab.Refused, match=r"yours.py: register.activation\('mine'\): .*mine.py and .*yours.py both register"
+    ):
+        load_run(["--extensions=yours.py"])
+
+
+def test_a_module_is_executed_once_and_found_beside_the_file_that_names_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside").mkdir()
+    activation(tmp_path / "beside")
+    (tmp_path / "beside" / "mine.py").open("a").write("open('executed', 'a').write('x')\n")
+    (tmp_path / "beside" / "a.yaml").write_text("{extensions: mine.py, model: {intermediate: mine}}")
+    (tmp_path / "b.yaml").write_text("{extensions: [json], train: {epochs: 3}}")
+    for _ in range(2):
+        config = load_run(["-c", "beside/a.yaml", "-c", "b.yaml"])
+    assert config.extensions == (str(tmp_path / "beside" / "mine.py"), "json")
+    assert (tmp_path / "executed").read_text() == "x"
+    assert xceptlab.configure("beside/a.yaml").model.intermediate == "mine"
+    assert xceptlab.configure({"extensions": ["beside/mine.py"], "model.intermediate": "mine"}).model.intermediate == "mine"
+
+
+def test_the_folder_of_a_run_names_no_code_to_be_executed(folder, capsys):
+    config = load_run([*TINY, "-c", "varied.yaml", f"--runtime.outputs={folder / 'outputs'}"])
+    train(config, progress=False, quiet=True)
+    run = RunDirectory.of(config.runtime.outputs, config.run_id).path
+    text = (run / "config.yaml").read_text()
+    assert "extensions" not in yaml.safe_load(text)
+    assert "--extensions=" in text.splitlines()[0]
+    register._entries.clear()
+    register._loaded.clear()
+    for command in (["evaluate", str(run)], ["describe", str(run)], ["export", str(run), "a.onnx"]):
+        assert main(command) == 2
+        assert "model.intermediate: 'squash' is not allowed" in capsys.readouterr().err
+    with pytest.raises(xceptlab.Refused, match="'squash' is not allowed"):
+        xceptlab.Run(run)
+    (run / "config.yaml").write_text(f"extensions: [{folder / 'squash.py'}]\n{text}")
+    for command in (["evaluate", str(run)], ["describe", str(run)], ["export", str(run), "a.onnx"]):
+        assert main(command) == 2
+        assert "a run's folder may not, as they are executed" in capsys.readouterr().err
+    assert register.names("activation") == []
+    (run / "config.yaml").write_text(text)
+    assert main(["describe", str(run), "--extensions=[squash.py, training.py, noise.py]"]) == 0
+    assert main(["evaluate", str(run)]) == 0  # this process has loaded them
+    register._entries.clear()
+    register._loaded.clear()
+    (folder / "squash.py").write_text((folder / "squash.py").read_text().replace("version=1", "version=2"))
+    with pytest.raises(xceptlab.Refused, match="trained with version 1 of activation squash; here it is version 2"):
+        xceptlab.Run(run, extensions=["squash.py", "training.py", "noise.py"])
+
+
+def test_an_installed_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "installed").mkdir()
+    activation(tmp_path / "installed", name="offered.py")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    point = SimpleNamespace(value="offered:anything")
+    monkeypatch.setattr(register.importlib.metadata, "entry_points", lambda group: [point] if group == "xceptlab" else [])
+    assert load_run(["--model.intermediate=mine"]).science()["extensions"] == {"activation mine": 1}
+
+
+def test_what_a_notebook_registers_is_used_in_its_process():
+    @register.activation("of_a_cell", version=1)
+    def of_a_cell():
+        return nn.Tanh()
+
+    config = xceptlab.configure({"model.intermediate": "of_a_cell"})
+    assert any(isinstance(module, nn.Tanh) for module in build(config.model, 10).modules())
+    assert RunConfig(model=ModelConfig(intermediate="of_a_cell")).run_id == config.run_id if config.data.resolved else True
+
+
+def test_a_study_names_its_modules_and_its_runs_are_told_of_them(folder):
+    expansion = expand("study.yaml")
+    assert {Path(name).name for name in expansion.arms["plain"].extensions} == {"mixer.py", "shapes.py", "brier.py"}
+    from xceptlab.launch.launcher import Job
+
+    config = expansion.run("plain", 0)
+    argv = Job(config).write_config()
+    register._entries.clear()
+    register._loaded.clear()
+    assert load_run(argv[1:]).run_id == config.run_id
