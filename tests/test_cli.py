@@ -380,7 +380,7 @@ def test_a_study_adds_seeds_until_its_claims_are_decided_and_no_more(tmp_path, m
     scores = {"all": [97.0, 97.4, 97.2, 10.0, 10.0], "none": [90.0, 90.1, 90.5, 90.0, 90.0]}
     trained: list[tuple[str, int]] = []
 
-    def run_missing(expansion, jobs, main):
+    def run_missing(expansion, jobs, main, quiet):
         for (arm, seed), config in expansion.runs().items():
             if RunDirectory.of(config.runtime.outputs, config.run_id).record() is None:
                 trained.append((arm, seed))
