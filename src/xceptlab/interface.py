@@ -255,7 +255,7 @@ class Study:
         return self._expansion.arms
 
     def __getitem__(self, arm_and_seed: tuple[str, int]) -> Run:
-        """A run that has begun: ``study["residual", 0]``.
+        """A run that has begun: ``study["residual", 0]``; where keys are tuned, of a trial by its name.
 
         Raises:
             Refused: There is no such run, or it has not begun.
@@ -314,22 +314,27 @@ class Study:
         factors, records = _factors(expansion), expansion.records()
         seen = Overview(expansion).read({})
         rows = []
-        for (arm, seed), run in _by_arm(expansion).items():
-            row: dict[str, Any] = {"arm": arm, "seed": seed, **factors[arm], "status": seen[run.run_id].state}
-            if record := records[arm, seed]:
+        for (trial, seed), run in _by_arm(expansion).items():
+            arm, tuned = expansion.trials[trial].arm, expansion.trials[trial].values
+            row: dict[str, Any] = {"arm": arm, "seed": seed, **factors[arm], **tuned, "status": seen[run.run_id].state}
+            if record := records[trial, seed]:
                 row |= record.metrics | {name: getattr(record, name) for name in RECORDED}
             rows.append(row | {"run_id": run.run_id})
         metrics = sorted({name for record in records.values() if record for name in record.metrics}, key=_test_first)
-        known = [*next(iter(factors.values())), "status", *metrics, *RECORDED]
+        known = [*next(iter(factors.values())), *next(iter(expansion.trials.values())).values, "status", *metrics, *RECORDED]
         return pd.DataFrame(rows, columns=["arm", "seed", *known, "run_id"])
 
     def curves(self) -> "pd.DataFrame":
         """Every run's log as a tidy table: a row per arm, seed, step, epoch (in fractions), metric and value."""
         import pandas as pd
 
-        directories = self.expansion.directories()
-        rows = [(*key, *point) for key in _by_arm(self.expansion) for point in _points(directories[key])]
-        return pd.DataFrame(rows, columns=["arm", "seed", *POINT])
+        expansion = self.expansion
+        directories = expansion.directories()
+        rows = []
+        for trial, seed in _by_arm(expansion):
+            run = (expansion.trials[trial].arm, seed, *expansion.trials[trial].values.values())
+            rows += [(*run, *point) for point in _points(directories[trial, seed])]
+        return pd.DataFrame(rows, columns=["arm", "seed", *next(iter(expansion.trials.values())).values, *POINT])
 
     def verdicts(self) -> "Verdicts":
         """The verdict on each claim, from the records there are."""
@@ -470,9 +475,9 @@ def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
 
 
 def _by_arm(expansion: Expansion) -> dict[tuple[str, int], RunConfig]:
-    """Every run by (arm, seed), arm by arm."""
+    """Every run by (trial, seed), arm by arm; a trial is an arm, or an arm at one of the values of the keys that are tuned."""
     runs = expansion.runs()
-    return {(arm, seed): runs[arm, seed] for arm in expansion.arms for seed in expansion.seeds}
+    return {(trial, seed): runs[trial, seed] for trial in expansion.trials for seed in expansion.seeds}
 
 
 def _points(directory: RunDirectory) -> list[tuple[int, float, str, float]]:
