@@ -56,6 +56,7 @@ def leave(
         "seconds": 8.0,
         "images_per_second": 1500.0,
         "device": "a CPU",
+        "arithmetic": "AVX2",
         "world_size": 1,
         "precision": "32-true",
         "data_fingerprint": data_fingerprint(config.data),

@@ -64,6 +64,7 @@ def study(tmp_path):
 
 def run(expansion: Expansion, arm: str, seed: int, **changes) -> RunDirectory:
     """Leave behind what a run leaves."""
+    Registration.make(expansion)
     return leave(expansion, arm, seed, TOP1[arm][seed], **changes)
 
 
@@ -339,9 +340,10 @@ def test_runs_that_score_worse_than_declared_have_failed_and_how_often_they_may_
     markdown = texts(expansion)["report.md"]
     assert "| with | 3 | 0 (≤ 63%) |" in markdown
     assert "| without | 3 | 1 (≤ 86%) |" in markdown
+    (expansion.directory() / "registered.yaml").unlink()
     plain = summarise(finish(study()))
     assert plain.verdicts[0].summary == summary.verdicts[0].summary  # the verdict is of the scores as they are
-    assert plain.warnings == []
+    assert not any("failed" in warning for warning in plain.warnings)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +378,9 @@ def test_an_edit_after_the_registration_is_flagged(study):
 
 @pytest.mark.parametrize("finished", [1e9, 4e9])  # clocks go wrong
 def test_runs_that_are_older_than_the_registration_are_flagged(study, finished):
-    expansion = finish(study(), finished=finished)
+    expansion = study()
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, TOP1[arm][seed], finished=finished)
     Registration.make(expansion)
     (warning,) = summarise(expansion).warnings
     assert warning.startswith("6 of 6 runs are older than the study's registration")
@@ -410,6 +414,33 @@ def test_a_registration_that_was_removed_and_made_anew_shows(study):
         run(edited, arm, seed)
     (warning,) = summarise(edited).warnings
     assert warning.startswith("2 of 6 runs are older than the study's registration")
+
+
+def test_a_report_without_a_registration_says_so_first(study):
+    expansion = finish(study())
+    assert summarise(expansion).warnings == []
+    (expansion.directory() / "registered.yaml").unlink()
+    (warning,) = summarise(expansion).warnings
+    assert warning.startswith("There is no registration of this study: nothing tells that its claims were made before its runs.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"device": "another CPU"}, "on different devices"),
+        ({"arithmetic": "AVX512"}, "on different devices"),
+        ({"versions": {"torch": "2.14.1"}}, "with different versions of torch"),
+    ],
+)
+def test_runs_that_round_differently_are_a_warning_and_stand_in_the_results(study, changes, what):
+    expansion = finish(study())
+    run(expansion, "with", 0, **changes)
+    (warning,) = summarise(expansion).warnings
+    assert warning.startswith(f"The runs were made {what}")
+    first, *_ = csv.DictReader(texts(expansion)["results.csv"].splitlines())
+    expected = {"device": "a CPU", "arithmetic": "AVX2", "versions": {"torch": "2.11.0"}} | changes
+    assert (first["device"], first["arithmetic"]) == (expected["device"], expected["arithmetic"])
+    assert first["versions"] == f"torch {expected['versions']['torch']}"
 
 
 def test_a_run_may_have_begun_under_the_registrations_of_two_studies(study, tmp_path):

@@ -273,6 +273,7 @@ def warnings(
     """
     first_look = [f"This is {expansion.first_look}."] if expansion.first_look else []
     return [
+        *_unregistered(expansion, records),
         *first_look,
         *_unfinished(expansion, records, reached, failures),
         *_of_records(expansion, records),
@@ -311,7 +312,7 @@ def _unfinished(
 def _of_records(expansion: Expansion, records: Records) -> list[str]:
     """Warn of what the runs do not have in common."""
     done = [record for record in records.values() if record]
-    warnings = []
+    warnings = _of_machines(done)
     differing: dict[str, set[Any]] = {
         "The runs saw different data": {record.data_fingerprint for record in done},
         "The runs were made by different revisions of the code": {record.git.get("revision", "unknown") for record in done},
@@ -325,6 +326,23 @@ def _of_records(expansion: Expansion, records: Records) -> list[str]:
     changes = identity.changes((run, records[key]) for key, run in expansion.runs().items())
     warnings += [f"The data here are not those that the runs were trained on: {change}." for change in changes]
     return warnings + _of_match(expansion, records)
+
+
+def _of_machines(done: list[Record]) -> list[str]:
+    """Warn of runs that were made on devices, or with libraries, that round differently."""
+    warnings = []
+    devices = {f"{record.device}, {record.arithmetic}".removesuffix(", ") for record in done}
+    known = {(record.device, record.arithmetic) for record in done if record.arithmetic}
+    if len(known) > 1 or len({record.device for record in done}) > 1:
+        warnings.append(
+            f"The runs were made on different devices, on which one and the same run comes to different scores: "
+            f"{'; '.join(sorted(devices))}."
+        )
+    for package in sorted({package for record in done for package in record.versions} - {"xceptlab"}):
+        versions = {record.versions.get(package, "unknown") for record in done}
+        if len(versions) > 1:
+            warnings.append(f"The runs were made with different versions of {package}: {', '.join(sorted(versions))}.")
+    return warnings
 
 
 def _of_match(expansion: Expansion, records: Records) -> list[str]:
@@ -370,6 +388,16 @@ def _older(record: Record, registration: Registration) -> bool:
     if record.registrations is None:
         return record.finished < registration.time
     return registration.digest not in record.registrations
+
+
+def _unregistered(expansion: Expansion, records: Records) -> list[str]:
+    """Warn where nothing tells that the claims stood before the runs."""
+    if not any(records.values()) or Registration.read(expansion):
+        return []
+    return [
+        "There is no registration of this study: nothing tells that its claims were made before its runs. `xceptlab study` "
+        "writes registered.yaml before the first run; it was removed, or the study was never started."
+    ]
 
 
 def _of_registration(expansion: Expansion, records: Records) -> list[str]:

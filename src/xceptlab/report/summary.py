@@ -274,6 +274,7 @@ def _environment(records: Records) -> dict[str, str]:
         made_with = {
             "revision of the code": f"{revision} and changes" if record.git.get("dirty") else revision,
             "device": record.device,
+            "arithmetic": record.arithmetic or "unknown",
             "processes of a run": str(record.world_size),
             "precision": record.precision,
             "fingerprint of the data": record.data_fingerprint,

@@ -100,6 +100,7 @@ RECORDED = (
     "seconds",
     "images_per_second",
     "device",
+    "arithmetic",
     "world_size",
     "precision",
     "data_fingerprint",
@@ -111,13 +112,16 @@ def results_csv(summary: Summary) -> str:
     """One line per run: the raw scores and what made them."""
     metrics = sorted({name for record in summary.records.values() if record for name in record.metrics})
     tuned = list(summary.expansion.study.tune.keys) if summary.expansion.study.tune else []
-    columns = ["arm", "seed", *tuned, "run_id", "status", *metrics, *RECORDED, "revision"]
+    columns = ["arm", "seed", *tuned, "run_id", "status", *metrics, *RECORDED, "revision", "versions"]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for (name, seed), run in summary.expansion.runs().items():
         trial, record = summary.expansion.trials[name], summary.records[name, seed]
-        made = vars(record) | record.metrics | record.git if record else {"status": "missing"}
+        made: dict[str, Any] = {"status": "missing"}
+        if record:
+            packages = "; ".join(f"{package} {version}" for package, version in record.versions.items())
+            made = vars(record) | record.metrics | record.git | {"versions": packages}
         writer.writerow(made | trial.values | {"arm": trial.arm, "seed": seed, "run_id": run.run_id})
     return buffer.getvalue()
 

@@ -55,5 +55,7 @@ class Record:
     """Name of the machine (of the first process); empty in records of older versions."""
     registrations: list[str] | None = None
     """Digests of the studies' registrations that stood before the run began; None in records of older versions."""
+    arithmetic: str = ""
+    """What of the device and its libraries decides how sums are rounded; empty in records of older versions."""
     weights: str = ""
     """Where the weights come from that the training started from (``model.weights``), in words; empty where they were drawn."""

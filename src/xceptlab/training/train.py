@@ -169,6 +169,7 @@ def _train(
         seconds=seconds,
         images_per_second=images_per_second,
         device=device_name(trainer.strategy.root_device),
+        arithmetic=arithmetic(trainer.strategy.root_device),
         world_size=trainer.world_size,
         precision=config.train.precision,
         data_fingerprint=files["fingerprint"],
@@ -381,6 +382,16 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.split(":")[1].strip()
     return f"{device.type} ({platform.machine()})"
+
+
+def arithmetic(device: torch.device) -> str:
+    """What, beside the device's model, decides in which order and how a library sums and rounds on it."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"compute capability {major}.{minor}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    if device.type == "cpu":
+        return torch.backends.cpu.get_cpu_capability()
+    return ""
 
 
 def versions() -> dict[str, str]:
