@@ -210,8 +210,8 @@ def test_onnx_computes_the_same_for_any_batch(onnx_file):
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_onnx_that_computes_something_else_is_not_kept(onnx_file, tmp_path, monkeypatch, wrong):
     right = xceptlab.models.export._onnxruntime
-    monkeypatch.setattr(xceptlab.export, "_onnx", lambda network, images, told: onnx_file[0].read_bytes())
-    monkeypatch.setattr(xceptlab.export, "_onnxruntime", lambda data, images: right(data, images) * (1 + wrong) + wrong)
+    monkeypatch.setattr(xceptlab.models.export, "_onnx", lambda network, images, told: onnx_file[0].read_bytes())
+    monkeypatch.setattr(xceptlab.models.export, "_onnxruntime", lambda data, images: right(data, images) * (1 + wrong) + wrong)
     file, config, _ = weights(tmp_path, *SMALL)
     with pytest.raises(ValueError, match=r"onnxruntime's logits differ by .* \(allowed: 0.0001\)"):
         export(config, file, tmp_path / "x.onnx")
@@ -219,7 +219,7 @@ def test_onnx_that_computes_something_else_is_not_kept(onnx_file, tmp_path, monk
 
 
 def test_without_the_onnx_packages_the_error_names_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(xceptlab.export, "ONNX_PACKAGES", ("onnx-that-is-not-there",))
+    monkeypatch.setattr(xceptlab.models.export, "ONNX_PACKAGES", ("onnx-that-is-not-there",))
     file, config, _ = weights(tmp_path, *SMALL)
     with pytest.raises(ValueError, match=r"needs onnx-that-is-not-there \(pip install 'xceptlab\[onnx\]'\)"):
         export(config, file, tmp_path / "x.onnx")

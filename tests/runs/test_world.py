@@ -79,7 +79,7 @@ def test_a_process_of_torchrun_and_a_task_of_srun_know_their_place(joined):
 
 
 def test_what_the_first_process_has_started_knows_its_place(joined, monkeypatch):
-    monkeypatch.setenv(signals.PARENT, str(signals._STARTER))
+    monkeypatch.setenv(signals.PARENT, str(signals._PARENT_AT_START))
     assert joined(ONE_OF_SEVERAL_TASKS | {"LOCAL_RANK": "1"}, 2) == World(starter="first process", size=2, rank=1, local_rank=1)
     assert joined({}, 2) == World(size=2)  # of a coordinator, which has started the first process
 
