@@ -109,7 +109,7 @@ def report(options: argparse.Namespace, layers: list[str]) -> int:
             print(f"LaTeX: {summary.expansion.directory() / 'report.tex'}")
         if options.publish:
             folder = find_study_file(study).parent
-            publish(summary, folder)
+            publish(summary, folder, latex=options.format == "latex")
             print(f"Published to {folder}")
     if len(summaries) > 1:
         print(f"Comparison: {write_comparison(summaries)}")

@@ -19,6 +19,7 @@ import yaml
 
 from made import data_fingerprint, leave, log_lines
 from xceptlab.cli import main
+from xceptlab.errors import Refused
 from xceptlab.report import figures
 from xceptlab.report.caveats import Sampling
 from xceptlab.report.summary import Curve, summarise
@@ -210,6 +211,38 @@ def test_publish_copies_what_is_committed(study, tmp_path):
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (expansion.directory() / name).read_bytes()
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("other", [{"study": "other.yaml"}, {"layers": ["--model.width", "0.5"]}])
+def test_a_published_report_is_not_overwritten_by_that_of_another_study(study, tmp_path, capsys, other):
+    folder = Path(finish(study()).files[0]).parent
+    outputs = ["--runtime.outputs", str(tmp_path / "outputs")]
+    assert main(["report", str(folder), "--publish", *outputs]) == 0
+    published = {name: (folder / name).read_bytes() for name in FILES}
+    shutil.copyfile(folder / "study.yaml", folder / "other.yaml")
+    path, layers = folder / other.get("study", ""), other.get("layers", [])
+    finish(expand(str(path), [*outputs, *layers]))
+    assert main(["report", str(path), "--publish", *outputs, *layers]) == 2
+    assert f"{folder / 'report.md'}: belongs to another study, helps; " in capsys.readouterr().err
+    assert {name: (folder / name).read_bytes() for name in FILES} == published
+    assert main(["report", str(folder), "--publish", *outputs]) == 0
+
+
+def test_files_that_no_study_has_published_are_not_overwritten(study, tmp_path):
+    summary = summarise(finish(study()))
+    write_report(summary)
+    (tmp_path / "results.csv").write_text("mine")
+    with pytest.raises(Refused, match=r"results.csv: is not of a published study; helps needs a folder of its own"):
+        publish(summary, tmp_path)
+    assert (tmp_path / "results.csv").read_text() == "mine"
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_with_latex_its_tables_are_published_too(study, tmp_path, capsys):
+    folder = Path(finish(study()).files[0]).parent
+    outputs = ["--runtime.outputs", str(tmp_path / "outputs")]
+    assert main(["report", str(folder), "--publish", "--format", "latex", *outputs]) == 0
+    assert "toprule" in (folder / "report.tex").read_text()
 
 
 def test_the_same_records_give_the_same_bytes(study):

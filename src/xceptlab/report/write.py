@@ -5,6 +5,7 @@ import html
 import io
 import math
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -160,10 +161,31 @@ def write_judged(file: Path, verdicts: Sequence[Verdict], folder: Path) -> Path:
     return folder / "report.md"
 
 
-def publish(summary: Summary, folder: Path) -> None:
-    """Copy report.md, its figures and results.csv beside the study file, to be committed."""
-    for name in FILES:
+def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
+    """Copy report.md, its figures and results.csv beside the study file, to be committed; report.tex with ``latex``.
+
+    Raises:
+        Refused: There are such files of another study, as where two study files are in one folder.
+    """
+    names = (*FILES, "report.tex") if latex else FILES
+    there = [name for name in names if (folder / name).exists()]
+    publisher = _study_of(folder / "report.md")
+    if there and publisher != summary.expansion.name:
+        owner = f"belongs to another study, {publisher}" if publisher else "is not of a published study"
+        raise Refused(
+            f"{folder / there[0]}: {owner}; {summary.expansion.name} needs a folder of its own to be published, or remove "
+            f"{', '.join(there)} there"
+        )
+    for name in names:
         shutil.copyfile(summary.expansion.directory() / name, folder / name)
+
+
+def _study_of(report: Path) -> str:
+    """The name of the study that a report.md is of; empty where it is none."""
+    if not report.is_file():
+        return ""
+    found = re.search(r"^Study `(.+)`: \d+ of \d+ runs done\.$", report.read_text("utf-8", errors="replace"), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def sync_report(summary: Summary) -> str:
