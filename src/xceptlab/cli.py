@@ -23,7 +23,7 @@ from xceptlab.config.loading import keys, synonyms
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Interrupted, Refused
 from xceptlab.runs.leases import Busy
-from xceptlab.text import say
+from xceptlab.text import number, say, whole_number
 
 MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Errors of the system that the user can mend; another one, such as a full disk, is a failure."""
@@ -182,7 +182,7 @@ def _parser() -> _Parser:
 
     study = add(commands.study)
     study.add_argument("study", metavar="STUDY", help=STUDY_HELP)
-    study.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)")
+    study.add_argument("--jobs", type=whole_number, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)")
     _add_seeds(study)
     for command in (commands.plan, commands.status):
         plan_or_status = add(command)
@@ -212,7 +212,7 @@ def _parser() -> _Parser:
     bench.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
     describe = add(commands.describe)
     describe.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or id, whose network is shown")
-    describe.add_argument("--depth", type=int, default=3, metavar="N", help="levels of modules to show (default: 3)")
+    describe.add_argument("--depth", type=whole_number, default=3, metavar="N", help="levels of modules to show (default: 3)")
     side_by_side = "show the networks of two configuration files or runs side by side"
     describe.add_argument("--compare", nargs=2, metavar=("A", "B"), help=side_by_side)
     return parser
@@ -222,7 +222,7 @@ def _add_seeds(parser: argparse.ArgumentParser) -> None:
     first_look = (
         "a first look with the first N of the study's seeds: a study by itself (STUDY+seedsN), which shares its runs with it"
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help=first_look)
+    parser.add_argument("--seeds", type=whole_number, metavar="N", help=first_look)
 
 
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -241,8 +241,9 @@ def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     contrast = "arms a and b, for the claim that a is better than b, or equal; several are several claims"
     add("--contrast", nargs=2, metavar=("A", "B"), action="append", help=contrast)
     add("--kind", choices=("superior", "equivalent"), help="default: superior")
-    add("--margin", type=float, metavar="M", help="smallest difference that matters (default: 0)")
+    add("--margin", type=number, metavar="M", help="smallest difference that matters (default: 0)")
     add("--metric", metavar="NAME", help="default: test/top1")
+    add("--alpha", type=number, metavar="A", help="chance of any false verdict over all contrasts (default: 0.05)")
     add("--statistic", choices=("mean", "median"), help="of the differences over seeds (default: mean)")
     lower_is_better = "of this metric (default: if its name ends in loss)"
     add("--lower-is-better", action=argparse.BooleanOptionalAction, help=lower_is_better)

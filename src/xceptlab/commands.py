@@ -128,16 +128,17 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
         raise Refused(f"{layers[0]}: there is no run to configure; see xceptlab judge --help")
     if bool(options.claims) == bool(options.contrast):
         raise Refused("judge: either --contrast A B or --claims FILE says what is claimed")
-    of_contrasts = {name: getattr(options, name) for name in ("kind", "margin", "metric", "statistic", "lower_is_better")}
-    given = {name: value for name, value in of_contrasts.items() if value is not None}
+    names = ("kind", "margin", "metric", "statistic", "lower_is_better", "alpha")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.claims:
         if given:
-            raise Refused(f"--{next(iter(given)).replace('_', '-')}: not allowed with --claims, whose file says it of each claim")
+            raise Refused(f"--{next(iter(given)).replace('_', '-')}: not allowed with --claims, whose file says it")
         claimed = load_file(ClaimsFile, options.claims)
     else:
+        alpha = {"alpha": given.pop("alpha")} if "alpha" in given else {}
         common: dict[str, Any] = {"kind": "superior", "metric": f"test/{ACCURACY}", "margin": 0.0} | given
         claims = [ScoreClaim(id=f"{a} {common['kind']} {b}", contrast=(a, b), **common) for a, b in options.contrast]
-        claimed = ClaimsFile(claims=claims)
+        claimed = ClaimsFile(claims=claims, **alpha)
     verdicts = judge_scores(options.scores, claimed.claims, claimed.alpha, options.arm_column, options.seed_column)
     show_verdicts(verdicts)
     if options.output:

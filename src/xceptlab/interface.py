@@ -427,7 +427,7 @@ def judge(
     Raises:
         Refused: What is wrong with the table, or what a claim names that it does not have.
     """
-    from xceptlab.study.scores import ClaimsFile, ScoreClaim, judge_table
+    from xceptlab.study.scores import ClaimsFile, ScoreClaim, Table, judge_table
 
     if (contrast is None) == (claims is None):
         raise Refused("judge: either contrast=(A, B) or claims=FILE says what is claimed")
@@ -440,7 +440,8 @@ def judge(
         one_each = [ScoreClaim(id=f" {kind} ".join(map(str, pair)), contrast=pair, **common) for pair in pairs]
         claimed = ClaimsFile(claims=one_each, alpha=alpha)
     rows = [{str(key): _cell(value) for key, value in row.items()} for row in scores.to_dict("records")]
-    return Verdicts.of(judge_table(rows, "scores", claimed.claims, claimed.alpha, arm, seed))
+    table = Table(columns=[str(column) for column in scores.columns], rows=rows)
+    return Verdicts.of(judge_table(table, "scores", claimed.claims, claimed.alpha, arm, seed))
 
 
 def _cell(value: Any) -> str:

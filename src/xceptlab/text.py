@@ -1,10 +1,37 @@
-"""Lines that are printed for the user."""
+"""Lines that are printed for the user, and numbers that a user has written."""
 
 import sys
 from contextlib import suppress
 
 LENGTH = 1000
 """The largest number of characters in a line that is printed."""
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """A number of things in words, such as ``1 run`` and ``1,200 runs``; ``things`` where the plural has more than an s."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
+
+
+def number(text: str) -> float:
+    """The number that a text says; unlike ``float`` no ``92_0``, which is a slip in a file or a command line.
+
+    Raises:
+        ValueError: It says none.
+    """
+    if "_" in text:
+        raise ValueError(f"{text!r} is no number")
+    return float(text)
+
+
+def whole_number(text: str) -> int:
+    """The whole number that a text says, without underscores as in ``number``.
+
+    Raises:
+        ValueError: It says none.
+    """
+    if "_" in text:
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
 
 
 def say(message: object, kind: str = "xceptlab") -> None:

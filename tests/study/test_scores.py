@@ -85,8 +85,28 @@ def test_a_run_without_a_score_counts_as_the_claim_declares(tmp_path, capsys):
     assert "arm 'b', seed 4 has no finite acc; `diverged` declares" in capsys.readouterr().err
     claim = {"id": "c", "contrast": ["a", "b"], "metric": "acc", "kind": "superior", "margin": 0.5, "diverged": 10.0}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
-    assert main(["judge", str(file), "--claims", str(tmp_path / "claims.yaml")]) == 0
-    assert "INCONCLUSIVE" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert main(["judge", str(file), "--claims", str(tmp_path / "claims.yaml"), "--output", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    report = (out / "report.md").read_text()
+    assert "INCONCLUSIVE" in said
+    for text in (said, report):
+        assert "Warning: 1 run has no finite score and counts as 10: b seed 4." in text
+        assert "Warning: runs failed (b seed 4), and no test of a mean is sound there" in text
+    assert "| 4 | 97.3000 | 10.0000 (no finite score) | +87.3000 |" in report
+    assert "| 3 | 97.5000 | 96.0000 | +1.5000 |" in report
+
+
+def test_columns_that_are_not_asked_for_may_have_the_same_name(tmp_path):
+    (tmp_path / "scores.csv").write_text("arm,seed,acc,x,x,,\na,0,1,2,3,4,5\n")
+    assert read_scores(tmp_path / "scores.csv", "acc") == {"a": {0: 1.0}}
+
+
+def test_contrasts_are_judged_at_the_level_that_is_asked_for(tmp_path, capsys):
+    arguments = ["judge", str(wide(tmp_path)), "--metric", "acc", "--contrast", "a", "b"]
+    for alpha, level in (([], "90%"), (["--alpha", "0.01"], "98%")):
+        assert main([*arguments, *alpha]) == 0
+        assert f"({level} interval" in " ".join(capsys.readouterr().out.split())
 
 
 def test_of_a_loss_the_lower_one_is_better_unless_it_is_said_otherwise(tmp_path, capsys):
@@ -119,7 +139,19 @@ def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [
-        ("", [], "there is no column 'arm'; there are none, or no row"),
+        ("", [], "is empty; it must have a header and a row per run"),
+        ("arm,seed,acc\n", [], "holds no row of scores, only a header"),
+        ("arm,seed,acc,acc\na,0,1,2\n", [], "the column 'acc' stands there 2 times"),
+        ("arm,seed,seed,acc\na,0,1,2\n", [], "the column 'seed' stands there 2 times"),
+        ("arm,seed,acc\na,0,92_0\n", [], "row 2: acc '92_0' is no number"),
+        ("arm,seed,acc\na,0_1,92\n", [], "row 2: seed '0_1' is no whole number"),
+        ("arm;seed;acc\na;0;1,5\n", [], "there are arm;seed;acc; the columns must be separated by commas, not by semicolons"),
+        ("arm\tseed\tacc\na\t0\t1\n", [], "not by tabs"),
+        ("arm,seed,acc\n a,0,1\nb,0,1\n", [], "there is no arm 'a'; there are ' a', b"),
+        ("arm,seed,acc\na,0,1\n", ["--metric", "seed"], "'seed' is no metric; it is the column of the seeds"),
+        ("arm,seed,acc\na,0,1\n", ["--metric", "arm"], "'arm' is no metric; it is the column of the arms"),
+        ("arm,seed,acc\na,0,1\n", ["--margin", "1_0"], "argument --margin: invalid number value: '1_0'"),
+        ("arm,seed,acc\na,0,1\n", ["--alpha", "0.7"], "alpha: 0.7 is not allowed; it must be above 0 and below 0.5"),
         ("arm,seed\na,0\n", [], "there is no column 'acc'; there are arm, seed"),
         ("arm,seed,acc\na,x,1\n", [], "row 2: seed 'x' is no whole number"),
         ("arm,seed,acc\na\n", [], "row 2 is not whole; it must have 3 columns"),

@@ -3,21 +3,35 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xceptlab.config.fields import Section
 from xceptlab.errors import Refused
 from xceptlab.files import read
 from xceptlab.study.definition import Claim
-from xceptlab.study.verdict import Verdict, judge
+from xceptlab.study.verdict import Verdict, failure_warnings, judge
+from xceptlab.text import counted, number, whole_number
 
-Rows = list[dict[str, str]]
-"""A table as a CSV file has it: text by column."""
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as a CSV file has it."""
+
+    columns: list[str]
+    rows: list[dict[str, str]]
+    """Text by column."""
+
 
 ScoreTable = dict[str, dict[int, float]]
 """``table[arm][seed]`` of one metric; NaN where the file has no finite number."""
+
+Runs = tuple[tuple[str, int], ...]
+"""Runs by (arm, seed)."""
+
+OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What stands between columns in files that are not comma-separated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +69,16 @@ class ClaimsFile(Section):
 
 def judge_scores(file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str) -> list[Verdict]:
     """The verdicts on the claims, by the scores of a CSV file; as ``judge_table``."""
-    return judge_table(read_rows(file), str(file), claims, alpha, arm_column, seed_column)
+    return judge_table(read_table(file), str(file), claims, alpha, arm_column, seed_column)
 
 
 def judge_table(
-    rows: Rows, place: str, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str
+    table: Table, place: str, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str
 ) -> list[Verdict]:
     """The verdicts on the claims; ``incomplete`` where an arm lacks a seed that another arm of the claims has.
 
     Args:
-        rows: The scores, as ``scores_of`` takes them.
+        table: The scores, as ``scores_of`` takes them.
         place: Where they come from, for errors.
         claims: The claims.
         alpha: Familywise error rate.
@@ -75,91 +89,131 @@ def judge_table(
         Refused: One line: what is wrong with the table, or what a claim names that it does not have.
     """
     metrics = {claim.metric for claim in claims}
-    tables = {metric: scores_of(rows, place, metric, arm_column, seed_column) for metric in metrics}
-    scores = [_scores_of_claim(claim, tables[claim.metric], place) for claim in claims]
+    by_metric = {metric: scores_of(table, place, metric, arm_column, seed_column) for metric in metrics}
+    scores: list[ScoreTable] = []
+    without_score: list[Runs] = []
     seeds: set[int] = set()
-    for table in scores:
-        for by_seed in table.values():
+    for claim in claims:
+        by_arm, runs = _scores_of_claim(claim, by_metric[claim.metric], place)
+        scores.append(by_arm)
+        without_score.append(runs)
+        for by_seed in by_arm.values():
             seeds.update(by_seed)
-    return judge(claims, scores, sorted(seeds), alpha)
+    verdicts = judge(claims, scores, sorted(seeds), alpha)
+    return [_with_diverged(verdict, runs) for verdict, runs in zip(verdicts, without_score, strict=True)]
 
 
-def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> ScoreTable:
-    """The scores of a claim's arms; what is no finite number scores as the claim declares."""
+def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[ScoreTable, Runs]:
+    """The scores of a claim's arms, where what is no finite number scores as the claim declares, and the runs that do so."""
     scores: ScoreTable = {}
+    without_score = []
     for arm in claim.sides:
         if arm not in table:
-            raise Refused(f"{place}: claim {claim.id!r}: there is no arm {arm!r}; there are {', '.join(table)}")
+            raise Refused(f"{place}: claim {claim.id!r}: there is no arm {arm!r}; there are {_listed(table)}")
         scores[arm] = {}
         for seed, score in table[arm].items():
             if math.isfinite(score):
                 scores[arm][seed] = score
             elif claim.diverged is not None:
                 scores[arm][seed] = claim.diverged
+                without_score.append((arm, seed))
             else:
                 no_score = f"arm {arm!r}, seed {seed} has no finite {claim.metric}"
                 raise Refused(f"{place}: {no_score}; `diverged` declares what such a run scores (claim {claim.id!r})")
-    return scores
+    return scores, tuple(without_score)
 
 
-def read_rows(file: Path) -> Rows:
-    """The rows of a CSV file with a header.
+def _with_diverged(verdict: Verdict, runs: Runs) -> Verdict:
+    """The verdict with a warning of its runs without a finite score, and of what they do to it."""
+    if not runs:
+        return verdict
+    have, count = ("has", "counts") if len(runs) == 1 else ("have", "count")
+    listed = ", ".join(f"{arm} seed {seed}" for arm, seed in runs)
+    replaced = f"{counted(len(runs), 'run')} {have} no finite score and {count} as {verdict.claim.diverged:g}: {listed}"
+    warnings = (*verdict.warnings, replaced, *failure_warnings(verdict, runs))
+    return replace(verdict, diverged=runs, warnings=warnings)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names of a table in a list, those with blanks at an end, which one would not see, in quotes."""
+    return ", ".join(name if name == name.strip() and name else repr(name) for name in names)
+
+
+def read_table(file: Path) -> Table:
+    """A CSV file with a header.
 
     Raises:
         Refused: It is none.
     """
     try:
-        return list(csv.DictReader(io.StringIO(read(str(file)), newline="")))
+        reader = csv.DictReader(io.StringIO(read(str(file)), newline=""))
+        return Table(columns=list(reader.fieldnames or ()), rows=list(reader))
     except csv.Error as error:
         raise Refused(f"{file}: no CSV ({error})") from None
 
 
 def read_scores(file: Path, metric: str, arm_column: str = "arm", seed_column: str = "seed") -> ScoreTable:
     """The scores of a metric from a CSV file; as ``scores_of``."""
-    return scores_of(read_rows(file), str(file), metric, arm_column, seed_column)
+    return scores_of(read_table(file), str(file), metric, arm_column, seed_column)
 
 
-def scores_of(rows: Rows, origin: str, metric: str, arm_column: str, seed_column: str) -> ScoreTable:
+def scores_of(table: Table, origin: str, metric: str, arm_column: str, seed_column: str) -> ScoreTable:
     """The scores of a metric: of a table with a column of its name, or with the columns ``metric`` and ``value``.
 
     Args:
-        rows: One row per run, or per run and metric; every value is text.
+        table: One row per run, or per run and metric.
         origin: Where they come from, for errors.
         metric: The metric's name.
         arm_column: Name of the column that tells the arms apart.
         seed_column: Name of the column of seeds, which are whole numbers and pair the arms' runs.
 
     Raises:
-        Refused: A column is missing, a row is not whole, a seed is no whole number, or a run stands there twice.
+        Refused: A column is missing or stands there twice, a row is not whole, a seed is no whole number, or a run stands there
+            twice.
     """
-    columns = list(rows[0]) if rows else []
-    row_per_metric = {"metric", "value"} <= set(columns)
+    row_per_metric = {"metric", "value"} <= set(table.columns)
     value_column = "value" if row_per_metric else metric
-    for column in (arm_column, seed_column, value_column):
-        if column not in columns:
-            there = ", ".join(map(str, columns)) or "none, or no row"
-            raise Refused(f"{origin}: there is no column {column!r}; there are {there}")
-    table: ScoreTable = {}
-    for number, row in enumerate(rows, start=2):  # the header is row 1
-        place = f"{origin}: row {number}"
+    _check_columns(table.columns, (arm_column, seed_column, value_column), origin)
+    for column, holds in ((arm_column, "arms"), (seed_column, "seeds")):
+        if value_column == column:
+            raise Refused(f"{origin}: {metric!r} is no metric; it is the column of the {holds}")
+    if not table.rows:
+        raise Refused(f"{origin}: holds no row of scores, only a header")
+    by_arm: ScoreTable = {}
+    for row_number, row in enumerate(table.rows, start=2):  # the header is row 1
+        place = f"{origin}: row {row_number}"
         if None in row or None in row.values():
-            raise Refused(f"{place} is not whole; it must have {len(columns)} columns")
+            raise Refused(f"{place} is not whole; it must have {len(table.columns)} columns")
         if row_per_metric and row["metric"] != metric:
             continue
         arm = row[arm_column]
         seed = _seed(row[seed_column], f"{place}: {seed_column}")
-        scores = table.setdefault(arm, {})
+        scores = by_arm.setdefault(arm, {})
         if seed in scores:
             raise Refused(f"{place}: arm {arm!r}, seed {seed} stands there twice")
         scores[seed] = _score(row[value_column], f"{place}: {value_column}")
-    if not table:
+    if not by_arm:
         raise Refused(f"{origin}: there is no row of the metric {metric!r}")
-    return table
+    return by_arm
+
+
+def _check_columns(columns: Sequence[str], needed: Iterable[str], origin: str) -> None:
+    """Refuse a header that lacks a column, or that has it twice, as nothing says which one is meant."""
+    if not columns:
+        raise Refused(f"{origin}: is empty; it must have a header and a row per run")
+    for column in needed:
+        if columns.count(column) > 1:
+            raise Refused(f"{origin}: the column {column!r} stands there {columns.count(column)} times")
+        if column in columns:
+            continue
+        separators = [separator for separator in OTHER_SEPARATORS if len(columns) == 1 and separator in columns[0]]
+        hint = f"; the columns must be separated by commas, not by {OTHER_SEPARATORS[separators[0]]}" if separators else ""
+        raise Refused(f"{origin}: there is no column {column!r}; there are {_listed(columns)}{hint}")
 
 
 def _seed(text: str, place: str) -> int:
     try:
-        return int(text)
+        return whole_number(text)
     except ValueError:
         raise Refused(f"{place} {text!r} is no whole number") from None
 
@@ -169,6 +223,6 @@ def _score(text: str, place: str) -> float:
     if not text.strip():
         return math.nan
     try:
-        return float(text)
+        return number(text)
     except ValueError:
         raise Refused(f"{place} {text!r} is no number") from None

@@ -55,6 +55,8 @@ class Verdict:
     """By seed."""
     scores: tuple[dict[int, float], dict[int, float]]
     """Those of the arms a and b, by seed."""
+    diverged: tuple[tuple[str, int], ...] = ()
+    """Of scores from elsewhere the runs, by (arm, seed), that have no finite score and count as the claim declares."""
     tested: bool = False
     """Whether there were pairs to test."""
     most: int | None = None
@@ -414,14 +416,19 @@ def _of_few_images(claim: Claim, images: int) -> list[str]:
 
 
 def _of_failures(verdict: Verdict, expansion: Expansion, records: Records) -> list[str]:
-    """What failed runs do to a verdict."""
+    """What failed runs of a study do to a verdict."""
     failed = []
     for arm in expansion.study.arms_of(verdict.claim):
         for seed in verdict.differences:
             record = records[arm, seed]
             if record and has_failed(record, [verdict.claim]):
                 failed.append((arm, seed))
-    pairs = len({seed for _, seed in failed})
+    return failure_warnings(verdict, failed)
+
+
+def failure_warnings(verdict: Verdict, failed: Sequence[tuple[str, int]]) -> list[str]:
+    """What failed runs, by (arm, seed), do to a verdict."""
+    pairs = len({seed for _, seed in failed if seed in verdict.differences})
     if 2 * pairs > verdict.n:
         return [f"failures decide it: in {pairs} of {verdict.n} seeds a run of these arms failed"]
     if pairs and verdict.claim.statistic == "mean":
