@@ -257,6 +257,9 @@ def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path,
     code, _, said = command("train", "-c", tmp_path / "config.yaml", layers=[])
     assert (code, len(said)) == (2, 1)
     assert "data.content: " in said[0]
+    assert said[0].endswith("put back what was there, or leave data.content out to train another run on what is there now")
+    code, _, said = command("train", "-c", tmp_path / "config.yaml", "--runtime.study=pets", layers=[])
+    assert said[0].endswith("put back what was there, or run the study pets again, which begins anew on what is there now")
     assert not (tmp_path / "outputs").exists()
 
 
@@ -609,7 +612,9 @@ def test_a_study_of_mended_photographs_is_trained_anew_and_its_report_is_not_the
     assert "Edited after its registration: arm a: data.content train+val-3-" in said
     (kept,) = report.parent.glob("finished-*")
     assert (kept / "report.html").read_text() == finished
-    assert f"Warning: the study's finished report was moved to {kept}: 6 of its 6 runs are no runs of the study" in errors
+    assert (
+        f"Warning: the study's finished report was moved to {kept}: 6 of its 6 runs are not of the study as it is now" in errors
+    )
     assert "finished report" not in studied("report", tree)[2]
     assert "6 of 6 runs to train" in studied("plan", tree)[1]
     studied("study", tree)

@@ -1,5 +1,7 @@
 """Which image at which step: pure functions, whatever the world around them does."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -101,10 +103,24 @@ def test_a_run_continues_where_it_stood():
 
 
 def test_a_last_batch_too_small_for_batchnorm_says_so():
-    with pytest.raises(ValueError, match=r"last batch of 1 of the 129 training images"):
+    with pytest.raises(ValueError, match=r"the 129 training images would have 1 of at least 2 images, which BatchNorm needs; "):
         epoch_of(1, n=129)
-    with pytest.raises(ValueError, match="2 processes x 2 accumulated batches need at least 8"):
+    with pytest.raises(ValueError, match="7 of at least 8 images, two for each of 2 processes x 2 accumulated batches; "):
         epoch_of(2, 2, n=128 + 7)
+
+
+@pytest.mark.parametrize(("n", "size", "said"), [
+    (321, 32, "31 or 33 would do"), (129, 64, "63 or 65 would do"), (5, 4, "3 or 5 would do"),
+    (3, 2, "3 would do"), (1, 1, "there are too few training images"),
+])  # fmt: skip
+def test_of_a_last_batch_too_small_the_nearest_sizes_that_fit_are_said_and_do_fit(n, size, said):
+    def of_size(batch_size):
+        return order.TrainingOrder(n=n, batch_size=batch_size, accumulate=1, seed=0, rank=0, world=1, position=lambda: (0, 0))
+
+    with pytest.raises(ValueError, match=f"; {said}$"):
+        of_size(size)
+    for fitting in re.findall(r"\d+", said):
+        of_size(int(fitting))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])

@@ -64,12 +64,17 @@ def resolved(
         Refused: The files are not there and there is no digest to use instead, or they are others than the configuration says.
     """
     digests = registered or {}
-    model = _resolved_weights(config.model, digests.get("model.weights_digest", ""))
-    data = resolved_data(config.data, digests.get("data.content", ""), read_contents)
+    model = _resolved_weights(config.model, digests.get("model.weights_digest", ""), config.runtime.study)
+    data = resolved_data(config.data, digests.get("data.content", ""), read_contents, study=config.runtime.study)
     return dataclasses.replace(config, model=model, data=data)
 
 
-def resolved_data(data: DataConfig, registered: str = "", read_contents: ReadContents | None = None) -> DataConfig:
+def resolved_data(
+    data: DataConfig,
+    registered: str = "",
+    read_contents: ReadContents | None = None,
+    study: str = "",
+) -> DataConfig:
     """Fill in the content and the number of classes of an own data set; nothing is done to another one.
 
     This is enough for what trains nothing, such as an evaluation, which has weights.
@@ -78,6 +83,7 @@ def resolved_data(data: DataConfig, registered: str = "", read_contents: ReadCon
         data: As it was loaded.
         registered: The content that a study has registered; empty without one.
         read_contents: Reads the contents of the data's files; ``contents`` by default.
+        study: Name of the study that started the run, and has filled the content in; empty without one.
 
     Raises:
         Refused: As ``resolved``.
@@ -93,8 +99,8 @@ def resolved_data(data: DataConfig, registered: str = "", read_contents: ReadCon
             place=data.root,
             kind="photographs",
             read=lambda: read(dataclasses.replace(data, download=False)).content,
-            remedy="files were added, removed, renamed or changed since; put back what was there, or leave data.content out to "
-            "train another run on what is there now",
+            changed="files were added, removed, renamed or changed since",
+            study=study,
         )
     except Refused:
         if data.content or not data.download:
@@ -104,7 +110,7 @@ def resolved_data(data: DataConfig, registered: str = "", read_contents: ReadCon
     return dataclasses.replace(data, content=content, num_classes=classes)
 
 
-def _resolved_weights(model: ModelConfig, registered: str) -> ModelConfig:
+def _resolved_weights(model: ModelConfig, registered: str, study: str) -> ModelConfig:
     if not model.weights:
         return model
     digest = _agreed_digest(
@@ -114,8 +120,8 @@ def _resolved_weights(model: ModelConfig, registered: str) -> ModelConfig:
         place=model.weights,
         kind="weights",
         read=lambda: _file_digest(weights_file(model.weights)),
-        remedy="the file was changed since; put back what was there, or leave model.weights_digest out to train another run from "
-        "what is there now",
+        changed="the file was changed since",
+        study=study,
     )
     return dataclasses.replace(model, weights_digest=digest)
 
@@ -128,7 +134,8 @@ def _agreed_digest(
     place: str,
     kind: str,
     read: Callable[[], str],
-    remedy: str,
+    changed: str,
+    study: str,
 ) -> str:
     """The digest of files, or where they are not at hand the configured or registered digest, which the user is told.
 
@@ -139,7 +146,8 @@ def _agreed_digest(
         place: Where the files are looked for.
         kind: What they are, in words.
         read: Reads the files' digest.
-        remedy: What may have happened to files whose digest is not the configured one, and what to do.
+        changed: What may have happened to files whose digest is not the configured one, in words.
+        study: Name of the study that has filled the digest in; empty where the user has.
 
     Raises:
         Refused: The files are not there and no digest is known, or theirs is not the configured one.
@@ -156,6 +164,10 @@ def _agreed_digest(
         if registered not in ("", digest):
             _say_once(f"{place}: holds other {kind}, {digest}, than the study was registered with, {registered}")
     if configured not in ("", digest):
+        anew = f"leave {key} out to train another run on what is there now"
+        if study:
+            anew = f"run the study {study} again, which begins anew on what is there now"
+        remedy = f"{changed}; put back what was there, or {anew}"
         raise Refused(f"{key}: {configured} is not what is in {place}, which is {digest}: {remedy}")
     return digest
 

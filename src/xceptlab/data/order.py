@@ -119,12 +119,15 @@ class TrainingOrder:
         self.rank = rank
         self.world = world
         self.position = position
-        last = n % self.batch_size or self.batch_size
+        last = _last_batch(n, self.batch_size)
         needed = 2 * world * accumulate
         if last < needed:
+            why = "which BatchNorm needs"
+            if world * accumulate > 1:
+                why = f"two for each of {world} processes x {accumulate} accumulated batches"
             raise Refused(
-                f"train.batch_size: {batch_size} leaves a last batch of {last} of the {n} training images; "
-                f"{world} processes x {accumulate} accumulated batches need at least {needed}, two each"
+                f"train.batch_size: {batch_size} is not allowed: the last batch of the {n} training images would have {last} of "
+                f"at least {needed} images, {why}; {_sizes_that_fit(n, self.batch_size, needed)}"
             )
 
     def __len__(self) -> int:
@@ -141,6 +144,19 @@ class TrainingOrder:
             of_this_rank = accumulated[_share_of_pairs(len(accumulated), self.world, self.rank)]
             weight = self.world * self.accumulate / len(global_batch)
             yield Key(epoch, of_this_rank, weight)
+
+
+def _last_batch(n: int, batch_size: int) -> int:
+    """Images of the last batch of an epoch of n images."""
+    return n % batch_size or batch_size
+
+
+def _sizes_that_fit(n: int, batch_size: int, needed: int) -> str:
+    """In words, the sizes nearest to a batch size, one below and one above, that leave as many images for the last batch."""
+    below = next((size for size in range(batch_size - 1, needed - 1, -1) if _last_batch(n, size) >= needed), None)
+    above = next((size for size in range(batch_size + 1, n + 1) if _last_batch(n, size) >= needed), None)
+    fitting = [str(size) for size in (below, above) if size]
+    return f"{' or '.join(fitting)} would do" if fitting else "there are too few training images"
 
 
 class EvaluationOrder:

@@ -78,7 +78,8 @@ def _keep_finished(summary: Summary, folder: Path) -> None:
         return
     rows = list(csv.DictReader(results.read_text("utf-8", errors="replace").splitlines()))
     reported = {row.get("run_id") for row in rows}
-    done = {run.run_id for key, run in summary.expansion.runs().items() if summary.records[key]}
+    runs = summary.expansion.runs()
+    done = {run.run_id for key, run in runs.items() if summary.records[key]}
     finished = all(row.get("status") != "missing" for row in rows)
     if reported <= done or not finished:
         return
@@ -87,11 +88,18 @@ def _keep_finished(summary: Summary, folder: Path) -> None:
     for name in (*FILES, "report.html", "report.tex"):
         if (folder / name).exists():
             os.replace(folder / name, kept / name)
-    say(
-        f"the study's finished report was moved to {kept}: {len(reported - done)} of its {len(reported)} runs are no runs of the "
-        "study as it is now; put back the data or the study file, and `xceptlab report` writes it again",
-        "Warning",
-    )
+    others = reported - {run.run_id for run in runs.values()}
+    gone = [
+        str(directory.path) for key, directory in summary.expansion.directories().items() if runs[key].run_id in reported - done
+    ]
+    reasons = []
+    if others:
+        reasons.append(
+            f"{len(others)} of its {len(reported)} runs are not of the study as it is now (put back the data or the study file)"
+        )
+    if gone:
+        reasons.append(f"there is no record.json any more in {', '.join(gone)} (put it back, or `xceptlab study` trains again)")
+    say(f"the study's finished report was moved to {kept}: {'; '.join(reasons)}", "Warning")
 
 
 RECORDED = (
