@@ -182,7 +182,9 @@ def _parser() -> _Parser:
 
     study = add(commands.study)
     study.add_argument("study", metavar="STUDY", help=STUDY_HELP)
-    study.add_argument("--jobs", type=whole_number, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)")
+    study.add_argument(
+        "--jobs", type=whole_number, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)"
+    )
     _add_seeds(study)
     for command in (commands.plan, commands.status):
         plan_or_status = add(command)

@@ -213,6 +213,19 @@ def test_publish_copies_what_is_committed(study, tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_finished_report_whose_runs_are_gone_is_kept_and_the_folder_is_named(study, capsys):
+    expansion = finish(study())
+    page = write_report(summarise(expansion)).read_text()
+    gone = expansion.directories()["with", 1].path
+    shutil.rmtree(gone)
+    write_report(summarise(expansion))
+    (kept,) = expansion.directory().glob("finished-*")
+    assert (kept / "report.html").read_text() == page
+    said = capsys.readouterr().err
+    assert f"was moved to {kept}: there is no record.json any more in {gone} (put it back, or `xceptlab study` trains" in said
+    assert "not of the study as it is now" not in said
+
+
 @pytest.mark.parametrize("other", [{"study": "other.yaml"}, {"layers": ["--model.width", "0.5"]}])
 def test_a_published_report_is_not_overwritten_by_that_of_another_study(study, tmp_path, capsys, other):
     folder = Path(finish(study()).files[0]).parent
@@ -1036,6 +1049,16 @@ def test_plan_says_when_all_planned_seeds_are_used(study, tmp_path, capsys, seed
 def test_the_error_that_limits_the_answer_is_told_and_what_no_number_of_seeds_goes_below(seeds, images, says):
     both = Sampling(seeds=seeds, images=images, both=1.2, freedom=9.0, n=5, test_images=500, metric="test/top1")
     assert str(both).endswith(says)
+
+
+def test_where_no_score_varies_no_advice_is_given_on_what_would_help(study):
+    expansion = study()
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, 50.0, correct=[1, 0] * 20)
+    (errors,) = summarise(expansion).sampling.values()
+    assert "0.00 from both" in str(errors)
+    assert "limit the answer" not in str(errors)
+    assert "more of them" not in str(errors)
 
 
 def test_studies_are_compared_on_one_page(study, tmp_path, capsys):

@@ -482,6 +482,8 @@ def with_top1(a: list[float], b: list[float], **changes) -> dict:
 def test_two_arms_at_chance_are_warned_of_in_the_verdict(a, b, metric):
     (v,) = judge_study(study([claim(metric=metric)]), with_top1(a, b))
     assert "Both arms are at chance" in v.summary
+    assert ("so this says nothing" in v.summary) == (metric != "test/loss")
+    assert ("at chance in test/top1: the loss tells how sure they are" in v.summary) == (metric == "test/loss")
     (warning,) = v.warnings
     found = f"{np.mean(a):.2f}% and {np.mean(b):.2f}%"
     assert warning == f"both arms are at chance: {found} in test/top1, which is not more than guessing (10.00%) explains"

@@ -401,6 +401,8 @@ def _with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> 
     metric = f"{split}/{ACCURACY}"
     at_chance = f"{all_arms} arms are at chance: {found} in {metric}, which is not more than guessing ({chance}) explains"
     meaningless = f"{all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
+    if verdict.claim.measure.unit == "nats":  # losses may differ where no arm tells the classes apart
+        meaningless = f"{all_arms.capitalize()} arms are at chance in {metric}: the loss tells how sure they are of answers that are guessed."
     return replace(verdict, summary=f"{verdict.summary} {meaningless}", warnings=(at_chance, *warnings))
 
 
