@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, exit codes, and one line for whatever is wrong."""
 
 import ast
+import errno
 import itertools
 import os
 import subprocess
@@ -241,6 +242,26 @@ def test_a_folder_that_cannot_be_written_is_one_line(xceptlab, tmp_path):
     assert str(tmp_path / "outputs") in done.stderr
 
 
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_where_no_report_can_be_written_the_verdicts_are_shown_and_the_file_is_named(tmp_path, capsys, monkeypatch, error):
+    options = [f"--runtime.outputs={tmp_path}", "--seeds=3"]
+    whole = expand("experiments/residual", options[:1])
+    for arm, seed in itertools.product(whole.arms, range(3)):
+        leave(whole, arm, seed, 97.0 + seed if arm == "residual" else 60.0 + 2 * seed)
+
+    def refuse(file, *_, **options):
+        raise OSError(error, os.strerror(error), str(file))
+
+    monkeypatch.setattr("xceptlab.files.open", refuse, raising=False)
+    monkeypatch.setattr(Path, "unlink", refuse)  # as on a read-only file system
+    assert main(["report", "experiments/residual", *options]) == 1
+    said = capsys.readouterr()
+    assert "SUPPORTED  residual-helps" in said.out
+    assert "Report:" not in said.out
+    file = tmp_path / "studies/residual+seeds3/files.txt"
+    assert said.err == f"xceptlab: no report was written: {file}: {os.strerror(error)}\n"
+
+
 def test_a_full_disk_is_one_line_and_exit_code_1(tmp_path):
     (tmp_path / "studies/residual").mkdir(parents=True)
     code = (
@@ -252,7 +273,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"xceptlab: {tmp_path}")
+    assert done.stderr.startswith(f"xceptlab: no report was written: {tmp_path}")
     assert done.stderr.endswith(": No space left on device\n")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

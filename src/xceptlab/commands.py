@@ -48,20 +48,19 @@ def study(options: argparse.Namespace, layers: list[str]) -> int:
         _networks(expansion)
     from xceptlab.launch.study import run_until_decided
     from xceptlab.report.console import show_summary
-    from xceptlab.report.write import make_report
     from xceptlab.training.weights_and_biases import chosen
 
     expansion, failed = run_until_decided(expansion, options.jobs, options.main)
-    summary = make_report(expansion)
-    show_summary(summary)
+    summary, written = _reported(expansion)
+    show_summary(summary, written)
     for run_id, log in failed.items():
         say(f"{run_id}: see {log}", "failed")  # the summary has said why
     try:
-        if summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
+        if written and summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
             _sync_study(summary)
     except Refused as error:
         _warn([error])
-    return FAILED if failed else 0
+    return 0 if written and not failed else FAILED
 
 
 def plan(options: argparse.Namespace, layers: list[str]) -> int:
@@ -98,21 +97,26 @@ def status(options: argparse.Namespace, layers: list[str]) -> int:
 def report(options: argparse.Namespace, layers: list[str]) -> int:
     """Judge the records there are and write the report; trains nothing."""
     from xceptlab.report.console import show_summary
-    from xceptlab.report.write import make_report, publish, write_comparison
+    from xceptlab.report.write import publish, write_comparison
     from xceptlab.study.plan import expand, find_study_file
 
     expansions = [expand(study, layers, options.seeds) for study in options.studies]
-    summaries = [make_report(expansion, latex=options.format == "latex") for expansion in expansions]
-    for study, summary in zip(options.studies, summaries, strict=True):
-        show_summary(summary)
-        if options.format == "latex":
+    latex = options.format == "latex"
+    reports = [_reported(expansion, latex) for expansion in expansions]
+    for study, (summary, written) in zip(options.studies, reports, strict=True):
+        show_summary(summary, written)
+        if not written:
+            continue
+        if latex:
             print(f"LaTeX: {summary.expansion.directory() / 'report.tex'}")
         if options.publish:
             folder = find_study_file(study).parent
-            publish(summary, folder, latex=options.format == "latex")
+            publish(summary, folder, latex)
             print(f"Published to {folder}")
-    if len(summaries) > 1:
-        print(f"Comparison: {write_comparison(summaries)}")
+    if not all(written for _, written in reports):
+        return FAILED
+    if len(reports) > 1:
+        print(f"Comparison: {write_comparison([summary for summary, _ in reports])}")
     return 0
 
 
@@ -489,6 +493,23 @@ def _with_classes(config: RunConfig) -> RunConfig:
     if config.data.num_classes:
         return config
     return dataclasses.replace(config, data=resolved_data(config.data))
+
+
+def _reported(expansion: "Expansion", latex: bool = False) -> "tuple[Summary, bool]":
+    """Judge a study and write its report; where that cannot be written say so, as the verdicts can be shown all the same.
+
+    Returns:
+        What the records say, and whether the report was written.
+    """
+    from xceptlab.report.write import gather, write_study
+
+    summary = gather(expansion)
+    try:
+        write_study(summary, latex)
+    except OSError as error:
+        say(f"no report was written: {error.filename or expansion.directory()}: {error.strerror or error}")
+        return summary, False
+    return summary, True
 
 
 def _sync_study(summary: "Summary") -> None:

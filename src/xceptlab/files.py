@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from xceptlab.errors import Refused
@@ -54,7 +55,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only file system removing raises, too, even what is not there
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)  # name the file that was asked for, not the temporary one
         raise
@@ -68,7 +70,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 def write_once(path: Path, data: bytes) -> None:
     """Write a whole file unless there is one already: of several writers, on several machines perhaps, the first one wins."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    write_atomically(temporary, data)
+    try:
+        write_atomically(temporary, data)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     try:
         os.link(temporary, path)
     except FileExistsError:

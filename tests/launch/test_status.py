@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+import yaml
 from rich.console import Console
 
 from conftest import ROOT
@@ -105,6 +106,31 @@ def test_a_run_that_failed_says_why_on_any_machine_until_somebody_trains_it_agai
     assert overview.read({})[again.run_id].state == "waiting"
     fakes.write_record(failed)
     assert overview.read({})[failed.run_id].state == "done"
+
+
+@pytest.mark.parametrize("seeds", [None, {"start": 3, "step": 1, "max": 4, "stop": "decided"}])
+def test_one_broken_record_does_not_hide_the_other_runs(tmp_path, capsys, seeds):
+    text = yaml.safe_load((ROOT / "experiments/residual/study.yaml").read_text()) | {"seeds": seeds or [0, 1, 2]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(text))
+    arguments = [str(tmp_path / "study.yaml"), f"--runtime.outputs={tmp_path / 'outputs'}"]
+    done, broken, *_ = expand(arguments[0], arguments[1:]).runs().values()
+    directory(done)
+    fakes.write_record(done)
+    (directory(broken).path / "record.json").write_text('{"run_id"')
+    assert main(["status", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 6 done, 1 failed, 4 waiting" in said
+    assert f"failed: residual seed 0: {directory(broken).path / 'record.json'}: damaged, no whole JSON" in said
+
+
+def test_in_a_file_nothing_is_cut_or_wrapped(study, capsys, tmp_path):
+    first, *_ = study.runs().values()
+    directory(first).fail("the data are gone " * 20 + "for good")
+    assert main(["status", "experiments/residual", f"--runtime.outputs={tmp_path}"]) == 0
+    _, counts, failed, waiting = capsys.readouterr().out.splitlines()
+    assert "for good (see " in failed
+    assert waiting == f"waiting: {', '.join(map(Overview(study).name, list(Overview(study).runs)[1:]))}"
+    assert counts == counts.rstrip()
 
 
 def test_status_prints_once_where_nobody_watches_and_writes_nothing(capsys, tmp_path, study):

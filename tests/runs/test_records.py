@@ -159,9 +159,16 @@ def test_a_record_holds_numbers_only(directory):
 )
 def test_a_broken_record_is_one_line_that_names_the_file_and_the_way_out(directory, text):
     (directory.path / "record.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=r"record\.json: not a record of this version .*remove its folder") as error:
+    with pytest.raises(ValueError, match=r"record\.json: (damaged|not a record of this version).*remove its folder") as error:
         directory.record()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\x00", b"\xff\xfe", json.dumps(dataclasses.asdict(RECORD)).encode()[:-20]])
+def test_a_record_that_is_cut_is_damaged_and_not_one_of_another_version(directory, text):
+    (directory.path / "record.json").write_bytes(text)
+    with pytest.raises(ValueError, match=r"record\.json: damaged, no whole JSON"):
+        directory.record()
 
 
 @pytest.mark.parametrize(

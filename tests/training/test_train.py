@@ -244,10 +244,13 @@ def test_the_progress_bar_counts_epochs_from_1_as_the_log_does(tiny, monkeypatch
     assert [text.strip() for text in dict.fromkeys(shown)] == ["Epoch 1/2", "Epoch 2/2"]
 
 
-def test_a_diverged_run_is_a_result(tiny):
+def test_a_diverged_run_is_a_result_and_said_in_one_line(tiny, capsys):
     config = tiny("--train.lr=1e30", "--train.warmup=0")
     record = train(config, progress=False)
     assert (record.status, record.metrics) == ("diverged", {})
+    said = capsys.readouterr().err
+    assert f"Warning: {config.run_id} diverged: " in said
+    assert "UserWarning" not in said
     assert not (directory(config).path / "model.safetensors").exists()
 
 

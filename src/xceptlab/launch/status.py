@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from xceptlab.errors import Refused
 from xceptlab.launch.launcher import State
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.leases import STALE, read_leases
@@ -18,8 +19,12 @@ from xceptlab.study.expansion import Expansion
 
 REFRESH_SECONDS = 2.0
 """Seconds between two readings of the runs' directories."""
+WIDTH_OF_FILES = 10_000
+"""Characters of a line where the output is no terminal, so that nothing is cut or wrapped."""
 REASONS = 5
 """How many reasons of failures are shown at a time."""
+NO_REASON = "no reason is known"
+"""Why a run failed that has left nothing."""
 STATES = ("done", "diverged", "running", "failed", "stopped", "queued", "waiting")
 """The states of a run, in the order in which they are shown. ``stopped``: it has begun, and nobody trains it now."""
 
@@ -56,7 +61,7 @@ class Overview:
 
     def reason(self, run_id: str) -> str:
         """Why a run failed."""
-        return self._directories[run_id].failure() or "no reason is known"
+        return self._directories[run_id].failure() or NO_REASON
 
     def log(self, run_id: str) -> Path:
         """The file of what a run has printed."""
@@ -125,9 +130,9 @@ class Overview:
         for run_id, reason in reasons.items():
             by_reason.setdefault(reason, []).append(run_id)
         lines: list[Text | Table] = []
-        for runs in list(by_reason.values())[:REASONS]:
+        for reason, runs in list(by_reason.items())[:REASONS]:
             names = ", ".join(map(self.name, runs))
-            why = f"{self.reason(runs[0])} (see {self.log(runs[0])})"
+            why = f"{reason or NO_REASON} (see {self.log(runs[0])})"
             lines.append(Text(f"failed: {names}: {why}", style="red"))
         others = len(by_reason) - REASONS
         if others > 0:
@@ -149,7 +154,10 @@ def look(directory: RunDirectory, follower: Follower, epochs: int, state: State 
         epochs: How many epochs the run is to train.
         state: What a launcher knows of the run; None where it is in no launcher's hands.
     """
-    record = directory.record()
+    try:
+        record = directory.record()
+    except Refused as error:  # one run's file keeps nobody from seeing the others
+        return Seen(state="failed", reason=str(error))
     if record:
         return Seen(state="diverged" if record.status == "diverged" else "done")
     progress = follower.progress(epochs)
@@ -187,6 +195,7 @@ def show(expansion: Expansion) -> None:
     runs = (expansion.directory().parents[1] / "runs").resolve()
     console.print(Text(expansion.nothing_found() or f"{expansion.name}, runs in {runs}"), soft_wrap=True)
     if not console.is_terminal:
+        console.width = WIDTH_OF_FILES
         console.print(overview.table())
         return
     try:

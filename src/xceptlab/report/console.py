@@ -138,8 +138,8 @@ def _show_verdict(console: Console, v: Verdict) -> None:
     console.print(Text(f"  {v.summary} {v.evidence}"))
 
 
-def show_summary(summary: Summary) -> None:
-    """The verdicts and the arms."""
+def show_summary(summary: Summary, written: bool = True) -> None:
+    """The verdicts and the arms, and where the report is if it could be ``written``."""
     console = Console(highlight=False)
     console.print(Text(summary.expansion.study.question, style="bold"))
     console.print(Text(f"Data: {summary.expansion.data()}.", style="dim"))
@@ -157,7 +157,8 @@ def show_summary(summary: Summary) -> None:
         console.print(Text(f"{estimate:>8} ({low} to {high}), p = {p}  {name}"))
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
-    console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)
+    if written:
+        console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)
 
 
 def _table_of_arms(summary: Summary) -> Table:

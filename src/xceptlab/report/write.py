@@ -42,12 +42,26 @@ def make_report(expansion: Expansion, latex: bool = False) -> Summary:
     Raises:
         Refused: There is nothing to report, perhaps because the outputs are elsewhere.
     """
+    summary = gather(expansion)
+    write_study(summary, latex)
+    return summary
+
+
+def gather(expansion: Expansion) -> Summary:
+    """Judge the records there are of a study, and write nothing.
+
+    Raises:
+        Refused: There is nothing to report, perhaps because the outputs are elsewhere.
+    """
     if nothing := expansion.nothing_found():
         raise Refused(nothing)
-    summary = summarise(expansion)
-    remember_files(expansion)
+    return summarise(expansion)
+
+
+def write_study(summary: Summary, latex: bool = False) -> None:
+    """Write a study's report, and note which files the study is made of."""
+    remember_files(summary.expansion)
     write_report(summary, latex)
-    return summary
 
 
 def write_report(summary: Summary, latex: bool = False) -> Path:

@@ -80,13 +80,19 @@ class RunDirectory:
         """The record, or None while the run is not done.
 
         Raises:
-            Refused: The file is not a record.
+            Refused: The file is damaged, or is not a record.
         """
         file = self.path / "record.json"
         try:
-            return from_file(Record, json.loads(decoded(file.read_bytes())))
+            written = file.read_bytes()
         except FileNotFoundError:
             return None
+        try:
+            values = json.loads(decoded(written))
+        except (RecursionError, ValueError) as error:
+            raise Refused(f"{file}: damaged, no whole JSON ({error}); remove its folder to train the run again") from None
+        try:
+            return from_file(Record, values)
         except (RecursionError, ValueError) as error:
             raise Refused(f"{file}: not a record of this version ({error}); remove its folder to train the run again") from None
 

@@ -175,7 +175,10 @@ def with_needed_seeds(expansion: Expansion) -> Expansion:
     if not isinstance(seeds, Seeds):
         return expansion
     while expansion.interim_analysis + 1 < len(seeds.analyses):
-        records = expansion.records()
+        try:
+            records = expansion.records()
+        except Refused:  # a record cannot be read, which whoever needs it says
+            break
         settled = all(verdict.settled for verdict in judge_study(expansion, records))
         if None in records.values() or settled:
             break
@@ -402,7 +405,8 @@ def _with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> 
     at_chance = f"{all_arms} arms are at chance: {found} in {metric}, which is not more than guessing ({chance}) explains"
     meaningless = f"{all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
     if verdict.claim.measure.unit == "nats":  # losses may differ where no arm tells the classes apart
-        meaningless = f"{all_arms.capitalize()} arms are at chance in {metric}: the loss tells how sure they are of answers that are guessed."
+        guessed = "the loss tells how sure they are of answers that are guessed"
+        meaningless = f"{all_arms.capitalize()} arms are at chance in {metric}: {guessed}."
     return replace(verdict, summary=f"{verdict.summary} {meaningless}", warnings=(at_chance, *warnings))
 
 

@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from xceptlab.config.schema import RunConfig
@@ -19,6 +18,7 @@ from xceptlab.files import write_atomically
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.log import is_evaluation
 from xceptlab.runs.record import Record
+from xceptlab.text import say
 from xceptlab.training.task import Task
 from xceptlab.training.weights_and_biases import Mirror, chosen
 
@@ -211,7 +211,7 @@ class WandbLog(Logger):
                 action(self._mirror)
         except Exception as error:  # whatever it is, it is not worth a run
             self._mirror = None
-            rank_zero_warn(f"{self.name} failed, the run goes on without it: {type(error).__name__} {error}")
+            say(f"{self.name} failed, the run goes on without it: {type(error).__name__} {error}", "Warning")
 
 
 def _local(trainer: pl.Trainer) -> LocalLog:
@@ -274,9 +274,9 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
     except Refused as error:
         if config.runtime.wandb != "auto":
             raise Refused(f"runtime.wandb: {config.runtime.wandb} does not work here: {error}") from None
-        rank_zero_warn(f"{error}; the run is tracked offline, and `xceptlab sync` can send it later")
+        say(f"{error}; the run is tracked offline, and `xceptlab sync` can send it later", "Warning")
     try:
         return Mirror(config, directory, "offline")
     except Refused as error:
-        rank_zero_warn(f"{error}; the run goes on without it")
+        say(f"{error}; the run goes on without it", "Warning")
         return None

@@ -22,7 +22,6 @@ import pytorch_lightning as pl
 import safetensors.torch
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 import xceptlab
@@ -42,6 +41,7 @@ from xceptlab.runs.log import final_metrics, throughput
 from xceptlab.runs.record import Record
 from xceptlab.runs.world import World
 from xceptlab.signals import PARENT, StopSignals, die_with_parent
+from xceptlab.text import say
 from xceptlab.training import checkpoints, lightning, tracking
 from xceptlab.training.optim import AverageWeights
 from xceptlab.training.parallel import Processes, SyncBatchNorm
@@ -152,7 +152,8 @@ def _train(
             raise tracking.Diverged("the final evaluation is not finite")
     except tracking.Diverged as error:
         status, metrics = "diverged", {}
-        rank_zero_warn(f"{config.run_id} diverged: {error}")
+        if trainer.is_global_zero:
+            say(f"{config.run_id} diverged: {error}", "Warning")
 
     if trainer.is_global_zero and status == "finished":
         check_curves(directory)
