@@ -304,6 +304,18 @@ def test_describe_shows_the_network_of_a_run(tmp_path, capsys, by):
     assert "entry.block1.skip" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "checkpoints/step.ckpt"])
+def test_describe_shows_the_network_of_weights_in_a_runs_folder_and_refuses_lone_ones(tmp_path, capsys, name):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"\xe8 not text")
+    assert main(["describe", str(file)]) == 2
+    assert f"{file}: weights alone do not tell their network; there is no config.yaml" in capsys.readouterr().err
+    (tmp_path / "run/config.yaml").write_text("model: {width: 0.125}\ndata: {name: digits, size: 16, crop: none}")
+    assert main(["describe", str(file), "--depth", "1"]) == 0
+    assert "One image of 16x16, 10 classes" in capsys.readouterr().out
+
+
 def test_a_run_whose_name_read_otherwise_before_is_found_and_not_trained_again(tmp_path, capsys):
     options = [f"--runtime.outputs={tmp_path}"]
     directory = leave(expand("experiments/residual", options), "no_residual", 0, 90.0)
@@ -426,7 +438,7 @@ def test_a_study_adds_seeds_until_its_claims_are_decided_and_no_more(tmp_path, m
         assert main([command, str(tmp_path / "until.yaml"), f"--runtime.outputs={tmp_path / 'outputs'}"]) == 0
         return " ".join(capsys.readouterr().out.split())
 
-    assert "6 of 6 runs to train; then 1 more seeds at a time until every claim is decided, 5 at most." in run("plan", claims[0])
+    assert "6 of 6 runs to train; then 1 more seed at a time until every claim is decided, 5 at most." in run("plan", claims[0])
     assert "3 of at most 5 seeds" in run("study", claims[0])
     assert sorted(trained) == [(arm, seed) for arm in ("all", "none") for seed in range(3)]
     said = run("plan", *claims)

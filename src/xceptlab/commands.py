@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from xceptlab.runs.directory import RunDirectory, refuse_other_versions
 from xceptlab.runs.leases import Busy
 from xceptlab.runs.world import World
 from xceptlab.signals import StopSignals
-from xceptlab.text import say
+from xceptlab.text import counted, say
 
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 EXPORTS = (".onnx", ".pt2", ".safetensors")
 """Suffixes of the formats that ``export`` writes."""
+
+WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".h5", ".keras")
+"""Suffixes of files that hold weights, or a checkpoint."""
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 """The folder of the benchmarks in a checkout of the repository."""
@@ -101,6 +104,10 @@ def report(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.study.plan import expand, find_study_file
 
     expansions = [expand(study, layers, options.seeds) for study in options.studies]
+    names = [expansion.name for expansion in expansions]
+    for study, name in zip(options.studies, names, strict=True):
+        if names.count(name) > 1:
+            raise Refused(f"{study}: is given twice; a study is compared with others")
     latex = options.format == "latex"
     reports = [_reported(expansion, latex) for expansion in expansions]
     for study, (summary, written) in zip(options.studies, reports, strict=True):
@@ -227,6 +234,8 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
 
         if world.first:
             _warn(_few_images(config.data))
+            if config.model.match != "none" and not config.runtime.study:
+                _warn([f"model.match: {config.model.match} changes nothing here; a study matches its arms to the first one"])
         was_trained = directory.record() is not None
         try:
             record = train(config, progress=sys.stderr.isatty())
@@ -246,10 +255,14 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.data import require_files
 
     require_files(config.data)
-    config = _evaluated(config, weights)
+    given = {key for key, _ in overrides(layers)}
+    config = _evaluated(config, weights, given)
+    if world.first:
+        _warn(f"--{key}: changes nothing in an evaluation" for key in sorted(given) if _is_of_training_only(key))
+        evaluated_on = {"val": "validation"}.get(options.split, options.split)
+        _warn(line for line in _absent_classes(config.data) if line.startswith((f"{evaluated_on} ", f"{evaluated_on}:")))
     from xceptlab.training.train import evaluate
 
-    given = {key for key, _ in overrides(layers)}
     scores = evaluate(config, weights, options.split, given)
     if world.first:
         for name, value in scores.items():
@@ -388,7 +401,20 @@ def _configured(name: str, layers: list[str]) -> RunConfig:
         raise Refused(f"{name}: neither a configuration file nor a run under {path.parent}")
     if path.is_dir():
         return load_run(layers, of_run=str(path / "config.yaml"))
-    return load_run(["-c", str(path), *layers])
+    if path.suffix not in WEIGHTS:
+        return load_run(["-c", str(path), *layers])
+    beside = _configuration_beside(path)
+    if beside is None:
+        raise Refused(f"{name}: weights alone do not tell their network; there is no config.yaml beside them, -c gives one")
+    return load_run(layers, of_run=str(beside))
+
+
+def _configuration_beside(weights: Path) -> Path | None:
+    """The configuration of the run whose weights or checkpoint this file is; None where it lies alone."""
+    for folder in weights.parents[:2]:
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    return None
 
 
 def _file_or_run(name: str, layers: list[str]) -> Path:
@@ -420,7 +446,9 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
 def _few_images(data: DataConfig) -> list[str]:
     """Splits that are known to have fewer images than there are classes."""
     splits = zip(("training", "validation", "test"), data.images(), strict=True)
-    return [f"{count} {split} images for {data.classes} classes" for split, count in splits if 0 < count < data.classes]
+    return [
+        f"{counted(count, f'{split} image')} for {data.classes} classes" for split, count in splits if 0 < count < data.classes
+    ]
 
 
 def _absent_classes(data: DataConfig) -> list[str]:
@@ -448,21 +476,34 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     weights = path / "model.safetensors" if path.is_dir() else path
     if not weights.is_file():
         raise Refused(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
-    configs = [folder / "config.yaml" for folder in weights.parents[:2] if (folder / "config.yaml").is_file()]
+    beside = _configuration_beside(weights)
     one_device = [
         "--runtime.devices=1",
         "--runtime.num_nodes=1",
         "--runtime.accelerator=auto",
     ]  # whatever devices the run was trained on
-    if not configs:
+    if beside is None:
         return load_run([*one_device, *layers]), weights
-    config = load_run([*one_device, *layers], of_run=str(configs[0]))
-    refuse_other_versions(config, RunDirectory(configs[0].parent))
+    config = load_run([*one_device, *layers], of_run=str(beside))
+    refuse_other_versions(config, RunDirectory(beside.parent))
     return config, weights
 
 
-def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:
-    """The configuration to evaluate with; other data than those of the training are allowed, and pointed out."""
+def _is_of_training_only(key: str) -> bool:
+    """Whether a run's key is of the training alone; in an evaluation others change batches, arithmetic or what is measured."""
+    of_evaluations = ("batch_size", "compile", "deterministic", "metrics", "precision", "threads")
+    section, _, name = key.partition(".")
+    return key == "seed" or (section == "train" and name not in of_evaluations)
+
+
+def _evaluated(config: RunConfig, weights: Path | str, given: Collection[str]) -> RunConfig:
+    """The configuration to evaluate with; other data than those of the training are allowed, and pointed out.
+
+    Args:
+        config: As it was loaded.
+        weights: Those that are evaluated, in the folder of their run perhaps.
+        given: The keys that the command line gives.
+    """
     from xceptlab.data import identity
 
     data = identity.resolved_data(dataclasses.replace(config.data, content=""))
@@ -476,6 +517,10 @@ def _evaluated(config: RunConfig, weights: Path | str) -> RunConfig:
     if not difference and any(science[key] != record.science.get(key, "") for key in ("data.name", "data.content")):
         difference = f"the run was trained on {record.science['data.name']} {record.science.get('data.content', '')}".rstrip()
         difference += f", {here.data.root} holds {here.data.name} {here.data.content}".rstrip()
+    told_below = ("data.name", "data.content", "data.num_classes")
+    for key in sorted(key for key in given if key.startswith("data.") and key in science and key not in told_below):
+        if key in record.science and science[key] != record.science[key]:
+            _warn([f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}"])
     names = identity.class_names(here.data)
     if record.classes and names and [*names] != record.classes:
         difference += (

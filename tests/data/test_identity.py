@@ -207,12 +207,12 @@ def test_looking_needs_no_torch_and_follows_the_files(tree):
     assert done.stdout == "True False\n"
 
 
-@pytest.mark.parametrize("classes", ["", "a"])
-def test_fewer_than_two_classes_are_refused(tmp_path, classes):
+@pytest.mark.parametrize(("classes", "count"), [("", "0 classes"), ("a", "1 class")])
+def test_fewer_than_two_classes_are_refused(tmp_path, classes, count):
     photographs(tmp_path, classes, train=2, val=2)
     for split in ("train", "val"):
         (tmp_path / split).mkdir(exist_ok=True)
-    with pytest.raises(ValueError, match=f"train holds {len(classes)} classes; at least 2 are needed"):
+    with pytest.raises(ValueError, match=f"train holds {count}; at least 2 are needed"):
         resolved(own(tmp_path))
 
 
@@ -551,6 +551,34 @@ def test_evaluation_on_other_photographs_is_pointed_out(tree, tmp_path, command)
     assert (code, len(said)) == (0, 1)
     assert "other data than the run was trained on: " in said[0]
     assert "of other classes: x, y, z in place of a, b, c" in said[0]
+
+
+def test_what_an_evaluation_does_otherwise_or_not_at_all_is_said(tree, tmp_path, command):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    code, _, said = command("evaluate", run, "--train.lr=3", "--seed=4", "--train.threads=2", layers=[])
+    assert (code, said) == (0, [f"Warning: --{key}: changes nothing in an evaluation" for key in ("seed", "train.lr")])
+    code, _, said = command("evaluate", run, "--data.size=32", layers=[])
+    assert (code, said) == (0, ["Warning: data.size: evaluated with 32, the run was trained with 16"])
+    assert command("evaluate", run, "--data.size=16", layers=[])[2] == []
+
+
+def test_an_evaluation_without_images_of_a_class_says_so(tree, tmp_path, command):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    other = shutil.copytree(tree, tmp_path / "other")
+    shutil.rmtree(other / "val/b")
+    code, _, said = command("evaluate", run, f"--data.root={other}", layers=[])
+    assert code == 0
+    assert "Warning: test holds no image of class b" in said
+
+
+@pytest.mark.parametrize("study", ["", "pets"])
+def test_that_a_single_run_matches_nothing_is_said(tree, command, study):
+    code, _, said = command("train", f"--data.root={tree}", "--model.match=parameters", f"--runtime.study={study}")
+    assert code == 0
+    expected = "Warning: model.match: parameters changes nothing here; a study matches its arms to the first one"
+    assert (expected in said) == (study == "")
 
 
 # ---- studies ----------------------------------------------------------------------------------------------------------------

@@ -588,6 +588,14 @@ def test_an_empty_tree_is_a_fault(tree):
     assert f"{tree / 'val'}: the class n01 is not among those of train" in faults
 
 
+def test_a_class_that_is_empty_everywhere_is_told_of_every_part(tree):
+    for part in ("train", "val"):
+        shutil.rmtree(tree / part / "n02")
+        (tree / part / "n02").mkdir()
+    faults = list(check(config(tree), False, 0))
+    assert [fault.partition(": ")[0] for fault in faults] == [str(tree / part / "n02") for part in ("train", "val")]
+
+
 def test_check_says_where_the_sizes_are_not_the_originals(tree, monkeypatch):
     original = config(tree, name="imagenet", num_classes=0)
     assert [counts.notes for counts in check(original, False, 0)] == [

@@ -1,8 +1,11 @@
 """What becomes of a study's runs when its command ends."""
 
+import re
+
 import pytest
 from rich.console import Console
 
+from launch import fakes
 from xceptlab.errors import Interrupted
 from xceptlab.launch import study
 from xceptlab.runs.directory import RunDirectory
@@ -42,6 +45,34 @@ def test_the_reason_is_shown_as_soon_as_a_run_fails_and_after_ctrl_c(monkeypatch
     assert "no_residual seed 0" in shown_before[0]
     assert "the cat unplugged it" in shown_before[0]
     assert f"failed: {ids[1]}: the cat unplugged it (see " in capsys.readouterr().err
+
+
+def test_every_line_counts_the_runs_that_are_done_by_then(monkeypatch, tmp_path, capsys):
+    expansion = expand("experiments/residual", [f"--runtime.outputs={tmp_path}"])
+    before, *missing = expansion.runs().values()
+    RunDirectory.of(str(tmp_path), before.run_id).create()
+    fakes.write_record(before)
+
+    class Launcher:
+        pause = 0.0
+
+        def start(self, configs):
+            pass
+
+        def poll(self):  # all end between two polls
+            for run in missing:
+                RunDirectory.of(str(tmp_path), run.run_id).create()
+                fakes.write_record(run)
+            return {run.run_id: "done" for run in missing}
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(study, "make_launcher", lambda *_: Launcher())
+    monkeypatch.setattr(study, "Console", lambda **_: Console(force_terminal=False))
+    study.run_missing(expansion, None, None)
+    lines = [line for line in capsys.readouterr().out.splitlines() if ": done" in line]
+    assert [re.search(r"\((\d+) of 10 done\)$", line)[1] for line in lines] == [str(count) for count in range(2, 11)]
 
 
 def test_runs_that_fail_for_the_same_reason_tell_it_once(monkeypatch, tmp_path, capsys):

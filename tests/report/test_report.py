@@ -241,6 +241,12 @@ def test_a_published_report_is_not_overwritten_by_that_of_another_study(study, t
     assert main(["report", str(folder), "--publish", *outputs]) == 0
 
 
+def test_a_study_is_not_compared_with_itself(study, tmp_path, capsys):
+    folder = Path(finish(study()).files[0]).parent
+    assert main(["report", str(folder), f"{folder}/", "--runtime.outputs", str(tmp_path / "outputs")]) == 2
+    assert f"{folder}: is given twice; a study is compared with others" in capsys.readouterr().err
+
+
 def test_files_that_no_study_has_published_are_not_overwritten(study, tmp_path):
     summary = summarise(finish(study()))
     write_report(summary)
@@ -438,6 +444,15 @@ def test_runs_that_began_after_the_registration_are_not_flagged_whatever_the_clo
     Registration.make(expansion)
     finish(expansion, finished=finished)
     assert summarise(expansion).warnings == []
+
+
+def test_one_run_that_is_older_is_told_in_the_singular(study):
+    expansion = study()
+    run(expansion, "with", 0)
+    Registration.make(expansion)
+    for arm, seed in list(expansion.runs())[1:]:
+        run(expansion, arm, seed)
+    assert any(warning.startswith("1 of 6 runs is older than") for warning in summarise(expansion).warnings)
 
 
 @pytest.mark.parametrize(("finished", "older"), [(1e9, True), (4e9, False)])

@@ -395,6 +395,21 @@ ILL_FORMED = [
     ({"claims": [CLAIM | {"margin": float("inf")}]}, ["claim 'c': margin: inf", "finite"]),
     ({"claims": [CLAIM | {"margin": 0, "kind": "equivalent"}]}, ["claim 'c': margin: 0", "above 0"]),
     ({"claims": [CLAIM | {"margin": "half"}]}, ["claim 'c': margin: 'half'", "a finite number"]),
+    ({"claims": [CLAIM | {"margin": 200}]}, ["claim 'c': margin: 200", "below 100, the largest difference"]),
+    ({"claims": [CLAIM | {"margin": 100.0, "kind": "equivalent"}]}, ["claim 'c': margin: 100.0", "below 100, the largest"]),
+    ({"claims": [CLAIM | {"diverged": -5}]}, ["claim 'c': diverged: -5", "0 to 100, as accuracies are in percent, or null"]),
+    ({"claims": [CLAIM | {"failed": 150}]}, ["claim 'c': failed: 150", "0 to 100, as accuracies are in percent, or null"]),
+    ({"claims": [CLAIM | {"metric": "test/loss", "diverged": -1}]}, ["claim 'c': diverged: -1", "0 or more, or null"]),
+    ({"claims": [CLAIM, CLAIM | {"id": "d", "statement": "?", "failed": 3}]}, ["claim 'd': is the same as the claim 'c'"]),
+    (
+        {
+            "claims": [
+                CLAIM | {"kind": "equivalent", "margin": 1, "contrast": sides, "id": "".join(sides)}
+                for sides in (["a", "b"], ["b", "a"])
+            ]
+        },
+        ["claim 'ba': is the same as the claim 'ab'"],
+    ),
     ({"claims": [CLAIM | {"diverged": float("nan")}]}, ["claim 'c': diverged: nan", "a finite number or null"]),
     ({"claims": [CLAIM | {"diverged": "chance"}]}, ["claim 'c': diverged: 'chance'", "a finite number or null"]),
     ({"claims": [CLAIM, CLAIM | {"id": "d", "marge": 1}]}, ["claim 'd': marge: there is no such key", "did you mean margin?"]),
@@ -409,6 +424,19 @@ ILL_FORMED = [
     ({"paper": {"section": 4.6}}, ["paper.section: 4.6", "text, in quotes"]),
     ({"notes": "?"}, ["notes: there is no such key", "there are question, base"]),
 ]
+
+
+@pytest.mark.parametrize("changes", [
+    {"claims": [CLAIM | {"margin": 99.5, "diverged": 0, "failed": 100}]},
+    {"claims": [CLAIM | {"metric": "test/loss", "margin": 200, "diverged": 500}]},
+    {"claims": [CLAIM, CLAIM | {"id": "d", "contrast": ["b", "a"]}, CLAIM | {"id": "e", "margin": 9}]},
+    of_effect(**{"model.residual": ["all", "none"], "model.middle_blocks": [1, 2]}) | {"margin": 150},
+])  # fmt: skip
+def test_scores_and_margins_that_can_be_are_allowed(write, changes):
+    margin = changes.pop("margin", None)
+    if margin:
+        changes["claims"][0]["margin"] = margin
+    assert expand(write(**changes)).study.claims
 
 
 @pytest.mark.parametrize(("changes", "words"), ILL_FORMED, ids=[" ".join(words) for _, words in ILL_FORMED])

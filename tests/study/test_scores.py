@@ -180,3 +180,27 @@ def test_what_needs_a_study_is_refused(tmp_path, capsys, key):
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
     assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml")]) == 2
     assert "left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("metric", "scale", "margin", "warned"),
+    [("acc", 0.01, 0.5, True), ("acc", 0.01, 0.005, False), ("kappa", 1, 5, True), ("acc", 1, 0.5, False)],
+)
+def test_a_margin_as_large_as_the_whole_range_of_scores_is_remarked_on(tmp_path, capsys, metric, scale, margin, warned):
+    file = wide(tmp_path, metric, b=B)
+    lines = [line.rpartition(",") for line in file.read_text().splitlines()[1:]]
+    scaled = [f"{before},{scale * float(score):.6f}" for before, _, score in lines]
+    file.write_text("\n".join([f"Name,arm,seed,{metric}", *scaled]))
+    assert main(["judge", str(file), "--contrast", "a", "b", "--metric", metric, "--margin", str(margin)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    low, high = scale * min(B), scale * max(A)
+    expected = f"Warning: the margin of {margin:g} is as large as the whole range of the scores, {low:g} to {high:g}; it must be"
+    assert (expected in said) == warned
+    assert ("Warning" in said) == warned
+
+
+def test_a_claim_is_not_made_twice(tmp_path, capsys):
+    claim = {"contrast": ["a", "b"], "metric": "acc", "kind": "superior", "margin": 0.5}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim | {"id": "x"}, claim | {"id": "y"}]}))
+    assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml")]) == 2
+    assert "claim 'y': is the same as the claim 'x'; remove one of them" in capsys.readouterr().err

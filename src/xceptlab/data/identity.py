@@ -21,7 +21,7 @@ from xceptlab.data import layouts, sources
 from xceptlab.data.sets import data_set
 from xceptlab.errors import Refused
 from xceptlab.runs.record import Record
-from xceptlab.text import say
+from xceptlab.text import counted, say
 
 _SAVE_TIMMS = (
     "; timm's weights need one, by which they are known: "
@@ -210,7 +210,7 @@ def contents(config: DataConfig) -> Contents:
         return Contents(note["content"], tuple(note["classes"]))
     classes = layouts.classes(layout)
     if len(classes) < 2:
-        raise Refused(f"{layout.root}: train holds {len(classes)} classes; at least 2 are needed")
+        raise Refused(f"{layout.root}: train holds {counted(len(classes), 'class', 'classes')}; at least 2 are needed")
     digest = sources.digest_of_files(layouts.names_and_sizes(layout))
     return Contents(f"{'+'.join(layout.parts)}-{len(classes)}-{digest}", classes)
 

@@ -91,10 +91,14 @@ def _faults(by_part: Mapping[str, Store], root: Path, config: DataConfig) -> Ite
         elif store.labels.min() < 0 or store.labels.max() >= count:
             yield f"{root}: labels {store.labels.min()} to {store.labels.max()} of {part} do not fit {count} classes"
     for label in np.setdiff1d(np.arange(count), train.labels):
-        if isinstance(train, Tree):
-            yield f"{train.folder / train.classes[label]}: {no_image}"
-        else:
+        if not isinstance(train, Tree):
             yield f"class {label}: {no_image}"
+            continue
+        for store in by_part.values():
+            if isinstance(store, Tree) and label not in store.labels:
+                folder = store.folder / train.classes[label]
+                if folder.is_dir():
+                    yield f"{folder}: {no_image}"
 
 
 def _open_tree(layout: Layout) -> dict[str, Store]:

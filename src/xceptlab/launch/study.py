@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -179,6 +178,8 @@ class _Display:
         console = Console(highlight=False)
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal and not quiet else None
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
+        self.done = len(self.overview.runs) - len(missing)
+        """Runs whose end was shown, or that were done before."""
         self.refreshed = 0.0
         """When the live view was last refreshed, on the monotonic clock."""
         self.reasons_shown: set[str] = set()
@@ -202,7 +203,7 @@ class _Display:
         else:
             for run_id, state in states.items():
                 if state not in (self.before[run_id], "waiting"):
-                    self._print_line(run_id, states)
+                    self._print_line(run_id, state)
         self.before = states
 
     def _refresh(self, live: Live, states: dict[str, State]) -> None:
@@ -210,17 +211,16 @@ class _Display:
             live.update(self.overview.table(states), refresh=True)
             self.refreshed = time.monotonic()
 
-    def _print_line(self, run_id: str, states: dict[str, State]) -> None:
+    def _print_line(self, run_id: str, state: State) -> None:
         """Print one line on a run that has started or ended."""
-        state = states[run_id]
         outcome = ""
         if state == "done":
+            self.done += 1
             outcome = self._score(run_id)
         elif state == "failed":
             outcome = self._reason(run_id)
-        total = len(self.overview.runs)
-        done = total - len(states) + Counter(states.values())["done"]
-        self.print(one_line(f"{self.overview.name(run_id)}: {state}{outcome} ({done} of {total} done)"))
+        done = f"{self.done} of {len(self.overview.runs)} done"
+        self.print(one_line(f"{self.overview.name(run_id)}: {state}{outcome} ({done})"))
 
     def print(self, line: str) -> None:
         if not self.quiet:

@@ -22,6 +22,7 @@ from xceptlab.study.metrics import decimals, metric_of
 from xceptlab.study.registration import Registration
 from xceptlab.study.verdict import Verdict
 from xceptlab.study.wording import named
+from xceptlab.text import counted
 
 UNMATCHED = 0.01
 """Relative difference of budgets beyond which arms that are to match do not."""
@@ -409,8 +410,10 @@ def _of_registration(expansion: Expansion, records: Records) -> list[str]:
     done = [record for record in records.values() if record]
     older = [record for record in done if _older(record, registration)]
     if older:
+        are = "is" if len(older) == 1 else "are"
         warnings.append(
-            f"{len(older)} of {len(records)} runs are older than the study's registration, so its claims may know them."
+            f"{len(older)} of {counted(len(records), 'run')} {are} older than the study's registration, "
+            "so its claims may know them."
         )
     if added := _added_by_hand(registration, records):
         warnings.append(

@@ -16,6 +16,7 @@ from xceptlab.study.estimands import LEAST_PAIRS
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.verdict import Records, Verdict, judge_study
 from xceptlab.study.wording import forecast
+from xceptlab.text import counted
 
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row
@@ -120,7 +121,8 @@ def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
     if all(verdict.settled for verdict in verdicts):
         return ""
     wanted = "decided" if seeds.futility is None else "decided or given up"
-    return f"; then {seeds.step} more seeds at a time until every claim is {wanted}, {seeds.max} at most"
+    step = counted(seeds.step, "more seed")
+    return f"; then {step} at a time until every claim is {wanted}, {seeds.max} at most"
 
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:

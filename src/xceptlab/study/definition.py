@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -69,6 +70,19 @@ class Claim(Section):
         self._require("effect", len(self.effect) <= 3 and paired, "one to three factors, each with two different levels")
         self._require("margin", self.margin >= 0, "0 or more")
         self._require("margin", self.margin > 0 or self.kind == "superior", "above 0; nothing is equivalent to within 0")
+        self._check_range()
+
+    def _check_range(self) -> None:
+        """Refuse scores that no run can have, and margins that no difference can exceed."""
+        if self.measure.in_percent:
+            of_gains = 2 ** max(0, len(self.effect) - 1)  # a difference of differences may be twice as large
+            largest = self.measure.highest * of_gains
+            self._require("margin", self.margin < largest, f"below {largest:g}, the largest difference that there is, in points")
+        elif self.metric not in metrics.NAMES:  # what another tool calls a loss may be below 0
+            return
+        for name in ("diverged", "failed"):
+            score = getattr(self, name)
+            self._require(name, score is None or 0 <= score <= self.measure.highest, f"{self.measure.allowed}, or null")
 
     @property
     def measure(self) -> Metric:
@@ -215,6 +229,7 @@ class Study(Section):
         self._check_arms()
         for claim in self.claims:
             self._check_claim(claim)
+        refuse_repeated(self.claims)
 
     def _check_seeds(self) -> None:
         if isinstance(self.seeds, Seeds):
@@ -330,6 +345,25 @@ class Study(Section):
                 levels_b[place] = level_name(b)
                 pairs.append((arm, arm_at[tuple(levels_b)]))
         return pairs
+
+
+def refuse_repeated(claims: Sequence[Claim]) -> None:
+    """Refuse a claim that is made twice, under two ids: it would take from the power of all (Holm)."""
+    made: dict[tuple[object, ...], str] = {}
+    for claim in claims:
+        said = (
+            claim.sides,
+            claim.gain,
+            claim.metric,
+            claim.kind,
+            claim.margin,
+            claim.statistic,
+            claim.diverged,
+            claim.lower_is_better,
+        )
+        if said in made:
+            raise Refused(f"claim {claim.id!r}: is the same as the claim {made[said]!r}; remove one of them")
+        made[said] = claim.id
 
 
 def _named_arms(declared: dict[Any, Any]) -> dict[str, Any]:

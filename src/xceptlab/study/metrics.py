@@ -24,6 +24,8 @@ class Metric:
     lower_is_better: bool = False
     guessing: Callable[[int], float]
     """The score of uniform guessing among so many classes."""
+    highest: float = math.inf
+    """The best accuracy, or no bound; the lowest score is 0."""
     more_classes_than: int = 0
     """It is measured only where there are more classes: among the 5 best of 5 classes is every one."""
 
@@ -31,6 +33,11 @@ class Metric:
     def in_percent(self) -> bool:
         """Whether a difference of two values is in percentage points."""
         return self.unit == "%"
+
+    @property
+    def allowed(self) -> str:
+        """Which scores there are, in words."""
+        return "0 or more" if math.isinf(self.highest) else f"0 to {self.highest:g}, as accuracies are in percent"
 
     @property
     def unit_of_difference(self) -> str:
@@ -45,12 +52,14 @@ METRICS = {
             name="top1",
             unit="%",
             decimals=2,
+            highest=100,
             guessing=lambda classes: 100 / classes,
         ),
         Metric(
             name="top5",
             unit="%",
             decimals=2,
+            highest=100,
             guessing=lambda classes: 100 * min(5, classes) / classes,
             more_classes_than=5,
         ),

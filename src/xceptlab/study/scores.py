@@ -10,7 +10,7 @@ from pathlib import Path
 from xceptlab.config.fields import Section
 from xceptlab.errors import Refused
 from xceptlab.files import read
-from xceptlab.study.definition import Claim
+from xceptlab.study.definition import Claim, refuse_repeated
 from xceptlab.study.verdict import Verdict, failure_warnings, judge
 from xceptlab.text import counted, number, whole_number
 
@@ -65,6 +65,7 @@ class ClaimsFile(Section):
         self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
         ids = [claim.id for claim in self.claims]
         self._require("claims", 0 < len(ids) == len(set(ids)), "a list of at least one claim, each with an id of its own")
+        refuse_repeated(self.claims)
 
 
 def judge_scores(file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str) -> list[Verdict]:

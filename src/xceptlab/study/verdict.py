@@ -377,14 +377,19 @@ def has_failed(record: Record, claims: Sequence[Claim]) -> bool:
 
 
 def _unit_warnings(verdict: Verdict) -> tuple[str, ...]:
-    """Warn of accuracies that look like fractions."""
-    interaction = len(verdict.claim.effect) > 1  # its scores are differences, which may be as small
-    if interaction or not verdict.claim.measure.in_percent:
-        return ()
+    """Warn of accuracies that look like fractions, and where the unit is not known of a margin that looks like percent."""
+    claim = verdict.claim
+    interaction = len(claim.effect) > 1  # its scores are differences, which may be as small
     values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
-    if not values or min(values) < 0 or max(values) > 1:
+    if interaction or not values:
         return ()
-    return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
+    low, high = min(values), max(values)
+    if claim.measure.in_percent and low >= 0 and high <= 1:
+        return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
+    if not claim.measure.unit and 0 < high - low <= claim.margin:
+        whole = f"the whole range of the scores, {low:g} to {high:g}"
+        return (f"the margin of {claim.margin:g} is as large as {whole}; it must be in the same unit as they are",)
+    return ()
 
 
 def _with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> Verdict:
