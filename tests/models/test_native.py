@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
+from models.walk import compare
+from xceptlab.config.schema import ModelConfig
+from xceptlab.models.build import build
 from xceptlab.models.conv import Conv2d
 
 WALK = Path(__file__).with_name("walk.py")
@@ -41,6 +45,38 @@ def test_layers_that_worked_keep_their_bits(inputs, size):
         y.backward(torch.ones_like(y))
         found.append((y, images.grad, layer.weight.grad))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+class Narrow(nn.Module):
+    """As a narrow model of timm: strided 1x1 convolutions of few channels beside others."""
+
+    def __init__(self, num_classes: int = 3, **_: object) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.skip = nn.Conv2d(4, 8, 1, stride=2)
+        self.grouped = nn.Conv2d(8, 8, 1, stride=2, groups=8)
+        self.wide = nn.Conv2d(8, 16, 1)
+        self.last = nn.Conv2d(16, 4, 1, stride=2)
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.head(self.last(self.wide(self.grouped(self.skip(self.stem(x))))).mean((2, 3)))
+
+
+def test_narrow_models_of_timm_have_our_layer_where_torchs_own_fails(monkeypatch):
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: Narrow(**options))
+    torch.manual_seed(0)
+    plain = Narrow()
+    torch.manual_seed(0)
+    network = build(ModelConfig(timm="resnet18"), 3)
+    ours = [name for name, module in network.named_modules() if isinstance(module, Conv2d)]
+    assert ours == ["skip"]
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in plain.state_dict().items())
+    compare(network, torch.randn(61, 3, 32, 32), 1e-4)
+    with torch.no_grad():
+        images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+        torch.testing.assert_close(network(images), plain.double()(images))
 
 
 def test_where_no_gradient_is_wanted_the_layer_is_torchs_own(monkeypatch):

@@ -8,6 +8,7 @@ from torch import nn
 from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
+from xceptlab.models.conv import protected
 from xceptlab.models.xception import Xception, initialise_module, named_seed
 
 
@@ -38,9 +39,10 @@ def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            return timm.create_model(config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout)
+            network = timm.create_model(config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout)
         except (RuntimeError, TypeError) as error:  # an unknown tag of weights, a model without dropout
             raise Refused(f"model.timm: timm cannot build {config.timm!r} ({error})") from None
+    return protected(network)
 
 
 def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
@@ -58,7 +60,7 @@ def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
             raise Refused(f"model.family: {entry.name} builds {type(network).__name__}; it must be an nn.Module")
         for name, module in network.named_modules():
             _draw_anew(module, name, config.init, seed)
-    return network
+    return protected(network)
 
 
 def _draw_anew(module: nn.Module, name: str, scheme: str, seed: int) -> None:

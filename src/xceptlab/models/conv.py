@@ -1,11 +1,16 @@
 """A convolution that trains soundly on CPUs whatever its number of channels."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 VECTOR = 16
 """Channels in a vector of oneDNN on a CPU with AVX-512. With AVX2 it is 8, and 16 does as well."""
+
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Conv2d(nn.Conv2d):
@@ -27,10 +32,26 @@ class Conv2d(nn.Conv2d):
         return self._conv_forward(padded, weight, self.bias)
 
     def _is_affected(self, x: Tensor) -> bool:
-        strided = self.kernel_size == (1, 1) and self.stride != (1, 1) and self.groups == 1
-        if not strided or self.in_channels >= VECTOR or not torch.is_grad_enabled():
+        if not _is_small_and_strided(self) or not torch.is_grad_enabled():
             return False
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return False
         height, width = x.shape[-2:]
         return height % self.stride[0] == 0 and width % self.stride[1] == 0
+
+
+def protected(network: Network) -> Network:
+    """A network of another library whose layers that the defect of ``Conv2d`` concerns are ours, in place.
+
+    Parameters, their names, hooks and all else stay as they are: ours has no attributes of its own.
+    """
+    for module in network.modules():
+        if type(module) is nn.Conv2d and _is_small_and_strided(module):
+            module.__class__ = Conv2d
+    return network
+
+
+def _is_small_and_strided(layer: nn.Conv2d) -> bool:
+    """Whether a layer is a strided 1x1 convolution of fewer input channels than a vector has."""
+    strided = layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.groups == 1
+    return strided and layer.in_channels < VECTOR
