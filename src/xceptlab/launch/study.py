@@ -93,7 +93,7 @@ def _missing(expansion: Expansion) -> dict[str, RunConfig]:
     """
     runs = expansion.runs()
     directories = {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in runs.items()}
-    records = {key: directory.record() for key, directory in directories.items()}
+    records = expansion.records()
     changes = identity.changes((run, records[key]) for key, run in runs.items())
     if changes:
         folder = next(iter(directories.values())).path.parent

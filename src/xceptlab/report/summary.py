@@ -102,7 +102,7 @@ class Summary:
 def summarise(expansion: Expansion) -> Summary:
     """Read the records and curves of a study and judge its claims."""
     directories = expansion.directories()
-    records = {key: directory.record() for key, directory in directories.items()}
+    records = expansion.records()
     claims = expansion.study.claims
     metric = claims[0].metric if claims else f"test/{ACCURACY}"
     held_out = all(config.data.validates for config in expansion.arms.values())

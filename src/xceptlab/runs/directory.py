@@ -96,6 +96,35 @@ class RunDirectory:
         except (RecursionError, ValueError) as error:
             raise Refused(f"{file}: not a record of this version ({error}); remove its folder to train the run again") from None
 
+    def record_of_its_id(self) -> Record | None:
+        """The record, as ``record`` gives it, of a run that is what its id says.
+
+        Earlier versions had ``train.compile`` and ``train.deterministic`` in ``runtime``, and not in a run's id, though they
+        change what is learned.
+
+        Raises:
+            Refused: The file is damaged, or is not a record; or the run was trained with another value of these keys.
+        """
+        record = self.record()
+        if record is None or "train.compile" in record.science:
+            return record
+        runtime = self._runtime_section()
+        for line in ("compile: true", "deterministic: false"):
+            if line in runtime:
+                raise Refused(
+                    f"{self.path}: an earlier version trained this run with runtime.{line}, which its id does not tell; "
+                    "remove this folder to train the run anew"
+                )
+        return record
+
+    def _runtime_section(self) -> list[str]:
+        """The lines of the section ``runtime`` in the run's configuration, without their indentation."""
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            return []
+        section = re.search(r"^runtime:\n((?:[ ]+.*\n?)*)", read(file), re.MULTILINE)
+        return [line.strip() for line in section[1].splitlines()] if section else []
+
     def write_record(self, record: Record) -> None:
         text = json.dumps(dataclasses.asdict(record), indent=2, allow_nan=False)
         write_atomically(self.path / "record.json", text.encode() + b"\n")

@@ -70,9 +70,9 @@ class Expansion:
         """Every run's record by (trial, seed), or None where a run has none yet.
 
         Raises:
-            Refused: A file is not a record.
+            Refused: A file is not a record, or is of a run that is not what its id says.
         """
-        return {key: directory.record() for key, directory in self.directories().items()}
+        return {key: directory.record_of_its_id() for key, directory in self.directories().items()}
 
     def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
         """The science in which an arm differs from the baseline: ``{key: (baseline, arm)}``.

@@ -77,7 +77,7 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
         OSError: Disk full, no permission.
     """
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    record = directory.record()
+    record = directory.record_of_its_id()
     if record:
         difference = identity.changed(config.data, record)
         if difference:
