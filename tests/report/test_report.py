@@ -310,7 +310,8 @@ def test_text_from_users_is_text(study):
 
 def test_no_text_breaks_the_report(study):
     odd = [r"costs $\nosuch$ 5", "a_b^c", "$5 or $6", "ä ≥ 0.5 %", "[/bold]", "```\n# no heading", "<!--"]
-    expansion = finish(study(question=" ".join(odd), claims=[CLAIM | {"id": text, "statement": text} for text in odd]))
+    claims = [CLAIM | {"id": text, "statement": text, "margin": 0.5 + i} for i, text in enumerate(odd)]
+    expansion = finish(study(question=" ".join(odd), claims=claims))
     files = texts(expansion)
     page = Page(files["report.html"]).text
     assert " ".join(odd) in page
@@ -448,11 +449,11 @@ def test_runs_that_began_after_the_registration_are_not_flagged_whatever_the_clo
 
 def test_one_run_that_is_older_is_told_in_the_singular(study):
     expansion = study()
-    run(expansion, "with", 0)
-    Registration.make(expansion)
+    leave(expansion, "with", 0, TOP1["with"][0])
     for arm, seed in list(expansion.runs())[1:]:
         run(expansion, arm, seed)
-    assert any(warning.startswith("1 of 6 runs is older than") for warning in summarise(expansion).warnings)
+    (warning,) = summarise(expansion).warnings
+    assert warning.startswith("1 of 6 runs is older than the study's registration")
 
 
 @pytest.mark.parametrize(("finished", "older"), [(1e9, True), (4e9, False)])
