@@ -335,6 +335,13 @@ def test_scores_of_other_tools_are_judged_as_by_the_command():
     assert xceptlab.judge(long, ("a", "b"))["a superior b"].estimate == pytest.approx(9.9666, abs=1e-3)
 
 
+def test_a_table_with_two_columns_of_the_metrics_name_is_refused():
+    twice = pd.concat([SCORES, SCORES[["test/top1"]] / 2], axis=1)
+    with pytest.raises(xceptlab.Refused, match="scores: the column 'test/top1' stands there 2 times"):
+        xceptlab.judge(twice, ("a", "b"))
+    assert xceptlab.judge(pd.concat([SCORES, SCORES.assign(x=1)[["x", "x"]]], axis=1), ("a", "b"))
+
+
 def test_claims_of_a_file_are_judged(tmp_path):
     file = tmp_path / "claims.yaml"
     file.write_text("claims: [{id: one, contrast: [a, b], metric: test/top1, kind: superior, margin: 1}]")

@@ -439,7 +439,8 @@ def judge(
         common |= {"lower_is_better": lower_is_better, "diverged": diverged}
         one_each = [ScoreClaim(id=f" {kind} ".join(map(str, pair)), contrast=pair, **common) for pair in pairs]
         claimed = ClaimsFile(claims=one_each, alpha=alpha)
-    rows = [{str(key): _cell(value) for key, value in row.items()} for row in scores.to_dict("records")]
+    each_once = scores.loc[:, ~scores.columns.duplicated()]  # a column that is there twice is refused, if it is needed
+    rows = [{str(key): _cell(value) for key, value in row.items()} for row in each_once.to_dict("records")]
     table = Table(columns=[str(column) for column in scores.columns], rows=rows)
     return Verdicts.of(judge_table(table, "scores", claimed.claims, claimed.alpha, arm, seed))
 

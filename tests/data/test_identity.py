@@ -604,7 +604,7 @@ def study_of(tmp_path):
 def studied(tmp_path, tree, monkeypatch, capsys):
     """``studied("report", root, ...)``: exit code, output and errors. Runs are written in place of trained."""
 
-    def run_missing(expansion, jobs, main):
+    def run_missing(expansion, jobs, main, quiet=False):
         for (arm, seed), config in expansion.runs().items():
             if RunDirectory.of(config.runtime.outputs, config.run_id).record() is None:
                 leave(expansion, arm, seed, {"a": 80 + seed / 3, "b": 70 - seed}[arm])
