@@ -51,12 +51,12 @@ def _damage_outputs(case: Case) -> None:
     rng = case.rng
     expansion = expand(".")
     scores = rng.choice(SCORES)
-    for place, arm in enumerate(expansion.arms):
+    for place, trial in enumerate(expansion.trials):
         for seed in expansion.seeds:
             score = scores[place % 2] + rng.uniform(-1, 1)
             correct = [rng.randrange(2) for _ in range(500)] if rng.random() < 0.5 else []
             changes = {"record": None} if rng.random() < 0.2 else {}
-            leave(expansion, arm, seed, min(100.0, max(0.0, score)), correct=correct, **changes)
+            leave(expansion, trial, seed, min(100.0, max(0.0, score)), correct=correct, **changes)
     registered = expansion.directory() / "registered.yaml"
     registered.parent.mkdir(parents=True)
     registration = dataclasses.replace(Registration.now(expansion), time=1e9)
