@@ -19,6 +19,7 @@ import resource
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -58,9 +59,20 @@ class Running:
 
 
 def preload(folder: Path) -> None:
-    """Load everything that commands need, by running those that start no threads."""
+    """Load everything that commands need, by running those that start no threads.
+
+    To draw figures starts threads, without which they are never done in a process that is forked: a report is only imported, and
+    its script comes from the cache, into which a process of its own puts it.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when it is loaded
+    import altair  # noqa: F401
+    import vl_convert  # noqa: F401
+
     import xceptlab.launch.preload  # noqa: F401
+    from xceptlab.report.figures import script
+
+    subprocess.run([sys.executable, "-c", "from xceptlab.report.figures import script; script()"], check=True)
+    script()
 
     residual = "experiments/residual"
     outputs = ["--runtime.outputs", str(folder)]
@@ -69,8 +81,7 @@ def preload(folder: Path) -> None:
         sys.stdout = sys.stderr = nothing
         for command in (["train", "--print_config"], ["describe"], ["data", "check"]):
             exit_code([*command, *TINY, *outputs])
-        (folder / "studies/residual").mkdir(parents=True)  # or there would be nothing to report
-        for command in (["status"], ["plan"], ["report"]):
+        for command in (["status"], ["plan"]):
             exit_code([*command, residual, *outputs])
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     gc.freeze()  # a collection would copy, in every process, all that is loaded
@@ -98,9 +109,9 @@ def run(number: int, folder: Path) -> None:
     os.chdir(folder / "input")
     case = damaged.make(number)
     (folder / "damages").write_text(", ".join(case.damages))
-    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    in_use = int(re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
     limit = in_use + int(4 * GIGABYTES * 2**30)  # spares the machine; what was taken is judged afterwards
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # of memory that may be written: V8 reserves much more than that
     for place, command in enumerate(case.commands):
         step = folder / str(place)
         step.with_suffix(".command").write_text(shlex.join(["xceptlab", *command]), errors="backslashreplace")
