@@ -132,7 +132,7 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.config.loading import load_file
     from xceptlab.report.console import show_verdicts
     from xceptlab.report.write import write_judged
-    from xceptlab.study.metrics import ACCURACY
+    from xceptlab.runs.metrics import ACCURACY
     from xceptlab.study.scores import ClaimsFile, ScoreClaim, judge_scores
 
     if layers:

@@ -12,13 +12,13 @@ from scipy import stats
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity
 from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.metrics import decimals, metric_of
 from xceptlab.runs.record import Record
 from xceptlab.study import statistics
 from xceptlab.study.choice import Records, tuning_warnings
 from xceptlab.study.definition import Seeds, Study
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.images import by_image, error, image_variance
-from xceptlab.study.metrics import decimals, metric_of
 from xceptlab.study.registration import Registration
 from xceptlab.study.verdict import Verdict
 from xceptlab.study.wording import named

@@ -12,7 +12,7 @@ import numpy as np
 from xceptlab.data.cache import user_cache
 from xceptlab.files import write_atomically
 from xceptlab.report.summary import ArmRow, Curve, EffectRow, Summary
-from xceptlab.study.metrics import decimals, metric_of
+from xceptlab.runs.metrics import decimals, metric_of
 from xceptlab.study.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from xceptlab.files import read
 from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling_errors, warnings
 from xceptlab.report.tuned import Tuned, tuned
 from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
 from xceptlab.study import statistics
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.metrics import ACCURACY, metric_of, split_of
 from xceptlab.study.statistics import Array
 from xceptlab.study.verdict import Verdict, has_failed, judge_study, score_of_divergence
 

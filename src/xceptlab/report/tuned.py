@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from xceptlab.runs.metrics import decimals
 from xceptlab.study.choice import Records, chosen, records_at
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.metrics import decimals
 from xceptlab.study.tuning import value_name
 from xceptlab.study.verdict import Verdict, judge, scores
 

@@ -24,9 +24,9 @@ from xceptlab.report.caveats import excess
 from xceptlab.report.summary import ArmRow, EffectRow, Summary, summarise
 from xceptlab.report.trained import recipe, shared_science
 from xceptlab.report.tuned import Rows
+from xceptlab.runs.metrics import decimals
 from xceptlab.study import statistics
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.metrics import decimals
 from xceptlab.study.registration import remember_files
 from xceptlab.study.verdict import Verdict
 from xceptlab.text import say

@@ -12,8 +12,8 @@ from xceptlab.config import loading
 from xceptlab.config.fields import Section, shown
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.study import metrics
-from xceptlab.study.metrics import Metric
+from xceptlab.runs import metrics
+from xceptlab.runs.metrics import Metric
 from xceptlab.study.tuning import Tune
 
 DERIVED = ("data.content", "model.weights_digest")

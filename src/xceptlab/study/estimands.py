@@ -14,9 +14,9 @@ import numpy as np
 from scipy import optimize, stats
 
 from xceptlab.errors import Refused
+from xceptlab.runs.metrics import split_of
 from xceptlab.study import images, signs, statistics
 from xceptlab.study.definition import Claim, Seeds, Study
-from xceptlab.study.metrics import split_of
 from xceptlab.study.statistics import MOST_PAIRS, Array, Kind
 
 LEAST_PAIRS = 3

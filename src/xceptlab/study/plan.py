@@ -16,12 +16,12 @@ from xceptlab.config.fields import shown
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity, resolved
 from xceptlab.errors import Refused
+from xceptlab.runs.metrics import ACCURACY, METRICS, SPLITS, measured, split_of
 from xceptlab.study.choice import refuse_untunable
 from xceptlab.study.definition import FACTORS, Seeds, Study
 from xceptlab.study.estimands import refuse_too_few_seeds
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.images import refuse_scope
-from xceptlab.study.metrics import ACCURACY, METRICS, SPLITS, measured, split_of
 from xceptlab.study.registration import Registration, refuse_namesake
 from xceptlab.study.verdict import with_needed_seeds
 

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 
 from xceptlab.errors import Refused
+from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
 from xceptlab.runs.record import Record
 from xceptlab.study import images, statistics, wording
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.definition import Claim, Seeds
 from xceptlab.study.estimands import LEAST_PAIRS, Estimand, MeanOverImages, estimand
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.metrics import ACCURACY, metric_of, split_of
 from xceptlab.study.statistics import Array
 
 Scores = Mapping[str, Mapping[int, float]]

@@ -1,4 +1,4 @@
-"""How every metric of ``study/metrics.py`` is computed, by its name.
+"""How every metric of ``runs/metrics.py`` is computed, by its name.
 
 An evaluation reports the mean of a metric over all images, so that each is a function that gives one value an image.
 """

@@ -14,7 +14,7 @@ from xceptlab.data.augment import partners
 from xceptlab.data.module import Batch
 from xceptlab.data.order import bits
 from xceptlab.errors import Refused
-from xceptlab.study.metrics import measured
+from xceptlab.runs.metrics import measured
 from xceptlab.training import capture, optim
 from xceptlab.training.metrics import per_image
 

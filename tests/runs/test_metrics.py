@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 import torch
 
+from xceptlab.runs.metrics import METRICS, NAMES, measured, metric_of, split_of
 from xceptlab.study.definition import Claim
-from xceptlab.study.metrics import METRICS, NAMES, measured, metric_of, split_of
 from xceptlab.training.metrics import PER_IMAGE
 
 
