@@ -231,7 +231,7 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_seeds(parser)
     parser.add_argument("studies", metavar="STUDY", nargs="+", help=f"{STUDY_HELP}; several are compared on one page, too")
     parser.add_argument(
-        "--publish", action="store_true", help="copy report.md, its figures and results.csv beside the study file"
+        "--publish", action="store_true", help="copy report.md, its figures, results.csv and the registration beside the study"
     )
     latex = "latex: report.tex too, the arms and claims as tables"
     parser.add_argument("--format", choices=("html", "latex"), default="html", help=latex)

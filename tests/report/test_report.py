@@ -208,7 +208,7 @@ def test_publish_copies_what_is_committed(study, tmp_path):
     summary = summarise(expansion)
     write_report(summary)
     publish(summary, tmp_path)
-    for name in FILES:
+    for name in (*FILES, "registered.yaml"):
         assert (tmp_path / name).read_bytes() == (expansion.directory() / name).read_bytes()
     assert not (tmp_path / "report.html").exists()
 

@@ -28,6 +28,7 @@ from xceptlab.runs.metrics import decimals
 from xceptlab.study import statistics
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import remember_files
+from xceptlab.study.registration import REGISTERED
 from xceptlab.study.verdict import Verdict
 from xceptlab.text import say
 from xceptlab.training import weights_and_biases
@@ -184,12 +185,17 @@ def write_judged(file: Path, verdicts: Sequence[Verdict], folder: Path) -> Path:
 
 
 def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
-    """Copy report.md, its figures and results.csv beside the study file, to be committed; report.tex with ``latex``.
+    """Copy report.md, its figures, results.csv and the registration beside the study file, to be committed; report.tex, too, with
+    ``latex``.
 
     Raises:
         Refused: There are such files of another study, as where two study files are in one folder.
     """
-    names = (*FILES, "report.tex") if latex else FILES
+    names = [*FILES]
+    if latex:
+        names.append("report.tex")
+    if (summary.expansion.directory() / REGISTERED).exists():
+        names.append(REGISTERED)
     there = [name for name in names if (folder / name).exists()]
     publisher = _study_of(folder / "report.md")
     if there and publisher != summary.expansion.name:

@@ -17,6 +17,9 @@ from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.definition import Claim, Seeds
 from xceptlab.study.expansion import Expansion
 
+REGISTERED = "registered.yaml"
+"""In a study's directory: the registration; ``report --publish`` copies it beside the study."""
+
 FILES = "files.txt"
 """In a study's directory: its study file and the layers that its name tells of, and their copies elsewhere, one path a line."""
 
@@ -88,7 +91,7 @@ class Registration:
         Raises:
             Refused: The file is no registration.
         """
-        file = directory / "registered.yaml"
+        file = directory / REGISTERED
         try:
             written = file.read_bytes()
             values = yaml.safe_load(decoded(written))
@@ -118,7 +121,7 @@ class Registration:
         if registered is None:
             expansion.directory().mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(cls.now(expansion).contents(), sort_keys=False)
-            write_once(expansion.directory() / "registered.yaml", text.encode())
+            write_once(expansion.directory() / REGISTERED, text.encode())
             registered = cls.read(expansion)
             assert registered is not None
         for run in expansion.runs().values():
