@@ -27,8 +27,7 @@ from xceptlab.report.tuned import Rows
 from xceptlab.runs.metrics import decimals
 from xceptlab.study import statistics
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.registration import remember_files
-from xceptlab.study.registration import REGISTERED
+from xceptlab.study.registration import REGISTERED, remember_files
 from xceptlab.study.verdict import Verdict
 from xceptlab.text import say
 from xceptlab.training import weights_and_biases
