@@ -1,6 +1,7 @@
 """What a module of the user's registers goes the way of what is built in: every snippet of its page runs, outside the package."""
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from xceptlab.models.cost import cost
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.comparison import module_trees
 from xceptlab.study.plan import expand
+from xceptlab.training.metrics import per_image
 from xceptlab.training.train import train
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -65,9 +67,9 @@ def test_every_snippet_of_the_page_is_a_file_or_a_command():
 
 
 def test_the_study_of_the_page_goes_through_plan_study_report_and_export(folder, capsys):
-    commands = [line.split()[1:] for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
     assert [command[0] for command in commands] == ["plan", "study", "report", "export"]
-    plan, study, report, (export, _, output, flag, *files) = commands
+    plan, study, report, (export, _, output, flag, files) = commands
     assert main([*plan, *QUICK]) == 0
     shown = capsys.readouterr().out
     assert "model.options.residual: True" in shown
@@ -85,7 +87,7 @@ def test_the_study_of_the_page_goes_through_plan_study_report_and_export(folder,
     assert "mixer" in page.read_text()
 
     run = Path("outputs/runs") / runs["run_id"][0]
-    assert main([export, str(run), output, flag, " ".join(files)]) == 0
+    assert main([export, str(run), output, flag, files]) == 0
     program = torch.export.load(output).module()
     test = xceptlab.Run(run)
     images = test.transform(np.zeros((16, 16, 3), np.uint8))[None]
@@ -233,6 +235,14 @@ def test_an_arm_that_differs_in_more_options_than_it_declares_is_refused(folder)
     expansion = expand("study.yaml")
     assert expansion.differences("two") == {"model.options.depth": (1, 2)}
     assert [row.name for row in module_trees(expansion)["two"]].count("places.1.0") == 1
+    study["arms"] = {"one": {}, "two": {"model": {"options": {"residual": False}}}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study | {"claims": []}))
+    expansion = expand("study.yaml")  # the other options are the recipe's
+    assert expansion.differences("two") == {"model.options.residual": (True, False)}
+    assert expansion.arms["two"].model.options == {"width": 8, "depth": 1, "residual": False}
+    assert expand("study.yaml", ["--model.options.depth=3"]).name != expansion.name
+    with pytest.raises(xceptlab.Refused, match=r"--model.options.residual: the study study.yaml decides it"):
+        expand("study.yaml", ["--model.options.residual=true"])
     study["arms"] = {"one": {"model.options.width": 8}, "two": {"model.family": "xception"}}
     (folder / "study.yaml").write_text(yaml.safe_dump(study | {"claims": []}))
     with pytest.raises(xceptlab.Refused, match=r"model.options"):
@@ -438,3 +448,23 @@ def test_a_study_names_its_modules_and_its_runs_are_told_of_them(folder):
     register._entries.clear()
     register._loaded.clear()
     assert load_run(argv[1:]).run_id == config.run_id
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (lambda logits, labels: logits.mean(), r"gives values of shape \(\) for 4 images; it must give one for each"),
+        (lambda logits, labels: logits, r"gives values of shape \(4, 3\) for 4 images"),
+        (lambda logits, labels: labels / 0, "gives a value that is not finite for logits that are"),
+    ],
+)
+def test_a_metric_must_give_a_finite_value_for_each_image(compute, message):
+    xceptlab.register.metric("odd", version=1)(compute)
+    with pytest.raises(xceptlab.Refused, match=f"metric 'odd': {message}"):
+        per_image("odd", torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+
+
+def test_a_family_must_give_a_logit_for_each_class():
+    xceptlab.register.model("wide", version=1)(lambda options, classes: nn.Sequential(nn.Flatten(), nn.Linear(192, 1000)))
+    with pytest.raises(xceptlab.Refused, match=r"gives \(1000,\) for an image, and there are 3 classes"):
+        cost(ModelConfig(family="wide"), 3, 8)

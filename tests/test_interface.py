@@ -348,6 +348,14 @@ def test_claims_of_a_file_are_judged(tmp_path):
     assert xceptlab.judge(SCORES, claims=file)["one"].outcome == "supported"
 
 
+def test_arms_may_be_named_by_numbers():
+    numbered = SCORES.assign(arm=SCORES["arm"].map({"a": 1, "b": 2}))
+    assert (
+        xceptlab.judge(numbered, (1, 2)).table()["outcome"].tolist()
+        == xceptlab.judge(SCORES, ("a", "b")).table()["outcome"].tolist()
+    )
+
+
 def test_a_run_without_a_score_is_refused_unless_it_is_declared_what_it_scores():
     broken = SCORES.assign(**{"test/top1": SCORES["test/top1"].where(SCORES["seed"] != 1)})
     with pytest.raises(xceptlab.Refused, match="arm 'a', seed 1 has no finite test/top1; `diverged` declares"):
@@ -361,6 +369,7 @@ def test_a_run_without_a_score_is_refused_unless_it_is_declared_what_it_scores()
         ({}, r"either contrast=\(A, B\) or claims=FILE"),
         ({"contrast": ("a", "c")}, "scores: claim 'a superior c': there is no arm 'c'; there are a, b"),
         ({"contrast": "ab"}, "contrast"),
+        ({"claims": "claims.yaml", "margin": 1.0, "alpha": 0.01}, "judge: margin, alpha: not allowed with claims"),
         ({"contrast": ("a", "b"), "metric": "acc"}, "scores: there is no column 'acc'; there are arm, seed, test/top1"),
         ({"contrast": ("a", "b"), "arm": "model"}, "scores: there is no column 'model'"),
         ({"contrast": ("a", "b"), "margin": -1.0}, "margin: -1.0 is not allowed"),

@@ -118,9 +118,9 @@ class Run:
     @property
     def status(self) -> str:
         """done, diverged, running, failed, stopped (it has begun, and nobody trains it now) or waiting."""
-        from xceptlab.launch.status import look
+        from xceptlab.launch.status import run_status
 
-        return look(self._directory, self._directory.follow(), self.config.train.epochs).state
+        return run_status(self._directory, self._directory.follow(), self.config.train.epochs).state
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -432,9 +432,19 @@ def judge(
     if (contrast is None) == (claims is None):
         raise Refused("judge: either contrast=(A, B) or claims=FILE says what is claimed")
     if claims is not None:
+        given = {"metric": metric != "test/top1", "kind": kind != "superior", "margin": margin != 0.0, "alpha": alpha != 0.05}
+        given |= {
+            "statistic": statistic != "mean",
+            "lower_is_better": lower_is_better is not None,
+            "diverged": diverged is not None,
+        }
+        if names := [name for name, differs in given.items() if differs]:
+            raise Refused(f"judge: {', '.join(names)}: not allowed with claims, whose file says it of each claim")
         claimed = load_file(ClaimsFile, os.fspath(claims))
     else:
-        pairs: Any = [contrast] if all(isinstance(one, str) for one in contrast or ()) else contrast
+        pairs: Any = contrast
+        if not any(isinstance(one, tuple | list) for one in pairs):
+            pairs = [contrast]
         common: dict[str, Any] = {"metric": metric, "kind": kind, "margin": margin, "statistic": statistic}
         common |= {"lower_is_better": lower_is_better, "diverged": diverged}
         one_each = [ScoreClaim(id=f" {kind} ".join(map(str, pair)), contrast=pair, **common) for pair in pairs]

@@ -1,4 +1,4 @@
-"""Doors for what is yours: an activation, a model family, a metric, a data set, an optimizer, a schedule, a callback.
+"""The registry of components from outside: activations, model families, metrics, data sets, optimizers, schedules, callbacks.
 
 A module of yours registers them under a name, with a version, and a configuration names the module:
 
@@ -34,8 +34,8 @@ from xceptlab.errors import Refused
 Kind = Literal["activation", "model", "metric", "data", "optimizer", "schedule", "callback"]
 F = TypeVar("F", bound=Callable[..., Any])
 
-RESERVED_METRICS = ("top1", "top5", "loss", "images")
-"""What every evaluation sums up."""
+RESERVED_METRICS = ("top1", "top5", "loss", "images", "correct")
+"""What every evaluation sums up, or a file of its values is named after."""
 ENTRY_POINTS = "xceptlab"
 """The group of entry points by which an installed package offers a module that registers."""
 

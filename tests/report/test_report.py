@@ -213,6 +213,21 @@ def test_publish_copies_what_is_committed(study, tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_publication_leaves_nothing_of_the_one_before(study, tmp_path):
+    expansion = finish(study())
+    write_report(summarise(expansion), latex=True)
+    publish(summarise(expansion), tmp_path, latex=True)
+    assert (tmp_path / "report.tex").exists()
+    publish(summarise(expansion), tmp_path)
+    assert not (tmp_path / "report.tex").exists()
+
+
+def test_a_first_look_is_not_published(study, tmp_path):
+    expansion = replace(finish(study()), planned=10)
+    with pytest.raises(Refused, match="--publish: not allowed with --seeds; this is a first look with 3 of the study's 10 seeds"):
+        publish(summarise(expansion), tmp_path)
+
+
 def test_a_finished_report_whose_runs_are_gone_is_kept_and_the_folder_is_named(study, capsys):
     expansion = finish(study())
     page = write_report(summarise(expansion)).read_text()

@@ -110,6 +110,10 @@ def test_values_of_several_keys_are_crossed(study):
         ({"tune": {"keys": {"train.lr": [0.1, 0.1]}}}, "must be a list of at least two different values"),
         ({"tune": {"keys": {"train.lr": {"log": [1.0, 0.1]}}, "trials": 4}}, "{log: [low, high]} with 0 < low < high"),
         ({"tune": {"keys": {"train.lr": {"log": [0.1, 1.0]}}}}, "tune.trials: 0 is not allowed; it must be from 2 to 100"),
+        (
+            {"tune": {"keys": {"train.lr": {"log": [0.1, 0.1002]}}, "trials": 5}},
+            "it must be ranges wide enough for 5 values of 3 digits",
+        ),
         ({"tune": {"keys": {"train.lr": [0.1, 1.0]}, "trials": 4}}, "tune.trials: 4 is not allowed; it must be left out"),
         ({"tune": {"keys": {"train.epochs": [1, 2]}}}, "train.epochs: cannot be tuned; train.lr, "),
         ({"tune": {"keys": {"train.learning_rate": [1, 2]}}}, "did you mean train.lr?"),

@@ -260,7 +260,7 @@ WORDS = {
 
 
 PLAIN = {"None": "null", "True": "true", "False": "false"}
-"""What Python calls otherwise than YAML."""
+"""How YAML spells None, True and False, for messages."""
 
 
 def shown(value: Any) -> str:

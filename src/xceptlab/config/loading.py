@@ -133,9 +133,13 @@ def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | Non
                 value = register.located([value] if isinstance(value, str) else value, _folder(origin))
             if error := type_error(known[key], value, key):
                 raise error.within(origin)
-        if key in checked:
-            raise Refused(f"{origin}: the key {key} stands there twice")
-        checked[key] = value
+        found = {key: value}
+        if key == OPTIONS and value:  # without any, it drops those of the layers before
+            found = {f"{OPTIONS}.{name}": option for name, option in value.items()}
+        for name, one in found.items():
+            if name in checked:
+                raise Refused(f"{origin}: the key {name} stands there twice")
+            checked[name] = one
     return Layer(origin, checked)
 
 
@@ -202,7 +206,7 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
 
 
 def _overlay(values: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add a layer to values by dotted key; a single option of a family replaces that option alone."""
+    """Add a layer to values by dotted key; an option of a family replaces that option alone."""
     for key, value in more.items():
         if key.startswith(f"{OPTIONS}."):
             values[OPTIONS] = {**values.get(OPTIONS, {}), key.removeprefix(f"{OPTIONS}."): value}

@@ -453,8 +453,8 @@ class TrainConfig(OpenSection):
 
     @property
     def unused(self) -> set[str]:
-        """Keys that do not apply to this optimizer."""
-        return set() if self.optimizer == "sgd" else {"train.nesterov"}
+        """Keys that do not apply to this optimizer; a registered one may read them all."""
+        return {"train.nesterov"} if self.optimizer in ("rmsprop", "adamw") else set()
 
 
 @dataclass(frozen=True, kw_only=True)

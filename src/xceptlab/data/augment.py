@@ -223,7 +223,7 @@ def _with_other_colours(image: Tensor, draws: Draws, largest_change: float) -> T
 
 
 def _with_rand_augment(image: Tensor, draws: Draws, magnitude: int) -> Tensor:
-    """RandAugment draws from torch's global generator: seed that by the image's draws, and put its state back afterwards."""
+    """Apply torchvision's RandAugment to one image, drawn by the image's numbers; torch's global generator stays as it was."""
     from torchvision.transforms import v2
 
     operations = v2.RandAugment(2, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=[128, 128, 128])

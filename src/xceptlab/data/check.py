@@ -167,7 +167,7 @@ class _TrialResult(NamedTuple):
     fault: str
     """Why it cannot be decoded; empty where it can."""
     printed: str
-    """What libraries written in C printed meanwhile."""
+    """Warnings that C libraries such as libjpeg wrote to standard error while the image was decoded."""
     digest: bytes
     """16 bytes of a hash of the decoded pixels; empty for an image that cannot be decoded."""
 

@@ -77,7 +77,7 @@ class Overview:
         for run_id, (_, run) in self.runs.items():
             if run_id not in self._ended:
                 directory = self._directories[run_id]
-                seen[run_id] = look(directory, self._followers[run_id], run.train.epochs, states.get(run_id))
+                seen[run_id] = run_status(directory, self._followers[run_id], run.train.epochs, states.get(run_id))
                 if seen[run_id].state in ("done", "diverged"):
                     self._ended[run_id] = seen[run_id]
             else:
@@ -145,7 +145,7 @@ class Overview:
         return len(self._ended) == len(self.runs)
 
 
-def look(directory: RunDirectory, follower: Follower, epochs: int, state: State | None = None) -> Seen:
+def run_status(directory: RunDirectory, follower: Follower, epochs: int, state: State | None = None) -> Seen:
     """Read one run's directory.
 
     Args:

@@ -48,6 +48,9 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
         refusal = _refusal(network, size)
     if refusal:
         raise Refused(f"data.size: {size} does not fit this network ({refusal}){_hint_of_smallest_size(network)}")
+    logits = shapes.get("", ())
+    if logits != (classes,):
+        raise Refused(f"model: gives {logits} for an image, and there are {classes} classes")
     macs = {name: sum(counts.values()) // 2 for name, counts in counter.get_flop_counts().items()}
     root = type(network).__name__
     rows = []

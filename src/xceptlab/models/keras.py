@@ -7,6 +7,7 @@ class and a number, the older one by the names that the model gives them.
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def read(path: Path) -> State:
         raise
     except FileNotFoundError:
         raise Refused(f"{path}: no such file") from None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise Refused(f"{path}: not a readable Keras file ({error})") from None
 
 

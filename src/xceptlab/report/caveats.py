@@ -339,7 +339,10 @@ def _of_machines(done: list[Record]) -> list[str]:
             f"The runs were made on different devices, on which one and the same run comes to different scores: "
             f"{'; '.join(sorted(devices))}."
         )
-    for package in sorted({package for record in done for package in record.versions} - {"xceptlab"}):
+    packages = {package for record in done for package in record.versions}
+    if all(record.git for record in done):
+        packages.discard("xceptlab")  # whose revision is compared
+    for package in sorted(packages):
         versions = {record.versions.get(package, "unknown") for record in done}
         if len(versions) > 1:
             warnings.append(f"The runs were made with different versions of {package}: {', '.join(sorted(versions))}.")

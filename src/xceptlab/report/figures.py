@@ -146,8 +146,8 @@ def verdict_chart(verdict: Verdict) -> "Chart":
     label = _data(words).mark_text(align=place, baseline="bottom", color=INK, size=11)
     layers = [*_margins(v, x), label.encode(x, alt.YValue(-4), alt.Text("text:N"))]
     seeds = [{"row": "seeds", "seed": seed, "value": value} for seed, value in v.differences.items()]
-    told = [alt.Tooltip("seed:Q", format="d"), alt.Tooltip("value:Q", format=sign, title="difference")]
-    layers.append(_data(*seeds).mark_circle(size=70, color=tone, opacity=0.55).encode(x, y, tooltip=told))
+    tooltips = [alt.Tooltip("seed:Q", format="d"), alt.Tooltip("value:Q", format=sign, title="difference")]
+    layers.append(_data(*seeds).mark_circle(size=70, color=tone, opacity=0.55).encode(x, y, tooltip=tooltips))
     if v.n > 1:
         start, end = drawn_interval(v)
         interval = {"row": estimated, "value": start, "end": end, "low": f"{v.low:{sign}}", "high": f"{v.high:{sign}}"}
@@ -187,7 +187,7 @@ def curves_chart(summary: Summary, legend: "alt.Legend | None" = None) -> "Chart
         for epoch, value, spread in zip(epochs, mean, deviation, strict=True):
             if np.isfinite(value):
                 table.setdefault(epoch, {"epoch": f"{epoch:g}"})[names[arm]] = f"{value:.2f} ± {spread:.2f}"
-    told = [{"epoch": epoch, "told": values} for epoch, values in table.items()]
+    texts = [{"epoch": epoch, "texts": values} for epoch, values in table.items()]
 
     shown = alt.param(name="shown", value="mean ± sd", bind=alt.binding_radio(options=["mean ± sd", "single runs"], name="show "))
     logarithmic = alt.param(name="logarithmic", value=False, bind=alt.binding_checkbox(name="logarithmic epochs "))
@@ -215,8 +215,8 @@ def curves_chart(summary: Summary, legend: "alt.Legend | None" = None) -> "Chart
     bands = averages.transform_filter("shown == 'mean ± sd'").mark_area(opacity=opacity)
     singles = unfolded(runs, "value").transform_filter("shown == 'single runs'").mark_line(strokeWidth=1, opacity=0.5)
     lines = averages.mark_line(strokeWidth=2.5, point=points)
-    nearest = alt.ExprRef("isDefined(datum.datum) ? datum.datum.told : datum.told")  # of the cell around a rule, or of the rule
-    rules = placed(_data(*told)).mark_rule(color=INK, tooltip=nearest).add_params(near)
+    nearest = alt.ExprRef("isDefined(datum.datum) ? datum.datum.texts : datum.texts")  # of the cell around a rule, or of the rule
+    rules = placed(_data(*texts)).mark_rule(color=INK, tooltip=nearest).add_params(near)
     return (
         alt.layer(
             bands.encode(x, y.field("low"), alt.Y2("high:Q"), arm_colour),
@@ -244,13 +244,14 @@ def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> "Chart":
     y = alt.Y("score:Q").scale(zero=False).title(f"gain, {title}" if claim.gain else title)
     colours = [colour(arms.index(side)) if side in arms else COLOURS[-2] for side in claim.sides]
     arm = alt.Color("arm:N").scale(domain=list(claim.sides), range=colours).legend(None)
-    told = [alt.Tooltip("arm:N"), alt.Tooltip("seed:Q", format="d"), alt.Tooltip("score:Q", format=f".{decimals(claim.metric)}f")]
+    score = alt.Tooltip("score:Q", format=f".{decimals(claim.metric)}f")
+    tooltips = [alt.Tooltip("arm:N"), alt.Tooltip("seed:Q", format="d"), score]
     lines = (
         _data(*rows)
         .mark_line(color=INK, opacity=0.35, strokeWidth=1.2)
         .encode(x.axis(labelAngle=0), y, detail=alt.Detail("seed:N"))
     )
-    points = _data(*rows).mark_circle(size=80, opacity=0.9).encode(x, y, color=arm, tooltip=told)
+    points = _data(*rows).mark_circle(size=80, opacity=0.9).encode(x, y, color=arm, tooltip=tooltips)
     return alt.layer(lines, points).properties(height=230)
 
 
@@ -269,13 +270,13 @@ def differences_chart(verdict: Verdict) -> "Chart":
         start, end = drawn_interval(v)
         ends = {"low": f"{v.low:{sign}}", "high": f"{v.high:{sign}}"}
         interval = _data({"value": start, "end": end, "estimate": v.estimate} | ends)
-        told = [alt.Tooltip("estimate:Q", format=sign, title=v.claim.statistic), alt.Tooltip("low:N"), alt.Tooltip("high:N")]
+        tooltips = [alt.Tooltip("estimate:Q", format=sign, title=v.claim.statistic), alt.Tooltip("low:N"), alt.Tooltip("high:N")]
         region = interval.mark_rect(color=TONES[v.outcome], opacity=0.25)
-        layers.append(region.encode(y.field("value"), alt.Y2("end:Q"), tooltip=told))
+        layers.append(region.encode(y.field("value"), alt.Y2("end:Q"), tooltip=tooltips))
         layers.append(interval.mark_rule(color=TONES[v.outcome], strokeWidth=2.5).encode(y.field("estimate")))
     rows = [{"seed": seed, "value": value} for seed, value in v.differences.items()]
-    told = [alt.Tooltip("seed:Q", format="d"), alt.Tooltip("value:Q", format=sign, title="difference")]
-    layers.append(_data(*rows).mark_circle(size=80, color=INK, opacity=0.7).encode(x, y.field("value"), tooltip=told))
+    tooltips = [alt.Tooltip("seed:Q", format="d"), alt.Tooltip("value:Q", format=sign, title="difference")]
+    layers.append(_data(*rows).mark_circle(size=80, color=INK, opacity=0.7).encode(x, y.field("value"), tooltip=tooltips))
     return alt.layer(*layers).properties(height=230)
 
 
@@ -297,10 +298,10 @@ def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Literal["parameters",
     x = x.title(title).axis(tickCount=4, format=".4~s")
     y = alt.Y(type="quantitative").scale(zero=False).title(metric_axis(metric))
     arm = alt.Color("colour:N").scale(None)
-    told = [alt.Tooltip("arm:N"), alt.Tooltip("mean:Q", format=f".{decimals(metric)}f", title=metric)]
-    told.append(alt.Tooltip("cost:Q", format=",", title=title))
+    tooltips = [alt.Tooltip("arm:N"), alt.Tooltip("mean:Q", format=f".{decimals(metric)}f", title=metric)]
+    tooltips.append(alt.Tooltip("cost:Q", format=",", title=title))
     bars = _data(*rows).mark_rule(strokeWidth=1.5).encode(x, y.field("low"), y2=alt.Y2("high:Q"), color=arm)
-    points = _data(*rows).mark_circle(size=130, opacity=1).encode(x, y.field("mean"), color=arm, tooltip=told)
+    points = _data(*rows).mark_circle(size=130, opacity=1).encode(x, y.field("mean"), color=arm, tooltip=tooltips)
     return alt.layer(bars, points).properties(height=230)
 
 
@@ -319,7 +320,7 @@ def effects_chart(effects: Sequence[EffectRow], metric: str) -> "Chart":
     )
     y = alt.Y("name:N").sort([row.name for row in effects]).title(None).axis(None)
     sign = f"+.{decimals(metric)}f"
-    told = [alt.Tooltip("name:N"), *(alt.Tooltip(f"{key}:Q", format=sign) for key in ("estimate", "low", "high"))]
+    tooltips = [alt.Tooltip("name:N"), *(alt.Tooltip(f"{key}:Q", format=sign) for key in ("estimate", "low", "high"))]
     zero = _data({}).mark_rule(color=INK, opacity=0.6).encode(alt.XDatum(0))
     names = (
         _data(*rows)
@@ -330,8 +331,8 @@ def effects_chart(effects: Sequence[EffectRow], metric: str) -> "Chart":
     points = _data(*rows).mark_tick(size=20, thickness=3.5, yOffset=10, color=COLOURS[0])
     layers = [
         zero,
-        bars.encode(x.field("low"), y, x2=alt.X2("high:Q"), tooltip=told),
-        points.encode(x.field("estimate"), y, tooltip=told),
+        bars.encode(x.field("low"), y, x2=alt.X2("high:Q"), tooltip=tooltips),
+        points.encode(x.field("estimate"), y, tooltip=tooltips),
         names,
     ]
     return alt.layer(*layers).properties(height=len(rows) * (34 + 14 * lines))

@@ -190,6 +190,8 @@ def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
     Raises:
         Refused: There are such files of another study, as where two study files are in one folder.
     """
+    if summary.expansion.planned:
+        raise Refused(f"--publish: not allowed with --seeds; this is {summary.expansion.first_look}")
     names = [*FILES]
     if latex:
         names.append("report.tex")
@@ -205,6 +207,8 @@ def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
         )
     for name in names:
         shutil.copyfile(summary.expansion.directory() / name, folder / name)
+    for name in {"report.tex", REGISTERED} - {*names}:
+        (folder / name).unlink(missing_ok=True)  # of an earlier publication, whose numbers these are not
 
 
 def _study_of(report: Path) -> str:

@@ -29,8 +29,8 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
             tried = {name: records[name, seed] for name in expansion.trials_of(arm)}
             done = {name: record for name, record in tried.items() if record}
             if len(done) == len(tried):
-                merits = {name: _merit(record, tune.select) if tune else 0.0 for name, record in done.items()}
-                found[arm, seed] = max(merits, key=lambda name: merits[name])  # of equal ones the first
+                scores = {name: _selection_score(record, tune.select) if tune else 0.0 for name, record in done.items()}
+                found[arm, seed] = max(scores, key=lambda name: scores[name])  # of equal ones the first
     return found
 
 
@@ -59,7 +59,7 @@ def records_at(expansion: Expansion, records: Records, number: int) -> Records:
     return {(arm, seed): records[names[arm], seed] for seed in expansion.seeds for arm in expansion.arms}
 
 
-def _merit(record: Record, select: str) -> float:
+def _selection_score(record: Record, select: str) -> float:
     """What the choice maximises."""
     if record.status == "diverged":
         return -math.inf
@@ -106,17 +106,17 @@ def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
     choice, values = chosen(expansion, records), expansion.study.tune.values()
     warnings = []
     for arm in expansion.arms:
-        mine = [expansion.trials[name] for (own, _), name in choice.items() if own == arm]
+        chosen_trials = [expansion.trials[name] for (chooser, _), name in choice.items() if chooser == arm]
         for key in expansion.study.tune.keys:
             tried = [each[key] for each in values]
             if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in tried):
                 continue  # of names there is no end
-            ends = Counter(trial.values[key] for trial in mine if trial.values[key] in (min(tried), max(tried)))
-            if 2 * ends.total() > len(mine):
+            ends = Counter(trial.values[key] for trial in chosen_trials if trial.values[key] in (min(tried), max(tried)))
+            if 2 * ends.total() > len(chosen_trials):
                 where = " and ".join(f"{value} in {count}" for value, count in sorted(ends.items()))
                 warnings.append(
-                    f"Tuning: the best {key} of {arm} is at the edge of the values that were tried ({where} of {len(mine)} "
-                    "seeds); a better one may lie beyond."
+                    f"Tuning: the best {key} of {arm} is at the edge of the values that were tried ({where} of "
+                    f"{len(chosen_trials)} seeds); a better one may lie beyond."
                 )
     return warnings
 

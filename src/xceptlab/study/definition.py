@@ -390,8 +390,8 @@ def dotted(declared: Any, place: str) -> Any:
     flat: dict[Any, Any] = {}
     for key, value in declared.items():
         keys = {key: value}
-        if key in SECTIONS and isinstance(value, dict):
-            keys = {f"{key}.{inner}": each for inner, each in value.items()}
+        if (key in SECTIONS or key == loading.OPTIONS) and isinstance(value, dict) and value:
+            keys = dotted({f"{key}.{inner}": each for inner, each in value.items()}, place)
         for name, one in keys.items():
             if name in flat:
                 raise Refused(f"{place}: the key {name} stands there twice")

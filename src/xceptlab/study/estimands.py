@@ -42,7 +42,7 @@ class Estimand(ABC):
 
     @abstractmethod
     def estimate(self, d: Array) -> float:
-        """The statistic itself, n >= 1."""
+        """The claim's statistic, mean or median, of paired differences (n,), n >= 1."""
 
     @abstractmethod
     def interval(self, d: Array, alpha: float) -> tuple[float, float]:
@@ -54,7 +54,10 @@ class Estimand(ABC):
 
     @abstractmethod
     def nominal(self, level: float) -> float:
-        """The p-value of a single analysis, before it accounts for the others, that decides at ``level``."""
+        """The unadjusted p-value at which one analysis of a sequential study decides at the familywise ``level``.
+
+        With fixed seeds it is ``level`` itself.
+        """
 
     @abstractmethod
     def untestable(self, d: Array) -> str:

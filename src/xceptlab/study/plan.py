@@ -104,23 +104,23 @@ def _first_look(study: Study, seeds: int) -> tuple[Study, int]:
 
 def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
     """The arms with all that their identity needs; where an own data set is not at hand, as they were registered."""
-    look = functools.cache(identity.contents)  # the arms share their data
+    read_contents = functools.cache(identity.contents)  # the arms share their data
     try:
         registration = Registration.load(expansion.directory())
     except (OSError, ValueError):  # Registration.read says what is wrong with it
         registration = None
     registered = registration.arms if registration else {}
-    return {name: resolved(config, registered.get(name), look) for name, config in expansion.arms.items()}
+    return {name: resolved(config, registered.get(name), read_contents) for name, config in expansion.arms.items()}
 
 
 def _control(file: Path, expansion: Expansion) -> None:
-    """Refuse a comparison that is not controlled: design section 5."""
+    """Refuse a comparison that is not controlled: see docs/control.md."""
     cells = expansion.study.cells()
     baseline = next(iter(cells))
     for arm in expansion.arms:
         declared = {*cells[arm], *cells[baseline]}
-        if "model.options" in declared:
-            declared |= {key for key in expansion.differences(arm) if key.startswith("model.options.")}
+        if loading.OPTIONS in declared:  # an empty mapping, which drops all of them
+            declared |= {key for key in expansion.differences(arm) if key.startswith(f"{loading.OPTIONS}.")}
         if more := set(expansion.differences(arm)) - declared:
             raise Refused(
                 f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
@@ -172,7 +172,7 @@ def _naming_layers(args: Sequence[str], layers: Sequence[loading.Layer]) -> list
     return [
         (key, text or "")
         for (key, text), layer in zip(loading.overrides(args), layers, strict=True)
-        if science & layer.values.keys()
+        if science & {loading.OPTIONS if name.startswith(f"{loading.OPTIONS}.") else name for name in layer.values}
     ]
 
 

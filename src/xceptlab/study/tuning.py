@@ -55,6 +55,8 @@ class Tune(Section):
             self._require("trials", self.trials == 0, "left out where values are listed; each of them is tried")
         else:
             self._require("trials", 2 <= self.trials <= 100, "from 2 to 100 where values are drawn from ranges")
+            drawn = [tuple(values.values()) for values in self.values()]
+            self._require("keys", len(set(drawn)) == len(drawn), f"ranges wide enough for {self.trials} values of 3 digits")
 
     def values(self) -> list[dict[str, Any]]:
         """The values that are tried, by key.

@@ -1,4 +1,4 @@
-"""Claims and scores to verdicts: design section 6."""
+"""Claims and scores to verdicts; docs/statistics.md says what they mean."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -417,7 +417,7 @@ def _with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> 
 
 def _of_few_images(claim: Claim, images: int) -> list[str]:
     """Warn of a margin that a single image more or less exceeds; the number of images is 0 where it is not known."""
-    if claim.lower_is_better or not images:
+    if not claim.measure.in_percent or not images:
         return []
     single = 100 / images
     if not 0 < claim.margin < single:

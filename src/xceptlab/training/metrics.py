@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xceptlab import register
+from xceptlab.errors import Refused
 
 
 def among_best(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -32,6 +33,23 @@ PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """By metric its value for every image (B,), of logits (B, classes) and labels (B,); accuracies as 0 and 1."""
 
 
-def per_image(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """How a metric is computed, a registered one perhaps: see ``PER_IMAGE``."""
-    return PER_IMAGE[name] if name in PER_IMAGE else register.entry("metric", name).make
+ACCURACIES = ("top1", "top5")
+"""Those whose values for an image are 0 and 1."""
+
+
+def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """A metric's value for every image (B,), of a registered one perhaps: logits (B, classes), labels (B,).
+
+    Raises:
+        Refused: A registered metric gives something else.
+    """
+    if name in PER_IMAGE:
+        return PER_IMAGE[name](logits, labels)
+    values = register.entry("metric", name).make(logits, labels)
+    if values.shape != labels.shape:
+        raise Refused(
+            f"metric {name!r}: gives values of shape {tuple(values.shape)} for {len(labels)} images; it must give one for each"
+        )
+    if logits.isfinite().all() and not values.isfinite().all():
+        raise Refused(f"metric {name!r}: gives a value that is not finite for logits that are")
+    return values

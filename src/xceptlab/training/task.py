@@ -16,7 +16,7 @@ from xceptlab.data.order import bits
 from xceptlab.errors import Refused
 from xceptlab.runs.metrics import measured
 from xceptlab.training import capture, optim
-from xceptlab.training.metrics import per_image
+from xceptlab.training.metrics import ACCURACIES, per_image
 
 _DROPOUT = 4
 """First word of the key from which dropout's seeds are drawn; other draws have other words."""
@@ -47,7 +47,7 @@ class Task(pl.LightningModule):
         sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in names}
         self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
         self.evaluation: dict[str, float] = {}
-        types = {metric.name: torch.uint8 if metric.in_percent else torch.float32 for metric in self._metrics}
+        types = {metric.name: torch.uint8 if metric.name in ACCURACIES else torch.float32 for metric in self._metrics}
         self.per_image = PerImage(types, test_images)
         self._recorder: capture.Recorder | None = None
         self._step: capture.CapturedStep | None = None
@@ -151,7 +151,7 @@ class Task(pl.LightningModule):
         """Add a batch to the sums; returns by metric what its images add to it, (B,) each."""
         replayed = self._inference(batch) if self._inference else None
         logits = (replayed or self._logits(batch))["logits"].float()
-        values = {metric.name: per_image(metric.name)(logits, batch.labels) for metric in self._metrics}
+        values = {metric.name: per_image(metric.name, logits, batch.labels) for metric in self._metrics}
         self.sums["images"].update(torch.ones_like(batch.labels))
         for name, value in values.items():
             self.sums[name].update(value)
