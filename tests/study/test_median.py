@@ -105,7 +105,7 @@ def test_few_pairs_have_no_finite_interval_and_say_how_many_would_do():
 
 @pytest.mark.parametrize(("claims", "least"), [(1, 5), (2, 6), (4, 7), (7, 8)])
 def test_too_few_seeds_for_any_verdict_are_refused_with_good_numbers(claims, least):
-    several = [claim(str(i)) for i in range(claims)]
+    several = [claim(str(i), margin=float(i)) for i in range(claims)]
     file = Path("study.yaml")
     refuse_too_few_seeds(study(list(range(least)), *several), file)
     beside = {1: "", 2: " beside 1 other claim"}.get(claims, f" beside {claims - 1} other claims")
