@@ -1,4 +1,4 @@
-"""What the built manual has beyond the pages in docs/: the commands' help, the published reports and the measurements."""
+"""What the built manual has beyond the pages in docs/: the commands' help, the published reports and the pages."""
 
 import io
 import os
@@ -17,8 +17,12 @@ ROOT = Path(__file__).parents[1]
 def on_files(files: Files, config: Any) -> Files:
     """Add the files outside of docs/ to which its pages link, under the paths that they have in the repository."""
     studies = sorted((ROOT / "experiments").glob("*/*"))
-    measurements = [ROOT / "benchmarks" / "README.md", *sorted((ROOT / "benchmarks" / "results").glob("*.md"))]
-    for path in [*studies, *measurements]:
+    pages = [
+        ROOT / "experiments" / "README.md",
+        ROOT / "benchmarks" / "README.md",
+        *sorted((ROOT / "benchmarks" / "results").glob("*.md")),
+    ]
+    for path in [*studies, *pages]:
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
 

@@ -57,3 +57,15 @@ def test_the_table_of_effects_is_the_paired_t_tests():
     power = TTestPower()
     found = [power.solve_power(nobs=int(n), alpha=0.05, power=0.8, alternative="larger") for n in seeds]
     assert [f"{effect:.2f}" for effect in found] == effects
+
+
+def test_the_table_of_claims_says_what_the_published_reports_say():
+    rows = re.findall(
+        r"^\| (.+?) \| \*\*(\w+)\*\* \| (\S+) \((.+?)\), .*\[(\w+)\]", (ROOT / "experiments/README.md").read_text(), re.M
+    )
+    assert len(rows) > 5
+    for statement, outcome, difference, interval, name in rows:
+        report = (ROOT / "experiments" / name / "report.md").read_text()
+        (verdict,) = re.findall(rf"^- \*\*{outcome}\*\* · `.*`: {re.escape(statement)}\n(.*)", report, re.M)
+        assert f"{difference[1:]} points" in verdict
+        assert interval in verdict

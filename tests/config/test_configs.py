@@ -13,7 +13,7 @@ from xceptlab.study.plan import expand, find_study_file
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
-LAYERS = sorted(file for file in (ROOT / "experiments").glob("*/*.yaml") if file.name != "study.yaml")
+LAYERS = sorted(file for file in (ROOT / "experiments").glob("*/*.yaml") if file.name not in ("study.yaml", "registered.yaml"))
 STUDIES = sorted((ROOT / "experiments").glob("*/study.yaml"))
 ON_CIFAR10 = ["model/xception_cifar", "data/cifar10", "train/cifar"]
 RECIPES = [

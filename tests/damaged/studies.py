@@ -78,10 +78,23 @@ def _damage_output(case: Case, file: Path) -> None:
         file.mkdir()
     elif how < 0.5 or file.suffix not in (".json", ".jsonl", ".yaml"):
         case.damage_file(file, BYTES)
-    elif file.suffix == ".yaml":
-        file.write_bytes(damaged_yaml(case, yaml.safe_load(file.read_text())))
     else:
-        lines = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
-        place = case.rng.randrange(len(lines))
-        lines[place] = json.dumps(restructure(case, json.loads(lines[place])))
-        file.write_text("".join(line + "\n" for line in lines))
+        try:
+            _damage_values(case, file)
+        except (ValueError, yaml.YAMLError):  # it is damaged already
+            case.damage_file(file, BYTES)
+
+
+def _damage_values(case: Case, file: Path) -> None:
+    """Change what a file of YAML or JSON says.
+
+    Raises:
+        ValueError, yaml.YAMLError: It is none.
+    """
+    if file.suffix == ".yaml":
+        file.write_bytes(damaged_yaml(case, yaml.safe_load(file.read_text())))
+        return
+    lines = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
+    place = case.rng.randrange(len(lines))
+    lines[place] = json.dumps(restructure(case, json.loads(lines[place])))
+    file.write_text("".join(line + "\n" for line in lines))

@@ -95,7 +95,7 @@ class Registration:
         try:
             written = file.read_bytes()
             values = yaml.safe_load(decoded(written))
-            if "digest" in values:
+            if isinstance(values, dict) and "digest" in values:
                 raise Refused("digest: a file does not hold its own")
             registered = from_file(cls, values)
             if isinstance(registered.seeds, dict):
