@@ -1,4 +1,4 @@
-"""What the built manual has beyond the pages in docs/: the commands' help, the published reports and the pages."""
+"""What the built manual has beyond the pages in docs/: the commands' help, the published reports and the measurements."""
 
 import io
 import os
