@@ -130,16 +130,29 @@ def _backward_weight(
 
 
 @triton.jit
+def _block(pixels, channels, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
+    """What this program computes: (PIXELS,) of all images' pixels, (CHANNELS,), and which of the two together there are."""
+    pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    return pixel, c, (pixel < pixels)[:, None] & (c < channels)[None, :]
+
+
+@triton.jit
+def _place(pixel, height, width):
+    """The image, the row and the column of a pixel that is counted over all images."""
+    in_image = pixel % (height * width)
+    return pixel // (height * width), in_image // width, in_image % width
+
+
+@triton.jit
 def _pool_forward(
     x, y, place, pixels, height, width, out_height, out_width, channels,
     PAD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """3x3 maximum, stride 2, PAD pixels before the first; ``place`` keeps which of the nine it was, the first of equals."""
-    pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    there = (pixel < pixels)[:, None] & (c < channels)[None, :]
-    image, rest = pixel // (out_height * out_width), pixel % (out_height * out_width)
-    row, column = rest // out_width * 2 - PAD, rest % out_width * 2 - PAD
+    pixel, c, there = _block(pixels, channels, PIXELS, CHANNELS)
+    image, out_row, out_column = _place(pixel, out_height, out_width)
+    row, column = out_row * 2 - PAD, out_column * 2 - PAD
     best = tl.full((PIXELS, CHANNELS), float("-inf"), tl.float32)
     where = tl.zeros((PIXELS, CHANNELS), tl.int32)
     for tap in tl.static_range(9):
@@ -160,11 +173,9 @@ def _pool_backward(
     PAD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Each pixel of x gathers the gradients of the windows, four at most, whose maximum it was."""
-    pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    there = (pixel < pixels)[:, None] & (c < channels)[None, :]
-    image, rest = pixel // (height * width), pixel % (height * width)
-    row, column = rest // width + PAD, rest % width + PAD
+    pixel, c, there = _block(pixels, channels, PIXELS, CHANNELS)
+    image, row, column = _place(pixel, height, width)
+    row, column = row + PAD, column + PAD
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for window in tl.static_range(4):
         i, j = row // 2 - window // 2, column // 2 - window % 2

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xceptlab.config import shipped
 from xceptlab.config.loading import load_run, overrides
@@ -132,8 +132,7 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.config.loading import load_file
     from xceptlab.report.console import show_verdicts
     from xceptlab.report.write import write_judged
-    from xceptlab.runs.metrics import ACCURACY
-    from xceptlab.study.scores import ClaimsFile, ScoreClaim, judge_scores
+    from xceptlab.study.scores import ClaimsFile, claims_on, judge_scores
 
     if layers:
         raise Refused(f"{layers[0]}: there is no run to configure; see xceptlab judge --help")
@@ -146,10 +145,7 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
             raise Refused(f"--{next(iter(given)).replace('_', '-')}: not allowed with --claims, whose file says it")
         claimed = load_file(ClaimsFile, options.claims)
     else:
-        alpha = {"alpha": given.pop("alpha")} if "alpha" in given else {}
-        common: dict[str, Any] = {"kind": "superior", "metric": f"test/{ACCURACY}", "margin": 0.0} | given
-        claims = [ScoreClaim(id=f"{a} {common['kind']} {b}", contrast=(a, b), **common) for a, b in options.contrast]
-        claimed = ClaimsFile(claims=claims, **alpha)
+        claimed = claims_on(options.contrast, given)
     verdicts = judge_scores(options.scores, claimed.claims, claimed.alpha, options.arm_column, options.seed_column)
     show_verdicts(verdicts)
     if options.output:
@@ -167,20 +163,19 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
     check_key()
     code = 0
     for name in options.names:
-        run = _run_named(name, outputs)
+        run = RunDirectory.find(name, outputs)
         if run:
             if options.seeds is not None:
                 raise Refused(f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study")
             code = _sync_runs([run], layers) or code
         else:
             expansion = expand(_study_named(name, outputs), layers, options.seeds)
-            runs = [RunDirectory.of(run.runtime.outputs, run.run_id) for run in expansion.runs().values()]
-            code = _sync_runs(runs, layers) or code
+            code = _sync_runs(expansion.directories().values(), layers) or code
             _sync_study(make_report(expansion))
     return code
 
 
-def _sync_runs(runs: list[RunDirectory], layers: list[str]) -> int:
+def _sync_runs(runs: Iterable[RunDirectory], layers: list[str]) -> int:
     """Send those of the runs that have begun; returns the exit code, as a run that cannot be sent keeps no other from it."""
     from xceptlab.training.weights_and_biases import sync_run
 
@@ -196,14 +191,6 @@ def _sync_runs(runs: list[RunDirectory], layers: list[str]) -> int:
             code = BAD_INPUT
             say(str(error))
     return code
-
-
-def _run_named(name: str, outputs: Path) -> RunDirectory | None:
-    """The run whose folder or id this is; None where there is none."""
-    for path in (Path(name), RunDirectory.of(str(outputs), name).path):
-        if (path / "config.yaml").is_file():
-            return RunDirectory(path)
-    return None
 
 
 def _study_named(name: str, outputs: Path) -> str:
@@ -357,9 +344,8 @@ def bench(options: argparse.Namespace, layers: list[str]) -> int:
         raise Refused(f"{options.name}: no such benchmark; {hint}")
     if {"-h", "--help"} & {*options.arguments}:
         print(_about(options.name))
-        if "argparse" not in (BENCHMARKS / f"{options.name}.py").read_text(
-            "utf-8"
-        ):  # it takes no options: it would run, or show another program's help
+        program = (BENCHMARKS / f"{options.name}.py").read_text("utf-8")
+        if "argparse" not in program:  # it takes no options: it would run, or show another program's help
             return 0
     sys.argv = [options.name, *options.arguments, *layers]
     sys.path.insert(0, str(BENCHMARKS))  # benchmarks import their neighbours, as when they are run as scripts
@@ -403,18 +389,10 @@ def _configured(name: str, layers: list[str]) -> RunConfig:
         return load_run(layers, of_run=str(path / "config.yaml"))
     if path.suffix not in WEIGHTS:
         return load_run(["-c", str(path), *layers])
-    beside = _configuration_beside(path)
-    if beside is None:
+    run = RunDirectory.around(path)
+    if run is None:
         raise Refused(f"{name}: weights alone do not tell their network; there is no config.yaml beside them, -c gives one")
-    return load_run(layers, of_run=str(beside))
-
-
-def _configuration_beside(weights: Path) -> Path | None:
-    """The configuration of the run whose weights or checkpoint this file is; None where it lies alone."""
-    for folder in weights.parents[:2]:
-        if (folder / "config.yaml").is_file():
-            return folder / "config.yaml"
-    return None
+    return load_run(layers, of_run=str(run.path / "config.yaml"))
 
 
 def _file_or_run(name: str, layers: list[str]) -> Path:
@@ -476,16 +454,13 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     weights = path / "model.safetensors" if path.is_dir() else path
     if not weights.is_file():
         raise Refused(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
-    beside = _configuration_beside(weights)
-    one_device = [
-        "--runtime.devices=1",
-        "--runtime.num_nodes=1",
-        "--runtime.accelerator=auto",
-    ]  # whatever devices the run was trained on
-    if beside is None:
-        return load_run([*one_device, *layers]), weights
-    config = load_run([*one_device, *layers], of_run=str(beside))
-    refuse_other_versions(config, RunDirectory(beside.parent))
+    # whatever devices the run was trained on
+    layers = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto", *layers]
+    run = RunDirectory.around(weights)
+    if run is None:
+        return load_run(layers), weights
+    config = load_run(layers, of_run=str(run.path / "config.yaml"))
+    refuse_other_versions(config, run)
     return config, weights
 
 

@@ -87,13 +87,11 @@ class Run:
     def __init__(
         self, name: str | os.PathLike[str], outputs: str | os.PathLike[str] = "outputs", *, extensions: Sequence[str] = ()
     ) -> None:
-        path = Path(name)
-        if not (path / "config.yaml").is_file():
-            path = RunDirectory.of(str(outputs), str(name)).path
-        if not (path / "config.yaml").is_file():
+        found = RunDirectory.find(name, outputs)
+        if found is None:
             raise Refused(f"{os.fspath(name)}: neither a run's folder nor a run under {Path(outputs) / 'runs'}")
-        self._directory = RunDirectory(path)
-        self.config = load_run(_arguments([{"extensions": list(extensions)}]), of_run=str(path / "config.yaml"))
+        self._directory = found
+        self.config = load_run(_arguments([{"extensions": list(extensions)}]), of_run=str(self.path / "config.yaml"))
         refuse_other_versions(self.config, self._directory)
 
     def __repr__(self) -> str:
@@ -397,13 +395,13 @@ def judge(
     scores: "pd.DataFrame",
     contrast: Pair | Sequence[Pair] | None = None,
     *,
-    metric: str = "test/top1",
-    kind: Literal["superior", "equivalent"] = "superior",
-    margin: float = 0.0,
-    statistic: Literal["mean", "median"] = "mean",
+    metric: str | None = None,
+    kind: Literal["superior", "equivalent"] | None = None,
+    margin: float | None = None,
+    statistic: Literal["mean", "median"] | None = None,
     lower_is_better: bool | None = None,
     diverged: float | None = None,
-    alpha: float = 0.05,
+    alpha: float | None = None,
     claims: str | os.PathLike[str] | None = None,
     arm: str = "arm",
     seed: str = "seed",
@@ -413,13 +411,13 @@ def judge(
     Args:
         scores: A row per run with a column per metric, or a row per run and metric with the columns ``metric`` and ``value``.
         contrast: Arms (a, b), for the claim that a is better than b, or equal; several are several claims.
-        metric: The column that is compared.
-        kind: ``superior``: a - b > margin; ``equivalent``: -margin < a - b < margin.
-        margin: Smallest difference that matters, in the metric's unit.
-        statistic: Of the differences over seeds.
+        metric: The column that is compared; ``test/top1`` where it is left out.
+        kind: ``superior`` (the default): a - b > margin; ``equivalent``: -margin < a - b < margin.
+        margin: Smallest difference that matters, in the metric's unit; 0 where it is left out.
+        statistic: Of the differences over seeds, their mean where it is left out.
         lower_is_better: Whether the claim is about b - a; None decides by whether the metric's name ends in loss.
         diverged: What a run scores that has no finite score; None refuses such runs.
-        alpha: Chance of any false ``supported``, and of any false ``contradicted``, over all claims.
+        alpha: Chance of any false ``supported``, and of any false ``contradicted``, over all claims; 0.05 where it is left out.
         claims: A YAML file with ``claims`` and ``alpha``, in place of ``contrast`` and what belongs to it.
         arm: The column that tells the arms apart.
         seed: The column of whole numbers that pairs their runs.
@@ -427,28 +425,22 @@ def judge(
     Raises:
         Refused: What is wrong with the table, or what a claim names that it does not have.
     """
-    from xceptlab.study.scores import ClaimsFile, ScoreClaim, Table, judge_table
+    from xceptlab.study.scores import ClaimsFile, Table, claims_on, judge_table
 
     if (contrast is None) == (claims is None):
         raise Refused("judge: either contrast=(A, B) or claims=FILE says what is claimed")
+    fields = {"metric": metric, "kind": kind, "margin": margin, "statistic": statistic}
+    fields |= {"lower_is_better": lower_is_better, "diverged": diverged, "alpha": alpha}
+    given = {name: value for name, value in fields.items() if value is not None}
     if claims is not None:
-        given = {"metric": metric != "test/top1", "kind": kind != "superior", "margin": margin != 0.0, "alpha": alpha != 0.05}
-        given |= {
-            "statistic": statistic != "mean",
-            "lower_is_better": lower_is_better is not None,
-            "diverged": diverged is not None,
-        }
-        if names := [name for name, differs in given.items() if differs]:
-            raise Refused(f"judge: {', '.join(names)}: not allowed with claims, whose file says it of each claim")
+        if given:
+            raise Refused(f"judge: {', '.join(given)}: not allowed with claims, whose file says it of each claim")
         claimed = load_file(ClaimsFile, os.fspath(claims))
     else:
         pairs: Any = contrast
         if not any(isinstance(one, tuple | list) for one in pairs):
             pairs = [contrast]
-        common: dict[str, Any] = {"metric": metric, "kind": kind, "margin": margin, "statistic": statistic}
-        common |= {"lower_is_better": lower_is_better, "diverged": diverged}
-        one_each = [ScoreClaim(id=f" {kind} ".join(map(str, pair)), contrast=pair, **common) for pair in pairs]
-        claimed = ClaimsFile(claims=one_each, alpha=alpha)
+        claimed = claims_on(pairs, given)
     each_once = scores.loc[:, ~scores.columns.duplicated()]  # a column that is there twice is refused, if it is needed
     rows = [{str(key): _cell(value) for key, value in row.items()} for row in each_once.to_dict("records")]
     table = Table(columns=[str(column) for column in scores.columns], rows=rows)

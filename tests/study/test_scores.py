@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from xceptlab.cli import main
-from xceptlab.study.scores import ScoreClaim, read_scores
+from xceptlab.study.scores import ScoreClaim, read_table, scores_of
 from xceptlab.study.verdict import judge
 
 A = [97.4, 97.6, 97.2, 97.5, 97.3]
@@ -36,6 +36,10 @@ def long(folder: Path) -> Path:
     file = folder / "long.csv"
     file.write_text("\n".join(["arm,seed,metric,value", *rows, "c,0,f1,1"]))
     return file
+
+
+def read_scores(file: Path, metric: str, arm: str = "arm", seed: str = "seed") -> dict[str, dict[int, float]]:
+    return scores_of(read_table(file), str(file), metric, arm, seed)
 
 
 def test_both_layouts_hold_the_same_scores(tmp_path):

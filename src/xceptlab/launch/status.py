@@ -47,17 +47,17 @@ class Overview:
 
     def __init__(self, expansion: Expansion) -> None:
         self.expansion = expansion
-        self.runs = {run.run_id: (arm, run) for (arm, _), run in expansion.runs().items()}
-        """Arm and configuration of every run, by its id."""
+        self.runs = {run.run_id: (trial, run) for (trial, _), run in expansion.runs().items()}
+        """Trial (an arm, unless keys are tuned) and configuration of every run, by its id."""
         self._directories = {run_id: RunDirectory.of(run.runtime.outputs, run_id) for run_id, (_, run) in self.runs.items()}
         self._followers = {run_id: directory.follow() for run_id, directory in self._directories.items()}
         self._ended: dict[str, Seen] = {}
         """The runs with a record, which stay as they are."""
 
     def name(self, run_id: str) -> str:
-        """Arm and seed of a run, in words."""
-        arm, run = self.runs[run_id]
-        return f"{arm} seed {run.seed}"
+        """Trial and seed of a run, in words."""
+        trial, run = self.runs[run_id]
+        return f"{trial} seed {run.seed}"
 
     def reason(self, run_id: str) -> str:
         """Why a run failed."""

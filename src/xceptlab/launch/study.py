@@ -63,8 +63,8 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main, *, quiet: bo
     launcher = _start(expansion, missing, jobs, main) if missing else None
     remember_files(expansion)
     Registration.make(expansion)  # before the first poll, which starts the first run
-    for run in expansion.runs().values():
-        RunDirectory.of(run.runtime.outputs, run.run_id).join(expansion.name)
+    for directory in expansion.directories().values():
+        directory.join(expansion.name)
     if launcher is None:
         return {}
     display = _Display(expansion, missing, quiet)
@@ -92,7 +92,7 @@ def _missing(expansion: Expansion) -> dict[str, RunConfig]:
         Refused: Runs were trained on other data than are here.
     """
     runs = expansion.runs()
-    directories = {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in runs.items()}
+    directories = expansion.directories()
     records = expansion.records()
     changes = identity.changes((run, records[key]) for key, run in runs.items())
     if changes:
@@ -103,11 +103,11 @@ def _missing(expansion: Expansion) -> dict[str, RunConfig]:
         )
     missing = {}
     for key, run in runs.items():
-        arm, _ = key
+        trial, _ = key
         if records[key]:
             directories[key].tidy()
         else:
-            missing[run.run_id] = _with_study_and_arm(run, expansion.name, arm)
+            missing[run.run_id] = _with_study_and_arm(run, expansion.name, trial)
     return missing
 
 

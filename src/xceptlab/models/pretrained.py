@@ -23,6 +23,7 @@ from xceptlab.models.build import build
 from xceptlab.models.names import from_timm
 from xceptlab.models.state import TENSOR_FILES, State, fit, read_tensors
 from xceptlab.models.xception import Xception
+from xceptlab.runs.directory import RunDirectory
 
 CONSTANTS: dict[str, dict[str, Any]] = {
     "Keras": {"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.01},
@@ -128,15 +129,10 @@ def _download(name: str) -> State:
         raise Refused(f"{name}: timm cannot load its weights here ({' '.join(str(error).split())[:200]})") from None
 
 
-def run_folder(file: Path) -> Path | None:
-    """The folder of the run that a file of weights or a checkpoint lies in; None for a lone file."""
-    return next((folder for folder in file.parents[:2] if (folder / "config.yaml").exists()), None)
-
-
 def model_of_run(file: Path) -> ModelConfig | None:
     """The network of a run's weights or checkpoint, by the run's configuration; None where that is not at hand."""
-    folder = run_folder(file)
-    return _without_start(load_file(ModelConfig, str(folder / "config.yaml"), "model")) if folder else None
+    run = RunDirectory.around(file)
+    return _without_start(load_file(ModelConfig, str(run.path / "config.yaml"), "model")) if run else None
 
 
 def _without_start(config: ModelConfig) -> ModelConfig:

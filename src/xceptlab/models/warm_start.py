@@ -10,7 +10,7 @@ from xceptlab.config.schema import ModelConfig
 from xceptlab.data.identity import weights_file
 from xceptlab.errors import Refused
 from xceptlab.models.build import build
-from xceptlab.models.pretrained import CONSTANTS, model_of_run, read, run_folder
+from xceptlab.models.pretrained import CONSTANTS, model_of_run, read
 from xceptlab.models.state import State, fitted
 from xceptlab.runs.directory import RunDirectory
 
@@ -128,8 +128,8 @@ def _module(name: str) -> str:
 
 def _source(file: Path, source: str, config: ModelConfig, trained: ModelConfig | None) -> str:
     """In words where weights come from and, where it is known, in what their network computed otherwise."""
-    folder = run_folder(file)
-    record = RunDirectory(folder).record() if folder and source == "xceptlab" else None
+    run = RunDirectory.around(file)
+    record = run.record() if run and source == "xceptlab" else None
     words = f"the run {record.run_id}" if record else f"{file.name} ({source})"
     if not trained:
         return f"{words}, whose padding and bn_eps are not known"

@@ -60,6 +60,22 @@ class RunDirectory:
             return cls(path.with_name(_names(path.parent).get(hashed[1], path.name)))
         return cls(path)
 
+    @classmethod
+    def find(cls, name: str | os.PathLike[str], outputs: str | os.PathLike[str]) -> "RunDirectory | None":
+        """The run that has begun whose folder, or whose id below ``outputs``, this is; None where there is none."""
+        for path in (Path(name), cls.of(str(outputs), str(name)).path):
+            if (path / "config.yaml").is_file():
+                return cls(path)
+        return None
+
+    @classmethod
+    def around(cls, file: Path) -> "RunDirectory | None":
+        """The run whose weights or checkpoint a file is; None for a lone file."""
+        for folder in file.parents[:2]:
+            if (folder / "config.yaml").is_file():
+                return cls(folder)
+        return None
+
     def create(self) -> None:
         """Make the directory for a run that starts or continues, and forget an earlier failure."""
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)

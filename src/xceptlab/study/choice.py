@@ -1,4 +1,8 @@
-"""The runs that stand for an arm where keys are tuned: at every seed the one whose value validates best."""
+"""The runs that stand for an arm where keys are tuned: at every seed the one whose value validates best.
+
+``Expansion`` knows the runs by (trial, seed): ``residual@0.1``, 0. ``arm_records`` and ``arm_directories`` go from there to those
+by (arm, seed), on which claims are judged. In a study that tunes nothing a trial is an arm, and the two are the same.
+"""
 
 import math
 from collections import Counter
@@ -11,7 +15,7 @@ from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 
 Records = Mapping[tuple[str, int], Record | None]
-"""Records, or None where a run has none yet, by (arm, seed); where keys are tuned, those of all runs by (trial, seed)."""
+"""Records, or None where a run has none yet: of all runs by (trial, seed), or of those that stand for the arms by (arm, seed)."""
 
 APART = 2.0
 """Standard errors by which two validation accuracies must differ for a validation set to tell them apart."""

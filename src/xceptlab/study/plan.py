@@ -18,7 +18,7 @@ from xceptlab.data import identity, resolved
 from xceptlab.errors import Refused
 from xceptlab.runs.metrics import ACCURACY, METRICS, SPLITS, measured, split_of
 from xceptlab.study.choice import refuse_untunable
-from xceptlab.study.definition import FACTORS, Seeds, Study
+from xceptlab.study.definition import FACTORS, Claim, Seeds, Study
 from xceptlab.study.estimands import refuse_too_few_seeds
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.images import refuse_scope
@@ -81,6 +81,7 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     )
     expansion = dataclasses.replace(loaded, arms=_resolved(loaded))
     _control(file, expansion)
+    _check_metrics(file, expansion)
     refuse_untunable(expansion, file)
     refuse_scope(study, file)
     if not expansion.planned:  # a first look decides nothing anyway
@@ -125,30 +126,37 @@ def _control(file: Path, expansion: Expansion) -> None:
             raise Refused(
                 f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
             )
-    for claim in expansion.study.claims:
-        for arm in expansion.study.arms_of(claim):
-            if split_of(claim.metric) == "val" and not expansion.arms[arm].data.validates:
-                needs = f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
-                raise Refused(f"{file}: claim {claim.id!r}: {needs}")
-            classes = expansion.arms[arm].data.classes
-            metric = claim.measure
-            extra = expansion.arms[arm].train.metrics
-            names = [*METRICS, *extra]
-            if claim.metric not in [f"{split}/{name}" for split in SPLITS for name in names]:
-                allowed = ", ".join(f"{split}/{name}" for split in SPLITS for name in names)
-                unknown = f"metric: {shown(claim.metric)} is not allowed; it must be one of {allowed}"
-                raise Refused(f"{file}: claim {claim.id!r}: {unknown}")
-            if claim.diverged is None and math.isnan(metric.guessing(classes)):
-                scores = f"diverged: is missing; nothing says what guessing scores in {claim.metric}"
-                raise Refused(f"{file}: claim {claim.id!r}: {scores}")
-            if metric.name not in [one.name for one in measured(classes, extra)]:
-                always = f"{claim.metric} is always {metric.guessing(classes):g}{metric.unit} with {classes} classes"
-                raise Refused(f"{file}: claim {claim.id!r}: metric: {always}, as in arm {arm!r}; claim {ACCURACY}")
     seen: dict[str, str] = {}
     for arm, config in expansion.arms.items():
         if config.run_id in seen:
             raise Refused(f"{file}: the arms {seen[config.run_id]!r} and {arm!r} are the same science; an arm must differ")
         seen[config.run_id] = arm
+
+
+def _check_metrics(file: Path, expansion: Expansion) -> None:
+    """Refuse a claim on a metric that an arm does not measure, or of which a diverged run would have no score."""
+    for claim in expansion.study.claims:
+        for arm in expansion.study.arms_of(claim):
+            if fault := _metric_fault(claim, arm, expansion.arms[arm]):
+                raise Refused(f"{file}: claim {claim.id!r}: {fault}")
+
+
+def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
+    """Why a claim cannot be on its metric in an arm; empty where it can."""
+    if split_of(claim.metric) == "val" and not config.data.validates:
+        return f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
+    registered = config.train.metrics
+    names = [f"{split}/{name}" for split in SPLITS for name in (*METRICS, *registered)]
+    if claim.metric not in names:
+        return f"metric: {shown(claim.metric)} is not allowed; it must be one of {', '.join(names)}"
+    metric, classes = claim.measure, config.data.classes
+    guessing = metric.guessing(classes)
+    if claim.diverged is None and math.isnan(guessing):
+        return f"diverged: is missing; nothing says what guessing scores in {claim.metric}"
+    if metric.name not in [one.name for one in measured(classes, registered)]:
+        always = f"{claim.metric} is always {guessing:g}{metric.unit} with {classes} classes"
+        return f"metric: {always}, as in arm {arm!r}; claim {ACCURACY}"
+    return ""
 
 
 def _beside(path: Any, file: Path) -> Any:

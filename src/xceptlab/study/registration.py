@@ -13,7 +13,6 @@ from xceptlab.config.fields import from_file, type_error
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.files import decoded, write_atomically, write_once
-from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.definition import Claim, Seeds
 from xceptlab.study.expansion import Expansion
 
@@ -124,8 +123,8 @@ class Registration:
             write_once(expansion.directory() / REGISTERED, text.encode())
             registered = cls.read(expansion)
             assert registered is not None
-        for run in expansion.runs().values():
-            RunDirectory.of(run.runtime.outputs, run.run_id).register(registered.digest)
+        for directory in expansion.directories().values():
+            directory.register(registered.digest)
 
     def contents(self) -> dict[str, Any]:
         """What the file holds: all but its own digest, and ``tune`` only where something is tuned."""

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from xceptlab.config.fields import Section
 from xceptlab.errors import Refused
 from xceptlab.files import read
+from xceptlab.runs.metrics import ACCURACY
 from xceptlab.study.definition import Claim, refuse_repeated
 from xceptlab.study.verdict import Verdict, failure_warnings, judge
 from xceptlab.text import counted, number, whole_number
@@ -66,6 +68,19 @@ class ClaimsFile(Section):
         ids = [claim.id for claim in self.claims]
         self._require("claims", 0 < len(ids) == len(set(ids)), "a list of at least one claim, each with an id of its own")
         refuse_repeated(self.claims)
+
+
+def claims_on(contrasts: Iterable[Any], given: dict[str, Any]) -> ClaimsFile:
+    """A claim on each contrast, that a is better than b in test/top1 unless something else is given.
+
+    Args:
+        contrasts: Arms (a, b); anything else is refused.
+        given: By their names fields that all the claims have in common, and ``alpha``; others have their defaults.
+    """
+    common: dict[str, Any] = {"kind": "superior", "metric": f"test/{ACCURACY}", "margin": 0.0} | given
+    of_file = {"alpha": common.pop("alpha")} if "alpha" in common else {}
+    claims = [ScoreClaim(id=f" {common['kind']} ".join(map(str, pair)), contrast=pair, **common) for pair in contrasts]
+    return ClaimsFile(claims=claims, **of_file)
 
 
 def judge_scores(file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str) -> list[Verdict]:
@@ -151,11 +166,6 @@ def read_table(file: Path) -> Table:
         return Table(columns=list(reader.fieldnames or ()), rows=list(reader))
     except csv.Error as error:
         raise Refused(f"{file}: no CSV ({error})") from None
-
-
-def read_scores(file: Path, metric: str, arm_column: str = "arm", seed_column: str = "seed") -> ScoreTable:
-    """The scores of a metric from a CSV file; as ``scores_of``."""
-    return scores_of(read_table(file), str(file), metric, arm_column, seed_column)
 
 
 def scores_of(table: Table, origin: str, metric: str, arm_column: str, seed_column: str) -> ScoreTable:
