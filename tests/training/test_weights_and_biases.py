@@ -26,6 +26,7 @@ from wandb_server import KEY, Server, offline_history, offline_records  # noqa: 
 
 @pytest.fixture
 def server(monkeypatch):
+    wandb.teardown()  # an earlier test of this process that was tracked offline had it remember another address
     with Server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
