@@ -247,6 +247,8 @@ def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     add("--metric", metavar="NAME", help="default: test/top1")
     add("--alpha", type=number, metavar="A", help="chance of any false verdict over all contrasts (default: 0.05)")
     add("--statistic", choices=("mean", "median"), help="of the differences over seeds (default: mean)")
+    pairing = "seed: equal seeds form pairs; none: the arms have nothing in common (default: seed)"
+    add("--pairing", choices=("seed", "none"), help=pairing)
     lower_is_better = "of this metric (default: if its name ends in loss)"
     add("--lower-is-better", action=argparse.BooleanOptionalAction, help=lower_is_better)
     add("--claims", metavar="FILE", help="in place of the above: YAML with claims, as those of a study, and alpha")

@@ -138,7 +138,7 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
         raise Refused(f"{layers[0]}: there is no run to configure; see xceptlab judge --help")
     if bool(options.claims) == bool(options.contrast):
         raise Refused("judge: either --contrast A B or --claims FILE says what is claimed")
-    names = ("kind", "margin", "metric", "statistic", "lower_is_better", "alpha")
+    names = ("kind", "margin", "metric", "statistic", "pairing", "lower_is_better", "alpha")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.claims:
         if given:

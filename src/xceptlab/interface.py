@@ -399,6 +399,7 @@ def judge(
     kind: Literal["superior", "equivalent"] | None = None,
     margin: float | None = None,
     statistic: Literal["mean", "median"] | None = None,
+    pairing: Literal["seed", "none"] | None = None,
     lower_is_better: bool | None = None,
     diverged: float | None = None,
     alpha: float | None = None,
@@ -415,6 +416,7 @@ def judge(
         kind: ``superior`` (the default): a - b > margin; ``equivalent``: -margin < a - b < margin.
         margin: Smallest difference that matters, in the metric's unit; 0 where it is left out.
         statistic: Of the differences over seeds, their mean where it is left out.
+        pairing: ``seed`` (the default): equal seeds form pairs; ``none``: the arms have nothing in common.
         lower_is_better: Whether the claim is about b - a; None decides by whether the metric's name ends in loss.
         diverged: What a run scores that has no finite score; None refuses such runs.
         alpha: Chance of any false ``supported``, and of any false ``contradicted``, over all claims; 0.05 where it is left out.
@@ -430,7 +432,7 @@ def judge(
     if (contrast is None) == (claims is None):
         raise Refused("judge: either contrast=(A, B) or claims=FILE says what is claimed")
     fields = {"metric": metric, "kind": kind, "margin": margin, "statistic": statistic}
-    fields |= {"lower_is_better": lower_is_better, "diverged": diverged, "alpha": alpha}
+    fields |= {"pairing": pairing, "lower_is_better": lower_is_better, "diverged": diverged, "alpha": alpha}
     given = {name: value for name, value in fields.items() if value is not None}
     if claims is not None:
         if given:

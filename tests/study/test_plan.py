@@ -289,7 +289,7 @@ def test_a_registration_without_the_keys_of_later_versions_is_not_edited(write, 
     Registration.make(expansion)
     file = expansion.directory() / "registered.yaml"
     registered = yaml.safe_load(file.read_text())
-    for key in ("failed", "effect", "statistic"):
+    for key in ("failed", "effect", "statistic", "pairing"):
         del registered["claims"][0][key]
     del registered["seeds"]["futility"]
     for arm in registered["arms"].values():
@@ -397,6 +397,19 @@ ILL_FORMED = [
     ({"claims": [CLAIM | {"margin": "half"}]}, ["claim 'c': margin: 'half'", "a finite number"]),
     ({"claims": [CLAIM | {"margin": 200}]}, ["claim 'c': margin: 200", "below 100, the largest difference"]),
     ({"claims": [CLAIM | {"margin": 100.0, "kind": "equivalent"}]}, ["claim 'c': margin: 100.0", "below 100, the largest"]),
+    ({"claims": [CLAIM | {"pairing": "seeds"}]}, ["claim 'c': pairing: 'seeds'", "one of seed, none"]),
+    (
+        {"claims": [CLAIM | {"pairing": "none", "statistic": "median"}]},
+        ["claim 'c': pairing: 'none' is not allowed", "seed, but for the means of two arms"],
+    ),
+    (
+        {"claims": [CLAIM | {"pairing": "none"}], "scope": "images"},
+        ["claim 'c': pairing: none needs a list of seeds and scope: test_set"],
+    ),
+    (
+        {"claims": [CLAIM | {"pairing": "none"}], "seeds": {"start": 3, "step": 1, "max": 4, "stop": "decided"}},
+        ["claim 'c': pairing: none needs a list of seeds and scope: test_set"],
+    ),
     ({"claims": [CLAIM | {"diverged": -5}]}, ["claim 'c': diverged: -5", "0 to 100, as accuracies are in percent, or null"]),
     ({"claims": [CLAIM | {"failed": 150}]}, ["claim 'c': failed: 150", "0 to 100, as accuracies are in percent, or null"]),
     ({"claims": [CLAIM | {"metric": "test/loss", "diverged": -1}]}, ["claim 'c': diverged: -1", "0 or more, or null"]),

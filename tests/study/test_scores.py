@@ -49,12 +49,13 @@ def test_both_layouts_hold_the_same_scores(tmp_path):
     assert read_scores(wide(tmp_path, arm="group", seed="trial"), "acc", "group", "trial") == expected
 
 
-@pytest.mark.parametrize("statistic", ["mean", "median"])
-def test_the_verdict_is_judges_own_and_has_a_report(tmp_path, capsys, statistic):
+@pytest.mark.parametrize("asked", [{"statistic": "mean"}, {"statistic": "median"}, {"pairing": "none"}])
+def test_the_verdict_is_judges_own_and_has_a_report(tmp_path, capsys, asked):
     file, out = wide(tmp_path), tmp_path / "out"
-    options = ["--contrast", "a", "b", "--metric", "acc", "--margin", "0.5", "--statistic", statistic]
+    options = ["--contrast", "a", "b", "--metric", "acc", "--margin", "0.5"]
+    options += [f"--{name}={value}" for name, value in asked.items()]
     assert main(["judge", str(file), *options, "--output", str(out)]) == 0
-    claim = ScoreClaim(id="a superior b", contrast=("a", "b"), metric="acc", kind="superior", margin=0.5, statistic=statistic)
+    claim = ScoreClaim(id="a superior b", contrast=("a", "b"), metric="acc", kind="superior", margin=0.5, **asked)
     (expected,) = judge([claim], [{"a": dict(enumerate(A)), "b": dict(enumerate(B))}], range(5))
     said = " ".join(capsys.readouterr().out.split())
     report = (out / "report.md").read_text()

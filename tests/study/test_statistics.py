@@ -71,31 +71,85 @@ def power(distance: float, spread: float, n: int, alpha: float) -> float:
     return float(sp.nct.sf(sp.t.ppf(1 - alpha, n - 1), n - 1, distance / spread * np.sqrt(n)))
 
 
+def of_pairs(n: int) -> tuple[float, int]:
+    """The standard error of the mean of n pairs of spread 1, and its degrees of freedom."""
+    return 1 / np.sqrt(n), n - 1
+
+
 @pytest.mark.parametrize(("kind", "each"), [("superior", 0.8), ("equivalent", 0.9)])
 @pytest.mark.parametrize("n", [3, 5, 30])
 def test_the_detectable_effect_is_found_with_the_stated_power(kind, each, n):
-    effect = statistics.detectable(2.0, n, kind, 0.05)
+    effect = statistics.detectable(2 / np.sqrt(n), n - 1, kind, 0.05)
     assert power(effect, 2.0, n, 0.05) == pytest.approx(each, abs=1e-4)
+    assert statistics.power(effect, 2 / np.sqrt(n), n - 1, 0.05) == pytest.approx(each, abs=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "each"), [("superior", 0.8), ("equivalent", 0.9)])
 @pytest.mark.parametrize("distance", [0.5, 1.0, 5.0])
-def test_the_pairs_needed_are_the_fewest_that_reach_the_power(kind, each, distance):
-    n = statistics.pairs_needed(distance, 1.0, kind, 0.05)
-    assert power(distance, 1.0, n, 0.05) >= each
-    assert n == 2 or power(distance, 1.0, n - 1, 0.05) < each
+def test_the_pairs_needed_are_the_fewest_that_reach_the_power(distance):
+    n = statistics.pairs_needed([distance], of_pairs, 0.05)
+    assert power(distance, 1.0, n, 0.05) >= 0.8
+    assert n == 2 or power(distance, 1.0, n - 1, 0.05) < 0.8
+
+
+@pytest.mark.parametrize(("near", "far"), [(0.5, 0.5), (0.5, 0.6), (0.5, 3.0)])
+def test_two_tests_need_the_pairs_with_which_both_succeed_often_enough(near, far):
+    n = statistics.pairs_needed([near, far], of_pairs, 0.05)
+    misses = [sum(1 - power(distance, 1.0, pairs, 0.05) for distance in (near, far)) for pairs in (n - 1, n)]
+    assert misses[0] > 0.2 >= misses[1]
+    d = np.random.default_rng(0).normal((far - near) / 2, 1.0, (4000, n))
+    found = statistics.p_values(d, "equivalent", (far + near) / 2)[:, 0] <= 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.03)
 
 
 def test_a_hopeless_distance_asks_for_a_bounded_number_of_pairs():
-    assert statistics.pairs_needed(1e-6, 1.0, "superior", 0.05) == 1000
+    assert statistics.pairs_needed([1e-6], of_pairs, 0.05) == 1000
 
 
-def test_correlation_is_pearsons_and_nan_where_an_arm_does_not_vary():
-    assert statistics.correlation(A, B) == pytest.approx(sp.pearsonr(A, B).statistic)
-    assert statistics.correlation(A, 2 * A - 1) == pytest.approx(1)
-    assert np.isnan(statistics.correlation(A, np.full(5, 90.0)))
-    assert np.isnan(statistics.correlation(A[:1], B[:1]))
-    assert np.isnan(statistics.correlation(A[:0], B[:0]))
+def test_unpaired_arms_have_welchs_error():
+    error, freedom = statistics.unpaired_error(A, B)
+    expected = sp.ttest_ind(A, B, equal_var=False)
+    assert (A.mean() - B.mean()) / error == pytest.approx(expected.statistic)
+    assert freedom == pytest.approx(expected.df)
+    several = statistics.unpaired_error(np.stack([A, B]), np.stack([B, A]))
+    assert several[0] == pytest.approx([error, error])
+
+
+# ---- what pairing gains -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("correlation", "spread_b"), [(0.0, 1.0), (0.5, 1.0), (0.9, 2.0), (-0.5, 1.0)])
+def test_the_interval_of_the_variance_that_pairing_leaves_covers_as_often_as_it_says(correlation, spread_b):
+    rng = np.random.default_rng(0)
+    true = 1 - 2 * correlation * spread_b / (1 + spread_b**2)
+    covered = 0
+    for _ in range(2000):
+        a, noise = rng.standard_normal((2, 5))
+        b = spread_b * (correlation * a + np.sqrt(1 - correlation**2) * noise)
+        _, low, high = statistics.variance_left(a, b)
+        covered += low <= true <= high
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_variance_that_pairing_leaves_is_told_where_it_can_be():
+    left, low, high = statistics.variance_left(A, B)
+    assert left == pytest.approx(np.var(A - B) / (np.var(A) + np.var(B)))
+    assert 0 <= low < left < high <= 2
+    assert statistics.variance_left(A, A + 1.5) == (0, 0, 0)
+    assert statistics.variance_left(A, 100 - A) == pytest.approx((2, 2, 2))
+    for a, b in ((A, np.full(5, 90.0)), (A[:2], B[:2]), (A[:0], B[:0])):
+        assert np.isnan(statistics.variance_left(a, b)).all()
+
+
+# ---- a study that stops when it is decided ----------------------------------------------------------------------------------
+
+
+def test_the_mean_at_which_a_study_stops_is_too_far_from_the_margin():
+    boundary = statistics.Boundary(4, 2, 20)
+    common = {"spread": 1.0, "kind": "superior", "margin": 0.0, "analyses": range(4, 21, 2), "boundary": boundary, "level": 0.05}
+    assert statistics.stopping_bias(1.0, **common) == pytest.approx(0.11, abs=0.02)
+    assert statistics.stopping_bias(-1.0, **common) == pytest.approx(-0.11, abs=0.02)
+    assert statistics.stopping_bias(0.0, **common) == pytest.approx(0.0, abs=0.01)
+    assert statistics.stopping_bias(9.0, **common) == pytest.approx(0.0, abs=0.01)  # decided at the first look, whatever comes
 
 
 # ---- where the error comes from ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """From scores to verdicts."""
 
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -107,12 +108,59 @@ def test_the_interval_has_the_level_one_minus_two_alpha_and_says_so(alpha, level
     assert f"{100 * level:g}% interval {v.low:+.2f} to {v.high:+.2f}" in v.summary
 
 
-def test_the_correlation_and_the_detectable_effect_are_told():
+def test_what_pairing_gains_and_the_detectable_effect_are_told():
     v = one(A, B)
-    assert v.correlation == pytest.approx(np.corrcoef(list(A.values()), list(B.values()))[0, 1])
-    detectable = statistics.detectable(float(np.std(DIFFERENCE, ddof=1)), 5, "superior", 0.05)
+    left, low, high = v.variance_left
+    assert left == pytest.approx(np.var(DIFFERENCE) / (np.var(list(A.values())) + np.var(list(B.values()))))
+    detectable = statistics.detectable(float(sp.sem(DIFFERENCE)), 4, "superior", 0.05)
     found = f"5 pairs would have found an effect of {detectable:.2f} beyond the margin with 80% power."
-    assert v.power == f"Pairing correlation {v.correlation:.2f}; {found}"
+    gained = f"{left:.2f} of the variance of unpaired arms (95% interval {low:.2f} to {high:.2f})"
+    assert v.power == f"Pairing by seed leaves {gained}. {found}"
+
+
+# ---- arms that are not paired -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scores_a", "scores_b"), [(A, B), (B, A)])
+def test_without_pairing_welchs_test_judges(scores_a, scores_b):
+    v = one(scores_a, scores_b, pairing="none", margin=0.2)
+    beyond = [b + 0.2 for b in scores_b.values()]
+    side = "greater" if scores_a is A else "less"
+    expected = sp.ttest_ind(list(scores_a.values()), beyond, equal_var=False, alternative=side)
+    assert v.p_adjusted == pytest.approx(expected.pvalue)
+    interval = sp.ttest_ind(list(scores_a.values()), list(scores_b.values()), equal_var=False).confidence_interval(0.9)
+    assert (v.low, v.high) == pytest.approx(tuple(interval))
+    assert v.outcome == ("supported" if scores_a is A else "contradicted")
+    assert v.power.startswith("Unpaired, as declared; pairing by seed would have left ")
+    assert "5 seeds of either arm would have found" in v.power
+
+
+def test_without_pairing_an_equal_difference_in_every_seed_is_tested_all_the_same():
+    scores = arm(96.0, 96.5, 97.0)
+    shifted = arm(98.0, 98.5, 99.0)
+    assert "without spread" in one(shifted, scores).summary
+    v = one(shifted, scores, pairing="none")
+    assert v.p_adjusted == pytest.approx(
+        sp.ttest_ind(list(shifted.values()), [b + 0.5 for b in scores.values()], equal_var=False, alternative="greater").pvalue
+    )
+    assert "without spread" in one(arm(98.0, 98.0, 98.0), arm(96.0, 96.0, 96.0), pairing="none").summary
+
+
+def test_of_lower_losses_without_pairing_the_better_arm_is_found():
+    v = one(arm(0.1, 0.2, 0.15), arm(1.1, 1.3, 1.15), metric="test/loss", margin=0.1, pairing="none")
+    assert v.outcome == "supported"
+    assert v.low > 0.5
+
+
+def test_without_pairing_more_seeds_count_for_both_arms():
+    v = one(A, B, pairing="none", margin=1.0)
+    spread = math.sqrt(np.var(list(A.values()), ddof=1) + np.var(list(B.values()), ddof=1))
+    freedom = statistics.unpaired_error(v.arms[0], v.arms[1])[1] / 4
+    need = next(
+        n for n in range(6, 999)
+        if sp.nct.sf(sp.t.ppf(0.95, freedom * (n - 1)), freedom * (n - 1), 0.2 / spread * math.sqrt(n)) >= 0.8
+    )  # fmt: skip
+    assert f"about {need} seeds would decide it" in v.summary
 
 
 # ---- too little to judge ----------------------------------------------------------------------------------------------------
@@ -346,6 +394,24 @@ def test_the_seeds_that_would_decide_count_the_other_claims():
     assert f"about {needed(1)} seeds" in beside_a_decided_one[0].summary  # Holm leaves it the whole level
 
 
+def test_the_seeds_that_would_decide_have_a_range_of_plausible_means():
+    v = one(A, B, margin=1.0)
+    low, high = sp.ttest_1samp(DIFFERENCE, 0).confidence_interval(0.8)
+    assert low < 1.0 < high
+    fewest_seeds = max(6, fewest((high - 1.0) / np.std(DIFFERENCE, ddof=1)))
+    assert f"(80% power; {fewest_seeds} or more for means within their 80% interval)" in v.summary
+    beside = one(A, B, margin=0.65)  # outside of that interval
+    nearest, farthest = (max(6, fewest((mean - 0.65) / np.std(DIFFERENCE, ddof=1))) for mean in (high, low))
+    assert f"(80% power; {nearest} to {farthest} for means within their 80% interval)" in beside.summary
+
+
+def test_equivalence_asks_for_no_more_seeds_than_its_nearer_limit_needs():
+    """Where the mean is off the middle, the farther of the two tests fails next to never, and costs no power."""
+    spread = np.std(DIFFERENCE, ddof=1)
+    v = one(A, B, kind="equivalent", margin=1.5)
+    assert f"about {fewest((1.5 - v.estimate) / spread)} seeds would decide it" in v.summary
+
+
 # ---- seeds until decided ----------------------------------------------------------------------------------------------------
 
 PLAN = Seeds(start=3, step=2, max=9, stop="decided")
@@ -374,6 +440,23 @@ def test_an_undecided_claim_waits_for_the_next_block_and_says_which():
     assert waiting.outcome == "incomplete"
     assert waiting.summary == "Not decided yet: seeds 5, 6 come next, 9 seeds in all at most."
     assert decided.n == 3
+
+
+def test_a_claim_that_was_decided_early_says_how_far_off_its_estimate_is_and_what_later_seeds_say():
+    decided, _ = sequential([claim(), claim(id="close", contrast=("a", "c"))], 5)
+    differences = (CLEAR["a"] - CLEAR["b"])[:5]
+    low, high = statistics.interval(differences, 1 - 2 * statistics.Boundary(3, 2, 9).nominal(0.05))
+    latest = f"it is {differences.mean():+.2f} (repeated 90% interval {low:+.2f} to {high:+.2f})."
+    assert decided.evidence.endswith(f"With all 5 seeds that there are by now {latest}")
+    (alone,) = sequential([claim()], 3)
+    assert alone.stopping == ""  # so clear an effect is decided at the first look, whatever the seeds
+    (near,) = judged([claim(margin=0.0)], {"a": arm(96.9, 97.6, 96.3, 97.2, 96.5), "b": arm(96, 96, 96, 96, 96)}, PLAN)
+    assert near.decided
+    off = re.fullmatch(r"To stop when decided moves an estimate away from the margin, by \+(0\.\d\d) points .*", near.stopping)
+    assert 0.01 <= float(off[1]) < 0.1
+    (fixed,) = judged([claim()], {arm: dict(enumerate(values)) for arm, values in CLEAR.items()})
+    assert fixed.decided
+    assert fixed.stopping == ""
 
 
 def test_before_the_first_look_nothing_is_judged():
@@ -430,7 +513,12 @@ def test_a_pilots_pairs_forecast_the_seeds():
     assert "4 pairs have mean" in forecast(v, fixed.study)
     assert "seeds would decide it" in forecast(v, fixed.study)
     growing = replace(fixed.study, seeds=PLAN)
-    assert "chance to be decided by 9 seeds" in forecast(v, growing)
+    said = forecast(v, growing)
+    assert "chance to be decided by 9 seeds" in said
+    chance = int(said.split("% chance")[0].split()[-1])
+    low, high = (int(word) for word in said.split("(")[-1].split("% for means")[0].replace("%", "").split(" to "))
+    assert low <= chance <= high
+    assert low < high
     (nothing,) = judge_study(fixed, dict.fromkeys(pilot))
     assert forecast(nothing, fixed.study) == ""
 

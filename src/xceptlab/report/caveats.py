@@ -72,7 +72,7 @@ class Sampling:
 def sampling_errors(
     verdicts: list[Verdict], study: Study, directories: Mapping[tuple[str, int], RunDirectory]
 ) -> dict[str, Sampling]:
-    """Of the claims on a mean that are judged, and whose runs have all kept their values image by image.
+    """Of the claims on a mean of pairs that are judged, and whose runs have all kept their values image by image.
 
     Args:
         verdicts: Of the study's claims.
@@ -81,16 +81,18 @@ def sampling_errors(
     """
     sampling = {}
     for v in verdicts:
-        if v.claim.statistic != "mean" or v.n < 2 or v.outcome == "incomplete":
+        paired_mean = v.claim.statistic == "mean" and v.claim.pairing == "seed"
+        if not paired_mean or v.n < 2 or v.outcome == "incomplete":
             continue
         kept = by_image(v.claim, study, directories, list(v.differences))
         if len(kept) < v.n:
             continue
         differences = np.stack(list(kept.values()))
         added = image_variance(differences)
-        both, freedom = error(v.values, added)
+        spread = float(v.values.std(ddof=1))
+        both, freedom = error(spread, v.n, added)
         sampling[v.claim.id] = Sampling(
-            seeds=float(v.values.std(ddof=1)) / math.sqrt(v.n),
+            seeds=spread / math.sqrt(v.n),
             images=math.sqrt(added),
             both=float(both),
             freedom=float(freedom),

@@ -47,6 +47,9 @@ class Claim(Section):
     statistic: Literal["mean", "median"] = "mean"
     """Of the differences over seeds: the mean, by t-tests; or the median, by counting in how many seeds a - b lies beyond the
     margin, which stays valid where runs collapse or diverge, and needs 5 seeds for one claim, more for several."""
+    pairing: Literal["seed", "none"] = "seed"
+    """seed: the arms of a seed form a pair, as they see the same images in the same order; none: the arms are compared as if they
+    had nothing in common, by Welch's t-tests, for a mean of two arms with a list of seeds."""
     statement: str = ""
     """The claim in words."""
     diverged: float | None = None
@@ -68,6 +71,8 @@ class Claim(Section):
             self._require("contrast", self.contrast[0] != self.contrast[1], "two different arms")
         paired = all(_are_two_levels(levels) for levels in self.effect.values())
         self._require("effect", len(self.effect) <= 3 and paired, "one to three factors, each with two different levels")
+        of_means = self.statistic == "mean" and not self.effect
+        self._require("pairing", self.pairing == "seed" or of_means, "seed, but for the means of two arms")
         self._require("margin", self.margin >= 0, "0 or more")
         self._require("margin", self.margin > 0 or self.kind == "superior", "above 0; nothing is equivalent to within 0")
         self._check_range()
@@ -264,6 +269,8 @@ class Study(Section):
         ids = [other.id for other in self.claims]
         if ids.count(claim.id) > 1:
             raise Refused(f"claim {claim.id!r}: there are {ids.count(claim.id)} claims of this id")
+        if claim.pairing == "none" and (isinstance(self.seeds, Seeds) or self.scope == "images"):
+            raise Refused(f"claim {claim.id!r}: pairing: none needs a list of seeds and scope: test_set")
         cells = self.cells()
         for arm in claim.contrast or ():
             if arm not in cells:
@@ -358,6 +365,7 @@ def refuse_repeated(claims: Sequence[Claim]) -> None:
             claim.kind,
             claim.margin,
             claim.statistic,
+            claim.pairing,
             claim.diverged,
             claim.lower_is_better,
         )

@@ -4,23 +4,24 @@ The mean is tested by t-tests: powerful, and valid while the differences are nea
 valid for any distribution, also where runs collapse or diverge, and blind to how large a difference is.
 """
 
-import bisect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy import optimize, stats
 
 from xceptlab.errors import Refused
 from xceptlab.runs.metrics import split_of
 from xceptlab.study import images, signs, statistics
 from xceptlab.study.definition import Claim, Seeds, Study
-from xceptlab.study.statistics import MOST_PAIRS, Array, Kind
+from xceptlab.study.statistics import MOST_PAIRS, Array
 
 LEAST_PAIRS = 3
 """Fewer pairs are judged by no test."""
+PLAUSIBLE = 0.8
+"""Level of the interval of a mean over which forecasts give a range."""
 
 
 class Estimand(ABC):
@@ -50,7 +51,10 @@ class Estimand(ABC):
 
     @abstractmethod
     def p_values(self, d: Array) -> Array:
-        """p that the claim holds and p that its opposite does (2,), valid beside the other analyses of a sequential study."""
+        """Of differences (..., n): p that the claim holds and p that its opposite does (..., 2).
+
+        They are valid beside the other analyses of a sequential study.
+        """
 
     @abstractmethod
     def nominal(self, level: float) -> float:
@@ -89,14 +93,30 @@ class Estimand(ABC):
         """
 
     @abstractmethod
+    def stopping(self, d: Array, level: float) -> str:
+        """What it does to the estimate that seeds ended with these n >= 2, which decided the claim at the study's ``level``.
+
+        Empty where it is too little to be seen.
+        """
+
+    @abstractmethod
     def outlook(self, d: Array, level: float) -> str:
         """What the differences, n >= 2, say about the seeds that are still to come, at the study's ``level``."""
 
 
-def estimand(claim: Claim, seeds: Sequence[int] | Seeds, image_variance: float | None = None) -> Estimand:
-    """The estimand that a claim declares; of seeds and images where the variance that images add is given (``scope: images``)."""
+def estimand(claim: Claim, seeds: Sequence[int] | Seeds, arms: Array, image_variance: float | None = None) -> Estimand:
+    """The estimand that a claim declares.
+
+    Args:
+        claim: The claim.
+        seeds: Those of the study.
+        arms: The scores of the claim's two sides that form pairs, (2, n).
+        image_variance: What images add to the variance, where a verdict is to hold for other images, too (``scope: images``).
+    """
     if image_variance is not None:
         return MeanOverImages(claim, seeds, image_variance)
+    if claim.pairing == "none":
+        return UnpairedMean(claim, seeds, arms)
     if claim.statistic == "mean":
         return Mean(claim, seeds)
     return Median(claim, seeds)
@@ -119,7 +139,7 @@ def refuse_too_few_seeds(study: Study, file: Path) -> None:
             continue
         level = study.alpha / len(study.claims)
         smallest_p = 0.5**most
-        if smallest_p > estimand(claim, seeds).nominal(level):
+        if smallest_p > Median(claim, seeds).nominal(level):
             raise Refused(f"{file}: claim {claim.id!r}: statistic: {_seeds_of_a_median(level, len(study.claims) - 1, most)}")
 
 
@@ -143,17 +163,30 @@ class Mean(Estimand):
         if isinstance(seeds, Seeds):
             self.boundary = statistics.Boundary(seeds.start, seeds.step, seeds.max)
 
+    def spread(self, d: Array) -> Array:
+        """The standard deviation (...) that the error of the mean is made of, of differences (..., n), n >= 2."""
+        return np.asarray(d.std(axis=-1, ddof=1))
+
+    def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
+        """The standard error of the mean of n differences of this spread (...), and its degrees of freedom."""
+        return spread / math.sqrt(n), n - 1
+
     def estimate(self, d: Array) -> float:
         return float(d.mean())
 
     def interval(self, d: Array, alpha: float) -> tuple[float, float]:
-        low, high = statistics.interval(d, 1 - 2 * self.nominal(alpha))
+        return self._interval(d, 1 - 2 * self.nominal(alpha))
+
+    def _interval(self, d: Array, level: float) -> tuple[float, float]:
+        low, high = statistics.t_interval(self.estimate(d), *self.error(self.spread(d), len(d)), level)
         return float(low), float(high)
 
     def p_values(self, d: Array) -> Array:
+        error, freedom = self.error(self.spread(d), d.shape[-1])
+        mean, kind, margin = d.mean(axis=-1), self.claim.kind, self.claim.margin
         if self.boundary is None:
-            return statistics.p_values(d, self.claim.kind, self.claim.margin)
-        return statistics.p_values(d, self.claim.kind, self.claim.margin, self.boundary.chance)
+            return statistics.t_tests(mean, error, freedom, kind, margin)
+        return statistics.t_tests(mean, error, freedom, kind, margin, self.boundary.chance)
 
     def nominal(self, level: float) -> float:
         return level if self.boundary is None else self.boundary.nominal(level)
@@ -167,77 +200,132 @@ class Mean(Estimand):
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
     def power(self, d: Array, level: float) -> str:
-        detectable = statistics.detectable(_spread(d), len(d), self.claim.kind, level)
+        error, freedom = map(float, self.error(self.spread(d), len(d)))
+        detectable = statistics.detectable(error, freedom, self.claim.kind, level)
         smallest = f"{detectable:.{self.claim.decimals}f}"
         if self.claim.kind == "equivalent":
             found = f"equivalence within {smallest}"
         else:
             found = f"an effect of {smallest} beyond the margin"
-        return f"{len(d)} pairs would have found {found} with 80% power."
+        return f"{self._size(d)} would have found {found} with 80% power."
+
+    def _size(self, d: Array) -> str:
+        """How much there is to go by, in words."""
+        return f"{len(d)} pairs"
 
     def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
-        """How many pairs would probably decide the claim if the observed mean and spread were the true ones."""
-        margin, n, mean = self.claim.margin, len(d), self.estimate(d)
-        equivalent = self.claim.kind == "equivalent"
-        beyond = margin - abs(mean) if equivalent else mean - margin  # above 0 the claim would be shown, below 0 its opposite
-        if beyond == 0:
+        """How many seeds would probably decide the claim if the observed mean and spread were the true ones, with a range.
+
+        The range is over the means that are plausible, at the observed spread.
+        """
+        if self.estimate(d) in self._limits():
             return "the estimate lies on the margin, so that no number of seeds would decide it"
-        kind: Kind
-        if beyond > 0:
-            kind, level = self.claim.kind, levels[0]
-        elif equivalent:
-            kind, level = "superior", levels[1] / 2  # either of two outer tests shows the opposite
-        else:
-            kind, level = "superior", levels[1]
-        need = self._pairs_needed(abs(beyond), _spread(d), kind, level)
-        need = max(need, n + 1, LEAST_PAIRS)
+        need = self._seeds_needed(self.estimate(d), d, levels)
         if need >= MOST_PAIRS:
             return self._too_many()
-        return f"at this mean and spread about {need} seeds would decide it, {need - n} more (80% power)"
+        plausible = [self._seeds_needed(mean, d, levels) for mean in self._plausible_means(d)]
+        fewest, most = min(need, *plausible), max(need, *plausible)
+        others = f"{fewest} to {most}" if most < MOST_PAIRS else f"{fewest} or more"
+        power = f"80% power; {others} for means within their 80% interval"
+        return f"at this mean and spread about {need} seeds would decide it, {need - len(d)} more ({power})"
 
-    def _pairs_needed(self, distance: float, spread: float, kind: Kind, level: float) -> int:
-        return statistics.pairs_needed(distance, spread, kind, level)
+    def _limits(self) -> tuple[float, ...]:
+        """The means that lie on the margin."""
+        margin = self.claim.margin
+        return (-margin, margin) if self.claim.kind == "equivalent" else (margin,)
+
+    def _plausible_means(self, d: Array) -> list[float]:
+        """The ends of the mean's 80% interval, and what lies within it that is harder or easier to decide than they are."""
+        low, high = self._interval(d, PLAUSIBLE)
+        turns = [*self._limits(), 0.0] if self.claim.kind == "equivalent" else self._limits()
+        return [low, high, *(mean for mean in turns if low < mean < high)]
+
+    def _seeds_needed(self, mean: float, d: Array, levels: Sequence[float]) -> int:
+        """How many seeds decide the claim with 80% power if this is the true mean; ``MOST_PAIRS`` if none that can be had."""
+        margin = self.claim.margin
+        if self.claim.kind == "superior":
+            distances = [abs(mean - margin)]
+            level = levels[0] if mean > margin else levels[1]
+        elif abs(mean) < margin:
+            distances, level = [margin - mean, margin + mean], levels[0]
+        else:
+            distances, level = [abs(mean) - margin], levels[1] / 2  # either of two outer tests shows the opposite
+        if min(distances) == 0:
+            return MOST_PAIRS
+        spread = self.spread(d)
+        need = statistics.pairs_needed(distances, lambda n: self.error(spread, n), level)
+        return max(need, len(d) + 1, LEAST_PAIRS)
 
     def _too_many(self) -> str:
         return f"at this mean and spread more than {MOST_PAIRS - 1} seeds would be needed to decide it"
 
     def describe(self, d: Array) -> str:
         places = self.claim.decimals
-        spread = _spread(d)
+        spread = float(self.spread(d))
         sure = f"80% sure: at most {statistics.upper_spread(spread, len(d)):.{places}f}"
-        return f"{len(d)} pairs have mean {self.estimate(d):+.{places}f}, standard deviation {spread:.{places}f} ({sure})"
+        return f"{self._size(d)} have mean {self.estimate(d):+.{places}f}, standard deviation {spread:.{places}f} ({sure})"
 
     def prospect(self, d: Array, level: float) -> tuple[float, float]:
-        return self._prospect(d, _spread(d), level)
+        return self._prospect(self.estimate(d), d, level)
 
-    def _prospect(self, d: Array, spread: float, level: float) -> tuple[float, float]:
-        """The chance to be decided and the seeds on average, if ``spread`` were the true standard deviation."""
-        assert self.boundary is not None
+    def _prospect(self, mean: float, d: Array, level: float) -> tuple[float, float]:
+        """The chance to be decided and the seeds on average, if this were the true mean."""
+        return statistics.sequential_power(mean, observed=d, **self._plan(d, level))
+
+    def _plan(self, d: Array, level: float) -> dict[str, Any]:
+        """What the simulations of this claim's analyses have in common."""
         assert isinstance(self.seeds, Seeds)
-        return statistics.sequential_power(
-            mean=self.estimate(d),
-            spread=spread,
-            kind=self.claim.kind,
-            margin=self.claim.margin,
-            analyses=self.seeds.analyses,
-            boundary=self.boundary,
-            level=level,
-            observed=d,
-        )
+        return {
+            "spread": float(self.spread(d)),
+            "kind": self.claim.kind,
+            "margin": self.claim.margin,
+            "analyses": self.seeds.analyses,
+            "boundary": self.boundary,
+            "level": level,
+        }
+
+    def stopping(self, d: Array, level: float) -> str:
+        bias = round(statistics.stopping_bias(self.estimate(d), **self._plan(d, level)), self.claim.decimals)
+        if bias == 0:
+            return ""
+        off = f"by {bias:+.{self.claim.decimals}f}{self.claim.unit} on average if this one were true"
+        return f"To stop when decided moves an estimate away from the margin, {off}."
 
     def outlook(self, d: Array, level: float) -> str:
         if not isinstance(self.seeds, Seeds):
             return self.more_seeds(d, (level, level))
         chance, seeds = self.prospect(d, level)
-        largest_spread = statistics.upper_spread(_spread(d), len(d))
-        worst_chance, worst_seeds = self._prospect(d, largest_spread, level)
-        worst = f"{worst_chance:.0%} and {worst_seeds:.1f} at the largest spread"
-        return f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average ({worst})"
+        chances = [chance, *(self._prospect(mean, d, level)[0] for mean in self._plausible_means(d))]
+        others = f"{min(chances):.0%} to {max(chances):.0%} for means within their 80% interval"
+        return f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average ({others})"
 
 
-def _spread(d: Array) -> float:
-    """The standard deviation of differences (n,), n >= 2."""
-    return float(d.std(ddof=1))
+class UnpairedMean(Mean):
+    """The mean over seeds of arms that are not paired, by Welch's t-tests (``pairing: none``).
+
+    Args:
+        claim: The claim.
+        seeds: Those of the study, a list.
+        arms: The scores of the arms a and b, (2, n).
+    """
+
+    def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds, arms: Array) -> None:
+        super().__init__(claim, seeds)
+        self.arms = arms
+
+    def spread(self, d: Array) -> Array:
+        return np.sqrt(self.arms.var(axis=-1, ddof=1).sum())
+
+    def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
+        _, freedom = statistics.unpaired_error(self.arms[0], self.arms[1])
+        per_seed = freedom / (self.arms.shape[-1] - 1)
+        return spread / math.sqrt(n), per_seed * (n - 1)
+
+    def untestable(self, d: Array) -> str:
+        return super().untestable(d) if self.spread(d) == 0 else ""
+
+    def _size(self, d: Array) -> str:
+        return f"{len(d)} seeds of either arm"
 
 
 class MeanOverImages(Mean):
@@ -257,12 +345,8 @@ class MeanOverImages(Mean):
     def scope(self) -> str:
         return "on images of this kind"
 
-    def interval(self, d: Array, alpha: float) -> tuple[float, float]:
-        low, high = images.interval(d, self.image_variance, 1 - 2 * alpha)
-        return float(low), float(high)
-
-    def p_values(self, d: Array) -> Array:
-        return images.p_values(d, self.image_variance, self.claim.kind, self.claim.margin)
+    def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
+        return images.error(spread, n, self.image_variance)
 
     def untestable(self, d: Array) -> str:
         if math.isnan(self.image_variance):
@@ -270,24 +354,8 @@ class MeanOverImages(Mean):
             return f"{kept}, so that nothing is known of other images (scope: images)"
         return super().untestable(d)
 
-    def power(self, d: Array, level: float) -> str:
-        error, freedom = (float(value) for value in images.error(d, self.image_variance))
-        critical = stats.t.ppf(1 - level, freedom)
-        each = statistics.power_of_each(self.claim.kind)
-        errors = optimize.brentq(lambda x: stats.nct.sf(critical, freedom, x) - each, 0.0, critical + 50.0)
-        smallest = f"{errors * error:.{self.claim.decimals}f}"
-        found = f"an effect of {smallest} beyond the margin"
-        if self.claim.kind == "equivalent":
-            found = f"equivalence within {smallest}"
-        return f"{len(d)} pairs on so many images would have found {found} with 80% power."
-
-    def _pairs_needed(self, distance: float, spread: float, kind: Kind, level: float) -> int:
-        each, sizes = statistics.power_of_each(kind), range(2, MOST_PAIRS)
-
-        def enough(n: int) -> bool:
-            return images.power(distance, spread, n, self.image_variance, level) >= each
-
-        return sizes.start + bisect.bisect_left(sizes, True, key=enough)
+    def _size(self, d: Array) -> str:
+        return f"{len(d)} pairs on so many images"
 
     def _too_many(self) -> str:
         floor = f"{math.sqrt(self.image_variance):.{self.claim.decimals}f}"
@@ -348,6 +416,9 @@ class Median(Estimand):
     def prospect(self, d: Array, level: float) -> tuple[float, float]:
         assert self.boundary is not None
         return signs.sequential_power(d, self.claim.kind, self.claim.margin, self.boundary, level)
+
+    def stopping(self, d: Array, level: float) -> str:
+        return "To stop when decided moves an estimate away from the margin."
 
     def outlook(self, d: Array, level: float) -> str:
         if not isinstance(self.seeds, Seeds):

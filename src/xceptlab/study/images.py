@@ -10,12 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats
 
 from xceptlab.data.sources import reading
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory
+from xceptlab.study import statistics
 from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.statistics import Array, Kind
 
@@ -42,52 +41,23 @@ def image_variance(differences: Array) -> Array:
     return np.asarray(np.maximum(0.0, (of_images - of_rest) / n) / images)
 
 
-def error(differences: Array, added: ArrayLike) -> tuple[Array, Array]:
-    """Standard error of the mean of paired differences (..., n) over seeds and images, and its degrees of freedom (...).
+def error(spread: Array | float, n: int, added: Array | float) -> tuple[Array, Array]:
+    """Standard error of a mean over seeds and images, and its degrees of freedom (...), of n differences of this spread (...).
 
     ``added`` is ``image_variance``. The degrees of freedom are Satterthwaite's (1946) of the sum of both variances; that of the
     images, estimated from many of them, counts as known.
     """
-    n = differences.shape[-1]
-    of_seeds = differences.var(axis=-1, ddof=1) / n
+    of_seeds = np.asarray(spread**2 / n)
     both = of_seeds + added
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = np.where(of_seeds > 0, both**2 * (n - 1) / of_seeds**2, np.inf)
     return np.sqrt(both), freedom
 
 
-def p_values(differences: Array, added: ArrayLike, kind: Kind, margin: float) -> Array:
+def p_values(differences: Array, added: Array | float, kind: Kind, margin: float) -> Array:
     """As ``statistics.p_values``, for seeds and images: p that the claim holds and p that its opposite does (..., 2)."""
-    mean = differences.mean(axis=-1)
-    of_both, freedom = error(differences, added)
-
-    def above(limit: float) -> Array:
-        return np.asarray(stats.t.sf((mean - limit) / of_both, freedom))
-
-    def below(limit: float) -> Array:
-        return np.asarray(stats.t.cdf((mean - limit) / of_both, freedom))
-
-    if kind == "superior":
-        return np.stack([above(margin), below(margin)], axis=-1)
-    inside = np.maximum(above(-margin), below(margin))
-    outside = 2 * np.minimum(above(margin), below(-margin))
-    return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
-
-
-def interval(differences: Array, added: ArrayLike, level: float) -> Array:
-    """The interval of the mean difference over seeds and images at ``level``: low and high (..., 2)."""
-    of_both, freedom = error(differences, added)
-    half = of_both * stats.t.ppf((1 + level) / 2, freedom)
-    mean = differences.mean(axis=-1)
-    return np.stack([mean - half, mean + half], axis=-1)
-
-
-def power(distance: float, spread: float, n: int, added: float, alpha: float) -> float:
-    """The chance of one test at ``alpha`` to find a mean at ``distance`` from its limit with n pairs of this spread (> 0)."""
-    of_seeds = spread**2 / n
-    both = of_seeds + added
-    freedom = both**2 * (n - 1) / of_seeds**2
-    return float(stats.nct.sf(stats.t.ppf(1 - alpha, freedom), freedom, distance / np.sqrt(both)))
+    of_both = error(differences.std(axis=-1, ddof=1), differences.shape[-1], added)
+    return statistics.t_tests(differences.mean(axis=-1), *of_both, kind, margin)
 
 
 # ---- the values of single images ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The statistics: arrays in, numbers out. scipy and statsmodels do the computing.
+"""The statistics: arrays in, numbers out. scipy does the computing.
 
 What decides verdicts takes any number of leading axes ``(...)``, so that the simulations run the very code that judges.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import interpolate, stats
+from scipy import interpolate, optimize, stats
 
 Array = NDArray[np.float64]
 Kind = Literal["superior", "equivalent"]
@@ -27,21 +27,36 @@ MOST_PAIRS = 1000
 def p_values(differences: Array, kind: Kind, margin: float, chance: Callable[[Any], Any] = lambda p: p) -> Array:
     """For paired differences (..., n), n >= 2 and of some spread: p that the claim holds and p that its opposite does (..., 2).
 
-    ``superior``: one-sided t-tests of mean > margin and of mean < margin. ``equivalent``: two one-sided tests (Schuirmann 1987)
-    of |mean| < margin; its opposite, |mean| > margin, is shown by either outer test, hence Bonferroni's factor of 2.
     ``chance`` makes each one-sided p-value one that is valid beside the other analyses of a sequential study (``Boundary``).
     """
+    n = differences.shape[-1]
+    return t_tests(differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, kind, margin, chance)
 
-    def one_sided(mean: float, alternative: str) -> Array:
-        test = stats.ttest_1samp(differences, mean, axis=-1, alternative=alternative)
-        return np.asarray(chance(test.pvalue))
 
-    above = one_sided(margin, "greater")
-    below = one_sided(margin, "less")
+def t_tests(
+    mean: Array | float,
+    error: Array | float,
+    freedom: Array | float,
+    kind: Kind,
+    margin: float,
+    chance: Callable[[Any], Any] = lambda p: p,
+) -> Array:
+    """As ``p_values``, of a mean (...), its standard error (...) > 0 and that one's degrees of freedom (...).
+
+    ``superior``: one-sided t-tests of mean > margin and of mean < margin. ``equivalent``: two one-sided tests (Schuirmann 1987)
+    of |mean| < margin; its opposite, |mean| > margin, is shown by either outer test, hence Bonferroni's factor of 2.
+    """
+
+    def above(limit: float) -> Array:
+        return np.asarray(chance(stats.t.sf((mean - limit) / error, freedom)))
+
+    def below(limit: float) -> Array:
+        return np.asarray(chance(stats.t.cdf((mean - limit) / error, freedom)))
+
     if kind == "superior":
-        return np.stack([above, below], axis=-1)
-    inside = np.maximum(one_sided(-margin, "greater"), below)
-    outside = 2 * np.minimum(above, one_sided(-margin, "less"))
+        return np.stack([above(margin), below(margin)], axis=-1)
+    inside = np.maximum(above(-margin), below(margin))
+    outside = 2 * np.minimum(above(margin), below(-margin))
     return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
 
 
@@ -64,48 +79,58 @@ def holm_level(p: Array, i: int, alpha: float) -> float:
 
 def interval(differences: Array, level: float) -> Array:
     """The t interval of the mean of differences (..., n), n >= 2, at ``level`` (0 to 1): low and high (..., 2)."""
-    mean = differences.mean(axis=-1)
-    half = half_width(stats.sem(differences, axis=-1), differences.shape[-1], level)
+    n = differences.shape[-1]
+    return t_interval(differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, level)
+
+
+def t_interval(mean: Array | float, error: Array | float, freedom: Array | float, level: float) -> Array:
+    """The interval at ``level`` of a mean (...) of this standard error (...) and degrees of freedom (...): (..., 2)."""
+    half = error * stats.t.ppf((1 + level) / 2, freedom)
     return np.stack([mean - half, mean + half], axis=-1)
 
 
-def half_width(error: ArrayLike, n: int, level: float) -> Array:
-    """Half the t interval at ``level`` of a mean over n values, given its standard error (...)."""
-    return np.asarray(error) * stats.t.ppf((1 + level) / 2, n - 1)
+def power(distance: Array | float, error: Array | float, freedom: Array | float, level: float) -> Array:
+    """The chance of a one-sided t-test at ``level`` to find a mean at ``distance`` (...) from its limit.
+
+    It has this standard error (...) > 0 with so many degrees of freedom (...).
+    """
+    found = stats.nct.sf(stats.t.ppf(1 - level, freedom), freedom, distance / error)
+    return np.where(np.isnan(found), 1.0, found)  # scipy gives NaN for enormous effects
 
 
-def detectable(spread: float, n: int, kind: Kind, alpha: float) -> float:
-    """The distance that n pairs of standard deviation ``spread`` would have found with ``POWER``.
+def detectable(error: float, freedom: float, kind: Kind, level: float) -> float:
+    """The distance from the margin at which a mean of this standard error would have been found with ``POWER``.
 
     ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest margin that would be shown for
-    a true difference of 0 (each of the two tests at 1 - (1 - POWER) / 2, as for two that fail independently).
+    a true difference of 0, by two tests.
     """
-    from statsmodels.stats.power import TTestPower
+    power_of_each = POWER if kind == "superior" else 1 - (1 - POWER) / 2
 
-    effect_size = TTestPower().solve_power(nobs=n, alpha=alpha, power=power_of_each(kind), alternative="larger")
-    return float(spread * effect_size)
+    def short_of(errors: float) -> float:
+        return float(power(errors, 1.0, freedom, level)) - power_of_each
+
+    critical = stats.t.ppf(1 - level, freedom)
+    return error * float(optimize.brentq(short_of, 0.0, critical + 50.0))
 
 
-def pairs_needed(distance: float, spread: float, kind: Kind, alpha: float) -> int:
-    """Pairs that find a mean at ``distance`` (> 0) from the margin with ``POWER``, at standard deviation ``spread`` (> 0).
+def pairs_needed(distances: Sequence[float], error: Callable[[int], tuple[Array | float, Array | float]], level: float) -> int:
+    """Pairs with which one-sided tests find means at all these distances (> 0) from their limits with ``POWER``.
 
-    At most ``MOST_PAIRS``.
+    At most ``MOST_PAIRS``. The chance that one of several tests fails is taken to be the sum of their chances, which it is at
+    most.
+
+    Args:
+        distances: One for a claim of ``superior``, two for the two tests of ``equivalent``.
+        error: By the number of pairs the mean's standard error and degrees of freedom.
+        level: Of each test.
     """
-    from statsmodels.stats.power import TTestPower
 
     def suffice(n: int) -> bool:
-        power = TTestPower().power(distance / spread, n, alpha, alternative="larger")
-        return not power < power_of_each(kind)  # NaN, which scipy gives for enormous effects, suffices
+        misses = [1 - float(power(distance, *error(n), level)) for distance in distances]
+        return 1 - sum(misses) >= POWER
 
     sizes = range(2, MOST_PAIRS)
     return sizes.start + bisect.bisect_left(sizes, True, key=suffice)
-
-
-def power_of_each(kind: Kind) -> float:
-    """The power that each one-sided test needs for the claim to be found with ``POWER``: ``equivalent`` needs two of them."""
-    if kind == "superior":
-        return POWER
-    return 1 - (1 - POWER) / 2
 
 
 def at_chance(accuracy: float, chance: float, images: int) -> bool:
@@ -129,11 +154,40 @@ def upper_share(hits: int, n: int, level: float = 0.95) -> float:
     return float(stats.beta.ppf(level, hits + 1, n - hits))
 
 
-def correlation(a: Array, b: Array) -> float:
-    """Pearson's correlation of (n,) and (n,); NaN where one of them does not vary."""
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
+def unpaired_error(a: Array, b: Array) -> tuple[Array, Array]:
+    """The standard error of the difference of two means over scores (..., n), n >= 2, that are not paired, and its freedom (...).
+
+    The degrees of freedom are Welch's (1947), for variances that differ.
+    """
+    n = a.shape[-1]
+    of_a, of_b = a.var(axis=-1, ddof=1) / n, b.var(axis=-1, ddof=1) / n
+    both = of_a + of_b
+    with np.errstate(invalid="ignore"):
+        freedom = np.where(both > 0, (n - 1) * both**2 / (of_a**2 + of_b**2), n - 1)
+    return np.sqrt(both), freedom
+
+
+def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float, float]:
+    """What pairing leaves of the variance: var(a - b) / (var a + var b) of paired scores (n,), with its interval.
+
+    1 is no gain, 0 all of it; above 1, up to 2, unpaired arms would be compared more precisely. With f the ratio of the variances
+    of a - b and a + b this is 2 f / (1 + f), and f has an exact interval where scores are normal, since a - b and a + b are a
+    pair of correlated variables (Pitman 1939; Morgan 1939). NaN with fewer than 3 pairs, or where one of the two does not vary.
+    """
+    n = len(a)
+    if n < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return (np.nan, np.nan, np.nan)
+    differences, sums = a - b, a + b
+    of_differences, of_sums = differences.var(ddof=1), sums.var(ddof=1)
+    left = float(2 * of_differences / (of_differences + of_sums))
+    if min(of_differences, of_sums) == 0:  # the scores lie on a line of slope 1 or -1, and so will others
+        return (left, left, left)
+    correlation = np.corrcoef(differences, sums)[0, 1]
+    critical = stats.t.ppf((1 + level) / 2, n - 2)
+    widening = 1 + 2 * (1 - correlation**2) * critical**2 / (n - 2)
+    root = np.sqrt(widening**2 - 1)
+    low, high = (of_differences / of_sums * (widening + side * root) for side in (-1, 1))
+    return left, float(2 * low / (1 + low)), float(2 * high / (1 + high))
 
 
 # ---- seeds until decided ---------------------------------------------------------------------------------------------------
@@ -196,12 +250,28 @@ def sequential_power(
     Every simulated study begins with the ``observed`` differences (n,), where there are any; its further ones are normal, of this
     mean and spread.
     """
-    n_observed = np.size(observed)
     differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
-    differences[:, :n_observed] = observed
-    to_come = [n for n in analyses if n > n_observed]
+    differences[:, : np.size(observed)] = observed
+    to_come = [n for n in analyses if n > np.size(observed)]
     p = [p_values(differences[:, :n], kind, margin, boundary.chance).min(axis=-1) for n in to_come]
     return decisions(np.stack(p), to_come, level)
+
+
+def stopping_bias(
+    mean: float, spread: float, kind: Kind, margin: float, analyses: range, boundary: Boundary, level: float, paths: int = 4000
+) -> float:
+    """By how much the mean at which a study stops exceeds the true one on average, by simulation, where differences are normal.
+
+    A study stops when its scores happen to be clear, so that its estimate is biased away from the margin (Whitehead 1986,
+    *Biometrika* 73).
+    """
+    differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
+    at_stop = differences.mean(axis=-1)  # of a study that nothing decides
+    for n in reversed(analyses):
+        so_far = differences[:, :n]
+        decided = p_values(so_far, kind, margin, boundary.chance).min(axis=-1) <= level
+        at_stop = np.where(decided, so_far.mean(axis=-1), at_stop)
+    return float(at_stop.mean() - differences.mean())
 
 
 def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, float]:

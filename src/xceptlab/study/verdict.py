@@ -49,8 +49,9 @@ class Verdict:
     power: str = ""
     """What the pairing gained, and what this n would have found with 80% power at the level that Holm leaves the claim, in words;
     empty where nothing was tested."""
-    correlation: float
-    """Pearson's, between the two arms over the seeds: what the pairing gained."""
+    variance_left: tuple[float, float, float]
+    """What pairing leaves of the variance of a difference, var(a - b) / (var a + var b), with its 95% interval; NaN where the
+    scores do not tell."""
     differences: dict[int, float]
     """By seed."""
     scores: tuple[dict[int, float], dict[int, float]]
@@ -63,6 +64,8 @@ class Verdict:
     """Seeds at most, where seeds are added until the claims are decided; the interval is then the repeated one."""
     image_variance: float | None = None
     """What other images would add to the variance of the estimate, where the verdict is to hold for them; NaN if not known."""
+    stopping: str = ""
+    """Of a claim that was decided before the most seeds, what that means for the estimate, in words."""
     given_up: float | None = None
     """The chance to be decided by the most seeds, where it is below the study's ``futility``, so that no more are asked for."""
     summary: str = ""
@@ -83,6 +86,12 @@ class Verdict:
         return np.array(list(self.differences.values()), dtype=np.float64)
 
     @property
+    def arms(self) -> Array:
+        """The scores of the arms a and b that form pairs, (2, n)."""
+        a, b = self.scores
+        return np.array([[scores[seed] for seed in self.differences] for scores in (a, b)], dtype=np.float64)
+
+    @property
     def decided(self) -> bool:
         return self.outcome in ("supported", "contradicted")
 
@@ -101,7 +110,7 @@ class Verdict:
     @property
     def evidence(self) -> str:
         """What is shown beside the verdict: in how many seeds it holds, what the pairing gained, what could have been found."""
-        return " ".join(filter(None, (wording.sign_count(self), self.power)))
+        return " ".join(filter(None, (wording.sign_count(self), self.power, self.stopping)))
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------------
@@ -138,8 +147,11 @@ def judge(
     Raises:
         Refused: A score that is not a finite number.
     """
-    estimands = [estimand(claim, seeds, image_variances.get(claim.id)) for claim in claims]
     analyses = [range(n) for n in seeds.analyses] if isinstance(seeds, Seeds) else [seeds]
+    estimands = []
+    for claim, known in zip(claims, scores, strict=True):
+        arms = _arms(claim, known, analyses[-1])
+        estimands.append(estimand(claim, seeds, arms, image_variances.get(claim.id)))
     tested: list[_Tested] = []
     for seeds_so_far in analyses:
         decided = {i: one for i, one in enumerate(tested) if one.verdict.decided}
@@ -148,7 +160,12 @@ def judge(
         settled = all(one.verdict.settled for one in tested)
         if incomplete or settled:
             break
-    return [replace(one.verdict, warnings=_unit_warnings(one.verdict)) for one in tested]
+    verdicts = []
+    for i, one in enumerate(tested):
+        latest = _paired(estimands[i], scores[i], seeds_so_far, alpha)
+        stopping = " ".join(filter(None, (one.verdict.stopping, wording.since(one.verdict, latest))))
+        verdicts.append(replace(one.verdict, warnings=_unit_warnings(one.verdict), stopping=stopping))
+    return verdicts
 
 
 def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
@@ -236,12 +253,11 @@ def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float)
         for seed, value in values.items():
             if not math.isfinite(value):
                 raise Refused(f"claim {claim.id!r}: the score of arm {side!r}, seed {seed} is {value}, not a finite number")
-    both = [seed for seed in a if seed in b]
-    scores_a = np.array([a[seed] for seed in both], dtype=np.float64)
-    scores_b = np.array([b[seed] for seed in both], dtype=np.float64)
-    differences = _differences(scores_a, scores_b, claim.lower_is_better)
+    arms = _arms(claim, scores, seeds)
+    differences = _differences(arms[0], arms[1], claim.lower_is_better)
     n = len(differences)
     low, high = asked.interval(differences, alpha) if n > 1 else (math.nan, math.nan)
+    both = [seed for seed in a if seed in b]
     return Verdict(
         claim=claim,
         outcome="incomplete",
@@ -250,7 +266,7 @@ def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float)
         high=high,
         level=1 - 2 * alpha,
         n=n,
-        correlation=statistics.correlation(scores_a, scores_b),
+        variance_left=statistics.variance_left(arms[0], arms[1]),
         differences=dict(zip(both, differences.tolist(), strict=True)),
         scores=(a, b),
         most=asked.seeds.max if isinstance(asked.seeds, Seeds) else None,
@@ -261,6 +277,13 @@ def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float)
 def _known(scores: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float]:
     """The scores that there are of these seeds, in the order of the seeds."""
     return {seed: scores[seed] for seed in sorted(seeds) if seed in scores}
+
+
+def _arms(claim: Claim, scores: Scores, seeds: Iterable[int]) -> Array:
+    """The scores of a claim's two sides that form pairs, (2, n), in the order of the seeds."""
+    a, b = (_known(scores[side], seeds) for side in claim.sides)
+    both = [seed for seed in a if seed in b]
+    return np.array([[a[seed] for seed in both], [b[seed] for seed in both]], dtype=np.float64)
 
 
 def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Array:
@@ -289,6 +312,8 @@ def _concluded(verdict: Verdict, asked: Estimand, p: Array, i: int, alpha: float
         power = wording.power(verdict, asked, levels[0])
         given_up = _futile(verdict, asked, max(holm_levels))
         verdict = replace(verdict, p_adjusted=float(p_adjusted), power=power, given_up=given_up)
+    if verdict.decided and verdict.most is not None and verdict.n < verdict.most:
+        verdict = replace(verdict, stopping=asked.stopping(verdict.values, max(holm_levels)))
     summary = wording.summary(verdict, asked, alone=alone, p_alone=float(min(p[i])), levels=levels)
     return replace(verdict, summary=summary)
 

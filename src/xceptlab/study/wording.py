@@ -115,9 +115,22 @@ def _against_the_margin(verdict: "Verdict") -> str:
 def power(verdict: "Verdict", asked: Estimand, level: float) -> str:
     """What the pairing gained, and what so many pairs would have found with 80% power at the level of a single analysis."""
     found = asked.power(verdict.values, level)
-    if math.isnan(verdict.correlation):
+    left, low, high = verdict.variance_left
+    if math.isnan(left):
         return found
-    return f"Pairing correlation {verdict.correlation:.2f}; {found}"
+    gained = f"{left:.2f} of the variance of unpaired arms (95% interval {low:.2f} to {high:.2f})"
+    if verdict.claim.pairing == "none":
+        return f"Unpaired, as declared; pairing by seed would have left {gained}. {found}"
+    return f"Pairing by seed leaves {gained}. {found}"
+
+
+def since(decided: "Verdict", latest: "Verdict") -> str:
+    """What the seeds say that came after a claim was decided, because other claims asked for them; empty where none did."""
+    if not decided.decided or latest.n <= decided.n:
+        return ""
+    places = decided.claim.decimals
+    interval = f"repeated {100 * latest.level:g}% interval {latest.low:+.{places}f} to {latest.high:+.{places}f}"
+    return f"With all {latest.n} seeds that there are by now it is {latest.estimate:+.{places}f} ({interval})."
 
 
 def sign_count(verdict: "Verdict") -> str:
@@ -143,7 +156,7 @@ def sign_count(verdict: "Verdict") -> str:
 
 def forecast(verdict: "Verdict", study: Study) -> str:
     """How many seeds will decide the claim, from the pairs there are, a pilot's perhaps; empty with fewer than 2."""
-    asked = estimand(verdict.claim, study.seeds, verdict.image_variance)
+    asked = estimand(verdict.claim, study.seeds, verdict.arms, verdict.image_variance)
     if verdict.settled or verdict.n < 2 or asked.untestable(verdict.values):
         return ""
     level = study.alpha / len(study.claims)
