@@ -263,6 +263,7 @@ def export(options: argparse.Namespace, layers: list[str]) -> int:
     if output.suffix not in EXPORTS:
         raise Refused(f"{output}: the suffix must be one of {', '.join(EXPORTS)}")
     config, weights = _trained(options.weights, layers)
+    _warn(_of_training(layers, "an export"))
     from xceptlab.models.export import export
 
     print(export(_with_classes(config), weights, output))
@@ -368,6 +369,7 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
     """Show the network as a table: modules, output shapes, parameters, multiply-accumulates."""
     from xceptlab.models.describe import compare, describe
 
+    _warn(_of_training(layers, "a network's description"))
     if options.compare:
         if options.run:
             raise Refused(f"--compare: shows two networks side by side; {options.run} is a third")
@@ -469,6 +471,12 @@ def _is_of_training_only(key: str) -> bool:
     of_evaluations = ("batch_size", "compile", "deterministic", "metrics", "precision", "threads")
     section, _, name = key.partition(".")
     return key == "seed" or (section == "train" and name not in of_evaluations)
+
+
+def _of_training(layers: list[str], what: str) -> list[str]:
+    """Which of the keys that the command line gives are of the training, of which ``what`` knows nothing."""
+    keys = sorted(key for key, _ in overrides(layers))
+    return [f"--{key}: changes nothing in {what}" for key in keys if key == "seed" or key.startswith("train.")]
 
 
 def _evaluated(config: RunConfig, weights: Path | str, given: Collection[str]) -> RunConfig:

@@ -563,6 +563,16 @@ def test_what_an_evaluation_does_otherwise_or_not_at_all_is_said(tree, tmp_path,
     assert command("evaluate", run, "--data.size=16", layers=[])[2] == []
 
 
+def test_options_of_the_training_are_said_to_change_nothing_in_an_export_and_a_description(tree, tmp_path, command):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    options = ["--train.lr=3", "--seed=4"]
+    code, _, said = command("export", run, str(tmp_path / "net.pt2"), *options, layers=[])
+    assert (code, said) == (0, [f"Warning: --{key}: changes nothing in an export" for key in ("seed", "train.lr")])
+    code, _, said = command("describe", run, *options, layers=[])
+    assert (code, said) == (0, [f"Warning: --{key}: changes nothing in a network's description" for key in ("seed", "train.lr")])
+
+
 def test_an_evaluation_without_images_of_a_class_says_so(tree, tmp_path, command):
     assert command("train", f"--data.root={tree}")[0] == 0
     (run,) = runs(tmp_path)
