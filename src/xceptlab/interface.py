@@ -483,7 +483,7 @@ def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
 def _by_arm(expansion: Expansion) -> dict[tuple[str, int], RunConfig]:
     """Every run by (trial, seed), arm by arm; a trial is an arm, or an arm at one of the values of the keys that are tuned."""
     runs = expansion.runs()
-    return {(trial, seed): runs[trial, seed] for trial in expansion.trials for seed in expansion.seeds}
+    return {(trial, seed): runs[trial, seed] for trial in expansion.trials for seed in expansion.seeds if (trial, seed) in runs}
 
 
 def _points(directory: RunDirectory) -> list[tuple[int, float, str, float]]:

@@ -505,6 +505,21 @@ def test_a_study_gains_seeds_block_by_block_until_its_claims_are_decided_and_no_
     assert with_needed_seeds(fixed) is fixed
 
 
+def test_further_seeds_are_trained_by_the_arms_of_undecided_claims_only(monkeypatch):
+    claims = [claim(), claim(id="close", contrast=("c", "b"), margin=round(float((CLEAR["c"] - CLEAR["b"]).mean()), 2))]
+    of_three = Study(question="?", base=[], seeds=PLAN, claims=claims, arms={name: {} for name in "abc"})
+    expansion = replace(study([claim()]), study=of_three)
+    arms = dict(zip("abc", [*expansion.arms.values(), next(iter(expansion.arms.values()))], strict=True))
+    expansion = replace(expansion, arms=arms)
+    monkeypatch.setattr(Expansion, "records", lambda of: {key: record(top1=float(CLEAR[key[0]][key[1]])) for key in of.runs()})
+    whole = with_needed_seeds(expansion)
+    seeds = {name: [seed for arm, seed in whole.runs() if arm == name] for name in "abc"}
+    assert seeds == {"a": list(range(3)), "b": list(range(9)), "c": list(range(9))}
+    clear, close = judge_study(whole, whole.records())
+    assert (clear.outcome, clear.n) == ("supported", 3)
+    assert (close.outcome, close.n) == ("inconclusive", 9)
+
+
 def test_a_pilots_pairs_forecast_the_seeds():
     fixed = study([claim(margin=2.8)], seeds=tuple(range(9)))
     pilot = {(name, seed): record(top1=float(CLEAR[name][seed])) if seed < 4 else None for name, seed in fixed.runs()}
@@ -647,15 +662,16 @@ def test_a_claim_with_little_chance_left_is_given_up_and_says_so(statistic):
     assert forecast(v, study([claim()]).study) == ""
 
 
-def test_what_is_given_up_is_judged_all_the_same_where_other_claims_need_the_seeds():
-    """Claim x is hopeless at the first look, and decided by the later ones that claim y asks for."""
+def test_what_is_given_up_stays_so_whatever_other_claims_need():
+    """Claim x is hopeless at the first look, and would be decided by the later ones that claim y asks for."""
     x, y = [0.5, 0.6, 0.4, 3.0, 3.1, 2.9, 3.0, 3.1, 3.0], [1.0, 0.6, 1.3, 0.9, 1.4, 0.6, 1.2, 1.0, 1.3]
     scores = {"a": arm(*[90 + d for d in x]), "c": arm(*[90 + d for d in y]), "b": arm(*[90.0] * 9)}
     plan = replace(PLAN, futility=0.3)
     (alone,) = judged([claim()], scores, plan)
-    beside, _ = judged([claim(), claim(id="y", contrast=("c", "b"))], scores, plan)
+    beside, other = judged([claim(), claim(id="y", contrast=("c", "b"))], scores, plan)
     assert (alone.n, alone.given_up is not None) == (3, True)
-    assert beside.n > 3
+    assert (beside.n, beside.given_up is not None) == (3, True)
+    assert other.n > 3
 
 
 def test_futility_makes_no_false_verdict_likelier_and_saves_seeds(monkeypatch):

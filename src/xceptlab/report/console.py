@@ -81,7 +81,7 @@ def _table_of_differences(expansion: Expansion, records: Records, networks: "Map
         matched = expansion.arms[arm].model.match
         if matched != "none" and excess(getattr(whole, matched), getattr(of_baseline, matched)):
             keys.append("(unmatched)")
-        runs = [records[trial, seed] for trial in expansion.trials_of(arm) for seed in expansion.seeds]
+        runs = [record for (trial, _), record in records.items() if expansion.trials[trial].arm == arm]
         done = sum(record is not None for record in runs)
         table.add_row(
             arm,

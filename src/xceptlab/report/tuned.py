@@ -64,7 +64,7 @@ def _by_value(expansion: Expansion, records: Records, metric: str, diverged: Map
     for arm in expansion.arms:
         row = [arm]
         for name in expansion.trials_of(arm):
-            done = [record for seed in expansion.seeds if (record := records[name, seed])]
+            done = [record for seed in expansion.seeds if (record := records.get((name, seed)))]
             values = [record.metrics.get(metric, diverged[arm]) for record in done]
             spread = f" ± {stdev(values):.{places}f}" if len(values) > 1 else ""
             row.append(f"{fmean(values):.{places}f}{spread} ({times[name]}×)" if values else "–")

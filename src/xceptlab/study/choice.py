@@ -30,7 +30,7 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
     found = {}
     for seed in expansion.seeds:
         for arm in expansion.arms:
-            tried = {name: records[name, seed] for name in expansion.trials_of(arm)}
+            tried = {name: records.get((name, seed)) for name in expansion.trials_of(arm)}
             done = {name: record for name, record in tried.items() if record}
             if len(done) == len(tried):
                 scores = {name: _selection_score(record, tune.select) if tune else 0.0 for name, record in done.items()}
@@ -39,12 +39,11 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
 
 
 def arm_records(expansion: Expansion, records: Records) -> Records:
-    """The records that stand for the arms, by (arm, seed)."""
-    if expansion.study.tune is None:
-        return records
-    choice = chosen(expansion, records)
-    keys = [(arm, seed) for seed in expansion.seeds for arm in expansion.arms]
-    return {(arm, seed): records[choice[arm, seed], seed] if (arm, seed) in choice else None for arm, seed in keys}
+    """The records that stand for the arms, by (arm, seed); None where there is none, or none is asked for."""
+    found: dict[tuple[str, int], Record | None] = {(arm, seed): None for seed in expansion.seeds for arm in expansion.arms}
+    for (arm, seed), trial in chosen(expansion, records).items():
+        found[arm, seed] = records[trial, seed]
+    return found
 
 
 def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, int], RunDirectory]:
@@ -60,7 +59,7 @@ def records_at(expansion: Expansion, records: Records, number: int) -> Records:
     assert expansion.study.tune
     values = expansion.study.tune.values()[number]
     names = {trial.arm: name for name, trial in expansion.trials.items() if trial.values == values}
-    return {(arm, seed): records[names[arm], seed] for seed in expansion.seeds for arm in expansion.arms}
+    return {(arm, seed): records.get((names[arm], seed)) for seed in expansion.seeds for arm in expansion.arms}
 
 
 def _selection_score(record: Record, select: str) -> float:
@@ -140,7 +139,7 @@ def _indistinct(expansion: Expansion, records: Records) -> list[str]:
     for arm, config in expansion.arms.items():
         close, judged, largest, images = 0, 0, 0.0, 0
         for seed in expansion.seeds:
-            tried = [records[name, seed] for name in expansion.trials_of(arm)]
+            tried = [records.get((name, seed)) for name in expansion.trials_of(arm)]
             done = [record for record in tried if record and record.status == "finished"]
             if len(done) < 2:
                 continue

@@ -104,18 +104,21 @@ class Estimand(ABC):
         """What the differences, n >= 2, say about the seeds that are still to come, at the study's ``level``."""
 
 
-def estimand(claim: Claim, seeds: Sequence[int] | Seeds, arms: Array, image_variance: float | None = None) -> Estimand:
+def estimand(
+    claim: Claim, seeds: Sequence[int] | Seeds, arms: Array | None = None, image_variance: float | None = None
+) -> Estimand:
     """The estimand that a claim declares.
 
     Args:
         claim: The claim.
         seeds: Those of the study.
-        arms: The scores of the claim's two sides that form pairs, (2, n).
+        arms: The scores of the claim's two sides with equal seeds, (2, n), which unpaired arms need.
         image_variance: What images add to the variance, where a verdict is to hold for other images, too (``scope: images``).
     """
     if image_variance is not None:
         return MeanOverImages(claim, seeds, image_variance)
     if claim.pairing == "none":
+        assert arms is not None
         return UnpairedMean(claim, seeds, arms)
     if claim.statistic == "mean":
         return Mean(claim, seeds)

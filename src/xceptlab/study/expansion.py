@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class Expansion:
     """The command that runs the study."""
     interim_analysis: int = 0
     """The index in ``Seeds.analyses`` that the study has come to, where it adds seeds until its claims are decided."""
+    ended: Mapping[str, int] = field(default_factory=dict)
+    """By arm how many seeds it is trained with, where all its claims are settled before the study has come to its last ones."""
     planned: int = 0
     """Seeds of the whole study, at most, where this is a first look with fewer of them; else 0."""
     files: tuple[Path, ...] = ()
@@ -39,7 +42,7 @@ class Expansion:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of every arm, as far as the study has come."""
+        """The seeds of the study, as far as it has come."""
         seeds = self.study.seeds
         if isinstance(seeds, Seeds):
             return list(range(seeds.analyses[self.interim_analysis]))
@@ -60,7 +63,12 @@ class Expansion:
 
     def runs(self) -> dict[tuple[str, int], RunConfig]:
         """Every run by (trial, seed), seed by seed, so that an unfinished study is balanced."""
-        return {(trial, seed): self.run(trial, seed) for seed in self.seeds for trial in self.trials}
+        runs = {}
+        for i, seed in enumerate(self.seeds):
+            for name, trial in self.trials.items():
+                if i < self.ended.get(trial.arm, len(self.seeds)):
+                    runs[name, seed] = self.run(name, seed)
+        return runs
 
     def directories(self) -> dict[tuple[str, int], RunDirectory]:
         """Every run's directory by (trial, seed)."""

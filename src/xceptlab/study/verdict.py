@@ -138,9 +138,9 @@ def judge(
         claims: The claims of one study.
         scores: Of each claim's arms, as far as they are known.
         seeds: Those that are planned: a claim is ``incomplete`` while one of its arms lacks one. Where seeds are added until the
-            claims are decided, when they are analysed: a claim's verdict is that of the first analysis that decides it, whatever
-            comes later; it is ``incomplete`` while the next analysis's seeds have no scores. Where the seeds have a
-            ``futility``, the first analysis at which every claim is decided or futile is the last one.
+            claims are decided, when they are analysed: a claim's verdict is that of the first analysis that decides it or, where
+            the seeds have a ``futility``, finds it futile, whatever comes later; it is ``incomplete`` while the next analysis's
+            seeds have no scores.
         alpha: Familywise error rate.
         image_variances: By claim, where its verdict is to hold for other images, too, what they add to the variance of its mean.
 
@@ -154,11 +154,10 @@ def judge(
         estimands.append(estimand(claim, seeds, arms, image_variances.get(claim.id)))
     tested: list[_Tested] = []
     for seeds_so_far in analyses:
-        decided = {i: one for i, one in enumerate(tested) if one.verdict.decided}
-        tested = _analysed(estimands, scores, seeds_so_far, alpha, decided)
+        settled = {i: one for i, one in enumerate(tested) if one.verdict.settled}
+        tested = _analysed(estimands, scores, seeds_so_far, alpha, settled)
         incomplete = any(one.verdict.outcome == "incomplete" for one in tested)
-        settled = all(one.verdict.settled for one in tested)
-        if incomplete or settled:
+        if incomplete or all(one.verdict.settled for one in tested):
             break
     verdicts = []
     for i, one in enumerate(tested):
@@ -196,11 +195,21 @@ def with_needed_seeds(expansion: Expansion) -> Expansion:
             records = expansion.records()
         except Refused:  # a record cannot be read, which whoever needs it says
             break
-        settled = all(verdict.settled for verdict in judge_study(expansion, records))
-        if None in records.values() or settled:
+        undecided = [verdict.claim for verdict in judge_study(expansion, records) if not verdict.settled]
+        if None in records.values() or not undecided:
             break
-        expansion = replace(expansion, interim_analysis=expansion.interim_analysis + 1)
+        expansion = _with_more_seeds(expansion, undecided)
     return expansion
+
+
+def _with_more_seeds(expansion: Expansion, undecided: Sequence[Claim]) -> Expansion:
+    """The study at its next analysis, for which only the arms of the claims that are still undecided have further seeds."""
+    wanted = {arm for claim in undecided for arm in expansion.study.arms_of(claim)}
+    ended = dict(expansion.ended)
+    for arm in expansion.arms:
+        if arm not in wanted:
+            ended.setdefault(arm, len(expansion.seeds))
+    return replace(expansion, interim_analysis=expansion.interim_analysis + 1, ended=ended)
 
 
 def _analysed(
@@ -208,24 +217,24 @@ def _analysed(
     scores: Sequence[Scores],
     seeds: Sequence[int],
     alpha: float,
-    decided: Mapping[int, _Tested],
+    settled: Mapping[int, _Tested],
 ) -> list[_Tested]:
-    """The verdicts of one analysis, on these seeds; those that an earlier one has ``decided``, by the claim's index, stay.
+    """The verdicts of one analysis, on these seeds; those that an earlier one has ``settled``, by the claim's index, stay.
 
     Holm's family is all the claims of the study: one that cannot be tested yet counts with p = 1, so that a verdict never flips
     to inconclusive when the other claims' runs arrive. In a sequential study each p-value accounts for all analyses
-    (``Estimand``), so that p-values of different analyses, those of decided verdicts among them, may stand in one family: each is
+    (``Estimand``), so that p-values of different analyses, those of settled verdicts among them, may stand in one family: each is
     at least the smallest that the claim would reach at any analysis, and that is a valid one.
     """
     tested = []
     for i, asked in enumerate(estimands):
-        tested.append(decided[i] if i in decided else _tested(asked, scores[i], seeds, alpha))
+        tested.append(settled[i] if i in settled else _tested(asked, scores[i], seeds, alpha))
     p = np.ones((len(tested), 2))
     for i, one in enumerate(tested):
         p[i] = one.p
     concluded = []
     for i, one in enumerate(tested):
-        if i in decided:
+        if i in settled:
             concluded.append(one)
             continue
         if one.verdict.n < len(seeds):
@@ -330,8 +339,8 @@ def _outcome(p: Array, alpha: float) -> Outcome:
 def _futile(verdict: Verdict, asked: Estimand, level: float) -> float | None:
     """The chance of an undecided claim to be decided by the last analysis, where it is below the study's ``futility``.
 
-    It does not bind: a claim that was given up while other claims needed more seeds is judged on them, too. Levels count on no
-    giving up, so that it can only make false verdicts rarer (Lan, Simon & Halperin 1982; Lachin 2005).
+    Levels count on no giving up, so that it does not bind, and can only make false verdicts rarer (Lan, Simon & Halperin 1982;
+    Lachin 2005).
     """
     seeds = asked.seeds
     if not isinstance(seeds, Seeds) or seeds.futility is None:
