@@ -227,12 +227,20 @@ def _add_seeds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=whole_number, metavar="N", help=first_look)
 
 
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    simulate = (
+        "simulate such studies, with differences drawn from these, and say how often their verdicts are wrong (some seconds)"
+    )
+    parser.add_argument("--calibrate", action="store_true", help=simulate)
+
+
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_seeds(parser)
     parser.add_argument("studies", metavar="STUDY", nargs="+", help=f"{STUDY_HELP}; several are compared on one page, too")
     parser.add_argument(
         "--publish", action="store_true", help="copy report.md, its figures, results.csv and the registration beside the study"
     )
+    _add_calibrate(parser)
     latex = "latex: report.tex too, the arms and claims as tables"
     parser.add_argument("--format", choices=("html", "latex"), default="html", help=latex)
 
@@ -254,4 +262,5 @@ def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     add("--claims", metavar="FILE", help="in place of the above: YAML with claims, as those of a study, and alpha")
     add("--arm-column", default="arm", metavar="NAME", help="the column that tells the arms apart (default: arm)")
     add("--seed-column", default="seed", metavar="NAME", help="the column that pairs their runs (default: seed)")
+    _add_calibrate(parser)
     add("--output", type=Path, metavar="DIR", help="write report.md and its figure there")

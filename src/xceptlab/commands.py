@@ -109,7 +109,7 @@ def report(options: argparse.Namespace, layers: list[str]) -> int:
         if names.count(name) > 1:
             raise Refused(f"{study}: is given twice; a study is compared with others")
     latex = options.format == "latex"
-    reports = [_reported(expansion, latex) for expansion in expansions]
+    reports = [_reported(expansion, latex, options.calibrate) for expansion in expansions]
     for study, (summary, written) in zip(options.studies, reports, strict=True):
         show_summary(summary, written)
         if not written:
@@ -130,8 +130,10 @@ def report(options: argparse.Namespace, layers: list[str]) -> int:
 def judge(options: argparse.Namespace, layers: list[str]) -> int:
     """Judge scores that any other tool made, from a CSV file."""
     from xceptlab.config.loading import load_file
+    from xceptlab.report.calibrated import calibrated
     from xceptlab.report.console import show_verdicts
     from xceptlab.report.write import write_judged
+    from xceptlab.study.calibration import calibrate_scores
     from xceptlab.study.scores import ClaimsFile, claims_on, judge_scores
 
     if layers:
@@ -147,9 +149,12 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
     else:
         claimed = claims_on(options.contrast, given)
     verdicts = judge_scores(options.scores, claimed.claims, claimed.alpha, options.arm_column, options.seed_column)
-    show_verdicts(verdicts)
+    calibration = None
+    if options.calibrate:
+        calibration = calibrated(calibrate_scores(verdicts, claimed.alpha))
+    show_verdicts(verdicts, calibration)
     if options.output:
-        print(f"Report: {write_judged(options.scores, verdicts, options.output)}")
+        print(f"Report: {write_judged(options.scores, verdicts, options.output, calibration)}")
     return 0
 
 
@@ -523,7 +528,7 @@ def _with_classes(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, data=resolved_data(config.data))
 
 
-def _reported(expansion: "Expansion", latex: bool = False) -> "tuple[Summary, bool]":
+def _reported(expansion: "Expansion", latex: bool = False, calibrate: bool = False) -> "tuple[Summary, bool]":
     """Judge a study and write its report; where that cannot be written say so, as the verdicts can be shown all the same.
 
     Returns:
@@ -531,7 +536,7 @@ def _reported(expansion: "Expansion", latex: bool = False) -> "tuple[Summary, bo
     """
     from xceptlab.report.write import gather, write_study
 
-    summary = gather(expansion)
+    summary = gather(expansion, calibrate)
     try:
         write_study(summary, latex)
     except OSError as error:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xceptlab.report.calibrated import Calibrated
 from xceptlab.report.caveats import excess
 from xceptlab.report.summary import Summary
 from xceptlab.report.write import amount, arm_cells, arm_header, effect_cells
@@ -125,13 +126,30 @@ def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
     return f"; then {step} at a time until every claim is {wanted}, {seeds.max} at most"
 
 
-def show_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """Verdicts on scores from elsewhere, with what is to be said against them."""
+def show_verdicts(verdicts: Sequence[Verdict], calibrated: Calibrated | None = None) -> None:
+    """Verdicts on scores from elsewhere, with what is to be said against them, and how often such verdicts are wrong."""
     console = Console(highlight=False)
     for v in verdicts:
         _show_verdict(console, v)
         for warning in v.warnings:
             console.print(Text(f"  Warning: {warning}.", style="yellow"))
+    if calibrated:
+        _show_calibrated(console, calibrated)
+        for warning in calibrated.warnings:
+            console.print(Text(f"Warning: {warning}", style="yellow"))
+
+
+def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
+    header, *rows = calibrated.table
+    table = Table(title="How often such verdicts are wrong", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+    for sentence in calibrated.sentences:
+        console.print(Text(f"  {sentence}"))
+    console.print(Text(f"  {calibrated.described}", style="dim"))
 
 
 def _show_verdict(console: Console, v: Verdict) -> None:
@@ -157,6 +175,8 @@ def show_summary(summary: Summary, written: bool = True) -> None:
     for effect in summary.effects:
         name, estimate, low, high, p = effect_cells(effect, summary.metric)
         console.print(Text(f"{estimate:>8} ({low} to {high}), p = {p}  {name}"))
+    if summary.calibrated:
+        _show_calibrated(console, summary.calibrated)
     for warning in summary.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
     if written:

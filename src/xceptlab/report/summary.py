@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from xceptlab.files import read
+from xceptlab.report.calibrated import Calibrated, calibrated
 from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling_errors, warnings
 from xceptlab.report.tuned import Tuned, tuned
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
 from xceptlab.study import statistics
+from xceptlab.study.calibration import calibrate_study
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.statistics import Array
@@ -88,6 +90,8 @@ class Summary:
     """The effects of a grid whose cells all have at least 2 seeds."""
     tuned: Tuned | None
     """What tuning chose and found; None where nothing is tuned."""
+    calibrated: Calibrated | None
+    """How often verdicts are wrong for data like these; None where it was not asked for."""
     environment: dict[str, str]
     links: dict[tuple[str, int], str]
     """Where runs are in W&B, as far as they are."""
@@ -99,8 +103,8 @@ class Summary:
         return sum(record is not None for record in self.records.values())
 
 
-def summarise(expansion: Expansion) -> Summary:
-    """Read the records and curves of a study and judge its claims."""
+def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
+    """Read the records and curves of a study and judge its claims; ``calibrate`` simulates how often that is wrong."""
     directories = expansion.directories()
     records = expansion.records()
     claims = expansion.study.claims
@@ -115,6 +119,11 @@ def summarise(expansion: Expansion) -> Summary:
     verdicts = judge_study(expansion, records)
     sampling = sampling_errors(verdicts, expansion.study, directories_by_arm)
     diverged = {arm: _score_of_divergence(arm, expansion, metric) for arm in expansion.arms}
+    said_against = warnings(expansion, records, reached, _failures(directories, records), verdicts, sampling)
+    calibration = None
+    if calibrate:
+        calibration = calibrated(calibrate_study(expansion, by_arm, verdicts))
+        said_against += calibration.warnings
     return Summary(
         expansion=expansion,
         records=records,
@@ -128,9 +137,10 @@ def summarise(expansion: Expansion) -> Summary:
         budgets=compare_budgets(verdicts, expansion, {**records, **by_arm}),
         effects=_effects(expansion, by_arm, metric),
         tuned=tuned(expansion, records, metric, diverged),
+        calibrated=calibration,
         environment=_environment(records),
         links=_links(directories),
-        warnings=warnings(expansion, records, reached, _failures(directories, records), verdicts, sampling),
+        warnings=said_against,
     )
 
 

@@ -20,6 +20,7 @@ import xceptlab
 from xceptlab.errors import Refused
 from xceptlab.files import write_atomically
 from xceptlab.report import figures
+from xceptlab.report.calibrated import Calibrated
 from xceptlab.report.caveats import excess
 from xceptlab.report.summary import ArmRow, EffectRow, Summary, summarise
 from xceptlab.report.trained import recipe, shared_science
@@ -47,15 +48,17 @@ def make_report(expansion: Expansion, latex: bool = False) -> Summary:
     return summary
 
 
-def gather(expansion: Expansion) -> Summary:
-    """Judge the records there are of a study, and write nothing.
+def gather(expansion: Expansion, calibrate: bool = False) -> Summary:
+    """Judge the records there are of a study, and write nothing; ``calibrate`` simulates how often that is wrong.
 
     Raises:
-        Refused: There is nothing to report, perhaps because the outputs are elsewhere.
+        Refused: There is nothing to report, perhaps because the outputs are elsewhere, or nothing to calibrate.
     """
     if nothing := expansion.nothing_found():
         raise Refused(nothing)
-    return summarise(expansion)
+    if calibrate and not expansion.study.claims:
+        raise Refused(f"--calibrate: {expansion.name} has no claims to calibrate")
+    return summarise(expansion, calibrate)
 
 
 def write_study(summary: Summary, latex: bool = False) -> None:
@@ -174,11 +177,11 @@ def write_comparison(summaries: list[Summary]) -> Path:
     return file
 
 
-def write_judged(file: Path, verdicts: Sequence[Verdict], folder: Path) -> Path:
+def write_judged(file: Path, verdicts: Sequence[Verdict], folder: Path, calibration: Calibrated | None = None) -> Path:
     """Write report.md and its figure, of verdicts on the scores of a file, into a folder; returns the report's path."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "differences.svg", figures.differences_svg(verdicts))
-    text = _render("judged.md.j2", file=file.name, verdicts=verdicts, decimals=decimals)
+    text = _render("judged.md.j2", file=file.name, verdicts=verdicts, decimals=decimals, calibrated=calibration)
     write_atomically(folder / "report.md", text.encode())
     return folder / "report.md"
 

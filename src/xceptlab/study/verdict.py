@@ -433,7 +433,7 @@ def _with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> 
     warnings = [
         *verdict.warnings,
         *_of_few_images(verdict.claim, min(arm.images for arm in arms)),
-        *_of_failures(verdict, expansion, records),
+        *failure_warnings(verdict, failed_runs(verdict, expansion, records)),
     ]
     if not all(arm.at_chance for arm in arms):
         return replace(verdict, warnings=tuple(warnings))
@@ -460,15 +460,15 @@ def _of_few_images(claim: Claim, images: int) -> list[str]:
     return [f"the margin of {claim.margin:g} is less than a single image: {one}"]
 
 
-def _of_failures(verdict: Verdict, expansion: Expansion, records: Records) -> list[str]:
-    """What failed runs of a study do to a verdict."""
+def failed_runs(verdict: Verdict, expansion: Expansion, records: Records) -> list[tuple[str, int]]:
+    """The runs of a study, by (arm, seed), that failed among those that a verdict is of."""
     failed = []
     for arm in expansion.study.arms_of(verdict.claim):
         for seed in verdict.differences:
             record = records[arm, seed]
             if record and has_failed(record, [verdict.claim]):
                 failed.append((arm, seed))
-    return failure_warnings(verdict, failed)
+    return failed
 
 
 def failure_warnings(verdict: Verdict, failed: Sequence[tuple[str, int]]) -> list[str]:
@@ -506,7 +506,7 @@ class _Accuracy:
         return cls(
             mean=fmean(accuracies) if accuracies else math.nan,
             chance=chance,
-            images=_images(split, done) or _planned_images(split, expansion, arm),
+            images=images_of_split(split, done) or _planned_images(split, expansion, arm),
         )
 
     @property
@@ -514,7 +514,7 @@ class _Accuracy:
         return statistics.at_chance(self.mean, self.chance, self.images)
 
 
-def _images(split: str, records: Sequence[Record]) -> int:
+def images_of_split(split: str, records: Sequence[Record]) -> int:
     """Images of a split as the records tell, 0 without records."""
     if split == "val":
         return max((record.validation_images for record in records), default=0)
