@@ -303,6 +303,75 @@ def test_amounts_are_short_and_told_against_the_baseline(value, baseline, text):
     assert amount(value, baseline) == text
 
 
+# ---- how often such verdicts are wrong ---------------------------------------------------------------------------------------
+
+
+def calibrate(expansion: Expansion, tmp_path: Path, *options: str) -> dict[str, str]:
+    """The written files after ``xceptlab report --calibrate``."""
+    outputs = ["--runtime.outputs", str(tmp_path / "outputs")]
+    study_file = str(expansion.files[0])
+    assert main(["report", study_file, "--calibrate", "--format", "latex", *outputs, *options]) == 0
+    return {name: (expansion.directory() / name).read_text() for name in ("report.html", "report.md", "report.tex")}
+
+
+@pytest.mark.parametrize("claim", [{}, {"statistic": "mean", "kind": "equivalent", "margin": 9.0}])
+def test_with_calibrate_every_report_has_the_rates_and_without_it_none(study, tmp_path, capsys, claim):
+    expansion = finish(study(claims=[CLAIM | claim]))
+    without = texts(expansion)
+    files = calibrate(expansion, tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    page = Page(files["report.html"]).text
+    for text in (page, files["report.md"], said):
+        assert "How often such verdicts are wrong" in text
+        assert "helps: of 4,000 simulated studies like this one in which" in text
+        assert "A resample of 3 differences knows only 3 values" in text
+    for text in (page, files["report.md"], files["report.tex"].replace("\\", "")):
+        assert "in whole images (0.2 points)" in text
+        assert "failures up to their 95% bound (with 63%, without 63%)" in text
+    assert "Claim helps: if runs failed more often than was seen" in page
+    for text in without.values():
+        assert "How often such verdicts" not in text
+    assert texts(expansion)["report.md"] == without["report.md"]
+
+
+def test_the_same_records_are_calibrated_to_the_same_bytes(study, tmp_path):
+    expansion = finish(study())
+    first = calibrate(expansion, tmp_path)
+    again = calibrate(expansion, tmp_path)
+    assert first["report.md"] == again["report.md"]
+    assert first["report.tex"] == again["report.tex"]
+
+
+def test_a_diverged_run_is_a_failure_that_is_drawn_again(study, tmp_path):
+    expansion = study()
+    for arm, seed in expansion.runs():
+        diverged = {"status": "diverged", "metrics": {}} if (arm, seed) == ("without", 1) else {}
+        run(expansion, arm, seed, **diverged)
+    assert "failures as seen (with 0, without 1 of 3)" in calibrate(expansion, tmp_path)["report.md"]
+
+
+def test_studies_on_other_images_are_not_simulated(study, tmp_path):
+    expansion = study(scope="images")
+    for arm, seed in expansion.runs():
+        run(expansion, arm, seed, correct=np.random.default_rng(seed).integers(0, 2, 500))
+    report = calibrate(expansion, tmp_path)["report.md"]
+    assert "helps is not simulated: its verdict is for other images, too (scope: images)" in report
+    assert "| helps | not simulated | – | – | – |" in report
+
+
+def test_an_effect_is_calibrated_as_it_was_seen(study, tmp_path):
+    claim = CLAIM | {"id": "effect", "contrast": None, "effect": {"model.residual": ["all", "none"]}}
+    report = calibrate(grid(study, claim), tmp_path)["report.md"]
+    assert "| effect | as seen | " in report
+    assert "No failures are simulated: an effect is one of several arms." in report
+
+
+def test_without_claims_there_is_nothing_to_calibrate(study, tmp_path, capsys):
+    expansion = finish(study(claims=[]))
+    assert main(["report", str(expansion.files[0]), "--calibrate", "--runtime.outputs", str(tmp_path / "outputs")]) == 2
+    assert "--calibrate: helps has no claims to calibrate" in capsys.readouterr().err
+
+
 # ---- text from users --------------------------------------------------------------------------------------------------------
 
 

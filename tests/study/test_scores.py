@@ -66,6 +66,29 @@ def test_the_verdict_is_judges_own_and_has_a_report(tmp_path, capsys, asked):
     assert (out / "differences.svg").read_text().startswith("<svg")
 
 
+def test_with_calibrate_it_is_said_how_often_such_verdicts_are_wrong(tmp_path, capsys):
+    claim = {"contrast": ["a", "b"], "metric": "acc", "kind": "superior", "margin": 0.5, "diverged": 10.0}
+    claims = [claim | {"id": "mean"}, claim | {"id": "median", "statistic": "median"}]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": claims}))
+    file = wide(tmp_path, b=[*B[:4], ""])
+    asked = ["judge", str(file), "--claims", str(tmp_path / "claims.yaml"), "--output", str(tmp_path / "out")]
+    assert main(asked) == 0
+    without = capsys.readouterr().out
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "How often" not in without + report
+    assert main([*asked, "--calibrate"]) == 0
+    said = capsys.readouterr().out
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert said.startswith(without.partition("Report:")[0])
+    for text in (" ".join(said.split()), report):
+        assert "How often such verdicts are wrong" in text
+        assert "mean: of 4,000 simulated studies like this one in which nothing is there to find, " in text
+        assert "Holm's correction is over all 2 claims" in text
+        assert "Warning: Claim mean: with differences such as these " in text
+    assert "failures as seen (a 0, b 1 of 5)" in report
+    assert "| any of them | as seen | " in report
+
+
 def test_a_lower_score_is_better_where_it_is_said(tmp_path, capsys):
     assert main(["judge", str(wide(tmp_path, "ppl")), "--contrast", "b", "a", "--metric", "ppl", "--lower-is-better"]) == 0
     assert "SUPPORTED" in capsys.readouterr().out

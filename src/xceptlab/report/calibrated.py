@@ -40,7 +40,7 @@ def _described(calibration: Calibration) -> list[str]:
     seeds, claims = calibration.seeds, len(calibration.claims)
     counts = f"{seeds.start} to {seeds.max}" if isinstance(seeds, Seeds) else f"{len(seeds)}"
     sentences = [
-        f"{calibration.studies:,} simulated studies for every rate, of {counts} seeds each; ± is one standard error of that.",
+        f"{calibration.studies:,} simulated studies of {counts} seeds for every rate; ± is one standard error.",
         "Their differences are drawn from those that were seen, and judged as these are.",
         "False: the true difference is on the margin, of two margins on the worse one.",
         "Power: the true difference is the one that was seen, and failures come on top.",

@@ -20,7 +20,7 @@ from xceptlab.study.definition import Claim, Seeds
 from xceptlab.study.estimands import LEAST_PAIRS, Estimand, estimand
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.statistics import Array
-from xceptlab.study.verdict import Outcome, Verdict, failed_runs, images_of_split, score_of_divergence
+from xceptlab.study.verdict import ROUNDING, Outcome, Verdict, failed_runs, images_of_split, score_of_divergence
 from xceptlab.text import counted
 
 STUDIES = 4000
@@ -41,10 +41,11 @@ Failing = tuple[str, float] | None
 # ---- judging many studies at once -------------------------------------------------------------------------------------------
 
 
-def p_values_at(asked: Estimand, differences: Array, analyses: Sequence[int]) -> Array:
+def p_values_at(asked: Estimand, differences: Array, analyses: Sequence[int], equal: float = 0.0) -> Array:
     """The p-values of a claim and of its opposite at every analysis, (analyses, ..., 2), of differences (..., n).
 
-    They are 1 where an analysis has nothing to test: a mean without spread, or too few pairs.
+    They are 1 where an analysis has nothing to test: too few pairs, or for a mean differences that are ``equal``, all within so
+    much of each other.
     """
     p = np.ones((len(analyses), *differences.shape[:-1], 2))
     for number, n in enumerate(analyses):
@@ -53,7 +54,7 @@ def p_values_at(asked: Estimand, differences: Array, analyses: Sequence[int]) ->
         so_far = differences[..., :n]
         testable = np.full(so_far.shape[:-1], True)
         if asked.claim.statistic == "mean":
-            testable = np.ptp(so_far, axis=-1) > 0
+            testable = np.ptp(so_far, axis=-1) > equal
         p[number][testable] = asked.p_values(so_far[testable])
     return p
 
@@ -123,6 +124,11 @@ class Observed:
         return (-self.claim.margin, self.claim.margin)
 
     @property
+    def equal(self) -> float:
+        """How far apart differences may be that count as equal."""
+        return ROUNDING * float(np.abs(self.scores).max(initial=0.0))
+
+    @property
     def why_not_simulated(self) -> str:
         """Why no studies like it can be simulated, in words; empty where they can."""
         n = len(self.differences)
@@ -130,7 +136,7 @@ class Observed:
             return self.why_not
         if n < 2:
             return f"{counted(n, 'pair')} of runs cannot tell how differences vary"
-        if np.ptp(self.differences) == 0:
+        if np.ptp(self.differences) <= self.equal:
             return f"all {n} differences are the same, from which nothing can be learned about others"
         return ""
 
@@ -447,7 +453,8 @@ class _Simulation:
 
     def _p(self, i: int, source: Source, truth: float | None) -> Array:
         """The p-values (analyses, studies, 2) of claim i, at a true difference or at the source's own."""
-        return p_values_at(self._estimands[i], source.draw(self._draws, truth), self._analyses)
+        differences = source.draw(self._draws, truth)
+        return p_values_at(self._estimands[i], differences, self._analyses, self.observed[i].equal)
 
     def _outcome(self, i: int, source: Source, truth: float | None = None) -> Integers:
         """The outcomes (studies,) of claim i beside the others as they were seen."""

@@ -24,6 +24,9 @@ Scores = Mapping[str, Mapping[int, float]]
 Accuracies are in percent, losses in nats.
 """
 
+ROUNDING = 1e-6
+"""The part of the largest score up to which differences count as equal: what the rounding of 32-bit scores may make of them."""
+
 Outcome = Literal["supported", "contradicted", "inconclusive", "incomplete"]
 
 
@@ -298,13 +301,13 @@ def _arms(claim: Claim, scores: Scores, seeds: Iterable[int]) -> Array:
 def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Array:
     """Paired differences (n,) of scores (n,) and (n,), above 0 where a is better.
 
-    They are made equal where only the rounding of 32-bit scores tells them apart: within a millionth of the largest score.
+    They are made equal where only the rounding of 32-bit scores tells them apart (``ROUNDING``).
     """
     sign = -1 if lower_is_better else 1
     differences = sign * (scores_a - scores_b)
     if len(differences):
         largest = max(np.abs(scores_a).max(), np.abs(scores_b).max())
-        if np.ptp(differences) <= 1e-6 * largest:
+        if np.ptp(differences) <= ROUNDING * largest:
             differences[:] = differences[0]
     return differences
 

@@ -1,0 +1,282 @@
+"""How often verdicts are wrong for data like the reader's: ``--calibrate``."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from xceptlab.report.calibrated import calibrated
+from xceptlab.study.calibration import Draws, Observed, Source, calibrate, decided, p_values_at
+from xceptlab.study.definition import Claim, Seeds
+from xceptlab.study.estimands import estimand
+from xceptlab.study.verdict import judge
+
+ALPHA = 0.05
+ERROR = 3 * np.sqrt(ALPHA * (1 - ALPHA) / 4000)
+"""Three standard errors of the simulation."""
+MARGIN = 0.5
+PLAN = Seeds(start=4, step=2, max=20, stop="decided")
+
+
+def observed(differences, *, failed_b: int = 0, failed_score: float = np.nan, image: float = 0.0, **changes) -> Observed:
+    """Of a claim that a is better than b, where b scores 88 but for its first runs, which failed."""
+    differences = np.array(differences, dtype=float)
+    fields = {"id": "x", "contrast": ("a", "b"), "metric": "test/top1", "kind": "superior", "margin": MARGIN}
+    scores = np.stack([88 + differences, np.full(len(differences), 88.0)])
+    failed = np.zeros(scores.shape, dtype=bool)
+    failed[1, :failed_b] = True
+    claim = Claim(**fields | changes)
+    return Observed(claim=claim, differences=differences, scores=scores, failed=failed, failed_score=failed_score, image=image)
+
+
+def normal(n: int, mean: float = 1.0, spread: float = 0.4) -> np.ndarray:
+    """Differences as even as a normal distribution's are, without chance."""
+    return mean + spread * stats.norm.ppf((np.arange(n) + 0.5) / n)
+
+
+def as_seen(one: Observed, seeds=range(20), others: tuple[Observed, ...] = ()):
+    """The rates of one claim, as its differences were seen."""
+    return calibrate([one, *others], seeds, ALPHA).claims[0].rates[0]
+
+
+# ---- what is found ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", [range(20), PLAN])
+@pytest.mark.parametrize("kind", ["superior", "equivalent"])
+def test_of_normal_differences_verdicts_are_wrong_about_as_often_as_alpha(kind, seeds):
+    rates = as_seen(observed(normal(40), kind=kind, margin=0.5), seeds)
+    assert rates.supported.share == pytest.approx(ALPHA, abs=ERROR + 0.01)
+    assert rates.contradicted.share <= ALPHA + ERROR
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_a_collapse_that_was_seen_misleads_the_mean_and_not_the_median(statistic):
+    differences = [*normal(9), -78.0]
+    rates = as_seen(observed(differences, statistic=statistic), range(10))
+    if statistic == "mean":
+        assert rates.supported.share > 0.3  # none of 10 resampled seeds has it in 35% of studies
+    else:
+        assert rates.supported.share <= ALPHA + ERROR
+
+
+def test_a_failure_that_was_not_seen_but_may_happen_misleads_the_mean_and_not_the_median():
+    for statistic, sound in (("mean", False), ("median", True)):
+        _, with_failures = (
+            calibrate([observed(normal(5), statistic=statistic, failed_score=10.0)], range(5), ALPHA).claims[0].rates
+        )
+        assert with_failures.assumed
+        assert "a 45%, b 45%" in with_failures.differences
+        assert (with_failures.supported.share <= ALPHA + ERROR) == sound
+        if not sound:
+            assert with_failures.supported.share == pytest.approx(0.9, abs=0.03)  # as docs/simulation.md has it for 2%
+            assert with_failures.supported.failing == ("a", 0.02)
+            assert with_failures.contradicted.failing == ("b", 0.02)
+
+
+def test_failures_that_were_seen_are_drawn_as_often_and_score_what_a_failed_run_does():
+    differences = [78.0, 77.0, *normal(8)]
+    one = observed(differences, failed_b=2, failed_score=10.0)
+    _, as_often, more_often = calibrate([one], range(10), ALPHA).claims[0].rates
+    assert "b 2 of 10" in as_often.differences
+    assert not as_often.assumed
+    assert "b 51%" in more_often.differences
+    source = Source.with_failures(one, (0.0, 0.2))
+    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 10))
+    assert (drawn > 70).mean() == pytest.approx(0.2, abs=0.01)
+    assert drawn.max() == pytest.approx(88 + max(normal(8)) - 10)
+
+
+def test_power_is_of_the_verdict_that_is_right_for_what_was_seen():
+    for mean, verdict in ((1.0, "supported"), (0.0, "contradicted")):
+        rates = as_seen(observed(normal(20, mean)))
+        assert rates.right_verdict == verdict
+        assert rates.power.share > 0.99
+    formula = stats.nct.sf(stats.t.ppf(1 - ALPHA, 9), 9, 0.5 * np.sqrt(10))
+    rates = as_seen(observed(normal(40, MARGIN + 0.2, 0.4)), range(10))
+    assert rates.power.share == pytest.approx(formula, abs=0.03)
+
+
+def test_a_difference_on_the_margin_has_no_power():
+    rates = as_seen(observed([0.0, 0.5, 1.0, 0.25, 0.75]))
+    assert rates.power is None
+    assert rates.right_verdict == "inconclusive"
+
+
+def test_of_two_margins_the_worse_one_counts():
+    tail_below = 1 - stats.expon.ppf((np.arange(12) + 0.5) / 12)
+    one_side, other_side = (as_seen(observed(d), range(12)).supported.share for d in (tail_below, -tail_below))
+    assert one_side > other_side + 0.05
+    for differences in (tail_below, -tail_below):
+        equivalent = as_seen(observed(differences, kind="equivalent", margin=50.0), range(12)).supported.share
+        assert equivalent == pytest.approx(one_side, abs=0.02)
+
+
+# ---- the study's own design is what is simulated -------------------------------------------------------------------------------
+
+
+def test_beside_claims_that_are_not_shown_a_claim_is_wrong_more_seldom():
+    alone = as_seen(observed(normal(20))).supported.share
+    unclear = tuple(observed(normal(20, MARGIN), id=str(i)) for i in range(4))
+    clear = tuple(observed(normal(20, 5.0), id=str(i)) for i in range(4))
+    unknown = tuple(observed([], id=str(i)) for i in range(4))
+    assert as_seen(observed(normal(20)), others=clear).supported.share == alone
+    for others in (unclear, unknown):
+        assert as_seen(observed(normal(20)), others=others).supported.share < alone / 2
+
+
+def test_any_of_several_claims_is_wrong_as_often_as_alpha_at_most():
+    rng = np.random.default_rng(0)
+    claims = [observed(rng.permutation(normal(40)), id=str(i)) for i in range(3)]
+    calibration = calibrate(claims, range(40), ALPHA)
+    assert calibration.any_claim.supported.share == pytest.approx(ALPHA, abs=ERROR + 0.01)
+    assert calibrate(claims[:1], range(40), ALPHA).any_claim is None
+
+
+def test_more_seeds_have_more_power():
+    powers = [as_seen(observed(normal(20, 0.8)), range(n)).power.share for n in (5, 10, 20)]
+    assert powers == sorted(powers)
+    assert powers[-1] - powers[0] > 0.3
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 2, 3, 4], Seeds(start=5, step=1, max=8, stop="decided")])
+def test_simulated_studies_are_judged_as_judge_judges(seeds, monkeypatch):
+    """With differences so coarse that some studies have no spread, and some lie on the margin."""
+    monkeypatch.setattr("xceptlab.study.statistics.detectable", lambda *args: 0.0)  # slow, and only for the summary
+    monkeypatch.setattr("xceptlab.study.statistics.pairs_needed", lambda *args: 0)
+    analyses = list(seeds.analyses) if isinstance(seeds, Seeds) else [len(seeds)]
+    kinds = [("superior", "mean"), ("equivalent", "mean"), ("superior", "median"), ("equivalent", "median")]
+    claims = [observed([], id=f"{kind} {what}", kind=kind, statistic=what).claim for kind, what in kinds]
+    rng = np.random.default_rng(0)
+    differences = rng.choice([0.0, 0.25, 0.5, 1.0, 1.25], (50, len(claims), analyses[-1]), p=[0.02, 0.02, 0.01, 0.65, 0.3])
+    differences[:, 1::2] -= 1.0
+    p = [p_values_at(estimand(claim, seeds), differences[:, i], analyses) for i, claim in enumerate(claims)]
+    outcomes, at = decided(np.stack(p, axis=2), ALPHA)
+    names = {"supported": 1, "contradicted": -1, "inconclusive": 0}
+    without_spread = 0
+    for study, outcome, analysis in zip(differences, outcomes, at, strict=True):
+        scores = [{"a": dict(enumerate(88 + d)), "b": dict(enumerate(np.full(len(d), 88.0)))} for d in study]
+        verdicts = judge(claims, scores, seeds)
+        assert [names[v.outcome] for v in verdicts] == outcome.tolist()
+        assert [v.n for v in verdicts] == [analyses[i] for i in analysis]
+        without_spread += sum(np.ptp(v.values) == 0 for v in verdicts[:2])
+    assert without_spread > 0
+    assert {0, 1} <= set(outcomes.ravel())
+
+
+# ---- what is drawn ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.45), (0.3, 0.2)])
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+@pytest.mark.parametrize("n", [5, 6])
+def test_failures_or_not_the_truth_is_moved_onto_the_margin(n, statistic, shares):
+    values = np.array([0.2, 0.2, 0.2, 0.4, 0.6, 3.0])[:n]
+    source = Source.with_failures(observed(values, statistic=statistic, failed_score=10.0), shares)
+    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 20), MARGIN)
+    if statistic == "mean":
+        assert drawn.mean() == pytest.approx(MARGIN, abs=5 * drawn.std() / np.sqrt(drawn.size))
+    else:
+        assert (drawn > MARGIN).mean() == pytest.approx(0.5, abs=0.01)
+        assert (drawn < MARGIN).mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_differences_in_whole_images_keep_their_mean():
+    source = Source.as_seen(observed(normal(8, 0.13, 0.1)), image=0.2)
+    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 20), MARGIN)
+    assert np.array_equal(drawn, np.round(0.2 * np.round(drawn / 0.2), 9))
+    assert drawn.mean() == pytest.approx(MARGIN, abs=0.003)
+
+
+def test_claims_keep_what_their_differences_share_by_seed():
+    shared = normal(10)
+    first, second = (Source.as_seen(observed(shared, id=name)) for name in "xy")
+    draws = Draws.of(np.random.default_rng(0), 5, 10)
+    assert np.array_equal(first.draw(draws), second.draw(draws))
+
+
+def test_the_same_seed_gives_the_same_rates():
+    claims = [observed(normal(5)), observed(normal(5, 0.6), id="y", kind="equivalent")]
+    once, again, other = (calibrate(claims, range(5), ALPHA, seed=seed) for seed in (0, 0, 1))
+    assert calibrated(once) == calibrated(again)
+    assert calibrated(once) != calibrated(other)
+
+
+def test_a_large_design_is_simulated_with_fewer_studies():
+    long = Seeds(start=3, step=1, max=40, stop="decided")
+    claims = [observed([1.0], id=str(i)) for i in range(5)]  # a single difference, so that nothing is computed
+    assert calibrate(claims[:1], PLAN, ALPHA).studies == 4000
+    assert calibrate(claims, long, ALPHA).studies == 500
+
+
+# ---- what is not simulated, and what is said ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "why"),
+    [
+        (observed([1.0, 1.0, 1.0]), "x is not simulated: all 3 differences are the same, from which nothing can be learned"),
+        (observed([1.0, 1.0 + 1e-9]), "all 2 differences are the same"),
+        (observed([1.0]), "x is not simulated: 1 pair of runs cannot tell how differences vary."),
+        (replace(observed(normal(5)), why_not="of other images"), "x is not simulated: of other images."),
+    ],
+)
+def test_it_is_said_why_a_claim_is_not_simulated(one, why):
+    calibration = calibrate([one], range(5), ALPHA)
+    assert calibration.claims[0].rates == ()
+    assert calibration.any_claim is None
+    (sentence,) = calibrated(calibration).sentences
+    assert why in sentence
+    assert calibrated(calibration).table[1] == ["x", "not simulated", "–", "–", "–"]
+
+
+def test_fewer_seeds_than_are_judged_are_not_simulated():
+    (sentence,) = calibrated(calibrate([observed([1.0, 2.0])], range(2), ALPHA)).sentences
+    assert sentence == "x is not simulated: fewer than 3 seeds are not judged."
+
+
+@pytest.mark.parametrize(
+    ("one", "why"),
+    [
+        (observed(normal(5)), "nothing says what a failed run scores"),
+        (observed(normal(5), contrast=None, effect={"f": [1, 2]}), "an effect is one of several arms"),
+        (observed(normal(3), failed_b=2, failed_score=10.0), "fewer than 2 pairs are without a failed run"),
+    ],
+)
+def test_it_is_said_why_no_failures_are_simulated(one, why):
+    calibration = calibrate([one], range(5), ALPHA)
+    assert [rates.assumed for rates in calibration.claims[0].rates] == [False]
+    assert f"No failures are simulated: {why}" in calibrated(calibration).sentences[0]
+
+
+def test_the_text_says_rates_with_their_errors_and_warns_of_those_above_twice_alpha():
+    one = observed([78.0, *normal(6)], failed_b=1, image=0.2, failed_score=10.0)
+    text = calibrated(calibrate([one], range(7), ALPHA))
+    header, seen, rounded, as_often, more_often = text.table
+    assert header == ["claim", "differences", "false supported", "false contradicted", "power"]
+    assert seen[:2] == ["x", "as seen"]
+    assert seen[3].endswith(" ± 0.7%")
+    assert seen[4].endswith("% supported")
+    assert rounded[:2] == ["", "in whole images (0.2 points)"]
+    assert as_often[1] == "failures as seen (a 0, b 1 of 7)"
+    assert "(b fails in 2%)" in more_often[3]
+    as_it_was, unseen = text.warnings
+    assert "Claim x: with differences such as these " in as_it_was
+    assert (
+        "% of studies would falsely say contradicted, more than twice alpha (7 differences may look so by chance)." in as_it_was
+    )
+    assert "(b fails in 2%), more than twice alpha; `statistic: median` is sound there." in unseen
+    assert "A resample of 7 differences knows only 7 values" in text.described
+
+
+def test_of_many_normal_differences_nothing_is_warned_where_failures_are_unknown():
+    text = calibrated(calibrate([observed(normal(20))], PLAN, ALPHA))
+    assert text.warnings == []
+    assert "knows only" not in text.described
+    assert "of 4 to 20 seeds" in text.described
+
+
+def test_giving_up_is_said_to_be_left_out():
+    plan = replace(PLAN, futility=0.1)
+    assert "Giving up (futility) is left out" in calibrated(calibrate([observed(normal(5))], plan, ALPHA)).described
