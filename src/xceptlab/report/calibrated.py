@@ -49,7 +49,7 @@ def _described(calibration: Calibration) -> list[str]:
         sentences.append(f"Holm's correction is over all {claims} claims; the others are as they were seen.")
     if isinstance(seeds, Seeds) and seeds.futility is not None:
         sentences.append("Giving up (futility) is left out; it makes every verdict rarer.")
-    fewest = min((len(one.observed.differences) for one in calibration.claims if one.rates), default=FEW)
+    fewest = _fewest(calibration)
     if fewest < FEW:
         sentences.append(f"A resample of {fewest} differences knows only {fewest} values, so that these rates are rough.")
     return sentences
@@ -127,14 +127,24 @@ def _warnings_as_seen(calibration: Calibration) -> list[str]:
     for one in calibration.claims:
         as_seen = [rates for rates in one.rates if not rates.assumed]
         if wrong := _too_often_wrong(as_seen, calibration.alpha):
-            n = len(one.observed.differences)
-            by_chance = f" ({n} differences may look so by chance)" if n < FEW else ""
+            by_chance = _by_chance(len(one.observed.differences))
             warnings.append(f"Claim {one.observed.claim.id}: with differences such as these {wrong}{by_chance}.")
     if warnings or calibration.any_claim is None:
         return warnings
     if wrong := _too_often_wrong([calibration.any_claim], calibration.alpha):
-        warnings.append(f"All claims together: with differences such as these {wrong}, of one claim at least.")
+        by_chance = _by_chance(_fewest(calibration))
+        warnings.append(f"All claims together: with differences such as these {wrong}, of one claim at least{by_chance}.")
     return warnings
+
+
+def _by_chance(n: int) -> str:
+    """That so many differences may look worse than their distribution is; empty where they are not few."""
+    return f" ({n} differences may look so by chance)" if n < FEW else ""
+
+
+def _fewest(calibration: Calibration) -> int:
+    """The smallest number of differences from which studies are drawn; ``FEW`` where none are."""
+    return min((len(one.observed.differences) for one in calibration.claims if one.rates), default=FEW)
 
 
 def _too_often_wrong(candidates: Sequence[Rates], alpha: float) -> str:
