@@ -12,7 +12,7 @@ from scipy import stats as sp
 from xceptlab.study import images, signs, statistics
 from xceptlab.study.calibration import CONTRADICTED, SUPPORTED, Observed, calibrate, decided, p_values_at
 from xceptlab.study.definition import Claim, Seeds
-from xceptlab.study.estimands import estimand
+from xceptlab.study.estimands import Mean
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -37,7 +37,7 @@ TARGET = Path(__file__).parents[1] / "docs" / "simulation.md"
 def outcomes(d: np.ndarray, kind: statistics.Kind, alpha: float = ALPHA) -> tuple[np.ndarray, np.ndarray]:
     """Of differences (trials, claims, n): which claims are supported and which contradicted, (trials, claims) each."""
     n = d.shape[-1]
-    outcome, _ = decided(p_values_at(estimand(claim(kind, MARGIN), range(n)), d, [n]), alpha)
+    outcome, _ = decided(p_values_at(Mean(claim(kind, MARGIN), range(n)), d, [n]), alpha)
     return outcome == SUPPORTED, outcome == CONTRADICTED
 
 
@@ -93,7 +93,7 @@ def sequential(
     Returns:
         Per trial and claim (trials, claims, 2): outcome (1 supported, -1 contradicted, 0 neither) and the seeds it was frozen at.
     """
-    estimands = [estimand(claim(kind, margin), plan) for kind, margin in zip(kinds, margins, strict=True)]
+    estimands = [Mean(claim(kind, margin), plan) for kind, margin in zip(kinds, margins, strict=True)]
     p = [p_values_at(asked, x[:, i], plan.analyses) for i, asked in enumerate(estimands)]
     outcome, analysis = decided(np.stack(p, axis=2), alpha)
     return np.stack([outcome, np.array(plan.analyses)[analysis]], axis=-1)
@@ -237,7 +237,7 @@ def calibrated_rates(draw: Draw, n: int, claims: int, samples: int, seed: int) -
         for i, d in enumerate(differences):
             made = Claim(id=str(i), contrast=("a", "b"), metric="test/top1", kind="superior", margin=0)
             no_failures = np.zeros((2, n), dtype=bool)
-            observed.append(Observed(claim=made, differences=d, scores=np.stack([d, 0 * d]), failed=no_failures))
+            observed.append(Observed(claim=made, scores=np.stack([d, 0 * d]), failed=no_failures))
         calibration = calibrate(observed, range(n), ALPHA)
         rates = calibration.any_claim or calibration.claims[0].rates[0]
         found.append(rates.supported.share)

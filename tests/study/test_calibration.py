@@ -27,7 +27,7 @@ def observed(differences, *, failed_b: int = 0, failed_score: float = np.nan, im
     failed = np.zeros(scores.shape, dtype=bool)
     failed[1, :failed_b] = True
     claim = Claim(**fields | changes)
-    return Observed(claim=claim, differences=differences, scores=scores, failed=failed, failed_score=failed_score, image=image)
+    return Observed(claim=claim, scores=scores, failed=failed, failed_score=failed_score, image=image)
 
 
 def normal(n: int, mean: float = 1.0, spread: float = 0.4) -> np.ndarray:
@@ -146,23 +146,47 @@ def test_simulated_studies_are_judged_as_judge_judges(seeds, monkeypatch):
     monkeypatch.setattr("xceptlab.study.statistics.detectable", lambda *args: 0.0)  # slow, and only for the summary
     monkeypatch.setattr("xceptlab.study.statistics.pairs_needed", lambda *args: 0)
     analyses = list(seeds.analyses) if isinstance(seeds, Seeds) else [len(seeds)]
-    kinds = [("superior", "mean"), ("equivalent", "mean"), ("superior", "median"), ("equivalent", "median")]
-    claims = [observed([], id=f"{kind} {what}", kind=kind, statistic=what).claim for kind, what in kinds]
+    kinds = [("superior", "mean", "seed"), ("equivalent", "mean", "seed"), ("superior", "median", "seed")]
+    kinds += [("equivalent", "median", "seed")]
+    if not isinstance(seeds, Seeds):
+        kinds += [("superior", "mean", "none")]
+    claims = []
+    for kind, statistic, pairing in kinds:
+        changes = {"id": f"{kind} {statistic} {pairing}", "kind": kind, "statistic": statistic, "pairing": pairing}
+        claims.append(observed([], **changes).claim)
     rng = np.random.default_rng(0)
-    differences = rng.choice([0.0, 0.25, 0.5, 1.0, 1.25], (50, len(claims), analyses[-1]), p=[0.02, 0.02, 0.01, 0.65, 0.3])
-    differences[:, 1::2] -= 1.0
-    p = [p_values_at(estimand(claim, seeds), differences[:, i], analyses) for i, claim in enumerate(claims)]
+    shape = (50, len(claims), analyses[-1])
+    differences = rng.choice([0.0, 0.25, 0.5, 1.0, 1.25], shape, p=[0.02, 0.02, 0.01, 0.65, 0.3])
+    differences[:, [1, 3]] -= 1.0
+    baseline = np.full(shape, 88.0)
+    baseline[:, 4:] += rng.choice([0.0, 0.25], baseline[:, 4:].shape, p=[0.7, 0.3])
+    arms = np.stack([baseline + differences, baseline])
+    p = []
+    for i, claim in enumerate(claims):
+        p.append(p_values_at(estimand(claim, seeds, arms[:, :, i]), differences[:, i], analyses))
     outcomes, at = decided(np.stack(p, axis=2), ALPHA)
     names = {"supported": 1, "contradicted": -1, "inconclusive": 0}
     without_spread = 0
-    for study, outcome, analysis in zip(differences, outcomes, at, strict=True):
-        scores = [{"a": dict(enumerate(88 + d)), "b": dict(enumerate(np.full(len(d), 88.0)))} for d in study]
+    for study in range(len(outcomes)):
+        scores = [{"a": dict(enumerate(a)), "b": dict(enumerate(b))} for a, b in zip(*arms[:, study], strict=True)]
         verdicts = judge(claims, scores, seeds)
-        assert [names[v.outcome] for v in verdicts] == outcome.tolist()
-        assert [v.n for v in verdicts] == [analyses[i] for i in analysis]
+        assert [names[v.outcome] for v in verdicts] == outcomes[study].tolist()
+        assert [v.n for v in verdicts] == [analyses[i] for i in at[study]]
         without_spread += sum(np.ptp(v.values) == 0 for v in verdicts[:2])
     assert without_spread > 0
     assert {0, 1} <= set(outcomes.ravel())
+
+
+def test_unpaired_arms_are_judged_by_their_own_scores():
+    """Arms that fail in turns, of which Welch's test knows nothing, and arms that rise and fall together, where it is careful."""
+    levels = np.linspace(-1, 1, 20)
+    rates = {}
+    for name, other in (("in turns", -levels), ("together", levels[[1, 0, *range(2, 20)]])):
+        claim = observed([], margin=0.0, pairing="none").claim
+        one = Observed(claim=claim, scores=np.stack([88 + levels, 88 + other]), failed=np.zeros((2, 20), dtype=bool))
+        rates[name] = as_seen(one).supported.share
+    assert rates["in turns"] > ALPHA + ERROR
+    assert rates["together"] < 0.01
 
 
 # ---- what is drawn ---------------------------------------------------------------------------------------------------------
@@ -207,7 +231,7 @@ def test_a_large_design_is_simulated_with_fewer_studies():
     long = Seeds(start=3, step=1, max=40, stop="decided")
     claims = [observed([1.0], id=str(i)) for i in range(5)]  # a single difference, so that nothing is computed
     assert calibrate(claims[:1], PLAN, ALPHA).studies == 4000
-    assert calibrate(claims, long, ALPHA).studies == 500
+    assert calibrate(claims, long, ALPHA).studies == 700
 
 
 # ---- what is not simulated, and what is said ---------------------------------------------------------------------------------
@@ -228,6 +252,7 @@ def test_it_is_said_why_a_claim_is_not_simulated(one, why):
     assert calibration.any_claim is None
     (sentence,) = calibrated(calibration).sentences
     assert why in sentence
+    assert calibrated(calibration).described == "Nothing was simulated."
     assert calibrated(calibration).table[1] == ["x", "not simulated", "–", "–", "–"]
 
 

@@ -37,6 +37,8 @@ def calibrated(calibration: Calibration) -> Calibrated:
 
 def _described(calibration: Calibration) -> list[str]:
     """What was simulated, and what the numbers mean."""
+    if not any(one.rates for one in calibration.claims):
+        return ["Nothing was simulated."]
     seeds, claims = calibration.seeds, len(calibration.claims)
     counts = f"{seeds.start} to {seeds.max}" if isinstance(seeds, Seeds) else f"{len(seeds)}"
     sentences = [

@@ -17,7 +17,7 @@ from xceptlab.runs.metrics import split_of
 from xceptlab.study import statistics
 from xceptlab.study.choice import Records
 from xceptlab.study.definition import Claim, Seeds
-from xceptlab.study.estimands import LEAST_PAIRS, Estimand, estimand
+from xceptlab.study.estimands import LEAST_PAIRS, Estimand, Mean, UnpairedMean, estimand
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.statistics import Array
 from xceptlab.study.verdict import ROUNDING, Outcome, Verdict, failed_runs, images_of_split, score_of_divergence
@@ -25,7 +25,7 @@ from xceptlab.text import counted
 
 STUDIES = 4000
 """Simulated studies for every true difference."""
-MOST_ANALYSES = 100_000
+MOST_ANALYSES = 150_000
 """Simulated analyses for every true difference, of all claims, beyond which fewer studies are simulated; this takes some 10 s."""
 SHARES = (0.02, 0.1)
 """Of the seeds in which an arm may fail, besides the upper bound of what was seen: rare failures mislead a mean the most."""
@@ -44,19 +44,27 @@ Failing = tuple[str, float] | None
 def p_values_at(asked: Estimand, differences: Array, analyses: Sequence[int], equal: float = 0.0) -> Array:
     """The p-values of a claim and of its opposite at every analysis, (analyses, ..., 2), of differences (..., n).
 
-    They are 1 where an analysis has nothing to test: too few pairs, or for a mean differences that are ``equal``, all within so
-    much of each other.
+    They are 1 where an analysis has nothing to test: too few pairs, or no spread for a test of a mean to go by, none above
+    ``equal``.
     """
     p = np.ones((len(analyses), *differences.shape[:-1], 2))
     for number, n in enumerate(analyses):
         if n < LEAST_PAIRS:
             continue
         so_far = differences[..., :n]
-        testable = np.full(so_far.shape[:-1], True)
-        if asked.claim.statistic == "mean":
-            testable = np.ptp(so_far, axis=-1) > equal
-        p[number][testable] = asked.p_values(so_far[testable])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tested = asked.p_values(so_far)
+        p[number] = np.where(_testable(asked, so_far, equal)[..., None], tested, 1.0)
     return p
+
+
+def _testable(asked: Estimand, differences: Array, equal: float) -> Booleans:
+    """Whether differences (..., n) have what the test needs, as ``Estimand.untestable`` says of a single study's: (...)."""
+    if isinstance(asked, UnpairedMean):
+        return asked.spread(differences) > equal
+    if isinstance(asked, Mean):
+        return np.ptp(differences, axis=-1) > equal
+    return np.full(differences.shape[:-1], True)
 
 
 def decided(p: Array, alpha: float) -> tuple[Integers, Integers]:
@@ -92,10 +100,8 @@ class Observed:
     """What is known of a claim, from which studies like it are drawn."""
 
     claim: Claim
-    differences: Array
-    """Of its pairs (n,), above 0 where a is better."""
     scores: Array
-    """Of its two sides (2, n)."""
+    """Of its two sides, a and b, by pair (2, n)."""
     failed: Booleans
     """Which of the runs failed (2, n)."""
     failed_score: float = math.nan
@@ -108,13 +114,13 @@ class Observed:
     @classmethod
     def of(cls, verdict: Verdict, failed: Sequence[tuple[str, int]], **known: Any) -> "Observed":
         """What a verdict knows, with its failed runs by (arm, seed), and other fields as they are ``known``."""
-        seeds = list(verdict.differences)
-        scores = np.empty((2, len(seeds)))
-        fails = np.zeros((2, len(seeds)), dtype=bool)
-        for side, arm in enumerate(verdict.claim.sides):
-            scores[side] = [verdict.scores[side][seed] for seed in seeds]
-            fails[side] = [(arm, seed) in failed for seed in seeds]
-        return cls(claim=verdict.claim, differences=verdict.values, scores=scores, failed=fails, **known)
+        fails = [[(arm, seed) in failed for seed in verdict.differences] for arm in verdict.claim.sides]
+        return cls(claim=verdict.claim, scores=verdict.arms, failed=np.array(fails, dtype=bool), **known)
+
+    @property
+    def differences(self) -> Array:
+        """Of the pairs (n,), above 0 where a is better."""
+        return _differences(self.claim, self.scores)
 
     @property
     def margins(self) -> tuple[float, ...]:
@@ -174,8 +180,8 @@ class Source:
     """A distribution from which simulated differences are drawn."""
 
     claim: Claim
-    values: Array
-    """Differences by what fails, neither, a, b or both, and by pair (4, n); (1, n) where nothing does."""
+    scores: Array
+    """Of the two sides, by what fails, neither, a, b or both, and by pair (2, 4, n); (2, 1, n) where nothing does."""
     shares: tuple[float, float] = (0.0, 0.0)
     """Of the seeds in which a and b fail, independently."""
     image: float = 0.0
@@ -183,22 +189,21 @@ class Source:
 
     @classmethod
     def as_seen(cls, observed: Observed, image: float = 0.0) -> "Source":
-        """The differences that were seen, rounded to multiples of ``image`` where that is not 0."""
-        return cls(claim=observed.claim, values=observed.differences[None], image=image)
+        """The pairs that were seen, their differences rounded to multiples of ``image`` where that is not 0."""
+        return cls(claim=observed.claim, scores=observed.scores[:, None], image=image)
 
     @classmethod
     def with_failures(cls, observed: Observed, shares: tuple[float, float]) -> "Source":
         """The pairs of which no run failed, with failures in these shares of the seeds of a and of b."""
-        unfailed = ~observed.failed.any(axis=0)
-        a, b = observed.scores[:, unfailed]
-        sign = -1 if observed.claim.lower_is_better else 1
-        values = [
-            observed.differences[unfailed],
-            sign * (observed.failed_score - b),
-            sign * (a - observed.failed_score),
-            np.zeros(len(a)),
-        ]
-        return cls(claim=observed.claim, values=np.stack(values), shares=shares)
+        a, b = observed.scores[:, ~observed.failed.any(axis=0)]
+        fallen = np.full(len(a), observed.failed_score)
+        scores = [[a, fallen, a, fallen], [b, b, fallen, fallen]]
+        return cls(claim=observed.claim, scores=np.array(scores), shares=shares)
+
+    @property
+    def values(self) -> Array:
+        """The differences that there are (4, n) or (1, n)."""
+        return _differences(self.claim, self.scores)
 
     @property
     def weights(self) -> Array:
@@ -225,12 +230,16 @@ class Source:
             return "inconclusive"
         return "supported" if inside > 0 else "contradicted"
 
-    def draw(self, draws: Draws, truth: float | None = None) -> Array:
-        """Differences (studies, seeds); all moved alike so that the true difference is ``truth``, unless that is None."""
-        n = self.values.shape[1]
+    def draw_scores(self, draws: Draws) -> Array:
+        """The scores of both sides (2, studies, seeds)."""
+        n = self.scores.shape[-1]
         pair = (draws.pair * n).astype(np.int_)
         fails = (draws.fails_a < self.shares[0]) + 2 * (draws.fails_b < self.shares[1])
-        differences = self.values[fails, pair]
+        return self.scores[:, fails, pair]
+
+    def draw(self, draws: Draws, truth: float | None = None) -> Array:
+        """Differences (studies, seeds); all moved alike so that the true difference is ``truth``, unless that is None."""
+        differences = _differences(self.claim, self.draw_scores(draws))
         if truth is not None:
             differences = self._moved(differences, truth, draws)
         if self.image:
@@ -253,6 +262,12 @@ class Source:
         next_to = 1e-9 * np.ptp(self.values)
         beside = truth + np.where(upwards, next_to, -next_to)
         return np.where(differences == self.statistic, beside, moved)
+
+
+def _differences(claim: Claim, scores: Array) -> Array:
+    """The differences (...) of scores of both sides (2, ...), above 0 where a is better."""
+    a, b = scores
+    return b - a if claim.lower_is_better else a - b
 
 
 def _median(values: Array, weights: Array) -> float:
@@ -396,7 +411,7 @@ class _Simulation:
         at_most = MOST_ANALYSES // (len(observed) * len(self._analyses))
         self.studies = min(STUDIES, max(100, at_most // 100 * 100))
         self._alpha = alpha
-        self._estimands = [estimand(one.claim, seeds) for one in observed]
+        self._seeds = seeds
         self._draws = Draws.of(np.random.default_rng(seed), self.studies, self._analyses[-1])
         self._simulated = [i for i, one in enumerate(observed) if not one.why_not_simulated]
         self._as_seen = self._p_of_all()
@@ -453,8 +468,8 @@ class _Simulation:
 
     def _p(self, i: int, source: Source, truth: float | None) -> Array:
         """The p-values (analyses, studies, 2) of claim i, at a true difference or at the source's own."""
-        differences = source.draw(self._draws, truth)
-        return p_values_at(self._estimands[i], differences, self._analyses, self.observed[i].equal)
+        asked = estimand(source.claim, self._seeds, source.draw_scores(self._draws))
+        return p_values_at(asked, source.draw(self._draws, truth), self._analyses, self.observed[i].equal)
 
     def _outcome(self, i: int, source: Source, truth: float | None = None) -> Integers:
         """The outcomes (studies,) of claim i beside the others as they were seen."""

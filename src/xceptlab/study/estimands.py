@@ -309,7 +309,7 @@ class UnpairedMean(Mean):
     Args:
         claim: The claim.
         seeds: Those of the study, a list.
-        arms: The scores of the arms a and b, (2, n).
+        arms: The scores of the arms a and b, (2, ..., n).
     """
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds, arms: Array) -> None:
@@ -317,7 +317,7 @@ class UnpairedMean(Mean):
         self.arms = arms
 
     def spread(self, d: Array) -> Array:
-        return np.sqrt(self.arms.var(axis=-1, ddof=1).sum())
+        return np.sqrt(self.arms.var(axis=-1, ddof=1).sum(axis=0))
 
     def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
         _, freedom = statistics.unpaired_error(self.arms[0], self.arms[1])
