@@ -389,17 +389,18 @@ def _rates_with_failures(simulation: "_Simulation", i: int) -> list[Rates]:
         as_often = Source.with_failures(observed, (seen_a, seen_b))
         rates.append(simulation.rates(i, [(None, as_often)], f"failures as seen ({a} {failures[0]}, {b} {failures[1]} of {n})"))
     more_often: list[tuple[Failing, Source]] = []
-    for share in _shares_up_to(bound_a):
+    for share in _shares(seen_a, bound_a):
         more_often.append(((a, share), Source.with_failures(observed, (share, seen_b))))
-    for share in _shares_up_to(bound_b):
+    for share in _shares(seen_b, bound_b):
         more_often.append(((b, share), Source.with_failures(observed, (seen_a, share))))
     up_to = f"failures up to their 95% bound ({a} {bound_a:.0%}, {b} {bound_b:.0%})"
     rates.append(simulation.rates(i, more_often, up_to, assumed=True))
     return rates
 
 
-def _shares_up_to(bound: float) -> list[float]:
-    return [*(share for share in SHARES if share < bound), bound]
+def _shares(seen: float, bound: float) -> list[float]:
+    """The shares of failures that are simulated above the one that was seen, up to its bound."""
+    return [*(share for share in SHARES if seen < share < bound), bound]
 
 
 class _Simulation:
