@@ -350,6 +350,13 @@ def test_a_diverged_run_is_a_failure_that_is_drawn_again(study, tmp_path):
     assert "failures as seen (with 0, without 1 of 3)" in calibrate(expansion, tmp_path)["report.md"]
 
 
+def test_a_study_that_adds_seeds_is_simulated_with_its_own_looks(study, tmp_path):
+    expansion = finish(study(seeds={"start": 3, "step": 1, "max": 5, "stop": "decided", "futility": 0.1}))
+    report = calibrate(expansion, tmp_path)["report.md"]
+    assert "4,000 simulated studies of 3 to 5 seeds for every rate" in report
+    assert "Giving up (futility) is left out" in report
+
+
 def test_studies_on_other_images_are_not_simulated(study, tmp_path):
     expansion = study(scope="images")
     for arm, seed in expansion.runs():
