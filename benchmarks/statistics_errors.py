@@ -3,8 +3,10 @@
 Run: xceptlab bench statistics_errors
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy import stats as sp
@@ -12,77 +14,127 @@ from scipy import stats as sp
 from xceptlab.study import images, signs, statistics
 from xceptlab.study.calibration import CONTRADICTED, SUPPORTED, Observed, calibrate, decided, p_values_at
 from xceptlab.study.definition import Claim, Seeds
-from xceptlab.study.estimands import Mean
+from xceptlab.study.estimands import estimand
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+Statistic = Literal["mean", "median"]
 
-DIFFERENCES: dict[str, Draw] = {
-    "normal": lambda rng, shape: rng.standard_normal(shape),
-    "heavy tails (t, 3 df)": lambda rng, shape: rng.standard_t(3, shape),
-    "skewed up (exponential)": lambda rng, shape: rng.exponential(1.0, shape) - 1,
-    "skewed down (exponential)": lambda rng, shape: 1 - rng.exponential(1.0, shape),
-}
-"""Distributions of a paired difference with mean 0."""
 ALPHA, MARGIN = 0.05, 1.0
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3)
 """Of the seeds in which an arm collapses."""
 FALL = 78.0
 """Points by which it does: from 88% to 10%, say."""
 PLAN = Seeds(start=4, step=2, max=20, stop="decided")
+PLAN_OF_MEDIANS = Seeds(start=6, step=2, max=20, stop="decided")
+"""A claim on a median cannot be decided by 4 seeds."""
+CLAIMS = (1, 3, 5)
+SIZES = (5, 8, 11, 13)
+"""Numbers of seeds that waste none of a median's."""
 PLACES = np.arange(-2, 3)
 """Of the five values that are tuned, such as learning rates on a logarithmic scale; a step from the optimum costs 0.15 points."""
 TARGET = Path(__file__).parents[1] / "docs" / "simulation.md"
 
 
-def outcomes(d: np.ndarray, kind: statistics.Kind, alpha: float = ALPHA) -> tuple[np.ndarray, np.ndarray]:
-    """Of differences (trials, claims, n): which claims are supported and which contradicted, (trials, claims) each."""
-    n = d.shape[-1]
-    outcome, _ = decided(p_values_at(Mean(claim(kind, MARGIN), range(n)), d, [n]), alpha)
-    return outcome == SUPPORTED, outcome == CONTRADICTED
+# ---- distributions of a paired difference -----------------------------------------------------------------------------------
 
 
-def claim(kind: statistics.Kind, margin: float) -> Claim:
-    return Claim(id="a claim", contrast=("a", "b"), metric="test/top1", kind=kind, margin=margin)
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """A distribution of the paired differences of several claims."""
+
+    draw: Draw
+    """Differences (trials, claims, n) of mean 0."""
+    median: float = 0.0
 
 
-def edge(draw: Draw, rng: np.random.Generator, trials: int, claims: int, n: int, shared: bool = False) -> np.ndarray:
-    """Differences whose true mean is the margin. ``shared``: all claims compare with one baseline, hence correlate by 1/2."""
-    x = draw(rng, (trials, claims, n))
-    if shared:
-        x = (x + draw(rng, (trials, 1, n))) / np.sqrt(2)
-    return MARGIN + x
+def share_a_baseline(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal differences of arms that are all compared with one, hence correlate by 1/2."""
+    trials, _, n = shape
+    return (rng.standard_normal(shape) + rng.standard_normal((trials, 1, n))) / np.sqrt(2)
 
 
-def false_supported(
-    draw: Draw, kind: statistics.Kind, claims: int, n: int, trials: int, seed: int, shared: bool = False
-) -> float:
-    """Chance of any false ``supported`` at a true effect equal to the margin (for ``equivalent`` small against it: its worst)."""
-    d = edge(draw, np.random.default_rng(seed), trials, claims, n, shared)
-    if (
-        kind == "equivalent"
-    ):  # the lower margin, with a spread so small that only one of the two tests is in doubt: the worst case
-        d = -MARGIN + (d - MARGIN) / 100
-    return float(outcomes(d, kind)[0].any(axis=-1).mean())
+def on_500_images(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Differences of a spread of 0.3 points, of which one image is 0.2."""
+    return 0.2 * np.round(0.3 / 0.2 * rng.standard_normal(shape))
 
 
-def false_contradicted(draw: Draw, kind: statistics.Kind, claims: int, n: int, trials: int, seed: int) -> float:
-    """Chance of any false ``contradicted`` at the same effect (for ``equivalent`` also with a margin of next to nothing)."""
-    d = edge(draw, np.random.default_rng(seed), trials, claims, n)
-    if kind == "superior":
-        return float(outcomes(d, kind)[1].any(axis=-1).mean())
-    return max(float(outcomes(x, kind)[1].any(axis=-1).mean()) for x in (d, 1e4 * (d - MARGIN)))
+def failing(share_a: float, share_b: float = 0.0) -> Differences:
+    """Two arms with a spread of 0.3 points, which fall by ``FALL`` in these shares of their seeds, independently."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        falls = (rng.random(shape) < share_b) * 1.0 - (rng.random(shape) < share_a)
+        return 0.3 * rng.standard_normal(shape) + FALL * (falls - share_b + share_a)
+
+    median = FALL * (share_a - share_b)
+    if share_b == 0:  # as likely to be below it, collapses counted, as above
+        median += 0.3 * sp.norm.ppf((0.5 - share_a) / (1 - share_a))
+    return Differences(draw=draw, median=median)
 
 
-def coverage(draw: Draw, n: int, trials: int, seed: int) -> float:
-    """How often the 90% interval holds the true mean."""
-    low, high = np.moveaxis(statistics.interval(draw(np.random.default_rng(seed), (trials, n)), 1 - 2 * ALPHA), -1, 0)
-    return float(((low <= 0) & (high >= 0)).mean())
+DIFFERENCES = {
+    "normal": Differences(draw=lambda rng, shape: rng.standard_normal(shape)),
+    "normal, one baseline": Differences(draw=share_a_baseline),
+    "heavy tails (t, 3 df)": Differences(draw=lambda rng, shape: rng.standard_t(3, shape)),
+    "skewed up (exponential)": Differences(draw=lambda rng, shape: rng.exponential(1.0, shape) - 1, median=np.log(2) - 1),
+    "skewed down (exponential)": Differences(draw=lambda rng, shape: 1 - rng.exponential(1.0, shape), median=1 - np.log(2)),
+    "whole images of 500": Differences(draw=on_500_images),
+    **{f"a fails in {share:.0%}": failing(share) for share in SHARES},
+    "b fails in 10%": Differences(draw=lambda rng, shape: -failing(0.1).draw(rng, shape), median=-failing(0.1).median),
+    "both fail in 10%": failing(0.1, 0.1),
+}
 
 
-def power(effect: float, n: int, trials: int, seed: int) -> float:
+# ---- simulated studies ------------------------------------------------------------------------------------------------------
+
+
+def claim(kind: statistics.Kind, margin: float, statistic: Statistic = "mean") -> Claim:
+    return Claim(id="a claim", contrast=("a", "b"), metric="test/top1", kind=kind, margin=margin, statistic=statistic)
+
+
+def false_verdicts(
+    differences: Differences,
+    statistic: Statistic,
+    kind: statistics.Kind,
+    seeds: Sequence[int] | Seeds,
+    trials: int,
+    seed: int,
+) -> np.ndarray:
+    """Chances of any false ``supported`` and of any false ``contradicted`` of so many claims, (len(CLAIMS), 2).
+
+    The claims' statistic, mean or median, truly lies on their margin. For ``equivalent`` it is the worst of what is possible: on
+    a margin that is large against the spread, so that only one of the two tests is in doubt; and between margins of next to
+    nothing, so that either of them may contradict.
+    """
+    analyses = list(seeds.analyses) if isinstance(seeds, Seeds) else [len(seeds)]
+    shape = (trials, max(CLAIMS), analyses[-1])
+    x = differences.draw(np.random.default_rng(seed), shape)
+    if statistic == "median":
+        x = x - differences.median
+    cases = [MARGIN + x] if kind == "superior" else [-MARGIN + x / 1e4, 1e4 * x]
+    found = np.zeros((len(cases), len(CLAIMS), 2))
+    for case, d in enumerate(cases):
+        p = p_values_at(estimand(claim(kind, MARGIN, statistic), seeds), d, analyses)
+        for i, claims in enumerate(CLAIMS):
+            outcome, _ = decided(p[:, :, :claims], ALPHA)
+            found[case, i] = [(outcome == which).any(axis=-1).mean() for which in (SUPPORTED, CONTRADICTED)]
+    return found.max(axis=0)
+
+
+def coverage(differences: Differences, statistic: Statistic, n: int, trials: int, seed: int) -> float:
+    """How often the 90% interval holds the true mean or median."""
+    d = differences.draw(np.random.default_rng(seed), (trials, 1, n))[:, 0]
+    if statistic == "mean":
+        low, high = np.moveaxis(statistics.interval(d, 1 - 2 * ALPHA), -1, 0)
+        return float(((low <= 0) & (high >= 0)).mean())
+    low, high = np.moveaxis(signs.interval(d, ALPHA), -1, 0)
+    return float(((low <= differences.median) & (high >= differences.median)).mean())
+
+
+def power(effect: float, statistic: Statistic, n: int, trials: int, seed: int) -> float:
     """How often an effect of so many standard deviations beyond the margin is found, one claim, normal differences."""
-    d = MARGIN + effect + np.random.default_rng(seed).standard_normal((trials, 1, n))
-    return float(outcomes(d, "superior")[0].mean())
+    d = MARGIN + effect + np.random.default_rng(seed).standard_normal((trials, n))
+    p = estimand(claim("superior", MARGIN, statistic), range(n)).p_values(d)
+    return float((p[:, 0] <= ALPHA).mean())
 
 
 def sequential(
@@ -93,48 +145,64 @@ def sequential(
     Returns:
         Per trial and claim (trials, claims, 2): outcome (1 supported, -1 contradicted, 0 neither) and the seeds it was frozen at.
     """
-    estimands = [Mean(claim(kind, margin), plan) for kind, margin in zip(kinds, margins, strict=True)]
+    estimands = [estimand(claim(kind, margin), plan) for kind, margin in zip(kinds, margins, strict=True)]
     p = [p_values_at(asked, x[:, i], plan.analyses) for i, asked in enumerate(estimands)]
     outcome, analysis = decided(np.stack(p, axis=2), alpha)
     return np.stack([outcome, np.array(plan.analyses)[analysis]], axis=-1)
 
 
-def sequential_errors(
-    rng: np.random.Generator, claims: int, trials: int, kind: statistics.Kind, shared: bool
-) -> tuple[float, float]:
-    """Familywise chances of a false ``supported`` and of a false ``contradicted`` with all the peeking, at the margin."""
-    x = edge(DIFFERENCES["normal"], rng, trials, claims, PLAN.max, shared) - MARGIN
-    if kind == "superior":
-        done = sequential(MARGIN + x, [kind] * claims, [MARGIN] * claims)[..., 0]
-        return float((done == 1).any(1).mean()), float((done == -1).any(1).mean())
-    supported = sequential(MARGIN + x / 100, [kind] * claims, [MARGIN] * claims)[..., 0]
-    contradicted = [sequential(x + shift, [kind] * claims, [m] * claims)[..., 0] for shift, m in ((1.0, 1.0), (0.0, 1e-4))]
-    return float((supported == 1).any(1).mean()), max(float((done == -1).any(1).mean()) for done in contradicted)
-
-
-def collapsing(rng: np.random.Generator, trials: int, n: int, share: float) -> np.ndarray:
-    """Differences (trials, n) of two arms, with a spread of 0.3 points; the first arm falls by ``FALL`` in a share of seeds."""
-    return 0.3 * rng.standard_normal((trials, n)) - FALL * (rng.random((trials, n)) < share)
-
-
-def collapse_errors(share: float, n: int, trials: int, seed: int) -> tuple[float, float]:
-    """Chances of a false ``supported`` where the first arm collapses: of a claim on the mean, and of one on the median.
-
-    Each is made with the true value of its statistic on the margin. The median's lies there where a difference is as likely to be
-    above as below it, collapses counted.
-    """
-    d = collapsing(np.random.default_rng(seed), trials, n, share)
-    median = 0.3 * sp.norm.ppf((0.5 - share) / (1 - share))
-    of_mean = statistics.p_values(d, "superior", -FALL * share)[:, 0] <= ALPHA
-    of_median = signs.p_values(d, "superior", median)[:, 0] <= ALPHA
-    return float(of_mean.mean()), float(of_median.mean())
-
-
 def collapse_power(share: float, n: int, trials: int, seed: int) -> tuple[float, float]:
     """Chances to support an effect of 2 standard deviations where the other arm collapses, by the mean and by the median."""
-    d = 2 * 0.3 - collapsing(np.random.default_rng(seed), trials, n, share)
+    d = 2 * 0.3 - failing(share).draw(np.random.default_rng(seed), (trials, n)) + FALL * share
     of_mean, of_median = (module.p_values(d, "superior", 0.0)[:, 0] <= ALPHA for module in (statistics, signs))
     return float(of_mean.mean()), float(of_median.mean())
+
+
+def runs_saved(effects: Sequence[float], trials: int, seed: int) -> float:
+    """The share of runs that are not trained since arms whose claim is decided get no further seeds.
+
+    Each effect, in standard deviations beyond the margin, is that of an arm that is compared with one and the same baseline.
+    """
+    x = share_a_baseline(np.random.default_rng(seed), (trials, len(effects), PLAN.max))
+    done = sequential(x + MARGIN + np.array(effects)[:, None], ["superior"] * len(effects), [MARGIN] * len(effects))
+    seeds = done[..., 1]
+    last = seeds.max(axis=-1)  # of the baseline, too
+    return float(1 - (seeds.sum(axis=-1) + last).sum() / ((len(effects) + 1) * last).sum())
+
+
+def pairing_rates(correlation: float, ratio: float, n: int, trials: int, seed: int) -> np.ndarray:
+    """How often arms with such scores are called different, with pairing and without, (2, 2): at the margin, and 1 beyond it.
+
+    Args:
+        correlation: Of the two arms' scores over the seeds.
+        ratio: The standard deviation of b's scores by that of a's, which is 1.
+        n: Seeds.
+        trials: Simulated studies.
+        seed: Of the simulation.
+    """
+    a, noise = np.random.default_rng(seed).standard_normal((2, trials, n))
+    b = ratio * (correlation * a + np.sqrt(1 - correlation**2) * noise)
+    found = np.empty((2, 2))
+    for i, effect in enumerate((0.0, 1.0)):
+        paired = statistics.p_values(a + effect - b, "superior", 0.0)
+        error, freedom = statistics.unpaired_error(a, b)
+        unpaired = statistics.t_tests((a + effect - b).mean(axis=-1), error, freedom, "superior", 0.0)
+        found[:, i] = [(p[:, 0] <= ALPHA).mean() for p in (paired, unpaired)]
+    return found
+
+
+def effect_errors(spreads: Sequence[float], n: int, trials: int, seed: int) -> tuple[float, float]:
+    """Of a grid of 2 x 2 cells without any effect: how often an effect's 95% interval holds 0, and any is found (Holm).
+
+    ``spreads`` are the standard deviations of the cells' scores.
+    """
+    scores = np.random.default_rng(seed).standard_normal((trials, n, 2, 2)) * np.reshape(spreads, (2, 2))
+    covered, found = 0, 0
+    for study in 90 + scores:
+        effects = statistics.effects(study, 1 - ALPHA)
+        covered += sum(effect.low <= 0 <= effect.high for effect in effects)
+        found += any(effect.p_adjusted <= ALPHA for effect in effects)
+    return covered / (3 * trials), found / trials
 
 
 def futility_cost(effect: float, trials: int, seed: int, futility: float = 0.1) -> tuple[float, float]:
@@ -228,13 +296,13 @@ def scope_errors(n: int, count: int, seed_spread: float, trials: int, seed: int)
     return float(wrong[0] / trials), float(wrong[1] / trials)
 
 
-def calibrated_rates(draw: Draw, n: int, claims: int, samples: int, seed: int) -> np.ndarray:
+def calibrated_rates(differences: Differences, n: int, claims: int, samples: int, seed: int) -> np.ndarray:
     """What ``--calibrate`` says of studies of n seeds whose differences are drawn so, (samples,): any false ``supported``."""
     rng = np.random.default_rng(seed)
     found = []
-    for differences in draw(rng, (samples, claims, n)):
+    for drawn in differences.draw(rng, (samples, claims, n)):
         observed = []
-        for i, d in enumerate(differences):
+        for i, d in enumerate(drawn):
             made = Claim(id=str(i), contrast=("a", "b"), metric="test/top1", kind="superior", margin=0)
             no_failures = np.zeros((2, n), dtype=bool)
             observed.append(Observed(claim=made, scores=np.stack([d, 0 * d]), failed=no_failures))
@@ -246,20 +314,17 @@ def calibrated_rates(draw: Draw, n: int, claims: int, samples: int, seed: int) -
 
 def calibration_section(trials: int, samples: int) -> str:
     """What docs/simulation.md says of ``--calibrate``."""
-    draws = {name: DIFFERENCES[name] for name in ("normal", "skewed down (exponential)")}
-    draws["falls in 10%"] = lambda rng, shape: 0.3 * rng.standard_normal(shape) - FALL * ((rng.random(shape) < 0.1) - 0.1)
     sizes = (5, 10, 20)
     rows = []
-    for name, draw in draws.items():
+    for name in ("normal", "skewed down (exponential)", "a fails in 10%"):
         for claims in (1, 5):
             cells = []
             for n in sizes:
-                supported, _ = outcomes(MARGIN + draw(np.random.default_rng(n), (trials, claims, n)), "superior")
-                found = calibrated_rates(draw, n, claims, samples, seed=n)
+                wrong = false_verdicts(DIFFERENCES[name], "mean", "superior", range(n), trials, seed=n)
+                supported = wrong[CLAIMS.index(claims), 0]
+                found = calibrated_rates(DIFFERENCES[name], n, claims, samples, seed=n)
                 low, high = np.quantile(found, [0.1, 0.9])
-                cells.append(
-                    f"{percent(supported.any(axis=-1).mean())} / {percent(found.mean())} ({percent(low)} to {percent(high)})"
-                )
+                cells.append(f"{percent(supported)} / {percent(found.mean())} ({percent(low)} to {percent(high)})")
             rows.append([name, claims, *cells])
     return f"""## What `--calibrate` finds
 
@@ -329,69 +394,119 @@ def percent(chance: float) -> str:
     return f"{100 * chance:.2f}"
 
 
-def main(trials: int = 200_000) -> None:
-    from statsmodels.stats.power import TTestPower
+def short(chance: float) -> str:
+    """A chance in percent, of several in one cell."""
+    return f"{100 * chance:.1f}"
 
-    sizes = (3, 5, 10, 20)
-    errors = [
-        [name, kind, claims, *(percent(false_supported(draw, kind, claims, n, trials, seed=n)) for n in sizes)]
-        for name, draw in DIFFERENCES.items()
-        for kind in ("superior", "equivalent")
-        for claims in (1, 5)
-    ]
-    errors += [
-        [
-            "normal, one baseline",
-            "superior",
-            5,
-            *(percent(false_supported(DIFFERENCES["normal"], "superior", 5, n, trials, n, True)) for n in sizes),
-        ]
-    ]
-    opposite = [
-        [
-            "normal",
-            kind,
-            claims,
-            *(percent(false_contradicted(DIFFERENCES["normal"], kind, claims, n, trials, seed=n)) for n in sizes),
-        ]
-        for kind in ("superior", "equivalent")
-        for claims in (1, 5)
-    ]
-    covered = [[name, *(percent(coverage(draw, n, trials, seed=n)) for n in sizes)] for name, draw in DIFFERENCES.items()]
-    effects = (0.5, 1.0, 1.5, 2.0, 3.0)
-    powers = []
-    for effect in effects:
-        cells = []
-        for n in sizes:
-            formula = TTestPower().power(effect, n, ALPHA, alternative="larger")
-            cells.append(f"{percent(power(effect, n, trials, seed=n))} / {percent(formula)}")
-        powers.append([f"{effect:g} sd", *cells])
+
+def nulls_section(kind: statistics.Kind, trials: int) -> str:
+    """What docs/simulation.md says of false verdicts of a kind."""
+    supported, contradicted = [], []
+    for name, differences in DIFFERENCES.items():
+        for statistic, plan in (("mean", PLAN), ("median", PLAN_OF_MEDIANS)):
+            designs = [*map(range, SIZES), plan]
+            found = [false_verdicts(differences, statistic, kind, seeds, trials, seed=i) for i, seeds in enumerate(designs)]
+            for side, rows in enumerate((supported, contradicted)):
+                rows.append([name, statistic, *(" / ".join(short(chance) for chance in each[:, side]) for each in found)])
+    header = ["differences", "statistic", *(f"n = {n}" for n in SIZES), "until decided"]
+    return f"""### False `supported`, `{kind}`
+
+{table(header, supported)}
+### False `contradicted`, `{kind}`
+
+{table(header, contradicted)}"""
+
+
+def seeds_section(trials: int) -> str:
+    """What docs/simulation.md says of seeds until decided."""
     rng = np.random.default_rng(7)
-    peeking = []
-    for kind in ("superior", "equivalent"):
-        for claims, shared in ((1, False), (5, False), (5, True)):
-            wrong = sequential_errors(rng, claims, trials // (1 if claims == 1 else 4), kind, shared)
-            peeking.append([f"{kind}, {claims}{' with one baseline' if shared else ''}", *map(percent, wrong)])
     naive = MARGIN + rng.standard_normal((trials, PLAN.max))
     naive_hits = [statistics.p_values(naive[:, :n], "superior", MARGIN)[:, 0] <= ALPHA for n in PLAN.analyses]
-    cost = []
+    boundary = statistics.Boundary(PLAN.start, PLAN.step, PLAN.max)
+    cost, given_up = [], []
     for effect in (0.0, 0.5, 1.0, 1.5, 2.0):
         done = sequential(MARGIN + effect + rng.standard_normal((trials // 4, 1, PLAN.max)), ["superior"], [MARGIN])
         found, seeds = float((done[..., 0] == 1).mean()), float(done[..., 1].mean())
         equal = fixed_n(min(found, 0.999), effect) if effect else "-"
-        cost.append([f"{effect:g} sd", percent(found), f"{seeds:.1f}", f"{100 * (1 - seeds / PLAN.max):.0f}", equal])
-    given_up = []
-    for row, effect in zip(cost, (0.0, 0.5, 1.0, 1.5, 2.0), strict=True):
-        found, seeds = futility_cost(effect, trials // 500, seed=11)
-        given_up.append([*row[:3], percent(found), f"{seeds:.1f}"])
-    numbers = (5, 8, 11, 13)
-    fallen = [
-        [f"{100 * share:g}%", statistic, *(percent(collapse_errors(share, n, trials, seed=n)[i]) for n in numbers)]
-        for share in SHARES
-        for i, statistic in enumerate(("mean", "median"))
-    ]
+        bias = statistics.stopping_bias(effect, 1.0, "superior", 0.0, PLAN.analyses, boundary, ALPHA, paths=trials // 4)
+        saved = f"{100 * (1 - seeds / PLAN.max):.0f}"
+        cost.append([f"{effect:g} sd", percent(found), f"{seeds:.1f}", saved, equal, f"{bias:+.2f} sd"])
+        with_futility, fewer = futility_cost(effect, trials // 500, seed=11)
+        given_up.append([f"{effect:g} sd", percent(found), f"{seeds:.1f}", percent(with_futility), f"{fewer:.1f}"])
+    saved = runs_saved((2.0, 1.0, 0.5, 0.0), trials // 10, seed=3)
+    return f"""## Seeds until decided
+
+`seeds: {{start: {PLAN.start}, step: {PLAN.step}, max: {PLAN.max}, stop: decided}}`. Looking as often with a plain t-test at 5%
+would support falsely in {percent(float(np.any(naive_hits, axis=0).mean()))}; the tables above have the false verdicts of
+the boundary.
+
+One claim, `superior`, by the distance of the true effect from the margin: how often it is supported, the seeds
+used on average, how many percent fewer these are than {PLAN.max}, the fixed number of seeds that has the same power (99.9%
+at most), and by how much the estimate is too large, as a study stops when its scores happen to be clear.
+
+{table(["distance", "supported", "seeds", "fewer than max", "fixed n of equal power", "bias"], cost)}
+Of four arms 2, 1, 0.5 and 0 sd beyond the margin of one baseline {percent(saved)} of the runs are saved, as only arms of
+undecided claims get further seeds.
+
+With `futility: 0.1` claims that have little chance left are given up ({trials // 500:,} studies a cell). It saves seeds
+where there is nothing to find, and costs power where there is: the chance takes few differences for the truth.
+
+{table(["distance", "supported", "seeds", "supported with futility", "seeds with futility"], given_up)}"""
+
+
+def pairing_section(trials: int) -> str:
+    """What docs/simulation.md says of pairing."""
+    rows = []
+    for ratio in (1.0, 3.0):
+        for correlation in (-0.5, 0.0, 0.5, 0.9):
+            left = 1 - 2 * correlation * ratio / (1 + ratio**2)
+            cells = []
+            for n in (5, 10):
+                paired, unpaired = pairing_rates(correlation, ratio, n, trials, seed=n)
+                cells += [f"{percent(paired[i])} / {percent(unpaired[i])}" for i in (0, 1)]
+            rows.append([f"{correlation:g}", f"{ratio:g}", f"{left:.2f}", *cells])
+    header = ["correlation", "sd of b / sd of a", "variance left"]
+    header += [f"{what}, n = {n}" for n in (5, 10) for what in ("wrong", "power")]
+    return f"""## Pairing
+
+Two arms with normal scores, one claim, `superior`, paired / unpaired (`pairing: none`): how often it is supported on the margin,
+and one standard deviation of a's scores beyond it. Paired, it is right whatever the correlation; unpaired, only where
+there is none or more.
+
+{table(header, rows)}"""
+
+
+def effects_section(trials: int) -> str:
+    """What docs/simulation.md says of a grid's effects."""
+    rows = []
+    for spreads in ((1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.1, 5.0), (0.3, 0.3, 10.0, 10.0)):
+        cells = [effect_errors(spreads, n, trials, seed=n) for n in (3, 5, 10)]
+        spread_by_cell = ", ".join(f"{spread:g}" for spread in spreads)
+        rows.append([spread_by_cell, *(f"{percent(covered)} / {percent(wrong)}" for covered, wrong in cells)])
+    return f"""## Effects of a grid
+
+2 x 2 cells without any effect, by the standard deviations of the cells: how often a 95% interval holds 0 / how often any of the
+three effects is found (Holm); {trials:,} studies a cell.
+
+{table(["spread of the cells", *(f"n = {n}" for n in (3, 5, 10))], rows)}"""
+
+
+def main(trials: int = 100_000) -> None:
+    intervals = []
+    for name, differences in DIFFERENCES.items():
+        for statistic in ("mean", "median"):
+            covered = [percent(coverage(differences, statistic, n, trials, seed=n)) for n in SIZES]
+            intervals.append([name, statistic, *covered])
+    powers = []
+    for effect in (0.5, 1.0, 1.5, 2.0, 3.0):
+        cells = []
+        for n in (3, *SIZES, 20):
+            formula = float(statistics.power(effect, 1 / np.sqrt(n), n - 1, ALPHA))
+            of_mean, of_median = (power(effect, statistic, n, trials, seed=n) for statistic in ("mean", "median"))
+            cells.append(f"{short(of_mean)} / {short(formula)} / {short(of_median)}")
+        powers.append([f"{effect:g} sd", *cells])
     found_beside = [
-        [f"{100 * share:g}%", statistic, *(percent(collapse_power(share, n, trials, seed=n)[i]) for n in numbers)]
+        [f"{100 * share:g}%", statistic, *(percent(collapse_power(share, n, trials, seed=n)[i]) for n in SIZES)]
         for share in (0.0, *SHARES[:4])
         for i, statistic in enumerate(("mean", "median"))
     ]
@@ -399,63 +514,45 @@ def main(trials: int = 200_000) -> None:
     TARGET.write_text(
         f"""# How often a verdict is wrong
 
-Written by `benchmarks/statistics_errors.py`: {trials:,} simulated studies a cell (a quarter of it
-where several claims are judged sequentially), by the functions that judge; alpha is 5%, and one standard error of the
-simulation about {error:.2f} points. All numbers are percent.
+Written by `benchmarks/statistics_errors.py`: {trials:,} simulated studies a cell unless it says otherwise, by the
+functions that judge; alpha is 5%, and one standard error of the simulation about {error:.2f} points. All numbers are percent.
 
-## False `supported`, at a true effect equal to the margin
+## False verdicts, at a true value on the margin
 
-Any of the claims; all of them lie on their margin. For `equivalent` the spread is small against the margin,
-which is its worst case.
+Chances of any false verdict of 1 / 3 / 5 claims, all of which lie on their margin: their mean where the claim is on the mean,
+their median where it is on the median. For `equivalent` it is the worst of what is possible. Until decided: 4 seeds (6 for
+medians), then 2 more at a time, 20 at most. An arm that fails falls by {FALL:g} points; the spread of all other differences is
+0.3 points there, and in accuracies of whole images.
 
-{table(["differences", "kind", "claims", *(f"n = {n}" for n in sizes)], errors)}
-Symmetric heavy tails make the tests careful. **Skewed differences do not**: a t-test of few pairs errs far more
-often than alpha when the long tail points away from the claim ("skewed down" for `superior`; either way for `equivalent`,
-which has a margin on either side). The report warns where differences look skewed, but so few values seldom show it: with
-fewer than 10 seeds, look at the differences.
+Symmetric heavy tails make the tests of means careful. **Skewed differences do not**: a t-test of few pairs errs far more often
+than alpha when the long tail points away from the claim ("skewed down" for `superior`; either way for `equivalent`, which has a
+margin on either side). The report warns where differences look skewed, but so few values seldom show it: with fewer than 10
+seeds, look at the differences.
 
-### Where an arm collapses
+**Where an arm sometimes fails no test of a mean can be valid**: most studies see no failure or one, and none of them knows how
+far the mean is from what it saw. A claim on the median (`statistic: median`) is, for any distribution; 5 seeds cannot show it
+beside other claims, which is why `plan` refuses so few.
 
-One claim, `superior`; the first arm of the contrast falls by {FALL:g} points in a share of its seeds, and the claim's
-statistic lies on the margin. **No test of a mean can be valid there**: most studies see no collapse or one, and none of them
-knows how far the mean is from what it saw. A claim on the median (`statistic: median`) is.
-
-{table(["collapses in", "statistic", *(f"n = {n}" for n in numbers)], fallen)}
-And the other way round, how often an effect of 2 standard deviations is supported where the second arm collapses:
-
-{table(["collapses in", "statistic", *(f"n = {n}" for n in numbers)], found_beside)}
-## False `contradicted`
-
-At the margin; for `equivalent` the worse of this and of a margin of next to nothing.
-
-{table(["differences", "kind", "claims", *(f"n = {n}" for n in sizes)], opposite)}
+{nulls_section("superior", trials)}
+{nulls_section("equivalent", trials)}
 ## Coverage of the 90% interval
 
-{table(["differences", *(f"n = {n}" for n in sizes)], covered)}
-## Power of `superior`, one claim, simulated / by statsmodels' formula
+{table(["differences", "statistic", *(f"n = {n}" for n in SIZES)], intervals)}
+## Power of `superior`, one claim
 
-By the distance of the true effect from the margin, in standard deviations of the differences.
+By the distance of the true effect from the margin, in standard deviations of normal differences: of the mean, simulated / by
+the formula that forecasts use / of the median.
 
-{table(["distance", *(f"n = {n}" for n in sizes)], powers)}
-## Seeds until decided
+{table(["distance", *(f"n = {n}" for n in (3, *SIZES, 20))], powers)}
+And where the second arm fails in a share of its seeds, how often an effect of 2 standard deviations is supported:
 
-`seeds: {{start: {PLAN.start}, step: {PLAN.step}, max: {PLAN.max}, stop: decided}}`, normal differences, all
-claims on their margin, any of them judged wrongly at any look. Looking as often with a plain t-test at 5% would support
-falsely in {percent(float(np.any(naive_hits, axis=0).mean()))}.
-
-{table(["kind, claims", "false supported", "false contradicted"], peeking)}
-One claim, `superior`, by the distance of the true effect from the margin: how often it is supported, the seeds
-used on average, how many percent fewer these are than {PLAN.max}, and the fixed number of seeds that has the same power (99.9%
-at most).
-
-{table(["distance", "supported", "seeds", "fewer than max", "fixed n of equal power"], cost)}
-With `futility: 0.1` claims that have little chance left are given up ({trials // 500:,} studies a cell). It saves seeds
-where there is nothing to find, and costs power where there is: the chance takes few differences for the truth.
-
-{table(["distance", "supported", "seeds", "supported with futility", "seeds with futility"], given_up)}
-{calibration_section(trials // 10, trials // 2000)}
-{tuning_section(trials // 10)}
-{scope_section(trials // 50)}""".rstrip()
+{table(["fails in", "statistic", *(f"n = {n}" for n in SIZES)], found_beside)}
+{seeds_section(trials)}
+{pairing_section(trials)}
+{effects_section(trials // 50)}
+{calibration_section(trials // 5, trials // 1000)}
+{tuning_section(trials // 5)}
+{scope_section(trials // 25)}""".rstrip()
         + "\n"
     )
 
