@@ -95,6 +95,13 @@ def test_the_power_is_that_of_statsmodels_formula(n, effect):
     assert errors.power(effect, "mean", n, TRIALS, seed=n) == pytest.approx(formula, abs=max(4 * error, 0.002))
 
 
+def test_calibrate_finds_skewed_differences_and_nothing_in_normal_ones():
+    normal = errors.calibrated_rates(errors.DIFFERENCES["normal"], 20, 1, 10, seed=0).mean()
+    skewed = errors.calibrated_rates(errors.DIFFERENCES["skewed down (exponential)"], 20, 1, 10, seed=0).mean()
+    assert normal == pytest.approx(0.05, abs=0.02)
+    assert skewed == pytest.approx(0.10, abs=0.03)
+
+
 @pytest.mark.parametrize("validation", [130, 5_000, 50_000])
 @pytest.mark.parametrize("n", [5, 10])
 def test_arms_that_are_tuned_anew_for_every_seed_are_judged_as_rightly_as_others(n, validation):
