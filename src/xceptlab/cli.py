@@ -257,7 +257,7 @@ def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     add("--statistic", choices=("mean", "median"), help="of the differences over seeds (default: mean)")
     pairing = "seed: equal seeds form pairs; none: the arms have nothing in common (default: seed)"
     add("--pairing", choices=("seed", "none"), help=pairing)
-    lower_is_better = "of this metric (default: if its name ends in loss)"
+    lower_is_better = "of this metric (default: if its name ends in loss; has to be said of error, rmse and the like)"
     add("--lower-is-better", action=argparse.BooleanOptionalAction, help=lower_is_better)
     add("--claims", metavar="FILE", help="in place of the above: YAML with claims, as those of a study, and alpha")
     add("--arm-column", default="arm", metavar="NAME", help="the column that tells the arms apart (default: arm)")

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import sys
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from xceptlab.config.schema import DataConfig, RunConfig
 from xceptlab.errors import BAD_INPUT, FAILED, Refused
 from xceptlab.runs.directory import RunDirectory, refuse_other_versions
 from xceptlab.runs.leases import Busy
+from xceptlab.runs.metrics import metric_of
 from xceptlab.runs.world import World
 from xceptlab.signals import StopSignals
 from xceptlab.text import counted, say
@@ -38,6 +39,8 @@ WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".h5", ".keras")
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 """The folder of the benchmarks in a checkout of the repository."""
+UNLIKE = 0.02
+"""Relative difference of two scores of the same weights that no other device or precision explains."""
 
 
 def study(options: argparse.Namespace, layers: list[str]) -> int:
@@ -259,7 +262,27 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     if world.first:
         for name, value in scores.items():
             print(f"{name} {value:.6g}")
+        if all(key.startswith("runtime.") for key in given):
+            _warn(_unlike_its_record(weights, config, scores))
     return 0
+
+
+def _unlike_its_record(weights: Path | str, config: RunConfig, scores: Mapping[str, float]) -> list[str]:
+    """Scores of a run, evaluated as it was trained and on the same data, that its record has otherwise."""
+    run = RunDirectory.around(Path(weights))
+    record = run.record() if run else None
+    if record is None or record.science.get("data.content", "") != config.data.content:
+        return []
+    few_images = 2 * 100 / record.test_images  # percent, which rounding may change on another device
+    remarks = []
+    for name, value in scores.items():
+        recorded = record.metrics.get(name, value)
+        tolerance = UNLIKE * max(abs(value), abs(recorded))
+        if metric_of(name).in_percent:
+            tolerance = max(tolerance, few_images)
+        if abs(value - recorded) > tolerance:
+            remarks.append(f"{name}: the run's record has {recorded:.6g}; the metric's code has changed, or the weights have")
+    return remarks
 
 
 def export(options: argparse.Namespace, layers: list[str]) -> int:
@@ -374,7 +397,8 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
     """Show the network as a table: modules, output shapes, parameters, multiply-accumulates."""
     from xceptlab.models.describe import compare, describe
 
-    _warn(_of_training(layers, "a network's description"))
+    if options.run:
+        _warn(_of_training(layers, "the description of a run's network"))
     if options.compare:
         if options.run:
             raise Refused(f"--compare: shows two networks side by side; {options.run} is a third")

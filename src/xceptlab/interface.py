@@ -417,7 +417,8 @@ def judge(
         margin: Smallest difference that matters, in the metric's unit; 0 where it is left out.
         statistic: Of the differences over seeds, their mean where it is left out.
         pairing: ``seed`` (the default): equal seeds form pairs; ``none``: the arms have nothing in common.
-        lower_is_better: Whether the claim is about b - a; None decides by whether the metric's name ends in loss.
+        lower_is_better: Whether the claim is about b - a; None decides by whether the metric's name ends in loss, and is
+            refused for other names of errors.
         diverged: What a run scores that has no finite score; None refuses such runs.
         alpha: Chance of any false ``supported``, and of any false ``contradicted``, over all claims; 0.05 where it is left out.
         claims: A YAML file with ``claims`` and ``alpha``, in place of ``contrast`` and what belongs to it.

@@ -563,6 +563,56 @@ def test_what_an_evaluation_does_otherwise_or_not_at_all_is_said(tree, tmp_path,
     assert command("evaluate", run, "--data.size=16", layers=[])[2] == []
 
 
+def test_another_runs_record_in_a_runs_folder_is_not_taken_for_its_own(tree, tmp_path, command):
+    for seed in (1, 2):
+        assert command("train", f"--data.root={tree}", f"--seed={seed}")[0] == 0
+    one, two = runs(tmp_path)
+    shutil.rmtree(two)
+    shutil.copytree(one, two)
+    code, _, said = command("train", f"--data.root={tree}", "--seed=2")
+    assert (code, len(said)) == (2, 1)
+    assert f"record.json: is the record of another run, {one.name}; remove this folder to train the run anew" in said[0]
+
+
+def test_an_evaluation_that_differs_from_the_runs_record_is_pointed_out(tree, tmp_path, command):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    assert command("evaluate", run, layers=[])[2] == []
+    record = json.loads((run / "record.json").read_text())
+    recorded = record["metrics"]["test/loss"] = 1.5 * record["metrics"]["test/loss"]
+    (run / "record.json").write_text(json.dumps(record))
+    (said,) = command("evaluate", run, layers=[])[2]
+    assert said.startswith(f"Warning: test/loss: the run's record has {recorded:.6g}; the metric's code has changed")
+
+
+def test_a_training_on_other_classes_than_those_of_the_classifier_it_starts_from_is_pointed_out(tree, tmp_path, command):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    renamed = tree.with_name("renamed")
+    shutil.copytree(tree, renamed)
+    for split in ("train", "val"):
+        (renamed / split / "a").rename(renamed / split / "z")
+    code, _, said = command("train", f"--data.root={renamed}", f"--model.weights={run}")
+    assert code == 0
+    assert (
+        "Warning: model.weights: the classifier it starts from is of other classes: a, b, c in place of b, c, z, by their order"
+        in said
+    )
+    code, _, said = command("train", f"--data.root={tree}", f"--model.weights={run}")
+    assert (code, [line for line in said if "classes" in line]) == (0, [])
+    code, _, said = command("train", f"--data.root={tree}", f"--model.weights={run.name}")
+    assert (code, said) == (
+        2,
+        [f"xceptlab: model.weights: {run.name}: no such file; a run is named by its folder, outputs/runs/{run.name}"],
+    )
+
+
+def test_a_batch_of_more_images_than_there_are_is_pointed_out(tree, command):
+    code, _, said = command("train", f"--data.root={tree}", layers=[*TRAIN, "--train.batch_size=100"])
+    assert code == 0
+    assert "Warning: train.batch_size: 100 is more than the 12 training images: a step takes all" in said
+
+
 def test_options_of_the_training_are_said_to_change_nothing_in_an_export_and_a_description(tree, tmp_path, command):
     assert command("train", f"--data.root={tree}")[0] == 0
     (run,) = runs(tmp_path)
@@ -570,7 +620,10 @@ def test_options_of_the_training_are_said_to_change_nothing_in_an_export_and_a_d
     code, _, said = command("export", run, str(tmp_path / "net.pt2"), *options, layers=[])
     assert (code, said) == (0, [f"Warning: --{key}: changes nothing in an export" for key in ("seed", "train.lr")])
     code, _, said = command("describe", run, *options, layers=[])
-    assert (code, said) == (0, [f"Warning: --{key}: changes nothing in a network's description" for key in ("seed", "train.lr")])
+    assert (code, said) == (
+        0,
+        [f"Warning: --{key}: changes nothing in the description of a run's network" for key in ("seed", "train.lr")],
+    )
 
 
 def test_an_evaluation_without_images_of_a_class_says_so(tree, tmp_path, command):

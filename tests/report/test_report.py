@@ -445,7 +445,8 @@ def test_a_run_that_crashed_before_its_first_line_is_listed_with_its_folder(stud
     (path / "config.yaml").write_text("")
     page = Page(texts(expansion)["report.html"]).text
     assert (
-        "Begun and not finished, crashed perhaps (log.txt in the run's folder tells): without seed 1 (at epoch 0 of 2)." in page
+        "Begun and not finished, stopped or crashed (log.txt in the run's folder tells): without seed 1 (at epoch 0 of 2)."
+        in page
     )
     assert crashed.run_id in page
 
@@ -833,6 +834,10 @@ def test_speeds_on_two_machines_are_not_compared(study, changes):
     assert summarise(expansion).budgets["helps"].sentences == []
 
 
+def test_speeds_of_runs_of_a_moment_are_not_compared(study):
+    assert summarise(timed(study(), TOGETHER, seconds=4.0)).budgets["helps"].speed == ""
+
+
 def test_speeds_of_runs_in_unequal_company_are_not_compared(study):
     """The arm without ran beside two runs of a third arm, the other one alone, right after it."""
     third = {"with": {}, "without": {"model.residual": "none"}, "third": {"model.middle_blocks": 2}}
@@ -859,6 +864,17 @@ def test_a_run_that_began_and_has_no_record_is_listed(study):
     text = texts(expansion)["report.md"]
     assert "Begun and not finished" in text
     assert "without seed 2 (at epoch 1 of 2)" in text
+
+
+def test_a_run_that_is_being_trained_is_listed_as_such(study):
+    expansion = study()
+    for arm, seed in list(expansion.runs())[:-1]:
+        run(expansion, arm, seed)
+    directory = leave(expansion, "without", 2, 90.0, log=log_lines(90.0, epochs=1), record=None)
+    with directory.locked():
+        text = texts(expansion)["report.md"]
+    assert "Being trained: without seed 2 (at epoch 1 of 2)" in text
+    assert "not finished" not in text
 
 
 def test_runs_that_failed_are_listed_with_the_reason_apart_from_those_that_may_still_run(study):

@@ -174,16 +174,17 @@ def test_a_record_that_is_cut_is_damaged_and_not_one_of_another_version(director
 @pytest.mark.parametrize("section", ["compile: true", "deterministic: false"])
 @pytest.mark.parametrize("beside", ["workers: 2\n  ", ""])
 def test_a_run_that_an_earlier_version_trained_otherwise_is_not_taken_for_the_plain_one(directory, section, beside):
-    directory.write_record(RECORD)
+    record = dataclasses.replace(RECORD, run_id=directory.path.name)
+    directory.write_record(record)
     config = directory.path / "config.yaml"
     config.write_text(f"runtime:\n  {beside}{section}\nseed: 0\n")
-    assert directory.record() == RECORD  # it is read, as to evaluate it
+    assert directory.record() == record  # it is read, as to evaluate it
     with pytest.raises(ValueError, match=rf"trained this run with runtime\.{section}, .* remove this folder to train"):
         directory.record_of_its_id()
     config.write_text(f"runtime:\n  compile: false\n  deterministic: true\ntrain:\n  {section}\n")
-    assert directory.record_of_its_id() == RECORD
+    assert directory.record_of_its_id() == record
     config.write_text(f"train:\n  {section}\nruntime:\n  workers: 0\n")
-    directory.write_record(dataclasses.replace(RECORD, science=RECORD.science | {"train.compile": True}))
+    directory.write_record(dataclasses.replace(record, science=record.science | {"train.compile": True}))
     assert directory.record_of_its_id().science["train.compile"]
 
 

@@ -94,6 +94,32 @@ def test_a_lower_score_is_better_where_it_is_said(tmp_path, capsys):
     assert "SUPPORTED" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("metric", ["error", "test/top1_error", "RMSE", "val-ppl"])
+def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_errors(tmp_path, capsys, metric):
+    file = wide(tmp_path, metric)
+    judging = ["judge", str(file), "--metric", metric, "--contrast", "b", "a"]
+    assert main(judging) == 2
+    assert f"metric: whether a lower {metric} is the better one is not known; lower_is_better" in capsys.readouterr().err
+    assert main([*judging, "--lower-is-better"]) == 0
+    assert "SUPPORTED" in capsys.readouterr().out
+    assert main([*judging, "--no-lower-is-better"]) == 0
+    assert "CONTRADICTED" in capsys.readouterr().out
+
+
+def test_arms_whose_names_differ_in_blanks_alone_are_refused(tmp_path, capsys):
+    file = wide(tmp_path)
+    file.write_text(file.read_text() + "a ,99,1.0\n" if "Name" not in file.read_text() else file.read_text() + "x,a ,99,1.0\n")
+    assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b"]) == 2
+    assert "the arms 'a ' and 'a' differ in blanks alone" in capsys.readouterr().err
+
+
+def test_an_estimate_of_nothing_is_not_called_better(tmp_path, capsys):
+    file = tmp_path / "same.csv"
+    file.write_text("arm,seed,acc\n" + "".join(f"{arm},{seed},{90 + seed}\n" for arm in "ab" for seed in range(5)))
+    assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b", "--statistic", "median", "--margin", "1"]) == 0
+    assert "Contradicted: a and b are 0.0000 apart in acc in the median" in " ".join(capsys.readouterr().out.split())
+
+
 def test_several_contrasts_and_a_claims_file_are_one_family(tmp_path, capsys):
     file = wide(tmp_path)
     assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b", "--contrast", "b", "a"]) == 0

@@ -182,8 +182,11 @@ def weights_file(weights: str) -> Path:
     if file.is_dir():
         file = file / "model.safetensors"
     if not file.is_file():
-        is_timms_name = re.fullmatch(r"(legacy_)?xception(\.\w+)?", weights)
-        hint = _SAVE_TIMMS.format(weights) if is_timms_name else ""
+        hint = ""
+        if re.fullmatch(r"(legacy_)?xception(\.\w+)?", weights):
+            hint = _SAVE_TIMMS.format(weights)
+        elif re.fullmatch(r"[^/]+-[0-9a-f]{10}", weights):
+            hint = f"; a run is named by its folder, outputs/runs/{weights}"
         raise Refused(f"model.weights: {file}: no such file{hint}")
     return file
 

@@ -13,6 +13,7 @@ from xceptlab.models.build import build
 from xceptlab.models.pretrained import CONSTANTS, model_of_run, read
 from xceptlab.models.state import State, fitted
 from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
 
 FUNCTION = ("order", "intermediate", "intermediate_norm", "residual", "segments", "convolution", "stem")
 """Fields of ``ModelConfig`` that change what weights compute; not all of them show in the weights' names and shapes."""
@@ -28,6 +29,8 @@ class WarmStart:
     """Where they come from, as the record keeps it."""
     anew: str
     """What is drawn all the same, and why, in words; empty where every weight is the source's."""
+    classes: tuple[str, ...] = ()
+    """The classes that the classifier tells apart, by label, where they are known and the classifier is the source's."""
 
     def __str__(self) -> str:
         return f"starts from {self.source}; {self.anew or 'every weight is theirs, also those of the classifier'}"
@@ -57,7 +60,13 @@ def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
     anew = ""
     if _classes(state) != _classes(drawn):
         state, anew = _with_drawn_top(state, drawn)
-    return WarmStart(state=fitted(drawn, state, where), source=_source(file, source, config, trained), anew=anew)
+    record = _record(file, source)
+    return WarmStart(
+        state=fitted(drawn, state, where),
+        source=_source(file, source, record, config, trained),
+        anew=anew,
+        classes=tuple(record.classes) if record and not anew else (),
+    )
 
 
 def check(config: ModelConfig, classes: int) -> None:
@@ -126,10 +135,14 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _source(file: Path, source: str, config: ModelConfig, trained: ModelConfig | None) -> str:
-    """In words where weights come from and, where it is known, in what their network computed otherwise."""
+def _record(file: Path, source: str) -> Record | None:
+    """The record of the run whose weights these are; None where they are of no run that is done."""
     run = RunDirectory.around(file)
-    record = run.record() if run and source == "xceptlab" else None
+    return run.record() if run and source == "xceptlab" else None
+
+
+def _source(file: Path, source: str, record: Record | None, config: ModelConfig, trained: ModelConfig | None) -> str:
+    """In words where weights come from and, where it is known, in what their network computed otherwise."""
     words = f"the run {record.run_id}" if record else f"{file.name} ({source})"
     if not trained:
         return f"{words}, whose padding and bn_eps are not known"

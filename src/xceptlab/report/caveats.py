@@ -11,6 +11,7 @@ from scipy import stats
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity
+from xceptlab.runs import leases
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.metrics import decimals, metric_of
 from xceptlab.runs.record import Record
@@ -32,6 +33,8 @@ BUDGET_KEYS = {
 """What sets a budget: arms that differ in nothing else compare the budget itself."""
 SPEED = 0.25
 """Relative difference of images per second, which vary by themselves, beyond which it is mentioned."""
+SHORTEST = 5.0
+"""Seconds of training below which images per second tell of a run's start rather than of its steps."""
 
 
 def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -> str:
@@ -65,7 +68,7 @@ class Sampling:
         unit = metric_of(self.metric).unit_of_difference
         apart = f"{seeds} from {self.n} seeds, {images} from {self.test_images:,} test images"
         limit = "the test images limit the answer" if self.images > self.seeds else "the seeds limit the answer"
-        floor = f"No number of seeds takes it below {images}; {limit}" if self.images else "The images add nothing"
+        floor = f"No number of seeds takes it below {images}; {limit}" if float(images) else "The images add nothing"
         return f"Standard error in {unit}: {apart}, {both} from both. {floor}."
 
 
@@ -234,6 +237,8 @@ def _speed(a: str, b: str, expansion: Expansion, records: Records) -> str:
 
 def _made_together(first: Record, second: Record, done: list[Record]) -> bool:
     """Whether two runs had the same machine at the same time, beside as many others of the study: else speeds do not compare."""
+    if min(first.seconds, second.seconds) < SHORTEST:
+        return False
     machines = [(run.host, run.device, run.world_size) for run in (first, second)]
     if not first.host or machines[0] != machines[1]:
         return False
@@ -298,17 +303,23 @@ def _unfinished(
     for (arm, seed), reason in failures.items():
         in_one_line = " ".join(reason.split()).rstrip(".")
         failed.setdefault(in_one_line, []).append(f"{arm} seed {seed}")
-    begun = []
+    trained_now: list[str] = []
+    stopped: list[str] = []
+    directories = expansion.directories()
     for (arm, seed), epoch in reached.items():
         if records[arm, seed] is None and (arm, seed) not in failures:
-            begun.append(f"{arm} seed {seed} (at epoch {epoch:g} of {expansion.trials[arm].config.train.epochs})")
+            run = f"{arm} seed {seed} (at epoch {epoch:g} of {expansion.trials[arm].config.train.epochs})"
+            holders = leases.Watch(directories[arm, seed].path).holders()
+            (trained_now if holders else stopped).append(run)
     warnings = []
     if diverged:
         warnings.append(f"Diverged, scored as guessing unless the claim says otherwise: {', '.join(diverged)}.")
     for reason, runs in failed.items():
         warnings.append(f"Failed: {', '.join(runs)}: {reason}.")
-    if begun:
-        warnings.append(f"Begun and not finished, crashed perhaps (log.txt in the run's folder tells): {', '.join(begun)}.")
+    if trained_now:
+        warnings.append(f"Being trained: {', '.join(trained_now)}.")
+    if stopped:
+        warnings.append(f"Begun and not finished, stopped or crashed (log.txt in the run's folder tells): {', '.join(stopped)}.")
     return warnings
 
 

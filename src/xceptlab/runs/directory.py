@@ -119,9 +119,13 @@ class RunDirectory:
         change what is learned.
 
         Raises:
-            Refused: The file is damaged, or is not a record; or the run was trained with another value of these keys.
+            Refused: The file is damaged, or is not a record; or it is another run's, or of one that was trained with another
+                value of these keys.
         """
         record = self.record()
+        if record and record.run_id[-HASH:] != self.path.name[-HASH:]:
+            remedy = "remove this folder to train the run anew"
+            raise Refused(f"{self.path / 'record.json'}: is the record of another run, {record.run_id}; {remedy}")
         if record is None or "train.compile" in record.science:
             return record
         runtime = self._runtime_section()

@@ -3,11 +3,13 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from xceptlab import register
 from xceptlab.config.fields import Section
 from xceptlab.errors import Refused
 from xceptlab.files import read
@@ -32,6 +34,9 @@ ScoreTable = dict[str, dict[int, float]]
 Runs = tuple[tuple[str, int], ...]
 """Runs by (arm, seed)."""
 
+ERRORS = ("err", "error", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "bpb", "bpc")
+"""Metrics of which a lower score is mostly the better one, by the last word of their names; whether it is has to be said."""
+
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 """What stands between columns in files that are not comma-separated."""
 
@@ -43,10 +48,15 @@ class ScoreClaim(Claim):
     metric: str
     """Any that the file has."""
     lower_is_better: bool | None = None  # type: ignore[assignment]
-    """Whether a lower score is the better one, so that the claim is about b - a; left out, if the metric's name ends in loss."""
+    """Whether a lower score is the better one, so that the claim is about b - a; left out, if the metric's name ends in loss, and
+    of other names for errors it has to be said."""
 
     def __post_init__(self) -> None:
         if self.lower_is_better is None:
+            last_word = re.split(r"[^a-z0-9]+", self.metric.lower())[-1]
+            if last_word in ERRORS and not register.loaded("metric", last_word):
+                says = "lower_is_better (--lower-is-better, --no-lower-is-better) says it"
+                raise Refused(f"metric: whether a lower {self.metric} is the better one is not known; {says}")
             object.__setattr__(self, "lower_is_better", self.measure.lower_is_better)
         super().__post_init__()
         self._require("effect", not self.effect, "left out; effects are judged in the grid of a study")
@@ -198,6 +208,9 @@ def scores_of(table: Table, origin: str, metric: str, arm_column: str, seed_colu
         if row_per_metric and row["metric"] != metric:
             continue
         arm = row[arm_column]
+        twin = next((other for other in by_arm if other != arm and other.strip() == arm.strip()), None)
+        if twin is not None:
+            raise Refused(f"{place}: the arms {arm!r} and {twin!r} differ in blanks alone; give one arm one name")
         seed = _seed(row[seed_column], f"{place}: {seed_column}")
         scores = by_arm.setdefault(arm, {})
         if seed in scores:

@@ -95,8 +95,10 @@ def _compared(claim: Claim, size: str, positive: bool) -> str:
     if len(claim.effect) > 1:
         direction = "larger" if positive else "smaller"
         return f"{claim.gain} is {size} {direction} with {a} than with {b} in {claim.metric}"
-    direction = "better" if positive else "worse"
     averaged = ", averaged over the other factors" if claim.effect else ""
+    if float(size.removesuffix(claim.unit)) == 0:
+        return f"{a} and {b} are {size} apart in {claim.metric}{averaged}"
+    direction = "better" if positive else "worse"
     return f"{a} is {size} {direction} than {b} in {claim.metric}{averaged}"
 
 

@@ -10,6 +10,7 @@ import torch
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.data.module import Batch
@@ -105,7 +106,7 @@ class Curves(pl.Callback):
             "epoch": trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches,
             "train/loss": self._mean(trainer, loss),
             "train/top1": self._mean(trainer, top1),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": _rate_of_last_step(trainer),
             "images_per_second": self._images / seconds,
             "seconds": seconds,
         }
@@ -216,6 +217,13 @@ class WandbLog(Logger):
 
 def _local(trainer: pl.Trainer) -> LocalLog:
     return next(logger for logger in trainer.loggers if isinstance(logger, LocalLog))
+
+
+def _rate_of_last_step(trainer: pl.Trainer) -> float:
+    """The learning rate of the step that was just done; the optimizer already has that of the next one."""
+    schedule = trainer.lr_scheduler_configs[0].scheduler
+    assert isinstance(schedule, LambdaLR)
+    return float(schedule.base_lrs[0] * schedule.lr_lambdas[0](schedule.last_epoch - 1))
 
 
 def loggers(config: RunConfig, directory: RunDirectory, *, step: int, first: bool) -> list[Logger]:

@@ -41,7 +41,7 @@ from xceptlab.runs.log import final_metrics, throughput
 from xceptlab.runs.record import Record
 from xceptlab.runs.world import World
 from xceptlab.signals import PARENT, StopSignals, die_with_parent
-from xceptlab.text import say
+from xceptlab.text import counted, say
 from xceptlab.training import checkpoints, lightning, tracking
 from xceptlab.training.optim import AverageWeights
 from xceptlab.training.parallel import Processes, SyncBatchNorm
@@ -140,6 +140,8 @@ def _train(
         if began_with != files:
             directory.begin_with(files)
         announce(config, latest, start)
+        for line in _remarks(config, classes, len(data.train), start, trainer.strategy.root_device):
+            say(line, "Warning")
 
     status: Literal["finished", "diverged"] = "finished"
     try:
@@ -221,6 +223,32 @@ def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) ->
         announce_line(f"begins anew; {other}, and is another run")
     if start:
         announce_line(start)
+
+
+def _remarks(config: RunConfig, classes: list[str], images: int, start: WarmStart | None, device: torch.device) -> list[str]:
+    """What is allowed, and hardly meant.
+
+    Args:
+        config: The run.
+        classes: Names of the classes by label; empty where they are not known.
+        images: Training images.
+        start: The weights that it starts from in place of drawn ones.
+        device: One that the run is trained on.
+    """
+    remarks = []
+    if config.train.batch_size > images:
+        remarks.append(
+            f"train.batch_size: {config.train.batch_size:,} is more than the {images:,} training images: a step takes all"
+        )
+    cores = len(os.sched_getaffinity(0))
+    if device.type == "cpu" and config.runtime.devices > cores:
+        remarks.append(f"runtime.devices: {config.runtime.devices} processes share {counted(cores, 'CPU core')}")
+    if start and start.classes and classes and list(start.classes) != classes:
+        theirs, ours = ", ".join(start.classes)[:100], ", ".join(classes)[:100]
+        remarks.append(
+            f"model.weights: the classifier it starts from is of other classes: {theirs} in place of {ours}, by their order"
+        )
+    return remarks
 
 
 def check_curves(directory: RunDirectory) -> None:
