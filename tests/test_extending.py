@@ -270,6 +270,21 @@ def test_an_option_that_the_family_does_not_have_is_refused(folder, options, mes
         ModelConfig(options=options)
 
 
+def test_a_name_that_nothing_has_registered_is_refused_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for override in ("--train.metrics=[brier]", "--train.callbacks=[brier]"):
+        with pytest.raises(
+            xceptlab.Refused, match=r"'brier' is not allowed; it must be what a module of `extensions` registers$"
+        ):
+            load_run([override])
+    activation(tmp_path)
+    register.load(["mine.py"])
+    with pytest.raises(
+        xceptlab.Refused, match=r"'yours' is .* must be one of none, .*, mine, or what a module of `extensions` reg"
+    ):
+        load_run(["--model.intermediate=yours"])
+
+
 @pytest.mark.parametrize("source", ["--model.options.depth=3", "--model.options={depth: 3}", "file"])
 def test_options_of_xception_are_refused_with_what_gave_them(folder, source):
     (folder / "options.yaml").write_text("model: {options: {depth: 3}}")

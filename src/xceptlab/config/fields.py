@@ -12,6 +12,9 @@ from xceptlab.errors import Refused
 
 T = TypeVar("T")
 
+Values = dict[str, Any]
+"""Values by dotted key, such as ``{"train.lr": 0.1}``."""
+
 NO_IDENTITY = {"identity": False}
 """Metadata of a field that can change no result, and so is no part of what a run is."""
 LOCATION = NO_IDENTITY | {"path": True}
@@ -74,8 +77,11 @@ class OpenSection(Section):
                 raise Refused(f"{key}: {value!r} is built in, and registered, too; give yours another name")
             return
         if register.find(kind, value) is None:
-            names = [*built_in, *register.names(kind), "or what a module of `extensions` registers"]
-            raise FieldError(self.PREFIX + field_name, getattr(self, field_name), f"one of {', '.join(names)}")
+            allowed = "what a module of `extensions` registers"
+            names = [*built_in, *register.names(kind)]
+            if names:
+                allowed = f"one of {', '.join(names)}, or {allowed}"
+            raise FieldError(self.PREFIX + field_name, value, allowed)
 
     def from_outside(self) -> list[register.Entry]:
         """What the section uses that a module of the user's has registered."""
@@ -125,7 +131,7 @@ def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
     """A dataclass from the plain nested values that a file holds, so that whoever reads them may rely on their types.
 
     Args:
-        schema: The dataclass. A section checks the types of its values itself, after what it reads more generously.
+        schema: The dataclass. A section checks types itself, since it may take more than they say: a number as an arm's name.
         values: A mapping with its fields; in the place of a dataclass within it, or of a list of them, mappings.
         prefix: Prefix of the keys in messages; a section has its own.
 
@@ -164,27 +170,33 @@ def _check_types(known: dict[str, Field[Any]], values: dict[str, Any], prefix: s
 
 def _with_dataclasses(f: Field[Any], value: Any) -> Any:
     """A field's value, with the dataclass that its type names made from each mapping that stands for one."""
-    named = [kind for kind in (f.type, *get_args(f.type)) if is_dataclass(kind)]
-    if not named:
+    schema = _dataclass_in(f.type)
+    if schema is None:
         return value
-    schema: Any = named[0]
-    if get_origin(f.type) is list:
+    is_list_type = get_origin(f.type) is list
+    if is_list_type and isinstance(value, list):
         thing = f.name.removesuffix("s")
-        return _with_items(schema, value, thing) if isinstance(value, list) else value
-    return from_values(schema, value) if isinstance(value, dict) else value
+        return [_item(schema, item, thing, number) for number, item in enumerate(value, start=1)]
+    if not is_list_type and isinstance(value, dict):
+        return from_values(schema, value)
+    return value
 
 
-def _with_items(schema: Any, values: list[Any], thing: str) -> list[Any]:
-    """A list with the dataclass made from each mapping in it; errors say which ``thing`` they are of, by its id or number."""
-    made = []
-    for number, item in enumerate(values, start=1):
-        if not isinstance(item, dict):
-            made.append(item)
-            continue
-        try:
-            made.append(from_values(schema, item))
-        except Refused as error:
-            item_id = item.get("id")
-            name = repr(item_id) if isinstance(item_id, str) else number
-            raise error.within(f"{thing} {name}") from None
-    return made
+def _dataclass_in(kind: Any) -> Any:
+    """The dataclass that a type such as ``Paper``, ``list[Claim]`` or ``Tune | None`` names; None of one that names none."""
+    for part in (kind, *get_args(kind)):
+        if is_dataclass(part):
+            return part
+    return None
+
+
+def _item(schema: Any, item: Any, thing: str, number: int) -> Any:
+    """An item of a list, made if it is a mapping; an error says which ``thing`` it is of, by its id or else its number."""
+    if not isinstance(item, dict):
+        return item
+    try:
+        return from_values(schema, item)
+    except Refused as error:
+        name = item.get("id")
+        place = repr(name) if isinstance(name, str) else number
+        raise error.within(f"{thing} {place}") from None

@@ -9,7 +9,7 @@ from xceptlab import register
 from xceptlab.config import options
 from xceptlab.config.field_errors import FieldError, Misread, UnknownKey, unknown_key
 from xceptlab.config.field_types import type_error
-from xceptlab.config.fields import from_values, keys
+from xceptlab.config.fields import Values, from_values, keys
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 
@@ -23,8 +23,8 @@ class Layer:
 
     origin: str
     """What gave them: a file, an option such as ``--train.lr``, or an arm of a study."""
-    values: dict[str, Any]
-    """By dotted key; options of a model family by one of their own."""
+    values: Values
+    """Each by its key; options of a model family by keys of their own."""
 
 
 def file_layer(file: str) -> Layer:
@@ -45,7 +45,7 @@ def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | Non
     Raises:
         Refused: A key is not known or given twice, or a value is not of its field's type; the line names the origin.
     """
-    found: dict[str, Any] = {}
+    found: Values = {}
     for given, value in by_dotted_key(values, origin).items():
         key = given
         if moved:
@@ -58,18 +58,18 @@ def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | Non
 # ---- keys -------------------------------------------------------------------------------------------------------------------
 
 
-def by_dotted_key(values: Mapping[Any, Any], place: str) -> dict[str, Any]:
+def by_dotted_key(values: Mapping[Any, Any], place: str) -> Values:
     """A run's values, nested or not, by dotted key: ``{"train": {"lr": 1}}`` as ``{"train.lr": 1}``.
 
     Raises:
         Refused: A key stands there twice; the line names the place.
     """
-    found: dict[str, Any] = {}
+    found: Values = {}
     _add_nested(found, values, "", place)
     return found
 
 
-def _add_nested(found: dict[str, Any], values: Mapping[Any, Any], prefix: str, place: str) -> None:
+def _add_nested(found: Values, values: Mapping[Any, Any], prefix: str, place: str) -> None:
     for name, value in values.items():
         key = f"{prefix}{name}"
         if _stands_for_its_keys(key, value):
@@ -88,7 +88,7 @@ def _stands_for_its_keys(key: str, value: Any) -> bool:
     return bool(value)  # of what is no key an error names the inner keys; without options it drops those of the layers before
 
 
-def _add(found: dict[str, Any], key: str, value: Any, place: str) -> None:
+def _add(found: Values, key: str, value: Any, place: str) -> None:
     if key in found:
         raise Refused(f"{place}: the key {key} stands there twice")
     found[key] = value
@@ -102,7 +102,7 @@ def unknown_run_key(key: str, known: Iterable[str]) -> UnknownKey:
 # ---- values -----------------------------------------------------------------------------------------------------------------
 
 
-def _checked(key: str, value: Any, origin: str) -> dict[str, Any]:
+def _checked(key: str, value: Any, origin: str) -> Values:
     """A value of its field's type, by its dotted key; options of a model family by their own keys."""
     known = keys(RunConfig)
     if options.is_option(key):
@@ -167,7 +167,7 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
     Raises:
         Refused: A value is impossible beside the others; the line names what gave it and them.
     """
-    values: dict[str, Any] = {}
+    values: Values = {}
     origins: dict[str, str] = {}
     extensions: dict[str, None] = {}
     for one in layers:
@@ -184,7 +184,7 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
         raise error.traced(values, origins) from None
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(values: Values) -> dict[str, Any]:
     """Values by dotted key as a file nests them: ``{"train.lr": 1}`` as ``{"train": {"lr": 1}}``."""
     nested: dict[str, Any] = {}
     for key, value in values.items():

@@ -12,7 +12,7 @@ from typing import Any
 
 from xceptlab.config.field_errors import FieldError
 from xceptlab.config.field_types import CHECKED, is_checked
-from xceptlab.config.fields import from_values
+from xceptlab.config.fields import Values, from_values
 from xceptlab.errors import Refused
 
 OPTIONS = "model.options"
@@ -43,13 +43,13 @@ def field_of(key: str) -> str:
     return OPTIONS if is_option(key) else key
 
 
-def by_key(options: Mapping[Any, Any]) -> dict[str, Any]:
+def by_key(options: Mapping[Any, Any]) -> Values:
     """Options by dotted key: ``{"depth": 2}`` as ``{"model.options.depth": 2}``."""
     return {f"{PREFIX}{name}": value for name, value in options.items()}
 
 
-def overlay(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Add a layer to values, both by dotted key. An option replaces that option alone, an empty mapping drops all of them."""
+def overlay(values: Values, layer: Values) -> None:
+    """Add a layer to values. An option replaces that option alone, an empty mapping drops all of them."""
     for key, value in layer.items():
         if is_option(key):
             name = key.removeprefix(PREFIX)

@@ -4,12 +4,11 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from xceptlab.config import shipped
-from xceptlab.config.fields import Section
+from xceptlab.config.fields import Section, Values
 
 SCIENCE_VERSION = 2
 """Part of every run's identity; raised whenever a change of the code changes results."""
@@ -23,7 +22,7 @@ NOT_READABLE = ("data.name", "data.content", "data.num_classes")
 """Keys that are no readable part: the name of the data set stands in front, and digests are in the hash at the end."""
 
 
-def science_of(section: Section) -> dict[str, Any]:
+def science_of(section: Section) -> Values:
     """The science of a section by dotted key, each value as JSON and YAML hold it."""
     science = {}
     for f in fields(section):
@@ -40,11 +39,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def science_hash(changed: Mapping[str, Any], version: int) -> str:
+def science_hash(changed: Values, version: int) -> str:
     """The hash at the end of a run's id.
 
     Args:
-        changed: By dotted key all science that differs from its default.
+        changed: All science that differs from its default.
         version: ``SCIENCE_VERSION`` as it is, or was.
     """
     science = json.dumps([version, changed], sort_keys=True)
@@ -77,7 +76,7 @@ def readable_parts(*sections: Section) -> list[str]:
     return kept
 
 
-def _differing_from_closest_recipe(section: Section) -> dict[str, Any]:
+def _differing_from_closest_recipe(section: Section) -> Values:
     """The science in which a section differs from the recipe with which it shares most; of its data set, if there is one."""
     science = science_of(section)
     recipes = _recipes_for(type(section))
@@ -90,7 +89,7 @@ def _differing_from_closest_recipe(section: Section) -> dict[str, Any]:
     return min(differences, key=len)
 
 
-def _recipes_for(kind: type[Section]) -> list[dict[str, Any]]:
+def _recipes_for(kind: type[Section]) -> list[Values]:
     """The values of a section in every shipped recipe, by dotted key."""
     defaults = science_of(kind())
     name = kind.PREFIX.removesuffix(".")
