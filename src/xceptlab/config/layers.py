@@ -45,11 +45,10 @@ def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | Non
     Raises:
         Refused: A key is not known or given twice, or a value is not of its field's type; the line names the origin.
     """
+    renamed = moved or {}
     found: Values = {}
     for given, value in by_dotted_key(values, origin).items():
-        key = given
-        if moved:
-            key = moved.get(given, given)
+        key = renamed.get(given, given)
         for name, one in _checked(key, value, origin).items():
             _add(found, name, one, origin)
     return Layer(origin, found)
@@ -70,6 +69,7 @@ def by_dotted_key(values: Mapping[Any, Any], place: str) -> Values:
 
 
 def _add_nested(found: Values, values: Mapping[Any, Any], prefix: str, place: str) -> None:
+    """Add values, each by its dotted key, which begins with a prefix."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if _stands_for_its_keys(key, value):
@@ -80,15 +80,18 @@ def _add_nested(found: Values, values: Mapping[Any, Any], prefix: str, place: st
 
 def _stands_for_its_keys(key: str, value: Any) -> bool:
     """Whether a value is not that of its key, but a mapping whose own keys have the values."""
-    known = keys(RunConfig)
     if not isinstance(value, dict) or options.is_option(key):
         return False
-    if key in known and key != options.OPTIONS:
+    if key == options.OPTIONS:
+        return bool(value)  # an empty mapping is a value: it drops the options of the layers before
+    known = keys(RunConfig)
+    if key in known:
         return is_dataclass(known[key])
-    return bool(value)  # of what is no key an error names the inner keys; without options it drops those of the layers before
+    return bool(value)  # so that the error of a section that does not exist names the keys in it
 
 
 def _add(found: Values, key: str, value: Any, place: str) -> None:
+    """Add a value, unless its key is there already."""
     if key in found:
         raise Refused(f"{place}: the key {key} stands there twice")
     found[key] = value

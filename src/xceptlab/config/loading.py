@@ -38,7 +38,7 @@ def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
         Refused: One line, for anything that is not as the schema allows.
     """
     below = [_run_layer(of_run)] if of_run else []
-    config = resolve([*below, *layers(args)])
+    config = resolve([*below, *layers_of(args)])
     if PRINT_CONFIG in overrides(args):
         print(dump(config), end="", flush=True)
         raise SystemExit(0)
@@ -61,7 +61,7 @@ def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
     return found
 
 
-def layers(args: Sequence[str]) -> list[Layer]:
+def layers_of(args: Sequence[str]) -> list[Layer]:
     """What the files and overrides of a command line give, each a layer; every file is read once."""
     found = []
     for key, text in overrides(args):

@@ -6,7 +6,7 @@ layers it, varies it in a study or looks for what differs. Whatever is special a
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -58,7 +58,7 @@ def overlay(values: Values, layer: Values) -> None:
             values[key] = value
 
 
-def is_declared(key: str, declared: Iterable[str]) -> bool:
+def is_declared(key: str, declared: Collection[str]) -> bool:
     """Whether a key is among those that an arm declares; one that declares ``model.options: {}`` declares every option."""
     return key in declared or field_of(key) in declared
 

@@ -62,7 +62,7 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
         study, planned = _first_look(study, seeds)
     base = [file_layer(_find(name, file)) for name in study.base]
     base.append(layer({"extensions": study.extensions}, str(file)))
-    given = loading.layers(args)
+    given = loading.layers_of(args)
     first = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
     arms = {}
     for name, declared in cells.items():
