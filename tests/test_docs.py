@@ -8,7 +8,7 @@ import yaml
 from statsmodels.stats.power import TTestPower
 
 from conftest import ROOT
-from xceptlab.config.fields import in_words
+from xceptlab.config.field_types import in_words
 from xceptlab.config.help import docstrings
 from xceptlab.study.definition import Claim, Paper, Seeds, Study
 from xceptlab.study.plan import expand

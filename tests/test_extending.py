@@ -1,10 +1,14 @@
 """What a module of the user's registers goes the way of what is built in: every snippet of its page runs, outside the package."""
 
+import dataclasses
+import json
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ import xceptlab
 from conftest import ROOT, TINY
 from xceptlab import register
 from xceptlab.cli import main
+from xceptlab.config.field_types import Bounds
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.models.build import build
@@ -252,7 +257,7 @@ def test_an_arm_that_differs_in_more_options_than_it_declares_is_refused(folder)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"deep": 3}, "model.options: 'deep': there is no such key"),
+        ({"deep": 3}, "model.options.deep: there is no such key; did you mean model.options.depth?"),
         ({"depth": "three"}, "model.options.depth: 'three' is not allowed; it must be a whole number"),
         ({"residual": 1}, "model.options.residual: 1 is not allowed; it must be true or false"),
     ],
@@ -263,6 +268,94 @@ def test_an_option_that_the_family_does_not_have_is_refused(folder, options, mes
         ModelConfig(family="mixer", options=options)
     with pytest.raises(xceptlab.Refused, match=r"model.options: .* is not allowed; it must be left out: .*xception has none"):
         ModelConfig(options=options)
+
+
+def test_a_name_that_nothing_has_registered_is_refused_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for override in ("--train.metrics=[brier]", "--train.callbacks=[brier]"):
+        with pytest.raises(
+            xceptlab.Refused, match=r"'brier' is not allowed; it must be what a module of `extensions` registers$"
+        ):
+            load_run([override])
+    activation(tmp_path)
+    register.load(["mine.py"])
+    with pytest.raises(
+        xceptlab.Refused, match=r"'yours' is .* must be one of none, .*, mine, or what a module of `extensions` reg"
+    ):
+        load_run(["--model.intermediate=yours"])
+
+
+@pytest.mark.parametrize("source", ["--model.options.depth=3", "--model.options={depth: 3}", "file"])
+def test_options_of_xception_are_refused_with_what_gave_them(folder, source):
+    (folder / "options.yaml").write_text("model: {options: {depth: 3}}")
+    place = "options.yaml" if source == "file" else "--model.options.depth"
+    with pytest.raises(xceptlab.Refused) as error:
+        load_run(["-c", "options.yaml"] if source == "file" else [source])
+    refusal = "model.options: {depth: 3} is not allowed; it must be left out: xception has none"
+    assert str(error.value) == (refusal if source == "--model.options={depth: 3}" else f"{place}: {refusal}")
+
+
+@dataclasses.dataclass
+class Nested:
+    depth: int = 1
+
+
+def register_odd(kind, default=None):
+    """Register a family with an option ``depth`` of a type."""
+    depth = ("depth", kind, dataclasses.field(default_factory=lambda: default))
+    options = dataclasses.make_dataclass("Odd", [("width", int, 8), depth], frozen=True)
+    register.model("odd", version=1, options=options)(lambda options, classes: None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        (Path, r"pathlib\.\w*\.?Path"),
+        (list, "list"),
+        (dict, "dict"),
+        (tuple, "tuple"),
+        (Nested, "test_extending.Nested"),
+        (list[Path], r"list\[pathlib\.\w*\.?Path\]"),
+        (dict[int, int], r"dict\[int, int\]"),
+        (Sequence[int], r"collections.abc.Sequence\[int\]"),
+        (Annotated[int, "layers"], r"(typing\.)?Annotated\[int, 'layers'\]"),
+        (int | Path, r"int \| pathlib\.\w*\.?Path"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"depth": 3}, {"depth": [3]}])
+def test_an_option_of_a_type_that_cannot_be_checked_is_refused_whatever_its_value(kind, shown, options):
+    register_odd(kind)
+    allowed = "it must be int, float, bool, str, None"
+    with pytest.raises(xceptlab.Refused, match=rf"^model\.options\.depth: .* declares it as {shown}, .*not allowed; {allowed}"):
+        ModelConfig(family="odd", options=options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "wrong", "allowed"),
+    [
+        (list[int], [1, 2], [1, "a"], "a list (each a whole number)"),
+        (tuple[int, int], [1, 2], [1], "a list of 2 (each a whole number)"),
+        (dict[str, float], {"a": 1.0}, {"a": "b"}, "a finite number"),
+        (Literal["a", "b"] | None, "b", "c", "one of a, b or null"),
+        (Annotated[int, Bounds(at_least=1)], 3, 0, "at least 1"),
+        (Any, {"a": [1]}, None, ""),
+    ],
+)
+def test_an_option_of_a_type_that_can_be_checked_is_checked(kind, value, wrong, allowed):
+    register_odd(kind)
+    assert load_run(["--model.family=odd", f"--model.options.depth={json.dumps(value)}"]).model.options == {"depth": value}
+    if allowed:
+        with pytest.raises(xceptlab.Refused, match=rf"model\.options\.depth.*it must be {re.escape(allowed)}"):
+            ModelConfig(family="odd", options={"depth": wrong})
+
+
+@pytest.mark.parametrize(
+    "text", ["model.options.depth: {a: 1}", "model: {options: {depth: {a: 1}}}", "model.options: {depth: {a: 1}}"]
+)
+def test_an_option_that_is_a_mapping_may_stand_in_a_file_however_it_is_nested(folder, text):
+    register_odd(dict[str, int], {})
+    (folder / "odd.yaml").write_text(f"model.family: odd\n{text}")
+    assert load_run(["-c", "odd.yaml"]).model.options == {"depth": {"a": 1}}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from xceptlab import __version__, commands
-from xceptlab.config.loading import keys, synonyms
+from xceptlab.config.field_errors import synonyms
+from xceptlab.config.fields import keys
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Interrupted, Refused
 from xceptlab.runs.leases import Busy

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from xceptlab.config.layers import by_dotted_key
 from xceptlab.config.loading import load_file, load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory, refuse_other_versions
 from xceptlab.runs.record import Record
-from xceptlab.study.definition import dotted
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.verdict import Verdict
 
@@ -460,7 +460,7 @@ def _arguments(layers: Sequence[Layer]) -> list[str]:
     arguments: list[str] = []
     for layer in layers:
         if isinstance(layer, Mapping):
-            for key, value in dotted(dict(layer), "the layer").items():
+            for key, value in by_dotted_key(layer, "the layer").items():
                 arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value, default=_plain)}")
         elif isinstance(layer, str | os.PathLike):
             arguments += ["-c", os.fspath(layer)]

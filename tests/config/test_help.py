@@ -5,9 +5,9 @@ from dataclasses import is_dataclass
 
 import pytest
 
-from xceptlab.config.fields import in_words
+from xceptlab.config.field_types import in_words
+from xceptlab.config.fields import keys
 from xceptlab.config.help import docstrings, print_help
-from xceptlab.config.loading import keys
 from xceptlab.config.schema import DataConfig, RunConfig
 from xceptlab.study.scores import ScoreClaim
 

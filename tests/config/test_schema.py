@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from xceptlab.config.fields import shown
+from xceptlab.config.field_errors import shown
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import OUTSIDE, DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
 

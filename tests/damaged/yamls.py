@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from damaged.case import BYTES, Case
-from xceptlab.config.loading import keys
+from xceptlab.config.fields import keys
 from xceptlab.config.schema import RunConfig
 
 FIELDS = [key for key in keys(RunConfig) if "." in key]

@@ -191,7 +191,7 @@ def test_a_run_that_an_earlier_version_trained_otherwise_is_not_taken_for_the_pl
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"launcher.name": "x"}, "'launcher.name': there is no such key"),
+        ({"launcher.name": "x"}, "launcher.name: there is no such key"),
         ({"metrics": 3.0}, "metrics: 3.0 is not allowed; it must be a mapping"),
         ({"metrics": {"test/top1": "97"}}, r"metrics\.test/top1: '97' is not allowed; it must be a finite number"),
         ({"metrics": {"test/top1": math.nan}}, r"metrics\.test/top1: nan is not allowed"),

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import ROOT
 from xceptlab.config import strict_yaml
-from xceptlab.config.loading import keys
+from xceptlab.config.fields import keys
 from xceptlab.config.schema import RunConfig
 from xceptlab.study.definition import FACTORS
 from xceptlab.study.json_schema import CONFIGURATION, STUDY, contents

@@ -8,11 +8,10 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
-from xceptlab.config.fields import in_words
+from xceptlab.config.field_types import in_words
 from xceptlab.config.schema import RunConfig
 
 USAGE = """\
@@ -28,7 +27,7 @@ options:
   --print_config        print the resulting configuration and exit
 """
 WIDEST = 110
-"""Columns of a text that is easily read."""
+"""Columns of the help at most; longer lines are hard to read."""
 
 
 def print_help() -> None:
@@ -37,22 +36,32 @@ def print_help() -> None:
     lines = [USAGE]
     for f in fields(RunConfig):
         if is_dataclass(f.type):
-            about = f"{f.name}: {' '.join((f.type.__doc__ or '').split())}"
-            lines += [*textwrap.wrap(about, columns), *_options(f.type, columns), ""]
+            meaning = " ".join((f.type.__doc__ or "").split())
+            lines += textwrap.wrap(f"{f.name}: {meaning}", columns)
+            lines += _options(f.type, columns)
+            lines.append("")
     lines += _options(RunConfig, columns)
     print("\n".join(lines))
 
 
-def _options(section: Any, columns: int) -> Iterator[str]:
+def _options(section: Any, columns: int) -> list[str]:
     """Of each field of a section that is no section itself the option, and its meaning in further lines."""
     meanings = docstrings(section)
+    lines = []
     for f in fields(section):
         if not is_dataclass(f.type):
-            value = f.default if f.default_factory is MISSING else f.default_factory()
-            default = value if isinstance(value, str) and value else json.dumps(value)
-            option = f"--{section.PREFIX}{f.name}: {in_words(f.type)} (default: {default})"
-            yield from _wrapped(option, columns, "  ")
-            yield from _wrapped(meanings[f.name], columns, "      ")
+            option = f"--{section.PREFIX}{f.name}: {in_words(f.type)} (default: {_default(f)})"
+            lines += _wrapped(option, columns, "  ")
+            lines += _wrapped(meanings[f.name], columns, "      ")
+    return lines
+
+
+def _default(f: Field[Any]) -> str:
+    """A field's default as the command line takes it."""
+    value = f.default if f.default_factory is MISSING else f.default_factory()
+    if isinstance(value, str) and value:
+        return value
+    return json.dumps(value)
 
 
 def _wrapped(text: str, columns: int, indent: str) -> list[str]:
@@ -72,15 +81,19 @@ def docstrings(schema: Any) -> dict[str, str]:
 @functools.cache
 def _texts_of(module: str) -> dict[str, dict[str, str]]:
     """By class of a module the texts below its fields, by name."""
-    tree = ast.parse(inspect.getsource(sys.modules[module]))
-    found: dict[str, dict[str, str]] = {}
-    for definition in tree.body:
+    source = inspect.getsource(sys.modules[module])
+    found = {}
+    for definition in ast.parse(source).body:
         if isinstance(definition, ast.ClassDef):
-            found[definition.name] = dict(_texts_below_fields(definition.body))
+            found[definition.name] = _texts_below_fields(definition.body)
     return found
 
 
-def _texts_below_fields(statements: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+def _texts_below_fields(statements: list[ast.stmt]) -> dict[str, str]:
+    """By name of a field the text below it; none of a field without one."""
+    texts = {}
     for above, below in itertools.pairwise(statements):
-        if isinstance(above, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            yield ast.unparse(above.target), " ".join(str(below.value.value).split())
+        match above, below:
+            case ast.AnnAssign(target=name), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[ast.unparse(name)] = " ".join(text.split())
+    return texts

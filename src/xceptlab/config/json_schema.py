@@ -4,54 +4,83 @@ It knows each key's type, limits, default and meaning. What depends on other key
 """
 
 import json
-import types
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin
 
-from xceptlab.config.fields import without_bounds
+from xceptlab.config.field_types import UNIONS, Bounds, without_bounds
+from xceptlab.config.fields import is_required
 from xceptlab.config.help import docstrings
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
 """The one that YAML's language server supports throughout."""
 PLAIN: dict[Any, dict[str, Any]] = {
-    int: {"type": "integer"}, float: {"type": "number"}, bool: {"type": "boolean"}, str: {"type": "string"},
-    type(None): {"type": "null"}, Any: {},
-}  # fmt: skip
-LIMITS = {"at_least": "minimum", "above": "exclusiveMinimum", "at_most": "maximum", "below": "exclusiveMaximum"}
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    str: {"type": "string"},
+    type(None): {"type": "null"},
+    Any: {},
+}
+"""The schemas of the types that are made of no other type."""
+LIMITS = {
+    "at_least": "minimum",
+    "above": "exclusiveMinimum",
+    "at_most": "maximum",
+    "below": "exclusiveMaximum",
+}
+"""What the limits of ``Bounds`` are called in JSON Schema."""
 
 
 def of_dataclass(schema: Any) -> dict[str, Any]:
     """The schema of a mapping with the fields of a dataclass."""
     meanings = docstrings(schema)
-    properties = {}
-    for f in fields(schema):
-        properties[f.name] = of_type(f.type) | {"description": meanings[f.name].replace("``", "`")}
-        if f.default is not MISSING and f.default is not None:
-            properties[f.name]["default"] = f.default
-    required = [f.name for f in fields(schema) if f.default is MISSING and f.default_factory is MISSING]
+    properties = {f.name: _of_field(f, meanings[f.name]) for f in fields(schema)}
     found: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": properties}
-    return found | ({"required": required} if required else {})
+    required = [f.name for f in fields(schema) if is_required(f)]
+    if required:
+        found["required"] = required
+    return found
+
+
+def _of_field(f: Field[Any], meaning: str) -> dict[str, Any]:
+    """The schema of a field's values, with its meaning and its default."""
+    found = of_type(f.type)
+    found["description"] = meaning.replace("``", "`")
+    if f.default is not MISSING and f.default is not None:
+        found["default"] = f.default
+    return found
 
 
 def of_type(kind: Any) -> dict[str, Any]:
-    """The schema of a field's values."""
+    """The schema of a type's values."""
     kind, bounds = without_bounds(kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if is_dataclass(kind):
         return of_dataclass(kind)
-    if origin in (Union, types.UnionType):
+    if origin in UNIONS:
         return {"anyOf": [of_type(one) for one in inner]}
     if origin is Literal:
         return {"enum": list(inner)}
     if origin is dict:
         return {"type": "object", "additionalProperties": of_type(inner[1])}
-    if origin in (list, tuple):
-        length = {"minItems": len(inner), "maxItems": len(inner)} if origin is tuple and ... not in inner else {}
-        return {"type": "array", "items": of_type(inner[0])} | length
-    limits = {word: getattr(bounds, name) for name, word in LIMITS.items() if getattr(bounds, name, None) is not None}
-    return PLAIN[origin] | limits
+    if origin is list or (origin is tuple and ... in inner):
+        return {"type": "array", "items": of_type(inner[0])}
+    if origin is tuple:
+        return {"type": "array", "items": of_type(inner[0]), "minItems": len(inner), "maxItems": len(inner)}
+    return PLAIN[origin] | _limits(bounds)
+
+
+def _limits(bounds: Bounds | None) -> dict[str, float]:
+    """The limits of a number in JSON Schema's words; none where there are none."""
+    found = {}
+    for name, word in LIMITS.items():
+        limit = getattr(bounds, name, None)
+        if limit is not None:
+            found[word] = limit
+    return found
 
 
 def text(title: str, schema: dict[str, Any]) -> str:
     """The contents of a schema's file."""
-    return json.dumps({"$schema": DIALECT, "title": title} | schema, indent=1, ensure_ascii=False) + "\n"
+    contents = {"$schema": DIALECT, "title": title} | schema
+    return json.dumps(contents, indent=1, ensure_ascii=False) + "\n"

@@ -6,32 +6,33 @@ train, seed) can change a result and make up the identity of a run; *runtime* fi
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import os
 import re
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 from xceptlab import register
-from xceptlab.config import shipped
-from xceptlab.config.fields import Bounds, FieldError, Mapped, Section, from_file
-from xceptlab.errors import Refused
+from xceptlab.config import options
+from xceptlab.config.field_types import Bounds
+from xceptlab.config.fields import LOCATION, NO_IDENTITY, OpenSection, Section
+from xceptlab.config.options import Options
+from xceptlab.config.run_id import SCIENCE_VERSION, SHORT, readable_parts, science_hash, science_of
 
-SCIENCE_VERSION = 2
-"""Part of every run's identity; raised whenever a change of the code changes results."""
-HASH = 10
-"""Characters of the hash at the end of a run's id."""
-READABLE = 54
-"""Characters of a run's id that tell it from the shipped recipes, at most, between the data set's name and the seed."""
-SHORT = 6
-"""Digits of the digest of pretrained weights that are shown, in a run's id and where arms are compared."""
-_CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
+CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
 """``data.content``: the parts, the number of classes, the digest."""
+DIGEST = re.compile(r"[0-9a-f]{16}")
+"""``model.weights_digest``."""
+TITLE = re.compile(r"[^\W_][\w.-]*")
+"""``data.title``."""
 
-OUTSIDE = {"model": ("family", "options"), "train": ("metrics", "callbacks"), "": ("extensions",)}
-"""By section the fields that only modules of one's own have values for."""
+OUTSIDE: dict[str, dict[str, Any]] = {
+    "model": {"family": "xception", "options": {}},
+    "train": {"metrics": [], "callbacks": []},
+    "": {"extensions": []},
+}
+"""By section the fields that only modules of one's own have other values for than these defaults."""
 
 Count = Annotated[int, Bounds(at_least=1)]
 """How many there are of something that must be there."""
@@ -43,42 +44,6 @@ NotNegative = Annotated[float, Bounds(at_least=0)]
 """A decimal number that may be 0."""
 Rate = Annotated[float, Bounds(at_least=0, below=1)]
 """A part of a whole that is not the whole."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenSection(Section):
-    """A section some of whose fields also take the names that modules of the user's register (``xceptlab.register``)."""
-
-    OPEN: ClassVar[dict[str, register.Kind]] = {}
-    """Such fields, with the kind of what they name."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, kind in self.OPEN.items():
-            built_in = self._built_in(name)
-            for value in self._named(name):
-                if value in built_in and value in register.names(kind):
-                    raise Refused(f"{self.PREFIX}{name}: {value!r} is built in, and registered, too; give yours another name")
-                if value not in built_in and register.find(kind, value) is None:
-                    there = ", ".join([*built_in, *register.names(kind), "or what a module of `extensions` registers"])
-                    self._require(name, False, f"one of {there}")
-
-    def from_outside(self) -> list[register.Entry]:
-        """What the section uses that a module of the user's has registered."""
-        used = []
-        for name, kind in self.OPEN.items():
-            used += [register.entry(kind, value) for value in self._named(name) if value not in self._built_in(name)]
-        return used
-
-    def _named(self, name: str) -> tuple[str, ...]:
-        value = getattr(self, name)
-        return (value,) if isinstance(value, str) else value
-
-    @classmethod
-    def _built_in(cls, name: str) -> tuple[str, ...]:
-        """The names that a field takes without any module."""
-        kind = next(f.type for f in fields(cls) if f.name == name)
-        return next((get_args(one) for one in get_args(kind) if get_origin(one) is Literal), ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +70,7 @@ class ModelConfig(OpenSection):
     """Multiplier of every layer's number of channels."""
     divisor: Count = 1
     """Channels are rounded to multiples of this; 8 lets 1, 2, 4 and 8 segments divide every layer at any width."""
-    match: Literal["none", "parameters", "macs"] = field(default="none", metadata={"identity": False})
+    match: Literal["none", "parameters", "macs"] = field(default="none", metadata=NO_IDENTITY)
     """In a study: solve each arm's width for the first arm's number of parameters or multiply-accumulates."""
     timm: str = ""
     """Name of a timm model to train in place of Xception, such as inception_v3; of the other fields only dropout applies then."""
@@ -129,7 +94,7 @@ class ModelConfig(OpenSection):
     """BatchNorm: weight of a batch in the running statistics (Keras's momentum of 0.99)."""
     init: Literal["keras", "timm"] = "keras"
     """How initial weights are drawn: Glorot uniform as in the original, or as timm's port draws them."""
-    weights: str = field(default="", metadata={"identity": False, "path": True})
+    weights: str = field(default="", metadata=LOCATION)
     """Weights to start from in place of drawn ones: a file of Keras's or timm's Xception, one of ours, or a run's folder. The
     classifier is drawn anew where they have another number of classes; all else must fit."""
     weights_digest: str = ""
@@ -138,54 +103,57 @@ class ModelConfig(OpenSection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("width", self.width > 0 and round(32 * self.width) >= 1, "at least 0.016, to leave the stem a channel")
-        self._require("segments", self.segments == "all" or self.segments >= 1, "all or a whole number of at least 1")
-        first = self.segments == "all" or (self.order == "pointwise_first" and self.convolution == "separable")
-        unless = "all, unless model.order is pointwise_first and model.convolution separable"
-        self._require("segments", first, unless, "order", "convolution")
-        self._require("fc", all(units >= 1 for units in self.fc), "a list of numbers of units, each at least 1")
-        self._require("family", not self.timm or self.family == "xception", "xception, or left out, with model.timm", "timm")
+        self._check_layers()
+        if self.timm:
+            self._require("family", self.family == "xception", "xception, or left out, with model.timm", "timm")
         self._check_options()
-        only = f"left out with model.family {self.family}: only Xception starts from a file"
-        self._require("weights", not self.weights or self.family == "xception", only, "family")
-        alone = not (self.weights and self.timm)
-        self._require("weights", alone, "left out with model.timm: only Xception starts from a file", "timm")
-        known = bool(re.fullmatch(r"([0-9a-f]{16})?", self.weights_digest))
-        self._require("weights_digest", known, "what xceptlab has filled in, such as 0123456789abcdef")
-        of_weights = bool(self.weights) or not self.weights_digest
-        self._require("weights_digest", of_weights, "left out without model.weights", "weights")
+        self._check_weights()
+
+    def _check_layers(self) -> None:
+        stem_has_a_channel = self.width > 0 and round(32 * self.width) >= 1
+        self._require("width", stem_has_a_channel, "at least 0.016, to leave the stem a channel")
+        if self.segments != "all":
+            self._require("segments", self.segments >= 1, "all or a whole number of at least 1")
+            may_be_a_number = self.order == "pointwise_first" and self.convolution == "separable"
+            unless = "all, unless model.order is pointwise_first and model.convolution separable"
+            self._require("segments", may_be_a_number, unless, "order", "convolution")
+        have_units = all(units >= 1 for units in self.fc)
+        self._require("fc", have_units, "a list of numbers of units, each at least 1")
+
+    def _check_options(self) -> None:
+        """Check the options by the family's own types, and leave out those that have their defaults."""
+        schema = self._options_schema
+        if schema is None:
+            self._require("options", not self.options, f"left out: {self.family} has none", "family")
+            differing = Options()
+        else:
+            differing = options.checked(schema, self.options)
+        object.__setattr__(self, "options", differing)
+
+    def _check_weights(self) -> None:
+        if self.weights:
+            xception = "only Xception starts from a file"
+            of_family = f"left out with model.family {self.family}: {xception}"
+            self._require("weights", self.family == "xception", of_family, "family")
+            self._require("weights", not self.timm, f"left out with model.timm: {xception}", "timm")
+        if self.weights_digest:
+            is_a_digest = bool(DIGEST.fullmatch(self.weights_digest))
+            self._require("weights_digest", is_a_digest, "what xceptlab has filled in, such as 0123456789abcdef")
+            self._require("weights_digest", bool(self.weights), "left out without model.weights", "weights")
 
     @property
     def _options_schema(self) -> Any:
         """The dataclass of a registered family's options; None for one that has none, and for Xception."""
-        return None if self.family == "xception" else register.entry("model", self.family).about["options"]
-
-    def _check_options(self) -> None:
-        """Check the options by the family's own types; those that have their defaults are left out, as if nobody had set them."""
-        schema = self._options_schema
-        if schema is None:
-            self._require("options", not self.options, f"left out: {self.family} has none", "family")
-            object.__setattr__(self, "options", Mapped())
-            return
-        try:
-            given, defaults = from_file(schema, self.options), schema()
-        except FieldError as error:
-            raise FieldError(f"model.options.{error.key}", error.value, error.allowed, ("model.family",)) from None
-        except ValueError as error:  # of a key that there is not, or of the dataclass itself
-            raise Refused(f"model.options: {error}") from None
-        differing = Mapped()
-        for f in fields(schema):
-            value = getattr(given, f.name)
-            if value != getattr(defaults, f.name):
-                differing[f.name] = float(value) if f.type is float else value  # 1 and 1.0 are the same science
-        object.__setattr__(self, "options", differing)
+        if self.family == "xception":
+            return None
+        return register.entry("model", self.family).about["options"]
 
     def all_options(self) -> dict[str, Any]:
         """The options of a registered family, those that have their defaults among them; empty for Xception."""
         schema = self._options_schema
         if schema is None:
             return {}
-        return {f.name: getattr(schema(), f.name) for f in fields(schema)} | self.options
+        return options.with_defaults(schema, self.options)
 
     @property
     def is_xception(self) -> bool:
@@ -200,11 +168,15 @@ class ModelConfig(OpenSection):
     @property
     def start(self) -> str:
         """In words, which weights a training starts from: ``drawn``, or a file's name with the beginning of its digest."""
-        return f"{os.path.basename(os.path.normpath(self.weights))} ({self.weights_digest[:SHORT]})" if self.weights else "drawn"
+        if not self.weights:
+            return "drawn"
+        name = os.path.basename(os.path.normpath(self.weights))
+        return f"{name} ({self.weights_digest[:SHORT]})"
 
     def channels(self, paper: int) -> int:
         """The number of channels of a layer that has ``paper`` channels in the paper."""
-        return max(1, round(paper * self.width / self.divisor)) * self.divisor
+        multiples = round(paper * self.width / self.divisor)
+        return max(1, multiples) * self.divisor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,14 +189,14 @@ class DataConfig(OpenSection):
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] | str = "imagenet"
     """The data set: digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``; folder is an
     own set of photographs, whose classes are read there, too; or a registered set of small images."""
-    title: str = field(default="", metadata={"identity": False})
+    title: str = field(default="", metadata=NO_IDENTITY)
     """What an own data set (``name: folder``) is called in the ids of its runs; under another title a run stays the same."""
     content: str = ""
     """What the files of an own data set are: its parts, its number of classes and a digest of its files' names and sizes. Filled
     in by xceptlab; given, it must be that of the files, or stands for them where they are not at hand."""
-    root: str = field(default="data", metadata={"identity": False, "path": True})
+    root: str = field(default="data", metadata=LOCATION)
     """Folder that holds the data set, or hf://OWNER/NAME or hf://OWNER/NAME@REVISION for a data set of the Hugging Face hub."""
-    download: bool = field(default=False, metadata={"identity": False})
+    download: bool = field(default=False, metadata=NO_IDENTITY)
     """Download what is not there: CIFAR into ``root`` (through torchvision), a set of the hub into its own cache."""
     size: Annotated[int, Bounds(at_least=8, at_most=2048)] = 299
     """Side of the images that the network sees, in pixels."""
@@ -249,7 +221,7 @@ class DataConfig(OpenSection):
     """Read photographs whose short side ``xceptlab data prepare`` has reduced to this many pixels; 0 decodes the originals."""
     quality: Annotated[int, Bounds(at_least=0, at_most=100)] = 90
     """JPEG quality of the prepared photographs; 0 keeps their pixels as they are."""
-    cache: str = field(default="", metadata={"identity": False, "path": True})
+    cache: str = field(default="", metadata=LOCATION)
     """Folder of the prepared photographs; prepared/ under ``root`` if empty."""
     crop: Literal["none", "pad", "resized"] = "resized"
     """Random crop in training: none; after reflecting ``pad`` pixels at the borders; or Inception's random resized crop."""
@@ -277,53 +249,78 @@ class DataConfig(OpenSection):
     """Number of classes that an own data set must have; 0 is as many as it has."""
 
     CLASSES: ClassVar[dict[str, int]] = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+    """Number of classes of the known sets."""
     IMAGES: ClassVar[dict[str, tuple[int, int]]] = {
-        "digits": (1297, 500), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)
-    }  # fmt: skip
+        "digits": (1297, 500),
+        "cifar10": (50_000, 10_000),
+        "cifar100": (50_000, 10_000),
+        "imagenet": (1_281_167, 50_000),
+    }
     """Training and test images of the complete sets; of an own one nothing is known."""
     PHOTOGRAPHS: ClassVar[tuple[str, ...]] = ("imagenet", "folder")
     """Sets of photographs of any size, decoded when they are asked for; the others are small images, held in memory."""
+    OF_PHOTOGRAPHS: ClassVar[tuple[str, ...]] = (
+        "short_side",
+        "colour",
+        "rand_augment",
+        "exif_orientation",
+        "max_pixels",
+        "eval_interpolation",
+    )
+    """The fields that are for photographs alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = "made of letters, digits, '_', '.' and '-', the first one a letter or a digit"
-        self._require("title", bool(re.fullmatch(r"([^\W_][\w.-]*)?", self.title)), allowed)
-        known = bool(_CONTENT.fullmatch(self.content))
-        self._require("content", known or not self.content, "what xceptlab has filled in, such as train+val-3-0123456789abcdef")
-        self._require("train_images", self.train_images == 0 or self.train_images >= 2, "0 (all) or at least 2")
+        self._check_identity_of_own_set()
+        if self.train_images:
+            self._require("train_images", self.train_images >= 2, "0 (all) or at least 2")
         self._check_split()
         self._check_images()
         if self.in_memory:
             self._check_no_photographs()
         if self.name != "folder":
             self._check_no_own_set()
-        self._require("num_classes", self.num_classes == 0 or self.num_classes >= 2, "0 or at least 2")
+        if self.num_classes:
+            self._require("num_classes", self.num_classes >= 2, "0 or at least 2")
+
+    def _check_identity_of_own_set(self) -> None:
+        if self.title:
+            allowed = "made of letters, digits, '_', '.' and '-', the first one a letter or a digit"
+            self._require("title", bool(TITLE.fullmatch(self.title)), allowed)
+        if self.content:
+            filled_in = "what xceptlab has filled in, such as train+val-3-0123456789abcdef"
+            self._require("content", bool(CONTENT.fullmatch(self.content)), filled_in)
 
     def _check_split(self) -> None:
+        if not self.validation:
+            return
         train, held_out, _ = self.images()
-        enough = not self.validation or not train or held_out > 0
-        some = f"0, or enough to hold out one of {train} images"
-        self._require("validation", enough, some, "train_images", "name")
-        apart = "val" in self.parts and "test" in self.parts
-        self._require("validation", not self.validation or not apart, "0, as val holds images to validate on", "content")
+        if train:
+            enough = f"0, or enough to hold out one of {train} images"
+            self._require("validation", held_out > 0, enough, "train_images", "name")
+        has_own_part = "val" in self.parts and "test" in self.parts
+        self._require("validation", not has_own_part, "0, as val holds images to validate on", "content")
 
     def _check_images(self) -> None:
-        crops = ("none", "pad") if self.in_memory else ("none", "resized")
-        self._require("crop", self.crop in crops, f"one of {', '.join(crops)} for {self.name}", "name")
+        random_crop = "pad" if self.in_memory else "resized"
+        is_possible = self.crop in ("none", random_crop)
+        self._require("crop", is_possible, f"one of none, {random_crop} for {self.name}", "name")
         if self.name in ("cifar10", "cifar100"):
             self._require("size", self.size == 32, f"32 for {self.name}, the size of its images", "name")
         self._require("pad", self.pad < self.size, "at least 0 and below data.size", "size")
-        cut = math.ceil(self.size / self.eval_crop - 1e-9)  # evaluation would enlarge what is smaller
-        large = self.short_side == 0 or self.short_side >= cut
-        self._require("short_side", large, f"0 (the originals) or at least {cut}", "size", "eval_crop")
+        if self.short_side:
+            smallest = math.ceil(self.size / self.eval_crop - 1e-9)  # evaluation would enlarge what is smaller
+            large_enough = f"0 (the originals) or at least {smallest}"
+            self._require("short_side", self.short_side >= smallest, large_enough, "size", "eval_crop")
         self._require("cutout", self.cutout <= 2 * self.size, "at least 0 and at most twice data.size", "size")
 
     def _check_no_photographs(self) -> None:
         """Refuse what is for photographs alone, in a set of small images."""
-        for name in ("short_side", "colour", "rand_augment", "exif_orientation", "max_pixels", "eval_interpolation"):
+        for name in self.OF_PHOTOGRAPHS:
             default = getattr(DataConfig, name)
-            alone = f"{str(default).lower()} for {self.name}: it is for photographs"
-            self._require(name, getattr(self, name) == default, alone, "name")
+            is_default = getattr(self, name) == default
+            allowed = f"{str(default).lower()} for {self.name}: it is for photographs"
+            self._require(name, is_default, allowed, "name")
 
     def _check_no_own_set(self) -> None:
         """Refuse what is for photographs of one's own, in a known set."""
@@ -354,6 +351,13 @@ class DataConfig(OpenSection):
         return self.CLASSES.get(self.name, 0)
 
     @property
+    def _known_images(self) -> tuple[int, int]:
+        """Training and test images of a complete known or registered set; 0 where only the files tell."""
+        for entry in self.from_outside():
+            return entry.about["images"]
+        return self.IMAGES.get(self.name, (0, 0))
+
+    @property
     def classes(self) -> int:
         """Number of classes that the network tells apart."""
         classes = self.num_classes or self._known_classes
@@ -363,7 +367,10 @@ class DataConfig(OpenSection):
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts that an own data set has, such as (train, val, test); empty while nobody has looked, and for the others."""
-        return tuple(self.content.partition("-")[0].split("+")) if self.content else ()
+        if not self.content:
+            return ()
+        parts, _, _ = self.content.partition("-")
+        return tuple(parts.split("+"))
 
     @property
     def validates(self) -> bool:
@@ -372,16 +379,22 @@ class DataConfig(OpenSection):
 
     def splits(self) -> str:
         """In words, which part of the data set is which split."""
-        train, *others = self.parts or ("train", "val" if self.name == "imagenet" else "test")
-        validation = others[0] if len(others) == 2 else f"{self.validation:.4g} of {train}" if self.validation else "none"
+        known_test = "val" if self.name == "imagenet" else "test"
+        train, *others = self.parts or ("train", known_test)
+        validation = "none"
+        if len(others) == 2:
+            validation = others[0]
+        elif self.validation:
+            validation = f"{self.validation:.4g} of {train}"
         return f"{self.title or self.name}, training on {train}, validation on {validation}, test on {others[-1]}"
 
     def images(self) -> tuple[int, int, int]:
         """Images to train on, to validate and to test on, by the configuration; 0 also where only the files tell."""
-        outside = [entry.about["images"] for entry in self.from_outside()]
-        train, test = outside[0] if outside else self.IMAGES.get(self.name, (0, 0))
-        held_out = round(self.validation * (self.train_images or train))
-        return (self.train_images or train) - held_out, held_out, self.test_images or test
+        complete_train, complete_test = self._known_images
+        train = self.train_images or complete_train
+        test = self.test_images or complete_test
+        held_out = round(self.validation * train)
+        return train - held_out, held_out, test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,8 +403,11 @@ class TrainConfig(OpenSection):
 
     PREFIX: ClassVar[str] = "train."
     OPEN: ClassVar[dict[str, register.Kind]] = {
-        "optimizer": "optimizer", "schedule": "schedule", "metrics": "metric", "callbacks": "callback"
-    }  # fmt: skip
+        "optimizer": "optimizer",
+        "schedule": "schedule",
+        "metrics": "metric",
+        "callbacks": "callback",
+    }
 
     epochs: Count = 100
     """Passes over the training images (not stated in the paper)."""
@@ -444,10 +460,11 @@ class TrainConfig(OpenSection):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("batch_size", self.batch_size >= 2, "at least 2 (BatchNorm needs two images)")
-        halves = self.accumulate * 2 <= self.batch_size
-        self._require("accumulate", halves, "at most half of train.batch_size", "batch_size")
-        momentum = self.optimizer != "sgd" or self.momentum > 0
-        self._require("nesterov", momentum or not self.nesterov, "false without momentum", "momentum", "optimizer")
+        has_two_images = self.accumulate * 2 <= self.batch_size
+        self._require("accumulate", has_two_images, "at most half of train.batch_size", "batch_size")
+        if self.nesterov:
+            has_momentum = self.optimizer != "sgd" or self.momentum > 0
+            self._require("nesterov", has_momentum, "false without momentum", "momentum", "optimizer")
         if "train.nesterov" in self.unused:
             object.__setattr__(self, "nesterov", False)
 
@@ -463,7 +480,7 @@ class RuntimeConfig(Section):
 
     PREFIX: ClassVar[str] = "runtime."
 
-    outputs: str = field(default="outputs", metadata={"path": True})
+    outputs: str = field(default="outputs", metadata=LOCATION)
     """Folder that holds ``runs/`` and ``studies/``."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """Kind of device, in Lightning's names."""
@@ -523,7 +540,8 @@ class LauncherConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("minutes", self.minutes >= 3, "at least 3, as a job is told 90 seconds before its end")
-        self._require("options", all("=" in o for o in self.options), "a list of options of sbatch, each NAME=VALUE")
+        have_values = all("=" in option for option in self.options)
+        self._require("options", have_values, "a list of options of sbatch, each NAME=VALUE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -555,19 +573,36 @@ class RunConfig(Section):
 
         What was used from outside, if anything was, is in ``extensions``: ``{"activation squash": 1}``, with its version.
         """
-        science = _science(self.model) | _science(self.data) | _science(self.train) | {"seed": self.seed}
+        science: dict[str, Any] = {}
+        for section in self._science_sections:
+            science |= science_of(section)
+        science["seed"] = self.seed
         used = self.from_outside()
-        return science | {"extensions": used} if used else science
+        if used:
+            science["extensions"] = used
+        return science
 
     def from_outside(self) -> dict[str, int]:
         """What the run uses that modules of the user's have registered, such as ``activation squash``, with their versions."""
-        entries = [*self.model.from_outside(), *self.data.from_outside(), *self.train.from_outside()]
-        return {entry.identity: entry.version for entry in entries}
+        versions = {}
+        for section in self._science_sections:
+            for entry in section.from_outside():
+                versions[entry.identity] = entry.version
+        return versions
+
+    @property
+    def _science_sections(self) -> tuple[ModelConfig, DataConfig, TrainConfig]:
+        """The sections that can change a result."""
+        return self.model, self.data, self.train
 
     def changed(self) -> dict[str, Any]:
         """The science fields that differ from their defaults."""
-        defaults = _defaults()
-        return {key: value for key, value in self.science().items() if value != defaults.get(key)}
+        defaults = _default_science()
+        changed = {}
+        for key, value in self.science().items():
+            if value != defaults.get(key):
+                changed[key] = value
+        return changed
 
     @functools.cached_property
     def run_id(self) -> str:
@@ -579,75 +614,23 @@ class RunConfig(Section):
 
     def id_in(self, version: int) -> str:
         """The run's id where ``SCIENCE_VERSION`` was this."""
-        whole = self.data.resolved and self.model.resolved
-        assert whole, "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
-        digest = hashlib.sha256(json.dumps([version, self.changed()], sort_keys=True).encode()).hexdigest()
-        factors = _distinctions(self.model, self.data, self.train)
-        return "-".join([self.data.title or self.data.name, *factors, f"seed{self.seed}", digest[:HASH]])
+        is_known = self.data.resolved and self.model.resolved
+        assert is_known, "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
+        data_set = self.data.title or self.data.name
+        readable = "-".join([data_set, *readable_parts(*self._science_sections), f"seed{self.seed}"])
+        return f"{readable}-{science_hash(self.changed(), version)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as a configuration file holds them; what is for modules of one's own only where there is any."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
-        for section, names in OUTSIDE.items():
+        for section, defaults in OUTSIDE.items():
             part = values[section] if section else values
-            for name in names:
-                if part[name] in ("xception", {}, []):
+            for name, default in defaults.items():
+                if part[name] == default:
                     del part[name]
         return values
 
 
-def _science(section: ModelConfig | DataConfig | TrainConfig) -> dict[str, Any]:
-    """The science fields of a section, by dotted key."""
-    values: dict[str, Any] = {}
-    for f in fields(section):
-        if f.metadata.get("identity", True):
-            value = getattr(section, f.name)
-            plain = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, dict) else value
-            values[section.PREFIX + f.name] = plain  # as JSON, YAML
-    return values
-
-
-_SAID = ("data.name", "data.content", "data.num_classes")
-"""What the name of the data set says already, or its digest, which the hash at the end of the id holds."""
-
-
-@functools.lru_cache(1000)
-def _distinctions(*sections: ModelConfig | DataConfig | TrainConfig) -> list[str]:
-    """What tells a run from the shipped recipes, such as ``lr0.05``: per section from the one with which it shares most.
-
-    What does not fit into ``READABLE`` characters is left out, and ``etc`` stands for it.
-    """
-    found: list[str] = []
-    for section in sections:
-        own = _science(section)
-        recipes = shipped.recipes()[section.PREFIX.removesuffix(".")]
-        bases = [_defaults() | recipe for recipe in recipes]
-        bases = [base for base in bases if base["data.name"] == own.get("data.name", base["data.name"])] or bases
-        differing = [[key for key in own if own[key] != base[key]] for base in bases]
-        found += [_distinction(key, own[key]) for key in min(differing, key=len) if key not in _SAID]
-    kept: list[str] = []
-    for text in found:
-        if sum(len(one) + 1 for one in (*kept, text)) <= READABLE:
-            kept.append(text)
-    return kept if kept == found else [*kept, "etc"]
-
-
-def _distinction(key: str, value: Any) -> str:
-    """A field's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``, ``fc64_32``."""
-    name = key.partition(".")[2]
-    if key == "model.weights_digest":
-        return f"weights{value[:SHORT]}"
-    if isinstance(value, dict):
-        name, text = "", "-".join(f"{key}{item}" for key, item in value.items())
-    elif isinstance(value, list):
-        text = "_".join(map(str, value)) or "_none"
-    elif isinstance(value, str | bool):
-        text = f"_{str(value).lower() if isinstance(value, bool) else value or 'none'}"
-    else:
-        text = str(value) if isinstance(value, int) else f"{value:g}"
-    return re.sub(r"[^\w.+-]", "_", name + text)
-
-
 @functools.cache
-def _defaults() -> dict[str, Any]:
+def _default_science() -> dict[str, Any]:
     return RunConfig().science()

@@ -1,6 +1,6 @@
 """YAML without its traps: what a file or an override holds is what its reader takes it for, or is refused.
 
-Safe: no tags, so nothing is executed. Apart from PyYAML, 1e-3 is a number and a date is text.
+Safe: no tags, so nothing is executed. Unlike in PyYAML, 1e-3 is a number and a date is text.
 """
 
 import re
@@ -11,23 +11,35 @@ from typing import Any
 import yaml
 
 from xceptlab import files, text
-from xceptlab.config.fields import shown
+from xceptlab.config.field_errors import shown
 from xceptlab.errors import Refused
 
 MOST_DIGITS = 100
-"""Beyond some 300 a whole number cannot become a decimal one."""
+"""The longest whole number that is read; one of more than some 300 digits cannot become a decimal number."""
 MOST_VALUES = 10_000
-"""So many a file may hold; no study comes near."""
-TIMESTAMP, FLOAT = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float"
+"""The largest number of values that a file may hold; no study comes near."""
+
+INT = "tag:yaml.org,2002:int"
+FLOAT = "tag:yaml.org,2002:float"
+TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
 EXPONENT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
-"""A number as 1e-3, which is text to PyYAML."""
+"""A number such as 1e-3, which PyYAML reads as text."""
+NUMBER_BEGINS = list("-+.0123456789")
+"""The characters that a number may begin with, by which PyYAML chooses the patterns to try."""
 
 
 class Trap(Refused):
-    """What YAML allows and nobody means; of a node or an event of PyYAML's, whose line is told, or of the whole."""
+    """Something that YAML allows and nobody means.
+
+    Attributes:
+        problem: What is wrong, without the line.
+    """
 
     def __init__(self, node: Any, problem: str) -> None:
-        super().__init__(f"line {node.start_mark.line + 1}: {problem}" if node else problem)
+        """``node`` is PyYAML's node or event, whose line is named; None for the document as a whole."""
+        place = f"line {node.start_mark.line + 1}: " if node else ""
+        super().__init__(place + problem)
         self.problem = problem
 
 
@@ -39,15 +51,24 @@ def read(file: str) -> dict[Any, Any]:
     """
     try:
         values = parse(files.decoded(Path(file).read_bytes()))
-    except yaml.MarkedYAMLError as error:
-        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise Refused(f"{file}: {place}{', '.join(filter(None, (error.context, error.problem)))}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise Refused(f"{file}: {reason}") from None
+        raise Refused(f"{file}: {_reason(error)}") from None
+    if values is None:
+        raise Refused(f"{file}: holds nothing; it must hold a mapping, KEY: VALUE")
     if not isinstance(values, dict):
-        raise Refused(f"{file}: holds {'nothing' if values is None else shown(values)}; it must hold a mapping, KEY: VALUE")
+        raise Refused(f"{file}: holds {shown(values)}; it must hold a mapping, KEY: VALUE")
     return values
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, in one line."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    if isinstance(error, yaml.MarkedYAMLError):
+        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        reasons = [reason for reason in (error.context, error.problem) if reason]
+        return place + ", ".join(reasons)
+    return " ".join(str(error).split())
 
 
 def parse(contents: str) -> Any:
@@ -83,68 +104,87 @@ def dump(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
+# ---- scalars ----------------------------------------------------------------------------------------------------------------
+
+
+def _patterns_without_dates() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """PyYAML's patterns of scalars by their first character, without those of dates."""
+    patterns = {}
+    for first, of_first in yaml.SafeLoader.yaml_implicit_resolvers.items():
+        patterns[first] = [(tag, pattern) for tag, pattern in of_first if tag != TIMESTAMP]
+    return patterns
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader without tags and dates, for which 1e-3 is a number."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    yaml_implicit_resolvers = _patterns_without_dates()
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
-        if tag := getattr(event, "tag", None):  # with one, PyYAML would stumble over what does not fit it
-            raise Trap(event, f"a value has no tag here, such as {tag.replace('tag:yaml.org,2002:', '!!')}")
+        tag = getattr(event, "tag", None)
+        if tag:  # PyYAML would raise errors of many kinds for values that do not fit it
+            short = tag.replace("tag:yaml.org,2002:", "!!")
+            raise Trap(event, f"a value has no tag here, such as {short}")
         return super().compose_node(parent, index)
 
 
 def _number(construct: Callable[[_Loader, Any], Any]) -> Callable[[_Loader, Any], Any]:
-    """Construct a number, unless it is none or only YAML reads it as it does."""
+    """PyYAML's constructor of a number, which also refuses what is no number, or what only YAML reads as it does."""
 
     def checked(loader: _Loader, node: Any) -> Any:
-        if node.tag.endswith(":int") and len(node.value) > MOST_DIGITS:
-            raise Trap(node, f"a number of {len(node.value)} digits is too large")
-        if base := _unusual_base(node.value):
-            raise Trap(node, f"{node.value} would be read in base {base}; write a decimal number, or text in quotes")
+        written = node.value
+        if node.tag == INT and len(written) > MOST_DIGITS:
+            raise Trap(node, f"a number of {len(written)} digits is too large")
+        base = _unusual_base(written)
+        if base:
+            raise Trap(node, f"{written} would be read in base {base}; write a decimal number, or text in quotes")
         try:
-            return construct(loader, node)
+            number = construct(loader, node)
         except ValueError:
-            raise Trap(node, f"{node.value} looks like a number and is none; text stands in quotes") from None
+            raise Trap(node, f"{written} looks like a number and is none; text stands in quotes") from None
+        if "_" in written:
+            raise Trap(node, f"{written} would be read as {number}; write the number without _, or text in quotes")
+        return number
 
     return checked
 
 
 def _unusual_base(number: str) -> int:
-    """8 or 60 for a number that YAML reads so and nobody else does; else 0. 0x1F, 0b11 and 1_000 are what they are elsewhere."""
+    """8 or 60 for a number that only YAML reads in this base, else 0; 0x1F and 0b11 are what they are elsewhere."""
     if ":" in number:
         return 60
-    return 8 if re.fullmatch(r"[-+]?0[0-7_]+", number) else 0
+    if re.fullmatch(r"[-+]?0[0-7_]+", number):
+        return 8
+    return 0
 
 
-_Loader.add_implicit_resolver(FLOAT, EXPONENT, list("-+.0123456789"))
+_Loader.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
 _Loader.add_constructor(FLOAT, _number(yaml.SafeLoader.construct_yaml_float))
-_Loader.add_constructor("tag:yaml.org,2002:int", _number(yaml.SafeLoader.construct_yaml_int))
+_Loader.add_constructor(INT, _number(yaml.SafeLoader.construct_yaml_int))
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that ``parse`` would read as a number."""
+    """PyYAML's safe dumper, which also quotes text that ``parse`` would read as a number."""
 
 
-_Dumper.add_implicit_resolver(FLOAT, EXPONENT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
+
+
+# ---- keys and aliases -------------------------------------------------------------------------------------------------------
 
 
 def _refuse_traps(root: Any) -> None:
-    """Refuse two equal keys, of which the last would win, so that an arm could vanish without a word; keys that are no text; and
-    aliases that stand for themselves or, nested, for more values than memory holds."""
+    """Refuse keys that stand there twice or are no text, and aliases without end.
+
+    Of two equal keys the last would win, so that an arm could vanish without a word. An alias may stand for a value that it is
+    in itself, or nested ones for more values than memory holds.
+    """
     for count, node in enumerate(_nodes(root, ()), start=1):
         if count > MOST_VALUES:
             raise Trap(node, f"its aliases stand for more than {MOST_VALUES:,} values")
-        names: set[str] = set()
-        for key, _ in node.value if node.id == "mapping" else ():
-            _refuse_key(key, outermost=node is root)
-            if key.value in names:
-                raise Trap(key, f"the key {text.shortened(key.value, 100)} stands there twice")
-            names.add(key.value)
+        if node.id == "mapping":
+            _refuse_bad_keys(node, outermost=node is root)
 
 
 def _nodes(node: Any, above: tuple[Any, ...]) -> Iterator[Any]:
@@ -152,20 +192,40 @@ def _nodes(node: Any, above: tuple[Any, ...]) -> Iterator[Any]:
     if any(node is other for other in above):
         raise Trap(node, "an alias stands in the value that it stands for")
     yield node
-    children = node.value if node.id == "sequence" else ()
-    if node.id == "mapping":
-        children = [child for pair in node.value for child in pair]
-    for child in children:
+    for child in _children(node):
         yield from _nodes(child, (*above, node))
 
 
-def _refuse_key(key: Any, outermost: bool) -> None:
-    """Refuse a key that is no text; an inner one that is a number is left to the schema, which names its place."""
-    if key.id == "scalar":
-        is_text = key.tag.endswith((":str", ":merge"))
-        if is_text or not (outermost or key.tag.endswith(":null")):
-            return
+def _children(node: Any) -> list[Any]:
+    """The items of a list; the keys and values of a mapping; nothing of a scalar."""
+    if node.id == "sequence":
+        return node.value
+    if node.id == "mapping":
+        return [child for pair in node.value for child in pair]
+    return []
+
+
+def _refuse_bad_keys(mapping: Any, outermost: bool) -> None:
+    """Refuse a key of a mapping that stands there twice, or is no text."""
+    names: set[str] = set()
+    for key, _ in mapping.value:
+        _refuse_key_that_is_no_text(key, outermost)
+        if key.value in names:
+            raise Trap(key, f"the key {text.shortened(key.value, 100)} stands there twice")
+        names.add(key.value)
+
+
+def _refuse_key_that_is_no_text(key: Any, outermost: bool) -> None:
+    """Refuse a key that is a list, a mapping or null, and in the outermost mapping also a number, a date or the like.
+
+    Further in they are left to the schema, which names their place.
+    """
+    if key.id == "sequence":
+        raise Trap(key, "a key is a list; it must be text")
+    if key.id == "mapping":
+        raise Trap(key, "a key is a mapping; it must be text")
+    is_text = key.tag.endswith((":str", ":merge"))
+    is_null = key.tag.endswith(":null")
+    if is_null or (outermost and not is_text):
         found = text.shortened(key.value, 100) or "null"
-    else:
-        found = "a list" if key.id == "sequence" else "a mapping"
-    raise Trap(key, f"a key is {found}; it must be text")
+        raise Trap(key, f"a key is {found}; it must be text")

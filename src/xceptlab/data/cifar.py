@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xceptlab.config.schema import SCIENCE_VERSION, DataConfig
+from xceptlab.config.run_id import SCIENCE_VERSION
+from xceptlab.config.schema import DataConfig
 from xceptlab.data.cache import cached
 from xceptlab.data.shards import find_shards
 from xceptlab.data.sources import HUB, Arrays, digest_of_files, folder, locked, missing, reading, regular_bytes

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xceptlab.config.fields import shown
+from xceptlab.config.field_errors import shown
 from xceptlab.config.schema import DataConfig
 from xceptlab.data import augment
 from xceptlab.data.photographs import central_box, in_rgb, resized

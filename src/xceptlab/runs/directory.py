@@ -29,8 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xceptlab.config.fields import from_file, type_error
-from xceptlab.config.schema import HASH, SCIENCE_VERSION, SHORT, RunConfig
+from xceptlab.config.field_types import type_error
+from xceptlab.config.fields import from_values
+from xceptlab.config.run_id import HASH, SCIENCE_VERSION, SHORT
+from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.files import decoded, read, write_atomically
 from xceptlab.runs import leases
@@ -108,7 +110,7 @@ class RunDirectory:
         except (RecursionError, ValueError) as error:
             raise Refused(f"{file}: damaged, no whole JSON ({error}); remove its folder to train the run again") from None
         try:
-            return from_file(Record, values)
+            return from_values(Record, values)
         except (RecursionError, ValueError) as error:
             raise Refused(f"{file}: not a record of this version ({error}); remove its folder to train the run again") from None
 

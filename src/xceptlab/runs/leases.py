@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from xceptlab.config.fields import from_file
+from xceptlab.config.fields import from_values
 from xceptlab.errors import INTERRUPTED
 from xceptlab.text import say
 
@@ -86,7 +86,7 @@ def read_leases(folder: Path) -> dict[str, Lease]:
         with suppress(FileNotFoundError), open(file, "rb") as opened:  # opening asks a network file system for what is new
             heartbeat = os.fstat(opened.fileno()).st_mtime_ns
             try:
-                holder = from_file(Holder, json.loads(opened.read()))
+                holder = from_values(Holder, json.loads(opened.read()))
             except (RecursionError, ValueError):  # its process is about to write it, or died before it could
                 holder = Holder()
             found[file.name] = Lease(holder, heartbeat)

@@ -1,6 +1,5 @@
 """A study: a question, arms that differ from the baseline in declared keys, seeds, and claims made before the first run."""
 
-import dataclasses
 import itertools
 import math
 import re
@@ -8,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from xceptlab.config import loading
-from xceptlab.config.fields import Section, shown
+from xceptlab.config import options
+from xceptlab.config.field_errors import shown
+from xceptlab.config.fields import Section, keys
+from xceptlab.config.layers import by_dotted_key, unknown_run_key
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.runs import metrics
@@ -21,9 +22,6 @@ DERIVED = ("data.content", "model.weights_digest")
 
 FACTORS = [*(key for key in RunConfig().science() if key not in ("seed", *DERIVED)), "model.weights"]
 """The keys in which arms may differ."""
-
-SECTIONS = [f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(f.type)]
-"""What an arm's keys may be nested in, as in a configuration file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ class Claim(Section):
     def __post_init__(self) -> None:
         if isinstance(self.contrast, list | tuple):  # arms may be named by numbers
             object.__setattr__(self, "contrast", tuple(map(str, self.contrast)))
-        object.__setattr__(self, "effect", dotted(self.effect, "effect"))
+        object.__setattr__(self, "effect", _dotted(self.effect, "effect"))
         super().__post_init__()
         self._require("id", self.id.strip() != "", "a name, not empty")
         if (self.contrast is None) != bool(self.effect):
@@ -227,7 +225,7 @@ class Study(Section):
     def __post_init__(self) -> None:
         if self.arms is None or isinstance(self.arms, dict):  # a value of another type is refused with the types of all fields
             object.__setattr__(self, "arms", _named_arms(self.arms or {}))
-        object.__setattr__(self, "grid", dotted(self.grid, "grid"))
+        object.__setattr__(self, "grid", _dotted(self.grid, "grid"))
         super().__post_init__()
         self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
         self._check_seeds()
@@ -259,7 +257,7 @@ class Study(Section):
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise Refused(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
             for key in declared:
-                if key not in FACTORS and not key.startswith("model.options."):
+                if key not in FACTORS and not options.is_option(key):
                     raise Refused(f"arm {name!r}: {_no_factor(key)}")
                 if self.tune and key in self.tune.keys:
                     raise Refused(f"arm {name!r}: {key} is tuned, so that no arm may declare it")
@@ -375,36 +373,27 @@ def refuse_repeated(claims: Sequence[Claim]) -> None:
 
 
 def _named_arms(declared: dict[Any, Any]) -> dict[str, Any]:
-    """The arms of a study file, each name as text, since 4 is a name, too; their keys as ``dotted`` gives them."""
+    """The arms of a study file, each name as text, since 4 is a name, too; their keys dotted."""
     arms = {}
-    for name, keys in declared.items():
+    for name, values in declared.items():
         if isinstance(name, bool):
             raise Refused(f"arms: YAML reads a name as {shown(name)}; on, off, yes, no, true and false need quotes")
-        arms[str(name)] = dotted(keys, f"arms.{name}")
+        arms[str(name)] = _dotted(values, f"arms.{name}")
     return arms
 
 
 def _no_factor(key: str) -> str:
     """Why arms cannot differ in a key."""
-    if key in loading.keys(RunConfig):
+    if key in keys(RunConfig):
         return f"{key} cannot be a factor; only what can change a result can, such as {FACTORS[0]}"
-    return str(loading.unknown(key, FACTORS))
+    return str(unknown_run_key(key, FACTORS))
 
 
-def dotted(declared: Any, place: str) -> Any:
-    """An arm's keys or a grid's factors, ``{model: {width: 1}}`` as ``{model.width: 1}``; what is no mapping as it is."""
-    if not isinstance(declared, dict):
+def _dotted(declared: Any, place: str) -> Any:
+    """The keys of an arm, or the factors of a grid or an effect, dotted; what is no mapping by text is left to ``Section``."""
+    if not isinstance(declared, dict) or not all(isinstance(key, str) for key in declared):
         return declared
-    flat: dict[Any, Any] = {}
-    for key, value in declared.items():
-        keys = {key: value}
-        if (key in SECTIONS or key == loading.OPTIONS) and isinstance(value, dict) and value:
-            keys = dotted({f"{key}.{inner}": each for inner, each in value.items()}, place)
-        for name, one in keys.items():
-            if name in flat:
-                raise Refused(f"{place}: the key {name} stands there twice")
-            flat[name] = one
-    return flat
+    return by_dotted_key(declared, place)
 
 
 def _are_two_levels(levels: list[Any]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xceptlab.config import options
 from xceptlab.config.schema import RunConfig
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.record import Record
@@ -92,11 +93,8 @@ class Expansion:
         base, other = baseline.science(), config.science()
         applicable = base.keys() - baseline.train.unused - config.train.unused - {"extensions"}  # which follows from the others
         found = {key: (base[key], other[key]) for key in base if key in applicable and base[key] != other[key]}
-        if "model.options" in found:
-            del found["model.options"]
-            before, after = baseline.model.all_options(), config.model.all_options()
-            keys = [key for key in before | after if before.get(key) != after.get(key)]
-            found |= {f"model.options.{key}": (before.get(key), after.get(key)) for key in keys}
+        if found.pop(options.OPTIONS, None):
+            found |= options.differences(baseline.model.all_options(), config.model.all_options())
         if found.pop("model.weights_digest", None):
             found["model.weights"] = (baseline.model.start, config.model.start)
         return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xceptlab import files
-from xceptlab.config import shipped
+from xceptlab.config import options, shipped
 from xceptlab.config.json_schema import of_dataclass, text
 from xceptlab.config.schema import RunConfig
 from xceptlab.study.definition import FACTORS, Study
@@ -59,8 +59,8 @@ def _of_factors(levels: dict[str, Any]) -> dict[str, Any]:
         dotted[key] = levels | {"items": level} if levels else level
         nested.setdefault(section, {})[name] = dotted[key]
     sections = {name: {"type": "object", "additionalProperties": False, "properties": keys} for name, keys in nested.items()}
-    options = {r"^model\.options\.": levels}  # of a registered family, which knows their types
-    return {"type": "object", "additionalProperties": False, "properties": sections | dotted, "patternProperties": options}
+    of_options = {options.PATTERN: levels}  # of a registered family, which knows their types
+    return {"type": "object", "additionalProperties": False, "properties": sections | dotted, "patternProperties": of_options}
 
 
 def write(root: Path) -> None:

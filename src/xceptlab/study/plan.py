@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xceptlab.config import loading, shipped
-from xceptlab.config.fields import shown
+from xceptlab.config import loading, options, shipped
+from xceptlab.config.field_errors import shown
+from xceptlab.config.layers import Layer, file_layer, layer, resolve
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity, resolved
 from xceptlab.errors import Refused
@@ -59,15 +60,15 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     planned = 0
     if seeds is not None:
         study, planned = _first_look(study, seeds)
-    base = [loading.file_layer(_find(name, file)) for name in study.base]
-    base.append(loading.layer({"extensions": study.extensions}, str(file)))
-    given = loading.layers(args)
+    base = [file_layer(_find(name, file)) for name in study.base]
+    base.append(layer({"extensions": study.extensions}, str(file)))
+    given = loading.layers_of(args)
     first = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
     arms = {}
     for name, declared in cells.items():
         values = {key: _beside(value, file) if key == "model.weights" else value for key, value in declared.items()}
-        arm = loading.layer(values | {"seed": first}, f"{file}: arm {name!r}")
-        arms[name] = loading.resolve([*base, *given, arm])
+        arm = layer(values | {"seed": first}, f"{file}: arm {name!r}")
+        arms[name] = resolve([*base, *given, arm])
     named = _naming_layers(args, given)
     first_look = [f"--seeds={seeds}"] if seeds is not None else []
     typed = os.fsencode(shlex.join(["xceptlab", "study", path, *first_look, *args]))
@@ -120,9 +121,8 @@ def _control(file: Path, expansion: Expansion) -> None:
     baseline = next(iter(cells))
     for arm in expansion.arms:
         declared = {*cells[arm], *cells[baseline]}
-        if loading.OPTIONS in declared:  # an empty mapping, which drops all of them
-            declared |= {key for key in expansion.differences(arm) if key.startswith(f"{loading.OPTIONS}.")}
-        if more := set(expansion.differences(arm)) - declared:
+        more = [key for key in expansion.differences(arm) if not options.is_declared(key, declared)]
+        if more:
             raise Refused(
                 f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
             )
@@ -174,14 +174,14 @@ def _find(base: str, file: Path) -> str:
     raise Refused(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
 
 
-def _naming_layers(args: Sequence[str], layers: Sequence[loading.Layer]) -> list[tuple[str, str]]:
+def _naming_layers(args: Sequence[str], layers: Sequence[Layer]) -> list[tuple[str, str]]:
     """Of the command line the layers and overrides that make another study, because they can change a result."""
     science = {*FACTORS, "model.match"}
-    return [
-        (key, text or "")
-        for (key, text), layer in zip(loading.overrides(args), layers, strict=True)
-        if science & {loading.OPTIONS if name.startswith(f"{loading.OPTIONS}.") else name for name in layer.values}
-    ]
+    naming = []
+    for (key, text), given in zip(loading.overrides(args), layers, strict=True):
+        if science & set(map(options.field_of, given.values)):
+            naming.append((key, text or ""))
+    return naming
 
 
 def _name(file: Path, layers: Sequence[tuple[str, str]], seeds: int) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from xceptlab.config.fields import from_file, type_error
+from xceptlab.config.field_types import type_error
+from xceptlab.config.fields import from_values
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.files import decoded, write_atomically, write_once
@@ -96,9 +97,9 @@ class Registration:
             values = yaml.safe_load(decoded(written))
             if isinstance(values, dict) and "digest" in values:
                 raise Refused("digest: a file does not hold its own")
-            registered = from_file(cls, values)
+            registered = from_values(cls, values)
             if isinstance(registered.seeds, dict):
-                from_file(Seeds, registered.seeds)
+                from_values(Seeds, registered.seeds)
             for claim in registered.claims:
                 if invalid := type_error(str, claim.get("id"), "claims.id"):
                     raise invalid

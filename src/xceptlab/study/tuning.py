@@ -5,8 +5,9 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from xceptlab.config import loading
-from xceptlab.config.fields import Section, shown
+from xceptlab.config.field_errors import shown
+from xceptlab.config.fields import Section, keys
+from xceptlab.config.layers import unknown_run_key
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 
@@ -39,9 +40,9 @@ class Tune(Section):
         self._require("keys", bool(self.keys), "a mapping of at least one key to its values")
         for key, values in self.keys.items():
             if key not in TUNABLE:
-                known = key in loading.keys(RunConfig)
-                no_such = f"{key}: cannot be tuned; {', '.join(TUNABLE)} can" if known else loading.unknown(key, TUNABLE)
-                raise Refused(f"tune.keys: {no_such}")
+                if key in keys(RunConfig):
+                    raise Refused(f"tune.keys: {key}: cannot be tuned; {', '.join(TUNABLE)} can")
+                raise Refused(f"tune.keys: {unknown_run_key(key, TUNABLE)}")
             if isinstance(values, list):
                 fits = len(values) > 1 and all(values.count(value) == 1 for value in values)
             else:

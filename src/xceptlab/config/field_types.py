@@ -1,0 +1,190 @@
+"""Types of fields: whether a value is of a type, and what a type allows in words.
+
+Limits of a number are a part of its type, as in ``Annotated[int, Bounds(at_least=1)]``.
+"""
+
+import sys
+import types
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from xceptlab.config.field_errors import FieldError
+
+UNIONS = (Union, types.UnionType)
+"""The origins of ``Union[int, str]`` and of ``int | str``."""
+PLAIN_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+"""What the types that are made of no other type allow."""
+CHECKED = (
+    "int, float, bool, str, None, Any, Literal[...], Annotated[int or float, Bounds(...)], "
+    "or list[...], tuple[...], dict[str, ...] and unions of these"
+)
+"""The types that ``is_checked`` accepts, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Limits of a number, each of which may be left out."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def hold(self, value: float) -> bool:
+        """Whether a number is within the limits."""
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"between {self.at_least} and {self.at_most}"
+        words = []
+        for name in ("at_least", "above", "at_most", "below"):
+            limit = getattr(self, name)
+            if limit is not None:
+                words.append(f"{name.replace('_', ' ')} {limit}")
+        return " and ".join(words)
+
+
+def without_bounds(kind: Any) -> tuple[Any, Bounds | None]:
+    """A field's type and the limits that ``Annotated`` adds to it."""
+    if get_origin(kind) is not Annotated:
+        return kind, None
+    kind, bounds = get_args(kind)
+    return kind, bounds
+
+
+def is_checked(kind: Any) -> bool:
+    """Whether ``type_error`` can check a type, whatever the value; ``CHECKED`` names these types."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        number, *limits = inner
+        return number in (int, float) and len(limits) == 1 and isinstance(limits[0], Bounds)
+    if origin is Literal:
+        return True
+    if origin is dict:
+        key_kind, value_kind = inner
+        return key_kind is str and is_checked(value_kind)
+    if origin in (list, tuple, *UNIONS):
+        parts = [one for one in inner if one is not ...]
+        return bool(parts) and all(map(is_checked, parts))
+    return kind is Any or any(kind is plain for plain in PLAIN_WORDS)
+
+
+# ---- values -----------------------------------------------------------------------------------------------------------------
+
+
+def type_error(kind: Any, value: Any, key: str) -> FieldError | None:
+    """What is wrong with a value that is not of a field's type; in a mapping its key is that of the place that does not fit."""
+    if isinstance(value, str) and "\0" in value:  # which no path may hold
+        return FieldError(key, value, "text without the character NUL")
+    kind, bounds = without_bounds(kind)
+    origin = get_origin(kind)
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        return _list_error(kind, value, key)
+    if origin is dict and isinstance(value, dict):
+        return _dict_error(kind, value, key)
+    if not _is_of(kind, value):
+        return FieldError(key, value, _asked_for(kind, value))
+    if bounds and not bounds.hold(value):
+        return FieldError(key, value, str(bounds))
+    return None
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a value is of a type, apart from a list in a list's place and a mapping in a mapping's."""
+    origin = get_origin(kind) or kind
+    if origin is Any:
+        return True
+    if origin in UNIONS:
+        return any(type_error(one, value, "") is None for one in get_args(kind))
+    if origin is Literal:
+        return value in get_args(kind)
+    if isinstance(value, bool):  # which Python takes for an int
+        return origin is bool
+    if origin is float:
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    return isinstance(value, origin)
+
+
+def _asked_for(kind: Any, value: Any) -> str:
+    """What a type allows in the place of a value; of text, that what looks like a number needs quotes."""
+    if kind is str and isinstance(value, int | float):
+        return f"{in_words(kind)}, in quotes"
+    return in_words(kind)
+
+
+def _list_error(kind: Any, values: list[Any] | tuple[Any, ...], key: str) -> FieldError | None:
+    """The error of a list or tuple of a wrong length, or with an item that does not fit."""
+    length = _fixed_length(kind)
+    if length and len(values) != length:
+        return FieldError(key, values, in_words(kind))
+    item_kind = get_args(kind)[0]
+    for item in values:
+        error = type_error(item_kind, item, key)
+        if error:
+            return FieldError(key, values, _list_in_words(kind, error.allowed))
+    return None
+
+
+def _dict_error(kind: Any, values: dict[Any, Any], key: str) -> FieldError | None:
+    """The error of the first key of a mapping, or else of its first value, that does not fit."""
+    key_kind, value_kind = get_args(kind)
+    for name in values:
+        error = type_error(key_kind, name, key)
+        if error:
+            return error
+    for name, value in values.items():
+        error = type_error(value_kind, value, f"{key}.{name}")
+        if error:
+            return error
+    return None
+
+
+# ---- words ------------------------------------------------------------------------------------------------------------------
+
+
+def in_words(kind: Any) -> str:
+    """What values a field's type allows."""
+    kind, bounds = without_bounds(kind)
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if is_dataclass(kind):
+        names = [f.name for f in fields(kind)]
+        return f"a mapping with keys of {', '.join(names)}"
+    if origin in UNIONS:
+        return " or ".join(map(in_words, inner))
+    if origin is Literal:
+        choices = ", ".join(map(str, inner))
+        return f"one of {choices}" if len(inner) > 1 else choices
+    if origin in (list, tuple):
+        item_kind = inner[0]
+        return _list_in_words(kind, "" if item_kind is Any else in_words(item_kind))
+    if origin is dict:
+        return "a mapping"
+    words = PLAIN_WORDS[origin]
+    return f"{words}, {bounds}" if bounds else words
+
+
+def _list_in_words(kind: Any, item: str) -> str:
+    """A list in words, with what each item must be; empty where it may be anything."""
+    length = _fixed_length(kind)
+    words = f"a list of {length}" if length else "a list"
+    return f"{words} (each {item})" if item else words
+
+
+def _fixed_length(kind: Any) -> int:
+    """The length of a tuple such as ``tuple[str, str]``; 0 for a list, and for a tuple of any length."""
+    inner = get_args(kind)
+    if get_origin(kind) is not tuple or ... in inner:
+        return 0
+    return len(inner)

@@ -1,0 +1,119 @@
+"""Options of a registered model family: the one mapping of a configuration whose keys only the family knows.
+
+``model.options`` is a field of the schema. ``model.options.depth`` is none, and yet a key of its own for whoever writes it,
+layers it, varies it in a study or looks for what differs. Whatever is special about such keys is here.
+"""
+
+import inspect
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any
+
+from xceptlab.config.field_errors import FieldError
+from xceptlab.config.field_types import CHECKED, is_checked
+from xceptlab.config.fields import Values, from_values
+from xceptlab.errors import Refused
+
+OPTIONS = "model.options"
+"""The key of the mapping."""
+PREFIX = f"{OPTIONS}."
+"""What the key of every option begins with."""
+PATTERN = f"^{re.escape(PREFIX)}"
+"""The regular expression that the key of every option matches, for JSON Schema."""
+
+
+class Options(dict[str, Any]):
+    """The options of a family, by name. Like the section that it is in it is not to be changed, and has a hash."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(repr(sorted(self.items())))
+
+
+# ---- keys -------------------------------------------------------------------------------------------------------------------
+
+
+def is_option(key: str) -> bool:
+    """Whether a dotted key is that of one option."""
+    return key.startswith(PREFIX)
+
+
+def field_of(key: str) -> str:
+    """The field of the schema that a dotted key is of: ``model.options`` for an option, and any other key itself."""
+    return OPTIONS if is_option(key) else key
+
+
+def by_key(options: Mapping[Any, Any]) -> Values:
+    """Options by dotted key: ``{"depth": 2}`` as ``{"model.options.depth": 2}``."""
+    return {f"{PREFIX}{name}": value for name, value in options.items()}
+
+
+def overlay(values: Values, layer: Values) -> None:
+    """Add a layer to values. An option replaces that option alone, an empty mapping drops all of them."""
+    for key, value in layer.items():
+        if is_option(key):
+            name = key.removeprefix(PREFIX)
+            values[OPTIONS] = values.get(OPTIONS, {}) | {name: value}
+        else:
+            values[key] = value
+
+
+def is_declared(key: str, declared: Collection[str]) -> bool:
+    """Whether a key is among those that an arm declares; one that declares ``model.options: {}`` declares every option."""
+    return key in declared or field_of(key) in declared
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """By dotted key the options in which two networks differ, each with its two values; None where one has no such option."""
+    found = {}
+    for name in {**before, **after}:
+        one, other = before.get(name), after.get(name)
+        if one != other:
+            found[f"{PREFIX}{name}"] = (one, other)
+    return found
+
+
+# ---- values -----------------------------------------------------------------------------------------------------------------
+
+
+def checked(schema: type, given: Mapping[str, Any]) -> Options:
+    """The options that differ from their defaults, checked by the types of the family's own dataclass.
+
+    Those that have their defaults are left out, as if nobody had set them, so that both are the same run.
+
+    Raises:
+        Refused: There is no such option, its value is not of its type, or its type is none that can be checked.
+    """
+    _refuse_unchecked_types(schema)
+    try:
+        made: Any = from_values(schema, given, PREFIX)
+        defaults = schema()
+    except FieldError as error:
+        error.depends = ("model.family",)
+        raise
+    except ValueError as error:  # of the dataclass itself
+        raise Refused(f"{OPTIONS}: {error}") from None
+    differing = Options()
+    for f in fields(schema):
+        value = getattr(made, f.name)
+        if value == getattr(defaults, f.name):
+            continue
+        if f.type is float:  # 1 and 1.0 are the same science
+            value = float(value)
+        differing[f.name] = value
+    return differing
+
+
+def _refuse_unchecked_types(schema: type) -> None:
+    for f in fields(schema):
+        if not is_checked(f.type):
+            declared = inspect.formatannotation(f.type)
+            key = f"{PREFIX}{f.name}"
+            raise Refused(f"{key}: the family declares it as {declared}, which is not allowed; it must be {CHECKED}")
+
+
+def with_defaults(schema: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a family, those that have their defaults among them."""
+    defaults = schema()
+    values = {f.name: getattr(defaults, f.name) for f in fields(schema)}
+    return {**values, **given}
