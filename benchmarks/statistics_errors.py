@@ -218,7 +218,9 @@ def futility_cost(effect: float, trials: int, seed: int, futility: float = 0.1) 
             d = x[:n]
             p = statistics.p_values(d, "superior", MARGIN, boundary.chance)
             plan = "superior", MARGIN, PLAN.analyses, boundary, ALPHA, d
-            if p.min() <= ALPHA or statistics.sequential_power(d.mean(), d.std(ddof=1), *plan, paths=200)[0] < futility:
+            if p.min() <= ALPHA or n == PLAN.max:
+                break
+            if statistics.sequential_power(d.mean(), d.std(ddof=1), *plan, paths=200)[0] < futility:
                 break
         supported.append(p[0] <= ALPHA)
         seeds.append(n)
