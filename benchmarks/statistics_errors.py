@@ -552,7 +552,7 @@ And where the second arm fails in a share of its seeds, how often an effect of 2
 {seeds_section(trials)}
 {pairing_section(trials)}
 {effects_section(trials // 50)}
-{calibration_section(trials // 5, trials // 1000)}
+{calibration_section(trials // 5, trials // 2000)}
 {tuning_section(trials // 5)}
 {scope_section(trials // 25)}""".rstrip()
         + "\n"
