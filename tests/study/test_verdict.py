@@ -12,10 +12,10 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.study import statistics
-from xceptlab.study import verdict as verdicts
 from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.verdict import has_failed, judge, judge_study, with_needed_seeds
+from xceptlab.study.run_scores import has_failed, scores_of_runs
+from xceptlab.study.verdict import judge, judge_study, with_needed_seeds
 from xceptlab.study.wording import forecast
 
 
@@ -698,7 +698,7 @@ def test_a_factor_without_any_effect_leaves_no_spread_of_floating_point():
         for arm in weights
         for seed in range(5)
     }
-    table = verdicts.scores(claim(), expansion, records)
+    table = scores_of_runs(claim(), expansion, records)
     assert {value for side in table.values() for value in side.values()} == {0.0}
 
 

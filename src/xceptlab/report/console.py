@@ -12,10 +12,11 @@ from xceptlab.report.calibrated import Calibrated
 from xceptlab.report.caveats import excess
 from xceptlab.report.summary import Summary
 from xceptlab.report.write import amount, arm_cells, arm_header, effect_cells
+from xceptlab.study.choice import Records
 from xceptlab.study.definition import Seeds
 from xceptlab.study.estimands import LEAST_PAIRS
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.verdict import Records, Verdict, judge_study
+from xceptlab.study.verdict import Verdict, judge_study
 from xceptlab.study.wording import forecast
 from xceptlab.text import counted
 

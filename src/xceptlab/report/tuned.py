@@ -8,8 +8,9 @@ from statistics import fmean, stdev
 from xceptlab.runs.metrics import decimals
 from xceptlab.study.choice import Records, chosen, records_at
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.run_scores import scores_of_runs
 from xceptlab.study.tuning import value_name
-from xceptlab.study.verdict import Verdict, judge, scores
+from xceptlab.study.verdict import Verdict, judge
 
 Rows = list[list[str]]
 
@@ -77,7 +78,7 @@ def _contrasts(expansion: Expansion, records: Records) -> Rows:
     assert expansion.study.tune
     for claim in expansion.study.claims:
         for number, values in enumerate(expansion.study.tune.values()):
-            table = scores(claim, expansion, records_at(expansion, records, number))
+            table = scores_of_runs(claim, expansion, records_at(expansion, records, number))
             (verdict,) = judge([claim], [table], expansion.seeds, expansion.study.alpha)
             rows.append([claim.id, value_name(values), *_numbers(verdict)])
     return rows

@@ -14,8 +14,9 @@ from xceptlab.config.fields import Section
 from xceptlab.errors import Refused
 from xceptlab.files import read
 from xceptlab.runs.metrics import ACCURACY
+from xceptlab.study import warnings
 from xceptlab.study.definition import Claim, refuse_repeated
-from xceptlab.study.verdict import Verdict, failure_warnings, judge
+from xceptlab.study.verdict import Verdict, judge
 from xceptlab.text import counted, number, whole_number
 
 
@@ -156,8 +157,8 @@ def _with_diverged(verdict: Verdict, runs: Runs) -> Verdict:
     have, count = ("has", "counts") if len(runs) == 1 else ("have", "count")
     listed = ", ".join(f"{arm} seed {seed}" for arm, seed in runs)
     replaced = f"{counted(len(runs), 'run')} {have} no finite score and {count} as {verdict.claim.diverged:g}: {listed}"
-    warnings = (*verdict.warnings, replaced, *failure_warnings(verdict, runs))
-    return replace(verdict, diverged=runs, warnings=warnings)
+    why = (*verdict.warnings, replaced, *warnings.of_failures(verdict, runs))
+    return replace(verdict, diverged=runs, warnings=why)
 
 
 def _listed(names: Iterable[str]) -> str:

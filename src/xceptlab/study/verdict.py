@@ -3,26 +3,18 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Literal
 
 import numpy as np
 
 from xceptlab.errors import Refused
-from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
-from xceptlab.runs.record import Record
-from xceptlab.study import images, statistics, wording
+from xceptlab.study import images, statistics, warnings, wording
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.definition import Claim, Seeds
 from xceptlab.study.estimands import LEAST_PAIRS, Estimand, MeanOverImages, estimand
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.run_scores import Scores, scores_of_runs
 from xceptlab.study.statistics import Array
-
-Scores = Mapping[str, Mapping[int, float]]
-"""``scores[side][seed]`` of a claim's metric, by the names of what it compares: arms, or what makes up an effect.
-
-Accuracies are in percent, losses in nats.
-"""
 
 ROUNDING = 1e-6
 """The part of the largest score up to which differences count as equal: what the rounding of 32-bit scores may make of them."""
@@ -166,7 +158,7 @@ def judge(
     for i, one in enumerate(tested):
         latest = _paired(estimands[i], scores[i], seeds_so_far, alpha)
         stopping = " ".join(filter(None, (one.verdict.stopping, wording.since(one.verdict, latest))))
-        verdicts.append(replace(one.verdict, warnings=_unit_warnings(one.verdict), stopping=stopping))
+        verdicts.append(replace(one.verdict, warnings=warnings.of_units(one.verdict), stopping=stopping))
     return verdicts
 
 
@@ -177,7 +169,7 @@ def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
     """
     study = expansion.study
     of_arms = arm_records(expansion, records)
-    tables = [scores(claim, expansion, of_arms) for claim in study.claims]
+    tables = [scores_of_runs(claim, expansion, of_arms) for claim in study.claims]
     of_images = {}
     if study.scope == "images":
         directories = arm_directories(expansion, records)
@@ -185,7 +177,7 @@ def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
     verdicts = judge(study.claims, tables, study.seeds, study.alpha, of_images)
     if study.tune:
         verdicts = [replace(verdict, summary=f"{verdict.summary} {study.tune.described}") for verdict in verdicts]
-    return [_with_warnings(verdict, expansion, of_arms) for verdict in verdicts]
+    return [warnings.with_warnings(verdict, expansion, of_arms) for verdict in verdicts]
 
 
 def with_needed_seeds(expansion: Expansion) -> Expansion:
@@ -352,179 +344,3 @@ def _futile(verdict: Verdict, asked: Estimand, level: float) -> float | None:
         return None
     chance, _ = asked.prospect(verdict.values, level)
     return chance if chance < seeds.futility else None
-
-
-# ---- scores ----------------------------------------------------------------------------------------------------------------
-
-
-def scores(claim: Claim, expansion: Expansion, records: Records) -> Scores:
-    """The scores of a claim's two sides. A diverged run scores what the claim declares, by default what guessing would."""
-    by_arm = {arm: _scores_of_arm(arm, claim, expansion, records) for arm in expansion.study.arms_of(claim)}
-    sides = {}
-    for side, weights in zip(claim.sides, expansion.study.weights(claim), strict=True):
-        sides[side] = _weighted(by_arm, weights, expansion.seeds)
-    return sides
-
-
-def _scores_of_arm(arm: str, claim: Claim, expansion: Expansion, records: Records) -> dict[int, float]:
-    """An arm's scores in the claim's metric by seed, as far as there are records."""
-    found = {}
-    for seed in expansion.seeds:
-        record = records[arm, seed]
-        if record is None:
-            continue
-        if record.status == "diverged":
-            found[seed] = score_of_divergence(claim, expansion.arms[arm].data.classes)
-        elif claim.metric in record.metrics:
-            found[seed] = record.metrics[claim.metric]
-        else:
-            raise Refused(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
-    return found
-
-
-def _weighted(by_arm: Scores, weights: Mapping[str, float], seeds: Sequence[int]) -> dict[int, float]:
-    """The weighted sum of arms' scores, for every seed that all of them have."""
-    complete = [seed for seed in seeds if all(seed in by_arm[arm] for arm in weights)]
-    if len(weights) == 1:
-        (arm,) = weights
-        return {seed: by_arm[arm][seed] for seed in complete}
-    sums = {}
-    for seed in complete:
-        total = sum(weight * by_arm[arm][seed] for arm, weight in weights.items())
-        sums[seed] = round(total, 9)  # so that equal scores in all arms leave 0, and not what floating point makes of it
-    return sums
-
-
-def score_of_divergence(claim: Claim, classes: int) -> float:
-    """What a diverged run of so many classes scores in a claim: what it declares, or what guessing would."""
-    if claim.diverged is not None:
-        return claim.diverged
-    return claim.measure.guessing(classes)
-
-
-def has_failed(record: Record, claims: Sequence[Claim]) -> bool:
-    """Whether a run diverged, or scored worse than one of the claims declares to be a failure."""
-    if record.status == "diverged":
-        return True
-    measured = [claim for claim in claims if claim.metric in record.metrics]
-    return any(claim.fails(record.metrics[claim.metric]) for claim in measured)
-
-
-# ---- what the scores and the runs say against a verdict ----------------------------------------------------------------------
-
-
-def _unit_warnings(verdict: Verdict) -> tuple[str, ...]:
-    """Warn of accuracies that look like fractions, and where the unit is not known of a margin that looks like percent."""
-    claim = verdict.claim
-    interaction = len(claim.effect) > 1  # its scores are differences, which may be as small
-    values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
-    if interaction or not values:
-        return ()
-    low, high = min(values), max(values)
-    if claim.measure.in_percent and low >= 0 and high <= 1:
-        return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
-    if not claim.measure.unit and 0 < high - low <= claim.margin:
-        whole = f"the whole range of the scores, {low:g} to {high:g}"
-        return (f"the margin of {claim.margin:g} is as large as {whole}; it must be in the same unit as they are",)
-    return ()
-
-
-def _with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> Verdict:
-    """The verdict with what the number of images and the arms' runs say against it."""
-    split = split_of(verdict.claim.metric)
-    arms = [_Accuracy.of(arm, split, expansion, records) for arm in expansion.study.arms_of(verdict.claim)]
-    warnings = [
-        *verdict.warnings,
-        *_of_few_images(verdict.claim, min(arm.images for arm in arms)),
-        *failure_warnings(verdict, failed_runs(verdict, expansion, records)),
-    ]
-    if not all(arm.at_chance for arm in arms):
-        return replace(verdict, warnings=tuple(warnings))
-    found = " and ".join(f"{arm.mean:.2f}%" for arm in arms)
-    chance = " and ".join(dict.fromkeys(f"{arm.chance:.2f}%" for arm in arms))
-    all_arms = "both" if len(arms) == 2 else f"all {len(arms)}"
-    metric = f"{split}/{ACCURACY}"
-    at_chance = f"{all_arms} arms are at chance: {found} in {metric}, which is not more than guessing ({chance}) explains"
-    meaningless = f"{all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
-    if verdict.claim.measure.unit == "nats":  # losses may differ where no arm tells the classes apart
-        guessed = "the loss tells how sure they are of answers that are guessed"
-        meaningless = f"{all_arms.capitalize()} arms are at chance in {metric}: {guessed}."
-    return replace(verdict, summary=f"{verdict.summary} {meaningless}", warnings=(at_chance, *warnings))
-
-
-def _of_few_images(claim: Claim, images: int) -> list[str]:
-    """Warn of a margin that a single image more or less exceeds; the number of images is 0 where it is not known."""
-    if not claim.measure.in_percent or not images:
-        return []
-    single = 100 / images
-    if not 0 < claim.margin < single:
-        return []
-    one = f"one image more or less of {images:,} is {single:.2g} points"
-    return [f"the margin of {claim.margin:g} is less than a single image: {one}"]
-
-
-def failed_runs(verdict: Verdict, expansion: Expansion, records: Records) -> list[tuple[str, int]]:
-    """The runs of a study, by (arm, seed), that failed among those that a verdict is of."""
-    failed = []
-    for arm in expansion.study.arms_of(verdict.claim):
-        for seed in verdict.differences:
-            record = records[arm, seed]
-            if record and has_failed(record, [verdict.claim]):
-                failed.append((arm, seed))
-    return failed
-
-
-def failure_warnings(verdict: Verdict, failed: Sequence[tuple[str, int]]) -> list[str]:
-    """What failed runs, by (arm, seed), do to a verdict."""
-    pairs = len({seed for _, seed in failed if seed in verdict.differences})
-    if 2 * pairs > verdict.n:
-        return [f"failures decide it: in {pairs} of {verdict.n} seeds a run of these arms failed"]
-    if pairs and verdict.claim.statistic == "mean":
-        listed = ", ".join(f"{arm} seed {seed}" for arm, seed in sorted(failed))
-        return [f"runs failed ({listed}), and no test of a mean is sound there (`statistic: median` is)"]
-    return []
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Accuracy:
-    """How well an arm tells the classes of a split apart."""
-
-    mean: float
-    """Top-1 in percent over the runs that finished; of runs that all diverged what guessing scores; NaN without runs."""
-    chance: float
-    """Percent that guessing scores, or always answering with the most frequent class."""
-    images: int
-    """Images of the split; 0 where neither a record nor the configuration tells."""
-
-    @classmethod
-    def of(cls, arm: str, split: str, expansion: Expansion, records: Records) -> "_Accuracy":
-        metric, data = f"{split}/{ACCURACY}", expansion.arms[arm].data
-        done = [record for seed in expansion.seeds if (record := records[arm, seed])]
-        chance = metric_of(metric).guessing(data.classes)
-        for record in done:
-            chance = max(chance, record.majority_class.get(metric, 0.0))
-        accuracies = [record.metrics[metric] for record in done if metric in record.metrics]
-        if not accuracies:
-            accuracies = [chance] * len(done)
-        return cls(
-            mean=fmean(accuracies) if accuracies else math.nan,
-            chance=chance,
-            images=images_of_split(split, done) or _planned_images(split, expansion, arm),
-        )
-
-    @property
-    def at_chance(self) -> bool:
-        return statistics.at_chance(self.mean, self.chance, self.images)
-
-
-def images_of_split(split: str, records: Sequence[Record]) -> int:
-    """Images of a split as the records tell, 0 without records."""
-    if split == "val":
-        return max((record.validation_images for record in records), default=0)
-    return max((record.test_images for record in records), default=0)
-
-
-def _planned_images(split: str, expansion: Expansion, arm: str) -> int:
-    """Images of a split as an arm's configuration tells, 0 where only the files do."""
-    _, validation, test = expansion.arms[arm].data.images()
-    return validation if split == "val" else test

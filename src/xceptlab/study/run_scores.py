@@ -1,0 +1,68 @@
+"""The scores of a study's runs, as its claims compare them: those of failed runs, and those that make up an effect."""
+
+from collections.abc import Mapping, Sequence
+
+from xceptlab.errors import Refused
+from xceptlab.runs.record import Record
+from xceptlab.study.choice import Records
+from xceptlab.study.definition import Claim
+from xceptlab.study.expansion import Expansion
+
+Scores = Mapping[str, Mapping[int, float]]
+"""``scores[side][seed]`` of a claim's metric, by the names of what it compares: arms, or what makes up an effect.
+
+Accuracies are in percent, losses in nats.
+"""
+
+
+def scores_of_runs(claim: Claim, expansion: Expansion, records: Records) -> Scores:
+    """The scores of a claim's two sides. A diverged run scores what the claim declares, by default what guessing would."""
+    by_arm = {arm: _scores_of_arm(arm, claim, expansion, records) for arm in expansion.study.arms_of(claim)}
+    sides = {}
+    for side, weights in zip(claim.sides, expansion.study.weights(claim), strict=True):
+        sides[side] = _weighted(by_arm, weights, expansion.seeds)
+    return sides
+
+
+def _scores_of_arm(arm: str, claim: Claim, expansion: Expansion, records: Records) -> dict[int, float]:
+    """An arm's scores in the claim's metric by seed, as far as there are records."""
+    found = {}
+    for seed in expansion.seeds:
+        record = records[arm, seed]
+        if record is None:
+            continue
+        if record.status == "diverged":
+            found[seed] = score_of_divergence(claim, expansion.arms[arm].data.classes)
+        elif claim.metric in record.metrics:
+            found[seed] = record.metrics[claim.metric]
+        else:
+            raise Refused(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
+    return found
+
+
+def _weighted(by_arm: Scores, weights: Mapping[str, float], seeds: Sequence[int]) -> dict[int, float]:
+    """The weighted sum of arms' scores, for every seed that all of them have."""
+    complete = [seed for seed in seeds if all(seed in by_arm[arm] for arm in weights)]
+    if len(weights) == 1:
+        (arm,) = weights
+        return {seed: by_arm[arm][seed] for seed in complete}
+    sums = {}
+    for seed in complete:
+        total = sum(weight * by_arm[arm][seed] for arm, weight in weights.items())
+        sums[seed] = round(total, 9)  # so that equal scores in all arms leave 0, and not what floating point makes of it
+    return sums
+
+
+def score_of_divergence(claim: Claim, classes: int) -> float:
+    """What a diverged run of so many classes scores in a claim: what it declares, or what guessing would."""
+    if claim.diverged is not None:
+        return claim.diverged
+    return claim.measure.guessing(classes)
+
+
+def has_failed(record: Record, claims: Sequence[Claim]) -> bool:
+    """Whether a run diverged, or scored worse than one of the claims declares to be a failure."""
+    if record.status == "diverged":
+        return True
+    measured = [claim for claim in claims if claim.metric in record.metrics]
+    return any(claim.fails(record.metrics[claim.metric]) for claim in measured)

@@ -1,0 +1,135 @@
+"""What the scores, the images and the runs say against a verdict, a clause each: why it may mean less than it says."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
+from xceptlab.runs.record import Record
+from xceptlab.study import statistics
+from xceptlab.study.choice import Records
+from xceptlab.study.definition import Claim
+from xceptlab.study.expansion import Expansion
+from xceptlab.study.run_scores import has_failed
+
+if TYPE_CHECKING:  # verdict.py keeps the warnings in its verdicts
+    from xceptlab.study.verdict import Verdict
+
+
+def of_units(verdict: "Verdict") -> tuple[str, ...]:
+    """Of accuracies that look like fractions, and where the unit is not known of a margin that looks like percent."""
+    claim = verdict.claim
+    interaction = len(claim.effect) > 1  # its scores are differences, which may be as small
+    values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
+    if interaction or not values:
+        return ()
+    low, high = min(values), max(values)
+    if claim.measure.in_percent and low >= 0 and high <= 1:
+        return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
+    if not claim.measure.unit and 0 < high - low <= claim.margin:
+        whole = f"the whole range of the scores, {low:g} to {high:g}"
+        return (f"the margin of {claim.margin:g} is as large as {whole}; it must be in the same unit as they are",)
+    return ()
+
+
+def with_warnings(verdict: "Verdict", expansion: Expansion, records: Records) -> "Verdict":
+    """The verdict with what the number of images and the arms' runs say against it."""
+    split = split_of(verdict.claim.metric)
+    arms = [_Accuracy.of(arm, split, expansion, records) for arm in expansion.study.arms_of(verdict.claim)]
+    warnings = [
+        *verdict.warnings,
+        *_of_few_images(verdict.claim, min(arm.images for arm in arms)),
+        *of_failures(verdict, failed_runs(verdict, expansion, records)),
+    ]
+    if not all(arm.at_chance for arm in arms):
+        return replace(verdict, warnings=tuple(warnings))
+    found = " and ".join(f"{arm.mean:.2f}%" for arm in arms)
+    chance = " and ".join(dict.fromkeys(f"{arm.chance:.2f}%" for arm in arms))
+    all_arms = "both" if len(arms) == 2 else f"all {len(arms)}"
+    metric = f"{split}/{ACCURACY}"
+    at_chance = f"{all_arms} arms are at chance: {found} in {metric}, which is not more than guessing ({chance}) explains"
+    meaningless = f"{all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
+    if verdict.claim.measure.unit == "nats":  # losses may differ where no arm tells the classes apart
+        guessed = "the loss tells how sure they are of answers that are guessed"
+        meaningless = f"{all_arms.capitalize()} arms are at chance in {metric}: {guessed}."
+    return replace(verdict, summary=f"{verdict.summary} {meaningless}", warnings=(at_chance, *warnings))
+
+
+def _of_few_images(claim: Claim, images: int) -> list[str]:
+    """Warn of a margin that a single image more or less exceeds; the number of images is 0 where it is not known."""
+    if not claim.measure.in_percent or not images:
+        return []
+    single = 100 / images
+    if not 0 < claim.margin < single:
+        return []
+    one = f"one image more or less of {images:,} is {single:.2g} points"
+    return [f"the margin of {claim.margin:g} is less than a single image: {one}"]
+
+
+def failed_runs(verdict: "Verdict", expansion: Expansion, records: Records) -> list[tuple[str, int]]:
+    """The runs of a study, by (arm, seed), that failed among those that a verdict is of."""
+    failed = []
+    for arm in expansion.study.arms_of(verdict.claim):
+        for seed in verdict.differences:
+            record = records[arm, seed]
+            if record and has_failed(record, [verdict.claim]):
+                failed.append((arm, seed))
+    return failed
+
+
+def of_failures(verdict: "Verdict", failed: Sequence[tuple[str, int]]) -> list[str]:
+    """What failed runs, by (arm, seed), do to a verdict."""
+    pairs = len({seed for _, seed in failed if seed in verdict.differences})
+    if 2 * pairs > verdict.n:
+        return [f"failures decide it: in {pairs} of {verdict.n} seeds a run of these arms failed"]
+    if pairs and verdict.claim.statistic == "mean":
+        listed = ", ".join(f"{arm} seed {seed}" for arm, seed in sorted(failed))
+        return [f"runs failed ({listed}), and no test of a mean is sound there (`statistic: median` is)"]
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Accuracy:
+    """How well an arm tells the classes of a split apart."""
+
+    mean: float
+    """Top-1 in percent over the runs that finished; of runs that all diverged what guessing scores; NaN without runs."""
+    chance: float
+    """Percent that guessing scores, or always answering with the most frequent class."""
+    images: int
+    """Images of the split; 0 where neither a record nor the configuration tells."""
+
+    @classmethod
+    def of(cls, arm: str, split: str, expansion: Expansion, records: Records) -> "_Accuracy":
+        metric, data = f"{split}/{ACCURACY}", expansion.arms[arm].data
+        done = [record for seed in expansion.seeds if (record := records[arm, seed])]
+        chance = metric_of(metric).guessing(data.classes)
+        for record in done:
+            chance = max(chance, record.majority_class.get(metric, 0.0))
+        accuracies = [record.metrics[metric] for record in done if metric in record.metrics]
+        if not accuracies:
+            accuracies = [chance] * len(done)
+        return cls(
+            mean=fmean(accuracies) if accuracies else math.nan,
+            chance=chance,
+            images=images_of_split(split, done) or _planned_images(split, expansion, arm),
+        )
+
+    @property
+    def at_chance(self) -> bool:
+        return statistics.at_chance(self.mean, self.chance, self.images)
+
+
+def images_of_split(split: str, records: Sequence[Record]) -> int:
+    """Images of a split as the records tell, 0 without records."""
+    if split == "val":
+        return max((record.validation_images for record in records), default=0)
+    return max((record.test_images for record in records), default=0)
+
+
+def _planned_images(split: str, expansion: Expansion, arm: str) -> int:
+    """Images of a split as an arm's configuration tells, 0 where only the files do."""
+    _, validation, test = expansion.arms[arm].data.images()
+    return validation if split == "val" else test
