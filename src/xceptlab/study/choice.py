@@ -8,9 +8,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.metrics import metric_of
 from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 
@@ -26,21 +28,30 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
 
     The test split has no part in it, nor have other arms and seeds. A run that diverged is chosen only where all of them did.
     """
-    tune = expansion.study.tune
     found = {}
     for seed in expansion.seeds:
         for arm in expansion.arms:
-            tried = {name: records.get((name, seed)) for name in expansion.trials_of(arm)}
-            done = {name: record for name, record in tried.items() if record}
-            if len(done) == len(tried):
-                scores = {name: _selection_score(record, tune.select) if tune else 0.0 for name, record in done.items()}
-                found[arm, seed] = max(scores, key=lambda name: scores[name])  # of equal ones the first
+            best = _best_trial(arm, seed, expansion, records)
+            if best is not None:
+                found[arm, seed] = best
     return found
+
+
+def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> str | None:
+    """The trial of an arm that validates best at a seed, of equal ones the first; None while one of them has no record."""
+    tune = expansion.study.tune
+    scores = {}
+    for name in expansion.trials_of(arm):
+        record = records.get((name, seed))
+        if record is None:
+            return None
+        scores[name] = _selection_score(record, tune.select) if tune else 0.0
+    return max(scores, key=lambda name: scores[name])
 
 
 def arm_records(expansion: Expansion, records: Records) -> Records:
     """The records that stand for the arms, by (arm, seed); None where there is none, or none is asked for."""
-    found: dict[tuple[str, int], Record | None] = {(arm, seed): None for seed in expansion.seeds for arm in expansion.arms}
+    found: dict[tuple[str, int], Record | None] = dict.fromkeys(_arms_by_seed(expansion))
     for (arm, seed), trial in chosen(expansion, records).items():
         found[arm, seed] = records[trial, seed]
     return found
@@ -51,7 +62,8 @@ def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, i
     directories = expansion.directories()
     if expansion.study.tune is None:
         return directories
-    return {(arm, seed): directories[trial, seed] for (arm, seed), trial in chosen(expansion, records).items()}
+    choice = chosen(expansion, records)
+    return {(arm, seed): directories[trial, seed] for (arm, seed), trial in choice.items()}
 
 
 def records_at(expansion: Expansion, records: Records, number: int) -> Records:
@@ -59,7 +71,12 @@ def records_at(expansion: Expansion, records: Records, number: int) -> Records:
     assert expansion.study.tune
     values = expansion.study.tune.values()[number]
     names = {trial.arm: name for name, trial in expansion.trials.items() if trial.values == values}
-    return {(arm, seed): records.get((names[arm], seed)) for seed in expansion.seeds for arm in expansion.arms}
+    return {(arm, seed): records.get((names[arm], seed)) for arm, seed in _arms_by_seed(expansion)}
+
+
+def _arms_by_seed(expansion: Expansion) -> list[tuple[str, int]]:
+    """Every (arm, seed), seed by seed."""
+    return [(arm, seed) for seed in expansion.seeds for arm in expansion.arms]
 
 
 def _selection_score(record: Record, select: str) -> float:
@@ -68,7 +85,8 @@ def _selection_score(record: Record, select: str) -> float:
         return -math.inf
     if select not in record.metrics:
         raise Refused(f"tune.select: the run {record.run_id} has no {select}")
-    return -record.metrics[select] if select.endswith("loss") else record.metrics[select]
+    score = record.metrics[select]
+    return -score if metric_of(select).lower_is_better else score
 
 
 def refuse_untunable(expansion: Expansion, file: Path) -> None:
@@ -106,22 +124,28 @@ def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
 def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
     """Arms whose best value lies at an end of those that were tried in more than half of the seeds."""
     assert expansion.study.tune
-    choice, values = chosen(expansion, records), expansion.study.tune.values()
+    choice = chosen(expansion, records)
+    values = expansion.study.tune.values()
     warnings = []
     for arm in expansion.arms:
-        chosen_trials = [expansion.trials[name] for (chooser, _), name in choice.items() if chooser == arm]
+        trials = [expansion.trials[name] for (chooser, _), name in choice.items() if chooser == arm]
         for key in expansion.study.tune.keys:
             tried = [each[key] for each in values]
-            if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in tried):
+            if not all(map(_is_number, tried)):
                 continue  # of names there is no end
-            ends = Counter(trial.values[key] for trial in chosen_trials if trial.values[key] in (min(tried), max(tried)))
-            if 2 * ends.total() > len(chosen_trials):
+            best = [trial.values[key] for trial in trials]
+            ends = Counter(value for value in best if value in (min(tried), max(tried)))
+            if 2 * ends.total() > len(best):
                 where = " and ".join(f"{value} in {count}" for value, count in sorted(ends.items()))
                 warnings.append(
                     f"Tuning: the best {key} of {arm} is at the edge of the values that were tried ({where} of "
-                    f"{len(chosen_trials)} seeds); a better one may lie beyond."
+                    f"{len(best)} seeds); a better one may lie beyond."
                 )
     return warnings
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _indistinct(expansion: Expansion, records: Records) -> list[str]:

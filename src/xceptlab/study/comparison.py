@@ -8,6 +8,7 @@ import bisect
 import dataclasses
 import functools
 import math
+from typing import Any
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
@@ -25,10 +26,10 @@ def matched(expansion: Expansion) -> Expansion:
     if first.model.match == "none":
         return expansion
     budget = spent(first)
-    arms = {
-        name: _solved(config, budget) if config is not first and config.model.is_xception else config  # others have no width
-        for name, config in expansion.arms.items()
-    }
+    arms = {}
+    for name, config in expansion.arms.items():
+        has_width = config.model.is_xception
+        arms[name] = _solved(config, budget) if has_width and config is not first else config
     return dataclasses.replace(expansion, arms=arms)
 
 
@@ -49,7 +50,8 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
             raise Refused(f"arm {arm!r}: {error}") from None
         baseline = next(iter(found))
         more = changes(found[baseline], found[arm])
-        if more and not any(key.startswith("model.") for key in expansion.differences(arm)):
+        declared = [key for key in expansion.differences(arm) if key.startswith("model.")]
+        if more and not declared:
             raise Refused(f"arm {arm!r} differs from {baseline!r} in its modules, though in no key of model: {more[0]}")
     return found
 
@@ -62,27 +64,42 @@ def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[st
     seen: dict[str, str] = {}
     lines = []
     for arm, config in expansion.arms.items():
-        start = ("model.init", "model.weights_digest")
-        rest = {key: value for key, value in config.science().items() if key in start or not key.startswith("model.")}
-        first = seen.setdefault(repr((rest, [(row.name, row.description) for row in found[arm]])), arm)
+        modules = [(row.name, row.description) for row in found[arm]]
+        what_is_trained = repr((_beside_the_modules(config), modules))
+        first = seen.setdefault(what_is_trained, arm)
         if first != arm:
-            lines.append(
-                f"the arms {first!r} and {arm!r} have the same modules, so that what differs between them may do nothing"
-            )
+            may_do_nothing = "so that what differs between them may do nothing"
+            lines.append(f"the arms {first!r} and {arm!r} have the same modules, {may_do_nothing}")
     return lines
+
+
+def _beside_the_modules(config: RunConfig) -> dict[str, Any]:
+    """Of a run's science what no module tree can show: all that is not of the network, and the weights it starts from."""
+    starts = ("model.init", "model.weights_digest")
+    return {key: value for key, value in config.science().items() if key in starts or not key.startswith("model.")}
 
 
 def spent(config: RunConfig) -> int:
     """Parameters or MACs, whichever ``model.match`` names."""
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
-    return macs if config.model.match == "macs" else parameters
+    if config.model.match == "macs":
+        return macs
+    return parameters
 
 
 def _solved(config: RunConfig, budget: int) -> RunConfig:
-    """The configuration at the width, of all that are tried, at which it comes nearest to the budget."""
+    """The configuration at the width, of all that are tried, at which it comes nearest to the budget.
+
+    What a network costs grows about as the square of its width, which gives a first guess. From there the search goes on in
+    strides that double, until the budget lies between two widths, and then by bisection.
+    """
 
     def at(step: int) -> RunConfig:
-        return dataclasses.replace(config, model=dataclasses.replace(config.model, width=step * STEP))
+        model = dataclasses.replace(config.model, width=step * STEP)
+        return dataclasses.replace(config, model=model)
+
+    def distance(step: int) -> int:
+        return abs(spent_at(step) - budget)
 
     @functools.cache  # a network takes a quarter of a second
     def spent_at(step: int) -> int:
@@ -90,12 +107,17 @@ def _solved(config: RunConfig, budget: int) -> RunConfig:
 
     least, most = int(0.016 / STEP) + 1, int(16 / STEP)
     low = round(config.model.width / STEP)
-    for _ in range(2):  # what a network costs grows about as the square of its width
-        low = min(max(round(low * math.sqrt(budget / spent_at(low))), least), most)
-    high, reach = low, 1
+    for _ in range(2):
+        guess = round(low * math.sqrt(budget / spent_at(low)))
+        low = min(max(guess, least), most)
+    high = low
+    stride = 1
     while low > least and spent_at(low) >= budget:
-        low, reach = max(low - reach, least), 2 * reach
+        low = max(low - stride, least)
+        stride *= 2
     while high < most and spent_at(high) < budget:
-        high, reach = min(high + reach, most), 2 * reach
-    above = bisect.bisect_left(range(most), budget, low, high, key=lambda step: spent_at(step))
-    return at(min((max(above - 1, least), above), key=lambda step: abs(spent_at(step) - budget)))
+        high = min(high + stride, most)
+        stride *= 2
+    above = bisect.bisect_left(range(most), budget, low, high, key=spent_at)
+    below = max(above - 1, least)
+    return at(min(below, above, key=distance))

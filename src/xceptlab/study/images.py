@@ -94,19 +94,29 @@ def by_image(
     """
     if claim.metric not in FILES:
         return {}
-    scale = 1.0 if claim.lower_is_better else 100.0
     a, b = study.weights(claim)
     weights = {arm: a.get(arm, 0.0) - b.get(arm, 0.0) for arm in study.arms_of(claim)}
     found: dict[int, Array] = {}
     for seed in seeds:
-        values = {}
-        for arm in weights:
-            if (arm, seed) in directories and (kept := _values(directories[arm, seed].path / FILES[claim.metric])) is not None:
-                values[arm] = kept
-        if len(values) == len(weights) and len({len(kept) for kept in values.values()}) == 1:
-            found[seed] = scale * np.sum([weights[arm] * kept for arm, kept in values.items()], axis=0)
+        kept = [directories[arm, seed].path / FILES[claim.metric] for arm in weights if (arm, seed) in directories]
+        values = [_values(file) for file in kept]
+        difference = _weighted_sum(values, list(weights.values()))
+        if difference is not None:
+            in_the_metrics_unit = 1.0 if claim.lower_is_better else 100.0
+            found[seed] = in_the_metrics_unit * difference
     lengths = {len(difference) for difference in found.values()}
-    return found if len(lengths) <= 1 else {}  # test sets of different sizes have no images in common
+    if len(lengths) > 1:
+        return {}  # test sets of different sizes have no images in common
+    return found
+
+
+def _weighted_sum(values: Sequence[Array | None], weights: Sequence[float]) -> Array | None:
+    """The sum (N,) of arms' values by image (N,); None where an arm lacks its own, or they are of different test sets."""
+    known = [one for one in values if one is not None]
+    if len(known) < len(weights) or len({len(one) for one in known}) > 1:
+        return None
+    weighted = [weight * one for weight, one in zip(weights, known, strict=True)]
+    return np.asarray(np.sum(weighted, axis=0))
 
 
 def variance_of(claim: Claim, study: Study, directories: Mapping[tuple[str, int], RunDirectory], seeds: Sequence[int]) -> float:

@@ -43,11 +43,7 @@ class Tune(Section):
                 if key in keys(RunConfig):
                     raise Refused(f"tune.keys: {key}: cannot be tuned; {', '.join(TUNABLE)} can")
                 raise Refused(f"tune.keys: {unknown_run_key(key, TUNABLE)}")
-            if isinstance(values, list):
-                fits = len(values) > 1 and all(values.count(value) == 1 for value in values)
-            else:
-                fits = values.keys() == {"log"} and len(values["log"]) == 2 and 0 < values["log"][0] < values["log"][1]
-            if not fits:
+            if not _can_be_tried(values):
                 allowed = "a list of at least two different values, or {log: [low, high]} with 0 < low < high"
                 raise Refused(f"tune.keys: {key}: {shown(values)} is not allowed; it must be {allowed}")
         listed = {isinstance(values, list) for values in self.keys.values()}
@@ -99,6 +95,16 @@ class Trial:
     """With the first seed."""
 
 
+def _can_be_tried(values: list[Any] | dict[str, list[float]]) -> bool:
+    """Whether these are several different values, or a range to draw from."""
+    if isinstance(values, list):
+        return len(values) > 1 and all(values.count(value) == 1 for value in values)
+    if values.keys() != {"log"} or len(values["log"]) != 2:
+        return False
+    low, high = values["log"]
+    return 0 < low < high
+
+
 def value_name(values: dict[str, Any]) -> str:
     """The values of a trial, as tables show them."""
     return ", ".join(map(str, values.values()))
@@ -126,5 +132,7 @@ def _with(config: RunConfig, values: dict[str, Any]) -> RunConfig:
     for key, value in values.items():
         section, name = key.split(".")
         by_section.setdefault(section, {})[name] = value
-    parts = {section: dataclasses.replace(getattr(config, section), **own) for section, own in by_section.items()}
-    return dataclasses.replace(config, **parts)
+    sections = {}
+    for section, fields in by_section.items():
+        sections[section] = dataclasses.replace(getattr(config, section), **fields)
+    return dataclasses.replace(config, **sections)
