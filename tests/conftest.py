@@ -20,8 +20,8 @@ from xceptlab.data import resolved
 if TYPE_CHECKING:
     from torch import nn
 
-# Read when torch is loaded, which is later. By default an OpenMP thread that waits for another one spins, which costs four times the
-# processor time where several workers of pytest share the cores.
+# Read when torch is loaded, which is later. By default an OpenMP thread that waits for another one spins, which costs four times
+# the processor time where several workers of pytest share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"

@@ -34,7 +34,7 @@ from conftest import ROOT, TINY
 from xceptlab import cli
 
 SECONDS = 10
-"""A command that takes longer hangs, unless ``--seconds`` says otherwise: the suite, in which other tests run beside, gives more."""
+"""A command that takes longer hangs, where ``--seconds`` says nothing else: the suite, with other tests beside, gives more."""
 GIGABYTES = 2.0
 """Memory that a command may take beside what is loaded."""
 LENGTH = 2000

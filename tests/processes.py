@@ -62,7 +62,7 @@ def run(
 
 
 def slow_after_two_epochs(arguments: list[str]) -> int:
-    """Stand in for ``main``: a real run, whose steps take a second from its third epoch on, so that it can be met in mid-epoch."""
+    """Stand in for ``main``: a real run whose steps take a second from its third epoch on, so that it can be met in mid-epoch."""
     from xceptlab import cli
     from xceptlab.training.task import Task
 
