@@ -84,6 +84,7 @@ def _command(arguments: list[str], folder: Path, environment: dict[str, str], cw
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background may ignore
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as one under nohup does this one
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     raise SystemExit((main or cli.main)(arguments))
