@@ -1,5 +1,6 @@
 """What the tests share. Everything that a test needs it makes, but for the data sets that it looks for beside the checkout."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,10 @@ from xceptlab.data import resolved
 
 if TYPE_CHECKING:
     from torch import nn
+
+# Read when torch is loaded, which is later. By default an OpenMP thread that waits for another one spins, which costs four times
+# the processor time where several workers of pytest share the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenet-sample"

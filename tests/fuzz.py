@@ -31,10 +31,10 @@ from pathlib import Path
 
 import damaged
 from conftest import ROOT, TINY
-from xceptlab.cli import main
+from xceptlab import cli
 
-SECONDS = int(os.environ.get("FUZZ_SECONDS", "10"))
-"""A command that takes longer hangs; the suite, in which other tests run beside, gives more."""
+SECONDS = 10
+"""A command that takes longer hangs, where ``--seconds`` says nothing else: the suite, with other tests beside, gives more."""
 GIGABYTES = 2.0
 """Memory that a command may take beside what is loaded."""
 LENGTH = 2000
@@ -90,7 +90,7 @@ def preload(folder: Path) -> None:
 def exit_code(command: Sequence[str]) -> str:
     """What a command exits with; ``raised``, and a traceback on standard error, where it lets an exception out."""
     try:
-        return str(main(list(command)))
+        return str(cli.main(list(command)))
     except SystemExit as left:
         return str(left.code or 0)
     except BaseException:
@@ -98,8 +98,8 @@ def exit_code(command: Sequence[str]) -> str:
         return "raised"
 
 
-def run(number: int, folder: Path) -> None:
-    """Make a case in ``folder/input`` and try its commands, in a process of its own.
+def run(number: int, folder: Path, seconds: int) -> None:
+    """Make a case in ``folder/input`` and try its commands, each for so long, in a process of its own.
 
     Of the first command ``0.command``, ``0.out``, ``0.err`` and, unless the process ends in it, ``0.code`` are left, and so on.
     """
@@ -118,7 +118,7 @@ def run(number: int, folder: Path) -> None:
         os.dup2(os.open(step.with_suffix(".out"), os.O_WRONLY | os.O_CREAT), 1)
         os.dup2(os.open(step.with_suffix(".err"), os.O_WRONLY | os.O_CREAT), 2)
         faulthandler.enable(2)
-        faulthandler.dump_traceback_later(SECONDS, exit=True, file=2)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=2)
         with open(1, "w", encoding="utf-8", closefd=False) as out, open(2, "w", errors="backslashreplace", closefd=False) as err:
             sys.stdout, sys.stderr = out, err
             code = exit_code(command)
@@ -189,10 +189,11 @@ def transcript(folder: Path) -> str:
     return "\n".join(said)
 
 
-def fuzz(numbers: Sequence[int], jobs: int, keep: Path, show: bool = False) -> Counter[str]:
+def fuzz(numbers: Sequence[int], jobs: int, keep: Path, seconds: int, show: bool = False) -> Counter[str]:
     """Run cases, so many at a time, and count how they end; what those have left that fail stays in ``keep``.
 
     Args:
+        seconds: After so many a command hangs.
         show: Print all that their commands have printed.
     """
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -202,12 +203,12 @@ def fuzz(numbers: Sequence[int], jobs: int, keep: Path, show: bool = False) -> C
     while waiting or running:
         while waiting and len(running) < jobs:
             number = waiting.pop()
-            running[_fork(number, keep / str(number))] = Running(number, keep / str(number), time.monotonic())
+            running[_fork(number, keep / str(number), seconds)] = Running(number, keep / str(number), time.monotonic())
         process, status, usage = os.wait4(-1, os.WNOHANG)
         if not process:
             time.sleep(0.002)
             for late, case in running.items():
-                if time.monotonic() > case.started + 5 * SECONDS:  # it could not even end itself
+                if time.monotonic() > case.started + 5 * seconds:  # it could not even end itself
                     os.kill(late, signal.SIGKILL)
             continue
         case = running.pop(process)
@@ -226,21 +227,22 @@ def fuzz(numbers: Sequence[int], jobs: int, keep: Path, show: bool = False) -> C
     return ends
 
 
-def _fork(number: int, folder: Path) -> int:
+def _fork(number: int, folder: Path, seconds: int) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.flush()
     process = os.fork()
     if process:
         return process
     try:
-        run(number, folder)
+        run(number, folder, seconds)
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(0)
 
 
-def console() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; returns 1 if a case fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=2000, metavar="N", help="how many (default: 2000)")
     parser.add_argument("--start", type=int, default=0, metavar="N", help="number of the first (default: 0)")
@@ -250,21 +252,22 @@ def console() -> None:
     parser.add_argument(
         "--jobs", type=int, default=cores, metavar="N", help=f"cases at a time (default: {cores}, as many as cores)"
     )
+    parser.add_argument("--seconds", type=int, default=SECONDS, metavar="N", help=f"that a command may take (default: {SECONDS})")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="folder for what failing cases leave (default: a temporary one)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     keep = (options.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))).resolve()
     numbers = options.only or range(options.start, options.start + options.cases)
     numbers = [number for number in numbers if options.kind in (None, damaged.kind_of(number))]
     with tempfile.TemporaryDirectory() as folder:
         preload(Path(folder))
     started = time.monotonic()
-    ends = fuzz(numbers, options.jobs, keep, show=len(numbers) == 1)
+    ends = fuzz(numbers, options.jobs, keep, options.seconds, show=len(numbers) == 1)
     counts = ", ".join(f"{ends[end]} {end}" for end in ("results", "clear lines", "failures"))
     print(f"{len(numbers)} cases in {time.monotonic() - started:.0f} s: {counts}" + f"; see {keep}" * (ends["failures"] > 0))
     with contextlib.suppress(OSError):
         keep.rmdir()  # only if nothing failed
-    sys.exit(ends["failures"] > 0)
+    return int(ends["failures"] > 0)
 
 
 if __name__ == "__main__":
-    console()
+    sys.exit(main())

@@ -4,15 +4,13 @@ The suite runs some 100 cases, chosen so that every damage occurs; ``make fuzz``
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import damaged
 import fuzz
-from conftest import ROOT
+import processes
 
 CASES = {
     "configuration": "0 4 12 20 36 48 52 56 72 80 84 92 112 140 152 156 176 196 204 220 248 292 324 332 348 456 604 644 "
@@ -27,9 +25,8 @@ CASES = {
 @pytest.mark.parametrize("kind", damaged.KINDS)
 def test_damaged_inputs_end_in_results_or_in_one_clear_line(kind, tmp_path):
     numbers = CASES[kind].split()
-    command = [sys.executable, "tests/fuzz.py", "--jobs=1", f"--keep={tmp_path}", f"--kind={kind}", "--only", *numbers]
-    patient = os.environ | {"FUZZ_SECONDS": "60"}
-    done = subprocess.run(command, cwd=ROOT, env=patient, capture_output=True, text=True)
+    arguments = ["--jobs=1", "--seconds=60", f"--keep={tmp_path}", f"--kind={kind}", "--only", *numbers]
+    done = processes.run(arguments, main=fuzz.main, seconds=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(numbers)} cases" in done.stdout
     assert " 0 results" not in done.stdout  # else something else than the damage is refused

@@ -24,6 +24,7 @@ def handlers():
     """As they were, also after a process was asked to stop."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     listen_to_ctrl_c()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has processes ignore
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

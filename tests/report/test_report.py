@@ -767,9 +767,17 @@ def test_budgets_that_change_what_is_learned_are_compared(study, factor, recorde
     else:
         assert budgets.sentences == [f"The budget is what is compared, with against without: {said}."]
         assert budgets.unmatched == ""
+
+
+@pytest.mark.parametrize("beside", [{}, {"model.residual": "none"}])
+def test_a_budget_that_is_compared_stands_in_the_report_and_only_an_unmatched_one_is_tagged(study, beside):
+    expansion = study(arms={"with": {"train.epochs": 2}, "without": {"train.epochs": 4} | beside})
+    run(expansion, "with", 0, parameters=245_041, steps=36)
+    run(expansion, "without", 0, parameters=245_041, steps=72)
+    (sentence,) = summarise(expansion).budgets["helps"].sentences
     files = texts(expansion)
     for text in (Page(files["report.html"]).text, files["report.md"]):
-        assert budgets.sentences[0] in text
+        assert sentence in text
     assert ('class="tag">unmatched' in files["report.html"]) == bool(beside)
 
 
@@ -1094,11 +1102,8 @@ def test_without_records_the_images_are_those_of_the_configuration(study):
 def test_of_an_own_data_set_title_splits_and_images_are_said(study, title, parts, validation, splits, images):
     own = [f"data.title={title}", f"data.content={parts}-3-0123456789abcdef", f"data.validation={validation}"]
     expansion = study("--data.name=folder", *(f"--{layer}" for layer in own))
-    files = texts(finish(expansion))
-    write_report(summarise(expansion), latex=True)
-    files["report.tex"] = (expansion.directory() / "report.tex").read_text()
-    del files["results.csv"]
-    for text in files.values():
+    folder = write_report(summarise(finish(expansion)), latex=True).parent
+    for text in ((folder / name).read_text() for name in ("report.html", "report.md", "report.tex")):
         assert f"3 classes of {title or 'folder'}, training on train, {splits}" in text
         assert images in text
 

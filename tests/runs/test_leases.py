@@ -96,7 +96,7 @@ def test_a_holder_that_was_asleep_while_another_took_over_ends_when_it_wakes(tmp
         holder.send_signal(signal.SIGSTOP)
         with hold(tmp_path):
             holder.send_signal(signal.SIGCONT)
-            assert holder.wait(30) == INTERRUPTED
+            assert holder.wait(300) == INTERRUPTED
             assert "another process has taken this run over" in holder.stderr.read()
             assert len(left(tmp_path)) == 1
 

@@ -128,13 +128,17 @@ def test_arms_whose_modules_are_equal_are_told(tmp_path):
     assert line.startswith("the arms 'b' and 'c' have the same modules")
 
 
-@pytest.mark.parametrize("command", ["plan", "study"])
+UNKNOWN = {"model.timm": "inception_v33"}
+INDIVISIBLE = {"model.order": "pointwise_first", "model.segments": 3}
+
+
 @pytest.mark.parametrize(
-    ("arm", "words"),
+    ("command", "arm", "words"),
     [
-        ({"model.timm": "inception_v33"}, "arm 'b': model.timm: timm has no model 'inception_v33'; did you mean inception_v3?"),
-        ({"model.timm": "inception_v3"}, "the smallest that does is 75"),
-        ({"model.order": "pointwise_first", "model.segments": 3}, "arm 'b': model.segments: 3 does not divide the 16 channels"),
+        ("plan", UNKNOWN, "arm 'b': model.timm: timm has no model 'inception_v33'; did you mean inception_v3?"),
+        ("plan", {"model.timm": "inception_v3"}, "the smallest that does is 75"),
+        ("plan", INDIVISIBLE, "arm 'b': model.segments: 3 does not divide the 16 channels"),
+        ("study", INDIVISIBLE, "arm 'b': model.segments: 3 does not divide the 16 channels"),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 
 import pytest
 import torch
@@ -102,9 +103,13 @@ def crashed(tiny, monkeypatch):
 
 
 def test_processes_that_see_different_checkpoints_do_not_train(crashed, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
     def process(rank, outputs):
         group = {  # as torchrun has it, which gives all processes the same arguments
-            **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29467"},
+            **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
             **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "RANK": rank, "LOCAL_RANK": rank},
         }
         arguments = ["train", *TINY, "--runtime.devices=2", f"--runtime.outputs={outputs}"]
@@ -112,7 +117,7 @@ def test_processes_that_see_different_checkpoints_do_not_train(crashed, tmp_path
 
     both = {rank: process(rank, outputs) for rank, outputs in (("0", crashed.runtime.outputs), ("1", tmp_path / "elsewhere"))}
     for rank, one in both.items():
-        one.join(120)
+        one.join(300)
         assert one.exitcode == 2
         said = (tmp_path / rank / "stderr").read_text()
         assert "the processes would continue from different checkpoints (step00000004-" in said

@@ -38,11 +38,11 @@ def test_a_network_is_after_training_what_it_was_activations_included():
 
 
 def test_torchrun_with_2_processes_equals_one_in_64_bits(tiny, tmp_path):
-    """50 steps with BatchNorm; the processes have different numbers of evaluation batches."""
+    """25 steps with BatchNorm; the processes have different numbers of evaluation batches."""
     science = (
         "--model.middle_blocks=0",
         "--train.precision=64-true",
-        "--train.epochs=10",
+        "--train.epochs=5",
         "--train.lr=0.01",
         "--train.ema=0.9",
         "--data.test_images=129",
@@ -61,5 +61,5 @@ def test_torchrun_with_2_processes_equals_one_in_64_bits(tiny, tmp_path):
         assert record["metrics"][name] == pytest.approx(value, rel=1e-6 if "loss" in name else 0)
     logs = [directory.log() for directory in (RunDirectory.of(config.runtime.outputs, config.run_id), together)]
     losses = [[line["train/loss"] for line in log if "train/loss" in line] for log in logs]
-    assert len(losses[0]) == 50
+    assert len(losses[0]) == 25
     assert losses[1] == pytest.approx(losses[0], rel=1e-12)

@@ -18,6 +18,8 @@ import processes
 from conftest import ROOT, TINY
 from made import photographs
 from xceptlab import cli
+from xceptlab.config.loading import load_run
+from xceptlab.data import resolved
 from xceptlab.data.module import Batch, DataModule
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.leases import Busy
@@ -357,8 +359,8 @@ def test_a_full_disk_ends_in_one_line_and_no_record(tiny, monkeypatch, capsys):
 
 
 def wait_for_epoch(process, outputs, epoch):
-    """Until the run has logged this epoch's evaluation."""
-    deadline = time.monotonic() + 120
+    """Wait until the run has logged this epoch's evaluation."""
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.is_alive():
         for log in Path(outputs).glob("runs/*/metrics.jsonl"):
             lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -368,21 +370,30 @@ def wait_for_epoch(process, outputs, epoch):
     raise AssertionError(f"the run ended or hung before epoch {epoch}")
 
 
+INTERRUPTED = ("--train.epochs=5", "--model.dropout=0.2", "--train.ema=0.9", "--data.crop=pad", "--data.pad=1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The run that the interrupted ones are to come to, which nothing has interrupted."""
+    config = resolved(load_run([*TINY, *INTERRUPTED, f"--runtime.outputs={tmp_path_factory.mktemp('undisturbed')}"]))
+    train(config, progress=False)
+    return config
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 75), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_an_interrupted_run_continues_to_the_same_bits(tiny, tmp_path, number, code):
-    science = ("--train.epochs=40", "--model.dropout=0.2", "--train.ema=0.9", "--data.crop=pad", "--data.pad=1")
-    process = processes.start(["train", *TINY, f"--runtime.outputs={tmp_path / 'outputs'}", *science], tmp_path / "printed")
-    wait_for_epoch(process, tmp_path / "outputs", 5)
+def test_an_interrupted_run_continues_to_the_same_bits(tiny, undisturbed, tmp_path, number, code):
+    arguments = ["train", *TINY, f"--runtime.outputs={tmp_path / 'outputs'}", *INTERRUPTED]
+    process = processes.start(arguments, tmp_path / "printed", main=processes.slow_after_two_epochs)
+    wait_for_epoch(process, tmp_path / "outputs", 2)
     os.kill(process.pid, number)
-    process.join(60)
+    process.join(300)
     assert process.exitcode == code
     assert "Traceback" not in (tmp_path / "printed" / "stderr").read_text()
-    config = tiny(*science)
+    config = tiny(*INTERRUPTED)
     assert directory(config).record() is None
     assert checkpoints.newest(directory(config).path / "checkpoints")
     train(config, progress=False)
-    undisturbed = tiny(*science, f"--runtime.outputs={tmp_path / 'undisturbed'}")
-    train(undisturbed, progress=False)
     assert weights(config) == weights(undisturbed)
     timeless = [
         [{k: v for k, v in line.items() if k not in ("time", "seconds", "images_per_second")} for line in directory(c).log()]

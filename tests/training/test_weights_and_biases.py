@@ -60,9 +60,10 @@ def wandb_id(config):
 
 
 def killed(outputs, ready, *overrides):
-    """Start a run in a process of its own and kill it once it is ``ready()``."""
-    process = processes.start(["train", *TINY, f"--runtime.outputs={outputs}", *overrides], outputs.with_name("printed"))
-    deadline = time.monotonic() + 120
+    """Start a run in a process of its own, slow from its third epoch on, and kill it once it is ``ready()``."""
+    arguments = ["train", *TINY, f"--runtime.outputs={outputs}", *overrides]
+    process = processes.start(arguments, outputs.with_name("printed"), main=processes.slow_after_two_epochs)
+    deadline = time.monotonic() + 300
     while not ready():
         assert time.monotonic() < deadline
         assert process.is_alive(), (outputs.with_name("printed") / "stderr").read_text()
@@ -149,12 +150,12 @@ def test_a_run_online_is_one_run_with_its_log_its_configuration_and_its_record(t
 
 @pytest.mark.parametrize("end", ["kill", "error"])
 def test_a_run_that_was_interrupted_goes_on_as_the_same_run_and_each_line_arrives_once(tiny, server, tmp_path, monkeypatch, end):
-    config = tiny("--train.epochs=24", "--runtime.wandb=online")
+    config = tiny("--train.epochs=5", "--runtime.wandb=online")
     if end == "kill":  # W&B has fewer lines than are in the log
-        killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 20), "--train.epochs=24", "--runtime.wandb=online")
+        killed(tmp_path / "outputs", lambda: logged(tmp_path / "outputs", 12), "--train.epochs=5", "--runtime.wandb=online")
     else:  # it has more than the run continues from
-        crashed(config, 48, monkeypatch)
-        assert len(server.histories[wandb_id(config)]) > 48
+        crashed(config, 13, monkeypatch)
+        assert len(server.histories[wandb_id(config)]) > 13
     before = len(server.histories[wandb_id(config)])
     train(config, progress=False)
     (history,) = server.histories.values()
@@ -180,12 +181,12 @@ def test_a_server_that_is_gone_at_the_end_costs_neither_the_run_nor_minutes(tiny
     start = time.monotonic()
     with warnings.catch_warnings(action="ignore"):  # it says so, or wandb does
         assert train(config, progress=False).status == "finished"
-    assert time.monotonic() - start < 60  # by itself wandb tries for hours
+    assert time.monotonic() - start < 300  # by itself wandb tries for hours
     assert not list(directory(config).path.glob("lease.*"))
 
 
 def test_offline_files_hold_the_log_also_after_a_kill_and_sync_sends_it_once(tiny, server, tmp_path, capsys):
-    science = ("--train.epochs=80", "--runtime.wandb=offline", "--runtime.study=a_study", "--runtime.arm=an_arm")
+    science = ("--train.epochs=12", "--runtime.wandb=offline", "--runtime.study=a_study", "--runtime.arm=an_arm")
     config = tiny(*science)
     killed(
         tmp_path / "outputs",
@@ -203,7 +204,7 @@ def test_offline_files_hold_the_log_also_after_a_kill_and_sync_sends_it_once(tin
     assert sent(offline_history(newest)) == log(config)  # all of it: of several, W&B keeps one
     (run,) = [record.run for record in offline_records(newest) if record.HasField("run")]
     assert (run.run_id, run.run_group, run.job_type) == (wandb_id(config), "a_study", "an_arm")
-    assert {update.key: json.loads(update.value_json) for update in run.config.update}["train.epochs"] == 80
+    assert {update.key: json.loads(update.value_json) for update in run.config.update}["train.epochs"] == 12
     assert server.requests == 0
 
     for _ in range(2):

@@ -1,6 +1,7 @@
 """Write a study's report: report.html, report.md with its figures, and results.csv."""
 
 import csv
+import functools
 import html
 import io
 import math
@@ -75,13 +76,14 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
     folder = summary.expansion.directory()
     folder.mkdir(parents=True, exist_ok=True)
     _keep_finished(summary, folder)
+    values = _values(summary)
     contents = {
         "results.csv": results_csv(summary).encode(),
         "curves.svg": figures.curves_svg(summary),
         "differences.svg": figures.differences_svg(summary.verdicts),
-        "report.md": _render("report.md.j2", **_values(summary)).encode(),
-        **({"report.tex": _render("report.tex.j2", **_values(summary)).encode()} if latex else {}),
-        "report.html": _render("report.html.j2", **_values(summary)).encode(),
+        "report.md": _render("report.md.j2", **values).encode(),
+        **({"report.tex": _render("report.tex.j2", **values).encode()} if latex else {}),
+        "report.html": _render("report.html.j2", **values).encode(),
     }
     for name, content in contents.items():
         write_atomically(folder / name, content)
@@ -298,9 +300,16 @@ def amount(value: int | None, baseline: int | None) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
+    environment = _environment(autoescape=template.endswith(".html.j2"))
+    return environment.get_template(template).render(figures=figures, version=xceptlab.__version__, **values)
+
+
+@functools.cache
+def _environment(autoescape: bool) -> jinja2.Environment:
+    """Where templates are read and, once a process, compiled."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("xceptlab", "report"),
-        autoescape=template.endswith(".html.j2"),
+        autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -308,7 +317,7 @@ def _render(template: str, **values: Any) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # arms are shown in the study's order
     environment.filters |= {"cell": _markdown_cell, "tex": _tex}
-    return environment.get_template(template).render(figures=figures, version=xceptlab.__version__, **values)
+    return environment
 
 
 def _values(summary: Summary) -> dict[str, Any]:
