@@ -62,7 +62,7 @@ def study(options: argparse.Namespace, layers: list[str]) -> int:
     for run_id, log in failed.items():
         say(f"{run_id}: see {log}", "failed")  # the summary has said why
     try:
-        if written and summary.links and chosen(next(iter(expansion.arms.values())).runtime) == "online":
+        if written and summary.links and chosen(expansion.baseline.runtime) == "online":
             _sync_study(summary)
     except Refused as error:
         _warn([error])
@@ -82,7 +82,7 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
     records = expansion.records()
     changes = identity.changes((run, records[key]) for key, run in expansion.runs().items())
     _warn(f"the data here are not those that the runs were trained on: {change}" for change in changes)
-    data = next(iter(expansion.arms.values())).data
+    data = expansion.baseline.data
     if not data.download:  # checking would download the data here and now
         try:
             require_files(data)

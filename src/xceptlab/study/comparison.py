@@ -22,7 +22,7 @@ STEP = 1 / 1024
 
 def matched(expansion: Expansion) -> Expansion:
     """The study with every arm's width such that it comes nearest to the budget of the first arm, which keeps its own."""
-    first = next(iter(expansion.arms.values()))
+    first = expansion.baseline
     if first.model.match == "none":
         return expansion
     budget = spent(first)

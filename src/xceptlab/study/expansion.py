@@ -36,6 +36,11 @@ class Expansion:
     """The study file and the layers that the name tells of, by their absolute paths."""
 
     @property
+    def baseline(self) -> RunConfig:
+        """The first arm's configuration."""
+        return next(iter(self.arms.values()))
+
+    @property
     def first_look(self) -> str:
         """What to say of a first look with fewer seeds; empty for a whole study."""
         few = f"a first look with {len(self.seeds)} of the study's {self.planned} seeds; its verdicts are not the study's"
@@ -89,10 +94,13 @@ class Expansion:
         A field that does not apply to one of the two, such as Nesterov's momentum to AdamW, is no difference. Weights to start
         from, which a digest tells apart, are named as an arm declares them.
         """
-        baseline, config = next(iter(self.arms.values())), self.arms[arm]
-        base, other = baseline.science(), config.science()
-        applicable = base.keys() - baseline.train.unused - config.train.unused - {"extensions"}  # which follows from the others
-        found = {key: (base[key], other[key]) for key in base if key in applicable and base[key] != other[key]}
+        baseline, config = self.baseline, self.arms[arm]
+        before, after = baseline.science(), config.science()
+        not_applicable = baseline.train.unused | config.train.unused | {"extensions"}  # which follow from other keys
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in before:
+            if key not in not_applicable and before[key] != after[key]:
+                found[key] = (before[key], after[key])
         if found.pop(options.OPTIONS, None):
             found |= options.differences(baseline.model.all_options(), config.model.all_options())
         if found.pop("model.weights_digest", None):
@@ -105,7 +113,7 @@ class Expansion:
 
     def directory(self) -> Path:
         """Where the study's registration and report are kept."""
-        return Path(next(iter(self.arms.values())).runtime.outputs) / "studies" / self.name
+        return Path(self.baseline.runtime.outputs) / "studies" / self.name
 
     def nothing_found(self) -> str:
         """What to say where neither the study nor a run of it is in the outputs, as from another folder; else nothing."""

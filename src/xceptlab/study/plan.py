@@ -50,35 +50,20 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     """
     file = find_study_file(path)
     study = loading.load_file(Study, str(file))
-    cells = study.cells()
-    tuned = study.tune.keys if study.tune else {}
-    for key, _ in loading.overrides(args):
-        if key == "print_config":
-            raise Refused("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
-        if key == "seed" or key in tuned or any(key in declared for declared in cells.values()):
-            raise Refused(f"--{key}: the study {file} decides it; edit the study to change it")
+    _refuse_overrides_of(study, args, file)
     planned = 0
     if seeds is not None:
         study, planned = _first_look(study, seeds)
-    base = [file_layer(_find(name, file)) for name in study.base]
-    base.append(layer({"extensions": study.extensions}, str(file)))
     given = loading.layers_of(args)
-    first = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
-    arms = {}
-    for name, declared in cells.items():
-        values = {key: _beside(value, file) if key == "model.weights" else value for key, value in declared.items()}
-        arm = layer(values | {"seed": first}, f"{file}: arm {name!r}")
-        arms[name] = resolve([*base, *given, arm])
     named = _naming_layers(args, given)
-    first_look = [f"--seeds={seeds}"] if seeds is not None else []
-    typed = os.fsencode(shlex.join(["xceptlab", "study", path, *first_look, *args]))
+    layers_of_the_name = [shipped.find(value).resolve() for key, value in named if key == "config"]
     loaded = Expansion(
         name=_name(file, named, seeds if planned and seeds else 0),
         study=study,
-        arms=arms,
-        command=typed.decode("utf-8", errors="replace"),  # arguments are in the terminal's encoding, the report is in UTF-8
+        arms=_arms(study, file, given),
+        command=_command(path, args, seeds),
         planned=planned,
-        files=(file.resolve(), *(shipped.find(value).resolve() for key, value in named if key == "config")),
+        files=(file.resolve(), *layers_of_the_name),
     )
     expansion = dataclasses.replace(loaded, arms=_resolved(loaded))
     _control(file, expansion)
@@ -87,12 +72,47 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     refuse_scope(study, file)
     if not expansion.planned:  # a first look decides nothing anyway
         refuse_too_few_seeds(study, file)
-    if next(iter(expansion.arms.values())).model.match != "none":
+    if expansion.baseline.model.match != "none":
         from xceptlab.study.comparison import matched  # builds networks, for which torch is needed
 
         expansion = matched(expansion)
     refuse_namesake(expansion)
     return with_needed_seeds(expansion)
+
+
+def _refuse_overrides_of(study: Study, args: Sequence[str], file: Path) -> None:
+    """Refuse a command line that sets what the study itself decides."""
+    decided = {"seed"}
+    if study.tune:
+        decided |= study.tune.keys.keys()
+    for declared in study.cells().values():
+        decided |= declared.keys()
+    for key, _ in loading.overrides(args):
+        if key == "print_config":
+            raise Refused("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
+        if key in decided:
+            raise Refused(f"--{key}: the study {file} decides it; edit the study to change it")
+
+
+def _arms(study: Study, file: Path, given: Sequence[Layer]) -> dict[str, RunConfig]:
+    """By arm its configuration with the first seed: the study's base, what the command line has given, and what it declares."""
+    base = [file_layer(_find(name, file)) for name in study.base]
+    base.append(layer({"extensions": study.extensions}, str(file)))
+    first_seed = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
+    arms = {}
+    for name, declared in study.cells().items():
+        values = {**declared, "seed": first_seed}
+        if "model.weights" in values:
+            values["model.weights"] = _beside(values["model.weights"], file)
+        arms[name] = resolve([*base, *given, layer(values, f"{file}: arm {name!r}")])
+    return arms
+
+
+def _command(path: str, args: Sequence[str], seeds: int | None) -> str:
+    """The command that runs the study, as one would type it."""
+    first_look = [f"--seeds={seeds}"] if seeds is not None else []
+    typed = shlex.join(["xceptlab", "study", path, *first_look, *args])
+    return os.fsencode(typed).decode("utf-8", errors="replace")  # arguments are in the terminal's encoding, the report in UTF-8
 
 
 def _first_look(study: Study, seeds: int) -> tuple[Study, int]:
@@ -189,8 +209,13 @@ def _name(file: Path, layers: Sequence[tuple[str, str]], seeds: int) -> str:
 
     At most 60 characters: it is also a folder and a tag in W&B, which takes 64.
     """
-    name = [file.parent.resolve().name if file.name == "study.yaml" else file.stem]
-    name += [Path(value).stem if key == "config" else f"{key}={value}" for key, value in layers]
-    name += [f"seeds{seeds}"] if seeds else []
-    full = re.sub(r"[^\w.=+-]", "_", "+".join(name)).lstrip(".")
-    return full if len(full) <= 60 else f"{full[:51]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+    parts = [file.parent.resolve().name if file.name == "study.yaml" else file.stem]
+    for key, value in layers:
+        parts.append(Path(value).stem if key == "config" else f"{key}={value}")
+    if seeds:
+        parts.append(f"seeds{seeds}")
+    name = re.sub(r"[^\w.=+-]", "_", "+".join(parts)).lstrip(".")
+    if len(name) <= 60:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[:51]}-{digest}"
