@@ -21,9 +21,10 @@ from made import data_fingerprint, leave, log_lines
 from xceptlab.cli import main
 from xceptlab.errors import Refused
 from xceptlab.report import figures
-from xceptlab.report.caveats import Sampling
+from xceptlab.report.sampling import Sampling
 from xceptlab.report.summary import Curve, summarise
-from xceptlab.report.write import FILES, amount, publish, results_csv, write_report
+from xceptlab.report.tables import amount
+from xceptlab.report.write import FILES, publish, results_csv, write_report
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.plan import expand
@@ -620,7 +621,7 @@ def test_a_later_version_with_more_fields_finds_runs_to_be_of_the_registration_s
     Registration.make(expansion)
     finish(expansion)
     assert LaterRegistration.read(expansion).digest == Registration.read(expansion).digest
-    monkeypatch.setattr("xceptlab.report.caveats.Registration", LaterRegistration)
+    monkeypatch.setattr("xceptlab.report.registered.Registration", LaterRegistration)
     assert summarise(expansion).warnings == []
 
 

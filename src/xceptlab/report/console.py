@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xceptlab.report.budgets import excess
 from xceptlab.report.calibrated import Calibrated
-from xceptlab.report.caveats import excess
 from xceptlab.report.summary import Summary
-from xceptlab.report.write import amount, arm_cells, arm_header, effect_cells
+from xceptlab.report.tables import amount, arm_cells, arm_header, effect_cells
 from xceptlab.study.choice import Records
 from xceptlab.study.definition import Seeds
 from xceptlab.study.estimands import LEAST_PAIRS

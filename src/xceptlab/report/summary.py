@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from xceptlab.files import read
+from xceptlab.report.budgets import Budgets, compare_budgets
 from xceptlab.report.calibrated import Calibrated, calibrated
-from xceptlab.report.caveats import Budgets, Sampling, compare_budgets, sampling_errors, warnings
+from xceptlab.report.caveats import warnings
+from xceptlab.report.sampling import Sampling, sampling_errors
 from xceptlab.report.tuned import Tuned, tuned
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.metrics import ACCURACY, metric_of, split_of

@@ -1,0 +1,161 @@
+"""The learning curves of a study's arms."""
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from xceptlab.report.figures.style import INK, Chart, chart_of, colour, dash, metric_axis
+from xceptlab.report.summary import Curve, Summary
+
+MEANS, RUNS = "mean ± sd", "single runs"
+"""What a reader may choose to see."""
+
+PLACE_OF_EPOCH = "logarithmic ? log(datum.epoch) / LN2 : datum.epoch"
+"""Vega's expression of where an epoch stands on its axis."""
+
+LABEL_OF_EPOCH = "logarithmic ? '' + pow(2, datum.value) : datum.label"
+"""Vega's expression of the label at a tick of that axis."""
+
+TEXTS_AT_EPOCH = "isDefined(datum.datum) ? datum.datum.texts : datum.texts"
+"""Vega's expression of what the arms have at an epoch: asked of a rule, or of the cell around one."""
+
+
+def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over runs (E,), (E,), of the finite values; the deviation is 0 where there is one."""
+    values = np.where(np.isfinite(curve.values), curve.values, np.nan)
+    count = (~np.isnan(values)).sum(axis=0)
+    count_or_nan = np.where(count, count, np.nan)
+    mean = np.nansum(values, axis=0) / count_or_nan
+    squares = np.nansum((values - mean) ** 2, axis=0)
+    deviation = np.sqrt(squares / np.maximum(count - 1, 1))
+    return mean, deviation
+
+
+def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
+    """Learning curves: the arms' means with a band of one standard deviation, or on demand the single runs.
+
+    The page has a legend of its own, which finds room on a phone and sets ``hidden``, the arms that are not drawn.
+    """
+    curves = {arm: curve for arm, curve in summary.curves.items() if curve.values.size}
+    labels = {arm: f"{arm} (n = {len(curve.values)})" for arm, curve in curves.items()}
+    mean_rows = [_mean_row(arm, labels[arm], curve) for arm, curve in curves.items()]
+    run_rows = []
+    for arm, curve in curves.items():
+        run_rows += _run_rows(arm, labels[arm], curve)
+    text_rows = _text_rows(curves, labels)
+
+    places = [list(summary.curves).index(arm) for arm in curves]
+    domain = list(labels.values())
+    colours = [colour(i) for i in places]
+    dashes = [dash(i) for i in places]
+    arm_colour = alt.Color("label:N").scale(domain=domain, range=colours).legend(legend)
+    arm_dash = alt.StrokeDash("label:N").scale(domain=domain, range=dashes).legend(legend)
+    x = alt.X("x:Q").scale(zero=False, nice=False).title("epoch")
+    x = x.axis(tickMinStep=1, tickCount=8, labelExpr=LABEL_OF_EPOCH)
+    y = alt.Y(type="quantitative").scale(zero=False).title(metric_axis(summary.curve_metric))
+
+    averages = _epochs_unfolded(mean_rows, "mean", "low", "high")
+    bands = (
+        averages.transform_filter(f"shown == '{MEANS}'")
+        .mark_area(opacity=0.2 if len(curves) < 5 else 0.1)
+        .encode(x, y.field("low"), alt.Y2("high:Q"), arm_colour)
+    )
+    single_runs = (
+        _epochs_unfolded(run_rows, "value")
+        .transform_filter(f"shown == '{RUNS}'")
+        .mark_line(strokeWidth=1, opacity=0.5)
+        .encode(x, y.field("value"), arm_colour, alt.Detail("seed:N"))
+    )
+    points = alt.OverlayMarkDef(size=30) if len(text_rows) < 30 else False
+    lines = averages.mark_line(strokeWidth=2.5, point=points).encode(x, y.field("mean"), arm_colour, arm_dash)
+    layers = [bands, single_runs, lines, _rules(text_rows, x)]
+    return alt.layer(*layers).add_params(*_choices()).properties(height=320)
+
+
+def _choices() -> list[alt.Parameter]:
+    """What a reader of the page can change in the curves."""
+    means_or_runs = alt.binding_radio(options=[MEANS, RUNS], name="show ")
+    return [
+        alt.param(name="shown", value=MEANS, bind=means_or_runs),
+        alt.param(name="logarithmic", value=False, bind=alt.binding_checkbox(name="logarithmic epochs ")),
+        alt.param(name="hidden", value=[]),
+    ]
+
+
+def _rules(text_rows: list[dict[str, Any]], x: alt.X) -> alt.Chart:
+    """Vertical rules at the epochs, of which the one next to the pointer is shown and tells the values there."""
+    near = alt.selection_point(
+        name="near",
+        on="pointerover",
+        clear="pointerout",
+        nearest=True,
+        encodings=["x"],
+        empty=False,
+    )
+    opacity = alt.when(near).then(alt.value(0.4)).otherwise(alt.value(0))
+    return (
+        _at_epochs(chart_of(*text_rows))
+        .mark_rule(color=INK, tooltip=alt.ExprRef(TEXTS_AT_EPOCH))
+        .add_params(near)
+        .encode(x, opacity=opacity)
+    )
+
+
+def _at_epochs(chart: alt.Chart) -> alt.Chart:
+    """The chart with the rows' places on the axis of epochs."""
+    return chart.transform_calculate(x=PLACE_OF_EPOCH)
+
+
+def _epochs_unfolded(rows: list[dict[str, Any]], *columns: str) -> alt.Chart:
+    """A chart of the arms that are not hidden, whose columns are lists over epochs in the rows."""
+    shown = chart_of(*rows).transform_filter("indexof(hidden, datum.arm) < 0")
+    return _at_epochs(shown.transform_flatten(["epoch", *columns]))
+
+
+# ---- the data ---------------------------------------------------------------------------------------------------------------
+
+
+def _mean_row(arm: str, label: str, curve: Curve) -> dict[str, Any]:
+    """An arm's mean and band, each a list over epochs."""
+    mean, deviation = band(curve)
+    return {
+        "arm": arm,
+        "label": label,
+        "epoch": curve.epochs.tolist(),
+        "mean": _as_json(mean),
+        "low": _as_json(mean - deviation),
+        "high": _as_json(mean + deviation),
+    }
+
+
+def _run_rows(arm: str, label: str, curve: Curve) -> list[dict[str, Any]]:
+    """A row for each run of an arm, with its values as a list over epochs."""
+    rows = []
+    for seed, values in zip(curve.seeds, curve.values, strict=True):
+        row = {
+            "arm": arm,
+            "label": label,
+            "seed": seed,
+            "epoch": curve.epochs.tolist(),
+            "value": _as_json(values),
+        }
+        rows.append(row)
+    return rows
+
+
+def _text_rows(curves: dict[str, Curve], labels: dict[str, str]) -> list[dict[str, Any]]:
+    """A row for each epoch, with the text of every arm's mean and standard deviation there."""
+    texts: dict[float, dict[str, str]] = {}
+    for arm, curve in curves.items():
+        mean, deviation = band(curve)
+        for epoch, value, spread in zip(curve.epochs.tolist(), mean, deviation, strict=True):
+            if np.isfinite(value):
+                at_epoch = texts.setdefault(epoch, {"epoch": f"{epoch:g}"})
+                at_epoch[labels[arm]] = f"{value:.2f} ± {spread:.2f}"
+    return [{"epoch": epoch, "texts": at_epoch} for epoch, at_epoch in texts.items()]
+
+
+def _as_json(values: np.ndarray) -> list[float | None]:
+    """The values as JSON has them: rounded to what a picture can show, and null where one is not finite."""
+    return [round(value, 4) if np.isfinite(value) else None for value in values.tolist()]

@@ -1,0 +1,99 @@
+"""Charts as they leave the package: in the page, where a browser draws them, and as SVG."""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import altair as alt
+
+from xceptlab.data.cache import user_cache
+from xceptlab.files import write_atomically
+from xceptlab.report.figures.claims import verdict_chart
+from xceptlab.report.figures.curves import curves_chart
+from xceptlab.report.figures.style import INK, chart_of, short, vega_config
+from xceptlab.report.summary import Summary
+from xceptlab.study.verdict import Verdict
+
+PAGE_FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
+
+SVG_FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
+"""Fonts of one width, which vl-convert measures, so that a label takes the place that was laid out for it."""
+
+SVG_WIDTH = 480
+"""Pixels that the axes of an SVG span."""
+
+
+def page(chart: Any) -> dict[str, Any]:
+    """The specification of a chart as wide as its place in the page."""
+    specification = chart.to_dict(validate=False)
+    return specification | {
+        "width": "container",
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "background": "transparent",
+        "config": vega_config(PAGE_FONT),
+    }
+
+
+def curves_svg(summary: Summary) -> bytes:
+    """The learning curves, for report.md."""
+    longest_name = max(map(len, summary.curves), default=0)
+    columns = SVG_WIDTH // (7 * longest_name + 90)
+    legend = alt.Legend(
+        orient="top",
+        title=None,
+        columns=max(1, columns),
+        labelLimit=SVG_WIDTH - 40,
+        columnPadding=16,
+        symbolOpacity=1,
+    )
+    chart = curves_chart(summary, legend)
+    return _svg(chart.properties(width=SVG_WIDTH))
+
+
+def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
+    """Every claim's interval, one under the other, for report.md."""
+    charts: list[Any] = []
+    for verdict in verdicts:
+        title = alt.Title(
+            f"{short(verdict.claim.id, 60)}: {verdict.outcome}",
+            anchor="start",
+            fontSize=13,
+            offset=16,
+            color=INK,
+        )
+        charts.append(verdict_chart(verdict).properties(width=SVG_WIDTH, title=title))
+    if not charts:
+        charts.append(chart_of({}).mark_text(text="The study has no claims.", color=INK))
+    return _svg(alt.vconcat(*charts, spacing=24))
+
+
+def _svg(chart: Any) -> bytes:
+    """A chart on white, as it stands in a repository."""
+    import vl_convert  # starts threads, which a process that only imports this module does without
+
+    specification = chart.to_dict(validate=False)
+    specification |= {"background": "white", "padding": 8, "config": vega_config(SVG_FONT)}
+    return vl_convert.vegalite_to_svg(specification).encode()
+
+
+@functools.cache
+def script() -> str:
+    """Vega, Vega-Lite and Vega-Embed, to stand in the page itself: it must open from disk without a network.
+
+    Bundling them takes seconds, so the bundle is kept in the user's cache where it can be.
+    """
+    import vl_convert
+
+    try:
+        file = user_cache() / f"vega-{version('vl-convert-python')}.js"
+    except RuntimeError:  # the user has no home
+        return vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub lacks the default
+    if file.is_file():
+        return file.read_text("utf-8")
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    with contextlib.suppress(OSError):  # a full disk
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, bundle.encode())
+    return bundle

@@ -1,0 +1,91 @@
+"""Where the error of a claim's mean difference comes from: the seeds, or the finite test set."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.metrics import decimals, metric_of
+from xceptlab.study.definition import Study
+from xceptlab.study.images import by_image, error, image_variance
+from xceptlab.study.verdict import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The two sources of a mean difference's error kept apart, as standard errors in the metric's unit."""
+
+    seeds: float
+    """Of other seeds on these test images."""
+    images: float
+    """Of other images alone, which no number of seeds takes the error below."""
+    both: float
+    freedom: float
+    """Degrees of freedom of ``both``."""
+    n: int
+    """Seeds."""
+    test_images: int
+    metric: str
+
+    def __str__(self) -> str:
+        seeds = self._rounded(self.seeds)
+        images = self._rounded(self.images)
+        both = self._rounded(self.both)
+        unit = metric_of(self.metric).unit_of_difference
+        sources = f"{seeds} from {self.n} seeds, {images} from {self.test_images:,} test images"
+        if float(images):
+            limiting = "test images" if self.images > self.seeds else "seeds"
+            floor = f"No number of seeds takes it below {images}; the {limiting} limit the answer"
+        else:
+            floor = "The images add nothing"
+        return f"Standard error in {unit}: {sources}, {both} from both. {floor}."
+
+    def _rounded(self, standard_error: float) -> str:
+        return f"{standard_error:.{decimals(self.metric)}f}"
+
+
+def sampling_errors(
+    verdicts: list[Verdict], study: Study, directories: Mapping[tuple[str, int], RunDirectory]
+) -> dict[str, Sampling]:
+    """Of the claims on a mean of pairs that are judged, and whose runs have all kept their values image by image.
+
+    Args:
+        verdicts: Of the study's claims.
+        study: The study.
+        directories: Of the runs that stand for the arms, by (arm, seed).
+    """
+    sampling = {}
+    for verdict in verdicts:
+        if not _has_paired_mean(verdict):
+            continue
+        kept = by_image(verdict.claim, study, directories, list(verdict.differences))
+        if len(kept) == verdict.n:
+            differences = np.stack(list(kept.values()))
+            sampling[verdict.claim.id] = _sampling(verdict, differences)
+    return sampling
+
+
+def _has_paired_mean(verdict: Verdict) -> bool:
+    """Whether the verdict is of a mean over pairs, and has an error."""
+    claim = verdict.claim
+    of_pairs = claim.statistic == "mean" and claim.pairing == "seed"
+    return of_pairs and verdict.n >= 2 and verdict.outcome != "incomplete"
+
+
+def _sampling(verdict: Verdict, differences: np.ndarray) -> Sampling:
+    """The sources of a verdict's error, from the differences of every seed on every test image (seeds, images)."""
+    n, test_images = differences.shape
+    variance_of_images = image_variance(differences)
+    spread = float(verdict.values.std(ddof=1))
+    both, freedom = error(spread, n, variance_of_images)
+    return Sampling(
+        seeds=spread / math.sqrt(n),
+        images=math.sqrt(variance_of_images),
+        both=float(both),
+        freedom=float(freedom),
+        n=n,
+        test_images=test_images,
+        metric=verdict.claim.metric,
+    )

@@ -1,0 +1,78 @@
+"""The rows of the tables of arms and of effects, as text: the same on the page, in Markdown, in LaTeX and in the terminal."""
+
+import math
+
+from xceptlab.report.budgets import excess
+from xceptlab.report.summary import ArmRow, EffectRow
+from xceptlab.runs.metrics import decimals
+from xceptlab.study import statistics
+
+LEGEND = (
+    "percentages: against the first arm; failed: runs that diverged or scored worse than a claim's failed score, and what share "
+    "of all seeds this may be (95% upper bound); means are over all runs, diverged ones as the first claim scores them; seed sd: "
+    "standard deviation over seeds; test se: standard error of one run's accuracy from the finite test set; MACs: "
+    "multiply-accumulates per image; img/s: images trained on per second, as fast as the machine was then"
+)
+"""What the columns of the arms mean."""
+
+EFFECT_HEADER = ["effect", "estimate", "low", "high", "p (Holm)"]
+"""The columns of ``effect_cells``."""
+
+
+def arm_header(metric: str) -> list[str]:
+    """The columns of ``arm_cells``."""
+    return ["arm", "runs", "failed", metric, "seed sd", "test se", "params", "MACs", "img/s"]
+
+
+def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
+    """One arm as text, for every table: see ``arm_header``."""
+    return [
+        row.name,
+        _runs(row),
+        _failed(row),
+        number(row.mean, decimals(metric)),
+        number(row.spread, decimals(metric)),
+        number(row.sampling, 2),
+        amount(row.parameters, baseline.parameters),
+        amount(row.macs, baseline.macs),
+        number(row.images_per_second, 0),
+    ]
+
+
+def _runs(row: ArmRow) -> str:
+    if row.diverged:
+        return f"{row.n} ({row.diverged} diverged)"
+    return f"{row.n}"
+
+
+def _failed(row: ArmRow) -> str:
+    """How many runs failed, and the share of all seeds that this may be."""
+    if not row.n:
+        return "–"
+    upper_bound = statistics.upper_share(row.failed, row.n)
+    return f"{row.failed} (≤ {upper_bound:.0%})"
+
+
+def effect_cells(row: EffectRow, metric: str) -> list[str]:
+    """One effect as text, for every table: see ``EFFECT_HEADER``."""
+    numbers = [f"{value:+.{decimals(metric)}f}" for value in (row.estimate, row.low, row.high)]
+    p = "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"
+    return [row.name, *numbers, p]
+
+
+def number(value: float, digits: int) -> str:
+    """A number with so many decimals, or a dash where it is not known."""
+    return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def amount(value: int | None, baseline: int | None) -> str:
+    """Such as ``22.86 M (-4.3%)``, the difference from the baseline's."""
+    if value is None:
+        return "–"
+    text = f"{value:.4g}"
+    for scale, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= scale:
+            text = f"{value / scale:.4g} {letter}"
+            break
+    difference = excess(value, baseline, tolerance=0)
+    return f"{text} ({difference})" if difference else text
