@@ -43,9 +43,8 @@ def _of_older_runs(registration: Registration, records: Records) -> list[str]:
         return []
     are = "is" if len(older) == 1 else "are"
     return [
-        f"{len(older)} of {counted(len(records), 'run')} {are} older than the study's registration, "
-        "so its claims may know them."
-    ]  # fmt: skip
+        f"{len(older)} of {counted(len(records), 'run')} {are} older than the study's registration, so its claims may know them."
+    ]
 
 
 def _is_older(record: Record, registration: Registration) -> bool:

@@ -15,6 +15,7 @@ from xceptlab.report.sampling import Sampling, sampling_errors
 from xceptlab.report.tuned import Tuned, tuned
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
+from xceptlab.runs.record import Record
 from xceptlab.study import statistics
 from xceptlab.study.calibration import calibrate_study
 from xceptlab.study.choice import Records, arm_directories, arm_records
@@ -108,25 +109,22 @@ class Summary:
 
 def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
     """Read the records and curves of a study and judge its claims; ``calibrate`` simulates how often that is wrong."""
-    directories = expansion.directories()
     records = expansion.records()
-    claims = expansion.study.claims
-    metric = claims[0].metric if claims else f"test/{ACCURACY}"
-    held_out = all(config.data.validates for config in expansion.arms.values())
-    curve_metric = f"val/{ACCURACY}" if held_out else f"train/{ACCURACY}"
     by_arm = arm_records(expansion, records)
+    directories = expansion.directories()
     directories_by_arm = arm_directories(expansion, records)
+    metric = _main_metric(expansion)
+    curve_metric = _curve_metric(expansion)
     logs = _logs(directories_by_arm)
-    unfinished = _logs({key: directory for key, directory in directories.items() if not records[key]})
-    reached = {key: max((line["epoch"] for line in log), default=0) for key, log in unfinished.items()}
     verdicts = judge_study(expansion, records)
     sampling = sampling_errors(verdicts, expansion.study, directories_by_arm)
     diverged = {arm: _score_of_divergence(arm, expansion, metric) for arm in expansion.arms}
-    said_against = warnings(expansion, records, reached, _failures(directories, records), verdicts, sampling)
+    reached = _reached(directories, records)
+    caveats = warnings(expansion, records, reached, _failures(directories, records), verdicts, sampling)
     calibration = None
     if calibrate:
         calibration = calibrated(calibrate_study(expansion, by_arm, verdicts))
-        said_against += calibration.warnings
+        caveats += calibration.warnings
     return Summary(
         expansion=expansion,
         records=records,
@@ -143,8 +141,29 @@ def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
         calibrated=calibration,
         environment=_environment(records),
         links=_links(directories),
-        warnings=said_against,
+        warnings=caveats,
     )
+
+
+def _main_metric(expansion: Expansion) -> str:
+    """The metric by which the arms are compared: the first claim's, or accuracy on the test split."""
+    claims = expansion.study.claims
+    return claims[0].metric if claims else f"test/{ACCURACY}"
+
+
+def _curve_metric(expansion: Expansion) -> str:
+    """The metric of the learning curves: accuracy in validation, or in training where an arm holds nothing out."""
+    held_out = all(config.data.validates for config in expansion.arms.values())
+    return f"val/{ACCURACY}" if held_out else f"train/{ACCURACY}"
+
+
+def _reached(directories: dict[tuple[str, int], RunDirectory], records: Records) -> dict[tuple[str, int], float]:
+    """The epoch that each run is at that has begun and has no record."""
+    unfinished = {key: directory for key, directory in directories.items() if not records[key]}
+    reached = {}
+    for key, log in _logs(unfinished).items():
+        reached[key] = max((line["epoch"] for line in log), default=0)
+    return reached
 
 
 def _failures(directories: dict[tuple[str, int], RunDirectory], records: Records) -> dict[tuple[str, int], str]:
@@ -170,10 +189,12 @@ def _links(directories: dict[tuple[str, int], RunDirectory]) -> dict[tuple[str, 
 
 def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmRow:
     """The row of one arm in the table of arms."""
-    done = [record for seed in expansion.seeds if (record := records[name, seed])]
+    of_seeds = [records[name, seed] for seed in expansion.seeds]
+    done = [record for record in of_seeds if record]
     diverged = sum(record.status == "diverged" for record in done)
     finished = [record.metrics[metric] for record in done if metric in record.metrics]
     values = np.array(finished + diverged * [_score_of_divergence(name, expansion, metric)])
+    speeds = [record.images_per_second for record in done]
     claims = [claim for claim in expansion.study.claims if name in expansion.study.arms_of(claim)]
     images = max((record.test_images for record in done), default=0)
     return ArmRow(
@@ -186,7 +207,7 @@ def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmR
         sampling=_sampling_error(metric, finished, images),
         parameters=done[0].parameters if done else None,
         macs=done[0].macs if done else None,
-        images_per_second=float(np.mean([record.images_per_second for record in done])) if done else math.nan,
+        images_per_second=float(np.mean(speeds)) if done else math.nan,
     )
 
 
@@ -237,7 +258,12 @@ def _curve(arm: str, seeds: Sequence[int], logs: Logs, metric: str) -> Curve:
 
 def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, float]:
     """By completed epoch the metric's last value there."""
-    return {line["epoch"]: line[metric] for line in lines if metric in line and line["epoch"] % 1 == 0}
+    ends = {}
+    for line in lines:
+        at_end = line["epoch"] % 1 == 0
+        if metric in line and at_end:
+            ends[line["epoch"]] = line[metric]
+    return ends
 
 
 def _effects(expansion: Expansion, records: Records, metric: str) -> list[EffectRow]:
@@ -246,25 +272,32 @@ def _effects(expansion: Expansion, records: Records, metric: str) -> list[Effect
     complete = [seed for seed in expansion.seeds if all(records[arm, seed] for arm in expansion.arms)]
     if not grid or len(complete) < 2:
         return []
-    scores = np.empty((len(complete), len(expansion.arms)))
-    for column, arm in enumerate(expansion.arms):
-        diverged = _score_of_divergence(arm, expansion, metric)
-        for row, seed in enumerate(complete):
-            record = records[arm, seed]
-            assert record is not None
-            scores[row, column] = record.metrics.get(metric, diverged)
+    scores = _scores(expansion, records, complete, metric)
     shape = [len(levels) for levels in grid.values()]
+    by_level = scores.reshape(len(complete), *shape)
     rows = []
-    for effect in statistics.effects(scores.reshape(len(complete), *shape), 1 - expansion.study.alpha):
-        row_of_effect = EffectRow(
+    for effect in statistics.effects(by_level, 1 - expansion.study.alpha):
+        row = EffectRow(
             name=_name_of_effect(effect, grid),
             estimate=effect.estimate,
             low=effect.low,
             high=effect.high,
             p_adjusted=effect.p_adjusted,
         )
-        rows.append(row_of_effect)
+        rows.append(row)
     return rows
+
+
+def _scores(expansion: Expansion, records: Records, seeds: Sequence[int], metric: str) -> Array:
+    """The scores (seeds, arms) at seeds that every arm has a record of."""
+    scores = np.empty((len(seeds), len(expansion.arms)))
+    for column, arm in enumerate(expansion.arms):
+        diverged = _score_of_divergence(arm, expansion, metric)
+        for row, seed in enumerate(seeds):
+            record = records[arm, seed]
+            assert record is not None
+            scores[row, column] = record.metrics.get(metric, diverged)
+    return scores
 
 
 def _name_of_effect(effect: statistics.Effect, grid: dict[str, list[Any]]) -> str:
@@ -281,19 +314,26 @@ def _environment(records: Records) -> dict[str, str]:
     """What the runs were made with; several values where they differ."""
     values: dict[str, set[str]] = {}
     done = [record for record in records.values() if record]
-    packages = sorted({package for record in done for package in record.versions})
+    packages = {package for record in done for package in record.versions}
     for record in done:
-        revision = str(record.git.get("revision", "unknown"))
-        made_with = {
-            "revision of the code": f"{revision} and changes" if record.git.get("dirty") else revision,
-            "device": record.device,
-            "arithmetic": record.arithmetic or "unknown",
-            "processes of a run": str(record.world_size),
-            "precision": record.precision,
-            "fingerprint of the data": record.data_fingerprint,
-        }
-        for package in packages:
-            made_with[package] = record.versions.get(package, "unknown")
-        for name, value in made_with.items():
+        for name, value in _made_with(record, sorted(packages)).items():
             values.setdefault(name, set()).add(value)
     return {name: ", ".join(sorted(different)) for name, different in values.items()}
+
+
+def _made_with(record: Record, packages: Sequence[str]) -> dict[str, str]:
+    """What a run was made with, by name; the versions are those of the packages that any run names."""
+    revision = str(record.git.get("revision", "unknown"))
+    if record.git.get("dirty"):
+        revision += " and changes"
+    made_with = {
+        "revision of the code": revision,
+        "device": record.device,
+        "arithmetic": record.arithmetic or "unknown",
+        "processes of a run": str(record.world_size),
+        "precision": record.precision,
+        "fingerprint of the data": record.data_fingerprint,
+    }
+    for package in packages:
+        made_with[package] = record.versions.get(package, "unknown")
+    return made_with

@@ -3,11 +3,11 @@
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from xceptlab.config import loading
-from xceptlab.config.schema import DataConfig, RunConfig, TrainConfig
+from xceptlab.config.schema import RunConfig
 from xceptlab.runs.record import Record
 from xceptlab.study.choice import Records
 from xceptlab.study.definition import Seeds
@@ -24,38 +24,55 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
         records: Of the runs that stand for the arms, by (arm, seed).
     """
 
+    configs = {name: trial.config for name, trial in expansion.trials.items()}
+
     def row(words: Callable[[RunConfig], str]) -> str:
-        return _by_arm({name: words(trial.config) for name, trial in expansion.trials.items()})
+        """What all trials have, in words."""
+        return _by_arm({name: words(config) for name, config in configs.items()})
 
     def recorded_row(words: Callable[[RunConfig, Record | None], str]) -> str:
+        """What all arms have, in words, for what a record knows better than the configuration."""
         return _by_arm({arm: words(config, _first(arm, records)) for arm, config in expansion.arms.items()})
 
-    registration = Registration.read(expansion)
-    return {
-        "data set": row(lambda config: f"{config.data.classes:,} classes of {config.data.splits()}"),
+    rows = {
+        "data set": row(_data_set),
         "images": recorded_row(_images),
-        "image size": row(lambda config: f"{config.data.size} x {config.data.size} pixels"),
-        "augmentation": row(lambda config: _augmentation(config.data)),
+        "image size": row(_image_size),
+        "augmentation": row(_augmentation),
         "network": _network(expansion),
-        "initial weights": recorded_row(_start),
-        "epochs": row(lambda config: f"{config.train.epochs:,}"),
-        "batch size": row(lambda config: _batch(config.train)),
-        "optimizer": row(lambda config: _optimizer(config.train)),
-        "learning rate": row(lambda config: _learning_rate(config.train)),
+        "initial weights": recorded_row(_initial_weights),
+        "epochs": row(_epochs),
+        "batch size": row(_batch_size),
+        "optimizer": row(_optimizer),
+        "learning rate": row(_learning_rate),
         "regularisation": row(_regularisation),
-        **({"tuning": _tuning(expansion.study.tune)} if expansion.study.tune else {}),
+    }
+    if expansion.study.tune:
+        rows["tuning"] = _tuning(expansion.study.tune)
+    return rows | {
         "precision": row(lambda config: config.train.precision),
         "seeds": _seeds(expansion),
-        "base files": ", ".join([*expansion.study.base, *_layers(expansion)]),
-        "registered": f"{_date(registration.time)}, as {registration.digest}" if registration else "not yet",
+        "base files": ", ".join([*expansion.study.base, *_configuration_files(expansion)]),
+        "registered": _registered(expansion),
     }
 
 
 def shared_science(expansion: Expansion) -> dict[str, str]:
     """Every science key in which no arm and no trial differs from another, with its value; the seed is no such key."""
     first, *others = (trial.config.science() for trial in expansion.trials.values())
-    shared = [key for key in first if key != "seed" and all(other.get(key) == first[key] for other in others)]
-    return {key: json.dumps(first[key]) for key in shared}
+    shared = {}
+    for key, value in first.items():
+        if key != "seed" and _all_have(others, key, value):
+            shared[key] = json.dumps(value)
+    return shared
+
+
+def _all_have(configs: Iterable[Mapping[str, Any]], key: str, value: Any) -> bool:
+    """Whether configurations, flattened by key, have one and the same value at a key."""
+    return all(config.get(key) == value for config in configs)
+
+
+# ---- rows -------------------------------------------------------------------------------------------------------------------
 
 
 def _by_arm(words: dict[str, str]) -> str:
@@ -78,6 +95,10 @@ def _first(arm: str, records: Records) -> Record | None:
     return None
 
 
+def _data_set(config: RunConfig) -> str:
+    return f"{config.data.classes:,} classes of {config.data.splits()}"
+
+
 def _images(config: RunConfig, record: Record | None) -> str:
     """The sizes of the splits: a record's, or those that the configuration tells."""
     train, validation, test = config.data.images()
@@ -96,8 +117,17 @@ def _count(images: int, use: str) -> str:
     return f"{images:,} {use}" if images else f"an unknown number {use}"
 
 
-def _augmentation(data: DataConfig) -> str:
-    crops = {"none": "", "pad": f"random crop after {data.pad} pixels of padding", "resized": "random resized crop"}
+def _image_size(config: RunConfig) -> str:
+    return f"{config.data.size} x {config.data.size} pixels"
+
+
+def _augmentation(config: RunConfig) -> str:
+    data = config.data
+    crops = {
+        "none": "",
+        "pad": f"random crop after {data.pad} pixels of padding",
+        "resized": "random resized crop",
+    }
     used = {
         crops[data.crop]: data.crop != "none",
         "flip": data.flip,
@@ -117,21 +147,43 @@ def _listed(used: dict[str, Any]) -> str:
 
 def _network(expansion: Expansion) -> str:
     """The network that the arms share, by the fields that differ from the paper's Xception."""
-    first, *others = (config.changed() for config in expansion.arms.values())
-    shared = {}
-    for key, value in first.items():
-        in_other_rows = key in ("model.dropout", "model.weights_digest")
-        if key.startswith("model.") and not in_other_rows and all(other.get(key) == value for other in others):
-            shared[key.removeprefix("model.")] = value
-    name = f"timm's {shared.pop('timm')}" if "timm" in shared else str(shared.pop("family", "Xception"))
-    words = ", ".join([name, *(f"{field} {value}" for field, value in shared.items())])
-    differing = set().union(*(expansion.differences(arm) for arm in expansion.arms))
-    if any(key.startswith("model.") and key != "model.weights" for key in differing):
+    fields = _shared_fields_of_network(expansion)
+    if "timm" in fields:
+        name = f"timm's {fields.pop('timm')}"
+    else:
+        name = str(fields.pop("family", "Xception"))
+    parts = [name]
+    for field, value in fields.items():
+        parts.append(f"{field} {value}")
+    words = ", ".join(parts)
+    if _arms_differ_in_network(expansion):
         return f"{words}; the arms differ in it"
     return words
 
 
-def _start(config: RunConfig, record: Record | None) -> str:
+def _shared_fields_of_network(expansion: Expansion) -> dict[str, Any]:
+    """The fields of the network that differ from their defaults, with the same value in all arms."""
+    first, *others = (config.changed() for config in expansion.arms.values())
+    shared = {}
+    for key, value in first.items():
+        in_other_rows = key in ("model.dropout", "model.weights_digest")
+        if not key.startswith("model.") or in_other_rows:
+            continue
+        if _all_have(others, key, value):
+            shared[key.removeprefix("model.")] = value
+    return shared
+
+
+def _arms_differ_in_network(expansion: Expansion) -> bool:
+    """Whether an arm differs from the baseline in its network itself; initial weights have a row of their own."""
+    for arm in expansion.arms:
+        for key in expansion.differences(arm):
+            if key.startswith("model.") and key != "model.weights":
+                return True
+    return False
+
+
+def _initial_weights(config: RunConfig, record: Record | None) -> str:
     """What the training starts from; the record of a run knows more of it than the configuration."""
     if record and record.weights:
         return f"{record.weights}, as {config.model.weights_digest}"
@@ -147,26 +199,42 @@ def _seeds(expansion: Expansion) -> str:
 
 
 def _tuning(tune: Tune) -> str:
-    values = ", ".join(f"({value_name(value)})" if len(value) > 1 else value_name(value) for value in tune.values())
-    return f"{tune.described.removesuffix('.')}: {values}"
+    values = []
+    for value in tune.values():
+        name = value_name(value)
+        values.append(f"({name})" if len(value) > 1 else name)
+    sentence = tune.described.removesuffix(".")
+    return f"{sentence}: {', '.join(values)}"
 
 
-def _layers(expansion: Expansion) -> list[str]:
+def _configuration_files(expansion: Expansion) -> list[str]:
     """The configuration files of the command line, which apply after the base."""
     arguments = shlex.split(expansion.command)[3:]  # after xceptlab study STUDY
     return [value for key, value in loading.overrides(arguments) if key == "config" and value]
 
 
-def _date(when: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(when))
+def _registered(expansion: Expansion) -> str:
+    """When the claims were registered, and the digest by which a reader recognises them."""
+    registration = Registration.read(expansion)
+    if not registration:
+        return "not yet"
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(registration.time))
+    return f"{date}, as {registration.digest}"
 
 
-def _batch(train: TrainConfig) -> str:
-    parts = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
-    return f"{train.batch_size:,}{parts}"
+def _epochs(config: RunConfig) -> str:
+    return f"{config.train.epochs:,}"
 
 
-def _optimizer(train: TrainConfig) -> str:
+def _batch_size(config: RunConfig) -> str:
+    train = config.train
+    if train.accumulate > 1:
+        return f"{train.batch_size:,} in {train.accumulate} parts"
+    return f"{train.batch_size:,}"
+
+
+def _optimizer(config: RunConfig) -> str:
+    train = config.train
     words: list[str] = [train.optimizer]
     if train.optimizer != "adamw":
         words.append(f"momentum {train.momentum:g}")
@@ -175,17 +243,21 @@ def _optimizer(train: TrainConfig) -> str:
     decay = f"weight decay {train.weight_decay:g}"
     if not train.decay_norm_bias:
         decay += " (not on BatchNorm and biases)"
-    return ", ".join([*words, decay])
+    words.append(decay)
+    return ", ".join(words)
 
 
-def _learning_rate(train: TrainConfig) -> str:
+def _learning_rate(config: RunConfig) -> str:
+    train = config.train
     schedules = {
         "constant": "constant",
         "exponential": f"times {train.decay_rate:g} every {train.decay_epochs:g} epochs",
         "cosine": "cosine to 0",
     }
-    warmup = f", linear warm-up over {100 * train.warmup:g}% of the training" if train.warmup else ""
-    return f"{train.lr:g}, {schedules[train.schedule]}{warmup}"
+    words = f"{train.lr:g}, {schedules[train.schedule]}"
+    if train.warmup:
+        words += f", linear warm-up over {100 * train.warmup:g}% of the training"
+    return words
 
 
 def _regularisation(config: RunConfig) -> str:

@@ -13,6 +13,10 @@ from xceptlab.study.tuning import value_name
 from xceptlab.study.verdict import Verdict, judge
 
 Rows = list[list[str]]
+"""A table of text."""
+
+UNKNOWN = "–"
+"""What a cell has where there is no value yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,42 +55,75 @@ def tuned(expansion: Expansion, records: Records, metric: str, diverged: Mapping
 
 def _chosen(expansion: Expansion, records: Records) -> Rows:
     choice = chosen(expansion, records)
-    rows = [["arm", *(f"seed {seed}" for seed in expansion.seeds)]]
-    for arm in expansion.arms:
-        names = [choice.get((arm, seed)) for seed in expansion.seeds]
-        rows.append([arm, *(value_name(expansion.trials[name].values) if name else "–" for name in names)])
-    return rows
-
-
-def _by_value(expansion: Expansion, records: Records, metric: str, diverged: Mapping[str, float]) -> Rows:
-    times, places = Counter(chosen(expansion, records).values()), decimals(metric)
-    assert expansion.study.tune
-    rows = [["arm", *map(value_name, expansion.study.tune.values())]]
+    header = ["arm"]
+    for seed in expansion.seeds:
+        header.append(f"seed {seed}")
+    rows = [header]
     for arm in expansion.arms:
         row = [arm]
-        for name in expansion.trials_of(arm):
-            done = [record for seed in expansion.seeds if (record := records.get((name, seed)))]
-            values = [record.metrics.get(metric, diverged[arm]) for record in done]
-            spread = f" ± {stdev(values):.{places}f}" if len(values) > 1 else ""
-            row.append(f"{fmean(values):.{places}f}{spread} ({times[name]}×)" if values else "–")
+        for seed in expansion.seeds:
+            trial = choice.get((arm, seed))
+            row.append(value_name(expansion.trials[trial].values) if trial else UNKNOWN)
         rows.append(row)
     return rows
 
 
+def _by_value(expansion: Expansion, records: Records, metric: str, diverged: Mapping[str, float]) -> Rows:
+    tune = expansion.study.tune
+    assert tune
+    times_chosen = Counter(chosen(expansion, records).values())
+    rows = [["arm", *map(value_name, tune.values())]]
+    for arm in expansion.arms:
+        row = [arm]
+        for trial in expansion.trials_of(arm):
+            scores = _scores_of_trial(trial, expansion, records, metric, diverged[arm])
+            row.append(_cell_of_scores(scores, decimals(metric), times_chosen[trial]))
+        rows.append(row)
+    return rows
+
+
+def _scores_of_trial(trial: str, expansion: Expansion, records: Records, metric: str, diverged: float) -> list[float]:
+    """The scores of a trial's runs that have a record; a run that diverged scores ``diverged``."""
+    scores = []
+    for seed in expansion.seeds:
+        record = records.get((trial, seed))
+        if record:
+            scores.append(record.metrics.get(metric, diverged))
+    return scores
+
+
+def _cell_of_scores(scores: list[float], places: int, times_chosen: int) -> str:
+    """The mean, the standard deviation where there is one, and for how many seeds the value was chosen."""
+    if not scores:
+        return UNKNOWN
+    cell = f"{fmean(scores):.{places}f}"
+    if len(scores) > 1:
+        cell += f" ± {stdev(scores):.{places}f}"
+    return f"{cell} ({times_chosen}×)"
+
+
 def _contrasts(expansion: Expansion, records: Records) -> Rows:
+    study = expansion.study
+    assert study.tune
     rows = [["claim", "value", "difference", "low", "high", "p"]]
-    assert expansion.study.tune
-    for claim in expansion.study.claims:
-        for number, values in enumerate(expansion.study.tune.values()):
-            table = scores_of_runs(claim, expansion, records_at(expansion, records, number))
-            (verdict,) = judge([claim], [table], expansion.seeds, expansion.study.alpha)
+    for claim in study.claims:
+        for number, values in enumerate(study.tune.values()):
+            scores = scores_of_runs(claim, expansion, records_at(expansion, records, number))
+            (verdict,) = judge([claim], [scores], expansion.seeds, study.alpha)
             rows.append([claim.id, value_name(values), *_numbers(verdict)])
     return rows
 
 
-def _numbers(v: Verdict) -> list[str]:
-    """A verdict's estimate, interval and p-value, or a dash for what is not known."""
-    places = decimals(v.claim.metric)
-    known = [*([v.estimate] if v.n else []), *([v.low, v.high] if v.n > 1 else [])]
-    shown = [f"{value:+.{places}f}" for value in known] + ([f"{v.p_adjusted:.2g}"] if v.tested else [])
-    return shown + ["–"] * (4 - len(shown))
+def _numbers(verdict: Verdict) -> list[str]:
+    """A verdict's estimate, the ends of its interval and its p-value; those that are known come first, then dashes."""
+    known = []
+    if verdict.n:
+        known.append(verdict.estimate)
+    if verdict.n > 1:
+        known += [verdict.low, verdict.high]
+    places = decimals(verdict.claim.metric)
+    cells = [f"{value:+.{places}f}" for value in known]
+    if verdict.tested:
+        cells.append(f"{verdict.p_adjusted:.2g}")
+    missing = 4 - len(cells)
+    return cells + missing * [UNKNOWN]
