@@ -152,7 +152,8 @@ def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
     """By how much budgets exceed the other arm's, such as ``epochs +100.0%``; what follows from others is left out."""
     unequal = {}
     for name, spent in spent_a.items():
-        if more := excess(spent, spent_b.get(name)):
+        more = excess(spent, spent_b.get(name))
+        if more:
             unequal[name] = more
     if unequal.keys() & {"epochs", "training images"}:
         unequal.pop("images seen", None)
@@ -173,7 +174,7 @@ def _steps_as_planned(spent: dict[str, float]) -> bool:
 
 def _compare_speeds(a: str, b: str, expansion: Expansion, records: Records) -> str:
     """The speed of arm a against b's, from the pairs of runs that were made together; empty with fewer than 2 of them."""
-    done = list({record.run_id: record for record in records.values() if record}.values())
+    done = _without_repetition(records)
     ratios = []
     for seed in expansion.seeds:
         first, second = records[a, seed], records[b, seed]
@@ -187,6 +188,15 @@ def _compare_speeds(a: str, b: str, expansion: Expansion, records: Records) -> s
     if not faster:
         return ""
     return f"Speed, {a} against {b}: images/s {faster} (the median of {len(ratios)} pairs of runs made together)."
+
+
+def _without_repetition(records: Records) -> list[Record]:
+    """The records, each of them once: a run may be known by its trial and by the arm that it stands for."""
+    by_run_id = {}
+    for record in records.values():
+        if record:
+            by_run_id[record.run_id] = record
+    return list(by_run_id.values())
 
 
 def _made_together(first: Record, second: Record, done: list[Record]) -> bool:

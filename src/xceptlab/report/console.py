@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xceptlab.models.cost import Row
 
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", "incomplete": "yellow"}
+"""One of the terminal's colours per outcome."""
 
 
 def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None:
@@ -35,9 +36,11 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     """
     from xceptlab.models.cost import changes  # loads torch, which `report` does without
 
+    study = expansion.study
     records = expansion.records()
+    verdicts = judge_study(expansion, records)
     console = Console(markup=False)
-    console.print(Text.assemble((expansion.study.question, "bold"), f"  ({expansion.name})"))
+    console.print(Text.assemble((study.question, "bold"), f"  ({expansion.name})"))
     console.print(f"Data: {expansion.data()}.", highlight=False)
     console.print(_table_of_differences(expansion, records, networks))
     baseline = next(iter(networks.values()))
@@ -45,20 +48,27 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
         if differing := changes(baseline, tree):
             lines = _at_most(differing, 6)
             console.print(f"Modules of {arm}:", *lines, sep="\n  ", highlight=False)
-    verdicts = judge_study(expansion, records)
     for verdict in verdicts:
         lines = _planned_claim(verdict, expansion)
         console.print(*lines, sep="\n", highlight=False)
-    if expansion.study.tune:
-        console.print(f"Tuned: {expansion.study.tune.described}", highlight=False)
-    missing = sum(record is None for record in records.values())
-    console.print(f"{missing} of {len(records)} runs to train{_size(expansion)}{_seeds_to_come(expansion, verdicts)}.")
+    if study.tune:
+        console.print(f"Tuned: {study.tune.described}", highlight=False)
+    console.print(_runs_to_train(expansion, records, verdicts))
     if nothing := expansion.nothing_found():
         console.print(f"{nothing}.", soft_wrap=True, highlight=False)
     if expansion.first_look:
         console.print(f"This is {expansion.first_look}.")
-    if len(expansion.seeds) < LEAST_PAIRS:
-        console.print(f"Warning: with {len(expansion.seeds)} of at least {LEAST_PAIRS} seeds no claim can be judged.")
+    seeds = len(expansion.seeds)
+    if seeds < LEAST_PAIRS:
+        console.print(f"Warning: with {seeds} of at least {LEAST_PAIRS} seeds no claim can be judged.")
+
+
+def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Verdict]) -> str:
+    """How many runs there are to train, and how many may follow."""
+    missing = sum(record is None for record in records.values())
+    size = _size(expansion)
+    seeds_to_come = _seeds_to_come(expansion, verdicts)
+    return f"{missing} of {len(records)} runs to train{size}{seeds_to_come}."
 
 
 def _size(expansion: Expansion) -> str:
@@ -66,8 +76,8 @@ def _size(expansion: Expansion) -> str:
     tune = expansion.study.tune
     if tune is None:
         return ""
-    values = f"{len(tune.values())} values of {' and '.join(tune.keys)}"
-    return f": {len(expansion.arms)} arms x {len(expansion.seeds)} seeds x {values}"
+    arms, seeds, values = len(expansion.arms), len(expansion.seeds), len(tune.values())
+    return f": {arms} arms x {seeds} seeds x {values} values of {' and '.join(tune.keys)}"
 
 
 def _table_of_differences(expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]") -> Table:
@@ -76,23 +86,33 @@ def _table_of_differences(expansion: Expansion, records: Records, networks: "Map
     table = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
     for name in ("arm", "differs in", "parameters", "MACs", "runs done"):
         table.add_column(name, overflow="fold")
-    of_baseline = baseline_tree[0]  # the first row is the whole network's
+    whole_baseline = baseline_tree[0]  # the first row is the whole network's
     for arm, tree in networks.items():
         whole = tree[0]
-        keys = [f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items()]
-        matched = expansion.arms[arm].model.match
-        if matched != "none" and excess(getattr(whole, matched), getattr(of_baseline, matched)):
-            keys.append("(unmatched)")
-        runs = [record for (trial, _), record in records.items() if expansion.trials[trial].arm == arm]
-        done = sum(record is not None for record in runs)
         table.add_row(
             arm,
-            "\n".join(keys) or "(the baseline)",
-            amount(whole.parameters, of_baseline.parameters),
-            amount(whole.macs, of_baseline.macs),
-            f"{done} of {len(runs)}",
+            _differences(arm, expansion, whole, whole_baseline),
+            amount(whole.parameters, whole_baseline.parameters),
+            amount(whole.macs, whole_baseline.macs),
+            _runs_done(arm, expansion, records),
         )
     return table
+
+
+def _differences(arm: str, expansion: Expansion, network: "Row", baseline: "Row") -> str:
+    """The keys in which an arm differs from the baseline, a line each, and a note where budgets differ that should match."""
+    lines = [f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items()]
+    matched = expansion.arms[arm].model.match
+    if matched != "none" and excess(getattr(network, matched), getattr(baseline, matched)):
+        lines.append("(unmatched)")
+    return "\n".join(lines) or "(the baseline)"
+
+
+def _runs_done(arm: str, expansion: Expansion, records: Records) -> str:
+    """How many of an arm's runs have a record, such as ``2 of 3``."""
+    runs = [record for (trial, _), record in records.items() if expansion.trials[trial].arm == arm]
+    done = sum(record is not None for record in runs)
+    return f"{done} of {len(runs)}"
 
 
 def _at_most(lines: list[str], most: int) -> list[str]:
@@ -107,12 +127,15 @@ def _planned_claim(verdict: Verdict, expansion: Expansion) -> list[str]:
     claim = verdict.claim
     a, b = claim.sides
     gain = f"{claim.gain}: " if claim.gain else ""
-    lines = [f"Claim {claim.id}: {gain}{a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"]
+    claimed = f"Claim {claim.id}: {gain}{a} {claim.kind} to {b} in {claim.metric}, margin {claim.margin:g}"
+    lines = [claimed]
     if outlook := forecast(verdict, expansion.study):
         lines.append(f"  {outlook}")
     elif verdict.outcome != "incomplete":
         lines.append(f"  {verdict.summary}")
-    return lines + [f"  Warning: {why}." for why in verdict.warnings]
+    for why in verdict.warnings:
+        lines.append(f"  Warning: {why}.")
+    return lines
 
 
 def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
@@ -130,17 +153,22 @@ def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
 def show_verdicts(verdicts: Sequence[Verdict], calibrated: Calibrated | None = None) -> None:
     """Verdicts on scores from elsewhere, with what is to be said against them, and how often such verdicts are wrong."""
     console = Console(highlight=False)
-    for v in verdicts:
-        _show_verdict(console, v)
-        for warning in v.warnings:
+    for verdict in verdicts:
+        _show_verdict(console, verdict)
+        for warning in verdict.warnings:
             console.print(Text(f"  Warning: {warning}.", style="yellow"))
     if calibrated:
         _show_calibrated(console, calibrated)
-        for warning in calibrated.warnings:
-            console.print(Text(f"Warning: {warning}", style="yellow"))
+        _show_warnings(console, calibrated.warnings)
+
+
+def _show_warnings(console: Console, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console.print(Text(f"Warning: {warning}", style="yellow"))
 
 
 def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
+    """The table of error rates, and what it says of each claim."""
     header, *rows = calibrated.table
     table = Table(title="How often such verdicts are wrong", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in header:
@@ -153,10 +181,13 @@ def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
     console.print(Text(f"  {calibrated.described}", style="dim"))
 
 
-def _show_verdict(console: Console, v: Verdict) -> None:
-    claim = ": ".join(filter(None, (v.claim.id, v.claim.statement)))
-    console.print(Text.assemble((v.outcome.upper(), f"bold {COLOURS[v.outcome]}"), f"  {claim}"))
-    console.print(Text(f"  {v.summary} {v.evidence}"))
+def _show_verdict(console: Console, verdict: Verdict) -> None:
+    """The outcome, the claim, and what the verdict says of it."""
+    claim = verdict.claim
+    named = ": ".join(filter(None, (claim.id, claim.statement)))
+    tone = COLOURS[verdict.outcome]
+    console.print(Text.assemble((verdict.outcome.upper(), f"bold {tone}"), f"  {named}"))
+    console.print(Text(f"  {verdict.summary} {verdict.evidence}"))
 
 
 def show_summary(summary: Summary, written: bool = True) -> None:
@@ -165,26 +196,32 @@ def show_summary(summary: Summary, written: bool = True) -> None:
     console.print(Text(summary.expansion.study.question, style="bold"))
     console.print(Text(f"Data: {summary.expansion.data()}.", style="dim"))
     console.print(_table_of_arms(summary))
-    for v in summary.verdicts:
-        _show_verdict(console, v)
-        for note in _notes(v, summary):
+    for verdict in summary.verdicts:
+        _show_verdict(console, verdict)
+        for note in _notes(verdict, summary):
             console.print(Text(f"  {note}", style="dim"))
     if summary.effects:
-        level = 100 * (1 - summary.expansion.study.alpha)
-        title = f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals, p by Holm:"
-        console.print(Text(title, style="bold"))
+        _show_effects(console, summary)
+    if summary.calibrated:
+        _show_calibrated(console, summary.calibrated)
+    _show_warnings(console, summary.warnings)
+    if written:
+        page = summary.expansion.directory() / "report.html"
+        console.print(Text(f"Report: {page}"), soft_wrap=True)
+
+
+def _show_effects(console: Console, summary: Summary) -> None:
+    """The effects of a factorial study, a line each."""
+    level = 100 * (1 - summary.expansion.study.alpha)
+    title = f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals, p by Holm:"
+    console.print(Text(title, style="bold"))
     for effect in summary.effects:
         name, estimate, low, high, p = effect_cells(effect, summary.metric)
         console.print(Text(f"{estimate:>8} ({low} to {high}), p = {p}  {name}"))
-    if summary.calibrated:
-        _show_calibrated(console, summary.calibrated)
-    for warning in summary.warnings:
-        console.print(Text(f"Warning: {warning}", style="yellow"))
-    if written:
-        console.print(Text(f"Report: {summary.expansion.directory() / 'report.html'}"), soft_wrap=True)
 
 
 def _table_of_arms(summary: Summary) -> Table:
+    """The table of arms, as wide as a terminal of 80 characters."""
     header = arm_header(summary.metric)
     left_out = header.index("test se")  # a sentence tells it; 80 characters have no room for it
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -201,7 +238,8 @@ def _table_of_arms(summary: Summary) -> Table:
 
 def _notes(verdict: Verdict, summary: Summary) -> list[str]:
     """What is to be known with a verdict: budgets that differ, and where its error comes from."""
-    notes = summary.budgets[verdict.claim.id].sentences
-    if sampling := summary.sampling.get(verdict.claim.id):
+    claim = verdict.claim.id
+    notes = summary.budgets[claim].sentences
+    if sampling := summary.sampling.get(claim):
         notes.append(str(sampling))
     return notes

@@ -16,8 +16,9 @@ def warnings_without_registration(expansion: Expansion, records: Records) -> lis
     if not any(records.values()) or Registration.read(expansion):
         return []
     return [
-        "There is no registration of this study: nothing tells that its claims were made before its runs. `xceptlab study` "
-        "writes registered.yaml before the first run; it was removed, or the study was never started."
+        "There is no registration of this study: nothing tells that its claims were made before its runs. "
+        "`xceptlab study` writes registered.yaml before the first run; "
+        "it was removed, or the study was never started."
     ]
 
 
@@ -29,9 +30,11 @@ def registration_warnings(expansion: Expansion, records: Records) -> list[str]:
     warnings = [f"Edited after its registration: {edit.rstrip('.')}." for edit in registration.edits(expansion)]
     warnings += _of_older_runs(registration, records)
     if added := _added_by_hand(registration, records):
+        seeds = named(added, "was", "were").capitalize()
         warnings.append(
-            f"{named(added, 'was', 'were').capitalize()} added by hand after the verdict of the registered seeds: "
-            "looking again makes false verdicts likelier than alpha; seeds: {start, step, max, stop: decided} accounts for it."
+            f"{seeds} added by hand after the verdict of the registered seeds: "
+            "looking again makes false verdicts likelier than alpha; "
+            "seeds: {start, step, max, stop: decided} accounts for it."
         )
     return warnings
 
@@ -42,9 +45,8 @@ def _of_older_runs(registration: Registration, records: Records) -> list[str]:
     if not older:
         return []
     are = "is" if len(older) == 1 else "are"
-    return [
-        f"{len(older)} of {counted(len(records), 'run')} {are} older than the study's registration, so its claims may know them."
-    ]
+    runs = counted(len(records), "run")
+    return [f"{len(older)} of {runs} {are} older than the study's registration, so its claims may know them."]
 
 
 def _is_older(record: Record, registration: Registration) -> bool:
