@@ -217,7 +217,7 @@ def futility_cost(effect: float, trials: int, seed: int, futility: float = 0.1) 
         for n in PLAN.analyses:
             d = x[:n]
             p = statistics.p_values(d, "superior", MARGIN, boundary.chance)
-            plan = "superior", MARGIN, PLAN.analyses, boundary, ALPHA, d
+            plan = "superior", MARGIN, PLAN.analyses, boundary, ALPHA, tuple(d.tolist())
             if p.min() <= ALPHA or n == PLAN.max:
                 break
             if statistics.sequential_power(d.mean(), d.std(ddof=1), *plan, paths=200)[0] < futility:
@@ -307,7 +307,8 @@ def calibrated_rates(differences: Differences, n: int, claims: int, samples: int
         for i, d in enumerate(drawn):
             made = Claim(id=str(i), contrast=("a", "b"), metric="test/top1", kind="superior", margin=0)
             no_failures = np.zeros((2, n), dtype=bool)
-            observed.append(Observed(claim=made, scores=np.stack([d, 0 * d]), failed=no_failures))
+            scores = np.stack([d, 0 * d])
+            observed.append(Observed(claim=made, scores=scores, seeds=tuple(range(n)), failed=no_failures))
         calibration = calibrate(observed, range(n), ALPHA)
         rates = calibration.any_claim or calibration.claims[0].rates[0]
         found.append(rates.supported.share)

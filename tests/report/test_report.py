@@ -29,6 +29,7 @@ from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
+from xceptlab.study.verdict import with_needed_seeds
 
 EVIL = "<script>alert(1)</script>"
 CLAIM = {
@@ -855,6 +856,51 @@ def test_speeds_of_runs_in_unequal_company_are_not_compared(study):
         start = 20.0 * seed
         leave(expansion, "third", seed, 90.0, started=start, finished=start + 9, seconds=8.0)
     assert summarise(expansion).budgets["helps"].speed == ""
+
+
+# ---- arms of settled claims ---------------------------------------------------------------------------------------------------
+
+THREE = {"with": {}, "without": {"model.residual": "none"}, "third": {"model.middle_blocks": 2}}
+SETTLED_AND_OPEN = [CLAIM, CLAIM | {"id": "close", "contrast": ["third", "without"], "margin": 1.0}]
+LEVELS = {"with": 97.0, "without": 90.0, "third": 91.0}
+
+
+def sequential(study, seeds_of_with: int) -> Expansion:
+    """A claim that 3 seeds settle beside one that 5 leave open; the settled claim's first arm has runs of so many seeds."""
+    expansion = study(arms=THREE, claims=SETTLED_AND_OPEN, seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"})
+    Registration.make(expansion)
+    for i, (arm, level) in enumerate(LEVELS.items()):
+        noise = np.random.default_rng(i).normal(0, 0.2, 5)
+        for seed in range(seeds_of_with if arm == "with" else 5):
+            leave(expansion, arm, seed, level + noise[seed])
+    return with_needed_seeds(expansion)
+
+
+def test_a_report_names_the_arms_whose_claims_were_settled_and_judges_the_others(study):
+    expansion = sequential(study, 3)
+    assert (dict(expansion.ended), expansion.seeds) == ({"with": 3}, [0, 1, 2, 3, 4])
+    pages = texts(expansion)
+    for name in ("report.md", "report.html"):
+        assert "No further seeds, as their claims were settled: with after 3 (of 5)" in " ".join(pages[name].split())
+    assert "effects of factors over the 3 that all arms have" in pages["report.md"]
+    assert sum(line.startswith("with,") for line in pages["results.csv"].splitlines()) == 3
+
+
+def test_runs_of_an_earlier_version_that_a_settled_claim_would_not_need_any_more_are_kept(study):
+    expansion = sequential(study, 5)
+    assert dict(expansion.ended) == {"with": 5}
+    pages = texts(expansion)
+    assert "No further seeds" not in pages["report.md"]
+    assert "With all 5 seeds that there are by now it is +" in pages["report.md"]
+    assert sum(line.startswith("with,") for line in pages["results.csv"].splitlines()) == 5
+
+
+@pytest.mark.parametrize(("scope", "where"), [("test_set", "the same images"), ("images", "other images of the same kind")])
+def test_the_page_says_below_the_verdicts_for_what_they_hold(study, scope, where):
+    expansion = study(scope=scope)
+    for arm, seed in expansion.runs():
+        run(expansion, arm, seed, correct=np.random.default_rng(seed).integers(0, 2, 500))
+    assert f"Scope: runs with other seeds, tested on {where}." in texts(expansion)["report.html"]
 
 
 def test_skewed_differences_are_warned_of(study):

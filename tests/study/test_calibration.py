@@ -27,7 +27,8 @@ def observed(differences, *, failed_b: int = 0, failed_score: float = np.nan, im
     failed = np.zeros(scores.shape, dtype=bool)
     failed[1, :failed_b] = True
     claim = Claim(**fields | changes)
-    return Observed(claim=claim, scores=scores, failed=failed, failed_score=failed_score, image=image)
+    seeds = tuple(range(len(differences)))
+    return Observed(claim=claim, scores=scores, seeds=seeds, failed=failed, failed_score=failed_score, image=image)
 
 
 def normal(n: int, mean: float = 1.0, spread: float = 0.4) -> np.ndarray:
@@ -83,7 +84,7 @@ def test_failures_that_were_seen_are_drawn_as_often_and_score_what_a_failed_run_
     assert not as_often.assumed
     assert "b 51%" in more_often.differences
     source = Source.with_failures(one, (0.0, 0.2))
-    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 10))
+    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 10, range(10)))
     assert (drawn > 70).mean() == pytest.approx(0.2, abs=0.01)
     assert drawn.max() == pytest.approx(88 + max(normal(8)) - 10)
 
@@ -183,7 +184,8 @@ def test_unpaired_arms_are_judged_by_their_own_scores():
     rates = {}
     for name, other in (("in turns", -levels), ("together", levels[[1, 0, *range(2, 20)]])):
         claim = observed([], margin=0.0, pairing="none").claim
-        one = Observed(claim=claim, scores=np.stack([88 + levels, 88 + other]), failed=np.zeros((2, 20), dtype=bool))
+        scores = np.stack([88 + levels, 88 + other])
+        one = Observed(claim=claim, scores=scores, seeds=tuple(range(20)), failed=np.zeros((2, 20), dtype=bool))
         rates[name] = as_seen(one).supported.share
     assert rates["in turns"] > ALPHA + ERROR
     assert rates["together"] < 0.01
@@ -198,7 +200,7 @@ def test_unpaired_arms_are_judged_by_their_own_scores():
 def test_failures_or_not_the_truth_is_moved_onto_the_margin(n, statistic, shares):
     values = np.array([0.2, 0.2, 0.2, 0.4, 0.6, 3.0])[:n]
     source = Source.with_failures(observed(values, statistic=statistic, failed_score=10.0), shares)
-    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 20), MARGIN)
+    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 20, range(8)), MARGIN)
     if statistic == "mean":
         assert drawn.mean() == pytest.approx(MARGIN, abs=5 * drawn.std() / np.sqrt(drawn.size))
     else:
@@ -208,7 +210,7 @@ def test_failures_or_not_the_truth_is_moved_onto_the_margin(n, statistic, shares
 
 def test_differences_in_whole_images_keep_their_mean():
     source = Source.as_seen(observed(normal(8, 0.13, 0.1)), image=0.2)
-    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 20), MARGIN)
+    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 20, range(8)), MARGIN)
     assert np.array_equal(drawn, np.round(0.2 * np.round(drawn / 0.2), 9))
     assert drawn.mean() == pytest.approx(MARGIN, abs=0.003)
 
@@ -216,8 +218,20 @@ def test_differences_in_whole_images_keep_their_mean():
 def test_claims_keep_what_their_differences_share_by_seed():
     shared = normal(10)
     first, second = (Source.as_seen(observed(shared, id=name)) for name in "xy")
-    draws = Draws.of(np.random.default_rng(0), 5, 10)
+    draws = Draws.of(np.random.default_rng(0), 5, 10, range(10))
     assert np.array_equal(first.draw(draws), second.draw(draws))
+
+
+def test_a_seed_that_two_claims_have_is_drawn_for_both_of_them_also_where_one_has_fewer():
+    eight = normal(8)
+    fewer, all_of_them = (Source.as_seen(observed(eight[:n], id=str(n))) for n in (4, 8))
+    draws = Draws.of(np.random.default_rng(0), 4000, 10, range(8))
+    first, second = fewer.draw(draws), all_of_them.draw(draws)
+    common = np.isin(second, first) & (draws.seeds < 4)
+    assert common.mean() == pytest.approx(0.5, abs=0.02)
+    assert np.array_equal(first[common], second[common])
+    for value in eight[:4]:
+        assert np.isclose(first, value).mean() == pytest.approx(0.25, abs=0.02)
 
 
 def test_the_same_seed_gives_the_same_rates():

@@ -215,7 +215,7 @@ def test_the_forecast_counts_no_look_that_is_over():
     p_early = statistics.p_values(np.array(observed[:4]), "superior", 0.0, boundary.chance).min()
     assert p_early <= 0.05
     chance, seeds = statistics.sequential_power(
-        float(np.mean(observed)), 2.0, "superior", 0.0, plan.analyses, boundary, 0.05, observed
+        float(np.mean(observed)), 2.0, "superior", 0.0, plan.analyses, boundary, 0.05, tuple(observed)
     )
     assert chance < 0.9
     assert seeds > 10

@@ -449,6 +449,7 @@ def test_a_claim_that_was_decided_early_says_how_far_off_its_estimate_is_and_wha
     latest = f"it is {differences.mean():+.2f} (repeated 90% interval {low:+.2f} to {high:+.2f})."
     assert decided.evidence.endswith(f"With all 5 seeds that there are by now {latest}")
     (alone,) = sequential([claim()], 3)
+    assert "The difference is beyond the margin in 3 of 3 seeds. " in alone.evidence  # of which no test ignores the other looks
     assert alone.stopping == ""  # so clear an effect is decided at the first look, whatever the seeds
     (near,) = judged([claim(margin=0.0)], {"a": arm(96.9, 97.6, 96.3, 97.2, 96.5), "b": arm(96, 96, 96, 96, 96)}, PLAN)
     assert near.decided
@@ -548,6 +549,7 @@ def test_when_all_planned_seeds_are_used_the_forecast_says_so_and_gives_no_chanc
     said = forecast(v, expansion.study)
     assert "; all 9 planned seeds are used: at this mean and spread" in said
     assert "chance" not in said
+    assert said.split("used: ")[1].rstrip(".") in v.summary  # as the verdict has it
 
 
 def test_a_forecast_counts_what_was_seen_already():

@@ -42,6 +42,7 @@ def warnings(
     return [
         *warnings_without_registration(expansion, records),
         *first_look,
+        *_of_ended_arms(expansion),
         *_of_diverged_runs(records),
         *_of_failed_runs(failures),
         *_of_unfinished_runs(expansion, records, reached, failures),
@@ -65,6 +66,18 @@ def _sorted_text(values: Iterable[Any]) -> str:
 
 
 # ---- runs that did not end as planned ---------------------------------------------------------------------------------------
+
+
+def _of_ended_arms(expansion: Expansion) -> list[str]:
+    """Say which arms have fewer seeds than others, as their claims were settled, and what that means for what is compared."""
+    if not any(n < len(expansion.seeds) for n in expansion.ended.values()):
+        return []
+    ended = ", ".join(f"{arm} after {n}" for arm, n in expansion.ended.items())
+    in_common = len(expansion.seeds_of(expansion.arms))
+    return [
+        f"No further seeds, as their claims were settled: {ended} (of {len(expansion.seeds)}); the means of the arms are over "
+        f"different seeds, and effects of factors over the {in_common} that all arms have."
+    ]
 
 
 def _of_diverged_runs(records: Records) -> list[str]:

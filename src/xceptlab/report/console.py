@@ -76,8 +76,10 @@ def _size(expansion: Expansion) -> str:
     tune = expansion.study.tune
     if tune is None:
         return ""
-    arms, seeds, values = len(expansion.arms), len(expansion.seeds), len(tune.values())
-    return f": {arms} arms x {seeds} seeds x {values} values of {' and '.join(tune.keys)}"
+    values = f"{len(tune.values())} values of {' and '.join(tune.keys)}"
+    if expansion.ended:
+        return f": every arm and seed at {values}"
+    return f": {len(expansion.arms)} arms x {len(expansion.seeds)} seeds x {values}"
 
 
 def _table_of_differences(expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]") -> Table:

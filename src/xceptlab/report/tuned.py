@@ -109,7 +109,7 @@ def _contrasts(expansion: Expansion, records: Records) -> Rows:
     for claim in study.claims:
         for number, values in enumerate(study.tune.values()):
             scores = scores_of_runs(claim, expansion, records_at(expansion, records, number))
-            (verdict,) = judge([claim], [scores], expansion.seeds, study.alpha)
+            (verdict,) = judge([claim], [scores], expansion.seeds_of(study.arms_of(claim)), study.alpha)
             rows.append([claim.id, value_name(values), *_numbers(verdict)])
     return rows
 

@@ -104,6 +104,8 @@ class Observed:
     claim: Claim
     scores: Array
     """Of its two sides, a and b, by pair (2, n)."""
+    seeds: tuple[int, ...]
+    """Of the pairs (n,), by which those of other claims are the same."""
     failed: Booleans
     """Which of the runs failed (2, n)."""
     failed_score: float = math.nan
@@ -117,7 +119,8 @@ class Observed:
     def of(cls, verdict: Verdict, failed: Sequence[tuple[str, int]], **known: Any) -> "Observed":
         """What a verdict knows, with its failed runs by (arm, seed), and other fields as they are ``known``."""
         fails = [[(arm, seed) in failed for seed in verdict.differences] for arm in verdict.claim.sides]
-        return cls(claim=verdict.claim, scores=verdict.arms, failed=np.array(fails, dtype=bool), **known)
+        failed_runs = np.array(fails, dtype=bool)
+        return cls(claim=verdict.claim, scores=verdict.arms, seeds=tuple(verdict.differences), failed=failed_runs, **known)
 
     @property
     def differences(self) -> Array:
@@ -164,8 +167,10 @@ class Observed:
 class Draws:
     """Random numbers from 0 to 1, (studies, seeds) each, which all simulations share: they differ in what is asked alone."""
 
+    seeds: Integers
+    """Which of the seeds that were seen a simulated one repeats, of all claims alike."""
     pair: Array
-    """Which of the pairs that were seen a simulated seed repeats."""
+    """Which of a claim's pairs it repeats where the claim has none of that seed."""
     fails_a: Array
     """Below what share of failures the first arm fails."""
     fails_b: Array
@@ -173,8 +178,10 @@ class Draws:
     """To which side a difference goes that lies between two."""
 
     @classmethod
-    def of(cls, rng: np.random.Generator, studies: int, seeds: int) -> "Draws":
-        return cls(**{name: rng.random((studies, seeds)) for name in ("pair", "fails_a", "fails_b", "tie")})
+    def of(cls, rng: np.random.Generator, studies: int, n: int, seeds: Sequence[int]) -> "Draws":
+        """Those of so many studies of n seeds each, by the ``seeds`` that were seen."""
+        drawn = rng.choice(np.array(seeds or [0]), (studies, n))
+        return cls(seeds=drawn, **{name: rng.random((studies, n)) for name in ("pair", "fails_a", "fails_b", "tie")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +191,8 @@ class Source:
     claim: Claim
     scores: Array
     """Of the two sides, by what fails, neither, a, b or both, and by pair (2, 4, n); (2, 1, n) where nothing does."""
+    seeds: tuple[int, ...]
+    """Of the pairs (n,)."""
     shares: tuple[float, float] = (0.0, 0.0)
     """Of the seeds in which a and b fail, independently."""
     image: float = 0.0
@@ -192,15 +201,17 @@ class Source:
     @classmethod
     def as_seen(cls, observed: Observed, image: float = 0.0) -> "Source":
         """The pairs that were seen, their differences rounded to multiples of ``image`` where that is not 0."""
-        return cls(claim=observed.claim, scores=observed.scores[:, None], image=image)
+        return cls(claim=observed.claim, scores=observed.scores[:, None], seeds=observed.seeds, image=image)
 
     @classmethod
     def with_failures(cls, observed: Observed, shares: tuple[float, float]) -> "Source":
         """The pairs of which no run failed, with failures in these shares of the seeds of a and of b."""
-        a, b = observed.scores[:, ~observed.failed.any(axis=0)]
+        sound = ~observed.failed.any(axis=0)
+        a, b = observed.scores[:, sound]
+        seeds = tuple(np.array(observed.seeds)[sound].tolist())
         fallen = np.full(len(a), observed.failed_score)
         scores = [[a, fallen, a, fallen], [b, b, fallen, fallen]]
-        return cls(claim=observed.claim, scores=np.array(scores), shares=shares)
+        return cls(claim=observed.claim, scores=np.array(scores), seeds=seeds, shares=shares)
 
     @property
     def values(self) -> Array:
@@ -234,8 +245,9 @@ class Source:
 
     def draw_scores(self, draws: Draws) -> Array:
         """The scores of both sides (2, studies, seeds)."""
-        n = self.scores.shape[-1]
-        pair = (draws.pair * n).astype(np.int_)
+        pair = (draws.pair * len(self.seeds)).astype(np.int_)
+        for place, seed in enumerate(self.seeds):
+            pair[draws.seeds == seed] = place
         fails = (draws.fails_a < self.shares[0]) + 2 * (draws.fails_b < self.shares[1])
         return self.scores[:, fails, pair]
 
@@ -415,7 +427,8 @@ class _Simulation:
         self.studies = min(STUDIES, max(100, at_most // 100 * 100))
         self._alpha = alpha
         self._seeds = seeds
-        self._draws = Draws.of(np.random.default_rng(seed), self.studies, self._analyses[-1])
+        seen = sorted({one_seed for one in observed for one_seed in one.seeds})
+        self._draws = Draws.of(np.random.default_rng(seed), self.studies, self._analyses[-1], seen)
         self._simulated = [i for i, one in enumerate(observed) if not one.why_not_simulated]
         self._as_seen = self._p_of_all()
 

@@ -273,7 +273,7 @@ class Mean(Estimand):
 
     def _prospect(self, mean: float, d: Array, level: float) -> tuple[float, float]:
         """The chance to be decided and the seeds on average, if this were the true mean."""
-        return statistics.sequential_power(mean, observed=d, **self._plan(d, level))
+        return statistics.sequential_power(mean, observed=tuple(d.tolist()), **self._plan(d, level))
 
     def _plan(self, d: Array, level: float) -> dict[str, Any]:
         """What the simulations of this claim's analyses have in common."""
@@ -418,7 +418,7 @@ class Median(Estimand):
 
     def prospect(self, d: Array, level: float) -> tuple[float, float]:
         assert self.boundary is not None
-        return signs.sequential_power(d, self.claim.kind, self.claim.margin, self.boundary, level)
+        return signs.sequential_power(tuple(d.tolist()), self.claim.kind, self.claim.margin, self.boundary, level)
 
     def stopping(self, d: Array, level: float) -> str:
         return "To stop when decided moves an estimate away from the margin."

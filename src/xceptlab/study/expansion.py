@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ class Expansion:
             return list(range(seeds.analyses[self.interim_analysis]))
         return seeds
 
+    def seeds_of(self, arms: Iterable[str]) -> list[int]:
+        """The seeds that all of these arms are trained with."""
+        fewest = min((self.ended[arm] for arm in arms if arm in self.ended), default=len(self.seeds))
+        return self.seeds[:fewest]
+
     @functools.cached_property
     def trials(self) -> dict[str, Trial]:
         """What is trained with every seed, by name: every arm or, where keys are tuned, every arm at each of their values."""
@@ -70,9 +75,9 @@ class Expansion:
     def runs(self) -> dict[tuple[str, int], RunConfig]:
         """Every run by (trial, seed), seed by seed, so that an unfinished study is balanced."""
         runs = {}
-        for i, seed in enumerate(self.seeds):
+        for seed in self.seeds:
             for name, trial in self.trials.items():
-                if i < self.ended.get(trial.arm, len(self.seeds)):
+                if seed in self.seeds_of([trial.arm]):
                     runs[name, seed] = self.run(name, seed)
         return runs
 

@@ -127,6 +127,12 @@ class SignBoundary:
         self.analyses = analyses
         self._nominal, self._chances = _chances(analyses)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SignBoundary) and self.analyses == other.analyses
+
+    def __hash__(self) -> int:
+        return hash(self.analyses)
+
     def chance(self, p: ArrayLike) -> Array:
         """The chance that any analysis's p-value is at most nominal p (...), under a median on the margin."""
         place = np.searchsorted(self._nominal, np.asarray(p) * (1 + 1e-12), side="right") - 1
@@ -162,8 +168,9 @@ def _crossing(analyses: range, level: float) -> float:
     return crossed
 
 
+@functools.lru_cache(maxsize=4096)  # a study is judged anew at every look, and by every command
 def sequential_power(
-    observed: Array, kind: Kind, margin: float, boundary: SignBoundary, level: float, paths: int = 2000
+    observed: tuple[float, ...], kind: Kind, margin: float, boundary: SignBoundary, level: float, paths: int = 2000
 ) -> tuple[float, float]:
     """The chance that a claim is decided by the last analysis, and the pairs that it takes on average.
 

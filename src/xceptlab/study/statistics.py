@@ -204,12 +204,18 @@ class Boundary:
 
     def __init__(self, start: int, step: int, most: int) -> None:
         nominal, table = _boundaries()
-        self.start, self.most = start, most
+        self.schedule = start, step, most
         self._analyses = 1 + (most - start) // step
         chances = table[start, step, most]
         smooth = interpolate.PchipInterpolator(np.log([*nominal, 1.0]), np.log([*chances, 1.0]))
         self._nominal = np.linspace(np.log(nominal[0]), 0, 2000)
         self._chance = smooth(self._nominal)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Boundary) and self.schedule == other.schedule
+
+    def __hash__(self) -> int:
+        return hash(self.schedule)
 
     def chance(self, p: ArrayLike) -> Array:
         """The chance of any analysis's p-value below nominal p (...), under a true mean on the margin."""
@@ -234,6 +240,7 @@ def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
     return nominal, {(int(row[0]), int(row[1]), int(row[2])): row[3:] for row in rows}
 
 
+@functools.lru_cache(maxsize=4096)  # a study is judged anew at every look, and by every command
 def sequential_power(
     mean: float,
     spread: float,
@@ -242,7 +249,7 @@ def sequential_power(
     analyses: range,
     boundary: Boundary,
     level: float,
-    observed: ArrayLike = (),
+    observed: tuple[float, ...] = (),
     paths: int = 4000,
 ) -> tuple[float, float]:
     """The chance that a claim is decided by the last analysis, and the pairs that it takes on average; by simulation (+- 1%).
@@ -251,12 +258,13 @@ def sequential_power(
     mean and spread.
     """
     differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
-    differences[:, : np.size(observed)] = observed
-    to_come = [n for n in analyses if n > np.size(observed)]
+    differences[:, : len(observed)] = observed
+    to_come = [n for n in analyses if n > len(observed)]
     p = [p_values(differences[:, :n], kind, margin, boundary.chance).min(axis=-1) for n in to_come]
     return decisions(np.stack(p), to_come, level)
 
 
+@functools.lru_cache(maxsize=4096)
 def stopping_bias(
     mean: float, spread: float, kind: Kind, margin: float, analyses: range, boundary: Boundary, level: float, paths: int = 4000
 ) -> float:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from xceptlab.errors import Refused
+from xceptlab.runs.directory import RunDirectory
 from xceptlab.study import images, statistics, warnings, wording
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.definition import Claim, Seeds
@@ -202,9 +203,23 @@ def _with_more_seeds(expansion: Expansion, undecided: Sequence[Claim]) -> Expans
     wanted = {arm for claim in undecided for arm in expansion.study.arms_of(claim)}
     ended = dict(expansion.ended)
     for arm in expansion.arms:
-        if arm not in wanted:
-            ended.setdefault(arm, len(expansion.seeds))
+        if arm not in wanted and arm not in ended:
+            ended[arm] = _seeds_done(arm, expansion)
     return replace(expansion, interim_analysis=expansion.interim_analysis + 1, ended=ended)
+
+
+def _seeds_done(arm: str, expansion: Expansion) -> int:
+    """How many seeds an arm has all runs of: those of the study so far, and what an earlier version has trained beyond them."""
+    seeds = expansion.study.seeds
+    assert isinstance(seeds, Seeds)
+    n = len(expansion.seeds)
+    while n < seeds.max:
+        runs = [expansion.run(trial, n) for trial in expansion.trials_of(arm)]
+        records = [RunDirectory.of(run.runtime.outputs, run.run_id).path / "record.json" for run in runs]
+        if not all(file.is_file() for file in records):
+            break
+        n += 1
+    return n
 
 
 def _analysed(

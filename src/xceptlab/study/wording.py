@@ -118,7 +118,7 @@ def power(verdict: "Verdict", asked: Estimand, level: float) -> str:
     """What the pairing gained, and what so many pairs would have found with 80% power at the level of a single analysis."""
     found = asked.power(verdict.values, level)
     left, low, high = verdict.variance_left
-    if math.isnan(left):
+    if math.isnan(left) or f"{low:.2f}" == f"{high:.2f}":  # which only scores that differ by next to nothing have
         return found
     gained = f"{left:.2f} of the variance of unpaired arms (95% interval {low:.2f} to {high:.2f})"
     if verdict.claim.pairing == "none":
@@ -138,10 +138,10 @@ def since(decided: "Verdict", latest: "Verdict") -> str:
 def sign_count(verdict: "Verdict") -> str:
     """In how many seeds the difference speaks for the claim, and how likely chance alone would be to make it so many.
 
-    The p-value is unadjusted, and no verdict; it is left out where so few seeds cannot make it small. Empty where nothing was
-    tested, where signs are what the verdict rests on, and in a study that adds seeds, whose other analyses it would ignore.
+    The p-value is unadjusted, and no verdict; it is left out where so few seeds cannot make it small, and in a study that adds
+    seeds, whose other analyses it would ignore. Empty where nothing was tested, and where signs are what the verdict rests on.
     """
-    if not verdict.tested or verdict.claim.statistic == "median" or verdict.most is not None:
+    if not verdict.tested or verdict.claim.statistic == "median":
         return ""
     differences, kind, margin = verdict.values, verdict.claim.kind, verdict.claim.margin
     if kind == "superior":
@@ -150,7 +150,7 @@ def sign_count(verdict: "Verdict") -> str:
         where, holds = "within", np.abs(differences) < margin
     count = f"The difference is {where} the margin in {int(holds.sum())} of {verdict.n} seeds"
     alpha = (1 - verdict.level) / 2
-    if verdict.n < signs.fewest(alpha):
+    if verdict.most is not None or verdict.n < signs.fewest(alpha):
         return f"{count}."
     p = signs.p_values(differences, kind, margin)[0]
     return f"{count} (sign test p = {p:.2g}, by itself)."
@@ -163,7 +163,8 @@ def forecast(verdict: "Verdict", study: Study) -> str:
         return ""
     level = study.alpha / len(study.claims)
     if verdict.outcome == "inconclusive":  # it is judged, on all the seeds that were planned
-        more = asked.more_seeds(verdict.values, (level, level))
+        nominal = asked.nominal(level)
+        more = asked.more_seeds(verdict.values, (nominal, nominal))
         outlook = f"all {verdict.n} planned seeds are used: {more}"
     else:
         outlook = asked.outlook(verdict.values, level)
