@@ -229,6 +229,8 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
 
         if world.first:
             _warn(_few_images(config.data))
+            given = {key for key, _ in overrides(layers)}
+            _warn(f"--{key}: changes nothing with {why}" for key, why in config.idle().items() if key in given)
             if config.model.match != "none" and not config.runtime.study:
                 _warn([f"model.match: {config.model.match} changes nothing here; a study matches its arms to the first one"])
         was_trained = directory.record() is not None
@@ -262,7 +264,7 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     if world.first:
         for name, value in scores.items():
             print(f"{name} {value:.6g}")
-        if all(key.startswith("runtime.") for key in given):
+        if all(key in ("extensions", "data.root") or key.startswith("runtime.") for key in given):
             _warn(_unlike_its_record(weights, config, scores))
     return 0
 
@@ -281,7 +283,9 @@ def _unlike_its_record(weights: Path | str, config: RunConfig, scores: Mapping[s
         if metric_of(name).in_percent:
             tolerance = max(tolerance, few_images)
         if abs(value - recorded) > tolerance:
-            remarks.append(f"{name}: the run's record has {recorded:.6g}; the metric's code has changed, or the weights have")
+            remarks.append(
+                f"{name}: the run's record has {recorded:.6g}; the data, the weights or the metric's code have changed"
+            )
     return remarks
 
 

@@ -178,7 +178,14 @@ def test_prepared_photographs_are_what_they_were_prepared_from(tree):
     content = resolved(own(tree)).data.content
     assert resolved(reduced).data.content == content
     assert identity.class_names(reduced.data) == ("a", "b", "c")
-    (tree / "train/a/a0.jpg").unlink()  # what is prepared stays what it is
+    original = tree / "train/a/a0.jpg"
+    photograph = original.read_bytes()
+    original.unlink()
+    with pytest.raises(ValueError, match=r"prepared from other photographs than are in .* now; remove .* and prepare them again"):
+        resolved(reduced)
+    original.write_bytes(photograph)
+    assert resolved(reduced).data.content == content
+    shutil.rmtree(tree / "train")  # without its originals what is prepared stays what it is
     assert resolved(reduced).data.content == content
     (note,) = tree.glob("prepared/*/originals.json")
     old = json.loads(note.read_text())
@@ -582,7 +589,9 @@ def test_an_evaluation_that_differs_from_the_runs_record_is_pointed_out(tree, tm
     recorded = record["metrics"]["test/loss"] = 1.5 * record["metrics"]["test/loss"]
     (run / "record.json").write_text(json.dumps(record))
     (said,) = command("evaluate", run, layers=[])[2]
-    assert said.startswith(f"Warning: test/loss: the run's record has {recorded:.6g}; the metric's code has changed")
+    assert said.startswith(
+        f"Warning: test/loss: the run's record has {recorded:.6g}; the data, the weights or the metric's code have"
+    )
 
 
 def test_a_training_on_other_classes_than_those_of_the_classifier_it_starts_from_is_pointed_out(tree, tmp_path, command):
@@ -611,6 +620,13 @@ def test_a_batch_of_more_images_than_there_are_is_pointed_out(tree, command):
     code, _, said = command("train", f"--data.root={tree}", layers=[*TRAIN, "--train.batch_size=100"])
     assert code == 0
     assert "Warning: train.batch_size: 100 is more than the 12 training images: a step takes all" in said
+
+
+def test_an_option_that_nothing_reads_is_said_to_change_nothing(tree, command):
+    code, _, said = command("train", f"--data.root={tree}", layers=[*TRAIN, "--data.crop=none", "--data.pad=8"])
+    assert (code, [line for line in said if "changes nothing" in line]) == (
+        0, ["Warning: --data.pad: changes nothing with data.crop none"]
+    )  # fmt: skip
 
 
 def test_options_of_the_training_are_said_to_change_nothing_in_an_export_and_a_description(tree, tmp_path, command):

@@ -128,6 +128,24 @@ def test_arms_whose_modules_are_equal_are_told(tmp_path):
     assert line.startswith("the arms 'b' and 'c' have the same modules")
 
 
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ({"data.pad": 8}, "differ in data.pad alone, which changes nothing in them"),
+        ({"data.on_corrupt": "skip", "data.eval_crop": 0.5}, "differ in data.on_corrupt, data.eval_crop alone"),
+        ({"train.decay_rate": 0.5}, "differ in train.decay_rate alone"),
+        ({"train.optimizer": "adamw", "train.momentum": 0.5}, None),
+        ({"data.pad": 8, "data.crop": "pad"}, None),
+    ],
+)
+def test_arms_that_differ_in_what_nothing_reads_are_told(tmp_path, arm, said):
+    expansion = expand(*write(tmp_path, {"a": {}, "b": arm}, "--train.schedule=cosine"))
+    lines = [line for line in identical_arms(expansion, module_trees(expansion)) if "alone" in line]
+    assert len(lines) == (said is not None)
+    if said:
+        assert lines[0].startswith("the arms 'a' and 'b' " + said)
+
+
 UNKNOWN = {"model.timm": "inception_v33"}
 INDIVISIBLE = {"model.order": "pointwise_first", "model.segments": 3}
 

@@ -94,7 +94,7 @@ def test_a_lower_score_is_better_where_it_is_said(tmp_path, capsys):
     assert "SUPPORTED" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("metric", ["error", "test/top1_error", "RMSE", "val-ppl"])
+@pytest.mark.parametrize("metric", ["error", "test/top1_error", "RMSE", "val-ppl", "mse_val", "latency_ms", "loss_val"])
 def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_errors(tmp_path, capsys, metric):
     file = wide(tmp_path, metric)
     judging = ["judge", str(file), "--metric", metric, "--contrast", "b", "a"]
@@ -104,6 +104,19 @@ def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_err
     assert "SUPPORTED" in capsys.readouterr().out
     assert main([*judging, "--no-lower-is-better"]) == 0
     assert "CONTRADICTED" in capsys.readouterr().out
+
+
+def test_unpaired_arms_need_runs_that_are_numbered_alike(tmp_path, capsys):
+    file = tmp_path / "uneven.csv"
+    file.write_text(
+        "arm,seed,acc\n"
+        + "".join(f"{arm},{seed},{90 + seed}\n" for arm, first in (("a", 2), ("b", 0)) for seed in range(first, first + 5))
+    )
+    assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b", "--pairing", "none"]) == 2
+    assert (
+        "'a' has other seeds than 'b'; pairing: none compares as many runs of both arms, numbered alike"
+        in capsys.readouterr().err
+    )
 
 
 def test_arms_whose_names_differ_in_blanks_alone_are_refused(tmp_path, capsys):

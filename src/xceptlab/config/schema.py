@@ -582,6 +582,21 @@ class RunConfig(Section):
             science["extensions"] = used
         return science
 
+    def idle(self) -> dict[str, str]:
+        """Keys that nothing reads in this run, whatever their values, each with the setting that is why."""
+        idle = {}
+        if self.data.crop != "pad":
+            idle["data.pad"] = f"data.crop {self.data.crop}"
+        if self.data.in_memory:
+            for name in ("on_corrupt", "max_pixels", "eval_crop", "eval_interpolation"):
+                idle[f"data.{name}"] = f"data.name {self.data.name}"
+        if self.train.schedule in ("constant", "cosine"):
+            for name in ("decay_rate", "decay_epochs"):
+                idle[f"train.{name}"] = f"train.schedule {self.train.schedule}"
+        if self.train.optimizer == "adamw":
+            idle["train.momentum"] = "train.optimizer adamw"
+        return idle
+
     def from_outside(self) -> dict[str, int]:
         """What the run uses that modules of the user's have registered, such as ``activation squash``, with their versions."""
         versions = {}

@@ -210,12 +210,28 @@ def contents(config: DataConfig) -> Contents:
                 f"{layout.root}: what these photographs were prepared from is not noted; "
                 "`xceptlab data prepare` with the same options notes it"
             )
+        _refuse_other_originals(config, layout.root, note["content"])
         return Contents(note["content"], tuple(note["classes"]))
     classes = layouts.classes(layout)
     if len(classes) < 2:
         raise Refused(f"{layout.root}: train holds {counted(len(classes), 'class', 'classes')}; at least 2 are needed")
     digest = sources.digest_of_files(layouts.names_and_sizes(layout))
     return Contents(f"{'+'.join(layout.parts)}-{len(classes)}-{digest}", classes)
+
+
+def _refuse_other_originals(config: DataConfig, prepared: Path, noted: str) -> None:
+    """Refuse prepared photographs whose originals, where they are at hand, have changed since.
+
+    Raises:
+        Refused: They have.
+    """
+    try:
+        now = contents(dataclasses.replace(config, short_side=0, download=False)).content
+    except Refused:  # they are not here, or no data set any more
+        return
+    if now != noted:
+        remedy = f"remove {prepared} and prepare them again, or put back what was there"
+        raise Refused(f"{prepared}: prepared from other photographs than are in {config.root} now; {remedy}")
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:

@@ -133,8 +133,11 @@ def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
             tried = [each[key] for each in values]
             if not all(map(_is_number, tried)):
                 continue  # of names there is no end
+            if len(set(tried)) < 3:
+                continue  # of two values either is at an end
             best = [trial.values[key] for trial in trials]
-            ends = Counter(value for value in best if value in (min(tried), max(tried)))
+            beyond = {min(tried), max(tried)} - {0}  # of what cannot be below 0 nothing lies beyond
+            ends = Counter(value for value in best if value in beyond)
             if 2 * ends.total() > len(best):
                 where = " and ".join(f"{value} in {count}" for value, count in sorted(ends.items()))
                 warnings.append(

@@ -57,12 +57,13 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
 
 
 def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[str]:
-    """Arms that differ only in keys of ``model`` which their module trees do not show, such as an order of regular convolutions.
+    """Arms that differ only in what nothing reads, or in keys of ``model`` that no module tree shows.
 
-    A warning and no refusal: what a timm model does between its modules is not in its tree.
+    Such as an order of regular convolutions. A warning and no refusal: what a timm model does between its modules is not in its
+    tree.
     """
     seen: dict[str, str] = {}
-    lines = []
+    lines = _idle_arms(expansion)
     for arm, config in expansion.arms.items():
         modules = [(row.name, row.description) for row in found[arm]]
         what_is_trained = repr((_beside_the_modules(config), modules))
@@ -70,6 +71,18 @@ def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[st
         if first != arm:
             may_do_nothing = "so that what differs between them may do nothing"
             lines.append(f"the arms {first!r} and {arm!r} have the same modules, {may_do_nothing}")
+    return lines
+
+
+def _idle_arms(expansion: Expansion) -> list[str]:
+    """Arms whose every difference from the baseline is in a key that neither of the two reads."""
+    baseline, *others = expansion.arms
+    lines = []
+    for arm in others:
+        idle = expansion.baseline.idle().keys() & expansion.arms[arm].idle().keys()
+        keys = expansion.differences(arm).keys()
+        if keys and keys <= idle:
+            lines.append(f"the arms {baseline!r} and {arm!r} differ in {', '.join(keys)} alone, which changes nothing in them")
     return lines
 
 

@@ -35,8 +35,11 @@ ScoreTable = dict[str, dict[int, float]]
 Runs = tuple[tuple[str, int], ...]
 """Runs by (arm, seed)."""
 
-ERRORS = ("err", "error", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "bpb", "bpc")
-"""Metrics of which a lower score is mostly the better one, by the last word of their names; whether it is has to be said."""
+ERRORS = {
+    *("err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer"),
+    *("bpb", "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss"),
+}
+"""Words in the names of metrics of which a lower score is mostly the better one; whether it is has to be said."""
 
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 """What stands between columns in files that are not comma-separated."""
@@ -54,8 +57,9 @@ class ScoreClaim(Claim):
 
     def __post_init__(self) -> None:
         if self.lower_is_better is None:
-            last_word = re.split(r"[^a-z0-9]+", self.metric.lower())[-1]
-            if last_word in ERRORS and not register.loaded("metric", last_word):
+            words = set(re.split(r"[^a-z0-9]+", self.metric.lower()))
+            is_known = self.measure.lower_is_better or register.loaded("metric", self.metric.rpartition("/")[2])
+            if words & ERRORS and not is_known:
                 says = "lower_is_better (--lower-is-better, --no-lower-is-better) says it"
                 raise Refused(f"metric: whether a lower {self.metric} is the better one is not known; {says}")
             object.__setattr__(self, "lower_is_better", self.measure.lower_is_better)
@@ -137,6 +141,10 @@ def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[
     for arm in claim.sides:
         if arm not in table:
             raise Refused(f"{place}: claim {claim.id!r}: there is no arm {arm!r}; there are {_listed(table)}")
+        if claim.pairing == "none" and table[arm].keys() != table[claim.sides[0]].keys():
+            first = claim.sides[0]
+            alike = "pairing: none compares as many runs of both arms, numbered alike"
+            raise Refused(f"{place}: claim {claim.id!r}: {first!r} has other seeds than {arm!r}; {alike}")
         scores[arm] = {}
         for seed, score in table[arm].items():
             if math.isfinite(score):
