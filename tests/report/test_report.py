@@ -858,6 +858,15 @@ def test_speeds_of_runs_in_unequal_company_are_not_compared(study):
     assert summarise(expansion).budgets["helps"].speed == ""
 
 
+def test_stand_ins_for_images_that_could_not_be_decoded_are_told(study):
+    expansion = finish(study())
+    assert "could not be decoded" not in texts(expansion)["report.md"]
+    lines = log_lines(90.0)
+    lines[0]["replaced"], lines[1]["replaced"] = 2, 3
+    leave(expansion, "without", 1, 90.0, log=lines)
+    assert "replaced by others (data.on_corrupt: skip): without seed 1 (5 times)." in texts(expansion)["report.md"]
+
+
 # ---- arms of settled claims ---------------------------------------------------------------------------------------------------
 
 THREE = {"with": {}, "without": {"model.residual": "none"}, "third": {"model.middle_blocks": 2}}

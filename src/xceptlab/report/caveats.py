@@ -57,6 +57,18 @@ def warnings(
     ]
 
 
+def of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str]:
+    """Say in which arms' runs others were trained on in place of photographs that could not be decoded, by the runs' logs."""
+    runs = []
+    for (arm, seed), log in logs.items():
+        replaced = sum(line.get("replaced", 0) for line in log)
+        if replaced:
+            runs.append(f"{arm} seed {seed} ({replaced:g} times)")
+    if not runs:
+        return []
+    return [f"Training images that could not be decoded were replaced by others (data.on_corrupt: skip): {', '.join(runs)}."]
+
+
 def _done(records: Records) -> list[Record]:
     return [record for record in records.values() if record]
 
