@@ -293,8 +293,10 @@ def scope_errors(n: int, count: int, seed_spread: float, trials: int, seed: int)
     for part in np.array_split(np.arange(trials), max(1, trials // 50)):
         d = correctness(rng, len(part), n, count, seed_spread)
         by_seed, added = d.mean(axis=-1), images.image_variance(d)
-        p = statistics.p_values(by_seed, "superior", 0.0)[:, 0], images.p_values(by_seed, added, "superior", 0.0)[:, 0]
-        wrong += [(each <= ALPHA).sum() for each in p]
+        of_both = images.error(by_seed.std(axis=-1, ddof=1), n, added)
+        p_by_seed = statistics.p_values(by_seed, "superior", 0.0)
+        p_by_both = statistics.t_tests(by_seed.mean(axis=-1), *of_both, "superior", 0.0)
+        wrong += [(p[:, 0] <= ALPHA).sum() for p in (p_by_seed, p_by_both)]
     return float(wrong[0] / trials), float(wrong[1] / trials)
 
 

@@ -39,6 +39,8 @@ WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".h5", ".keras")
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 """The folder of the benchmarks in a checkout of the repository."""
+READ_BY_EVALUATIONS = [f"train.{name}" for name in ("batch_size", "compile", "deterministic", "metrics", "precision", "threads")]
+"""Keys of the training that change an evaluation, too: its batches, its arithmetic or what is measured."""
 UNLIKE = 0.02
 """Relative difference of two scores of the same weights that no other device or precision explains."""
 
@@ -137,7 +139,7 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.report.console import show_verdicts
     from xceptlab.report.write import write_judged
     from xceptlab.study.calibration import calibrate_scores
-    from xceptlab.study.scores import ClaimsFile, claims_on, judge_scores
+    from xceptlab.study.score_tables import ClaimsFile, claims_on, judge_scores
 
     if layers:
         raise Refused(f"{layers[0]}: there is no run to configure; see xceptlab judge --help")
@@ -255,7 +257,7 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     given = {key for key, _ in overrides(layers)}
     config = _evaluated(config, weights, given)
     if world.first:
-        _warn(f"--{key}: changes nothing in an evaluation" for key in sorted(given) if _is_of_training_only(key))
+        _warn(_of_training(layers, "an evaluation", READ_BY_EVALUATIONS))
         evaluated_on = {"val": "validation"}.get(options.split, options.split)
         _warn(line for line in _absent_classes(config.data) if line.startswith((f"{evaluated_on} ", f"{evaluated_on}:")))
     from xceptlab.training.train import evaluate
@@ -499,17 +501,11 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     return config, weights
 
 
-def _is_of_training_only(key: str) -> bool:
-    """Whether a run's key is of the training alone; in an evaluation others change batches, arithmetic or what is measured."""
-    of_evaluations = ("batch_size", "compile", "deterministic", "metrics", "precision", "threads")
-    section, _, name = key.partition(".")
-    return key == "seed" or (section == "train" and name not in of_evaluations)
-
-
-def _of_training(layers: list[str], what: str) -> list[str]:
-    """Which of the keys that the command line gives are of the training, of which ``what`` knows nothing."""
-    keys = sorted(key for key, _ in overrides(layers))
-    return [f"--{key}: changes nothing in {what}" for key in keys if key == "seed" or key.startswith("train.")]
+def _of_training(layers: list[str], what: str, read: Collection[str] = ()) -> list[str]:
+    """Which keys that the command line gives change nothing in ``what``: those of the training that it has not ``read``."""
+    keys = sorted({key for key, _ in overrides(layers)})
+    of_training = [key for key in keys if key == "seed" or key.startswith("train.")]
+    return [f"--{key}: changes nothing in {what}" for key in of_training if key not in read]
 
 
 def _evaluated(config: RunConfig, weights: Path | str, given: Collection[str]) -> RunConfig:
@@ -537,13 +533,10 @@ def _evaluated(config: RunConfig, weights: Path | str, given: Collection[str]) -
     for key in sorted(key for key in given if key.startswith("data.") and key in science and key not in told_below):
         if key in record.science and science[key] != record.science[key]:
             _warn([f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}"])
-    names = identity.class_names(here.data)
-    if record.classes and names and [*names] != record.classes:
-        difference += (
-            f"; of other classes: {', '.join(names)[:100]} in place of {', '.join(record.classes)[:100]}, by their order"
-        )
-    if difference:
-        _warn([f"other data than the run was trained on: {difference.removeprefix('; ')}"])
+    classes = identity.other_classes(identity.class_names(here.data), record.classes)
+    differences = [text for text in (difference, classes) if text]
+    if differences:
+        _warn([f"other data than the run was trained on: {'; '.join(differences)}"])
     return here
 
 

@@ -430,7 +430,7 @@ def judge(
     Raises:
         Refused: What is wrong with the table, or what a claim names that it does not have.
     """
-    from xceptlab.study.scores import ClaimsFile, Table, claims_on, judge_table
+    from xceptlab.study.score_tables import ClaimsFile, Table, claims_on, judge_table
 
     if (contrast is None) == (claims is None):
         raise Refused("judge: either contrast=(A, B) or claims=FILE says what is claimed")

@@ -9,7 +9,7 @@ from xceptlab.config.field_types import in_words
 from xceptlab.config.fields import keys
 from xceptlab.config.help import docstrings, print_help
 from xceptlab.config.schema import DataConfig, RunConfig
-from xceptlab.study.scores import ScoreClaim
+from xceptlab.study.score_tables import ScoreClaim
 
 
 @pytest.fixture

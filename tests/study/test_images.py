@@ -84,7 +84,8 @@ def test_images_that_all_seeds_see_alike_are_the_only_ones_that_add():
 @pytest.mark.parametrize("kind", ["superior", "equivalent"])
 def test_where_images_add_nothing_it_is_the_t_test(kind):
     d = np.random.default_rng(2).normal(1.0, 0.5, (20, 5))
-    assert images.p_values(d, 0.0, kind, 0.8) == pytest.approx(statistics.p_values(d, kind, 0.8))
+    claim = Claim(**CLAIM | {"contrast": ("a", "b"), "kind": kind, "margin": 0.8})
+    assert MeanOverImages(claim, range(5), 0.0).p_values(d) == pytest.approx(statistics.p_values(d, kind, 0.8))
 
 
 def test_the_degrees_of_freedom_are_satterthwaites():
@@ -99,7 +100,8 @@ def test_the_power_that_is_told_is_the_power_that_there_is():
     rng = np.random.default_rng(3)
     means = 2.0 + rng.normal(0, 0.6, 20_000)  # of the images, which are drawn anew
     d = means[:, None] + rng.normal(0, 1.0, (20_000, 6))
-    found = images.p_values(d, 0.36, "superior", 0.0)[:, 0] <= 0.05
+    claim = Claim(**CLAIM | {"contrast": ("a", "b"), "kind": "superior", "margin": 0.0})
+    found = MeanOverImages(claim, range(6), 0.36).p_values(d)[:, 0] <= 0.05
     assert statistics.power(2.0, *images.error(1.0, 6, 0.36), 0.05) == pytest.approx(found.mean(), abs=0.02)
 
 

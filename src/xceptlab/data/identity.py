@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,6 +240,13 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         return data_set(config.name).class_names(config)
     except (OSError, ValueError):
         return ()
+
+
+def other_classes(here: Sequence[str], before: Sequence[str]) -> str:
+    """That these are not the classes of before, or not by their labels; empty where they are, or one of the two is not known."""
+    if not here or not before or [*here] == [*before]:
+        return ""
+    return f"of other classes: {', '.join(here)[:100]} in place of {', '.join(before)[:100]}, by their order"
 
 
 def files(config: DataConfig) -> str:

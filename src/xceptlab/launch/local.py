@@ -21,6 +21,7 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.launch.child import execute
 from xceptlab.launch.launcher import CHECKPOINT_SECONDS, Job, Launcher, Main, check_one_node
+from xceptlab.runs.world import count_cores
 from xceptlab.signals import die_with_parent
 
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -42,7 +43,7 @@ class Local(Launcher):
 
     def __init__(self, main: Main, jobs: int | None) -> None:
         super().__init__(main, jobs)
-        self.cores = [f"core {i}" for i in range(_count_cores())]
+        self.cores = [f"core {i}" for i in range(count_cores())]
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["xceptlab.launch.preload"])
 
@@ -149,13 +150,6 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         module.update(kept)
-
-
-def _count_cores() -> int:
-    """The CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _run(main: Main, argv: list[str], log: Path, visible_gpus: str | None, fresh: bool) -> None:

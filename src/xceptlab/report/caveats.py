@@ -23,6 +23,7 @@ RunKey = tuple[str, int]
 def warnings(
     expansion: Expansion,
     records: Records,
+    logs: Mapping[RunKey, list[dict[str, Any]]],
     reached: Mapping[RunKey, float],
     failures: Mapping[RunKey, str],
     verdicts: list[Verdict],
@@ -33,6 +34,7 @@ def warnings(
     Args:
         expansion: The study.
         records: Its runs' records.
+        logs: Those of the runs that stand for the arms, by (arm, seed).
         reached: The epoch that each run that has begun is at.
         failures: Why runs without a record failed, of those that were given up.
         verdicts: What the records say of the claims.
@@ -54,10 +56,11 @@ def warnings(
         *_of_verdicts(verdicts, sampling),
         *tuning_warnings(expansion, records),
         *registration_warnings(expansion, records),
+        *_of_replaced_images(logs),
     ]
 
 
-def of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str]:
+def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str]:
     """Say in which arms' runs others were trained on in place of photographs that could not be decoded, by the runs' logs."""
     runs = []
     for (arm, seed), log in logs.items():
@@ -231,7 +234,7 @@ def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> l
 
 def _of_sampling(verdict: Verdict, errors: Sampling) -> list[str]:
     """Warn of a verdict on these test images that other test images might turn."""
-    distance = min(abs(verdict.estimate - margin) for margin in verdict.margins)
+    distance = min(abs(verdict.estimate - margin) for margin in verdict.claim.margins)
     quantile = float(stats.t.ppf((1 + verdict.level) / 2, errors.freedom))
     half_width = errors.both * quantile
     if distance >= half_width:

@@ -10,7 +10,7 @@ import numpy as np
 from xceptlab.files import read
 from xceptlab.report.budgets import Budgets, compare_budgets
 from xceptlab.report.calibrated import Calibrated, calibrated
-from xceptlab.report.caveats import of_replaced_images, warnings
+from xceptlab.report.caveats import warnings
 from xceptlab.report.sampling import Sampling, sampling_errors
 from xceptlab.report.tuned import Tuned, tuned
 from xceptlab.runs.directory import RunDirectory
@@ -120,8 +120,7 @@ def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
     sampling = sampling_errors(verdicts, expansion.study, directories_by_arm)
     diverged = {arm: _score_of_divergence(arm, expansion, metric) for arm in expansion.arms}
     reached = _reached(directories, records)
-    caveats = warnings(expansion, records, reached, _failures(directories, records), verdicts, sampling)
-    caveats += of_replaced_images(logs)
+    caveats = warnings(expansion, records, logs, reached, _failures(directories, records), verdicts, sampling)
     calibration = None
     if calibrate:
         calibration = calibrated(calibrate_study(expansion, by_arm, verdicts))

@@ -162,3 +162,10 @@ def _started_by_srun(runtime: RuntimeConfig) -> bool:
             f"give --runtime.num_nodes {nodes} and as many tasks on each node as runtime.devices"
         )
     return True
+
+
+def count_cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

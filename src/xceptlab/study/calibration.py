@@ -128,13 +128,6 @@ class Observed:
         return _differences(self.claim, self.scores)
 
     @property
-    def margins(self) -> tuple[float, ...]:
-        """The true differences at which neither the claim nor its opposite holds."""
-        if self.claim.kind == "superior":
-            return (self.claim.margin,)
-        return (-self.claim.margin, self.claim.margin)
-
-    @property
     def equal(self) -> float:
         """How far apart differences may be that count as equal."""
         return ROUNDING * float(np.abs(self.scores).max(initial=0.0))
@@ -438,7 +431,7 @@ class _Simulation:
         right_verdict = Source.as_seen(observed).right_verdict
         supported, contradicted, power = [], [], []
         for failing, source in sources:
-            for margin in observed.margins:
+            for margin in observed.claim.margins:
                 outcome = self._outcome(i, source, margin)
                 supported.append(self._rate(outcome == SUPPORTED, failing))
                 contradicted.append(self._rate(outcome == CONTRADICTED, failing))
@@ -478,7 +471,7 @@ class _Simulation:
         """
         p = np.ones((len(self._analyses), self.studies, len(self.observed), 2))
         for i in self._simulated:
-            truth = None if margin is None else self.observed[i].margins[margin]
+            truth = None if margin is None else self.observed[i].claim.margins[margin]
             p[:, :, i] = self._p(i, Source.as_seen(self.observed[i]), truth)
         return p
 

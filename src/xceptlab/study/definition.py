@@ -116,6 +116,13 @@ class Claim(Section):
         return f"{factor} {level_name(a)}", f"{factor} {level_name(b)}"
 
     @property
+    def margins(self) -> tuple[float, ...]:
+        """The true differences at which neither the claim nor its opposite holds."""
+        if self.kind == "superior":
+            return (self.margin,)
+        return (-self.margin, self.margin)
+
+    @property
     def gain(self) -> str:
         """What differs between the two sides of an interaction, in words; empty for a contrast and a main effect."""
         gains = []

@@ -221,7 +221,7 @@ class Mean(Estimand):
 
         The range is over the means that are plausible, at the observed spread.
         """
-        if self.estimate(d) in self._limits():
+        if self.estimate(d) in self.claim.margins:
             return "the estimate lies on the margin, so that no number of seeds would decide it"
         need = self._seeds_needed(self.estimate(d), d, levels)
         if need >= MOST_PAIRS:
@@ -232,15 +232,12 @@ class Mean(Estimand):
         power = f"80% power; {others} for means within their 80% interval"
         return f"at this mean and spread about {need} seeds would decide it, {need - len(d)} more ({power})"
 
-    def _limits(self) -> tuple[float, ...]:
-        """The means that lie on the margin."""
-        margin = self.claim.margin
-        return (-margin, margin) if self.claim.kind == "equivalent" else (margin,)
-
     def _plausible_means(self, d: Array) -> list[float]:
         """The ends of the mean's 80% interval, and what lies within it that is harder or easier to decide than they are."""
         low, high = self._interval(d, PLAUSIBLE)
-        turns = [*self._limits(), 0.0] if self.claim.kind == "equivalent" else self._limits()
+        turns = [*self.claim.margins]
+        if self.claim.kind == "equivalent":
+            turns.append(0.0)
         return [low, high, *(mean for mean in turns if low < mean < high)]
 
     def _seeds_needed(self, mean: float, d: Array, levels: Sequence[float]) -> int:

@@ -74,10 +74,11 @@ class Expansion:
 
     def runs(self) -> dict[tuple[str, int], RunConfig]:
         """Every run by (trial, seed), seed by seed, so that an unfinished study is balanced."""
+        seeds_of = {arm: self.seeds_of([arm]) for arm in self.arms}
         runs = {}
         for seed in self.seeds:
             for name, trial in self.trials.items():
-                if seed in self.seeds_of([trial.arm]):
+                if seed in seeds_of[trial.arm]:
                     runs[name, seed] = self.run(name, seed)
         return runs
 

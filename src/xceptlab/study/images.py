@@ -14,9 +14,8 @@ import numpy as np
 from xceptlab.data.sources import reading
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory
-from xceptlab.study import statistics
 from xceptlab.study.definition import Claim, Seeds, Study
-from xceptlab.study.statistics import Array, Kind
+from xceptlab.study.statistics import Array
 
 FILES = {"test/top1": "test_correct.npy", "test/top5": "test_top5.npy", "test/loss": "test_loss.npy"}
 """By metric the file in a run's directory that has its values by image, (N,): 0 or 1, or nats."""
@@ -52,12 +51,6 @@ def error(spread: Array | float, n: int, added: Array | float) -> tuple[Array, A
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = np.where(of_seeds > 0, both**2 * (n - 1) / of_seeds**2, np.inf)
     return np.sqrt(both), freedom
-
-
-def p_values(differences: Array, added: Array | float, kind: Kind, margin: float) -> Array:
-    """As ``statistics.p_values``, for seeds and images: p that the claim holds and p that its opposite does (..., 2)."""
-    of_both = error(differences.std(axis=-1, ddof=1), differences.shape[-1], added)
-    return statistics.t_tests(differences.mean(axis=-1), *of_both, kind, margin)
 
 
 # ---- the values of single images ------------------------------------------------------------------------------------------

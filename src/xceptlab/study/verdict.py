@@ -97,13 +97,6 @@ class Verdict:
         return self.decided or self.given_up is not None
 
     @property
-    def margins(self) -> tuple[float, ...]:
-        """The differences that the interval is compared with."""
-        if self.claim.kind == "superior":
-            return (self.claim.margin,)
-        return (-self.claim.margin, self.claim.margin)
-
-    @property
     def evidence(self) -> str:
         """What is shown beside the verdict: in how many seeds it holds, what the pairing gained, what could have been found."""
         return " ".join(filter(None, (wording.sign_count(self), self.power, self.stopping)))

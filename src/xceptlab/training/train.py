@@ -39,7 +39,7 @@ from xceptlab.models.warm_start import WarmStart, warm_start
 from xceptlab.runs.directory import RunDirectory, begun_on_other_files, outdated
 from xceptlab.runs.log import final_metrics, throughput
 from xceptlab.runs.record import Record
-from xceptlab.runs.world import World
+from xceptlab.runs.world import World, count_cores
 from xceptlab.signals import PARENT, StopSignals, die_with_parent
 from xceptlab.text import counted, say
 from xceptlab.training import checkpoints, lightning, tracking
@@ -240,14 +240,12 @@ def _remarks(config: RunConfig, classes: list[str], images: int, start: WarmStar
         remarks.append(
             f"train.batch_size: {config.train.batch_size:,} is more than the {images:,} training images: a step takes all"
         )
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     if device.type == "cpu" and config.runtime.devices > cores:
         remarks.append(f"runtime.devices: {config.runtime.devices} processes share {counted(cores, 'CPU core')}")
-    if start and start.classes and classes and list(start.classes) != classes:
-        theirs, ours = ", ".join(start.classes)[:100], ", ".join(classes)[:100]
-        remarks.append(
-            f"model.weights: the classifier it starts from is of other classes: {theirs} in place of {ours}, by their order"
-        )
+    other = identity.other_classes(start.classes, classes) if start else ""
+    if other:
+        remarks.append(f"model.weights: the classifier it starts from is {other}")
     return remarks
 
 

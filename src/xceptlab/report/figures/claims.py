@@ -37,7 +37,7 @@ class Extent:
     @classmethod
     def of(cls, verdict: Verdict) -> "Extent":
         """The extent that shows no difference, the margins, every seed, and the interval as far as it is finite."""
-        shown = [0.0, *verdict.margins, *verdict.differences.values()]
+        shown = [0.0, *verdict.claim.margins, *verdict.differences.values()]
         for end in (verdict.low, verdict.high):
             if np.isfinite(end):
                 shown.append(end)
@@ -47,8 +47,8 @@ class Extent:
         return cls(
             low=min(shown) - padding,
             high=high,
-            holds_from=verdict.margins[0],
-            holds_to=high if len(verdict.margins) == 1 else verdict.margins[1],
+            holds_from=verdict.claim.margins[0],
+            holds_to=high if len(verdict.claim.margins) == 1 else verdict.claim.margins[1],
         )
 
     def interval(self, verdict: Verdict) -> tuple[float, float]:
@@ -197,7 +197,7 @@ def _title_of_differences(verdict: Verdict) -> list[str]:
 def _margin_layers(verdict: Verdict, extent: Extent, differences: alt.X | alt.Y) -> list[Any]:
     """The layers below a claim's differences: the region where it holds, no difference, and its margins."""
     end = alt.X2("end:Q") if isinstance(differences, alt.X) else alt.Y2("end:Q")
-    margin_rows = [{"value": margin} for margin in verdict.margins]
+    margin_rows = [{"value": margin} for margin in verdict.claim.margins]
     region = chart_of({"value": extent.holds_from, "end": extent.holds_to}).mark_rect(color=HOLDS, opacity=0.13)
     zero = chart_of({"value": 0.0}).mark_rule(color=INK, opacity=0.6)
     margins = chart_of(*margin_rows).mark_rule(color=HOLDS, strokeDash=[5, 4], strokeWidth=1.5)

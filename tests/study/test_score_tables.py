@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from xceptlab.cli import main
-from xceptlab.study.scores import ScoreClaim, read_table, scores_of
+from xceptlab.study.score_tables import ScoreClaim, read_table, scores_of
 from xceptlab.study.verdict import judge
 
 A = [97.4, 97.6, 97.2, 97.5, 97.3]
