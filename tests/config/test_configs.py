@@ -109,7 +109,7 @@ def test_a_shipped_study_runs_on_cifar10_with_layers(name):
     expansion = expand(f"experiments/{name}", layers(ON_CIFAR10))
     assert expansion.name == f"{name}+xception_cifar+cifar10+cifar"
     assert {arm.data.name for arm in expansion.arms.values()} == {"cifar10"}
-    assert {arm.train.epochs for arm in expansion.arms.values()} == {100}
+    assert {arm.train.epochs for arm in expansion.arms.values()} == {30}
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.parent.name)
