@@ -10,7 +10,7 @@ from xceptlab.report.calibrated import calibrated
 from xceptlab.study.calibration import Draws, Observed, Source, calibrate, decided, p_values_at
 from xceptlab.study.definition import Claim, Seeds
 from xceptlab.study.estimands import estimand
-from xceptlab.study.verdict import judge
+from xceptlab.study.judging import judge
 
 ALPHA = 0.05
 ERROR = 3 * np.sqrt(ALPHA * (1 - ALPHA) / 4000)

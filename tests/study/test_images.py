@@ -12,9 +12,9 @@ from xceptlab.study import images, statistics
 from xceptlab.study.definition import Claim
 from xceptlab.study.estimands import MeanOverImages
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.judging import judge_study
 from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
-from xceptlab.study.verdict import judge_study
 
 CLAIM = {"id": "c", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior", "margin": 0.5}
 STUDY = {

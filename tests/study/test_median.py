@@ -8,7 +8,7 @@ import pytest
 
 from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.estimands import refuse_too_few_seeds
-from xceptlab.study.verdict import judge
+from xceptlab.study.judging import judge
 from xceptlab.study.wording import forecast, sign_count
 
 NAMED = {"a": [97.4, 97.6, 97.2, 97.5, 97.3], "b": [96.0, 96.2, 96.1, 96.0, 96.2]}

@@ -11,7 +11,7 @@ from statsmodels.stats.power import TTestPower
 from conftest import ROOT
 from xceptlab.study import statistics
 from xceptlab.study.definition import Claim
-from xceptlab.study.verdict import judge
+from xceptlab.study.judging import judge
 
 
 def benchmark(name: str):

@@ -13,10 +13,10 @@ from xceptlab.report.summary import summarise
 from xceptlab.report.write import results_csv, write_report
 from xceptlab.study.choice import arm_records, chosen, tuning_warnings
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.judging import judge_study
 from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
 from xceptlab.study.tuning import Tune
-from xceptlab.study.verdict import judge_study
 
 VALUES = [0.03, 0.1, 0.3]
 STUDY = {

@@ -16,7 +16,7 @@ from xceptlab.study.choice import Records
 from xceptlab.study.definition import Seeds
 from xceptlab.study.estimands import LEAST_PAIRS
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.verdict import Verdict, judge_study
+from xceptlab.study.judging import Verdict, judge_study
 from xceptlab.study.wording import forecast
 from xceptlab.text import counted
 

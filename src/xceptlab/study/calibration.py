@@ -19,9 +19,9 @@ from xceptlab.study.choice import Records
 from xceptlab.study.definition import Claim, Seeds
 from xceptlab.study.estimands import LEAST_PAIRS, Estimand, Mean, UnpairedMean, estimand
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.judging import ROUNDING, Outcome, Verdict
 from xceptlab.study.run_scores import score_of_divergence
 from xceptlab.study.statistics import Array
-from xceptlab.study.verdict import ROUNDING, Outcome, Verdict
 from xceptlab.study.warnings import failed_runs, images_of_split
 from xceptlab.text import counted
 

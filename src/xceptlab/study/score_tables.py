@@ -16,7 +16,7 @@ from xceptlab.files import read
 from xceptlab.runs.metrics import ACCURACY
 from xceptlab.study import warnings
 from xceptlab.study.definition import Claim, refuse_repeated
-from xceptlab.study.verdict import Verdict, judge
+from xceptlab.study.judging import Verdict, judge
 from xceptlab.text import counted, number, whole_number
 
 

@@ -15,7 +15,7 @@ from xceptlab.study.expansion import Expansion
 from xceptlab.study.run_scores import has_failed
 
 if TYPE_CHECKING:  # verdict.py keeps the warnings in its verdicts
-    from xceptlab.study.verdict import Verdict
+    from xceptlab.study.judging import Verdict
 
 
 def of_units(verdict: "Verdict") -> tuple[str, ...]:

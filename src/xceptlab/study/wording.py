@@ -11,7 +11,7 @@ from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.estimands import LEAST_PAIRS, Estimand, estimand
 
 if TYPE_CHECKING:  # verdict.py keeps the summary in its verdicts
-    from xceptlab.study.verdict import Outcome, Verdict
+    from xceptlab.study.judging import Outcome, Verdict
 
 
 def waiting(verdict: "Verdict", seeds: Sequence[int], asked: Estimand) -> str:

@@ -14,8 +14,8 @@ from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.study import statistics
 from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.judging import judge, judge_study, with_needed_seeds
 from xceptlab.study.run_scores import has_failed, scores_of_runs
-from xceptlab.study.verdict import judge, judge_study, with_needed_seeds
 from xceptlab.study.wording import forecast
 
 
