@@ -12,9 +12,11 @@ import numpy as np
 from scipy import stats as sp
 
 from xceptlab.study import images, signs, statistics
-from xceptlab.study.calibration import CONTRADICTED, SUPPORTED, Observed, calibrate, decided, p_values_at
+from xceptlab.study.calibration import calibrate
 from xceptlab.study.definition import Claim, Seeds
-from xceptlab.study.estimands import estimand
+from xceptlab.study.estimands import estimand_of
+from xceptlab.study.resampling import Observed
+from xceptlab.study.simulated_judging import CONTRADICTED, SUPPORTED, decided, p_values_at
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 Statistic = Literal["mean", "median"]
@@ -113,7 +115,7 @@ def false_verdicts(
     cases = [MARGIN + x] if kind == "superior" else [-MARGIN + x / 1e4, 1e4 * x]
     found = np.zeros((len(cases), len(CLAIMS), 2))
     for case, d in enumerate(cases):
-        p = p_values_at(estimand(claim(kind, MARGIN, statistic), seeds), d, analyses)
+        p = p_values_at(estimand_of(claim(kind, MARGIN, statistic), seeds), d, analyses)
         for i, claims in enumerate(CLAIMS):
             outcome, _ = decided(p[:, :, :claims], ALPHA)
             found[case, i] = [(outcome == which).any(axis=-1).mean() for which in (SUPPORTED, CONTRADICTED)]
@@ -133,20 +135,20 @@ def coverage(differences: Differences, statistic: Statistic, n: int, trials: int
 def power(effect: float, statistic: Statistic, n: int, trials: int, seed: int) -> float:
     """How often an effect of so many standard deviations beyond the margin is found, one claim, normal differences."""
     d = MARGIN + effect + np.random.default_rng(seed).standard_normal((trials, n))
-    p = estimand(claim("superior", MARGIN, statistic), range(n)).p_values(d)
+    p = estimand_of(claim("superior", MARGIN, statistic), range(n)).p_values(d)
     return float((p[:, 0] <= ALPHA).mean())
 
 
 def sequential(
     x: np.ndarray, kinds: list[statistics.Kind], margins: list[float], plan: Seeds = PLAN, alpha: float = ALPHA
 ) -> np.ndarray:
-    """Study x (trials, claims, max) until all claims are decided, as ``verdict.judge`` does with ``seeds``.
+    """Study x (trials, claims, max) until all claims are decided, as ``judging.judge`` does with ``seeds``.
 
     Returns:
         Per trial and claim (trials, claims, 2): outcome (1 supported, -1 contradicted, 0 neither) and the seeds it was frozen at.
     """
-    estimands = [estimand(claim(kind, margin), plan) for kind, margin in zip(kinds, margins, strict=True)]
-    p = [p_values_at(asked, x[:, i], plan.analyses) for i, asked in enumerate(estimands)]
+    estimands = [estimand_of(claim(kind, margin), plan) for kind, margin in zip(kinds, margins, strict=True)]
+    p = [p_values_at(estimand, x[:, i], plan.analyses) for i, estimand in enumerate(estimands)]
     outcome, analysis = decided(np.stack(p, axis=2), alpha)
     return np.stack([outcome, np.array(plan.analyses)[analysis]], axis=-1)
 
@@ -185,8 +187,8 @@ def pairing_rates(correlation: float, ratio: float, n: int, trials: int, seed: i
     found = np.empty((2, 2))
     for i, effect in enumerate((0.0, 1.0)):
         paired = statistics.p_values(a + effect - b, "superior", 0.0)
-        error, freedom = statistics.unpaired_error(a, b)
-        unpaired = statistics.t_tests((a + effect - b).mean(axis=-1), error, freedom, "superior", 0.0)
+        error, degrees_of_freedom = statistics.unpaired_error(a, b)
+        unpaired = statistics.t_tests((a + effect - b).mean(axis=-1), error, degrees_of_freedom, "superior", 0.0)
         found[:, i] = [(p[:, 0] <= ALPHA).mean() for p in (paired, unpaired)]
     return found
 

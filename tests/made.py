@@ -1,4 +1,4 @@
-"""What tests make in place of the real thing: runs that are written by hand, as real ones leave them, and photographs."""
+"""What tests make in place of the real thing: runs that are written by hand, photographs, and differences between arms."""
 
 import functools
 import json
@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import stats
 
 from xceptlab.config.schema import DataConfig
 from xceptlab.data.identity import fingerprint
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.record import Record
+from xceptlab.study.definition import Claim
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.resampling import Observed
 
 
 @functools.cache
@@ -85,3 +88,24 @@ def photographs(root: Path, classes: str, *, train: int, val: int) -> Path:
                 small = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8))
                 small.resize((60, 50), Image.Resampling.BICUBIC).save(root / split / name / f"{name}{i}.jpg")
     return root
+
+
+def observed(
+    differences, *, failed_b: int = 0, failed_score: float = np.nan, points_per_image: float = 0.0, **changes
+) -> Observed:
+    """What is known of a claim that a is better than b by 0.5, where b scores 88 in every run and its first runs failed."""
+    differences = np.array(differences, dtype=float)
+    fields = {"id": "x", "contrast": ("a", "b"), "metric": "test/top1", "kind": "superior", "margin": 0.5}
+    scores = np.stack([88 + differences, np.full(len(differences), 88.0)])
+    failed = np.zeros(scores.shape, dtype=bool)
+    failed[1, :failed_b] = True
+    claim = Claim(**fields | changes)
+    seeds = tuple(range(len(differences)))
+    return Observed(
+        claim=claim, scores=scores, seeds=seeds, failed=failed, failed_score=failed_score, points_per_image=points_per_image
+    )
+
+
+def normal(n: int, mean: float = 1.0, spread: float = 0.4) -> np.ndarray:
+    """Differences as even as a normal distribution's are, without chance."""
+    return mean + spread * stats.norm.ppf((np.arange(n) + 0.5) / n)

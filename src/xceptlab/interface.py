@@ -19,7 +19,7 @@ from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory, refuse_other_versions
 from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import Verdict
+from xceptlab.study.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,7 +232,7 @@ class Study:
     @property
     def expansion(self) -> Expansion:
         """The study with every arm resolved, and with the seeds that its claims need by the records there are."""
-        from xceptlab.study.judging import with_needed_seeds
+        from xceptlab.study.sequential import with_needed_seeds
 
         self._expansion = with_needed_seeds(self._expansion)
         return self._expansion

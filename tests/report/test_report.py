@@ -27,9 +27,9 @@ from xceptlab.report.tables import amount
 from xceptlab.report.write import FILES, publish, results_csv, write_report
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import with_needed_seeds
 from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
+from xceptlab.study.sequential import with_needed_seeds
 
 EVIL = "<script>alert(1)</script>"
 CLAIM = {

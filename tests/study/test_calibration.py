@@ -6,34 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from made import normal, observed
 from xceptlab.report.calibrated import calibrated
-from xceptlab.study.calibration import Draws, Observed, Source, calibrate, decided, p_values_at
-from xceptlab.study.definition import Claim, Seeds
-from xceptlab.study.estimands import estimand
-from xceptlab.study.judging import judge
+from xceptlab.study.calibration import calibrate
+from xceptlab.study.definition import Seeds
+from xceptlab.study.resampling import DifferenceDistribution, Observed, RandomNumbers
 
 ALPHA = 0.05
 ERROR = 3 * np.sqrt(ALPHA * (1 - ALPHA) / 4000)
 """Three standard errors of the simulation."""
 MARGIN = 0.5
+"""Of the claims, unless one says otherwise."""
 PLAN = Seeds(start=4, step=2, max=20, stop="decided")
-
-
-def observed(differences, *, failed_b: int = 0, failed_score: float = np.nan, image: float = 0.0, **changes) -> Observed:
-    """Of a claim that a is better than b, where b scores 88 but for its first runs, which failed."""
-    differences = np.array(differences, dtype=float)
-    fields = {"id": "x", "contrast": ("a", "b"), "metric": "test/top1", "kind": "superior", "margin": MARGIN}
-    scores = np.stack([88 + differences, np.full(len(differences), 88.0)])
-    failed = np.zeros(scores.shape, dtype=bool)
-    failed[1, :failed_b] = True
-    claim = Claim(**fields | changes)
-    seeds = tuple(range(len(differences)))
-    return Observed(claim=claim, scores=scores, seeds=seeds, failed=failed, failed_score=failed_score, image=image)
-
-
-def normal(n: int, mean: float = 1.0, spread: float = 0.4) -> np.ndarray:
-    """Differences as even as a normal distribution's are, without chance."""
-    return mean + spread * stats.norm.ppf((np.arange(n) + 0.5) / n)
 
 
 def as_seen(one: Observed, seeds=range(20), others: tuple[Observed, ...] = ()):
@@ -83,8 +67,8 @@ def test_failures_that_were_seen_are_drawn_as_often_and_score_what_a_failed_run_
     assert "b 2 of 10" in as_often.differences
     assert not as_often.assumed
     assert "b 51%" in more_often.differences
-    source = Source.with_failures(one, (0.0, 0.2))
-    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 10, range(10)))
+    distribution = DifferenceDistribution.with_failures(one, (0.0, 0.2))
+    drawn = distribution.draw(RandomNumbers.of(np.random.default_rng(0), 4000, 10, range(10)))
     assert (drawn > 70).mean() == pytest.approx(0.2, abs=0.01)
     assert drawn.max() == pytest.approx(88 + max(normal(8)) - 10)
 
@@ -141,43 +125,6 @@ def test_more_seeds_have_more_power():
     assert powers[-1] - powers[0] > 0.3
 
 
-@pytest.mark.parametrize("seeds", [[0, 1, 2, 3, 4], Seeds(start=5, step=1, max=8, stop="decided")])
-def test_simulated_studies_are_judged_as_judge_judges(seeds, monkeypatch):
-    """With differences so coarse that some studies have no spread, and some lie on the margin."""
-    monkeypatch.setattr("xceptlab.study.statistics.detectable", lambda *args: 0.0)  # slow, and only for the summary
-    monkeypatch.setattr("xceptlab.study.statistics.pairs_needed", lambda *args: 0)
-    analyses = list(seeds.analyses) if isinstance(seeds, Seeds) else [len(seeds)]
-    kinds = [("superior", "mean", "seed"), ("equivalent", "mean", "seed"), ("superior", "median", "seed")]
-    kinds += [("equivalent", "median", "seed")]
-    if not isinstance(seeds, Seeds):
-        kinds += [("superior", "mean", "none")]
-    claims = []
-    for kind, statistic, pairing in kinds:
-        changes = {"id": f"{kind} {statistic} {pairing}", "kind": kind, "statistic": statistic, "pairing": pairing}
-        claims.append(observed([], **changes).claim)
-    rng = np.random.default_rng(0)
-    shape = (50, len(claims), analyses[-1])
-    differences = rng.choice([0.0, 0.25, 0.5, 1.0, 1.25], shape, p=[0.02, 0.02, 0.01, 0.65, 0.3])
-    differences[:, [1, 3]] -= 1.0
-    baseline = np.full(shape, 88.0)
-    baseline[:, 4:] += rng.choice([0.0, 0.25], baseline[:, 4:].shape, p=[0.7, 0.3])
-    arms = np.stack([baseline + differences, baseline])
-    p = []
-    for i, claim in enumerate(claims):
-        p.append(p_values_at(estimand(claim, seeds, arms[:, :, i]), differences[:, i], analyses))
-    outcomes, at = decided(np.stack(p, axis=2), ALPHA)
-    names = {"supported": 1, "contradicted": -1, "inconclusive": 0}
-    without_spread = 0
-    for study in range(len(outcomes)):
-        scores = [{"a": dict(enumerate(a)), "b": dict(enumerate(b))} for a, b in zip(*arms[:, study], strict=True)]
-        verdicts = judge(claims, scores, seeds)
-        assert [names[v.outcome] for v in verdicts] == outcomes[study].tolist()
-        assert [v.n for v in verdicts] == [analyses[i] for i in at[study]]
-        without_spread += sum(np.ptp(v.values) == 0 for v in verdicts[:2])
-    assert without_spread > 0
-    assert {0, 1} <= set(outcomes.ravel())
-
-
 def test_unpaired_arms_are_judged_by_their_own_scores():
     """Arms that fail in turns, of which Welch's test knows nothing, and arms that rise and fall together, where it is careful."""
     levels = np.linspace(-1, 1, 20)
@@ -189,49 +136,6 @@ def test_unpaired_arms_are_judged_by_their_own_scores():
         rates[name] = as_seen(one).supported.share
     assert rates["in turns"] > ALPHA + ERROR
     assert rates["together"] < 0.01
-
-
-# ---- what is drawn ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shares", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.45), (0.3, 0.2)])
-@pytest.mark.parametrize("statistic", ["mean", "median"])
-@pytest.mark.parametrize("n", [5, 6])
-def test_failures_or_not_the_truth_is_moved_onto_the_margin(n, statistic, shares):
-    values = np.array([0.2, 0.2, 0.2, 0.4, 0.6, 3.0])[:n]
-    source = Source.with_failures(observed(values, statistic=statistic, failed_score=10.0), shares)
-    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 20, range(8)), MARGIN)
-    if statistic == "mean":
-        assert drawn.mean() == pytest.approx(MARGIN, abs=5 * drawn.std() / np.sqrt(drawn.size))
-    else:
-        assert (drawn > MARGIN).mean() == pytest.approx(0.5, abs=0.01)
-        assert (drawn < MARGIN).mean() == pytest.approx(0.5, abs=0.01)
-
-
-def test_differences_in_whole_images_keep_their_mean():
-    source = Source.as_seen(observed(normal(8, 0.13, 0.1)), image=0.2)
-    drawn = source.draw(Draws.of(np.random.default_rng(0), 4000, 20, range(8)), MARGIN)
-    assert np.array_equal(drawn, np.round(0.2 * np.round(drawn / 0.2), 9))
-    assert drawn.mean() == pytest.approx(MARGIN, abs=0.003)
-
-
-def test_claims_keep_what_their_differences_share_by_seed():
-    shared = normal(10)
-    first, second = (Source.as_seen(observed(shared, id=name)) for name in "xy")
-    draws = Draws.of(np.random.default_rng(0), 5, 10, range(10))
-    assert np.array_equal(first.draw(draws), second.draw(draws))
-
-
-def test_a_seed_that_two_claims_have_is_drawn_for_both_of_them_also_where_one_has_fewer():
-    eight = normal(8)
-    fewer, all_of_them = (Source.as_seen(observed(eight[:n], id=str(n))) for n in (4, 8))
-    draws = Draws.of(np.random.default_rng(0), 4000, 10, range(8))
-    first, second = fewer.draw(draws), all_of_them.draw(draws)
-    common = np.isin(second, first) & (draws.seeds < 4)
-    assert common.mean() == pytest.approx(0.5, abs=0.02)
-    assert np.array_equal(first[common], second[common])
-    for value in eight[:4]:
-        assert np.isclose(first, value).mean() == pytest.approx(0.25, abs=0.02)
 
 
 def test_the_same_seed_gives_the_same_rates():
@@ -290,7 +194,7 @@ def test_it_is_said_why_no_failures_are_simulated(one, why):
 
 
 def test_the_text_says_rates_with_their_errors_and_warns_of_those_above_twice_alpha():
-    one = observed([78.0, *normal(6)], failed_b=1, image=0.2, failed_score=10.0)
+    one = observed([78.0, *normal(6)], failed_b=1, points_per_image=0.2, failed_score=10.0)
     text = calibrated(calibrate([one], range(7), ALPHA))
     header, seen, rounded, as_often, more_often = text.table
     assert header == ["claim", "differences", "false supported", "false contradicted", "power"]

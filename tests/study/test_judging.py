@@ -14,9 +14,10 @@ from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.study import statistics
 from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import judge, judge_study, with_needed_seeds
+from xceptlab.study.judging import judge, judge_study
 from xceptlab.study.run_scores import has_failed, scores_of_runs
-from xceptlab.study.wording import forecast
+from xceptlab.study.sequential import with_needed_seeds
+from xceptlab.study.wording import evidence, forecast
 
 
 def claim(**changes) -> Claim:
@@ -115,7 +116,7 @@ def test_what_pairing_gains_and_the_detectable_effect_are_told():
     detectable = statistics.detectable(float(sp.sem(DIFFERENCE)), 4, "superior", 0.05)
     found = f"5 pairs would have found an effect of {detectable:.2f} beyond the margin with 80% power."
     gained = f"{left:.2f} of the variance of unpaired arms (95% interval {low:.2f} to {high:.2f})"
-    assert v.power == f"Pairing by seed leaves {gained}. {found}"
+    assert v.pairing_and_power == f"Pairing by seed leaves {gained}. {found}"
 
 
 # ---- arms that are not paired -----------------------------------------------------------------------------------------------
@@ -131,8 +132,8 @@ def test_without_pairing_welchs_test_judges(scores_a, scores_b):
     interval = sp.ttest_ind(list(scores_a.values()), list(scores_b.values()), equal_var=False).confidence_interval(0.9)
     assert (v.low, v.high) == pytest.approx(tuple(interval))
     assert v.outcome == ("supported" if scores_a is A else "contradicted")
-    assert v.power.startswith("Unpaired, as declared; pairing by seed would have left ")
-    assert "5 seeds of either arm would have found" in v.power
+    assert v.pairing_and_power.startswith("Unpaired, as declared; pairing by seed would have left ")
+    assert "5 seeds of either arm would have found" in v.pairing_and_power
 
 
 def test_without_pairing_an_equal_difference_in_every_seed_is_tested_all_the_same():
@@ -447,9 +448,9 @@ def test_a_claim_that_was_decided_early_says_how_far_off_its_estimate_is_and_wha
     differences = (CLEAR["a"] - CLEAR["b"])[:5]
     low, high = statistics.interval(differences, 1 - 2 * statistics.Boundary(3, 2, 9).nominal(0.05))
     latest = f"it is {differences.mean():+.2f} (repeated 90% interval {low:+.2f} to {high:+.2f})."
-    assert decided.evidence.endswith(f"With all 5 seeds that there are by now {latest}")
+    assert evidence(decided).endswith(f"With all 5 seeds that there are by now {latest}")
     (alone,) = sequential([claim()], 3)
-    assert "The difference is beyond the margin in 3 of 3 seeds. " in alone.evidence  # of which no test ignores the other looks
+    assert "The difference is beyond the margin in 3 of 3 seeds. " in evidence(alone)  # of which no test ignores the other looks
     assert alone.stopping == ""  # so clear an effect is decided at the first look, whatever the seeds
     (near,) = judged([claim(margin=0.0)], {"a": arm(96.9, 97.6, 96.3, 97.2, 96.5), "b": arm(96, 96, 96, 96, 96)}, PLAN)
     assert near.decided
@@ -660,7 +661,7 @@ def test_a_claim_with_little_chance_left_is_given_up_and_says_so(statistic):
     (v,) = judged([claim(statistic=statistic)], scores, replace(PLAN, futility=0.5))
     assert waiting.outcome == "incomplete"
     assert (v.outcome, v.settled, v.decided) == ("inconclusive", True, False)
-    assert f"given up, with a chance of {v.given_up:.1%} to be decided by 9 seeds (futility)" in v.summary
+    assert f"given up, with a chance of {v.chance_when_given_up:.1%} to be decided by 9 seeds (futility)" in v.summary
     assert forecast(v, study([claim()]).study) == ""
 
 
@@ -671,8 +672,8 @@ def test_what_is_given_up_stays_so_whatever_other_claims_need():
     plan = replace(PLAN, futility=0.3)
     (alone,) = judged([claim()], scores, plan)
     beside, other = judged([claim(), claim(id="y", contrast=("c", "b"))], scores, plan)
-    assert (alone.n, alone.given_up is not None) == (3, True)
-    assert (beside.n, beside.given_up is not None) == (3, True)
+    assert (alone.n, alone.chance_when_given_up is not None) == (3, True)
+    assert (beside.n, beside.chance_when_given_up is not None) == (3, True)
     assert other.n > 3
 
 
@@ -711,8 +712,8 @@ def test_losses_are_told_with_the_digits_that_they_need():
     v = one(arm(0.5012, 0.5034, 0.5023), arm(0.6013, 0.6031, 0.6027), metric="test/loss", margin=0.01)
     assert v.outcome == "supported"
     assert "is 0.1001 better" in v.summary
-    assert "an effect of 0.00" in v.power
-    assert "an effect of 0.00 " not in v.power
+    assert "an effect of 0.00" in v.pairing_and_power
+    assert "an effect of 0.00 " not in v.pairing_and_power
 
 
 def test_an_undecided_claim_says_when_its_seeds_are_used_up():

@@ -41,7 +41,9 @@ def test_the_sentence_says_that_it_is_of_the_median():
     assert v.summary.startswith(
         "Supported: a is 1.40 points better than b in test/top1 in the median on this test set (90% interval +1.10 to +1.50"
     )
-    assert v.power.endswith("5 pairs would have found a difference beyond the margin in 96% of all seeds with 80% power.")
+    assert v.pairing_and_power.endswith(
+        "5 pairs would have found a difference beyond the margin in 96% of all seeds with 80% power."
+    )
     assert sign_count(v) == ""
 
 
@@ -97,7 +99,7 @@ def test_few_pairs_have_no_finite_interval_and_say_how_many_would_do():
     assert math.isinf(v.low)
     assert "(no finite 90% interval, 4 seeds" in v.summary
     assert "if it speaks for the claim in 90% of all seeds, about 8 would decide it, 4 more (80% power)" in v.summary
-    assert "pairs can find nothing at this level" in v.power
+    assert "pairs can find nothing at this level" in v.pairing_and_power
 
 
 # ---- seeds ----------------------------------------------------------------------------------------------------------------

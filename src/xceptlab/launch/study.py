@@ -16,8 +16,8 @@ from xceptlab.launch.status import Overview
 from xceptlab.runs.directory import RunDirectory, outdated
 from xceptlab.signals import StopSignals
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import with_needed_seeds
 from xceptlab.study.registration import Registration, remember_files
+from xceptlab.study.sequential import with_needed_seeds
 from xceptlab.text import one_line, say
 
 STOPPING = "Stopping: the runs write their checkpoints; Ctrl-C stops at once"

@@ -8,7 +8,7 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.runs.record import Record
 from xceptlab.study.choice import Records
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import Verdict
+from xceptlab.study.verdict import Verdict
 
 UNMATCHED = 0.01
 """Relative difference of budgets beyond which arms that are to match do not."""

@@ -14,7 +14,7 @@ from xceptlab.runs.record import Record
 from xceptlab.study import statistics
 from xceptlab.study.choice import Records, tuning_warnings
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import Verdict
+from xceptlab.study.verdict import Verdict
 
 RunKey = tuple[str, int]
 """The trial and the seed of a run."""

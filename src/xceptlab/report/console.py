@@ -14,10 +14,11 @@ from xceptlab.report.summary import Summary
 from xceptlab.report.tables import amount, arm_cells, arm_header, effect_cells
 from xceptlab.study.choice import Records
 from xceptlab.study.definition import Seeds
-from xceptlab.study.estimands import LEAST_PAIRS
+from xceptlab.study.estimands import MIN_PAIRS
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import Verdict, judge_study
-from xceptlab.study.wording import forecast
+from xceptlab.study.judging import judge_study
+from xceptlab.study.verdict import Verdict
+from xceptlab.study.wording import evidence, forecast
 from xceptlab.text import counted
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
     if expansion.first_look:
         console.print(f"This is {expansion.first_look}.")
     seeds = len(expansion.seeds)
-    if seeds < LEAST_PAIRS:
-        console.print(f"Warning: with {seeds} of at least {LEAST_PAIRS} seeds no claim can be judged.")
+    if seeds < MIN_PAIRS:
+        console.print(f"Warning: with {seeds} of at least {MIN_PAIRS} seeds no claim can be judged.")
 
 
 def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Verdict]) -> str:
@@ -189,7 +190,7 @@ def _show_verdict(console: Console, verdict: Verdict) -> None:
     named = ": ".join(filter(None, (claim.id, claim.statement)))
     tone = COLOURS[verdict.outcome]
     console.print(Text.assemble((verdict.outcome.upper(), f"bold {tone}"), f"  {named}"))
-    console.print(Text(f"  {verdict.summary} {verdict.evidence}"))
+    console.print(Text(f"  {verdict.summary} {evidence(verdict)}"))
 
 
 def show_summary(summary: Summary, written: bool = True) -> None:

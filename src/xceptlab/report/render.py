@@ -1,4 +1,4 @@
-"""Fill the templates of reports: what they are given, and the filters that make text safe in Markdown and LaTeX."""
+"""Fill the templates of reports: what they are given, and the filters that show a verdict's evidence and make text safe."""
 
 import functools
 import html
@@ -13,6 +13,7 @@ from xceptlab.report.tables import EFFECT_HEADER, LEGEND, arm_cells, arm_header,
 from xceptlab.report.trained import recipe, shared_science
 from xceptlab.report.tuned import Rows
 from xceptlab.runs.metrics import decimals
+from xceptlab.study.wording import evidence
 
 TEX = {
     "&": r"\&",
@@ -55,6 +56,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # arms are shown in the study's order
     environment.filters["cell"] = _markdown_cell
     environment.filters["tex"] = _tex
+    environment.filters["evidence"] = evidence
     return environment
 
 

@@ -10,7 +10,7 @@ from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.metrics import decimals, metric_of
 from xceptlab.study.definition import Study
 from xceptlab.study.images import by_image, error, image_variance
-from xceptlab.study.judging import Verdict
+from xceptlab.study.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,10 @@ from xceptlab.study import statistics
 from xceptlab.study.calibration import calibrate_study
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import Verdict, judge_study
+from xceptlab.study.judging import judge_study
 from xceptlab.study.run_scores import has_failed, score_of_divergence
 from xceptlab.study.statistics import Array
+from xceptlab.study.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

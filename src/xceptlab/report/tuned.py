@@ -8,9 +8,10 @@ from statistics import fmean, stdev
 from xceptlab.runs.metrics import decimals
 from xceptlab.study.choice import Records, chosen, records_at
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import Verdict, judge
+from xceptlab.study.judging import judge
 from xceptlab.study.run_scores import scores_of_runs
 from xceptlab.study.tuning import value_name
+from xceptlab.study.verdict import Verdict
 
 Rows = list[list[str]]
 """A table of text."""

@@ -20,8 +20,8 @@ from xceptlab.report.tables import arm_cells, arm_header
 from xceptlab.runs.metrics import decimals
 from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import Verdict
 from xceptlab.study.registration import REGISTERED, remember_files
+from xceptlab.study.verdict import Verdict
 from xceptlab.text import say
 from xceptlab.training import weights_and_biases
 

@@ -1,4 +1,4 @@
-"""What a claim asks of paired differences, their mean or their median over seeds, and how each of the two is tested.
+"""What a claim is about: the mean or the median over seeds of paired differences, and how each of the two is tested.
 
 The mean is tested by t-tests: powerful, and valid while the differences are near normal. The median is tested by counting signs:
 valid for any distribution, also where runs collapse or diverge, and blind to how large a difference is.
@@ -16,95 +16,106 @@ from xceptlab.errors import Refused
 from xceptlab.runs.metrics import split_of
 from xceptlab.study import images, signs, statistics
 from xceptlab.study.definition import Claim, Seeds, Study
-from xceptlab.study.statistics import MOST_PAIRS, Array
+from xceptlab.study.statistics import MAX_PAIRS, Array, Booleans
 
-LEAST_PAIRS = 3
-"""Fewer pairs are judged by no test."""
+MIN_PAIRS = 3
+"""No test judges fewer pairs."""
 PLAUSIBLE = 0.8
 """Level of the interval of a mean over which forecasts give a range."""
 
 
 class Estimand(ABC):
-    """What is asked of the differences (n,) of a claim's pairs, above 0 where the claim's first arm is better.
+    """The statistic that a claim is about, of its paired differences (n,), which are above 0 where the first arm is better.
 
     Args:
         claim: The claim.
         seeds: Those of the study; where seeds are added until the claims are decided, tests account for all analyses.
     """
 
+    boundary: statistics.Boundary | signs.SignBoundary | None
+    """What the analyses of a sequential study cost; None with fixed seeds."""
+
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
         self.claim, self.seeds = claim, seeds
 
-    @property
-    def scope(self) -> str:
-        """What a verdict holds for besides other seeds, in words."""
-        sets = {"test": "on this test set", "val": "on this validation set"}
-        return sets.get(split_of(self.claim.metric), "on the data that were scored")
+    def adjust(self, p: Array) -> Array:
+        """One-sided p-values (...) made valid beside the other analyses of a sequential study; with fixed seeds as they are."""
+        return p if self.boundary is None else self.boundary.chance(p)
 
-    @abstractmethod
-    def estimate(self, d: Array) -> float:
-        """The claim's statistic, mean or median, of paired differences (n,), n >= 1."""
-
-    @abstractmethod
-    def interval(self, d: Array, alpha: float) -> tuple[float, float]:
-        """The interval that belongs to the claim's tests at ``alpha``, of level 1 - 2 alpha; n >= 2."""
-
-    @abstractmethod
-    def p_values(self, d: Array) -> Array:
-        """Of differences (..., n): p that the claim holds and p that its opposite does (..., 2).
-
-        They are valid beside the other analyses of a sequential study.
-        """
-
-    @abstractmethod
     def nominal(self, level: float) -> float:
         """The unadjusted p-value at which one analysis of a sequential study decides at the familywise ``level``.
 
         With fixed seeds it is ``level`` itself.
         """
+        return level if self.boundary is None else self.boundary.nominal(level)
+
+    @property
+    def scope(self) -> str:
+        """What a verdict holds for besides other seeds, in words: these images, or others, too."""
+        sets = {"test": "on this test set", "val": "on this validation set"}
+        return sets.get(split_of(self.claim.metric), "on the data that were scored")
 
     @abstractmethod
-    def untestable(self, d: Array) -> str:
-        """Why the differences cannot be tested, in words; empty if they can."""
+    def estimate(self, differences: Array) -> float:
+        """The claim's statistic, mean or median, of paired differences (n,), n >= 1."""
 
     @abstractmethod
-    def power(self, d: Array, level: float) -> str:
-        """What so many pairs would have found with 80% power at the ``level`` of a single analysis, in words."""
+    def interval(self, differences: Array, alpha: float) -> tuple[float, float]:
+        """The interval of level 1 - 2 alpha that belongs to the claim's tests at ``alpha``, from differences (n,), n >= 2."""
 
     @abstractmethod
-    def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
-        """How many seeds would probably decide the claim if these differences were typical.
+    def p_values(self, differences: Array) -> Array:
+        """For differences (..., n): p that the claim holds and p that its opposite does (..., 2).
+
+        They are valid beside the other analyses of a sequential study.
+        """
+
+    @abstractmethod
+    def has_spread(self, differences: Array, tolerance: float) -> Booleans:
+        """Whether differences (..., n) vary by more than ``tolerance``, where the test needs that: (...)."""
+
+    @abstractmethod
+    def untestable(self, differences: Array) -> str:
+        """Why the differences (n,) cannot be tested, in words; empty if they can."""
+
+    @abstractmethod
+    def power_sentence(self, differences: Array, level: float) -> str:
+        """What so many pairs would have found with 80% power at the ``level`` of a single analysis, in a sentence."""
+
+    @abstractmethod
+    def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
+        """How many seeds would probably decide the claim if these differences were typical, in a clause.
 
         Args:
-            d: The differences.
+            differences: The differences (n,).
             levels: Those of a single analysis, at which the claim and its opposite are tested.
         """
 
     @abstractmethod
-    def describe(self, d: Array) -> str:
-        """The differences in one clause, n >= 2."""
+    def description(self, differences: Array) -> str:
+        """The differences (n,), n >= 2, in one clause: their number, their statistic and how they vary."""
 
     @abstractmethod
-    def prospect(self, d: Array, level: float) -> tuple[float, float]:
-        """The chance to be decided, either way, by the most seeds, and the seeds it takes on average.
+    def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
+        """The chance to be decided, either way, by the most seeds, and the seeds that it takes on average.
 
-        For a study whose seeds are added, n >= 2, at the ``level`` of all its analyses. Further seeds are taken to be as those so
-        far: it is the conditional power under the current trend.
+        It is the conditional power under the current trend: further seeds are taken to be as those of the differences (n,),
+        n >= 2. Only of a study whose seeds are added, at the ``level`` of all its analyses.
         """
 
     @abstractmethod
-    def stopping(self, d: Array, level: float) -> str:
-        """What it does to the estimate that seeds ended with these n >= 2, which decided the claim at the study's ``level``.
+    def stopping_sentence(self, differences: Array, level: float) -> str:
+        """How stopping when it was decided biases the claim's estimate, in a sentence; empty where that is next to nothing.
 
-        Empty where it is too little to be seen.
+        The claim was decided by these differences (n,), n >= 2, at the study's ``level``.
         """
 
     @abstractmethod
-    def outlook(self, d: Array, level: float) -> str:
-        """What the differences, n >= 2, say about the seeds that are still to come, at the study's ``level``."""
+    def forecast_clause(self, differences: Array, level: float) -> str:
+        """What the differences (n,), n >= 2, say about the seeds still to come, at the study's ``level``, in a clause."""
 
 
-def estimand(
+def estimand_of(
     claim: Claim, seeds: Sequence[int] | Seeds, arms: Array | None = None, image_variance: float | None = None
 ) -> Estimand:
     """The estimand that a claim declares.
@@ -136,112 +147,113 @@ def refuse_too_few_seeds(study: Study, file: Path) -> None:
         Refused: Which claim, how many seeds it needs at least, and which numbers waste none.
     """
     seeds = study.seeds
-    most = seeds.max if isinstance(seeds, Seeds) else len(seeds)
+    max_seeds = seeds.max if isinstance(seeds, Seeds) else len(seeds)
     for claim in study.claims:
         if claim.statistic != "median":
             continue
         level = study.alpha / len(study.claims)
-        smallest_p = 0.5**most
+        smallest_p = 0.5**max_seeds
         if smallest_p > Median(claim, seeds).nominal(level):
-            raise Refused(f"{file}: claim {claim.id!r}: statistic: {_seeds_of_a_median(level, len(study.claims) - 1, most)}")
+            raise Refused(f"{file}: claim {claim.id!r}: statistic: {_seeds_of_a_median(level, len(study.claims) - 1, max_seeds)}")
 
 
-def _seeds_of_a_median(level: float, other_claims: int, most: int) -> str:
-    """How many seeds a claim on a median needs at ``level``, in words, where the study has ``most``."""
+def _seeds_of_a_median(level: float, other_claims: int, max_seeds: int) -> str:
+    """How many seeds a claim on a median needs at ``level``, in words, in a study of ``max_seeds`` at most."""
     beside = ""
     if other_claims == 1:
         beside = " beside 1 other claim"
     elif other_claims:
         beside = f" beside {other_claims} other claims"
     good = ", ".join(map(str, signs.good_sizes(level, 24)))
-    return f"a median needs {signs.fewest(level)} seeds or more{beside}, not {most} (of {good} each seed counts)"
+    return f"a median needs {signs.fewest(level)} seeds or more{beside}, not {max_seeds} (of {good} each seed counts)"
 
 
 class Mean(Estimand):
     """The mean over seeds, by paired t-tests."""
 
+    boundary: statistics.Boundary | None
+
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
         super().__init__(claim, seeds)
-        self.boundary: statistics.Boundary | None = None
+        self.boundary = None
         if isinstance(seeds, Seeds):
             self.boundary = statistics.Boundary(seeds.start, seeds.step, seeds.max)
 
-    def spread(self, d: Array) -> Array:
-        """The standard deviation (...) that the error of the mean is made of, of differences (..., n), n >= 2."""
-        return np.asarray(d.std(axis=-1, ddof=1))
+    def spread(self, differences: Array) -> Array:
+        """The standard deviation (...) of differences (..., n), n >= 2, of which ``error`` makes the mean's standard error."""
+        return np.asarray(differences.std(axis=-1, ddof=1))
 
     def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
         """The standard error of the mean of n differences of this spread (...), and its degrees of freedom."""
         return spread / math.sqrt(n), n - 1
 
-    def estimate(self, d: Array) -> float:
-        return float(d.mean())
+    def estimate(self, differences: Array) -> float:
+        return float(differences.mean())
 
-    def interval(self, d: Array, alpha: float) -> tuple[float, float]:
-        return self._interval(d, 1 - 2 * self.nominal(alpha))
+    def interval(self, differences: Array, alpha: float) -> tuple[float, float]:
+        return self._interval(differences, 1 - 2 * self.nominal(alpha))
 
-    def _interval(self, d: Array, level: float) -> tuple[float, float]:
-        low, high = statistics.t_interval(self.estimate(d), *self.error(self.spread(d), len(d)), level)
+    def _interval(self, differences: Array, level: float) -> tuple[float, float]:
+        error, degrees_of_freedom = self.error(self.spread(differences), len(differences))
+        low, high = statistics.t_interval(self.estimate(differences), error, degrees_of_freedom, level)
         return float(low), float(high)
 
-    def p_values(self, d: Array) -> Array:
-        error, freedom = self.error(self.spread(d), d.shape[-1])
-        mean, kind, margin = d.mean(axis=-1), self.claim.kind, self.claim.margin
-        if self.boundary is None:
-            return statistics.t_tests(mean, error, freedom, kind, margin)
-        return statistics.t_tests(mean, error, freedom, kind, margin, self.boundary.chance)
+    def p_values(self, differences: Array) -> Array:
+        error, degrees_of_freedom = self.error(self.spread(differences), differences.shape[-1])
+        mean, kind, margin = differences.mean(axis=-1), self.claim.kind, self.claim.margin
+        return statistics.t_tests(mean, error, degrees_of_freedom, kind, margin, self.adjust)
 
-    def nominal(self, level: float) -> float:
-        return level if self.boundary is None else self.boundary.nominal(level)
+    def has_spread(self, differences: Array, tolerance: float) -> Booleans:
+        return np.asarray(np.ptp(differences, axis=-1) > tolerance)
 
-    def untestable(self, d: Array) -> str:
-        if np.ptp(d) > 0:
+    def untestable(self, differences: Array) -> str:
+        if self.has_spread(differences, 0.0):
             return ""
         a, b = self.claim.sides
-        a_minus_b = -d[0] if self.claim.lower_is_better else d[0]
+        a_minus_b = -differences[0] if self.claim.lower_is_better else differences[0]
         same = f"{a} - {b} is {a_minus_b:+.{self.claim.decimals}f}{self.claim.unit} for every seed"
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
-    def power(self, d: Array, level: float) -> str:
-        error, freedom = map(float, self.error(self.spread(d), len(d)))
-        detectable = statistics.detectable(error, freedom, self.claim.kind, level)
+    def power_sentence(self, differences: Array, level: float) -> str:
+        error, degrees_of_freedom = map(float, self.error(self.spread(differences), len(differences)))
+        detectable = statistics.detectable(error, degrees_of_freedom, self.claim.kind, level)
         smallest = f"{detectable:.{self.claim.decimals}f}"
         if self.claim.kind == "equivalent":
             found = f"equivalence within {smallest}"
         else:
             found = f"an effect of {smallest} beyond the margin"
-        return f"{self._size(d)} would have found {found} with 80% power."
+        return f"{self._size(differences)} would have found {found} with 80% power."
 
-    def _size(self, d: Array) -> str:
-        """How much there is to go by, in words."""
-        return f"{len(d)} pairs"
+    def _size(self, differences: Array) -> str:
+        """How many pairs the differences are, in words."""
+        return f"{len(differences)} pairs"
 
-    def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
-        """How many seeds would probably decide the claim if the observed mean and spread were the true ones, with a range.
+    def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
+        """How many seeds would probably decide the claim if the observed mean and spread were the true ones, in a clause.
 
-        The range is over the means that are plausible, at the observed spread.
+        A range is added, over the means that are plausible at the observed spread.
         """
-        if self.estimate(d) in self.claim.margins:
+        if self.estimate(differences) in self.claim.margins:
             return "the estimate lies on the margin, so that no number of seeds would decide it"
-        need = self._seeds_needed(self.estimate(d), d, levels)
-        if need >= MOST_PAIRS:
+        need = self._seeds_needed(self.estimate(differences), differences, levels)
+        if need >= MAX_PAIRS:
             return self._too_many()
-        plausible = [self._seeds_needed(mean, d, levels) for mean in self._plausible_means(d)]
+        plausible = [self._seeds_needed(mean, differences, levels) for mean in self._plausible_means(differences)]
         fewest, most = min(need, *plausible), max(need, *plausible)
-        others = f"{fewest} to {most}" if most < MOST_PAIRS else f"{fewest} or more"
+        others = f"{fewest} to {most}" if most < MAX_PAIRS else f"{fewest} or more"
         power = f"80% power; {others} for means within their 80% interval"
-        return f"at this mean and spread about {need} seeds would decide it, {need - len(d)} more ({power})"
+        return f"at this mean and spread about {need} seeds would decide it, {need - len(differences)} more ({power})"
 
-    def _plausible_means(self, d: Array) -> list[float]:
-        """The ends of the mean's 80% interval, and what lies within it that is harder or easier to decide than they are."""
-        low, high = self._interval(d, PLAUSIBLE)
+    def _plausible_means(self, differences: Array) -> list[float]:
+        """The ends of the mean's 80% interval, and the means within it that are harder or easier to decide than they are."""
+        low, high = self._interval(differences, PLAUSIBLE)
         turns = [*self.claim.margins]
         if self.claim.kind == "equivalent":
             turns.append(0.0)
         return [low, high, *(mean for mean in turns if low < mean < high)]
 
-    def _seeds_needed(self, mean: float, d: Array, levels: Sequence[float]) -> int:
-        """How many seeds decide the claim with 80% power if this is the true mean; ``MOST_PAIRS`` if none that can be had."""
+    def _seeds_needed(self, mean: float, differences: Array, levels: Sequence[float]) -> int:
+        """How many seeds decide the claim with 80% power if this is the true mean; ``MAX_PAIRS`` if fewer do not."""
         margin = self.claim.margin
         if self.claim.kind == "superior":
             distances = [abs(mean - margin)]
@@ -251,32 +263,34 @@ class Mean(Estimand):
         else:
             distances, level = [abs(mean) - margin], levels[1] / 2  # either of two outer tests shows the opposite
         if min(distances) == 0:
-            return MOST_PAIRS
-        spread = self.spread(d)
+            return MAX_PAIRS
+        spread = self.spread(differences)
         need = statistics.pairs_needed(distances, lambda n: self.error(spread, n), level)
-        return max(need, len(d) + 1, LEAST_PAIRS)
+        return max(need, len(differences) + 1, MIN_PAIRS)
 
     def _too_many(self) -> str:
-        return f"at this mean and spread more than {MOST_PAIRS - 1} seeds would be needed to decide it"
+        return f"at this mean and spread more than {MAX_PAIRS - 1} seeds would be needed to decide it"
 
-    def describe(self, d: Array) -> str:
+    def description(self, differences: Array) -> str:
         places = self.claim.decimals
-        spread = float(self.spread(d))
-        sure = f"80% sure: at most {statistics.upper_spread(spread, len(d)):.{places}f}"
-        return f"{self._size(d)} have mean {self.estimate(d):+.{places}f}, standard deviation {spread:.{places}f} ({sure})"
+        spread = float(self.spread(differences))
+        mean = f"mean {self.estimate(differences):+.{places}f}"
+        sure = f"80% sure: at most {statistics.upper_spread(spread, len(differences)):.{places}f}"
+        return f"{self._size(differences)} have {mean}, standard deviation {spread:.{places}f} ({sure})"
 
-    def prospect(self, d: Array, level: float) -> tuple[float, float]:
-        return self._prospect(self.estimate(d), d, level)
+    def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
+        return self._conditional_power_at(self.estimate(differences), differences, level)
 
-    def _prospect(self, mean: float, d: Array, level: float) -> tuple[float, float]:
-        """The chance to be decided and the seeds on average, if this were the true mean."""
-        return statistics.sequential_power(mean, observed=tuple(d.tolist()), **self._plan(d, level))
+    def _conditional_power_at(self, mean: float, differences: Array, level: float) -> tuple[float, float]:
+        """The chance to be decided and the seeds that it takes on average, if this were the true mean."""
+        observed = tuple(differences.tolist())
+        return statistics.sequential_power(mean, observed=observed, **self._simulation_arguments(differences, level))
 
-    def _plan(self, d: Array, level: float) -> dict[str, Any]:
-        """What the simulations of this claim's analyses have in common."""
+    def _simulation_arguments(self, differences: Array, level: float) -> dict[str, Any]:
+        """The arguments that the simulations of this claim's analyses have in common."""
         assert isinstance(self.seeds, Seeds)
         return {
-            "spread": float(self.spread(d)),
+            "spread": float(self.spread(differences)),
             "kind": self.claim.kind,
             "margin": self.claim.margin,
             "analyses": self.seeds.analyses,
@@ -284,18 +298,23 @@ class Mean(Estimand):
             "level": level,
         }
 
-    def stopping(self, d: Array, level: float) -> str:
-        bias = round(statistics.stopping_bias(self.estimate(d), **self._plan(d, level)), self.claim.decimals)
+    def stopping_sentence(self, differences: Array, level: float) -> str:
+        mean = self.estimate(differences)
+        bias = statistics.stopping_bias(mean, **self._simulation_arguments(differences, level))
+        bias = round(bias, self.claim.decimals)
         if bias == 0:
             return ""
         off = f"by {bias:+.{self.claim.decimals}f}{self.claim.unit} on average if this one were true"
         return f"To stop when decided moves an estimate away from the margin, {off}."
 
-    def outlook(self, d: Array, level: float) -> str:
+    def forecast_clause(self, differences: Array, level: float) -> str:
         if not isinstance(self.seeds, Seeds):
-            return self.more_seeds(d, (level, level))
-        chance, seeds = self.prospect(d, level)
-        chances = [chance, *(self._prospect(mean, d, level)[0] for mean in self._plausible_means(d))]
+            return self.more_seeds_clause(differences, (level, level))
+        chance, seeds = self.conditional_power(differences, level)
+        chances = [chance]
+        for mean in self._plausible_means(differences):
+            chance_at_mean, _ = self._conditional_power_at(mean, differences, level)
+            chances.append(chance_at_mean)
         others = f"{min(chances):.0%} to {max(chances):.0%} for means within their 80% interval"
         return f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average ({others})"
 
@@ -313,19 +332,19 @@ class UnpairedMean(Mean):
         super().__init__(claim, seeds)
         self.arms = arms
 
-    def spread(self, d: Array) -> Array:
+    def spread(self, differences: Array) -> Array:
         return np.sqrt(self.arms.var(axis=-1, ddof=1).sum(axis=0))
 
     def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
-        _, freedom = statistics.unpaired_error(self.arms[0], self.arms[1])
-        per_seed = freedom / (self.arms.shape[-1] - 1)
+        _, degrees_of_freedom = statistics.unpaired_error(self.arms[0], self.arms[1])
+        per_seed = degrees_of_freedom / (self.arms.shape[-1] - 1)
         return spread / math.sqrt(n), per_seed * (n - 1)
 
-    def untestable(self, d: Array) -> str:
-        return super().untestable(d) if self.spread(d) == 0 else ""
+    def has_spread(self, differences: Array, tolerance: float) -> Booleans:
+        return self.spread(differences) > tolerance
 
-    def _size(self, d: Array) -> str:
-        return f"{len(d)} seeds of either arm"
+    def _size(self, differences: Array) -> str:
+        return f"{len(differences)} seeds of either arm"
 
 
 class MeanOverImages(Mean):
@@ -334,7 +353,7 @@ class MeanOverImages(Mean):
     Args:
         claim: The claim.
         seeds: Those of the study, a list.
-        image_variance: Of the mean difference, what images add to it (``images.image_variance``); NaN where it is not known.
+        image_variance: What images add to the variance of the mean difference (``images.image_variance``); NaN if not known.
     """
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds, image_variance: float) -> None:
@@ -348,14 +367,14 @@ class MeanOverImages(Mean):
     def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
         return images.error(spread, n, self.image_variance)
 
-    def untestable(self, d: Array) -> str:
+    def untestable(self, differences: Array) -> str:
         if math.isnan(self.image_variance):
             kept = f"fewer than 2 pairs of runs have kept their {self.claim.metric} image by image"
             return f"{kept}, so that nothing is known of other images (scope: images)"
-        return super().untestable(d)
+        return super().untestable(differences)
 
-    def _size(self, d: Array) -> str:
-        return f"{len(d)} pairs on so many images"
+    def _size(self, differences: Array) -> str:
+        return f"{len(differences)} pairs on so many images"
 
     def _too_many(self) -> str:
         floor = f"{math.sqrt(self.image_variance):.{self.claim.decimals}f}"
@@ -365,64 +384,68 @@ class MeanOverImages(Mean):
 class Median(Estimand):
     """The median over seeds, by the exact sign test."""
 
+    boundary: signs.SignBoundary | None
+
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
         super().__init__(claim, seeds)
-        self.boundary: signs.SignBoundary | None = None
+        self.boundary = None
         if isinstance(seeds, Seeds):
             self.boundary = signs.SignBoundary(seeds.analyses)
 
-    def estimate(self, d: Array) -> float:
-        return float(np.median(d))
+    def estimate(self, differences: Array) -> float:
+        return float(np.median(differences))
 
-    def interval(self, d: Array, alpha: float) -> tuple[float, float]:
-        low, high = signs.interval(d, self.nominal(alpha))
+    def interval(self, differences: Array, alpha: float) -> tuple[float, float]:
+        low, high = signs.interval(differences, self.nominal(alpha))
         return float(low), float(high)
 
-    def p_values(self, d: Array) -> Array:
-        return signs.p_values(d, self.claim.kind, self.claim.margin, self.boundary)
+    def p_values(self, differences: Array) -> Array:
+        return signs.p_values(differences, self.claim.kind, self.claim.margin, self.adjust)
 
-    def nominal(self, level: float) -> float:
-        return level if self.boundary is None else self.boundary.nominal(level)
+    def has_spread(self, differences: Array, tolerance: float) -> Booleans:
+        return np.full(differences.shape[:-1], True)  # signs are counted whether differences vary or not
 
-    def untestable(self, d: Array) -> str:
+    def untestable(self, differences: Array) -> str:
         return ""
 
-    def power(self, d: Array, level: float) -> str:
-        share = signs.share_needed(len(d), level)
+    def power_sentence(self, differences: Array, level: float) -> str:
+        share = signs.share_needed(len(differences), level)
         if math.isnan(share):
-            return f"{len(d)} pairs can find nothing at this level."
+            return f"{len(differences)} pairs can find nothing at this level."
         where = "within the margins" if self.claim.kind == "equivalent" else "beyond the margin"
-        return f"{len(d)} pairs would have found a difference {where} in {share:.0%} of all seeds with 80% power."
+        return f"{len(differences)} pairs would have found a difference {where} in {share:.0%} of all seeds with 80% power."
 
-    def more_seeds(self, d: Array, levels: Sequence[float]) -> str:
-        """How many pairs would probably decide the claim if differences lay on its side, or the other, as often as in these."""
-        holds, fails = signs.shares(d, self.claim.kind, self.claim.margin)
+    def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
+        """How many seeds would probably decide the claim if as many differences spoke for it as do here, in a clause."""
+        holds, fails = signs.shares(differences, self.claim.kind, self.claim.margin)
         if holds == fails:
             return "as many differences speak for the claim as against it, so that no number of seeds would decide it"
         if holds > fails:
             share, level, side = holds, levels[0], "speaks for the claim"
         else:
             share, level, side = fails, levels[1], "speaks against it"
-        need = max(signs.pairs_needed(share, level, MOST_PAIRS), len(d) + 1)
-        if need >= MOST_PAIRS:
-            return f"if it {side} in {share:.0%} of all seeds, more than {MOST_PAIRS - 1} would be needed to decide it"
-        return f"if it {side} in {share:.0%} of all seeds, about {need} would decide it, {need - len(d)} more (80% power)"
+        need = max(signs.pairs_needed(share, level, MAX_PAIRS), len(differences) + 1)
+        if need >= MAX_PAIRS:
+            return f"if it {side} in {share:.0%} of all seeds, more than {MAX_PAIRS - 1} would be needed to decide it"
+        return (
+            f"if it {side} in {share:.0%} of all seeds, about {need} would decide it, {need - len(differences)} more (80% power)"
+        )
 
-    def describe(self, d: Array) -> str:
+    def description(self, differences: Array) -> str:
         places = self.claim.decimals
-        around = f"{d.min():+.{places}f} to {d.max():+.{places}f}"
-        return f"{len(d)} pairs have median {self.estimate(d):+.{places}f} ({around})"
+        around = f"{differences.min():+.{places}f} to {differences.max():+.{places}f}"
+        return f"{len(differences)} pairs have median {self.estimate(differences):+.{places}f} ({around})"
 
-    def prospect(self, d: Array, level: float) -> tuple[float, float]:
+    def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
         assert self.boundary is not None
-        return signs.sequential_power(tuple(d.tolist()), self.claim.kind, self.claim.margin, self.boundary, level)
+        return signs.sequential_power(tuple(differences.tolist()), self.claim.kind, self.claim.margin, self.boundary, level)
 
-    def stopping(self, d: Array, level: float) -> str:
+    def stopping_sentence(self, differences: Array, level: float) -> str:
         return "To stop when decided moves an estimate away from the margin."
 
-    def outlook(self, d: Array, level: float) -> str:
+    def forecast_clause(self, differences: Array, level: float) -> str:
         if not isinstance(self.seeds, Seeds):
-            return self.more_seeds(d, (level, level))
-        chance, seeds = self.prospect(d, level)
+            return self.more_seeds_clause(differences, (level, level))
+        chance, seeds = self.conditional_power(differences, level)
         resampled = f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average"
         return f"{resampled} (further seeds drawn from these)"

@@ -3,106 +3,18 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from xceptlab.errors import Refused
-from xceptlab.runs.directory import RunDirectory
-from xceptlab.study import images, statistics, warnings, wording
+from xceptlab.study import images, statistics, verdict_warnings, wording
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.definition import Claim, Seeds
-from xceptlab.study.estimands import LEAST_PAIRS, Estimand, MeanOverImages, estimand
+from xceptlab.study.estimands import MIN_PAIRS, Estimand, MeanOverImages, estimand_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.run_scores import Scores, scores_of_runs
 from xceptlab.study.statistics import Array
-
-ROUNDING = 1e-6
-"""The part of the largest score up to which differences count as equal: what the rounding of 32-bit scores may make of them."""
-
-Outcome = Literal["supported", "contradicted", "inconclusive", "incomplete"]
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Verdict:
-    """What the scores say of a claim. Differences are a - b, or b - a for the loss: above 0, a is the better arm."""
-
-    claim: Claim
-    outcome: Outcome
-    estimate: float
-    """The claim's statistic of the paired differences, their mean or median; NaN without pairs."""
-    low: float
-    high: float
-    """The ends of the estimate's interval, which belongs to the claim's tests: NaN with fewer than 2 pairs, infinite where few
-    pairs bound no median."""
-    level: float
-    """The interval's level, 1 - 2 alpha."""
-    n: int
-    """Complete pairs."""
-    p_adjusted: float = math.nan
-    """Holm-adjusted p-value: of the opposite where that is shown, or would be but for the other claims, else of the claim; NaN
-    where nothing was tested."""
-    power: str = ""
-    """What the pairing gained, and what this n would have found with 80% power at the level that Holm leaves the claim, in words;
-    empty where nothing was tested."""
-    variance_left: tuple[float, float, float]
-    """What pairing leaves of the variance of a difference, var(a - b) / (var a + var b), with its 95% interval; NaN where the
-    scores do not tell."""
-    differences: dict[int, float]
-    """By seed."""
-    scores: tuple[dict[int, float], dict[int, float]]
-    """Those of the arms a and b, by seed."""
-    diverged: tuple[tuple[str, int], ...] = ()
-    """Of scores from elsewhere the runs, by (arm, seed), that have no finite score and count as the claim declares."""
-    tested: bool = False
-    """Whether there were pairs to test."""
-    most: int | None = None
-    """Seeds at most, where seeds are added until the claims are decided; the interval is then the repeated one."""
-    image_variance: float | None = None
-    """What other images would add to the variance of the estimate, where the verdict is to hold for them; NaN if not known."""
-    stopping: str = ""
-    """Of a claim that was decided before the most seeds, what that means for the estimate, in words."""
-    given_up: float | None = None
-    """The chance to be decided by the most seeds, where it is below the study's ``futility``, so that no more are asked for."""
-    summary: str = ""
-    """One sentence in plain words; a second one where the verdict means nothing."""
-    warnings: tuple[str, ...] = ()
-    """Why the verdict may mean less than it says, a clause each."""
-
-    def __repr__(self) -> str:
-        judged = f", {self.estimate:+.{self.claim.decimals}f} from {self.n} pairs" if self.n else ""
-        return f"<Verdict {self.claim.id}: {self.outcome}{judged}>"
-
-    def __str__(self) -> str:
-        return f"{self.outcome.upper()}  {self.claim.id}: {self.summary}"
-
-    @property
-    def values(self) -> Array:
-        """The differences (n,)."""
-        return np.array(list(self.differences.values()), dtype=np.float64)
-
-    @property
-    def arms(self) -> Array:
-        """The scores of the arms a and b that form pairs, (2, n)."""
-        a, b = self.scores
-        return np.array([[scores[seed] for seed in self.differences] for scores in (a, b)], dtype=np.float64)
-
-    @property
-    def decided(self) -> bool:
-        return self.outcome in ("supported", "contradicted")
-
-    @property
-    def settled(self) -> bool:
-        """Whether the claim asks for no more seeds."""
-        return self.decided or self.given_up is not None
-
-    @property
-    def evidence(self) -> str:
-        """What is shown beside the verdict: in how many seeds it holds, what the pairing gained, what could have been found."""
-        return " ".join(filter(None, (wording.sign_count(self), self.power, self.stopping)))
-
-
-# ---- judging ---------------------------------------------------------------------------------------------------------------
+from xceptlab.study.verdict import ROUNDING, Outcome, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +23,7 @@ class _Tested:
 
     verdict: Verdict
     p: Array
-    """Of the claim and of its opposite (2,), before Holm's adjustment; 1 where nothing was tested."""
+    """The p-values of the claim and of its opposite (2,), before Holm's adjustment; 1 where nothing was tested."""
 
 
 def judge(
@@ -139,20 +51,14 @@ def judge(
     analyses = [range(n) for n in seeds.analyses] if isinstance(seeds, Seeds) else [seeds]
     estimands = []
     for claim, known in zip(claims, scores, strict=True):
-        arms = _arms(claim, known, analyses[-1])
-        estimands.append(estimand(claim, seeds, arms, image_variances.get(claim.id)))
-    tested: list[_Tested] = []
-    for seeds_so_far in analyses:
-        settled = {i: one for i, one in enumerate(tested) if one.verdict.settled}
-        tested = _analysed(estimands, scores, seeds_so_far, alpha, settled)
-        incomplete = any(one.verdict.outcome == "incomplete" for one in tested)
-        if incomplete or all(one.verdict.settled for one in tested):
-            break
+        _, arms = _pairs(claim, known, analyses[-1])
+        estimands.append(estimand_of(claim, seeds, arms, image_variances.get(claim.id)))
+    tested, latest_seeds = _tested_in_turn(estimands, scores, analyses, alpha)
     verdicts = []
     for i, one in enumerate(tested):
-        latest = _paired(estimands[i], scores[i], seeds_so_far, alpha)
+        latest = _paired(estimands[i], scores[i], latest_seeds, alpha)
         stopping = " ".join(filter(None, (one.verdict.stopping, wording.since(one.verdict, latest))))
-        verdicts.append(replace(one.verdict, warnings=warnings.of_units(one.verdict), stopping=stopping))
+        verdicts.append(replace(one.verdict, warnings=verdict_warnings.of_units(one.verdict), stopping=stopping))
     return verdicts
 
 
@@ -171,48 +77,27 @@ def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
     verdicts = judge(study.claims, tables, study.seeds, study.alpha, of_images)
     if study.tune:
         verdicts = [replace(verdict, summary=f"{verdict.summary} {study.tune.described}") for verdict in verdicts]
-    return [warnings.with_warnings(verdict, expansion, of_arms) for verdict in verdicts]
+    return [verdict_warnings.with_warnings(verdict, expansion, of_arms) for verdict in verdicts]
 
 
-def with_needed_seeds(expansion: Expansion) -> Expansion:
-    """The study with as many blocks of seeds as its claims need, by the records there are; a fixed list stays as it is."""
-    seeds = expansion.study.seeds
-    if not isinstance(seeds, Seeds):
-        return expansion
-    while expansion.interim_analysis + 1 < len(seeds.analyses):
-        try:
-            records = expansion.records()
-        except Refused:  # a record cannot be read, which whoever needs it says
-            break
-        undecided = [verdict.claim for verdict in judge_study(expansion, records) if not verdict.settled]
-        if None in records.values() or not undecided:
-            break
-        expansion = _with_more_seeds(expansion, undecided)
-    return expansion
+# ---- the analyses -----------------------------------------------------------------------------------------------------------
 
 
-def _with_more_seeds(expansion: Expansion, undecided: Sequence[Claim]) -> Expansion:
-    """The study at its next analysis, for which only the arms of the claims that are still undecided have further seeds."""
-    wanted = {arm for claim in undecided for arm in expansion.study.arms_of(claim)}
-    ended = dict(expansion.ended)
-    for arm in expansion.arms:
-        if arm not in wanted and arm not in ended:
-            ended[arm] = _seeds_done(arm, expansion)
-    return replace(expansion, interim_analysis=expansion.interim_analysis + 1, ended=ended)
+def _tested_in_turn(
+    estimands: Sequence[Estimand], scores: Sequence[Scores], analyses: Sequence[Sequence[int]], alpha: float
+) -> tuple[list[_Tested], Sequence[int]]:
+    """The verdicts after the latest analysis that there is to make, and the seeds of that analysis.
 
-
-def _seeds_done(arm: str, expansion: Expansion) -> int:
-    """How many seeds an arm has all runs of: those of the study so far, and what an earlier version has trained beyond them."""
-    seeds = expansion.study.seeds
-    assert isinstance(seeds, Seeds)
-    n = len(expansion.seeds)
-    while n < seeds.max:
-        runs = [expansion.run(trial, n) for trial in expansion.trials_of(arm)]
-        records = [RunDirectory.of(run.runtime.outputs, run.run_id).path / "record.json" for run in runs]
-        if not all(file.is_file() for file in records):
-            break
-        n += 1
-    return n
+    Analyses are made in turn until one settles the last open claim, or lacks scores.
+    """
+    tested: list[_Tested] = []
+    for seeds in analyses:
+        settled = {i: one for i, one in enumerate(tested) if one.verdict.settled}
+        tested = _analysed(estimands, scores, seeds, alpha, settled)
+        incomplete = any(one.verdict.outcome == "incomplete" for one in tested)
+        if incomplete or all(one.verdict.settled for one in tested):
+            return tested, seeds
+    return tested, analyses[-1]
 
 
 def _analysed(
@@ -230,8 +115,8 @@ def _analysed(
     at least the smallest that the claim would reach at any analysis, and that is a valid one.
     """
     tested = []
-    for i, asked in enumerate(estimands):
-        tested.append(settled[i] if i in settled else _tested(asked, scores[i], seeds, alpha))
+    for i, estimand in enumerate(estimands):
+        tested.append(settled[i] if i in settled else _tested(estimand, scores[i], seeds, alpha))
     p = np.ones((len(tested), 2))
     for i, one in enumerate(tested):
         p[i] = one.p
@@ -248,41 +133,43 @@ def _analysed(
     return concluded
 
 
-def _tested(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> _Tested:
+# ---- one claim: its pairs and its p-values ----------------------------------------------------------------------------------
+
+
+def _tested(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> _Tested:
     """A claim's differences and, where every seed has one and they can be tested, its p-values."""
-    verdict = _paired(asked, scores, seeds, alpha)
+    verdict = _paired(estimand, scores, seeds, alpha)
     complete = verdict.n == len(seeds)
-    if complete and verdict.n >= LEAST_PAIRS and not asked.untestable(verdict.values):
-        return _Tested(verdict=replace(verdict, tested=True), p=asked.p_values(verdict.values))
+    if complete and verdict.n >= MIN_PAIRS and not estimand.untestable(verdict.values):
+        return _Tested(verdict=replace(verdict, tested=True), p=estimand.p_values(verdict.values))
     return _Tested(verdict=verdict, p=np.ones(2))
 
 
-def _paired(asked: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> Verdict:
+def _paired(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> Verdict:
     """What is known of a claim before it is tested."""
-    claim = asked.claim
+    claim = estimand.claim
     a, b = (_known(scores[side], seeds) for side in claim.sides)
     for side, values in zip(claim.sides, (a, b), strict=True):
         for seed, value in values.items():
             if not math.isfinite(value):
                 raise Refused(f"claim {claim.id!r}: the score of arm {side!r}, seed {seed} is {value}, not a finite number")
-    arms = _arms(claim, scores, seeds)
+    paired_seeds, arms = _pairs(claim, scores, seeds)
     differences = _differences(arms[0], arms[1], claim.lower_is_better)
     n = len(differences)
-    low, high = asked.interval(differences, alpha) if n > 1 else (math.nan, math.nan)
-    both = [seed for seed in a if seed in b]
+    low, high = estimand.interval(differences, alpha) if n > 1 else (math.nan, math.nan)
     return Verdict(
         claim=claim,
         outcome="incomplete",
-        estimate=asked.estimate(differences) if n else math.nan,
+        estimate=estimand.estimate(differences) if n else math.nan,
         low=low,
         high=high,
         level=1 - 2 * alpha,
         n=n,
         variance_left=statistics.variance_left(arms[0], arms[1]),
-        differences=dict(zip(both, differences.tolist(), strict=True)),
+        differences=dict(zip(paired_seeds, differences.tolist(), strict=True)),
         scores=(a, b),
-        most=asked.seeds.max if isinstance(asked.seeds, Seeds) else None,
-        image_variance=asked.image_variance if isinstance(asked, MeanOverImages) else None,
+        max_seeds=estimand.seeds.max if isinstance(estimand.seeds, Seeds) else None,
+        image_variance=estimand.image_variance if isinstance(estimand, MeanOverImages) else None,
     )
 
 
@@ -291,11 +178,11 @@ def _known(scores: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float
     return {seed: scores[seed] for seed in sorted(seeds) if seed in scores}
 
 
-def _arms(claim: Claim, scores: Scores, seeds: Iterable[int]) -> Array:
-    """The scores of a claim's two sides that form pairs, (2, n), in the order of the seeds."""
+def _pairs(claim: Claim, scores: Scores, seeds: Iterable[int]) -> tuple[list[int], Array]:
+    """The seeds that both sides of a claim have a score of, rising (n,), and these scores (2, n)."""
     a, b = (_known(scores[side], seeds) for side in claim.sides)
     both = [seed for seed in a if seed in b]
-    return np.array([[a[seed] for seed in both], [b[seed] for seed in both]], dtype=np.float64)
+    return both, np.array([[a[seed] for seed in both], [b[seed] for seed in both]], dtype=np.float64)
 
 
 def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Array:
@@ -312,26 +199,44 @@ def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Arr
     return differences
 
 
-def _concluded(verdict: Verdict, asked: Estimand, p: Array, i: int, alpha: float) -> Verdict:
-    """The verdict on claim i of the p-values (claims, 2) of the whole study."""
+# ---- one claim: its conclusion ----------------------------------------------------------------------------------------------
+
+
+def _concluded(verdict: Verdict, estimand: Estimand, p: Array, i: int, alpha: float) -> Verdict:
+    """The verdict on claim i from the p-values (claims, 2) of the whole study, in numbers and in words."""
     adjusted = statistics.holm(p.T).T[i]  # (2,)
-    holm_levels = [statistics.holm_level(p[:, side], i, alpha) for side in (0, 1)]
-    levels = [asked.nominal(level) for level in holm_levels]
-    alone = _outcome(p[i], alpha)
-    verdict = replace(verdict, outcome=_outcome(adjusted, alpha))
+    levels = [statistics.holm_level(p[:, side], i, alpha) for side in (0, 1)]
+    outcome = _outcome(adjusted, alpha)
+    unadjusted_outcome = _outcome(p[i], alpha)
+    p_adjusted = math.nan
     if verdict.tested:
-        p_adjusted = adjusted[1] if alone == "contradicted" else adjusted[0]
-        power = wording.power(verdict, asked, levels[0])
-        given_up = _futile(verdict, asked, max(holm_levels))
-        verdict = replace(verdict, p_adjusted=float(p_adjusted), power=power, given_up=given_up)
-    if verdict.decided and verdict.most is not None and verdict.n < verdict.most:
-        verdict = replace(verdict, stopping=asked.stopping(verdict.values, max(holm_levels)))
-    summary = wording.summary(verdict, asked, alone=alone, p_alone=float(min(p[i])), levels=levels)
-    return replace(verdict, summary=summary)
+        p_adjusted = float(adjusted[1] if unadjusted_outcome == "contradicted" else adjusted[0])
+    chance_when_given_up = None
+    if verdict.tested and outcome == "inconclusive":
+        chance_when_given_up = _chance_if_futile(estimand, verdict.values, max(levels))
+    in_numbers = replace(verdict, outcome=outcome, p_adjusted=p_adjusted, chance_when_given_up=chance_when_given_up)
+
+    nominal_levels = [estimand.nominal(level) for level in levels]
+    summary = wording.summary(
+        in_numbers,
+        estimand,
+        unadjusted_outcome=unadjusted_outcome,
+        unadjusted_p=float(min(p[i])),
+        nominal_levels=nominal_levels,
+    )
+    return replace(
+        in_numbers,
+        pairing_and_power=wording.pairing_and_power(in_numbers, estimand, nominal_levels[0]),
+        stopping=wording.stopping(in_numbers, estimand, max(levels)),
+        summary=summary,
+    )
 
 
 def _outcome(p: Array, alpha: float) -> Outcome:
-    """What p-values (2,), of a claim and of its opposite, decide at level alpha."""
+    """What the p-values (2,) of a claim and of its opposite decide at level alpha.
+
+    ``simulated_judging.decided`` is the same rule for many studies at once.
+    """
     if p[0] <= alpha:
         return "supported"
     if p[1] <= alpha:
@@ -339,16 +244,16 @@ def _outcome(p: Array, alpha: float) -> Outcome:
     return "inconclusive"
 
 
-def _futile(verdict: Verdict, asked: Estimand, level: float) -> float | None:
-    """The chance of an undecided claim to be decided by the last analysis, where it is below the study's ``futility``.
+def _chance_if_futile(estimand: Estimand, differences: Array, level: float) -> float | None:
+    """The chance of an undecided claim to be decided by the last analysis, where it is below the study's ``futility``; else None.
 
     Levels count on no giving up, so that it does not bind, and can only make false verdicts rarer (Lan, Simon & Halperin 1982;
     Lachin 2005).
     """
-    seeds = asked.seeds
+    seeds = estimand.seeds
     if not isinstance(seeds, Seeds) or seeds.futility is None:
         return None
-    if verdict.decided or verdict.n >= seeds.max:
+    if len(differences) >= seeds.max:
         return None
-    chance, _ = asked.prospect(verdict.values, level)
+    chance, _ = estimand.conditional_power(differences, level)
     return chance if chance < seeds.futility else None

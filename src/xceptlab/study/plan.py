@@ -23,8 +23,8 @@ from xceptlab.study.definition import FACTORS, Claim, Seeds, Study
 from xceptlab.study.estimands import refuse_too_few_seeds
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.images import refuse_scope
-from xceptlab.study.judging import with_needed_seeds
 from xceptlab.study.registration import Registration, refuse_namesake
+from xceptlab.study.sequential import with_needed_seeds
 
 
 def find_study_file(path: str) -> Path:

@@ -14,9 +14,10 @@ from xceptlab.config.fields import Section
 from xceptlab.errors import Refused
 from xceptlab.files import read
 from xceptlab.runs.metrics import ACCURACY
-from xceptlab.study import warnings
+from xceptlab.study import verdict_warnings
 from xceptlab.study.definition import Claim, refuse_repeated
-from xceptlab.study.judging import Verdict, judge
+from xceptlab.study.judging import judge
+from xceptlab.study.verdict import Verdict
 from xceptlab.text import counted, number, whole_number
 
 
@@ -165,7 +166,7 @@ def _with_diverged(verdict: Verdict, runs: Runs) -> Verdict:
     have, count = ("has", "counts") if len(runs) == 1 else ("have", "count")
     listed = ", ".join(f"{arm} seed {seed}" for arm, seed in runs)
     replaced = f"{counted(len(runs), 'run')} {have} no finite score and {count} as {verdict.claim.diverged:g}: {listed}"
-    why = (*verdict.warnings, replaced, *warnings.of_failures(verdict, runs))
+    why = (*verdict.warnings, replaced, *verdict_warnings.of_failures(verdict, runs))
     return replace(verdict, diverged=runs, warnings=why)
 
 

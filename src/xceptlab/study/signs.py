@@ -6,32 +6,33 @@ of leading axes ``(...)``, so that the simulations run the very code that judges
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import beta, binom
 
-from xceptlab.study.statistics import POWER, Array, Kind, decisions
+from xceptlab.study.statistics import POWER, Array, Booleans, Kind, decisions, unadjusted
 
 
 def upper_tail(wins: ArrayLike, n: int) -> Array:
-    """P(Bin(n, 1/2) >= wins) for counts (...)."""
+    """P(Bin(n, 1/2) >= wins) (...) for counts ``wins`` (...): the sign test's one-sided p-value."""
     return np.asarray(binom.sf(np.asarray(wins) - 1, n, 0.5))
 
 
-def p_values(differences: Array, kind: Kind, margin: float, boundary: "SignBoundary | None" = None) -> Array:
+def p_values(differences: Array, kind: Kind, margin: float, adjust: Callable[[Any], Any] = unadjusted) -> Array:
     """For paired differences (..., n): p that the claim on their median holds, and p that its opposite does (..., 2).
 
     ``superior``: the median is above the margin; its opposite, it is below. ``equivalent``: it is within the margin, by two
     one-sided tests; its opposite, it is outside, by either outer test, hence Bonferroni's factor of 2. Differences equal to the
-    margin count for neither side. ``boundary`` makes each one-sided p-value one that is valid beside a sequential study's other
-    analyses.
+    margin count for neither side. ``adjust`` makes each one-sided p-value valid beside the other analyses of a sequential study,
+    as ``SignBoundary.chance`` does.
     """
     n = differences.shape[-1]
 
-    def one_sided(wins: NDArray[np.bool_]) -> Array:
-        tail = upper_tail(wins.sum(axis=-1), n)
-        return tail if boundary is None else boundary.chance(tail)
+    def one_sided(wins: Booleans) -> Array:
+        return np.asarray(adjust(upper_tail(wins.sum(axis=-1), n)))
 
     above = one_sided(differences > margin)
     below = one_sided(differences < margin)
@@ -43,20 +44,20 @@ def p_values(differences: Array, kind: Kind, margin: float, boundary: "SignBound
 
 
 def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]:
-    """The part of differences (n,) that speaks for the claim, and the part that speaks against it.
+    """The share of differences (n,) that speaks for the claim, and the share that speaks against it.
 
     Half an imaginary difference on either side is counted in, so that few differences that agree are not taken for all.
     """
 
-    def part(wins: NDArray[np.bool_]) -> float:
+    def share(wins: Booleans) -> float:
         return float((wins.sum() + 0.5) / (len(wins) + 1))
 
-    above = part(differences > margin)
-    below = part(differences < margin)
+    above = share(differences > margin)
+    below = share(differences < margin)
     if kind == "superior":
         return above, below
-    inside = min(part(differences > -margin), below)
-    outside = max(above, part(differences < -margin))
+    inside = min(share(differences > -margin), below)
+    outside = max(above, share(differences < -margin))
     return inside, outside
 
 
@@ -82,9 +83,9 @@ def fewest(level: float) -> int:
     return int(np.ceil(-np.log2(level) - 1e-12))
 
 
-def good_sizes(level: float, most: int) -> list[int]:
-    """The numbers of pairs up to ``most`` that need no more wins than one pair fewer does: 5, 8, 11, 13, 16 ... at 0.05."""
-    sizes = range(fewest(level), most + 1)
+def good_sizes(level: float, max_pairs: int) -> list[int]:
+    """The numbers of pairs up to ``max_pairs`` that need no more wins than one pair fewer: 5, 8, 11, 13, 16 ... at 0.05."""
+    sizes = range(fewest(level), max_pairs + 1)
     return [n for n in sizes if threshold(n, level) == threshold(n - 1, level)]
 
 
@@ -95,7 +96,7 @@ def threshold(n: int, level: float) -> int:
 
 
 def power(share: float, n: int, level: float) -> float:
-    """The chance that n pairs reject at ``level`` where each difference is beyond the margin with chance ``share``."""
+    """The chance that n pairs reject at ``level`` if each difference is beyond the margin with chance ``share``."""
     return float(binom.sf(threshold(n, level) - 1, n, share))
 
 
@@ -107,16 +108,19 @@ def share_needed(n: int, level: float) -> float:
     return float(beta.ppf(POWER, wins, n - wins + 1))  # P(Bin(n, share) >= wins) = POWER
 
 
-def pairs_needed(share: float, level: float, most: int) -> int:
-    """Pairs that reject with ``POWER`` where a difference is beyond the margin with chance ``share``; at most ``most``."""
-    for n in range(1, most):
+def pairs_needed(share: float, level: float, max_pairs: int) -> int:
+    """The number of pairs that reject with ``POWER`` if a difference is beyond the margin with chance ``share``.
+
+    It is ``max_pairs`` where fewer do not suffice.
+    """
+    for n in range(1, max_pairs):
         if power(share, n, level) >= POWER:
             return n
-    return most
+    return max_pairs
 
 
 class SignBoundary:
-    """What peeking costs the sign test: a study is analysed after each number of pairs in ``analyses``.
+    """What peeking costs the sign test in a study that is analysed after each number of pairs in ``analyses``.
 
     With a median on the margin the wins are a random walk of fair steps, so the chance that any analysis's p-value is at most
     some nominal p is computed exactly: the walk with its thresholds as absorbing barriers. A p-value put through ``chance`` is
@@ -134,7 +138,10 @@ class SignBoundary:
         return hash(self.analyses)
 
     def chance(self, p: ArrayLike) -> Array:
-        """The chance that any analysis's p-value is at most nominal p (...), under a median on the margin."""
+        """The chance (...) that any analysis's p-value is at most nominal p (...), with a median on the margin.
+
+        It is a p-value that is valid for the whole sequential study.
+        """
         place = np.searchsorted(self._nominal, np.asarray(p) * (1 + 1e-12), side="right") - 1
         return np.where(place < 0, 0.0, self._chances[np.maximum(place, 0)])
 
@@ -146,7 +153,7 @@ class SignBoundary:
 
 @functools.cache
 def _chances(analyses: range) -> tuple[Array, Array]:
-    """Every p-value that some analysis can have, rising (c,), and the chance that any analysis's is at most that (c,)."""
+    """Every p-value that some analysis can have, rising (c,), and the chance that any analysis's p-value is at most it (c,)."""
     possible = [upper_tail(np.arange(n + 1), n) for n in analyses]
     nominal = np.unique(np.concatenate(possible))
     chances = [_crossing(analyses, level) for level in nominal]
@@ -155,7 +162,7 @@ def _chances(analyses: range) -> tuple[Array, Array]:
 
 def _crossing(analyses: range, level: float) -> float:
     """The chance that the wins of fair steps reach any analysis's threshold at ``level``."""
-    alive = np.ones(1)  # by number of wins, the chance to have so many without having crossed
+    alive = np.ones(1)  # by number of wins: the chance to have so many without having crossed
     crossed = 0.0
     before = 0
     for n in analyses:
@@ -168,16 +175,16 @@ def _crossing(analyses: range, level: float) -> float:
     return crossed
 
 
-@functools.lru_cache(maxsize=4096)  # a study is judged anew at every look, and by every command
+@functools.lru_cache(maxsize=4096)  # a study is judged anew at every analysis, and by every command
 def sequential_power(
     observed: tuple[float, ...], kind: Kind, margin: float, boundary: SignBoundary, level: float, paths: int = 2000
 ) -> tuple[float, float]:
-    """The chance that a claim is decided by the last analysis, and the pairs that it takes on average.
+    """The chance that a claim is decided by the last analysis, and the pairs that it takes on average, by simulation.
 
-    By simulation: after the ``observed`` differences (n,), n >= 1, further ones are drawn from these.
+    After the ``observed`` differences (n,), n >= 1, further ones are drawn from these.
     """
     differences = np.random.default_rng(0).choice(observed, (paths, boundary.analyses[-1]))
     differences[:, : len(observed)] = observed
     to_come = [n for n in boundary.analyses if n > len(observed)]
-    p = [p_values(differences[:, :n], kind, margin, boundary).min(axis=-1) for n in to_come]
+    p = [p_values(differences[:, :n], kind, margin, boundary.chance).min(axis=-1) for n in to_come]
     return decisions(np.stack(p), to_come, level)

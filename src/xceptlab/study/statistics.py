@@ -16,42 +16,51 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import interpolate, optimize, stats
 
 Array = NDArray[np.float64]
+Integers = NDArray[np.int_]
+Booleans = NDArray[np.bool_]
 Kind = Literal["superior", "equivalent"]
 
 POWER = 0.8
 """The chance with which an effect is to be found."""
-MOST_PAIRS = 1000
+MAX_PAIRS = 1000
 """Where counting how many seeds a claim needs ends."""
 
 
-def p_values(differences: Array, kind: Kind, margin: float, chance: Callable[[Any], Any] = lambda p: p) -> Array:
+def unadjusted(p: Any) -> Any:
+    """The p-values (...) of a study's only analysis as they are: there is no other analysis to adjust them for."""
+    return p
+
+
+def p_values(differences: Array, kind: Kind, margin: float, adjust: Callable[[Any], Any] = unadjusted) -> Array:
     """For paired differences (..., n), n >= 2 and of some spread: p that the claim holds and p that its opposite does (..., 2).
 
-    ``chance`` makes each one-sided p-value one that is valid beside the other analyses of a sequential study (``Boundary``).
+    ``adjust`` makes each one-sided p-value valid beside the other analyses of a sequential study, as ``Boundary.chance`` does.
     """
     n = differences.shape[-1]
-    return t_tests(differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, kind, margin, chance)
+    return t_tests(differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, kind, margin, adjust)
 
 
 def t_tests(
     mean: Array | float,
     error: Array | float,
-    freedom: Array | float,
+    degrees_of_freedom: Array | float,
     kind: Kind,
     margin: float,
-    chance: Callable[[Any], Any] = lambda p: p,
+    adjust: Callable[[Any], Any] = unadjusted,
 ) -> Array:
-    """As ``p_values``, of a mean (...), its standard error (...) > 0 and that one's degrees of freedom (...).
+    """The p-values (..., 2) of a claim and of its opposite, as ``p_values`` has them, from a mean (...) and its standard error.
+
+    The standard error (...) is above 0 and has these degrees of freedom (...).
 
     ``superior``: one-sided t-tests of mean > margin and of mean < margin. ``equivalent``: two one-sided tests (Schuirmann 1987)
     of |mean| < margin; its opposite, |mean| > margin, is shown by either outer test, hence Bonferroni's factor of 2.
     """
 
     def above(limit: float) -> Array:
-        return np.asarray(chance(stats.t.sf((mean - limit) / error, freedom)))
+        return np.asarray(adjust(stats.t.sf((mean - limit) / error, degrees_of_freedom)))
 
     def below(limit: float) -> Array:
-        return np.asarray(chance(stats.t.cdf((mean - limit) / error, freedom)))
+        return np.asarray(adjust(stats.t.cdf((mean - limit) / error, degrees_of_freedom)))
 
     if kind == "superior":
         return np.stack([above(margin), below(margin)], axis=-1)
@@ -61,7 +70,10 @@ def t_tests(
 
 
 def holm(p: Array) -> Array:
-    """Holm's (1979) adjustment of p-values (..., m) -> (..., m): all below alpha, all hold but with chance alpha."""
+    """Holm's (1979) adjustment of p-values (..., m) -> (..., m).
+
+    The chance that any true null hypothesis gets one at or below alpha is at most alpha.
+    """
     order = np.argsort(p, axis=-1)
     rank = np.argsort(order, axis=-1)
     factors = np.arange(p.shape[-1], 0, -1)
@@ -83,22 +95,22 @@ def interval(differences: Array, level: float) -> Array:
     return t_interval(differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, level)
 
 
-def t_interval(mean: Array | float, error: Array | float, freedom: Array | float, level: float) -> Array:
-    """The interval at ``level`` of a mean (...) of this standard error (...) and degrees of freedom (...): (..., 2)."""
-    half = error * stats.t.ppf((1 + level) / 2, freedom)
+def t_interval(mean: Array | float, error: Array | float, degrees_of_freedom: Array | float, level: float) -> Array:
+    """The t interval at ``level`` of a mean (...) with this standard error (...): low and high (..., 2)."""
+    half = error * stats.t.ppf((1 + level) / 2, degrees_of_freedom)
     return np.stack([mean - half, mean + half], axis=-1)
 
 
-def power(distance: Array | float, error: Array | float, freedom: Array | float, level: float) -> Array:
-    """The chance of a one-sided t-test at ``level`` to find a mean at ``distance`` (...) from its limit.
+def power(distance: Array | float, error: Array | float, degrees_of_freedom: Array | float, level: float) -> Array:
+    """The chance (...) of a one-sided t-test at ``level`` to find a mean at ``distance`` (...) from its limit.
 
-    It has this standard error (...) > 0 with so many degrees of freedom (...).
+    The mean has this standard error (...) > 0, with so many degrees of freedom (...).
     """
-    found = stats.nct.sf(stats.t.ppf(1 - level, freedom), freedom, distance / error)
+    found = stats.nct.sf(stats.t.ppf(1 - level, degrees_of_freedom), degrees_of_freedom, distance / error)
     return np.where(np.isnan(found), 1.0, found)  # scipy gives NaN for enormous effects
 
 
-def detectable(error: float, freedom: float, kind: Kind, level: float) -> float:
+def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float) -> float:
     """The distance from the margin at which a mean of this standard error would have been found with ``POWER``.
 
     ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest margin that would be shown for
@@ -107,36 +119,36 @@ def detectable(error: float, freedom: float, kind: Kind, level: float) -> float:
     power_of_each = POWER if kind == "superior" else 1 - (1 - POWER) / 2
 
     def short_of(errors: float) -> float:
-        return float(power(errors, 1.0, freedom, level)) - power_of_each
+        return float(power(errors, 1.0, degrees_of_freedom, level)) - power_of_each
 
-    critical = stats.t.ppf(1 - level, freedom)
+    critical = stats.t.ppf(1 - level, degrees_of_freedom)
     return error * float(optimize.brentq(short_of, 0.0, critical + 50.0))
 
 
 def pairs_needed(distances: Sequence[float], error: Callable[[int], tuple[Array | float, Array | float]], level: float) -> int:
-    """Pairs with which one-sided tests find means at all these distances (> 0) from their limits with ``POWER``.
+    """The number of pairs with which one-sided tests find means at all these distances (> 0) from their limits with ``POWER``.
 
-    At most ``MOST_PAIRS``. The chance that one of several tests fails is taken to be the sum of their chances, which it is at
-    most.
+    It is ``MAX_PAIRS`` at most. The chance that one of several tests fails is taken to be the sum of their chances, which it is
+    at most.
 
     Args:
         distances: One for a claim of ``superior``, two for the two tests of ``equivalent``.
-        error: By the number of pairs the mean's standard error and degrees of freedom.
-        level: Of each test.
+        error: The mean's standard error and degrees of freedom, given the number of pairs.
+        level: The level of each test.
     """
 
     def suffice(n: int) -> bool:
         misses = [1 - float(power(distance, *error(n), level)) for distance in distances]
         return 1 - sum(misses) >= POWER
 
-    sizes = range(2, MOST_PAIRS)
+    sizes = range(2, MAX_PAIRS)
     return sizes.start + bisect.bisect_left(sizes, True, key=suffice)
 
 
 def at_chance(accuracy: float, chance: float, images: int) -> bool:
-    """Whether so many images cannot tell an accuracy from that of guessing: a one-sided binomial test at 1%; both in percent.
+    """Whether so many images cannot tell an accuracy from that of guessing, both in percent: a one-sided binomial test at 1%.
 
-    Where the number of images is not known, 0, it is whether the accuracy is not above chance. NaN is not at chance.
+    Where the number of images is not known, 0, the accuracies themselves are compared. NaN is not at chance.
     """
     if not images:
         return accuracy <= chance
@@ -147,7 +159,7 @@ def at_chance(accuracy: float, chance: float, images: int) -> bool:
 def upper_share(hits: int, n: int, level: float = 0.95) -> float:
     """The one-sided upper confidence bound of a share that ``hits`` of ``n`` >= 1 show, such as 0.45 for 0 of 5.
 
-    Clopper & Pearson (1934); exact for an n that was fixed before: it is below the true share in 5% of cases at most.
+    It is Clopper & Pearson's (1934), exact for an n that was fixed before: it is below the true share in 5% of cases at most.
     """
     if hits == n:
         return 1.0
@@ -155,16 +167,16 @@ def upper_share(hits: int, n: int, level: float = 0.95) -> float:
 
 
 def unpaired_error(a: Array, b: Array) -> tuple[Array, Array]:
-    """The standard error of the difference of two means over scores (..., n), n >= 2, that are not paired, and its freedom (...).
+    """The standard error (...) of the difference of two means over unpaired scores (..., n), n >= 2, and its degrees of freedom.
 
-    The degrees of freedom are Welch's (1947), for variances that differ.
+    The degrees of freedom (...) are Welch's (1947), for variances that differ.
     """
     n = a.shape[-1]
     of_a, of_b = a.var(axis=-1, ddof=1) / n, b.var(axis=-1, ddof=1) / n
     both = of_a + of_b
     with np.errstate(invalid="ignore"):
-        freedom = np.where(both > 0, (n - 1) * both**2 / (of_a**2 + of_b**2), n - 1)
-    return np.sqrt(both), freedom
+        degrees_of_freedom = np.where(both > 0, (n - 1) * both**2 / (of_a**2 + of_b**2), n - 1)
+    return np.sqrt(both), degrees_of_freedom
 
 
 def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float, float]:
@@ -194,7 +206,7 @@ def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float
 
 
 class Boundary:
-    """What peeking costs: a study is analysed after ``start`` seeds, then every ``step``, up to ``most``.
+    """What peeking costs a study that is analysed after ``start`` pairs, then every ``step`` pairs, up to ``max_pairs``.
 
     At a mean on the margin the sequence of t statistics does not depend on the unknown variance, so the chance that the smallest
     p-value of all analyses is below some nominal p is a fixed function: ``chance``. A p-value put through it is valid however
@@ -202,11 +214,11 @@ class Boundary:
     Holm's family. The function is tabulated by ``benchmarks/statistics_boundaries.py`` in ``boundaries.csv``.
     """
 
-    def __init__(self, start: int, step: int, most: int) -> None:
+    def __init__(self, start: int, step: int, max_pairs: int) -> None:
         nominal, table = _boundaries()
-        self.schedule = start, step, most
-        self._analyses = 1 + (most - start) // step
-        chances = table[start, step, most]
+        self.schedule = start, step, max_pairs
+        self._analyses = 1 + (max_pairs - start) // step
+        chances = table[start, step, max_pairs]
         smooth = interpolate.PchipInterpolator(np.log([*nominal, 1.0]), np.log([*chances, 1.0]))
         self._nominal = np.linspace(np.log(nominal[0]), 0, 2000)
         self._chance = smooth(self._nominal)
@@ -218,13 +230,16 @@ class Boundary:
         return hash(self.schedule)
 
     def chance(self, p: ArrayLike) -> Array:
-        """The chance of any analysis's p-value below nominal p (...), under a true mean on the margin."""
+        """The chance (...) that any analysis's p-value is below nominal p (...), with a true mean on the margin.
+
+        It is a p-value that is valid for the whole sequential study.
+        """
         logarithm = np.log(np.maximum(p, 1e-300))
         tabulated = np.exp(np.interp(logarithm, self._nominal, self._chance))
         return np.minimum(tabulated, self._analyses * np.asarray(p))  # Bonferroni, below the table
 
     def nominal(self, chance: float) -> float:
-        """The nominal p whose ``chance`` this is; below the table Bonferroni's, which is smaller."""
+        """The nominal p that has this ``chance``; below the table Bonferroni's, which is smaller."""
         logarithm = np.log(chance)
         if logarithm < self._chance[0]:
             return float(chance / self._analyses)
@@ -233,14 +248,14 @@ class Boundary:
 
 @functools.cache
 def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
-    """The nominal p-values (c,) and, by (start, step, most), the chance that some analysis's is below each (c,)."""
+    """The nominal p-values (c,) and, by (start, step, max_pairs), the chance that some analysis's is below each (c,)."""
     with resources.files("xceptlab.study").joinpath("boundaries.csv").open(encoding="utf-8") as file:
         nominal = np.array(file.readline().split(",")[3:], dtype=float)
         rows = np.loadtxt(file, delimiter=",")
     return nominal, {(int(row[0]), int(row[1]), int(row[2])): row[3:] for row in rows}
 
 
-@functools.lru_cache(maxsize=4096)  # a study is judged anew at every look, and by every command
+@functools.lru_cache(maxsize=4096)  # a study is judged anew at every analysis, and by every command
 def sequential_power(
     mean: float,
     spread: float,
@@ -252,7 +267,7 @@ def sequential_power(
     observed: tuple[float, ...] = (),
     paths: int = 4000,
 ) -> tuple[float, float]:
-    """The chance that a claim is decided by the last analysis, and the pairs that it takes on average; by simulation (+- 1%).
+    """The chance that a claim is decided by the last analysis, and the pairs that it takes on average, by simulation (+- 1%).
 
     Every simulated study begins with the ``observed`` differences (n,), where there are any; its further ones are normal, of this
     mean and spread.
@@ -268,7 +283,7 @@ def sequential_power(
 def stopping_bias(
     mean: float, spread: float, kind: Kind, margin: float, analyses: range, boundary: Boundary, level: float, paths: int = 4000
 ) -> float:
-    """By how much the mean at which a study stops exceeds the true one on average, by simulation, where differences are normal.
+    """How far the mean at which a study stops exceeds the true one on average, by simulation with normal differences.
 
     A study stops when its scores happen to be clear, so that its estimate is biased away from the margin (Whitehead 1986,
     *Biometrika* 73).
@@ -287,8 +302,8 @@ def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, f
 
     Args:
         p: The smaller p-value of the claim and of its opposite, (analyses, studies).
-        analyses: The numbers of pairs at them.
-        level: At or below which a claim is decided.
+        analyses: The number of pairs at each analysis.
+        level: A claim is decided by a p-value at or below this.
     """
     below = p <= level
     decided = below.any(axis=0)
@@ -306,7 +321,7 @@ def upper_spread(spread: float, n: int) -> float:
 
 
 def skewed(differences: Array) -> bool:
-    """Whether values (n,) are more skewed than 19 of 20 normal samples of their size are; by simulation, as n is small."""
+    """Whether differences (n,) are more skewed than 19 of 20 normal samples of their size, by simulation, as n is small."""
     if len(differences) < 4 or np.ptp(differences) == 0:
         return False
     rng = np.random.default_rng(0)
@@ -324,24 +339,26 @@ class Effect:
     """A main effect, or an interaction of two or three factors, averaged over the other factors."""
 
     factors: tuple[int, ...]
-    """Axes of the grid, one to three."""
+    """The factors whose effect it is, one to three axes of the grid."""
     levels: tuple[int, ...]
-    """The level of each that is compared with its first level."""
+    """The level of each factor that is compared with the factor's first level."""
     estimate: float
     """Mean at the level - mean at the first level; of an interaction, the effect of the factors before the last one at the last
     one's level - at its first."""
     low: float
+    """The lower end of the estimate's interval."""
     high: float
+    """The upper end of the estimate's interval."""
     p_adjusted: float
-    """Two-sided, of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
+    """Two-sided p-value of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
 
 
 def effects(scores: Array, level: float) -> list[Effect]:
     """Main effects and interactions of scores (seeds, levels of factor 1, levels of factor 2, ...), with intervals at ``level``.
 
-    Each is a contrast that is computed for every seed, so that it is tested by a t-test over the seeds (n - 1 degrees of freedom,
-    n >= 2), which asks nothing of the other cells' variances; one variance pooled over all cells covers too seldom where they
-    differ (Boik 1981; Maxwell & Delaney 2004, chapters 11 to 13).
+    An effect is a contrast that is computed for every seed, so that it is tested by a t-test over the seeds (n - 1 degrees of
+    freedom, n >= 2), which asks nothing of the other cells' variances; one variance pooled over all cells covers too seldom where
+    they differ (Boik 1981; Maxwell & Delaney 2004, chapters 11 to 13).
     """
     _, *shape = scores.shape
     compared = _levels_to_compare(shape)
@@ -366,7 +383,7 @@ def effects(scores: Array, level: float) -> list[Effect]:
 
 
 def _levels_to_compare(shape: Sequence[int]) -> list[dict[int, int]]:
-    """By effect of factors with so many levels each: its one to three factors, and of each the level that it compares."""
+    """The effects of a grid whose factors have so many levels: each as {factor: level that is compared}, of 1 to 3 factors."""
     singles = []
     for factor, size in enumerate(shape):
         singles += [(factor, level) for level in range(1, size)]
@@ -380,7 +397,10 @@ def _levels_to_compare(shape: Sequence[int]) -> list[dict[int, int]]:
 
 
 def _contrast(scores: Array, levels: dict[int, int]) -> Array:
-    """The effect in each seed (seeds,) of scores (seeds, levels of factor 1, ...): by factor a level against the first one."""
+    """An effect in each seed (seeds,) of scores (seeds, levels of factor 1, ...), given {factor: level that is compared}.
+
+    Other factors are averaged over.
+    """
     for factor in reversed(range(scores.ndim - 1)):
         by_level = np.moveaxis(scores, factor + 1, 0)
         if factor in levels:

@@ -2,24 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xceptlab.study import signs
 from xceptlab.study.definition import Claim, Seeds, Study
-from xceptlab.study.estimands import LEAST_PAIRS, Estimand, estimand
-
-if TYPE_CHECKING:  # verdict.py keeps the summary in its verdicts
-    from xceptlab.study.judging import Outcome, Verdict
+from xceptlab.study.estimands import MIN_PAIRS, Estimand, estimand_of
+from xceptlab.study.verdict import Outcome, Verdict
 
 
-def waiting(verdict: "Verdict", seeds: Sequence[int], asked: Estimand) -> str:
-    """Which of the seeds a claim waits for that cannot be judged yet."""
+def waiting(verdict: Verdict, seeds: Sequence[int], estimand: Estimand) -> str:
+    """Which seeds are still missing before the claim can be judged."""
     missing = [seed for seed in seeds if seed not in verdict.differences]
-    if isinstance(asked.seeds, Seeds) and missing[0] >= asked.seeds.start:
-        return f"Not decided yet: {named(missing, 'comes', 'come')} next, {verdict.most} seeds in all at most."
-    arms = "both" if asked.claim.contrast else "all"
+    if isinstance(estimand.seeds, Seeds) and missing[0] >= estimand.seeds.start:
+        return f"Not decided yet: {named(missing, 'comes', 'come')} next, {verdict.max_seeds} seeds in all at most."
+    arms = "both" if estimand.claim.contrast else "all"
     return f"Not judged yet: {named(missing, 'is', 'are')} not trained in {arms} arms."
 
 
@@ -31,57 +28,60 @@ def named(seeds: Sequence[int], singular: str, plural: str) -> str:
     return f"seeds {listed} {plural}"
 
 
-def summary(verdict: "Verdict", asked: Estimand, *, alone: "Outcome", p_alone: float, levels: Sequence[float]) -> str:
+def summary(
+    verdict: Verdict, estimand: Estimand, *, unadjusted_outcome: Outcome, unadjusted_p: float, nominal_levels: Sequence[float]
+) -> str:
     """The verdict in one sentence.
 
     Args:
-        verdict: The verdict.
-        asked: What the claim asks of the differences.
-        alone: What the outcome would be if the claim were the only one of the study.
-        p_alone: The p-value of that, before Holm's adjustment.
-        levels: Those at which the claim and its opposite are tested, of the p-value of a single analysis.
+        verdict: The verdict, in numbers.
+        estimand: The claim's estimand.
+        unadjusted_outcome: What the outcome would be without Holm's adjustment, if the claim were the only one of the study.
+        unadjusted_p: The p-value of ``unadjusted_outcome``.
+        nominal_levels: Those at which a single analysis tests the claim and its opposite.
     """
-    if verdict.n < LEAST_PAIRS:
-        return _too_few_pairs(verdict, asked, levels)
-    if why := asked.untestable(verdict.values):
+    if verdict.n < MIN_PAIRS:
+        return _too_few_pairs(verdict, estimand, nominal_levels)
+    if why := estimand.untestable(verdict.values):
         return f"Inconclusive: {why}."
-    estimated = _estimated(verdict, asked.scope)
+    estimated = _estimated(verdict, estimand.scope)
     if verdict.decided:
         return f"{verdict.outcome.capitalize()}: {estimated}, {_against_the_margin(verdict)}."
-    if alone != "inconclusive":
-        estimated += f"; by itself it would be {alone} (p = {p_alone:.2g}), but not beside the other claims (Holm)"
+    if unadjusted_outcome != "inconclusive":
+        by_itself = f"by itself it would be {unadjusted_outcome} (p = {unadjusted_p:.2g})"
+        estimated += f"; {by_itself}, but not beside the other claims (Holm)"
     ended = ""
-    if verdict.given_up is not None:
-        chance = f"a chance of {verdict.given_up:.1%} to be decided by {verdict.most} seeds"
+    if verdict.chance_when_given_up is not None:
+        chance = f"a chance of {verdict.chance_when_given_up:.1%} to be decided by {verdict.max_seeds} seeds"
         ended = f"; given up, with {chance} (futility)"
-    elif verdict.n == verdict.most:
+    elif verdict.n == verdict.max_seeds:
         ended = "; the seeds that were planned are used up"
-    return f"Inconclusive: {estimated}{ended}; {asked.more_seeds(verdict.values, levels)}."
+    return f"Inconclusive: {estimated}{ended}; {estimand.more_seeds_clause(verdict.values, nominal_levels)}."
 
 
-def _too_few_pairs(verdict: "Verdict", asked: Estimand, levels: Sequence[float]) -> str:
+def _too_few_pairs(verdict: Verdict, estimand: Estimand, nominal_levels: Sequence[float]) -> str:
+    """The verdict in one sentence where there are fewer pairs than any test judges."""
     pairs = "1 pair" if verdict.n == 1 else f"{verdict.n} pairs"
-    missing = LEAST_PAIRS - verdict.n
+    missing = MIN_PAIRS - verdict.n
     needed = "1 more seed is" if missing == 1 else f"{missing} more seeds are"
-    outlook = ""
-    if verdict.n > 1 and not asked.untestable(verdict.values):
-        outlook = f"; {asked.more_seeds(verdict.values, levels)}"
-    return f"Inconclusive: {pairs} of runs cannot be judged; at least {needed} needed{outlook}."
+    more = ""
+    if verdict.n > 1 and not estimand.untestable(verdict.values):
+        more = f"; {estimand.more_seeds_clause(verdict.values, nominal_levels)}"
+    return f"Inconclusive: {pairs} of runs cannot be judged; at least {needed} needed{more}."
 
 
-def _estimated(verdict: "Verdict", scope: str) -> str:
-    """The estimate with its interval, number of seeds and p-value, and the ``scope`` for which it holds."""
+def _estimated(verdict: Verdict, scope: str) -> str:
+    """The estimate in words, with the ``scope`` for which it holds, its interval, its number of seeds and its p-value."""
     claim, places = verdict.claim, verdict.claim.decimals
-    size = f"{abs(verdict.estimate):.{places}f}{claim.unit}"
-    text = _compared(claim, size, verdict.estimate >= 0)
+    text = _compared(claim, verdict.estimate)
     if claim.statistic == "median":
         text += " in the median"
     text += f" {scope}"
     interval = f"{100 * verdict.level:g}% interval"
     seeds = f"{verdict.n} seeds"
-    if verdict.most is not None:
+    if verdict.max_seeds is not None:
         interval = f"repeated {interval}"
-        seeds = f"{verdict.n} of at most {verdict.most} seeds"
+        seeds = f"{verdict.n} of at most {verdict.max_seeds} seeds"
     if math.isinf(verdict.low):
         interval = f"no finite {interval}"
     else:
@@ -89,21 +89,22 @@ def _estimated(verdict: "Verdict", scope: str) -> str:
     return f"{text} ({interval}, {seeds}, adjusted p = {verdict.p_adjusted:.2g})"
 
 
-def _compared(claim: Claim, size: str, positive: bool) -> str:
+def _compared(claim: Claim, estimate: float) -> str:
     """The estimate in words, such as ``a is 1.20 points better than b in test/top1``."""
     a, b = claim.sides
+    size = f"{abs(estimate):.{claim.decimals}f}{claim.unit}"
     if len(claim.effect) > 1:
-        direction = "larger" if positive else "smaller"
+        direction = "larger" if estimate >= 0 else "smaller"
         return f"{claim.gain} is {size} {direction} with {a} than with {b} in {claim.metric}"
     averaged = ", averaged over the other factors" if claim.effect else ""
-    if float(size.removesuffix(claim.unit)) == 0:
+    if round(estimate, claim.decimals) == 0:
         return f"{a} and {b} are {size} apart in {claim.metric}{averaged}"
-    direction = "better" if positive else "worse"
+    direction = "better" if estimate >= 0 else "worse"
     return f"{a} is {size} {direction} than {b} in {claim.metric}{averaged}"
 
 
-def _against_the_margin(verdict: "Verdict") -> str:
-    """What a decided verdict says of the difference and the claim's margin."""
+def _against_the_margin(verdict: Verdict) -> str:
+    """Where the difference of a decided verdict lies by the claim's margin, in words."""
     claim = verdict.claim
     unit = claim.unit.removesuffix("s") if claim.margin == 1 else claim.unit
     margin = f"{claim.margin:g}{unit}"
@@ -114,11 +115,17 @@ def _against_the_margin(verdict: "Verdict") -> str:
     return said[verdict.outcome]
 
 
-def power(verdict: "Verdict", asked: Estimand, level: float) -> str:
-    """What the pairing gained, and what so many pairs would have found with 80% power at the level of a single analysis."""
-    found = asked.power(verdict.values, level)
+def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float) -> str:
+    """What the pairing gained, and what so many pairs would have found with 80% power at the level of a single analysis.
+
+    Empty where nothing was tested.
+    """
+    if not verdict.tested:
+        return ""
+    found = estimand.power_sentence(verdict.values, nominal_level)
     left, low, high = verdict.variance_left
-    if math.isnan(left) or f"{low:.2f}" == f"{high:.2f}":  # which only scores that differ by next to nothing have
+    hardly_differ = f"{low:.2f}" == f"{high:.2f}"  # scores that differ by next to nothing have an interval of no width
+    if math.isnan(left) or hardly_differ:
         return found
     gained = f"{left:.2f} of the variance of unpaired arms (95% interval {low:.2f} to {high:.2f})"
     if verdict.claim.pairing == "none":
@@ -126,7 +133,14 @@ def power(verdict: "Verdict", asked: Estimand, level: float) -> str:
     return f"Pairing by seed leaves {gained}. {found}"
 
 
-def since(decided: "Verdict", latest: "Verdict") -> str:
+def stopping(verdict: Verdict, estimand: Estimand, level: float) -> str:
+    """What it means for the estimate that a claim was decided before the most seeds; empty where it was not."""
+    if not verdict.decided or verdict.max_seeds is None or verdict.n >= verdict.max_seeds:
+        return ""
+    return estimand.stopping_sentence(verdict.values, level)
+
+
+def since(decided: Verdict, latest: Verdict) -> str:
     """What the seeds say that came after a claim was decided, because other claims asked for them; empty where none did."""
     if not decided.decided or latest.n <= decided.n:
         return ""
@@ -135,7 +149,12 @@ def since(decided: "Verdict", latest: "Verdict") -> str:
     return f"With all {latest.n} seeds that there are by now it is {latest.estimate:+.{places}f} ({interval})."
 
 
-def sign_count(verdict: "Verdict") -> str:
+def evidence(verdict: Verdict) -> str:
+    """What is shown beside a verdict: in how many seeds it holds, what the pairing gained, what could have been found."""
+    return " ".join(filter(None, (sign_count(verdict), verdict.pairing_and_power, verdict.stopping)))
+
+
+def sign_count(verdict: Verdict) -> str:
     """In how many seeds the difference speaks for the claim, and how likely chance alone would be to make it so many.
 
     The p-value is unadjusted, and no verdict; it is left out where so few seeds cannot make it small, and in a study that adds
@@ -150,22 +169,22 @@ def sign_count(verdict: "Verdict") -> str:
         where, holds = "within", np.abs(differences) < margin
     count = f"The difference is {where} the margin in {int(holds.sum())} of {verdict.n} seeds"
     alpha = (1 - verdict.level) / 2
-    if verdict.most is not None or verdict.n < signs.fewest(alpha):
+    if verdict.max_seeds is not None or verdict.n < signs.fewest(alpha):
         return f"{count}."
     p = signs.p_values(differences, kind, margin)[0]
     return f"{count} (sign test p = {p:.2g}, by itself)."
 
 
-def forecast(verdict: "Verdict", study: Study) -> str:
+def forecast(verdict: Verdict, study: Study) -> str:
     """How many seeds will decide the claim, from the pairs there are, a pilot's perhaps; empty with fewer than 2."""
-    asked = estimand(verdict.claim, study.seeds, verdict.arms, verdict.image_variance)
-    if verdict.settled or verdict.n < 2 or asked.untestable(verdict.values):
+    estimand = estimand_of(verdict.claim, study.seeds, verdict.arms, verdict.image_variance)
+    if verdict.settled or verdict.n < 2 or estimand.untestable(verdict.values):
         return ""
     level = study.alpha / len(study.claims)
     if verdict.outcome == "inconclusive":  # it is judged, on all the seeds that were planned
-        nominal = asked.nominal(level)
-        more = asked.more_seeds(verdict.values, (nominal, nominal))
-        outlook = f"all {verdict.n} planned seeds are used: {more}"
+        nominal = estimand.nominal(level)
+        more = estimand.more_seeds_clause(verdict.values, (nominal, nominal))
+        decided_by = f"all {verdict.n} planned seeds are used: {more}"
     else:
-        outlook = asked.outlook(verdict.values, level)
-    return f"{asked.describe(verdict.values)}; {outlook}."
+        decided_by = estimand.forecast_clause(verdict.values, level)
+    return f"{estimand.description(verdict.values)}; {decided_by}."

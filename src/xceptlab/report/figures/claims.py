@@ -22,7 +22,7 @@ from xceptlab.report.figures.style import (
     with_unit,
     wrapped,
 )
-from xceptlab.study.judging import Verdict
+from xceptlab.study.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

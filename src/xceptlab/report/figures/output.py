@@ -14,7 +14,7 @@ from xceptlab.report.figures.claims import verdict_chart
 from xceptlab.report.figures.curves import curves_chart
 from xceptlab.report.figures.style import INK, chart_of, short, vega_config
 from xceptlab.report.summary import Summary
-from xceptlab.study.judging import Verdict
+from xceptlab.study.verdict import Verdict
 
 PAGE_FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
 from xceptlab.runs.record import Record
@@ -13,13 +12,11 @@ from xceptlab.study.choice import Records
 from xceptlab.study.definition import Claim
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.run_scores import has_failed
-
-if TYPE_CHECKING:  # verdict.py keeps the warnings in its verdicts
-    from xceptlab.study.judging import Verdict
+from xceptlab.study.verdict import Verdict
 
 
-def of_units(verdict: "Verdict") -> tuple[str, ...]:
-    """Of accuracies that look like fractions, and where the unit is not known of a margin that looks like percent."""
+def of_units(verdict: Verdict) -> tuple[str, ...]:
+    """Warn of accuracies that look like fractions, and of a margin in no known unit that looks like percent."""
     claim = verdict.claim
     interaction = len(claim.effect) > 1  # its scores are differences, which may be as small
     values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
@@ -34,8 +31,8 @@ def of_units(verdict: "Verdict") -> tuple[str, ...]:
     return ()
 
 
-def with_warnings(verdict: "Verdict", expansion: Expansion, records: Records) -> "Verdict":
-    """The verdict with what the number of images and the arms' runs say against it."""
+def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> Verdict:
+    """The verdict with the warnings that the number of images and the arms' runs give."""
     split = split_of(verdict.claim.metric)
     arms = [_Accuracy.of(arm, split, expansion, records) for arm in expansion.study.arms_of(verdict.claim)]
     warnings = [
@@ -68,8 +65,8 @@ def _of_few_images(claim: Claim, images: int) -> list[str]:
     return [f"the margin of {claim.margin:g} is less than a single image: {one}"]
 
 
-def failed_runs(verdict: "Verdict", expansion: Expansion, records: Records) -> list[tuple[str, int]]:
-    """The runs of a study, by (arm, seed), that failed among those that a verdict is of."""
+def failed_runs(verdict: Verdict, expansion: Expansion, records: Records) -> list[tuple[str, int]]:
+    """The failed runs, by (arm, seed), among the runs of a study that a verdict rests on."""
     failed = []
     for arm in expansion.study.arms_of(verdict.claim):
         for seed in verdict.differences:
@@ -79,8 +76,8 @@ def failed_runs(verdict: "Verdict", expansion: Expansion, records: Records) -> l
     return failed
 
 
-def of_failures(verdict: "Verdict", failed: Sequence[tuple[str, int]]) -> list[str]:
-    """What failed runs, by (arm, seed), do to a verdict."""
+def of_failures(verdict: Verdict, failed: Sequence[tuple[str, int]]) -> list[str]:
+    """Warn of failed runs, by (arm, seed), that decide a verdict or that make its test unsound."""
     pairs = len({seed for _, seed in failed if seed in verdict.differences})
     if 2 * pairs > verdict.n:
         return [f"failures decide it: in {pairs} of {verdict.n} seeds a run of these arms failed"]
@@ -95,41 +92,45 @@ class _Accuracy:
     """How well an arm tells the classes of a split apart."""
 
     mean: float
-    """Top-1 in percent over the runs that finished; of runs that all diverged what guessing scores; NaN without runs."""
+    """Mean top-1 in percent over the runs that finished; what guessing scores where all runs diverged; NaN without runs."""
     chance: float
-    """Percent that guessing scores, or always answering with the most frequent class."""
+    """Top-1 in percent of guessing, or of always answering with the most frequent class, whichever is higher."""
     images: int
-    """Images of the split; 0 where neither a record nor the configuration tells."""
+    """The number of images of the split; 0 where neither a record nor the configuration tells."""
 
     @classmethod
     def of(cls, arm: str, split: str, expansion: Expansion, records: Records) -> "_Accuracy":
-        metric, data = f"{split}/{ACCURACY}", expansion.arms[arm].data
-        done = [record for seed in expansion.seeds if (record := records[arm, seed])]
-        chance = metric_of(metric).guessing(data.classes)
+        """The accuracy of an arm, from the runs of its seeds that have a record."""
+        metric = f"{split}/{ACCURACY}"
+        of_all_seeds = [records[arm, seed] for seed in expansion.seeds]
+        done = [record for record in of_all_seeds if record]
+        chance = metric_of(metric).guessing(expansion.arms[arm].data.classes)
         for record in done:
             chance = max(chance, record.majority_class.get(metric, 0.0))
         accuracies = [record.metrics[metric] for record in done if metric in record.metrics]
-        if not accuracies:
-            accuracies = [chance] * len(done)
-        return cls(
-            mean=fmean(accuracies) if accuracies else math.nan,
-            chance=chance,
-            images=images_of_split(split, done) or _planned_images(split, expansion, arm),
-        )
+        if accuracies:
+            mean = fmean(accuracies)
+        elif done:
+            mean = fmean([chance] * len(done))
+        else:
+            mean = math.nan
+        images = images_of_split(split, done) or _planned_images(split, expansion, arm)
+        return cls(mean=mean, chance=chance, images=images)
 
     @property
     def at_chance(self) -> bool:
+        """Whether this accuracy cannot be told from that of guessing."""
         return statistics.at_chance(self.mean, self.chance, self.images)
 
 
 def images_of_split(split: str, records: Sequence[Record]) -> int:
-    """Images of a split as the records tell, 0 without records."""
+    """The number of images of a split, as the records tell it; 0 without records."""
     if split == "val":
         return max((record.validation_images for record in records), default=0)
     return max((record.test_images for record in records), default=0)
 
 
 def _planned_images(split: str, expansion: Expansion, arm: str) -> int:
-    """Images of a split as an arm's configuration tells, 0 where only the files do."""
+    """The number of images of a split, as an arm's configuration tells it; 0 where only the files do."""
     _, validation, test = expansion.arms[arm].data.images()
     return validation if split == "val" else test

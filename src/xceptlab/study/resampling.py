@@ -1,0 +1,235 @@
+"""Differences like those that were seen, drawn for simulated studies: resampled pairs, failures, and a chosen true difference."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from xceptlab.study.definition import Claim
+from xceptlab.study.statistics import Array, Booleans, Integers
+from xceptlab.study.verdict import ROUNDING, Outcome, Verdict
+from xceptlab.text import counted
+
+A_FAILS, B_FAILS = 1, 2
+"""Bits of what fails in a seed: neither (0), a (1), b (2) or both (3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What is known of a claim, from which studies like it are drawn."""
+
+    claim: Claim
+    scores: Array
+    """The scores of the claim's two sides, a and b, by pair (2, n)."""
+    seeds: tuple[int, ...]
+    """Seed of each pair (n,); claims that share a seed are resampled together."""
+    failed: Booleans
+    """Which of the runs failed (2, n)."""
+    failed_score: float = math.nan
+    """What a failed run scores; NaN where that is not known."""
+    points_per_image: float = 0.0
+    """The points by which one more test image changes an accuracy; 0 where that is not known."""
+    why_not: str = ""
+    """Why nothing can be simulated for the claim, whatever its differences are; else empty."""
+
+    @classmethod
+    def of(
+        cls,
+        verdict: Verdict,
+        failed: Sequence[tuple[str, int]],
+        *,
+        failed_score: float = math.nan,
+        points_per_image: float = 0.0,
+        why_not: str = "",
+    ) -> "Observed":
+        """What a verdict knows of its claim; ``failed`` are its failed runs by (arm, seed)."""
+        fails = [[(arm, seed) in failed for seed in verdict.differences] for arm in verdict.claim.sides]
+        return cls(
+            claim=verdict.claim,
+            scores=verdict.arms,
+            seeds=tuple(verdict.differences),
+            failed=np.array(fails, dtype=bool),
+            failed_score=failed_score,
+            points_per_image=points_per_image,
+            why_not=why_not,
+        )
+
+    @property
+    def differences(self) -> Array:
+        """The differences of the pairs (n,), above 0 where a is better."""
+        return _differences(self.claim, self.scores)
+
+    @property
+    def rounding_tolerance(self) -> float:
+        """How far apart differences may be that count as equal."""
+        return ROUNDING * float(np.abs(self.scores).max(initial=0.0))
+
+    @property
+    def why_not_simulated(self) -> str:
+        """Why no studies like it can be simulated, in words; empty where they can."""
+        n = len(self.differences)
+        if self.why_not:
+            return self.why_not
+        if n < 2:
+            return f"{counted(n, 'pair')} of runs cannot tell how differences vary"
+        if np.ptp(self.differences) <= self.rounding_tolerance:
+            return f"all {n} differences are the same, from which nothing can be learned about others"
+        return ""
+
+    @property
+    def why_no_failures(self) -> str:
+        """Why no failures can be simulated, in words; empty where they can."""
+        if self.claim.contrast is None:
+            return "an effect is one of several arms"
+        if math.isnan(self.failed_score):
+            return "nothing says what a failed run scores (`diverged:` does)"
+        if (~self.failed.any(axis=0)).sum() < 2:
+            return "fewer than 2 pairs are without a failed run"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomNumbers:
+    """Random numbers (studies, seeds) that all simulations share, so that they differ in what is simulated alone."""
+
+    seeds: Integers
+    """Which of the seeds that were seen a simulated seed repeats, the same for all claims."""
+    pair: Array
+    """From 0 to 1: which of a claim's pairs a simulated seed repeats, where the claim has no pair of the seed that it repeats."""
+    fails_a: Array
+    """From 0 to 1: the first arm fails where this is below its share of failures."""
+    fails_b: Array
+    """From 0 to 1: the second arm fails where this is below its share of failures."""
+    tie: Array
+    """From 0 to 1: to which side a difference goes that lies between two."""
+
+    @classmethod
+    def of(cls, rng: np.random.Generator, studies: int, n: int, seeds: Sequence[int]) -> "RandomNumbers":
+        """The random numbers of so many studies of n seeds each, which repeat the ``seeds`` that were seen."""
+        shape = (studies, n)
+        return cls(  # in this order, on which the numbers depend
+            seeds=rng.choice(np.array(seeds or [0]), shape),
+            pair=rng.random(shape),
+            fails_a=rng.random(shape),
+            fails_b=rng.random(shape),
+            tie=rng.random(shape),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceDistribution:
+    """A distribution from which the differences of simulated studies are drawn."""
+
+    claim: Claim
+    scores: Array
+    """The scores of the two sides, by what fails (neither, a, b or both) and by pair (2, 4, n); (2, 1, n) where nothing fails."""
+    seeds: tuple[int, ...]
+    """Seed of each pair (n,)."""
+    shares: tuple[float, float] = (0.0, 0.0)
+    """The shares of the seeds in which a and b fail, independently."""
+    points_per_image: float = 0.0
+    """Differences are rounded to multiples of this, at random up or down so that the mean stays; not where it is 0."""
+
+    @classmethod
+    def as_seen(cls, observed: Observed, points_per_image: float = 0.0) -> "DifferenceDistribution":
+        """The distribution of the pairs that were seen, rounded to multiples of ``points_per_image`` where that is not 0."""
+        return cls(
+            claim=observed.claim,
+            scores=observed.scores[:, None],
+            seeds=observed.seeds,
+            points_per_image=points_per_image,
+        )
+
+    @classmethod
+    def with_failures(cls, observed: Observed, shares: tuple[float, float]) -> "DifferenceDistribution":
+        """The distribution of the pairs without a failed run, where a and b fail independently in these shares of the seeds."""
+        sound = ~observed.failed.any(axis=0)
+        a, b = observed.scores[:, sound]
+        seeds = tuple(np.array(observed.seeds)[sound].tolist())
+        failed_scores = np.full(len(a), observed.failed_score)
+        scores = [[a, failed_scores, a, failed_scores], [b, b, failed_scores, failed_scores]]
+        return cls(claim=observed.claim, scores=np.array(scores), seeds=seeds, shares=shares)
+
+    @property
+    def values(self) -> Array:
+        """All differences that can be drawn, (4, n) or (1, n)."""
+        return _differences(self.claim, self.scores)
+
+    @property
+    def weights(self) -> Array:
+        """The chance of each of the ``values``, (4, n) or (1, n)."""
+        kinds, n = self.values.shape
+        a, b = self.shares
+        chances = np.array([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b])
+        return np.repeat(chances[:kinds, None] / n, n, axis=1)
+
+    @property
+    def true_difference(self) -> float:
+        """The claim's statistic, mean or median, of the distribution."""
+        if self.claim.statistic == "mean":
+            return float((self.values * self.weights).sum())
+        return _median(self.values.ravel(), self.weights.ravel())
+
+    @property
+    def right_verdict(self) -> Outcome:
+        """The verdict that is correct for the true difference; ``inconclusive`` if it lies exactly on the margin."""
+        if self.claim.kind == "equivalent":
+            inside = self.claim.margin - abs(self.true_difference)
+        else:
+            inside = self.true_difference - self.claim.margin
+        if inside == 0:
+            return "inconclusive"
+        return "supported" if inside > 0 else "contradicted"
+
+    def draw_scores(self, numbers: RandomNumbers) -> Array:
+        """Draw the scores of both sides (2, studies, seeds)."""
+        pair = (numbers.pair * len(self.seeds)).astype(np.int_)
+        for place, seed in enumerate(self.seeds):
+            pair[numbers.seeds == seed] = place
+        share_a, share_b = self.shares
+        fails = A_FAILS * (numbers.fails_a < share_a) + B_FAILS * (numbers.fails_b < share_b)
+        return self.scores[:, fails, pair]
+
+    def draw(self, numbers: RandomNumbers, truth: float | None = None) -> Array:
+        """Draw differences (studies, seeds), shifted so that the true difference is ``truth`` unless that is None."""
+        differences = _differences(self.claim, self.draw_scores(numbers))
+        if truth is not None:
+            differences = self._moved(differences, truth, numbers)
+        if self.points_per_image:
+            images = np.floor(differences / self.points_per_image + numbers.tie)
+            return np.round(images * self.points_per_image, 9)
+        return differences
+
+    def _moved(self, differences: Array, truth: float, numbers: RandomNumbers) -> Array:
+        """Shift drawn differences (studies, seeds) so that the true difference is ``truth``.
+
+        Ties at the median are split so that half of all differences lie on each side: a real difference is never exactly the
+        median of all that are possible.
+        """
+        moved = differences + (truth - self.true_difference)
+        if self.claim.statistic == "mean":
+            return moved
+        above = self.weights[self.values > self.true_difference].sum()
+        tied = self.weights[self.values == self.true_difference].sum()
+        upwards = numbers.tie * tied < 0.5 - above
+        next_to = 1e-9 * np.ptp(self.values)
+        beside = truth + np.where(upwards, next_to, -next_to)
+        return np.where(differences == self.true_difference, beside, moved)
+
+
+def _differences(claim: Claim, scores: Array) -> Array:
+    """The differences (...) of scores of both sides (2, ...), above 0 where a is better."""
+    a, b = scores
+    return b - a if claim.lower_is_better else a - b
+
+
+def _median(values: Array, weights: Array) -> float:
+    """The median of a distribution on values (n,) of these weights (n,), which sum to 1."""
+    order = np.argsort(values)
+    order = order[weights[order] > 0]
+    up_to = np.cumsum(weights[order])
+    middle = int(np.searchsorted(up_to, 0.5 - 1e-9))
+    if up_to[middle] > 0.5 + 1e-9:
+        return float(values[order[middle]])
+    return float(values[order[middle : middle + 2]].mean())
