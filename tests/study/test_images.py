@@ -108,9 +108,9 @@ def test_the_power_that_is_told_is_the_power_that_there_is():
 def test_no_number_of_seeds_decides_what_the_images_leave_open():
     claim = Claim(**CLAIM | {"contrast": ("a", "b"), "margin": 0.0})
     d = np.array([0.3, 0.5, 0.4, 0.4])
-    told = MeanOverImages(claim, range(4), 0.25).more_seeds(d, (0.05, 0.05))
+    told = MeanOverImages(claim, range(4), 0.25).more_seeds_clause(d, (0.05, 0.05))
     assert told == "at this mean no number of seeds would decide it on so many test images, whose error alone is 0.50"
-    assert "about" in MeanOverImages(claim, range(4), 0.001).more_seeds(d, (0.05, 0.05))
+    assert "about" in MeanOverImages(claim, range(4), 0.001).more_seeds_clause(d, (0.05, 0.05))
 
 
 # ---- what is judged ---------------------------------------------------------------------------------------------------------

@@ -450,8 +450,10 @@ def test_a_claim_that_was_decided_early_says_how_far_off_its_estimate_is_and_wha
     latest = f"it is {differences.mean():+.2f} (repeated 90% interval {low:+.2f} to {high:+.2f})."
     assert evidence(decided).endswith(f"With all 5 seeds that there are by now {latest}")
     (alone,) = sequential([claim()], 3)
-    assert "The difference is beyond the margin in 3 of 3 seeds. " in evidence(alone)  # of which no test ignores the other looks
-    assert alone.stopping == ""  # so clear an effect is decided at the first look, whatever the seeds
+    assert "The difference is beyond the margin in 3 of 3 seeds. " in evidence(
+        alone
+    )  # of which no test ignores the other analyses
+    assert alone.stopping == ""  # so clear an effect is decided at the first analysis, whatever the seeds
     (near,) = judged([claim(margin=0.0)], {"a": arm(96.9, 97.6, 96.3, 97.2, 96.5), "b": arm(96, 96, 96, 96, 96)}, PLAN)
     assert near.decided
     off = re.fullmatch(r"To stop when decided moves an estimate away from the margin, by \+(0\.\d\d) points .*", near.stopping)
@@ -461,7 +463,7 @@ def test_a_claim_that_was_decided_early_says_how_far_off_its_estimate_is_and_wha
     assert fixed.stopping == ""
 
 
-def test_before_the_first_look_nothing_is_judged():
+def test_before_the_first_analysis_nothing_is_judged():
     (v,) = sequential([claim()], 2)
     assert v.outcome == "incomplete"
     assert "Not judged yet: seed 2 " in v.summary
@@ -554,7 +556,7 @@ def test_when_all_planned_seeds_are_used_the_forecast_says_so_and_gives_no_chanc
 
 
 def test_a_forecast_counts_what_was_seen_already():
-    """With 7 of 9 seeds the claim is decided at the last look or not at all, and its first 7 differences stay as they are."""
+    """With 7 of 9 seeds the claim is decided at the last analysis or not at all, and its first 7 differences stay as they are."""
     expansion = study([claim(margin=round(MEAN, 2))])
     expansion = replace(expansion, study=replace(expansion.study, seeds=PLAN), interim_analysis=3)
     runs = {(name, seed): record(top1=float(CLEAR[name][seed])) if seed < 7 else None for name, seed in expansion.runs()}
@@ -666,7 +668,7 @@ def test_a_claim_with_little_chance_left_is_given_up_and_says_so(statistic):
 
 
 def test_what_is_given_up_stays_so_whatever_other_claims_need():
-    """Claim x is hopeless at the first look, and would be decided by the later ones that claim y asks for."""
+    """Claim x is hopeless at the first analysis, and would be decided by the later ones that claim y asks for."""
     x, y = [0.5, 0.6, 0.4, 3.0, 3.1, 2.9, 3.0, 3.1, 3.0], [1.0, 0.6, 1.3, 0.9, 1.4, 0.6, 1.2, 1.0, 1.3]
     scores = {"a": arm(*[90 + d for d in x]), "c": arm(*[90 + d for d in y]), "b": arm(*[90.0] * 9)}
     plan = replace(PLAN, futility=0.3)

@@ -1,4 +1,4 @@
-"""Verdicts on the median: beside those on the mean, in words, with failures, and over several looks."""
+"""Verdicts on the median: beside those on the mean, in words, with failures, and over several analyses."""
 
 import math
 from pathlib import Path
@@ -122,12 +122,12 @@ def test_means_need_no_such_number():
     refuse_too_few_seeds(study([0, 1, 2], claim(statistic="mean")), Path("study.yaml"))
 
 
-def test_seeds_until_decided_account_for_the_looks():
+def test_seeds_until_decided_account_for_all_analyses():
     plan = Seeds(start=6, step=2, max=20, stop="decided")
     table = scores(np.full(20, 91.0), np.full(20, 90.0))
     (v,) = judge([claim()], [table], plan)
     assert (v.outcome, v.n) == ("supported", 6)
-    assert 1 / 64 < v.p_adjusted <= 0.05  # more than a single look's
+    assert 1 / 64 < v.p_adjusted <= 0.05  # more than a single analysis's
     mixed = scores([89.0, 91, 91, 91, 91, 91, 91, 91, 91, 91, *[91] * 10], np.full(20, 90.0))
     (v,) = judge([claim()], [mixed], plan)
     assert (v.outcome, v.n) == ("supported", 10)  # 9 of 10

@@ -121,7 +121,7 @@ def test_where_an_arm_collapses_the_t_test_errs_and_the_sign_test_does_not():
     assert (signs.p_values(d, "superior", np.median(d))[:, 1] <= 0.05).mean() <= MOST
 
 
-# ---- looking again and again ----------------------------------------------------------------------------------------------
+# ---- several analyses --------------------------------------------------------------------------------------------------------
 
 
 def test_the_thresholds_of_a_schedule_and_their_chance():
@@ -132,11 +132,11 @@ def test_the_thresholds_of_a_schedule_and_their_chance():
     assert float(boundary.chance(level)) == pytest.approx(0.0448, abs=0.0001)
 
 
-@pytest.mark.parametrize("looks", [range(6, 21, 2), range(5, 14, 4), range(8, 41, 5)])
-def test_the_chance_of_any_look_is_what_is_simulated(looks):
-    boundary = signs.SignBoundary(looks)
-    d = np.random.default_rng(3).standard_normal((TRIALS, looks[-1]))
-    smallest = np.min([signs.p_values(d[:, :n], "superior", 0.0)[:, 0] for n in looks], axis=0)
+@pytest.mark.parametrize("analyses", [range(6, 21, 2), range(5, 14, 4), range(8, 41, 5)])
+def test_the_chance_of_any_analysis_is_what_is_simulated(analyses):
+    boundary = signs.SignBoundary(analyses)
+    d = np.random.default_rng(3).standard_normal((TRIALS, analyses[-1]))
+    smallest = np.min([signs.p_values(d[:, :n], "superior", 0.0)[:, 0] for n in analyses], axis=0)
     for level in (0.3, 0.1, 0.05, 0.01):
         expected = float(boundary.chance(level))
         assert (smallest <= level).mean() == pytest.approx(expected, abs=4 * math.sqrt(expected / TRIALS))
@@ -144,7 +144,7 @@ def test_the_chance_of_any_look_is_what_is_simulated(looks):
         assert (made_valid <= level).mean() <= level + 3 * math.sqrt(level / TRIALS)
 
 
-def test_one_look_costs_nothing():
+def test_one_analysis_costs_nothing():
     boundary = signs.SignBoundary(range(9, 10))
     tails = signs.upper_tail(np.arange(10), 9)
     assert boundary.chance(tails) == pytest.approx(tails)

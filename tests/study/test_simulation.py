@@ -143,8 +143,8 @@ def test_effects_of_a_grid_are_found_as_rarely_as_alpha_also_where_cells_vary_di
 
 def test_naive_peeking_errs_three_times_as_often_and_the_boundary_is_what_mends_it():
     x = np.random.default_rng(0).standard_normal((TRIALS, 20))
-    looks = [sp.ttest_1samp(x[:, :n], 0, axis=1, alternative="greater").pvalue for n in range(4, 21, 2)]
-    smallest = np.min(looks, axis=0)
+    p = [sp.ttest_1samp(x[:, :n], 0, axis=1, alternative="greater").pvalue for n in range(4, 21, 2)]
+    smallest = np.min(p, axis=0)
     boundary = statistics.Boundary(4, 2, 20)
     assert (smallest <= 0.05).mean() == pytest.approx(0.16, abs=0.015)
     assert boundary.nominal(0.05) == pytest.approx(0.0123, abs=0.0003)
@@ -208,8 +208,8 @@ def test_the_forecast_is_what_the_simulation_finds():
     assert seeds == pytest.approx(done[..., 1].mean(), abs=0.3)
 
 
-def test_the_forecast_counts_no_look_that_is_over():
-    """Differences that would have been decided by an early look, at a level that only now holds, and are far from it since."""
+def test_the_forecast_counts_no_analysis_that_is_over():
+    """Differences that an early analysis would have decided, at a level that only now holds, and that are far from it since."""
     plan, boundary = errors.PLAN, statistics.Boundary(4, 2, 20)
     observed = [2.0, 2.01, 1.99, 2.0, *(3.0 * sign for sign in (-1, 1, -1, -1, 1, -1))]
     p_early = statistics.p_values(np.array(observed[:4]), "superior", 0.0, boundary.chance).min()

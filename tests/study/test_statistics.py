@@ -149,7 +149,9 @@ def test_the_mean_at_which_a_study_stops_is_too_far_from_the_margin():
     assert statistics.stopping_bias(1.0, **common) == pytest.approx(0.11, abs=0.02)
     assert statistics.stopping_bias(-1.0, **common) == pytest.approx(-0.11, abs=0.02)
     assert statistics.stopping_bias(0.0, **common) == pytest.approx(0.0, abs=0.01)
-    assert statistics.stopping_bias(9.0, **common) == pytest.approx(0.0, abs=0.01)  # decided at the first look, whatever comes
+    assert statistics.stopping_bias(9.0, **common) == pytest.approx(
+        0.0, abs=0.01
+    )  # decided at the first analysis, whatever comes
 
 
 # ---- where the error comes from ---------------------------------------------------------------------------------------------
