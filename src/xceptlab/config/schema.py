@@ -21,29 +21,29 @@ from xceptlab.config.options import Options
 from xceptlab.config.run_id import SCIENCE_VERSION, SHORT, readable_parts, science_hash, science_of
 
 CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
-"""``data.content``: the parts, the number of classes, the digest."""
+"""Pattern of ``data.content``: the parts, the number of classes and the digest, such as ``train+val-3-0123456789abcdef``."""
 DIGEST = re.compile(r"[0-9a-f]{16}")
-"""``model.weights_digest``."""
+"""Pattern of ``model.weights_digest``: 16 hexadecimal digits."""
 TITLE = re.compile(r"[^\W_][\w.-]*")
-"""``data.title``."""
+"""Pattern of ``data.title``: characters that are safe in the name of a folder."""
 
 OUTSIDE: dict[str, dict[str, Any]] = {
     "model": {"family": "xception", "options": {}},
     "train": {"metrics": [], "callbacks": []},
     "": {"extensions": []},
 }
-"""By section the fields that only modules of one's own have other values for than these defaults."""
+"""Defaults, by section, of fields that only runs with the user's own modules set; written configurations leave them out."""
 
 Count = Annotated[int, Bounds(at_least=1)]
-"""How many there are of something that must be there."""
+"""A whole number of at least 1."""
 CountOrZero = Annotated[int, Bounds(at_least=0)]
-"""How many there are of something that may be left out."""
+"""A whole number of at least 0."""
 Positive = Annotated[float, Bounds(above=0)]
 """A decimal number above 0."""
 NotNegative = Annotated[float, Bounds(at_least=0)]
 """A decimal number that may be 0."""
 Rate = Annotated[float, Bounds(at_least=0, below=1)]
-"""A part of a whole that is not the whole."""
+"""A decimal number of at least 0 and below 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ class ModelConfig(OpenSection):
     """Weights to start from in place of drawn ones: a file of Keras's or timm's Xception, one of ours, or a run's folder. The
     classifier is drawn anew where they have another number of classes; all else must fit."""
     weights_digest: str = ""
-    """What these weights are: a digest of their file. Filled in by xceptlab; given, it must be the file's, or stands for it where
-    the file is not at hand."""
+    """Digest of the file of ``model.weights``, part of the run's identity. Filled in by xceptlab; if it is given, it must be the
+    file's, or stands for the file where that is not at hand."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,7 +121,7 @@ class ModelConfig(OpenSection):
         self._require("fc", have_units, "a list of numbers of units, each at least 1")
 
     def _check_options(self) -> None:
-        """Check the options by the family's own types, and leave out those that have their defaults."""
+        """Check ``options`` by the types of the family's own dataclass, and leave out those that have their defaults."""
         schema = self._options_schema
         if schema is None:
             self._require("options", not self.options, f"left out: {self.family} has none", "family")
@@ -143,13 +143,13 @@ class ModelConfig(OpenSection):
 
     @property
     def _options_schema(self) -> Any:
-        """The dataclass of a registered family's options; None for one that has none, and for Xception."""
+        """The dataclass of a registered family's options; None for Xception and for a family without options."""
         if self.family == "xception":
             return None
         return register.entry("model", self.family).about["options"]
 
     def all_options(self) -> dict[str, Any]:
-        """The options of a registered family, those that have their defaults among them; empty for Xception."""
+        """All options of a registered family by name, also those that have their defaults; empty for Xception."""
         schema = self._options_schema
         if schema is None:
             return {}
@@ -162,12 +162,12 @@ class ModelConfig(OpenSection):
 
     @property
     def resolved(self) -> bool:
-        """Whether the configuration alone says what the network starts from: at a file ``data.resolved`` has looked."""
+        """True if no file needs to be read to know the identity of the initial weights."""
         return not self.weights or bool(self.weights_digest)
 
     @property
     def start(self) -> str:
-        """In words, which weights a training starts from: ``drawn``, or a file's name with the beginning of its digest."""
+        """Initial weights in words: ``drawn``, or the name of their file with the first digits of its digest."""
         if not self.weights:
             return "drawn"
         name = os.path.basename(os.path.normpath(self.weights))
@@ -190,10 +190,10 @@ class DataConfig(OpenSection):
     """The data set: digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``; folder is an
     own set of photographs, whose classes are read there, too; or a registered set of small images."""
     title: str = field(default="", metadata=NO_IDENTITY)
-    """What an own data set (``name: folder``) is called in the ids of its runs; under another title a run stays the same."""
+    """Name of an own data set (``name: folder``) in the ids of its runs; under another title a run stays the same."""
     content: str = ""
-    """What the files of an own data set are: its parts, its number of classes and a digest of its files' names and sizes. Filled
-    in by xceptlab; given, it must be that of the files, or stands for them where they are not at hand."""
+    """Identity of an own data set's files: its parts, its number of classes and a digest of the files' names and sizes. Filled in
+    by xceptlab; if it is given, it must be that of the files, or stands for them where they are not at hand."""
     root: str = field(default="data", metadata=LOCATION)
     """Folder that holds the data set, or hf://OWNER/NAME or hf://OWNER/NAME@REVISION for a data set of the Hugging Face hub."""
     download: bool = field(default=False, metadata=NO_IDENTITY)
@@ -203,17 +203,18 @@ class DataConfig(OpenSection):
     validation: Annotated[float, Bounds(at_least=0, at_most=0.5)] = 0.0
     """Part of the training images held out for validation, stratified by class; 0 trains on all."""
     validation_seed: CountOrZero = 0
-    """What the held-out images are drawn by; independent of the run's seed."""
+    """Seed by which the held-out images are drawn; independent of the run's seed."""
     train_images: int = 0
     """Train on this many images only, stratified by class; 0 uses all."""
     test_images: CountOrZero = 0
     """Test on this many images only, stratified by class; 0 uses all."""
     on_corrupt: Literal["error", "skip"] = "error"
-    """A training photograph that cannot be decoded: end with its name, or take the next one of the split in its place, say so and
-    count it in the log."""
+    """What happens at a training photograph that cannot be decoded: error ends the run with its name; skip takes the next one of
+    the split in its place, says so and counts it in the log."""
     max_pixels: Count = 178_956_970
-    """Largest photograph that is decoded; a larger one, which a few bytes may claim to be, counts as one that cannot be. With
-    ``on_corrupt: skip`` others then stand in for it, so this is part of the science. The default is where Pillow stops."""
+    """Largest number of pixels of a photograph that is decoded; a larger one, which a few bytes may claim to be, counts as one
+    that cannot be. With ``on_corrupt: skip`` others stand in for it, so this is part of the science. The default is Pillow's
+    limit."""
     exif_orientation: bool = True
     """Turn photographs upright as their EXIF data say, which concerns about 1 of 1,000 of ImageNet's. timm, torchvision and Keras
     take them as they are stored: so does false, for scores that are to be compared with theirs."""
@@ -236,29 +237,29 @@ class DataConfig(OpenSection):
     rand_augment: Annotated[int, Bounds(at_least=0, at_most=30)] = 0
     """Magnitude of torchvision's RandAugment for training photographs (Cubuk et al. 2020; 9 is usual), 1 to 30; 0 for none."""
     mixup: NotNegative = 0.0
-    """Mix pairs of training images by a ratio from Beta(mixup, mixup) (Zhang et al. 2018); 0 does not."""
+    """Mix pairs of training images by a ratio from Beta(mixup, mixup) (Zhang et al. 2018); 0 mixes none."""
     cutmix: NotNegative = 0.0
-    """Paste a box of each other into pairs of training images, its area from Beta(cutmix, cutmix) (Yun et al. 2019); 0 does not.
-    With mixup too, a coin decides for each pair."""
+    """Paste a box of each other into pairs of training images, its area from Beta(cutmix, cutmix) (Yun et al. 2019); 0 pastes
+    none. With mixup too, a coin decides for each pair."""
     eval_crop: Annotated[float, Bounds(above=0, at_most=1)] = 0.875
     """Side of the central crop in evaluation, as a part of the short side of the image (photographs only)."""
     eval_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How that crop is resized; training's crops are resized bilinearly (photographs only)."""
+    """Interpolation that resizes the central crop in evaluation; training's crops are resized bilinearly (photographs only)."""
 
     num_classes: int = 0
     """Number of classes that an own data set must have; 0 is as many as it has."""
 
     CLASSES: ClassVar[dict[str, int]] = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
-    """Number of classes of the known sets."""
+    """Number of classes of each known data set."""
     IMAGES: ClassVar[dict[str, tuple[int, int]]] = {
         "digits": (1297, 500),
         "cifar10": (50_000, 10_000),
         "cifar100": (50_000, 10_000),
         "imagenet": (1_281_167, 50_000),
     }
-    """Training and test images of the complete sets; of an own one nothing is known."""
+    """Number of training and of test images of each known data set, as long as it is complete."""
     PHOTOGRAPHS: ClassVar[tuple[str, ...]] = ("imagenet", "folder")
-    """Sets of photographs of any size, decoded when they are asked for; the others are small images, held in memory."""
+    """Data sets of photographs of any size, decoded on demand; all other sets are small images, held in memory."""
     OF_PHOTOGRAPHS: ClassVar[tuple[str, ...]] = (
         "short_side",
         "colour",
@@ -267,7 +268,7 @@ class DataConfig(OpenSection):
         "max_pixels",
         "eval_interpolation",
     )
-    """The fields that are for photographs alone."""
+    """Fields that apply to photographs only; for small images other values than the defaults are refused."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -315,7 +316,7 @@ class DataConfig(OpenSection):
         self._require("cutout", self.cutout <= 2 * self.size, "at least 0 and at most twice data.size", "size")
 
     def _check_no_photographs(self) -> None:
-        """Refuse what is for photographs alone, in a set of small images."""
+        """Refuse settings that apply to photographs only, in a set of small images."""
         for name in self.OF_PHOTOGRAPHS:
             default = getattr(DataConfig, name)
             is_default = getattr(self, name) == default
@@ -323,7 +324,7 @@ class DataConfig(OpenSection):
             self._require(name, is_default, allowed, "name")
 
     def _check_no_own_set(self) -> None:
-        """Refuse what is for photographs of one's own, in a known set."""
+        """Refuse settings that describe the user's own photographs, in a known or registered set."""
         classes = self._known_classes
         hint = f"0 or {classes} for {self.name}; photographs of one's own are data.name: folder"
         if self.name == "imagenet":
@@ -335,38 +336,38 @@ class DataConfig(OpenSection):
 
     @property
     def resolved(self) -> bool:
-        """Whether the configuration alone says what the data are: of an own data set ``data.resolved`` has looked."""
+        """True if no file needs to be read to know the identity of the data."""
         return self.name != "folder" or bool(self.content and self.num_classes)
 
     @property
     def in_memory(self) -> bool:
-        """Whether the images are small ones that are held in memory."""
+        """Whether the data set is of small images, which are held in memory."""
         return self.name not in self.PHOTOGRAPHS
 
     @property
     def _known_classes(self) -> int:
-        """Number of classes of a known or a registered set; 0 of an own one."""
+        """Number of classes of a known or registered data set; 0 for an own one, whose files tell."""
         for entry in self.from_outside():
             return entry.about["classes"]
         return self.CLASSES.get(self.name, 0)
 
     @property
     def _known_images(self) -> tuple[int, int]:
-        """Training and test images of a complete known or registered set; 0 where only the files tell."""
+        """Number of training and of test images of a complete known or registered data set; 0 where only the files tell."""
         for entry in self.from_outside():
             return entry.about["images"]
         return self.IMAGES.get(self.name, (0, 0))
 
     @property
     def classes(self) -> int:
-        """Number of classes that the network tells apart."""
+        """Number of classes between which the network decides."""
         classes = self.num_classes or self._known_classes
         assert classes, "of an own data set only the files tell the number of classes; xceptlab.data.resolved looks at them"
         return classes
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that an own data set has, such as (train, val, test); empty while nobody has looked, and for the others."""
+        """Parts of an own data set, such as (train, val, test); empty for other sets, and before its files were looked at."""
         if not self.content:
             return ()
         parts, _, _ = self.content.partition("-")
@@ -374,11 +375,11 @@ class DataConfig(OpenSection):
 
     @property
     def validates(self) -> bool:
-        """Whether there are images to validate on: held out of those to train on, or a part of their own."""
+        """Whether there are validation images, held out of the training images or in a part of their own."""
         return self.validation > 0 or len(self.parts) == 3
 
     def splits(self) -> str:
-        """In words, which part of the data set is which split."""
+        """Description of the data set in words: its name, and which of its parts is which split."""
         known_test = "val" if self.name == "imagenet" else "test"
         train, *others = self.parts or ("train", known_test)
         validation = "none"
@@ -389,7 +390,7 @@ class DataConfig(OpenSection):
         return f"{self.title or self.name}, training on {train}, validation on {validation}, test on {others[-1]}"
 
     def images(self) -> tuple[int, int, int]:
-        """Images to train on, to validate and to test on, by the configuration; 0 also where only the files tell."""
+        """Number of images to train on, to validate on and to test on; 0 also where only the files tell."""
         complete_train, complete_test = self._known_images
         train = self.train_images or complete_train
         test = self.test_images or complete_test
@@ -416,7 +417,7 @@ class TrainConfig(OpenSection):
     accumulate: Count = 1
     """Split each step into this many smaller batches, one after another; BatchNorm sees the smaller batches."""
     optimizer: Literal["sgd", "rmsprop", "adamw"] | str = "sgd"
-    """Optimizer, or a registered one."""
+    """Name of the optimizer: one of torch's, or a registered one."""
     lr: Positive = 0.045
     """Learning rate after the warm-up."""
     momentum: Rate = 0.9
@@ -443,7 +444,7 @@ class TrainConfig(OpenSection):
     ema: Rate = 0.0
     """Decay d of the average of weights that is evaluated, min(d, (1 + t) / (10 + t)) at step t; 0 evaluates the weights."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    """Number format, in Lightning's names."""
+    """Number format of the computation, in Lightning's names."""
     threads: Count = 1
     """CPU threads of a process; another number sums in another order, so it is part of the science."""
     compile: bool = False
@@ -470,7 +471,7 @@ class TrainConfig(OpenSection):
 
     @property
     def unused(self) -> set[str]:
-        """Keys that do not apply to this optimizer; a registered one may read them all."""
+        """Keys that do not apply to the chosen optimizer, and are reset; a registered optimizer may read all of them."""
         return {"train.nesterov"} if self.optimizer in ("rmsprop", "adamw") else set()
 
 
@@ -487,7 +488,7 @@ class RuntimeConfig(Section):
     devices: Count = 1
     """Devices of this kind per node; BatchNorm sees the images of all of them."""
     num_nodes: Count = 1
-    """Machines."""
+    """Number of machines (nodes) of a run."""
     workers: CountOrZero = 0
     """Processes that load data, per device; 0 loads in the training process."""
     capture: bool = True
@@ -500,7 +501,7 @@ class RuntimeConfig(Section):
     checkpoint_minutes: Positive = 10.0
     """Minutes between two checkpoints within an epoch; there is one at the end of each epoch, too."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """Weights & Biases; auto is online where a key is configured and else offline."""
+    """Mode of Weights & Biases; auto is online where a key is configured, else offline."""
     wandb_project: str = ""
     """Project in Weights & Biases; empty for the one that WANDB_PROJECT or W&B's own settings name, or else xceptlab."""
     wandb_weights: bool = False
@@ -520,8 +521,8 @@ class LauncherConfig(Section):
     PREFIX: ClassVar[str] = "launcher."
 
     name: Literal["local", "slurm", "ray"] = "local"
-    """Processes on this machine, SLURM's job arrays (submitit) or Ray's tasks. All nodes of a cluster must see the outputs,
-    the data and the code under the same paths."""
+    """What starts the runs: processes on this machine (local), SLURM's job arrays (submitit) or Ray's tasks. All nodes of a
+    cluster must see the outputs, the data and the code under the same paths."""
     gpus: CountOrZero = 0
     """GPUs to ask a cluster for, per node of a run; runtime.devices says how many it uses."""
     memory: CountOrZero = 0
@@ -557,12 +558,12 @@ class RunConfig(Section):
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     """Where and how it runs; must not change results."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
-    """What a study starts it with; must not change results."""
+    """What starts the runs of a study; must not change results."""
     seed: int = 0
-    """Decides the initial weights, the order of the images, their augmentation and dropout."""
+    """Seed of the initial weights, the order of the images, their augmentation and dropout."""
     extensions: tuple[str, ...] = ()
-    """Modules of one's own that register what is used from outside: ``.py`` files, looked up beside the configuration file that
-    names them, or importable modules. They are executed; a run's folder never names any."""
+    """The user's modules that register networks, metrics, data sets and the like: ``.py`` files, looked up beside the
+    configuration file that names them, or importable modules. They are executed; a run's folder never names any."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -571,7 +572,8 @@ class RunConfig(Section):
     def science(self) -> dict[str, Any]:
         """The science fields as ``{dotted key: value}``, in the order of the schema.
 
-        What was used from outside, if anything was, is in ``extensions``: ``{"activation squash": 1}``, with its version.
+        Registered components that the run uses, if any, stand under ``extensions`` with their versions:
+        ``{"activation squash": 1}``.
         """
         science: dict[str, Any] = {}
         for section in self._science_sections:
@@ -583,7 +585,7 @@ class RunConfig(Section):
         return science
 
     def idle(self) -> dict[str, str]:
-        """Keys that nothing reads in this run, whatever their values, each with the setting that is why."""
+        """Keys whose values have no effect in this run, each with the setting that is the reason."""
         idle = {}
         if self.data.crop != "pad":
             idle["data.pad"] = f"data.crop {self.data.crop}"
@@ -598,7 +600,7 @@ class RunConfig(Section):
         return idle
 
     def from_outside(self) -> dict[str, int]:
-        """What the run uses that modules of the user's have registered, such as ``activation squash``, with their versions."""
+        """Versions of the registered components that the run uses, by identity such as ``activation squash``."""
         versions = {}
         for section in self._science_sections:
             for entry in section.from_outside():
@@ -607,11 +609,11 @@ class RunConfig(Section):
 
     @property
     def _science_sections(self) -> tuple[ModelConfig, DataConfig, TrainConfig]:
-        """The sections that can change a result."""
+        """The sections of the configuration that can change a result."""
         return self.model, self.data, self.train
 
     def changed(self) -> dict[str, Any]:
-        """The science fields that differ from their defaults."""
+        """The science fields that differ from their defaults, by dotted key."""
         defaults = _default_science()
         changed = {}
         for key, value in self.science().items():
@@ -621,14 +623,14 @@ class RunConfig(Section):
 
     @functools.cached_property
     def run_id(self) -> str:
-        """A readable part and a hash of the science: equal science, equal run, whoever asks for it.
+        """The run's id, a readable part and a hash of the science: equal science is the same run, whoever asks for it.
 
         The hash alone is the identity: ``RunDirectory.of`` finds a run also where its readable part was another one.
         """
         return self.id_in(SCIENCE_VERSION)
 
     def id_in(self, version: int) -> str:
-        """The run's id where ``SCIENCE_VERSION`` was this."""
+        """The run's id under a ``SCIENCE_VERSION``, today's or an earlier one."""
         is_known = self.data.resolved and self.model.resolved
         assert is_known, "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
         data_set = self.data.title or self.data.name
@@ -636,7 +638,7 @@ class RunConfig(Section):
         return f"{readable}-{science_hash(self.changed(), version)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as a configuration file holds them; what is for modules of one's own only where there is any."""
+        """Nested plain values, as in a configuration file; fields for the user's own modules only where they are set."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
         for section, defaults in OUTSIDE.items():
             part = values[section] if section else values

@@ -207,7 +207,7 @@ def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) ->
     Args:
         config: The run.
         latest: The checkpoint from which it continues.
-        start: The weights that it starts from in place of drawn ones.
+        start: Weights from which the run starts in place of drawn ones; None for drawn ones.
     """
 
     def announce_line(text: object) -> None:
@@ -226,14 +226,14 @@ def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) ->
 
 
 def _remarks(config: RunConfig, classes: list[str], images: int, start: WarmStart | None, device: torch.device) -> list[str]:
-    """What is allowed, and hardly meant.
+    """Remarks on settings that are allowed but hardly meant, a line each.
 
     Args:
         config: The run.
         classes: Names of the classes by label; empty where they are not known.
-        images: Training images.
-        start: The weights that it starts from in place of drawn ones.
-        device: One that the run is trained on.
+        images: Number of training images.
+        start: Weights from which the run starts in place of drawn ones; None for drawn ones.
+        device: One of the devices on which the run is trained.
     """
     remarks = []
     if config.train.batch_size > images:
@@ -250,7 +250,7 @@ def _remarks(config: RunConfig, classes: list[str], images: int, start: WarmStar
 
 
 def check_curves(directory: RunDirectory) -> None:
-    """Refuse to call a run finished whose log lacks its training or its final evaluation.
+    """Check that a run's log holds its training and its final evaluation before the run is called finished.
 
     Raises:
         OSError: Lines are missing, though the run has written them.
@@ -277,12 +277,12 @@ def prepare(config: RunConfig) -> None:
 
 
 def build(config: RunConfig) -> nn.Module:
-    """The run's network with the weights that its seed draws, channels last in memory (2.5 times as fast on a CPU)."""
+    """Build the run's network with the weights that its seed draws, channels last in memory (2.5 times as fast on a CPU)."""
     return _laid_out(models.build(config.model, config.data.classes, config.seed), config)
 
 
 def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
-    """The network, channels last in memory and compiled where the configuration says so."""
+    """Lay a network out as the run needs it: channels last in memory, and compiled where the configuration says so."""
     network = network.to(memory_format=torch.channels_last)
     if config.train.compile:
         # A graph for each shape: with sizes left open, what a batch is computed by would depend on which came first. A run has a
@@ -295,7 +295,7 @@ def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
 def make_trainer(
     config: RunConfig, world: World, directory: RunDirectory, stop_signals: StopSignals, *, progress: bool, quiet: bool
 ) -> pl.Trainer:
-    """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
+    """Make Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
 
     Raises:
         Refused: The accelerator or the devices are not there, or this version of Lightning does not fit.
@@ -326,7 +326,7 @@ def make_trainer(
 
 
 def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
-    """A Trainer on the run's devices and in its precision. Signals and processes are handled by this package, not by Lightning.
+    """Make a Trainer on the run's devices and in its precision. This package handles signals and processes, not Lightning.
 
     Raises:
         Refused: The accelerator or the devices are not there, or this version of Lightning does not fit.
@@ -364,12 +364,12 @@ def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] =
 def evaluate(
     config: RunConfig, weights: str | Path, split: Literal["test", "val"], given: Collection[str] = ()
 ) -> dict[str, float]:
-    """Top-1 and top-5 (percent) and loss (nats) of weights on a split, by name such as ``test/top1``.
+    """Evaluate weights on a split: top-1 and top-5 (percent) and loss (nats), by name such as ``test/top1``.
 
     Args:
         config: The network, the data and the devices.
         weights: A ``model.safetensors`` or a checkpoint of a run, or what else ``models.pretrained.load`` reads.
-        split: Which images.
+        split: The split on whose images to evaluate.
         given: Keys of the configuration that the source of foreign weights does not change; see ``models.pretrained``.
 
     Raises:
@@ -393,14 +393,14 @@ def evaluate(
 
 
 def npy(array: np.ndarray) -> bytes:
-    """The bytes of a .npy file."""
+    """The bytes of a .npy file that holds an array."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
 
 
 def device_name(device: torch.device) -> str:
-    """Such as ``NVIDIA H100 80GB HBM3`` or the CPU's model."""
+    """Name of a device's model, such as ``NVIDIA H100 80GB HBM3`` or that of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -412,7 +412,8 @@ def device_name(device: torch.device) -> str:
 
 
 def arithmetic(device: torch.device) -> str:
-    """What, beside the device's model, decides in which order and how a library sums and rounds on it."""
+    """What, besides the device's model, determines summation order and rounding: compute capability, CUDA and cuDNN on a GPU, the
+    instruction set on a CPU."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"compute capability {major}.{minor}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
