@@ -7,7 +7,8 @@ import pytest
 
 from xceptlab.config.field_errors import shown
 from xceptlab.config.loading import load_run
-from xceptlab.config.schema import OUTSIDE, DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from xceptlab.config.schema import DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from xceptlab.config.schema.run import OUTSIDE
 
 THREE_PARTS = {"name": "folder", "content": "train+val+test-3-0123456789abcdef"}
 REFUSED = [

@@ -56,6 +56,18 @@ class Bounds:
         return " and ".join(words)
 
 
+Count = Annotated[int, Bounds(at_least=1)]
+"""A whole number of at least 1."""
+CountOrZero = Annotated[int, Bounds(at_least=0)]
+"""A whole number of at least 0."""
+Positive = Annotated[float, Bounds(above=0)]
+"""A decimal number above 0."""
+NotNegative = Annotated[float, Bounds(at_least=0)]
+"""A decimal number that may be 0."""
+Rate = Annotated[float, Bounds(at_least=0, below=1)]
+"""A decimal number of at least 0 and below 1."""
+
+
 def without_bounds(kind: Any) -> tuple[Any, Bounds | None]:
     """Split a field's type into the type itself and the limits that ``Annotated`` adds to it; None where it adds none."""
     if get_origin(kind) is not Annotated:
