@@ -143,13 +143,25 @@ class _TarFiles:
         """
         import pyarrow
 
-        split, part = key
-        target = self._tar(split, part)
+        target = self._tar(*key)
         beside = target.with_suffix(".part")
+        rows, unreadable = self._write_tar(key, beside)
+        with open(beside, "rb") as file:
+            for row in rows:
+                file.seek(row["offset"])
+                if zlib.crc32(file.read(row["size"])) != row["crc"]:
+                    raise OSError(f"{target}: {row['name']} was not written as it was meant to be")
+        beside.replace(target)
+        write_table(pyarrow.Table.from_pylist(rows), self.table(*key))
+        return len(rows), unreadable
+
+    def _write_tar(self, key: Key, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+        """Write the photographs of a tar file; returns the rows of its table, and a line for each that cannot be decoded."""
+        split, part = key
         store = self.splits[split]
         rows: list[dict[str, Any]] = []
         unreadable = []
-        with open(beside, "wb") as file:
+        with open(path, "wb") as file:
             with tarfile.open(fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
                 for i in self._members(split, part):
                     data, label = b"", int(store.labels[i])
@@ -167,14 +179,7 @@ class _TarFiles:
                     tar.addfile(member, io.BytesIO(data))
             file.flush()
             os.fsync(file.fileno())
-        with open(beside, "rb") as file:
-            for row in rows:
-                file.seek(row["offset"])
-                if zlib.crc32(file.read(row["size"])) != row["crc"]:
-                    raise OSError(f"{target}: {row['name']} was not written as it was meant to be")
-        beside.replace(target)
-        write_table(pyarrow.Table.from_pylist(rows), self.table(split, part))
-        return len(rows), unreadable
+        return rows, unreadable
 
     def join(self, split: str) -> None:
         """Write one table of all tar files of a split, which is the sign that the split is complete."""

@@ -237,13 +237,18 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
         code = FAILED
     if notified and code == INTERRUPTED:
         requeue()
-    if first and code in (FAILED, BAD_INPUT):
-        note_failure(log)  # the coordinator may be gone
     if first:
-        array = os.environ.get("SLURM_ARRAY_JOB_ID")
-        number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
-        write_atomically(log.with_name("slurm_job"), f"{number} {code}".encode())
+        _leave_outcome(code, log)
     # A task that exits with a code other than 0 ends the job's other tasks. After a signal the first one must not be ended, since
     # it still has to write the outcome.
     leave_first_alone = not first and code == INTERRUPTED
     sys.exit(0 if leave_first_alone else code)
+
+
+def _leave_outcome(code: int, log: Path) -> None:
+    """Write a job's number, its exit code and why it failed into the run's directory, as its coordinator may be gone."""
+    if code in (FAILED, BAD_INPUT):
+        note_failure(log)
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+    write_atomically(log.with_name("slurm_job"), f"{number} {code}".encode())

@@ -54,9 +54,7 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     if not output.parent.is_dir():
         raise Refused(f"{output}: there is no folder {output.parent}")
     if output.suffix == ".onnx":
-        absent = [name for name in ONNX_PACKAGES if not RequirementCache(name)]
-        if absent:
-            raise Refused(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
+        _require_onnx(output)
     network, model = restore(config.model, config.data.classes, weights)
     about = metadata(config, model, weights)
     if output.suffix == ".safetensors":
@@ -68,6 +66,22 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     if output.suffix == ".pt2":
         write_atomically(output, _program(network, images, about))
         return f"{output}: torch.export's program, images (batch, 3, {side}, {side})"
+    difference = _write_onnx(network, images, about, output)
+    return f"{output}: ONNX, images (batch, 3, {side}, {side}); onnxruntime's logits differ by {difference:.2g} sd"
+
+
+def _require_onnx(output: Path) -> None:
+    absent = [name for name in ONNX_PACKAGES if not RequirementCache(name)]
+    if absent:
+        raise Refused(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
+
+
+def _write_onnx(network: nn.Module, images: Tensor, about: dict[str, str], output: Path) -> float:
+    """Write the ONNX file; returns the largest difference of onnxruntime's logits from torch's, in standard deviations.
+
+    Raises:
+        Refused: The difference is not below ``TOLERANCE``; nothing is written.
+    """
     data = _onnx(network, images, about)
     logits = _outputs(network, images)
     largest_difference = (_onnxruntime(data, images) - logits).abs().max()
@@ -75,7 +89,7 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     if not difference < TOLERANCE:
         raise Refused(f"{output}: not written: onnxruntime's logits differ by {difference:.2g} sd (allowed: {TOLERANCE:g})")
     write_atomically(output, data)
-    return f"{output}: ONNX, images (batch, 3, {side}, {side}); onnxruntime's logits differ by {difference:.2g} sd"
+    return difference
 
 
 def _write_for_timm(network: nn.Module, model: ModelConfig, about: dict[str, str], output: Path) -> str:

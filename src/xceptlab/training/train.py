@@ -79,12 +79,7 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     record = directory.record_of_its_id()
     if record:
-        difference = identity.changed(config.data, record)
-        if difference:
-            raise Refused(
-                f"{directory.path}: trained on other data: {difference}; put back what was there, or remove this folder to train "
-                "the run again"
-            )
+        _refuse_record_of_other_data(config, directory, record)
         directory.tidy()
         return record
     world = World.join(config.runtime)
@@ -113,6 +108,15 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
         return record
 
 
+def _refuse_record_of_other_data(config: RunConfig, directory: RunDirectory, record: Record) -> None:
+    difference = identity.changed(config.data, record)
+    if difference:
+        raise Refused(
+            f"{directory.path}: trained on other data: {difference}; put back what was there, or remove this folder to train "
+            "the run again"
+        )
+
+
 def _train(
     config: RunConfig,
     directory: RunDirectory,
@@ -131,11 +135,8 @@ def _train(
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer.loggers = tracking.loggers(config, directory, step=checkpoints.steps_done(latest), first=trainer.is_global_zero)
     began_with = directory.began_with()
-    if latest and began_with and not identity.same(config.data, files["files"], lambda: files["fingerprint"], began_with):
-        raise Refused(
-            f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
-            "remove this folder to train the run anew"
-        )
+    if latest and began_with:
+        _refuse_to_continue_on_other_data(config, directory, began_with, files)
     if trainer.is_global_zero:
         if began_with != files:
             directory.begin_with(files)
@@ -143,26 +144,13 @@ def _train(
         for line in _remarks(config, classes, len(data.train), start, trainer.strategy.root_device):
             say(line, "Warning")
 
-    status: Literal["finished", "diverged"] = "finished"
-    try:
-        with lightning.keyboard_interrupt():
-            with stop_signals.deferred():
-                trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
-            trainer.test(task, datamodule=data, verbose=False)
-        metrics = final_metrics(directory.log()) | task.evaluation  # the log knows what was evaluated before an interruption
-        if not np.isfinite(list(metrics.values())).all():
-            raise tracking.Diverged("the final evaluation is not finite")
-    except tracking.Diverged as error:
-        status, metrics = "diverged", {}
-        if trainer.is_global_zero:
-            say(f"{config.run_id} diverged: {error}", "Warning")
-
-    if trainer.is_global_zero and status == "finished":
+    metrics = _fit_and_test(task, data, directory, latest, trainer, stop_signals)
+    if trainer.is_global_zero and metrics:
         check_curves(directory)
     seconds, images_per_second = throughput(directory.log())
     record = Record(
         run_id=config.run_id,
-        status=status,
+        status="finished" if metrics else "diverged",
         science=config.science(),
         metrics=metrics,
         parameters=parameters,
@@ -190,15 +178,54 @@ def _train(
         weights=start.source if start else "",
     )
     if trainer.is_global_zero:
-        if status == "finished":
-            weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-            write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
-            for name, values in task.test_values.items():
-                file = directory.path / f"test_{'correct' if name == 'top1' else name}.npy"
-                write_atomically(file, npy(values.numpy()))
+        if metrics:
+            _keep_evaluated(network, task, directory)
         directory.write_record(record)
         shutil.rmtree(directory.path / "checkpoints")
     return record
+
+
+def _refuse_to_continue_on_other_data(
+    config: RunConfig, directory: RunDirectory, began_with: dict[str, str], files: dict[str, str]
+) -> None:
+    if not identity.same(config.data, files["files"], lambda: files["fingerprint"], began_with):
+        raise Refused(
+            f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
+            "remove this folder to train the run anew"
+        )
+
+
+def _fit_and_test(
+    task: Task,
+    data: DataModule,
+    directory: RunDirectory,
+    latest: Path | None,
+    trainer: pl.Trainer,
+    stop_signals: StopSignals,
+) -> dict[str, float]:
+    """Train from the latest checkpoint to the last epoch, then evaluate; returns the final metrics, none if the run diverged."""
+    try:
+        with lightning.keyboard_interrupt():
+            with stop_signals.deferred():
+                trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
+            trainer.test(task, datamodule=data, verbose=False)
+        metrics = final_metrics(directory.log()) | task.evaluation  # the log knows what was evaluated before an interruption
+        if not np.isfinite(list(metrics.values())).all():
+            raise tracking.Diverged("the final evaluation is not finite")
+    except tracking.Diverged as error:
+        if trainer.is_global_zero:
+            say(f"{task.config.run_id} diverged: {error}", "Warning")
+        return {}
+    return metrics
+
+
+def _keep_evaluated(network: nn.Module, task: Task, directory: RunDirectory) -> None:
+    """Write the evaluated weights, and the values of each test image, into the run's directory."""
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
+    for name, values in task.test_values.items():
+        file = directory.path / f"test_{'correct' if name == 'top1' else name}.npy"
+        write_atomically(file, npy(values.numpy()))
 
 
 def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) -> None:

@@ -204,16 +204,7 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
         write_atomically(id_file, f"{prefix}-{secrets.token_hex(4)}".encode())
     environment = wandb.setup().settings
     sweep_and_run = environment.sweep_id, environment.run_id
-    settings = wandb.Settings(
-        sweep_id=None if project else environment.sweep_id,  # a sweep is in the environment's project
-        console="off",
-        save_code=False,
-        disable_git=True,  # the record has the revision
-        reinit="finish_previous",
-        finish_timeout=UPLOAD_SECONDS,
-        finish_timeout_raises=True,
-        x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
-    )
+    settings = _settings(sweep=None if project else environment.sweep_id)  # a sweep is in the environment's project
     environment.sweep_id = environment.run_id = None  # W&B would prefer them to what a run is opened with
     try:
         with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {id_file} to send it anew"):
@@ -232,6 +223,20 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
     if run.url:
         write_atomically(directory / "wandb_url", run.url.encode())
     return run
+
+
+def _settings(sweep: str | None) -> Any:
+    """W&B's settings of a run: it mirrors what is on disk, and nothing that W&B would collect by itself."""
+    return client().Settings(
+        sweep_id=sweep,
+        console="off",
+        save_code=False,
+        disable_git=True,  # the record has the revision
+        reinit="finish_previous",
+        finish_timeout=UPLOAD_SECONDS,
+        finish_timeout_raises=True,
+        x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
+    )
 
 
 @contextmanager

@@ -61,7 +61,10 @@ class RunConfig(Section):
         return science
 
     def idle(self) -> dict[str, str]:
-        """Keys whose values have no effect in this run, each with the setting that is the reason."""
+        """Keys whose values have no effect in this run, each with the setting that is the reason.
+
+        Some of them (``DataConfig.OF_PHOTOGRAPHS``) are refused with another value than the default, but may be given with it.
+        """
         idle = {}
         if self.data.crop != "pad":
             idle["data.pad"] = f"data.crop {self.data.crop}"
