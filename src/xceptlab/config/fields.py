@@ -56,15 +56,15 @@ def _normalised(f: Field[Any], value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenSection(Section):
+class ExtensibleSection(Section):
     """A section in which some fields also accept names that the user's modules register (``xceptlab.register``)."""
 
-    OPEN: ClassVar[dict[str, register.Kind]] = {}
+    REGISTRABLE: ClassVar[dict[str, register.Kind]] = {}
     """Fields that accept registered names, each with the kind of component that it names."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field_name, kind in self.OPEN.items():
+        for field_name, kind in self.REGISTRABLE.items():
             for value in self._named(field_name):
                 self._check_name(field_name, kind, value)
 
@@ -83,10 +83,10 @@ class OpenSection(Section):
                 allowed = f"one of {', '.join(names)}, or {allowed}"
             raise FieldError(self.PREFIX + field_name, value, allowed)
 
-    def from_outside(self) -> list[register.Entry]:
+    def registered_entries(self) -> list[register.Entry]:
         """Entries of the registered components that this section uses."""
         used = []
-        for field_name, kind in self.OPEN.items():
+        for field_name, kind in self.REGISTRABLE.items():
             built_in = self._built_in(field_name)
             for value in self._named(field_name):
                 if value not in built_in:

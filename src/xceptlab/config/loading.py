@@ -106,7 +106,7 @@ def dump_run(config: RunConfig) -> str:
     values = config.to_dict()
     modules = json.dumps(values.pop("extensions", []))
     contents = strict_yaml.dump(values)
-    used = [f"{name} {version}" for name, version in config.from_outside().items()]
+    used = [f"{name} {version}" for name, version in config.registered_versions().items()]
     if not used:
         return contents
     return f"# Uses {', '.join(used)} from outside; to read this file, add --extensions={modules}\n{contents}"

@@ -153,7 +153,7 @@ def _main_metric(expansion: Expansion) -> str:
 
 def _curve_metric(expansion: Expansion) -> str:
     """The metric of the learning curves: accuracy in validation, or in training where an arm holds nothing out."""
-    held_out = all(config.data.validates for config in expansion.arms.values())
+    held_out = all(config.data.has_validation_images for config in expansion.arms.values())
     return f"val/{ACCURACY}" if held_out else f"train/{ACCURACY}"
 
 

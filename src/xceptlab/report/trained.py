@@ -107,7 +107,7 @@ def _images(config: RunConfig, record: Record | None) -> str:
         validation = record.validation_images or validation
         test = record.test_images or test
     parts = [_count(train, "to train on")]
-    if config.data.validates:
+    if config.data.has_validation_images:
         parts.append(_count(validation, "for validation"))
     parts.append(_count(test, "to test on"))
     return ", ".join(parts)
@@ -187,7 +187,7 @@ def _initial_weights(config: RunConfig, record: Record | None) -> str:
     """The weights from which the training starts, in words; a run's record knows more of them than its configuration."""
     if record and record.weights:
         return f"{record.weights}, as {config.model.weights_digest}"
-    return config.model.start
+    return config.model.initial_weights_description
 
 
 def _seeds(expansion: Expansion) -> str:

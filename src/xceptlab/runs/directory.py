@@ -256,7 +256,7 @@ def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
     """
     record = directory.record()
     trained: dict[str, int] = record.science.get("extensions", {}) if record else {}
-    for name, version in config.from_outside().items():
+    for name, version in config.registered_versions().items():
         if trained.get(name, version) != version:
             raise Refused(f"{directory.path}: trained with version {trained[name]} of {name}; here it is version {version}")
 

@@ -50,7 +50,7 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
     """The factor of the learning rate as a function of the step, 0 to epochs x steps_per_epoch - 1."""
     steps = train.epochs * steps_per_epoch
     warmup_steps = round(train.warmup * steps)
-    registered = next((entry for entry in train.from_outside() if entry.kind == "schedule"), None)
+    registered = next((entry for entry in train.registered_entries() if entry.kind == "schedule"), None)
 
     def factor_at(step: int) -> float:
         if step < warmup_steps:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from xceptlab import register
 from xceptlab.config.field_types import Bounds, Count, CountOrZero, NotNegative, Rate
-from xceptlab.config.fields import LOCATION, NO_IDENTITY, OpenSection
+from xceptlab.config.fields import LOCATION, NO_IDENTITY, ExtensibleSection
 
 CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
 """Pattern of ``data.content``: the parts, the number of classes and the digest, such as ``train+val-3-0123456789abcdef``."""
@@ -16,11 +16,11 @@ TITLE = re.compile(r"[^\W_][\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(OpenSection):
+class DataConfig(ExtensibleSection):
     """The images: which set, how it is split, and how a training image is varied."""
 
     PREFIX: ClassVar[str] = "data."
-    OPEN: ClassVar[dict[str, register.Kind]] = {"name": "data"}
+    REGISTRABLE: ClassVar[dict[str, register.Kind]] = {"name": "data"}
 
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] | str = "imagenet"
     """The data set: digits is embedded (scikit-learn's 1,797 handwritten digits), the others are read from ``root``; folder is an
@@ -171,7 +171,7 @@ class DataConfig(OpenSection):
             self._require(name, not getattr(self, name), left_out, "name")
 
     @property
-    def resolved(self) -> bool:
+    def identity_is_known(self) -> bool:
         """True if no file needs to be read to know the identity of the data."""
         return self.name != "folder" or bool(self.content and self.num_classes)
 
@@ -183,14 +183,14 @@ class DataConfig(OpenSection):
     @property
     def _known_classes(self) -> int:
         """Number of classes of a known or registered data set; 0 for an own one, whose files tell."""
-        for entry in self.from_outside():
+        for entry in self.registered_entries():
             return entry.about["classes"]
         return self.CLASSES.get(self.name, 0)
 
     @property
     def _known_images(self) -> tuple[int, int]:
         """Number of training and of test images of a complete known or registered data set; 0 where only the files tell."""
-        for entry in self.from_outside():
+        for entry in self.registered_entries():
             return entry.about["images"]
         return self.IMAGES.get(self.name, (0, 0))
 
@@ -210,7 +210,7 @@ class DataConfig(OpenSection):
         return tuple(parts.split("+"))
 
     @property
-    def validates(self) -> bool:
+    def has_validation_images(self) -> bool:
         """Whether there are validation images, held out of the training images or in a part of their own."""
         return self.validation > 0 or len(self.parts) == 3
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from xceptlab import register
 from xceptlab.config import options
 from xceptlab.config.field_types import Bounds, Count, Positive, Rate
-from xceptlab.config.fields import LOCATION, NO_IDENTITY, OpenSection
+from xceptlab.config.fields import LOCATION, NO_IDENTITY, ExtensibleSection
 from xceptlab.config.options import Options
 from xceptlab.config.run_id import SHORT
 
@@ -17,11 +17,11 @@ DIGEST = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(OpenSection):
+class ModelConfig(ExtensibleSection):
     """The network. The defaults are the paper's Xception, arXiv:1610.02357, fig. 5."""
 
     PREFIX: ClassVar[str] = "model."
-    OPEN: ClassVar[dict[str, register.Kind]] = {"intermediate": "activation", "family": "model"}
+    REGISTRABLE: ClassVar[dict[str, register.Kind]] = {"intermediate": "activation", "family": "model"}
 
     order: Literal["depthwise_first", "pointwise_first"] = "depthwise_first"
     """Which convolution of a separable one comes first (the paper's section 1.2 calls the order unimportant)."""
@@ -131,12 +131,12 @@ class ModelConfig(OpenSection):
         return not self.timm and self.family == "xception"
 
     @property
-    def resolved(self) -> bool:
+    def identity_is_known(self) -> bool:
         """True if no file needs to be read to know the identity of the initial weights."""
         return not self.weights or bool(self.weights_digest)
 
     @property
-    def start(self) -> str:
+    def initial_weights_description(self) -> str:
         """Initial weights in words: ``drawn``, or the name of their file with the first digits of its digest."""
         if not self.weights:
             return "drawn"

@@ -13,7 +13,7 @@ from xceptlab.config.schema.model import ModelConfig
 from xceptlab.config.schema.runtime import LauncherConfig, RuntimeConfig
 from xceptlab.config.schema.train import TrainConfig
 
-OUTSIDE: dict[str, dict[str, Any]] = {
+EXTENSION_DEFAULTS: dict[str, dict[str, Any]] = {
     "model": {"family": "xception", "options": {}},
     "train": {"metrics": [], "callbacks": []},
     "": {"extensions": []},
@@ -55,34 +55,34 @@ class RunConfig(Section):
         for section in self._science_sections:
             science |= science_of(section)
         science["seed"] = self.seed
-        used = self.from_outside()
+        used = self.registered_versions()
         if used:
             science["extensions"] = used
         return science
 
-    def idle(self) -> dict[str, str]:
+    def keys_without_effect(self) -> dict[str, str]:
         """Keys whose values have no effect in this run, each with the setting that is the reason.
 
         Some of them (``DataConfig.OF_PHOTOGRAPHS``) are refused with another value than the default, but may be given with it.
         """
-        idle = {}
+        without_effect = {}
         if self.data.crop != "pad":
-            idle["data.pad"] = f"data.crop {self.data.crop}"
+            without_effect["data.pad"] = f"data.crop {self.data.crop}"
         if self.data.in_memory:
             for name in ("on_corrupt", "max_pixels", "eval_crop", "eval_interpolation"):
-                idle[f"data.{name}"] = f"data.name {self.data.name}"
+                without_effect[f"data.{name}"] = f"data.name {self.data.name}"
         if self.train.schedule in ("constant", "cosine"):
             for name in ("decay_rate", "decay_epochs"):
-                idle[f"train.{name}"] = f"train.schedule {self.train.schedule}"
+                without_effect[f"train.{name}"] = f"train.schedule {self.train.schedule}"
         if self.train.optimizer == "adamw":
-            idle["train.momentum"] = "train.optimizer adamw"
-        return idle
+            without_effect["train.momentum"] = "train.optimizer adamw"
+        return without_effect
 
-    def from_outside(self) -> dict[str, int]:
+    def registered_versions(self) -> dict[str, int]:
         """Versions of the registered components that the run uses, by identity such as ``activation squash``."""
         versions = {}
         for section in self._science_sections:
-            for entry in section.from_outside():
+            for entry in section.registered_entries():
                 versions[entry.identity] = entry.version
         return versions
 
@@ -110,7 +110,7 @@ class RunConfig(Section):
 
     def id_in(self, version: int) -> str:
         """The run's id under a ``SCIENCE_VERSION``, today's or an earlier one."""
-        is_known = self.data.resolved and self.model.resolved
+        is_known = self.data.identity_is_known and self.model.identity_is_known
         assert is_known, "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
         data_set = self.data.title or self.data.name
         readable = "-".join([data_set, *readable_parts(*self._science_sections), f"seed{self.seed}"])
@@ -119,7 +119,7 @@ class RunConfig(Section):
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as in a configuration file; fields for the user's own modules only where they are set."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
-        for section, defaults in OUTSIDE.items():
+        for section, defaults in EXTENSION_DEFAULTS.items():
             part = values[section] if section else values
             for name, default in defaults.items():
                 if part[name] == default:

@@ -5,15 +5,15 @@ from typing import ClassVar, Literal
 
 from xceptlab import register
 from xceptlab.config.field_types import Count, NotNegative, Positive, Rate
-from xceptlab.config.fields import OpenSection
+from xceptlab.config.fields import ExtensibleSection
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(OpenSection):
+class TrainConfig(ExtensibleSection):
     """The training. The defaults are the paper's ImageNet recipe as far as it states one (sections 4.2 and 4.3)."""
 
     PREFIX: ClassVar[str] = "train."
-    OPEN: ClassVar[dict[str, register.Kind]] = {
+    REGISTRABLE: ClassVar[dict[str, register.Kind]] = {
         "optimizer": "optimizer",
         "schedule": "schedule",
         "metrics": "metric",
