@@ -528,7 +528,9 @@ def test_what_a_notebook_registers_is_used_in_its_process():
 
     config = xceptlab.configure({"model.intermediate": "of_a_cell"})
     assert any(isinstance(module, nn.Tanh) for module in build(config.model, 10).modules())
-    assert RunConfig(model=ModelConfig(intermediate="of_a_cell")).run_id == config.run_id if config.data.resolved else True
+    assert (
+        RunConfig(model=ModelConfig(intermediate="of_a_cell")).run_id == config.run_id if config.data.identity_is_known else True
+    )
 
 
 def test_a_study_names_its_modules_and_its_runs_are_told_of_them(folder):

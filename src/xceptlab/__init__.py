@@ -21,7 +21,7 @@ except ImportError:
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for."""
+    """Import a name of the public interface on first use, so that ``import xceptlab`` costs nothing."""
     if name == "register":
         return importlib.import_module("xceptlab.register")
     if name == "Refused":

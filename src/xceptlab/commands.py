@@ -232,7 +232,7 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
         if world.first:
             _warn(_few_images(config.data))
             given = {key for key, _ in overrides(layers)}
-            _warn(f"--{key}: changes nothing with {why}" for key, why in config.idle().items() if key in given)
+            _warn(f"--{key}: changes nothing with {why}" for key, why in config.keys_without_effect().items() if key in given)
             if config.model.match != "none" and not config.runtime.study:
                 _warn([f"model.match: {config.model.match} changes nothing here; a study matches its arms to the first one"])
         was_trained = directory.record() is not None

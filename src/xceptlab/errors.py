@@ -21,9 +21,12 @@ class Refused(ValueError):
     """
 
     def within(self, place: str) -> "Refused":
-        """The same error with the place that it is in, such as a file's name, put before."""
+        """Put a place, such as a file's name, before the error's message, and return the error."""
         return Refused(f"{place}: {self}")
 
 
 class Interrupted(BaseException):
-    """A signal other than Ctrl-C's asked to stop. Like ``KeyboardInterrupt`` no ``Exception``, so that nobody handles it."""
+    """A signal other than Ctrl-C's asked to stop.
+
+    Like ``KeyboardInterrupt`` it is no ``Exception``, so that no handler of exceptions takes it.
+    """

@@ -45,7 +45,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: beside the target, flushed to the disk, then renamed onto it.
 
     Raises:
-        OSError: As from the system (disk full, no permission); the old file stands and the new one is gone.
+        OSError: The file cannot be written (disk full, no permission); the old file stands and the new one is gone.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -35,14 +35,14 @@ Kind = Literal["activation", "model", "metric", "data", "optimizer", "schedule",
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESERVED_METRICS = ("top1", "top5", "loss", "images", "correct")
-"""What every evaluation sums up, or a file of its values is named after."""
+"""Names that no registered metric may have: every evaluation sums them up, or a file of its values is named after them."""
 ENTRY_POINTS = "xceptlab"
 """The group of entry points by which an installed package offers a module that registers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What was registered under a name."""
+    """A component that was registered under a name."""
 
     kind: Kind
     name: str
@@ -50,11 +50,11 @@ class Entry:
     make: Callable[..., Any]
     """The function that was registered."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """What else its registration says."""
+    """Further arguments of the registration, such as a metric's unit or a data set's number of classes."""
 
     @property
     def identity(self) -> str:
-        """How it is named in the science of a run."""
+        """Name of the component in the science of a run, such as ``activation squash``."""
         return f"{self.kind} {self.name}"
 
 
@@ -114,10 +114,10 @@ def metric(
         name: The metric's name.
         version: Raised whenever its code changes its values.
         unit: ``%`` where the function gives a part of 1, which is reported as percent; or another one, or none.
-        lower_is_better: Whether claims are about b - a.
-        decimals: With how many a value is shown.
-        guessing: What uniform guessing among so many classes scores, which a diverged run scores; left out, its claims must
-            declare ``diverged``.
+        lower_is_better: Whether lower values are better, so that claims are about b - a.
+        decimals: Number of decimals with which a value is shown.
+        guessing: Score of uniform guessing by the number of classes, which a diverged run is given; without it, claims on the
+            metric must declare ``diverged``.
     """
     if name in RESERVED_METRICS:
         raise Refused(f"register.metric({name!r}): every evaluation has {', '.join(RESERVED_METRICS)}; give it another name")
@@ -134,7 +134,7 @@ def data(name: str, *, version: int, classes: int, images: tuple[int, int] = (0,
         name: The data set's name.
         version: Raised whenever its code changes the images.
         classes: Number of classes.
-        images: Training and test images, as far as they are known beforehand.
+        images: Number of training and of test images, as far as they are known beforehand.
     """
     return _registering("data", name, version, classes=classes, images=images)
 
@@ -185,7 +185,7 @@ def _file(make: Callable[..., Any]) -> str:
 
 
 def located(modules: Any, folder: Path) -> Any:
-    """Modules with the files among them by their absolute paths, from the folder of the file that names them."""
+    """Make the paths of files among the modules absolute; relative ones begin at ``folder``, that of the file that names them."""
     if not isinstance(modules, list | tuple):
         return modules
     return [str((folder / name).resolve()) if isinstance(name, str) and name.endswith(".py") else name for name in modules]
@@ -231,7 +231,7 @@ def _execute(module: str, path: Path | None) -> None:
 
 
 def _where(error: Exception, path: Path | None) -> str:
-    """The line of the module's file at which an error was raised."""
+    """The line of a module's file at which an error was raised, as the beginning of a message; empty where that is not known."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"line {error.lineno}: "
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -239,22 +239,22 @@ def _where(error: Exception, path: Path | None) -> str:
 
 
 def find(kind: Kind, name: str) -> Entry | None:
-    """What is registered under a name, also by an installed package; None if nothing is."""
+    """The component registered under a name, also by an installed package; None if there is none."""
     if (kind, name) not in _entries:
         _load_installed()
     return loaded(kind, name)
 
 
 def loaded(kind: Kind, name: str) -> Entry | None:
-    """What the modules that this process has loaded have registered under a name; None if none of them has."""
+    """The component that modules loaded by this process have registered under a name; None if there is none."""
     return _entries.get((kind, name))
 
 
 def entry(kind: Kind, name: str) -> Entry:
-    """What is registered under a name.
+    """The component registered under a name, also by an installed package.
 
     Raises:
-        Refused: Nothing is.
+        Refused: Nothing is registered under this name.
     """
     found = find(kind, name)
     if found is None:
@@ -263,13 +263,13 @@ def entry(kind: Kind, name: str) -> Entry:
 
 
 def names(kind: Kind) -> list[str]:
-    """What is registered of a kind."""
+    """Names of the registered components of a kind, sorted."""
     assert kind in get_args(Kind)
     return sorted(name for one, name in _entries if one == kind)
 
 
 def _load_installed() -> None:
-    """Load what installed packages offer, once."""
+    """Load, once per process, the modules that installed packages declare as entry points of the group ``xceptlab``."""
     if ENTRY_POINTS in _loaded:
         return
     _loaded.add(ENTRY_POINTS)

@@ -40,7 +40,7 @@ class StopSignals:
 
     def __init__(self, *, explain: bool = True) -> None:
         self.number = 0
-        """The first signal that asked to stop; 0 before."""
+        """Number of the first signal that asked to stop; 0 before there is any."""
         self._explain = explain
         self._deferred = False
 
@@ -76,7 +76,7 @@ class StopSignals:
             self.stop(self.number)
 
     def stop(self, number: int) -> NoReturn:
-        """Raise what the signal means.
+        """Raise the exception that a signal stands for.
 
         Raises:
             KeyboardInterrupt: The user asked to stop.
@@ -123,7 +123,7 @@ def die_with_parent(started_by_torchrun: bool = False) -> None:
 
 @functools.cache
 def _watch(launcher: BaseProcess | None) -> None:
-    """Start the watching thread, once in a process."""
+    """Start the thread that watches the parent, once in a process."""
     threading.Thread(target=_die_with, args=(launcher,), daemon=True).start()
 
 

@@ -8,15 +8,15 @@ LENGTH = 1000
 
 
 def counted(count: int, thing: str, things: str = "") -> str:
-    """A number of things in words, such as ``1 run`` and ``1,200 runs``; ``things`` where the plural has more than an s."""
+    """A count of things in words, such as ``1 run`` and ``1,200 runs``; ``things`` where the plural has more than an s."""
     return f"{count:,} {thing if count == 1 else things or thing + 's'}"
 
 
 def number(text: str) -> float:
-    """The number that a text says; unlike ``float`` no ``92_0``, which is a slip in a file or a command line.
+    """Parse a number; unlike ``float`` this refuses ``92_0``, which is a slip in a file or a command line.
 
     Raises:
-        ValueError: It says none.
+        ValueError: The text is no number.
     """
     if "_" in text:
         raise ValueError(f"{text!r} is no number")
@@ -24,10 +24,10 @@ def number(text: str) -> float:
 
 
 def whole_number(text: str) -> int:
-    """The whole number that a text says, without underscores as in ``number``.
+    """Parse a whole number, without underscores as in ``number``.
 
     Raises:
-        ValueError: It says none.
+        ValueError: The text is no whole number.
     """
     if "_" in text:
         raise ValueError(f"{text!r} is no whole number")
@@ -52,7 +52,7 @@ def one_line(message: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """A text of at most ``length`` characters: the middle of a longer one is left out, since messages end with what is wrong."""
+    """Shorten a text to ``length`` characters; its middle is left out, since messages end with what is wrong."""
     if len(text) <= length:
         return text
     gap = " ... "

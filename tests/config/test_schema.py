@@ -7,7 +7,8 @@ import pytest
 
 from xceptlab.config.field_errors import shown
 from xceptlab.config.loading import load_run
-from xceptlab.config.schema import OUTSIDE, DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from xceptlab.config.schema import DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from xceptlab.config.schema.run import EXTENSION_DEFAULTS
 
 THREE_PARTS = {"name": "folder", "content": "train+val+test-3-0123456789abcdef"}
 REFUSED = [
@@ -318,7 +319,7 @@ def alter(run: RunConfig, section: str, name: str, value) -> RunConfig:
 
 
 def test_the_lists_of_this_file_hold_every_field():
-    tested_with_modules = OUTSIDE  # in tests/test_extending.py: only a module of one's own makes them anything else
+    tested_with_modules = EXTENSION_DEFAULTS  # in tests/test_extending.py: only a module of one's own makes them anything else
     listed = {f"{s}.{n}" for part in (OTHER, NO_SCIENCE, tested_with_modules) for s, names in part.items() for n in names if s}
     assert listed == {
         f"{s}.{f.name}" for s in ("model", "data", "train", "runtime", "launcher") for f in dataclasses.fields(getattr(BASE, s))
@@ -373,7 +374,7 @@ def test_a_run_of_an_own_data_set_has_no_id_before_its_files_were_looked_at():
 )
 def test_which_part_of_the_data_is_which_split_is_said_in_words(data, splits):
     assert data.splits() == f"{data.name}, {splits}"
-    assert data.validates == ("validation on none" not in splits)
+    assert data.has_validation_images == ("validation on none" not in splits)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])

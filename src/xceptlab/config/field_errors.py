@@ -16,11 +16,11 @@ from xceptlab.errors import Refused
 from xceptlab.text import shortened
 
 LONGEST_VALUE = 100
-"""Characters of a value that an error shows."""
+"""Largest number of characters of a value that an error shows."""
 LONGEST_KEY = 100
-"""Characters of a key that an error shows."""
+"""Largest number of characters of a key that an error shows."""
 LONGEST_LIST = 300
-"""Characters of a list of all known keys that an error shows."""
+"""Largest number of characters of the list of all known keys that an error shows."""
 
 SYNONYMS = {
     "learning_rate": "lr",
@@ -38,7 +38,7 @@ SYNONYMS = {
     "num_workers": "workers",
     "device": "accelerator",
 }
-"""What fields are called elsewhere, and here."""
+"""Names of settings in other libraries, each with our name of the field."""
 
 
 class FieldError(Refused):
@@ -47,11 +47,11 @@ class FieldError(Refused):
     Attributes:
         key: The dotted key, such as ``train.lr``.
         value: The value that is refused.
-        allowed: What may stand there, in words.
+        allowed: The values that the key allows, in words.
         depends: Other keys that decide what is allowed.
-        origin: What gave the value: a file, an option such as ``--train.lr``, or an arm of a study; empty for a default.
-        is_default: Whether nothing gave the value, where that is known.
-        context: What gave the keys of ``depends`` where that is something else, such as ``--data.size 32``.
+        origin: Source of the value: a file, an option such as ``--train.lr``, or an arm of a study; empty for a default.
+        is_default: Whether the value is the field's default, as far as that is known.
+        context: Values of the keys in ``depends`` that have another origin, such as ``--data.size 32``.
     """
 
     def __init__(self, key: str, value: Any, allowed: str, depends: tuple[str, ...] = ()) -> None:
@@ -80,18 +80,18 @@ class FieldError(Refused):
         return message
 
     def within(self, place: str) -> "FieldError":
-        """The same error with the place that it is in, such as a file's name, put before."""
+        """Put a place, such as a file's name, before the error's message, and return the error."""
         if self.origin:
             place = f"{place}: {self.origin}"
         self.origin = place
         return self
 
     def traced(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> "FieldError":
-        """The same error with what gave the refused value, and what gave others that make it impossible.
+        """Add to the error where the refused value, and the values that make it impossible, come from; return the error.
 
         Args:
-            values: By dotted key the value of each field that was given.
-            origins: By dotted key what gave it.
+            values: Value of each field that was set, by dotted key.
+            origins: Source of each of these values, by dotted key: a file, an option or an arm of a study.
         """
         self.origin = origins.get(self.key, "")
         self.is_default = self.key not in origins
@@ -122,7 +122,7 @@ class UnknownKey(FieldError):
 
 
 class Misread(FieldError):
-    """Text that stands for another value than its reader thinks; ``allowed`` says for which, and what to write."""
+    """Text that YAML reads as another value than its reader expects; ``allowed`` says as which, and what to write."""
 
     @property
     def problem(self) -> str:
@@ -133,12 +133,12 @@ class Misread(FieldError):
 
 
 def unknown_key(key: str, known: Iterable[str], otherwise: str = "") -> UnknownKey:
-    """The error of a key that does not exist, with the one that was probably meant.
+    """Make the error for a key that does not exist, which names the key that was probably meant.
 
     Args:
         key: The dotted key.
         known: The keys that exist.
-        otherwise: What to say where none of them is similar; by default which keys there are.
+        otherwise: Text of the error where no known key is similar; by default it lists the known keys.
     """
     known = list(known)
     similar = synonyms(key, known) or difflib.get_close_matches(key, known, n=1)
@@ -149,7 +149,7 @@ def unknown_key(key: str, known: Iterable[str], otherwise: str = "") -> UnknownK
 
 
 def synonyms(key: str, known: Iterable[str]) -> list[str]:
-    """Other known keys of the same last part, or of what it is called elsewhere."""
+    """Known keys in other sections whose last part is that of ``key``, or is our name for it (``SYNONYMS``)."""
     name = _last_part(key)
     wanted = SYNONYMS.get(name, name)
     return [other for other in known if other != key and _last_part(other) == wanted]
@@ -163,7 +163,7 @@ def _last_part(key: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a configuration file or a study file has it, in one line that is not too long."""
+    """Format a value as in a YAML file, in one line of at most ``LONGEST_VALUE`` characters."""
     text = _in_yaml(value)
     if len(text) <= LONGEST_VALUE:
         return text

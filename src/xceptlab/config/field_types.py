@@ -19,7 +19,7 @@ PLAIN_WORDS: dict[Any, str] = {
     str: "text",
     type(None): "null",
 }
-"""What the types that are made of no other type allow."""
+"""Allowed values of each elementary type, in words for errors and the help."""
 CHECKED = (
     "int, float, bool, str, None, Any, Literal[...], Annotated[int or float, Bounds(...)], "
     "or list[...], tuple[...], dict[str, ...] and unions of these"
@@ -56,8 +56,20 @@ class Bounds:
         return " and ".join(words)
 
 
+Count = Annotated[int, Bounds(at_least=1)]
+"""A whole number of at least 1."""
+CountOrZero = Annotated[int, Bounds(at_least=0)]
+"""A whole number of at least 0."""
+Positive = Annotated[float, Bounds(above=0)]
+"""A decimal number above 0."""
+NotNegative = Annotated[float, Bounds(at_least=0)]
+"""A decimal number that may be 0."""
+Rate = Annotated[float, Bounds(at_least=0, below=1)]
+"""A decimal number of at least 0 and below 1."""
+
+
 def without_bounds(kind: Any) -> tuple[Any, Bounds | None]:
-    """A field's type and the limits that ``Annotated`` adds to it."""
+    """Split a field's type into the type itself and the limits that ``Annotated`` adds to it; None where it adds none."""
     if get_origin(kind) is not Annotated:
         return kind, None
     kind, bounds = get_args(kind)
@@ -85,7 +97,7 @@ def is_checked(kind: Any) -> bool:
 
 
 def type_error(kind: Any, value: Any, key: str) -> FieldError | None:
-    """What is wrong with a value that is not of a field's type; in a mapping its key is that of the place that does not fit."""
+    """The error of a value that is not of its field's type, None if it is; in a mapping it names the entry that does not fit."""
     if isinstance(value, str) and "\0" in value:  # which no path may hold
         return FieldError(key, value, "text without the character NUL")
     kind, bounds = without_bounds(kind)
@@ -102,7 +114,7 @@ def type_error(kind: Any, value: Any, key: str) -> FieldError | None:
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    """Whether a value is of a type, apart from a list in a list's place and a mapping in a mapping's."""
+    """Whether a value is of a type; items of lists and of mappings are left to ``type_error``."""
     origin = get_origin(kind) or kind
     if origin is Any:
         return True
@@ -118,7 +130,7 @@ def _is_of(kind: Any, value: Any) -> bool:
 
 
 def _asked_for(kind: Any, value: Any) -> str:
-    """What a type allows in the place of a value; of text, that what looks like a number needs quotes."""
+    """Allowed values of a type, in words; where a number stands in the place of text, also that it needs quotes."""
     if kind is str and isinstance(value, int | float):
         return f"{in_words(kind)}, in quotes"
     return in_words(kind)
@@ -155,7 +167,7 @@ def _dict_error(kind: Any, values: dict[Any, Any], key: str) -> FieldError | Non
 
 
 def in_words(kind: Any) -> str:
-    """What values a field's type allows."""
+    """Values that a field's type allows, in words for errors and the help."""
     kind, bounds = without_bounds(kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if is_dataclass(kind):
@@ -176,7 +188,7 @@ def in_words(kind: Any) -> str:
 
 
 def _list_in_words(kind: Any, item: str) -> str:
-    """A list in words, with what each item must be; empty where it may be anything."""
+    """A list type in words, such as ``a list of 2 (each text)``; ``item`` is what each item must be, empty for anything."""
     length = _fixed_length(kind)
     words = f"a list of {length}" if length else "a list"
     return f"{words} (each {item})" if item else words

@@ -16,7 +16,7 @@ Values = dict[str, Any]
 """Values by dotted key, such as ``{"train.lr": 0.1}``."""
 
 NO_IDENTITY = {"identity": False}
-"""Metadata of a field that can change no result, and so is no part of what a run is."""
+"""Metadata of a field that cannot change a result, and so is no part of a run's identity."""
 LOCATION = NO_IDENTITY | {"path": True}
 """Metadata of a field that says where something lies, in which a first ``~`` stands for the user's home."""
 
@@ -44,7 +44,7 @@ class Section:
 
 
 def _normalised(f: Field[Any], value: Any) -> Any:
-    """A field's value in the one form that equal values have."""
+    """Bring a field's value into a canonical form, so that equal settings are equal values and give one run id."""
     if f.metadata.get("path"):
         return os.path.expanduser(value)  # a shell expands only some of them
     kind, _ = without_bounds(f.type)
@@ -56,15 +56,15 @@ def _normalised(f: Field[Any], value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenSection(Section):
-    """A section some of whose fields also take the names that modules of the user's register (``xceptlab.register``)."""
+class ExtensibleSection(Section):
+    """A section in which some fields also accept names that the user's modules register (``xceptlab.register``)."""
 
-    OPEN: ClassVar[dict[str, register.Kind]] = {}
-    """Such fields, with the kind of what they name."""
+    REGISTRABLE: ClassVar[dict[str, register.Kind]] = {}
+    """Fields that accept registered names, each with the kind of component that it names."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field_name, kind in self.OPEN.items():
+        for field_name, kind in self.REGISTRABLE.items():
             for value in self._named(field_name):
                 self._check_name(field_name, kind, value)
 
@@ -83,10 +83,10 @@ class OpenSection(Section):
                 allowed = f"one of {', '.join(names)}, or {allowed}"
             raise FieldError(self.PREFIX + field_name, value, allowed)
 
-    def from_outside(self) -> list[register.Entry]:
-        """What the section uses that a module of the user's has registered."""
+    def registered_entries(self) -> list[register.Entry]:
+        """Entries of the registered components that this section uses."""
         used = []
-        for field_name, kind in self.OPEN.items():
+        for field_name, kind in self.REGISTRABLE.items():
             built_in = self._built_in(field_name)
             for value in self._named(field_name):
                 if value not in built_in:
@@ -94,13 +94,13 @@ class OpenSection(Section):
         return used
 
     def _named(self, field_name: str) -> tuple[str, ...]:
-        """The names that a field holds: one, or several."""
+        """The names in a field's value, whether that is one name or a tuple of names."""
         value = getattr(self, field_name)
         return (value,) if isinstance(value, str) else value
 
     @classmethod
     def _built_in(cls, field_name: str) -> tuple[str, ...]:
-        """The names that a field takes without any module: those of the ``Literal`` in ``Literal[...] | str``."""
+        """Names that a field accepts without any registration: those of the ``Literal`` in ``Literal[...] | str``."""
         for part in get_args(cls.__dataclass_fields__[field_name].type):
             if get_origin(part) is Literal:
                 return get_args(part)
@@ -128,7 +128,7 @@ def is_required(f: Field[Any]) -> bool:
 
 
 def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
-    """A dataclass from the plain nested values that a file holds, so that whoever reads them may rely on their types.
+    """Make a dataclass from the plain nested values of a file, with all types checked.
 
     Args:
         schema: The dataclass. A section checks types itself, since it may take more than they say: a number as an arm's name.
@@ -169,7 +169,7 @@ def _check_types(known: dict[str, Field[Any]], values: dict[str, Any], prefix: s
 
 
 def _with_dataclasses(f: Field[Any], value: Any) -> Any:
-    """A field's value, with the dataclass that its type names made from each mapping that stands for one."""
+    """A field's value, in which each mapping that stands for a dataclass has become that dataclass."""
     schema = _dataclass_in(f.type)
     if schema is None:
         return value
@@ -183,7 +183,7 @@ def _with_dataclasses(f: Field[Any], value: Any) -> Any:
 
 
 def _dataclass_in(kind: Any) -> Any:
-    """The dataclass that a type such as ``Paper``, ``list[Claim]`` or ``Tune | None`` names; None of one that names none."""
+    """The dataclass that a type such as ``Paper``, ``list[Claim]`` or ``Tune | None`` names; None if it names none."""
     for part in (kind, *get_args(kind)):
         if is_dataclass(part):
             return part
@@ -191,7 +191,7 @@ def _dataclass_in(kind: Any) -> Any:
 
 
 def _item(schema: Any, item: Any, thing: str, number: int) -> Any:
-    """An item of a list, made if it is a mapping; an error says which ``thing`` it is of, by its id or else its number."""
+    """Make an item of a list from its mapping; errors name the ``thing`` that failed, by its id or else its number."""
     if not isinstance(item, dict):
         return item
     try:

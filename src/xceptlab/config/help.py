@@ -27,7 +27,7 @@ options:
   --print_config        print the resulting configuration and exit
 """
 WIDEST = 110
-"""Columns of the help at most; longer lines are hard to read."""
+"""Largest width of the help, in columns; longer lines are hard to read."""
 
 
 def print_help() -> None:
@@ -45,7 +45,7 @@ def print_help() -> None:
 
 
 def _options(section: Any, columns: int) -> list[str]:
-    """Of each field of a section that is no section itself the option, and its meaning in further lines."""
+    """Lines of help for a section: each field's option with its meaning below; nested sections are left out."""
     meanings = docstrings(section)
     lines = []
     for f in fields(section):
@@ -57,7 +57,7 @@ def _options(section: Any, columns: int) -> list[str]:
 
 
 def _default(f: Field[Any]) -> str:
-    """A field's default as the command line takes it."""
+    """A field's default as one would write it on the command line."""
     value = f.default if f.default_factory is MISSING else f.default_factory()
     if isinstance(value, str) and value:
         return value
@@ -69,7 +69,7 @@ def _wrapped(text: str, columns: int, indent: str) -> list[str]:
 
 
 def docstrings(schema: Any) -> dict[str, str]:
-    """By name of a dataclass's field the text that stands below it in the source, in one line."""
+    """Meaning of each field of a dataclass, by name: the text below the field in the source, joined into one line."""
     found: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         module, name = base.__module__, base.__name__
@@ -80,7 +80,7 @@ def docstrings(schema: Any) -> dict[str, str]:
 
 @functools.cache
 def _texts_of(module: str) -> dict[str, dict[str, str]]:
-    """By class of a module the texts below its fields, by name."""
+    """Texts below the fields of a module's classes, as ``{class: {field: text}}``."""
     source = inspect.getsource(sys.modules[module])
     found = {}
     for definition in ast.parse(source).body:
@@ -90,7 +90,7 @@ def _texts_of(module: str) -> dict[str, dict[str, str]]:
 
 
 def _texts_below_fields(statements: list[ast.stmt]) -> dict[str, str]:
-    """By name of a field the text below it; none of a field without one."""
+    """Texts below the fields in the body of a class, by name; fields without a text are left out."""
     texts = {}
     for above, below in itertools.pairwise(statements):
         match above, below:

@@ -12,7 +12,7 @@ from xceptlab.config.fields import is_required
 from xceptlab.config.help import docstrings
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
-"""The one that YAML's language server supports throughout."""
+"""The version of JSON Schema that YAML's language server, which editors use, supports in full."""
 PLAIN: dict[Any, dict[str, Any]] = {
     int: {"type": "integer"},
     float: {"type": "number"},
@@ -21,18 +21,18 @@ PLAIN: dict[Any, dict[str, Any]] = {
     type(None): {"type": "null"},
     Any: {},
 }
-"""The schemas of the types that are made of no other type."""
+"""JSON Schema of each elementary type."""
 LIMITS = {
     "at_least": "minimum",
     "above": "exclusiveMinimum",
     "at_most": "maximum",
     "below": "exclusiveMaximum",
 }
-"""What the limits of ``Bounds`` are called in JSON Schema."""
+"""JSON Schema's name of each limit in ``Bounds``."""
 
 
 def of_dataclass(schema: Any) -> dict[str, Any]:
-    """The schema of a mapping with the fields of a dataclass."""
+    """JSON Schema of a mapping that has the fields of a dataclass."""
     meanings = docstrings(schema)
     properties = {f.name: _of_field(f, meanings[f.name]) for f in fields(schema)}
     found: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": properties}
@@ -43,7 +43,7 @@ def of_dataclass(schema: Any) -> dict[str, Any]:
 
 
 def _of_field(f: Field[Any], meaning: str) -> dict[str, Any]:
-    """The schema of a field's values, with its meaning and its default."""
+    """JSON Schema of a field's values, with the field's meaning and default."""
     found = of_type(f.type)
     found["description"] = meaning.replace("``", "`")
     if f.default is not MISSING and f.default is not None:
@@ -52,7 +52,7 @@ def _of_field(f: Field[Any], meaning: str) -> dict[str, Any]:
 
 
 def of_type(kind: Any) -> dict[str, Any]:
-    """The schema of a type's values."""
+    """JSON Schema of the values of a type."""
     kind, bounds = without_bounds(kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if is_dataclass(kind):
@@ -71,7 +71,7 @@ def of_type(kind: Any) -> dict[str, Any]:
 
 
 def _limits(bounds: Bounds | None) -> dict[str, float]:
-    """The limits of a number in JSON Schema's words; none where there are none."""
+    """Limits of a number as JSON Schema's keywords; empty for a type without limits."""
     found = {}
     for name, word in LIMITS.items():
         limit = getattr(bounds, name, None)
@@ -81,6 +81,6 @@ def _limits(bounds: Bounds | None) -> dict[str, float]:
 
 
 def text(title: str, schema: dict[str, Any]) -> str:
-    """The contents of a schema's file."""
+    """The text of a schema file: the schema with its dialect and title, as JSON."""
     contents = {"$schema": DIALECT, "title": title} | schema
     return json.dumps(contents, indent=1, ensure_ascii=False) + "\n"

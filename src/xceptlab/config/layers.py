@@ -14,33 +14,33 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 
 MOVED = {"runtime.compile": "train.compile", "runtime.deterministic": "train.deterministic"}
-"""Keys in the configuration files of runs of earlier versions, and what they are called now."""
+"""Keys that runs of earlier versions have in their configuration files, each with its present name."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Some values of a run's configuration, each of its field's type."""
+    """Values of a run's configuration from one source, such as a file or an option; each value is of its field's type."""
 
     origin: str
-    """What gave them: a file, an option such as ``--train.lr``, or an arm of a study."""
+    """Source of the values, for error messages: a file, an option such as ``--train.lr``, or an arm of a study."""
     values: Values
-    """Each by its key; options of a model family by keys of their own."""
+    """Values by dotted key; each option of a model family has a key of its own, such as ``model.options.depth``."""
 
 
 def file_layer(file: str) -> Layer:
-    """What a YAML file gives, with ``MOVED`` keys where they are now."""
+    """Read a YAML file as a layer; keys of earlier versions get their present names (``MOVED``)."""
     from xceptlab.config import strict_yaml  # which takes some time that --help and errors need not wait for
 
     return layer(strict_yaml.read(file), file, MOVED)
 
 
 def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | None = None) -> Layer:
-    """Values, by keys that are dotted or nested, as a layer.
+    """Make a layer from values whose keys are dotted or nested.
 
     Args:
-        values: As a file or the command line has them.
-        origin: What gave them.
-        moved: Keys that are to be taken for others.
+        values: The values as a file or the command line has them.
+        origin: Source of the values, for error messages.
+        moved: Present names of renamed keys, by earlier name.
 
     Raises:
         Refused: A key is not known or given twice, or a value is not of its field's type; the line names the origin.
@@ -58,10 +58,10 @@ def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | Non
 
 
 def by_dotted_key(values: Mapping[Any, Any], place: str) -> Values:
-    """A run's values, nested or not, by dotted key: ``{"train": {"lr": 1}}`` as ``{"train.lr": 1}``.
+    """Flatten a run's values to dotted keys: ``{"train": {"lr": 1}}`` becomes ``{"train.lr": 1}``.
 
     Raises:
-        Refused: A key stands there twice; the line names the place.
+        Refused: A key is given twice; the line names the place.
     """
     found: Values = {}
     _add_nested(found, values, "", place)
@@ -69,7 +69,7 @@ def by_dotted_key(values: Mapping[Any, Any], place: str) -> Values:
 
 
 def _add_nested(found: Values, values: Mapping[Any, Any], prefix: str, place: str) -> None:
-    """Add values, each by its dotted key, which begins with a prefix."""
+    """Add nested values to ``found`` by dotted keys, which begin with the prefix."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if _stands_for_its_keys(key, value):
@@ -79,7 +79,7 @@ def _add_nested(found: Values, values: Mapping[Any, Any], prefix: str, place: st
 
 
 def _stands_for_its_keys(key: str, value: Any) -> bool:
-    """Whether a value is not that of its key, but a mapping whose own keys have the values."""
+    """Whether a value is a mapping of further keys, such as a section, rather than the value of ``key`` itself."""
     if not isinstance(value, dict) or options.is_option(key):
         return False
     if key == options.OPTIONS:
@@ -91,14 +91,14 @@ def _stands_for_its_keys(key: str, value: Any) -> bool:
 
 
 def _add(found: Values, key: str, value: Any, place: str) -> None:
-    """Add a value, unless its key is there already."""
+    """Add a value to ``found``, or refuse it where its key is there already."""
     if key in found:
         raise Refused(f"{place}: the key {key} stands there twice")
     found[key] = value
 
 
 def unknown_run_key(key: str, known: Iterable[str]) -> UnknownKey:
-    """The error of a key that a run does not have, with the one of ``known`` that was probably meant."""
+    """Make the error for a key that a run does not have, which names the one of ``known`` that was probably meant."""
     return unknown_key(key, known, otherwise="xceptlab train --help explains the keys")
 
 
@@ -106,7 +106,7 @@ def unknown_run_key(key: str, known: Iterable[str]) -> UnknownKey:
 
 
 def _checked(key: str, value: Any, origin: str) -> Values:
-    """A value of its field's type, by its dotted key; options of a model family by their own keys."""
+    """Check a value against its field's type; returns it by dotted key, options of a model family each by a key of its own."""
     known = keys(RunConfig)
     if options.is_option(key):
         return {key: _option(value, key, origin)}
@@ -126,7 +126,7 @@ def _checked(key: str, value: Any, origin: str) -> Values:
 
 
 def _option(value: Any, key: str, origin: str) -> Any:
-    """An option's value, whose type only the family knows; text of the command line is read as YAML."""
+    """The value of a model family's option, whose type only the family knows; text from the command line is parsed as YAML."""
     is_of_command_line = origin == f"--{key}"
     if is_of_command_line and isinstance(value, str):
         return _read_yaml(value, key, origin)
@@ -134,7 +134,7 @@ def _option(value: Any, key: str, origin: str) -> Any:
 
 
 def _read_text(kind: Any, value: Any, key: str, origin: str) -> Any:
-    """A value as it is; text in the place of a number, a list or the like is read as YAML, wherever it comes from."""
+    """Parse text as YAML, also from a file, where its field wants a number, a list or the like; other values stay as they are."""
     is_to_be_text = kind is str or is_dataclass(kind)
     if is_to_be_text or not isinstance(value, str):
         return value
@@ -144,7 +144,7 @@ def _read_text(kind: Any, value: Any, key: str, origin: str) -> Any:
 
 
 def _read_yaml(text: str, key: str, origin: str) -> Any:
-    """The value that a text stands for in YAML; empty text as it is."""
+    """Parse text as YAML; empty text stays empty text."""
     from xceptlab.config import strict_yaml
 
     if not text.strip():
@@ -156,7 +156,7 @@ def _read_yaml(text: str, key: str, origin: str) -> Any:
 
 
 def _folder(origin: str) -> Path:
-    """Where the files lie that a layer names: beside a configuration file, or else in the working directory."""
+    """The folder where relative paths of a layer begin: that of its configuration file, or else the working directory."""
     file = Path(origin)
     return file.parent if file.is_file() else Path()
 
@@ -165,7 +165,7 @@ def _folder(origin: str) -> Path:
 
 
 def resolve(layers: Iterable[Layer]) -> RunConfig:
-    """The run that layers describe, of which the last one wins; the modules that any of them names are all loaded.
+    """Combine layers, of which the last one wins, into a run's configuration; load the modules that any of them names.
 
     Raises:
         Refused: A value is impossible beside the others; the line names what gave it and them.
@@ -188,7 +188,7 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
 
 
 def _nested(values: Values) -> dict[str, Any]:
-    """Values by dotted key as a file nests them: ``{"train.lr": 1}`` as ``{"train": {"lr": 1}}``."""
+    """Nest values by section, as a file does: ``{"train.lr": 1}`` becomes ``{"train": {"lr": 1}}``."""
     nested: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.rpartition(".")

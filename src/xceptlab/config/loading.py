@@ -19,20 +19,20 @@ from xceptlab.errors import Refused
 T = TypeVar("T", bound=Section)
 
 PRINT_CONFIG = ("print_config", None)
-"""``--print_config`` among the overrides: the run's configuration is printed."""
+"""The option ``--print_config`` as ``overrides`` returns it: print the run's configuration and exit."""
 
 
 # ---- a run ------------------------------------------------------------------------------------------------------------------
 
 
 def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
-    """The run that layers and overrides such as ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]`` describe.
+    """Load the run that arguments such as ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]`` describe.
 
     ``--print_config`` prints it and exits.
 
     Args:
-        args: As on the command line.
-        of_run: The configuration that a run's folder holds, as a layer below; it may come from anywhere, and names no code.
+        args: Files and overrides, as on the command line.
+        of_run: The config.yaml of a run, as the lowest layer; since it may come from anyone, it must not name code.
 
     Raises:
         Refused: One line, for anything that is not as the schema allows.
@@ -46,7 +46,7 @@ def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
 
 
 def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Layers, ``("config", FILE)``, and overrides, ``("train.lr", "0.05")``, in their order; None where a value is missing."""
+    """Split arguments into pairs, ``("config", FILE)`` or ``("train.lr", "0.05")``, in their order; None for a missing value."""
     found: list[tuple[str, str | None]] = []
     pieces = iter(args)
     for piece in pieces:
@@ -62,7 +62,7 @@ def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
 
 
 def layers_of(args: Sequence[str]) -> list[Layer]:
-    """What the files and overrides of a command line give, each a layer; every file is read once."""
+    """Make a layer from each file and override of a command line; every file is read once."""
     found = []
     for key, text in overrides(args):
         if (key, text) != PRINT_CONFIG:
@@ -81,7 +81,7 @@ def _layer_of_argument(key: str, text: str | None) -> Layer:
 
 
 def _run_layer(file: str) -> Layer:
-    """What the configuration in a run's folder gives.
+    """Read the configuration in a run's folder as a layer.
 
     Raises:
         Refused: It asks for code to be executed, which ``dump_run`` never writes.
@@ -93,20 +93,20 @@ def _run_layer(file: str) -> Layer:
 
 
 def dump(config: RunConfig) -> str:
-    """A run's configuration as YAML, which reads back as it is."""
+    """Format a run's configuration as YAML, from which the same configuration can be loaded."""
     from xceptlab.config import strict_yaml  # which takes some time that --help and errors need not wait for
 
     return strict_yaml.dump(config.to_dict())
 
 
 def dump_run(config: RunConfig) -> str:
-    """A run's configuration as its folder keeps it: code that it used is told of, and never executed by who reads the file."""
+    """Format a run's configuration for its folder: the user's modules stand in a comment, so that no reader executes them."""
     from xceptlab.config import strict_yaml
 
     values = config.to_dict()
     modules = json.dumps(values.pop("extensions", []))
     contents = strict_yaml.dump(values)
-    used = [f"{name} {version}" for name, version in config.from_outside().items()]
+    used = [f"{name} {version}" for name, version in config.registered_versions().items()]
     if not used:
         return contents
     return f"# Uses {', '.join(used)} from outside; to read this file, add --extensions={modules}\n{contents}"
@@ -116,7 +116,7 @@ def dump_run(config: RunConfig) -> str:
 
 
 def load_file(schema: type[T], file: str, section: str = "") -> T:
-    """An instance of the dataclass ``schema`` from a YAML file or from one of its sections; ``Refused`` as of ``load_run``."""
+    """Load the dataclass ``schema`` from a YAML file, or from one of its sections; raises ``Refused`` as ``load_run`` does."""
     from xceptlab.config import strict_yaml
 
     values: Any = strict_yaml.read(file)

@@ -16,15 +16,15 @@ from xceptlab.config.fields import Values, from_values
 from xceptlab.errors import Refused
 
 OPTIONS = "model.options"
-"""The key of the mapping."""
+"""Key of the field that holds a family's options."""
 PREFIX = f"{OPTIONS}."
-"""What the key of every option begins with."""
+"""Prefix of the key of every option, as in ``model.options.depth``."""
 PATTERN = f"^{re.escape(PREFIX)}"
-"""The regular expression that the key of every option matches, for JSON Schema."""
+"""Regular expression that the key of every option matches, for JSON Schema."""
 
 
 class Options(dict[str, Any]):
-    """The options of a family, by name. Like the section that it is in it is not to be changed, and has a hash."""
+    """Options of a model family, by name. It is hashable like the frozen section that holds it, so it must not be changed."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(repr(sorted(self.items())))
@@ -34,17 +34,17 @@ class Options(dict[str, Any]):
 
 
 def is_option(key: str) -> bool:
-    """Whether a dotted key is that of one option."""
+    """Whether a dotted key is that of one option of a family."""
     return key.startswith(PREFIX)
 
 
 def field_of(key: str) -> str:
-    """The field of the schema that a dotted key is of: ``model.options`` for an option, and any other key itself."""
+    """The field of the schema that a dotted key belongs to: ``model.options`` for an option, and any other key itself."""
     return OPTIONS if is_option(key) else key
 
 
 def by_key(options: Mapping[Any, Any]) -> Values:
-    """Options by dotted key: ``{"depth": 2}`` as ``{"model.options.depth": 2}``."""
+    """Give options their dotted keys: ``{"depth": 2}`` becomes ``{"model.options.depth": 2}``."""
     return {f"{PREFIX}{name}": value for name, value in options.items()}
 
 
@@ -64,7 +64,7 @@ def is_declared(key: str, declared: Collection[str]) -> bool:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """By dotted key the options in which two networks differ, each with its two values; None where one has no such option."""
+    """Options in which two networks differ, by dotted key, with both values; None where a network has no such option."""
     found = {}
     for name in {**before, **after}:
         one, other = before.get(name), after.get(name)
@@ -77,7 +77,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 
 def checked(schema: type, given: Mapping[str, Any]) -> Options:
-    """The options that differ from their defaults, checked by the types of the family's own dataclass.
+    """Check options by the types of the family's own dataclass, and return those that differ from their defaults.
 
     Those that have their defaults are left out, as if nobody had set them, so that both are the same run.
 
@@ -113,7 +113,7 @@ def _refuse_unchecked_types(schema: type) -> None:
 
 
 def with_defaults(schema: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a family, those that have their defaults among them."""
+    """All options of a family by name: the given ones, and the defaults of the rest."""
     defaults = schema()
     values = {f.name: getattr(defaults, f.name) for f in fields(schema)}
     return {**values, **given}

@@ -1,4 +1,4 @@
-"""The id of a run, such as ``digits-lr0.05-seed3-c6a3e5812a``: what tells it from the shipped recipes, and a hash."""
+"""The id of a run, such as ``digits-lr0.05-seed3-c6a3e5812a``: how it differs from the shipped recipes, its seed, a hash."""
 
 import functools
 import hashlib
@@ -13,17 +13,17 @@ from xceptlab.config.fields import Section, Values
 SCIENCE_VERSION = 2
 """Part of every run's identity; raised whenever a change of the code changes results."""
 HASH = 10
-"""Characters of the hash at the end of a run's id."""
+"""Number of characters of the hash at the end of a run's id."""
 READABLE = 54
-"""Characters of a run's id that tell it from the shipped recipes, at most, between the data set's name and the seed."""
+"""Largest number of characters of the readable part of a run's id, between the data set's name and the seed."""
 SHORT = 6
-"""Digits of the digest of pretrained weights that are shown, in a run's id and where arms are compared."""
+"""Number of digits shown of the digest of pretrained weights, in a run's id and where arms are compared."""
 NOT_READABLE = ("data.name", "data.content", "data.num_classes")
-"""Keys that are no readable part: the name of the data set stands in front, and digests are in the hash at the end."""
+"""Keys left out of the readable part: the name of the data set stands in front, and digests are in the hash at the end."""
 
 
 def science_of(section: Section) -> Values:
-    """The science of a section by dotted key, each value as JSON and YAML hold it."""
+    """Science values of a section by dotted key, each in the form that JSON and YAML keep."""
     science = {}
     for f in fields(section):
         if f.metadata.get("identity", True):
@@ -43,8 +43,8 @@ def science_hash(changed: Values, version: int) -> str:
     """The hash at the end of a run's id.
 
     Args:
-        changed: All science that differs from its default.
-        version: ``SCIENCE_VERSION`` as it is, or was.
+        changed: The science values that differ from their defaults, by dotted key.
+        version: The ``SCIENCE_VERSION`` to hash under, today's or an earlier one.
     """
     science = json.dumps([version, changed], sort_keys=True)
     digest = hashlib.sha256(science.encode()).hexdigest()
@@ -56,7 +56,7 @@ def science_hash(changed: Values, version: int) -> str:
 
 @functools.lru_cache(1000)
 def readable_parts(*sections: Section) -> list[str]:
-    """What tells a run from the shipped recipes, such as ``lr0.05``: per section from the one with which it shares most.
+    """Parts of a run's id such as ``lr0.05``: the values in which each section differs from the closest shipped recipe.
 
     What does not fit into ``READABLE`` characters is left out, and ``etc`` stands for it.
     """
@@ -77,7 +77,7 @@ def readable_parts(*sections: Section) -> list[str]:
 
 
 def _differing_from_closest_recipe(section: Section) -> Values:
-    """The science in which a section differs from the recipe with which it shares most; of its data set, if there is one."""
+    """Science values in which a section differs from the closest recipe, one of the same data set if there is any."""
     science = science_of(section)
     recipes = _recipes_for(type(section))
     data_set = science.get("data.name")
@@ -90,14 +90,14 @@ def _differing_from_closest_recipe(section: Section) -> Values:
 
 
 def _recipes_for(kind: type[Section]) -> list[Values]:
-    """The values of a section in every shipped recipe, by dotted key."""
+    """Science values of a section in every shipped recipe, by dotted key."""
     defaults = science_of(kind())
     name = kind.PREFIX.removesuffix(".")
     return [defaults | recipe for recipe in shipped.recipes()[name]]
 
 
 def _as_part(key: str, value: Any) -> str:
-    """A field's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``, ``fc64_32``."""
+    """Format a field's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``, ``fc64_32``."""
     _, _, name = key.partition(".")
     if key == "model.weights_digest":
         part = f"weights{value[:SHORT]}"
@@ -109,7 +109,7 @@ def _as_part(key: str, value: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """A value behind its field's name; words stand apart from it, numbers do not."""
+    """Format a value to follow its field's name: words after ``_``, numbers directly."""
     if isinstance(value, list):
         return "_".join(map(str, value)) or "_none"
     if isinstance(value, bool):

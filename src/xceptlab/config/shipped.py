@@ -13,9 +13,9 @@ SECTIONS = ("model", "data", "train")
 """The folders of ``configs/``, in the order in which they are layered, and the sections of a run that can change its result."""
 
 Contents = dict[str, dict[str, Any]]
-"""A configuration file: by section its values, by name."""
+"""Contents of a configuration file, as ``{section: {name: value}}``."""
 Recipe = dict[str, Any]
-"""The values that files set in one section, by dotted key."""
+"""Values that one or several files together set in a section, by dotted key."""
 
 
 @functools.cache
@@ -28,7 +28,7 @@ def root() -> Path:
 
 
 def find(path: str) -> Path:
-    """A file or folder as the user names it, ``~`` for their home, or, where there is none, the shipped one of that path."""
+    """Path of a file or folder that the user names, ``~`` expanded; where there is none, that of the shipped one of that name."""
     named = Path(os.path.expanduser(path))
     shipped = root() / named
     if not named.exists() and shipped.exists():
@@ -38,7 +38,7 @@ def find(path: str) -> Path:
 
 @functools.cache
 def recipes() -> dict[str, list[Recipe]]:
-    """By section all that the shipped files make of it, by dotted key; the defaults are among them, as an empty layer.
+    """All recipes for each section that combinations of the shipped files give, and the defaults as an empty recipe.
 
     Files are combined as they are layered, one or none of each folder: a set of ``data/``, and then the augmentation that a
     recipe in ``train/`` sets for it.
@@ -48,7 +48,7 @@ def recipes() -> dict[str, list[Recipe]]:
 
 
 def _combined(section: str, folders: list[list[Contents]]) -> list[Recipe]:
-    """All that the files of these folders make of one section."""
+    """Recipes for one section from all combinations of files, at most one of each folder."""
     choices = []
     for files in folders:
         layers = [file[section] for file in files if section in file]
@@ -70,7 +70,7 @@ def _contents(folder: str) -> list[Contents]:
 
 
 def _sections(file: Path) -> Contents:
-    """The sections that a configuration file holds; none of one that cannot be read: only the names of runs are made of them."""
+    """Sections of a configuration file; empty for an unreadable file, since recipes only serve to name runs."""
     import yaml
 
     try:

@@ -37,7 +37,7 @@ class Trap(Refused):
     """
 
     def __init__(self, node: Any, problem: str) -> None:
-        """``node`` is PyYAML's node or event, whose line is named; None for the document as a whole."""
+        """Make the error for a node or an event of PyYAML, whose line it names; None for the document as a whole."""
         place = f"line {node.start_mark.line + 1}: " if node else ""
         super().__init__(place + problem)
         self.problem = problem
@@ -151,7 +151,7 @@ def _number(construct: Callable[[_Loader, Any], Any]) -> Callable[[_Loader, Any]
 
 
 def _unusual_base(number: str) -> int:
-    """8 or 60 for a number that only YAML reads in this base, else 0; 0x1F and 0b11 are what they are elsewhere."""
+    """The base, 8 or 60, in which only YAML reads a number; 0 for all others, such as 0x1F and 0b11, which are read as usual."""
     if ":" in number:
         return 60
     if re.fullmatch(r"[-+]?0[0-7_]+", number):
@@ -175,7 +175,7 @@ _Dumper.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
 
 
 def _refuse_traps(root: Any) -> None:
-    """Refuse keys that stand there twice or are no text, and aliases without end.
+    """Refuse keys that are given twice or are no text, and aliases without end.
 
     Of two equal keys the last would win, so that an arm could vanish without a word. An alias may stand for a value that it is
     in itself, or nested ones for more values than memory holds.
@@ -188,7 +188,7 @@ def _refuse_traps(root: Any) -> None:
 
 
 def _nodes(node: Any, above: tuple[Any, ...]) -> Iterator[Any]:
-    """A node and those in it; one that aliases stand for comes once for each."""
+    """Iterate over a node and all nodes in it; a node with aliases comes once for each of them."""
     if any(node is other for other in above):
         raise Trap(node, "an alias stands in the value that it stands for")
     yield node
@@ -197,7 +197,7 @@ def _nodes(node: Any, above: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _children(node: Any) -> list[Any]:
-    """The items of a list; the keys and values of a mapping; nothing of a scalar."""
+    """Child nodes of a node: the items of a list, the keys and values of a mapping, none for a scalar."""
     if node.id == "sequence":
         return node.value
     if node.id == "mapping":
@@ -206,7 +206,7 @@ def _children(node: Any) -> list[Any]:
 
 
 def _refuse_bad_keys(mapping: Any, outermost: bool) -> None:
-    """Refuse a key of a mapping that stands there twice, or is no text."""
+    """Refuse a key that a mapping has twice, or that is no text."""
     names: set[str] = set()
     for key, _ in mapping.value:
         _refuse_key_that_is_no_text(key, outermost)

@@ -34,9 +34,9 @@ def cached(name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]) 
     nothing can be kept, such as on a full disk, the images are decoded, which is said.
 
     Args:
-        name: The data set's, with which the file's name begins.
+        name: Name of the data set, with which the file's name begins.
         origin: A digest of all that determines what ``decode`` gives.
-        decode: Decodes them.
+        decode: Decodes the training and the test images; called where they are not in the cache.
     """
     try:
         file = user_cache() / f"{name}-{origin}.safetensors"
@@ -74,7 +74,7 @@ def _write(file: Path, origin: str, images: tuple[Arrays, Arrays]) -> None:
     """Keep images in a file, whole or not at all.
 
     Raises:
-        OSError: As from the system.
+        OSError: The file cannot be written, such as on a full disk.
     """
     from safetensors.numpy import save
 
@@ -92,7 +92,7 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
     """Map what ``_write`` has written into memory, privately: to change an array changes no file. None where there is no file.
 
     Raises:
-        OSError: As from the system.
+        OSError: The file cannot be read.
         Refused: The file is damaged, or of another origin.
     """
     from safetensors import safe_open

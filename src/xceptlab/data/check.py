@@ -20,32 +20,32 @@ from xceptlab.data.sources import Arrays, Unreadable, Unsound
 from xceptlab.data.tree import Tree
 
 SAMPLE = 200
-"""How many images of a split are decoded where not all are."""
+"""Largest number of images of a split that are decoded unless all are asked for."""
 
 Source = Arrays | Photographs
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images a split of a run has, and what to know about that."""
+    """Number of images in a split of a run and in its classes, with remarks on them."""
 
     split: str
     images: int
     available: int
-    """Images in the files; ``data.validation`` and others may leave some of them out."""
+    """Number of images in the split's files; ``data.validation`` and other keys may leave some of them out."""
     classes: int
-    """Classes with an image."""
+    """Number of classes with an image."""
     smallest: int
-    """Images of the smallest class; 0 where a class has none."""
+    """Number of images in the smallest class; 0 where a class has none."""
     largest: int
-    """Images of the largest class."""
+    """Number of images in the largest class."""
     notes: tuple[str, ...] = ()
-    """What is no fault but may surprise: the original has more images, files are left alone, or a class has no image here."""
+    """Remarks on what is no fault but may surprise: an original of more images, ignored files, a class without an image here."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """What the decoder remarked on an image that it could decode: no fault, but it may surprise."""
+    """A remark of the decoder on an image that it could decode: no fault, but it may surprise."""
 
     text: str
 
@@ -58,7 +58,7 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
 
     Args:
         config: The data set.
-        everything: Decode all images, not only ``SAMPLE`` of each split.
+        everything: Decode all images, not only up to ``SAMPLE`` of each split.
         workers: Processes beside this one that decode.
 
     Yields:
@@ -151,7 +151,7 @@ def _absent(config: DataConfig, split: str, source: Source, names: tuple[str, ..
 
 
 def _left_out(split: str, source: Source, members: Indices, names: tuple[str, ...]) -> Iterator[str]:
-    """One line on the classes that have images in the files, but none among those that ``data.validation`` and others leave."""
+    """One line on the classes that have images in the files, of which ``data.validation`` and other keys leave none."""
     labels = np.setdiff1d(source.labels, source.labels[members])
     if not len(labels):
         return
@@ -162,10 +162,10 @@ def _left_out(split: str, source: Source, members: Indices, names: tuple[str, ..
 
 
 class _TrialResult(NamedTuple):
-    """What came of decoding an image."""
+    """Result of decoding one image."""
 
     fault: str
-    """Why it cannot be decoded; empty where it can."""
+    """Why the image cannot be decoded; empty where it can be."""
     printed: str
     """Warnings that C libraries such as libjpeg wrote to standard error while the image was decoded."""
     digest: bytes
@@ -173,7 +173,7 @@ class _TrialResult(NamedTuple):
 
 
 class _Trial(Dataset[_TrialResult]):
-    """Decodes images by their numbers in the source, and notes what is wrong with each."""
+    """Decodes images, given by their numbers in the source, and notes what is wrong with each."""
 
     def __init__(self, source: Photographs) -> None:
         self.source = source
@@ -207,16 +207,16 @@ def _printed_by_c(lines: list[str]) -> Iterator[None]:
 
 
 class _Pictures:
-    """The digests of all pictures, to find those that are there twice where they must not be."""
+    """Digests of all decoded pictures, to find those that are in two splits or in two classes."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.digests = bytearray()
-        """16 bytes for each picture, in the order of ``images``."""
+        """Digests of all pictures, 16 bytes each, in the order of ``images``."""
         self.sources: dict[str, Photographs] = {}
-        """The source of each split's pictures."""
+        """The source of each split's pictures, by split."""
         self.images: dict[str, list[int]] = {}
-        """The numbers, in their source, of each split's pictures."""
+        """The pictures of each split, by their numbers in the source."""
 
     def add(self, split: str, source: Photographs, i: int, digest: bytes) -> None:
         self.sources[split] = source

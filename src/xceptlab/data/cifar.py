@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TORCHVISION = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-"""The folder in ``data.root`` that torchvision reads."""
+"""Name of the folder in ``data.root`` that torchvision reads, by data set."""
 _TORCHVISIONS_FILES = {
     "cifar10": (
         "batches.meta",
@@ -42,7 +42,7 @@ _TORCHVISIONS_FILES = {
     ),
     "cifar100": ("meta", "test", "train"),
 }
-"""The files that torchvision reads in its folder, where other files may lie, too."""
+"""Names of the files that torchvision reads in its folder, by data set; other files there do not count."""
 _SPLITS = ("train", "test")
 _LABELS = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -85,7 +85,7 @@ def _download(config: DataConfig) -> None:
 
 
 def files(config: DataConfig) -> str:
-    """How the files lie and a digest of the names and sizes of those that are read.
+    """Layout of the data set's files, and a digest of the names and sizes of those that are read.
 
     Raises:
         Refused: They are not there.
@@ -125,7 +125,7 @@ def _dataset(config: DataConfig) -> Any:
 
 
 def load(config: DataConfig) -> tuple[Arrays, Arrays]:
-    """Training and test images."""
+    """Load the training and the test images, from the user's cache if they are there."""
     require_files(config)
     if _has_parquet(config):
         return cached(config.name, _digest_of_what_is_decoded(config), lambda: _read(config, _read_parquet))
@@ -145,7 +145,7 @@ def _digest_of_what_is_decoded(config: DataConfig) -> str:
 
 
 def _read(config: DataConfig, read_split: Callable[[DataConfig, str], Arrays]) -> tuple[Arrays, Arrays]:
-    """Training and test images.
+    """Decode the training and the test images by the reader of their layout, and check that all classes are there.
 
     Raises:
         Refused: Classes have no image, as where the files of CIFAR-10 are read as CIFAR-100.

@@ -23,12 +23,12 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def files(config: DataConfig) -> str:
-    """The empty text: the images are embedded in the library."""
+    """Return an empty string: the images are embedded in the library and have no files of their own."""
     return ""
 
 
 def load(config: DataConfig) -> tuple[Arrays, Arrays]:
-    """Training and test images, enlarged to ``config.size`` by bilinear interpolation, grey repeated over three channels."""
+    """Load the training and the test images, enlarged to ``config.size`` bilinearly, with grey repeated over three channels."""
     from PIL import Image
     from sklearn.datasets import load_digits
 

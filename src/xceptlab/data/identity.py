@@ -28,21 +28,21 @@ _SAVE_TIMMS = (
     "torch.save(timm.create_model('{}', pretrained=True).state_dict(), 'legacy_xception.pth')"
 )
 _DIGITS_ARE_MADE_BY = ("scikit-learn", "numpy", "pillow")
-"""The packages that the digits depend on: with equal versions of these the images are equal."""
+"""Packages that determine the digits' images: with equal versions of these the images are equal."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the files of a data set are."""
+    """Identity of a data set's files, and the names of its classes."""
 
     content: str
-    """The parts, the number of classes and the digest, such as ``train+val-3-0123456789abcdef``."""
+    """Value of ``data.content``: parts, number of classes and digest, such as ``train+val-3-0123456789abcdef``."""
     classes: tuple[str, ...]
     """The names of the classes, by label; empty where the files do not tell."""
 
 
 ReadContents = Callable[[DataConfig], Contents]
-"""``contents``, or a cache of it for runs of the same data."""
+"""Type of ``contents``, and of a cache of it for runs that share their data."""
 
 
 def resolved(
@@ -56,7 +56,7 @@ def resolved(
     configuration is used, or else the registered one, and the user is told.
 
     Args:
-        config: As it was loaded.
+        config: The configuration as it was loaded.
         registered: The science of the same run as a study has registered it.
         read_contents: Reads the contents of the data's files; ``contents`` by default.
 
@@ -75,18 +75,18 @@ def resolved_data(
     read_contents: ReadContents | None = None,
     study: str = "",
 ) -> DataConfig:
-    """Fill in the content and the number of classes of an own data set; nothing is done to another one.
+    """Fill in the content and the number of classes of an own data set; other data sets stay as they are.
 
-    This is enough for what trains nothing, such as an evaluation, which has weights.
+    This is enough for commands that train nothing, such as an evaluation of given weights.
 
     Args:
-        data: As it was loaded.
+        data: The configuration of the data as it was loaded.
         registered: The content that a study has registered; empty without one.
         read_contents: Reads the contents of the data's files; ``contents`` by default.
         study: Name of the study that started the run, and has filled the content in; empty without one.
 
     Raises:
-        Refused: As ``resolved``.
+        Refused: The files are not there and there is no content to use instead, or they are others than the configuration says.
     """
     if data.name != "folder":
         return data
@@ -144,7 +144,7 @@ def _agreed_digest(
         configured: Its value in the configuration; empty before it was filled in.
         registered: Its value in a study's registration; empty without one.
         place: Where the files are looked for.
-        kind: What they are, in words.
+        kind: Kind of the files, in words: ``photographs`` or ``weights``.
         read: Reads the files' digest.
         changed: What may have happened to files whose digest is not the configured one, in words.
         study: Name of the study that has filled the digest in; empty where the user has.
@@ -197,7 +197,7 @@ def _file_digest(file: Path) -> str:
 
 
 def contents(config: DataConfig) -> Contents:
-    """Read what the files of an own data set are; for prepared photographs the note of what they were prepared from.
+    """Identify the files of an own data set; prepared photographs by the note of what they were prepared from.
 
     Raises:
         Refused: They are not there, or are of fewer than two classes.
@@ -223,7 +223,7 @@ def _refuse_other_originals(config: DataConfig, prepared: Path, noted: str) -> N
     """Refuse prepared photographs whose originals, where they are at hand, have changed since.
 
     Raises:
-        Refused: They have.
+        Refused: The originals have changed.
     """
     try:
         now = contents(dataclasses.replace(config, short_side=0, download=False)).content
@@ -243,14 +243,14 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def other_classes(here: Sequence[str], before: Sequence[str]) -> str:
-    """That these are not the classes of before, or not by their labels; empty where they are, or one of the two is not known."""
+    """How the names of classes, by label, differ from earlier ones, in words; empty where they do not, or either is unknown."""
     if not here or not before or [*here] == [*before]:
         return ""
     return f"of other classes: {', '.join(here)[:100]} in place of {', '.join(before)[:100]}, by their order"
 
 
 def files(config: DataConfig) -> str:
-    """How the files of a known data set lie and a digest of their names and sizes; empty where there are none."""
+    """Layout of a known data set's files and a digest of their names and sizes; empty where there are no files."""
     if config.name == "folder":  # its content is data.content, a part of the run's id
         return ""
     try:
@@ -278,7 +278,7 @@ def same(config: DataConfig, files: str, fingerprint: Callable[[], str], before:
 
 
 def changed(config: DataConfig, record: Record, read_files: Callable[[DataConfig], str] = files) -> str:
-    """In what way the data that are here are not those of a record, in words; empty where they are, or are not here.
+    """How the data at hand differ from those of a record, in words; empty where they do not, or are not at hand.
 
     An own data set is part of the run's id, so that this is for known data sets: their files, or else their images, are compared.
 
@@ -311,7 +311,7 @@ def _changed_digits(config: DataConfig, record: Record) -> str:
 
 
 def changes(runs: Iterable[tuple[RunConfig, Record | None]]) -> list[str]:
-    """For runs with their records, every way in which the data that are here are not those that they were trained on."""
+    """All differences, in words, between the data at hand and those that runs were trained on, by the runs' records."""
     read_files = functools.cache(files)  # runs of a study share their data
     differences = []
     for run, record in runs:

@@ -22,7 +22,7 @@ VAL_TAR = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 TARS = (TRAIN_TAR, VAL_TAR, DEVKIT)
 SAY_SECONDS = 10
-"""How often a long search says how far it is."""
+"""Seconds between two messages on how far a long search is."""
 
 Row = dict[str, Any]
 """One row of an archive's table; see ``archive.Archive``."""
@@ -61,7 +61,7 @@ def _indexed(file: Path, search: Callable[[Path], Iterator[list[Row]]], labels_f
 
 
 def _state_digest(*files: Path | None) -> str:
-    """A digest of the paths, sizes and times of files, by which a table of an earlier state of them is not used."""
+    """Digest of the paths, sizes and times of files, so that a table made of an earlier state of them is not used."""
     states = []
     for file in files:
         if file is not None and file.exists():
@@ -71,7 +71,7 @@ def _state_digest(*files: Path | None) -> str:
 
 
 def _train_rows(file: Path) -> Iterator[list[Row]]:
-    """Search class by class, with a line on standard error now and then: reading 1.28 million headers takes minutes."""
+    """Find the training photographs, class by class, and say how far it is: reading 1.28 million headers takes minutes."""
     with _opened(file, file) as outer:
         classes = sorted(_files(outer, file), key=lambda member: member.name)
         said = time.monotonic()
@@ -95,7 +95,8 @@ def _val_rows(file: Path, root: Path) -> Iterator[list[Row]]:
 
 
 def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> Row:
-    """The row of a photograph whose tar file begins at byte ``start`` of the file it is read from."""
+    """Table row (part, byte offset, size, label, name) that locates one photograph; ``start`` is where its tar file begins in the
+    outer file."""
     return {
         "part": 0,
         "offset": start + member.offset_data,
@@ -118,10 +119,10 @@ def _opened(file: Any, where: object) -> tarfile.TarFile:
 
 
 def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
-    """The files in a tar file, which must end as one does.
+    """List the files in a tar file, and check that it is complete.
 
     Raises:
-        Refused: It is cut short.
+        Refused: The tar file is damaged or cut short.
     """
     with reading(where, "not a whole tar file"):
         members = []

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def require_files(config: DataConfig) -> None:
-    """Raise a Refused where the files are not there."""
+    """Raise a ``Refused`` if the data set's files are not there."""
     find_layout(config)
 
 
@@ -35,7 +35,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def files(config: DataConfig) -> str:
-    """How the files lie and a digest of their names and sizes.
+    """Layout of the data set's files, and a digest of their names and sizes.
 
     Raises:
         Refused: They are not there.
@@ -45,7 +45,7 @@ def files(config: DataConfig) -> str:
 
 
 def load(config: DataConfig) -> "tuple[Photographs, ...]":
-    """Training and test photographs and, where they have files of their own, those to validate on."""
+    """Open the training and the test photographs and, where there are files of their own, those to validate on."""
     from xceptlab.data.photographs import Photographs
 
     by_part = stores(config)

@@ -27,27 +27,27 @@ from xceptlab.errors import Refused
 
 PARTS = ("train", "val", "test")
 _SPLITS_OF_THE_HUB = {"train": "train", "val": "validation", "test": "test"}
-"""The names of the parts in the files of the Hugging Face hub."""
+"""Name of each part in the files of the Hugging Face hub."""
 NOTE = "originals.json"
-"""The file beside prepared photographs that says what they were prepared from."""
+"""Name of the file beside prepared photographs that says what they were prepared from."""
 _READERS = 16
-"""Threads that ask for the sizes of files, which takes long over a network."""
+"""Number of threads that ask for the sizes of files, which takes long over a network."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the files of a data set lie, and which of the parts train, val and test are there."""
+    """Layout of a data set's files: its kind, its folder, and which of the parts train, val and test are there."""
 
     kind: Literal["tree", "parquet", "tars", "prepared"]
     root: Path
     parts: tuple[str, ...]
 
     def is_complete(self) -> bool:
-        """Whether there is something to train on and something to evaluate on."""
+        """Whether the data set has a part to train on and a part to evaluate on."""
         return "train" in self.parts and len(self.parts) > 1
 
     def shards(self, part: str) -> list[Path]:
-        """The parquet files of a part."""
+        """The parquet files of one part of the data set."""
         return find_shards(self.root, _SPLITS_OF_THE_HUB[part])
 
 
@@ -100,7 +100,7 @@ def _find_prepared(config: DataConfig) -> Layout:
 
 
 def prepared_folder(config: DataConfig) -> Path:
-    """The folder of the photographs that are prepared with this short side and quality."""
+    """The folder of the photographs that are prepared with the configuration's short side and quality."""
     name = f"short{config.short_side}-quality{config.quality}"
     if not config.exif_orientation:
         name += "-as-stored"
@@ -109,7 +109,7 @@ def prepared_folder(config: DataConfig) -> Path:
 
 
 def originals(root: Path) -> dict[str, Any]:
-    """What the photographs in a folder were prepared from, as ``prepare`` has noted it; empty where there is no note.
+    """Read the note that ``prepare`` has left in a folder on the originals of its photographs; empty where there is none.
 
     Raises:
         Refused: The note is damaged.
@@ -136,7 +136,7 @@ def classes(layout: Layout) -> tuple[str, ...]:
 
 
 def names_and_sizes(layout: Layout) -> Iterator[tuple[bytes, int]]:
-    """Names, relative to the data set's folder, and sizes of the files; of prepared photographs the note of their originals."""
+    """Names (relative to the data set's folder) and sizes of the files; for prepared photographs the note of their originals."""
     if layout.kind == "tree":
         yield from _names_and_sizes_of_tree(layout)
     elif layout.kind == "parquet":

@@ -26,18 +26,18 @@ class Batch(NamedTuple):
     """One batch of one process as the network gets it: on the device, augmented, normalised."""
 
     images: Tensor
-    """(B, 3, size, size), from -1 to 1."""
+    """Images (B, 3, size, size), normalised to the range -1 to 1."""
     labels: Tensor
-    """(B,)"""
+    """Labels (B,) of the images."""
     number: Tensor
-    """(B,), the images' numbers in their split."""
+    """Numbers (B,) of the images in their split."""
     label_weight: Tensor | None
-    """(B,), the weight of each image's own label in its loss; the label of its partner (``augment.partners``) has the rest. None
-    where nothing is mixed."""
+    """Weight (B,) of each image's own label in its loss; the label of its partner (``augment.partners``) has the rest. None where
+    nothing is mixed."""
     weight: float
     """Factor of the batch's summed loss; see ``order.Key``."""
     replaced: int
-    """How many photographs could not be decoded and have others in their place."""
+    """Number of photographs that could not be decoded and have others in their place."""
 
 
 class DataModule(pl.LightningDataModule):
@@ -81,7 +81,7 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Number of optimizer steps in an epoch."""
         return math.ceil(len(self.train) / self.config.train.batch_size)
 
     def fingerprint(self) -> str:
@@ -136,7 +136,7 @@ class DataModule(pl.LightningDataModule):
         return self._evaluation_loader(self.test)
 
     def as_in_evaluation(self, split: Literal["train", "val", "test"]) -> DataLoader:
-        """Batches of a split in its images' order, each image once and, of those to train on too, without augmentation."""
+        """Loader of a split for evaluation: its images in order, each once, without augmentation even for the training split."""
         of_split = {"train": self.train, "val": self.validation, "test": self.test}[split]
         return self._evaluation_loader(Split(of_split.source, of_split.members, self.config.data))
 
@@ -203,7 +203,7 @@ class DataModule(pl.LightningDataModule):
         )
 
     def _pixels(self, split: Split, loaded: LoadedBatch) -> Tensor:
-        """(B, size, size, 3) uint8: the loaded photographs, or images in memory, cropped and mirrored in training."""
+        """Pixels (B, size, size, 3) uint8 of a batch: loaded photographs, or images in memory, which training crops and flips."""
         if not isinstance(split.source, Arrays):
             assert loaded.pixels is not None
             return loaded.pixels
@@ -216,7 +216,7 @@ class DataModule(pl.LightningDataModule):
         return whole_set[loaded.source_index]
 
     def _moved(self, source: Arrays, device: torch.device) -> Tensor:
-        """All images of a set in memory, (n, size, size, 3) uint8, on the device, where they are moved once."""
+        """All images (n, size, size, 3) uint8 of a set in memory, on the device, to which they are moved once."""
         if source not in self._on_device:
             self._on_device[source] = torch.from_numpy(source.images).to(device)
         return self._on_device[source]

@@ -22,7 +22,7 @@ _ORDER = 1
 _DRAWS = 2
 _SPLIT = 3
 DRAWS = 36
-"""Uniform numbers drawn for each image and epoch; ``augment`` says what each is for."""
+"""Number of uniform random numbers drawn for each image and epoch; ``augment`` says what each is for."""
 
 
 def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -50,7 +50,7 @@ def draws(seed: int, epoch: int, index: Indices) -> Draws:
 
 
 def stratified(labels: Indices, count: int, seed: int) -> Indices:
-    """``count`` of the n images with labels (n,), sorted, each class in proportion to its size."""
+    """Choose ``count`` of n images with labels (n,), each class in proportion to its size; returns their numbers, sorted."""
     key = bits(_SPLIT, seed, np.arange(len(labels)))
     quantile = np.empty(len(labels))
     for label in np.unique(labels):
@@ -68,18 +68,18 @@ def share(total: int, parts: int, part: int) -> slice:
 
 
 def _share_of_pairs(total: int, parts: int, part: int) -> slice:
-    """A share that begins at an even place, so that images 2k and 2k + 1 of a global batch, which may be mixed, stay together."""
+    """A slice as of ``share`` with even bounds: images 2k and 2k + 1 of a global batch, which may be mixed, stay together."""
     pairs = share((total + 1) // 2, parts, part)
     return slice(2 * pairs.start, 2 * pairs.stop)
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a loader is asked for: one batch of one process."""
+    """Key of one batch of one process, by which the loader is asked for it."""
 
     epoch: int
     number: Indices
-    """(B,), the images' numbers in the split."""
+    """Numbers (B,) of the images in the split."""
     weight: float
     """Factor of the summed loss by which gradients, averaged over processes and accumulated batches, are those of the mean
     over the global batch."""
@@ -93,7 +93,7 @@ class TrainingOrder:
         batch_size: Images of a global batch.
         accumulate: Batches that one optimizer step accumulates.
         seed: The run's seed.
-        rank: This process.
+        rank: Number of this process.
         world: Number of processes.
         position: Gives (epoch, batches done in it) when an epoch begins or a run continues.
 
@@ -147,12 +147,12 @@ class TrainingOrder:
 
 
 def _last_batch(n: int, batch_size: int) -> int:
-    """Images of the last batch of an epoch of n images."""
+    """Number of images in the last batch of an epoch of n images."""
     return n % batch_size or batch_size
 
 
 def _sizes_that_fit(n: int, batch_size: int, needed: int) -> str:
-    """In words, the sizes nearest to a batch size, one below and one above, that leave as many images for the last batch."""
+    """Sizes nearest to a batch size, one below and one above, that leave the last batch ``needed`` images or more, in words."""
     below = next((size for size in range(batch_size - 1, needed - 1, -1) if _last_batch(n, size) >= needed), None)
     above = next((size for size in range(batch_size + 1, n + 1) if _last_batch(n, size) >= needed), None)
     fitting = [str(size) for size in (below, above) if size]

@@ -43,15 +43,15 @@ class Photographs:
 
     @property
     def labels(self) -> Indices:
-        """(n,)"""
+        """Labels (n,) of the photographs."""
         return self.store.labels
 
     def read(self, i: int, draws: Draws | None) -> Tensor:
-        """The i-th photograph as the network's batches have it, (size, size, 3) uint8.
+        """Decode the i-th photograph, crop and resize it as the network's batches need it: (size, size, 3) uint8.
 
         Args:
-            i: Its number in the store.
-            draws: (DRAWS,), by which it is varied for training; None for evaluation.
+            i: Number of the photograph in the store.
+            draws: Random numbers (DRAWS,) by which it is varied for training; None for evaluation.
 
         Raises:
             Unreadable: It cannot be decoded.
@@ -59,7 +59,7 @@ class Photographs:
         return self._cut(self.decoded(i), draws).permute(1, 2, 0)
 
     def decoded(self, i: int) -> Tensor:
-        """The whole i-th photograph, (3, H, W) uint8.
+        """Decode the whole i-th photograph, (3, H, W) uint8.
 
         Raises:
             Unreadable: It cannot be decoded.
@@ -72,7 +72,7 @@ class Photographs:
             raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
 
     def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:
-        """(3, H, W) to (3, size, size): the random crop of training, or the central one of evaluation."""
+        """Crop and resize (3, H, W) to (3, size, size): at random and varied for training, in the centre for evaluation."""
         config = self.config
         box = central_box(image, config.eval_crop)
         if draws is None:
@@ -99,7 +99,7 @@ def central_box(image: Tensor, part: float) -> tuple[int, int, int, int]:
 
 
 def resized(image: Tensor, box: tuple[int, int, int, int], size: int, interpolation: str) -> Tensor:
-    """A box (top, left, height, width) of (3, H, W), as (3, size, size)."""
+    """Crop a box (top, left, height, width) from (3, H, W), and resize it to (3, size, size)."""
     top, left, height, width = box
     # as one piece in this layout it is resized, and then copied, in half the time
     region = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
@@ -107,7 +107,7 @@ def resized(image: Tensor, box: tuple[int, int, int, int], size: int, interpolat
 
 
 def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = DataConfig.max_pixels) -> Tensor:
-    """An encoded image as (3, H, W) uint8 in RGB.
+    """Decode an image to (3, H, W) uint8 in RGB.
 
     torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time; Pillow takes the rest
     (torchvision 0.29 crashes on a PNG with a wrong byte).
@@ -117,9 +117,9 @@ def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = Data
     nothing.
 
     Args:
-        data: The file.
+        data: Bytes of the image's file.
         exif_orientation: Turn it upright as its EXIF data say; else it is as Pillow opens it.
-        max_pixels: What claims to be larger is refused before anything is decoded.
+        max_pixels: Largest number of pixels; an image that claims more is refused before anything is decoded.
 
     Raises:
         Refused: It cannot be decoded.
@@ -147,7 +147,7 @@ def _too_large(found: str, max_pixels: int) -> Refused:
 
 
 def _jpeg_pixels(data: bytes) -> int:
-    """Pixels by the header of a JPEG, found as libjpeg finds it, past wrong bytes; 0 where there is no header."""
+    """Number of pixels by the header of a JPEG, found as libjpeg finds it, past wrong bytes; 0 where there is no header."""
     at = 0
     while marker := _JPEG_MARKER.search(data, at):
         code = marker[1][0]
@@ -191,7 +191,7 @@ def _opened_with_pillow(data: bytes, exif_orientation: bool) -> Tensor:
 
 
 def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
-    """A picture of Pillow's, whose pixels are loaded, in 8-bit RGB, and upright as its EXIF data say where that is asked for."""
+    """Convert a Pillow picture, whose pixels are loaded, to 8-bit RGB; turn it upright by its EXIF data if that is asked for."""
     from PIL import Image, ImageOps
 
     if exif_orientation:
@@ -203,7 +203,7 @@ def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
 
 
 def _without_metadata(png: bytes) -> bytes:
-    """A PNG without EXIF data and texts, whose checksums Pillow insists on; other readers pass over them."""
+    """Remove EXIF data and texts from a PNG: Pillow insists on their checksums, which other readers pass over."""
     signature_size = 8
     chunks = [png[:signature_size]]
     start = signature_size

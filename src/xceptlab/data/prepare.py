@@ -33,27 +33,27 @@ from xceptlab.signals import die_with_parent, leave_signals_to_parent
 from xceptlab.text import say
 
 MEMBERS = 1000
-"""Photographs of a tar file."""
+"""Largest number of photographs in a tar file."""
 JPEG_SIDE = 65_500
-"""Pixels of the longest side that libjpeg writes."""
+"""Longest side, in pixels, of an image that libjpeg writes."""
 
 Key = tuple[str, int]
-"""A tar file: its split and its number."""
+"""Key of a tar file: its split and its number."""
 Written = tuple[int, list[str]]
-"""Of a tar file the number of its photographs, and a line for each that could not be decoded."""
+"""Result of writing a tar file: the number of its photographs, and a line for each that could not be decoded."""
 
 
 def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
-    """Write what is missing; yields (photographs done, photographs in all) at the start and after each tar file.
+    """Prepare the photographs that are missing; yields (photographs done, photographs in all), first and after each tar file.
 
     Args:
-        config: With the ``short_side`` and ``quality`` wanted, and where the originals are.
-        workers: Processes beside this one; 0 does it here.
+        config: The data set, with the ``short_side`` and ``quality`` wanted.
+        workers: Number of further processes that do the work; with 0 this process does it.
 
     Raises:
         Refused: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` names it and keeps its bytes as they
             are); the folder is of other originals, or another process is at it.
-        OSError: No space, no permission.
+        OSError: A file cannot be written: no space, no permission.
     """
     folder = layouts.prepared_folder(config)
     given = dataclasses.replace(config, short_side=0)
@@ -143,13 +143,25 @@ class _TarFiles:
         """
         import pyarrow
 
-        split, part = key
-        target = self._tar(split, part)
+        target = self._tar(*key)
         beside = target.with_suffix(".part")
+        rows, unreadable = self._write_tar(key, beside)
+        with open(beside, "rb") as file:
+            for row in rows:
+                file.seek(row["offset"])
+                if zlib.crc32(file.read(row["size"])) != row["crc"]:
+                    raise OSError(f"{target}: {row['name']} was not written as it was meant to be")
+        beside.replace(target)
+        write_table(pyarrow.Table.from_pylist(rows), self.table(*key))
+        return len(rows), unreadable
+
+    def _write_tar(self, key: Key, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+        """Write the photographs of a tar file; returns the rows of its table, and a line for each that cannot be decoded."""
+        split, part = key
         store = self.splits[split]
         rows: list[dict[str, Any]] = []
         unreadable = []
-        with open(beside, "wb") as file:
+        with open(path, "wb") as file:
             with tarfile.open(fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
                 for i in self._members(split, part):
                     data, label = b"", int(store.labels[i])
@@ -167,17 +179,10 @@ class _TarFiles:
                     tar.addfile(member, io.BytesIO(data))
             file.flush()
             os.fsync(file.fileno())
-        with open(beside, "rb") as file:
-            for row in rows:
-                file.seek(row["offset"])
-                if zlib.crc32(file.read(row["size"])) != row["crc"]:
-                    raise OSError(f"{target}: {row['name']} was not written as it was meant to be")
-        beside.replace(target)
-        write_table(pyarrow.Table.from_pylist(rows), self.table(split, part))
-        return len(rows), unreadable
+        return rows, unreadable
 
     def join(self, split: str) -> None:
-        """One table of all tar files of a split: the sign that it is complete."""
+        """Write one table of all tar files of a split, which is the sign that the split is complete."""
         import pyarrow
 
         whole = self.folder / f"{split}.arrow"
@@ -203,11 +208,11 @@ def _write_all(files: _TarFiles, keys: Sequence[Key], workers: int) -> Iterator[
 
 
 _files: _TarFiles
-"""What a worker writes; set once, as the lists of photographs are long."""
+"""The tar files that a worker process writes; passed to it once, as the lists of photographs are long."""
 
 
 def _begin_worker(files: _TarFiles) -> None:
-    """Make a worker ready: it ends with its parent, which alone is asked to stop, and leaves the other cores to its siblings."""
+    """Initialise a worker process: it ends with its parent, leaves signals to it, and uses one core."""
     import torch
 
     global _files
@@ -222,10 +227,10 @@ def _write(key: Key) -> Written:
 
 
 def _reduced(data: bytes, config: DataConfig) -> bytes:
-    """A photograph with its short side reduced, never enlarged, as JPEG or, with quality 0, as a PPM file.
+    """Reduce a photograph to the short side wanted, never enlarging it; returns a JPEG or, with quality 0, a PPM file.
 
     Raises:
-        Refused: It cannot be decoded, or has a side that no JPEG can have.
+        Refused: The photograph cannot be decoded, or has a side that no JPEG can have.
     """
     from torchvision.io import encode_jpeg
     from torchvision.transforms.v2.functional import resize

@@ -35,18 +35,18 @@ class Registered:
     entry: register.Entry
 
     def require_files(self, config: DataConfig) -> None:
-        """Nothing to look for: whether files are needed only the user's function knows."""
+        """Do nothing: only the user's function knows whether it needs files."""
 
     def class_names(self, config: DataConfig) -> tuple[str, ...]:
-        """None: a registration does not tell them."""
+        """Return an empty tuple: a registration does not name the classes."""
         return ()
 
     def files(self, config: DataConfig) -> str:
-        """None: the version of the registration says what the images are, and their fingerprint is compared."""
+        """Return an empty string: a registered set is identified by its version and its fingerprint, not by files."""
         return ""
 
     def load(self, config: DataConfig) -> tuple[Arrays, Arrays]:
-        """Training and test images.
+        """Load the training and the test images by the user's function, and check them.
 
         Raises:
             Refused: The user's function gives something else than two pairs of images and labels.
@@ -68,5 +68,5 @@ class Registered:
 
 
 def data_set(name: str) -> ModuleType | Registered:
-    """The data set of this name."""
+    """The data set of a name: a module of this package, or a registered set."""
     return SETS[name] if name in SETS else Registered(register.entry("data", name))

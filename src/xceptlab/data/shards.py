@@ -30,7 +30,7 @@ class Shards(Store):
     files: tuple[Path, ...]
     labels: Indices
     groups: Indices
-    """(g, 3): per row group its file, its number there, and the number of its first photograph."""
+    """Table (g, 3) of the row groups: number of the file, number of the group in it, number of its first photograph."""
 
     @classmethod
     def of(cls, files: list[Path]) -> "Shards":
@@ -68,7 +68,7 @@ class Shards(Store):
         return ((printable(file.name), file.stat().st_size) for file in self.files)
 
     def _place(self, i: int) -> tuple[int, int]:
-        """The row of ``groups`` that the i-th photograph is in, and its row in that row group."""
+        """Find the i-th photograph: the row of ``groups`` that holds it, and its row within that row group."""
         first = self.groups[:, 2]
         group = int(np.searchsorted(first, i, side="right")) - 1
         return group, int(i - first[group])

@@ -24,7 +24,7 @@ from xceptlab.text import say
 
 HUB = "hf://"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
-"""What flock says on file systems without locks: some of FUSE, Lustre and NFS (where a folder is not open for writing)."""
+"""Errors of flock on file systems without locks: some of FUSE, Lustre and NFS (where a folder is not open for writing)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +32,12 @@ class Arrays:
     """Images in memory, which move to the device as a whole."""
 
     images: NDArray[np.uint8]
-    """(n, size, size, 3)"""
+    """Images (n, size, size, 3)."""
     labels: Indices
-    """(n,)"""
+    """Labels (n,) of the images."""
 
     def fingerprint(self) -> str:
-        """A hash that differs where images or labels do; made once, since nobody changes them."""
+        """Hash of the images and labels, computed once, since nobody changes them."""
         return self._fingerprint
 
     @functools.cached_property
@@ -46,7 +46,7 @@ class Arrays:
 
 
 class Unsound(Refused):
-    """A data set as a whole is not what it should be: a line for each fault, the first of which is the message."""
+    """Faults of a data set as a whole, a line each, the first of which is the error's message."""
 
     def __init__(self, lines: list[str]) -> None:
         message = lines[0]
@@ -61,7 +61,7 @@ class Unreadable(Refused):
 
 
 def digest(*arrays: NDArray) -> str:
-    """A hash of arrays' bytes."""
+    """Hash of the bytes of arrays; their types and shapes do not count."""
     h = hashlib.sha256()
     for array in arrays:
         h.update(np.ascontiguousarray(array).data)
@@ -124,12 +124,12 @@ def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Make a folder and be alone in it, among the processes that ask, until its end or the process's.
+    """Make a folder and hold its lock until the block, or the process, ends; other processes that ask for it have to wait.
 
-    Where the file system has no locks (ENOLCK, EOPNOTSUPP, ENOSYS), by a lease as runs have it.
+    On a file system without locks (ENOLCK, EOPNOTSUPP, ENOSYS) a lease takes its place, as runs have it.
 
     Raises:
-        BlockingIOError: Another process is there; only without ``wait``.
+        BlockingIOError: Another process holds the lock; only without ``wait``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
@@ -141,7 +141,7 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _has_no_locks(descriptor: int, *, wait: bool) -> bool:
-    """Lock an open folder; true where its file system cannot."""
+    """Lock an open folder; returns true, without a lock, if its file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:

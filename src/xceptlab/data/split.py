@@ -15,7 +15,7 @@ from xceptlab.errors import Refused
 from xceptlab.text import say
 
 REPLACEMENTS = 10
-"""How many photographs are tried in place of one that cannot be decoded before the data set is refused."""
+"""Number of photographs that are tried in place of one that cannot be decoded before the data set is refused."""
 _LIST_THEM = "`xceptlab data check --all` lists all such"
 
 
@@ -23,21 +23,21 @@ class LoadedBatch(NamedTuple):
     """One batch of one process as it comes from the loader; ``module.DataModule`` finishes it on the device."""
 
     pixels: Tensor | None
-    """(B, size, size, 3) uint8, the photographs; None for a set in memory, whose images lie on the device already."""
+    """Pixels (B, size, size, 3) uint8 of the photographs; None for a set in memory, whose images lie on the device already."""
     source_index: Tensor
-    """(B,), the images' numbers in their source, by which a set in memory finds them."""
+    """Numbers (B,) of the images in their source, by which a set in memory finds them."""
     labels: Tensor
-    """(B,)"""
+    """Labels (B,) of the images."""
     number: Tensor
-    """(B,), the images' numbers in their split."""
+    """Numbers (B,) of the images in their split."""
     draws: Tensor | None
-    """(B, DRAWS), the random numbers of augmentation; None in evaluation."""
+    """Random numbers (B, DRAWS) of augmentation; None in evaluation."""
     mixing: Tensor | None
-    """(B, 5), what ``augment.mixing`` has drawn; None where nothing is mixed."""
+    """Weights and boxes (B, 5) that ``augment.mixing`` has drawn; None where nothing is mixed."""
     weight: float
     """Factor of the batch's summed loss; see ``order.Key``."""
     replaced: int
-    """How many photographs could not be decoded and have others in their place."""
+    """Number of photographs that could not be decoded and have others in their place."""
 
 
 class Split(Dataset[LoadedBatch]):
@@ -45,7 +45,7 @@ class Split(Dataset[LoadedBatch]):
 
     Args:
         source: Where the images are.
-        members: (n,), the numbers in the source of the split's images.
+        members: Numbers (n,) of the split's images in the source.
         config: How the images are varied.
         seed: The run's seed for the split that is trained on; None for one that is evaluated, without augmentation.
     """
@@ -84,7 +84,8 @@ class Split(Dataset[LoadedBatch]):
         )
 
     def _draws(self, epoch: int, index: Indices) -> Draws | None:
-        """The draws belong to the images' numbers in the source, so that holding out others does not change them."""
+        """Random numbers (B, DRAWS) by the images' numbers in the source, so that holding out others does not change them; None
+        in evaluation."""
         if self.seed is None:
             return None
         return order.draws(self.seed, epoch, index)

@@ -14,21 +14,21 @@ from xceptlab.data.order import Indices
 
 
 class Store(Protocol):
-    """The encoded photographs of one part of a data set, by their numbers."""
+    """Encoded photographs of one part of a data set, which are read by their numbers."""
 
     labels: Indices
-    """(n,)"""
+    """Labels (n,) of the photographs."""
 
     def read(self, i: int) -> bytes:
         """The encoded i-th photograph, as it stands in its file.
 
         Raises:
             OSError: It cannot be read.
-            Refused: It is not what it was when the store was made.
+            Refused: The photograph is not what it was when the store was made.
         """
 
     def name(self, i: int) -> str:
-        """How messages name the i-th photograph: its file, and its place in that."""
+        """Name of the i-th photograph in messages: its file, and its place in the file."""
 
     def files_and_sizes(self) -> Iterator[tuple[str, int]]:
-        """Names of files and their bytes, by which ``prepare`` recognises the originals without reading them."""
+        """Names and sizes, in bytes, of the files, by which ``prepare`` recognises the originals without reading them."""

@@ -24,7 +24,7 @@ IMAGES = ("img", "image")
 """Names of the column of images in the hub's data sets."""
 LABELS = ("label",)
 MAX_CLASSES = 1_000_000
-"""A larger label is no number of a class, but an id or wrong bytes."""
+"""Largest number of classes; a label beyond it is no number of a class, but an id or wrong bytes."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ImageTable:
         """The encoded images of a row group; an empty cell is null.
 
         Raises:
-            Refused: They cannot be read.
+            Refused: The images cannot be read.
         """
         import pyarrow.compute
         import pyarrow.types
@@ -150,7 +150,7 @@ def _present(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:
 
 
 def _check_images(table: ImageTable) -> None:
-    """Raise a Refused where the column of images does not hold their bytes."""
+    """Refuse a table whose column of images does not hold the bytes of images."""
     import pyarrow.types
 
     found = table.parquet.schema_arrow.field(table.image_column).type
@@ -166,7 +166,7 @@ def _check_images(table: ImageTable) -> None:
 
 
 def _check_labels(table: ImageTable) -> None:
-    """Raise a Refused, which shows the first row, where the column of labels does not hold whole numbers."""
+    """Refuse a table whose column of labels does not hold whole numbers; the error shows the first row."""
     import pyarrow.types
 
     found = table.parquet.schema_arrow.field(table.label_column).type

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transform:
-    """A picture to (3, size, size) in [-1, 1], RGB.
+    """Turns a picture into the network's input: (3, size, size), RGB, in [-1, 1].
 
     A photograph is turned upright, cropped in its centre and resized as ``data.exif_orientation``, ``eval_crop`` and
     ``eval_interpolation`` say; what stands for an image of a small set, such as the digits or CIFAR, is resized as a whole.
@@ -33,7 +33,7 @@ class Transform:
         """Prepare one picture: Pillow's image, or an array (H, W), (H, W, 1) or (H, W, 3) of uint8.
 
         Raises:
-            Refused: It is something else.
+            Refused: The picture is something else.
         """
         from PIL import Image
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm")
 """Suffixes, in lower case, of the files that are taken for photographs."""
 _NAMED = 3
-"""How many of the files that are left alone in a folder are named."""
+"""Largest number of ignored files of a folder that a message names."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Tree(Store):
     classes: tuple[str, ...]
     labels: Indices
     files: "pyarrow.Array"
-    """(n,), the files' names as bytes, which need not be UTF-8."""
+    """Names (n,) of the files as bytes, which need not be UTF-8."""
     flat: bool = False
     """Whether the photographs lie in the folder itself, not in a folder for each class."""
     others: dict[str, list[str]] = field(default_factory=dict)
-    """By class, the entries of its folder that are no photographs by their suffix; under "" photographs in no class's folder."""
+    """Entries of the class folders that are no photographs by their suffix, by class; under "" photographs in no such folder."""
 
     @classmethod
     def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
@@ -63,9 +63,9 @@ class Tree(Store):
         """List the photographs that lie in one folder, and number them as if each class had a folder of its own.
 
         Args:
-            folder: Where they lie.
+            folder: The folder in which the photographs lie.
             classes: The names of the classes.
-            labels: Their labels, in the order of their names.
+            labels: Labels of the photographs, in the order of their names.
 
         Raises:
             Refused: There are not as many photographs as labels.
@@ -157,7 +157,7 @@ def _entries(folder: Path) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether another program has put a file or folder there: macOS leaves ``._a.jpg``, Jupyter ``.ipynb_checkpoints``."""
+    """Whether a file or folder is hidden, like those that other programs leave: macOS's ``._a.jpg``, ``.ipynb_checkpoints``."""
     return name.startswith(".")
 
 

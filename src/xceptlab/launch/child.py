@@ -27,9 +27,9 @@ def execute(main: Callable[[list[str]], int], argv: list[str], log: Path, *, fre
 
     Args:
         main: ``xceptlab``'s main function.
-        argv: Its arguments.
-        log: The run's log.
-        fresh: In a new interpreter, which Lightning can execute again for each further device; else in this process.
+        argv: Arguments of ``main``.
+        log: File of the run's output.
+        fresh: Run in a new interpreter, which Lightning can execute again for each further device; else in this process.
     """
     print_to(log)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

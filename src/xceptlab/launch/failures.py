@@ -22,11 +22,11 @@ CRASHES = {
 
 
 def describe_crash(code: int, log: Path) -> str:
-    """Why a process that one of ``CRASHES`` ended has ended, and what to try; empty for every other exit code.
+    """Why a process crashed, and what to try; empty unless one of the signals in ``CRASHES`` has ended it.
 
     Args:
-        code: Its exit code: -signal, or 128 + signal as in a shell.
-        log: What it has printed.
+        code: Exit code of the process: -signal, or 128 + signal as in a shell.
+        log: File of its output.
     """
     number = -code if code < 0 else code - 128
     if number not in set(CRASHES):

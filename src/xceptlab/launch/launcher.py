@@ -23,20 +23,20 @@ from xceptlab.runs.leases import Watch
 from xceptlab.text import say
 
 State = Literal["waiting", "queued", "running", "done", "failed"]
-"""queued: handed to a cluster, which has not started it yet."""
+"""State of a run in a launcher's hands; ``queued``: handed to a cluster, which has not started it yet."""
 Main = Callable[[list[str]], int]
 """``xceptlab``'s main function: from the arguments to the exit code."""
 
 CHECKPOINT_SECONDS = 30.0
-"""How long a run that is stopped may take to write its checkpoint."""
+"""Seconds that a run gets to write its checkpoint when it is stopped."""
 MAX_CRASHES = 2
-"""A run has failed when it crashes this often without getting further between the crashes."""
+"""Number of crashes, without progress in between, after which a run has failed."""
 LOST = -1000
 """Exit code, of our own making, of a run whose machine was lost."""
 MAX_LOSSES = 5
-"""How often a run's machine may be lost, without getting further in between, before that counts as the run's fault."""
+"""Number of losses of a run's machine, without progress in between, after which the run has failed."""
 RETRY_SECONDS = 1.0
-"""Seconds until the next look at a run that another process trains."""
+"""Seconds between two looks at a run that another process trains."""
 
 
 @dataclass
@@ -46,13 +46,13 @@ class Job:
     config: RunConfig
     state: State = "waiting"
     handle: Any = None
-    """What the launcher knows the started run by: a process, a task or a job's number; None while it is not started."""
+    """Handle of the started run: a process, a task or the number of a job; None while the run is not started."""
     crashes: int = 0
-    """Crashes since the run last got further."""
+    """Number of crashes since the run last made progress."""
     reached: float = 0.0
-    """Epochs trained when it last got further."""
+    """Epochs trained when the run last made progress, in fractions."""
     not_before: float = 0.0
-    """Time, on the monotonic clock, before which it is not started."""
+    """Time, on the monotonic clock, before which the run is not started."""
     directory: RunDirectory = field(init=False)
     watch: Watch = field(init=False)
 
@@ -80,13 +80,13 @@ class Launcher(ABC):
 
     Args:
         main: ``xceptlab``'s main function, which a run's process calls.
-        jobs: Runs at a time; None for as many as there is room for.
+        jobs: Largest number of runs at a time; None for as many as there is room for.
     """
 
     pause: ClassVar[float] = 1.0
     """Seconds between two polls."""
     outlived: ClassVar[bool] = False
-    """Whether runs go on when their coordinator is gone, and the next one finds them."""
+    """Whether runs outlive the process that coordinates them, so that the next one finds them running."""
 
     def __init__(self, main: Main, jobs: int | None) -> None:
         self.main = main
@@ -96,17 +96,17 @@ class Launcher(ABC):
         self._said: set[str] = set()
 
     def start(self, configs: Sequence[RunConfig]) -> None:
-        """Take these runs on; ``poll`` starts them.
+        """Take on runs, which ``poll`` then starts.
 
         Raises:
-            Refused: A run can never start here.
+            Refused: One of the runs can never start here.
         """
         for config in configs:
             self.check(config)
         self.jobs |= {config.run_id: Job(config) for config in configs}
 
     def poll(self) -> dict[str, State]:
-        """Take note of the runs that have ended, start those that can start; returns every run's state by its id."""
+        """Settle the runs that have ended, and start those that can start; returns every run's state by its id."""
         started = [job for job in self.jobs.values() if job.state in ("queued", "running")]
         for run_id, code in self.exit_codes(started).items():
             self._settle(self.jobs[run_id], code)
@@ -115,11 +115,11 @@ class Launcher(ABC):
 
     @abstractmethod
     def check(self, config: RunConfig) -> None:
-        """Raise a Refused if the run can never start here."""
+        """Raise a ``Refused`` if a run can never start here."""
 
     @abstractmethod
     def begin(self, ready: Iterator[Job]) -> None:
-        """Start as many of these runs, in their order, as can start now."""
+        """Start as many of the ready runs, in their order, as can start now."""
 
     @abstractmethod
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
@@ -136,14 +136,14 @@ class Launcher(ABC):
             self._said.add(why)
 
     def _room(self) -> int | None:
-        """How many runs may be started now by the number of jobs; None for any number."""
+        """Number of runs that may be started now under the limit of jobs; None without a limit."""
         if not self.limit:
             return self.limit
         started = sum(bool(job.handle) for job in self.jobs.values())
         return max(0, self.limit - started)
 
     def _ready(self) -> Iterator[Job]:
-        """The waiting runs that nothing but room keeps from starting."""
+        """Waiting runs that can start as soon as there is room; runs that another process trains or has finished are left out."""
         for job in self.jobs.values():
             if job.state != "waiting" or time.monotonic() < job.not_before:
                 continue
@@ -181,13 +181,13 @@ class Launcher(ABC):
 
 
 def check_one_node(config: RunConfig) -> None:
-    """Raise a Refused for a run on several machines, whose processes only SLURM starts."""
+    """Refuse a run on several machines, whose processes only SLURM starts."""
     if config.runtime.num_nodes > 1:
         raise Refused(f"runtime.num_nodes: {config.runtime.num_nodes} is not allowed; it must be 1 unless launcher.name is slurm")
 
 
 def check_gpus(config: RunConfig) -> None:
-    """Raise a Refused for a run that would not get from a cluster the GPUs that it uses."""
+    """Refuse a run that would not get from a cluster the GPUs that it uses."""
     devices = config.runtime.devices
     gpus = config.launcher.gpus
     accelerator = config.runtime.accelerator

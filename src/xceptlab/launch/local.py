@@ -29,11 +29,11 @@ DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 class _Started(NamedTuple):
-    """A started run."""
+    """A run that was started, with what it runs on."""
 
     process: BaseProcess
     units: list[str]
-    """The cores or GPUs that it has been given."""
+    """Cores or GPUs that the run has been given."""
 
 
 class Local(Launcher):
@@ -120,7 +120,7 @@ class Local(Launcher):
 
         Args:
             number: SIGTERM goes to each run's first process, which stops its others; SIGKILL to all processes of the run.
-            patience: Seconds to wait.
+            patience: Seconds to wait for the runs to end.
         """
         running: list[BaseProcess] = [job.handle.process for job in self.jobs.values() if job.handle]
         send = os.kill if number == signal.SIGTERM else os.killpg
@@ -153,12 +153,12 @@ def _without_main() -> Iterator[None]:
 
 
 def _run(main: Main, argv: list[str], log: Path, visible_gpus: str | None, fresh: bool) -> None:
-    """What a run's process does, which is forked from the server.
+    """Body of a run's process, which is forked from the server.
 
     Args:
         main: ``xceptlab``'s main function.
-        argv: Its arguments.
-        log: The run's log.
+        argv: Arguments of ``main``.
+        log: File of the run's output.
         visible_gpus: Value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
         fresh: See ``child.execute``.
     """

@@ -89,20 +89,20 @@ class Ray(Launcher):
 
 
 def _resources(config: RunConfig) -> dict[str, int]:
-    """What a run needs of one node, by Ray's names of resources; memory in bytes."""
+    """Resources that a run needs of one node, by Ray's names; memory in bytes."""
     cpus = config.runtime.devices * (config.train.threads + config.runtime.workers)
     return {"CPU": cpus, "GPU": config.launcher.gpus, "memory": config.launcher.memory * 2**30}
 
 
 def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh: bool) -> int:
-    """What a task does, in a process of its own; returns the exit code.
+    """Body of a task, which has a process of its own; returns the exit code.
 
     Args:
         main: ``xceptlab``'s main function.
-        argv: Its arguments.
-        log: The run's log.
+        argv: Arguments of ``main``.
+        log: File of the run's output.
         folder: The coordinator's working directory, which relative paths in the configuration start from.
-        gpus: GPUs of the run.
+        gpus: Number of GPUs of the run.
         fresh: See ``child.execute``.
     """
     os.chdir(folder)

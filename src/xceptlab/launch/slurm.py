@@ -50,13 +50,13 @@ class Slurm(Launcher):
         if not shutil.which("sbatch"):
             raise Refused("launcher.name: slurm needs SLURM, and there is no command sbatch here")
         self._queue: dict[str, str] | None = None
-        """The last answer of ``_squeue``."""
+        """State of each of the user's jobs by number, as ``_squeue`` answered last; None without an answer."""
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
 
     def _ready(self) -> Iterator[Job]:
-        """Also take over the jobs in the queue that a coordinator has submitted which is gone."""
+        """Waiting runs as ``Launcher`` gives them, after taking over jobs in the queue that an earlier coordinator submitted."""
         queue = self._queue or {}
         for job in self.jobs.values():
             number, _ = _last_job(job)
@@ -178,7 +178,7 @@ def _folder(config: RunConfig) -> Path:
 
 
 def _last_job(job: Job) -> tuple[str, int]:
-    """The number of the run's last job, empty where it had none, and the exit code that it left, -1 where it left none."""
+    """Number of the run's last job (empty where it had none), and the exit code that the job left (-1 where it left none)."""
     try:
         number, *code = (job.directory.path / "slurm_job").read_text("utf-8").split()
     except FileNotFoundError:
@@ -199,7 +199,7 @@ def _squeue() -> dict[str, str] | None:
 
 
 def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
-    """What a job does, in one process for each device.
+    """Body of a job, which runs in one process for each device.
 
     SLURM's notice, SIGUSR2, comes before the job's time is over: the run is stopped by SIGTERM, as others are, and the job is put
     back into the queue.
@@ -237,13 +237,18 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
         code = FAILED
     if notified and code == INTERRUPTED:
         requeue()
-    if first and code in (FAILED, BAD_INPUT):
-        note_failure(log)  # the coordinator may be gone
     if first:
-        array = os.environ.get("SLURM_ARRAY_JOB_ID")
-        number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
-        write_atomically(log.with_name("slurm_job"), f"{number} {code}".encode())
+        _leave_outcome(code, log)
     # A task that exits with a code other than 0 ends the job's other tasks. After a signal the first one must not be ended, since
     # it still has to write the outcome.
     leave_first_alone = not first and code == INTERRUPTED
     sys.exit(0 if leave_first_alone else code)
+
+
+def _leave_outcome(code: int, log: Path) -> None:
+    """Write a job's number, its exit code and why it failed into the run's directory, as its coordinator may be gone."""
+    if code in (FAILED, BAD_INPUT):
+        note_failure(log)
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+    write_atomically(log.with_name("slurm_job"), f"{number} {code}".encode())

@@ -20,30 +20,30 @@ from xceptlab.study.expansion import Expansion
 REFRESH_SECONDS = 2.0
 """Seconds between two readings of the runs' directories."""
 WIDTH_OF_FILES = 10_000
-"""Characters of a line where the output is no terminal, so that nothing is cut or wrapped."""
+"""Width of a line, in characters, where the output is no terminal, so that nothing is cut or wrapped."""
 REASONS = 5
-"""How many reasons of failures are shown at a time."""
+"""Largest number of reasons of failure that are shown at a time."""
 NO_REASON = "no reason is known"
-"""Why a run failed that has left nothing."""
+"""Reason that is shown for a failed run that left none."""
 STATES = ("done", "diverged", "running", "failed", "stopped", "queued", "waiting")
 """The states of a run, in the order in which they are shown. ``stopped``: it has begun, and nobody trains it now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One run as its directory shows it."""
+    """State of one run as its directory shows it."""
 
     state: str
     """One of ``STATES``."""
     where: str = ""
-    """The machine and the number of the process that trains it."""
+    """Machine and number of the process that trains the run; empty where there is none."""
     reason: str = ""
-    """Why it failed."""
+    """Why the run failed; empty for a run that did not."""
     progress: Progress = field(default_factory=Progress)
 
 
 class Overview:
-    """The runs of a study. Reading one that is done again costs nothing; of another one only what its log has gained is read."""
+    """States of a study's runs, to be read again and again: finished runs are read once, of others only new lines of the log."""
 
     def __init__(self, expansion: Expansion) -> None:
         self.expansion = expansion
@@ -52,7 +52,7 @@ class Overview:
         self._directories = {run_id: RunDirectory.of(run.runtime.outputs, run_id) for run_id, (_, run) in self.runs.items()}
         self._followers = {run_id: directory.follow() for run_id, directory in self._directories.items()}
         self._ended: dict[str, Seen] = {}
-        """The runs with a record, which stay as they are."""
+        """States of the runs with a record, by id, which do not change any more."""
 
     def name(self, run_id: str) -> str:
         """Trial and seed of a run, in words."""
@@ -64,14 +64,14 @@ class Overview:
         return self._directories[run_id].failure() or NO_REASON
 
     def log(self, run_id: str) -> Path:
-        """The file of what a run has printed."""
+        """Path of the file with a run's output."""
         return self._directories[run_id].path / "log.txt"
 
     def read(self, states: Mapping[str, State]) -> dict[str, Seen]:
         """Read every run's directory; returns the runs by id.
 
         Args:
-            states: What a launcher knows of the runs that it has taken on.
+            states: States of the runs that a launcher has taken on, by id.
         """
         seen = {}
         for run_id, (_, run) in self.runs.items():
@@ -85,7 +85,7 @@ class Overview:
         return seen
 
     def table(self, states: Mapping[str, State] = {}) -> Group:
-        """Counts, the running runs with their progress, why others failed, and the names of all others."""
+        """The study for a terminal: counts, running runs with their progress, reasons of failures, names of the others."""
         seen = self.read(states)
         by_state = {state: [run_id for run_id in seen if seen[run_id].state == state] for state in STATES}
         parts: list[Text | Table] = [self._counts(by_state)]
@@ -125,7 +125,7 @@ class Overview:
         return view
 
     def _failures(self, reasons: Mapping[str, str]) -> list[Text | Table]:
-        """Each reason once, with the runs that failed for it."""
+        """Lines with each reason of failure once, and the runs that failed for it."""
         by_reason: dict[str, list[str]] = {}
         for run_id, reason in reasons.items():
             by_reason.setdefault(reason, []).append(run_id)
@@ -151,8 +151,8 @@ def run_status(directory: RunDirectory, follower: Follower, epochs: int, state: 
     Args:
         directory: The run's directory.
         follower: Follows the run's log.
-        epochs: How many epochs the run is to train.
-        state: What a launcher knows of the run; None where it is in no launcher's hands.
+        epochs: Number of epochs that the run is to train.
+        state: State of the run in a launcher's hands; None where no launcher has it.
     """
     try:
         record = directory.record()
@@ -173,7 +173,7 @@ def run_status(directory: RunDirectory, follower: Follower, epochs: int, state: 
 
 
 def _process_that_trains(directory: RunDirectory) -> str:
-    """Machine and number of the process that trains a run, by its lease; empty where there is none, or it is gone."""
+    """Machine and number of the process that trains a run, by the run's lease; empty without a process that lives."""
     found = read_leases(directory.path)
     if not found:
         return ""

@@ -27,9 +27,9 @@ LEAVING = "Leaving: the jobs go on, and the same command finds them"
 def run_until_decided(
     expansion: Expansion, jobs: int | None, main: Main, *, quiet: bool = False
 ) -> tuple[Expansion, dict[str, Path]]:
-    """Train what is missing of a study and, where it adds seeds until its claims are decided, of those that it then needs.
+    """Train the missing runs of a study and, where it adds seeds until its claims are decided, the runs of added seeds.
 
-    Arguments as of ``run_missing``.
+    The arguments are those of ``run_missing``.
 
     Returns:
         The study with the seeds that it needed, and the logs of the runs that failed, by id.
@@ -49,7 +49,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main, *, quiet: bo
 
     Args:
         expansion: The study.
-        jobs: Runs at a time; None for as many as there is room for.
+        jobs: Largest number of runs at a time; None for as many as there is room for.
         main: ``xceptlab``'s main function.
         quiet: Show nothing while the runs are trained.
 
@@ -86,10 +86,10 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main, *, quiet: bo
 
 
 def _missing(expansion: Expansion) -> dict[str, RunConfig]:
-    """The runs without a record, by id; what those with one do not need any more is removed.
+    """Runs without a record, by id; checkpoints and leases of runs that have one are removed.
 
     Raises:
-        Refused: Runs were trained on other data than are here.
+        Refused: Runs were trained on other data than those at hand.
     """
     runs = expansion.runs()
     directories = expansion.directories()
@@ -112,7 +112,7 @@ def _missing(expansion: Expansion) -> dict[str, RunConfig]:
 
 
 def _with_study_and_arm(run: RunConfig, study: str, arm: str) -> RunConfig:
-    """A run that says which study and arm it is trained for."""
+    """A run's configuration that also names the study and the arm for which it is trained."""
     return dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, study=study, arm=arm))
 
 
@@ -146,10 +146,10 @@ def _all_ended(states: dict[str, State]) -> bool:
 
 
 def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
-    """The launcher that a run asks for.
+    """Make the launcher that a run's configuration asks for.
 
     Raises:
-        Refused: What it needs is not installed or not there.
+        Refused: The launcher needs something that is not installed or not there.
     """
     if config.launcher.name == "slurm":
         from xceptlab.launch.slurm import Slurm
@@ -167,7 +167,7 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
 class _Display:
     """Shows how far a study is: live in a terminal, once a second; elsewhere one line whenever a run starts or ends.
 
-    Where it is ``quiet``, nothing.
+    With ``quiet`` it shows nothing.
     """
 
     def __init__(self, expansion: Expansion, missing: dict[str, RunConfig], quiet: bool) -> None:
@@ -179,11 +179,11 @@ class _Display:
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal and not quiet else None
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
         self.done = len(self.overview.runs) - len(missing)
-        """Runs whose end was shown, or that were done before."""
+        """Number of runs whose end was shown, or that were done before."""
         self.refreshed = 0.0
         """When the live view was last refreshed, on the monotonic clock."""
         self.reasons_shown: set[str] = set()
-        """Reasons of failures, each of which is shown once."""
+        """Reasons of failure that were shown, since each is shown once."""
 
     def __enter__(self) -> "_Display":
         count = len(self.overview.runs)
@@ -231,7 +231,7 @@ class _Display:
         return {run_id: self.overview.log(run_id) for run_id, state in self.before.items() if state == "failed"}
 
     def _reason(self, run_id: str) -> str:
-        """Where to read why a run failed, after the reason itself where that was not shown before."""
+        """Text on why a run failed: the reason, if it was not shown before, and where to read on."""
         reason = self.overview.reason(run_id)
         log = f" (see {self.overview.log(run_id)})"
         if reason in self.reasons_shown:

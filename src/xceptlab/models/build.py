@@ -29,7 +29,7 @@ def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
 
 
 def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
-    """A timm model. Inception V3's auxiliary classifier is off, as in the paper's comparison (section 4.3)."""
+    """Build a timm model. Inception V3's auxiliary classifier is off, as in the paper's comparison (section 4.3)."""
     import timm
 
     if not timm.is_model(config.timm):
@@ -46,10 +46,10 @@ def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
 
 
 def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
-    """A network of the user's, whose modules' weights are drawn by their names.
+    """Build a network of a registered family, and draw the weights of its modules by their names.
 
     Raises:
-        Refused: It is no module, or one of its modules has parameters that nobody can draw.
+        Refused: The family builds no ``nn.Module``, or one with parameters that cannot be drawn.
     """
     entry = register.entry("model", config.family)
     schema = entry.about["options"]
@@ -64,7 +64,8 @@ def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
 
 
 def _draw_anew(module: nn.Module, name: str, scheme: str, seed: int) -> None:
-    """Draw a module's own parameters by the seed and its name: of convolutions and linear layers as ``model.init`` says."""
+    """Draw a module's own parameters by (seed, name): by ``model.init`` for torch's convolutions and linear layers, else by
+    the module's own ``reset_parameters``."""
     if not list(module.parameters(recurse=False)):
         return
     if isinstance(module, nn.Conv2d | nn.Linear) and type(module) in (nn.Conv2d, nn.Linear):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 VECTOR = 16
-"""Channels in a vector of oneDNN on a CPU with AVX-512. With AVX2 it is 8, and 16 does as well."""
+"""Number of channels in a vector of oneDNN on a CPU with AVX-512. With AVX2 it is 8, and 16 does as well."""
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -41,7 +41,7 @@ class Conv2d(nn.Conv2d):
 
 
 def protected(network: Network) -> Network:
-    """A network of another library whose layers that the defect of ``Conv2d`` concerns are ours, in place.
+    """Replace, in place, those convolutions of another library's network that the defect concerns by our ``Conv2d``.
 
     Parameters, their names, hooks and all else stay as they are: ours has no attributes of its own.
     """

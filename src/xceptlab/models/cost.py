@@ -17,16 +17,16 @@ from xceptlab.models.separable import SeparableConv2d
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One module of the network."""
+    """One module of the network, with its cost."""
 
     name: str
     kind: str
     shape: tuple[int, ...]
-    """Shape of its output, (C, H, W) or (C,)."""
+    """Shape of the module's output, (C, H, W) or (C,)."""
     parameters: int
-    """Trainable parameters, its submodules' included."""
+    """Number of trainable parameters, including those of submodules."""
     macs: int
-    """Multiply-accumulates of one image's forward pass, its submodules' included."""
+    """Multiply-accumulates of one image's forward pass, including those of submodules."""
     description: tuple[str, ...]
     """What the module is without its submodules: its class, its constants, the shapes of its parameters."""
     regular: tuple[int, int] | None
@@ -34,7 +34,7 @@ class Row:
 
 
 def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
-    """Every module with its cost for one image (3, size, size), in the order of the network; the first row is the whole.
+    """List every module with its cost for one image (3, size, size), in the order of the network; the first row is the whole.
 
     Counts convolutions and linear layers, as papers do: torch's FlopCounterMode on the meta device, two operations to one MAC.
 
@@ -126,7 +126,7 @@ def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
 
 
 def changes(a: list[Row], b: list[Row]) -> list[str]:
-    """The differences of module tree b from a, a line each: ``- name kind``, ``+ name kind`` or ``~ name before -> after``.
+    """Differences of module tree b from tree a, a line each: ``- name kind``, ``+ name kind`` or ``~ name before -> after``.
 
     A module whose parent is wholly added or removed is left out, and so is one that differs only through its submodules.
     """

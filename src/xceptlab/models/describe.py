@@ -91,7 +91,7 @@ def _amounts_and_ratio(a: int, b: int) -> list[str]:
 
 
 def _console() -> Console:
-    """A console wide enough that no number is cut; a narrower terminal wraps the lines."""
+    """Make a console wide enough that no number is cut; a narrower terminal wraps the lines."""
     return Console(highlight=False, width=max(Console().width, 132))
 
 

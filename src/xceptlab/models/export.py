@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 """Largest allowed difference of onnxruntime's logits from torch's, in standard deviations of torch's."""
 
 DYNAMIC_SHAPES = ({0: torch.export.Dim("batch")},)
-"""Of the images (batch, 3, size, size) only the number may vary."""
+"""Dynamic axes of the network's input (batch, 3, size, size): only the number of images may vary."""
 
 PHOTOGRAPHS = ("imagenet", "folder")
 """Data sets whose images are cropped before they are evaluated; those of others have the network's size already."""
@@ -54,9 +54,7 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     if not output.parent.is_dir():
         raise Refused(f"{output}: there is no folder {output.parent}")
     if output.suffix == ".onnx":
-        absent = [name for name in ONNX_PACKAGES if not RequirementCache(name)]
-        if absent:
-            raise Refused(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
+        _require_onnx(output)
     network, model = restore(config.model, config.data.classes, weights)
     about = metadata(config, model, weights)
     if output.suffix == ".safetensors":
@@ -68,6 +66,22 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     if output.suffix == ".pt2":
         write_atomically(output, _program(network, images, about))
         return f"{output}: torch.export's program, images (batch, 3, {side}, {side})"
+    difference = _write_onnx(network, images, about, output)
+    return f"{output}: ONNX, images (batch, 3, {side}, {side}); onnxruntime's logits differ by {difference:.2g} sd"
+
+
+def _require_onnx(output: Path) -> None:
+    absent = [name for name in ONNX_PACKAGES if not RequirementCache(name)]
+    if absent:
+        raise Refused(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
+
+
+def _write_onnx(network: nn.Module, images: Tensor, about: dict[str, str], output: Path) -> float:
+    """Write the ONNX file; returns the largest difference of onnxruntime's logits from torch's, in standard deviations.
+
+    Raises:
+        Refused: The difference is not below ``TOLERANCE``; nothing is written.
+    """
     data = _onnx(network, images, about)
     logits = _outputs(network, images)
     largest_difference = (_onnxruntime(data, images) - logits).abs().max()
@@ -75,7 +89,7 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     if not difference < TOLERANCE:
         raise Refused(f"{output}: not written: onnxruntime's logits differ by {difference:.2g} sd (allowed: {TOLERANCE:g})")
     write_atomically(output, data)
-    return f"{output}: ONNX, images (batch, 3, {side}, {side}); onnxruntime's logits differ by {difference:.2g} sd"
+    return difference
 
 
 def _write_for_timm(network: nn.Module, model: ModelConfig, about: dict[str, str], output: Path) -> str:
@@ -86,7 +100,7 @@ def _write_for_timm(network: nn.Module, model: ModelConfig, about: dict[str, str
 
 
 def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict[str, str]:
-    """What is needed to use the network, which every format keeps as texts by key; docs/export.md explains the keys.
+    """Metadata that is needed to use the network, as texts by key, for every format; docs/export.md explains the keys.
 
     Args:
         config: The configuration that the network is exported with.
@@ -152,7 +166,7 @@ def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
 
 @torch.no_grad()
 def _program(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
-    """The file of torch.export's program."""
+    """Bytes of the file of torch.export's program, with its metadata."""
     buffer = io.BytesIO()
     with _quiet():
         program = torch.export.export(network, (images,), dynamic_shapes=DYNAMIC_SHAPES)
@@ -162,7 +176,7 @@ def _program(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes
 
 @torch.no_grad()
 def _onnx(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
-    """The ONNX file."""
+    """Bytes of the ONNX file, with its metadata."""
     with _quiet():
         program = torch.onnx.export(
             network,
@@ -181,7 +195,7 @@ def _onnx(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
 
 
 def _onnxruntime(data: bytes, images: Tensor) -> Tensor:
-    """The logits (7, classes) as onnxruntime computes them; see ``_outputs``."""
+    """The logits (7, classes) of ``_outputs`` as onnxruntime computes them from an ONNX file."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

@@ -8,10 +8,10 @@ from xceptlab.errors import Refused
 
 @torch.no_grad()
 def features(network: nn.Module, images: Tensor) -> Tensor:
-    """What goes into the classifier for images (N, 3, H, W), on the network's device: (N, D).
+    """Compute the inputs (N, D) of the network's classifier for images (N, 3, H, W), on the network's device.
 
     Raises:
-        Refused: Nobody says which of the network's modules the classifier is.
+        Refused: The network does not tell which of its modules is the classifier.
     """
     seen: list[Tensor] = []
     handle = classifier(network).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -27,7 +27,7 @@ def classifier(network: nn.Module) -> nn.Module:
     """The last layer: the module ``classifier``, or what ``get_classifier()`` returns, as timm's networks have it.
 
     Raises:
-        Refused: The network has neither.
+        Refused: The network has neither of the two.
     """
     found = getattr(network, "classifier", None)
     get_classifier = getattr(network, "get_classifier", None)

@@ -29,14 +29,14 @@ ARRAYS = {
     "batch_normalization": ["weight", "bias", "running_mean", "running_var"],
     "dense": ["weight", "bias"],
 }
-"""By a layer's kind our names of its arrays, in the order in which Keras stores them."""
+"""Our names of a layer's arrays, by the kind of layer, in the order in which Keras stores them."""
 
 Arrays = dict[str, list[np.ndarray]]
-"""By our name of a layer its arrays. A layer that is not Xception's has Keras's name and no arrays."""
+"""Arrays of each layer, by our name of the layer. A layer that is not Xception's has Keras's name and no arrays."""
 
 
 def read(path: Path) -> State:
-    """The weights of a file, by our names; without the classifier's where the file has no top.
+    """Read the weights of a file, by our names; without the classifier's where the file has no top.
 
     Raises:
         Refused: The file is not there or not readable, or holds another network.
@@ -62,7 +62,7 @@ def read(path: Path) -> State:
 
 
 def _by_kind(file: Any) -> Arrays:
-    """The layers of ``.weights.h5`` and ``.keras``, which are named by their class and counted in the order of the model."""
+    """Read the layers of ``.weights.h5`` and ``.keras``, which are named by their class and counted in the order of the model."""
     names_of_kind: dict[str, list[str]] = {}
     for name in file["layers"]:
         if len(file["layers"][name].get("vars", ())):
@@ -81,7 +81,7 @@ def _by_kind(file: Any) -> Arrays:
 
 
 def _by_name(file: Any) -> Arrays:
-    """The layers of ``.h5``, which have the model's names; only those of the shortcuts are counted."""
+    """Read the layers of ``.h5``, which have the model's names; only those of the shortcuts are counted."""
     root = file.get("model_weights", file)
     names = [name.decode() if isinstance(name, bytes) else name for name in root.attrs["layer_names"]]
     weighted = dict.fromkeys(name for name in names if len(root[name].attrs["weight_names"]))
@@ -100,7 +100,7 @@ def _by_name(file: Any) -> Arrays:
 
 
 def _in_order(names: Iterable[str]) -> Iterator[str]:
-    """Names that Keras has numbered, by number: ``conv2d``, ``conv2d_1``, ``conv2d_2``."""
+    """Sort names that Keras has numbered, by number: ``conv2d``, ``conv2d_1``, ``conv2d_2``."""
 
     def number(name: str) -> int:
         found = re.search(r"_(\d+)$", name)
@@ -110,7 +110,7 @@ def _in_order(names: Iterable[str]) -> Iterator[str]:
 
 
 def _as_tensors(arrays: Arrays, where: str) -> State:
-    """Keras's arrays as torch's tensors.
+    """Convert Keras's arrays to torch's tensors.
 
     Raises:
         Refused: Layers are missing or are not Xception's, or a layer has another number of arrays.
@@ -132,7 +132,7 @@ def _as_tensors(arrays: Arrays, where: str) -> State:
 
 
 def _torchs_axes(name: str, array: np.ndarray) -> np.ndarray:
-    """Keras's array in torch's order of axes.
+    """Bring one of Keras's arrays into torch's order of axes.
 
     Kernels (H, W, in, out) become (out, in, H, W), depthwise ones (H, W, in, 1) become (in, 1, H, W), matrices (in, out) become
     (out, in).

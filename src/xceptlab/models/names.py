@@ -19,11 +19,11 @@ class Layer(NamedTuple):
 
     ours: str
     kind: str
-    """conv2d, separable_conv2d, batch_normalization or dense."""
+    """Kind of the layer: conv2d, separable_conv2d, batch_normalization or dense."""
     keras: str
-    """Keras's explicit name; empty for a shortcut's layers, which Keras names by itself."""
+    """Keras's explicit name of the layer; empty for a shortcut's layers, which Keras names by itself."""
     timm: str
-    """The name in timm's legacy_xception."""
+    """Name of the layer in timm's legacy_xception."""
 
 
 def layers() -> Iterator[Layer]:
@@ -56,7 +56,7 @@ def _layers_of_block(block: str, number: int) -> Iterator[Layer]:
 
 
 def timm_names() -> dict[str, str]:
-    """Our modules' names to those of timm's legacy_xception, module by module."""
+    """Map our modules' names to those of timm's legacy_xception."""
     names = {}
     for layer in layers():
         if layer.kind == "separable_conv2d":
@@ -68,26 +68,26 @@ def timm_names() -> dict[str, str]:
 
 
 def from_timm(state: State, where: str) -> State:
-    """legacy_xception's weights by our names.
+    """Rename legacy_xception's weights to our names.
 
     Raises:
-        Refused: A key that the network does not have.
+        Refused: The weights have a key that the network does not have.
     """
     ours = {theirs: ours for ours, theirs in timm_names().items()}
     return _renamed(state, ours, f"{where}: {{}} is unexpected in a legacy_xception checkpoint")
 
 
 def to_timm(state: State) -> State:
-    """The paper's network's weights by legacy_xception's names.
+    """Rename the weights of the paper's network to legacy_xception's names.
 
     Raises:
-        Refused: A variant that timm's network does not have.
+        Refused: The weights are of a variant that timm's network does not have.
     """
     return _renamed(state, timm_names(), "{}: timm's legacy_xception has no such layer; only the paper's network fits its layout")
 
 
 def _renamed(state: State, names: Mapping[str, str], problem: str) -> State:
-    """The state with its modules renamed; ``problem`` is the error's text, with ``{}`` for a key whose module has no name."""
+    """Rename the modules of a state; ``problem`` is the error's text, with ``{}`` for a key whose module has no name."""
     renamed = {}
     for name, value in state.items():
         module, _, kind = name.rpartition(".")

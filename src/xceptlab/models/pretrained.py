@@ -30,17 +30,17 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "timm": {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1},
     "xceptlab": {},
 }
-"""By source the fields of ``ModelConfig`` that its checkpoints do not say."""
+"""Fields of ``ModelConfig`` that checkpoints do not state, with their values for each source."""
 
 TIMM_NAMES = ("legacy_xception", "xception")
-"""What timm calls, and called, the paper's network; its xception41, 65 and 71 are other ones."""
+"""timm's present and former name of the paper's network; its xception41, 65 and 71 are other networks."""
 
 TIMMS_KEY = "conv1.weight"
 """A key of timm's checkpoints that ours do not have."""
 
 
 def load(path_or_name: str | Path, **overrides: Any) -> Xception:
-    """The network with weights from a file or from timm, in eval mode.
+    """Load the network with weights from a file or from timm, in eval mode.
 
     Args:
         path_or_name: A Keras ``.weights.h5``, ``.h5`` or ``.keras`` file of Xception, with or without top; a checkpoint of timm's
@@ -81,7 +81,8 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
 
 
 def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.Module, ModelConfig]:
-    """The network with weights from wherever ``load`` finds them, and its configuration: foreign ones bring their constants.
+    """Build the network with weights from any source that ``load`` reads; returns its configuration, too, in which foreign
+    weights set their constants.
 
     Raises:
         Refused: The weights cannot be read or do not fit the network.
@@ -97,7 +98,7 @@ def restore(config: ModelConfig, classes: int, weights: str | Path) -> tuple[nn.
 
 
 def read(path_or_name: str | Path) -> tuple[str, State]:
-    """The source of weights (Keras, timm or xceptlab), and the weights by our names.
+    """Read weights; returns their source (Keras, timm or xceptlab), and the weights by our names.
 
     Raises:
         Refused: There is no such file and timm has no such network, or the file holds something else.
@@ -112,10 +113,10 @@ def read(path_or_name: str | Path) -> tuple[str, State]:
 
 
 def _download(name: str) -> State:
-    """The weights that timm has under a name, by our names.
+    """Fetch the weights that timm has under a name, by our names.
 
     Raises:
-        Refused: It has none of the paper's network under this name, or they cannot be had here.
+        Refused: timm has no weights of the paper's network under this name, or they cannot be fetched here.
     """
     if name.split(".")[0] not in TIMM_NAMES:
         raise Refused(
@@ -136,25 +137,25 @@ def model_of_run(file: Path) -> ModelConfig | None:
 
 
 def _without_start(config: ModelConfig) -> ModelConfig:
-    """The network, whatever its training started from."""
+    """The network's configuration without the weights that its training started from."""
     return dataclasses.replace(config, weights="", weights_digest="")
 
 
 def announce(where: str | Path, source: str, config: ModelConfig) -> None:
-    """Say on standard error what was chosen by the source of weights."""
+    """Say on standard error where weights come from, and which constants their source has set."""
     constants = f"padding {config.padding}, bn_eps {config.bn_eps:g}, bn_momentum {config.bn_momentum:g}"
     print(f"{where}: weights from {source}; {constants}", file=sys.stderr)
 
 
 def with_published_preprocessing(config: RunConfig, weights: str | Path, given: Collection[str] = ()) -> RunConfig:
-    """The run whose evaluation prepares images as where its weights come from, which is said on standard error.
+    """Let a run's evaluation prepare images as the source of its weights does, and say so on standard error.
 
     timm states it with the network; Keras states the range of pixels only, which is ours, and our own weights are evaluated as
     their run says.
 
     Args:
         config: The run that the weights are to be evaluated by.
-        weights: Wherever ``load`` finds them.
+        weights: A file, a run's folder or a name, as for ``load``.
         given: Keys that the user has set for this evaluation. These, and fields that are not at their default, stay as they are.
     """
     if not config.model.is_xception or config.data.in_memory or not _is_from_timm(weights):

@@ -26,10 +26,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
     "tanh": nn.Tanh,
 }
-"""What may stand between the depthwise and the pointwise convolution, by its name in the configuration."""
+"""Activations that may stand between the depthwise and the pointwise convolution, by their names in the configuration."""
 
 CHANNELS = (128, 256, 728, 1024, 1536, 2048)
-"""Output channels of the paper's separable convolutions."""
+"""Numbers of output channels of the paper's separable convolutions."""
 
 
 class SeparableConv2d(nn.Module):
@@ -57,7 +57,7 @@ class SeparableConv2d(nn.Module):
 
     @staticmethod
     def _groups(config: ModelConfig, channels: int, place: str) -> int:
-        """Groups of the depthwise convolution; as many as channels make it depthwise."""
+        """Number of groups of the 3x3 convolution; as many as channels make it depthwise."""
         if config.segments == "all":
             return channels
         if channels % config.segments:
@@ -83,17 +83,17 @@ class SeparableConv2d(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """The activation of this name, a registered one perhaps."""
+    """Make the activation of a name, built in or registered."""
     return ACTIVATIONS[name]() if name in ACTIVATIONS else register.entry("activation", name).make()
 
 
 def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> nn.Module:
-    """The 3x3 convolution of the network's blocks: separable, or with ``convolution: regular`` a regular one in its place."""
+    """Make a 3x3 convolution of the network's blocks: separable, or with ``convolution: regular`` a regular one in its place."""
     if config.convolution == "regular":
         return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     return SeparableConv2d(inputs, outputs, config, place)
 
 
 def batch_norm(config: ModelConfig, channels: int) -> nn.BatchNorm2d:
-    """BatchNorm with the configuration's constants."""
+    """Make a BatchNorm with the configuration's constants."""
     return nn.BatchNorm2d(channels, eps=config.bn_eps, momentum=config.bn_momentum)

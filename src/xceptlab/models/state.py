@@ -17,14 +17,14 @@ TENSOR_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 """Suffixes of the files that ``read_tensors`` reads."""
 
 SHOWN_PROBLEMS = 3
-"""Keys that an error names when weights do not fit; of more it tells how many there are."""
+"""Largest number of keys that an error names when weights do not fit; it counts the others."""
 
 
 def read_tensors(path: Path) -> State:
-    """Tensors by name from safetensors or a torch file; a Lightning checkpoint gives its network. Nothing is executed.
+    """Read tensors by name from safetensors or a torch file; a Lightning checkpoint gives its network. Nothing is executed.
 
     Raises:
-        Refused: The file is neither.
+        Refused: The file is none of these.
     """
     import safetensors.torch
 
@@ -63,16 +63,16 @@ def _weights_in(content: Any) -> dict[Any, Any]:
 
 
 def fit(network: nn.Module, state: State, where: str) -> None:
-    """Load weights that fit to the last key.
+    """Load weights into a network, to which they must fit to the last key.
 
     Raises:
-        Refused: Which keys are missing, unexpected or of another shape.
+        Refused: Keys are missing, unexpected or of another shape; the message names them.
     """
     network.load_state_dict(fitted(network.state_dict(), state, where))
 
 
 def fitted(wanted: State, state: State, where: str) -> State:
-    """Weights with exactly the keys and shapes that a network wants.
+    """Check that weights have exactly the keys and shapes that a network wants, and return them.
 
     BatchNorm's counts of batches may be absent; the network's own are taken then.
 
@@ -82,7 +82,7 @@ def fitted(wanted: State, state: State, where: str) -> State:
         where: The weights' source, for the error.
 
     Raises:
-        Refused: Which keys are missing, unexpected or of another shape.
+        Refused: Keys are missing, unexpected or of another shape; the message names them.
     """
     counts = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
     state = counts | dict(state)
@@ -99,7 +99,7 @@ def refuse_any(problems: Sequence[str], where: str) -> None:
     """Refuse weights that have problems.
 
     Raises:
-        Refused: The first few of them.
+        Refused: There are problems; the message names the first few.
     """
     if problems:
         hidden = len(problems) - SHOWN_PROBLEMS

@@ -1,4 +1,4 @@
-"""What a training starts from in place of drawn weights: ``model.weights``."""
+"""The weights from which a training starts in place of drawn ones: ``model.weights``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,26 +24,26 @@ class WarmStart:
     """The weights that a training starts from."""
 
     state: State
-    """All weights of the network."""
+    """All weights of the network, by name."""
     source: str
-    """Where they come from, as the record keeps it."""
+    """Source of the weights in words, as the record keeps it."""
     anew: str
-    """What is drawn all the same, and why, in words; empty where every weight is the source's."""
+    """Layers that are drawn all the same, and why, in words; empty where every weight is the source's."""
     classes: tuple[str, ...] = ()
-    """The classes that the classifier tells apart, by label, where they are known and the classifier is the source's."""
+    """Names of the classifier's classes, by label, where they are known and the classifier is the source's."""
 
     def __str__(self) -> str:
         return f"starts from {self.source}; {self.anew or 'every weight is theirs, also those of the classifier'}"
 
 
 def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
-    """The weights of ``model.weights`` for a network with drawn ones, which is left as it is; None where there are none.
+    """Read the weights of ``model.weights`` for a network with drawn ones, which is not changed; None without ``model.weights``.
 
     Where the number of classes differs, the classifier is drawn, and so are optional fully connected layers that do not fit.
 
     Args:
-        config: The network's; never changed to fit the weights.
-        network: May be on the meta device, to see only whether the weights fit.
+        config: The network's configuration, which is never changed to fit the weights.
+        network: The network; it may be on the meta device, to see only whether the weights fit.
 
     Raises:
         Refused: The weights are not there, cannot be read or do not fit, or were trained with other constants.
@@ -73,7 +73,7 @@ def check(config: ModelConfig, classes: int) -> None:
     """Refuse weights that a training could not start from; those that are not at hand are left to the training.
 
     Raises:
-        Refused: As of ``warm_start``.
+        Refused: The weights cannot be read or do not fit, or were trained with other constants.
     """
     if not config.weights:
         return
@@ -102,13 +102,13 @@ def _refuse_other_constants(config: ModelConfig, trained: ModelConfig, where: st
 
 
 def _classes(state: State) -> int:
-    """Units of the classifier; 0 without one."""
+    """Number of the classifier's units in a state; 0 without a classifier."""
     head = state.get("classifier.weight", state.get("classifier.bias"))
     return head.shape[0] if head is not None and head.ndim else 0
 
 
 def _with_drawn_top(state: State, drawn: State) -> tuple[State, str]:
-    """The state with the layers of its top that do not fit replaced by drawn ones, and which these are and why, in words."""
+    """Replace the layers of a state's top that do not fit by drawn ones; returns also which these are and why, in words."""
     replaced = _layers_of_top_to_draw(state, drawn)
     kept = {name: value for name, value in state.items() if _module(name) not in replaced}
     fresh = {name: value for name, value in drawn.items() if _module(name) in replaced}
@@ -120,7 +120,7 @@ def _with_drawn_top(state: State, drawn: State) -> tuple[State, str]:
 
 
 def _layers_of_top_to_draw(state: State, drawn: State) -> list[str]:
-    """The classifier, and the fully connected layers before it that are in one of the two only, or have other shapes."""
+    """Names of the classifier, and of those fully connected layers before it that only one state has, or in another shape."""
 
     def fits(module: str) -> bool:
         names = (f"{module}.weight", f"{module}.bias")
@@ -136,13 +136,13 @@ def _module(name: str) -> str:
 
 
 def _record(file: Path, source: str) -> Record | None:
-    """The record of the run whose weights these are; None where they are of no run that is done."""
+    """The record of the run whose weights a file holds; None where they are of no run that is done."""
     run = RunDirectory.around(file)
     return run.record() if run and source == "xceptlab" else None
 
 
 def _source(file: Path, source: str, record: Record | None, config: ModelConfig, trained: ModelConfig | None) -> str:
-    """In words where weights come from and, where it is known, in what their network computed otherwise."""
+    """Source of weights in words and, as far as it is known, in which settings their network computed something else."""
     words = f"the run {record.run_id}" if record else f"{file.name} ({source})"
     if not trained:
         return f"{words}, whose padding and bn_eps are not known"

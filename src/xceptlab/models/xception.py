@@ -155,7 +155,7 @@ class Xception(nn.Module):
     Args:
         config: The architecture.
         classes: Number of classes.
-        seed: What the initial weights are drawn from.
+        seed: Seed from which the initial weights are drawn.
     """
 
     def __init__(self, config: ModelConfig, classes: int = 1000, seed: int = 0) -> None:
@@ -186,7 +186,7 @@ class Xception(nn.Module):
             region.compile(*args, **kwargs)
 
     def features(self, x: Tensor) -> Tensor:
-        """The pooled features, (N, 3, H, W) -> (N, 2048)."""
+        """Compute the pooled features, (N, 3, H, W) -> (N, 2048)."""
         x = self.entry(x)  # (N, 728, 19, 19)
         x = self.middle(x)  # (N, 728, 19, 19)
         return self.exit(x)  # (N, 2048)
@@ -216,13 +216,13 @@ def initialise(network: nn.Module, scheme: str, seed: int) -> None:
 
 
 def named_seed(seed: int, name: str) -> int:
-    """What the weights of the module of this name are drawn from."""
+    """Seed of one module's initial weights, by the run's seed and the module's name."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def initialise_module(module: nn.Conv2d | nn.Linear, scheme: str, module_seed: int) -> None:
-    """Draw the weights of one module; the schemes are those of ``initialise``."""
+    """Draw the weights of one module from its own seed; the schemes are those of ``initialise``."""
     generator = torch.Generator().manual_seed(module_seed)
     if scheme == "keras":
         _initialise_as_keras(module, generator)

@@ -21,7 +21,7 @@ BUDGET_KEYS = {
     "model.width",
     "model.middle_blocks",
 }
-"""What sets a budget: arms that differ in nothing else compare the budget itself."""
+"""Keys that set a budget; arms that differ in nothing else compare the budget itself."""
 SPEED = 0.25
 """Relative difference of images per second, which vary by themselves, beyond which it is mentioned."""
 SHORTEST = 5.0
@@ -29,7 +29,7 @@ SHORTEST = 5.0
 
 
 def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -> str:
-    """By how much a value exceeds another one, such as ``-4.3%``; empty within the tolerance."""
+    """Relative excess of a value over a baseline, as text such as ``-4.3%``; empty within the tolerance."""
     if not baseline:
         return ""
     relative = value / baseline - 1
@@ -43,25 +43,25 @@ class Budgets:
     """How the budgets of a claim's two arms differ: a sentence each, empty where there is nothing to say."""
 
     unmatched: str = ""
-    """What differs beside what is compared, and may explain the difference as well."""
+    """Sentence on budgets that differ beside what is compared, and may explain the difference as well."""
     declared: str = ""
-    """What differs because it is what the arms are compared in, such as ``train.epochs``."""
+    """Sentence on budgets that differ because they are what the arms are compared in, such as ``train.epochs``."""
     speed: str = ""
-    """Images per second, which change nothing that is learned; only of runs that were made together."""
+    """Sentence on the arms' images per second, which change no result; only for runs that were made together."""
 
     @property
     def sentences(self) -> list[str]:
-        """What there is to say."""
+        """The sentences that are not empty."""
         return [sentence for sentence in (self.unmatched, self.declared, self.speed) if sentence]
 
 
 def compare_budgets(verdicts: list[Verdict], expansion: Expansion, records: Records) -> dict[str, Budgets]:
-    """By claim, how the budgets of its arms differ; nothing is said before both arms have a run.
+    """How the budgets of each claim's arms differ, by the claim's id; empty before both arms have a run.
 
     Args:
-        verdicts: Of the study's claims.
+        verdicts: Verdicts on the study's claims.
         expansion: The study.
-        records: Of all its runs, and by (arm, seed) of those that stand for the arms.
+        records: Records of all its runs, by (trial, seed), and of those that stand for the arms, by (arm, seed).
     """
     budgets = {}
     for verdict in verdicts:
@@ -101,7 +101,7 @@ def _compare(a: str, b: str, expansion: Expansion, records: Records) -> Budgets:
 
 
 def _sentence(beginning: str, differences: list[str]) -> str:
-    """The differences as a sentence; empty where there are none."""
+    """Join differences into a sentence; empty where there are none."""
     return f"{beginning}: {', '.join(differences)}." if differences else ""
 
 
@@ -112,7 +112,7 @@ def _runs(arm: str, expansion: Expansion, records: Records) -> list[Record]:
 
 
 def _unequal_processes(runs_a: Sequence[Record], runs_b: Sequence[Record]) -> list[str]:
-    """With how many processes the arms' runs were made, where that differs."""
+    """The numbers of processes of two arms' runs, in words, where they differ; else an empty list."""
     processes_a, processes_b = _processes(runs_a), _processes(runs_b)
     if processes_a == processes_b:
         return []
@@ -120,7 +120,7 @@ def _unequal_processes(runs_a: Sequence[Record], runs_b: Sequence[Record]) -> li
 
 
 def _processes(runs: Sequence[Record]) -> str:
-    """With how many processes the runs were made, such as ``1 or 2``."""
+    """Numbers of processes with which runs were made, in words such as ``1 or 2``."""
     sizes = {run.world_size for run in runs}
     return " or ".join(map(str, sorted(sizes)))
 
@@ -149,7 +149,7 @@ def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
 
 
 def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
-    """By how much budgets exceed the other arm's, such as ``epochs +100.0%``; what follows from others is left out."""
+    """How much an arm's budgets exceed the other arm's, such as ``epochs +100.0%``; what follows from others is left out."""
     unequal = {}
     for name, spent in spent_a.items():
         more = excess(spent, spent_b.get(name))

@@ -8,25 +8,25 @@ from xceptlab.study.calibration import Calibration, ClaimRates, Rate, Rates
 from xceptlab.study.definition import Seeds
 
 FEW = 10
-"""Fewer differences are said to be few: a resample of them repeats them often."""
+"""Number of differences below which they are called few, since a resample repeats them often."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """A calibration as text."""
+    """A calibration as text: what was simulated, a table of error rates, and what follows for each claim."""
 
     described: str
-    """What was simulated and what the table's columns mean."""
+    """Sentences on what was simulated and what the table's columns mean."""
     table: Rows
-    """The first row is its header."""
+    """Table of error rates, with its header as the first row."""
     sentences: list[str]
-    """One a claim, in the claims' order."""
+    """One sentence for each claim, in the claims' order."""
     warnings: list[str]
-    """Where a verdict would be wrong more than twice as often as alpha."""
+    """Warnings of verdicts that would be wrong more than twice as often as alpha."""
 
 
 def calibrated(calibration: Calibration) -> Calibrated:
-    """The text of a calibration."""
+    """Put a calibration into words and a table."""
     return Calibrated(
         described=" ".join(_described(calibration)),
         table=_table(calibration),
@@ -36,7 +36,7 @@ def calibrated(calibration: Calibration) -> Calibrated:
 
 
 def _described(calibration: Calibration) -> list[str]:
-    """What was simulated, and what the numbers mean."""
+    """Sentences on what was simulated, and what the numbers mean."""
     if not any(one.rates for one in calibration.claims):
         return ["Nothing was simulated."]
     seeds, claims = calibration.seeds, len(calibration.claims)
@@ -84,7 +84,7 @@ def _percent(rate: Rate) -> str:
 
 
 def _where(rate: Rate) -> str:
-    """Which of several cases a rate is of, in brackets; empty where there is but one."""
+    """The case that a rate belongs to, in brackets; empty where there is only one case."""
     if rate.failing is None:
         return ""
     arm, share = rate.failing
@@ -92,7 +92,7 @@ def _where(rate: Rate) -> str:
 
 
 def _sentence(one: ClaimRates, studies: int) -> str:
-    """What the table says of a claim for the differences as they were seen, and what it cannot say."""
+    """A sentence on a claim's error rates for differences as they were seen, and on what the table cannot say."""
     observed = one.observed
     if observed.why_not_simulated:
         return f"{observed.claim.id} is not simulated: {observed.why_not_simulated}."
@@ -108,7 +108,7 @@ def _sentence(one: ClaimRates, studies: int) -> str:
 
 
 def _warnings(calibration: Calibration) -> list[str]:
-    """Where a rate is above twice alpha by more than the simulation's error."""
+    """Warnings of error rates above twice alpha, by more than the simulation's error."""
     warnings = _warnings_as_seen(calibration)
     assumed, claims = [], []
     for one in calibration.claims:
@@ -140,7 +140,7 @@ def _warnings_as_seen(calibration: Calibration) -> list[str]:
 
 
 def _by_chance(n: int) -> str:
-    """That so many differences may look worse than their distribution is; empty where they are not few."""
+    """Remark that so few differences may look worse than their distribution is; empty where they are not few (``FEW``)."""
     return f" ({n} differences may look so by chance)" if n < FEW else ""
 
 

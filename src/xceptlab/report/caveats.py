@@ -29,16 +29,16 @@ def warnings(
     verdicts: list[Verdict],
     sampling: Mapping[str, Sampling],
 ) -> list[str]:
-    """All that a reviewer should know, a sentence each.
+    """All warnings of a report, a sentence each.
 
     Args:
         expansion: The study.
-        records: Its runs' records.
-        logs: Those of the runs that stand for the arms, by (arm, seed).
-        reached: The epoch that each run that has begun is at.
-        failures: Why runs without a record failed, of those that were given up.
-        verdicts: What the records say of the claims.
-        sampling: By claim, where its error comes from.
+        records: Records of its runs, by (trial, seed).
+        logs: Logs of the runs that stand for the arms, by (arm, seed).
+        reached: Epoch that each run that has begun has reached, by (trial, seed).
+        failures: Why runs failed, of those that were given up, by (trial, seed).
+        verdicts: Verdicts on the study's claims.
+        sampling: The sources of each claim's error, by the claim's id.
     """
     first_look = [f"This is {expansion.first_look}."] if expansion.first_look else []
     return [
@@ -61,7 +61,7 @@ def warnings(
 
 
 def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str]:
-    """Say in which arms' runs others were trained on in place of photographs that could not be decoded, by the runs' logs."""
+    """Warn of arms whose runs, by their logs, were trained on other photographs in place of those that cannot be decoded."""
     runs = []
     for (arm, seed), log in logs.items():
         replaced = sum(line.get("replaced", 0) for line in log)
@@ -84,7 +84,7 @@ def _sorted_text(values: Iterable[Any]) -> str:
 
 
 def _of_ended_arms(expansion: Expansion) -> list[str]:
-    """Say which arms have fewer seeds than others, as their claims were settled, and what that means for what is compared."""
+    """Warn of arms with fewer seeds than others, since their claims were settled, and of what that means for comparisons."""
     if not any(n < len(expansion.seeds) for n in expansion.ended.values()):
         return []
     ended = ", ".join(f"{arm} after {n}" for arm, n in expansion.ended.items())

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from xceptlab.models.cost import Row
 
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", "incomplete": "yellow"}
-"""One of the terminal's colours per outcome."""
+"""The terminal's colour of each outcome of a claim."""
 
 
 def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None:
-    """How the arms differ, what the claims still need, and how much there is to train.
+    """Print a study's plan: how the arms differ, what the claims still need, and how much there is to train.
 
     Args:
         expansion: The study.
-        networks: Each arm's module tree.
+        networks: The module tree of each arm's network, by arm.
     """
     from xceptlab.models.cost import changes  # loads torch, which `report` does without
 
@@ -65,7 +65,7 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
 
 
 def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Verdict]) -> str:
-    """How many runs there are to train, and how many may follow."""
+    """Sentence on how many runs there are to train, and how many may follow."""
     missing = sum(record is None for record in records.values())
     size = _size(expansion)
     seeds_to_come = _seeds_to_come(expansion, verdicts)
@@ -73,7 +73,7 @@ def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Ve
 
 
 def _size(expansion: Expansion) -> str:
-    """How the number of runs of a tuned study comes about, in words; empty for another one."""
+    """How the number of a tuned study's runs comes about, in words; empty for a study that tunes nothing."""
     tune = expansion.study.tune
     if tune is None:
         return ""
@@ -84,7 +84,7 @@ def _size(expansion: Expansion) -> str:
 
 
 def _table_of_differences(expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]") -> Table:
-    """By arm the keys in which it differs from the baseline, its costs, and how many of its runs are done."""
+    """Table of the arms: the keys in which each differs from the baseline, its costs, and how many of its runs are done."""
     baseline, baseline_tree = next(iter(networks.items()))
     table = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
     for name in ("arm", "differs in", "parameters", "MACs", "runs done"):
@@ -103,7 +103,7 @@ def _table_of_differences(expansion: Expansion, records: Records, networks: "Map
 
 
 def _differences(arm: str, expansion: Expansion, network: "Row", baseline: "Row") -> str:
-    """The keys in which an arm differs from the baseline, a line each, and a note where budgets differ that should match."""
+    """Keys in which an arm differs from the baseline, a line each, and a note where budgets differ that should match."""
     lines = [f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items()]
     matched = expansion.arms[arm].model.match
     if matched != "none" and excess(getattr(network, matched), getattr(baseline, matched)):
@@ -119,14 +119,14 @@ def _runs_done(arm: str, expansion: Expansion, records: Records) -> str:
 
 
 def _at_most(lines: list[str], most: int) -> list[str]:
-    """The first lines, and how many more there are."""
+    """Shorten a list of lines to ``most``, and say how many more there are."""
     if len(lines) <= most:
         return lines
     return [*lines[:most], f"and {len(lines) - most} more"]
 
 
 def _planned_claim(verdict: Verdict, expansion: Expansion) -> list[str]:
-    """What is claimed, and what the runs there are say of it already."""
+    """Lines on a claim of a plan: what is claimed, and what the runs that are done say of it."""
     claim = verdict.claim
     a, b = claim.sides
     gain = f"{claim.gain}: " if claim.gain else ""
@@ -142,7 +142,7 @@ def _planned_claim(verdict: Verdict, expansion: Expansion) -> list[str]:
 
 
 def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
-    """How seeds are added to those that are missing, in words; empty where none will be."""
+    """How seeds will be added to the missing ones, in words; empty where none will be."""
     seeds = expansion.study.seeds
     if not isinstance(seeds, Seeds) or len(expansion.seeds) == seeds.max:
         return ""
@@ -154,7 +154,7 @@ def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
 
 
 def show_verdicts(verdicts: Sequence[Verdict], calibrated: Calibrated | None = None) -> None:
-    """Verdicts on scores from elsewhere, with what is to be said against them, and how often such verdicts are wrong."""
+    """Print verdicts on scores from elsewhere, their warnings, and how often such verdicts are wrong."""
     console = Console(highlight=False)
     for verdict in verdicts:
         _show_verdict(console, verdict)
@@ -171,7 +171,7 @@ def _show_warnings(console: Console, warnings: Sequence[str]) -> None:
 
 
 def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
-    """The table of error rates, and what it says of each claim."""
+    """Print the table of error rates, and what it says of each claim."""
     header, *rows = calibrated.table
     table = Table(title="How often such verdicts are wrong", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in header:
@@ -185,7 +185,7 @@ def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
 
 
 def _show_verdict(console: Console, verdict: Verdict) -> None:
-    """The outcome, the claim, and what the verdict says of it."""
+    """Print a verdict: the outcome, the claim, and the sentences on it."""
     claim = verdict.claim
     named = ": ".join(filter(None, (claim.id, claim.statement)))
     tone = COLOURS[verdict.outcome]
@@ -194,7 +194,7 @@ def _show_verdict(console: Console, verdict: Verdict) -> None:
 
 
 def show_summary(summary: Summary, written: bool = True) -> None:
-    """The verdicts and the arms, and where the report is if it could be ``written``."""
+    """Print the verdicts and the arms, and where the report is if it could be ``written``."""
     console = Console(highlight=False)
     console.print(Text(summary.expansion.study.question, style="bold"))
     console.print(Text(f"Data: {summary.expansion.data()}.", style="dim"))
@@ -214,7 +214,7 @@ def show_summary(summary: Summary, written: bool = True) -> None:
 
 
 def _show_effects(console: Console, summary: Summary) -> None:
-    """The effects of a factorial study, a line each."""
+    """Print the effects of a factorial study, a line each."""
     level = 100 * (1 - summary.expansion.study.alpha)
     title = f"Effects on {summary.metric}, averaged over the other factors, {level:g}% intervals, p by Holm:"
     console.print(Text(title, style="bold"))
@@ -224,7 +224,7 @@ def _show_effects(console: Console, summary: Summary) -> None:
 
 
 def _table_of_arms(summary: Summary) -> Table:
-    """The table of arms, as wide as a terminal of 80 characters."""
+    """Table of the arms that fits into a terminal of 80 characters."""
     header = arm_header(summary.metric)
     left_out = header.index("test se")  # a sentence tells it; 80 characters have no room for it
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -240,7 +240,7 @@ def _table_of_arms(summary: Summary) -> Table:
 
 
 def _notes(verdict: Verdict, summary: Summary) -> list[str]:
-    """What is to be known with a verdict: budgets that differ, and where its error comes from."""
+    """Notes on a verdict: budgets that differ, and where its error comes from."""
     claim = verdict.claim.id
     notes = summary.budgets[claim].sentences
     if sampling := summary.sampling.get(claim):

@@ -12,7 +12,7 @@ from xceptlab.text import counted
 
 
 def warnings_without_registration(expansion: Expansion, records: Records) -> list[str]:
-    """Warn where runs were made and nothing tells that the claims stood before them."""
+    """Warn where runs were made and no registration proves that the claims were made before them."""
     if not any(records.values()) or Registration.read(expansion):
         return []
     return [

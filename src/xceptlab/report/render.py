@@ -33,18 +33,18 @@ TEX = {
     "−": "$-$",
     "–": "--",
 }
-"""How LaTeX writes the characters that mean something to it, or that its fonts lack."""
+"""LaTeX's notation of the characters that mean something to it, or that its fonts lack."""
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a template of this folder, such as ``report.md.j2``, filled with these values."""
+    """Fill a template of this folder, such as ``report.md.j2``, with values."""
     environment = _environment(autoescape=template.endswith(".html.j2"))
     return environment.get_template(template).render(figures=figures, version=xceptlab.__version__, **values)
 
 
 @functools.cache
 def _environment(autoescape: bool) -> jinja2.Environment:
-    """Where templates are read and, once a process, compiled."""
+    """The jinja environment that reads templates and compiles each once per process."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("xceptlab", "report"),
         autoescape=autoescape,
@@ -61,7 +61,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
 
 
 def study_values(summary: Summary) -> dict[str, Any]:
-    """What the templates of a study's report are filled with."""
+    """Values with which the templates of a study's report are filled."""
     expansion = summary.expansion
     return {
         "s": summary,
@@ -84,7 +84,7 @@ def study_values(summary: Summary) -> dict[str, Any]:
 
 
 def _notes(summary: Summary) -> list[str]:
-    """Budgets that differ, and the warnings."""
+    """Notes of a report: budgets that differ, then the warnings."""
     notes = []
     for budgets in summary.budgets.values():
         notes += budgets.sentences
@@ -92,7 +92,7 @@ def _notes(summary: Summary) -> list[str]:
 
 
 def _tuning_tables(summary: Summary) -> list[tuple[str, Rows]]:
-    """What tuning chose and found, each table with its title."""
+    """Tables of what tuning chose and found, each with its title."""
     study = summary.expansion.study
     if summary.tuned is None or study.tune is None:
         return []
@@ -108,7 +108,7 @@ def _tuning_tables(summary: Summary) -> list[tuple[str, Rows]]:
 
 
 def _curves_in_words(summary: Summary) -> str:
-    """Where each arm's curve ends, for those who do not see it."""
+    """Text that says where each arm's learning curve ends, for readers who do not see the figure."""
     sentences = []
     for arm, curve in summary.curves.items():
         if curve.values.size:
@@ -128,11 +128,11 @@ def _commands(summary: Summary) -> str:
 
 
 def _markdown_cell(text: Any) -> str:
-    """Text that stays in its table cell and brings no HTML."""
+    """Escape text for a cell of a Markdown table, so that it stays in the cell and brings no HTML."""
     return html.escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
 
 
 def _tex(text: Any) -> str:
-    """Text that LaTeX sets as it is written."""
+    """Escape text so that LaTeX sets it as it is written."""
     written = "".join(TEX.get(character, character) for character in str(text))
     return " ".join(written.split())

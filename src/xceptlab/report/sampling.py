@@ -18,14 +18,14 @@ class Sampling:
     """The two sources of a mean difference's error kept apart, as standard errors in the metric's unit."""
 
     seeds: float
-    """Of other seeds on these test images."""
+    """Standard error from drawing other seeds, on the same test images."""
     images: float
-    """Of other images alone, which no number of seeds takes the error below."""
+    """Standard error from drawing other test images alone; no number of seeds takes the error below it."""
     both: float
     freedom: float
     """Degrees of freedom of ``both``."""
     n: int
-    """Seeds."""
+    """Number of seeds."""
     test_images: int
     metric: str
 
@@ -49,12 +49,12 @@ class Sampling:
 def sampling_errors(
     verdicts: list[Verdict], study: Study, directories: Mapping[tuple[str, int], RunDirectory]
 ) -> dict[str, Sampling]:
-    """Of the claims on a mean of pairs that are judged, and whose runs have all kept their values image by image.
+    """Sources of error by claim, for judged claims on a mean of pairs whose runs have all kept their values image by image.
 
     Args:
-        verdicts: Of the study's claims.
+        verdicts: Verdicts on the study's claims.
         study: The study.
-        directories: Of the runs that stand for the arms, by (arm, seed).
+        directories: Directories of the runs that stand for the arms, by (arm, seed).
     """
     sampling = {}
     for verdict in verdicts:

@@ -28,19 +28,19 @@ from xceptlab.study.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRow:
-    """One arm in numbers."""
+    """One arm of a study in numbers."""
 
     name: str
     n: int
-    """Runs with a record."""
+    """Number of this arm's runs with a record."""
     diverged: int
-    """Runs among them whose loss was not finite; they have no metrics."""
+    """Number of this arm's recorded runs whose loss was not finite; they have no metrics."""
     failed: int
-    """Runs among them that diverged or scored worse than a claim on this arm declares to be a failure."""
+    """Number of this arm's recorded runs that diverged or scored worse than a claim on this arm declares to be a failure."""
     mean: float
     """Mean of the study's main metric over all runs, diverged ones scored as in the first claim; NaN without a run."""
     spread: float
-    """Standard deviation of that metric over seeds; NaN with fewer than 2."""
+    """Standard deviation of the study's main metric over seeds; NaN with fewer than 2."""
     sampling: float
     """Standard error that the finite test set adds to the accuracy of a run that finished, in points; NaN for other metrics."""
     parameters: int | None
@@ -55,7 +55,7 @@ class Curve:
     epochs: Array
     values: Array
     seeds: list[int]
-    """The seed of each run (R,)."""
+    """Seed of each run, R in number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class EffectRow:
     """An effect of a factorial study in words and numbers."""
 
     name: str
-    """Such as ``model.residual: all → none``."""
+    """Name of the effect, such as ``model.residual: all → none``."""
     estimate: float
     low: float
     high: float
@@ -77,20 +77,20 @@ class Summary:
 
     expansion: Expansion
     records: Records
-    """Of all runs, by (trial, seed)."""
+    """Records of all runs, by (trial, seed)."""
     arm_records: Records
-    """Of the runs that stand for the arms, by (arm, seed); those of all runs unless keys are tuned."""
+    """Records by (arm, seed) on which the arms are compared; where keys are tuned, those of the chosen trials."""
     verdicts: list[Verdict]
     metric: str
     """The first claim's metric, by which the arms are compared."""
     arms: list[ArmRow]
     curve_metric: str
-    """The accuracy in validation, or in training where nothing is held out."""
+    """Metric of the learning curves: accuracy in validation, or in training where nothing is held out."""
     curves: dict[str, Curve]
     sampling: dict[str, Sampling]
-    """By claim where its error comes from, as far as the test images' correctness is known."""
+    """Sources of each claim's error, by the claim's id, as far as it is known which test images were right."""
     budgets: dict[str, Budgets]
-    """By claim, how the budgets of its arms differ."""
+    """How the budgets of each claim's arms differ, by the claim's id."""
     effects: list[EffectRow]
     """The effects of a grid whose cells all have at least 2 seeds."""
     tuned: Tuned | None
@@ -99,12 +99,12 @@ class Summary:
     """How often verdicts are wrong for data like these; None where it was not asked for."""
     environment: dict[str, str]
     links: dict[tuple[str, int], str]
-    """Where runs are in W&B, as far as they are."""
+    """Addresses of the runs in W&B, by (trial, seed), for those that are there."""
     warnings: list[str]
 
     @property
     def done(self) -> int:
-        """Runs with a record."""
+        """Number of runs with a record."""
         return sum(record is not None for record in self.records.values())
 
 
@@ -154,12 +154,12 @@ def _main_metric(expansion: Expansion) -> str:
 
 def _curve_metric(expansion: Expansion) -> str:
     """The metric of the learning curves: accuracy in validation, or in training where an arm holds nothing out."""
-    held_out = all(config.data.validates for config in expansion.arms.values())
+    held_out = all(config.data.has_validation_images for config in expansion.arms.values())
     return f"val/{ACCURACY}" if held_out else f"train/{ACCURACY}"
 
 
 def _reached(directories: dict[tuple[str, int], RunDirectory], records: Records) -> dict[tuple[str, int], float]:
-    """The epoch that each run is at that has begun and has no record."""
+    """Epoch reached by each run that has begun and has no record, by (trial, seed)."""
     unfinished = {key: directory for key, directory in directories.items() if not records[key]}
     reached = {}
     for key, log in _logs(unfinished).items():
@@ -168,7 +168,7 @@ def _reached(directories: dict[tuple[str, int], RunDirectory], records: Records)
 
 
 def _failures(directories: dict[tuple[str, int], RunDirectory], records: Records) -> dict[tuple[str, int], str]:
-    """Why runs without a record failed, of those that were given up."""
+    """Why runs without a record failed, by (trial, seed), for those that were given up."""
     failures = {}
     for key, directory in directories.items():
         if records[key]:
@@ -179,7 +179,7 @@ def _failures(directories: dict[tuple[str, int], RunDirectory], records: Records
 
 
 def _links(directories: dict[tuple[str, int], RunDirectory]) -> dict[tuple[str, int], str]:
-    """Where runs are in W&B, as far as they are."""
+    """Addresses of the runs in W&B, by (trial, seed), for those that are there."""
     links = {}
     for key, directory in directories.items():
         file = directory.path / "wandb_url"
@@ -189,7 +189,7 @@ def _links(directories: dict[tuple[str, int], RunDirectory]) -> dict[tuple[str, 
 
 
 def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmRow:
-    """The row of one arm in the table of arms."""
+    """Summarise one arm's records as its row in the table of arms."""
     of_seeds = [records[name, seed] for seed in expansion.seeds]
     done = [record for record in of_seeds if record]
     diverged = sum(record.status == "diverged" for record in done)
@@ -222,7 +222,7 @@ def _sampling_error(metric: str, scores: list[float], images: int) -> float:
 
 
 def _score_of_divergence(arm: str, expansion: Expansion, metric: str) -> float:
-    """What a diverged run of the arm scores in the study's main metric: as in the first claim."""
+    """Score of a diverged run of the arm in the study's main metric, as in the first claim."""
     classes, claims = expansion.arms[arm].data.classes, expansion.study.claims
     if claims:
         return score_of_divergence(claims[0], classes)
@@ -230,7 +230,7 @@ def _score_of_divergence(arm: str, expansion: Expansion, metric: str) -> float:
 
 
 Logs = dict[tuple[str, int], list[dict[str, Any]]]
-"""The log's lines of every run that has begun, by (arm, seed) or (trial, seed)."""
+"""Lines of the log of every run that has begun, by (arm, seed) or (trial, seed)."""
 
 
 def _logs(directories: dict[tuple[str, int], RunDirectory]) -> Logs:
@@ -243,7 +243,7 @@ def _logs(directories: dict[tuple[str, int], RunDirectory]) -> Logs:
 
 
 def _curve(arm: str, seeds: Sequence[int], logs: Logs, metric: str) -> Curve:
-    """An arm's curves: the values at the ends of epochs, of every run that has any."""
+    """Learning curves of an arm: the metric at the ends of epochs, for every run that has any value."""
     by_seed = {}
     for seed in seeds:
         values_at = _ends_of_epochs(logs.get((arm, seed), []), metric)
@@ -258,7 +258,7 @@ def _curve(arm: str, seeds: Sequence[int], logs: Logs, metric: str) -> Curve:
 
 
 def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, float]:
-    """By completed epoch the metric's last value there."""
+    """The metric's last value at the end of each completed epoch, by epoch."""
     ends = {}
     for line in lines:
         at_end = line["epoch"] % 1 == 0
@@ -290,7 +290,7 @@ def _effects(expansion: Expansion, records: Records, metric: str) -> list[Effect
 
 
 def _scores(expansion: Expansion, records: Records, seeds: Sequence[int], metric: str) -> Array:
-    """The scores (seeds, arms) at seeds that every arm has a record of."""
+    """Scores (seeds, arms) at seeds of which every arm has a record."""
     scores = np.empty((len(seeds), len(expansion.arms)))
     for column, arm in enumerate(expansion.arms):
         diverged = _score_of_divergence(arm, expansion, metric)
@@ -312,7 +312,7 @@ def _name_of_effect(effect: statistics.Effect, grid: dict[str, list[Any]]) -> st
 
 
 def _environment(records: Records) -> dict[str, str]:
-    """What the runs were made with; several values where they differ."""
+    """Devices, code and versions that the runs were made with, by name; several values where runs differ."""
     values: dict[str, set[str]] = {}
     done = [record for record in records.values() if record]
     packages = {package for record in done for package in record.versions}
@@ -323,7 +323,7 @@ def _environment(records: Records) -> dict[str, str]:
 
 
 def _made_with(record: Record, packages: Sequence[str]) -> dict[str, str]:
-    """What a run was made with, by name; the versions are those of the packages that any run names."""
+    """Device, code and versions that a run was made with, by name; the versions are of all packages that any run names."""
     revision = str(record.git.get("revision", "unknown"))
     if record.git.get("dirty"):
         revision += " and changes"

@@ -13,19 +13,19 @@ LEGEND = (
     "standard deviation over seeds; test se: standard error of one run's accuracy from the finite test set; MACs: "
     "multiply-accumulates per image; img/s: images trained on per second, as fast as the machine was then"
 )
-"""What the columns of the arms mean."""
+"""Explanation of the columns in the table of arms."""
 
 EFFECT_HEADER = ["effect", "estimate", "low", "high", "p (Holm)"]
-"""The columns of ``effect_cells``."""
+"""Header of the table of effects, whose rows are ``effect_cells``."""
 
 
 def arm_header(metric: str) -> list[str]:
-    """The columns of ``arm_cells``."""
+    """Header of the table of arms, whose rows are ``arm_cells``."""
     return ["arm", "runs", "failed", metric, "seed sd", "test se", "params", "MACs", "img/s"]
 
 
 def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
-    """One arm as text, for every table: see ``arm_header``."""
+    """One arm as the cells of a row, for every kind of table; ``arm_header`` names the columns."""
     return [
         row.name,
         _runs(row),
@@ -46,7 +46,7 @@ def _runs(row: ArmRow) -> str:
 
 
 def _failed(row: ArmRow) -> str:
-    """How many runs failed, and the share of all seeds that this may be."""
+    """Number of an arm's runs that failed, and the share of all seeds that this may be."""
     if not row.n:
         return "–"
     upper_bound = statistics.upper_share(row.failed, row.n)
@@ -54,7 +54,7 @@ def _failed(row: ArmRow) -> str:
 
 
 def effect_cells(row: EffectRow, metric: str) -> list[str]:
-    """One effect as text, for every table: see ``EFFECT_HEADER``."""
+    """One effect as the cells of a row, for every kind of table; ``EFFECT_HEADER`` names the columns."""
     numbers = [f"{value:+.{decimals(metric)}f}" for value in (row.estimate, row.low, row.high)]
     p = "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"
     return [row.name, *numbers, p]
@@ -66,7 +66,7 @@ def number(value: float, digits: int) -> str:
 
 
 def amount(value: int | None, baseline: int | None) -> str:
-    """Such as ``22.86 M (-4.3%)``, the difference from the baseline's."""
+    """A count with its difference from the baseline's, such as ``22.86 M (-4.3%)``."""
     if value is None:
         return "–"
     text = f"{value:.4g}"

@@ -21,17 +21,17 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
 
     Args:
         expansion: The study.
-        records: Of the runs that stand for the arms, by (arm, seed).
+        records: Records of the runs that stand for the arms, by (arm, seed).
     """
 
     configs = {name: trial.config for name, trial in expansion.trials.items()}
 
     def row(words: Callable[[RunConfig], str]) -> str:
-        """What all trials have, in words."""
+        """Make a row from every trial's configuration, in words."""
         return _by_arm({name: words(config) for name, config in configs.items()})
 
     def recorded_row(words: Callable[[RunConfig, Record | None], str]) -> str:
-        """What all arms have, in words, for what a record knows better than the configuration."""
+        """Make a row from every arm's configuration and a record, which knows more of some things, in words."""
         return _by_arm({arm: words(config, _first(arm, records)) for arm, config in expansion.arms.items()})
 
     rows = {
@@ -76,7 +76,7 @@ def _all_have(configs: Iterable[Mapping[str, Any]], key: str, value: Any) -> boo
 
 
 def _by_arm(words: dict[str, str]) -> str:
-    """What the baseline has, and what other arms have in its place."""
+    """Join the words of all arms: what the baseline has, and what other arms have in its place."""
     arms_with: dict[str, list[str]] = {}
     for arm, text in words.items():
         arms_with.setdefault(text, []).append(arm)
@@ -107,7 +107,7 @@ def _images(config: RunConfig, record: Record | None) -> str:
         validation = record.validation_images or validation
         test = record.test_images or test
     parts = [_count(train, "to train on")]
-    if config.data.validates:
+    if config.data.has_validation_images:
         parts.append(_count(validation, "for validation"))
     parts.append(_count(test, "to test on"))
     return ", ".join(parts)
@@ -141,7 +141,7 @@ def _augmentation(config: RunConfig) -> str:
 
 
 def _listed(used: dict[str, Any]) -> str:
-    """What of a recipe's parts is used, which is what has a value other than 0 or false."""
+    """The parts of a recipe that are used, in words: those with a value other than 0 or false."""
     return ", ".join(part for part, value in used.items() if value)
 
 
@@ -184,10 +184,10 @@ def _arms_differ_in_network(expansion: Expansion) -> bool:
 
 
 def _initial_weights(config: RunConfig, record: Record | None) -> str:
-    """What the training starts from; the record of a run knows more of it than the configuration."""
+    """The weights from which the training starts, in words; a run's record knows more of them than its configuration."""
     if record and record.weights:
         return f"{record.weights}, as {config.model.weights_digest}"
-    return config.model.start
+    return config.model.initial_weights_description
 
 
 def _seeds(expansion: Expansion) -> str:

@@ -14,34 +14,34 @@ from xceptlab.study.tuning import value_name
 from xceptlab.study.verdict import Verdict
 
 Rows = list[list[str]]
-"""A table of text."""
+"""A table of text, as a list of rows."""
 
 UNKNOWN = "–"
-"""What a cell has where there is no value yet."""
+"""Text of a cell where there is no value yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """Tables of text, the first row of each its header."""
+    """What tuning chose and found, as tables of text; the first row of each is its header."""
 
     described: str
     """How the arms are tuned, in a sentence."""
     chosen: Rows
-    """The value of every arm at every seed."""
+    """Table of the value that was chosen for every arm at every seed."""
     by_value: Rows
-    """The scores of every arm at every value: mean, standard deviation over seeds, and how often the value was chosen."""
+    """Table of each arm's scores at each value: mean, standard deviation over seeds, and how often the value was chosen."""
     contrasts: Rows
-    """What every claim compares, with all arms at one and the same value."""
+    """Table of what every claim compares, with all arms at one and the same value."""
 
 
 def tuned(expansion: Expansion, records: Records, metric: str, diverged: Mapping[str, float]) -> Tuned | None:
-    """The tables of a study that tunes keys; None of another one.
+    """Make the tables of a study that tunes keys; None for another study.
 
     Args:
         expansion: The study.
-        records: Of all its runs.
-        metric: By which the arms are compared.
-        diverged: By arm, what a run scores in it that diverged.
+        records: Records of all its runs, by (trial, seed).
+        metric: The metric by which the arms are compared.
+        diverged: Score of a diverged run of each arm in this metric, by arm.
     """
     tune = expansion.study.tune
     if tune is None:
@@ -84,7 +84,7 @@ def _by_value(expansion: Expansion, records: Records, metric: str, diverged: Map
 
 
 def _scores_of_trial(trial: str, expansion: Expansion, records: Records, metric: str, diverged: float) -> list[float]:
-    """The scores of a trial's runs that have a record; a run that diverged scores ``diverged``."""
+    """Scores of a trial's runs that have a record; a run that diverged scores ``diverged``."""
     scores = []
     for seed in expansion.seeds:
         record = records.get((trial, seed))
@@ -94,7 +94,7 @@ def _scores_of_trial(trial: str, expansion: Expansion, records: Records, metric:
 
 
 def _cell_of_scores(scores: list[float], places: int, times_chosen: int) -> str:
-    """The mean, the standard deviation where there is one, and for how many seeds the value was chosen."""
+    """Text of a cell: the mean of scores, the standard deviation where there is one, and how many seeds chose the value."""
     if not scores:
         return UNKNOWN
     cell = f"{fmean(scores):.{places}f}"

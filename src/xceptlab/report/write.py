@@ -26,11 +26,11 @@ from xceptlab.text import say
 from xceptlab.training import weights_and_biases
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
-"""What ``publish`` copies."""
+"""Names of the files that ``publish`` copies."""
 
 
 def make_report(expansion: Expansion, latex: bool = False) -> Summary:
-    """Judge the records there are of a study and write its report.
+    """Judge a study by the records that are there, and write its report.
 
     Raises:
         Refused: There is nothing to report, perhaps because the outputs are elsewhere.
@@ -41,7 +41,7 @@ def make_report(expansion: Expansion, latex: bool = False) -> Summary:
 
 
 def gather(expansion: Expansion, calibrate: bool = False) -> Summary:
-    """Judge the records there are of a study, and write nothing; ``calibrate`` simulates how often that is wrong.
+    """Judge a study by the records that are there, and write nothing; ``calibrate`` simulates how often that is wrong.
 
     Raises:
         Refused: There is nothing to report, perhaps because the outputs are elsewhere, or nothing to calibrate.
@@ -136,11 +136,11 @@ RECORDED = (
     "precision",
     "data_fingerprint",
 )
-"""The fields of a record that results.csv has after the scores."""
+"""Fields of a record that are columns of results.csv, after the scores."""
 
 
 def results_csv(summary: Summary) -> str:
-    """One line per run: the raw scores and what made them."""
+    """Text of results.csv, with a line per run: the raw scores and what made them."""
     study = summary.expansion.study
     metrics: set[str] = set()
     for record in summary.records.values():
@@ -159,7 +159,7 @@ def results_csv(summary: Summary) -> str:
 
 
 def _result(record: Record | None) -> dict[str, Any]:
-    """By column what a record holds, and more that has no column."""
+    """Values of a record by the column of results.csv; some values have no column."""
     if record is None:
         return {"status": "missing"}
     packages = "; ".join(f"{package} {version}" for package, version in record.versions.items())
@@ -224,7 +224,7 @@ def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
     With ``latex``, report.tex is copied, too.
 
     Raises:
-        Refused: There are such files of another study, as where two study files are in one folder.
+        Refused: The folder has such files of another study, as where two study files are in one folder.
     """
     if summary.expansion.planned:
         raise Refused(f"--publish: not allowed with --seeds; this is {summary.expansion.first_look}")

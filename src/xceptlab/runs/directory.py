@@ -64,7 +64,7 @@ class RunDirectory:
 
     @classmethod
     def find(cls, name: str | os.PathLike[str], outputs: str | os.PathLike[str]) -> "RunDirectory | None":
-        """The run that has begun whose folder, or whose id below ``outputs``, this is; None where there is none."""
+        """Find the run that a folder, or an id below ``outputs``, names; None where no such run has begun."""
         for path in (Path(name), cls.of(str(outputs), str(name)).path):
             if (path / "config.yaml").is_file():
                 return cls(path)
@@ -152,11 +152,11 @@ class RunDirectory:
         write_atomically(self.path / "record.json", text.encode() + b"\n")
 
     def log(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; see ``read_log``."""
+        """Lines of the run's log, metrics.jsonl; see ``read_log``."""
         return read_log(self.path / "metrics.jsonl")
 
     def follow(self) -> Follower:
-        """Follow the log of a run that is trained."""
+        """Make a follower of the run's log, for while the run is trained."""
         return Follower(self.path / "metrics.jsonl")
 
     def began_with(self) -> dict[str, str]:
@@ -181,7 +181,7 @@ class RunDirectory:
         write_atomically(self.path / "data.json", json.dumps(data).encode())
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the run for this process.
+        """Hold the run's lease for this process.
 
         Raises:
             Busy: Another process holds it.
@@ -225,7 +225,7 @@ class RunDirectory:
 
 
 _listed: dict[Path, tuple[int, dict[str, str]]] = {}
-"""By folder of runs the time of its change when it was listed, and what ``_names`` found."""
+"""Cache of ``_names``: for each folder of runs, its time of change when it was listed, and the names found."""
 
 
 def _names(runs: Path) -> dict[str, str]:
@@ -243,26 +243,26 @@ def _names(runs: Path) -> dict[str, str]:
 
 
 def outdated(config: RunConfig) -> bool:
-    """Whether the run was begun by an older version, whose results differ."""
+    """Whether a run was begun by an older version of this package, whose results differ."""
     older = (config.id_in(version) for version in range(1, SCIENCE_VERSION))
     return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
 
 
 def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
-    """Refuse to take up a run that was trained with other versions of what it uses from outside.
+    """Refuse to take up a run that was trained with other versions of the registered components that it uses.
 
     Raises:
-        Refused: Which, and their versions.
+        Refused: Versions differ; the message names the components with their versions.
     """
     record = directory.record()
     trained: dict[str, int] = record.science.get("extensions", {}) if record else {}
-    for name, version in config.from_outside().items():
+    for name, version in config.registered_versions().items():
         if trained.get(name, version) != version:
             raise Refused(f"{directory.path}: trained with version {trained[name]} of {name}; here it is version {version}")
 
 
 def begun_on_other_files(config: RunConfig) -> str:
-    """Which unfinished run differs from this one only in what its files hold, in words; empty where there is none."""
+    """The unfinished run, in words, that differs from this one only in what its files hold; empty where there is none."""
     import yaml
 
     not_of_this_version = (AttributeError, KeyError, TypeError, ValueError, OSError, yaml.YAMLError)
@@ -281,11 +281,11 @@ def begun_on_other_files(config: RunConfig) -> str:
 
 
 CONTENTS = {"data.content": "photographs", "model.weights_digest": "weights"}
-"""By key of the science configuration that is a digest of files what the files hold."""
+"""Kind of the files, in words, of each key of the science configuration that is a digest of files."""
 
 
 def _differing_contents(config: RunConfig, values: dict[str, Any]) -> list[str]:
-    """Which files' contents differ from those of another run, given by the values of its config.yaml.
+    """Kinds of files whose contents differ from those of another run, given by the values of its config.yaml.
 
     Empty unless the two runs differ in nothing else, and both know the contents.
     """

@@ -42,7 +42,7 @@ class Busy(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The process that a lease names."""
+    """The process that a lease names as the run's holder."""
 
     host: str = "another host"
     pid: int = 0
@@ -53,17 +53,17 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> "Holder":
-        """The holder that this process is."""
+        """Describe this process as a holder."""
         return cls(host=socket.gethostname(), pid=os.getpid(), machine=_machine(), started=_started(os.getpid()))
 
     @property
     def here(self) -> bool:
-        """Whether this process can see whether that one lives."""
+        """Whether the holder is where this process can see if it lives: same boot, process namespace and user."""
         return bool(self.machine) and self.machine == _machine()
 
     @property
     def alive(self) -> bool:
-        """Whether the process lives; only meaningful ``here``."""
+        """Whether the holder's process lives; only meaningful if it is ``here``."""
         return _started(self.pid) == self.started
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ def read_leases(folder: Path) -> dict[str, Lease]:
 
 
 class Watch:
-    """Looks at the leases of a run again and again, and so tells holders that live from those that are gone."""
+    """Watches the leases of a run by repeated looks, which tell holders that live from those that are gone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,9 +103,9 @@ class Watch:
         self.stale: set[str] = set()
         """Names of leases whose holders are gone."""
         self._heartbeats: dict[str, int] = {}
-        """By lease its latest heartbeat."""
+        """Latest heartbeat of each lease, by file name."""
         self._silent_since: dict[str, float] = {}
-        """By lease when that heartbeat was seen first, by this process's clock."""
+        """Time, by this process's clock, at which the latest heartbeat of each lease was first seen, by file name."""
         self._looked = 0.0
 
     def holders(self) -> dict[str, Holder]:
@@ -131,7 +131,7 @@ class Watch:
 
     @staticmethod
     def _is_gone(holder: Holder, silent: float) -> bool:
-        """Whether a holder that was silent for so many seconds is gone."""
+        """Whether a holder is gone that was ``silent`` for this many seconds."""
         if holder.here:
             return not holder.alive
         return silent > STALE

@@ -19,7 +19,7 @@ def is_line(values: Any) -> bool:
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log: numbers by name; a last line that a kill cut short is left out.
+    """Read the lines of a log, each of numbers by name; a last line that a kill cut short is left out.
 
     Raises:
         Refused: A line is something else.
@@ -39,7 +39,7 @@ def read_log(file: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
-    """One line of a log.
+    """Parse one line of a log.
 
     Raises:
         Refused: It is something else.
@@ -54,7 +54,7 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def final_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
-    """The last validation's metrics; none where nothing was validated."""
+    """Metrics of the last validation in a log; empty where nothing was validated."""
     for line in reversed(log):
         if is_evaluation(line, "val"):
             return {name: value for name, value in line.items() if name.startswith("val/")}
@@ -62,12 +62,12 @@ def final_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def is_evaluation(line: dict[str, Any], split: str) -> bool:
-    """Whether a line has what an evaluation on the split, ``val`` or ``test``, has scored."""
+    """Whether a line of a log has the scores of an evaluation on a split, ``val`` or ``test``."""
     return any(name.startswith(f"{split}/") for name in line)
 
 
 def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
-    """Seconds of training and images per second in them, over all interruptions; evaluation excluded."""
+    """Seconds of training in a log, and images per second in them, over all interruptions; evaluation excluded."""
     timed = [line for line in log if "seconds" in line]
     seconds = sum(line["seconds"] for line in timed)
     images = sum(line["images_per_second"] * line["seconds"] for line in timed)
@@ -76,31 +76,31 @@ def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run has come, by its log."""
+    """Progress of a run, by its log."""
 
     epoch: float = 0.0
-    """Epochs done."""
+    """Epochs trained so far, in fractions."""
     top1: float | None = None
-    """Latest validation (or else training) accuracy, percent."""
+    """Latest accuracy in validation (or else in training), in percent; None before there is any."""
     images_per_second: float | None = None
     seconds_left: float | None = None
-    """At the speed of the training so far; pauses and evaluations are not counted."""
+    """Estimated seconds to the end, at the speed of the training so far; pauses and evaluations are not counted."""
 
 
 class Follower:
-    """Reads a run's log again and again, each time only what was added; any machine that sees the file can."""
+    """Follows a run's log: each read takes only what was added. It works on any machine that sees the file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._latest: dict[str, Any] = {}
-        """The last value under each name."""
+        """The last value of each name in the log."""
         self._seconds = 0.0
-        """Of training, in all lines."""
+        """Seconds of training, summed over all lines of the log."""
         self._inode = 0
         self._bytes_read = 0
 
     def progress(self, epochs: int) -> Progress:
-        """How far the run has come, which will train for so many epochs."""
+        """Read what was added to the log; returns how far the run has come, which will train for ``epochs``."""
         try:
             self._read()
         except FileNotFoundError:
@@ -119,7 +119,7 @@ class Follower:
         )
 
     def _read(self) -> None:
-        """Take in the lines that were added."""
+        """Read the lines appended to the log since the last call; start over if the file was replaced or shortened."""
         with open(self._file, "rb") as file:
             status = os.fstat(file.fileno())
             if status.st_ino != self._inode or status.st_size < self._bytes_read:  # the run was continued, or trained anew

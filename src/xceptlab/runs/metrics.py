@@ -36,7 +36,7 @@ class Metric:
 
     @property
     def allowed(self) -> str:
-        """Which scores there are, in words."""
+        """The scores that a run can have in this metric, in words for an error message, such as ``0 or more``."""
         return "0 or more" if math.isinf(self.highest) else f"0 to {self.highest:g}, as accuracies are in percent"
 
     @property

@@ -28,12 +28,12 @@ VARIABLES = (
 """Environment variables by which launchers and schedulers describe a world, and which libraries read when they are imported."""
 
 EXPLANATION_SECONDS = 10.0
-"""How long torchrun's other processes on a machine wait before they end, so that the first one can say what is wrong."""
+"""Seconds that torchrun's other processes on a machine wait before they end, so that the first one can say what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A process's place among those of its run."""
+    """Place of a process among those of its run."""
 
     starter: Literal["itself", "first process", "torchrun", "srun"] = "itself"
     """What started this process. One that started itself is the first, and starts the others."""
@@ -46,12 +46,12 @@ class World:
     node_rank: int = 0
     """Number of this process's machine."""
     other_tasks: int = 0
-    """How many tasks srun has started, this process among them; 0 where they are the processes of one run of this size. They may
-    train a seed each, so this is no error."""
+    """Number of tasks that srun has started, this process among them; 0 where they are the processes of one run of this size.
+    They may train a seed each, so this is no error."""
 
     @classmethod
     def join(cls, runtime: RuntimeConfig) -> "World":
-        """This process's place in the world of the run; variables that describe other worlds are removed from the environment.
+        """Find this process's place in the world of the run; remove variables of the environment that describe other worlds.
 
         Raises:
             Refused: The run needs more processes than were started, or fewer.
@@ -76,7 +76,7 @@ class World:
 
     @classmethod
     def _started_by(cls, starter: Literal["torchrun", "srun"], size: int, rank: str, local_rank: str, node_rank: str) -> "World":
-        """The place that variables of the environment, given by their names, hold."""
+        """Read a process's place from variables of the environment, given by their names."""
         return cls(starter=starter, size=size, rank=_number(rank), local_rank=_number(local_rank), node_rank=_number(node_rank))
 
     @property
@@ -94,7 +94,7 @@ class World:
 
 
 def forget() -> None:
-    """Remove from the environment what describes worlds to which neither this process nor those that it starts belong."""
+    """Remove variables from the environment that describe a world; neither this process nor those that it starts belong to it."""
     for name in VARIABLES:
         os.environ.pop(name, None)
 
@@ -138,7 +138,7 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
 
 
 def _tasks_of_srun() -> int:
-    """The tasks of the step of SLURM in which this process is one; 0 for a process that is none.
+    """Number of tasks in the step of SLURM to which this process belongs; 0 for a process that is no task.
 
     A shell in an allocation is no such task, though it sees the allocation's variables: srun gives a terminal to a shell, and
     sbatch starts a script in no numbered step.
@@ -165,7 +165,7 @@ def _started_by_srun(runtime: RuntimeConfig) -> bool:
 
 
 def count_cores() -> int:
-    """The CPU cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -108,7 +108,7 @@ def refuse_untunable(expansion: Expansion, file: Path) -> None:
             raise Refused(f"{file}: tune.keys: {seen[trial.config.run_id]} and {name} are the same science")
         seen[trial.config.run_id] = name
     for arm, config in expansion.arms.items():
-        if not config.data.validates:
+        if not config.data.has_validation_images:
             raise Refused(f"{file}: tune.select: {tune.select} needs data.validation, which is 0 in arm {arm!r}")
         if tune.select.endswith("top5") and config.data.classes <= 5:
             raise Refused(f"{file}: tune.select: {tune.select} is always 100% with {config.data.classes} classes; select top1")

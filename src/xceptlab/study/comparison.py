@@ -79,7 +79,7 @@ def _idle_arms(expansion: Expansion) -> list[str]:
     baseline, *others = expansion.arms
     lines = []
     for arm in others:
-        idle = expansion.baseline.idle().keys() & expansion.arms[arm].idle().keys()
+        idle = expansion.baseline.keys_without_effect().keys() & expansion.arms[arm].keys_without_effect().keys()
         keys = expansion.differences(arm).keys()
         if keys and keys <= idle:
             lines.append(f"the arms {baseline!r} and {arm!r} differ in {', '.join(keys)} alone, which changes nothing in them")

@@ -110,7 +110,7 @@ class Expansion:
         if found.pop(options.OPTIONS, None):
             found |= options.differences(baseline.model.all_options(), config.model.all_options())
         if found.pop("model.weights_digest", None):
-            found["model.weights"] = (baseline.model.start, config.model.start)
+            found["model.weights"] = (baseline.model.initial_weights_description, config.model.initial_weights_description)
         return found
 
     def data(self) -> str:

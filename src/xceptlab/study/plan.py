@@ -163,7 +163,7 @@ def _check_metrics(file: Path, expansion: Expansion) -> None:
 
 def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
     """Why a claim cannot be on its metric in an arm; empty where it can."""
-    if split_of(claim.metric) == "val" and not config.data.validates:
+    if split_of(claim.metric) == "val" and not config.data.has_validation_images:
         return f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
     registered = config.train.metrics
     names = [f"{split}/{name}" for split in SPLITS for name in (*METRICS, *registered)]

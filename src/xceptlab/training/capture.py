@@ -20,15 +20,15 @@ from xceptlab.data.module import Batch
 from xceptlab.text import say
 
 WARM_UP = 2
-"""Batches of a shape that are done kernel by kernel before it is captured: libraries load and compile what they need."""
+"""Number of batches of a shape that are done kernel by kernel before capture, while libraries load and compile what they need."""
 
 Outputs = dict[str, Tensor]
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
-"""Takes a function that works on fixed tensors, without calling it, and returns one that repeats its work whenever called."""
+"""A function that records another one, which works on fixed tensors, and returns one that repeats that work when called."""
 
 
 def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
-    """What captures a run's work; None where nothing is captured, as on a CPU."""
+    """Make the recorder that captures a run's work; None where nothing is captured, as on a CPU."""
     on_gpu = trainer.strategy.root_device.type == "cuda"
     return cuda_recorder() if config.runtime.capture and on_gpu else None
 
@@ -52,7 +52,7 @@ def say_not_captured(work: str, why: str) -> None:
 
 
 def cuda_recorder() -> Recorder:
-    """A recorder of CUDA graphs. They share their memory, since one is replayed after the other."""
+    """Make a recorder of CUDA graphs, which share their memory, since one is replayed after the other."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
@@ -76,7 +76,7 @@ class _Graph:
 
 @dataclass(frozen=True)
 class _State:
-    """Copies of what work changes beside its outputs."""
+    """Snapshot of the tensors and random state that captured work modifies in place, from which ``_restore`` puts them back."""
 
     tensors: list[Tensor]
     generator: Tensor
@@ -87,13 +87,13 @@ class Captured:
     """The evaluation of batches, which is captured once a shape of batch has come often enough.
 
     Args:
-        forward: From a batch to the outputs.
-        network: What ``forward`` calls; its parameters and buffers keep their places in memory.
-        record: What captures work.
+        forward: Computes the outputs of a batch.
+        network: The network that ``forward`` calls; its parameters and buffers keep their places in memory.
+        record: Captures the work.
     """
 
     work = "evaluations"
-    """What is captured, in words."""
+    """Name of the captured work, in words."""
 
     def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder) -> None:
         self.forward, self.network, self.record = forward, network, record
@@ -106,7 +106,7 @@ class Captured:
         """The batch's outputs, valid until the next call; None where the caller has to do it kernel by kernel.
 
         Args:
-            batch: On the device.
+            batch: The batch, on the device.
             variant: Which of two kinds of work it is, each of which has graphs of its own; an evaluation is of one kind only.
         """
         key = (variant, batch.weight, *(value.shape for value in _tensors(batch).values()))
@@ -189,10 +189,10 @@ class CapturedStep(Captured):
     there; those of the step's other batches are added.
 
     Args:
-        forward: From a batch to the step's outputs; the gradients are those of ``loss`` among them.
-        network: Its parameters get the gradients, and its buffers are what a forward pass changes.
-        record: What captures work.
-        accumulate: Batches of an optimizer step; each adds the gradients of its loss divided by this.
+        forward: Computes the step's outputs of a batch; the gradients are those of ``loss`` among them.
+        network: The network, whose parameters get the gradients, and whose buffers are what a forward pass changes.
+        record: Captures the work.
+        accumulate: Number of batches of an optimizer step; each adds the gradients of its loss divided by this.
     """
 
     work = "training steps"
@@ -233,7 +233,7 @@ class CapturedStep(Captured):
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
-    """A batch's tensors, by field."""
+    """The tensors of a batch, by the names of its fields."""
     return {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
 
 

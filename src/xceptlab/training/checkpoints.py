@@ -19,7 +19,7 @@ from xceptlab.signals import StopSignals
 from xceptlab.text import say
 
 KEPT = 2
-"""How many checkpoints of a run are kept: should the newest be corrupt, the run continues from the one before."""
+"""Number of a run's checkpoints that are kept: should the newest be corrupt, the run continues from the one before."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -29,7 +29,7 @@ class CheckpointFiles(TorchCheckpointIO):
         """Write ``<path>-<checksum>.ckpt``; remove the oldest beside it, and files that a kill left half written.
 
         Raises:
-            OSError: As from the system, such as a full disk; the older checkpoints stay.
+            OSError: The file cannot be written, such as on a full disk; the older checkpoints stay.
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
@@ -53,12 +53,12 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def checksum(data: bytes) -> str:
-    """A checkpoint's checksum, of 16 hexadecimal digits."""
+    """Checksum of a checkpoint's bytes, of 16 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def oldest_first(directory: Path) -> list[Path]:
-    """The checkpoints in a folder."""
+    """The checkpoints in a folder, in the order in which they were written."""
     return sorted(directory.glob("*.ckpt"))
 
 
@@ -93,7 +93,7 @@ class Checkpoints(Checkpoint):
         directory: The folder for the checkpoints.
         steps: Optimizer steps between two checkpoints; with 0 steps decide nothing.
         minutes: Time between two checkpoints.
-        stop_signals: Whether the run is asked to stop.
+        stop_signals: The signals that ask the run to stop.
     """
 
     def __init__(self, directory: Path, steps: int, minutes: float, stop_signals: StopSignals) -> None:

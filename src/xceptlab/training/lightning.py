@@ -77,7 +77,7 @@ REPLACED: dict[type, tuple[str, ...]] = {
         "node_rank",
     ),
 }
-"""By class of Lightning the methods that classes of this package replace."""
+"""Methods of Lightning that classes of this package replace, by Lightning's class."""
 
 
 def check() -> None:
@@ -132,7 +132,7 @@ def keyboard_interrupt() -> Iterator[None]:
 
 
 class WeightAveraging(callbacks.WeightAveraging):
-    """Lightning's callback, with public names for what it keeps.
+    """Lightning's callback that averages weights, with public names for what it keeps.
 
     Raises:
         Refused: Lightning keeps the average elsewhere.

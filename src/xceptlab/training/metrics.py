@@ -34,7 +34,7 @@ PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 ACCURACIES = ("top1", "top5")
-"""Those whose values for an image are 0 and 1."""
+"""Names of the metrics whose values for an image are 0 or 1."""
 
 
 def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from xceptlab.training.lightning import WeightAveraging
 
 
 def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
-    """The optimizer over the network's parameters, in one group or, with ``decay_norm_bias: false``, two.
+    """Make the optimizer of the network's parameters, in one group or, with ``decay_norm_bias: false``, two.
 
     torch's classes with torch's constants. timm's factory knows more, but its ``sgd`` is Nesterov's, its ``rmsprop`` decays by
     0.9 where torch's decays by 0.99, and it loads all of timm, which no other part of most runs needs.
@@ -33,7 +33,7 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
 
 
 def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
-    """All parameters with weight decay; without it norms and biases (the parameters of one dimension) if so configured."""
+    """Group the parameters by weight decay: all have it or, if so configured, all but norms and biases (of one dimension)."""
     decayed, not_decayed = [], []
     for parameter in network.parameters():
         if train.decay_norm_bias or parameter.ndim > 1:
@@ -50,7 +50,7 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
     """The factor of the learning rate as a function of the step, 0 to epochs x steps_per_epoch - 1."""
     steps = train.epochs * steps_per_epoch
     warmup_steps = round(train.warmup * steps)
-    registered = next((entry for entry in train.from_outside() if entry.kind == "schedule"), None)
+    registered = next((entry for entry in train.registered_entries() if entry.kind == "schedule"), None)
 
     def factor_at(step: int) -> float:
         if step < warmup_steps:
@@ -67,7 +67,7 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
 
 
 def schedule(optimizer: Optimizer, train: TrainConfig, steps_per_epoch: int) -> LambdaLR:
-    """The learning rate's schedule, to be advanced after each step."""
+    """Make the schedule of the learning rate, which is to be advanced after each step."""
     return LambdaLR(optimizer, factor(train, steps_per_epoch))
 
 
@@ -87,7 +87,7 @@ class AverageWeights(WeightAveraging):
         """The average's and the network's counts of batches in BatchNorm, which are whole numbers."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the weights, and convert the copy to 64 bits where the precision will convert the weights."""
+        """Copy the weights for the average, and convert the copy to 64 bits where the precision will convert the weights."""
         super().setup(trainer, pl_module, stage)
         if self.average_model is not None:
             trainer.precision_plugin.convert_module(self.average_model)
@@ -113,7 +113,7 @@ class AverageWeights(WeightAveraging):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take in the weights of an optimizer step; after the first step they are the average."""
+        """Update the average with the weights of an optimizer step; after the first step these are the average."""
         if trainer.global_step == self.latest_update_step:
             return
         assert self.average_model is not None

@@ -75,7 +75,7 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
     """BatchNorm over the images of all GPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), N over this process's images."""
+        """Normalise this process's images (N, C, H, W), in training by the statistics of all processes' images."""
         return _activated(self, super().forward(input))
 
 
@@ -86,7 +86,7 @@ class GlobalBatchNormOnCPU(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), N over this process's images."""
+        """Normalise this process's images (N, C, H, W), in training by the statistics of all processes' images."""
         return _activated(self, self._summed(input) if self.training else super().forward(input))
 
     def _summed(self, x: Tensor) -> Tensor:

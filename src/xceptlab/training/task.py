@@ -19,7 +19,7 @@ from xceptlab.training import capture, optim
 from xceptlab.training.metrics import ACCURACIES, per_image
 
 _DROPOUT = 4
-"""First word of the key from which dropout's seeds are drawn; other draws have other words."""
+"""First word of the key from which dropout's seeds are drawn; other kinds of draws have other words."""
 
 
 class Task(pl.LightningModule):
@@ -30,9 +30,9 @@ class Task(pl.LightningModule):
 
     Args:
         config: The run.
-        network: Images (N, 3, H, W) to logits (N, classes).
-        steps_per_epoch: Optimizer steps of an epoch.
-        test_images: Images of the test split.
+        network: Maps images (N, 3, H, W) to logits (N, classes).
+        steps_per_epoch: Number of optimizer steps in an epoch.
+        test_images: Number of images in the test split.
     """
 
     def __init__(self, config: RunConfig, network: nn.Module, steps_per_epoch: int, test_images: int) -> None:
@@ -94,7 +94,7 @@ class Task(pl.LightningModule):
         self._recorder = self._step = self._inference = None
 
     def _capturing(self) -> capture.Recorder | None:
-        """What captures this run's work, one for all so that graphs share their memory; None where nothing is captured."""
+        """Recorder of this run's work, one for all graphs so that they share their memory; None where nothing is captured."""
         self._recorder = self._recorder or capture.recorder(self.trainer, self.config)
         return self._recorder
 
@@ -105,7 +105,7 @@ class Task(pl.LightningModule):
         return replayed or self._outputs(batch)
 
     def _outputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, by ``Batch.weight`` a part of the mean over the global batch, and the same part of top-1 in percent."""
+        """Compute a batch's parts, by ``Batch.weight``, of the loss and of top-1 (percent) as means over the global batch."""
         logits = self.network(batch.images)
         loss = self._loss(logits, batch) * batch.weight
         correct = (logits.detach().argmax(1) == batch.labels).sum() * batch.weight
@@ -122,7 +122,7 @@ class Task(pl.LightningModule):
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The summed cross-entropy; an image that is mixed with its partner counts for both labels, by their shares of it."""
+        """Sum the cross-entropy over a batch; an image that is mixed with its partner counts for both labels, by their shares."""
         smoothing = self.config.train.label_smoothing
         if batch.label_weight is None:
             return F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)
@@ -148,7 +148,7 @@ class Task(pl.LightningModule):
         return {"logits": self.network(batch.images)}
 
     def _evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """Add a batch to the sums; returns by metric what its images add to it, (B,) each."""
+        """Evaluate a batch and add it to the sums; returns the values (B,) of its images for each metric, by name."""
         replayed = self._inference(batch) if self._inference else None
         logits = (replayed or self._logits(batch))["logits"].float()
         values = {metric.name: per_image(metric.name, logits, batch.labels) for metric in self._metrics}
@@ -175,7 +175,7 @@ class Task(pl.LightningModule):
 
 
 class PerImage(Metric):
-    """What each of n images adds to some metrics: by name (n,), the same on every process after ``compute``."""
+    """Values (n,) of each of n images for some metrics, by name; the same on every process after ``compute``."""
 
     full_state_update = False
 

@@ -46,9 +46,9 @@ class Curves(pl.Callback):
         self.every = every
         self.quiet = quiet
         self._images = 0.0
-        """Trained on since the last line, by all processes."""
+        """Number of images trained on since the last line, by all processes."""
         self._since = 0.0
-        """When the time of the next line began."""
+        """Time from which the next line counts its seconds, on the performance counter."""
         self._seconds = 0.0
         """Seconds since the last line that had passed when the checkpoint was written from which this run continues."""
         self._loss: Tensor | float = 0.0
@@ -56,12 +56,12 @@ class Curves(pl.Callback):
         self._top1: Tensor | float = 0.0
         """This process's part of the accuracy of the step, summed over accumulated batches."""
         self._replaced = 0
-        """Images of this process since the last line that could not be decoded."""
+        """Number of images of this process since the last line that could not be decoded."""
         self._broken: Tensor | bool = False
         """Whether some loss since the last line was not finite."""
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what has been counted since the last line."""
+        """Keep in the checkpoint what has been counted since the last line of the log."""
         broken = self._mean(trainer, torch.as_tensor(self._broken, device=pl_module.device)) > 0
         seconds = time.perf_counter() - self._since
         replaced = self._total_replaced(trainer)
@@ -131,13 +131,13 @@ class Curves(pl.Callback):
         self._write(trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")})
 
     def _total_replaced(self, trainer: pl.Trainer) -> int:
-        """Images of all processes since the last line that could not be decoded."""
+        """Number of images of all processes since the last line that could not be decoded."""
         replaced = torch.tensor(self._replaced, device=trainer.strategy.root_device)
         return round(trainer.world_size * self._mean(trainer, replaced))
 
     @staticmethod
     def _mean(trainer: pl.Trainer, value: Tensor) -> float:
-        """The mean over processes."""
+        """Average a value over processes."""
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         return float(trainer.strategy.reduce(value, reduce_op="mean"))
 
@@ -148,13 +148,13 @@ class Curves(pl.Callback):
 
 
 def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
-    """The latest metrics of a split."""
+    """Latest metrics of a split, whose names begin with the prefix ``val/`` or ``test/``."""
     assert isinstance(task, Task)
     return {name: value for name, value in task.evaluation.items() if name.startswith(prefix)}
 
 
 class LocalLog(Logger):
-    """metrics.jsonl: one flushed line per call, written by the run's first process."""
+    """Logger of metrics.jsonl: one flushed line per call, written by the run's first process."""
 
     def __init__(self, directory: RunDirectory, *, first: bool) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class LocalLog(Logger):
 
 
 class WandbLog(Logger):
-    """The local log in Weights & Biases. When that fails, the run goes on without it."""
+    """Logger that mirrors the local log in Weights & Biases. When that fails, the run goes on without it."""
 
     name = "W&B"
     version = ""
@@ -227,13 +227,13 @@ def _rate_of_last_step(trainer: pl.Trainer) -> float:
 
 
 def loggers(config: RunConfig, directory: RunDirectory, *, step: int, first: bool) -> list[Logger]:
-    """The run's logs: the local one, and in its ``first`` process those of W&B and TensorBoard that are configured.
+    """Make the run's loggers: the local one, and in its ``first`` process those of W&B and TensorBoard that are configured.
 
     Args:
         config: The run.
-        directory: Where its files are.
-        step: Optimizer steps done by the checkpoint from which it continues.
-        first: Whether this is its first process.
+        directory: The run's directory.
+        step: Number of optimizer steps done by the checkpoint from which the run continues.
+        first: Whether this is the run's first process.
 
     Raises:
         Refused: W&B or TensorBoard is asked for, and is not installed or refuses.
@@ -258,7 +258,7 @@ def finish(trainer: pl.Trainer, record: Record) -> None:
 
 
 def _tensorboard(directory: RunDirectory, step: int) -> Logger:
-    """Lightning's logger into the run's folder; what an interrupted run logged after ``step`` is hidden by TensorBoard.
+    """Make TensorBoard's logger into the run's folder; what an interrupted run logged after ``step`` is hidden by TensorBoard.
 
     Raises:
         Refused: TensorBoard is not installed.
@@ -271,7 +271,7 @@ def _tensorboard(directory: RunDirectory, step: int) -> Logger:
 
 
 def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
-    """The run in W&B, offline where it can only be so; None where it is not wanted or cannot be.
+    """Open the run in W&B, offline where nothing else is possible; None where it is not wanted or cannot be opened.
 
     Raises:
         Refused: W&B is asked for explicitly, and cannot be used.

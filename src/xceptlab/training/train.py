@@ -79,12 +79,7 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     record = directory.record_of_its_id()
     if record:
-        difference = identity.changed(config.data, record)
-        if difference:
-            raise Refused(
-                f"{directory.path}: trained on other data: {difference}; put back what was there, or remove this folder to train "
-                "the run again"
-            )
+        _refuse_record_of_other_data(config, directory, record)
         directory.tidy()
         return record
     world = World.join(config.runtime)
@@ -113,6 +108,15 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
         return record
 
 
+def _refuse_record_of_other_data(config: RunConfig, directory: RunDirectory, record: Record) -> None:
+    difference = identity.changed(config.data, record)
+    if difference:
+        raise Refused(
+            f"{directory.path}: trained on other data: {difference}; put back what was there, or remove this folder to train "
+            "the run again"
+        )
+
+
 def _train(
     config: RunConfig,
     directory: RunDirectory,
@@ -131,11 +135,8 @@ def _train(
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer.loggers = tracking.loggers(config, directory, step=checkpoints.steps_done(latest), first=trainer.is_global_zero)
     began_with = directory.began_with()
-    if latest and began_with and not identity.same(config.data, files["files"], lambda: files["fingerprint"], began_with):
-        raise Refused(
-            f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
-            "remove this folder to train the run anew"
-        )
+    if latest and began_with:
+        _refuse_to_continue_on_other_data(config, directory, began_with, files)
     if trainer.is_global_zero:
         if began_with != files:
             directory.begin_with(files)
@@ -143,26 +144,13 @@ def _train(
         for line in _remarks(config, classes, len(data.train), start, trainer.strategy.root_device):
             say(line, "Warning")
 
-    status: Literal["finished", "diverged"] = "finished"
-    try:
-        with lightning.keyboard_interrupt():
-            with stop_signals.deferred():
-                trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
-            trainer.test(task, datamodule=data, verbose=False)
-        metrics = final_metrics(directory.log()) | task.evaluation  # the log knows what was evaluated before an interruption
-        if not np.isfinite(list(metrics.values())).all():
-            raise tracking.Diverged("the final evaluation is not finite")
-    except tracking.Diverged as error:
-        status, metrics = "diverged", {}
-        if trainer.is_global_zero:
-            say(f"{config.run_id} diverged: {error}", "Warning")
-
-    if trainer.is_global_zero and status == "finished":
+    metrics = _fit_and_test(task, data, directory, latest, trainer, stop_signals)
+    if trainer.is_global_zero and metrics:
         check_curves(directory)
     seconds, images_per_second = throughput(directory.log())
     record = Record(
         run_id=config.run_id,
-        status=status,
+        status="finished" if metrics else "diverged",
         science=config.science(),
         metrics=metrics,
         parameters=parameters,
@@ -190,15 +178,54 @@ def _train(
         weights=start.source if start else "",
     )
     if trainer.is_global_zero:
-        if status == "finished":
-            weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-            write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
-            for name, values in task.test_values.items():
-                file = directory.path / f"test_{'correct' if name == 'top1' else name}.npy"
-                write_atomically(file, npy(values.numpy()))
+        if metrics:
+            _keep_evaluated(network, task, directory)
         directory.write_record(record)
         shutil.rmtree(directory.path / "checkpoints")
     return record
+
+
+def _refuse_to_continue_on_other_data(
+    config: RunConfig, directory: RunDirectory, began_with: dict[str, str], files: dict[str, str]
+) -> None:
+    if not identity.same(config.data, files["files"], lambda: files["fingerprint"], began_with):
+        raise Refused(
+            f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
+            "remove this folder to train the run anew"
+        )
+
+
+def _fit_and_test(
+    task: Task,
+    data: DataModule,
+    directory: RunDirectory,
+    latest: Path | None,
+    trainer: pl.Trainer,
+    stop_signals: StopSignals,
+) -> dict[str, float]:
+    """Train from the latest checkpoint to the last epoch, then evaluate; returns the final metrics, none if the run diverged."""
+    try:
+        with lightning.keyboard_interrupt():
+            with stop_signals.deferred():
+                trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
+            trainer.test(task, datamodule=data, verbose=False)
+        metrics = final_metrics(directory.log()) | task.evaluation  # the log knows what was evaluated before an interruption
+        if not np.isfinite(list(metrics.values())).all():
+            raise tracking.Diverged("the final evaluation is not finite")
+    except tracking.Diverged as error:
+        if trainer.is_global_zero:
+            say(f"{task.config.run_id} diverged: {error}", "Warning")
+        return {}
+    return metrics
+
+
+def _keep_evaluated(network: nn.Module, task: Task, directory: RunDirectory) -> None:
+    """Write the evaluated weights, and the values of each test image, into the run's directory."""
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
+    for name, values in task.test_values.items():
+        file = directory.path / f"test_{'correct' if name == 'top1' else name}.npy"
+        write_atomically(file, npy(values.numpy()))
 
 
 def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) -> None:
@@ -207,7 +234,7 @@ def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) ->
     Args:
         config: The run.
         latest: The checkpoint from which it continues.
-        start: The weights that it starts from in place of drawn ones.
+        start: Weights from which the run starts in place of drawn ones; None for drawn ones.
     """
 
     def announce_line(text: object) -> None:
@@ -226,14 +253,14 @@ def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) ->
 
 
 def _remarks(config: RunConfig, classes: list[str], images: int, start: WarmStart | None, device: torch.device) -> list[str]:
-    """What is allowed, and hardly meant.
+    """Remarks on settings that are allowed but hardly meant, a line each.
 
     Args:
         config: The run.
         classes: Names of the classes by label; empty where they are not known.
-        images: Training images.
-        start: The weights that it starts from in place of drawn ones.
-        device: One that the run is trained on.
+        images: Number of training images.
+        start: Weights from which the run starts in place of drawn ones; None for drawn ones.
+        device: One of the devices on which the run is trained.
     """
     remarks = []
     if config.train.batch_size > images:
@@ -250,7 +277,7 @@ def _remarks(config: RunConfig, classes: list[str], images: int, start: WarmStar
 
 
 def check_curves(directory: RunDirectory) -> None:
-    """Refuse to call a run finished whose log lacks its training or its final evaluation.
+    """Check that a run's log holds its training and its final evaluation before the run is called finished.
 
     Raises:
         OSError: Lines are missing, though the run has written them.
@@ -277,12 +304,12 @@ def prepare(config: RunConfig) -> None:
 
 
 def build(config: RunConfig) -> nn.Module:
-    """The run's network with the weights that its seed draws, channels last in memory (2.5 times as fast on a CPU)."""
+    """Build the run's network with the weights that its seed draws, channels last in memory (2.5 times as fast on a CPU)."""
     return _laid_out(models.build(config.model, config.data.classes, config.seed), config)
 
 
 def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
-    """The network, channels last in memory and compiled where the configuration says so."""
+    """Lay a network out as the run needs it: channels last in memory, and compiled where the configuration says so."""
     network = network.to(memory_format=torch.channels_last)
     if config.train.compile:
         # A graph for each shape: with sizes left open, what a batch is computed by would depend on which came first. A run has a
@@ -295,7 +322,7 @@ def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
 def make_trainer(
     config: RunConfig, world: World, directory: RunDirectory, stop_signals: StopSignals, *, progress: bool, quiet: bool
 ) -> pl.Trainer:
-    """Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
+    """Make Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
 
     Raises:
         Refused: The accelerator or the devices are not there, or this version of Lightning does not fit.
@@ -326,7 +353,7 @@ def make_trainer(
 
 
 def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
-    """A Trainer on the run's devices and in its precision. Signals and processes are handled by this package, not by Lightning.
+    """Make a Trainer on the run's devices and in its precision. This package handles signals and processes, not Lightning.
 
     Raises:
         Refused: The accelerator or the devices are not there, or this version of Lightning does not fit.
@@ -364,12 +391,12 @@ def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] =
 def evaluate(
     config: RunConfig, weights: str | Path, split: Literal["test", "val"], given: Collection[str] = ()
 ) -> dict[str, float]:
-    """Top-1 and top-5 (percent) and loss (nats) of weights on a split, by name such as ``test/top1``.
+    """Evaluate weights on a split: top-1 and top-5 (percent) and loss (nats), by name such as ``test/top1``.
 
     Args:
         config: The network, the data and the devices.
         weights: A ``model.safetensors`` or a checkpoint of a run, or what else ``models.pretrained.load`` reads.
-        split: Which images.
+        split: The split on whose images to evaluate.
         given: Keys of the configuration that the source of foreign weights does not change; see ``models.pretrained``.
 
     Raises:
@@ -393,14 +420,14 @@ def evaluate(
 
 
 def npy(array: np.ndarray) -> bytes:
-    """The bytes of a .npy file."""
+    """The bytes of a .npy file that holds an array."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
 
 
 def device_name(device: torch.device) -> str:
-    """Such as ``NVIDIA H100 80GB HBM3`` or the CPU's model."""
+    """Name of a device's model, such as ``NVIDIA H100 80GB HBM3`` or that of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -412,7 +439,8 @@ def device_name(device: torch.device) -> str:
 
 
 def arithmetic(device: torch.device) -> str:
-    """What, beside the device's model, decides in which order and how a library sums and rounds on it."""
+    """What, besides the device's model, determines summation order and rounding: compute capability, CUDA and cuDNN on a GPU, the
+    instruction set on a CPU."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"compute capability {major}.{minor}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"

@@ -28,7 +28,7 @@ WANDB = RequirementCache("wandb")
 Mode = Literal["online", "offline"]
 
 UPLOAD_SECONDS = 120
-"""How long W&B may take to receive what is left when a run ends; `xceptlab sync` can send it later."""
+"""Seconds that W&B may take to receive what is left when a run ends; `xceptlab sync` can send it later."""
 
 
 SUMMARY = ("status", "parameters", "macs", "steps", "images_per_second", "device", "world_size", "git")
@@ -36,7 +36,7 @@ SUMMARY = ("status", "parameters", "macs", "steps", "images_per_second", "device
 
 
 class Mirror:
-    """One run, opened in W&B.
+    """One run that is opened in W&B and gets what its log has gained.
 
     Raises:
         Refused: W&B refuses, or cannot be reached.
@@ -78,7 +78,7 @@ class Mirror:
 
 
 def _number(line: dict[str, Any]) -> int:
-    """A step has at most three lines: of training, of validation, of the final evaluation."""
+    """Number of a log's line in W&B: a step has at most three lines, of training, of validation, of the final evaluation."""
     number = 3 * int(line["step"])
     if is_evaluation(line, "test"):
         return number + 2
@@ -97,7 +97,7 @@ def client() -> Any:
 
 
 def chosen(runtime: RuntimeConfig) -> Mode | None:
-    """Where ``runtime.wandb`` sends a run; None for nowhere. ``auto`` is online where a key is configured, and never asks.
+    """Mode in which ``runtime.wandb`` sends a run; None for none. ``auto`` is online where a key is configured, and never asks.
 
     Raises:
         Refused: W&B is asked for and not installed, or there is no key that it accepts.
@@ -139,12 +139,12 @@ def sync_study(
     """Send a study's verdicts and its report to a run of their own in W&B; returns its address there. The key is checked already.
 
     Args:
-        directory: The study's, with its report.html.
-        name: The study's, which is also the group of its runs.
-        project: In W&B; see ``runtime.wandb_project``.
-        question: The study's.
-        verdicts: The rows of the table.
-        summary: What W&B shows of the run in its table of runs.
+        directory: The study's folder, with its report.html.
+        name: Name of the study, which is also the group of its runs.
+        project: Project in W&B; see ``runtime.wandb_project``.
+        question: The study's question.
+        verdicts: Rows of the table of verdicts.
+        summary: Values that W&B shows of this run in its table of runs.
 
     Raises:
         Refused: W&B refuses or cannot be reached.
@@ -165,10 +165,10 @@ def sync_study(
 
 
 def check_key() -> None:
-    """Refuse a W&B that cannot be used.
+    """Check that W&B can be used.
 
     Raises:
-        Refused: It is not installed, there is no key, or W&B does not accept it.
+        Refused: W&B is not installed, there is no key, or W&B does not accept the key.
     """
     if not WANDB:
         raise Refused("W&B: wandb is not installed (pip install wandb)")
@@ -190,7 +190,7 @@ def _has_key() -> bool:
 
 
 def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Sequence[str] = (), **options: Any) -> Any:
-    """W&B's run of this directory, continued where there is one; its address goes into ``wandb_url``.
+    """Open W&B's run of a directory, and continue it where there is one; its address goes into ``wandb_url``.
 
     W&B's environment variables count where nothing is given here, and their tags are added. In a sweep the run belongs to the
     sweep, but keeps its id: the sweep's agent gives one id to all that its command runs.
@@ -204,16 +204,7 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
         write_atomically(id_file, f"{prefix}-{secrets.token_hex(4)}".encode())
     environment = wandb.setup().settings
     sweep_and_run = environment.sweep_id, environment.run_id
-    settings = wandb.Settings(
-        sweep_id=None if project else environment.sweep_id,  # a sweep is in the environment's project
-        console="off",
-        save_code=False,
-        disable_git=True,  # the record has the revision
-        reinit="finish_previous",
-        finish_timeout=UPLOAD_SECONDS,
-        finish_timeout_raises=True,
-        x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
-    )
+    settings = _settings(sweep=None if project else environment.sweep_id)  # a sweep is in the environment's project
     environment.sweep_id = environment.run_id = None  # W&B would prefer them to what a run is opened with
     try:
         with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {id_file} to send it anew"):
@@ -234,9 +225,23 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
     return run
 
 
+def _settings(sweep: str | None) -> Any:
+    """W&B's settings of a run: it mirrors what is on disk, and nothing that W&B would collect by itself."""
+    return client().Settings(
+        sweep_id=sweep,
+        console="off",
+        save_code=False,
+        disable_git=True,  # the record has the revision
+        reinit="finish_previous",
+        finish_timeout=UPLOAD_SECONDS,
+        finish_timeout_raises=True,
+        x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
+    )
+
+
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
-    """Turn W&B's errors into one line that says what it does not take.
+    """Turn W&B's errors into one line that says what W&B does not take.
 
     Raises:
         Refused: W&B raised an error, or cannot be reached.
@@ -251,7 +256,7 @@ def _refusals(what: str) -> Iterator[None]:
 
 @contextmanager
 def _closing(run: Any, exit_code: int) -> Iterator[None]:
-    """Close W&B's run in the end, and wait until all has arrived."""
+    """Close W&B's run after the block, and wait until all has arrived."""
     wandb = client()
     try:
         yield

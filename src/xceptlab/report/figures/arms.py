@@ -24,7 +24,7 @@ Cost = Literal["parameters", "macs"]
 
 
 def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:
-    """A metric against parameters or multiply-accumulates; a bar is one standard deviation over seeds."""
+    """Chart of a metric against parameters or multiply-accumulates; a bar is one standard deviation over seeds."""
     rows = _cost_rows(arms, cost)
     title = {"parameters": "parameters", "macs": "MACs"}[cost]
     x = alt.X("cost:Q").scale(domain=_domain_of_costs(rows), nice=False, zero=False).title(title).axis(tickCount=4, format=".4~s")
@@ -65,7 +65,7 @@ def _cost_rows(arms: Sequence[ArmRow], cost: Cost) -> list[dict[str, Any]]:
 
 
 def _domain_of_costs(rows: list[dict[str, Any]]) -> list[float]:
-    """What the axis of costs spans, which is more than a point where all arms cost the same."""
+    """Range of the axis of costs, which is more than a point also where all arms cost the same."""
     costs = [row["cost"] for row in rows] or [0, 1]
     low, high = min(costs), max(costs)
     padding = max(0.1 * (high - low), 0.02 * high)
@@ -73,7 +73,7 @@ def _domain_of_costs(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def effects_chart(effects: Sequence[EffectRow], metric: str) -> Chart:
-    """Main effects and interactions, one under the other, each with its name above its interval."""
+    """Chart of main effects and interactions, one under the other, each with its name above its interval."""
     rows = [_effect_row(effect) for effect in effects]
     lines_of_names = [row["words"].count("\n") + 1 for row in rows]
     height = 34 + 14 * max(lines_of_names, default=1)

@@ -27,7 +27,7 @@ from xceptlab.study.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """What an axis of a claim's differences spans, and the part of it in which the claim holds."""
+    """Range of an axis of a claim's differences, and the part of it in which the claim holds."""
 
     low: float
     high: float
@@ -73,7 +73,7 @@ def effect_size(verdict: Verdict) -> str:
 
 
 def verdict_chart(verdict: Verdict) -> Chart:
-    """The claim's interval, and below it each seed's difference; where the claim holds is shaded up to the dashed margin."""
+    """Chart of a claim's interval over each seed's difference; where the claim holds is shaded up to the dashed margin."""
     extent = Extent.of(verdict)
     estimate_row = f"{verdict.claim.statistic}, {100 * verdict.level:g}%"
     x = (
@@ -97,7 +97,7 @@ def verdict_chart(verdict: Verdict) -> Chart:
 
 
 def differences_chart(verdict: Verdict) -> Chart:
-    """Each seed's difference, over the interval of their mean or median; where the claim holds is shaded."""
+    """Chart of each seed's difference, over the interval of their mean or median; where the claim holds is shaded."""
     extent = Extent.of(verdict)
     x = alt.X("seed:O").title("seed").axis(labelAngle=0, labelOverlap=True)
     y = (
@@ -118,7 +118,7 @@ def differences_chart(verdict: Verdict) -> Chart:
 
 
 def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> Chart:
-    """Each seed's pair of scores, as a line from arm to arm; ``arms`` are the study's, in the order of their colours."""
+    """Chart of each seed's pair of scores, as a line from arm to arm; ``arms`` are the study's, in the order of their colours."""
     claim = verdict.claim
     rows = _score_rows(verdict)
     title = metric_axis(claim.metric)
@@ -209,7 +209,7 @@ def _margin_layers(verdict: Verdict, extent: Extent, differences: alt.X | alt.Y)
 
 
 def _label_of_region(extent: Extent, x: alt.X) -> alt.Chart:
-    """The words above the region where the claim holds."""
+    """Words above the region where the claim holds, as a layer of the chart."""
     middle = (extent.holds_from + extent.holds_to) / 2
     alignment = extent.alignment(middle)
     value = {"left": extent.low, "center": middle, "right": extent.high}[alignment]
@@ -240,7 +240,7 @@ def _interval_bar(verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y
 
 
 def _estimate_layers(verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    """The estimate as a tick and as a number below it."""
+    """Layers that show the estimate as a tick and as a number below it."""
     text = format(verdict.estimate, difference_format(verdict.claim.metric))
     estimate = {"row": row, "value": verdict.estimate, "text": text}
     tick = chart_of(estimate).mark_tick(size=22, thickness=3.5, color=TONES[verdict.outcome])
@@ -254,7 +254,7 @@ def _estimate_layers(verdict: Verdict, extent: Extent, row: str, x: alt.X, y: al
 
 
 def _interval_across_seeds(verdict: Verdict, extent: Extent, y: alt.Y) -> list[alt.Chart]:
-    """The interval as a band behind all seeds, and the estimate as a line in it."""
+    """Layers that show the interval as a band behind all seeds, and the estimate as a line in it."""
     tone = TONES[verdict.outcome]
     start, end = extent.interval(verdict)
     row = {"value": start, "end": end, "estimate": verdict.estimate}

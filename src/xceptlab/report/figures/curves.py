@@ -9,16 +9,16 @@ from xceptlab.report.figures.style import INK, Chart, chart_of, colour, dash, me
 from xceptlab.report.summary import Curve, Summary
 
 MEANS, RUNS = "mean ± sd", "single runs"
-"""What a reader may choose to see."""
+"""The two views of the learning curves between which a reader chooses."""
 
 PLACE_OF_EPOCH = "logarithmic ? log(datum.epoch) / LN2 : datum.epoch"
-"""Vega's expression of where an epoch stands on its axis."""
+"""Vega expression for the place of an epoch on its axis."""
 
 LABEL_OF_EPOCH = "logarithmic ? '' + pow(2, datum.value) : datum.label"
-"""Vega's expression of the label at a tick of that axis."""
+"""Vega expression for the label at a tick of the axis of epochs."""
 
 TEXTS_AT_EPOCH = "isDefined(datum.datum) ? datum.datum.texts : datum.texts"
-"""Vega's expression of what the arms have at an epoch: asked of a rule, or of the cell around one."""
+"""Vega expression for the arms' values at an epoch, as text; evaluated at a rule, or at the cell around one."""
 
 
 def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +33,7 @@ def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
-    """Learning curves: the arms' means with a band of one standard deviation, or on demand the single runs.
+    """Chart of learning curves: the arms' means with a band of one standard deviation, or on demand the single runs.
 
     The page has a legend of its own, which finds room on a phone and sets ``hidden``, the arms that are not drawn.
     """
@@ -74,7 +74,7 @@ def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
 
 
 def _choices() -> list[alt.Parameter]:
-    """What a reader of the page can change in the curves."""
+    """Controls with which a reader of the page changes the curves."""
     means_or_runs = alt.binding_radio(options=[MEANS, RUNS], name="show ")
     return [
         alt.param(name="shown", value=MEANS, bind=means_or_runs),
@@ -103,12 +103,12 @@ def _rules(text_rows: list[dict[str, Any]], x: alt.X) -> alt.Chart:
 
 
 def _at_epochs(chart: alt.Chart) -> alt.Chart:
-    """The chart with the rows' places on the axis of epochs."""
+    """Add to a chart's rows their places on the axis of epochs."""
     return chart.transform_calculate(x=PLACE_OF_EPOCH)
 
 
 def _epochs_unfolded(rows: list[dict[str, Any]], *columns: str) -> alt.Chart:
-    """A chart of the arms that are not hidden, whose columns are lists over epochs in the rows."""
+    """Make a chart of the arms that are not hidden, from rows in which some columns are lists over epochs."""
     shown = chart_of(*rows).transform_filter("indexof(hidden, datum.arm) < 0")
     return _at_epochs(shown.transform_flatten(["epoch", *columns]))
 

@@ -26,7 +26,7 @@ SVG_WIDTH = 480
 
 
 def page(chart: Any) -> dict[str, Any]:
-    """The specification of a chart as wide as its place in the page."""
+    """Vega-Lite specification of a chart that is as wide as its place in the page."""
     specification = chart.to_dict(validate=False)
     return specification | {
         "width": "container",
@@ -37,7 +37,7 @@ def page(chart: Any) -> dict[str, Any]:
 
 
 def curves_svg(summary: Summary) -> bytes:
-    """The learning curves, for report.md."""
+    """Learning curves as SVG, for report.md."""
     longest_name = max(map(len, summary.curves), default=0)
     columns = SVG_WIDTH // (7 * longest_name + 90)
     legend = alt.Legend(
@@ -53,7 +53,7 @@ def curves_svg(summary: Summary) -> bytes:
 
 
 def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
-    """Every claim's interval, one under the other, for report.md."""
+    """Every claim's interval as SVG, one under the other, for report.md."""
     charts: list[Any] = []
     for verdict in verdicts:
         title = alt.Title(
@@ -70,7 +70,7 @@ def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
 
 
 def _svg(chart: Any) -> bytes:
-    """A chart on white, as it stands in a repository."""
+    """A chart as SVG on white, for pages of any background."""
     import vl_convert  # starts threads, which a process that only imports this module does without
 
     specification = chart.to_dict(validate=False)

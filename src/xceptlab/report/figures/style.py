@@ -13,13 +13,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 """Okabe and Ito's palette, which colour-blind readers can tell apart; dark red in place of its yellow, pale on white."""
 
 GREY = COLOURS[6]
-"""The colour of what is no arm of the study, such as the sides of a claim on an effect."""
+"""Colour of whatever is no arm of the study, such as the sides of a claim on an effect."""
 
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
 """Dash patterns of lines: solid for the arms that use the colours first, dashed for those that use them again."""
 
 TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F8694", "incomplete": "#C98600"}
-"""One colour per outcome."""
+"""Colour of each outcome of a claim."""
 
 HOLDS = TONES["supported"]
 """The colour of the region in which a claim holds."""
@@ -39,7 +39,7 @@ def dash(i: int) -> tuple[int, ...]:
 
 
 def short(name: str, most: int = 32) -> str:
-    """A name where there is little room: its beginning and its end."""
+    """Shorten a name, where there is little room, to its beginning and its end."""
     if len(name) <= most:
         return name
     beginning = name[: most // 2]
@@ -79,7 +79,7 @@ def chart_of(*rows: dict[str, Any]) -> alt.Chart:
 
 
 def vega_config(font: str) -> dict[str, Any]:
-    """Vega-Lite's configuration of what all figures share."""
+    """Vega-Lite configuration that all figures share."""
     text = {
         "labelColor": INK,
         "titleColor": INK,

@@ -1,0 +1,132 @@
+"""A run's whole configuration: its sections and its seed, and the identity that follows from them."""
+
+import dataclasses
+import functools
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from xceptlab.config.fields import Section
+from xceptlab.config.run_id import SCIENCE_VERSION, readable_parts, science_hash, science_of
+from xceptlab.config.schema.data import DataConfig
+from xceptlab.config.schema.model import ModelConfig
+from xceptlab.config.schema.runtime import LauncherConfig, RuntimeConfig
+from xceptlab.config.schema.train import TrainConfig
+
+EXTENSION_DEFAULTS: dict[str, dict[str, Any]] = {
+    "model": {"family": "xception", "options": {}},
+    "train": {"metrics": [], "callbacks": []},
+    "": {"extensions": []},
+}
+"""Defaults, by section, of fields that only runs with the user's own modules set; written configurations leave them out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Section):
+    """One run: one training of one network with one seed."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Where and how it runs; must not change results."""
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    """What starts the runs of a study; must not change results."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images, their augmentation and dropout."""
+    extensions: tuple[str, ...] = ()
+    """The user's modules that register networks, metrics, data sets and the like: ``.py`` files, looked up beside the
+    configuration file that names them, or importable modules. They are executed; a run's folder never names any."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
+
+    def science(self) -> dict[str, Any]:
+        """The science fields as ``{dotted key: value}``, in the order of the schema.
+
+        Registered components that the run uses, if any, stand under ``extensions`` with their versions:
+        ``{"activation squash": 1}``.
+        """
+        science: dict[str, Any] = {}
+        for section in self._science_sections:
+            science |= science_of(section)
+        science["seed"] = self.seed
+        used = self.registered_versions()
+        if used:
+            science["extensions"] = used
+        return science
+
+    def keys_without_effect(self) -> dict[str, str]:
+        """Keys whose values have no effect in this run, each with the setting that is the reason.
+
+        Some of them (``DataConfig.OF_PHOTOGRAPHS``) are refused with another value than the default, but may be given with it.
+        """
+        without_effect = {}
+        if self.data.crop != "pad":
+            without_effect["data.pad"] = f"data.crop {self.data.crop}"
+        if self.data.in_memory:
+            for name in ("on_corrupt", "max_pixels", "eval_crop", "eval_interpolation"):
+                without_effect[f"data.{name}"] = f"data.name {self.data.name}"
+        if self.train.schedule in ("constant", "cosine"):
+            for name in ("decay_rate", "decay_epochs"):
+                without_effect[f"train.{name}"] = f"train.schedule {self.train.schedule}"
+        if self.train.optimizer == "adamw":
+            without_effect["train.momentum"] = "train.optimizer adamw"
+        return without_effect
+
+    def registered_versions(self) -> dict[str, int]:
+        """Versions of the registered components that the run uses, by identity such as ``activation squash``."""
+        versions = {}
+        for section in self._science_sections:
+            for entry in section.registered_entries():
+                versions[entry.identity] = entry.version
+        return versions
+
+    @property
+    def _science_sections(self) -> tuple[ModelConfig, DataConfig, TrainConfig]:
+        """The sections of the configuration that can change a result."""
+        return self.model, self.data, self.train
+
+    def changed(self) -> dict[str, Any]:
+        """The science fields that differ from their defaults, by dotted key."""
+        defaults = _default_science()
+        changed = {}
+        for key, value in self.science().items():
+            if value != defaults.get(key):
+                changed[key] = value
+        return changed
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """The run's id, a readable part and a hash of the science: equal science is the same run, whoever asks for it.
+
+        The hash alone is the identity: ``RunDirectory.of`` finds a run also where its readable part was another one.
+        """
+        return self.id_in(SCIENCE_VERSION)
+
+    def id_in(self, version: int) -> str:
+        """The run's id under a ``SCIENCE_VERSION``, today's or an earlier one."""
+        is_known = self.data.identity_is_known and self.model.identity_is_known
+        assert is_known, "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
+        data_set = self.data.title or self.data.name
+        readable = "-".join([data_set, *readable_parts(*self._science_sections), f"seed{self.seed}"])
+        return f"{readable}-{science_hash(self.changed(), version)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as in a configuration file; fields for the user's own modules only where they are set."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        for section, defaults in EXTENSION_DEFAULTS.items():
+            part = values[section] if section else values
+            for name, default in defaults.items():
+                if part[name] == default:
+                    del part[name]
+        return values
+
+
+@functools.cache
+def _default_science() -> dict[str, Any]:
+    return RunConfig().science()
