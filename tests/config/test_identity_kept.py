@@ -17,12 +17,14 @@ IDS = [
     ("", "imagenet-seed0-4a1779511a"),
     ("-c model/xception_tiny -c data/digits -c train/digits --seed 7", "digits-seed7-5cffadf93e"),
     (
-        "-c model/xception_cifar -c data/cifar10 -c train/cifar --model.residual none --train.lr 5e-2",
-        "cifar10-residual_none-lr0.05-seed0-5e43fac322",
+        "-c model/xception_cifar -c data/cifar10 -c train/cifar --model.residual none --train.lr 5e-2 "
+        "--train.epochs 100",
+        "cifar10-residual_none-epochs100-lr0.05-seed0-5e43fac322",
     ),
     (
-        "-c model/xception_cifar -c data/cifar100 -c train/cifar --model.fc [64,32] --data.mixup 0.2 --data.cutmix 1",
-        "cifar100-fc64_32-mixup0.2-cutmix1-seed0-048b1d90fc",
+        "-c model/xception_cifar -c data/cifar100 -c train/cifar --model.fc [64,32] --data.mixup 0.2 --data.cutmix 1 "
+        "--train.epochs 100",
+        "cifar100-fc64_32-mixup0.2-cutmix1-epochs100-seed0-048b1d90fc",
     ),
     (
         "-c model/xception -c data/imagenet -c train/imagenet_paper --data.short_side 342 --runtime.devices 8",
