@@ -1,7 +1,6 @@
-"""The command line: the parser, and what errors and signals become exit codes (``main``).
+"""The command line: the parser, and which exit code of ``errors`` an error or a signal becomes (``main``).
 
-Exit codes: 0 done, 1 a run failed or the disk is full, 2 bad input, 75 interrupted by a signal and to be continued by the same
-command, 130 interrupted by the user. Nothing heavy is imported before a command needs it.
+Nothing heavy is imported before a command needs it.
 """
 
 import argparse
@@ -18,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from xceptlab import __version__, commands
+from xceptlab import __version__
+from xceptlab.commands import bench, data, run, study
 from xceptlab.config.field_errors import synonyms
 from xceptlab.config.fields import keys
 from xceptlab.config.schema import RunConfig
@@ -181,44 +181,27 @@ def _parser() -> _Parser:
         added.set_defaults(command=command, main=main, parser=added)
         return added
 
-    study = add(commands.study)
-    study.add_argument("study", metavar="STUDY", help=STUDY_HELP)
-    study.add_argument(
-        "--jobs", type=whole_number, metavar="N", help="runs at a time (default: as many as there are GPUs or cores for)"
-    )
-    _add_seeds(study)
-    for command in (commands.plan, commands.status):
-        plan_or_status = add(command)
-        plan_or_status.add_argument("study", metavar="STUDY", help=STUDY_HELP)
-        _add_seeds(plan_or_status)
-    _add_report_arguments(add(commands.report))
-    _add_judge_arguments(add(commands.judge))
-    sync = add(commands.sync)
-    sync.add_argument("names", metavar="STUDY|RUN", nargs="+", help=f"{STUDY_HELP}, with all its runs, or a run's folder or id")
-    _add_seeds(sync)
-    train = add(commands.train, add_help=False)
-    train.add_argument("-h", "--help", action="store_true")
-    evaluate = add(commands.evaluate)
-    evaluate.add_argument("weights", metavar="RUN", help=WEIGHTS_HELP)
-    evaluate.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
-    export = add(commands.export)
-    export.add_argument("weights", metavar="RUN", help=WEIGHTS_HELP)
-    output = "file to write: .onnx (checked against onnxruntime), .pt2 (torch.export) or .safetensors (timm's layout)"
-    export.add_argument("output", metavar="OUTPUT", help=output)
-    data = add(commands.data)
-    action = "check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to"
-    data.add_argument("action", metavar="{check,prepare}", choices=("check", "prepare"), help=action)
-    everything = "check decodes every image, not 200 of each split, and verifies every checksum of prepared ones"
-    data.add_argument("--all", action="store_true", help=everything)
-    bench = add(commands.bench)
-    bench.add_argument("name", metavar="NAME", nargs="?", help=", ".join(commands.benchmarks()) or "there are none here")
-    bench.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
-    describe = add(commands.describe)
-    describe.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or id, whose network is shown")
-    describe.add_argument("--depth", type=whole_number, default=3, metavar="N", help="levels of modules to show (default: 3)")
-    side_by_side = "show the networks of two configuration files or runs side by side"
-    describe.add_argument("--compare", nargs=2, metavar=("A", "B"), help=side_by_side)
+    _add_study_arguments(add(study.study))
+    _add_study_and_seeds(add(study.plan))
+    _add_study_and_seeds(add(study.status))
+    _add_report_arguments(add(study.report))
+    _add_judge_arguments(add(study.judge))
+    _add_sync_arguments(add(study.sync))
+    _add_train_arguments(add(run.train, add_help=False))
+    _add_evaluate_arguments(add(run.evaluate))
+    _add_export_arguments(add(run.export))
+    _add_data_arguments(add(data.data))
+    _add_bench_arguments(add(bench.bench))
+    _add_describe_arguments(add(run.describe))
     return parser
+
+
+# ---- arguments of several commands -----------------------------------------------------------------------------------------
+
+
+def _add_study_and_seeds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY", help=STUDY_HELP)
+    _add_seeds(parser)
 
 
 def _add_seeds(parser: argparse.ArgumentParser) -> None:
@@ -233,6 +216,16 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         "simulate such studies, with differences drawn from these, and say how often their verdicts are wrong (some seconds)"
     )
     parser.add_argument("--calibrate", action="store_true", help=simulate)
+
+
+# ---- arguments of one command ----------------------------------------------------------------------------------------------
+
+
+def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY", help=STUDY_HELP)
+    at_a_time = "runs at a time (default: as many as there are GPUs or cores for)"
+    parser.add_argument("--jobs", type=whole_number, metavar="N", help=at_a_time)
+    _add_seeds(parser)
 
 
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -265,3 +258,44 @@ def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed-column", default="seed", metavar="NAME", help="the column that pairs their runs (default: seed)")
     _add_calibrate(parser)
     add("--output", type=Path, metavar="DIR", help="write report.md and its figure there")
+
+
+def _add_sync_arguments(parser: argparse.ArgumentParser) -> None:
+    names = f"{STUDY_HELP}, with all its runs, or a run's folder or id"
+    parser.add_argument("names", metavar="STUDY|RUN", nargs="+", help=names)
+    _add_seeds(parser)
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-h", "--help", action="store_true")
+
+
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="RUN", help=WEIGHTS_HELP)
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="RUN", help=WEIGHTS_HELP)
+    output = "file to write: .onnx (checked against onnxruntime), .pt2 (torch.export) or .safetensors (timm's layout)"
+    parser.add_argument("output", metavar="OUTPUT", help=output)
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    action = "check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to"
+    parser.add_argument("action", metavar="{check,prepare}", choices=("check", "prepare"), help=action)
+    everything = "check decodes every image, not 200 of each split, and verifies every checksum of prepared ones"
+    parser.add_argument("--all", action="store_true", help=everything)
+
+
+def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(bench.benchmarks()) or "there are none here"
+    parser.add_argument("name", metavar="NAME", nargs="?", help=names)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
+
+
+def _add_describe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or id, whose network is shown")
+    parser.add_argument("--depth", type=whole_number, default=3, metavar="N", help="levels of modules to show (default: 3)")
+    side_by_side = "show the networks of two configuration files or runs side by side"
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help=side_by_side)

@@ -44,6 +44,16 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class AbsentClasses:
+    """A class, or several, of which a split of a run has no image."""
+
+    split: str
+    """``train``, ``validation`` or ``test``."""
+    text: str
+    """Which classes, in a line that names the split."""
+
+
+@dataclass(frozen=True)
 class Remark:
     """A remark of the decoder on an image that it could decode: no fault, but it may surprise."""
 
@@ -127,17 +137,18 @@ def _notes(config: DataConfig, split: str, source: Source, members: Indices, nam
     yield from _left_out(split, source, members, names)
 
 
-def absent_classes(config: DataConfig) -> Iterator[str]:
-    """A line for each class of which a split has no image, worded as ``check`` words it; nothing is decoded.
+def absent_classes(config: DataConfig) -> Iterator[AbsentClasses]:
+    """Find the classes of which a split has no image, worded as ``check`` words them; nothing is decoded.
 
     Raises:
         Refused: The data set is not there, or cannot be read.
     """
     names = _class_names(config)
     for split, (source, members) in splits(config).items():
-        if len(members):
-            yield from _absent(config, split, source, names)
-            yield from _left_out(split, source, members, names)
+        if not len(members):
+            continue
+        for text in (*_absent(config, split, source, names), *_left_out(split, source, members, names)):
+            yield AbsentClasses(split, text)
 
 
 def _class_names(config: DataConfig) -> tuple[str, ...]:

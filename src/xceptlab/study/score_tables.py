@@ -4,13 +4,14 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xceptlab import register
 from xceptlab.config.fields import Section
+from xceptlab.config.loading import load_file
 from xceptlab.errors import Refused
 from xceptlab.files import read
 from xceptlab.runs.metrics import ACCURACY
@@ -97,6 +98,36 @@ def claims_on(contrasts: Iterable[Any], given: dict[str, Any]) -> ClaimsFile:
     of_file = {"alpha": common.pop("alpha")} if "alpha" in common else {}
     claims = [ScoreClaim(id=f" {common['kind']} ".join(map(str, pair)), contrast=pair, **common) for pair in contrasts]
     return ClaimsFile(claims=claims, **of_file)
+
+
+def claims_given(
+    contrasts: Sequence[Any] | None,
+    fields: Mapping[str, Any],
+    file: str | None,
+    *,
+    either: str,
+    not_with_file: Callable[[list[str]], str],
+) -> ClaimsFile:
+    """The claims that a user makes, on contrasts or in a file.
+
+    Args:
+        contrasts: Arms (a, b); None where a file has the claims.
+        fields: By their names fields that all claims on contrasts have in common, and ``alpha``; None for those left out.
+        file: YAML as ``ClaimsFile`` describes it; None where there are contrasts.
+        either: The error, in the caller's words, where there are both contrasts and a file, or neither.
+        not_with_file: The error where fields are given, by their names, though there is a file.
+
+    Raises:
+        Refused: One of the above, or a claim that is not allowed.
+    """
+    if (contrasts is None) == (file is None):
+        raise Refused(either)
+    given = {name: value for name, value in fields.items() if value is not None}
+    if contrasts is not None:
+        return claims_on(contrasts, given)
+    if given:
+        raise Refused(not_with_file(list(given)))
+    return load_file(ClaimsFile, str(file))
 
 
 def judge_scores(file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str) -> list[Verdict]:

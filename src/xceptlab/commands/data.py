@@ -1,0 +1,71 @@
+"""The command ``data``, which checks a data set or prepares reduced photographs of it."""
+
+import argparse
+import warnings
+
+from xceptlab.commands.remarks import warn
+from xceptlab.config.loading import load_run
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import BAD_INPUT, Refused
+from xceptlab.text import say
+
+
+def data(options: argparse.Namespace, layers: list[str]) -> int:
+    """Check a data set as a run would use it, or prepare reduced photographs (data.short_side)."""
+    config = load_run(layers)
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more loader workers than cores are what the user asked for
+    if options.action == "prepare":
+        return _prepare_photographs(config)
+    return _check_data(config, options.all)
+
+
+def _check_data(config: RunConfig, everything: bool) -> int:
+    """Print the table of the splits, and each fault that is found; returns the exit code."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from xceptlab.data.check import Counts, Remark, check
+    from xceptlab.data.identity import resolved_data
+
+    view = Table("split", "images", "classes", "smallest class", "largest class")
+    faults = 0
+    data = resolved_data(config.data)
+    for finding in check(data, everything, config.runtime.workers):
+        if isinstance(finding, Counts):
+            images = f"{finding.images:,}"
+            if finding.images < finding.available:
+                images += f" of {finding.available:,}"
+            view.add_row(finding.split, images, f"{finding.classes:,}", f"{finding.smallest:,}", f"{finding.largest:,}")
+            warn(finding.notes)
+        elif isinstance(finding, Remark):
+            warn([finding.text])
+        else:
+            say(finding)
+            faults += 1
+    if view.rows:
+        print(f"{data.splits()}.")
+        Console().print(view)
+    if faults:
+        print(f"Faults: {faults}")
+        return BAD_INPUT
+    print("All images decode." if everything else "All sampled images decode.")
+    return 0
+
+
+def _prepare_photographs(config: RunConfig) -> int:
+    """Write photographs of the size ``data.short_side``, with a progress bar; returns the exit code."""
+    if not config.data.short_side:
+        raise Refused("data.short_side: 0 is not allowed; to prepare, it must be the pixels wanted, such as 256")
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from xceptlab.data.layouts import prepared_folder
+    from xceptlab.data.prepare import prepare
+
+    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as view:
+        task = view.add_task("Photographs", total=None)
+        for done, total in prepare(config.data, config.runtime.workers):
+            view.update(task, completed=done, total=total)
+    print(
+        f"Prepared in {prepared_folder(config.data)}; `xceptlab data check --all` with the same options verifies every checksum."
+    )
+    return 0

@@ -1,0 +1,39 @@
+"""Warnings that several commands print, such as those of data sets that lack images."""
+
+import dataclasses
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from xceptlab.config.schema import DataConfig
+from xceptlab.errors import Refused
+from xceptlab.text import counted, say
+
+if TYPE_CHECKING:
+    from xceptlab.data.check import AbsentClasses
+
+
+def warn(lines: Iterable[object]) -> None:
+    """Print each line as a warning on standard error."""
+    for line in lines:
+        say(line, "Warning")
+
+
+def few_images(data: DataConfig) -> list[str]:
+    """Name the splits that are known to have fewer images than there are classes, a line for each."""
+    lines = []
+    for split, count in zip(("training", "validation", "test"), data.images(), strict=True):
+        if 0 < count < data.classes:
+            lines.append(f"{counted(count, f'{split} image')} for {data.classes} classes")
+    return lines
+
+
+def absent_classes(data: DataConfig) -> "list[AbsentClasses]":
+    """Find the classes of which a split of an own data set has no image; none are found where the files are not here."""
+    from xceptlab.data import check
+
+    if data.name != "folder":
+        return []
+    with suppress(Refused):
+        return list(check.absent_classes(dataclasses.replace(data, download=False)))
+    return []

@@ -1,0 +1,251 @@
+"""The commands about single runs: ``train``, ``evaluate``, ``export`` and ``describe``."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from xceptlab.commands.remarks import absent_classes, few_images, warn
+from xceptlab.config import shipped
+from xceptlab.config.loading import load_run, overrides
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import Refused
+from xceptlab.runs.directory import RunDirectory, refuse_other_versions
+from xceptlab.runs.leases import Busy
+from xceptlab.runs.metrics import metric_of
+from xceptlab.runs.record import Record
+from xceptlab.runs.world import World
+from xceptlab.signals import StopSignals
+
+EXPORTS = (".onnx", ".pt2", ".safetensors")
+"""Suffixes of the formats that ``export`` writes."""
+WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".h5", ".keras")
+"""Suffixes of files that hold weights, or a checkpoint."""
+READ_BY_EVALUATIONS = [f"train.{name}" for name in ("batch_size", "compile", "deterministic", "metrics", "precision", "threads")]
+"""Keys of the training that change an evaluation, too: its batches, its arithmetic or what is measured."""
+UNLIKE = 0.02
+"""Relative difference of two scores of the same weights that no other device or precision explains."""
+
+
+def train(options: argparse.Namespace, layers: list[str]) -> int:
+    """Train, evaluate and record one run."""
+    if options.help:
+        from xceptlab.config.help import print_help
+
+        print_help()
+        return 0
+    config = load_run(layers)
+    world = World.join(config.runtime)
+    from xceptlab.data import require_files, resolved
+
+    require_files(config.data)
+    config = resolved(config)
+    directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+    with StopSignals(explain=world.first):  # from here on, as torch takes seconds to load
+        from xceptlab.training import train as training
+
+        if world.first:
+            warn(few_images(config.data))
+            given = {key for key, _ in overrides(layers)}
+            warn(f"--{key}: changes nothing with {why}" for key, why in config.keys_without_effect().items() if key in given)
+            if config.model.match != "none" and not config.runtime.study:
+                warn([f"model.match: {config.model.match} changes nothing here; a study matches its arms to the first one"])
+        was_trained = directory.record() is not None
+        try:
+            record = training.train(config, progress=sys.stderr.isatty())
+        except Busy as error:
+            raise Busy(f"{error}{world.why_busy}") from None
+    if world.first:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+        remark = " (was trained before)" if was_trained else ""
+        print(f"{directory.path}: {scores or record.status}{remark}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
+    """Evaluate a run or a checkpoint on a split."""
+    config, weights = _trained(options.weights, layers)
+    world = World.join(config.runtime)
+    from xceptlab.data import require_files
+
+    require_files(config.data)
+    given = {key for key, _ in overrides(layers)}
+    config, remarks = _resolved_for_evaluation(config, weights, given)
+    if world.first:
+        warn(remarks)
+        warn(_without_effect(layers, "an evaluation", READ_BY_EVALUATIONS))
+        evaluated_on = "validation" if options.split == "val" else options.split
+        warn(absent.text for absent in absent_classes(config.data) if absent.split == evaluated_on)
+    from xceptlab.training import train as training
+
+    scores = training.evaluate(config, weights, options.split, given)
+    if world.first:
+        for name, value in scores.items():
+            print(f"{name} {value:.6g}")
+        if all(key in ("extensions", "data.root") or key.startswith("runtime.") for key in given):
+            warn(_unlike_its_record(weights, config, scores))
+    return 0
+
+
+def _resolved_for_evaluation(config: RunConfig, weights: Path | str, given: Collection[str]) -> tuple[RunConfig, list[str]]:
+    """Resolve the configuration to evaluate with, and point out in what its data differ from those of the training.
+
+    Args:
+        config: The configuration as it was loaded.
+        weights: The weights that are evaluated, in the folder of their run perhaps.
+        given: The keys that the command line gives.
+
+    Returns:
+        The configuration with its data as they are here, and remarks on data that the run was not trained on, which are allowed.
+    """
+    from xceptlab.data import identity
+
+    data = identity.resolved_data(dataclasses.replace(config.data, content=""))
+    here = dataclasses.replace(config, data=data)
+    record = _record_of(weights)
+    if record is None:
+        return here, []
+    difference = identity.changed(here.data, record)
+    science = here.science()
+    if not difference and any(science[key] != record.science.get(key, "") for key in ("data.name", "data.content")):
+        difference = f"the run was trained on {record.science['data.name']} {record.science.get('data.content', '')}".rstrip()
+        difference += f", {here.data.root} holds {here.data.name} {here.data.content}".rstrip()
+    remarks = []
+    told_below = ("data.name", "data.content", "data.num_classes")
+    for key in sorted(key for key in given if key.startswith("data.") and key in science and key not in told_below):
+        if key in record.science and science[key] != record.science[key]:
+            remarks.append(f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}")
+    classes = identity.other_classes(identity.class_names(here.data), record.classes)
+    differences = [text for text in (difference, classes) if text]
+    if differences:
+        remarks.append(f"other data than the run was trained on: {'; '.join(differences)}")
+    return here, remarks
+
+
+def _record_of(weights: Path | str) -> Record | None:
+    """Find the record of the run whose weights or checkpoint these are; None for lone weights, or while the run is not done."""
+    run = RunDirectory.around(Path(weights))
+    return run.record() if run else None
+
+
+def _unlike_its_record(weights: Path | str, config: RunConfig, scores: Mapping[str, float]) -> list[str]:
+    """Name the scores of a run, evaluated as it was trained and on the same data, that differ from those in its record."""
+    record = _record_of(weights)
+    if record is None or record.science.get("data.content", "") != config.data.content:
+        return []
+    few_images = 2 * 100 / record.test_images  # percent, which rounding may change on another device
+    remarks = []
+    for name, value in scores.items():
+        recorded = record.metrics.get(name, value)
+        tolerance = UNLIKE * max(abs(value), abs(recorded))
+        if metric_of(name).in_percent:
+            tolerance = max(tolerance, few_images)
+        if abs(value - recorded) > tolerance:
+            remarks.append(
+                f"{name}: the run's record has {recorded:.6g}; the data, the weights or the metric's code have changed"
+            )
+    return remarks
+
+
+def export(options: argparse.Namespace, layers: list[str]) -> int:
+    """Write a run's network for other tools."""
+    output = Path(options.output)
+    if output.suffix not in EXPORTS:
+        raise Refused(f"{output}: the suffix must be one of {', '.join(EXPORTS)}")
+    config, weights = _trained(options.weights, layers)
+    warn(_without_effect(layers, "an export"))
+    from xceptlab.models import export as exporting
+
+    print(exporting.export(_with_classes(config), weights, output))
+    return 0
+
+
+def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
+    """Load the configuration of trained weights, and find the weights.
+
+    Args:
+        name: A run's folder or id, a file of weights, or timm's Xception by its name.
+        layers: Configuration over that of the run.
+
+    Returns:
+        The configuration, and the file of the weights or timm's name.
+    """
+    path = _file_or_run(name, layers)
+    if not path.exists():
+        if name.split(".")[0].endswith("xception"):
+            return load_run(layers), name
+        raise Refused(f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception")
+    weights = path / "model.safetensors" if path.is_dir() else path
+    if not weights.is_file():
+        raise Refused(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
+    # whatever devices the run was trained on
+    layers = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto", *layers]
+    run = RunDirectory.around(weights)
+    if run is None:
+        return load_run(layers), weights
+    config = load_run(layers, of_run=str(run.path / "config.yaml"))
+    refuse_other_versions(config, run)
+    return config, weights
+
+
+def _without_effect(layers: list[str], what: str, read: Collection[str] = ()) -> list[str]:
+    """Name the keys of the training that the command line gives, and that change nothing, a line for each.
+
+    Args:
+        layers: The command line's configuration files and overrides.
+        what: What is made, such as ``an export``.
+        read: Keys of the training that change it.
+    """
+    keys = sorted({key for key, _ in overrides(layers)})
+    of_training = [key for key in keys if key == "seed" or key.startswith("train.")]
+    return [f"--{key}: changes nothing in {what}" for key in of_training if key not in read]
+
+
+def describe(options: argparse.Namespace, layers: list[str]) -> int:
+    """Show the network as a table: modules, output shapes, parameters, multiply-accumulates."""
+    from xceptlab.models import describe as describing
+
+    if options.run:
+        warn(_without_effect(layers, "the description of a run's network"))
+    if options.compare:
+        if options.run:
+            raise Refused(f"--compare: shows two networks side by side; {options.run} is a third")
+        a, b = (_with_classes(_configured(name, layers)) for name in options.compare)
+        describing.compare(a, b, options.compare)
+        return 0
+    config = _configured(options.run, layers) if options.run else load_run(layers)
+    describing.describe(_with_classes(config), options.depth)
+    return 0
+
+
+def _configured(name: str, layers: list[str]) -> RunConfig:
+    """Load the configuration of a run, by its folder, id or weights, or a configuration file, with layers over it."""
+    path = _file_or_run(name, layers)
+    if not path.exists():
+        raise Refused(f"{name}: neither a configuration file nor a run under {path.parent}")
+    if path.is_dir():
+        return load_run(layers, of_run=str(path / "config.yaml"))
+    if path.suffix not in WEIGHTS:
+        return load_run(["-c", str(path), *layers])
+    run = RunDirectory.around(path)
+    if run is None:
+        raise Refused(f"{name}: weights alone do not tell their network; there is no config.yaml beside them, -c gives one")
+    return load_run(layers, of_run=str(run.path / "config.yaml"))
+
+
+def _file_or_run(name: str, layers: list[str]) -> Path:
+    """Path of an existing file or folder of this name, or else the folder of the run of this id, which need not exist."""
+    path = shipped.find(name)
+    if path.exists():
+        return path
+    return RunDirectory.of(load_run(layers).runtime.outputs, name).path
+
+
+def _with_classes(config: RunConfig) -> RunConfig:
+    """Fill in the number of classes; the files of an own data set are read where the configuration does not say it."""
+    from xceptlab.data.identity import resolved_data
+
+    if config.data.num_classes:
+        return config
+    return dataclasses.replace(config, data=resolved_data(config.data))

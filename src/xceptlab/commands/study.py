@@ -1,0 +1,232 @@
+"""The commands about studies: ``study``, ``plan``, ``status``, ``report``, ``judge`` and ``sync``."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xceptlab.commands.remarks import absent_classes, few_images, warn
+from xceptlab.config.loading import load_run, overrides
+from xceptlab.errors import BAD_INPUT, FAILED, Refused
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.leases import Busy
+from xceptlab.text import say
+
+if TYPE_CHECKING:
+    from xceptlab.models.cost import Row
+    from xceptlab.report.summary import Summary
+    from xceptlab.study.expansion import Expansion
+
+
+def study(options: argparse.Namespace, layers: list[str]) -> int:
+    """Run what is missing of a study and report the verdicts."""
+    from xceptlab.study.plan import expand
+
+    expansion = expand(options.study, layers, options.seeds)
+    if options.jobs is not None and options.jobs < 1:
+        raise Refused(f"--jobs: {options.jobs} is not allowed; it must be at least 1")
+    if None in expansion.records().values():
+        _networks(expansion)
+    from xceptlab.launch.study import run_until_decided
+    from xceptlab.report.console import show_summary
+    from xceptlab.training.weights_and_biases import chosen
+
+    expansion, failed = run_until_decided(expansion, options.jobs, options.main)
+    summary, written = _reported(expansion)
+    show_summary(summary, written)
+    for run_id, log in failed.items():
+        say(f"{run_id}: see {log}", "failed")  # the summary has said why
+    try:
+        if written and summary.links and chosen(expansion.baseline.runtime) == "online":
+            _sync_study(summary)
+    except Refused as error:
+        warn([error])
+    return 0 if written and not failed else FAILED
+
+
+def plan(options: argparse.Namespace, layers: list[str]) -> int:
+    """Show what a study would run and how its arms differ; trains nothing."""
+    from xceptlab.study.plan import expand
+
+    expansion = expand(options.study, layers, options.seeds)
+    networks = _networks(expansion)
+    from xceptlab.data import identity, require_files
+    from xceptlab.report.console import show_plan
+
+    show_plan(expansion, networks)
+    records = expansion.records()
+    changes = identity.changes((run, records[key]) for key, run in expansion.runs().items())
+    warn(f"the data here are not those that the runs were trained on: {change}" for change in changes)
+    data = expansion.baseline.data
+    if not data.download:  # checking would download the data here and now
+        try:
+            require_files(data)
+        except Refused as error:
+            warn([error])
+    return 0
+
+
+def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
+    """Build every arm's network; warn where arms do not differ, or where a data set lacks images.
+
+    Returns:
+        The rows of each arm's module tree, by arm.
+
+    Raises:
+        Refused: The comparison is not controlled.
+    """
+    from xceptlab.study.comparison import identical_arms, module_trees
+
+    trees = module_trees(expansion)
+    warnings_of_data = []
+    for data in dict.fromkeys(arm.data for arm in expansion.arms.values()):
+        warnings_of_data += few_images(data)
+        warnings_of_data += [absent.text for absent in absent_classes(data)]
+    warn(identical_arms(expansion, trees))
+    warn(dict.fromkeys(warnings_of_data))
+    return trees
+
+
+def status(options: argparse.Namespace, layers: list[str]) -> int:
+    """Show how far a study is, live in a terminal; from any machine that sees its outputs."""
+    from xceptlab.launch.status import show
+    from xceptlab.study.plan import expand
+
+    show(expand(options.study, layers, options.seeds))
+    return 0
+
+
+def report(options: argparse.Namespace, layers: list[str]) -> int:
+    """Judge the records there are and write the report; trains nothing."""
+    from xceptlab.report.console import show_summary
+    from xceptlab.report.write import publish, write_comparison
+    from xceptlab.study.plan import expand, find_study_file
+
+    expansions = [expand(study, layers, options.seeds) for study in options.studies]
+    names = [expansion.name for expansion in expansions]
+    for study, name in zip(options.studies, names, strict=True):
+        if names.count(name) > 1:
+            raise Refused(f"{study}: is given twice; a study is compared with others")
+    latex = options.format == "latex"
+    reports = [_reported(expansion, latex, options.calibrate) for expansion in expansions]
+    for study, (summary, written) in zip(options.studies, reports, strict=True):
+        show_summary(summary, written)
+        if not written:
+            continue
+        if latex:
+            print(f"LaTeX: {summary.expansion.directory() / 'report.tex'}")
+        if options.publish:
+            folder = find_study_file(study).parent
+            publish(summary, folder, latex)
+            print(f"Published to {folder}")
+    if not all(written for _, written in reports):
+        return FAILED
+    if len(reports) > 1:
+        print(f"Comparison: {write_comparison([summary for summary, _ in reports])}")
+    return 0
+
+
+def _reported(expansion: "Expansion", latex: bool = False, calibrate: bool = False) -> "tuple[Summary, bool]":
+    """Judge a study and write its report; one that cannot be written is said, as the verdicts can be shown all the same.
+
+    Returns:
+        What the records say, and whether the report was written.
+    """
+    from xceptlab.report.write import gather, write_study
+
+    summary = gather(expansion, calibrate)
+    try:
+        write_study(summary, latex)
+    except OSError as error:
+        say(f"no report was written: {error.filename or expansion.directory()}: {error.strerror or error}")
+        return summary, False
+    return summary, True
+
+
+def judge(options: argparse.Namespace, layers: list[str]) -> int:
+    """Judge scores that any other tool made, from a CSV file."""
+    from xceptlab.report.calibrated import calibrated
+    from xceptlab.report.console import show_verdicts
+    from xceptlab.report.write import write_judged
+    from xceptlab.study.calibration import calibrate_scores
+    from xceptlab.study.score_tables import claims_given, judge_scores
+
+    if layers:
+        raise Refused(f"{layers[0]}: there is no run to configure; see xceptlab judge --help")
+    names = ("kind", "margin", "metric", "statistic", "pairing", "lower_is_better", "alpha")
+    claimed = claims_given(
+        options.contrast,
+        {name: getattr(options, name) for name in names},
+        options.claims or None,
+        either="judge: either --contrast A B or --claims FILE says what is claimed",
+        not_with_file=lambda given: f"--{given[0].replace('_', '-')}: not allowed with --claims, whose file says it",
+    )
+    verdicts = judge_scores(options.scores, claimed.claims, claimed.alpha, options.arm_column, options.seed_column)
+    calibration = None
+    if options.calibrate:
+        calibration = calibrated(calibrate_scores(verdicts, claimed.alpha))
+    show_verdicts(verdicts, calibration)
+    if options.output:
+        print(f"Report: {write_judged(options.scores, verdicts, options.output, calibration)}")
+    return 0
+
+
+def sync(options: argparse.Namespace, layers: list[str]) -> int:
+    """Send runs and studies to Weights & Biases: what ran offline, or what it lacks; trains nothing."""
+    from xceptlab.report.write import make_report
+    from xceptlab.study.plan import expand
+    from xceptlab.training.weights_and_biases import check_key
+
+    outputs = Path(load_run(layers).runtime.outputs)
+    check_key()
+    code = 0
+    for name in options.names:
+        run = RunDirectory.find(name, outputs)
+        if run:
+            if options.seeds is not None:
+                raise Refused(f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study")
+            code = _sync_runs([run], layers) or code
+        else:
+            expansion = expand(_study_named(name, outputs), layers, options.seeds)
+            code = _sync_runs(expansion.directories().values(), layers) or code
+            _sync_study(make_report(expansion))
+    return code
+
+
+def _sync_runs(runs: Iterable[RunDirectory], layers: list[str]) -> int:
+    """Send to W&B those of the runs that have begun; returns the exit code, as the others are sent where one cannot be."""
+    from xceptlab.training.weights_and_biases import sync_run
+
+    runtime = [f"--{key}={value}" for key, value in overrides(layers) if key.startswith("runtime.")]
+    code = 0
+    for run in runs:
+        if not (run.path / "metrics.jsonl").is_file():
+            continue
+        try:
+            config = load_run(runtime, of_run=str(run.path / "config.yaml"))
+            print(f"{run.path.name}: {sync_run(config, run)}", flush=True)
+        except (Busy, Refused) as error:
+            code = BAD_INPUT
+            say(str(error))
+    return code
+
+
+def _study_named(name: str, outputs: Path) -> str:
+    """Find the file of the study that a user of ``sync`` names.
+
+    Raises:
+        Refused: There is neither such a study nor such a run.
+    """
+    from xceptlab.study.plan import find_study_file
+
+    try:
+        return str(find_study_file(name))
+    except Refused:
+        raise Refused(f"{name}: neither a study nor a run under {outputs / 'runs'}") from None
+
+
+def _sync_study(summary: "Summary") -> None:
+    """Send a study's verdicts and report to W&B, and print where they are."""
+    from xceptlab.report.write import sync_report
+
+    print(f"{summary.expansion.name}: {sync_report(summary)}")

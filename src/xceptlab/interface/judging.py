@@ -1,0 +1,117 @@
+"""Verdicts from Python: those of a study as a table, and ``judge`` for scores that any tool made."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from xceptlab.study.verdict import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xceptlab.study.score_tables import Table
+
+Pair = tuple[str, str]
+
+
+class Verdicts(dict[str, Verdict]):
+    """Verdicts by their claims' ids: ``verdicts["residual-helps"].outcome``."""
+
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict]) -> "Verdicts":
+        """Keep these verdicts in their order, by their claims' ids."""
+        return cls((verdict.claim.id, verdict) for verdict in verdicts)
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self.values()))
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(index=False)
+
+    def table(self) -> "pd.DataFrame":
+        """A claim per row; estimate and interval are those of a - b, or b - a where lower is better."""
+        import pandas as pd
+
+        rows = []
+        for verdict in self.values():
+            claim = verdict.claim
+            a, b = claim.sides
+            row: dict[str, Any] = {"claim": claim.id, "a": a, "b": b, "metric": claim.metric}
+            row |= {"kind": claim.kind, "margin": claim.margin}
+            for name in ("outcome", "estimate", "low", "high", "level", "n", "p_adjusted", "summary"):
+                row[name] = getattr(verdict, name)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def judge(
+    scores: "pd.DataFrame",
+    contrast: Pair | Sequence[Pair] | None = None,
+    *,
+    metric: str | None = None,
+    kind: Literal["superior", "equivalent"] | None = None,
+    margin: float | None = None,
+    statistic: Literal["mean", "median"] | None = None,
+    pairing: Literal["seed", "none"] | None = None,
+    lower_is_better: bool | None = None,
+    diverged: float | None = None,
+    alpha: float | None = None,
+    claims: str | os.PathLike[str] | None = None,
+    arm: str = "arm",
+    seed: str = "seed",
+) -> Verdicts:
+    """The verdicts on scores that any tool made, as ``xceptlab judge`` gives them.
+
+    Args:
+        scores: A row per run with a column per metric, or a row per run and metric with the columns ``metric`` and ``value``.
+        contrast: Arms (a, b), for the claim that a is better than b, or equal; several are several claims.
+        metric: The column that is compared; ``test/top1`` where it is left out.
+        kind: ``superior`` (the default): a - b > margin; ``equivalent``: -margin < a - b < margin.
+        margin: Smallest difference that matters, in the metric's unit; 0 where it is left out.
+        statistic: Of the differences over seeds, their mean where it is left out.
+        pairing: ``seed`` (the default): equal seeds form pairs; ``none``: the arms have nothing in common.
+        lower_is_better: Whether the claim is about b - a; None decides by whether the metric's name ends in loss, and is
+            refused for other names of errors.
+        diverged: What a run scores that has no finite score; None refuses such runs.
+        alpha: Chance of any false ``supported``, and of any false ``contradicted``, over all claims; 0.05 where it is left out.
+        claims: A YAML file with ``claims`` and ``alpha``, in place of ``contrast`` and what belongs to it.
+        arm: The column that tells the arms apart.
+        seed: The column of whole numbers that pairs their runs.
+
+    Raises:
+        Refused: What is wrong with the table, or what a claim names that it does not have.
+    """
+    from xceptlab.study.score_tables import claims_given, judge_table
+
+    fields = {"metric": metric, "kind": kind, "margin": margin, "statistic": statistic}
+    fields |= {"pairing": pairing, "lower_is_better": lower_is_better, "diverged": diverged, "alpha": alpha}
+    claimed = claims_given(
+        None if contrast is None else _as_pairs(contrast),
+        fields,
+        None if claims is None else os.fspath(claims),
+        either="judge: either contrast=(A, B) or claims=FILE says what is claimed",
+        not_with_file=lambda names: f"judge: {', '.join(names)}: not allowed with claims, whose file says it of each claim",
+    )
+    return Verdicts.of(judge_table(_as_table(scores), "scores", claimed.claims, claimed.alpha, arm, seed))
+
+
+def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
+    """A list of contrasts, where one contrast or several of them are given."""
+    several = any(isinstance(one, tuple | list) for one in contrast)
+    return contrast if several else [contrast]
+
+
+def _as_table(scores: "pd.DataFrame") -> "Table":
+    """A table as a CSV file would hold it: text throughout."""
+    from xceptlab.study.score_tables import Table
+
+    each_once = scores.loc[:, ~scores.columns.duplicated()]  # a column that is there twice is refused, if it is needed
+    rows = []
+    for row in each_once.to_dict("records"):
+        rows.append({str(key): _cell(value) for key, value in row.items()})
+    return Table(columns=[str(column) for column in scores.columns], rows=rows)
+
+
+def _cell(value: Any) -> str:
+    """Write a value as a CSV file would hold it: 0, where pandas made 0.0 of it as its column of integers has gaps."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

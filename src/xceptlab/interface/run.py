@@ -1,0 +1,234 @@
+"""Single runs from Python: their configuration, their training, and a finished run's network, scores and features."""
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from xceptlab.config.layers import by_dotted_key
+from xceptlab.config.loading import load_run
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import Refused
+from xceptlab.runs.directory import RunDirectory, refuse_other_versions
+from xceptlab.runs.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from xceptlab.data.transform import Transform
+
+Layer = str | os.PathLike[str] | Mapping[str, Any]
+"""A layer of configuration: a file, or values by key, ``{"train.lr": 0.05}`` or ``{"train": {"lr": 0.05}}``."""
+
+SPLITS = ("train", "val", "test")
+"""The splits whose features a run can give."""
+
+POINT = ("step", "epoch", "metric", "value")
+"""The columns of a learning curve."""
+
+
+def configure(*layers: Layer) -> RunConfig:
+    """The configuration of a run: layers in their order, the last wins; without any the paper's network on ImageNet.
+
+    Args:
+        layers: Configuration files, looked up as on the command line, and values by key.
+
+    Raises:
+        Refused: A key, a value or a file that is not as the schema allows.
+    """
+    return load_run(arguments(layers))
+
+
+def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
+    """Train, evaluate and record one run in this process, or continue it where it stopped; one that is done is only returned.
+
+    PyTorch stays configured as the run asks for: ``train.threads``, deterministic algorithms, no TF32.
+
+    Args:
+        layers: A configuration, or what ``configure`` takes.
+        progress: Show a progress bar.
+
+    Raises:
+        Refused: The configuration does not fit the data, the device or what is installed, or asks for several devices.
+        Busy: Another process is training this run.
+    """
+    if len(layers) == 1 and isinstance(layers[0], RunConfig):
+        config = layers[0]
+    else:
+        config = configure(*layers)  # type: ignore[arg-type]
+    processes = config.runtime.devices * config.runtime.num_nodes
+    if processes > 1:
+        raise Refused(f"runtime.devices: a run on {processes} devices needs processes of its own: `xceptlab train`, or a study")
+    from xceptlab.data import require_files, resolved
+    from xceptlab.training import train as training
+
+    require_files(config.data)
+    config = resolved(config)
+    training.train(config, progress=progress, quiet=not progress)
+    return Run(RunDirectory.of(config.runtime.outputs, config.run_id).path)
+
+
+class Run:
+    """One run, as its folder shows it.
+
+    Args:
+        name: The run's folder, or its id.
+        outputs: The folder that holds ``runs/``, where an id is given.
+        extensions: Modules that register what the run uses from outside, unless this process has loaded them already.
+
+    Raises:
+        Refused: There is no such run.
+    """
+
+    def __init__(
+        self, name: str | os.PathLike[str], outputs: str | os.PathLike[str] = "outputs", *, extensions: Sequence[str] = ()
+    ) -> None:
+        found = RunDirectory.find(name, outputs)
+        if found is None:
+            raise Refused(f"{os.fspath(name)}: neither a run's folder nor a run under {Path(outputs) / 'runs'}")
+        self._directory = found
+        self.config = load_run(arguments([{"extensions": list(extensions)}]), of_run=str(self.path / "config.yaml"))
+        refuse_other_versions(self.config, self._directory)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        return f"<Run {self.id}: {self.status}{f', {scores}' if scores else ''}>"
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self._directory.path
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.path.name
+
+    @property
+    def record(self) -> Record | None:
+        """The record that the finished run has left; None while it is not done."""
+        return self._directory.record()
+
+    @property
+    def status(self) -> str:
+        """done, diverged, running, failed, stopped (it has begun, and nobody trains it now) or waiting."""
+        from xceptlab.launch.status import run_status
+
+        return run_status(self._directory, self._directory.follow(), self.config.train.epochs).state
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final scores by name, such as ``test/top1`` in percent; empty while the run is not done, or where it diverged."""
+        record = self.record
+        return record.metrics if record else {}
+
+    def curves(self) -> "pd.DataFrame":
+        """The log as a tidy table: a row per step, epoch (in fractions), metric and value."""
+        import pandas as pd
+
+        return pd.DataFrame(points(self._directory), columns=POINT)
+
+    @functools.cached_property
+    def network(self) -> "nn.Module":
+        """The network with its evaluated weights, on the CPU, in eval mode; yours to move: ``run.network.cuda()``.
+
+        Raises:
+            Refused: The run is not done, or diverged.
+        """
+        import torch
+
+        from xceptlab.models import pretrained
+        from xceptlab.models.build import build
+
+        weights = self.path / "model.safetensors"
+        if not weights.is_file():
+            raise Refused(f"{self.path}: {self.status}, so that there is no model.safetensors in it")
+        network = build(self.config.model, self.config.data.classes)
+        if self.config.train.precision == "64-true":
+            network = network.double()
+        pretrained.fit(network, pretrained.read_tensors(weights), str(weights))
+        return network.to(memory_format=torch.channels_last).eval()
+
+    @property
+    def transform(self) -> "Transform":
+        """Prepares a picture, Pillow's or an array of uint8, for the network: (3, size, size)."""
+        import torch
+
+        from xceptlab.data.transform import Transform
+
+        exact = self.config.train.precision == "64-true"
+        return Transform(self.config.data, torch.float64 if exact else torch.float32)
+
+    def features(self, images: "Tensor") -> "Tensor":
+        """What the classifier sees of images (N, 3, size, size) that ``transform`` has prepared: (N, D)."""
+        from xceptlab.models.features import features
+
+        return features(self.network, images)
+
+    def split_features(self, split: Literal["train", "val", "test"]) -> "Features":
+        """What the classifier sees of every image of a split, in the split's order and without augmentation.
+
+        Raises:
+            Refused: The split is empty, or the data are not there.
+        """
+        import torch
+
+        from xceptlab.data import resolved
+        from xceptlab.data.module import DataModule
+
+        data = DataModule(resolved(self.config))
+        data.setup("test")
+        if split not in SPLITS:
+            raise Refused(f"{split!r} is no split; there are {', '.join(SPLITS)}")
+        if split == "val" and not len(data.validation):
+            raise Refused(f"val is empty; data.validation of {self.id} is 0")
+        rows, labels = [], []
+        for batch in data.as_in_evaluation(split):
+            rows.append(self.features(batch.images).cpu())
+            labels.append(batch.labels)
+        return Features(torch.cat(rows), torch.cat(labels))
+
+
+class Features(NamedTuple):
+    """The activations before the classifier, of every image of a split."""
+
+    values: "Tensor"
+    """(N, D)"""
+    labels: "Tensor"
+    """(N,)"""
+
+
+def arguments(layers: Sequence[Layer]) -> list[str]:
+    """Write layers as the arguments of the command line that mean the same.
+
+    Raises:
+        Refused: A layer is neither a file nor values by key.
+    """
+    written: list[str] = []
+    for layer in layers:
+        if isinstance(layer, Mapping):
+            for key, value in by_dotted_key(layer, "the layer").items():
+                text = value if isinstance(value, str) else json.dumps(value, default=_plain)
+                written.append(f"--{key}={text}")
+        elif isinstance(layer, str | os.PathLike):
+            written += ["-c", os.fspath(layer)]
+        else:
+            raise Refused(f"a layer is {type(layer).__name__}; it must be a configuration file or values by key")
+    return written
+
+
+def _plain(value: Any) -> Any:
+    """Convert a value that JSON does not have: NumPy's to Python's, a path to text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def points(directory: RunDirectory) -> list[tuple[int, float, str, float]]:
+    """Read a run's log as rows of a learning curve, whose columns are ``POINT``."""
+    points = []
+    for line in directory.log():
+        names = [name for name in line if name not in ("step", "epoch", "time")]
+        points += [(line["step"], line["epoch"], name, line[name]) for name in names]
+    return points

@@ -1,0 +1,233 @@
+"""A study from Python: its arms, its runs as tables, its verdicts."""
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import Refused
+from xceptlab.interface.judging import Verdicts
+from xceptlab.interface.run import POINT, Layer, Run, arguments, points
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.record import Record
+from xceptlab.study.expansion import Expansion
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xceptlab.models.cost import Row
+
+RECORDED = ("parameters", "macs", "seconds", "images_per_second", "device", "world_size", "precision")
+"""The fields of a record that the table of runs has, after the scores."""
+
+
+class Study:
+    """A study: its arms, its runs as tables, its verdicts.
+
+    Args:
+        path: The study's folder (with a study.yaml in it), its file, or the name of a shipped one.
+        layers: Configuration that applies after the study's base and before its arms; what ``configure`` takes.
+        seeds: For a first look with so many of the study's first seeds.
+
+    Raises:
+        Refused: The study is not well formed, or its comparison is not controlled.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *layers: Layer, seeds: int | None = None) -> None:
+        from xceptlab.study.plan import expand
+
+        self._expansion = expand(os.fspath(path), arguments(layers), seeds)
+
+    def __repr__(self) -> str:
+        records = self.expansion.records()
+        done = sum(record is not None for record in records.values())
+        return f"<Study {self.name}: {len(self.arms)} arms, {done} of {len(records)} runs done>"
+
+    @property
+    def expansion(self) -> Expansion:
+        """The study with every arm resolved, and with the seeds that its claims need by the records there are."""
+        from xceptlab.study.sequential import with_needed_seeds
+
+        self._expansion = with_needed_seeds(self._expansion)
+        return self._expansion
+
+    @property
+    def name(self) -> str:
+        """The study's name, with the layers that make another study of it."""
+        return self._expansion.name
+
+    @property
+    def question(self) -> str:
+        """What the study answers."""
+        return self._expansion.study.question
+
+    @property
+    def arms(self) -> dict[str, RunConfig]:
+        """Every arm's configuration, with the first seed; the first arm is the baseline."""
+        return self._expansion.arms
+
+    def __getitem__(self, arm_and_seed: tuple[str, int]) -> Run:
+        """A run that has begun: ``study["residual", 0]``; where keys are tuned, of a trial by its name.
+
+        Raises:
+            Refused: There is no such run, or it has not begun.
+        """
+        directories = self.expansion.directories()
+        if arm_and_seed not in directories:
+            there = f"arms {', '.join(self.arms)} and seeds {', '.join(map(str, self.expansion.seeds))}"
+            for arm, n in self.expansion.ended.items():
+                there += f" (of {arm} the first {n}, as its claims were settled)"
+            raise Refused(f"{self.name}: there is no run {arm_and_seed!r}; there are the {there}")
+        return Run(directories[arm_and_seed].path)
+
+    def plan(self) -> "pd.DataFrame":
+        """An arm per row: the science in which it differs from others, its parameters and multiply-accumulates.
+
+        Raises:
+            Refused: The comparison is not controlled: an arm differs in more than it declares.
+        """
+        import pandas as pd
+
+        trees = self._module_trees()
+        factors = _factors(self._expansion)
+        rows = []
+        for arm, (whole_network, *_) in trees.items():
+            costs = {"parameters": whole_network.parameters, "macs": whole_network.macs}
+            rows.append({"arm": arm, **factors[arm], **costs})
+        return pd.DataFrame(rows)
+
+    def run(self, jobs: int | None = None, progress: bool = False) -> "Study":
+        """Train what is missing, as ``xceptlab study`` does: in processes of their own, or on the cluster that the layers name.
+
+        Args:
+            jobs: Runs at a time; None for as many as there are GPUs or cores for.
+            progress: Show the runs as the command does.
+
+        Raises:
+            Refused: The comparison is not controlled, a run can never start here, or runs failed; what is done stays.
+        """
+        from xceptlab.cli import main
+        from xceptlab.launch.study import run_until_decided
+
+        if jobs is not None and jobs < 1:
+            raise Refused(f"jobs: {jobs} is not allowed; it must be at least 1")
+        expansion = self.expansion
+        if None in expansion.records().values():
+            self._module_trees()
+        self._expansion, failed = run_until_decided(expansion, jobs, main, quiet=not progress)
+        if failed:
+            run_id, log = next(iter(failed.items()))
+            reason = RunDirectory(log.parent).failure() or "no reason is known"
+            raise Refused(f"{self.name}: {len(failed)} runs failed; {run_id}: {reason} (see {log})")
+        return self
+
+    def runs(self) -> "pd.DataFrame":
+        """A run per row: arm, seed, the science in which arms differ, status, scores and costs; what is not known yet is NaN."""
+        import pandas as pd
+
+        from xceptlab.launch.status import Overview
+
+        expansion = self.expansion
+        factors = _factors(expansion)
+        records = expansion.records()
+        statuses = Overview(expansion).read({})
+        rows = []
+        for (trial, seed), run in _by_arm(expansion).items():
+            arm = expansion.trials[trial].arm
+            row: dict[str, Any] = {"arm": arm, "seed": seed, "status": statuses[run.run_id].state, "run_id": run.run_id}
+            row |= factors[arm]
+            row |= expansion.trials[trial].values
+            record = records[trial, seed]
+            if record:
+                row |= record.metrics
+                row |= {name: getattr(record, name) for name in RECORDED}
+            rows.append(row)
+        varied = [*next(iter(factors.values())), *_tuned_keys(expansion)]
+        columns = ["arm", "seed", *varied, "status", *_metric_columns(records.values()), *RECORDED, "run_id"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def curves(self) -> "pd.DataFrame":
+        """Every run's log as a tidy table: a row per arm, seed, step, epoch (in fractions), metric and value."""
+        import pandas as pd
+
+        expansion = self.expansion
+        directories = expansion.directories()
+        rows = []
+        for trial, seed in _by_arm(expansion):
+            run = (expansion.trials[trial].arm, seed, *expansion.trials[trial].values.values())
+            rows += [(*run, *point) for point in points(directories[trial, seed])]
+        return pd.DataFrame(rows, columns=["arm", "seed", *_tuned_keys(expansion), *POINT])
+
+    def verdicts(self) -> "Verdicts":
+        """The verdict on each claim, from the records there are."""
+        from xceptlab.study.judging import judge_study
+
+        expansion = self.expansion
+        return Verdicts.of(judge_study(expansion, expansion.records()))
+
+    def report(self) -> Path:
+        """Write the study's report; returns the path of the page.
+
+        Raises:
+            Refused: There is nothing to report yet.
+        """
+        from xceptlab.report.write import make_report
+
+        return make_report(self.expansion).expansion.directory() / "report.html"
+
+    def _module_trees(self) -> "dict[str, list[Row]]":
+        """Build every arm's network, and warn of arms that do not differ; returns the rows of each module tree, by arm."""
+        from xceptlab.study.comparison import identical_arms, module_trees
+
+        trees = module_trees(self._expansion)
+        for line in identical_arms(self._expansion, trees):
+            warnings.warn(line, stacklevel=3)
+        return trees
+
+
+def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
+    """Per arm its values of all science in which any arm differs from the baseline."""
+    differences = {arm: expansion.differences(arm) for arm in expansion.arms}
+    baseline: dict[str, Any] = {}
+    for found in differences.values():
+        for key, (value_of_baseline, _) in found.items():
+            baseline[key] = value_of_baseline
+    factors = {}
+    for arm, found in differences.items():
+        factors[arm] = dict(baseline)
+        for key, (_, value_of_arm) in found.items():
+            factors[arm][key] = value_of_arm
+    return factors
+
+
+def _by_arm(expansion: Expansion) -> dict[tuple[str, int], RunConfig]:
+    """Every run by (trial, seed), arm by arm; a trial is an arm, or an arm at one of the values of the keys that are tuned."""
+    runs = expansion.runs()
+    by_arm = {}
+    for trial in expansion.trials:
+        for seed in expansion.seeds:
+            if (trial, seed) in runs:
+                by_arm[trial, seed] = runs[trial, seed]
+    return by_arm
+
+
+def _tuned_keys(expansion: Expansion) -> list[str]:
+    """The keys that every arm is tuned in; none in a study that tunes nothing."""
+    tune = expansion.study.tune
+    return list(tune.keys) if tune else []
+
+
+def _metric_columns(records: Iterable[Record | None]) -> list[str]:
+    """The metrics that any run has, those on the test split first."""
+    names: set[str] = set()
+    for record in records:
+        if record:
+            names |= record.metrics.keys()
+    return sorted(names, key=_test_first)
+
+
+def _test_first(metric: str) -> tuple[bool, str]:
+    """Sorting key of a metric: the test split before others, then by name."""
+    return not metric.startswith("test/"), metric
