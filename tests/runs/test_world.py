@@ -185,6 +185,27 @@ def test_a_stray_rank_silences_no_run(fresh_xceptlab, tmp_path, variables):
     assert list(tmp_path.glob("runs/*/tensorboard/*"))
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_the_processes_of_an_evaluation_only_the_first_one_prints(tiny, monkeypatch, capsys, rank):
+    config = tiny()
+    train(config, progress=False)
+    run = RunDirectory.of(config.runtime.outputs, config.run_id).path
+    monkeypatch.setattr("xceptlab.training.train.evaluate", lambda *arguments: {"test/top1": 90.0})
+    for name, value in (TORCHRUN | {"RANK": str(rank), "LOCAL_RANK": str(rank)}).items():
+        monkeypatch.setenv(name, value)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--runtime.devices=2", "--data.size=16", "--train.lr=3"]) == 0
+    said = capsys.readouterr()
+    if rank == 0:
+        assert said.out == "test/top1 90\n"
+        assert said.err.splitlines() == [
+            "Warning: data.size: evaluated with 16, the run was trained with 8",
+            "Warning: --train.lr: changes nothing in an evaluation",
+        ]
+    else:
+        assert (said.out, said.err) == ("", "")
+
+
 def test_a_stray_rank_does_not_silence_evaluate(tiny, fresh_xceptlab):
     config = tiny()
     train(config, progress=False)
