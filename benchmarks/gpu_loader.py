@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from xceptlab.config.schema import DataConfig, ModelConfig
-from xceptlab.data import SETS, augment, order
+from xceptlab.data import SETS, augment, crop, order
 from xceptlab.data.order import Key
 from xceptlab.data.prepare import prepare
 from xceptlab.data.split import Split
@@ -91,7 +91,7 @@ def decoding(photographs: Path, scratch: Path) -> None:
 
     def cropped() -> int:
         for image, draw in zip(decode_jpeg(files, ImageReadMode.RGB, CUDA), draws, strict=False):
-            top, left, height, width = augment.resized_crop(draw, *image.shape[1:])
+            top, left, height, width = crop.random_box(draw, *image.shape[1:])
             region = image[None, :, top : top + height, left : left + width].float()
             F.interpolate(region, (SIZE, SIZE), mode="bilinear", antialias=True)
         return len(files)
@@ -107,7 +107,7 @@ def small_images() -> None:
         for start in range(0, len(indices), 512):
             index = indices[start : start + 512]
             draws = torch.from_numpy(order.draws(0, 0, index)).to(CUDA)
-            augment.normalise(augment.crop_flip(pixels, torch.from_numpy(index).to(CUDA), draws, 4, True), torch.float32)
+            augment.normalise(crop.crop_flip(pixels, torch.from_numpy(index).to(CUDA), draws, 4, True), torch.float32)
         return len(indices)
 
     show("CIFAR-10's size on the device: crop, flip, normalise", rounds(epoch))

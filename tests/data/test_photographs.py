@@ -32,7 +32,7 @@ from torchvision.transforms import functional as F
 from conftest import PHOTOGRAPHS, ROOT, listen_to_ctrl_c
 from xceptlab import cli
 from xceptlab.config.schema import DataConfig
-from xceptlab.data import SETS, augment, ilsvrc, order, sources, splits
+from xceptlab.data import SETS, crop, ilsvrc, order, sources, splits
 from xceptlab.data.check import Counts, check
 from xceptlab.data.layouts import find_layout, prepared_folder
 from xceptlab.data.photographs import Photographs, decode
@@ -339,7 +339,7 @@ def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path)
         image = train.read(i, draw)
         with Image.open(train.store.name(i)) as file:
             whole = file.convert("RGB")
-        wanted = F.resized_crop(whole, *augment.resized_crop(draw, whole.height, whole.width), [224, 224])
+        wanted = F.resized_crop(whole, *crop.random_box(draw, whole.height, whole.width), [224, 224])
         wanted = F.hflip(wanted) if draw[2] < 0.5 else wanted
         error = np.square(image.numpy().astype(float) - np.asarray(wanted)).mean()
         ratios.append(10 * math.log10(255**2 / max(error, 1e-3)))

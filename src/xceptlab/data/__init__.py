@@ -1,7 +1,7 @@
 """The data sets: whether one is there (``require_files``) and which images each split has (``splits``), without importing torch.
 
-Where to find what: ``module`` gives the batches that the network gets, ``augment`` crops and varies images, ``order`` says which
-image comes when, ``layouts`` and ``cifar`` find files, ``photographs`` decodes, ``sets`` lists the data sets.
+Where to find what: ``module`` gives the batches that the network gets, ``crop`` crops images, ``augment`` varies them, ``order``
+says which image comes when, ``layouts`` and ``cifar`` find files, ``photographs`` decodes, ``sets`` lists the data sets.
 """
 
 from typing import TYPE_CHECKING

@@ -1,64 +1,16 @@
-"""Augmentation: functions of images and of uniform draws that belong to the image and the epoch (``order.draws``).
+"""Augmentation but for crops: functions of images and of uniform draws that belong to the image and the epoch (``order.draws``).
 
-Two places call them. On the device, for whole batches: ``crop_flip`` (images in memory), ``normalise``, ``cutout``, ``mix``; see
-``module.DataModule``. In the loader, for one photograph: ``resized_crop`` and ``vary``; see ``photographs.Photographs``.
+Two places call them, after ``crop``. On the device, for whole batches: ``normalise``, ``cutout``, ``mix``; see
+``module.DataModule``. In the loader, for one photograph: ``vary``; see ``photographs.Photographs``.
 """
-
-import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xceptlab.data import order
 from xceptlab.data.order import Draws
-
-# The columns of order.draws. They are read in this module and nowhere else.
-_TOP = 0
-_LEFT = 1
-_PLACE = slice(_TOP, _LEFT + 1)
-_FLIP = 2
-_TRIES = slice(3, 23)  # an area and an aspect ratio for each of the ten tries of a resized crop
-_CUTOUT_CENTRE = slice(23, 25)
-_COLOUR = slice(25, 28)  # brightness, contrast, saturation
-_MIX_RATIO = 28
-_MIX_COIN = 29  # mixup or CutMix, where both are on
-_MIX_CENTRE = slice(30, 32)
-_RAND_AUGMENT_SEED = slice(32, 34)
-
-
-def crop_flip(images: Tensor, index: Tensor, draws: Tensor, pad: int, flip: bool) -> Tensor:
-    """Crop and mirror images that lie in memory: pad each by reflection, cut the old size back out, flip it left to right.
-
-    One gather does all of it; nothing is padded in memory.
-
-    Args:
-        images: (n, H, W, C), any type: the whole set.
-        index: (B,), which images of the set.
-        draws: (B, DRAWS), uniform in [0, 1).
-        pad: Pixels of padding on each side; 0 for no crop.
-        flip: Mirror the images whose draw is below a half.
-
-    Returns:
-        (B, H, W, C), of the images' type.
-    """
-    height, width = images.shape[1:3]
-    offset = (draws[:, _PLACE] * (2 * pad + 1)).long() - pad  # (B, 2), from -pad to pad
-    rows = torch.arange(height, device=images.device) + offset[:, :1]  # (B, H)
-    columns = torch.arange(width, device=images.device) + offset[:, 1:]  # (B, W)
-    rows = _reflect(rows, height)
-    columns = _reflect(columns, width)
-    if flip:
-        mirrored = draws[:, _FLIP, None] < 0.5  # (B, 1)
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    return images[index[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-
-
-def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Mirror positions outside 0 to size - 1 at the border pixels."""
-    last = size - 1
-    inside_first = positions.abs()
-    return last - (last - inside_first).abs()
 
 
 def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -80,7 +32,7 @@ def cutout(images: Tensor, draws: Tensor, side: int) -> Tensor:
     """
     height, width = images.shape[2:]
     size = torch.tensor(images.shape[2:], device=images.device)
-    low = (draws[:, _CUTOUT_CENTRE] * size).long() - side // 2  # (B, 2)
+    low = (draws[:, order.CUTOUT_CENTRE] * size).long() - side // 2  # (B, 2)
     high = low + side
     return images.masked_fill(_in_box(low, high, height, width), 0)
 
@@ -116,16 +68,16 @@ def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.f
     first_of_pair = np.arange(len(draws)) // 2 * 2
     pair = draws[first_of_pair].astype(np.float64)  # (B, DRAWS)
     if mixup and cutmix:
-        cuts = pair[:, _MIX_COIN] < 0.5
+        cuts = pair[:, order.MIX_COIN] < 0.5
     else:
         cuts = np.full(len(draws), bool(cutmix))
     alpha = np.where(cuts, cutmix or 1.0, mixup or 1.0)  # a kind that is off needs a valid alpha that nothing reads
-    ratio = betaincinv(alpha, alpha, pair[:, _MIX_RATIO])
+    ratio = betaincinv(alpha, alpha, pair[:, order.MIX_RATIO])
     partners_part = np.where(cuts, 1 - ratio, np.minimum(ratio, 1 - ratio))
 
     whole_image = 2 * size  # half a side of a box that covers the image wherever its centre lies
     half = np.where(cuts, size * np.sqrt(partners_part) / 2, whole_image)[:, None]
-    centre = pair[:, _MIX_CENTRE] * size
+    centre = pair[:, order.MIX_CENTRE] * size
     box = np.concatenate([centre - half, centre + half], axis=1)
     box = np.clip(np.round(box), 0, size)
     weight = np.where(cuts, 1.0, partners_part)
@@ -161,34 +113,6 @@ def partners(n: int, device: torch.device) -> Tensor:
     return other_of_pair.clamp(max=n - 1)
 
 
-def resized_crop(draws: Draws, height: int, width: int) -> tuple[int, int, int, int]:
-    """Draw the box of Inception's random crop (Szegedy et al. 2015), as torchvision's RandomResizedCrop does.
-
-    The box has 8% to 100% of the area and an aspect ratio from 3/4 to 4/3. After ten tries that do not fit into the image it is
-    the largest central box of an allowed ratio.
-
-    Args:
-        draws: (DRAWS,), uniform in [0, 1).
-        height: Pixels of the photograph.
-        width: Pixels of the photograph.
-
-    Returns:
-        The box in pixels: top, left, height, width.
-    """
-    for area_draw, ratio_draw in draws[_TRIES].reshape(-1, 2):
-        area = height * width * (0.08 + 0.92 * area_draw)
-        ratio = math.exp(math.log(3 / 4) + ratio_draw * 2 * math.log(4 / 3))
-        w = round(math.sqrt(area * ratio))
-        h = round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            top = int(draws[_TOP] * (height - h + 1))
-            left = int(draws[_LEFT] * (width - w + 1))
-            return top, left, h, w
-    w = min(width, round(height * 4 / 3))
-    h = min(height, round(width * 4 / 3))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
 def vary(image: Tensor, draws: Draws, *, flip: bool, colour: float, rand_augment: int) -> Tensor:
     """Mirror a photograph, change its brightness, contrast and saturation, and apply RandAugment, in this order.
 
@@ -203,7 +127,7 @@ def vary(image: Tensor, draws: Draws, *, flip: bool, colour: float, rand_augment
     Returns:
         (3, H, W) uint8.
     """
-    if flip and draws[_FLIP] < 0.5:
+    if flip and draws[order.FLIP] < 0.5:
         image = image.flip(2)
     if colour:
         image = _with_other_colours(image, draws, colour)
@@ -216,7 +140,7 @@ def _with_other_colours(image: Tensor, draws: Draws, largest_change: float) -> T
     from torchvision.transforms.v2 import functional
 
     adjustments = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
-    for adjust, draw in zip(adjustments, draws[_COLOUR], strict=True):
+    for adjust, draw in zip(adjustments, draws[order.COLOUR], strict=True):
         factor = 1 + largest_change * (2 * draw - 1)
         image = adjust(image, float(factor))
     return image
@@ -227,7 +151,7 @@ def _with_rand_augment(image: Tensor, draws: Draws, magnitude: int) -> Tensor:
     from torchvision.transforms import v2
 
     operations = v2.RandAugment(2, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=[128, 128, 128])
-    high, low = (int(draw * 2**24) for draw in draws[_RAND_AUGMENT_SEED])
+    high, low = (int(draw * 2**24) for draw in draws[order.RAND_AUGMENT_SEED])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed((high << 24) + low)
         return operations(image)

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from xceptlab.config.schema import RunConfig
-from xceptlab.data import augment, order, sources, splits
+from xceptlab.data import augment, crop, order, sources, splits
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays
 from xceptlab.data.split import LoadedBatch, Split
 from xceptlab.data.tree import left_alone
 from xceptlab.errors import Refused
+from xceptlab.runs.metrics import ACCURACY
 from xceptlab.signals import leave_signals_to_parent
 from xceptlab.text import say
 
@@ -94,7 +95,7 @@ class DataModule(pl.LightningDataModule):
         for name, split in (("val", self.validation), ("test", self.test)):
             if len(split):
                 counts = np.bincount(split.source.labels[split.members])
-                scores[f"{name}/top1"] = 100 * float(counts.max()) / len(split)
+                scores[f"{name}/{ACCURACY}"] = 100 * float(counts.max()) / len(split)
         return scores
 
     def _rank_and_world_size(self) -> tuple[int, int]:
@@ -212,7 +213,7 @@ class DataModule(pl.LightningDataModule):
         pad = data.pad if data.crop == "pad" else 0
         if split is self.train and (data.crop == "pad" or data.flip):
             assert loaded.draws is not None
-            return augment.crop_flip(whole_set, loaded.source_index, loaded.draws, pad, data.flip)
+            return crop.crop_flip(whole_set, loaded.source_index, loaded.draws, pad, data.flip)
         return whole_set[loaded.source_index]
 
     def _moved(self, source: Arrays, device: torch.device) -> Tensor:

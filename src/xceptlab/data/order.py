@@ -22,7 +22,20 @@ _ORDER = 1
 _DRAWS = 2
 _SPLIT = 3
 DRAWS = 36
-"""Number of uniform random numbers drawn for each image and epoch; ``augment`` says what each is for."""
+"""Uniform numbers drawn for each image and epoch."""
+
+# The columns of ``draws``, by what they decide in ``crop`` and ``augment``.
+TOP = 0
+LEFT = 1
+PLACE = slice(TOP, LEFT + 1)
+FLIP = 2
+TRIES = slice(3, 23)  # an area and an aspect ratio for each of the ten tries of a resized crop
+CUTOUT_CENTRE = slice(23, 25)
+COLOUR = slice(25, 28)  # brightness, contrast, saturation
+MIX_RATIO = 28
+MIX_COIN = 29  # mixup or CutMix, where both are on
+MIX_CENTRE = slice(30, 32)
+RAND_AUGMENT_SEED = slice(32, 34)
 
 
 def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:

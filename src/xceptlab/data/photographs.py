@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from xceptlab.config.schema import DataConfig
-from xceptlab.data import augment
+from xceptlab.data import augment, crop
 from xceptlab.data.order import Draws, Indices
 from xceptlab.data.sources import Unreadable, digest
 from xceptlab.data.stores import Store
@@ -72,14 +71,11 @@ class Photographs:
             raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
 
     def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:
-        """Crop and resize (3, H, W) to (3, size, size): at random and varied for training, in the centre for evaluation."""
+        """Crop and, in training, vary a photograph: (3, H, W) to (3, size, size)."""
         config = self.config
-        box = central_box(image, config.eval_crop)
         if draws is None:
-            return resized(image, box, config.size, config.eval_interpolation)
-        if config.crop == "resized":
-            box = augment.resized_crop(draws, *image.shape[1:])
-        image = resized(image, box, config.size, "bilinear")
+            return crop.for_evaluation(image, config)
+        image = crop.for_training(image, draws, config)
         return augment.vary(image, draws, flip=config.flip, colour=config.colour, rand_augment=config.rand_augment)
 
     def fingerprint(self) -> str:
@@ -89,21 +85,6 @@ class Photographs:
             with contextlib.suppress(Unreadable):  # training replaces or refuses it, and says so
                 sample.append(self.read(i, None).numpy())
         return digest(self.labels, *sample)
-
-
-def central_box(image: Tensor, part: float) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the central square of (3, H, W) whose side is this part of the short side."""
-    height, width = image.shape[1:]
-    side = round(min(height, width) * part) or 1
-    return (height - side) // 2, (width - side) // 2, side, side
-
-
-def resized(image: Tensor, box: tuple[int, int, int, int], size: int, interpolation: str) -> Tensor:
-    """Crop a box (top, left, height, width) from (3, H, W), and resize it to (3, size, size)."""
-    top, left, height, width = box
-    # as one piece in this layout it is resized, and then copied, in half the time
-    region = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
-    return F.interpolate(region, (size, size), mode=interpolation, antialias=True)[0]
 
 
 def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = DataConfig.max_pixels) -> Tensor:

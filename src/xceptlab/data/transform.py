@@ -10,8 +10,8 @@ from torch import Tensor
 
 from xceptlab.config.field_errors import shown
 from xceptlab.config.schema import DataConfig
-from xceptlab.data import augment
-from xceptlab.data.photographs import central_box, in_rgb, resized
+from xceptlab.data import augment, crop
+from xceptlab.data.photographs import in_rgb
 from xceptlab.errors import Refused
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class Transform:
         else:
             image = in_rgb(image, self.config.exif_orientation)
             whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-            box = central_box(whole, self.config.eval_crop)
-            pixels = resized(whole, box, size, self.config.eval_interpolation).permute(1, 2, 0)
+            pixels = crop.for_evaluation(whole, self.config).permute(1, 2, 0)
         return augment.normalise(pixels[None], self.dtype)[0]
 
 

@@ -14,6 +14,7 @@ from xceptlab.errors import Interrupted, Refused
 from xceptlab.launch.launcher import Launcher, Main, State
 from xceptlab.launch.status import Overview
 from xceptlab.runs.directory import RunDirectory, outdated
+from xceptlab.runs.metrics import ACCURACY
 from xceptlab.signals import StopSignals
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import Registration, remember_files
@@ -243,4 +244,5 @@ class _Display:
         record = RunDirectory.of(self.missing[run_id].runtime.outputs, run_id).record()
         if record is None or record.status == "diverged":
             return ", diverged"
-        return f", test/top1 {record.metrics['test/top1']:.2f}"
+        metric = f"test/{ACCURACY}"
+        return f", {metric} {record.metrics[metric]:.2f}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xceptlab.errors import Refused
+from xceptlab.runs.metrics import ACCURACY
 
 
 def is_line(values: Any) -> bool:
@@ -113,7 +114,7 @@ class Follower:
             seconds_left = max(0.0, seconds_per_epoch * (epochs - epoch) - since_last_line)
         return Progress(
             epoch=epoch,
-            top1=self._latest.get("val/top1", self._latest.get("train/top1")),
+            top1=self._latest.get(f"val/{ACCURACY}", self._latest.get(f"train/{ACCURACY}")),
             images_per_second=self._latest.get("images_per_second"),
             seconds_left=seconds_left,
         )

@@ -1,7 +1,8 @@
 """What every metric is: its unit, whether lower is better, how it is shown, and what guessing scores.
 
 A record names a metric after the split that it was measured on, ``test/top1``. How it is computed stands under the same name in
-``training/metrics.py``.
+``training/metrics.py``. A new built-in metric is an entry in both files, its name in ``register.RESERVED_METRICS``, and its file
+in ``runs/directory.py``.
 """
 
 import math
@@ -28,6 +29,8 @@ class Metric:
     """The best accuracy, or no bound; the lowest score is 0."""
     more_classes_than: int = 0
     """It is measured only where there are more classes: among the 5 best of 5 classes is every one."""
+    per_image_file: str = ""
+    """The file in a run's folder that has its value for each test image; empty for a metric of another tool's scores."""
 
     @property
     def in_percent(self) -> bool:
@@ -54,6 +57,7 @@ METRICS = {
             decimals=2,
             highest=100,
             guessing=lambda classes: 100 / classes,
+            per_image_file="test_correct.npy",
         ),
         Metric(
             name="top5",
@@ -62,6 +66,7 @@ METRICS = {
             highest=100,
             guessing=lambda classes: 100 * min(5, classes) / classes,
             more_classes_than=5,
+            per_image_file="test_top5.npy",
         ),
         Metric(
             name="loss",
@@ -69,6 +74,7 @@ METRICS = {
             decimals=4,
             lower_is_better=True,
             guessing=math.log,
+            per_image_file="test_loss.npy",
         ),
     )
 }
@@ -82,6 +88,9 @@ SPLITS = ("test", "val")
 
 NAMES = tuple(f"{split}/{name}" for split in SPLITS for name in METRICS)
 """The metrics on which a study's claims can be."""
+
+VALIDATED = tuple(f"val/{name}" for name in METRICS)
+"""The metrics by which a study can choose the values that its arms are tuned to."""
 
 
 def metric_of(name: str) -> Metric:
@@ -105,6 +114,7 @@ def _registered(entry: register.Entry) -> Metric:
         decimals=entry.about["decimals"],
         lower_is_better=entry.about["lower_is_better"],
         guessing=entry.about["guessing"] or (lambda classes: math.nan),
+        per_image_file=f"test_{entry.name}.npy",
     )
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from xceptlab.data.sources import reading
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.metrics import METRICS
 from xceptlab.study.definition import Claim, Seeds, Study
 from xceptlab.study.statistics import Array
 
-FILES = {"test/top1": "test_correct.npy", "test/top5": "test_top5.npy", "test/loss": "test_loss.npy"}
+FILES = {f"test/{name}": metric.per_image_file for name, metric in METRICS.items()}
 """By metric the file in a run's directory that has its values by image, (N,): 0 or 1, or nats."""
 
 

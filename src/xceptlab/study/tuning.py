@@ -10,6 +10,7 @@ from xceptlab.config.fields import Section, keys
 from xceptlab.config.layers import unknown_run_key
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
+from xceptlab.runs import metrics
 
 TUNABLE = (
     *(f"train.{name}" for name in ("lr", "optimizer", "momentum", "nesterov", "weight_decay", "decay_norm_bias")),
@@ -32,7 +33,7 @@ class Tune(Section):
     from evenly on a logarithmic scale, such as ``train.lr: {log: [0.01, 1.0]}``."""
     trials: int = 0
     """How many values are drawn of ranges, the same for all arms; 0 where values are listed."""
-    select: Literal["val/top1", "val/top5", "val/loss"] = "val/top1"
+    select: Literal[metrics.VALIDATED] = f"val/{metrics.ACCURACY}"  # type: ignore[valid-type]
     """By what, at the last epoch, the best value of an arm is chosen, anew for every seed; ties go to the first one."""
 
     def __post_init__(self) -> None:

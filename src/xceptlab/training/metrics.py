@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from xceptlab import register
 from xceptlab.errors import Refused
+from xceptlab.runs.metrics import METRICS
 
 
 def among_best(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -32,9 +33,8 @@ PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """By metric its value for every image (B,), of logits (B, classes) and labels (B,); accuracies as 0 and 1."""
 
-
-ACCURACIES = ("top1", "top5")
-"""Names of the metrics whose values for an image are 0 or 1."""
+ACCURACIES = tuple(name for name, metric in METRICS.items() if metric.in_percent)
+"""The built-in metrics whose value for an image is 0 or 1; a registered one in percent may have values between."""
 
 
 def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ from xceptlab.models.cost import cost
 from xceptlab.models.warm_start import WarmStart, warm_start
 from xceptlab.runs.directory import RunDirectory, begun_on_other_files, outdated
 from xceptlab.runs.log import final_metrics, throughput
+from xceptlab.runs.metrics import metric_of
 from xceptlab.runs.record import Record
 from xceptlab.runs.world import World, count_cores
 from xceptlab.signals import PARENT, StopSignals, die_with_parent
@@ -224,8 +225,7 @@ def _keep_evaluated(network: nn.Module, task: Task, directory: RunDirectory) -> 
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
     for name, values in task.test_values.items():
-        file = directory.path / f"test_{'correct' if name == 'top1' else name}.npy"
-        write_atomically(file, npy(values.numpy()))
+        write_atomically(directory.path / metric_of(name).per_image_file, npy(values.numpy()))
 
 
 def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) -> None:
