@@ -30,7 +30,7 @@ MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryErr
 """Errors of the system that the user can mend; another one, such as a full disk, is a failure."""
 
 ASCII = {"–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "±": "+/-", "≤": "<=", "≥": ">=", "…": "...", "’": "'"}
-"""What stands for a character where a terminal or a file cannot show it; a question mark for all others."""
+"""Text in place of a character that a terminal or a file cannot show; for all other characters it is a question mark."""
 
 LAYERS = """\
 Every field of a run can be layered and overridden: -c FILE (repeatable, the last wins), --train.lr 0.05, --runtime.outputs DIR.
@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
         raise Refused(f"{message}; {self._hint(similar)}")
 
     def _hint(self, similar: list[str]) -> str:
-        """What the user may have meant, or where to read on."""
+        """Suggest the option that the user may have meant, or where to read on."""
         if similar:
             return f"did you mean {similar[0]}?"
         return f"see {self.prog} --help"
@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def console() -> NoReturn:
-    """What ``xceptlab`` and ``python -m xceptlab`` run."""
+    """Run the command line and end the process: the entry point of ``xceptlab`` and ``python -m xceptlab``."""
     sys.exit(main(sys.argv[1:]))
 
 
@@ -102,6 +102,7 @@ def _replace_characters_that_cannot_be_shown() -> None:
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that cannot be encoded: a handler of errors, as ``codecs.register_error`` takes it."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -125,16 +126,18 @@ def _have_a_home() -> None:
 
 
 def _raised(error: Exception) -> str:
-    """The message of an error, without the traceback that torch's loader puts before that of an error in a worker."""
+    """Message of an error, without the traceback that torch's loader puts before the message of an error in a worker."""
     return re.split(rf"\n(?:[\w.]+\.)?{type(error).__name__}: ", str(error))[-1]
 
 
 def _say(message: str, code: int) -> int:
+    """Print the message of an error, and return the exit code."""
     say(message)
     return code
 
 
 def _dispatch(argv: list[str]) -> int:
+    """Parse the arguments, and run the command that they name; returns its exit code."""
     layers, rest = _split(argv)
     options, unknown = _parser().parse_known_args(rest)
     if unknown:
@@ -143,7 +146,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The layers and overrides of a run's configuration, and everything else."""
+    """Split arguments into the layers and overrides of a run's configuration, and the others, which the parser knows."""
     layers: list[str] = []
     rest: list[str] = []
     pieces = iter(argv)
@@ -168,6 +171,7 @@ Command = Callable[[argparse.Namespace, list[str]], int]
 
 
 def _parser() -> _Parser:
+    """Make the parser of all commands."""
     about = "Controlled ablation studies of Xception: one study file, one command, a statistically sound verdict."
     parser = _Parser(prog="xceptlab", description=about)
     parser.add_argument("--version", action="version", version=f"xceptlab {__version__}")

@@ -1,7 +1,15 @@
 """The signals that ask a process to stop, and the end of its parent.
 
 ``StopSignals`` turns a signal into ``errors.Interrupted``, and Ctrl-C into a ``KeyboardInterrupt``; ``cli.main`` turns these into
-exit codes.
+the exit codes of ``errors``. Other modules handle signals and exit codes where a run has several processes, or a launcher:
+
+- ``training.checkpoints``: all processes of a run agree on a signal after a step; the exit code of the first one tells of it.
+- ``training.lightning``: gives Ctrl-C back that Lightning has turned into a ``SystemExit``.
+- ``runs.leases``: ends a process whose run another one has taken over.
+- ``runs.world``: ends torchrun's other processes once the first one has said what is wrong.
+- ``launch.child``: passes signals on to a run in a new interpreter, and its exit code back.
+- ``launch.slurm``: turns SLURM's notice into SIGTERM, and puts a job that was interrupted back into the queue.
+- ``launch.failures``: says what a signal that has ended a run may mean.
 """
 
 import functools

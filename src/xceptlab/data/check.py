@@ -50,7 +50,7 @@ class AbsentClasses:
     split: str
     """``train``, ``validation`` or ``test``."""
     text: str
-    """Which classes, in a line that names the split."""
+    """Line that names the split and the classes."""
 
 
 @dataclass(frozen=True)

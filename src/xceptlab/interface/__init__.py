@@ -1,4 +1,4 @@
-"""What a notebook wants: studies and runs as Python objects and pandas tables. ``docs/python.md`` shows all of it.
+"""The Python interface, for notebooks: studies and runs as objects and pandas tables. ``docs/python.md`` shows all of it.
 
 A thin layer over what the commands do, quiet by default: ``run`` configures and trains single runs, ``study`` has studies,
 ``judging`` verdicts. What a user can mend is a ``Refused`` of one line. Nothing heavy is imported before it is needed: reading

@@ -114,7 +114,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """done, diverged, running, failed, stopped (it has begun, and nobody trains it now) or waiting."""
+        """State of the run: done, diverged, running, failed, stopped (it has begun, and nobody trains it now) or waiting."""
         from xceptlab.launch.status import run_status
 
         return run_status(self._directory, self._directory.follow(), self.config.train.epochs).state
@@ -154,7 +154,7 @@ class Run:
 
     @property
     def transform(self) -> "Transform":
-        """Prepares a picture, Pillow's or an array of uint8, for the network: (3, size, size)."""
+        """The function that prepares a picture, Pillow's or an array of uint8, for the network: (3, size, size)."""
         import torch
 
         from xceptlab.data.transform import Transform
@@ -163,13 +163,13 @@ class Run:
         return Transform(self.config.data, torch.float64 if exact else torch.float32)
 
     def features(self, images: "Tensor") -> "Tensor":
-        """What the classifier sees of images (N, 3, size, size) that ``transform`` has prepared: (N, D)."""
+        """Compute the classifier's input (N, D) for images (N, 3, size, size) that ``transform`` has prepared."""
         from xceptlab.models.features import features
 
         return features(self.network, images)
 
     def split_features(self, split: Literal["train", "val", "test"]) -> "Features":
-        """What the classifier sees of every image of a split, in the split's order and without augmentation.
+        """Compute the classifier's input for every image of a split, in the split's order and without augmentation.
 
         Raises:
             Refused: The split is empty, or the data are not there.

@@ -60,7 +60,7 @@ class Study:
 
     @property
     def question(self) -> str:
-        """What the study answers."""
+        """The question that the study answers."""
         return self._expansion.study.question
 
     @property
@@ -188,7 +188,7 @@ class Study:
 
 
 def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
-    """Per arm its values of all science in which any arm differs from the baseline."""
+    """Values of each arm, by arm and key, in all science in which any arm differs from the baseline."""
     differences = {arm: expansion.differences(arm) for arm in expansion.arms}
     baseline: dict[str, Any] = {}
     for found in differences.values():

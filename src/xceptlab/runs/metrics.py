@@ -17,18 +17,18 @@ class Metric:
     """One metric, whatever the split it is measured on."""
 
     name: str
-    """Without the split: ``top1``."""
+    """Name without the split, such as ``top1``."""
     unit: str
     """``%`` or ``nats``; empty where nothing is known of the metric."""
     decimals: int
-    """With how many a value is shown."""
+    """Number of decimals with which a value is shown."""
     lower_is_better: bool = False
     guessing: Callable[[int], float]
-    """The score of uniform guessing among so many classes."""
+    """Score of uniform guessing, by the number of classes."""
     highest: float = math.inf
-    """The best accuracy, or no bound; the lowest score is 0."""
+    """The highest score that there is; the lowest one is 0."""
     more_classes_than: int = 0
-    """It is measured only where there are more classes: among the 5 best of 5 classes is every one."""
+    """The metric is measured only where there are more classes: among the 5 best of 5 classes is every one."""
     per_image_file: str = ""
     """The file in a run's folder that has its value for each test image; empty for a metric of another tool's scores."""
 
@@ -44,7 +44,7 @@ class Metric:
 
     @property
     def unit_of_difference(self) -> str:
-        """``points`` or ``nats``."""
+        """Unit of a difference of two values: ``points`` or ``nats``."""
         return "points" if self.in_percent else self.unit
 
 
@@ -84,7 +84,7 @@ ACCURACY = "top1"
 """The metric that tells whether a network has learned anything: that of learning curves and of warnings."""
 
 SPLITS = ("test", "val")
-"""What a trained network is evaluated on."""
+"""The splits on which a trained network is evaluated."""
 
 NAMES = tuple(f"{split}/{name}" for split in SPLITS for name in METRICS)
 """The metrics on which a study's claims can be."""
@@ -119,16 +119,16 @@ def _registered(entry: register.Entry) -> Metric:
 
 
 def decimals(name: str) -> int:
-    """With how many decimals a value of the metric is shown."""
+    """Number of decimals with which a value of the metric is shown."""
     return metric_of(name).decimals
 
 
 def split_of(name: str) -> str:
-    """The split that a metric such as ``test/top1`` was measured on."""
+    """Split on which a metric such as ``test/top1`` was measured."""
     return name.split("/")[0]
 
 
 def measured(classes: int, registered: Sequence[str] = ()) -> list[Metric]:
-    """The metrics that tell something about a network of so many classes, and registered ones."""
+    """The built-in metrics that tell something about a network of so many classes, and the registered ones of these names."""
     built_in = [metric for metric in METRICS.values() if classes > metric.more_classes_than]
     return built_in + [_registered(register.entry("metric", name)) for name in registered]

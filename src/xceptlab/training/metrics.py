@@ -1,4 +1,4 @@
-"""How every metric of ``runs/metrics.py`` is computed, by its name.
+"""The functions that compute the metrics of ``runs/metrics.py``, by the metrics' names.
 
 An evaluation reports the mean of a metric over all images, so that each is a function that gives one value an image.
 """
@@ -15,14 +15,14 @@ from xceptlab.runs.metrics import METRICS
 
 
 def among_best(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """(B,) whether an image's label is among its k highest logits: logits (B, classes), labels (B,)."""
+    """Whether each image's label is among its k highest logits, (B,): logits (B, classes), labels (B,)."""
     most = min(5, logits.shape[1])  # of which the first are taken, so that equal logits are ranked alike for every k
     ranked = logits.topk(most).indices  # (B, most)
     return (ranked[:, :k] == labels[:, None]).any(1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,) each image's loss in nats: logits (B, classes), labels (B,)."""
+    """Each image's loss in nats, (B,): logits (B, classes), labels (B,)."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
@@ -31,14 +31,14 @@ PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "top5": partial(among_best, k=5),
     "loss": cross_entropy,
 }
-"""By metric its value for every image (B,), of logits (B, classes) and labels (B,); accuracies as 0 and 1."""
+"""Function of logits (B, classes) and labels (B,) that gives a value for each image (B,), by metric; 0 or 1 for accuracies."""
 
 ACCURACIES = tuple(name for name, metric in METRICS.items() if metric.in_percent)
 """The built-in metrics whose value for an image is 0 or 1; a registered one in percent may have values between."""
 
 
 def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """A metric's value for every image (B,), of a registered one perhaps: logits (B, classes), labels (B,).
+    """A built-in or registered metric's value for each image, (B,): logits (B, classes), labels (B,).
 
     Raises:
         Refused: A registered metric gives something else.
