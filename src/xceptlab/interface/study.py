@@ -160,7 +160,7 @@ class Study:
             rows += [(*run, *point) for point in points(directories[trial, seed])]
         return pd.DataFrame(rows, columns=["arm", "seed", *_tuned_keys(expansion), *POINT])
 
-    def verdicts(self) -> "Verdicts":
+    def verdicts(self) -> Verdicts:
         """The verdict on each claim, from the records there are."""
         from xceptlab.study.judging import judge_study
 
