@@ -22,7 +22,7 @@ _ORDER = 1
 _DRAWS = 2
 _SPLIT = 3
 DRAWS = 36
-"""Uniform numbers drawn for each image and epoch."""
+"""Number of uniform random numbers drawn for each image and epoch."""
 
 # The columns of ``draws``, by what they decide in ``crop`` and ``augment``.
 TOP = 0
