@@ -261,7 +261,7 @@ class Study:
         directories = self.expansion.directories()
         if arm_and_seed not in directories:
             there = f"arms {', '.join(self.arms)} and seeds {', '.join(map(str, self.expansion.seeds))}"
-            for arm, n in self.expansion.ended.items():
+            for arm, n in self.expansion.seeds_by_stopped_arm.items():
                 there += f" (of {arm} the first {n}, as its claims were settled)"
             raise Refused(f"{self.name}: there is no run {arm_and_seed!r}; there are the {there}")
         return Run(directories[arm_and_seed].path)
@@ -430,7 +430,8 @@ def judge(
     Raises:
         Refused: What is wrong with the table, or what a claim names that it does not have.
     """
-    from xceptlab.study.score_tables import ClaimsFile, Table, claims_on, judge_table
+    from xceptlab.study.score_files import Table
+    from xceptlab.study.score_tables import ClaimsFile, claims_on, judge_table
 
     if (contrast is None) == (claims is None):
         raise Refused("judge: either contrast=(A, B) or claims=FILE says what is claimed")

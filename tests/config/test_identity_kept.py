@@ -17,8 +17,7 @@ IDS = [
     ("", "imagenet-seed0-4a1779511a"),
     ("-c model/xception_tiny -c data/digits -c train/digits --seed 7", "digits-seed7-5cffadf93e"),
     (
-        "-c model/xception_cifar -c data/cifar10 -c train/cifar --model.residual none --train.lr 5e-2 "
-        "--train.epochs 100",
+        "-c model/xception_cifar -c data/cifar10 -c train/cifar --model.residual none --train.lr 5e-2 --train.epochs 100",
         "cifar10-residual_none-epochs100-lr0.05-seed0-5e43fac322",
     ),
     (

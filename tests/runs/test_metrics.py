@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xceptlab.runs.metrics import METRICS, NAMES, measured, metric_of, split_of
-from xceptlab.study.definition import Claim
+from xceptlab.study.claims import Claim
 from xceptlab.training.metrics import PER_IMAGE
 
 
