@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 from scipy import stats as sp
 
-from xceptlab.study import images, signs, statistics
+from xceptlab.study import signs, statistics
 from xceptlab.study.calibration import calibrate
-from xceptlab.study.definition import Claim, Seeds
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Seeds
 from xceptlab.study.estimands import estimand_of
 from xceptlab.study.resampling import Observed
 from xceptlab.study.simulated_judging import CONTRADICTED, SUPPORTED, decided, p_values_at
@@ -294,8 +295,8 @@ def scope_errors(n: int, count: int, seed_spread: float, trials: int, seed: int)
     wrong = np.zeros(2)
     for part in np.array_split(np.arange(trials), max(1, trials // 50)):
         d = correctness(rng, len(part), n, count, seed_spread)
-        by_seed, added = d.mean(axis=-1), images.image_variance(d)
-        of_both = images.error(by_seed.std(axis=-1, ddof=1), n, added)
+        by_seed, added = d.mean(axis=-1), statistics.image_variance(d)
+        of_both = statistics.error_over_images(by_seed.std(axis=-1, ddof=1), n, added)
         p_by_seed = statistics.p_values(by_seed, "superior", 0.0)
         p_by_both = statistics.t_tests(by_seed.mean(axis=-1), *of_both, "superior", 0.0)
         wrong += [(p[:, 0] <= ALPHA).sum() for p in (p_by_seed, p_by_both)]

@@ -13,7 +13,7 @@ from xceptlab.config.schema import DataConfig
 from xceptlab.data.identity import fingerprint
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.record import Record
-from xceptlab.study.definition import Claim
+from xceptlab.study.claims import Claim
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.resampling import Observed
 

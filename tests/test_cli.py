@@ -351,7 +351,7 @@ def test_two_studies_of_one_name_do_not_overwrite_each_others_report(tmp_path, c
         (tmp_path / folder / "residual/study.yaml").write_text(text.replace("margin: 0.5", f"margin: {margin}"))
     options = [f"--runtime.outputs={tmp_path}"]
     first = expand(str(tmp_path / "a/residual"), options)
-    Registration.make(first)
+    Registration.register(first)
     assert main(["report", str(tmp_path / "a/residual"), *options]) == 0
     page = (first.directory() / "report.html").read_bytes()
     capsys.readouterr()

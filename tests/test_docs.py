@@ -10,7 +10,8 @@ from statsmodels.stats.power import TTestPower
 from conftest import ROOT
 from xceptlab.config.field_types import in_words
 from xceptlab.config.help import docstrings
-from xceptlab.study.definition import Claim, Paper, Seeds, Study
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Paper, Seeds, Study
 from xceptlab.study.plan import expand
 from xceptlab.study.tuning import Tune
 

@@ -19,7 +19,8 @@ from xceptlab import cli
 from xceptlab.config import shipped
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import LauncherConfig, ModelConfig
-from xceptlab.study.definition import Claim, Paper
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Paper
 from xceptlab.study.plan import expand
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}

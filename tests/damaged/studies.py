@@ -59,7 +59,7 @@ def _damage_outputs(case: Case) -> None:
             leave(expansion, trial, seed, min(100.0, max(0.0, score)), correct=correct, **changes)
     registered = expansion.directory() / "registered.yaml"
     registered.parent.mkdir(parents=True)
-    registration = dataclasses.replace(Registration.now(expansion), time=1e9)
+    registration = dataclasses.replace(Registration.of_today(expansion), time=1e9)
     registered.write_bytes(dump(registration.contents()))
     for _ in range(rng.choice([1, 2, 3])):
         file = rng.choice([registered, *sorted(Path("outputs").rglob("*.*"))])

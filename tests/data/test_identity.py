@@ -689,7 +689,7 @@ def studied(tmp_path, tree, monkeypatch, capsys):
                 leave(expansion, arm, seed, {"a": 80 + seed / 3, "b": 70 - seed}[arm])
         from xceptlab.launch.study import Registration
 
-        Registration.make(expansion)
+        Registration.register(expansion)
         return {}
 
     monkeypatch.setattr("xceptlab.launch.study.run_missing", run_missing)

@@ -147,4 +147,4 @@ def test_a_study_is_registered_with_every_run_before_the_first_one_starts(monkey
 
     monkeypatch.setattr(study, "make_launcher", lambda *_: Launcher())
     study.run_missing(expansion, None, None)
-    assert list(seen.values()) == [[Registration.read(expansion).digest]] * 10
+    assert list(seen.values()) == [[Registration.load_for(expansion).digest]] * 10

@@ -437,5 +437,5 @@ def test_weights_of_the_command_line_make_another_study(study):
     assert with_weights.name != expand(str(folder)).name
     assert all(arm.model.weights_digest for arm in with_weights.arms.values())
     assert with_weights.differences("b") == {"model.dropout": (0.0, 0.5)}
-    digests = {science["model.weights_digest"] for science in Registration.now(with_weights).arms.values()}
+    digests = {science["model.weights_digest"] for science in Registration.of_today(with_weights).arms.values()}
     assert len(digests - {""}) == 1

@@ -67,7 +67,7 @@ def study(tmp_path):
 
 def run(expansion: Expansion, arm: str, seed: int, **changes) -> RunDirectory:
     """Leave behind what a run leaves."""
-    Registration.make(expansion)
+    Registration.register(expansion)
     return leave(expansion, arm, seed, TOP1[arm][seed], **changes)
 
 
@@ -514,7 +514,7 @@ def test_what_a_reviewer_should_know_is_a_warning(study, changes, warning):
 
 
 def test_an_edit_after_the_registration_is_flagged(study):
-    Registration.make(study())
+    Registration.register(study())
     finish(study())
     assert summarise(study()).warnings == []
     edited = study(claims=[CLAIM | {"margin": 0.1}])
@@ -528,7 +528,7 @@ def test_runs_that_are_older_than_the_registration_are_flagged(study, finished):
     expansion = study()
     for arm, seed in expansion.runs():
         leave(expansion, arm, seed, TOP1[arm][seed], finished=finished)
-    Registration.make(expansion)
+    Registration.register(expansion)
     (warning,) = summarise(expansion).warnings
     assert warning.startswith("6 of 6 runs are older than the study's registration")
 
@@ -536,7 +536,7 @@ def test_runs_that_are_older_than_the_registration_are_flagged(study, finished):
 @pytest.mark.parametrize("finished", [1e9, 4e9])
 def test_runs_that_began_after_the_registration_are_not_flagged_whatever_the_clocks_say(study, finished):
     expansion = study()
-    Registration.make(expansion)
+    Registration.register(expansion)
     finish(expansion, finished=finished)
     assert summarise(expansion).warnings == []
 
@@ -553,19 +553,19 @@ def test_one_run_that_is_older_is_told_in_the_singular(study):
 @pytest.mark.parametrize(("finished", "older"), [(1e9, True), (4e9, False)])
 def test_of_records_that_name_no_registration_the_clock_is_asked(study, finished, older):
     expansion = study()
-    Registration.make(expansion)
+    Registration.register(expansion)
     finish(expansion, finished=finished, registrations=None)
     assert bool(summarise(expansion).warnings) == older
 
 
 def test_a_registration_that_was_removed_and_made_anew_shows(study):
     expansion = study()
-    Registration.make(expansion)
+    Registration.register(expansion)
     run(expansion, "with", 0)
     (expansion.directory() / "registered.yaml").unlink()
     edited = study(claims=[CLAIM | {"margin": 1.0}])
     leave(edited, "without", 0, 90.0, record=None)  # it has begun
-    Registration.make(edited)
+    Registration.register(edited)
     for arm, seed in list(edited.runs())[1:]:
         run(edited, arm, seed)
     (warning,) = summarise(edited).warnings
@@ -603,7 +603,7 @@ def test_a_run_may_have_begun_under_the_registrations_of_two_studies(study, tmp_
     expansion = study()
     other = replace(expansion, name="other")
     for one in (expansion, other, expansion):
-        Registration.make(one)
+        Registration.register(one)
     finish(expansion)
     assert summarise(expansion).warnings == summarise(other).warnings == []
     (record,) = {tuple(record.registrations) for record in summarise(other).records.values()}
@@ -619,21 +619,21 @@ class LaterRegistration(Registration):
 
 def test_a_later_version_with_more_fields_finds_runs_to_be_of_the_registration_still(study, monkeypatch):
     expansion = study()
-    Registration.make(expansion)
+    Registration.register(expansion)
     finish(expansion)
-    assert LaterRegistration.read(expansion).digest == Registration.read(expansion).digest
+    assert LaterRegistration.load_for(expansion).digest == Registration.load_for(expansion).digest
     monkeypatch.setattr("xceptlab.report.registered.Registration", LaterRegistration)
     assert summarise(expansion).warnings == []
 
 
 def test_a_registration_does_not_hold_its_own_digest(study):
     expansion = study()
-    Registration.make(expansion)
+    Registration.register(expansion)
     file = expansion.directory() / "registered.yaml"
     assert "digest" not in yaml.safe_load(file.read_text())
     file.write_text(file.read_text() + "digest: abc\n")
     with pytest.raises(ValueError, match="not a registration of this version"):
-        Registration.read(expansion)
+        Registration.load_for(expansion)
 
 
 def test_without_validation_the_curves_are_those_of_training(study):
@@ -877,7 +877,7 @@ LEVELS = {"with": 97.0, "without": 90.0, "third": 91.0}
 def sequential(study, seeds_of_with: int) -> Expansion:
     """A claim that 3 seeds settle beside one that 5 leave open; the settled claim's first arm has runs of so many seeds."""
     expansion = study(arms=THREE, claims=SETTLED_AND_OPEN, seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"})
-    Registration.make(expansion)
+    Registration.register(expansion)
     for i, (arm, level) in enumerate(LEVELS.items()):
         noise = np.random.default_rng(i).normal(0, 0.2, 5)
         for seed in range(seeds_of_with if arm == "with" else 5):
@@ -887,7 +887,7 @@ def sequential(study, seeds_of_with: int) -> Expansion:
 
 def test_a_report_names_the_arms_whose_claims_were_settled_and_judges_the_others(study):
     expansion = sequential(study, 3)
-    assert (dict(expansion.ended), expansion.seeds) == ({"with": 3}, [0, 1, 2, 3, 4])
+    assert (dict(expansion.seeds_by_stopped_arm), expansion.seeds) == ({"with": 3}, [0, 1, 2, 3, 4])
     pages = texts(expansion)
     for name in ("report.md", "report.html"):
         assert "No further seeds, as their claims were settled: with after 3 (of 5)" in " ".join(pages[name].split())
@@ -897,7 +897,7 @@ def test_a_report_names_the_arms_whose_claims_were_settled_and_judges_the_others
 
 def test_runs_of_an_earlier_version_that_a_settled_claim_would_not_need_any_more_are_kept(study):
     expansion = sequential(study, 5)
-    assert dict(expansion.ended) == {"with": 5}
+    assert dict(expansion.seeds_by_stopped_arm) == {"with": 5}
     pages = texts(expansion)
     assert "No further seeds" not in pages["report.md"]
     assert "With all 5 seeds that there are by now it is +" in pages["report.md"]
@@ -959,7 +959,7 @@ def test_runs_that_failed_are_listed_with_the_reason_apart_from_those_that_may_s
 @pytest.mark.parametrize(("started", "flagged"), [(5e9, True), (1e9, False)])
 def test_seeds_that_were_added_after_the_verdict_are_flagged(study, started, flagged):
     registered = study()
-    Registration.make(registered)
+    Registration.register(registered)
     finish(registered)
     more = study(seeds=[0, 1, 2, 3])
     for arm in TOP1:
@@ -971,9 +971,9 @@ def test_seeds_that_were_added_after_the_verdict_are_flagged(study, started, fla
 
 def test_seeds_that_the_plan_adds_are_not_flagged(study):
     plan = study(seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"}, claims=[CLAIM | {"margin": 6.6}])
-    Registration.make(plan)
+    Registration.register(plan)
     finish(plan)
-    Registration.make(replace(plan, interim_analysis=1))
+    Registration.register(replace(plan, interim_analysis=1))
     for arm in TOP1:
         leave(plan, arm, 3, TOP1[arm][0] - (1 if arm == "with" else 0), started=5e9, finished=5e9)
     summary = summarise(replace(plan, interim_analysis=1))
@@ -1112,7 +1112,7 @@ def test_the_report_says_what_was_trained(study, monkeypatch):
     layers += ["train.label_smoothing=0.1", "train.precision=bf16-mixed"]
     expansion = study(*[f"--{layer}" for layer in layers])
     monkeypatch.setattr("time.time", lambda: 1e9)
-    Registration.make(expansion)
+    Registration.register(expansion)
     files = texts(finish(expansion))
     page = re.sub(r"\s*\n\s*", "\n", Page(files["report.html"]).text)
     for name, value in RECIPE.items():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from xceptlab import register
-from xceptlab.runs.metrics import METRICS, NAMES, VALIDATED, measured, metric_of, split_of
-from xceptlab.study.definition import Claim
+from xceptlab.runs.metrics import METRICS, NAMES, measured, metric_of, split_of
+from xceptlab.study.claims import Claim
 from xceptlab.study.tuning import Tune
 from xceptlab.training.metrics import PER_IMAGE
 
@@ -24,7 +24,7 @@ def test_no_registered_metric_takes_the_name_or_the_file_of_a_built_in_one():
 
 def test_the_values_that_arms_are_tuned_to_are_chosen_by_any_metric_of_validation():
     (field,) = (f for f in Tune.__dataclass_fields__.values() if f.name == "select")
-    assert get_args(field.type) == VALIDATED == ("val/top1", "val/top5", "val/loss")
+    assert get_args(field.type) == tuple(f"val/{name}" for name in METRICS)
 
 
 def test_claims_are_on_every_metric_of_the_two_splits():

@@ -8,8 +8,8 @@ from scipy import stats as sp
 from made import leave
 from xceptlab.report.summary import summarise
 from xceptlab.runs.directory import RunDirectory
-from xceptlab.study import images, statistics
-from xceptlab.study.definition import Claim
+from xceptlab.study import statistics
+from xceptlab.study.claims import Claim
 from xceptlab.study.estimands import MeanOverImages
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.judging import judge_study
@@ -69,16 +69,16 @@ def test_the_mean_squares_are_those_of_the_two_way_analysis_of_variance():
     of_seeds = count * ((d.mean(axis=1) - d.mean()) ** 2).sum()
     of_images = n * ((d.mean(axis=0) - d.mean()) ** 2).sum()
     rest = (total - of_seeds - of_images) / ((n - 1) * (count - 1))
-    assert images.image_variance(d) == pytest.approx((of_images / (count - 1) - rest) / n / count)
-    assert images.image_variance(np.stack([d, d, d])) == pytest.approx(np.full(3, images.image_variance(d)))
+    assert statistics.image_variance(d) == pytest.approx((of_images / (count - 1) - rest) / n / count)
+    assert statistics.image_variance(np.stack([d, d, d])) == pytest.approx(np.full(3, statistics.image_variance(d)))
 
 
 def test_images_that_all_seeds_see_alike_are_the_only_ones_that_add():
     rng = np.random.default_rng(1)
     shared, noise = rng.normal(size=2000), rng.normal(size=(5, 2000))
-    assert images.image_variance(np.tile(shared, (5, 1))) == pytest.approx(shared.var(ddof=1) / 2000)
-    assert images.image_variance(shared + noise) == pytest.approx(1 / 2000, rel=0.15)
-    assert images.image_variance(noise) < 0.1 / 2000
+    assert statistics.image_variance(np.tile(shared, (5, 1))) == pytest.approx(shared.var(ddof=1) / 2000)
+    assert statistics.image_variance(shared + noise) == pytest.approx(1 / 2000, rel=0.15)
+    assert statistics.image_variance(noise) < 0.1 / 2000
 
 
 @pytest.mark.parametrize("kind", ["superior", "equivalent"])
@@ -90,7 +90,7 @@ def test_where_images_add_nothing_it_is_the_t_test(kind):
 
 def test_the_degrees_of_freedom_are_satterthwaites():
     d = np.array([1.0, 2.0, 3.0, 4.0])
-    error, freedom = images.error(d.std(ddof=1), 4, 0.5)
+    error, freedom = statistics.error_over_images(d.std(ddof=1), 4, 0.5)
     v = d.var(ddof=1) / 4
     assert error == pytest.approx(np.sqrt(v + 0.5))
     assert freedom == pytest.approx((v + 0.5) ** 2 * 3 / v**2)
@@ -102,7 +102,7 @@ def test_the_power_that_is_told_is_the_power_that_there_is():
     d = means[:, None] + rng.normal(0, 1.0, (20_000, 6))
     claim = Claim(**CLAIM | {"contrast": ("a", "b"), "kind": "superior", "margin": 0.0})
     found = MeanOverImages(claim, range(6), 0.36).p_values(d)[:, 0] <= 0.05
-    assert statistics.power(2.0, *images.error(1.0, 6, 0.36), 0.05) == pytest.approx(found.mean(), abs=0.02)
+    assert statistics.power(2.0, *statistics.error_over_images(1.0, 6, 0.36), 0.05) == pytest.approx(found.mean(), abs=0.02)
 
 
 def test_no_number_of_seeds_decides_what_the_images_leave_open():
@@ -132,8 +132,8 @@ def test_the_loss_has_images_too(study):
     assert v.outcome == "supported"
     kept = [np.load(directory.path / "test_loss.npy") for directory in expansion.directories().values()]
     d = np.stack([b - a.astype(float) for a, b in zip(kept[::2], kept[1::2], strict=True)])
-    assert v.image_variance == pytest.approx(float(images.image_variance(d)))
-    error, freedom = images.error(v.values.std(ddof=1), v.n, v.image_variance)
+    assert v.image_variance == pytest.approx(float(statistics.image_variance(d)))
+    error, freedom = statistics.error_over_images(v.values.std(ddof=1), v.n, v.image_variance)
     assert v.p_adjusted == pytest.approx(sp.t.sf(v.estimate / error, freedom))
 
 
@@ -189,7 +189,7 @@ def test_what_has_no_verdict_on_images_is_refused_in_one_line(study, changes, sa
 
 
 def test_the_scope_is_registered(study):
-    Registration.make(study())
-    assert Registration.read(study()).edits(study()) == []
+    Registration.register(study())
+    assert Registration.load_for(study()).edits(study()) == []
     edited = study(scope="test_set")
-    assert Registration.read(edited).edits(edited) == ["scope images -> test_set"]
+    assert Registration.load_for(edited).edits(edited) == ["scope images -> test_set"]

@@ -12,7 +12,8 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.study import statistics
-from xceptlab.study.definition import Claim, Seeds, Study
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Seeds, Study
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.judging import judge, judge_study
 from xceptlab.study.run_scores import has_failed, scores_of_runs
@@ -694,16 +695,18 @@ def test_futility_makes_no_false_verdict_likelier_and_saves_seeds(monkeypatch):
 
 
 def test_a_factor_without_any_effect_leaves_no_spread_of_floating_point():
-    weights = {f"{level}{i}": sign / 3 for level, sign in (("a", -1.0), ("b", 1.0)) for i in range(3)}
-    study = SimpleNamespace(arms_of=lambda claim: list(weights), weights=lambda claim: (weights, weights))
-    expansion = SimpleNamespace(study=study, seeds=range(5))
-    values = np.random.default_rng(0).uniform(90, 97, (5, 3))
+    rates = [0.1, 0.2, 0.3]
+    grid = {"model.residual": ["all", "none"], "model.width": [0.5, 1.0], "train.lr": rates}
+    effect = {factor: grid[factor] for factor in ("model.residual", "model.width")}
+    asked = Claim(id="c", effect=effect, metric="test/top1", kind="superior", margin=0.5)
+    study = Study(question="?", base=[], seeds=list(range(5)), grid=grid, claims=[asked])
+    values = np.random.default_rng(0).uniform(90, 97, (5, 3))  # of every seed at every rate, whatever the other factors
     records = {
-        (arm, seed): SimpleNamespace(status="finished", metrics={"test/top1": values[seed, int(arm[1])]})
-        for arm in weights
+        (arm, seed): SimpleNamespace(status="finished", metrics={"test/top1": values[seed, rates.index(levels["train.lr"])]})
+        for arm, levels in study.cells().items()
         for seed in range(5)
     }
-    table = scores_of_runs(claim(), expansion, records)
+    table = scores_of_runs(asked, SimpleNamespace(study=study, seeds=range(5)), records)
     assert {value for side in table.values() for value in side.values()} == {0.0}
 
 

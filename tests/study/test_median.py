@@ -1,13 +1,12 @@
 """Verdicts on the median: beside those on the mean, in words, with failures, and over several analyses."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from xceptlab.study.definition import Claim, Seeds, Study
-from xceptlab.study.estimands import refuse_too_few_seeds
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Seeds, Study
 from xceptlab.study.judging import judge
 from xceptlab.study.wording import forecast, sign_count
 
@@ -103,23 +102,6 @@ def test_few_pairs_have_no_finite_interval_and_say_how_many_would_do():
 
 
 # ---- seeds ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("claims", "least"), [(1, 5), (2, 6), (4, 7), (7, 8)])
-def test_too_few_seeds_for_any_verdict_are_refused_with_good_numbers(claims, least):
-    several = [claim(str(i), margin=float(i)) for i in range(claims)]
-    file = Path("study.yaml")
-    refuse_too_few_seeds(study(list(range(least)), *several), file)
-    beside = {1: "", 2: " beside 1 other claim"}.get(claims, f" beside {claims - 1} other claims")
-    message = (
-        f"study.yaml: claim '0': statistic: a median needs {least} seeds or more{beside}, not {least - 1} .*each seed counts"
-    )
-    with pytest.raises(ValueError, match=message):
-        refuse_too_few_seeds(study(list(range(least - 1)), *several), file)
-
-
-def test_means_need_no_such_number():
-    refuse_too_few_seeds(study([0, 1, 2], claim(statistic="mean")), Path("study.yaml"))
 
 
 def test_seeds_until_decided_account_for_all_analyses():

@@ -8,7 +8,8 @@ import yaml
 
 from xceptlab.cli import main
 from xceptlab.study.judging import judge
-from xceptlab.study.score_tables import ScoreClaim, read_table, scores_of
+from xceptlab.study.score_files import read_table, scores_of
+from xceptlab.study.score_tables import ScoreClaim
 
 A = [97.4, 97.6, 97.2, 97.5, 97.3]
 B = [96.0, 96.2, 96.1, 96.0, 96.2]

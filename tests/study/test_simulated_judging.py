@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from xceptlab.study.definition import Claim, Seeds
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Seeds
 from xceptlab.study.estimands import estimand_of
 from xceptlab.study.judging import judge
 from xceptlab.study.simulated_judging import decided, p_values_at

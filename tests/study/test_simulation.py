@@ -10,7 +10,7 @@ from statsmodels.stats.power import TTestPower
 
 from conftest import ROOT
 from xceptlab.study import statistics
-from xceptlab.study.definition import Claim
+from xceptlab.study.claims import Claim
 from xceptlab.study.judging import judge
 
 

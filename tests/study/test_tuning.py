@@ -11,12 +11,13 @@ from made import leave
 from xceptlab.cli import main
 from xceptlab.report.summary import summarise
 from xceptlab.report.write import results_csv, write_report
-from xceptlab.study.choice import arm_records, chosen, tuning_warnings
+from xceptlab.study.choice import arm_records, chosen
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.judging import judge_study
 from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
 from xceptlab.study.tuning import Tune
+from xceptlab.study.tuning_warnings import tuning_warnings
 
 VALUES = [0.03, 0.1, 0.3]
 STUDY = {
@@ -89,7 +90,7 @@ def test_a_first_look_and_seeds_until_decided_train_every_value(study):
 
 
 def test_drawn_values_fill_their_range_and_more_trials_keep_the_runs_of_fewer():
-    few, many = (Tune(keys={"train.lr": {"log": [0.01, 1.0]}}, trials=n).values() for n in (4, 16))
+    few, many = (Tune(keys={"train.lr": {"log": [0.01, 1.0]}}, trials=n).trial_values for n in (4, 16))
     assert many[:4] == few
     values = sorted(each["train.lr"] for each in many)
     assert 0.01 <= values[0] < 0.02
@@ -139,10 +140,10 @@ def test_a_tuned_key_cannot_be_overridden(study):
 
 
 def test_the_registration_holds_what_is_tuned_and_an_edit_is_told(study):
-    Registration.make(study())
-    assert Registration.read(study()).edits(study()) == []
+    Registration.register(study())
+    assert Registration.load_for(study()).edits(study()) == []
     edited = study(tune={"keys": {"train.lr": [0.03, 0.1, 0.3, 1.0]}})
-    assert [edit.split(" ")[0] for edit in Registration.read(edited).edits(edited)] == ["tune"]
+    assert [edit.split(" ")[0] for edit in Registration.load_for(edited).edits(edited)] == ["tune"]
 
 
 # ---- what is chosen ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from xceptlab.study.verdict import Verdict
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xceptlab.study.score_tables import Table
+    from xceptlab.study.score_files import Table
 
 Pair = tuple[str, str]
 
@@ -103,7 +103,7 @@ def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
 
 def _as_table(scores: "pd.DataFrame") -> "Table":
     """A table as a CSV file would hold it: text throughout."""
-    from xceptlab.study.score_tables import Table
+    from xceptlab.study.score_files import Table
 
     each_once = scores.loc[:, ~scores.columns.duplicated()]  # a column that is there twice is refused, if it is needed
     rows = []

@@ -77,7 +77,7 @@ class Study:
         directories = self.expansion.directories()
         if arm_and_seed not in directories:
             there = f"arms {', '.join(self.arms)} and seeds {', '.join(map(str, self.expansion.seeds))}"
-            for arm, n in self.expansion.ended.items():
+            for arm, n in self.expansion.seeds_by_stopped_arm.items():
                 there += f" (of {arm} the first {n}, as its claims were settled)"
             raise Refused(f"{self.name}: there is no run {arm_and_seed!r}; there are the {there}")
         return Run(directories[arm_and_seed].path)

@@ -63,7 +63,7 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main, *, quiet: bo
         print(f"{older} of the missing runs were begun by an older version, whose results differ; they start anew")
     launcher = _start(expansion, missing, jobs, main) if missing else None
     remember_files(expansion)
-    Registration.make(expansion)  # before the first poll, which starts the first run
+    Registration.register(expansion)  # before the first poll, which starts the first run
     for directory in expansion.directories().values():
         directory.join(expansion.name)
     if launcher is None:

@@ -7,6 +7,7 @@ from statistics import median
 from xceptlab.config.schema import RunConfig
 from xceptlab.runs.record import Record
 from xceptlab.study.choice import Records
+from xceptlab.study.contrasts import pairs_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.verdict import Verdict
 
@@ -66,7 +67,7 @@ def compare_budgets(verdicts: list[Verdict], expansion: Expansion, records: Reco
     budgets = {}
     for verdict in verdicts:
         claim = verdict.claim
-        pairs = [_compare(a, b, expansion, records) for a, b in expansion.study.pairs_of(claim)]
+        pairs = [_compare(a, b, expansion, records) for a, b in pairs_of(claim, expansion.study)]
         budgets[claim.id] = Budgets(
             unmatched=_joined(pair.unmatched for pair in pairs),
             declared=_joined(pair.declared for pair in pairs),

@@ -12,8 +12,9 @@ from xceptlab.report.sampling import Sampling
 from xceptlab.runs import leases
 from xceptlab.runs.record import Record
 from xceptlab.study import statistics
-from xceptlab.study.choice import Records, tuning_warnings
+from xceptlab.study.choice import Records
 from xceptlab.study.expansion import Expansion
+from xceptlab.study.tuning_warnings import tuning_warnings
 from xceptlab.study.verdict import Verdict
 
 RunKey = tuple[str, int]
@@ -85,9 +86,9 @@ def _sorted_text(values: Iterable[Any]) -> str:
 
 def _of_ended_arms(expansion: Expansion) -> list[str]:
     """Warn of arms with fewer seeds than others, since their claims were settled, and of what that means for comparisons."""
-    if not any(n < len(expansion.seeds) for n in expansion.ended.values()):
+    if not any(n < len(expansion.seeds) for n in expansion.seeds_by_stopped_arm.values()):
         return []
-    ended = ", ".join(f"{arm} after {n}" for arm, n in expansion.ended.items())
+    ended = ", ".join(f"{arm} after {n}" for arm, n in expansion.seeds_by_stopped_arm.items())
     in_common = len(expansion.seeds_of(expansion.arms))
     return [
         f"No further seeds, as their claims were settled: {ended} (of {len(expansion.seeds)}); the means of the arms are over "

@@ -77,8 +77,8 @@ def _size(expansion: Expansion) -> str:
     tune = expansion.study.tune
     if tune is None:
         return ""
-    values = f"{len(tune.values())} values of {' and '.join(tune.keys)}"
-    if expansion.ended:
+    values = f"{len(tune.trial_values)} values of {' and '.join(tune.keys)}"
+    if expansion.seeds_by_stopped_arm:
         return f": every arm and seed at {values}"
     return f": {len(expansion.arms)} arms x {len(expansion.seeds)} seeds x {values}"
 

@@ -13,7 +13,7 @@ from xceptlab.text import counted
 
 def warnings_without_registration(expansion: Expansion, records: Records) -> list[str]:
     """Warn where runs were made and no registration proves that the claims were made before them."""
-    if not any(records.values()) or Registration.read(expansion):
+    if not any(records.values()) or Registration.load_for(expansion):
         return []
     return [
         "There is no registration of this study: nothing tells that its claims were made before its runs. "
@@ -24,7 +24,7 @@ def warnings_without_registration(expansion: Expansion, records: Records) -> lis
 
 def registration_warnings(expansion: Expansion, records: Records) -> list[str]:
     """Warn of edits after the registration, of runs from before it, and of seeds added after the verdict."""
-    registration = Registration.read(expansion)
+    registration = Registration.load_for(expansion)
     if not registration:
         return []
     warnings = [f"Edited after its registration: {edit.rstrip('.')}." for edit in registration.edits(expansion)]

@@ -9,7 +9,8 @@ import numpy as np
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.metrics import decimals, metric_of
 from xceptlab.study.definition import Study
-from xceptlab.study.images import by_image, error, image_variance
+from xceptlab.study.images import by_image
+from xceptlab.study.statistics import error_over_images, image_variance
 from xceptlab.study.verdict import Verdict
 
 
@@ -79,7 +80,7 @@ def _sampling(verdict: Verdict, differences: np.ndarray) -> Sampling:
     n, test_images = differences.shape
     variance_of_images = image_variance(differences)
     spread = float(verdict.values.std(ddof=1))
-    both, freedom = error(spread, n, variance_of_images)
+    both, freedom = error_over_images(spread, n, variance_of_images)
     return Sampling(
         seeds=spread / math.sqrt(n),
         images=math.sqrt(variance_of_images),

@@ -19,6 +19,7 @@ from xceptlab.runs.record import Record
 from xceptlab.study import statistics
 from xceptlab.study.calibration import calibrate_study
 from xceptlab.study.choice import Records, arm_directories, arm_records
+from xceptlab.study.contrasts import arms_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.judging import judge_study
 from xceptlab.study.run_scores import has_failed, score_of_divergence
@@ -196,7 +197,7 @@ def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmR
     finished = [record.metrics[metric] for record in done if metric in record.metrics]
     values = np.array(finished + diverged * [_score_of_divergence(name, expansion, metric)])
     speeds = [record.images_per_second for record in done]
-    claims = [claim for claim in expansion.study.claims if name in expansion.study.arms_of(claim)]
+    claims = [claim for claim in expansion.study.claims if name in arms_of(claim, expansion.study)]
     images = max((record.test_images for record in done), default=0)
     return ArmRow(
         name=name,

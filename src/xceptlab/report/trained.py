@@ -200,7 +200,7 @@ def _seeds(expansion: Expansion) -> str:
 
 def _tuning(tune: Tune) -> str:
     values = []
-    for value in tune.values():
+    for value in tune.trial_values:
         name = value_name(value)
         values.append(f"({name})" if len(value) > 1 else name)
     sentence = tune.described.removesuffix(".")
@@ -215,7 +215,7 @@ def _configuration_files(expansion: Expansion) -> list[str]:
 
 def _registered(expansion: Expansion) -> str:
     """When the claims were registered, and the digest by which a reader recognises them."""
-    registration = Registration.read(expansion)
+    registration = Registration.load_for(expansion)
     if not registration:
         return "not yet"
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(registration.time))

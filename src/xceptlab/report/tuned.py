@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 
 from xceptlab.runs.metrics import decimals
 from xceptlab.study.choice import Records, chosen, records_at
+from xceptlab.study.contrasts import arms_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.judging import judge
 from xceptlab.study.run_scores import scores_of_runs
@@ -73,7 +74,7 @@ def _by_value(expansion: Expansion, records: Records, metric: str, diverged: Map
     tune = expansion.study.tune
     assert tune
     times_chosen = Counter(chosen(expansion, records).values())
-    rows = [["arm", *map(value_name, tune.values())]]
+    rows = [["arm", *map(value_name, tune.trial_values)]]
     for arm in expansion.arms:
         row = [arm]
         for trial in expansion.trials_of(arm):
@@ -108,9 +109,9 @@ def _contrasts(expansion: Expansion, records: Records) -> Rows:
     assert study.tune
     rows = [["claim", "value", "difference", "low", "high", "p"]]
     for claim in study.claims:
-        for number, values in enumerate(study.tune.values()):
+        for number, values in enumerate(study.tune.trial_values):
             scores = scores_of_runs(claim, expansion, records_at(expansion, records, number))
-            (verdict,) = judge([claim], [scores], expansion.seeds_of(study.arms_of(claim)), study.alpha)
+            (verdict,) = judge([claim], [scores], expansion.seeds_of(arms_of(claim, study)), study.alpha)
             rows.append([claim.id, value_name(values), *_numbers(verdict)])
     return rows
 

@@ -89,9 +89,6 @@ SPLITS = ("test", "val")
 NAMES = tuple(f"{split}/{name}" for split in SPLITS for name in METRICS)
 """The metrics on which a study's claims can be."""
 
-VALIDATED = tuple(f"val/{name}" for name in METRICS)
-"""The metrics by which a study can choose the values that its arms are tuned to."""
-
 
 def metric_of(name: str) -> Metric:
     """The metric that a name such as ``test/top1`` ends in.

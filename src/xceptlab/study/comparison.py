@@ -1,4 +1,4 @@
-"""What makes a comparison controlled, seen on the networks before the first run: equal budgets and a single difference.
+"""A comparison is controlled where budgets are equal and one thing differs; both are seen on the networks before the first run.
 
 ``matched`` solves the width of each arm for the first arm's parameters or MACs (``model.match``). ``module_trees`` builds every
 arm's network, so that what cannot be built is refused before a run starts, and compares the modules with the configurations.
@@ -8,6 +8,7 @@ import bisect
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from xceptlab.config.schema import RunConfig
@@ -19,13 +20,14 @@ from xceptlab.study.expansion import Expansion
 STEP = 1 / 1024
 """Widths that are tried are multiples of this."""
 
+LEAST, MOST = int(0.016 / STEP) + 1, int(16 / STEP)
+"""The smallest and the largest width that is tried, in steps."""
+
 
 def matched(expansion: Expansion) -> Expansion:
     """The study with every arm's width such that it comes nearest to the budget of the first arm, which keeps its own."""
     first = expansion.baseline
-    if first.model.match == "none":
-        return expansion
-    budget = spent(first)
+    budget = budget_of(first)
     arms = {}
     for name, config in expansion.arms.items():
         has_width = config.model.is_xception
@@ -57,10 +59,10 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
 
 
 def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[str]:
-    """Arms that differ only in what nothing reads, or in keys of ``model`` that no module tree shows.
+    """Warn of arms that differ only in what nothing reads, or in keys of ``model`` that no module tree shows.
 
-    Such as an order of regular convolutions. A warning and no refusal: what a timm model does between its modules is not in its
-    tree.
+    For example, the order inside regular convolutions shows in no module tree. It is a warning and no refusal, since what a timm
+    model does between its modules is not in its tree either.
     """
     seen: dict[str, str] = {}
     lines = _idle_arms(expansion)
@@ -75,7 +77,7 @@ def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[st
 
 
 def _idle_arms(expansion: Expansion) -> list[str]:
-    """Arms whose every difference from the baseline is in a key that neither of the two reads."""
+    """Warn of arms whose every difference from the baseline is in a key that neither of the two reads."""
     baseline, *others = expansion.arms
     lines = []
     for arm in others:
@@ -87,13 +89,13 @@ def _idle_arms(expansion: Expansion) -> list[str]:
 
 
 def _beside_the_modules(config: RunConfig) -> dict[str, Any]:
-    """Of a run's science what no module tree can show: all that is not of the network, and the weights it starts from."""
+    """The part of a run's science that no module tree can show: all but the network, and the weights that it starts from."""
     starts = ("model.init", "model.weights_digest")
     return {key: value for key, value in config.science().items() if key in starts or not key.startswith("model.")}
 
 
-def spent(config: RunConfig) -> int:
-    """Parameters or MACs, whichever ``model.match`` names."""
+def budget_of(config: RunConfig) -> int:
+    """The parameters or the MACs of a configuration's network, whichever ``model.match`` names."""
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
     if config.model.match == "macs":
         return macs
@@ -101,36 +103,44 @@ def spent(config: RunConfig) -> int:
 
 
 def _solved(config: RunConfig, budget: int) -> RunConfig:
-    """The configuration at the width, of all that are tried, at which it comes nearest to the budget.
-
-    What a network costs grows about as the square of its width, which gives a first guess. From there the search goes on in
-    strides that double, until the budget lies between two widths, and then by bisection.
-    """
-
-    def at(step: int) -> RunConfig:
-        model = dataclasses.replace(config.model, width=step * STEP)
-        return dataclasses.replace(config, model=model)
-
-    def distance(step: int) -> int:
-        return abs(spent_at(step) - budget)
+    """The configuration at the width, of all that are tried, at which it comes nearest to the budget."""
 
     @functools.cache  # a network takes a quarter of a second
-    def spent_at(step: int) -> int:
-        return spent(at(step))
+    def cost_at(step: int) -> int:
+        return budget_of(_at_width(config, step))
 
-    least, most = int(0.016 / STEP) + 1, int(16 / STEP)
-    low = round(config.model.width / STEP)
+    guess = _first_guess(cost_at, round(config.model.width / STEP), budget)
+    low, high = _bracket(cost_at, guess, budget)
+    above = bisect.bisect_left(range(high), budget, lo=low, key=cost_at)
+    below = max(above - 1, LEAST)
+    nearest = min(below, above, key=lambda step: abs(cost_at(step) - budget))
+    return _at_width(config, nearest)
+
+
+def _at_width(config: RunConfig, step: int) -> RunConfig:
+    """The configuration at a width of so many steps."""
+    model = dataclasses.replace(config.model, width=step * STEP)
+    return dataclasses.replace(config, model=model)
+
+
+def _first_guess(cost_at: Callable[[int], int], step: int, budget: int) -> int:
+    """A width near the one that costs the budget, from any width to begin with: costs grow about as the square of the width."""
     for _ in range(2):
-        guess = round(low * math.sqrt(budget / spent_at(low)))
-        low = min(max(guess, least), most)
-    high = low
+        guess = round(step * math.sqrt(budget / cost_at(step)))
+        step = min(max(guess, LEAST), MOST)
+    return step
+
+
+def _bracket(cost_at: Callable[[int], int], guess: int, budget: int) -> tuple[int, int]:
+    """Two widths between which the budget lies, as far as there are any, found from the guess in strides that double."""
+    low = guess
     stride = 1
-    while low > least and spent_at(low) >= budget:
-        low = max(low - stride, least)
+    while low > LEAST and cost_at(low) >= budget:
+        low = max(low - stride, LEAST)
         stride *= 2
-    while high < most and spent_at(high) < budget:
-        high = min(high + stride, most)
+    high = guess
+    stride = 1
+    while high < MOST and cost_at(high) < budget:
+        high = min(high + stride, MOST)
         stride *= 2
-    above = bisect.bisect_left(range(most), budget, low, high, key=spent_at)
-    below = max(above - 1, least)
-    return at(min(below, above, key=distance))
+    return low, high

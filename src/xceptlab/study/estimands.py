@@ -7,15 +7,14 @@ valid for any distribution, also where runs collapse or diverge, and blind to ho
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xceptlab.errors import Refused
 from xceptlab.runs.metrics import split_of
-from xceptlab.study import images, signs, statistics
-from xceptlab.study.definition import Claim, Seeds, Study
+from xceptlab.study import signs, statistics
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Seeds
 from xceptlab.study.statistics import MAX_PAIRS, Array, Booleans
 
 MIN_PAIRS = 3
@@ -136,38 +135,6 @@ def estimand_of(
     return Median(claim, seeds)
 
 
-def refuse_too_few_seeds(study: Study, file: Path) -> None:
-    """Refuse a study of too few seeds for a claim on a median to be supported, whatever its runs score.
-
-    Args:
-        study: The study.
-        file: Where it stands.
-
-    Raises:
-        Refused: Which claim, how many seeds it needs at least, and which numbers waste none.
-    """
-    seeds = study.seeds
-    max_seeds = seeds.max if isinstance(seeds, Seeds) else len(seeds)
-    for claim in study.claims:
-        if claim.statistic != "median":
-            continue
-        level = study.alpha / len(study.claims)
-        smallest_p = 0.5**max_seeds
-        if smallest_p > Median(claim, seeds).nominal(level):
-            raise Refused(f"{file}: claim {claim.id!r}: statistic: {_seeds_of_a_median(level, len(study.claims) - 1, max_seeds)}")
-
-
-def _seeds_of_a_median(level: float, other_claims: int, max_seeds: int) -> str:
-    """How many seeds a claim on a median needs at ``level``, in words, in a study of ``max_seeds`` at most."""
-    beside = ""
-    if other_claims == 1:
-        beside = " beside 1 other claim"
-    elif other_claims:
-        beside = f" beside {other_claims} other claims"
-    good = ", ".join(map(str, signs.good_sizes(level, 24)))
-    return f"a median needs {signs.fewest(level)} seeds or more{beside}, not {max_seeds} (of {good} each seed counts)"
-
-
 class Mean(Estimand):
     """The mean over seeds, by paired t-tests."""
 
@@ -210,8 +177,8 @@ class Mean(Estimand):
         if self.has_spread(differences, 0.0):
             return ""
         a, b = self.claim.sides
-        a_minus_b = -differences[0] if self.claim.lower_is_better else differences[0]
-        same = f"{a} - {b} is {a_minus_b:+.{self.claim.decimals}f}{self.claim.unit} for every seed"
+        a_minus_b = -differences[0] if self.claim.measure.lower_is_better else differences[0]
+        same = f"{a} - {b} is {a_minus_b:+.{self.claim.decimals}f}{self.claim.unit_suffix} for every seed"
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
     def power_sentence(self, differences: Array, level: float) -> str:
@@ -304,7 +271,7 @@ class Mean(Estimand):
         bias = round(bias, self.claim.decimals)
         if bias == 0:
             return ""
-        off = f"by {bias:+.{self.claim.decimals}f}{self.claim.unit} on average if this one were true"
+        off = f"by {bias:+.{self.claim.decimals}f}{self.claim.unit_suffix} on average if this one were true"
         return f"To stop when decided moves an estimate away from the margin, {off}."
 
     def forecast_clause(self, differences: Array, level: float) -> str:
@@ -353,7 +320,7 @@ class MeanOverImages(Mean):
     Args:
         claim: The claim.
         seeds: Those of the study, a list.
-        image_variance: What images add to the variance of the mean difference (``images.image_variance``); NaN if not known.
+        image_variance: What images add to the variance of the mean difference (``statistics.image_variance``); NaN if not known.
     """
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds, image_variance: float) -> None:
@@ -365,7 +332,7 @@ class MeanOverImages(Mean):
         return "on images of this kind"
 
     def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
-        return images.error(spread, n, self.image_variance)
+        return statistics.error_over_images(spread, n, self.image_variance)
 
     def untestable(self, differences: Array) -> str:
         if math.isnan(self.image_variance):

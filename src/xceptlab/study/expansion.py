@@ -23,17 +23,17 @@ class Expansion:
     """The study's folder or file name, with the layers of the command line: ``residual+cifar10``."""
     study: Study
     arms: dict[str, RunConfig]
-    """Per arm its configuration with the first seed; the first one is the baseline."""
+    """The configuration of each arm with the first seed, by the arm's name; the first one is the baseline."""
     command: str = ""
     """The command that runs the study."""
     interim_analysis: int = 0
     """The index in ``Seeds.analyses`` that the study has come to, where it adds seeds until its claims are decided."""
-    ended: Mapping[str, int] = field(default_factory=dict)
-    """By arm how many seeds it is trained with, where all its claims are settled before the study has come to its last ones."""
+    seeds_by_stopped_arm: Mapping[str, int] = field(default_factory=dict)
+    """The number of seeds, by arm, of the arms that get no more of them: all their claims are settled, while others are open."""
     planned: int = 0
-    """Seeds of the whole study, at most, where this is a first look with fewer of them; else 0."""
+    """The number of seeds of the whole study, at most, where this is a first look with fewer of them; else 0."""
     files: tuple[Path, ...] = ()
-    """The study file and the layers that the name tells of, by their absolute paths."""
+    """The absolute paths of the study file and of the layers that the name tells of."""
 
     @property
     def baseline(self) -> RunConfig:
@@ -42,7 +42,7 @@ class Expansion:
 
     @property
     def first_look(self) -> str:
-        """What to say of a first look with fewer seeds; empty for a whole study."""
+        """What to say of a first look with fewer seeds than the study has; empty for a whole study."""
         few = f"a first look with {len(self.seeds)} of the study's {self.planned} seeds; its verdicts are not the study's"
         return few if self.planned else ""
 
@@ -56,12 +56,13 @@ class Expansion:
 
     def seeds_of(self, arms: Iterable[str]) -> list[int]:
         """The seeds that all of these arms are trained with."""
-        fewest = min((self.ended[arm] for arm in arms if arm in self.ended), default=len(self.seeds))
+        stopped = self.seeds_by_stopped_arm
+        fewest = min((stopped[arm] for arm in arms if arm in stopped), default=len(self.seeds))
         return self.seeds[:fewest]
 
     @functools.cached_property
     def trials(self) -> dict[str, Trial]:
-        """What is trained with every seed, by name: every arm or, where keys are tuned, every arm at each of their values."""
+        """The trials, by name, that are trained with every seed: the arms or, where keys are tuned, every arm at each value."""
         return trials(self.arms, self.study.tune)
 
     def trials_of(self, arm: str) -> dict[str, Trial]:
@@ -69,11 +70,11 @@ class Expansion:
         return {name: trial for name, trial in self.trials.items() if trial.arm == arm}
 
     def run(self, trial: str, seed: int) -> RunConfig:
-        """The run of one trial, which is an arm unless keys are tuned, and one seed."""
+        """The configuration of one trial's run with one seed; without tuned keys a trial is an arm."""
         return dataclasses.replace(self.trials[trial].config, seed=seed)
 
     def runs(self) -> dict[tuple[str, int], RunConfig]:
-        """Every run by (trial, seed), seed by seed, so that an unfinished study is balanced."""
+        """The configuration of every run by (trial, seed), in the order of the seeds, so that an unfinished study is balanced."""
         seeds_of = {arm: self.seeds_of([arm]) for arm in self.arms}
         runs = {}
         for seed in self.seeds:
@@ -102,7 +103,7 @@ class Expansion:
         """
         baseline, config = self.baseline, self.arms[arm]
         before, after = baseline.science(), config.science()
-        not_applicable = baseline.train.unused | config.train.unused | {"extensions"}  # which follow from other keys
+        not_applicable = baseline.train.unused | config.train.unused | {"extensions"}  # extensions follow from other keys
         found: dict[str, tuple[Any, Any]] = {}
         for key in before:
             if key not in not_applicable and before[key] != after[key]:
@@ -114,7 +115,7 @@ class Expansion:
         return found
 
     def data(self) -> str:
-        """In words, which part of the data set is which split; of each data set, should the arms have several."""
+        """Which part of the data set is which split, in words; of each data set, should the arms have several."""
         return "; ".join(dict.fromkeys(config.data.splits() for config in self.arms.values()))
 
     def directory(self) -> Path:
@@ -122,7 +123,7 @@ class Expansion:
         return Path(self.baseline.runtime.outputs) / "studies" / self.name
 
     def nothing_found(self) -> str:
-        """What to say where neither the study nor a run of it is in the outputs, as from another folder; else nothing."""
+        """What to say where the outputs hold neither the study nor a run of it, as from another working folder; else empty."""
         runs = [directory.path for directory in self.directories().values()]
         if any(path.exists() for path in (self.directory(), *runs)):
             return ""

@@ -1,11 +1,6 @@
-"""Verdicts that hold for other images of the same kind, too: how much of a difference belongs to the images of the test set.
+"""A claim's differences on single test images, from the values by image that its runs have kept."""
 
-Every run of a claim's arms is scored on the same test images, so that the difference of a seed on an image is the sum of a mean,
-a part of the seed, a part of the image, and a rest. The mean squares of this two-way table tell the parts apart (Searle, Casella
-& McCulloch 1992, *Variance Components*). Over new seeds *and* new images the variance of the mean difference is s^2/n + B/N.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,102 +10,59 @@ from xceptlab.data.sources import reading
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.metrics import METRICS
-from xceptlab.study.definition import Claim, Seeds, Study
-from xceptlab.study.statistics import Array
+from xceptlab.study import contrasts
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Study
+from xceptlab.study.statistics import Array, image_variance
 
 FILES = {f"test/{name}": metric.per_image_file for name, metric in METRICS.items()}
-"""By metric the file in a run's directory that has its values by image, (N,): 0 or 1, or nats."""
-
-
-# ---- statistics -----------------------------------------------------------------------------------------------------------
-
-
-def image_variance(differences: Array) -> Array:
-    """The variance that the images add to a mean difference, B / N, of differences (..., n seeds, N images); n, N >= 2.
-
-    B = max(0, (MS_images - MS_residual) / n) is the variance over images of what all seeds have in common. No number of seeds
-    takes the standard error below the root of B / N.
-    """
-    *_, n, images = differences.shape
-    by_image = differences.mean(axis=-2, keepdims=True)
-    by_seed = differences.mean(axis=-1, keepdims=True)
-    mean = by_image.mean(axis=-1, keepdims=True)
-    of_images = n * ((by_image - mean) ** 2).sum(axis=(-2, -1)) / (images - 1)
-    rest = differences - by_image - by_seed + mean
-    of_rest = (rest**2).sum(axis=(-2, -1)) / ((n - 1) * (images - 1))
-    return np.asarray(np.maximum(0.0, (of_images - of_rest) / n) / images)
-
-
-def error(spread: Array | float, n: int, added: Array | float) -> tuple[Array, Array]:
-    """Standard error of a mean over seeds and images, and its degrees of freedom (...), of n differences of this spread (...).
-
-    ``added`` is ``image_variance``. The degrees of freedom are Satterthwaite's (1946) of the sum of both variances; that of the
-    images, estimated from many of them, counts as known.
-    """
-    of_seeds = np.asarray(spread**2 / n)
-    both = of_seeds + added
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = np.where(of_seeds > 0, both**2 * (n - 1) / of_seeds**2, np.inf)
-    return np.sqrt(both), freedom
-
-
-# ---- the values of single images ------------------------------------------------------------------------------------------
-
-
-def refuse_scope(study: Study, file: Path) -> None:
-    """Refuse ``scope: images`` for what it cannot be had for.
-
-    Raises:
-        Refused: One line: which claim, and why.
-    """
-    if study.scope != "images":
-        return
-    if isinstance(study.seeds, Seeds):
-        raise Refused(f"{file}: scope: images needs a list of seeds; seeds until decided are judged on this test set only")
-    for claim in study.claims:
-        if claim.statistic == "median":
-            raise Refused(f"{file}: claim {claim.id!r}: statistic: with scope: images it must be mean, not median")
-        if claim.metric not in FILES:
-            kept = f"with scope: images it must be one of {', '.join(FILES)}, whose values are kept image by image"
-            raise Refused(f"{file}: claim {claim.id!r}: metric: {claim.metric} is not allowed; {kept}")
+"""The files in a run's directory that hold its values by image (N,), by metric: 0 or 1, or nats."""
 
 
 def by_image(
     claim: Claim, study: Study, directories: Mapping[tuple[str, int], RunDirectory], seeds: Sequence[int]
 ) -> dict[int, Array]:
-    """By seed the claim's difference on every test image (N,), in the metric's unit, of the seeds of which all runs have kept it.
+    """A claim's difference on every test image (N,), in the metric's unit, by seed; left out where a run has not kept its values.
+
+    Empty where the test sets are of different sizes, and so have no images in common.
 
     Args:
         claim: The claim.
-        study: Its study.
-        directories: Of the runs that stand for the arms, by (arm, seed).
-        seeds: Which are wanted.
+        study: The claim's study.
+        directories: The directories of the runs that stand for the arms, by (arm, seed).
+        seeds: The seeds that are wanted.
     """
     if claim.metric not in FILES:
         return {}
-    a, b = study.weights(claim)
-    weights = {arm: a.get(arm, 0.0) - b.get(arm, 0.0) for arm in study.arms_of(claim)}
+    a, b = contrasts.weights(claim, study)
+    weights = {arm: a.get(arm, 0.0) - b.get(arm, 0.0) for arm in contrasts.arms_of(claim, study)}
+    in_the_metrics_unit = 1.0 if claim.measure.lower_is_better else 100.0
     found: dict[int, Array] = {}
     for seed in seeds:
-        kept = [directories[arm, seed].path / FILES[claim.metric] for arm in weights if (arm, seed) in directories]
-        values = [_values(file) for file in kept]
-        difference = _weighted_sum(values, list(weights.values()))
-        if difference is not None:
-            in_the_metrics_unit = 1.0 if claim.lower_is_better else 100.0
-            found[seed] = in_the_metrics_unit * difference
-    lengths = {len(difference) for difference in found.values()}
-    if len(lengths) > 1:
-        return {}  # test sets of different sizes have no images in common
-    return found
+        files = {arm: directories[arm, seed].path / FILES[claim.metric] for arm in weights if (arm, seed) in directories}
+        values = _kept_values(files)
+        if values.keys() == weights.keys() and _are_equally_long(values.values()):
+            found[seed] = in_the_metrics_unit * _weighted_sum(values, weights)
+    return found if _are_equally_long(found.values()) else {}
 
 
-def _weighted_sum(values: Sequence[Array | None], weights: Sequence[float]) -> Array | None:
-    """The sum (N,) of arms' values by image (N,); None where an arm lacks its own, or they are of different test sets."""
-    known = [one for one in values if one is not None]
-    if len(known) < len(weights) or len({len(one) for one in known}) > 1:
-        return None
-    weighted = [weight * one for weight, one in zip(weights, known, strict=True)]
-    return np.asarray(np.sum(weighted, axis=0))
+def _kept_values(files: Mapping[str, Path]) -> dict[str, Array]:
+    """The values by image (N,), by arm, of the arms whose runs have kept them."""
+    kept = {}
+    for arm, file in files.items():
+        values = _values(file)
+        if values is not None:
+            kept[arm] = values
+    return kept
+
+
+def _are_equally_long(arrays: Iterable[Array]) -> bool:
+    return len({len(array) for array in arrays}) <= 1
+
+
+def _weighted_sum(values: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
+    """The sum (N,) of arms' values by image (N,), in the order of the weights."""
+    return np.asarray(np.sum([weight * values[arm] for arm, weight in weights.items()], axis=0))
 
 
 def variance_of(claim: Claim, study: Study, directories: Mapping[tuple[str, int], RunDirectory], seeds: Sequence[int]) -> float:

@@ -16,7 +16,7 @@ CONFIGURATION, STUDY = "configs/configuration.schema.json", "configs/study.schem
 
 
 def contents() -> dict[str, str]:
-    """By path, relative to the repository's root, the text of each schema."""
+    """The text of each schema, by its path relative to the repository's root."""
     return {
         CONFIGURATION: text("A configuration file of xceptlab", of_dataclass(RunConfig)),
         STUDY: text("A study file of xceptlab", _study()),
@@ -36,7 +36,7 @@ def _study() -> dict[str, Any]:
 
 
 def _factors() -> dict[str, Any]:
-    """By dotted key the schema of a factor's level."""
+    """The schema of a factor's level, by the factor's dotted key."""
     sections = of_dataclass(RunConfig)["properties"]
     found = {}
     for key in FACTORS:
@@ -49,7 +49,7 @@ def _of_factors(levels: dict[str, Any]) -> dict[str, Any]:
     """The schema of a mapping by factors, whose keys are dotted or nested as in a configuration file.
 
     Args:
-        levels: Of each value, the schema of a list of levels; empty for a single one.
+        levels: The schema of a list of levels, for values that are lists; empty for values that are a single level.
     """
     nested: dict[str, Any] = {}
     dotted: dict[str, Any] = {}

@@ -9,7 +9,8 @@ import numpy as np
 from xceptlab.errors import Refused
 from xceptlab.study import images, statistics, verdict_warnings, wording
 from xceptlab.study.choice import Records, arm_directories, arm_records
-from xceptlab.study.definition import Claim, Seeds
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Seeds
 from xceptlab.study.estimands import MIN_PAIRS, Estimand, MeanOverImages, estimand_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.run_scores import Scores, scores_of_runs
@@ -154,7 +155,7 @@ def _paired(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: flo
             if not math.isfinite(value):
                 raise Refused(f"claim {claim.id!r}: the score of arm {side!r}, seed {seed} is {value}, not a finite number")
     paired_seeds, arms = _pairs(claim, scores, seeds)
-    differences = _differences(arms[0], arms[1], claim.lower_is_better)
+    differences = _differences(arms[0], arms[1], claim.measure.lower_is_better)
     n = len(differences)
     low, high = estimand.interval(differences, alpha) if n > 1 else (math.nan, math.nan)
     return Verdict(

@@ -14,14 +14,16 @@ from xceptlab.config.fields import from_values
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.files import decoded, write_atomically, write_once
-from xceptlab.study.definition import Claim, Seeds
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Seeds
 from xceptlab.study.expansion import Expansion
 
 REGISTERED = "registered.yaml"
-"""In a study's directory: the registration; ``report --publish`` copies it beside the study."""
+"""The registration's file in a study's directory; ``report --publish`` copies it beside the study."""
 
 FILES = "files.txt"
-"""In a study's directory: its study file and the layers that its name tells of, and their copies elsewhere, one path a line."""
+"""The file in a study's directory that lists, one path a line, what the study is made of: its study file, the layers that its
+name tells of, and their copies elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +31,24 @@ class Registration:
     """A study as it stood before its first run, ``registered.yaml``; what is changed later is flagged."""
 
     time: float
-    """Unix time."""
+    """Unix time of the registration."""
     claims: list[dict[str, Any]]
+    """The fields of each ``Claim``."""
     alpha: float
     seeds: list[int] | dict[str, Any]
-    """A list, or the keys of ``Seeds``."""
+    """A list of seeds, or the fields of ``Seeds``."""
     arms: dict[str, dict[str, Any]]
-    """By arm its science."""
+    """The science of each arm, by its name."""
     question: str = ""
     scope: str = "test_set"
     tune: dict[str, Any] = field(default_factory=dict)
-    """The keys of ``Tune``; empty where nothing is tuned."""
+    """The fields of ``Tune``; empty where nothing is tuned."""
     digest: str = ""
-    """Digest of the file's bytes, which the file itself does not hold; empty before it is written. The records of the runs that
-    began under this registration name it so: one that is made anew has another, and a later version that knows more fields finds
-    the same."""
+    """First 16 hex digits of the file's SHA-256; runs that began under it name it. Empty before the file is written."""
 
     @classmethod
-    def now(cls, expansion: Expansion) -> "Registration":
-        """The study as it stands."""
+    def of_today(cls, expansion: Expansion) -> "Registration":
+        """The study as it stands today, whatever was registered."""
         study = expansion.study
         claims = [dataclasses.asdict(claim) for claim in study.claims]
         for claim in claims:
@@ -66,13 +67,13 @@ class Registration:
         )
 
     @classmethod
-    def read(cls, expansion: Expansion) -> "Registration | None":
-        """What was registered, or None before the first run.
+    def load_for(cls, expansion: Expansion) -> "Registration | None":
+        """The registration of this very study, or None before its first run.
 
         Raises:
             Refused: The file is no registration, or one of another study, with which this one shares neither question nor arm.
         """
-        registered = cls.load(expansion.directory())
+        registered = cls.load_file(expansion.directory())
         if registered is None:
             return None
         before = [RunConfig().science() | arm for arm in registered.arms.values()]  # an older version knew fewer fields
@@ -85,8 +86,8 @@ class Registration:
         return registered
 
     @classmethod
-    def load(cls, directory: Path) -> "Registration | None":
-        """What a study's directory holds, or None before the first run.
+    def load_file(cls, directory: Path) -> "Registration | None":
+        """The registration in a study's directory, of whichever study; None where the directory has none.
 
         Raises:
             Refused: The file is no registration.
@@ -94,35 +95,40 @@ class Registration:
         file = directory / REGISTERED
         try:
             written = file.read_bytes()
-            values = yaml.safe_load(decoded(written))
+        except FileNotFoundError:
+            return None
+        try:
+            values = _parsed(written)
             if isinstance(values, dict) and "digest" in values:
                 raise Refused("digest: a file does not hold its own")
             registered = from_values(cls, values)
-            if isinstance(registered.seeds, dict):
-                from_values(Seeds, registered.seeds)
-            for claim in registered.claims:
-                if invalid := type_error(str, claim.get("id"), "claims.id"):
-                    raise invalid
-        except FileNotFoundError:
-            return None
-        except (RecursionError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:  # what PyYAML raises
-            reason = getattr(error, "problem", None) or error
+            registered._check()
+        except Refused as error:
+            reason = getattr(error, "problem", error)
             remedy = "remove it to register the study anew"
             raise Refused(f"{file}: not a registration of this version ({reason}); {remedy}") from None
         return dataclasses.replace(registered, digest=hashlib.sha256(written).hexdigest()[:16])
 
+    def _check(self) -> None:
+        """Refuse what the types of the fields let pass: wrong fields of ``Seeds``, and claims without an id."""
+        if isinstance(self.seeds, dict):
+            from_values(Seeds, self.seeds)
+        for claim in self.claims:
+            if invalid := type_error(str, claim.get("id"), "claims.id"):
+                raise invalid
+
     @classmethod
-    def make(cls, expansion: Expansion) -> None:
+    def register(cls, expansion: Expansion) -> None:
         """Register a study, once, and note it with every run that has not begun.
 
         Of several commands that do so at the same time the first one's registration stays.
         """
-        registered = cls.read(expansion)
+        registered = cls.load_for(expansion)
         if registered is None:
             expansion.directory().mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(cls.now(expansion).contents(), sort_keys=False)
+            text = yaml.safe_dump(cls.of_today(expansion).contents(), sort_keys=False)
             write_once(expansion.directory() / REGISTERED, text.encode())
-            registered = cls.read(expansion)
+            registered = cls.load_for(expansion)
             assert registered is not None
         for directory in expansion.directories().values():
             directory.register(registered.digest)
@@ -137,7 +143,7 @@ class Registration:
 
     def edits(self, expansion: Expansion) -> list[str]:
         """What differs between the registered study and today's, in words."""
-        today = Registration.now(expansion)
+        today = Registration.of_today(expansion)
         seeds = dataclasses.asdict(Seeds(**self.seeds)) if isinstance(self.seeds, dict) else self.seeds
         edits = []
         planned = (
@@ -149,19 +155,39 @@ class Registration:
         for name, before, after in planned:
             if before != after:
                 edits.append(f"{name} {before} -> {after}")
-        claims = {claim["id"]: _CLAIM_DEFAULTS | claim for claim in self.claims}
+        claim_defaults = _claim_defaults()
+        claims = {claim["id"]: claim_defaults | claim for claim in self.claims}
         claims_today = {claim["id"]: claim for claim in today.claims}
-        defaults = RunConfig().science()  # where fields stood that a later version has added
-        arms = {name: defaults | science for name, science in self.arms.items()}
+        science_defaults = RunConfig().science()  # an older version knew fewer fields
+        arms = {name: science_defaults | science for name, science in self.arms.items()}
         return edits + _edits("claim", claims, claims_today) + _edits("arm", arms, today.arms)
 
 
-_CLAIM_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Claim) if f.default is not dataclasses.MISSING} | {"effect": {}}
-"""Where a claim's fields stood that a later version has added."""
+def _parsed(written: bytes) -> Any:
+    """The value that a file's bytes stand for.
+
+    Raises:
+        Refused: They are no YAML of plain values.
+    """
+    try:
+        return yaml.safe_load(decoded(written))
+    except (RecursionError, TypeError, ValueError, LookupError, AttributeError, yaml.YAMLError) as error:  # all of PyYAML's
+        raise Refused(str(getattr(error, "problem", None) or error)) from None
+
+
+def _claim_defaults() -> dict[str, Any]:
+    """The defaults of a claim's fields, which hold where a later version has added fields to those that were registered."""
+    defaults: dict[str, Any] = {}
+    for f in dataclasses.fields(Claim):
+        if f.default is not dataclasses.MISSING:
+            defaults[f.name] = f.default
+        elif f.default_factory is not dataclasses.MISSING:
+            defaults[f.name] = f.default_factory()
+    return defaults
 
 
 def _edits(kind: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[str]:
-    """What was added, removed and changed among things of a kind, by name their fields."""
+    """What was added, removed and changed, in words, among things of a kind, whose fields are given by name."""
     edits = [f"{kind} {name} added" for name in after if name not in before]
     edits += [f"{kind} {name} removed" for name in before if name not in after]
     for name, old in before.items():
@@ -184,7 +210,7 @@ def refuse_namesake(expansion: Expansion) -> None:
     others = [file for file in remembered if file not in expansion.files and file.is_file()]
     if not others or set(expansion.files) <= set(remembered):
         return
-    registered = Registration.read(expansion)
+    registered = Registration.load_for(expansion)
     if registered and registered.edits(expansion):
         raise Refused(
             f"{expansion.directory()}: belongs to another study of this name, {others[0]}; "
@@ -201,7 +227,7 @@ def remember_files(expansion: Expansion) -> None:
 
 
 def _remembered(expansion: Expansion) -> list[Path]:
-    """The files that the study was made of, here or elsewhere, by what its directory tells."""
+    """The files that the study was made of, here or elsewhere, as its directory lists them."""
     try:
         text = (expansion.directory() / FILES).read_text("utf-8", "surrogateescape")
     except FileNotFoundError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xceptlab.study.definition import Claim
+from xceptlab.study.claims import Claim
 from xceptlab.study.statistics import Array, Booleans, Integers
 from xceptlab.study.verdict import ROUNDING, Outcome, Verdict
 from xceptlab.text import counted
@@ -221,7 +221,7 @@ class DifferenceDistribution:
 def _differences(claim: Claim, scores: Array) -> Array:
     """The differences (...) of scores of both sides (2, ...), above 0 where a is better."""
     a, b = scores
-    return b - a if claim.lower_is_better else a - b
+    return b - a if claim.measure.lower_is_better else a - b
 
 
 def _median(values: Array, weights: Array) -> float:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from xceptlab.errors import Refused
 from xceptlab.runs.record import Record
 from xceptlab.study.choice import Records
-from xceptlab.study.definition import Claim
+from xceptlab.study.claims import Claim
+from xceptlab.study.contrasts import arms_of, weights
 from xceptlab.study.expansion import Expansion
 
 Scores = Mapping[str, Mapping[int, float]]
@@ -17,10 +18,10 @@ Accuracies are in percent, losses in nats.
 
 def scores_of_runs(claim: Claim, expansion: Expansion, records: Records) -> Scores:
     """The scores of a claim's two sides. A diverged run scores what the claim declares, by default what guessing would."""
-    by_arm = {arm: _scores_of_arm(arm, claim, expansion, records) for arm in expansion.study.arms_of(claim)}
+    by_arm = {arm: _scores_of_arm(arm, claim, expansion, records) for arm in arms_of(claim, expansion.study)}
     sides = {}
-    for side, weights in zip(claim.sides, expansion.study.weights(claim), strict=True):
-        sides[side] = _weighted(by_arm, weights, expansion.seeds)
+    for side, weight_of in zip(claim.sides, weights(claim, expansion.study), strict=True):
+        sides[side] = _weighted(by_arm, weight_of, expansion.seeds)
     return sides
 
 

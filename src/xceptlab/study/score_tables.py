@@ -1,7 +1,5 @@
-"""Scores that any other tool made, from a CSV file, and verdicts on them: ``xceptlab judge``."""
+"""Claims and verdicts on scores that any other tool made: ``xceptlab judge``."""
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,38 +11,22 @@ from xceptlab import register
 from xceptlab.config.fields import Section
 from xceptlab.config.loading import load_file
 from xceptlab.errors import Refused
-from xceptlab.files import read
-from xceptlab.runs.metrics import ACCURACY
+from xceptlab.runs.metrics import ACCURACY, Metric
 from xceptlab.study import verdict_warnings
-from xceptlab.study.definition import Claim, refuse_repeated
+from xceptlab.study.claims import Claim, refuse_repeated
 from xceptlab.study.judging import judge
+from xceptlab.study.score_files import ScoreTable, Table, quoted_if_blank, read_table, scores_of
 from xceptlab.study.verdict import Verdict
-from xceptlab.text import counted, number, whole_number
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table as a CSV file has it."""
-
-    columns: list[str]
-    rows: list[dict[str, str]]
-    """Text by column."""
-
-
-ScoreTable = dict[str, dict[int, float]]
-"""``table[arm][seed]`` of one metric; NaN where the file has no finite number."""
+from xceptlab.text import counted
 
 Runs = tuple[tuple[str, int], ...]
 """Runs by (arm, seed)."""
 
-ERRORS = {
-    *("err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer"),
-    *("bpb", "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss"),
-}
+ERRORS = frozenset((
+    "err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer", "bpb",
+    "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss",
+))  # fmt: skip
 """Words in the names of metrics of which a lower score is mostly the better one; whether it is has to be said."""
-
-OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-"""What stands between columns in files that are not comma-separated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +35,7 @@ class ScoreClaim(Claim):
 
     metric: str
     """Any that the file has."""
-    lower_is_better: bool | None = None  # type: ignore[assignment]
+    lower_is_better: bool | None = None
     """Whether a lower score is the better one, so that the claim is about b - a; left out, if the metric's name ends in loss, and
     of other names for errors it has to be said."""
 
@@ -64,10 +46,17 @@ class ScoreClaim(Claim):
             if words & ERRORS and not is_known:
                 says = "lower_is_better (--lower-is-better, --no-lower-is-better) says it"
                 raise Refused(f"metric: whether a lower {self.metric} is the better one is not known; {says}")
-            object.__setattr__(self, "lower_is_better", self.measure.lower_is_better)
         super().__post_init__()
         self._require("effect", not self.effect, "left out; effects are judged in the grid of a study")
         self._require("failed", self.failed is None, "left out; failures are counted in a study")
+
+    @property
+    def measure(self) -> Metric:
+        """The claim's metric, of which the claim may say itself whether a lower score is the better one."""
+        metric = super().measure
+        if self.lower_is_better is None:
+            return metric
+        return replace(metric, lower_is_better=self.lower_is_better)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +64,7 @@ class ClaimsFile(Section):
     """What ``xceptlab judge --claims`` reads."""
 
     claims: list[ScoreClaim]
-    """The claims, all of which Holm's correction is over."""
+    """The claims, over all of which Holm's correction goes."""
     alpha: float = 0.05
     """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the file; above 0, below 0.5."""
 
@@ -92,12 +81,12 @@ def claims_on(contrasts: Iterable[Any], given: dict[str, Any]) -> ClaimsFile:
 
     Args:
         contrasts: Arms (a, b); anything else is refused.
-        given: By their names fields that all the claims have in common, and ``alpha``; others have their defaults.
+        given: Fields by their names that all the claims have in common, and ``alpha``; others have their defaults.
     """
     common: dict[str, Any] = {"kind": "superior", "metric": f"test/{ACCURACY}", "margin": 0.0} | given
-    of_file = {"alpha": common.pop("alpha")} if "alpha" in common else {}
+    alpha = common.pop("alpha", ClaimsFile.alpha)
     claims = [ScoreClaim(id=f" {common['kind']} ".join(map(str, pair)), contrast=pair, **common) for pair in contrasts]
-    return ClaimsFile(claims=claims, **of_file)
+    return ClaimsFile(claims=claims, alpha=alpha)
 
 
 def claims_given(
@@ -167,12 +156,14 @@ def judge_table(
 
 
 def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[ScoreTable, Runs]:
-    """The scores of a claim's arms, where what is no finite number scores as the claim declares, and the runs that do so."""
+    """The scores of a claim's arms, and the runs without a finite one, which score as the claim declares for diverged runs."""
     scores: ScoreTable = {}
     without_score = []
     for arm in claim.sides:
         if arm not in table:
-            raise Refused(f"{place}: claim {claim.id!r}: there is no arm {arm!r}; there are {_listed(table)}")
+            raise Refused(
+                f"{place}: claim {claim.id!r}: there is no arm {arm!r}; there are {', '.join(map(quoted_if_blank, table))}"
+            )
         if claim.pairing == "none" and table[arm].keys() != table[claim.sides[0]].keys():
             first = claim.sides[0]
             alike = "pairing: none compares as many runs of both arms, numbered alike"
@@ -199,95 +190,3 @@ def _with_diverged(verdict: Verdict, runs: Runs) -> Verdict:
     replaced = f"{counted(len(runs), 'run')} {have} no finite score and {count} as {verdict.claim.diverged:g}: {listed}"
     why = (*verdict.warnings, replaced, *verdict_warnings.of_failures(verdict, runs))
     return replace(verdict, diverged=runs, warnings=why)
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Names of a table in a list, those with blanks at an end, which one would not see, in quotes."""
-    return ", ".join(name if name == name.strip() and name else repr(name) for name in names)
-
-
-def read_table(file: Path) -> Table:
-    """A CSV file with a header.
-
-    Raises:
-        Refused: It is none.
-    """
-    try:
-        reader = csv.DictReader(io.StringIO(read(str(file)), newline=""))
-        return Table(columns=list(reader.fieldnames or ()), rows=list(reader))
-    except csv.Error as error:
-        raise Refused(f"{file}: no CSV ({error})") from None
-
-
-def scores_of(table: Table, origin: str, metric: str, arm_column: str, seed_column: str) -> ScoreTable:
-    """The scores of a metric: of a table with a column of its name, or with the columns ``metric`` and ``value``.
-
-    Args:
-        table: One row per run, or per run and metric.
-        origin: Where they come from, for errors.
-        metric: The metric's name.
-        arm_column: Name of the column that tells the arms apart.
-        seed_column: Name of the column of seeds, which are whole numbers and pair the arms' runs.
-
-    Raises:
-        Refused: A column is missing or stands there twice, a row is not whole, a seed is no whole number, or a run stands there
-            twice.
-    """
-    row_per_metric = {"metric", "value"} <= set(table.columns)
-    value_column = "value" if row_per_metric else metric
-    _check_columns(table.columns, (arm_column, seed_column, value_column), origin)
-    for column, holds in ((arm_column, "arms"), (seed_column, "seeds")):
-        if value_column == column:
-            raise Refused(f"{origin}: {metric!r} is no metric; it is the column of the {holds}")
-    if not table.rows:
-        raise Refused(f"{origin}: holds no row of scores, only a header")
-    by_arm: ScoreTable = {}
-    for row_number, row in enumerate(table.rows, start=2):  # the header is row 1
-        place = f"{origin}: row {row_number}"
-        if None in row or None in row.values():
-            raise Refused(f"{place} is not whole; it must have {len(table.columns)} columns")
-        if row_per_metric and row["metric"] != metric:
-            continue
-        arm = row[arm_column]
-        twin = next((other for other in by_arm if other != arm and other.strip() == arm.strip()), None)
-        if twin is not None:
-            raise Refused(f"{place}: the arms {arm!r} and {twin!r} differ in blanks alone; give one arm one name")
-        seed = _seed(row[seed_column], f"{place}: {seed_column}")
-        scores = by_arm.setdefault(arm, {})
-        if seed in scores:
-            raise Refused(f"{place}: arm {arm!r}, seed {seed} stands there twice")
-        scores[seed] = _score(row[value_column], f"{place}: {value_column}")
-    if not by_arm:
-        raise Refused(f"{origin}: there is no row of the metric {metric!r}")
-    return by_arm
-
-
-def _check_columns(columns: Sequence[str], needed: Iterable[str], origin: str) -> None:
-    """Refuse a header that lacks a column, or that has it twice, as nothing says which one is meant."""
-    if not columns:
-        raise Refused(f"{origin}: is empty; it must have a header and a row per run")
-    for column in needed:
-        if columns.count(column) > 1:
-            raise Refused(f"{origin}: the column {column!r} stands there {columns.count(column)} times")
-        if column in columns:
-            continue
-        separators = [separator for separator in OTHER_SEPARATORS if len(columns) == 1 and separator in columns[0]]
-        hint = f"; the columns must be separated by commas, not by {OTHER_SEPARATORS[separators[0]]}" if separators else ""
-        raise Refused(f"{origin}: there is no column {column!r}; there are {_listed(columns)}{hint}")
-
-
-def _seed(text: str, place: str) -> int:
-    try:
-        return whole_number(text)
-    except ValueError:
-        raise Refused(f"{place} {text!r} is no whole number") from None
-
-
-def _score(text: str, place: str) -> float:
-    """A score, NaN where there is none."""
-    if not text.strip():
-        return math.nan
-    try:
-        return number(text)
-    except ValueError:
-        raise Refused(f"{place} {text!r} is no number") from None

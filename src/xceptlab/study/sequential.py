@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory
-from xceptlab.study.definition import Claim, Seeds
+from xceptlab.study.claims import Claim
+from xceptlab.study.contrasts import arms_of
+from xceptlab.study.definition import Seeds
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.judging import judge_study
 
@@ -29,12 +31,12 @@ def with_needed_seeds(expansion: Expansion) -> Expansion:
 
 def _with_more_seeds(expansion: Expansion, undecided: Sequence[Claim]) -> Expansion:
     """The study at its next analysis, for which only the arms of the claims that are still undecided have further seeds."""
-    wanted = {arm for claim in undecided for arm in expansion.study.arms_of(claim)}
-    ended = dict(expansion.ended)
+    wanted = {arm for claim in undecided for arm in arms_of(claim, expansion.study)}
+    stopped = dict(expansion.seeds_by_stopped_arm)
     for arm in expansion.arms:
-        if arm not in wanted and arm not in ended:
-            ended[arm] = _seeds_done(arm, expansion)
-    return replace(expansion, interim_analysis=expansion.interim_analysis + 1, ended=ended)
+        if arm not in wanted and arm not in stopped:
+            stopped[arm] = _seeds_done(arm, expansion)
+    return replace(expansion, interim_analysis=expansion.interim_analysis + 1, seeds_by_stopped_arm=stopped)
 
 
 def _seeds_done(arm: str, expansion: Expansion) -> int:

@@ -408,3 +408,35 @@ def _contrast(scores: Array, levels: dict[int, int]) -> Array:
         else:
             scores = by_level.mean(axis=0)
     return scores
+
+
+def image_variance(differences: Array) -> Array:
+    """The variance that the images add to a mean difference, B / N, of differences (..., n seeds, N images); n, N >= 2.
+
+    Every run of a claim's arms is scored on the same test images, so that the difference of a seed on an image is the sum of a
+    mean, a part of the seed, a part of the image, and a rest. The mean squares of this two-way table tell the parts apart
+    (Searle, Casella & McCulloch 1992, *Variance Components*). B = max(0, (MS_images - MS_residual) / n) is the variance over
+    images of what all seeds have in common. Over new seeds *and* new images the variance of the mean difference is s^2/n + B/N,
+    so that no number of seeds takes the standard error below the root of B / N.
+    """
+    *_, n, images = differences.shape
+    by_image = differences.mean(axis=-2, keepdims=True)
+    by_seed = differences.mean(axis=-1, keepdims=True)
+    mean = by_image.mean(axis=-1, keepdims=True)
+    of_images = n * ((by_image - mean) ** 2).sum(axis=(-2, -1)) / (images - 1)
+    rest = differences - by_image - by_seed + mean
+    of_rest = (rest**2).sum(axis=(-2, -1)) / ((n - 1) * (images - 1))
+    return np.asarray(np.maximum(0.0, (of_images - of_rest) / n) / images)
+
+
+def error_over_images(spread: Array | float, n: int, added: Array | float) -> tuple[Array, Array]:
+    """Standard error of a mean over seeds and images, and its degrees of freedom (...), of n differences of this spread (...).
+
+    ``added`` is their ``image_variance``. The degrees of freedom are Satterthwaite's (1946) of the sum of both variances; that of
+    the images, estimated from many of them, counts as known.
+    """
+    of_seeds = np.asarray(spread**2 / n)
+    both = of_seeds + added
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = np.where(of_seeds > 0, both**2 * (n - 1) / of_seeds**2, np.inf)
+    return np.sqrt(both), freedom

@@ -1,16 +1,17 @@
 """Tuning: the values of some keys that every arm is trained with, so that it is compared at its own best ones."""
 
 import dataclasses
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from xceptlab.config.field_errors import shown
-from xceptlab.config.fields import Section, keys
+from xceptlab.config.fields import Section
+from xceptlab.config.fields import keys as run_keys
 from xceptlab.config.layers import unknown_run_key
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.runs import metrics
 
 TUNABLE = (
     *(f"train.{name}" for name in ("lr", "optimizer", "momentum", "nesterov", "weight_decay", "decay_norm_bias")),
@@ -19,7 +20,7 @@ TUNABLE = (
     "model.dropout",
     *(f"data.{name}" for name in ("crop", "pad", "flip", "cutout", "colour", "rand_augment", "mixup", "cutmix")),
 )
-"""Keys that may be tuned: of the recipe, and neither of the budget nor of the network nor of which images are used."""
+"""Keys that may be tuned: those of the recipe, but none that changes the budget, the network or which images are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,35 +30,30 @@ class Tune(Section):
     PREFIX: ClassVar[str] = "tune."
 
     keys: dict[str, list[Any] | dict[str, list[float]]]
-    """By key its values, such as ``train.lr: [0.03, 0.1, 0.3]``; those of several keys are crossed. Or, in each, a range to draw
-    from evenly on a logarithmic scale, such as ``train.lr: {log: [0.01, 1.0]}``."""
+    """The values of each key, such as ``train.lr: [0.03, 0.1, 0.3]``; those of several keys are crossed. Or, of each key, a range
+    to draw from evenly on a logarithmic scale, such as ``train.lr: {log: [0.01, 1.0]}``."""
     trials: int = 0
     """How many values are drawn of ranges, the same for all arms; 0 where values are listed."""
-    select: Literal[metrics.VALIDATED] = f"val/{metrics.ACCURACY}"  # type: ignore[valid-type]
-    """By what, at the last epoch, the best value of an arm is chosen, anew for every seed; ties go to the first one."""
+    select: Literal["val/top1", "val/top5", "val/loss"] = "val/top1"
+    """The metric at the last epoch by which the best value of an arm is chosen, anew for every seed; ties go to the first one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("keys", bool(self.keys), "a mapping of at least one key to its values")
         for key, values in self.keys.items():
-            if key not in TUNABLE:
-                if key in keys(RunConfig):
-                    raise Refused(f"tune.keys: {key}: cannot be tuned; {', '.join(TUNABLE)} can")
-                raise Refused(f"tune.keys: {unknown_run_key(key, TUNABLE)}")
-            if not _can_be_tried(values):
-                allowed = "a list of at least two different values, or {log: [low, high]} with 0 < low < high"
-                raise Refused(f"tune.keys: {key}: {shown(values)} is not allowed; it must be {allowed}")
-        listed = {isinstance(values, list) for values in self.keys.values()}
-        self._require("keys", len(listed) == 1, "lists of values throughout, or ranges throughout")
-        if listed == {True}:
+            _check_key(key, values)
+        are_lists = [isinstance(values, list) for values in self.keys.values()]
+        self._require("keys", all(are_lists) or not any(are_lists), "lists of values throughout, or ranges throughout")
+        if all(are_lists):
             self._require("trials", self.trials == 0, "left out where values are listed; each of them is tried")
         else:
             self._require("trials", 2 <= self.trials <= 100, "from 2 to 100 where values are drawn from ranges")
-            drawn = [tuple(values.values()) for values in self.values()]
+            drawn = [tuple(values.values()) for values in self.trial_values]
             self._require("keys", len(set(drawn)) == len(drawn), f"ranges wide enough for {self.trials} values of 3 digits")
 
-    def values(self) -> list[dict[str, Any]]:
-        """The values that are tried, by key.
+    @functools.cached_property
+    def trial_values(self) -> list[dict[str, Any]]:
+        """The values that are tried, by key, trial by trial.
 
         Those of ranges are Halton's points, which fill a range more evenly than random ones and depend on nothing but their
         number: more trials keep the runs of fewer. They are rounded to 3 digits.
@@ -81,8 +77,8 @@ class Tune(Section):
     @property
     def described(self) -> str:
         """How the arms are tuned, in a sentence."""
-        keys = " and ".join(self.keys)
-        return f"Each arm at the best of {len(self.values())} values of {keys} by {self.select}, chosen anew for every seed."
+        tuned = " and ".join(self.keys)
+        return f"Each arm at the best of {len(self.trial_values)} values of {tuned} by {self.select}, chosen anew for every seed."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +87,20 @@ class Trial:
 
     arm: str
     values: dict[str, Any]
-    """By tuned key; empty in a study that tunes none."""
+    """The values by tuned key; empty in a study that tunes none."""
     config: RunConfig
-    """With the first seed."""
+    """The configuration with the first seed."""
+
+
+def _check_key(key: str, values: list[Any] | dict[str, list[float]]) -> None:
+    """Refuse a key that cannot be tuned, or values that cannot be tried."""
+    if key not in TUNABLE:
+        if key in run_keys(RunConfig):
+            raise Refused(f"tune.keys: {key}: cannot be tuned; {', '.join(TUNABLE)} can")
+        raise Refused(f"tune.keys: {unknown_run_key(key, TUNABLE)}")
+    if not _can_be_tried(values):
+        allowed = "a list of at least two different values, or {log: [low, high]} with 0 < low < high"
+        raise Refused(f"tune.keys: {key}: {shown(values)} is not allowed; it must be {allowed}")
 
 
 def _can_be_tried(values: list[Any] | dict[str, list[float]]) -> bool:
@@ -117,7 +124,7 @@ def trials(arms: dict[str, RunConfig], tune: Tune | None) -> dict[str, Trial]:
         return {arm: Trial(arm=arm, values={}, config=config) for arm, config in arms.items()}
     found = {}
     for arm, config in arms.items():
-        for values in tune.values():
+        for values in tune.trial_values:
             name = f"{arm}@{value_name(values).replace(' ', '')}"
             found[name] = Trial(arm=arm, values=values, config=_with(config, values))
     return found

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from xceptlab.study.definition import Claim
+from xceptlab.study.claims import Claim
 from xceptlab.study.statistics import Array
 
 ROUNDING = 1e-6

@@ -9,7 +9,8 @@ from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
 from xceptlab.runs.record import Record
 from xceptlab.study import statistics
 from xceptlab.study.choice import Records
-from xceptlab.study.definition import Claim
+from xceptlab.study.claims import Claim
+from xceptlab.study.contrasts import arms_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.run_scores import has_failed
 from xceptlab.study.verdict import Verdict
@@ -34,7 +35,7 @@ def of_units(verdict: Verdict) -> tuple[str, ...]:
 def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> Verdict:
     """The verdict with the warnings that the number of images and the arms' runs give."""
     split = split_of(verdict.claim.metric)
-    arms = [_Accuracy.of(arm, split, expansion, records) for arm in expansion.study.arms_of(verdict.claim)]
+    arms = [_Accuracy.of(arm, split, expansion, records) for arm in arms_of(verdict.claim, expansion.study)]
     warnings = [
         *verdict.warnings,
         *_of_few_images(verdict.claim, min(arm.images for arm in arms)),
@@ -68,7 +69,7 @@ def _of_few_images(claim: Claim, images: int) -> list[str]:
 def failed_runs(verdict: Verdict, expansion: Expansion, records: Records) -> list[tuple[str, int]]:
     """The failed runs, by (arm, seed), among the runs of a study that a verdict rests on."""
     failed = []
-    for arm in expansion.study.arms_of(verdict.claim):
+    for arm in arms_of(verdict.claim, expansion.study):
         for seed in verdict.differences:
             record = records[arm, seed]
             if record and has_failed(record, [verdict.claim]):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from xceptlab.study import signs
-from xceptlab.study.definition import Claim, Seeds, Study
+from xceptlab.study.claims import Claim
+from xceptlab.study.definition import Seeds, Study
 from xceptlab.study.estimands import MIN_PAIRS, Estimand, estimand_of
 from xceptlab.study.verdict import Outcome, Verdict
 
@@ -92,7 +93,7 @@ def _estimated(verdict: Verdict, scope: str) -> str:
 def _compared(claim: Claim, estimate: float) -> str:
     """The estimate in words, such as ``a is 1.20 points better than b in test/top1``."""
     a, b = claim.sides
-    size = f"{abs(estimate):.{claim.decimals}f}{claim.unit}"
+    size = f"{abs(estimate):.{claim.decimals}f}{claim.unit_suffix}"
     if len(claim.effect) > 1:
         direction = "larger" if estimate >= 0 else "smaller"
         return f"{claim.gain} is {size} {direction} with {a} than with {b} in {claim.metric}"
@@ -106,7 +107,7 @@ def _compared(claim: Claim, estimate: float) -> str:
 def _against_the_margin(verdict: Verdict) -> str:
     """Where the difference of a decided verdict lies by the claim's margin, in words."""
     claim = verdict.claim
-    unit = claim.unit.removesuffix("s") if claim.margin == 1 else claim.unit
+    unit = claim.unit_suffix.removesuffix("s") if claim.margin == 1 else claim.unit_suffix
     margin = f"{claim.margin:g}{unit}"
     if claim.kind == "superior":
         said = {"supported": f"more than the margin of {margin}", "contradicted": f"not better by the margin of {margin}"}

@@ -179,7 +179,7 @@ def _title_of_differences(verdict: Verdict) -> list[str]:
     """Title of an axis of differences, in lines: what is subtracted from what, and what a positive one means."""
     claim = verdict.claim
     a, b = (short(side) for side in claim.sides)
-    first, second = (b, a) if claim.lower_is_better else (a, b)
+    first, second = (b, a) if claim.measure.lower_is_better else (a, b)
     if len(first + second) <= 32:
         title = [f"{first} − {second}"]
     else:

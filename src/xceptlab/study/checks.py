@@ -1,0 +1,139 @@
+"""Checks of a study before its first run: is it controlled, and can its claims be judged as they are declared?"""
+
+import math
+from pathlib import Path
+
+from xceptlab.config import options
+from xceptlab.config.field_errors import shown
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import Refused
+from xceptlab.runs.metrics import ACCURACY, METRICS, SPLITS, measured, split_of
+from xceptlab.study import signs
+from xceptlab.study.claims import Claim
+from xceptlab.study.contrasts import arms_of
+from xceptlab.study.definition import Seeds, Study
+from xceptlab.study.estimands import Median
+from xceptlab.study.expansion import Expansion
+from xceptlab.study.images import FILES
+
+
+def check(expansion: Expansion, file: Path) -> None:
+    """Refuse a study that cannot be judged.
+
+    Args:
+        expansion: The study.
+        file: The study file, which the error names.
+
+    Raises:
+        Refused: One line: which arm, claim or key, and what is allowed.
+    """
+    _check_control(expansion, file)
+    _check_metrics(expansion, file)
+    _check_tuning(expansion, file)
+    _check_scope(expansion.study, file)
+    if not expansion.planned:  # a first look decides nothing anyway
+        _check_number_of_seeds(expansion.study, file)
+
+
+def _check_control(expansion: Expansion, file: Path) -> None:
+    """Refuse a comparison that is not controlled: see docs/control.md."""
+    cells = expansion.study.cells()
+    baseline = next(iter(cells))
+    for arm in expansion.arms:
+        declared = {*cells[arm], *cells[baseline]}
+        more = [key for key in expansion.differences(arm) if not options.is_declared(key, declared)]
+        if more:
+            raise Refused(
+                f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
+            )
+    seen: dict[str, str] = {}
+    for arm, config in expansion.arms.items():
+        if config.run_id in seen:
+            raise Refused(f"{file}: the arms {seen[config.run_id]!r} and {arm!r} are the same science; an arm must differ")
+        seen[config.run_id] = arm
+
+
+def _check_metrics(expansion: Expansion, file: Path) -> None:
+    """Refuse a claim on a metric that an arm does not measure, or of which a diverged run would have no score."""
+    for claim in expansion.study.claims:
+        for arm in arms_of(claim, expansion.study):
+            if fault := _metric_fault(claim, arm, expansion.arms[arm]):
+                raise Refused(f"{file}: claim {claim.id!r}: {fault}")
+
+
+def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
+    """Why a claim cannot be on its metric in an arm; empty where it can."""
+    if split_of(claim.metric) == "val" and not config.data.has_validation_images:
+        return f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
+    registered = config.train.metrics
+    names = [f"{split}/{name}" for split in SPLITS for name in (*METRICS, *registered)]
+    if claim.metric not in names:
+        return f"metric: {shown(claim.metric)} is not allowed; it must be one of {', '.join(names)}"
+    metric, classes = claim.measure, config.data.classes
+    guessing = metric.guessing(classes)
+    if claim.diverged is None and math.isnan(guessing):
+        return f"diverged: is missing; nothing says what guessing scores in {claim.metric}"
+    if metric.name not in [one.name for one in measured(classes, registered)]:
+        always = f"{claim.metric} is always {guessing:g}{metric.unit} with {classes} classes"
+        return f"metric: {always}, as in arm {arm!r}; claim {ACCURACY}"
+    return ""
+
+
+def _check_tuning(expansion: Expansion, file: Path) -> None:
+    """Refuse tuned values that a configuration does not allow, that are one science, or that nothing is there to choose by."""
+    tune = expansion.study.tune
+    if tune is None:
+        return
+    try:
+        trials = expansion.trials
+    except Refused as error:
+        raise Refused(f"{file}: tune.keys: {error}") from None
+    seen: dict[str, str] = {}
+    for name, trial in trials.items():
+        if trial.config.run_id in seen:
+            raise Refused(f"{file}: tune.keys: {seen[trial.config.run_id]} and {name} are the same science")
+        seen[trial.config.run_id] = name
+    for arm, config in expansion.arms.items():
+        if not config.data.has_validation_images:
+            raise Refused(f"{file}: tune.select: {tune.select} needs data.validation, which is 0 in arm {arm!r}")
+        if tune.select.endswith("top5") and config.data.classes <= 5:
+            raise Refused(f"{file}: tune.select: {tune.select} is always 100% with {config.data.classes} classes; select top1")
+
+
+def _check_scope(study: Study, file: Path) -> None:
+    """Refuse ``scope: images`` in a study, or with a claim, that cannot be judged on other images."""
+    if study.scope != "images":
+        return
+    if isinstance(study.seeds, Seeds):
+        raise Refused(f"{file}: scope: images needs a list of seeds; seeds until decided are judged on this test set only")
+    for claim in study.claims:
+        if claim.statistic == "median":
+            raise Refused(f"{file}: claim {claim.id!r}: statistic: with scope: images it must be mean, not median")
+        if claim.metric not in FILES:
+            kept = f"with scope: images it must be one of {', '.join(FILES)}, whose values are kept image by image"
+            raise Refused(f"{file}: claim {claim.id!r}: metric: {claim.metric} is not allowed; {kept}")
+
+
+def _check_number_of_seeds(study: Study, file: Path) -> None:
+    """Refuse a study of too few seeds for a claim on a median to be supported, whatever its runs score."""
+    seeds = study.seeds
+    max_seeds = seeds.max if isinstance(seeds, Seeds) else len(seeds)
+    for claim in study.claims:
+        if claim.statistic != "median":
+            continue
+        level = study.alpha / len(study.claims)
+        smallest_p = 0.5**max_seeds
+        if smallest_p > Median(claim, seeds).nominal(level):
+            needed = _seeds_of_a_median(level, len(study.claims) - 1, max_seeds)
+            raise Refused(f"{file}: claim {claim.id!r}: statistic: {needed}")
+
+
+def _seeds_of_a_median(level: float, other_claims: int, max_seeds: int) -> str:
+    """How many seeds a claim on a median needs at ``level``, in words, in a study of ``max_seeds`` at most."""
+    beside = ""
+    if other_claims == 1:
+        beside = " beside 1 other claim"
+    elif other_claims:
+        beside = f" beside {other_claims} other claims"
+    good = ", ".join(map(str, signs.good_sizes(level, 24)))
+    return f"a median needs {signs.fewest(level)} seeds or more{beside}, not {max_seeds} (of {good} each seed counts)"

@@ -1,0 +1,105 @@
+"""Warnings about a study's tuning: a best value that may lie beyond those that were tried, and a choice that chance made."""
+
+import math
+from collections import Counter
+from typing import Any
+
+from xceptlab.study.choice import Records, chosen
+from xceptlab.study.expansion import Expansion
+
+APART = 2.0
+"""Standard errors by which two validation accuracies must differ for a validation set to tell them apart."""
+
+
+def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
+    """Warn where the values that were tried, or the images to choose by, were too few, in a sentence each."""
+    if expansion.study.tune is None:
+        return []
+    return [*_at_the_edge(expansion, records), *_indistinct(expansion, records)]
+
+
+def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
+    """Warn of arms whose best value lies at an end of those that were tried in more than half of the seeds."""
+    assert expansion.study.tune
+    choice = chosen(expansion, records)
+    warnings = []
+    for arm in expansion.arms:
+        trials = [expansion.trials[name] for (chooser, _), name in choice.items() if chooser == arm]
+        for key in expansion.study.tune.keys:
+            edges = _edge_values([values[key] for values in expansion.study.tune.trial_values])
+            best = [trial.values[key] for trial in trials]
+            at_an_edge = Counter(value for value in best if value in edges)
+            if 2 * at_an_edge.total() > len(best):
+                where = " and ".join(f"{value} in {count}" for value, count in sorted(at_an_edge.items()))
+                warnings.append(
+                    f"Tuning: the best {key} of {arm} is at the edge of the values that were tried ({where} of "
+                    f"{len(best)} seeds); a better one may lie beyond."
+                )
+    return warnings
+
+
+def _edge_values(tried: list[Any]) -> list[Any]:
+    """The values of a key beyond which a better one may lie: the smallest and the largest that were tried.
+
+    Names have no order, of two values each is at an end, and below 0, for what cannot be negative, nothing lies.
+    """
+    if not all(map(_is_number, tried)) or len(set(tried)) < 3:
+        return []
+    return [value for value in (min(tried), max(tried)) if value != 0]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _indistinct(expansion: Expansion, records: Records) -> list[str]:
+    """Warn of arms whose two best values the validation images cannot tell apart.
+
+    The standard error is that of a difference of two independent binomial shares. Both values are validated on the same images,
+    whose correctness is not kept one by one; where they err on the same ones the true error is smaller, so that this warns rather
+    too often than too seldom.
+    """
+    assert expansion.study.tune
+    if expansion.study.tune.select.endswith("loss"):
+        return []  # the standard error of a loss is not known
+    warnings = []
+    for arm in expansion.arms:
+        judged = 0
+        close = 0
+        largest_error = 0.0
+        images = 0
+        for seed in expansion.seeds:
+            found = _best_two(arm, seed, expansion, records)
+            if found is None:
+                continue
+            best, second, images = found  # as many images at every seed
+            error = math.sqrt((best * (100 - best) + second * (100 - second)) / images)
+            largest_error = max(largest_error, error)
+            judged += 1
+            if best - second <= APART * error:
+                close += 1
+        if 2 * close > judged:
+            warnings.append(
+                f"Tuning: {images:,} validation images cannot tell the two best values of {arm} apart in {close} of {judged} "
+                f"seeds (not by {APART:g} standard errors, of up to {largest_error:.2g} points); chance chooses between them, "
+                "which adds to the spread over seeds."
+            )
+    return warnings
+
+
+def _best_two(arm: str, seed: int, expansion: Expansion, records: Records) -> tuple[float, float, int] | None:
+    """The best and the second best validation accuracy of an arm's values at a seed, and the number of images they are on.
+
+    None where fewer than two runs have finished, or the number of images is not known.
+    """
+    assert expansion.study.tune
+    select = expansion.study.tune.select
+    tried = [records.get((name, seed)) for name in expansion.trials_of(arm)]
+    finished = [record for record in tried if record and record.status == "finished"]
+    if len(finished) < 2:
+        return None
+    images = finished[0].validation_images or expansion.arms[arm].data.images()[1]
+    if not images:
+        return None
+    best, second = sorted((record.metrics[select] for record in finished), reverse=True)[:2]
+    return best, second, images
