@@ -1,7 +1,9 @@
-"""What must hold on a GPU and cannot be tested without one. Prints a table and ends with 1 where something does not hold.
+"""What must hold on a GPU and cannot be tested without one. Prints a table and ends with 1 where
+something does not hold.
 
-Run on a machine with an NVIDIA GPU: xceptlab bench gpu_checks. Trains on the embedded digits, in processes of their own, as users
-do; about 4 minutes. The results of the last machine that was at hand are in benchmarks/results/gpu.md.
+Run on a machine with an NVIDIA GPU: xceptlab bench gpu_checks. Trains on the embedded digits, in
+processes of their own, as users do; about 4 minutes. The results of the last machine that was at
+hand are in benchmarks/results/gpu.md.
 """
 
 import argparse
@@ -45,7 +47,15 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def train(outputs: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "xceptlab", "train", *TINY, f"--runtime.outputs={outputs}", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "xceptlab",
+        "train",
+        *TINY,
+        f"--runtime.outputs={outputs}",
+        *options,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -67,12 +77,19 @@ def left(outputs: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]
 
 def same(a: Path, b: Path) -> bool:
     (weights, curves), (others, other_curves) = left(a), left(b)
-    return curves == other_curves and all(torch.equal(weights[name], others[name]) for name in weights)
+    return curves == other_curves and all(
+        torch.equal(weights[name], others[name]) for name in weights
+    )
 
 
 def captured(scratch: Path, *options: str) -> str:
-    """A run whose steps are replayed from CUDA graphs, and at the same time one whose steps are launched kernel by kernel."""
-    replayed, launched = train(scratch / "captured", *options), train(scratch / "launched", "--runtime.capture=false", *options)
+    """A run whose steps are replayed from CUDA graphs, and at the same time one whose steps are
+    launched kernel by kernel.
+    """
+    replayed, launched = (
+        train(scratch / "captured", *options),
+        train(scratch / "launched", "--runtime.capture=false", *options),
+    )
     said = finished(replayed)
     finished(launched)
     if "CUDA graph" in said:
@@ -98,10 +115,13 @@ def repeats(scratch: Path, precision: str) -> str:
     finished(whole)
     steps = len(left(scratch / "whole")[1])
     places = []
-    for place in sorted(random.Random(0).sample(range(10, steps - 10), 3)):  # a later one each time, or no step is made between
+    # a later one each time, or no step is made between
+    for place in sorted(random.Random(0).sample(range(10, steps - 10), 3)):
         process = train(scratch / "killed", option, "--runtime.checkpoint_steps=5")
         while process.poll() is None:
-            written = sum(file.read_text().count("\n") for file in scratch.glob("killed/runs/*/metrics.jsonl"))
+            written = sum(
+                file.read_text().count("\n") for file in scratch.glob("killed/runs/*/metrics.jsonl")
+            )
             if written >= place:
                 process.send_signal(signal.SIGKILL)
                 places.append(written)
@@ -131,14 +151,24 @@ def cpu_and_gpu(scratch: Path) -> str:
     errors = [float((a - b).norm() / a.norm()) for a, b in zip(*results, strict=True)]
     if max(errors) > 1e-8:
         raise RuntimeError(f"relative errors of logits and gradient {errors}")
-    return "relative errors of logits and gradient " + " and ".join(f"{error:.1e}" for error in errors)
+    return "relative errors of logits and gradient " + " and ".join(
+        f"{error:.1e}" for error in errors
+    )
 
 
 def main() -> None:
     device = device_name(torch.device("cuda" if CUDA else "cpu"))
-    print(f"{device}, {os.cpu_count()} cores, torch {torch.__version__}, torchvision {torchvision.__version__}")
+    print(
+        f"{device}, {os.cpu_count()} cores, torch {torch.__version__}, torchvision {torchvision.__version__}"
+    )
     parser = argparse.ArgumentParser(prog="xceptlab bench gpu_checks")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="checks whose names hold one of these")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="WORD",
+        help="checks whose names hold one of these",
+    )
     only = parser.parse_args().only
     checks = {
         f"captured steps, {name}": lambda scratch, options=options: captured(scratch, *options)
@@ -146,9 +176,12 @@ def main() -> None:
     }
     checks |= {"CPU and GPU agree in float64 at 299": cpu_and_gpu}
     for precision in PRECISIONS:
-        checks[f"kill -9 in mid-epoch, {precision}"] = lambda scratch, precision=precision: repeats(scratch, precision)
+        checks[f"kill -9 in mid-epoch, {precision}"] = lambda scratch, precision=precision: repeats(
+            scratch, precision
+        )
     chosen = {name: check for name, check in checks.items() if any(word in name for word in only)}
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4)) as pool:  # each check trains in processes of its own
+    # each check trains in processes of its own
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4)) as pool:
         rows = [pool.submit(row, name, check) for name, check in chosen.items()]
     sys.exit(not all(one.result() for one in rows))
 
@@ -161,7 +194,10 @@ def row(name: str, check: Callable[[Path], str]) -> bool:
             holds, found = True, check(Path(scratch))
         except (RuntimeError, subprocess.TimeoutExpired, StopIteration) as error:
             holds, found = False, str(error)
-        print(f"| {name} | {'holds' if holds else 'DOES NOT HOLD'} | {found} ({time.monotonic() - start:.0f} s) |", flush=True)
+        print(
+            f"| {name} | {'holds' if holds else 'DOES NOT HOLD'} | {found} ({time.monotonic() - start:.0f} s) |",
+            flush=True,
+        )
         return holds
 
 

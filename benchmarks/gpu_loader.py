@@ -1,7 +1,8 @@
-"""What feeds a GPU: decoding on the CPU's cores or by nvJPEG, and how fast the network takes images.
+"""What feeds a GPU: decoding on the CPU's cores or by nvJPEG, and how fast the network takes
+images.
 
-Run on a machine with an NVIDIA GPU: xceptlab bench gpu_loader --photographs FOLDER. Prints a table; the measured one is in
-benchmarks/results/gpu.md.
+Run on a machine with an NVIDIA GPU: xceptlab bench gpu_loader --photographs FOLDER. Prints a table;
+the measured one is in benchmarks/results/gpu.md.
 """
 
 import argparse
@@ -32,7 +33,9 @@ CUDA = torch.device("cuda")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="xceptlab bench gpu_loader")
-    parser.add_argument("--photographs", type=Path, required=True, help="a folder of classes of photographs")
+    parser.add_argument(
+        "--photographs", type=Path, required=True, help="a folder of classes of photographs"
+    )
     options = parser.parse_args()
     print(
         f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores,",
@@ -45,7 +48,10 @@ def main() -> None:
 
 
 def show(what: str, rates: list[float]) -> None:
-    print(f"{what}: {statistics.median(rates):,.0f} images/s ({min(rates):,.0f} to {max(rates):,.0f})", flush=True)
+    print(
+        f"{what}: {statistics.median(rates):,.0f} images/s ({min(rates):,.0f} to {max(rates):,.0f})",
+        flush=True,
+    )
 
 
 def rounds(work: Callable[[], int]) -> list[float]:
@@ -62,7 +68,12 @@ def rounds(work: Callable[[], int]) -> list[float]:
 def decoding(photographs: Path, scratch: Path) -> None:
     for split in ("train", "val"):
         (scratch / split).symlink_to(photographs)
-    base = {"name": "folder", "root": str(scratch), "num_classes": len(list(photographs.iterdir())), "size": SIZE}
+    base = {
+        "name": "folder",
+        "root": str(scratch),
+        "num_classes": len(list(photographs.iterdir())),
+        "size": SIZE,
+    }
     config = DataConfig(**base)
     reduced = DataConfig(**base, short_side=256)
     list(prepare(reduced, 0))
@@ -73,7 +84,12 @@ def decoding(photographs: Path, scratch: Path) -> None:
         keys = [Key(0, np.arange(start, start + BATCH), 1.0) for start in range(0, n, BATCH)]
         for workers in (8, 16):
             loader = DataLoader(
-                split, sampler=keys, batch_size=None, num_workers=workers, persistent_workers=True, pin_memory=True
+                split,
+                sampler=keys,
+                batch_size=None,
+                num_workers=workers,
+                persistent_workers=True,
+                pin_memory=True,
             )
 
             def epoch(loader: DataLoader = loader) -> int:
@@ -83,10 +99,16 @@ def decoding(photographs: Path, scratch: Path) -> None:
 
             show(f"Loader, {name}, {workers} workers", rounds(epoch))
             del loader
-    files = [torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8) for file in sorted(photographs.glob("*/*"))]
+    files = [
+        torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+        for file in sorted(photographs.glob("*/*"))
+    ]
     files = [file for file in files if decode_jpeg(file).shape[0] == 3]
     files = (files * 3)[:BATCH]
-    show("nvJPEG, decoding only, one process", rounds(lambda: len(decode_jpeg(files, ImageReadMode.RGB, CUDA))))
+    show(
+        "nvJPEG, decoding only, one process",
+        rounds(lambda: len(decode_jpeg(files, ImageReadMode.RGB, CUDA))),
+    )
     draws = order.draws(0, 0, np.arange(BATCH))
 
     def cropped() -> int:
@@ -107,7 +129,10 @@ def small_images() -> None:
         for start in range(0, len(indices), 512):
             index = indices[start : start + 512]
             draws = torch.from_numpy(order.draws(0, 0, index)).to(CUDA)
-            augment.normalise(crop.crop_flip(pixels, torch.from_numpy(index).to(CUDA), draws, 4, True), torch.float32)
+            augment.normalise(
+                crop.crop_flip(pixels, torch.from_numpy(index).to(CUDA), draws, 4, True),
+                torch.float32,
+            )
         return len(indices)
 
     show("CIFAR-10's size on the device: crop, flip, normalise", rounds(epoch))
@@ -120,7 +145,9 @@ def network() -> None:
             if compiled:
                 net.compile(dynamic=False)
             optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
-            images = torch.randn(batch, 3, size, size, device=CUDA).to(memory_format=torch.channels_last)
+            images = torch.randn(batch, 3, size, size, device=CUDA).to(
+                memory_format=torch.channels_last
+            )
             labels = torch.randint(0, 1000, (batch,), device=CUDA)
 
             def steps(net=net, images=images, labels=labels, optimizer=optimizer) -> int:  # type: ignore[no-untyped-def]

@@ -1,9 +1,12 @@
-"""Triton kernels for the memory half of Xception's step beside the library's, per shape of the network.
+"""Triton kernels for the memory half of Xception's step beside the library's, per shape of the
+network.
 
-Run: xceptlab bench kernels [--batch N] [--write]. bf16, channels last. For each shape of a separable convolution at 299 pixels,
-and for each max pooling: microseconds of PyTorch's operations and of ours (the best tile of those tried), forward and backward,
-their ratio, and how much of the bandwidth of a copy ours reaches for the bytes that it must move. ``--write`` puts the table into
-benchmarks/results/kernels.md. That they are right to rounding is tested in Triton's interpreter. Needs a GPU; never ran on one.
+Run: xceptlab bench kernels [--batch N] [--write]. bf16, channels last. For each shape of a
+separable convolution at 299 pixels, and for each max pooling: microseconds of PyTorch's operations
+and of ours (the best tile of those tried), forward and backward, their ratio, and how much of the
+bandwidth of a copy ours reaches for the bytes that it must move. ``--write`` puts the table into
+benchmarks/results/kernels.md. That they are right to rounding is tested in Triton's interpreter.
+Needs a GPU; never ran on one.
 """
 
 import argparse
@@ -33,13 +36,23 @@ SEPARABLE = [
 """Channels, side and number of the depthwise convolutions of the paper's network at 299 pixels."""
 POOLS = [(128, 147, 74), (256, 74, 37), (728, 37, 19), (1024, 19, 10)]
 """Channels, side before and after its max poolings."""
-TILES: list[Tile] = [(4, 16, 32), (8, 8, 32), (8, 16, 32), (8, 16, 64), (8, 32, 32), (16, 8, 64), (16, 16, 32)]
+TILES: list[Tile] = [
+    (4, 16, 32),
+    (8, 8, 32),
+    (8, 16, 32),
+    (8, 16, 64),
+    (8, 32, 32),
+    (16, 8, 64),
+    (16, 16, 32),
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="xceptlab bench kernels")
     parser.add_argument("--batch", type=int, default=128, help="images")
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into benchmarks/results/"
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("xceptlab bench kernels: there is no GPU here")
@@ -56,11 +69,24 @@ def main() -> None:
     totals = [0.0, 0.0]
     for channels, side, number in SEPARABLE:
         for name, theirs, ours, bytes_moved in separable(options.batch, channels, side):
-            lines.append(row(f"{name} {channels} x {side} x {side}", theirs, ours, bytes_moved, number, totals))
+            lines.append(
+                row(
+                    f"{name} {channels} x {side} x {side}",
+                    theirs,
+                    ours,
+                    bytes_moved,
+                    number,
+                    totals,
+                )
+            )
     for channels, side, out in POOLS:
         for name, theirs, ours, bytes_moved in pool(options.batch, channels, side, out):
-            lines.append(row(f"{name} {channels} x {side} x {side}", theirs, ours, bytes_moved, 1, totals))
-    lines.append(f"| a whole step | {totals[0]:,.0f} | {totals[1]:,.0f} | {totals[0] / totals[1]:.2f} | | |")
+            lines.append(
+                row(f"{name} {channels} x {side} x {side}", theirs, ours, bytes_moved, 1, totals)
+            )
+    lines.append(
+        f"| a whole step | {totals[0]:,.0f} | {totals[1]:,.0f} | {totals[0] / totals[1]:.2f} | | |"
+    )
     print(lines[-1], flush=True)
     if options.write:
         target = Path(__file__).parent / "results" / "kernels.md"
@@ -72,11 +98,20 @@ Measured = tuple[str, Callable[[], object], dict[str, Callable[[], object]], int
 
 
 def row(
-    name: str, theirs: Callable[[], object], ours: dict[str, Callable[[], object]], moved: int, number: int, totals: list[float]
+    name: str,
+    theirs: Callable[[], object],
+    ours: dict[str, Callable[[], object]],
+    moved: int,
+    number: int,
+    totals: list[float],
 ) -> str:
-    """A line of the table, printed; its times, as often as the network has them, are added to the totals."""
+    """A line of the table, printed; its times, as often as the network has them, are added to the
+    totals.
+    """
     reference = milliseconds(theirs)
-    tile, best = min(((tile, milliseconds(way)) for tile, way in ours.items()), key=lambda found: found[1])
+    tile, best = min(
+        ((tile, milliseconds(way)) for tile, way in ours.items()), key=lambda found: found[1]
+    )
     share = moved / best / copy_bandwidth()
     totals[0] += 1000 * reference * number
     totals[1] += 1000 * best * number
@@ -115,7 +150,9 @@ def separable(batch: int, channels: int, side: int) -> list[Measured]:
     a_scale, a_shift = (each.bfloat16().view(1, -1, 1, 1) for each in (scale, shift))
 
     def forward() -> Tensor:
-        return F.conv2d(torch.addcmul(a_shift, x, a_scale).relu_(), weight, padding=1, groups=channels)
+        return F.conv2d(
+            torch.addcmul(a_shift, x, a_scale).relu_(), weight, padding=1, groups=channels
+        )
 
     def backward() -> object:
         a = torch.addcmul(a_shift, x, a_scale).relu_()
@@ -127,7 +164,12 @@ def separable(batch: int, channels: int, side: int) -> list[Measured]:
         return dz, dw, dz.sum((0, 2, 3)), (dz * x).sum((0, 2, 3))
 
     return [
-        ("forward", forward, {str(t): lambda t=t: depthwise(x, weight, scale, shift, t) for t in TILES}, 2 * x.nbytes),
+        (
+            "forward",
+            forward,
+            {str(t): lambda t=t: depthwise(x, weight, scale, shift, t) for t in TILES},
+            2 * x.nbytes,
+        ),
         (
             "backward",
             backward,
@@ -141,20 +183,29 @@ def pool(batch: int, channels: int, side: int, out: int) -> list[Measured]:
     """Max pooling with TensorFlow's padding: behind, and before only where the side is odd."""
     x = images(batch, channels, side)
     pad = side % 2
-    padded = F.pad(x, (pad, 1, pad, 1), value=float("-inf")).contiguous(memory_format=torch.channels_last)
+    padded = F.pad(x, (pad, 1, pad, 1), value=float("-inf")).contiguous(
+        memory_format=torch.channels_last
+    )
     y, place = max_pool(x, pad, (out, out))
     dy = torch.randn_like(y)
     _, indices = torch.ops.aten.max_pool2d_with_indices(padded, [3, 3], [2, 2])
 
     def backward() -> object:
-        return torch.ops.aten.max_pool2d_with_indices_backward(dy, padded, [3, 3], [2, 2], [0, 0], [1, 1], False, indices)
+        return torch.ops.aten.max_pool2d_with_indices_backward(
+            dy, padded, [3, 3], [2, 2], [0, 0], [1, 1], False, indices
+        )
 
     def forward() -> object:
-        return torch.ops.aten.max_pool2d_with_indices(F.pad(x, (pad, 1, pad, 1), value=float("-inf")), [3, 3], [2, 2])
+        return torch.ops.aten.max_pool2d_with_indices(
+            F.pad(x, (pad, 1, pad, 1), value=float("-inf")), [3, 3], [2, 2]
+        )
 
     sizes = (16, 32, 64)
     ours = {f"{n} pixels": lambda n=n: max_pool(x, pad, (out, out), n, 32) for n in sizes}
-    back = {f"{n} pixels": lambda n=n: max_pool_backward(dy, place, pad, (side, side), n, 32) for n in sizes}
+    back = {
+        f"{n} pixels": lambda n=n: max_pool_backward(dy, place, pad, (side, side), n, 32)
+        for n in sizes
+    }
     return [
         ("pool forward", forward, ours, x.nbytes + y.nbytes + place.nbytes),
         ("pool backward", backward, back, x.nbytes + y.nbytes + place.nbytes),

@@ -1,9 +1,10 @@
 """Images per second of the data pipelines, against torchvision's, in one run, alternating.
 
-Run: xceptlab bench loader [--photographs FOLDER/<class>/*.JPEG] [--write]. Without a folder it makes photographs of ImageNet's
-usual size (500 x 375) itself. Photographs are timed in one process with one thread by the processor's time, which is what a core
-does, whatever else runs on the machine; small images by the clock, torchvision's with a worker for each core.
-``--write`` puts the table into benchmarks/results/loader.md.
+Run: xceptlab bench loader [--photographs FOLDER/<class>/*.JPEG] [--write]. Without a folder it
+makes photographs of ImageNet's usual size (500 x 375) itself. Photographs are timed in one process
+with one thread by the processor's time, which is what a core does, whatever else runs on the
+machine; small images by the clock, torchvision's with a worker for each core. ``--write`` puts the
+table into benchmarks/results/loader.md.
 """
 
 import argparse
@@ -47,7 +48,9 @@ NORM = T.Normalize((0.5,) * 3, (0.5,) * 3)
 def main() -> None:
     parser = argparse.ArgumentParser(prog="xceptlab bench loader")
     parser.add_argument("--photographs", type=Path, help="a folder of classes of photographs")
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/loader.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into benchmarks/results/loader.md"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -63,9 +66,13 @@ def main() -> None:
             "Ratio: the median of the rounds' ratios, with the least and the largest.",
             "torchvision's pipeline normalises on the CPU; xceptlab's photographs stay uint8 until they are on the device.",
             "",
-            *compared(f"Photographs, one core ({what}): RandomResizedCrop(224), flip", pipelines(photographs, Path(scratch))),
             *compared(
-                f"CIFAR-10's size, {os.cpu_count()} cores: reflect-pad crop, flip, normalise, batches of 512", small_images()
+                f"Photographs, one core ({what}): RandomResizedCrop(224), flip",
+                pipelines(photographs, Path(scratch)),
+            ),
+            *compared(
+                f"CIFAR-10's size, {os.cpu_count()} cores: reflect-pad crop, flip, normalise, batches of 512",
+                small_images(),
             ),
             *startup(),
         ]
@@ -97,7 +104,7 @@ def timed(work: Iterator[int], clock: Callable[[], float] = time.perf_counter) -
     return sum(work) / (clock() - start)
 
 
-# ---- photographs --------------------------------------------------------------------------------------------------------------
+# ---- photographs ---------------------------------------------------------------------------------
 
 
 def pipelines(photographs: Path, scratch: Path) -> dict[str, Callable[[], float]]:
@@ -120,18 +127,32 @@ def pipelines(photographs: Path, scratch: Path) -> dict[str, Callable[[], float]
                 for file in sorted(folder.iterdir()):
                     one.add(file, file.name)
             outer.add(inner, inner.name)
-    ways["xceptlab, ILSVRC2012_img_train.tar in place"] = ours(Photographs(ilsvrc.train_archive(tar), DataConfig(**base)))
+    ways["xceptlab, ILSVRC2012_img_train.tar in place"] = ours(
+        Photographs(ilsvrc.train_archive(tar), DataConfig(**base))
+    )
     shard = scratch / "train-00000-of-00001.parquet"
-    rows = [{"image": {"bytes": Path(file).read_bytes(), "path": file}, "label": 0} for file in files]
+    rows = [
+        {"image": {"bytes": Path(file).read_bytes(), "path": file}, "label": 0} for file in files
+    ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), shard, row_group_size=100)
     shards = Photographs(Shards.of([shard]), DataConfig(**base))
-    ways["xceptlab, parquet, 100 photographs of a row group one after another"] = ours(shards, forget=100)
+    ways["xceptlab, parquet, 100 photographs of a row group one after another"] = ours(
+        shards, forget=100
+    )
     ways["xceptlab, parquet, a row group of 100 for each photograph"] = ours(shards, forget=1)
     for quality, name in ((90, "JPEG 90"), (0, "raw pixels")):
-        config = DataConfig(root=str(root), cache=str(scratch / "cache"), short_side=256, quality=quality, **base)
+        config = DataConfig(
+            root=str(root), cache=str(scratch / "cache"), short_side=256, quality=quality, **base
+        )
         list(prepare(config, 0))
-        size = sum(file.stat().st_size for file in prepared_folder(config).glob("train-*.tar")) / len(files) / 1000
-        ways[f"xceptlab, prepared, short side 256, {name} ({size:.0f} kB each)"] = ours(imagenet.load(config)[0])
+        size = (
+            sum(file.stat().st_size for file in prepared_folder(config).glob("train-*.tar"))
+            / len(files)
+            / 1000
+        )
+        ways[f"xceptlab, prepared, short side 256, {name} ({size:.0f} kB each)"] = ours(
+            imagenet.load(config)[0]
+        )
     return ways
 
 
@@ -143,18 +164,22 @@ def torchvision_pipeline(files: list[str]) -> Iterator[int]:
 
 
 def ours(source: Photographs, forget: int = 0) -> Callable[[], float]:
-    """As a loader's worker does it, in random order; normalisation is the device's, as in training, and not counted.
+    """As a loader's worker does it, in random order; normalisation is the device's, as in training,
+    and not counted.
 
     Args:
         source: The photographs.
-        forget: After so many photographs a worker keeps no row group of theirs; of ImageNet's 12,812 it keeps a dozen.
+        forget: After so many photographs a worker keeps no row group of theirs; of ImageNet's
+            12,812 it keeps a dozen.
     """
 
     def work(epoch: int) -> Iterator[int]:
         indices = order.permutation(0, epoch, len(source.labels))
         for start in range(0, len(indices), 25):
             index = indices[start : start + 25]
-            for place, (i, draws) in enumerate(zip(index, order.draws(0, epoch, index), strict=True), start):
+            for place, (i, draws) in enumerate(
+                zip(index, order.draws(0, epoch, index), strict=True), start
+            ):
                 if forget and place % forget == 0:
                     shards._cache.clear()
                 source.read(i, draws)
@@ -173,18 +198,27 @@ def made_up(folder: Path) -> Path:
             small = Image.fromarray(generator.integers(0, 256, (25, 33, 3), dtype=np.uint8)).resize(
                 (500, 375), Image.Resampling.BICUBIC
             )
-            noisy = np.clip(np.asarray(small) + generator.normal(0, 12, (375, 500, 3)), 0, 255).astype(np.uint8)
+            noisy = np.clip(
+                np.asarray(small) + generator.normal(0, 12, (375, 500, 3)), 0, 255
+            ).astype(np.uint8)
             Image.fromarray(noisy).save(folder / f"class{label}" / f"{i}.JPEG", quality=85)
     return folder
 
 
-# ---- small images -------------------------------------------------------------------------------------------------------------
+# ---- small images --------------------------------------------------------------------------------
 
 
 class Pictures(Dataset):
     """As torchvision's CIFAR10: a Pillow image per index, transformed one by one."""
 
-    transform = T.Compose([T.RandomCrop(32, padding=4, padding_mode="reflect"), T.RandomHorizontalFlip(), T.ToTensor(), NORM])
+    transform = T.Compose(
+        [
+            T.RandomCrop(32, padding=4, padding_mode="reflect"),
+            T.RandomHorizontalFlip(),
+            T.ToTensor(),
+            NORM,
+        ]
+    )
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -199,7 +233,9 @@ class Pictures(Dataset):
 def small_images() -> dict[str, Callable[[], float]]:
     images = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3), dtype=np.uint8)
     cores = os.cpu_count() or 1
-    theirs = DataLoader(Pictures(images), 512, shuffle=True, num_workers=cores, persistent_workers=True)
+    theirs = DataLoader(
+        Pictures(images), 512, shuffle=True, num_workers=cores, persistent_workers=True
+    )
     data = DataModule(
         RunConfig(
             data=DataConfig(name="cifar10", size=32, crop="pad", flip=True),
@@ -227,12 +263,14 @@ def small_images() -> dict[str, Callable[[], float]]:
             yield len(data.on_after_batch_transfer(batch, 0).images)
 
     return {
-        f"torchvision's transforms, DataLoader with {cores} workers": lambda: timed(len(batch) for batch, _ in theirs),
+        f"torchvision's transforms, DataLoader with {cores} workers": lambda: timed(
+            len(batch) for batch, _ in theirs
+        ),
         "xceptlab, one process, one thread": lambda: timed(work()),
     }
 
 
-# ---- a million photographs ----------------------------------------------------------------------------------------------------
+# ---- a million photographs -----------------------------------------------------------------------
 
 WORKER = """
 import pickle, sys, time
@@ -246,7 +284,9 @@ print(time.perf_counter() - start, (held() - begun) / 1e6)
 
 
 def startup() -> list[str]:
-    """What a loader's worker costs that is started afresh with ImageNet's 1,281,167 paths (simulated)."""
+    """What a loader's worker costs that is started afresh with ImageNet's 1,281,167 paths
+    (simulated).
+    """
     import pyarrow
 
     from xceptlab.data.photographs import Photographs
@@ -254,10 +294,21 @@ def startup() -> list[str]:
     from xceptlab.data.tree import Tree
 
     n = 1_281_167
-    files = pyarrow.concat_arrays([pyarrow.array([f"n{k:08d}_{i}.JPEG" for i in range(1282)]) for k in range(1000)])[:n]
-    store = Tree(Path("/nowhere"), tuple(f"n{k:08d}" for k in range(1000)), np.repeat(np.arange(1000), 1282)[:n], files)
-    split = pickle.dumps(Split(Photographs(store, DataConfig()), np.arange(n), DataConfig(), seed=0))
-    done = subprocess.run([sys.executable, "-c", WORKER], input=split, capture_output=True, check=True)
+    files = pyarrow.concat_arrays(
+        [pyarrow.array([f"n{k:08d}_{i}.JPEG" for i in range(1282)]) for k in range(1000)]
+    )[:n]
+    store = Tree(
+        Path("/nowhere"),
+        tuple(f"n{k:08d}" for k in range(1000)),
+        np.repeat(np.arange(1000), 1282)[:n],
+        files,
+    )
+    split = pickle.dumps(
+        Split(Photographs(store, DataConfig()), np.arange(n), DataConfig(), seed=0)
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER], input=split, capture_output=True, check=True
+    )
     seconds, megabytes = map(float, done.stdout.split())
     begin = time.perf_counter()
     order.permutation(0, 0, n)

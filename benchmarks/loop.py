@@ -1,12 +1,16 @@
-"""``train`` in steady state against a loop written by hand, and against torchvision's reference data pipeline, alternating.
+"""``train`` in steady state against a loop written by hand, and against torchvision's reference
+data pipeline, alternating.
 
-Run: xceptlab bench loop [--network cifar|tiny] [--batch N] [--steps N] [--write] [--train.precision bf16-mixed ...]. All train
-one network of CIFAR's size on as many made-up images with SGD: ``xceptlab`` as it is, on a GPU with captured steps and without;
-the hand loop on batches that lie ready on the device, on a GPU with the whole step, the optimizer's too, captured in a CUDA
-graph, which is the least that a step can take; and the hand loop, not captured, fed by torchvision's transforms and workers.
+Run: xceptlab bench loop [--network cifar|tiny] [--batch N] [--steps N] [--write] [--train.precision
+bf16-mixed ...]. All train one network of CIFAR's size on as many made-up images with SGD:
+``xceptlab`` as it is, on a GPU with captured steps and without; the hand loop on batches that lie
+ready on the device, on a GPU with the whole step, the optimizer's too, captured in a CUDA graph,
+which is the least that a step can take; and the hand loop, not captured, fed by torchvision's
+transforms and workers.
 
-Counts the steps only: no start, no evaluation, no checkpoint, no epoch's end. Prints images per second with their spread and the
-ratio to the hand loop round by round. ``--write`` puts it into benchmarks/results/loop-cpu.md or loop-gpu.md.
+Counts the steps only: no start, no evaluation, no checkpoint, no epoch's end. Prints images per
+second with their spread and the ratio to the hand loop round by round. ``--write`` puts it into
+benchmarks/results/loop-cpu.md or loop-gpu.md.
 """
 
 import argparse
@@ -79,15 +83,32 @@ def main() -> None:
     parser.add_argument("--network", choices=("cifar", "tiny"), default="cifar" if CUDA else "tiny")
     parser.add_argument("--batch", type=int, default=256 if CUDA else 64)
     parser.add_argument("--steps", type=int, default=150 if CUDA else 40, help="steps of an epoch")
-    parser.add_argument("--profile", action="store_true", help="show where the time of a step goes, and measure nothing else")
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="show where the time of a step goes, and measure nothing else",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into benchmarks/results/"
+    )
     options, layers = parser.parse_known_args()
     MadeUp.images = options.batch * options.steps
     data.SETS["cifar10"] = MadeUp  # type: ignore[assignment]
     config = load_run(
         [
-            *("-c", str(ROOT / f"configs/model/xception_{options.network}.yaml"), "-c", str(ROOT / "configs/data/cifar10.yaml")),
-            *("-c", str(ROOT / "configs/train/cifar.yaml"), "--data.validation=0", "--train.ema=0", "--train.epochs=2"),
+            *(
+                "-c",
+                str(ROOT / f"configs/model/xception_{options.network}.yaml"),
+                "-c",
+                str(ROOT / "configs/data/cifar10.yaml"),
+            ),
+            *(
+                "-c",
+                str(ROOT / "configs/train/cifar.yaml"),
+                "--data.validation=0",
+                "--train.ema=0",
+                "--train.epochs=2",
+            ),
             *(f"--train.batch_size={options.batch}", "--runtime.wandb=disabled"),
             f"--runtime.log_every={max(1, options.steps // 8)}",
             *(["--train.precision=bf16-mixed"] if CUDA else []),
@@ -104,7 +125,9 @@ def main() -> None:
     averaged = dataclasses.replace(config, train=dataclasses.replace(config.train, ema=0.999))
     contenders["xceptlab with the average of weights"] = lambda: framework(averaged)
     if CUDA:
-        eager = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, capture=False))
+        eager = dataclasses.replace(
+            config, runtime=dataclasses.replace(config.runtime, capture=False)
+        )
         contenders["xceptlab, not captured"] = lambda: framework(eager)
     contenders["hand loop with torchvision's loader"] = lambda: reference(config)
     rates: dict[str, list[float]] = {name: [] for name in contenders}
@@ -128,22 +151,31 @@ def main() -> None:
     text = "\n".join([*lines, ""])
     print(text)
     if options.write:
-        (ROOT / "benchmarks/results" / f"loop-{'gpu' if CUDA else 'cpu'}.md").write_text(text, encoding="utf-8")
+        (ROOT / "benchmarks/results" / f"loop-{'gpu' if CUDA else 'cpu'}.md").write_text(
+            text, encoding="utf-8"
+        )
 
 
 def framework(config: RunConfig) -> float:
-    """Images per second of a run, by the lines of its log in mid-epoch, the second epoch's: the first one warms up."""
+    """Images per second of a run, by the lines of its log in mid-epoch, the second epoch's: the
+    first one warms up.
+    """
     with tempfile.TemporaryDirectory() as outputs, contextlib.redirect_stdout(io.StringIO()):
-        config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, outputs=outputs))
+        config = dataclasses.replace(
+            config, runtime=dataclasses.replace(config.runtime, outputs=outputs)
+        )
         train.train(config, progress=False)
         log = RunDirectory.of(outputs, config.run_id).log()
-    lines = [line for line in log if 1 < line["epoch"] < 2 and "seconds" in line][1:]  # the first one holds the epoch's start
+    # the first one holds the epoch's start
+    lines = [line for line in log if 1 < line["epoch"] < 2 and "seconds" in line][1:]
     seconds = sum(line["seconds"] for line in lines)
     return sum(line["images_per_second"] * line["seconds"] for line in lines) / seconds
 
 
 def profiled(config: RunConfig) -> str:
-    """What a run of few steps spends its time on, on the host and on the device: calls, and their time without that of others."""
+    """What a run of few steps spends its time on, on the host and on the device: calls, and their
+    time without that of others.
+    """
     MadeUp.images = 20 * config.train.batch_size
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, ema=0.999))
     framework(config)  # loads what is loaded once
@@ -151,11 +183,15 @@ def profiled(config: RunConfig) -> str:
         framework(config)
     orders = ["self_cpu_time_total", *(["self_cuda_time_total"] if CUDA else [])]
     events = trace.key_averages()
-    return "\n".join(events.table(sort_by=order, row_limit=30, max_name_column_width=60) for order in orders)
+    return "\n".join(
+        events.table(sort_by=order, row_limit=30, max_name_column_width=60) for order in orders
+    )
 
 
 def hand_loop(config: RunConfig) -> Callable[[], float]:
-    """The least that a step can take: ready batches, and on a GPU the whole step captured; measures it when it is called."""
+    """The least that a step can take: ready batches, and on a GPU the whole step captured; measures
+    it when it is called.
+    """
     step = training(config)
     images, labels = batch(config)
     if CUDA:
@@ -191,7 +227,9 @@ def training(config: RunConfig) -> Callable[[Tensor, Tensor], None]:
 
     def step(images: Tensor, labels: Tensor) -> None:
         with torch.autocast(DEVICE.type, torch.bfloat16, mixed, cache_enabled=False):
-            loss = F.cross_entropy(network(images), labels, label_smoothing=config.train.label_smoothing)
+            loss = F.cross_entropy(
+                network(images), labels, label_smoothing=config.train.label_smoothing
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -207,13 +245,21 @@ def batch(config: RunConfig) -> tuple[Tensor, Tensor]:
 
 
 class Reference(Dataset[tuple[Tensor, int]]):
-    """The made-up images through torchvision's transforms, one by one, as its reference script has them."""
+    """The made-up images through torchvision's transforms, one by one, as its reference script has
+    them.
+    """
 
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
         normalise = T.Normalize((0.5,) * 3, (0.5,) * 3)
         self.transform = T.Compose(
-            [T.ToPILImage(), T.RandomCrop(32, 4, padding_mode="reflect"), T.RandomHorizontalFlip(), T.ToTensor(), normalise]
+            [
+                T.ToPILImage(),
+                T.RandomCrop(32, 4, padding_mode="reflect"),
+                T.RandomHorizontalFlip(),
+                T.ToTensor(),
+                normalise,
+            ]
         )
 
     def __len__(self) -> int:
@@ -224,10 +270,16 @@ class Reference(Dataset[tuple[Tensor, int]]):
 
 
 def reference(config: RunConfig) -> float:
-    """Images per second of the uncaptured hand loop behind torchvision's loader, the first steps apart."""
+    """Images per second of the uncaptured hand loop behind torchvision's loader, the first steps
+    apart.
+    """
     step = training(config)
     loader = DataLoader(
-        Reference(MadeUp.load(None)[0]), config.train.batch_size, shuffle=True, num_workers=os.cpu_count() or 1, pin_memory=CUDA
+        Reference(MadeUp.load(None)[0]),
+        config.train.batch_size,
+        shuffle=True,
+        num_workers=os.cpu_count() or 1,
+        pin_memory=CUDA,
     )
     batches: Iterator[tuple[Tensor, Tensor]] = iter(loader)
     first = min(10, len(loader) // 2)

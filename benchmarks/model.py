@@ -1,15 +1,17 @@
 """Training step and inference of Xception beside its peers, in one process, alternating.
 
-Run: xceptlab bench model [--sizes 299 32] [--precisions fp32 bf16] [--write]. The peers are timm's ``legacy_xception`` and
-Keras's Xception on its torch backend; all three have random weights, as many images and the same optimizer (SGD with momentum).
-Each is measured in the memory layouts and in the ways of running it that the machine has: eager, on a GPU captured in a CUDA
-graph, and compiled: ours by its regions, as ``train.compile`` does, timm's as a whole (on a CPU only with --compiled, as
-compiling takes minutes there). At 299 the network is the paper's, at 32 it is that of ``configs/model/xception_cifar.yaml``,
-which the peers do not have.
+Run: xceptlab bench model [--sizes 299 32] [--precisions fp32 bf16] [--write]. The peers are timm's
+``legacy_xception`` and Keras's Xception on its torch backend; all three have random weights, as
+many images and the same optimizer (SGD with momentum). Each is measured in the memory layouts and
+in the ways of running it that the machine has: eager, on a GPU captured in a CUDA graph, and
+compiled: ours by its regions, as ``train.compile`` does, timm's as a whole (on a CPU only with
+--compiled, as compiling takes minutes there). At 299 the network is the paper's, at 32 it is that
+of ``configs/model/xception_cifar.yaml``, which the peers do not have.
 
-Prints images per second with their spread, the ratio to timm's best way round by round, the seconds of the first step, peak
-memory, the share of this machine's own ceilings (the largest matrix product and copy that it was seen to do), and the time by
-kind of operation. ``--write`` puts it into benchmarks/results/model-cpu.md or model-gpu.md. About 6 minutes.
+Prints images per second with their spread, the ratio to timm's best way round by round, the seconds
+of the first step, peak memory, the share of this machine's own ceilings (the largest matrix product
+and copy that it was seen to do), and the time by kind of operation. ``--write`` puts it into
+benchmarks/results/model-cpu.md or model-gpu.md. About 6 minutes.
 """
 
 import argparse
@@ -72,10 +74,24 @@ class Way:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="xceptlab bench model")
     parser.add_argument("--sizes", type=int, nargs="+", default=[299, 32], choices=[299, 32])
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"] if CUDA else ["fp32"], choices=["fp32", "bf16"])
-    parser.add_argument("--work", nargs="+", default=["step", "inference"], choices=["step", "inference"])
-    parser.add_argument("--compiled", action="store_true", default=CUDA, help="measure torch.compile, too (always on a GPU)")
-    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/results/")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        default=["fp32", "bf16"] if CUDA else ["fp32"],
+        choices=["fp32", "bf16"],
+    )
+    parser.add_argument(
+        "--work", nargs="+", default=["step", "inference"], choices=["step", "inference"]
+    )
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        default=CUDA,
+        help="measure torch.compile, too (always on a GPU)",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the tables into benchmarks/results/"
+    )
     options = parser.parse_args()
     matrix, bandwidth = ceilings()
     lines = [
@@ -96,7 +112,9 @@ def main() -> None:
                 print("\n".join(found), flush=True)
                 lines += found
                 if options.write:  # after each table, so that an interruption costs one
-                    (RESULTS / f"model-{'gpu' if CUDA else 'cpu'}.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+                    (RESULTS / f"model-{'gpu' if CUDA else 'cpu'}.md").write_text(
+                        "\n".join([*lines, ""]), encoding="utf-8"
+                    )
 
 
 def table(size: int, precision: str, work: str, compiled: bool, matrix: float) -> list[str]:
@@ -129,7 +147,9 @@ def table(size: int, precision: str, work: str, compiled: bool, matrix: float) -
 
 
 def release() -> None:
-    """Give back the memory of networks that are gone, which the next ones would otherwise be measured beside, and their code."""
+    """Give back the memory of networks that are gone, which the next ones would otherwise be
+    measured beside, and their code.
+    """
     torch._dynamo.reset()
     gc.collect()
     if CUDA:
@@ -148,19 +168,25 @@ def networks(size: int) -> list[tuple[str, nn.Module]]:
 
 
 class KerasXception(nn.Module):
-    """Keras's own Xception on its torch backend, which takes images with their channels last: (N, 3, H, W) -> logits."""
+    """Keras's own Xception on its torch backend, which takes images with their channels last: (N,
+    3, H, W) -> logits.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         import keras
 
-        self.network = keras.applications.Xception(weights=None, classes=classes, classifier_activation=None)
+        self.network = keras.applications.Xception(
+            weights=None, classes=classes, classifier_activation=None
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images.permute(0, 2, 3, 1), training=self.training)
 
 
-def ways_of(name: str, network: nn.Module, size: int, precision: str, work: str, compiled: bool) -> list[Way]:
+def ways_of(
+    name: str, network: nn.Module, size: int, precision: str, work: str, compiled: bool
+) -> list[Way]:
     """A network's ways of running: eager in both layouts, captured in a CUDA graph, compiled."""
     layouts = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
     if name == "Keras" or CUDA:  # Keras has one layout, and on a GPU contiguous is never the best
@@ -169,11 +195,32 @@ def ways_of(name: str, network: nn.Module, size: int, precision: str, work: str,
     for layout, memory_format in layouts.items():
         ways.append(way(f"{name}, eager, {layout}", network, memory_format, size, precision, work))
         if name == "Keras" or memory_format != torch.channels_last:
-            continue  # its layers look at shapes as they run, which neither graphs nor the compiler follow
+            # its layers look at shapes as they run, which neither graphs nor the compiler follow
+            continue
         if CUDA:
-            ways.append(way(f"{name}, captured", network, memory_format, size, precision, work, captured=True))
+            ways.append(
+                way(
+                    f"{name}, captured",
+                    network,
+                    memory_format,
+                    size,
+                    precision,
+                    work,
+                    captured=True,
+                )
+            )
         if compiled:
-            ways.append(way(f"{name}, compiled", network, memory_format, size, precision, work, compiled=True))
+            ways.append(
+                way(
+                    f"{name}, compiled",
+                    network,
+                    memory_format,
+                    size,
+                    precision,
+                    work,
+                    compiled=True,
+                )
+            )
     return ways
 
 
@@ -193,7 +240,12 @@ def way(
     network = network.to(DEVICE, memory_format=layout).train(work == "step")
     if compiled:  # ours by its regions, timm's as a whole
         network.compile(dynamic=False)
-    images = torch.rand(BATCHES[size], 3, size, size, device=DEVICE).mul(2).sub(1).contiguous(memory_format=layout)
+    images = (
+        torch.rand(BATCHES[size], 3, size, size, device=DEVICE)
+        .mul(2)
+        .sub(1)
+        .contiguous(memory_format=layout)
+    )
     labels = torch.randint(0, CLASSES[size], (BATCHES[size],), device=DEVICE)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
 
@@ -215,14 +267,18 @@ def way(
 
 
 def autocast(precision: str) -> AbstractContextManager[None]:
-    """Mixed precision as ``bf16-mixed`` is, without the cache of cast weights, which a CUDA graph cannot keep."""
+    """Mixed precision as ``bf16-mixed`` is, without the cache of cast weights, which a CUDA graph
+    cannot keep.
+    """
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(DEVICE.type, torch.bfloat16, cache_enabled=False)
 
 
 def started(once: Callable[[], None]) -> tuple[float, float]:
-    """Do the work; seconds of the first time, and the gigabytes that it needed at the most beyond what was there (CPU: NaN)."""
+    """Do the work; seconds of the first time, and the gigabytes that it needed at the most beyond
+    what was there (CPU: NaN).
+    """
     if CUDA:
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -266,7 +322,9 @@ def rate(one: Way) -> float:
 
 
 def ceilings() -> tuple[dict[str, float], float]:
-    """Floating-point operations per second of a large matrix product by precision, and bytes per second of a large copy."""
+    """Floating-point operations per second of a large matrix product by precision, and bytes per
+    second of a large copy.
+    """
     side = 8192 if CUDA else 2048
     matrix = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -300,16 +358,26 @@ def by_kind(one: Way) -> str:
         synchronise()
     spent: dict[str, float] = defaultdict(float)
     for event in trace.key_averages(group_by_input_shape=True):
-        spent[kind(event.key, event.input_shapes)] += event.self_device_time_total if CUDA else event.self_cpu_time_total
+        spent[kind(event.key, event.input_shapes)] += (
+            event.self_device_time_total if CUDA else event.self_cpu_time_total
+        )
     total = sum(spent.values())
     largest = sorted(spent.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {100 * seconds / total:.0f}%" for name, seconds in largest if seconds > 0.01 * total)
+    return ", ".join(
+        f"{name} {100 * seconds / total:.0f}%"
+        for name, seconds in largest
+        if seconds > 0.01 * total
+    )
 
 
 def kind(operation: str, shapes: list[list[int]]) -> str:
-    """The kind of an operation, a convolution's by the shape of its weight (outputs, inputs of a group, height, width)."""
+    """The kind of an operation, a convolution's by the shape of its weight (outputs, inputs of a
+    group, height, width).
+    """
     if "convolution" in operation:
-        weight = next((shape for shape in shapes[1:] if len(shape) == 4 and shape[-1] in (1, 3)), None)
+        weight = next(
+            (shape for shape in shapes[1:] if len(shape) == 4 and shape[-1] in (1, 3)), None
+        )
         direction = " backward" if "backward" in operation else ""
         if weight is None:
             return "other convolutions" + direction

@@ -1,8 +1,10 @@
-"""What the framework costs a training step: ``train`` against a bare Lightning Trainer, in one run, alternating.
+"""What the framework costs a training step: ``train`` against a bare Lightning Trainer, in one run,
+alternating.
 
-Run: xceptlab bench overhead. Both train one network with one optimizer and schedule on the same batches; the bare one finds them
-ready-made and neither logs, seeds dropout, looks for NaN nor thinks of checkpoints. The network is one linear layer: the
-difference does not depend on it, and a step of 1 ms shows what one of 50 ms would hide in its noise. Ends of epochs (evaluation,
+Run: xceptlab bench overhead. Both train one network with one optimizer and schedule on the same
+batches; the bare one finds them ready-made and neither logs, seeds dropout, looks for NaN nor
+thinks of checkpoints. The network is one linear layer: the difference does not depend on it, and a
+step of 1 ms shows what one of 50 ms would hide in its noise. Ends of epochs (evaluation,
 checkpoint) are not counted. Prints the table of benchmarks/results/overhead.md.
 """
 
@@ -76,7 +78,9 @@ class Bare(pl.LightningModule):
 def framework(config: RunConfig) -> float:
     """Milliseconds a step of a run; its log counts the seconds of its training."""
     with tempfile.TemporaryDirectory() as outputs, contextlib.redirect_stdout(io.StringIO()):
-        config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, outputs=outputs))
+        config = dataclasses.replace(
+            config, runtime=dataclasses.replace(config.runtime, outputs=outputs)
+        )
         steps = train.train(config, progress=False).steps
         log = RunDirectory.of(outputs, config.run_id).log()
     return 1000 * sum(line.get("seconds", 0.0) for line in log) / steps
@@ -129,7 +133,9 @@ def main() -> None:
         ("difference", [b - a for a, b in rounds], "ms a step"),
         (f"difference to a step of {STEP:g} ms", [100 * (b - a) / STEP for a, b in rounds], "%"),
     ):
-        print(f"| {name} | {statistics.median(values):.2f} {unit} | {min(values):.2f} to {max(values):.2f} |")
+        print(
+            f"| {name} | {statistics.median(values):.2f} {unit} | {min(values):.2f} to {max(values):.2f} |"
+        )
 
 
 if __name__ == "__main__":

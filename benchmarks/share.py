@@ -1,9 +1,12 @@
-"""How several networks share one GPU: the steps of 1, 2, 3, 4, 6 and 8 at a time, all captured in CUDA graphs.
+"""How several networks share one GPU: the steps of 1, 2, 3, 4, 6 and 8 at a time, all captured in
+CUDA graphs.
 
-Run: xceptlab bench share [--most N] [--seconds S] [--write]. Each trains the network of ``configs/model/xception_cifar.yaml`` on
-batches of 256 ready images of 32x32 in bf16. Three ways: a process each; a stream each of one process; and a process each under
-NVIDIA's Multi-Process Service, where it can be started. Prints images per second of all together, their ratio to one alone in
-the same way, and the memory. ``--write`` puts it into benchmarks/results/share.md. Without a GPU it only shows that it works.
+Run: xceptlab bench share [--most N] [--seconds S] [--write]. Each trains the network of
+``configs/model/xception_cifar.yaml`` on batches of 256 ready images of 32x32 in bf16. Three ways: a
+process each; a stream each of one process; and a process each under NVIDIA's Multi-Process Service,
+where it can be started. Prints images per second of all together, their ratio to one alone in the
+same way, and the memory. ``--write`` puts it into benchmarks/results/share.md. Without a GPU it
+only shows that it works.
 """
 
 import argparse
@@ -40,7 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="xceptlab bench share")
     parser.add_argument("--most", type=int, default=8 if CUDA else 2, help="networks at a time")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into benchmarks/results/"
+    )
     options = parser.parse_args()
     numbers = [n for n in (1, 2, 3, 4, 6, 8) if n <= options.most]
     lines = [
@@ -61,7 +66,11 @@ def main() -> None:
     for name, way in ways.items():
         try:
             rates = way()
-            row = f"| {name} | " + " | ".join(f"{rate:,.0f} ({rate / rates[0]:.2f})" for rate in rates) + " |"
+            row = (
+                f"| {name} | "
+                + " | ".join(f"{rate:,.0f} ({rate / rates[0]:.2f})" for rate in rates)
+                + " |"
+            )
         except (RuntimeError, OSError, EOFError) as error:
             row = f"| {name} | not measured: {error} |"
         lines.append(row)
@@ -70,14 +79,21 @@ def main() -> None:
         lines += ["", memory()]
         print(lines[-1])
     if options.write:
-        (Path(__file__).parent / "results/share.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        (Path(__file__).parent / "results/share.md").write_text(
+            "\n".join([*lines, ""]), encoding="utf-8"
+        )
 
 
 def step_of(seed: int) -> Callable[[], None]:
     """One training step of a network of its own; on a GPU a graph's replay."""
     network = build(NETWORK, 10, seed).to(DEVICE, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
-    images = torch.rand(BATCH, 3, 32, 32, device=DEVICE).mul(2).sub(1).contiguous(memory_format=torch.channels_last)
+    images = (
+        torch.rand(BATCH, 3, 32, 32, device=DEVICE)
+        .mul(2)
+        .sub(1)
+        .contiguous(memory_format=torch.channels_last)
+    )
     labels = torch.randint(0, 10, (BATCH,), device=DEVICE)
 
     def once() -> None:
@@ -95,13 +111,16 @@ def step_of(seed: int) -> Callable[[], None]:
     with torch.cuda.graph(graph):
         once()
 
-    def replay(keeps: Callable[[], None] = once) -> None:  # a graph works where the network lay when it was captured
+    # a graph works where the network lay when it was captured
+    def replay(keeps: Callable[[], None] = once) -> None:
         graph.replay()
 
     return replay
 
 
-def trained(network: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor) -> None:
+def trained(
+    network: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
+) -> None:
     """Forward, loss, backward, step."""
     with torch.autocast(DEVICE.type, torch.bfloat16, cache_enabled=False):
         loss = F.cross_entropy(network(images), labels)
@@ -111,10 +130,15 @@ def trained(network: nn.Module, optimizer: torch.optim.Optimizer, images: torch.
 
 
 def processes(numbers: list[int], seconds: float) -> list[float]:
-    """Images per second of so many processes at a time; all are started once, and the first n of them measured."""
+    """Images per second of so many processes at a time; all are started once, and the first n of
+    them measured.
+    """
     context = multiprocessing.get_context("spawn")
     pairs = [context.Pipe() for _ in range(max(numbers))]
-    workers = [context.Process(target=worker, args=(theirs, seed), daemon=True) for seed, (_, theirs) in enumerate(pairs)]
+    workers = [
+        context.Process(target=worker, args=(theirs, seed), daemon=True)
+        for seed, (_, theirs) in enumerate(pairs)
+    ]
     for one in workers:
         one.start()
     ours = [mine for mine, _ in pairs]
@@ -137,7 +161,9 @@ def processes(numbers: list[int], seconds: float) -> list[float]:
 
 
 def worker(connection: Connection, seed: int) -> None:
-    """A process: capture a step, then measure it whenever the other side says from when and for how long."""
+    """A process: capture a step, then measure it whenever the other side says from when and for how
+    long.
+    """
     torch.set_num_threads(1)
     step = step_of(seed)
     step()
@@ -164,21 +190,35 @@ def service() -> Iterator[None]:
     Raises:
         RuntimeError: It is not there or does not start.
     """
-    daemon = shutil.which("nvidia-cuda-mps-control", path=f"{os.environ.get('PATH', '')}:/usr/local/nvidia/bin:/usr/bin")
+    daemon = shutil.which(
+        "nvidia-cuda-mps-control",
+        path=f"{os.environ.get('PATH', '')}:/usr/local/nvidia/bin:/usr/bin",
+    )
     if not daemon:
         raise RuntimeError("nvidia-cuda-mps-control is not installed")
     with tempfile.TemporaryDirectory() as folder:
         places = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        started = subprocess.run([daemon, "-d"], env=os.environ | places, capture_output=True, text=True, timeout=20)
+        started = subprocess.run(
+            [daemon, "-d"], env=os.environ | places, capture_output=True, text=True, timeout=20
+        )
         if started.returncode:
-            raise RuntimeError(f"nvidia-cuda-mps-control: {started.stderr.strip() or started.stdout.strip()}")
+            raise RuntimeError(
+                f"nvidia-cuda-mps-control: {started.stderr.strip() or started.stdout.strip()}"
+            )
         os.environ.update(places)
         try:
             yield
         finally:
             for name in places:
                 del os.environ[name]
-            subprocess.run([daemon], input="quit\n", env=os.environ | places, text=True, capture_output=True, timeout=20)
+            subprocess.run(
+                [daemon],
+                input="quit\n",
+                env=os.environ | places,
+                text=True,
+                capture_output=True,
+                timeout=20,
+            )
 
 
 def streams(numbers: list[int], seconds: float) -> list[float]:
@@ -188,7 +228,9 @@ def streams(numbers: list[int], seconds: float) -> list[float]:
 
 
 def rate(steps: list[Callable[[], None]], seconds: float) -> float:
-    """Images per second of steps done side by side for so long, each of a network never more than ``AHEAD`` before the GPU."""
+    """Images per second of steps done side by side for so long, each of a network never more than
+    ``AHEAD`` before the GPU.
+    """
     lanes = [torch.cuda.Stream() for _ in steps] if CUDA else [None] * len(steps)
     given: list[list[torch.cuda.Event]] = [[] for _ in steps]
     synchronise()

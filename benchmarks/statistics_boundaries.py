@@ -1,8 +1,10 @@
-"""Make src/xceptlab/study/boundaries.csv: what peeking costs, by Monte Carlo (about 5 minutes on a core).
+"""Make src/xceptlab/study/boundaries.csv: what peeking costs, by Monte Carlo (about 5 minutes on a
+core).
 
-Per schedule of looks (``start`` pairs, then every ``step``, up to ``most``) the chance that, at a true mean on the margin, the
-one-sided paired t-test falls below each nominal p at some look. The t statistics there depend on no unknown variance, so standard
-normal differences stand for all; the two tails of a path are two samples.
+Per schedule of looks (``start`` pairs, then every ``step``, up to ``most``) the chance that, at a
+true mean on the margin, the one-sided paired t-test falls below each nominal p at some look. The t
+statistics there depend on no unknown variance, so standard normal differences stand for all; the
+two tails of a path are two samples.
 
 Run: xceptlab bench statistics_boundaries
 """
@@ -19,7 +21,9 @@ TARGET = Path(__file__).parents[1] / "src" / "xceptlab" / "study" / "boundaries.
 
 
 def bins(rng: np.random.Generator, paths: int) -> np.ndarray:
-    """Per path, tail and number of pairs the index of the first nominal p above the test's: (2 paths, MOST + 1)."""
+    """Per path, tail and number of pairs the index of the first nominal p above the test's: (2
+    paths, MOST + 1).
+    """
     x = rng.standard_normal((paths, MOST))
     n = np.arange(1, MOST + 1)
     mean, square = x.cumsum(1) / n, (x * x).cumsum(1) / n
@@ -35,7 +39,11 @@ def bins(rng: np.random.Generator, paths: int) -> np.ndarray:
 def main() -> None:
     rng = np.random.default_rng(20161007)
     schedules = [(start, step) for start in STARTS for step in STEPS]
-    counts = {(*s, most): np.zeros(len(NOMINAL) + 1, int) for s in schedules for most in range(s[0], MOST + 1, s[1])}
+    counts = {
+        (*s, most): np.zeros(len(NOMINAL) + 1, int)
+        for s in schedules
+        for most in range(s[0], MOST + 1, s[1])
+    }
     for _ in range(PATHS // CHUNK):
         index = np.ascontiguousarray(bins(rng, CHUNK).T)
         for start, step in schedules:

@@ -1,10 +1,13 @@
-"""What a run of a study costs beyond its steps, and how many runs a machine does by how many it does at a time.
+"""What a run of a study costs beyond its steps, and how many runs a machine does by how many it
+does at a time.
 
-Run: xceptlab bench study [--jobs 1 2 4] [--runs N] [--write] [-c FILE ...] [--train.epochs 10 ...]. Makes a study of N runs (two
-arms of the CIFAR network or, on a CPU, of the tiny one, on the embedded digits unless layers say otherwise) and runs it anew for
-each number of jobs, as a user does. Counted are the seconds of the whole command; of a run, which is the time from one run's end
-to the next one's by as many as run at a time, so without the command's own start and report; and of a run's steps by its record.
-``--write`` puts it into benchmarks/results/study-cpu.md or study-gpu.md.
+Run: xceptlab bench study [--jobs 1 2 4] [--runs N] [--write] [-c FILE ...] [--train.epochs 10 ...].
+Makes a study of N runs (two arms of the CIFAR network or, on a CPU, of the tiny one, on the
+embedded digits unless layers say otherwise) and runs it anew for each number of jobs, as a user
+does. Counted are the seconds of the whole command; of a run, which is the time from one run's end
+to the next one's by as many as run at a time, so without the command's own start and report; and of
+a run's steps by its record. ``--write`` puts it into benchmarks/results/study-cpu.md or
+study-gpu.md.
 """
 
 import argparse
@@ -30,9 +33,19 @@ CUDA = torch.cuda.is_available()
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="xceptlab bench study")
-    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8] if CUDA else [1, 2], help="runs at a time")
-    parser.add_argument("--runs", type=int, default=0, help="runs of the study; 0 for thrice the runs at a time")
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 4, 6, 8] if CUDA else [1, 2],
+        help="runs at a time",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=0, help="runs of the study; 0 for thrice the runs at a time"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into benchmarks/results/"
+    )
     options, layers = parser.parse_known_args()
     device = torch.device("cuda" if CUDA else "cpu")
     lines = [
@@ -65,9 +78,14 @@ def row(jobs: int, runs: int, layers: list[str]) -> str:
             *layers,
         ]
         start = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         wall = time.perf_counter() - start
-        records = [json.loads(file.read_text()) for file in Path(scratch).glob("outputs/runs/*/record.json")]
+        records = [
+            json.loads(file.read_text())
+            for file in Path(scratch).glob("outputs/runs/*/record.json")
+        ]
     if len(records) < runs:
         raise RuntimeError(f"{len(records)} of {runs} runs were done: {done.stdout[-2000:]}")
     ends = sorted(record["finished"] for record in records)
@@ -83,7 +101,11 @@ def row(jobs: int, runs: int, layers: list[str]) -> str:
 def study(runs: int) -> dict[str, object]:
     """Two arms, and as many seeds as it takes for so many runs."""
     network = "cifar" if CUDA else "tiny"
-    configs = [f"configs/model/xception_{network}.yaml", "configs/data/digits.yaml", "configs/train/digits.yaml"]
+    configs = [
+        f"configs/model/xception_{network}.yaml",
+        "configs/data/digits.yaml",
+        "configs/train/digits.yaml",
+    ]
     return {
         "question": "What does a run cost?",
         "base": [str(ROOT / config) for config in configs],

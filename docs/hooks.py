@@ -1,4 +1,6 @@
-"""What the built manual has beyond the pages in docs/: the commands' help, the published reports and the measurements."""
+"""What the built manual has beyond the pages in docs/: the commands' help, the published reports
+and the measurements.
+"""
 
 import io
 import os
@@ -15,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files outside of docs/ to which its pages link, under the paths that they have in the repository."""
+    """Add the files outside of docs/ to which its pages link, under the paths that they have in the
+    repository.
+    """
     studies = sorted((ROOT / "experiments").glob("*/*"))
     pages = [
         ROOT / "experiments" / "README.md",
@@ -23,12 +27,16 @@ def on_files(files: Files, config: Any) -> Files:
         *sorted((ROOT / "benchmarks" / "results").glob("*.md")),
     ]
     for path in [*studies, *pages]:
-        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+        files.append(
+            File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path))
+        )
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Complete the pages that end in a list of what is in the code, and point links to the repository at the copies."""
+    """Complete the pages that end in a list of what is in the code, and point links to the
+    repository at the copies.
+    """
     if page.file.src_uri == "commands.md":
         markdown += _help_of_every_command()
     if page.file.src_uri == "gallery.md":

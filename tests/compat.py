@@ -1,11 +1,13 @@
-"""The main path with the oldest and the newest Lightning, timm and torch that pyproject.toml allows.
+"""The main path with the oldest and the newest Lightning, timm and torch that pyproject.toml
+allows.
 
-    make compat                                                  both, of all three
-    python tests/compat.py --packages pytorch-lightning timm     both, with the torch that is installed
+    make compat                                                  both, of all three python
+    tests/compat.py --packages pytorch-lightning timm     both, with the torch that is installed
     python tests/compat.py --ends oldest                         the oldest only
 
-Each end gets an environment of its own, which is thrown away: pip installs the packages in question there, and everything else is
-seen from the environment that runs this. torch is some gigabytes, unless pip finds a wheel for CPUs.
+Each end gets an environment of its own, which is thrown away: pip installs the packages in question
+there, and everything else is seen from the environment that runs this. torch is some gigabytes,
+unless pip finds a wheel for CPUs.
 """
 
 import argparse
@@ -21,7 +23,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-TOGETHER = {"pytorch-lightning": ["pytorch-lightning"], "timm": ["timm"], "torch": ["torch", "torchvision"]}
+TOGETHER = {
+    "pytorch-lightning": ["pytorch-lightning"],
+    "timm": ["timm"],
+    "torch": ["torch", "torchvision"],
+}
 """By package what is installed with it: a version of torchvision fits one of torch."""
 
 TESTS = (
@@ -43,9 +49,19 @@ TESTS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tests at each end; returns 1 if any failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", nargs="+", choices=TOGETHER, default=list(TOGETHER), help="the others stay as installed")
-    parser.add_argument("--ends", nargs="+", choices=("oldest", "newest"), default=["oldest", "newest"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--packages",
+        nargs="+",
+        choices=TOGETHER,
+        default=list(TOGETHER),
+        help="the others stay as installed",
+    )
+    parser.add_argument(
+        "--ends", nargs="+", choices=("oldest", "newest"), default=["oldest", "newest"]
+    )
     given = parser.parse_args(arguments)
     results = {}
     for end in given.ends:
@@ -53,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             python = environment(Path(folder), requirements(given.packages, end))
             subprocess.run([python, "-c", VERSIONS, *TOGETHER], check=True)
-            results[end] = subprocess.run([python, "-m", "pytest", "-p", "no:cacheprovider", *TESTS], cwd=ROOT).returncode
+            results[end] = subprocess.run(
+                [python, "-m", "pytest", "-p", "no:cacheprovider", *TESTS], cwd=ROOT
+            ).returncode
     for end, code in results.items():
         print(f"{end}: {'passed' if code == 0 else 'failed'}")
     return int(any(results.values()))
@@ -63,23 +81,46 @@ VERSIONS = "import importlib.metadata, sys; print(*(f'{name} {importlib.metadata
 
 
 def requirements(packages: Sequence[str], end: str) -> list[str]:
-    """What pip is asked for: pyproject.toml's own requirements for the newest, their lower bounds for the oldest."""
+    """What pip is asked for: pyproject.toml's own requirements for the newest, their lower bounds
+    for the oldest.
+    """
     with open(ROOT / "pyproject.toml", "rb") as file:
         declared = tomllib.load(file)["project"]["dependencies"]
     by_name = {re.split("[<>=]", requirement)[0]: requirement for requirement in declared}
     wanted = [by_name[name] for package in packages for name in TOGETHER[package]]
-    return wanted if end == "newest" else [re.sub(r">=([\d.]+).*", r"==\1", requirement) for requirement in wanted]
+    return (
+        wanted
+        if end == "newest"
+        else [re.sub(r">=([\d.]+).*", r"==\1", requirement) for requirement in wanted]
+    )
 
 
 def environment(folder: Path, wanted: Sequence[str]) -> Path:
-    """The Python of a new environment with the packages wanted, which sees this one's other packages and this checkout."""
+    """The Python of a new environment with the packages wanted, which sees this one's other
+    packages and this checkout.
+    """
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     installed = sysconfig.get_path("purelib")
-    site_packages = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    site_packages = sysconfig.get_path(
+        "purelib", vars={"base": str(folder), "platbase": str(folder)}
+    )
     lines = [str(ROOT / "src"), f"import site; site.addsitedir({installed!r})"]
     Path(site_packages, "beneath.pth").write_text("\n".join(lines) + "\n", "utf-8")
-    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--upgrade", *wanted], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "--quiet",
+            "--upgrade",
+            *wanted,
+        ],
+        check=True,
+    )
     return python
 
 

@@ -4,9 +4,10 @@
     python tests/fuzz.py --only 1234       one of them again, and what it prints
     python tests/fuzz.py --start 2000      2,000 others
 
-Every case runs in a process of its own, forked from this one, which has everything loaded. A failure is whatever else happens: a
-traceback, words that only a programmer understands, something else on standard error, another exit code, a signal, more than
-``SECONDS`` or more than ``GIGABYTES``.
+Every case runs in a process of its own, forked from this one, which has everything loaded. A
+failure is whatever else happens: a traceback, words that only a programmer understands, something
+else on standard error, another exit code, a signal, more than ``SECONDS`` or more than
+``GIGABYTES``.
 """
 
 import argparse
@@ -34,7 +35,9 @@ from conftest import ROOT, TINY
 from xceptlab import cli
 
 SECONDS = 10
-"""A command that takes longer hangs, where ``--seconds`` says nothing else: the suite, with other tests beside, gives more."""
+"""A command that takes longer hangs, where ``--seconds`` says nothing else: the suite, with other
+tests beside, gives more.
+"""
 GIGABYTES = 2.0
 """Memory that a command may take beside what is loaded."""
 LENGTH = 2000
@@ -46,7 +49,9 @@ PYTHON = re.compile(
 """What only a programmer of Python understands."""
 
 LIBJPEG = re.compile(r"^(Corrupt|Premature end of) JPEG .*\n", re.M)
-"""What libjpeg prints of what it conceals, without the file's name; `data check` gathers it and names the file."""
+"""What libjpeg prints of what it conceals, without the file's name; `data check` gathers it and
+names the file.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,9 @@ class Running:
 def preload(folder: Path) -> None:
     """Load everything that commands need, by running those that start no threads.
 
-    To draw figures starts threads, without which they are never done in a process that is forked: a report is only imported, and
-    its script comes from the cache, into which a process of its own puts it.
+    To draw figures starts threads, without which they are never done in a process that is forked: a
+    report is only imported, and its script comes from the cache, into which a process of its own
+    puts it.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when it is loaded
     import altair  # noqa: F401
@@ -71,7 +77,9 @@ def preload(folder: Path) -> None:
     import xceptlab.launch.preload  # noqa: F401
     from xceptlab.report.figures import script
 
-    subprocess.run([sys.executable, "-c", "from xceptlab.report.figures import script; script()"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "from xceptlab.report.figures import script; script()"], check=True
+    )
     script()
 
     residual = "experiments/residual"
@@ -88,7 +96,9 @@ def preload(folder: Path) -> None:
 
 
 def exit_code(command: Sequence[str]) -> str:
-    """What a command exits with; ``raised``, and a traceback on standard error, where it lets an exception out."""
+    """What a command exits with; ``raised``, and a traceback on standard error, where it lets an
+    exception out.
+    """
     try:
         return str(cli.main(list(command)))
     except SystemExit as left:
@@ -99,9 +109,11 @@ def exit_code(command: Sequence[str]) -> str:
 
 
 def run(number: int, folder: Path, seconds: int) -> None:
-    """Make a case in ``folder/input`` and try its commands, each for so long, in a process of its own.
+    """Make a case in ``folder/input`` and try its commands, each for so long, in a process of its
+    own.
 
-    Of the first command ``0.command``, ``0.out``, ``0.err`` and, unless the process ends in it, ``0.code`` are left, and so on.
+    Of the first command ``0.command``, ``0.out``, ``0.err`` and, unless the process ends in it,
+    ``0.code`` are left, and so on.
     """
     os.setsid()
     os.environ |= {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "200"}
@@ -110,16 +122,23 @@ def run(number: int, folder: Path, seconds: int) -> None:
     case = damaged.make(number)
     (folder / "damages").write_text(", ".join(case.damages))
     in_use = int(re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
-    limit = in_use + int(4 * GIGABYTES * 2**30)  # spares the machine; what was taken is judged afterwards
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # of memory that may be written: V8 reserves much more than that
+    # spares the machine; what was taken is judged afterwards
+    limit = in_use + int(4 * GIGABYTES * 2**30)
+    # of memory that may be written: V8 reserves much more than that
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     for place, command in enumerate(case.commands):
         step = folder / str(place)
-        step.with_suffix(".command").write_text(shlex.join(["xceptlab", *command]), errors="backslashreplace")
+        step.with_suffix(".command").write_text(
+            shlex.join(["xceptlab", *command]), errors="backslashreplace"
+        )
         os.dup2(os.open(step.with_suffix(".out"), os.O_WRONLY | os.O_CREAT), 1)
         os.dup2(os.open(step.with_suffix(".err"), os.O_WRONLY | os.O_CREAT), 2)
         faulthandler.enable(2)
         faulthandler.dump_traceback_later(seconds, exit=True, file=2)
-        with open(1, "w", encoding="utf-8", closefd=False) as out, open(2, "w", errors="backslashreplace", closefd=False) as err:
+        with (
+            open(1, "w", encoding="utf-8", closefd=False) as out,
+            open(2, "w", errors="backslashreplace", closefd=False) as err,
+        ):
             sys.stdout, sys.stderr = out, err
             code = exit_code(command)
         faulthandler.cancel_dump_traceback_later()
@@ -138,14 +157,21 @@ def complaint(folder: Path, status: int, kilobytes: int) -> str:
     if not commands:
         return "the case could not be made"
     for command in commands:
-        out, err = (command.with_suffix(suffix).read_text(errors="backslashreplace") for suffix in (".out", ".err"))
+        out, err = (
+            command.with_suffix(suffix).read_text(errors="backslashreplace")
+            for suffix in (".out", ".err")
+        )
         if command.read_text().startswith("xceptlab train"):
             err = LIBJPEG.sub("", err)
         code = command.with_suffix(".code")
         if "Timeout (" in err:
             return f"hangs in {innermost(err)}"
         if not code.is_file():
-            ended = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
+            ended = (
+                signal.Signals(os.WTERMSIG(status)).name
+                if os.WIFSIGNALED(status)
+                else f"exit {os.WEXITSTATUS(status)}"
+            )
             return f"dies by {ended} in {innermost(err)}"
         if wrong := judge(code.read_text(), out, err):
             return wrong
@@ -185,12 +211,18 @@ def transcript(folder: Path) -> str:
     said = []
     for command in sorted(folder.glob("*.command")):
         said.append(f"$ {command.read_text()}")
-        said += [command.with_suffix(suffix).read_text(errors="backslashreplace") for suffix in (".out", ".err")]
+        said += [
+            command.with_suffix(suffix).read_text(errors="backslashreplace")
+            for suffix in (".out", ".err")
+        ]
     return "\n".join(said)
 
 
-def fuzz(numbers: Sequence[int], jobs: int, keep: Path, seconds: int, show: bool = False) -> Counter[str]:
-    """Run cases, so many at a time, and count how they end; what those have left that fail stays in ``keep``.
+def fuzz(
+    numbers: Sequence[int], jobs: int, keep: Path, seconds: int, show: bool = False
+) -> Counter[str]:
+    """Run cases, so many at a time, and count how they end; what those have left that fail stays in
+    ``keep``.
 
     Args:
         seconds: After so many a command hangs.
@@ -203,7 +235,9 @@ def fuzz(numbers: Sequence[int], jobs: int, keep: Path, seconds: int, show: bool
     while waiting or running:
         while waiting and len(running) < jobs:
             number = waiting.pop()
-            running[_fork(number, keep / str(number), seconds)] = Running(number, keep / str(number), time.monotonic())
+            running[_fork(number, keep / str(number), seconds)] = Running(
+                number, keep / str(number), time.monotonic()
+            )
         process, status, usage = os.wait4(-1, os.WNOHANG)
         if not process:
             time.sleep(0.002)
@@ -243,17 +277,44 @@ def _fork(number: int, folder: Path, seconds: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; returns 1 if a case fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=2000, metavar="N", help="how many (default: 2000)")
-    parser.add_argument("--start", type=int, default=0, metavar="N", help="number of the first (default: 0)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cases", type=int, default=2000, metavar="N", help="how many (default: 2000)"
+    )
+    parser.add_argument(
+        "--start", type=int, default=0, metavar="N", help="number of the first (default: 0)"
+    )
     parser.add_argument("--kind", choices=damaged.KINDS, help="only those of this kind")
-    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these cases; of a single one also what it prints")
+    parser.add_argument(
+        "--only",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="these cases; of a single one also what it prints",
+    )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument(
-        "--jobs", type=int, default=cores, metavar="N", help=f"cases at a time (default: {cores}, as many as cores)"
+        "--jobs",
+        type=int,
+        default=cores,
+        metavar="N",
+        help=f"cases at a time (default: {cores}, as many as cores)",
     )
-    parser.add_argument("--seconds", type=int, default=SECONDS, metavar="N", help=f"that a command may take (default: {SECONDS})")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="folder for what failing cases leave (default: a temporary one)")
+    parser.add_argument(
+        "--seconds",
+        type=int,
+        default=SECONDS,
+        metavar="N",
+        help=f"that a command may take (default: {SECONDS})",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="folder for what failing cases leave (default: a temporary one)",
+    )
     options = parser.parse_args(arguments)
     keep = (options.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))).resolve()
     numbers = options.only or range(options.start, options.start + options.cases)
@@ -263,7 +324,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     ends = fuzz(numbers, options.jobs, keep, options.seconds, show=len(numbers) == 1)
     counts = ", ".join(f"{ends[end]} {end}" for end in ("results", "clear lines", "failures"))
-    print(f"{len(numbers)} cases in {time.monotonic() - started:.0f} s: {counts}" + f"; see {keep}" * (ends["failures"] > 0))
+    print(
+        f"{len(numbers)} cases in {time.monotonic() - started:.0f} s: {counts}"
+        + f"; see {keep}" * (ends["failures"] > 0)
+    )
     with contextlib.suppress(OSError):
         keep.rmdir()  # only if nothing failed
     return int(ends["failures"] > 0)

@@ -1,4 +1,6 @@
-"""What tests make in place of the real thing: runs that are written by hand, photographs, and differences between arms."""
+"""What tests make in place of the real thing: runs that are written by hand, photographs, and
+differences between arms.
+"""
 
 import functools
 import json
@@ -29,22 +31,49 @@ def log_lines(top1: float, epochs: int = 2) -> list[dict[str, float]]:
     lines: list[dict[str, float]] = []
     for epoch in range(1, epochs + 1):
         lines += [
-            {"step": 10 * epoch - 5, "time": epoch - 0.5, "epoch": epoch - 0.5, "train/loss": 2.0, "train/top1": 20.0},
-            {"step": 10 * epoch, "time": epoch + 0.0, "epoch": epoch + 0.0, "train/loss": 1.0, "train/top1": 30.0 + 30 * epoch},
-            {"step": 10 * epoch, "time": epoch + 0.1, "epoch": epoch + 0.0, "val/top1": top1 - 59 + 29 * epoch, "val/loss": 1.0},
+            {
+                "step": 10 * epoch - 5,
+                "time": epoch - 0.5,
+                "epoch": epoch - 0.5,
+                "train/loss": 2.0,
+                "train/top1": 20.0,
+            },
+            {
+                "step": 10 * epoch,
+                "time": epoch + 0.0,
+                "epoch": epoch + 0.0,
+                "train/loss": 1.0,
+                "train/top1": 30.0 + 30 * epoch,
+            },
+            {
+                "step": 10 * epoch,
+                "time": epoch + 0.1,
+                "epoch": epoch + 0.0,
+                "val/top1": top1 - 59 + 29 * epoch,
+                "val/loss": 1.0,
+            },
         ]
     return lines
 
 
 def leave(
-    expansion: Expansion, arm: str, seed: int, top1: float, *, log: list | None = None, correct: Sequence[int] = (), **changes
+    expansion: Expansion,
+    arm: str,
+    seed: int,
+    top1: float,
+    *,
+    log: list | None = None,
+    correct: Sequence[int] = (),
+    **changes,
 ) -> RunDirectory:
     """Leave behind what a finished run leaves; ``record=None`` leaves a log only."""
     config = expansion.run(arm, seed)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     directory.create()
     lines = log_lines(top1) if log is None else log
-    (directory.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (directory.path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
     if len(correct):
         np.save(directory.path / "test_correct.npy", np.array(correct, dtype=np.uint8))
     record = {
@@ -86,23 +115,43 @@ def photographs(root: Path, classes: str, *, train: int, val: int) -> Path:
             (root / split / name).mkdir(parents=True)
             for i in range(count):
                 small = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8))
-                small.resize((60, 50), Image.Resampling.BICUBIC).save(root / split / name / f"{name}{i}.jpg")
+                small.resize((60, 50), Image.Resampling.BICUBIC).save(
+                    root / split / name / f"{name}{i}.jpg"
+                )
     return root
 
 
 def observed(
-    differences, *, failed_b: int = 0, failed_score: float = np.nan, points_per_image: float = 0.0, **changes
+    differences,
+    *,
+    failed_b: int = 0,
+    failed_score: float = np.nan,
+    points_per_image: float = 0.0,
+    **changes,
 ) -> Observed:
-    """What is known of a claim that a is better than b by 0.5, where b scores 88 in every run and its first runs failed."""
+    """What is known of a claim that a is better than b by 0.5, where b scores 88 in every run and
+    its first runs failed.
+    """
     differences = np.array(differences, dtype=float)
-    fields = {"id": "x", "contrast": ("a", "b"), "metric": "test/top1", "kind": "superior", "margin": 0.5}
+    fields = {
+        "id": "x",
+        "contrast": ("a", "b"),
+        "metric": "test/top1",
+        "kind": "superior",
+        "margin": 0.5,
+    }
     scores = np.stack([88 + differences, np.full(len(differences), 88.0)])
     failed = np.zeros(scores.shape, dtype=bool)
     failed[1, :failed_b] = True
     claim = Claim(**fields | changes)
     seeds = tuple(range(len(differences)))
     return Observed(
-        claim=claim, scores=scores, seeds=seeds, failed=failed, failed_score=failed_score, points_per_image=points_per_image
+        claim=claim,
+        scores=scores,
+        seeds=seeds,
+        failed=failed,
+        failed_score=failed_score,
+        points_per_image=points_per_image,
     )
 
 

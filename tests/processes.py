@@ -1,7 +1,8 @@
-"""``xceptlab`` in processes of their own, forked from a server that has torch and Lightning loaded: 0.2 s in place of some 8 s.
+"""``xceptlab`` in processes of their own, forked from a server that has torch and Lightning loaded:
+0.2 s in place of some 8 s.
 
-As the local launcher's runs, with which they share the server: each process of pytest starts one, once. What happens while the
-libraries are loaded needs a fresh interpreter.
+As the local launcher's runs, with which they share the server: each process of pytest starts one,
+once. What happens while the libraries are loaded needs a fresh interpreter.
 """
 
 import multiprocessing
@@ -31,9 +32,14 @@ def start(
     cwd: Path = ROOT,
     main: Main | None = None,
 ) -> BaseProcess:
-    """Start ``xceptlab ARGUMENTS`` in ``cwd``; what it prints goes into ``stdout`` and ``stderr`` in the folder."""
+    """Start ``xceptlab ARGUMENTS`` in ``cwd``; what it prints goes into ``stdout`` and ``stderr``
+    in the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    process = SERVER.Process(target=_command, args=([*map(str, arguments)], folder, dict(environment or os.environ), cwd, main))
+    process = SERVER.Process(
+        target=_command,
+        args=([*map(str, arguments)], folder, dict(environment or os.environ), cwd, main),
+    )
     process.start()
     return process
 
@@ -62,7 +68,9 @@ def run(
 
 
 def slow_after_two_epochs(arguments: list[str]) -> int:
-    """Stand in for ``main``: a real run whose steps take a second from its third epoch on, so that it can be met in mid-epoch."""
+    """Stand in for ``main``: a real run whose steps take a second from its third epoch on, so that
+    it can be met in mid-epoch.
+    """
     from xceptlab import cli
     from xceptlab.training.task import Task
 
@@ -77,13 +85,16 @@ def slow_after_two_epochs(arguments: list[str]) -> int:
     return cli.main(arguments)
 
 
-def _command(arguments: list[str], folder: Path, environment: dict[str, str], cwd: Path, main: Main | None) -> None:
+def _command(
+    arguments: list[str], folder: Path, environment: dict[str, str], cwd: Path, main: Main | None
+) -> None:
     from xceptlab import cli
 
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background may ignore
+    # which a process in the background may ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as one under nohup does this one
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -20,17 +20,29 @@ from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ["torch", "pytorch_lightning", "numpy", "scipy", "rich", "yaml", "wandb", "altair", "vl_convert"]
+HEAVY = [
+    "torch",
+    "pytorch_lightning",
+    "numpy",
+    "scipy",
+    "rich",
+    "yaml",
+    "wandb",
+    "altair",
+    "vl_convert",
+]
 
 
 def loaded_by(statement: str) -> set[str]:
     """The heavy modules that a process has loaded after a statement."""
     code = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\nprint('LOADED', *set({HEAVY}) & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return set(done.stdout.split("LOADED")[1].split())
 
 
-# ---- help -------------------------------------------------------------------------------------------------------------------
+# ---- help ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
@@ -43,16 +55,24 @@ def test_help_lists_every_command(xceptlab, arguments):
 
 def test_version(xceptlab):
     done = xceptlab("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"xceptlab {package.__version__}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"xceptlab {package.__version__}\n",
+        "",
+    )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["study", "--help"], ["stady"], ["study", "--jbos", "2"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["study", "--help"], ["stady"], ["study", "--jbos", "2"]],
+)
 def test_help_and_errors_import_nothing_heavy(arguments):
     assert loaded_by(f"from xceptlab.cli import main; main({arguments})") == set()
 
 
 def test_a_defect_is_not_shown_as_the_users_mistake(monkeypatch):
-    monkeypatch.setattr("xceptlab.study.plan.expand", lambda *arguments, **options: int("x"))  # C raises it, from our line
+    # C raises it, from our line
+    monkeypatch.setattr("xceptlab.study.plan.expand", lambda *arguments, **options: int("x"))
     with pytest.raises(ValueError, match="invalid literal"):
         main(["plan", "experiments/residual"])
 
@@ -61,7 +81,10 @@ def test_importing_the_package_costs_nothing():
     assert loaded_by("import xceptlab") == set()
 
 
-@pytest.mark.parametrize("statement", ["import xceptlab", "from xceptlab.cli import console", "import xceptlab.study.plan"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import xceptlab", "from xceptlab.cli import console", "import xceptlab.study.plan"],
+)
 def test_without_posix_it_says_so_in_one_line(statement):
     """As on Windows, which has no ``fcntl``."""
     code = f"import sys; sys.modules['fcntl'] = None; {statement}"
@@ -71,9 +94,9 @@ def test_without_posix_it_says_so_in_one_line(statement):
 
 
 def test_a_refused_configuration_does_not_wait_for_torch():
-    assert loaded_by("from xceptlab.cli import main; main(['train', '--train.lrr', '1'])").isdisjoint(
-        {"torch", "pytorch_lightning"}
-    )
+    assert loaded_by(
+        "from xceptlab.cli import main; main(['train', '--train.lrr', '1'])"
+    ).isdisjoint({"torch", "pytorch_lightning"})
 
 
 def test_the_help_of_train_lists_the_fields(xceptlab):
@@ -83,13 +106,22 @@ def test_the_help_of_train_lists_the_fields(xceptlab):
 
 
 def test_print_config_prints_the_result_as_yaml(xceptlab):
-    done = xceptlab("train", "-c", "configs/model/xception_tiny.yaml", "--train.lr", "0.25", "--seed", "7", "--print_config")
+    done = xceptlab(
+        "train",
+        "-c",
+        "configs/model/xception_tiny.yaml",
+        "--train.lr",
+        "0.25",
+        "--seed",
+        "7",
+        "--print_config",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     config = yaml.safe_load(done.stdout)
     assert (config["model"]["width"], config["train"]["lr"], config["seed"]) == (0.125, 0.25, 7)
 
 
-# ---- bad input --------------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,29 +137,53 @@ def test_print_config_prints_the_result_as_yaml(xceptlab):
         (["train", "--seeds", "3"], ["--seeds", "did you mean --seed?"]),
         (["plan", "experiments/residual", "more"], ["more", "see xceptlab plan --help"]),
         (["plan", "experiments/residual", "--seeds", "9"], ["--seeds: 9", "between 1 and 5"]),
-        (["plan", "experiments/residual", "-c", "nofile.yaml"], ["xceptlab: nofile.yaml: No such file"]),
-        (["plan", "experiments/residual", "--trian.lr", "3"], ["xceptlab: trian.lr: there is no such key"]),
-        (["describe", "nothing", "--runtime.outputs", "TMP"], ["nothing: neither a configuration file nor a run under TMP"]),
+        (
+            ["plan", "experiments/residual", "-c", "nofile.yaml"],
+            ["xceptlab: nofile.yaml: No such file"],
+        ),
+        (
+            ["plan", "experiments/residual", "--trian.lr", "3"],
+            ["xceptlab: trian.lr: there is no such key"],
+        ),
+        (
+            ["describe", "nothing", "--runtime.outputs", "TMP"],
+            ["nothing: neither a configuration file nor a run under TMP"],
+        ),
         (["describe", "a", "--compare", "b", "c"], ["--compare", "a is a third"]),
         (["bench", "overheads"], ["overheads", "did you mean overhead?"]),
         (["study"], ["STUDY"]),
         (["study", "experiments/none"], ["experiments/none", "no study there"]),
         (["plan", "experiments"], ["experiments", "no study there"]),
         (["report", "README-that-is-not-there"], ["no study there"]),
-        (["study", "experiments/residual", "--jobs", "0", "--runtime.outputs", "TMP"], ["--jobs", "0", "at least 1"]),
+        (
+            ["study", "experiments/residual", "--jobs", "0", "--runtime.outputs", "TMP"],
+            ["--jobs", "0", "at least 1"],
+        ),
         (["study", "experiments/residual", "--jobs", "many"], ["--jobs", "many"]),
         (["study", "experiments/residual", "--seed", "3"], ["--seed", "decides it"]),
         (["study", "experiments/residual", "--job", "2"], ["--job", "did you mean --jobs?"]),
-        (["plan", "experiments/residual", "--model.residual", "none"], ["--model.residual", "decides it"]),
-        (["plan", "experiments/residual", "--data.size", "7"], ["data.size", "7", "between 8 and 2048"]),
+        (
+            ["plan", "experiments/residual", "--model.residual", "none"],
+            ["--model.residual", "decides it"],
+        ),
+        (
+            ["plan", "experiments/residual", "--data.size", "7"],
+            ["data.size", "7", "between 8 and 2048"],
+        ),
         (["train", "--train.lrr", "0.1"], ["train.lrr", "did you mean train.lr?"]),
         (["train", "--train.lr"], ["--train.lr", "expected one argument"]),
         (["train", "--lr", "0.1"], ["--lr", "did you mean --train.lr?"]),
-        (["plan", "experiments/residual", "--max_epochs=3"], ["--max_epochs", "did you mean --train.epochs?"]),
+        (
+            ["plan", "experiments/residual", "--max_epochs=3"],
+            ["--max_epochs", "did you mean --train.epochs?"],
+        ),
         (["train", "-c"], ["xceptlab: argument -c/--config: expected one argument"]),
         (["train", "-c", "TMP"], ["TMP: Is a directory"]),
         (["data"], ["required: {check,prepare}"]),
-        (["plan", "experiments/residual", "--data.train_images", "4"], ["data.validation", "0.1", "one of 4 images"]),
+        (
+            ["plan", "experiments/residual", "--data.train_images", "4"],
+            ["data.validation", "0.1", "one of 4 images"],
+        ),
         (["train", "--model.width", "0"], ["model.width", "0.0", "at least"]),
         (["train", "-c", "absent.yaml"], ["absent.yaml"]),
         (["train", "--data.root", "TMP"], ["TMP", "train/<class>/", "image-net.org"]),
@@ -138,7 +194,9 @@ def test_print_config_prints_the_result_as_yaml(xceptlab):
     ],
     ids=" ".join,
 )
-def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(capsys, monkeypatch, tmp_path, arguments, words):
+def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(
+    capsys, monkeypatch, tmp_path, arguments, words
+):
     monkeypatch.chdir(ROOT)
     code = main([argument.replace("TMP", str(tmp_path)) for argument in arguments])
     printed = capsys.readouterr()
@@ -149,7 +207,11 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(capsys, mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["stady"], ["train", "--train.lrr", "1"], ["study", "experiments/none"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["stady"], ["train", "--train.lrr", "1"], ["study", "experiments/none"]],
+    ids=" ".join,
+)
 def test_the_process_ends_with_that_line_and_code(xceptlab, arguments):
     done = xceptlab(*arguments)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
@@ -161,7 +223,7 @@ def test_the_reader_of_the_output_may_go_away():
     assert (done.stdout, done.stderr) == ("model:\n", "")
 
 
-# ---- what shows without training --------------------------------------------------------------------------------------------
+# ---- what shows without training -----------------------------------------------------------------
 
 
 def test_describe_shows_the_papers_network_with_its_cost(xceptlab):
@@ -179,7 +241,12 @@ def test_describe_states_what_regular_convolutions_would_cost(xceptlab):
     text = " ".join(done.stdout.split())
     assert "179,071,688 parameters (7.83 times as many), 68,818,345,696 MACs (8.23 times)" in text
     (line,) = [line for line in done.stdout.splitlines() if "separable2" in line]
-    numbers = (13_824 + 3_145_728, 100 * (13_824 + 3_145_728), 9 * 1536 * 2048, 9 * 1536 * 2048 * 100)
+    numbers = (
+        13_824 + 3_145_728,
+        100 * (13_824 + 3_145_728),
+        9 * 1536 * 2048,
+        9 * 1536 * 2048 * 100,
+    )
     assert [number for number in numbers if f"{number:,}" not in line] == []
 
 
@@ -188,13 +255,19 @@ def test_describe_compares_two_variants_side_by_side(xceptlab, tmp_path):
     done = xceptlab("describe", "--compare", "configs/model/xception.yaml", tmp_path / "none.yaml")
     assert (done.returncode, done.stderr) == (0, "")
     (total,) = [line for line in done.stdout.splitlines() if "total" in line]
-    assert [n for n in ("22,855,952", "21,878,880", "0.957", "8,357,403,496", "8,125,858,664", "0.972") if n not in total] == []
+    assert [
+        n
+        for n in ("22,855,952", "21,878,880", "0.957", "8,357,403,496", "8,125,858,664", "0.972")
+        if n not in total
+    ] == []
     assert "- entry.block1.skip Sequential" in done.stdout
 
 
 def test_plan_shows_the_difference_of_each_arm_and_creates_nothing(xceptlab, tmp_path):
     wide = {**os.environ, "COLUMNS": "200"}
-    done = xceptlab("plan", "experiments/residual", "--runtime.outputs", str(tmp_path / "outputs"), env=wide)
+    done = xceptlab(
+        "plan", "experiments/residual", "--runtime.outputs", str(tmp_path / "outputs"), env=wide
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "model.residual: all -> none" in done.stdout
     assert "0 of 5" in done.stdout
@@ -203,14 +276,17 @@ def test_plan_shows_the_difference_of_each_arm_and_creates_nothing(xceptlab, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_names_the_base_of_the_budgets_and_warns_of_fewer_images_than_classes(xceptlab, tmp_path):
+def test_plan_names_the_base_of_the_budgets_and_warns_of_fewer_images_than_classes(
+    xceptlab, tmp_path
+):
     few = ("--data.train_images=9", "--data.validation=0.2", "--data.test_images=7")
     wide = {**os.environ, "COLUMNS": "200"}
     done = xceptlab("plan", "experiments/residual", f"--runtime.outputs={tmp_path}", *few, env=wide)
     assert done.returncode == 0
     assert "Each arm against the baseline, residual " in done.stdout
     assert done.stderr.splitlines() == [
-        f"Warning: {count} images for 10 classes" for count in ("7 training", "2 validation", "7 test")
+        f"Warning: {count} images for 10 classes"
+        for count in ("7 training", "2 validation", "7 test")
     ]
 
 
@@ -230,20 +306,26 @@ def test_from_another_folder_nothing_is_made_and_it_is_said_where_the_runs_were_
 ):
     monkeypatch.chdir(tmp_path)
     assert main([command, "residual"]) == (2 if command == "report" else 0)
-    assert f"residual: no run of it is in {tmp_path}/outputs/runs; --runtime.outputs" in "".join(capsys.readouterr())
+    assert f"residual: no run of it is in {tmp_path}/outputs/runs; --runtime.outputs" in "".join(
+        capsys.readouterr()
+    )
     assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(xceptlab, tmp_path):
     (tmp_path / "outputs").write_text("a file, where a folder is needed")
-    done = xceptlab("report", "experiments/residual", "--runtime.outputs", str(tmp_path / "outputs"))
+    done = xceptlab(
+        "report", "experiments/residual", "--runtime.outputs", str(tmp_path / "outputs")
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert str(tmp_path / "outputs") in done.stderr
 
 
 @pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_where_no_report_can_be_written_the_verdicts_are_shown_and_the_file_is_named(tmp_path, capsys, monkeypatch, error):
+def test_where_no_report_can_be_written_the_verdicts_are_shown_and_the_file_is_named(
+    tmp_path, capsys, monkeypatch, error
+):
     options = [f"--runtime.outputs={tmp_path}", "--seeds=3"]
     whole = expand("experiments/residual", options[:1])
     for arm, seed in itertools.product(whole.arms, range(3)):
@@ -293,25 +375,45 @@ def test_ctrl_c_is_one_line_and_exit_code_130():
 
 @pytest.mark.parametrize("by", ["folder", "id"])
 def test_describe_shows_the_network_of_a_run(tmp_path, capsys, by):
-    directory = leave(expand("experiments/residual", [f"--runtime.outputs={tmp_path}"]), "no_residual", 0, 90.0)
+    directory = leave(
+        expand("experiments/residual", [f"--runtime.outputs={tmp_path}"]), "no_residual", 0, 90.0
+    )
     (directory.path / "config.yaml").write_text(
         "model: {residual: none, width: 0.125}\ndata: {name: digits, size: 16, crop: none}"
     )
     named = str(directory.path) if by == "folder" else directory.path.name
     assert main(["describe", named, "--depth", "1", f"--runtime.outputs={tmp_path}"]) == 0
     assert "One image of 16x16, 10 classes" in capsys.readouterr().out
-    assert main(["describe", "--compare", named, "configs/model/xception.yaml", f"--runtime.outputs={tmp_path}"]) == 0
+    assert (
+        main(
+            [
+                "describe",
+                "--compare",
+                named,
+                "configs/model/xception.yaml",
+                f"--runtime.outputs={tmp_path}",
+            ]
+        )
+        == 0
+    )
     assert "entry.block1.skip" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "checkpoints/step.ckpt"])
-def test_describe_shows_the_network_of_weights_in_a_runs_folder_and_refuses_lone_ones(tmp_path, capsys, name):
+def test_describe_shows_the_network_of_weights_in_a_runs_folder_and_refuses_lone_ones(
+    tmp_path, capsys, name
+):
     file = tmp_path / "run" / name
     file.parent.mkdir(parents=True)
     file.write_bytes(b"\xe8 not text")
     assert main(["describe", str(file)]) == 2
-    assert f"{file}: weights alone do not tell their network; there is no config.yaml" in capsys.readouterr().err
-    (tmp_path / "run/config.yaml").write_text("model: {width: 0.125}\ndata: {name: digits, size: 16, crop: none}")
+    assert (
+        f"{file}: weights alone do not tell their network; there is no config.yaml"
+        in capsys.readouterr().err
+    )
+    (tmp_path / "run/config.yaml").write_text(
+        "model: {width: 0.125}\ndata: {name: digits, size: 16, crop: none}"
+    )
     assert main(["describe", str(file), "--depth", "1"]) == 0
     assert "One image of 16x16, 10 classes" in capsys.readouterr().out
 
@@ -330,7 +432,9 @@ def test_a_run_whose_name_read_otherwise_before_is_found_and_not_trained_again(t
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == [older.name]
 
 
-def test_a_first_look_is_reported_by_its_own_name_and_registers_nothing_of_the_study(tmp_path, capsys):
+def test_a_first_look_is_reported_by_its_own_name_and_registers_nothing_of_the_study(
+    tmp_path, capsys
+):
     options = [f"--runtime.outputs={tmp_path}"]
     whole = expand("experiments/residual", options)
     for arm, seed in itertools.product(whole.arms, range(3)):
@@ -338,7 +442,10 @@ def test_a_first_look_is_reported_by_its_own_name_and_registers_nothing_of_the_s
     assert main(["report", "experiments/residual", "--seeds", "3", *options]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "SUPPORTED residual-helps" in said
-    assert "This is a first look with 3 of the study's 5 seeds; its verdicts are not the study's." in said
+    assert (
+        "This is a first look with 3 of the study's 5 seeds; its verdicts are not the study's."
+        in said
+    )
     assert [folder.name for folder in (tmp_path / "studies").iterdir()] == ["residual+seeds3"]
     assert main(["status", "experiments/residual", "--seeds", "4", *options]) == 0
     assert "6 of 8 done" in capsys.readouterr().out
@@ -348,7 +455,9 @@ def test_two_studies_of_one_name_do_not_overwrite_each_others_report(tmp_path, c
     text = (ROOT / "experiments/residual/study.yaml").read_text()
     for folder, margin in (("a", "0.5"), ("b", "2.5")):
         (tmp_path / folder / "residual").mkdir(parents=True)
-        (tmp_path / folder / "residual/study.yaml").write_text(text.replace("margin: 0.5", f"margin: {margin}"))
+        (tmp_path / folder / "residual/study.yaml").write_text(
+            text.replace("margin: 0.5", f"margin: {margin}")
+        )
     options = [f"--runtime.outputs={tmp_path}"]
     first = expand(str(tmp_path / "a/residual"), options)
     Registration.register(first)
@@ -358,7 +467,10 @@ def test_two_studies_of_one_name_do_not_overwrite_each_others_report(tmp_path, c
     for command in ("report", "plan", "status", "study"):
         assert main([command, str(tmp_path / "b/residual"), *options]) == 2
         said = capsys.readouterr().err
-        assert f"belongs to another study of this name, {(tmp_path / 'a/residual/study.yaml').resolve()}; rename" in said
+        assert (
+            f"belongs to another study of this name, {(tmp_path / 'a/residual/study.yaml').resolve()}; rename"
+            in said
+        )
         assert len(said.splitlines()) == 1
     assert (first.directory() / "report.html").read_bytes() == page
 
@@ -405,11 +517,13 @@ def test_bench_hands_on_what_follows_the_name(xceptlab):
     assert "--photographs" in done.stdout
 
 
-# ---- seeds until decided ----------------------------------------------------------------------------------------------------
+# ---- seeds until decided -------------------------------------------------------------------------
 
 
 def test_a_study_adds_seeds_until_its_claims_are_decided_and_no_more(tmp_path, monkeypatch, capsys):
-    """With runs that are written in place of trained; a claim that is decided early is frozen while the other goes on."""
+    """With runs that are written in place of trained; a claim that is decided early is frozen while
+    the other goes on.
+    """
     scores = {"all": [97.0, 97.4, 97.2, 10.0, 10.0], "none": [90.0, 90.1, 90.5, 90.0, 90.0]}
     trained: list[tuple[str, int]] = []
 
@@ -422,7 +536,13 @@ def test_a_study_adds_seeds_until_its_claims_are_decided_and_no_more(tmp_path, m
 
     monkeypatch.setattr("xceptlab.launch.study.run_missing", run_missing)
     claims = [
-        {"id": name, "contrast": ["all", "none"], "metric": "test/top1", "kind": "superior", "margin": margin}
+        {
+            "id": name,
+            "contrast": ["all", "none"],
+            "metric": "test/top1",
+            "kind": "superior",
+            "margin": margin,
+        }
         for name, margin in (("easy", 0.5), ("hopeless", 7.0))
     ]
 
@@ -435,10 +555,18 @@ def test_a_study_adds_seeds_until_its_claims_are_decided_and_no_more(tmp_path, m
             "claims": list(of),
         }
         (tmp_path / "until.yaml").write_text(yaml.safe_dump(study))
-        assert main([command, str(tmp_path / "until.yaml"), f"--runtime.outputs={tmp_path / 'outputs'}"]) == 0
+        assert (
+            main(
+                [command, str(tmp_path / "until.yaml"), f"--runtime.outputs={tmp_path / 'outputs'}"]
+            )
+            == 0
+        )
         return " ".join(capsys.readouterr().out.split())
 
-    assert "6 of 6 runs to train; then 1 more seed at a time until every claim is decided, 5 at most." in run("plan", claims[0])
+    assert (
+        "6 of 6 runs to train; then 1 more seed at a time until every claim is decided, 5 at most."
+        in run("plan", claims[0])
+    )
     assert "3 of at most 5 seeds" in run("study", claims[0])
     assert sorted(trained) == [(arm, seed) for arm in ("all", "none") for seed in range(3)]
     said = run("plan", *claims)

@@ -1,4 +1,6 @@
-"""What a module of the user's registers goes the way of what is built in: every snippet of its page runs, outside the package."""
+"""What a module of the user's registers goes the way of what is built in: every snippet of its page
+runs, outside the package.
+"""
 
 import dataclasses
 import json
@@ -59,10 +61,14 @@ def module(folder, text, name="mine.py"):
 
 
 def activation(folder, version=1, name="mine.py"):
-    return module(folder, f"@xceptlab.register.activation('mine', version={version})\ndef mine():\n    return nn.Tanh()\n", name)
+    return module(
+        folder,
+        f"@xceptlab.register.activation('mine', version={version})\ndef mine():\n    return nn.Tanh()\n",
+        name,
+    )
 
 
-# ---- the page ---------------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------
 
 
 def test_every_snippet_of_the_page_is_a_file_or_a_command():
@@ -72,7 +78,11 @@ def test_every_snippet_of_the_page_is_a_file_or_a_command():
 
 
 def test_the_study_of_the_page_goes_through_plan_study_report_and_export(folder, capsys):
-    commands = [shlex.split(line)[1:] for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
+    commands = [
+        shlex.split(line)[1:]
+        for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S)
+        for line in block.splitlines()
+    ]
     assert [command[0] for command in commands] == ["plan", "study", "report", "export"]
     plan, study, report, (export, _, output, flag, files) = commands
     assert main([*plan, *QUICK]) == 0
@@ -99,7 +109,11 @@ def test_the_study_of_the_page_goes_through_plan_study_report_and_export(folder,
     with torch.no_grad():
         torch.testing.assert_close(program(images), test.network(images))
     assert test.split_features("test").values.shape == (150, 8)
-    assert test.record.science["extensions"] == {"model mixer": 1, "data shapes": 1, "metric brier": 1}
+    assert test.record.science["extensions"] == {
+        "model mixer": 1,
+        "data shapes": 1,
+        "metric brier": 1,
+    }
 
 
 def test_what_is_varied_on_the_page_trains_and_continues_to_the_same_bits(folder):
@@ -111,7 +125,9 @@ def test_what_is_varied_on_the_page_trains_and_continues_to_the_same_bits(folder
     assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])  # 10 steps
     assert any(isinstance(one, sys.modules[one.__module__].Squash) for one in build(config.model, 10).modules()
                if type(one).__name__ == "Squash")  # fmt: skip
-    again = load_run([*TINY, "-c", "varied.yaml", f"--runtime.outputs={folder / 'again'}", "--train.warmup=0.2"])
+    again = load_run(
+        [*TINY, "-c", "varied.yaml", f"--runtime.outputs={folder / 'again'}", "--train.warmup=0.2"]
+    )
     assert (
         train(again, progress=False, quiet=True).metrics
         == RunDirectory.of(config.runtime.outputs, config.run_id).record().metrics
@@ -120,7 +136,7 @@ def test_what_is_varied_on_the_page_trains_and_continues_to_the_same_bits(folder
     assert train(quiet, progress=False, quiet=True).metrics != train(config).metrics
 
 
-# ---- identity ---------------------------------------------------------------------------------------------------------------
+# ---- identity ------------------------------------------------------------------------------------
 
 
 def test_a_run_that_uses_nothing_from_outside_is_the_run_it_was(tmp_path, monkeypatch):
@@ -139,12 +155,18 @@ def test_name_and_version_of_what_is_used_are_part_of_what_a_run_is(tmp_path, mo
     for version in (1, 2):
         register._entries.clear()
         register._loaded.clear()
-        config = load_run([*DIGITS, "--extensions", activation(tmp_path, version), "--model.intermediate=mine"])
+        config = load_run(
+            [*DIGITS, "--extensions", activation(tmp_path, version), "--model.intermediate=mine"]
+        )
         assert config.science()["extensions"] == {"activation mine": version}
         ids.append(config.run_id)
     (tmp_path / "elsewhere").mkdir()
     register._entries.clear()
-    moved = ["--extensions", f"elsewhere/{activation(tmp_path / 'elsewhere', 2)}", "--model.intermediate=mine"]
+    moved = [
+        "--extensions",
+        f"elsewhere/{activation(tmp_path / 'elsewhere', 2)}",
+        "--model.intermediate=mine",
+    ]
     assert load_run([*DIGITS, *moved]).run_id == ids[1] != ids[0]
 
 
@@ -152,17 +174,23 @@ def test_options_that_have_their_defaults_make_no_other_run(folder):
     args = ["-c", "recipe.yaml", "--extensions=[mixer.py, shapes.py, brier.py]"]
     plain = load_run(args)
     assert load_run([*args, "--model.options.residual=true"]).run_id == plain.run_id
-    assert load_run([*args, "--model.options={width: 8, depth: 1, residual: true}"]).run_id == plain.run_id
+    assert (
+        load_run([*args, "--model.options={width: 8, depth: 1, residual: true}"]).run_id
+        == plain.run_id
+    )
     assert load_run([*args, "--model.options.depth=3"]).run_id != plain.run_id
     assert load_run([*args, "--model.options={}"]).model == ModelConfig(family="mixer")
 
 
-# ---- a model family ---------------------------------------------------------------------------------------------------------
+# ---- a model family ------------------------------------------------------------------------------
 
 
 def test_modules_that_two_arms_share_start_equal_and_by_the_seed(folder):
     register.load(["mixer.py"])
-    shallow, deep = (build(ModelConfig(family="mixer", options={"depth": depth}), 3, seed=5).state_dict() for depth in (1, 3))
+    shallow, deep = (
+        build(ModelConfig(family="mixer", options={"depth": depth}), 3, seed=5).state_dict()
+        for depth in (1, 3)
+    )
     assert shallow.keys() < deep.keys()
     for name, value in shallow.items():
         assert torch.equal(value, deep[name])
@@ -179,7 +207,9 @@ def test_what_torch_draws_elsewhere_changes_no_weights_and_is_not_changed(folder
     torch.manual_seed(1)
     first = build(config, 3).state_dict()
     assert torch.equal(torch.rand(3), expected)
-    assert all(torch.equal(value, first[name]) for name, value in build(config, 3).state_dict().items())
+    assert all(
+        torch.equal(value, first[name]) for name, value in build(config, 3).state_dict().items()
+    )
 
 
 def test_modules_of_other_kinds_are_drawn_by_their_names_too_or_refused(tmp_path, monkeypatch):
@@ -215,10 +245,13 @@ def none(options, classes):
     assert not torch.equal(a["line.weight"], c["line.weight"])
     assert not torch.equal(a["attention.in_proj_weight"], c["attention.in_proj_weight"])
     with pytest.raises(
-        xceptlab.Refused, match=r"model.family: Own has parameters of its own; it needs a method reset_parameters"
+        xceptlab.Refused,
+        match=r"model.family: Own has parameters of its own; it needs a method reset_parameters",
     ):
         build(ModelConfig(family="bare"), 5)
-    with pytest.raises(xceptlab.Refused, match=r"model.family: none builds str; it must be an nn.Module"):
+    with pytest.raises(
+        xceptlab.Refused, match=r"model.family: none builds str; it must be an nn.Module"
+    ):
         build(ModelConfig(family="none"), 5)
 
 
@@ -235,7 +268,10 @@ def test_what_a_family_costs_is_counted(folder):
 
 def test_an_arm_that_differs_in_more_options_than_it_declares_is_refused(folder):
     study = yaml.safe_load((folder / "study.yaml").read_text())
-    study["arms"] = {"one": {"model.options": {"width": 8, "depth": 1}}, "two": {"model": {"options": {"width": 8, "depth": 2}}}}
+    study["arms"] = {
+        "one": {"model.options": {"width": 8, "depth": 1}},
+        "two": {"model": {"options": {"width": 8, "depth": 2}}},
+    }
     (folder / "study.yaml").write_text(yaml.safe_dump(study | {"claims": []}))
     expansion = expand("study.yaml")
     assert expansion.differences("two") == {"model.options.depth": (1, 2)}
@@ -246,7 +282,9 @@ def test_an_arm_that_differs_in_more_options_than_it_declares_is_refused(folder)
     assert expansion.differences("two") == {"model.options.residual": (True, False)}
     assert expansion.arms["two"].model.options == {"width": 8, "depth": 1, "residual": False}
     assert expand("study.yaml", ["--model.options.depth=3"]).name != expansion.name
-    with pytest.raises(xceptlab.Refused, match=r"--model.options.residual: the study study.yaml decides it"):
+    with pytest.raises(
+        xceptlab.Refused, match=r"--model.options.residual: the study study.yaml decides it"
+    ):
         expand("study.yaml", ["--model.options.residual=true"])
     study["arms"] = {"one": {"model.options.width": 8}, "two": {"model.family": "xception"}}
     (folder / "study.yaml").write_text(yaml.safe_dump(study | {"claims": []}))
@@ -257,8 +295,14 @@ def test_an_arm_that_differs_in_more_options_than_it_declares_is_refused(folder)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"deep": 3}, "model.options.deep: there is no such key; did you mean model.options.depth?"),
-        ({"depth": "three"}, "model.options.depth: 'three' is not allowed; it must be a whole number"),
+        (
+            {"deep": 3},
+            "model.options.deep: there is no such key; did you mean model.options.depth?",
+        ),
+        (
+            {"depth": "three"},
+            "model.options.depth: 'three' is not allowed; it must be a whole number",
+        ),
         ({"residual": 1}, "model.options.residual: 1 is not allowed; it must be true or false"),
     ],
 )
@@ -266,7 +310,10 @@ def test_an_option_that_the_family_does_not_have_is_refused(folder, options, mes
     register.load(["mixer.py"])
     with pytest.raises(xceptlab.Refused, match=re.escape(message)):
         ModelConfig(family="mixer", options=options)
-    with pytest.raises(xceptlab.Refused, match=r"model.options: .* is not allowed; it must be left out: .*xception has none"):
+    with pytest.raises(
+        xceptlab.Refused,
+        match=r"model.options: .* is not allowed; it must be left out: .*xception has none",
+    ):
         ModelConfig(options=options)
 
 
@@ -274,25 +321,31 @@ def test_a_name_that_nothing_has_registered_is_refused_with_those_that_are(tmp_p
     monkeypatch.chdir(tmp_path)
     for override in ("--train.metrics=[brier]", "--train.callbacks=[brier]"):
         with pytest.raises(
-            xceptlab.Refused, match=r"'brier' is not allowed; it must be what a module of `extensions` registers$"
+            xceptlab.Refused,
+            match=r"'brier' is not allowed; it must be what a module of `extensions` registers$",
         ):
             load_run([override])
     activation(tmp_path)
     register.load(["mine.py"])
     with pytest.raises(
-        xceptlab.Refused, match=r"'yours' is .* must be one of none, .*, mine, or what a module of `extensions` reg"
+        xceptlab.Refused,
+        match=r"'yours' is .* must be one of none, .*, mine, or what a module of `extensions` reg",
     ):
         load_run(["--model.intermediate=yours"])
 
 
-@pytest.mark.parametrize("source", ["--model.options.depth=3", "--model.options={depth: 3}", "file"])
+@pytest.mark.parametrize(
+    "source", ["--model.options.depth=3", "--model.options={depth: 3}", "file"]
+)
 def test_options_of_xception_are_refused_with_what_gave_them(folder, source):
     (folder / "options.yaml").write_text("model: {options: {depth: 3}}")
     place = "options.yaml" if source == "file" else "--model.options.depth"
     with pytest.raises(xceptlab.Refused) as error:
         load_run(["-c", "options.yaml"] if source == "file" else [source])
     refusal = "model.options: {depth: 3} is not allowed; it must be left out: xception has none"
-    assert str(error.value) == (refusal if source == "--model.options={depth: 3}" else f"{place}: {refusal}")
+    assert str(error.value) == (
+        refusal if source == "--model.options={depth: 3}" else f"{place}: {refusal}"
+    )
 
 
 @dataclasses.dataclass
@@ -323,10 +376,15 @@ def register_odd(kind, default=None):
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"depth": 3}, {"depth": [3]}])
-def test_an_option_of_a_type_that_cannot_be_checked_is_refused_whatever_its_value(kind, shown, options):
+def test_an_option_of_a_type_that_cannot_be_checked_is_refused_whatever_its_value(
+    kind, shown, options
+):
     register_odd(kind)
     allowed = "it must be int, float, bool, str, None"
-    with pytest.raises(xceptlab.Refused, match=rf"^model\.options\.depth: .* declares it as {shown}, .*not allowed; {allowed}"):
+    with pytest.raises(
+        xceptlab.Refused,
+        match=rf"^model\.options\.depth: .* declares it as {shown}, .*not allowed; {allowed}",
+    ):
         ModelConfig(family="odd", options=options)
 
 
@@ -343,14 +401,23 @@ def test_an_option_of_a_type_that_cannot_be_checked_is_refused_whatever_its_valu
 )
 def test_an_option_of_a_type_that_can_be_checked_is_checked(kind, value, wrong, allowed):
     register_odd(kind)
-    assert load_run(["--model.family=odd", f"--model.options.depth={json.dumps(value)}"]).model.options == {"depth": value}
+    assert load_run(
+        ["--model.family=odd", f"--model.options.depth={json.dumps(value)}"]
+    ).model.options == {"depth": value}
     if allowed:
-        with pytest.raises(xceptlab.Refused, match=rf"model\.options\.depth.*it must be {re.escape(allowed)}"):
+        with pytest.raises(
+            xceptlab.Refused, match=rf"model\.options\.depth.*it must be {re.escape(allowed)}"
+        ):
             ModelConfig(family="odd", options={"depth": wrong})
 
 
 @pytest.mark.parametrize(
-    "text", ["model.options.depth: {a: 1}", "model: {options: {depth: {a: 1}}}", "model.options: {depth: {a: 1}}"]
+    "text",
+    [
+        "model.options.depth: {a: 1}",
+        "model: {options: {depth: {a: 1}}}",
+        "model.options: {depth: {a: 1}}",
+    ],
 )
 def test_an_option_that_is_a_mapping_may_stand_in_a_file_however_it_is_nested(folder, text):
     register_odd(dict[str, int], {})
@@ -361,8 +428,14 @@ def test_an_option_that_is_a_mapping_may_stand_in_a_file_however_it_is_nested(fo
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"timm": "resnet18"}, "model.family: 'mixer' is not allowed; it must be xception, or left out, with model.timm"),
-        ({"weights": "a.safetensors"}, "model.weights: 'a.safetensors' is not allowed; it must be left out with model.family"),
+        (
+            {"timm": "resnet18"},
+            "model.family: 'mixer' is not allowed; it must be xception, or left out, with model.timm",
+        ),
+        (
+            {"weights": "a.safetensors"},
+            "model.weights: 'a.safetensors' is not allowed; it must be left out with model.family",
+        ),
     ],
 )
 def test_what_only_other_networks_can_do_is_refused(folder, changes, message):
@@ -371,7 +444,7 @@ def test_what_only_other_networks_can_do_is_refused(folder, changes, message):
         ModelConfig(family="mixer", **changes)
 
 
-# ---- a data set -------------------------------------------------------------------------------------------------------------
+# ---- a data set ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -382,9 +455,21 @@ def test_what_only_other_networks_can_do_is_refused(folder, changes, message):
             "[0, 1, 0, 1]",
             "the training images are float64 of shape (4, 8, 8, 3); they must be uint8 of",
         ),
-        ("np.zeros((4, 9, 8, 3), np.uint8)", "[0, 1, 0, 1]", "they must be uint8 of shape (n, 8, 8, 3)"),
-        ("np.zeros((4, 8, 8, 3), np.uint8)", "[0, 1, 2, 1]", "labels must be 4 whole numbers from 0 to 1, one for each image"),
-        ("np.zeros((4, 8, 8, 3), np.uint8)", "[0, 1]", "labels must be 4 whole numbers from 0 to 1, one for each image"),
+        (
+            "np.zeros((4, 9, 8, 3), np.uint8)",
+            "[0, 1, 0, 1]",
+            "they must be uint8 of shape (n, 8, 8, 3)",
+        ),
+        (
+            "np.zeros((4, 8, 8, 3), np.uint8)",
+            "[0, 1, 2, 1]",
+            "labels must be 4 whole numbers from 0 to 1, one for each image",
+        ),
+        (
+            "np.zeros((4, 8, 8, 3), np.uint8)",
+            "[0, 1]",
+            "labels must be 4 whole numbers from 0 to 1, one for each image",
+        ),
     ],
 )
 def test_images_that_are_none_are_refused(tmp_path, monkeypatch, images, labels, message):
@@ -407,13 +492,18 @@ def test_a_registered_data_set_is_split_as_any_other(folder):
     assert config.images() == (270, 30, 60)
     found = splits(config)
     assert [len(members) for _, members in found.values()] == [270, 30, 60]
-    with pytest.raises(xceptlab.Refused, match=r"data.crop: 'resized' is not allowed; it must be one of none, pad for shapes"):
+    with pytest.raises(
+        xceptlab.Refused,
+        match=r"data.crop: 'resized' is not allowed; it must be one of none, pad for shapes",
+    ):
         DataConfig(name="shapes", size=16)
-    with pytest.raises(xceptlab.Refused, match=r"data.num_classes: 4 is not allowed; it must be 0 or 3 for shapes"):
+    with pytest.raises(
+        xceptlab.Refused, match=r"data.num_classes: 4 is not allowed; it must be 0 or 3 for shapes"
+    ):
         DataConfig(name="shapes", size=16, crop="none", num_classes=4)
 
 
-# ---- names and modules ------------------------------------------------------------------------------------------------------
+# ---- names and modules ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -426,7 +516,9 @@ def test_a_registered_data_set_is_split_as_any_other(folder):
         ("train.schedule", "constant, exponential, cosine"),
     ],
 )
-def test_a_name_that_is_not_registered_is_refused_with_those_that_are(tmp_path, monkeypatch, capsys, key, there):
+def test_a_name_that_is_not_registered_is_refused_with_those_that_are(
+    tmp_path, monkeypatch, capsys, key, there
+):
     monkeypatch.chdir(tmp_path)
     activation(tmp_path)
     assert main(["train", "--extensions=mine.py", f"--{key}=nobody"]) == 2
@@ -443,9 +535,18 @@ def test_a_name_that_is_not_registered_is_refused_with_those_that_are(tmp_path, 
         (None, "extensions: .*mine.py: no such file"),
         ("1 / 0\n", "extensions: .*mine.py: line 4: ZeroDivisionError: division by zero"),
         ("def\n", "extensions: .*mine.py: line 4: SyntaxError: invalid syntax"),
-        ("xceptlab.register.activation('a b', version=1)\n", r"mine.py: register.activation\('a b'\): a name is made of letters"),
-        ("xceptlab.register.activation('a', version=0)\n", r"register.activation\('a'\): the version 0 is not allowed"),
-        ("xceptlab.register.model('a', version=1, options=int)\n", r"register.model\('a'\): options must be a dataclass"),
+        (
+            "xceptlab.register.activation('a b', version=1)\n",
+            r"mine.py: register.activation\('a b'\): a name is made of letters",
+        ),
+        (
+            "xceptlab.register.activation('a', version=0)\n",
+            r"register.activation\('a'\): the version 0 is not allowed",
+        ),
+        (
+            "xceptlab.register.model('a', version=1, options=int)\n",
+            r"register.model\('a'\): options must be a dataclass",
+        ),
     ],
 )
 def test_a_module_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys, text, message):
@@ -457,13 +558,16 @@ def test_a_module_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys,
     assert re.search(message, line)
 
 
-def test_a_name_that_two_modules_register_is_refused_and_one_module_may_be_named_twice(tmp_path, monkeypatch):
+def test_a_name_that_two_modules_register_is_refused_and_one_module_may_be_named_twice(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     for name in ("mine.py", "yours.py"):
         activation(tmp_path, name=name)
     load_run(["--extensions=[mine.py, ./mine.py]"])
     with pytest.raises(
-        xceptlab.Refused, match=r"yours.py: register.activation\('mine'\): .*mine.py and .*yours.py both register"
+        xceptlab.Refused,
+        match=r"yours.py: register.activation\('mine'\): .*mine.py and .*yours.py both register",
     ):
         load_run(["--extensions=yours.py"])
 
@@ -473,14 +577,21 @@ def test_a_module_is_executed_once_and_found_beside_the_file_that_names_it(tmp_p
     (tmp_path / "beside").mkdir()
     activation(tmp_path / "beside")
     (tmp_path / "beside" / "mine.py").open("a").write("open('executed', 'a').write('x')\n")
-    (tmp_path / "beside" / "a.yaml").write_text("{extensions: mine.py, model: {intermediate: mine}}")
+    (tmp_path / "beside" / "a.yaml").write_text(
+        "{extensions: mine.py, model: {intermediate: mine}}"
+    )
     (tmp_path / "b.yaml").write_text("{extensions: [json], train: {epochs: 3}}")
     for _ in range(2):
         config = load_run(["-c", "beside/a.yaml", "-c", "b.yaml"])
     assert config.extensions == (str(tmp_path / "beside" / "mine.py"), "json")
     assert (tmp_path / "executed").read_text() == "x"
     assert xceptlab.configure("beside/a.yaml").model.intermediate == "mine"
-    assert xceptlab.configure({"extensions": ["beside/mine.py"], "model.intermediate": "mine"}).model.intermediate == "mine"
+    assert (
+        xceptlab.configure(
+            {"extensions": ["beside/mine.py"], "model.intermediate": "mine"}
+        ).model.intermediate
+        == "mine"
+    )
 
 
 def test_the_folder_of_a_run_names_no_code_to_be_executed(folder, capsys):
@@ -507,8 +618,12 @@ def test_the_folder_of_a_run_names_no_code_to_be_executed(folder, capsys):
     assert main(["evaluate", str(run)]) == 0  # this process has loaded them
     register._entries.clear()
     register._loaded.clear()
-    (folder / "squash.py").write_text((folder / "squash.py").read_text().replace("version=1", "version=2"))
-    with pytest.raises(xceptlab.Refused, match="trained with version 1 of activation squash; here it is version 2"):
+    (folder / "squash.py").write_text(
+        (folder / "squash.py").read_text().replace("version=1", "version=2")
+    )
+    with pytest.raises(
+        xceptlab.Refused, match="trained with version 1 of activation squash; here it is version 2"
+    ):
         xceptlab.Run(run, extensions=["squash.py", "training.py", "noise.py"])
 
 
@@ -517,7 +632,11 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path, monkeypatch)
     activation(tmp_path / "installed", name="offered.py")
     monkeypatch.syspath_prepend(tmp_path / "installed")
     point = SimpleNamespace(value="offered:anything")
-    monkeypatch.setattr(register.importlib.metadata, "entry_points", lambda group: [point] if group == "xceptlab" else [])
+    monkeypatch.setattr(
+        register.importlib.metadata,
+        "entry_points",
+        lambda group: [point] if group == "xceptlab" else [],
+    )
     assert load_run(["--model.intermediate=mine"]).science()["extensions"] == {"activation mine": 1}
 
 
@@ -529,13 +648,19 @@ def test_what_a_notebook_registers_is_used_in_its_process():
     config = xceptlab.configure({"model.intermediate": "of_a_cell"})
     assert any(isinstance(module, nn.Tanh) for module in build(config.model, 10).modules())
     assert (
-        RunConfig(model=ModelConfig(intermediate="of_a_cell")).run_id == config.run_id if config.data.identity_is_known else True
+        RunConfig(model=ModelConfig(intermediate="of_a_cell")).run_id == config.run_id
+        if config.data.identity_is_known
+        else True
     )
 
 
 def test_a_study_names_its_modules_and_its_runs_are_told_of_them(folder):
     expansion = expand("study.yaml")
-    assert {Path(name).name for name in expansion.arms["plain"].extensions} == {"mixer.py", "shapes.py", "brier.py"}
+    assert {Path(name).name for name in expansion.arms["plain"].extensions} == {
+        "mixer.py",
+        "shapes.py",
+        "brier.py",
+    }
     from xceptlab.launch.launcher import Job
 
     config = expansion.run("plain", 0)
@@ -548,7 +673,10 @@ def test_a_study_names_its_modules_and_its_runs_are_told_of_them(folder):
 @pytest.mark.parametrize(
     ("compute", "message"),
     [
-        (lambda logits, labels: logits.mean(), r"gives values of shape \(\) for 4 images; it must give one for each"),
+        (
+            lambda logits, labels: logits.mean(),
+            r"gives values of shape \(\) for 4 images; it must give one for each",
+        ),
         (lambda logits, labels: logits, r"gives values of shape \(4, 3\) for 4 images"),
         (lambda logits, labels: labels / 0, "gives a value that is not finite for logits that are"),
     ],
@@ -560,6 +688,10 @@ def test_a_metric_must_give_a_finite_value_for_each_image(compute, message):
 
 
 def test_a_family_must_give_a_logit_for_each_class():
-    xceptlab.register.model("wide", version=1)(lambda options, classes: nn.Sequential(nn.Flatten(), nn.Linear(192, 1000)))
-    with pytest.raises(xceptlab.Refused, match=r"gives \(1000,\) for an image, and there are 3 classes"):
+    xceptlab.register.model("wide", version=1)(
+        lambda options, classes: nn.Sequential(nn.Flatten(), nn.Linear(192, 1000))
+    )
+    with pytest.raises(
+        xceptlab.Refused, match=r"gives \(1000,\) for an image, and there are 3 classes"
+    ):
         cost(ModelConfig(family="wide"), 3, 8)

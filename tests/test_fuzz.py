@@ -1,4 +1,5 @@
-"""Damaged configuration files, studies, tables and trees end in results or in one clear line; see ``fuzz.py``.
+"""Damaged configuration files, studies, tables and trees end in results or in one clear line; see
+``fuzz.py``.
 
 The suite runs some 100 cases, chosen so that every damage occurs; ``make fuzz`` runs all 2,000.
 """
@@ -19,13 +20,22 @@ CASES = {
     "table": "2 6 10 14 18 22 30 38 42 50 58 62 66 70 74 98 110 118 134 142 190 194 254 410",
     "tree": "3 7 11 15 19 23 27 35 39 43 51 55 71 75 107 111 127 131 135 147 191 207",
 }
-"""Of each kind cases in which, between them, every damage of that kind occurs, and some that end in results."""
+"""Of each kind cases in which, between them, every damage of that kind occurs, and some that end in
+results.
+"""
 
 
 @pytest.mark.parametrize("kind", damaged.KINDS)
 def test_damaged_inputs_end_in_results_or_in_one_clear_line(kind, tmp_path):
     numbers = CASES[kind].split()
-    arguments = ["--jobs=1", "--seconds=60", f"--keep={tmp_path}", f"--kind={kind}", "--only", *numbers]
+    arguments = [
+        "--jobs=1",
+        "--seconds=60",
+        f"--keep={tmp_path}",
+        f"--kind={kind}",
+        "--only",
+        *numbers,
+    ]
     done = processes.run(arguments, main=fuzz.main, seconds=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(numbers)} cases" in done.stdout
@@ -60,9 +70,19 @@ def test_a_case_is_a_function_of_its_number(number, tmp_path, monkeypatch):
         ("2", "", "xceptlab: a\nxceptlab: b\n", "2 lines, not 1"),
         ("3", "", "xceptlab: a\n", "exit code 3"),
         ("0", "", "Corrupt JPEG data\n", "another line: Corrupt JPEG data"),
-        ("2", "", "xceptlab: 'int' object is not subscriptable\n", "unclear: \"xceptlab: 'int' object is not subscriptable\""),
+        (
+            "2",
+            "",
+            "xceptlab: 'int' object is not subscriptable\n",
+            "unclear: \"xceptlab: 'int' object is not subscriptable\"",
+        ),
         ("2", "", "xceptlab: \x1b[31mred\n", "unclear: 'xceptlab: \\x1b[31mred'"),
-        ("raised", "", 'File "/src/xceptlab/cli.py", line 3, in f\nOops: 1\n', "raises in cli.py:3: Oops: 1"),
+        (
+            "raised",
+            "",
+            'File "/src/xceptlab/cli.py", line 3, in f\nOops: 1\n',
+            "raises in cli.py:3: Oops: 1",
+        ),
     ],
 )
 def test_only_one_clear_line_is_good(code, out, err, wrong):

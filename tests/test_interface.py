@@ -1,4 +1,6 @@
-"""xceptlab from Python: every snippet of its page runs, and what it gives is what the commands give."""
+"""xceptlab from Python: every snippet of its page runs, and what it gives is what the commands
+give.
+"""
 
 import os
 import re
@@ -28,7 +30,11 @@ SMALL = {
     "runtime.log_every": 1, "runtime.wandb": "disabled", "runtime.accelerator": "cpu",
 }  # fmt: skip
 WHOLE = ["--data.size=32", "--data.train_images=0", "--data.test_images=0", "--data.validation=0"]
-DIGITS = ["configs/model/xception_tiny.yaml", "configs/data/digits.yaml", "configs/train/digits.yaml"]
+DIGITS = [
+    "configs/model/xception_tiny.yaml",
+    "configs/data/digits.yaml",
+    "configs/train/digits.yaml",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +55,12 @@ def study(tmp_path, monkeypatch):
     return xceptlab.Study("residual", SMALL)
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------
 
 
-def test_every_snippet_of_the_page_runs_and_prints_what_it_prints_only(tmp_path, monkeypatch, capfd):
+def test_every_snippet_of_the_page_runs_and_prints_what_it_prints_only(
+    tmp_path, monkeypatch, capfd
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     names = {}
@@ -77,13 +85,17 @@ def test_the_page_lists_every_name():
         xceptlab.Studdy  # noqa: B018
 
 
-# ---- configuration -----------------------------------------------------------------------------------------------------------
+# ---- configuration -------------------------------------------------------------------------------
 
 
 def test_layers_are_those_of_the_command_line():
-    config = xceptlab.configure(*DIGITS, {"train": {"lr": 0.5}, "model.fc": [8], "data.flip": True, "seed": np.int64(3)})
+    config = xceptlab.configure(
+        *DIGITS, {"train": {"lr": 0.5}, "model.fc": [8], "data.flip": True, "seed": np.int64(3)}
+    )
     args = [piece for file in DIGITS for piece in ("-c", file)]
-    assert config == load_run([*args, "--train.lr=0.5", "--model.fc=[8]", "--data.flip=true", "--seed=3"])
+    assert config == load_run(
+        [*args, "--train.lr=0.5", "--model.fc=[8]", "--data.flip=true", "--seed=3"]
+    )
     assert xceptlab.configure({"train.lr": 0.5}, {"train.lr": 0.25}).train.lr == 0.25
     assert xceptlab.configure().model.width == 1.0
 
@@ -103,7 +115,7 @@ def test_a_layer_that_cannot_be_used_is_refused_in_one_line(layers, message):
     assert "\n" not in str(refused.value)
 
 
-# ---- a run -------------------------------------------------------------------------------------------------------------------
+# ---- a run ---------------------------------------------------------------------------------------
 
 
 def test_a_run_from_python_is_the_one_of_the_command_line(run, outputs):
@@ -124,7 +136,9 @@ def test_a_run_that_is_done_is_not_trained_again(run):
 
 
 def test_a_run_on_several_devices_is_not_trained_in_this_process():
-    with pytest.raises(xceptlab.Refused, match=r"runtime\.devices: a run on 2 devices needs processes of its own"):
+    with pytest.raises(
+        xceptlab.Refused, match=r"runtime\.devices: a run on 2 devices needs processes of its own"
+    ):
         xceptlab.train(*DIGITS, {"runtime.devices": 2})
 
 
@@ -141,7 +155,9 @@ def test_the_network_scores_what_the_run_scored(run):
     test = run.split_features("test")
     with torch.no_grad():
         right = run.network.classifier(test.values).argmax(1) == test.labels
-    assert right.numpy().astype(np.uint8).tolist() == np.load(run.path / "test_correct.npy").tolist()
+    assert (
+        right.numpy().astype(np.uint8).tolist() == np.load(run.path / "test_correct.npy").tolist()
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -171,7 +187,10 @@ def test_features_of_timms_networks_are_those_before_their_classifier(name):
 
 
 def test_a_network_whose_classifier_nobody_names_has_no_features():
-    with pytest.raises(xceptlab.Refused, match="Sequential has neither a module `classifier` nor a method `get_classifier"):
+    with pytest.raises(
+        xceptlab.Refused,
+        match="Sequential has neither a module `classifier` nor a method `get_classifier",
+    ):
         features(torch.nn.Sequential(torch.nn.Flatten()), torch.zeros(1, 3, 8, 8))
 
 
@@ -191,7 +210,11 @@ def test_a_picture_is_prepared_as_the_digits_are(run):
 
 def test_a_picture_is_prepared_as_photographs_are(tmp_path):
     root = photographs(tmp_path, "ab", train=2, val=2)
-    config = resolved(load_run([*TINY, "--data.name=folder", f"--data.root={root}", "--data.eval_crop=0.8", *WHOLE]))
+    config = resolved(
+        load_run(
+            [*TINY, "--data.name=folder", f"--data.root={root}", "--data.eval_crop=0.8", *WHOLE]
+        )
+    )
     data = DataModule(config)
     data.setup("test")
     (batch,) = data.test_dataloader()
@@ -202,14 +225,18 @@ def test_a_picture_is_prepared_as_photographs_are(tmp_path):
             assert torch.equal(Transform(config.data)(picture), batch.images[row])
 
 
-@pytest.mark.parametrize("picture", [np.zeros((3, 8, 8), np.float32), np.zeros((8, 8, 2), np.uint8), "a.jpg", [1, 2]])
+@pytest.mark.parametrize(
+    "picture", [np.zeros((3, 8, 8), np.float32), np.zeros((8, 8, 2), np.uint8), "a.jpg", [1, 2]]
+)
 def test_what_is_no_picture_is_refused(run, picture):
     with pytest.raises(xceptlab.Refused, match="is no picture; it must be"):
         run.transform(picture)
 
 
 def test_a_run_that_is_not_there_or_not_done_is_refused(study):
-    with pytest.raises(xceptlab.Refused, match="nothing: neither a run's folder nor a run under outputs/runs"):
+    with pytest.raises(
+        xceptlab.Refused, match="nothing: neither a run's folder nor a run under outputs/runs"
+    ):
         xceptlab.Run("nothing")
     with pytest.raises(xceptlab.Refused, match="neither a run's folder"):
         study["residual", 0]
@@ -221,7 +248,7 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(study):
         begun.network  # noqa: B018
 
 
-# ---- a study -----------------------------------------------------------------------------------------------------------------
+# ---- a study -------------------------------------------------------------------------------------
 
 
 def test_a_study_is_the_one_of_the_command_line(study):
@@ -260,7 +287,9 @@ def test_the_table_of_curves_is_tidy(study):
     assert (last["seed"], last["epoch"], last["value"]) == (2, 2.0, 89.0)
 
 
-def test_the_plan_shows_what_each_arm_costs_and_is_refused_where_it_is_not_controlled(study, tmp_path):
+def test_the_plan_shows_what_each_arm_costs_and_is_refused_where_it_is_not_controlled(
+    study, tmp_path
+):
     plan = study.plan().set_index("arm")
     assert plan["model.residual"].to_dict() == {"residual": "all", "no_residual": "none"}
     assert plan["parameters"]["residual"] > plan["parameters"]["no_residual"]
@@ -281,9 +310,17 @@ def test_verdicts_are_objects_and_a_table(study):
     verdict = verdicts["residual-helps"]
     assert (verdict.outcome, verdict.n) == ("supported", 5)
     assert repr(verdict) == "<Verdict residual-helps: supported, +5.20 from 5 pairs>"
-    assert repr(verdicts).startswith("SUPPORTED  residual-helps: Supported: residual is 5.20 points better")
+    assert repr(verdicts).startswith(
+        "SUPPORTED  residual-helps: Supported: residual is 5.20 points better"
+    )
     (row,) = verdicts.table().itertuples()
-    assert (row.claim, row.a, row.b, row.outcome, row.margin) == ("residual-helps", "residual", "no_residual", "supported", 0.5)
+    assert (row.claim, row.a, row.b, row.outcome, row.margin) == (
+        "residual-helps",
+        "residual",
+        "no_residual",
+        "supported",
+        0.5,
+    )
     assert "<table" in verdicts._repr_html_()
     again = xceptlab.judge(study.runs(), ("residual", "no_residual"), margin=0.5)
     assert again["residual superior no_residual"].p_adjusted == pytest.approx(verdict.p_adjusted)
@@ -304,7 +341,10 @@ def test_what_a_study_lacks_is_refused_in_one_line(study):
 def test_runs_that_fail_are_told_with_their_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = xceptlab.Study("residual", SMALL, {"train.precision": "16-mixed"}, seeds=1)
-    with pytest.raises(xceptlab.Refused, match=r"2 runs failed; digits-.*: train.precision: 16-mixed needs a GPU .*log.txt"):
+    with pytest.raises(
+        xceptlab.Refused,
+        match=r"2 runs failed; digits-.*: train.precision: 16-mixed needs a GPU .*log.txt",
+    ):
         study.run()
     assert set(study.runs()["status"]) == {"failed"}
 
@@ -314,16 +354,27 @@ def test_a_script_without_a_guard_runs_its_study_once(tmp_path):
     (tmp_path / "script.py").write_text(code)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("2 of 2 runs done") == 1
     assert len(done.stdout.splitlines()) == 1
 
 
-# ---- scores of other tools ---------------------------------------------------------------------------------------------------
+# ---- scores of other tools -----------------------------------------------------------------------
 
-SCORES = pd.DataFrame({"arm": ["a"] * 3 + ["b"] * 3, "seed": [0, 1, 2] * 2, "test/top1": [90.0, 91.0, 92.0, 80.0, 81.1, 82.0]})
+SCORES = pd.DataFrame(
+    {
+        "arm": ["a"] * 3 + ["b"] * 3,
+        "seed": [0, 1, 2] * 2,
+        "test/top1": [90.0, 91.0, 92.0, 80.0, 81.1, 82.0],
+    }
+)
 
 
 def test_scores_of_other_tools_are_judged_as_by_the_command():
@@ -332,19 +383,25 @@ def test_scores_of_other_tools_are_judged_as_by_the_command():
     both = xceptlab.judge(SCORES, [("a", "b"), ("b", "a")], kind="equivalent", margin=1.0)
     assert [verdict.outcome for verdict in both.values()] == ["contradicted", "contradicted"]
     long = SCORES.rename(columns={"test/top1": "value"}).assign(metric="test/top1")
-    assert xceptlab.judge(long, ("a", "b"))["a superior b"].estimate == pytest.approx(9.9666, abs=1e-3)
+    assert xceptlab.judge(long, ("a", "b"))["a superior b"].estimate == pytest.approx(
+        9.9666, abs=1e-3
+    )
 
 
 def test_a_table_with_two_columns_of_the_metrics_name_is_refused():
     twice = pd.concat([SCORES, SCORES[["test/top1"]] / 2], axis=1)
-    with pytest.raises(xceptlab.Refused, match="scores: the column 'test/top1' stands there 2 times"):
+    with pytest.raises(
+        xceptlab.Refused, match="scores: the column 'test/top1' stands there 2 times"
+    ):
         xceptlab.judge(twice, ("a", "b"))
     assert xceptlab.judge(pd.concat([SCORES, SCORES.assign(x=1)[["x", "x"]]], axis=1), ("a", "b"))
 
 
 def test_claims_of_a_file_are_judged(tmp_path):
     file = tmp_path / "claims.yaml"
-    file.write_text("claims: [{id: one, contrast: [a, b], metric: test/top1, kind: superior, margin: 1}]")
+    file.write_text(
+        "claims: [{id: one, contrast: [a, b], metric: test/top1, kind: superior, margin: 1}]"
+    )
     assert xceptlab.judge(SCORES, claims=file)["one"].outcome == "supported"
 
 
@@ -358,7 +415,9 @@ def test_arms_may_be_named_by_numbers():
 
 def test_a_run_without_a_score_is_refused_unless_it_is_declared_what_it_scores():
     broken = SCORES.assign(**{"test/top1": SCORES["test/top1"].where(SCORES["seed"] != 1)})
-    with pytest.raises(xceptlab.Refused, match="arm 'a', seed 1 has no finite test/top1; `diverged` declares"):
+    with pytest.raises(
+        xceptlab.Refused, match="arm 'a', seed 1 has no finite test/top1; `diverged` declares"
+    ):
         xceptlab.judge(broken, ("a", "b"))
     assert xceptlab.judge(broken, ("a", "b"), diverged=10.0)["a superior b"].n == 3
 
@@ -367,10 +426,19 @@ def test_a_run_without_a_score_is_refused_unless_it_is_declared_what_it_scores()
     ("arguments", "message"),
     [
         ({}, r"either contrast=\(A, B\) or claims=FILE"),
-        ({"contrast": ("a", "c")}, "scores: claim 'a superior c': there is no arm 'c'; there are a, b"),
+        (
+            {"contrast": ("a", "c")},
+            "scores: claim 'a superior c': there is no arm 'c'; there are a, b",
+        ),
         ({"contrast": "ab"}, "contrast"),
-        ({"claims": "claims.yaml", "margin": 1.0, "alpha": 0.01}, "judge: margin, alpha: not allowed with claims"),
-        ({"contrast": ("a", "b"), "metric": "acc"}, "scores: there is no column 'acc'; there are arm, seed, test/top1"),
+        (
+            {"claims": "claims.yaml", "margin": 1.0, "alpha": 0.01},
+            "judge: margin, alpha: not allowed with claims",
+        ),
+        (
+            {"contrast": ("a", "b"), "metric": "acc"},
+            "scores: there is no column 'acc'; there are arm, seed, test/top1",
+        ),
         ({"contrast": ("a", "b"), "arm": "model"}, "scores: there is no column 'model'"),
         ({"contrast": ("a", "b"), "margin": -1.0}, "margin: -1.0 is not allowed"),
     ],

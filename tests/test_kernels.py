@@ -1,4 +1,6 @@
-"""The Triton kernels that wait for a GPU to be measured are right to rounding, in Triton's interpreter."""
+"""The Triton kernels that wait for a GPU to be measured are right to rounding, in Triton's
+interpreter.
+"""
 
 import os
 import subprocess
@@ -58,5 +60,7 @@ check(1, 3, 6, 5, torch.bfloat16, 4e-3)
 
 def test_they_agree_with_float64_for_odd_sizes_and_channels():
     environment = dict(os.environ, TRITON_INTERPRET="1", PYTHONPATH=str(ROOT / "benchmarks"))
-    done = subprocess.run([sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr

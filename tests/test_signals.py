@@ -31,7 +31,8 @@ def handlers():
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGTERM, Interrupted), (signal.SIGUSR1, Interrupted), (signal.SIGHUP, Interrupted)]
+    ("number", "error"),
+    [(signal.SIGTERM, Interrupted), (signal.SIGUSR1, Interrupted), (signal.SIGHUP, Interrupted)],
 )
 def test_a_scheduler_stops_a_process_at_once(number, error):
     with pytest.raises(error, match=signal.Signals(number).name), StopSignals():
@@ -44,7 +45,9 @@ def test_ctrl_c_stops_a_process_at_once():
 
 
 def train_until(*numbers):
-    """What a training does that gets these signals: the number that it sees after each, as long as it lives."""
+    """What a training does that gets these signals: the number that it sees after each, as long as
+    it lives.
+    """
     seen = []
     try:
         with StopSignals() as stop_signals, stop_signals.deferred():
@@ -58,20 +61,28 @@ def train_until(*numbers):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_deferred_signal_is_remembered_until_the_end(number):
-    assert train_until(number, signal.SIGTERM) == ([number, number], Interrupted)  # schedulers may ask twice
+    # schedulers may ask twice
+    assert train_until(number, signal.SIGTERM) == ([number, number], Interrupted)
 
 
 def test_of_several_processes_one_tells_what_ctrl_c_does(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")  # a stray one tells nothing
     for explain in (True, False):
-        with pytest.raises(KeyboardInterrupt), StopSignals(explain=explain) as stop_signals, stop_signals.deferred():
+        with (
+            pytest.raises(KeyboardInterrupt),
+            StopSignals(explain=explain) as stop_signals,
+            stop_signals.deferred(),
+        ):
             send(signal.SIGINT)
         assert ("Ctrl-C again stops at once" in capsys.readouterr().err) is explain
 
 
 def test_ctrl_c_waits_and_a_second_one_does_not(capsys):
     assert train_until(signal.SIGINT) == ([signal.SIGINT], KeyboardInterrupt)
-    assert train_until(signal.SIGINT, signal.SIGINT, signal.SIGTERM) == ([signal.SIGINT], KeyboardInterrupt)
+    assert train_until(signal.SIGINT, signal.SIGINT, signal.SIGTERM) == (
+        [signal.SIGINT],
+        KeyboardInterrupt,
+    )
     assert "Ctrl-C again stops at once" in capsys.readouterr().err
     assert train_until(signal.SIGTERM, signal.SIGINT) == ([signal.SIGTERM], KeyboardInterrupt)
 
@@ -143,10 +154,17 @@ def alive(pid):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
 @pytest.mark.parametrize(
     ("environment", "dies"),
-    [(str(TORCHRUN), True), (f"{{'{PARENT}': str(os.getpid())}}", True), ("{}", False), ("{'LOCAL_RANK': '1'}", False)],
+    [
+        (str(TORCHRUN), True),
+        (f"{{'{PARENT}': str(os.getpid())}}", True),
+        ("{}", False),
+        ("{'LOCAL_RANK': '1'}", False),
+    ],
 )
 def test_a_rank_and_a_coordinators_run_die_with_their_parent_and_others_do_not(environment, dies):
-    parent = subprocess.Popen([sys.executable, "-c", STARTER, CHILD, environment], stdout=subprocess.PIPE)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STARTER, CHILD, environment], stdout=subprocess.PIPE
+    )
     assert parent.stdout.readline() == b"up\n"
     child = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text())
     parent.kill()

@@ -58,8 +58,18 @@ def test_a_study_is_read_run_shown_and_reported_where_only_ascii_can_be_shown(st
         "        sys.exit(code)\n"
         "    print('-- end of', command)\n"
     )
-    command = [sys.executable, "-c", code, " ".join(shown), study, *OPTIONS, f"--runtime.outputs={tmp_path / 'outputs'}"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | ASCII, capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        " ".join(shown),
+        study,
+        *OPTIONS,
+        f"--runtime.outputs={tmp_path / 'outputs'}",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | ASCII, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     rest = done.stdout
@@ -108,13 +118,26 @@ def test_a_home_that_is_there_stays(monkeypatch):
 
 
 UNKNOWN = ["unshare", "--user", "--map-user=12345"]  # as who the files are one's own still
-ALLOWED = shutil.which("unshare") and subprocess.run([*UNKNOWN, "true"], capture_output=True).returncode == 0
+ALLOWED = (
+    shutil.which("unshare")
+    and subprocess.run([*UNKNOWN, "true"], capture_output=True).returncode == 0
+)
 
 
 @pytest.mark.skipif(not ALLOWED, reason="no user namespaces here")
 def test_an_unknown_user_without_a_home_trains_and_reports(study, tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME")}
-    command = [sys.executable, "-m", "xceptlab", "study", study, *OPTIONS, f"--runtime.outputs={tmp_path / 'outputs'}"]
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME")
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "xceptlab",
+        "study",
+        study,
+        *OPTIONS,
+        f"--runtime.outputs={tmp_path / 'outputs'}",
+    ]
     done = subprocess.run(
         [*UNKNOWN, *command, "--runtime.wandb=offline"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
@@ -125,8 +148,14 @@ def test_an_unknown_user_without_a_home_trains_and_reports(study, tmp_path):
 
 def test_a_tilde_in_a_configuration_is_the_users_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "mine.yaml").write_text("{data: {root: ~/images, cache: ~/cache}, runtime: {outputs: ~/outputs}}")
-    for layers in (["-c", "~/mine.yaml"], ["--config=~/mine.yaml"], ["--data.root=~/images", "--data.cache=~/cache"]):
+    (tmp_path / "mine.yaml").write_text(
+        "{data: {root: ~/images, cache: ~/cache}, runtime: {outputs: ~/outputs}}"
+    )
+    for layers in (
+        ["-c", "~/mine.yaml"],
+        ["--config=~/mine.yaml"],
+        ["--data.root=~/images", "--data.cache=~/cache"],
+    ):
         config = load_run(layers)
         assert config.data.root == str(tmp_path / "images")
         assert config.data.cache == str(tmp_path / "cache")
@@ -134,7 +163,10 @@ def test_a_tilde_in_a_configuration_is_the_users_home(monkeypatch, tmp_path):
     assert load_run(["--data.root=./~", "--data.cache=~no_such_user/x"]).data.root == "./~"
     assert load_run(["--data.root=~"]).run_id == load_run().run_id
     assert shipped.find("~/mine.yaml") == tmp_path / "mine.yaml"
-    for command in (["describe", "~/mine.yaml"], ["describe", "--compare", "~/mine.yaml", "~/mine.yaml"]):
+    for command in (
+        ["describe", "~/mine.yaml"],
+        ["describe", "--compare", "~/mine.yaml", "~/mine.yaml"],
+    ):
         assert cli.main([*command, "--depth=0"]) == 0
     (tmp_path / "study.yaml").write_text(
         "question: Is it?\nbase: [~/mine.yaml]\narms: {a: {}, b: {model.width: 2}}\nseeds: [0]\n"
@@ -145,7 +177,14 @@ def test_a_tilde_in_a_configuration_is_the_users_home(monkeypatch, tmp_path):
 @pytest.mark.parametrize("text", ["~", "~/a", "~root", "~ 2 points better"])
 def test_a_tilde_in_what_is_no_path_stays_one(monkeypatch, tmp_path, text):
     monkeypatch.setenv("HOME", str(tmp_path))
-    claim = Claim(id=text, contrast=("a", "b"), metric="test/top1", kind="superior", margin=0.0, statement=text)
+    claim = Claim(
+        id=text,
+        contrast=("a", "b"),
+        metric="test/top1",
+        kind="superior",
+        margin=0.0,
+        statement=text,
+    )
     assert (claim.id, claim.statement) == (text, text)
     assert Paper(ref=text).ref == text
     assert ModelConfig(timm=text).timm == text

@@ -1,4 +1,6 @@
-"""The tutorial does what it says: its files are written and commands run, in an empty folder; they print what stands there."""
+"""The tutorial does what it says: its files are written and commands run, in an empty folder; they
+print what stands there.
+"""
 
 import os
 import re
@@ -25,11 +27,15 @@ def test_the_tutorial_can_be_followed_to_the_letter(tmp_path):
                 done = processes.run(arguments, environment, tmp_path)
             else:
                 assert name == "python"
-                done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+                done = subprocess.run(
+                    [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True
+                )
             printed = done.stdout + done.stderr
             assert done.returncode == 0, printed
         else:
             assert language == "text"
-            assert re.search(re.escape(text.strip()).replace(r"\.\.\.", ".*"), printed, re.S), printed
+            assert re.search(re.escape(text.strip()).replace(r"\.\.\.", ".*"), printed, re.S), (
+                printed
+            )
     assert (tmp_path / "flip" / "report.md").is_file()
     assert "SUPPORTED" in (tmp_path / "flip" / "report.md").read_text().upper()

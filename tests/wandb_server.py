@@ -1,4 +1,5 @@
-"""A stand-in for W&B's server, as far as wandb's own client needs one, and a reader of the files that it writes offline.
+"""A stand-in for W&B's server, as far as wandb's own client needs one, and a reader of the files
+that it writes offline.
 
 What it answers was found by trying wandb 0.31 against it; the real server has never been asked.
 """
@@ -31,7 +32,9 @@ class Server:
         self.requests = 0
 
     def __enter__(self) -> "Server":
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_": self}))
+        self._http = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"server_": self})
+        )
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
         return self
@@ -48,23 +51,46 @@ class Server:
         entity = {"id": "e", "name": given.get("entity") or "me"}
         match re.search(r"(?:query|mutation) (\w+)", query)[1]:  # type: ignore[index]
             case "Viewer":
-                return {"viewer": {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+                return {
+                    "viewer": {
+                        "id": "v",
+                        "entity": "me",
+                        "username": "me",
+                        "flags": "{}",
+                        "teams": {"edges": []},
+                    }
+                }
             case "RunResumeStatus":
-                return {"model": {"id": "m", "name": given["project"], "entity": entity, "bucket": self._bucket(given["name"])}}
+                return {
+                    "model": {
+                        "id": "m",
+                        "name": given["project"],
+                        "entity": entity,
+                        "bucket": self._bucket(given["name"]),
+                    }
+                }
             case "UpsertBucket":
                 run = self.runs.setdefault(given["name"], {})
                 run |= {name: value for name, value in given.items() if value is not None}
                 self.histories.setdefault(given["name"], [])
-                bucket = self._bucket(given["name"]) | {"project": {"id": "m", "name": given["project"], "entity": entity}}
+                bucket = self._bucket(given["name"]) | {
+                    "project": {"id": "m", "name": given["project"], "entity": entity}
+                }
                 return {"upsertBucket": {"bucket": bucket, "inserted": True}}
             case "CreateRunFiles":
-                files = [{"name": name, "uploadUrl": f"{self.url}/put/{name}"} for name in given["files"]]
+                files = [
+                    {"name": name, "uploadUrl": f"{self.url}/put/{name}"} for name in given["files"]
+                ]
                 return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
             case "ArtifactType":
                 return {"project": {"artifact": None}}
             case "CreateArtifact":
                 self.artifacts.append(given["input"])
-                artifact = {"id": "a", "state": "PENDING", "artifactSequence": {"id": "s", "latestArtifact": None}}
+                artifact = {
+                    "id": "a",
+                    "state": "PENDING",
+                    "artifactSequence": {"id": "s", "latestArtifact": None},
+                }
                 return {"createArtifact": {"artifact": artifact}}
             case "CreateArtifactManifest" | "UpdateArtifactManifest" as name:
                 file = {
@@ -77,8 +103,12 @@ class Server:
                 manifest = {"artifactManifest": {"id": "m", "file": file}}
                 return {name[0].lower() + name[1:]: manifest}
             case "CreateArtifactFiles":
-                nodes = [self._artifact_file(spec["name"]) for spec in given["input"]["artifactFiles"]]
-                return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+                nodes = [
+                    self._artifact_file(spec["name"]) for spec in given["input"]["artifactFiles"]
+                ]
+                return {
+                    "createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}
+                }
             case "CommitArtifact":
                 return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
         return {}
@@ -97,10 +127,18 @@ class Server:
 
     def _artifact_file(self, name: str) -> dict[str, Any]:
         url = f"{self.url}/put/{name}"
-        return {"storagePath": "s", "uploadUrl": url, "uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": "a"}}
+        return {
+            "storagePath": "s",
+            "uploadUrl": url,
+            "uploadHeaders": [],
+            "uploadMultipartUrls": None,
+            "artifact": {"id": "a"},
+        }
 
     def stream(self, run: str, files: dict[str, Any]) -> None:
-        self.histories[run] += [json.loads(line) for line in files.get("wandb-history.jsonl", {}).get("content", [])]
+        self.histories[run] += [
+            json.loads(line) for line in files.get("wandb-history.jsonl", {}).get("content", [])
+        ]
         for line in files.get("wandb-summary.json", {}).get("content", []):
             self.summaries[run] = json.loads(line)
 
@@ -150,14 +188,17 @@ def _decoded(authorization: str | None) -> str:
 
 
 def offline_records(file: Path) -> list[wandb_internal_pb2.Record]:
-    """What wandb wrote offline, as far as it is whole: LevelDB's log format, blocks of 32 KiB, after 7 bytes of its own."""
+    """What wandb wrote offline, as far as it is whole: LevelDB's log format, blocks of 32 KiB,
+    after 7 bytes of its own.
+    """
     data, at, part, found = file.read_bytes(), 7, b"", []
     while True:
         if (left := -at % 32768) < 7:
             at += left
         if at + 7 > len(data):
             return found
-        _, size, kind = struct.unpack_from("<IHB", data, at)  # checksum, length, whole (1), first (2), middle (3) or last (4)
+        # checksum, length, whole (1), first (2), middle (3) or last (4)
+        _, size, kind = struct.unpack_from("<IHB", data, at)
         if at + 7 + size > len(data):
             return found
         part += data[at + 7 : at + 7 + size]
@@ -172,4 +213,7 @@ def offline_records(file: Path) -> list[wandb_internal_pb2.Record]:
 def offline_history(file: Path) -> list[dict[str, Any]]:
     """The lines of the log among ``offline_records``."""
     histories = [record.history for record in offline_records(file) if record.HasField("history")]
-    return [{item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in line.item} for line in histories]
+    return [
+        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in line.item}
+        for line in histories
+    ]

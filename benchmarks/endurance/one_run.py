@@ -1,6 +1,7 @@
 """What must hold of one run, whatever happens to it."""
 
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -14,10 +15,24 @@ from pathlib import Path
 
 from table import Counts, check
 
-from runs import ARGV, EPOCHS, IMAGES, SERVER, STEPS, STEPS_PER_EPOCH, Run, photographs, undisturbed, until
+from runs import (
+    ARGV,
+    EPOCHS,
+    IMAGES,
+    SERVER,
+    STEPS,
+    STEPS_PER_EPOCH,
+    Run,
+    photographs,
+    undisturbed,
+    until,
+)
 
 
-@check("SIGKILL at random steps x {1, 2} processes x {0, 2} workers", "losses, images, weights equal to undisturbed")
+@check(
+    "SIGKILL at random steps x {1, 2} processes x {0, 2} workers",
+    "losses, images, weights equal to undisturbed",
+)
 def kills(folder: Path, full: bool) -> Counts:
     held, of, data = 0, 0, photographs(folder / "photographs")
     for world, workers in ((1, 0), (2, 2), (1, 2), (2, 0))[: 4 if full else 2]:
@@ -30,7 +45,9 @@ def kills(folder: Path, full: bool) -> Counts:
     return Counts(held, of)
 
 
-@check("3 interruptions at random steps, world 1, 2 and 4", "in every epoch each image exactly once")
+@check(
+    "3 interruptions at random steps, world 1, 2 and 4", "in every epoch each image exactly once"
+)
 def once(folder: Path, full: bool) -> Counts:
     held, of = 0, 0
     for world in (1, 2, 4) if full else (1, 2):
@@ -43,7 +60,11 @@ def once(folder: Path, full: bool) -> Counts:
         batches = run.images()
         for epoch in range(EPOCHS):
             first = 2 * STEPS_PER_EPOCH * epoch
-            images = [image for batch in range(first, first + 2 * STEPS_PER_EPOCH) for image in batches.get(batch, [])]
+            images = [
+                image
+                for batch in range(first, first + 2 * STEPS_PER_EPOCH)
+                for image in batches.get(batch, [])
+            ]
             of, held = of + 1, held + (sorted(images) == list(range(IMAGES)))
     return Counts(held, of, "epochs")
 
@@ -58,11 +79,25 @@ def elastic(folder: Path, full: bool) -> Counts:
         run.stop(signal.SIGTERM)
     run.start(2).wait()
     seen = run.images()
-    return Counts(sum(seen.get(batch) == images for batch, images in expected.items()), len(expected), "batches")
+    return Counts(
+        sum(seen.get(batch) == images for batch, images in expected.items()),
+        len(expected),
+        "batches",
+    )
+
+
+def _has_written(folder: Path, before: list[Path], is_full: bool) -> bool:
+    """Whether there are checkpoints besides those of before; on a full disk there cannot be."""
+    from xceptlab.training.checkpoints import oldest_first
+
+    found = oldest_first(folder)
+    return len(found) > 1 and (found != before or is_full)
 
 
 def _write_checkpoints(folder: Path, temporary: str) -> None:
-    """Forever, through a full disk, too; where Python and libraries would put temporary files is ``temporary``."""
+    """Forever, through a full disk, too; where Python and libraries would put temporary files is
+    ``temporary``.
+    """
     import torch
 
     from xceptlab.training.checkpoints import CheckpointFiles
@@ -71,7 +106,9 @@ def _write_checkpoints(folder: Path, temporary: str) -> None:
     payload = torch.randn(2**18)
     for step in range(10**6):
         with contextlib.suppress(OSError):
-            CheckpointFiles().save_checkpoint({"step": step, "payload": payload}, folder / f"step{time.time_ns() // 1000:020d}")
+            CheckpointFiles().save_checkpoint(
+                {"step": step, "payload": payload}, folder / f"step{time.time_ns() // 1000:020d}"
+            )
 
 
 @contextlib.contextmanager
@@ -79,7 +116,10 @@ def small_disk(folder: Path, megabytes: float) -> Iterator[bool]:
     """Mount a disk of this size on the folder; False where that is not permitted."""
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={int(megabytes * 1024)}k", "tmpfs", str(folder)]
-    mounted = shutil.which("mount") and subprocess.run(["mount", *options], capture_output=True).returncode == 0
+    mounted = (
+        shutil.which("mount")
+        and subprocess.run(["mount", *options], capture_output=True).returncode == 0
+    )
     try:
         yield bool(mounted)
     finally:
@@ -87,14 +127,26 @@ def small_disk(folder: Path, megabytes: float) -> Iterator[bool]:
             subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@check("SIGKILL while checkpoints are written: one disk, two file systems, a full disk", "0 unreadable, previous one kept")
+@check(
+    "SIGKILL while checkpoints are written: one disk, two file systems, a full disk",
+    "0 unreadable, previous one kept",
+)
 def torn(folder: Path, full: bool) -> Counts:
     from xceptlab.training.checkpoints import CheckpointFiles, newest, oldest_first
 
-    memory = next((place for place in ("/dev/shm", "/run") if os.access(place, os.W_OK)), str(folder))
+    memory = next(
+        (place for place in ("/dev/shm", "/run") if os.access(place, os.W_OK)), str(folder)
+    )
     held, of = 0, 0
-    with small_disk(folder / "small", 2.7) as mounted, tempfile.TemporaryDirectory(dir=memory) as other:
-        places = [(folder / "same", str(folder)), (folder / "disk", other), (Path(other) / "memory", str(folder))]
+    with (
+        small_disk(folder / "small", 2.7) as mounted,
+        tempfile.TemporaryDirectory(dir=memory) as other,
+    ):
+        places = [
+            (folder / "same", str(folder)),
+            (folder / "disk", other),
+            (Path(other) / "memory", str(folder)),
+        ]
         places += [(folder / "small" / "run", str(folder))] if mounted else []
         for place, temporary in places:
             place.mkdir()
@@ -102,19 +154,28 @@ def torn(folder: Path, full: bool) -> Counts:
                 before, is_full = oldest_first(place), "small" in place.parts
                 writer = SERVER.Process(target=_write_checkpoints, args=(place, temporary))
                 writer.start()
-                until(lambda: len(found := oldest_first(place)) > 1 and (found != before or is_full))  # noqa: B023, called here
+                until(functools.partial(_has_written, place, before, is_full))
                 time.sleep(random.uniform(0, 0.03))
                 writer.kill()
                 writer.join()
-                readable = [CheckpointFiles().load_checkpoint(path, weights_only=True) for path in oldest_first(place)]
+                readable = [
+                    CheckpointFiles().load_checkpoint(path, weights_only=True)
+                    for path in oldest_first(place)
+                ]
                 whole = newest(place) == oldest_first(place)[-1] and len(readable) >= 2
-                with contextlib.suppress(OSError):  # the next writer removes what the kill left, also where nothing more fits
-                    CheckpointFiles().save_checkpoint({"step": 0}, place / f"step{time.time_ns() // 1000:020d}")
+                # the next writer removes what the kill left, also where nothing more fits
+                with contextlib.suppress(OSError):
+                    CheckpointFiles().save_checkpoint(
+                        {"step": 0}, place / f"step{time.time_ns() // 1000:020d}"
+                    )
                 of, held = of + 1, held + (whole and not list(place.glob(".*")))
     return Counts(held, of, "" if mounted else "no full disk: mount is not permitted")
 
 
-@check("a disk that is full in mid-run", "old checkpoints kept, one clear line, continues when there is room")
+@check(
+    "a disk that is full in mid-run",
+    "old checkpoints kept, one clear line, continues when there is room",
+)
 def full_disk(folder: Path, full: bool) -> Counts:
     from xceptlab.training.checkpoints import newest
 
@@ -129,8 +190,15 @@ def full_disk(folder: Path, full: bool) -> Counts:
                 file.write(bytes(4096))
         codes = run.wait()
         lines = [line for line in run.output().splitlines() if line.startswith("xceptlab: ")]
-        clear = codes == [1] and len(lines) == 1 and "No space left on device" in lines[0] and "Traceback" not in run.output()
-        kept = len(run.checkpoints) == 2 and newest(run.checkpoints[0].parent) == run.checkpoints[-1]
+        clear = (
+            codes == [1]
+            and len(lines) == 1
+            and "No space left on device" in lines[0]
+            and "Traceback" not in run.output()
+        )
+        kept = (
+            len(run.checkpoints) == 2 and newest(run.checkpoints[0].parent) == run.checkpoints[-1]
+        )
         filler.unlink()
         run.start().wait()
         return Counts(clear + kept + (run.result() == undisturbed()), 3)
@@ -150,7 +218,9 @@ def _empty(file: Path) -> None:
     os.truncate(file, 0)
 
 
-@check("newest checkpoint cut, flipped, emptied; both corrupt", "falls back one, says so; same bits")
+@check(
+    "newest checkpoint cut, flipped, emptied; both corrupt", "falls back one, says so; same bits"
+)
 def corrupt(folder: Path, full: bool) -> Counts:
     held, of = 0, 0
     for i in range(5 if full else 1):
@@ -166,7 +236,10 @@ def corrupt(folder: Path, full: bool) -> Counts:
     return Counts(held, of)
 
 
-@check("pre-emptions of 2 processes, 0 to 500 ms between them", "0 hangs, right step, exit code 75; same bits at the end")
+@check(
+    "pre-emptions of 2 processes, 0 to 500 ms between them",
+    "0 hangs, right step, exit code 75; same bits at the end",
+)
 def preempted(folder: Path, full: bool) -> Counts:
     times = 50 if full else 3
     longer = ("--runtime.checkpoint_steps=0", f"--train.epochs={2 * times}")  # 20 steps for each
@@ -176,7 +249,11 @@ def preempted(folder: Path, full: bool) -> Counts:
         step = run.step
         run.start(2).wait_for_step(step + random.randrange(1, 6))
         codes = run.stop(signal.SIGTERM, delay=random.uniform(0, 0.5))
-        right = run.checkpoints[-1].name.startswith(f"step{run.step:08d}-") if run.checkpoints else False
+        right = (
+            run.checkpoints[-1].name.startswith(f"step{run.step:08d}-")
+            if run.checkpoints
+            else False
+        )
         held += codes == [75, 0] and right
     run.start(2).wait()
     return Counts(held + (run.result() == undisturbed(2, *longer)), times + 1)
@@ -187,18 +264,33 @@ def preempted(folder: Path, full: bool) -> Counts:
     "losses to 1e-12 (64 bits) and 1e-6 (32 bits, learning rate 1e-6); same counts, weights",
 )
 def alike(folder: Path, full: bool) -> Counts:
-    """In 32 bits what is tested is the arithmetic: with a usual learning rate rounding errors grow, as they tip ReLUs and maxima,
-    to 1e-2 in the losses of 50 steps. At 1e-6 they do not, while doubling the learning rate would change the losses by 6e-4, so
-    that gradients wrong by 1% show. The processes have different numbers of evaluation batches.
+    """In 32 bits what is tested is the arithmetic: with a usual learning rate rounding errors grow,
+    as they tip ReLUs and maxima, to 1e-2 in the losses of 50 steps. At 1e-6 they do not, while
+    doubling the learning rate would change the losses by 6e-4, so that gradients wrong by 1% show.
+    The processes have different numbers of evaluation batches.
     """
     held, of, notes = 0, 0, []
-    for precision, tolerance, lr in (("32-true", 1e-6, 1e-6), ("64-true", 1e-12, 0.01))[: 2 if full else 1]:
+    for precision, tolerance, lr in (("32-true", 1e-6, 1e-6), ("64-true", 1e-12, 0.01))[
+        : 2 if full else 1
+    ]:
         science = (
-            *("--model.dropout=0", "--train.epochs=5", "--train.accumulate=1", "--data.test_images=57"),
-            *(f"--train.precision={precision}", f"--train.lr={lr}", "--train.schedule=constant", "--train.warmup=0"),
+            *(
+                "--model.dropout=0",
+                "--train.epochs=5",
+                "--train.accumulate=1",
+                "--data.test_images=57",
+            ),
+            *(
+                f"--train.precision={precision}",
+                f"--train.lr={lr}",
+                "--train.schedule=constant",
+                "--train.warmup=0",
+            ),
         )
         worlds = (1, 2, 4) if full else (1, 2)
-        alone, *together = [Run(folder / f"{precision}{world}", *science).start(world) for world in worlds]
+        alone, *together = [
+            Run(folder / f"{precision}{world}", *science).start(world) for world in worlds
+        ]
         for run in (alone, *together):
             run.wait()
         for run in together:
@@ -218,15 +310,33 @@ def divergence(folder: Path, full: bool) -> Counts:
     return Counts(int(run.wait() == [0, 0] and run.record()["status"] == "diverged"), 1)
 
 
-@check("kill -9 of one process of a run with 2, of its coordinator, of torchrun", "all down in 30 s, no orphans")
+@check(
+    "kill -9 of one process of a run with 2, of its coordinator, of torchrun",
+    "all down in 30 s, no orphans",
+)
 def orphans(folder: Path, full: bool) -> Counts:
-    """Started as users do, with Lightning's launcher and torchrun, each with a loader worker per process."""
+    """Started as users do, with Lightning's launcher and torchrun, each with a loader worker per
+    process.
+    """
     data = photographs(folder / "photographs")
-    train = ["-m", "xceptlab", "train", *ARGV, *data, "--runtime.devices=2", "--runtime.workers=1", "--train.epochs=1000"]
+    train = [
+        "-m",
+        "xceptlab",
+        "train",
+        *ARGV,
+        *data,
+        "--runtime.devices=2",
+        "--runtime.workers=1",
+        "--train.epochs=1000",
+    ]
     coordinator = (
-        "import os, subprocess, sys; subprocess.run(sys.argv[1:], env=os.environ | {'XCEPTLAB_PARENT': str(os.getpid())})"
+        "import os, subprocess, sys; "
+        "subprocess.run(sys.argv[1:], env=os.environ | {'XCEPTLAB_PARENT': str(os.getpid())})"
     )
-    lightning, torchrun = [sys.executable], [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    lightning, torchrun = (
+        [sys.executable],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+    )
     cases = [  # what is started, and whether its second process is killed or its first
         (lightning, False),
         (torchrun, True),
@@ -241,7 +351,8 @@ def orphans(folder: Path, full: bool) -> Counts:
         whole = ["env", mark, *command, *train, f"--runtime.outputs={run.folder}"]
         first = subprocess.Popen(whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until(lambda: run.step >= 3 or first.poll() is not None)  # noqa: B023, called here
-        ranks = [pid for pid, environment in _marked(mark) if "LOCAL_RANK=1" in environment]  # and its loader worker
+        # and its loader worker
+        ranks = [pid for pid, environment in _marked(mark) if "LOCAL_RANK=1" in environment]
         os.kill(min(ranks) if second else first.pid, signal.SIGKILL)
         start = time.monotonic()
         while (left := _marked(mark)) and time.monotonic() < start + 30:
@@ -255,7 +366,9 @@ def orphans(folder: Path, full: bool) -> Counts:
 
 
 def _marked(mark: str) -> list[tuple[int, list[str]]]:
-    """Id and environment of the living processes with this in their environment, whatever their session (torchrun makes some)."""
+    """Id and environment of the living processes with this in their environment, whatever their
+    session (torchrun makes some).
+    """
     found = []
     for file in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -264,7 +377,10 @@ def _marked(mark: str) -> list[tuple[int, list[str]]]:
     return found
 
 
-@check("a run begun by an older version; a checkpoint of one with other weights", "starts anew and says so; refused in one line")
+@check(
+    "a run begun by an older version; a checkpoint of one with other weights",
+    "starts anew and says so; refused in one line",
+)
 def older_version(folder: Path, full: bool) -> Counts:
     from xceptlab.config.loading import load_run
     from xceptlab.training.checkpoints import CheckpointFiles
@@ -275,7 +391,11 @@ def older_version(folder: Path, full: bool) -> Counts:
     run.stop(signal.SIGKILL)
     anew = "an older version, whose results differ, began it; it starts anew" in run.output()
     checkpoint = CheckpointFiles().load_checkpoint(run.checkpoints[-1], weights_only=True)
-    checkpoint["state_dict"]["network.a"] = checkpoint["state_dict"].pop("network.classifier.weight")
+    checkpoint["state_dict"]["network.a"] = checkpoint["state_dict"].pop(
+        "network.classifier.weight"
+    )
     CheckpointFiles().save_checkpoint(checkpoint, run.path / "checkpoints" / f"step{STEPS:08d}")
     codes = run.start().wait()
-    return Counts(anew + (codes == [2] and "is of another version: network.a differs" in run.output()), 2)
+    return Counts(
+        anew + (codes == [2] and "is of another version: network.a differs" in run.output()), 2
+    )

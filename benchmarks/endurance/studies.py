@@ -22,14 +22,22 @@ arms: {{a: {{train.lr: 0.1}}, b: {{train.lr: 0.05}}}}
 claims: [{{id: c, contrast: [a, b], metric: test/loss, kind: superior, margin: 0}}]
 """
 TINY = [
-    *(*ARGV, "--train.accumulate=1", "--train.epochs=1", "--data.train_images=100", "--data.test_images=50"),
+    *(
+        *ARGV,
+        "--train.accumulate=1",
+        "--train.epochs=1",
+        "--data.train_images=100",
+        "--data.test_images=50",
+    ),
     "--runtime.checkpoint_steps=2",
 ]
 """5 steps."""
 
 
 def _injured(argv: list[str]) -> int:
-    """A run of a study, of which some crash, the first of each arm for certain; notes when two processes train the same."""
+    """A run of a study, of which some crash, the first of each arm for certain; notes when two
+    processes train the same.
+    """
     from xceptlab import cli
     from xceptlab.training import train
     from xceptlab.training.task import Task
@@ -37,14 +45,19 @@ def _injured(argv: list[str]) -> int:
     folder = Path(argv[argv.index("-c") + 1]).parent
     real_train, step = train._train, Task.training_step
     certain = "-seed0-" in folder.name and not (folder / "crashes").exists()
-    crash = random.choice(("kill", "raise", "lie")) if certain or random.random() < float(os.environ["CRASHING"]) else ""
+    crash = (
+        random.choice(("kill", "raise", "lie"))
+        if certain or random.random() < float(os.environ["CRASHING"])
+        else ""
+    )
     at = random.randrange(5)
 
     def alone(*args: Any) -> Any:
         """The part of a run that is done under the lease."""
         with open(folder / "in_training", "w") as mark:
             try:
-                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+                # ends with the process, however it ends
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 (folder / "trained_twice_at_once").touch()
             return real_train(*args)
@@ -107,26 +120,38 @@ def crashes(folder: Path, full: bool) -> Counts:
     for process in both:
         process.join(600)
     again = 0
-    while done() < count and again < 10:  # a run that crashed twice at one place has failed, until the study is run again
+    # a run that crashed twice at one place has failed, until the study is run again
+    while done() < count and again < 10:
         coordinator(2).join()
         again += 1
     coordinator(2, "calm", 0).join()
 
-    expansions = [expand(str(study), [*TINY, f"--runtime.outputs={folder / name}"]) for name in ("injured", "calm")]
+    expansions = [
+        expand(str(study), [*TINY, f"--runtime.outputs={folder / name}"])
+        for name in ("injured", "calm")
+    ]
     injured, calm = (
-        ([(v.outcome, v.summary) for v in summary.verdicts], [(row.mean, row.spread, row.n) for row in summary.arms])
+        (
+            [(v.outcome, v.summary) for v in summary.verdicts],
+            [(row.mean, row.spread, row.n) for row in summary.arms],
+        )
         for summary in map(summarise, expansions)
     )
     held = 0
     for run in expansions[0].runs().values():
         one, other = (folder / name / "runs" / run.run_id for name in ("injured", "calm"))
         same = (one / "record.json").exists() and all(
-            (one / file).read_bytes() == (other / file).read_bytes() for file in ("model.safetensors", "test_correct.npy")
+            (one / file).read_bytes() == (other / file).read_bytes()
+            for file in ("model.safetensors", "test_correct.npy")
         )
         held += same and not (one / "trained_twice_at_once").exists()
     kinds = "".join(file.read_text() for file in folder.glob("injured/runs/*/crashes"))
     crashes = ", ".join(f"{kinds.count(kind[0])} {kind}" for kind in ("killed", "raised", "lied"))
-    return Counts(held if injured == calm else 0, count, f"crashes: {crashes}; failed runs started again {again}x")
+    return Counts(
+        held if injured == calm else 0,
+        count,
+        f"crashes: {crashes}; failed runs started again {again}x",
+    )
 
 
 def _lie(argv: list[str]) -> int:
@@ -139,7 +164,12 @@ def lies(folder: Path, full: bool) -> Counts:
     from xceptlab.launch.local import Local
 
     launcher, count = Local(_lie, 2), 50 if full else 10
-    launcher.start([load_run([*TINY, f"--seed={seed}", f"--runtime.outputs={folder}"]) for seed in range(count)])
+    launcher.start(
+        [
+            load_run([*TINY, f"--seed={seed}", f"--runtime.outputs={folder}"])
+            for seed in range(count)
+        ]
+    )
     seen: set[str] = set()
 
     def over() -> bool:
@@ -157,7 +187,11 @@ def _test(file: str, full: bool) -> Counts:
     command = [sys.executable, "-m", "pytest", "-rs", ROOT / "tests/launch" / file, "-k", "bits"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     last = done.stdout.strip().splitlines()[-1]
-    return Counts(0, 0, last) if "passed" not in last and not done.returncode else Counts(int(done.returncode == 0), 1)
+    return (
+        Counts(0, 0, last)
+        if "passed" not in last and not done.returncode
+        else Counts(int(done.returncode == 0), 1)
+    )
 
 
 @check("SLURM pre-emption", "requeued, same bits")

@@ -1,4 +1,6 @@
-"""The table: its rows are functions that count what holds. Each stands alone and leaves nothing behind."""
+"""The table: its rows are functions that count what holds. Each stands alone and leaves nothing
+behind.
+"""
 
 import sys
 import tempfile
@@ -13,7 +15,9 @@ from rich.table import Table
 
 
 class Counts(NamedTuple):
-    """What a check counted: it holds where ``held`` equals ``of``; with ``of`` 0 it was skipped, ``note`` says why."""
+    """What a check counted: it holds where ``held`` equals ``of``; with ``of`` 0 it was skipped,
+    ``note`` says why.
+    """
 
     held: int
     of: int
@@ -46,7 +50,9 @@ def check(name: str, must_hold: str) -> Callable[[Function], Function]:
 
 
 def show(checks: list[Check], full: bool) -> bool:
-    """Run checks and print the table; returns whether all hold. One that raises does not, and the others go on."""
+    """Run checks and print the table; returns whether all hold. One that raises does not, and the
+    others go on.
+    """
     table = Table("test", "must hold", "held", "s", "note", box=None, pad_edge=False)
     hold, total = True, 0.0
     for name, must_hold, run in checks:

@@ -1,4 +1,6 @@
-"""xceptlab: controlled ablation studies of Xception. Importing it costs nothing; see ``xceptlab --help`` and docs/python.md."""
+"""xceptlab: controlled ablation studies of Xception. Importing it costs nothing; see ``xceptlab
+--help`` and docs/python.md.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -16,12 +18,17 @@ try:
 except ImportError:
     import sys
 
-    print("xceptlab: needs a POSIX system, such as Linux or macOS; on Windows it runs in WSL", file=sys.stderr)
+    print(
+        "xceptlab: needs a POSIX system, such as Linux or macOS; on Windows it runs in WSL",
+        file=sys.stderr,
+    )
     raise SystemExit(2) from None
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the public interface on first use, so that ``import xceptlab`` costs nothing."""
+    """Import a name of the public interface on first use, so that ``import xceptlab`` costs
+    nothing.
+    """
     if name == "register":
         return importlib.import_module("xceptlab.register")
     if name == "Refused":

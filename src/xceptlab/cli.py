@@ -1,4 +1,5 @@
-"""The command line: the parser, and which exit code of ``errors`` an error or a signal becomes (``main``).
+"""The command line: the parser, and which exit code of ``errors`` an error or a signal becomes
+(``main``).
 
 Nothing heavy is imported before a command needs it.
 """
@@ -26,11 +27,30 @@ from xceptlab.errors import BAD_INPUT, CANCELLED, FAILED, INTERRUPTED, Interrupt
 from xceptlab.runs.leases import Busy
 from xceptlab.text import number, say, whole_number
 
-MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+MENDABLE = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 """Errors of the system that the user can mend; another one, such as a full disk, is a failure."""
 
-ASCII = {"–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "±": "+/-", "≤": "<=", "≥": ">=", "…": "...", "’": "'"}
-"""Text in place of a character that a terminal or a file cannot show; for all other characters it is a question mark."""
+ASCII = {
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "→": "->",
+    "×": "x",
+    "±": "+/-",
+    "≤": "<=",
+    "≥": ">=",
+    "…": "...",
+    "’": "'",
+}
+"""Text in place of a character that a terminal or a file cannot show; for all other characters it
+is a question mark.
+"""
 
 LAYERS = """\
 Every field of a run can be layered and overridden: -c FILE (repeatable, the last wins), --train.lr 0.05, --runtime.outputs DIR.
@@ -39,7 +59,12 @@ Every field of a run can be layered and overridden: -c FILE (repeatable, the las
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
-        super().__init__(epilog=LAYERS, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        super().__init__(
+            epilog=LAYERS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
@@ -56,7 +81,9 @@ class _Parser(argparse.ArgumentParser):
         return f"see {self.prog} --help"
 
     def refuse(self, unknown: str) -> NoReturn:
-        """Refuse an argument that this command does not know, with the option or the run's key that was probably meant."""
+        """Refuse an argument that this command does not know, with the option or the run's key that
+        was probably meant.
+        """
         word = unknown.split("=")[0]
         known = keys(RunConfig)
         similar = []
@@ -68,12 +95,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def console() -> NoReturn:
-    """Run the command line and end the process: the entry point of ``xceptlab`` and ``python -m xceptlab``."""
+    """Run the command line and end the process: the entry point of ``xceptlab`` and ``python -m
+    xceptlab``.
+    """
     sys.exit(main(sys.argv[1:]))
 
 
 def main(argv: list[str]) -> int:
-    """Run a command and return its exit code; whatever the user can mend is one line on standard error."""
+    """Run a command and return its exit code; whatever the user can mend is one line on standard
+    error.
+    """
     _replace_characters_that_cannot_be_shown()
     _have_a_home()
     try:
@@ -94,7 +125,9 @@ def main(argv: list[str]) -> int:
 
 
 def _replace_characters_that_cannot_be_shown() -> None:
-    """Print characters that the terminal's or the file's encoding lacks in ASCII, in place of raising an error."""
+    """Print characters that the terminal's or the file's encoding lacks in ASCII, in place of
+    raising an error.
+    """
     codecs.register_error("xceptlab", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -102,7 +135,9 @@ def _replace_characters_that_cannot_be_shown() -> None:
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """Replace characters that cannot be encoded: a handler of errors, as ``codecs.register_error`` takes it."""
+    """Replace characters that cannot be encoded: a handler of errors, as ``codecs.register_error``
+    takes it.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -110,7 +145,9 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _have_a_home() -> None:
-    """Give libraries a folder for their caches, and a name, where the system knows no user of this number, as in containers."""
+    """Give libraries a folder for their caches, and a name, where the system knows no user of this
+    number, as in containers.
+    """
     try:
         Path.home()
     except RuntimeError:
@@ -126,7 +163,9 @@ def _have_a_home() -> None:
 
 
 def _raised(error: Exception) -> str:
-    """Message of an error, without the traceback that torch's loader puts before the message of an error in a worker."""
+    """Message of an error, without the traceback that torch's loader puts before the message of an
+    error in a worker.
+    """
     return re.split(rf"\n(?:[\w.]+\.)?{type(error).__name__}: ", str(error))[-1]
 
 
@@ -146,13 +185,17 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into the layers and overrides of a run's configuration, and the others, which the parser knows."""
+    """Split arguments into the layers and overrides of a run's configuration, and the others, which
+    the parser knows.
+    """
     layers: list[str] = []
     rest: list[str] = []
     pieces = iter(argv)
     for piece in pieces:
         name = piece.split("=")[0]
-        if name in ("-c", "--config", "--seed", "--extensions") or (name.startswith("--") and "." in name):
+        if name in ("-c", "--config", "--seed", "--extensions") or (
+            name.startswith("--") and "." in name
+        ):
             layers += [piece, *itertools.islice(pieces, 0 if "=" in piece else 1)]
         elif name == "--print_config":
             layers.append(piece)
@@ -200,7 +243,7 @@ def _parser() -> _Parser:
     return parser
 
 
-# ---- arguments of several commands -----------------------------------------------------------------------------------------
+# ---- arguments of several commands ---------------------------------------------------------------
 
 
 def _add_study_and_seeds(parser: argparse.ArgumentParser) -> None:
@@ -210,19 +253,21 @@ def _add_study_and_seeds(parser: argparse.ArgumentParser) -> None:
 
 def _add_seeds(parser: argparse.ArgumentParser) -> None:
     first_look = (
-        "a first look with the first N of the study's seeds: a study by itself (STUDY+seedsN), which shares its runs with it"
+        "a first look with the first N of the study's seeds: a study by itself (STUDY+seedsN), "
+        "which shares its runs with it"
     )
     parser.add_argument("--seeds", type=whole_number, metavar="N", help=first_look)
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     simulate = (
-        "simulate such studies, with differences drawn from these, and say how often their verdicts are wrong (some seconds)"
+        "simulate such studies, with differences drawn from these, and say how often their verdicts "
+        "are wrong (some seconds)"
     )
     parser.add_argument("--calibrate", action="store_true", help=simulate)
 
 
-# ---- arguments of one command ----------------------------------------------------------------------------------------------
+# ---- arguments of one command --------------------------------------------------------------------
 
 
 def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
@@ -234,9 +279,16 @@ def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_seeds(parser)
-    parser.add_argument("studies", metavar="STUDY", nargs="+", help=f"{STUDY_HELP}; several are compared on one page, too")
     parser.add_argument(
-        "--publish", action="store_true", help="copy report.md, its figures, results.csv and the registration beside the study"
+        "studies",
+        metavar="STUDY",
+        nargs="+",
+        help=f"{STUDY_HELP}; several are compared on one page, too",
+    )
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="copy report.md, its figures, results.csv and the registration beside the study",
     )
     _add_calibrate(parser)
     latex = "latex: report.tex too, the arms and claims as tables"
@@ -245,21 +297,51 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("scores", metavar="SCORES.csv", type=Path, help="columns arm, seed and one per metric, or metric and value")
-    contrast = "arms a and b, for the claim that a is better than b, or equal; several are several claims"
+    add(
+        "scores",
+        metavar="SCORES.csv",
+        type=Path,
+        help="columns arm, seed and one per metric, or metric and value",
+    )
+    contrast = (
+        "arms a and b, for the claim that a is better than b, or equal; several are several claims"
+    )
     add("--contrast", nargs=2, metavar=("A", "B"), action="append", help=contrast)
     add("--kind", choices=("superior", "equivalent"), help="default: superior")
     add("--margin", type=number, metavar="M", help="smallest difference that matters (default: 0)")
     add("--metric", metavar="NAME", help="default: test/top1")
-    add("--alpha", type=number, metavar="A", help="chance of any false verdict over all contrasts (default: 0.05)")
-    add("--statistic", choices=("mean", "median"), help="of the differences over seeds (default: mean)")
+    add(
+        "--alpha",
+        type=number,
+        metavar="A",
+        help="chance of any false verdict over all contrasts (default: 0.05)",
+    )
+    add(
+        "--statistic",
+        choices=("mean", "median"),
+        help="of the differences over seeds (default: mean)",
+    )
     pairing = "seed: equal seeds form pairs; none: the arms have nothing in common (default: seed)"
     add("--pairing", choices=("seed", "none"), help=pairing)
     lower_is_better = "of this metric (default: if its name ends in loss; has to be said of error, rmse and the like)"
     add("--lower-is-better", action=argparse.BooleanOptionalAction, help=lower_is_better)
-    add("--claims", metavar="FILE", help="in place of the above: YAML with claims, as those of a study, and alpha")
-    add("--arm-column", default="arm", metavar="NAME", help="the column that tells the arms apart (default: arm)")
-    add("--seed-column", default="seed", metavar="NAME", help="the column that pairs their runs (default: seed)")
+    add(
+        "--claims",
+        metavar="FILE",
+        help="in place of the above: YAML with claims, as those of a study, and alpha",
+    )
+    add(
+        "--arm-column",
+        default="arm",
+        metavar="NAME",
+        help="the column that tells the arms apart (default: arm)",
+    )
+    add(
+        "--seed-column",
+        default="seed",
+        metavar="NAME",
+        help="the column that pairs their runs (default: seed)",
+    )
     _add_calibrate(parser)
     add("--output", type=Path, metavar="DIR", help="write report.md and its figure there")
 
@@ -276,7 +358,12 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="RUN", help=WEIGHTS_HELP)
-    parser.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on (default: test)")
+    parser.add_argument(
+        "--split",
+        choices=("test", "val"),
+        default="test",
+        help="images to evaluate on (default: test)",
+    )
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -287,7 +374,9 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     action = "check: counts, classes, and whether images decode; prepare: write what data.short_side reads, or continue to"
-    parser.add_argument("action", metavar="{check,prepare}", choices=("check", "prepare"), help=action)
+    parser.add_argument(
+        "action", metavar="{check,prepare}", choices=("check", "prepare"), help=action
+    )
     everything = "check decodes every image, not 200 of each split, and verifies every checksum of prepared ones"
     parser.add_argument("--all", action="store_true", help=everything)
 
@@ -299,7 +388,15 @@ def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_describe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or id, whose network is shown")
-    parser.add_argument("--depth", type=whole_number, default=3, metavar="N", help="levels of modules to show (default: 3)")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", help="a run's folder or id, whose network is shown"
+    )
+    parser.add_argument(
+        "--depth",
+        type=whole_number,
+        default=3,
+        metavar="N",
+        help="levels of modules to show (default: 3)",
+    )
     side_by_side = "show the networks of two configuration files or runs side by side"
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help=side_by_side)

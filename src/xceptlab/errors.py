@@ -1,6 +1,8 @@
-"""How a command ends: its exit codes, and the errors that mean something else than a defect of this program.
+"""How a command ends: its exit codes, and the errors that mean something else than a defect of this
+program.
 
-``cli.main`` turns errors into exit codes. Every exception that is not named there keeps its traceback and ends with exit code 1.
+``cli.main`` turns errors into exit codes. Every exception that is not named there keeps its
+traceback and ends with exit code 1.
 """
 
 FAILED = 1
@@ -8,16 +10,18 @@ FAILED = 1
 BAD_INPUT = 2
 """Exit code: the same command would fail again; the user has to mend something."""
 INTERRUPTED = 75
-"""Exit code: a signal asked to stop, or another process is at the run; the same command continues."""
+"""Exit code: a signal asked to stop, or another process is at the run; the same command continues.
+"""
 CANCELLED = 130
 """Exit code: Ctrl-C."""
 
 
 class Refused(ValueError):
-    """A configuration, a file or an argument that cannot be used; the message says what, where and what is allowed, in one line.
+    """A configuration, a file or an argument that cannot be used; the message says what, where and
+    what is allowed, in one line.
 
-    The command line prints the message and ends with ``BAD_INPUT``. Any other ``ValueError`` is a defect, which no
-    other configuration can mend.
+    The command line prints the message and ends with ``BAD_INPUT``. Any other ``ValueError`` is a
+    defect, which no other configuration can mend.
     """
 
     def within(self, place: str) -> "Refused":

@@ -45,7 +45,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: beside the target, flushed to the disk, then renamed onto it.
 
     Raises:
-        OSError: The file cannot be written (disk full, no permission); the old file stands and the new one is gone.
+        OSError: The file cannot be written (disk full, no permission); the old file stands and the
+            new one is gone.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -55,7 +56,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        with suppress(OSError):  # on a read-only file system removing raises, too, even what is not there
+        # on a read-only file system removing raises, too, even what is not there
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)  # name the file that was asked for, not the temporary one
@@ -68,7 +70,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_once(path: Path, data: bytes) -> None:
-    """Write a whole file unless there is one already: of several writers, on several machines perhaps, the first one wins."""
+    """Write a whole file unless there is one already: of several writers, on several machines
+    perhaps, the first one wins.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write_atomically(temporary, data)

@@ -1,4 +1,5 @@
-"""The registry of components from outside: activations, model families, metrics, data sets, optimizers, schedules, callbacks.
+"""The registry of components from outside: activations, model families, metrics, data sets,
+optimizers, schedules, callbacks.
 
 A module of yours registers them under a name, with a version, and a configuration names the module:
 
@@ -13,8 +14,9 @@ A module of yours registers them under a name, with a version, and a configurati
     extensions: [mine.py]
     model: {intermediate: squash}
 
-``docs/extending.md`` shows each. Nothing but a configuration's, a study's or a command's ``extensions``, and packages that are
-installed with an entry point in the group ``xceptlab``, is ever executed; a run's folder never names code to be run.
+``docs/extending.md`` shows each. Nothing but a configuration's, a study's or a command's
+``extensions``, and packages that are installed with an entry point in the group ``xceptlab``, is
+ever executed; a run's folder never names code to be run.
 """
 
 import hashlib
@@ -35,7 +37,9 @@ Kind = Literal["activation", "model", "metric", "data", "optimizer", "schedule",
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESERVED_METRICS = ("top1", "top5", "loss", "images", "correct")
-"""Names that no registered metric may have: every evaluation sums them up, or a file of its values is named after them."""
+"""Names that no registered metric may have: every evaluation sums them up, or a file of its values
+is named after them.
+"""
 ENTRY_POINTS = "xceptlab"
 """The group of entry points by which an installed package offers a module that registers."""
 
@@ -50,7 +54,9 @@ class Entry:
     make: Callable[..., Any]
     """The function that was registered."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the registration, such as a metric's unit or a data set's number of classes."""
+    """Further arguments of the registration, such as a metric's unit or a data set's number of
+    classes.
+    """
 
     @property
     def identity(self) -> str:
@@ -63,24 +69,28 @@ _loaded: set[str] = set()
 """Modules that this process has loaded, by their absolute path or name."""
 
 
-# ---- for modules of yours -------------------------------------------------------------------------------------------------
+# ---- for modules of yours ------------------------------------------------------------------------
 
 
 def activation(name: str, *, version: int) -> Callable[[F], F]:
-    """Register a function without arguments that makes an ``nn.Module``, for ``model.intermediate``."""
+    """Register a function without arguments that makes an ``nn.Module``, for
+    ``model.intermediate``.
+    """
     return _registering("activation", name, version)
 
 
 def model(name: str, *, version: int, options: type | None = None) -> Callable[[F], F]:
-    """Register a model family, for ``model.family``: a function that builds an ``nn.Module`` from images (N, 3, H, W) to logits.
+    """Register a model family, for ``model.family``: a function that builds an ``nn.Module`` from
+    images (N, 3, H, W) to logits.
 
-    It is called with ``(options, classes)``. Initial weights are drawn afterwards, each module's by the seed and its name, so
-    that two arms start equal in every module that they share.
+    It is called with ``(options, classes)``. Initial weights are drawn afterwards, each module's by
+    the seed and its name, so that two arms start equal in every module that they share.
 
     Args:
         name: The family's name.
         version: Raised whenever its code changes what a run computes.
-        options: A frozen dataclass whose fields, all with defaults, are what ``model.options`` may hold.
+        options: A frozen dataclass whose fields, all with defaults, are what ``model.options`` may
+            hold.
     """
     if options is not None:
         _check_options(options, f"register.model({name!r})")
@@ -94,7 +104,9 @@ def _check_options(options: type, place: str) -> None:
         if f.default is MISSING and f.default_factory is MISSING:
             raise Refused(f"{place}: the option {f.name} needs a default")
         if isinstance(f.type, str):
-            raise Refused(f"{place}: the type of the option {f.name} is text; leave out `from __future__ import annotations`")
+            raise Refused(
+                f"{place}: the type of the option {f.name} is text; leave out `from __future__ import annotations`"
+            )
 
 
 def metric(
@@ -106,27 +118,39 @@ def metric(
     decimals: int = 4,
     guessing: Callable[[int], float] | None = None,
 ) -> Callable[[F], F]:
-    """Register a metric, for ``train.metrics``: a function of logits (B, classes) and labels (B,) to a value an image (B,).
+    """Register a metric, for ``train.metrics``: a function of logits (B, classes) and labels (B,)
+    to a value an image (B,).
 
     An evaluation reports the mean over all images, as ``test/NAME`` and ``val/NAME``.
 
     Args:
         name: The metric's name.
         version: Raised whenever its code changes its values.
-        unit: ``%`` where the function gives a part of 1, which is reported as percent; or another one, or none.
+        unit: ``%`` where the function gives a part of 1, which is reported as percent; or another
+            one, or none.
         lower_is_better: Whether lower values are better, so that claims are about b - a.
         decimals: Number of decimals with which a value is shown.
-        guessing: Score of uniform guessing by the number of classes, which a diverged run is given; without it, claims on the
-            metric must declare ``diverged``.
+        guessing: Score of uniform guessing by the number of classes, which a diverged run is given;
+            without it, claims on the metric must declare ``diverged``.
     """
     if name in RESERVED_METRICS:
-        raise Refused(f"register.metric({name!r}): every evaluation has {', '.join(RESERVED_METRICS)}; give it another name")
-    about = {"unit": unit, "lower_is_better": lower_is_better, "decimals": decimals, "guessing": guessing}
+        raise Refused(
+            f"register.metric({name!r}): every evaluation has {', '.join(RESERVED_METRICS)}; give it another name"
+        )
+    about = {
+        "unit": unit,
+        "lower_is_better": lower_is_better,
+        "decimals": decimals,
+        "guessing": guessing,
+    }
     return _registering("metric", name, version, **about)
 
 
-def data(name: str, *, version: int, classes: int, images: tuple[int, int] = (0, 0)) -> Callable[[F], F]:
-    """Register a data set of small images, for ``data.name``: a function of (root, size) that gives its training and test images.
+def data(
+    name: str, *, version: int, classes: int, images: tuple[int, int] = (0, 0)
+) -> Callable[[F], F]:
+    """Register a data set of small images, for ``data.name``: a function of (root, size) that gives
+    its training and test images.
 
     Each of the two is a pair of arrays: images (n, size, size, 3) of uint8 and labels (n,).
 
@@ -140,7 +164,8 @@ def data(name: str, *, version: int, classes: int, images: tuple[int, int] = (0,
 
 
 def optimizer(name: str, *, version: int) -> Callable[[F], F]:
-    """Register an optimizer, for ``train.optimizer``: a function of (parameter groups, ``TrainConfig``).
+    """Register an optimizer, for ``train.optimizer``: a function of (parameter groups,
+    ``TrainConfig``).
 
     The groups have their ``weight_decay``; the learning rate before the schedule is ``train.lr``.
     """
@@ -148,7 +173,8 @@ def optimizer(name: str, *, version: int) -> Callable[[F], F]:
 
 
 def schedule(name: str, *, version: int) -> Callable[[F], F]:
-    """Register a learning-rate schedule, for ``train.schedule``: the factor of ``train.lr`` at a part of the training, 0 to 1.
+    """Register a learning-rate schedule, for ``train.schedule``: the factor of ``train.lr`` at a
+    part of the training, 0 to 1.
 
     It begins after the warm-up: a function of (part, ``TrainConfig``).
     """
@@ -156,7 +182,9 @@ def schedule(name: str, *, version: int) -> Callable[[F], F]:
 
 
 def callback(name: str, *, version: int) -> Callable[[F], F]:
-    """Register a callback, for ``train.callbacks``: a function of the ``RunConfig`` that makes a Lightning ``Callback``."""
+    """Register a callback, for ``train.callbacks``: a function of the ``RunConfig`` that makes a
+    Lightning ``Callback``.
+    """
     return _registering("callback", name, version)
 
 
@@ -165,12 +193,19 @@ def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[
     if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z]\w*", name):
         raise Refused(f"{place}: a name is made of letters, digits and '_', the first one a letter")
     if type(version) is not int or version < 1:
-        raise Refused(f"{place}: the version {version!r} is not allowed; it must be a whole number of at least 1")
+        raise Refused(
+            f"{place}: the version {version!r} is not allowed; it must be a whole number of at least 1"
+        )
 
     def register(make: F) -> F:
         other = _entries.get((kind, name))
-        if other and (other.make.__module__, other.make.__qualname__) != (make.__module__, make.__qualname__):
-            raise Refused(f"{place}: {_file(other.make)} and {_file(make)} both register it; rename one of them")
+        if other and (other.make.__module__, other.make.__qualname__) != (
+            make.__module__,
+            make.__qualname__,
+        ):
+            raise Refused(
+                f"{place}: {_file(other.make)} and {_file(make)} both register it; rename one of them"
+            )
         _entries[kind, name] = Entry(kind=kind, name=name, version=version, make=make, about=about)
         return make
 
@@ -181,18 +216,24 @@ def _file(make: Callable[..., Any]) -> str:
     return getattr(sys.modules.get(make.__module__), "__file__", None) or make.__module__
 
 
-# ---- for this package ------------------------------------------------------------------------------------------------------
+# ---- for this package ----------------------------------------------------------------------------
 
 
 def located(modules: Any, folder: Path) -> Any:
-    """Make the paths of files among the modules absolute; relative ones begin at ``folder``, that of the file that names them."""
+    """Make the paths of files among the modules absolute; relative ones begin at ``folder``, that
+    of the file that names them.
+    """
     if not isinstance(modules, list | tuple):
         return modules
-    return [str((folder / name).resolve()) if isinstance(name, str) and name.endswith(".py") else name for name in modules]
+    return [
+        str((folder / name).resolve()) if isinstance(name, str) and name.endswith(".py") else name
+        for name in modules
+    ]
 
 
 def load(modules: Iterable[str]) -> None:
-    """Execute modules that register, each once by a process: paths of ``.py`` files, or names of importable modules.
+    """Execute modules that register, each once by a process: paths of ``.py`` files, or names of
+    importable modules.
 
     Raises:
         Refused: There is no such module, or it raises an error: which, and in which of its lines.
@@ -227,14 +268,22 @@ def _execute(module: str, path: Path | None) -> None:
     except Refused as error:
         raise Refused(f"extensions: {module}: {error}") from None
     except Exception as error:
-        raise Refused(f"extensions: {module}: {_where(error, path)}{type(error).__name__}: {error}") from error
+        raise Refused(
+            f"extensions: {module}: {_where(error, path)}{type(error).__name__}: {error}"
+        ) from error
 
 
 def _where(error: Exception, path: Path | None) -> str:
-    """The line of a module's file at which an error was raised, as the beginning of a message; empty where that is not known."""
+    """The line of a module's file at which an error was raised, as the beginning of a message;
+    empty where that is not known.
+    """
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"line {error.lineno}: "
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
     return f"line {lines[-1]}: " if lines else ""
 
 
@@ -246,7 +295,9 @@ def find(kind: Kind, name: str) -> Entry | None:
 
 
 def loaded(kind: Kind, name: str) -> Entry | None:
-    """The component that modules loaded by this process have registered under a name; None if there is none."""
+    """The component that modules loaded by this process have registered under a name; None if there
+    is none.
+    """
     return _entries.get((kind, name))
 
 
@@ -258,7 +309,9 @@ def entry(kind: Kind, name: str) -> Entry:
     """
     found = find(kind, name)
     if found is None:
-        raise Refused(f"no {kind} {name!r} is registered; there are {', '.join(names(kind)) or 'none'}")
+        raise Refused(
+            f"no {kind} {name!r} is registered; there are {', '.join(names(kind)) or 'none'}"
+        )
     return found
 
 
@@ -269,7 +322,9 @@ def names(kind: Kind) -> list[str]:
 
 
 def _load_installed() -> None:
-    """Load, once per process, the modules that installed packages declare as entry points of the group ``xceptlab``."""
+    """Load, once per process, the modules that installed packages declare as entry points of the
+    group ``xceptlab``.
+    """
     if ENTRY_POINTS in _loaded:
         return
     _loaded.add(ENTRY_POINTS)

@@ -1,14 +1,17 @@
 """The signals that ask a process to stop, and the end of its parent.
 
-``StopSignals`` turns a signal into ``errors.Interrupted``, and Ctrl-C into a ``KeyboardInterrupt``; ``cli.main`` turns these into
-the exit codes of ``errors``. Other modules handle signals and exit codes where a run has several processes, or a launcher:
+``StopSignals`` turns a signal into ``errors.Interrupted``, and Ctrl-C into a ``KeyboardInterrupt``;
+``cli.main`` turns these into the exit codes of ``errors``. Other modules handle signals and exit
+codes where a run has several processes, or a launcher:
 
-- ``training.checkpoints``: all processes of a run agree on a signal after a step; the exit code of the first one tells of it.
+- ``training.checkpoints``: all processes of a run agree on a signal after a step; the exit code of
+the first one tells of it.
 - ``training.lightning``: gives Ctrl-C back that Lightning has turned into a ``SystemExit``.
 - ``runs.leases``: ends a process whose run another one has taken over.
 - ``runs.world``: ends torchrun's other processes once the first one has said what is wrong.
 - ``launch.child``: passes signals on to a run in a new interpreter, and its exit code back.
-- ``launch.slurm``: turns SLURM's notice into SIGTERM, and puts a job that was interrupted back into the queue.
+- ``launch.slurm``: turns SLURM's notice into SIGTERM, and puts a job that was interrupted back into
+the queue.
 - ``launch.failures``: says what a signal that has ended a run may mean.
 """
 
@@ -28,19 +31,24 @@ from xceptlab.errors import Interrupted
 from xceptlab.text import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
-"""The signals that ask a run to stop: schedulers send the first two, a terminal that closes the third, Ctrl-C the last."""
+"""The signals that ask a run to stop: schedulers send the first two, a terminal that closes the
+third, Ctrl-C the last.
+"""
 
 PARENT = "XCEPTLAB_PARENT"
 """Environment variable with the id of the process that a run must not outlive."""
 
-_PARENT_AT_START = os.getppid()  # read when this is imported: the parent may die while torch is loaded, which takes seconds
+# read when this is imported: the parent may die while torch is loaded, which takes seconds
+_PARENT_AT_START = os.getppid()
 
 
 class StopSignals:
-    """While entered, a signal that asks this process to stop raises an exception at once or, while ``deferred``, later.
+    """While entered, a signal that asks this process to stop raises an exception at once or, while
+    ``deferred``, later.
 
-    While ``deferred``, the signal is kept in ``number`` for the training loop, which looks at it after each step. Once a process
-    has been asked to stop, only Ctrl-C is still heard, and stops it at once.
+    While ``deferred``, the signal is kept in ``number`` for the training loop, which looks at it
+    after each step. Once a process has been asked to stop, only Ctrl-C is still heard, and stops it
+    at once.
 
     Args:
         explain: Tell the user, on Ctrl-C, what it does; false in all processes of a run but one.
@@ -54,17 +62,21 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self._handlers_before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # only there Python lets signals be handled
+        # only there Python lets signals be handled
+        if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._handlers_before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Put the handlers before back; a process that has been asked to stop keeps this one for all signals but Ctrl-C."""
+        """Put the handlers before back; a process that has been asked to stop keeps this one for
+        all signals but Ctrl-C.
+        """
         asked_to_stop = self.number != 0
         for number, handler in self._handlers_before.items():
-            replaced = signal.getsignal(number) != self._handle  # by StopSignals entered inside, which was asked to stop
+            # by StopSignals entered inside, which was asked to stop
+            replaced = signal.getsignal(number) != self._handle
             if not replaced and (number == signal.SIGINT or not asked_to_stop):
                 signal.signal(number, handler)
 
@@ -93,7 +105,9 @@ class StopSignals:
         self.number = number  # the signal may have reached another process of the run only
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise Interrupted(f"interrupted by {signal.Signals(number).name}; the same command continues")
+        raise Interrupted(
+            f"interrupted by {signal.Signals(number).name}; the same command continues"
+        )
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number:  # asked to stop before
@@ -108,23 +122,29 @@ class StopSignals:
 
 
 def leave_signals_to_parent(*_: object) -> None:
-    """Ignore the signals in a loader's worker: the run's process gets them too, and still needs images for its last step."""
+    """Ignore the signals in a loader's worker: the run's process gets them too, and still needs
+    images for its last step.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def started_by_parent() -> bool:
-    """Whether this process was started by a run's first process or a launcher, which put their ids into the environment."""
+    """Whether this process was started by a run's first process or a launcher, which put their ids
+    into the environment.
+    """
     return os.environ.get(PARENT) == str(_PARENT_AT_START)
 
 
 def die_with_parent(started_by_torchrun: bool = False) -> None:
-    """Kill this process when the one that started it has ended: a rank's first process, or a run's launcher.
+    """Kill this process when the one that started it has ended: a rank's first process, or a run's
+    launcher.
 
-    A process that SIGKILL ends cannot stop those that it has started. With NCCL other ranks would wait for it for minutes, and
-    the next launcher would meet the runs of the one before.
+    A process that SIGKILL ends cannot stop those that it has started. With NCCL other ranks would
+    wait for it for minutes, and the next launcher would meet the runs of the one before.
     """
-    launcher = multiprocessing.parent_process()  # of a forked run, whose parent by the system is the fork server, which lives on
+    # of a forked run, whose parent by the system is the fork server, which lives on
+    launcher = multiprocessing.parent_process()
     if launcher or started_by_torchrun or started_by_parent():
         _watch(launcher)
 

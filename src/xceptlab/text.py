@@ -8,12 +8,15 @@ LENGTH = 1000
 
 
 def counted(count: int, thing: str, things: str = "") -> str:
-    """A count of things in words, such as ``1 run`` and ``1,200 runs``; ``things`` where the plural has more than an s."""
+    """A count of things in words, such as ``1 run`` and ``1,200 runs``; ``things`` where the plural
+    has more than an s.
+    """
     return f"{count:,} {thing if count == 1 else things or thing + 's'}"
 
 
 def number(text: str) -> float:
-    """Parse a number; unlike ``float`` this refuses ``92_0``, which is a slip in a file or a command line.
+    """Parse a number; unlike ``float`` this refuses ``92_0``, which is a slip in a file or a
+    command line.
 
     Raises:
         ValueError: The text is no number.
@@ -43,8 +46,8 @@ def say(message: object, kind: str = "xceptlab") -> None:
 def one_line(message: str) -> str:
     """A message as one line of at most ``LENGTH`` characters that changes nothing about a terminal.
 
-    White space is collapsed; what is not printable, such as an escape sequence for colours or a mark for text from right to left,
-    is escaped.
+    White space is collapsed; what is not printable, such as an escape sequence for colours or a
+    mark for text from right to left, is escaped.
     """
     words = " ".join(message.split())
     printable = "".join(map(_printable, words))
@@ -52,7 +55,9 @@ def one_line(message: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Shorten a text to ``length`` characters; its middle is left out, since messages end with what is wrong."""
+    """Shorten a text to ``length`` characters; its middle is left out, since messages end with what
+    is wrong.
+    """
     if len(text) <= length:
         return text
     gap = " ... "
@@ -64,6 +69,7 @@ def shortened(text: str, length: int) -> str:
 def _printable(character: str) -> str:
     if character.isprintable():
         return character
-    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte of a file's name that is no UTF-8
+    # how Python keeps a byte of a file's name that is no UTF-8
+    if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

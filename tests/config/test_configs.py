@@ -13,7 +13,11 @@ from xceptlab.study.plan import expand, find_study_file
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
-LAYERS = sorted(file for file in (ROOT / "experiments").glob("*/*.yaml") if file.name not in ("study.yaml", "registered.yaml"))
+LAYERS = sorted(
+    file
+    for file in (ROOT / "experiments").glob("*/*.yaml")
+    if file.name not in ("study.yaml", "registered.yaml")
+)
 STUDIES = sorted((ROOT / "experiments").glob("*/study.yaml"))
 ON_CIFAR10 = ["model/xception_cifar", "data/cifar10", "train/cifar"]
 RECIPES = [
@@ -39,10 +43,17 @@ def _at_the_root(monkeypatch):
 def test_the_files_that_scripts_rely_on_are_shipped():
     names = {str(file.relative_to(ROOT / "configs").with_suffix("")) for file in CONFIGS}
     assert names >= {name for recipe, *_ in RECIPES for name in recipe}
-    assert {file.parent.name for file in STUDIES} >= {"residual", "intermediate", "order", "imagenet_residual"}
+    assert {file.parent.name for file in STUDIES} >= {
+        "residual",
+        "intermediate",
+        "order",
+        "imagenet_residual",
+    }
 
 
-@pytest.mark.parametrize("file", [*CONFIGS, *LAYERS], ids=lambda file: f"{file.parent.name}/{file.name}")
+@pytest.mark.parametrize(
+    "file", [*CONFIGS, *LAYERS], ids=lambda file: f"{file.parent.name}/{file.name}"
+)
 def test_a_shipped_layer_is_allowed_and_says_what_it_is(file):
     text = file.read_text()
     assert text.startswith("# ")
@@ -52,7 +63,9 @@ def test_a_shipped_layer_is_allowed_and_says_what_it_is(file):
             assert getattr(getattr(run, section), name) == value
 
 
-@pytest.mark.parametrize(("names", "data", "size", "classes"), RECIPES, ids=["+".join(names) for names, *_ in RECIPES])
+@pytest.mark.parametrize(
+    ("names", "data", "size", "classes"), RECIPES, ids=["+".join(names) for names, *_ in RECIPES]
+)
 def test_layers_that_belong_together_resolve(names, data, size, classes):
     run = load_run(layers(names))
     assert (run.data.name, run.data.size, run.data.classes) == (data, size, classes)
@@ -66,11 +79,26 @@ def test_the_shipped_xception_is_the_papers():
 
 def test_the_papers_recipes_are_the_papers():
     """Sections 4.2 and 4.3; 3,000,000 samples are 2.342 epochs of ImageNet."""
-    imagenet, jft = (load_run(layers(["data/imagenet", f"train/{name}_paper"])) for name in ("imagenet", "jft"))
+    imagenet, jft = (
+        load_run(layers(["data/imagenet", f"train/{name}_paper"])) for name in ("imagenet", "jft")
+    )
     t = imagenet.train
-    assert (t.optimizer, t.momentum, t.lr, t.decay_rate, t.decay_epochs, t.weight_decay) == ("sgd", 0.9, 0.045, 0.94, 2, 1e-5)
+    assert (t.optimizer, t.momentum, t.lr, t.decay_rate, t.decay_epochs, t.weight_decay) == (
+        "sgd",
+        0.9,
+        0.045,
+        0.94,
+        2,
+        1e-5,
+    )
     t = jft.train
-    assert (t.optimizer, t.momentum, t.lr, t.decay_rate, t.weight_decay) == ("rmsprop", 0.9, 0.001, 0.9, 1e-5)
+    assert (t.optimizer, t.momentum, t.lr, t.decay_rate, t.weight_decay) == (
+        "rmsprop",
+        0.9,
+        0.001,
+        0.9,
+        1e-5,
+    )
     assert t.decay_epochs == pytest.approx(3_000_000 / 1_281_167, abs=1e-3)
     assert (imagenet.model.dropout, jft.model.dropout) == (0.5, 0)
     assert [run.train.schedule for run in (imagenet, jft)] == ["exponential", "exponential"]
@@ -100,7 +128,11 @@ def test_a_shipped_study_expands_and_each_arm_differs_only_in_declared_keys(file
         assert expansion.differences(arm)
         assert set(expansion.differences(arm)) <= {*cells[baseline], *cells[arm]} | solved, arm
     runs = expansion.runs()
-    assert len({run.run_id for run in runs.values()}) == len(runs) == len(expansion.trials) * len(expansion.study.seeds)
+    assert (
+        len({run.run_id for run in runs.values()})
+        == len(runs)
+        == len(expansion.trials) * len(expansion.study.seeds)
+    )
     assert len(expansion.study.seeds) >= 3
 
 
@@ -128,11 +160,20 @@ def test_the_order_study_claims_equivalence():
 
 def test_the_imagenet_study_is_the_papers_recipe_on_eight_gpus():
     for arm in expand("experiments/imagenet_residual").arms.values():
-        assert (arm.runtime.devices, arm.runtime.accelerator, arm.train.precision) == (8, "gpu", "bf16-mixed")
-        assert (arm.train.lr, arm.train.decay_rate, arm.train.decay_epochs, arm.model.dropout) == (0.045, 0.94, 2.0, 0.5)
+        assert (arm.runtime.devices, arm.runtime.accelerator, arm.train.precision) == (
+            8,
+            "gpu",
+            "bf16-mixed",
+        )
+        assert (arm.train.lr, arm.train.decay_rate, arm.train.decay_epochs, arm.model.dropout) == (
+            0.045,
+            0.94,
+            2.0,
+            0.5,
+        )
 
 
-# ---- dependencies -----------------------------------------------------------------------------------------------------------
+# ---- dependencies --------------------------------------------------------------------------------
 
 CONDA = {"pytorch": "torch", "importlinter": "import-linter"}
 """Packages that conda-forge calls otherwise."""
@@ -142,7 +183,9 @@ def bounds(requirements: list[str]) -> dict[str, str]:
     """``{name: lower bound}``, of requirements such as ``submitit[dev]>=1.5``."""
     found = {}
     for requirement in requirements:
-        match = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?\s*(?:>=\s*([\d.]+(?:,<[\d.]+)?))?", requirement.strip())
+        match = re.fullmatch(
+            r"([\w.-]+)(?:\[[\w,]+\])?\s*(?:>=\s*([\d.]+(?:,<[\d.]+)?))?", requirement.strip()
+        )
         assert match, requirement
         name = match[1].lower().replace("_", "-")
         found[CONDA.get(name, name)] = match[2] or ""
@@ -155,12 +198,20 @@ def test_conda_and_pip_install_the_same():
     assert file.is_file(), "environment.yml is missing"
     environment = yaml.safe_load(file.read_text())["dependencies"]
     names = [entry for entry in environment if isinstance(entry, str)]
-    pip = [line for entry in environment if isinstance(entry, dict) for line in entry["pip"] if not line.startswith("-")]
+    pip = [
+        line
+        for entry in environment
+        if isinstance(entry, dict)
+        for line in entry["pip"]
+        if not line.startswith("-")
+    ]
     conda = bounds(names + pip)
     assert conda.pop("python") == project["requires-python"].removeprefix(">=")
     conda.pop("pip", None)
     needed = bounds(project["dependencies"])
-    optional = {name for extra in project["optional-dependencies"].values() for name in bounds(extra)}
+    optional = {
+        name for extra in project["optional-dependencies"].values() for name in bounds(extra)
+    }
     assert {name: bound for name, bound in conda.items() if name not in optional} == needed
 
 
@@ -168,14 +219,28 @@ def test_every_dependency_has_a_lower_bound_and_is_locked():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = bounds(project["dependencies"])
     assert [name for name, bound in needed.items() if not bound] == []
-    needed |= {name: bound for extra in project["optional-dependencies"].values() for name, bound in bounds(extra).items()}
-    locked = dict(re.findall(r"^([\w.-]+)==([\w.+]+)$", (ROOT / "requirements.lock").read_text().lower().replace("_", "-"), re.M))
+    needed |= {
+        name: bound
+        for extra in project["optional-dependencies"].values()
+        for name, bound in bounds(extra).items()
+    }
+    locked = dict(
+        re.findall(
+            r"^([\w.-]+)==([\w.+]+)$",
+            (ROOT / "requirements.lock").read_text().lower().replace("_", "-"),
+            re.M,
+        )
+    )
 
     def version(text: str) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", text)[:3]]
 
     def allowed(name: str) -> bool:
         low, _, high = needed[name].partition(",<")
-        return name in locked and version(low) <= version(locked[name]) and (not high or version(locked[name]) < version(high))
+        return (
+            name in locked
+            and version(low) <= version(locked[name])
+            and (not high or version(locked[name]) < version(high))
+        )
 
     assert [name for name in needed if not allowed(name)] == []

@@ -22,14 +22,24 @@ def text(capsys, monkeypatch) -> str:
 def test_every_field_is_explained_and_no_line_is_too_long(text):
     flat = " ".join(text.split())
     for key, kind in keys(RunConfig).items():
-        assert f"{key}: " in flat if is_dataclass(kind) else f"--{key}: {in_words(kind)} (default: " in flat
+        assert (
+            f"{key}: " in flat
+            if is_dataclass(kind)
+            else f"--{key}: {in_words(kind)} (default: " in flat
+        )
     assert max(map(len, text.splitlines())) <= 80
     for meaning in docstrings(DataConfig).values():
         assert meaning in flat
 
 
 def test_sections_are_in_their_order_and_say_what_they_are(text):
-    assert re.findall(r"^(\w+): [A-Z]", text, re.M) == ["model", "data", "train", "runtime", "launcher"]
+    assert re.findall(r"^(\w+): [A-Z]", text, re.M) == [
+        "model",
+        "data",
+        "train",
+        "runtime",
+        "launcher",
+    ]
     assert "\nlauncher: What starts a study's runs" in text
 
 

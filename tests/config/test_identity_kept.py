@@ -1,7 +1,7 @@
 """Runs of before keep their ids.
 
-The ids, and the files in ``runs_before``, were written by a version of which jsonargparse read the configuration. A finished
-run whose configuration had another id would be trained again.
+The ids, and the files in ``runs_before``, were written by a version of which jsonargparse read the
+configuration. A finished run whose configuration had another id would be trained again.
 """
 
 import shlex
@@ -64,7 +64,10 @@ IDS = [
 def test_equal_arguments_are_the_same_run_as_before(arguments, run_id):
     pieces = shlex.split(arguments)
     files = {place + 1 for place, piece in enumerate(pieces) if piece == "-c"}
-    found = [str(ROOT / "configs" / f"{piece}.yaml") if place in files else piece for place, piece in enumerate(pieces)]
+    found = [
+        str(ROOT / "configs" / f"{piece}.yaml") if place in files else piece
+        for place, piece in enumerate(pieces)
+    ]
     assert load_run(found).run_id == run_id
 
 

@@ -34,7 +34,7 @@ def refusal(*args: str) -> str:
     return str(error.value)
 
 
-# ---- layers -----------------------------------------------------------------------------------------------------------------
+# ---- layers --------------------------------------------------------------------------------------
 
 
 def test_nothing_given_is_the_default():
@@ -50,7 +50,12 @@ def test_files_layer_in_order_and_the_last_wins(file):
 
 
 @pytest.mark.parametrize(
-    "order", [["-c", "FILE", "--train.lr", "0.3"], ["-c", "FILE", "--train.lr=0.3"], ["--config=FILE", "--train.lr=0.3"]]
+    "order",
+    [
+        ["-c", "FILE", "--train.lr", "0.3"],
+        ["-c", "FILE", "--train.lr=0.3"],
+        ["--config=FILE", "--train.lr=0.3"],
+    ],
 )
 def test_an_override_after_a_file_wins(file, order):
     layer = file("train: {lr: 0.1, epochs: 3}")
@@ -79,7 +84,17 @@ def test_a_whole_number_serves_as_a_decimal_one(file):
 
 
 def test_overrides_are_pairs_in_their_order_however_they_are_written():
-    args = ["-c", "a.yaml", "--train.lr", "-0.1", "--config=b=c.yaml", "--print_config", "-c=d.yaml", "--model.timm=", "--seed"]
+    args = [
+        "-c",
+        "a.yaml",
+        "--train.lr",
+        "-0.1",
+        "--config=b=c.yaml",
+        "--print_config",
+        "-c=d.yaml",
+        "--model.timm=",
+        "--seed",
+    ]
     assert overrides(args) == [
         ("config", "a.yaml"), ("train.lr", "-0.1"), ("config", "b=c.yaml"), ("print_config", None), ("config", "d.yaml"),
         ("model.timm", ""), ("seed", None),
@@ -95,8 +110,13 @@ def test_print_config_prints_yaml_that_reads_back(capsys, file):
     assert load_run(["-c", file(text)]) == load_run(["--train.lr", "0.25", "--seed", "7"])
 
 
-@pytest.mark.parametrize("text", ["1e-3", "1e5", "-2.5E+3", ".5e1", "010", "12:30", "~", "yes", "0x1F", "2020-01-01", "#x", "é"])
-def test_text_that_looks_like_another_value_is_printed_and_kept_so_that_it_reads_back(file, capsys, text):
+@pytest.mark.parametrize(
+    "text",
+    ["1e-3", "1e5", "-2.5E+3", ".5e1", "010", "12:30", "~", "yes", "0x1F", "2020-01-01", "#x", "é"],
+)
+def test_text_that_looks_like_another_value_is_printed_and_kept_so_that_it_reads_back(
+    file, capsys, text
+):
     run = load_run(["--runtime.arm", text])
     assert run.runtime.arm == text
     assert load_run(["-c", file(dump(run))]) == run
@@ -106,7 +126,16 @@ def test_text_that_looks_like_another_value_is_printed_and_kept_so_that_it_reads
 
 
 @pytest.mark.parametrize(
-    "wrong", ["train.lr=.nan", "train.lr=.inf", "train.lr=null", "model.width=0", "seed=-1", "data.crop=pad", "model.fc=[0]"]
+    "wrong",
+    [
+        "train.lr=.nan",
+        "train.lr=.inf",
+        "train.lr=null",
+        "model.width=0",
+        "seed=-1",
+        "data.crop=pad",
+        "model.fc=[0]",
+    ],
 )
 def test_print_config_refuses_what_train_refuses(capsys, wrong):
     assert refusal(f"--{wrong}", "--print_config") == refusal(f"--{wrong}")
@@ -114,14 +143,22 @@ def test_print_config_refuses_what_train_refuses(capsys, wrong):
 
 
 def test_a_run_of_an_earlier_version_is_read_as_what_it_is(file):
-    """Its configuration has ``runtime.compile`` and ``runtime.deterministic``, which are science since."""
-    plain = load_run(["-c", file("{seed: 3, runtime: {workers: 2, compile: false, deterministic: true}}")])
+    """Its configuration has ``runtime.compile`` and ``runtime.deterministic``, which are science
+    since.
+    """
+    plain = load_run(
+        ["-c", file("{seed: 3, runtime: {workers: 2, compile: false, deterministic: true}}")]
+    )
     assert plain == load_run(["--seed=3", "--runtime.workers=2"])
-    other = load_run(["-c", file("{train: {lr: 1e-5}, runtime: {compile: true, deterministic: false}}")])
-    assert other == load_run(["--train.lr=1e-5", "--train.compile=true", "--train.deterministic=false"])
+    other = load_run(
+        ["-c", file("{train: {lr: 1e-5}, runtime: {compile: true, deterministic: false}}")]
+    )
+    assert other == load_run(
+        ["--train.lr=1e-5", "--train.compile=true", "--train.deterministic=false"]
+    )
 
 
-# ---- whatever is wrong ------------------------------------------------------------------------------------------------------
+# ---- whatever is wrong ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -130,13 +167,22 @@ def test_a_run_of_an_earlier_version_is_read_as_what_it_is(file):
         (["--train.lrr", "0.1"], ["train.lrr", "no such key", "did you mean train.lr?"]),
         (["--model.residuals=none"], ["model.residuals", "did you mean model.residual?"]),
         (["--trian.epochs", "3"], ["trian.epochs", "did you mean train.epochs?"]),
-        (["--train.learning_rate", "1"], ["train.learning_rate", "no such key", "did you mean train.lr?"]),
+        (
+            ["--train.learning_rate", "1"],
+            ["train.learning_rate", "no such key", "did you mean train.lr?"],
+        ),
         (["--train.max_epochs", "1"], ["train.max_epochs", "did you mean train.epochs?"]),
         (["--data.bs", "1"], ["data.bs", "did you mean train.batch_size?"]),
         (["--model.lr", "1"], ["model.lr", "did you mean train.lr?"]),
         (["--workers", "1"], ["workers", "did you mean runtime.workers?"]),
-        (["--runtime.compile=true"], ["runtime.compile: there is no such key", "did you mean train.compile?"]),
-        (["--runtime.deterministic=false"], ["runtime.deterministic", "did you mean train.deterministic?"]),
+        (
+            ["--runtime.compile=true"],
+            ["runtime.compile: there is no such key", "did you mean train.compile?"],
+        ),
+        (
+            ["--runtime.deterministic=false"],
+            ["runtime.deterministic", "did you mean train.deterministic?"],
+        ),
         (["--bogus"], ["bogus", "xceptlab train --help explains the keys"]),
         (["--model", "none"], ["model", "'none'", "a mapping with keys of order"]),
         (["--model.segments", "few"], ["model.segments", "'few'", "a whole number or all"]),
@@ -147,8 +193,14 @@ def test_a_run_of_an_earlier_version_is_read_as_what_it_is(file):
         (["--train.epochs", "1.5"], ["train.epochs", "1.5", "a whole number"]),
         (["--train.epochs", "true"], ["train.epochs: true is", "a whole number"]),
         (["--data.flip", "maybe"], ["data.flip", "'maybe'", "true or false"]),
-        (["--model.order", "sideways"], ["model.order", "'sideways'", "one of depthwise_first, pointwise_first"]),
-        (["--model.order", "null"], ["model.order: null is", "one of depthwise_first, pointwise_first"]),
+        (
+            ["--model.order", "sideways"],
+            ["model.order", "'sideways'", "one of depthwise_first, pointwise_first"],
+        ),
+        (
+            ["--model.order", "null"],
+            ["model.order: null is", "one of depthwise_first, pointwise_first"],
+        ),
         (["--train.lr", "null"], ["train.lr: null is", "a finite number"]),
         (["--seed", "null"], ["seed: null is", "a whole number"]),
         (["--train.lr", ".nan"], ["train.lr", "nan", "finite"]),
@@ -195,7 +247,9 @@ def test_a_bad_file_is_named_with_the_key_the_value_and_what_is_allowed(file, te
     assert [word for word in [path, *words] if word not in message] == []
 
 
-LAUGHS = "\n".join(f"{b}: &{b} [{', '.join(9 * [f'*{a}'])}]" for a, b in itertools.pairwise("abcdefghijkl"))
+LAUGHS = "\n".join(
+    f"{b}: &{b} [{', '.join(9 * [f'*{a}'])}]" for a, b in itertools.pairwise("abcdefghijkl")
+)
 CHAIN = "\n".join(f"k{i + 1}: &k{i + 1} [*k{i}]" for i in range(2000))
 
 
@@ -221,10 +275,23 @@ def test_aliases_and_nesting_without_end_are_refused_at_once(file, text, words):
 
 
 @pytest.mark.parametrize(
-    "value", ["!!int ", "!!bool maybe", "!!float x", "!!timestamp 1", "! 1", "!!set {a}", "!!str 1", "!mine 1"]
+    "value",
+    [
+        "!!int ",
+        "!!bool maybe",
+        "!!float x",
+        "!!timestamp 1",
+        "! 1",
+        "!!set {a}",
+        "!!str 1",
+        "!mine 1",
+    ],
 )
 def test_tags_are_refused_since_a_value_shows_what_it_is(file, value):
-    for text in (f"train: {{epochs: {value}}}", f"{value}: 1" if value[-1] != " " else f"seed: {value}"):
+    for text in (
+        f"train: {{epochs: {value}}}",
+        f"{value}: 1" if value[-1] != " " else f"seed: {value}",
+    ):
         path = file(f"# a comment\n{text}")
         assert f"{path}: line 2: a value has no tag here, such as !" in refusal("-c", path)
     assert refusal(f"--train.epochs={value}").startswith("train.epochs: a value has no tag here")
@@ -262,7 +329,10 @@ def test_a_file_in_another_encoding_is_refused_with_its_place(tmp_path, text):
     path = tmp_path / "layer.yaml"
     path.write_bytes(text.encode("latin-1"))
     line = text.count("\n") + 1
-    assert refusal("-c", str(path)) == f"{path}: not UTF-8 text: byte 0x{max(text.encode('latin-1')):02x} in line {line}"
+    assert (
+        refusal("-c", str(path))
+        == f"{path}: not UTF-8 text: byte 0x{max(text.encode('latin-1')):02x} in line {line}"
+    )
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path):
@@ -271,11 +341,17 @@ def test_a_byte_order_mark_is_passed_over(tmp_path):
     assert load_run(["-c", str(path)]).seed == 3
 
 
-@pytest.mark.parametrize("text", ["x" * 1000 + ": 1", "train: {" + "x" * 1000 + ": 1}", "seed: " + "x" * 5000, "a: 1\n" * 2])
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 1000 + ": 1", "train: {" + "x" * 1000 + ": 1}", "seed: " + "x" * 5000, "a: 1\n" * 2],
+)
 def test_a_refusal_is_short_and_says_what_is_wrong(file, text):
     message = refusal("-c", file(text))
     assert len(message) < 500
-    assert message.endswith(("explains the keys", "must be a whole number", "stands there twice")) or "did you mean" in message
+    assert (
+        message.endswith(("explains the keys", "must be a whole number", "stands there twice"))
+        or "did you mean" in message
+    )
 
 
 def test_an_alias_in_its_place_is_fine(file):
@@ -289,21 +365,39 @@ def test_a_date_is_text(file, date):
     assert load_run(["-c", file(f"data: {{root: {date}}}")]).data.root == date
 
 
-@pytest.mark.parametrize(("key", "value"), [("train.lr", 0.1), ("train.epochs", 3), ("data.flip", False), ("model.fc", (64, 32))])
-def test_text_in_the_place_of_another_value_is_read_as_that_in_a_file_as_on_the_command_line(file, key, value):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("train.lr", 0.1), ("train.epochs", 3), ("data.flip", False), ("model.fc", (64, 32))],
+)
+def test_text_in_the_place_of_another_value_is_read_as_that_in_a_file_as_on_the_command_line(
+    file, key, value
+):
     section, name = key.split(".")
     written = str(list(value) if isinstance(value, tuple) else value).lower()
     for given in (["-c", file(f"{section}: {{{name}: '{written}'}}")], [f"--{key}={written}"]):
         assert getattr(getattr(load_run(given), section), name) == value
 
 
-SLIPS = [("1_0", 10), ("-1_000", -1000), ("0x1_F", 31), ("0b1_1", 3), ("1_0.5", 10.5), ("1_0e2", 1000.0), ("1_", 1)]
+SLIPS = [
+    ("1_0", 10),
+    ("-1_000", -1000),
+    ("0x1_F", 31),
+    ("0b1_1", 3),
+    ("1_0.5", 10.5),
+    ("1_0e2", 1000.0),
+    ("1_", 1),
+]
 
 
 @pytest.mark.parametrize(("number", "value"), SLIPS)
 def test_an_underscore_in_a_number_is_refused_as_a_slip(file, number, value):
     said = f"{number} would be read as {value}; write the number without _, or text in quotes"
-    for text in (f"seed: {number}", f"model: {{fc: [{number}]}}", f"data: {{root: {number}}}", f"train: {{{number}: 1}}"):
+    for text in (
+        f"seed: {number}",
+        f"model: {{fc: [{number}]}}",
+        f"data: {{root: {number}}}",
+        f"train: {{{number}: 1}}",
+    ):
         path = file(f"# a comment\n{text}")
         assert refusal("-c", path) == f"{path}: line 2: {said}"
     for key in ("seed", "train.lr"):
@@ -317,13 +411,26 @@ def test_an_underscore_in_what_is_no_number_is_text(file, text):
     assert load_run(["-c", file(f"data: {{root: {text}}}")]).data.root == text
 
 
-NUMBERS = [("010", 8), ("-017", 8), ("0_7", 8), ("00", 8), ("12:30", 60), ("1:2:3", 60), ("12:30.5", 60)]
+NUMBERS = [
+    ("010", 8),
+    ("-017", 8),
+    ("0_7", 8),
+    ("00", 8),
+    ("12:30", 60),
+    ("1:2:3", 60),
+    ("12:30.5", 60),
+]
 
 
 @pytest.mark.parametrize(("number", "base"), NUMBERS)
 def test_a_number_that_only_yaml_reads_in_another_base_is_refused(file, number, base):
     said = f"{number} would be read in base {base}; write a decimal number, or text in quotes"
-    for text in (f"seed: {number}", f"model: {{fc: [{number}]}}", f"train: {{lr: {number}}}", f"data: {{root: {number}}}"):
+    for text in (
+        f"seed: {number}",
+        f"model: {{fc: [{number}]}}",
+        f"train: {{lr: {number}}}",
+        f"data: {{root: {number}}}",
+    ):
         path = file(f"# a comment\n{text}")
         assert refusal("-c", path) == f"{path}: line 2: {said}"
     for key in ("seed", "train.lr", "train.epochs"):
@@ -337,14 +444,22 @@ def test_as_text_it_is_allowed(file, number):
     assert load_run(["-c", file(f"runtime: {{outputs: '{number}'}}")]).runtime.outputs == number
 
 
-@pytest.mark.parametrize(("number", "value"), [("10", 10), ("0", 0), ("+5", 5), ("0x1F", 31), ("0b11", 3)])
+@pytest.mark.parametrize(
+    ("number", "value"), [("10", 10), ("0", 0), ("+5", 5), ("0x1F", 31), ("0b11", 3)]
+)
 def test_other_numbers_are_what_they_are_elsewhere(file, number, value):
-    assert load_run(["--seed", number]).seed == load_run(["-c", file(f"seed: {number}")]).seed == value
+    assert (
+        load_run(["--seed", number]).seed == load_run(["-c", file(f"seed: {number}")]).seed == value
+    )
 
 
 @pytest.mark.parametrize(("number", "value"), [("017.5", 17.5), ("0.5", 0.5), ("1e-2", 0.01)])
 def test_other_decimals_too(file, number, value):
-    assert load_run(["--train.lr", number]).train.lr == load_run(["-c", file(f"train: {{lr: {number}}}")]).train.lr == value
+    assert (
+        load_run(["--train.lr", number]).train.lr
+        == load_run(["-c", file(f"train: {{lr: {number}}}")]).train.lr
+        == value
+    )
 
 
 def test_the_bad_one_of_several_files_is_named(file):
@@ -361,18 +476,26 @@ def test_a_bad_file_is_named_also_when_given_with_an_equals_sign(file, flag):
 
 
 def test_an_impossible_value_is_told_with_what_gave_it_and_what_makes_it_impossible(file):
-    pad, photographs = file("data: {crop: pad}", "pad.yaml"), file("data: {name: imagenet}", "photographs.yaml")
+    pad, photographs = (
+        file("data: {crop: pad}", "pad.yaml"),
+        file("data: {name: imagenet}", "photographs.yaml"),
+    )
     allowed = "is not allowed; it must be one of none, resized for imagenet"
     assert refusal("-c", pad) == f"{pad}: data.crop: 'pad' {allowed}"
     assert (
         refusal("-c", pad, "-c", photographs)
         == f"{pad}: data.crop: 'pad' {allowed} (with data.name: 'imagenet' of {photographs})"
     )
-    assert refusal("-c", pad, "--data.name=imagenet") == f"{pad}: data.crop: 'pad' {allowed} (with --data.name 'imagenet')"
+    assert (
+        refusal("-c", pad, "--data.name=imagenet")
+        == f"{pad}: data.crop: 'pad' {allowed} (with --data.name 'imagenet')"
+    )
     assert refusal("-c", photographs, "--data.crop=pad") == (
         f"data.crop: 'pad' {allowed} (with data.name: 'imagenet' of {photographs})"
     )
-    assert refusal("--data.name=digits").startswith("data.crop: 'resized', the default, is not allowed")
+    assert refusal("--data.name=digits").startswith(
+        "data.crop: 'resized', the default, is not allowed"
+    )
 
 
 def test_an_error_knows_its_key_value_what_is_allowed_and_what_gave_it(file):
@@ -380,7 +503,12 @@ def test_an_error_knows_its_key_value_what_is_allowed_and_what_gave_it(file):
     with pytest.raises(FieldError) as error:
         load_run(["-c", path])
     found = pickle.loads(pickle.dumps(error.value))  # as it comes from another process
-    assert (found.key, found.value, found.allowed, found.origin) == ("train.epochs", 0, "at least 1", path)
+    assert (found.key, found.value, found.allowed, found.origin) == (
+        "train.epochs",
+        0,
+        "at least 1",
+        path,
+    )
     assert str(found) == f"{path}: train.epochs: 0 is not allowed; it must be at least 1"
 
 
@@ -392,7 +520,17 @@ def test_a_key_may_be_dotted_in_a_file_but_not_stand_there_twice(file):
     assert refusal("-c", path) == f"{path}: the key train.compile stands there twice"
 
 
-@pytest.mark.parametrize("text", ["nothing: {}", "nothing: 1", "train: {nothing: {}}", "config: x.yaml", "seed: {}", "seed.x: 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing: {}",
+        "nothing: 1",
+        "train: {nothing: {}}",
+        "config: x.yaml",
+        "seed: {}",
+        "seed.x: 1",
+    ],
+)
 def test_what_is_no_key_is_refused_whatever_its_value(file, text):
     path = file(text)
     assert refusal("-c", path).startswith(f"{path}: ")
@@ -424,7 +562,9 @@ def test_a_folder_is_no_file(tmp_path):
 
 
 def test_a_key_may_not_be_abbreviated():
-    """An abbreviation would slip past everything that compares keys, such as a study's check for its own factors."""
+    """An abbreviation would slip past everything that compares keys, such as a study's check for
+    its own factors.
+    """
     assert "train.epo" in refusal("--train.epo", "3")
 
 

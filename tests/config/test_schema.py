@@ -7,20 +7,52 @@ import pytest
 
 from xceptlab.config.field_errors import shown
 from xceptlab.config.loading import load_run
-from xceptlab.config.schema import DataConfig, LauncherConfig, ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from xceptlab.config.schema import (
+    DataConfig,
+    LauncherConfig,
+    ModelConfig,
+    RunConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
 from xceptlab.config.schema.run import EXTENSION_DEFAULTS
 
 THREE_PARTS = {"name": "folder", "content": "train+val+test-3-0123456789abcdef"}
 REFUSED = [
     (ModelConfig, {"order": "sideways"}, "model.order", "one of depthwise_first, pointwise_first"),
     (ModelConfig, {"order": None}, "model.order", "one of depthwise_first, pointwise_first"),
-    (ModelConfig, {"intermediate": "tan"}, "model.intermediate", "one of none, relu, elu, gelu, silu"),
+    (
+        ModelConfig,
+        {"intermediate": "tan"},
+        "model.intermediate",
+        "one of none, relu, elu, gelu, silu",
+    ),
     (ModelConfig, {"intermediate_norm": 1}, "model.intermediate_norm", "true or false"),
-    (ModelConfig, {"segments": 0, "order": "pointwise_first"}, "model.segments", "all or a whole number of at least 1"),
-    (ModelConfig, {"segments": True, "order": "pointwise_first"}, "model.segments", "a whole number or all"),
-    (ModelConfig, {"segments": "some", "order": "pointwise_first"}, "model.segments", "a whole number or all"),
+    (
+        ModelConfig,
+        {"segments": 0, "order": "pointwise_first"},
+        "model.segments",
+        "all or a whole number of at least 1",
+    ),
+    (
+        ModelConfig,
+        {"segments": True, "order": "pointwise_first"},
+        "model.segments",
+        "a whole number or all",
+    ),
+    (
+        ModelConfig,
+        {"segments": "some", "order": "pointwise_first"},
+        "model.segments",
+        "a whole number or all",
+    ),
     (ModelConfig, {"segments": 4}, "model.segments", "all, unless model.order is pointwise_first"),
-    (ModelConfig, {"segments": 4, "order": "pointwise_first", "convolution": "regular"}, "model.segments", "all, unless"),
+    (
+        ModelConfig,
+        {"segments": 4, "order": "pointwise_first", "convolution": "regular"},
+        "model.segments",
+        "all, unless",
+    ),
     (ModelConfig, {"convolution": "dilated"}, "model.convolution", "one of separable, regular"),
     (ModelConfig, {"divisor": 0}, "model.divisor", "at least 1"),
     (ModelConfig, {"match": "flops"}, "model.match", "one of none, parameters, macs"),
@@ -51,23 +83,88 @@ REFUSED = [
     (ModelConfig, {"bn_momentum": 0.0}, "model.bn_momentum", "above 0 and at most 1"),
     (ModelConfig, {"bn_momentum": 1.1}, "model.bn_momentum", "above 0 and at most 1"),
     (ModelConfig, {"weights": None}, "model.weights", "text"),
-    (ModelConfig, {"weights": "x.h5", "timm": "inception_v3"}, "model.weights", "left out with model.timm"),
-    (ModelConfig, {"weights": "x.h5", "weights_digest": "0123"}, "model.weights_digest", "what xceptlab has filled in"),
-    (ModelConfig, {"weights_digest": "0123456789abcdef"}, "model.weights_digest", "left out without model.weights"),
-    (DataConfig, {"name": "mnist"}, "data.name", "one of digits, cifar10, cifar100, imagenet, folder"),
-    (DataConfig, {"title": "pets"}, "data.title", "left out for imagenet: it is for data.name: folder"),
+    (
+        ModelConfig,
+        {"weights": "x.h5", "timm": "inception_v3"},
+        "model.weights",
+        "left out with model.timm",
+    ),
+    (
+        ModelConfig,
+        {"weights": "x.h5", "weights_digest": "0123"},
+        "model.weights_digest",
+        "what xceptlab has filled in",
+    ),
+    (
+        ModelConfig,
+        {"weights_digest": "0123456789abcdef"},
+        "model.weights_digest",
+        "left out without model.weights",
+    ),
+    (
+        DataConfig,
+        {"name": "mnist"},
+        "data.name",
+        "one of digits, cifar10, cifar100, imagenet, folder",
+    ),
+    (
+        DataConfig,
+        {"title": "pets"},
+        "data.title",
+        "left out for imagenet: it is for data.name: folder",
+    ),
     *(
-        (DataConfig, {"name": "folder", "title": title}, "data.title", "made of letters, digits, '_', '.' and '-', the first one")
-        for title in ("../pets", "..", ".", "-", "-pets", ".pets", "_pets", "+pets", "cats+dogs", "my pets", "pets\n")
+        (
+            DataConfig,
+            {"name": "folder", "title": title},
+            "data.title",
+            "made of letters, digits, '_', '.' and '-', the first one",
+        )
+        for title in (
+            "../pets",
+            "..",
+            ".",
+            "-",
+            "-pets",
+            ".pets",
+            "_pets",
+            "+pets",
+            "cats+dogs",
+            "my pets",
+            "pets\n",
+        )
     ),
     (DataConfig, {"num_classes": 5}, "data.num_classes", "is read with --data.name folder"),
     *(
-        (DataConfig, images | {"max_pixels": 1000}, "data.max_pixels", f"178956970 for {images['name']}: it is for photographs")
-        for images in ({"name": "digits", "crop": "none"}, {"name": "cifar10", "crop": "pad", "size": 32})
+        (
+            DataConfig,
+            images | {"max_pixels": 1000},
+            "data.max_pixels",
+            f"178956970 for {images['name']}: it is for photographs",
+        )
+        for images in (
+            {"name": "digits", "crop": "none"},
+            {"name": "cifar10", "crop": "pad", "size": 32},
+        )
     ),
-    (DataConfig, {"content": "train+val-3-0123456789abcdef"}, "data.content", "left out for imagenet"),
-    (DataConfig, {"name": "folder", "content": "train-3-0123456789abcdef"}, "data.content", "what xceptlab has filled in"),
-    (DataConfig, THREE_PARTS | {"validation": 0.1}, "data.validation", "0, as val holds images to validate on"),
+    (
+        DataConfig,
+        {"content": "train+val-3-0123456789abcdef"},
+        "data.content",
+        "left out for imagenet",
+    ),
+    (
+        DataConfig,
+        {"name": "folder", "content": "train-3-0123456789abcdef"},
+        "data.content",
+        "what xceptlab has filled in",
+    ),
+    (
+        DataConfig,
+        THREE_PARTS | {"validation": 0.1},
+        "data.validation",
+        "0, as val holds images to validate on",
+    ),
     (DataConfig, {"root": None}, "data.root", "text"),
     (DataConfig, {"download": 1}, "data.download", "true or false"),
     (DataConfig, {"flip": "yes"}, "data.flip", "true or false"),
@@ -77,8 +174,18 @@ REFUSED = [
     (DataConfig, {"name": "cifar100", "crop": "pad", "size": 16}, "data.size", "32 for cifar100"),
     (DataConfig, {"validation": 0.51}, "data.validation", "between 0 and 0.5"),
     (DataConfig, {"validation": -0.1}, "data.validation", "between 0 and 0.5"),
-    (DataConfig, {"validation": 0.01, "train_images": 50}, "data.validation", "0, or enough to hold out one of 50 images"),
-    (DataConfig, {"validation": 1e-7}, "data.validation", "0, or enough to hold out one of 1281167 images"),
+    (
+        DataConfig,
+        {"validation": 0.01, "train_images": 50},
+        "data.validation",
+        "0, or enough to hold out one of 50 images",
+    ),
+    (
+        DataConfig,
+        {"validation": 1e-7},
+        "data.validation",
+        "0, or enough to hold out one of 1281167 images",
+    ),
     (DataConfig, {"validation_seed": -1}, "data.validation_seed", "at least 0"),
     (DataConfig, {"train_images": 1}, "data.train_images", "0 (all) or at least 2"),
     (DataConfig, {"train_images": -5}, "data.train_images", "0 (all) or at least 2"),
@@ -87,17 +194,32 @@ REFUSED = [
     (DataConfig, {"crop": "pad"}, "data.crop", "one of none, resized for imagenet"),
     (DataConfig, {"name": "digits", "crop": "resized"}, "data.crop", "one of none, pad for digits"),
     (DataConfig, {"pad": -1}, "data.pad", "at least 0"),
-    (DataConfig, {"name": "digits", "crop": "pad", "size": 8, "pad": 8}, "data.pad", "at least 0 and below data.size"),
+    (
+        DataConfig,
+        {"name": "digits", "crop": "pad", "size": 8, "pad": 8},
+        "data.pad",
+        "at least 0 and below data.size",
+    ),
     (DataConfig, {"eval_crop": 0.0}, "data.eval_crop", "above 0 and at most 1"),
     (DataConfig, {"eval_crop": 1.1}, "data.eval_crop", "above 0 and at most 1"),
-    (DataConfig, {"eval_interpolation": "nearest"}, "data.eval_interpolation", "one of bilinear, bicubic"),
+    (
+        DataConfig,
+        {"eval_interpolation": "nearest"},
+        "data.eval_interpolation",
+        "one of bilinear, bicubic",
+    ),
     (
         DataConfig,
         {"name": "digits", "crop": "none", "eval_interpolation": "bicubic"},
         "data.eval_interpolation",
         "bilinear for dig",
     ),
-    (DataConfig, {"name": "digits", "crop": "none", "exif_orientation": False}, "data.exif_orientation", "true for digits"),
+    (
+        DataConfig,
+        {"name": "digits", "crop": "none", "exif_orientation": False},
+        "data.exif_orientation",
+        "true for digits",
+    ),
     (DataConfig, {"max_pixels": 0}, "data.max_pixels", "at least 1"),
     (DataConfig, {"name": "folder", "num_classes": 1}, "data.num_classes", "0 or at least 2"),
     (
@@ -106,15 +228,30 @@ REFUSED = [
         "data.num_classes",
         "0 or 1000 for imagenet; photographs of one's own are data.name: folder",
     ),
-    (DataConfig, {"name": "digits", "crop": "none", "num_classes": 9}, "data.num_classes", "0 or 10 for digits"),
+    (
+        DataConfig,
+        {"name": "digits", "crop": "none", "num_classes": 9},
+        "data.num_classes",
+        "0 or 10 for digits",
+    ),
     (TrainConfig, {"epochs": 0}, "train.epochs", "at least 1"),
     (TrainConfig, {"accumulate": 0}, "train.accumulate", "at least 1"),
     (TrainConfig, {"threads": 0}, "train.threads", "at least 1"),
     (TrainConfig, {"batch_size": 1}, "train.batch_size", "at least 2"),
-    (TrainConfig, {"batch_size": 8, "accumulate": 5}, "train.accumulate", "at most half of train.batch_size"),
+    (
+        TrainConfig,
+        {"batch_size": 8, "accumulate": 5},
+        "train.accumulate",
+        "at most half of train.batch_size",
+    ),
     (TrainConfig, {"optimizer": "lion"}, "train.optimizer", "one of sgd, rmsprop, adamw"),
     (TrainConfig, {"schedule": "linear"}, "train.schedule", "one of constant, exponential, cosine"),
-    (TrainConfig, {"precision": "bf16"}, "train.precision", "one of 32-true, bf16-mixed, 16-mixed, 64-true"),
+    (
+        TrainConfig,
+        {"precision": "bf16"},
+        "train.precision",
+        "one of 32-true, bf16-mixed, 16-mixed, 64-true",
+    ),
     (TrainConfig, {"lr": 0.0}, "train.lr", "above 0"),
     (TrainConfig, {"lr": -math.inf}, "train.lr", "a finite number"),
     (TrainConfig, {"decay_epochs": 0.0}, "train.decay_epochs", "above 0"),
@@ -146,8 +283,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("section", "values", "key", "allowed"), REFUSED, ids=[f"{key}-{v}" for _, v, key, _ in REFUSED])
-def test_an_impossible_value_is_refused_in_one_line_with_key_value_and_what_is_allowed(section, values, key, allowed):
+@pytest.mark.parametrize(
+    ("section", "values", "key", "allowed"), REFUSED, ids=[f"{key}-{v}" for _, v, key, _ in REFUSED]
+)
+def test_an_impossible_value_is_refused_in_one_line_with_key_value_and_what_is_allowed(
+    section, values, key, allowed
+):
     with pytest.raises(ValueError) as error:
         section(**values)
     message = str(error.value)
@@ -164,8 +305,20 @@ def test_an_impossible_value_is_refused_in_one_line_with_key_value_and_what_is_a
         (ModelConfig, {"width": 0.016}),
         (ModelConfig, {"width": 16.0, "middle_blocks": 0, "dropout": 0.0, "bn_momentum": 1.0}),
         (ModelConfig, {"middle_blocks": 32}),
-        (ModelConfig, {"order": "pointwise_first", "segments": 1, "divisor": 1, "intermediate": "tanh", "fc": ()}),
-        (DataConfig, {"size": 8, "validation": 0.5, "eval_crop": 1.0, "train_images": 2, "test_images": 1}),
+        (
+            ModelConfig,
+            {
+                "order": "pointwise_first",
+                "segments": 1,
+                "divisor": 1,
+                "intermediate": "tanh",
+                "fc": (),
+            },
+        ),
+        (
+            DataConfig,
+            {"size": 8, "validation": 0.5, "eval_crop": 1.0, "train_images": 2, "test_images": 1},
+        ),
         (DataConfig, {"name": "folder", "size": 2048, "num_classes": 2}),
         (DataConfig, {"size": 2048, "num_classes": 1000}),
         (DataConfig, {"name": "digits", "crop": "pad", "size": 8, "pad": 7, "num_classes": 10}),
@@ -181,11 +334,19 @@ def test_the_limits_themselves_are_allowed(section, values):
 
 def test_the_defaults_are_the_papers_network_and_recipe():
     run = RunConfig()
-    assert (run.model.order, run.model.intermediate, run.model.residual) == ("depthwise_first", "none", "all")
+    assert (run.model.order, run.model.intermediate, run.model.residual) == (
+        "depthwise_first",
+        "none",
+        "all",
+    )
     assert (run.model.width, run.model.middle_blocks, run.model.stem) == (1.0, 8, "imagenet")
     assert (run.data.name, run.data.size, run.data.classes) == ("imagenet", 299, 1000)
     assert (run.train.optimizer, run.train.lr, run.train.momentum) == ("sgd", 0.045, 0.9)
-    assert (run.train.decay_rate, run.train.decay_epochs, run.train.weight_decay) == (0.94, 2.0, 1e-5)
+    assert (run.train.decay_rate, run.train.decay_epochs, run.train.weight_decay) == (
+        0.94,
+        2.0,
+        1e-5,
+    )
     assert run.seed == 0
     assert run.changed() == {}
 
@@ -196,7 +357,12 @@ def test_a_configuration_cannot_be_changed_after_it_was_checked():
 
 
 def test_widths_round_to_whole_channels():
-    assert [ModelConfig(width=w).channels(728) for w in (1.0, 0.5, 0.125, 0.1)] == [728, 364, 91, 73]
+    assert [ModelConfig(width=w).channels(728) for w in (1.0, 0.5, 0.125, 0.1)] == [
+        728,
+        364,
+        91,
+        73,
+    ]
 
 
 @pytest.mark.parametrize(("name", "classes"), [("digits", 10), ("cifar10", 10), ("cifar100", 100)])
@@ -204,11 +370,13 @@ def test_every_data_set_knows_its_number_of_classes(name, classes):
     assert DataConfig(name=name, size=32, crop="none").classes == classes
 
 
-# ---- identity ---------------------------------------------------------------------------------------------------------------
+# ---- identity ------------------------------------------------------------------------------------
 
 BASE = RunConfig(model=ModelConfig(order="pointwise_first"), data=DataConfig(crop="none", size=32))
 """Each value of ``OTHER`` is allowed in it alone; segments need this order."""
-OWN = DataConfig(name="folder", content="train+val-3-fedcba9876543210", num_classes=3, crop="none", size=32)
+OWN = DataConfig(
+    name="folder", content="train+val-3-fedcba9876543210", num_classes=3, crop="none", size=32
+)
 """An own data set that was looked at, for the fields that only it may have."""
 STARTED = ModelConfig(order="pointwise_first", weights="x.h5", weights_digest="fedcba9876543210")
 """A network that starts from weights that were looked at."""
@@ -315,18 +483,31 @@ NO_SCIENCE = {
 
 
 def alter(run: RunConfig, section: str, name: str, value) -> RunConfig:
-    return dataclasses.replace(run, **{section: dataclasses.replace(getattr(run, section), **{name: value})})
+    return dataclasses.replace(
+        run, **{section: dataclasses.replace(getattr(run, section), **{name: value})}
+    )
 
 
 def test_the_lists_of_this_file_hold_every_field():
-    tested_with_modules = EXTENSION_DEFAULTS  # in tests/test_extending.py: only a module of one's own makes them anything else
-    listed = {f"{s}.{n}" for part in (OTHER, NO_SCIENCE, tested_with_modules) for s, names in part.items() for n in names if s}
+    # in tests/test_extending.py: only a module of one's own makes them anything else
+    tested_with_modules = EXTENSION_DEFAULTS
+    listed = {
+        f"{s}.{n}"
+        for part in (OTHER, NO_SCIENCE, tested_with_modules)
+        for s, names in part.items()
+        for n in names
+        if s
+    }
     assert listed == {
-        f"{s}.{f.name}" for s in ("model", "data", "train", "runtime", "launcher") for f in dataclasses.fields(getattr(BASE, s))
+        f"{s}.{f.name}"
+        for s in ("model", "data", "train", "runtime", "launcher")
+        for f in dataclasses.fields(getattr(BASE, s))
     }
 
 
-@pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in OTHER.items() for n, v in part.items()])
+@pytest.mark.parametrize(
+    ("section", "name", "value"), [(s, n, v) for s, part in OTHER.items() for n, v in part.items()]
+)
 def test_every_science_field_makes_another_run(section, name, value):
     base = dataclasses.replace(BASE, data=OWN) if name == "content" else BASE
     base = dataclasses.replace(BASE, model=STARTED) if name == "weights_digest" else base
@@ -335,7 +516,10 @@ def test_every_science_field_makes_another_run(section, name, value):
     assert other.science() == base.science() | {f"{section}.{name}": value}
 
 
-@pytest.mark.parametrize(("section", "name", "value"), [(s, n, v) for s, part in NO_SCIENCE.items() for n, v in part.items()])
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [(s, n, v) for s, part in NO_SCIENCE.items() for n, v in part.items()],
+)
 def test_where_and_how_a_run_runs_does_not_change_its_identity(section, name, value):
     base = dataclasses.replace(BASE, data=OWN) if name == "title" else BASE
     base = dataclasses.replace(BASE, model=STARTED) if name == "weights" else base
@@ -359,16 +543,27 @@ def test_a_run_of_an_own_data_set_has_no_id_before_its_files_were_looked_at():
     with pytest.raises(AssertionError, match=r"xceptlab\.data\.resolved looks at them"):
         _ = RunConfig(model=ModelConfig(weights="x.h5")).run_id
     assert RunConfig(data=OWN).run_id.startswith("folder-size32-crop_none-seed0-")
-    assert RunConfig(data=dataclasses.replace(OWN, title="pets")).run_id.startswith("pets-size32-crop_none-seed0-")
+    assert RunConfig(data=dataclasses.replace(OWN, title="pets")).run_id.startswith(
+        "pets-size32-crop_none-seed0-"
+    )
 
 
 @pytest.mark.parametrize(
     ("data", "splits"),
     [
-        (DataConfig(validation=0.01), "training on train, validation on 0.01 of train, test on val"),
-        (DataConfig(name="digits", crop="none"), "training on train, validation on none, test on test"),
+        (
+            DataConfig(validation=0.01),
+            "training on train, validation on 0.01 of train, test on val",
+        ),
+        (
+            DataConfig(name="digits", crop="none"),
+            "training on train, validation on none, test on test",
+        ),
         (OWN, "training on train, validation on none, test on val"),
-        (dataclasses.replace(OWN, validation=0.1), "training on train, validation on 0.1 of train, test on val"),
+        (
+            dataclasses.replace(OWN, validation=0.1),
+            "training on train, validation on 0.1 of train, test on val",
+        ),
         (DataConfig(**THREE_PARTS), "training on train, validation on val, test on test"),
     ],
 )
@@ -379,7 +574,10 @@ def test_which_part_of_the_data_is_which_split_is_said_in_words(data, splits):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 def test_nesterovs_momentum_does_not_apply_to_other_optimizers_and_makes_no_other_run(optimizer):
-    runs = [RunConfig(train=TrainConfig(optimizer=optimizer, nesterov=nesterov)) for nesterov in (True, False)]
+    runs = [
+        RunConfig(train=TrainConfig(optimizer=optimizer, nesterov=nesterov))
+        for nesterov in (True, False)
+    ]
     assert runs[0] == runs[1]
     assert runs[0].run_id == runs[1].run_id
 
@@ -403,18 +601,41 @@ def test_layers_given_as_a_list_are_compared_as_json_and_yaml_keep_them():
 
 
 def test_the_identity_is_readable_and_does_not_drift():
-    """If a hash fails, finished runs would be trained again: only a raised SCIENCE_VERSION may change these."""
+    """If a hash fails, finished runs would be trained again: only a raised SCIENCE_VERSION may
+    change these.
+    """
     tiny = RunConfig(
-        model=ModelConfig(width=0.125, middle_blocks=4, stem="cifar", bn_momentum=0.1, residual="none", intermediate="relu"),
+        model=ModelConfig(
+            width=0.125,
+            middle_blocks=4,
+            stem="cifar",
+            bn_momentum=0.1,
+            residual="none",
+            intermediate="relu",
+        ),
         data=DataConfig(name="digits", size=16, validation=0.1, crop="none", flip=False),
-        train=TrainConfig(epochs=6, batch_size=64, lr=0.1, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup=0.1),
+        train=TrainConfig(
+            epochs=6,
+            batch_size=64,
+            lr=0.1,
+            nesterov=True,
+            weight_decay=1e-4,
+            schedule="cosine",
+            warmup=0.1,
+        ),
         seed=3,
     )
     assert tiny.run_id == "digits-intermediate_relu-residual_none-seed3-c6a3e5812a"
     assert RunConfig().run_id == "imagenet-seed0-4a1779511a"
 
 
-TINY = load_run(["-c=configs/model/xception_tiny.yaml", "-c=configs/data/digits.yaml", "-c=configs/train/digits.yaml"])
+TINY = load_run(
+    [
+        "-c=configs/model/xception_tiny.yaml",
+        "-c=configs/data/digits.yaml",
+        "-c=configs/train/digits.yaml",
+    ]
+)
 
 
 @pytest.mark.parametrize(
@@ -428,11 +649,19 @@ TINY = load_run(["-c=configs/model/xception_tiny.yaml", "-c=configs/data/digits.
         ({"data.flip": True}, "digits-flip_true-seed0"),
         ({"model.timm": "hf_hub:timm/some"}, "digits-timm_hf_hub_timm_some-seed0"),
         ({"model.width": 0.1234567}, "digits-width0.123457-seed0"),
-        ({"model.weights": "a/b.h5", "model.weights_digest": "0123456789abcdef"}, "digits-weights012345-seed0"),
-        ({"model.order": "pointwise_first", "model.segments": 4}, "digits-order_pointwise_first-segments4-seed0"),
+        (
+            {"model.weights": "a/b.h5", "model.weights_digest": "0123456789abcdef"},
+            "digits-weights012345-seed0",
+        ),
+        (
+            {"model.order": "pointwise_first", "model.segments": 4},
+            "digits-order_pointwise_first-segments4-seed0",
+        ),
     ],
 )
-def test_the_readable_part_of_a_runs_id_is_what_differs_from_the_closest_shipped_recipe(changes, readable):
+def test_the_readable_part_of_a_runs_id_is_what_differs_from_the_closest_shipped_recipe(
+    changes, readable
+):
     run = TINY
     for key, value in changes.items():
         run = alter(run, *key.split("."), value)
@@ -440,7 +669,9 @@ def test_the_readable_part_of_a_runs_id_is_what_differs_from_the_closest_shipped
 
 
 def test_it_stays_short_and_says_where_it_is_cut():
-    run = alter(alter(TINY, "model", "intermediate", "hardswish"), "model", "order", "pointwise_first")
+    run = alter(
+        alter(TINY, "model", "intermediate", "hardswish"), "model", "order", "pointwise_first"
+    )
     run = alter(alter(run, "train", "label_smoothing", 0.1), "train", "lr", 0.05)
     readable = run.run_id.rpartition("-")[0]
     assert readable == "digits-order_pointwise_first-intermediate_hardswish-lr0.05-etc-seed0"

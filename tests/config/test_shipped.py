@@ -1,4 +1,6 @@
-"""The shipped recipes and studies are found from anywhere, in a checkout and in an installed package."""
+"""The shipped recipes and studies are found from anywhere, in a checkout and in an installed
+package.
+"""
 
 import os
 import shutil
@@ -14,8 +16,16 @@ from xceptlab.config import shipped
 from xceptlab.config.loading import load_run
 from xceptlab.study.plan import expand, find_study_file
 
-RECIPE = ["configs/model/xception_tiny.yaml", "configs/data/digits.yaml", "configs/train/digits.yaml"]
-YAML = sorted(str(file.relative_to(ROOT)) for folder in ("configs", "experiments") for file in (ROOT / folder).rglob("*.yaml"))
+RECIPE = [
+    "configs/model/xception_tiny.yaml",
+    "configs/data/digits.yaml",
+    "configs/train/digits.yaml",
+]
+YAML = sorted(
+    str(file.relative_to(ROOT))
+    for folder in ("configs", "experiments")
+    for file in (ROOT / folder).rglob("*.yaml")
+)
 SCHEMAS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.schema.json"))
 
 
@@ -24,7 +34,13 @@ def test_a_checkout_has_them_at_its_root():
 
 
 @pytest.mark.parametrize(
-    "name", ["residual", "experiments/residual", "experiments/residual/study.yaml", str(ROOT / "experiments/residual")]
+    "name",
+    [
+        "residual",
+        "experiments/residual",
+        "experiments/residual/study.yaml",
+        str(ROOT / "experiments/residual"),
+    ],
 )
 def test_a_shipped_study_runs_from_anywhere_by_its_path_or_name(monkeypatch, tmp_path, name):
     monkeypatch.chdir(ROOT)
@@ -46,11 +62,24 @@ def test_what_is_there_comes_before_what_is_shipped(monkeypatch, tmp_path):
     assert (run.train.epochs, run.model.width) == (2, 0.125)
 
 
-UNUSUAL = ["", "model: {width: 1", "model:", "model: 1", "- model", "model", "\t", "\x00", "!!int ''", "[" * 10_000]
+UNUSUAL = [
+    "",
+    "model: {width: 1",
+    "model:",
+    "model: 1",
+    "- model",
+    "model",
+    "\t",
+    "\x00",
+    "!!int ''",
+    "[" * 10_000,
+]
 
 
 @pytest.mark.parametrize("text", UNUSUAL, ids=range(len(UNUSUAL)))
-def test_a_configuration_file_that_is_none_is_left_out_of_the_names_of_runs(monkeypatch, tmp_path, text):
+def test_a_configuration_file_that_is_none_is_left_out_of_the_names_of_runs(
+    monkeypatch, tmp_path, text
+):
     (tmp_path / "configs/model").mkdir(parents=True)
     (tmp_path / "configs/model/a.yaml").write_text(text)
     (tmp_path / "configs/model/b.yaml").write_text("model: {width: 2}\ndata:\n")
@@ -73,7 +102,9 @@ def test_an_installed_wheel_has_all_of_the_code_the_recipes_and_the_studies(tmp_
     source, target = tmp_path / "source", tmp_path / "installed"
     source.mkdir()
     for name in ("src", "configs", "experiments"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [
@@ -99,7 +130,9 @@ def test_an_installed_wheel_has_all_of_the_code_the_recipes_and_the_studies(tmp_
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "xceptlab", *arguments]
         environment = os.environ | {"PYTHONPATH": str(target)}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+        )
 
     status = run("status", "residual")
     assert (status.returncode, status.stderr) == (0, "")

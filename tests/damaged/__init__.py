@@ -1,7 +1,8 @@
-"""Damaged inputs for ``fuzz.py``: configuration files, studies, parquet tables, trees of photographs.
+"""Damaged inputs for ``fuzz.py``: configuration files, studies, parquet tables, trees of
+photographs.
 
-An input is a sound one to which a few small functions were applied, whose names say what was done. Which ones is decided by the
-case's number alone, so that a case can be repeated by it.
+An input is a sound one to which a few small functions were applied, whose names say what was done.
+Which ones is decided by the case's number alone, so that a case can be repeated by it.
 """
 
 import random
@@ -13,7 +14,12 @@ from damaged.studies import study
 from damaged.tables import table
 from damaged.trees import tree
 
-KINDS: dict[str, Callable[[Case], None]] = {"configuration": configuration, "study": study, "table": table, "tree": tree}
+KINDS: dict[str, Callable[[Case], None]] = {
+    "configuration": configuration,
+    "study": study,
+    "table": table,
+    "tree": tree,
+}
 """Each writes an input into the working directory and says with which commands it is tried."""
 
 

@@ -9,12 +9,19 @@ from damaged.case import Case
 from damaged.yamls import FIELDS, TEXTS, VALUES, damaged_yaml
 from xceptlab.config.schema import RunConfig
 
-SHIPPED = [sorted((ROOT / "configs" / folder).glob("*.yaml")) for folder in ("model", "data", "train")]
-TINY = [ROOT / "configs" / name for name in ("model/xception_tiny.yaml", "data/digits.yaml", "train/digits.yaml")]
+SHIPPED = [
+    sorted((ROOT / "configs" / folder).glob("*.yaml")) for folder in ("model", "data", "train")
+]
+TINY = [
+    ROOT / "configs" / name
+    for name in ("model/xception_tiny.yaml", "data/digits.yaml", "train/digits.yaml")
+]
 
 
 def configuration(case: Case) -> None:
-    """The three layers of a run, of which one is damaged, or a damaged file with every field; sometimes overrides, too."""
+    """The three layers of a run, of which one is damaged, or a damaged file with every field;
+    sometimes overrides, too.
+    """
     rng = case.rng
     files = list(TINY) if rng.random() < 0.5 else [rng.choice(files) for files in SHIPPED]
     place = rng.randrange(4)
@@ -38,7 +45,9 @@ def overrides(case: Case) -> list[str]:
     for _ in range(rng.choice([1, 2])):
         key = rng.choice([*FIELDS, *FIELDS, "seed", "model", "x.y", ".", "a.b.c", "é.é"])
         value = rng.choice([*TEXTS, *map(str, VALUES), "[1,", "{a: 1}", "@file", "caf\udce9"])
-        arguments += rng.choice([[f"--{key}={value}"], [f"--{key}", value], [f"--{key}.{value}", "1"]])
+        arguments += rng.choice(
+            [[f"--{key}={value}"], [f"--{key}", value], [f"--{key}.{value}", "1"]]
+        )
     if rng.random() < 0.2:
         arguments += rng.choice(
             [

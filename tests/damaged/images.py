@@ -47,7 +47,9 @@ def another_format(rng: Random, data: bytes) -> bytes:
 
 
 def another_damaged_format(rng: Random, data: bytes) -> bytes:
-    return rng.choice([truncated, flipped, zeroed, inserted, cut_out])(rng, another_format(rng, data))
+    return rng.choice([truncated, flipped, zeroed, inserted, cut_out])(
+        rng, another_format(rng, data)
+    )
 
 
 def another_mode(rng: Random, data: bytes) -> bytes:
@@ -62,7 +64,8 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
         from PIL import ImageCms
 
         return ImageCms.applyTransform(
-            image, ImageCms.buildTransform(*map(ImageCms.createProfile, ("sRGB", "LAB")), "RGB", "LAB")
+            image,
+            ImageCms.buildTransform(*map(ImageCms.createProfile, ("sRGB", "LAB")), "RGB", "LAB"),
         )
     return image.convert(mode)
 
@@ -77,13 +80,17 @@ def exif(rng: Random, data: bytes) -> bytes:
     tags = Image.Exif()
     tags[0x0112] = rng.choice([1, 3, 6, 8, 0, 9, 65535])
     wrong = rng.choice([truncated, flipped, zeroed, inserted, cut_out])(rng, tags.tobytes())
-    return encoded(picture(2), rng.choice(["JPEG", "PNG", "WEBP"]), exif=rng.choice([tags.tobytes(), wrong]))
+    return encoded(
+        picture(2), rng.choice(["JPEG", "PNG", "WEBP"]), exif=rng.choice([tags.tobytes(), wrong])
+    )
 
 
 def claims_more(rng: Random, data: bytes) -> bytes:
     """A header that claims far more pixels than follow."""
     side = rng.choice([10_000, 30_000, 65_500])
-    jpeg, bmp, gif = (encoded(picture(3).convert(FORMATS[kind]), kind) for kind in ("JPEG", "BMP", "GIF"))
+    jpeg, bmp, gif = (
+        encoded(picture(3).convert(FORMATS[kind]), kind) for kind in ("JPEG", "BMP", "GIF")
+    )
     frame = jpeg.index(b"\xff\xc0") + 5
     return rng.choice(
         [
@@ -112,16 +119,40 @@ def _black_png(side: int, rows: int) -> bytes:
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     file = b"\x89PNG\r\n\x1a\n"
     for name, content in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")):
-        file += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        file += (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
     return file
 
 
 def no_image(rng: Random, data: bytes) -> bytes:
     page, pointer = b"<html>404</html>", b"version https://git-lfs.github.com/spec/v1\n"
-    return rng.choice([page, pointer, b"<svg/>", b"\xff\xd8\xff", b"P6 0 0 255\n", b"P6 -1 3 255\n", b"\x1f\x8b\x08"])
+    return rng.choice(
+        [
+            page,
+            pointer,
+            b"<svg/>",
+            b"\xff\xd8\xff",
+            b"P6 0 0 255\n",
+            b"P6 -1 3 255\n",
+            b"\x1f\x8b\x08",
+        ]
+    )
 
 
 IMAGES = (
-    *(wrong_bytes, wrong_bytes, another_format, another_damaged_format, another_mode, another_shape, exif, claims_more),
+    *(
+        wrong_bytes,
+        wrong_bytes,
+        another_format,
+        another_damaged_format,
+        another_mode,
+        another_shape,
+        exif,
+        claims_more,
+    ),
     *(bomb, no_image),
 )

@@ -25,7 +25,10 @@ def study(case: Case) -> None:
     rng = case.rng
     source = rng.choice(SHIPPED)
     tree = yaml.safe_load(source.read_text())
-    bases = [next(file for file in (source.parent / base, ROOT / base) if file.is_file()) for base in tree["base"]]
+    bases = [
+        next(file for file in (source.parent / base, ROOT / base) if file.is_file())
+        for base in tree["base"]
+    ]
     tree["base"] = [f"{base.parent.name}-{base.name}" for base in bases]
     for base, copy in zip(bases, tree["base"], strict=True):
         shutil.copyfile(base, copy)

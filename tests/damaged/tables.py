@@ -28,7 +28,10 @@ def table(case: Case) -> None:
     ]
     for file in files:
         labels = [*range(classes), *(rng.randrange(classes) for _ in range(4))]
-        cells = [{"bytes": encoded(picture(label), "PNG"), "path": f"{i}.png"} for i, label in enumerate(labels)]
+        cells = [
+            {"bytes": encoded(picture(label), "PNG"), "path": f"{i}.png"}
+            for i, label in enumerate(labels)
+        ]
         _write(rng, pyarrow.table({column: cells, "label": labels}), file)
     for file in rng.sample(files, rng.choice([1, 1, 2])):
         how = rng.random()
@@ -39,13 +42,17 @@ def table(case: Case) -> None:
         else:
             sound = pyarrow.parquet.read_table(file)
             _write(rng, case.damage(rng.choice([LABELS, CELLS, COLUMNS]), sound), file)
-    case.commands.append(["data", "check", "--data.root=data", *options, *rng.choice([[], ["--all"]])])
+    case.commands.append(
+        ["data", "check", "--data.root=data", *options, *rng.choice([[], ["--all"]])]
+    )
 
 
 def _write(rng: Random, table: pyarrow.Table, file: Path) -> None:
     file.parent.mkdir(exist_ok=True)
     compression = rng.choice(["snappy", "none", "zstd"])
-    pyarrow.parquet.write_table(table, file, row_group_size=rng.choice([3, 1000]), compression=compression)
+    pyarrow.parquet.write_table(
+        table, file, row_group_size=rng.choice([3, 1000]), compression=compression
+    )
 
 
 def _with_column(table: pyarrow.Table, place: int, values: Any) -> pyarrow.Table:
@@ -59,7 +66,10 @@ def of_another_type(rng: Random, table: pyarrow.Table) -> pyarrow.Table:
     values = table["label"].to_pylist()
     numbers = "int8", "uint8", "int16", "uint64", "float32", "float64", "date32"
     columns = [pyarrow.array(values, getattr(pyarrow, name)()) for name in numbers]
-    columns += [pyarrow.array([str(value) for value in values], kind) for kind in (pyarrow.string(), pyarrow.large_string())]
+    columns += [
+        pyarrow.array([str(value) for value in values], kind)
+        for kind in (pyarrow.string(), pyarrow.large_string())
+    ]
     columns.append(pyarrow.array([b"%d" % value for value in values]))
     columns.append(pyarrow.array([value > 0 for value in values]))
     columns.append(pyarrow.nulls(len(values)))
@@ -73,7 +83,9 @@ def of_another_type(rng: Random, table: pyarrow.Table) -> pyarrow.Table:
 def of_another_value(rng: Random, table: pyarrow.Table) -> pyarrow.Table:
     values = table["label"].to_pylist()
     for _ in range(rng.choice([1, 3])):
-        values[rng.randrange(len(values))] = rng.choice([None, -1, 1000, 2**31, 2**62, 0.5, math.nan, math.inf, 1e300])
+        values[rng.randrange(len(values))] = rng.choice(
+            [None, -1, 1000, 2**31, 2**62, 0.5, math.nan, math.inf, 1e300]
+        )
     if any(isinstance(value, float) for value in values):
         values = [None if value is None else float(value) for value in values]
     return _with_column(table, 1, pyarrow.array(values))
@@ -96,7 +108,9 @@ def damaged_images(rng: Random, table: pyarrow.Table) -> pyarrow.Table:
 def null_images(rng: Random, table: pyarrow.Table) -> pyarrow.Table:
     cells = table[0].to_pylist()
     for _ in range(rng.choice([1, 5, 100])):
-        cells[rng.randrange(len(cells))] = rng.choice([None, {"bytes": None, "path": "x.png"}, {"bytes": b"", "path": None}])
+        cells[rng.randrange(len(cells))] = rng.choice(
+            [None, {"bytes": None, "path": "x.png"}, {"bytes": b"", "path": None}]
+        )
     return _with_column(table, 0, pyarrow.array(cells))
 
 
@@ -144,7 +158,9 @@ def column_lost(rng: Random, table: pyarrow.Table) -> pyarrow.Table:
 
 
 def column_added(rng: Random, table: pyarrow.Table) -> pyarrow.Table:
-    return table.append_column(rng.choice(["image", "img", "label", "x", ""]), pyarrow.array(range(len(table))))
+    return table.append_column(
+        rng.choice(["image", "img", "label", "x", ""]), pyarrow.array(range(len(table)))
+    )
 
 
 def columns_swapped(rng: Random, table: pyarrow.Table) -> pyarrow.Table:
@@ -182,7 +198,9 @@ def file_is_a_pipe(rng: Random, file: Path) -> None:
 
 def file_of_another_format(rng: Random, file: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\n"
-    file.write_bytes(rng.choice([b"img,label\n1,2\n", b"PAR1PAR1", b"PAR1" + bytes(20) + b"PAR1", pointer]))
+    file.write_bytes(
+        rng.choice([b"img,label\n1,2\n", b"PAR1PAR1", b"PAR1" + bytes(20) + b"PAR1", pointer])
+    )
 
 
 def file_misnamed(rng: Random, file: Path) -> None:
@@ -196,4 +214,12 @@ def file_elsewhere(rng: Random, file: Path) -> None:
     file.rename(folder / file.name)
 
 
-FILES = file_lost, file_is_a_folder, file_is_a_link, file_is_a_pipe, file_of_another_format, file_misnamed, file_elsewhere
+FILES = (
+    file_lost,
+    file_is_a_folder,
+    file_is_a_link,
+    file_is_a_pipe,
+    file_of_another_format,
+    file_misnamed,
+    file_elsewhere,
+)

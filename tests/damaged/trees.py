@@ -13,11 +13,45 @@ from damaged.tables import PHOTOGRAPHS
 
 DATA = Path("data")
 CHECK = ["data", "check", "--all"]
-TRAIN = ["train", "--model.middle_blocks=1", "--model.width=0.25", "--train.epochs=1", "--train.batch_size=6"]
+TRAIN = [
+    "train",
+    "--model.middle_blocks=1",
+    "--model.width=0.25",
+    "--train.epochs=1",
+    "--train.batch_size=6",
+]
 NAMES = [
-    *(b"caf\xe9.jpg", "caf\xe9.jpg".encode(), "cafe\u0301.jpg".encode(), "\u202ea.jpg".encode(), b"\xff\xfe.png", b"a.heic"),
-    *(b"new\nline.jpg", b"\x1b[31mred.jpg", b"[bold].jpg", b"%s{}.jpg", b"'.jpg", b'".jpg', b"a\\b.jpg", b"x" * 250 + b".jpg"),
-    *(b".hidden.jpg", b".jpg", b" .jpg", b"-c.jpg", b"--help", b"a.JPG", b"a.jpeg.txt", b"a", b"a.tif", b"a.pgm", b"a.gif"),
+    *(
+        b"caf\xe9.jpg",
+        "caf\xe9.jpg".encode(),
+        "cafe\u0301.jpg".encode(),
+        "\u202ea.jpg".encode(),
+        b"\xff\xfe.png",
+        b"a.heic",
+    ),
+    *(
+        b"new\nline.jpg",
+        b"\x1b[31mred.jpg",
+        b"[bold].jpg",
+        b"%s{}.jpg",
+        b"'.jpg",
+        b'".jpg',
+        b"a\\b.jpg",
+        b"x" * 250 + b".jpg",
+    ),
+    *(
+        b".hidden.jpg",
+        b".jpg",
+        b" .jpg",
+        b"-c.jpg",
+        b"--help",
+        b"a.JPG",
+        b"a.jpeg.txt",
+        b"a",
+        b"a.tif",
+        b"a.pgm",
+        b"a.gif",
+    ),
     *(b"a.jpg~", b"Thumbs.db", b"._a.jpg", b"a.npy"),
 ]
 
@@ -29,21 +63,31 @@ def tree(case: Case) -> None:
             folder = DATA / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                (folder / f"{i}.jpg").write_bytes(encoded(picture(first + 3 * i + label, 40, 30), "JPEG"))
+                (folder / f"{i}.jpg").write_bytes(
+                    encoded(picture(first + 3 * i + label, 40, 30), "JPEG")
+                )
     for _ in range(case.rng.choice([1, 2, 3])):
-        files = [file for file in sorted(DATA.glob("*/*/*")) if file.is_file() and not file.is_symlink()]
+        files = [
+            file for file in sorted(DATA.glob("*/*/*")) if file.is_file() and not file.is_symlink()
+        ]
         if files and case.rng.random() < 0.5:
             case.damage_file(case.rng.choice(files), IMAGES)
             continue
         with contextlib.suppress(OSError):  # what came before may have left nothing to do it to
             case.damage(TREES)
     command = TRAIN if case.rng.random() < 0.03 else CHECK
-    case.commands.append([*command, f"--data.root={DATA}", *PHOTOGRAPHS, "--runtime.wandb=disabled"])
+    case.commands.append(
+        [*command, f"--data.root={DATA}", *PHOTOGRAPHS, "--runtime.wandb=disabled"]
+    )
 
 
 def _class(rng: Random) -> Path:
     """The folder of a class, or else of a split."""
-    return rng.choice([path for path in sorted(DATA.glob("*/*")) if path.is_dir()] or sorted(DATA.glob("*")) or [DATA])
+    return rng.choice(
+        [path for path in sorted(DATA.glob("*/*")) if path.is_dir()]
+        or sorted(DATA.glob("*"))
+        or [DATA]
+    )
 
 
 def _split(rng: Random) -> Path:
@@ -160,7 +204,9 @@ def split_lost(rng: Random) -> None:
 
 
 def split_renamed(rng: Random) -> None:
-    _split(rng).rename(DATA / rng.choice(["test", "validation", "valid", "Train", "training", "testing"]))
+    _split(rng).rename(
+        DATA / rng.choice(["test", "validation", "valid", "Train", "training", "testing"])
+    )
 
 
 def split_added(rng: Random) -> None:
@@ -185,7 +231,22 @@ def _leave_in_its_place(rng: Random, path: Path) -> None:
 
 
 TREES = (
-    *(odd_file_name, odd_file_name, folder_named_as_image, pipe_named_as_image, socket_named_as_image, link_named_as_image),
-    *(link_to_a_folder_above, same_picture_twice, class_oddly_named, class_lost, class_emptied, class_is_no_folder, class_added),
+    *(
+        odd_file_name,
+        odd_file_name,
+        folder_named_as_image,
+        pipe_named_as_image,
+        socket_named_as_image,
+        link_named_as_image,
+    ),
+    *(
+        link_to_a_folder_above,
+        same_picture_twice,
+        class_oddly_named,
+        class_lost,
+        class_emptied,
+        class_is_no_folder,
+        class_added,
+    ),
     *(class_deeper, split_flat, split_lost, split_renamed, split_added, all_lost),
 )

@@ -8,7 +8,12 @@ from xceptlab.data import augment, order
 
 
 def test_normalised_images_are_in_the_papers_range_and_channels_last():
-    images = torch.tensor([0, 127, 255], dtype=torch.uint8).reshape(1, 1, 1, 3).expand(2, 5, 4, 3).contiguous()
+    images = (
+        torch.tensor([0, 127, 255], dtype=torch.uint8)
+        .reshape(1, 1, 1, 3)
+        .expand(2, 5, 4, 3)
+        .contiguous()
+    )
     result = augment.normalise(images, torch.float32)
     assert result.shape == (2, 3, 5, 4)
     assert result.is_contiguous(memory_format=torch.channels_last)
@@ -22,9 +27,17 @@ def pairs(n, mixup, cutmix, size=32):
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (1.0, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_mixed_images_are_what_their_labels_parts_say(mixup, cutmix):
-    """An image of ones mixed with one of zeros has the mean of its own part, by mixup and by cutmix."""
+    """An image of ones mixed with one of zeros has the mean of its own part, by mixup and by
+    cutmix.
+    """
     plan = torch.from_numpy(pairs(64, mixup, cutmix))
-    images = torch.arange(64).remainder(2).float()[:, None, None, None].expand(-1, 3, 32, 32).contiguous()
+    images = (
+        torch.arange(64)
+        .remainder(2)
+        .float()[:, None, None, None]
+        .expand(-1, 3, 32, 32)
+        .contiguous()
+    )
     mixed, own = augment.mix(images, plan)
     expected = torch.where(images[:, 0, 0, 0] == 1, own, 1 - own)
     assert torch.allclose(mixed.mean((1, 2, 3)), expected, atol=1e-5)
@@ -38,7 +51,8 @@ def test_a_coin_decides_between_mixup_and_cutmix():
     assert 0.45 < cut.mean() < 0.55
     assert (plan[~cut, 1:] == [0, 0, 32, 32]).all()
     area = (plan[cut, 3] - plan[cut, 1]) * (plan[cut, 4] - plan[cut, 2]) / 32**2
-    assert 0.30 < area.mean() < 0.34  # 0.321 with alpha 1, since boxes are cut off at the borders (Yun et al.'s code)
+    # 0.321 with alpha 1, since boxes are cut off at the borders (Yun et al.'s code)
+    assert 0.30 < area.mean() < 0.34
     assert 0.15 < (area > 0.5).mean() < 0.21
 
 
@@ -47,7 +61,8 @@ def test_ratios_are_from_the_beta_distribution(alpha):
     from scipy.stats import beta, kstest
 
     part = pairs(20_000, alpha, 0.0)[::2, 0]
-    assert kstest(part, lambda x: 2 * beta.cdf(x, alpha, alpha)).pvalue > 1e-3  # the smaller of a ratio and its complement
+    # the smaller of a ratio and its complement
+    assert kstest(part, lambda x: 2 * beta.cdf(x, alpha, alpha)).pvalue > 1e-3
 
 
 def test_the_last_of_an_odd_number_stays_alone():
@@ -88,7 +103,10 @@ def test_rand_augment_belongs_to_the_image_and_leaves_the_generator_alone():
 
 def test_colours_vary_by_at_most_their_factor():
     image = torch.full((3, 8, 8), 100, dtype=torch.uint8)
-    grey = [augment.vary(image, draw, flip=False, colour=0.4, rand_augment=0) for draw in order.draws(0, 0, np.arange(300))]
+    grey = [
+        augment.vary(image, draw, flip=False, colour=0.4, rand_augment=0)
+        for draw in order.draws(0, 0, np.arange(300))
+    ]
     values = torch.stack(grey).float().mean((1, 2, 3))
     assert 58 <= values.min() < 65
     assert 135 < values.max() <= 141

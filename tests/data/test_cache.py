@@ -1,4 +1,6 @@
-"""Decoded images in the user's cache: decoded once, never those of other files, never damaged, never in the way."""
+"""Decoded images in the user's cache: decoded once, never those of other files, never damaged,
+never in the way.
+"""
 
 import dataclasses
 import io
@@ -34,7 +36,10 @@ def write_parquet(root, seed):
     """CIFAR-like files, whose sizes do not depend on the seed."""
     generator = np.random.default_rng(seed)
     for split in ("train", "test"):
-        cells = [bmp(pixels) for pixels in generator.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)]
+        cells = [
+            bmp(pixels)
+            for pixels in generator.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+        ]
         table = pyarrow.table({"img": cells, "label": [i % 10 for i in range(IMAGES)]})
         options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
         pyarrow.parquet.write_table(table, root / f"{split}-00000-of-00001.parquet", **options)
@@ -75,7 +80,9 @@ def test_the_second_run_finds_the_same_images_and_decodes_none(config, decoded, 
     assert capsys.readouterr().err == ""
 
 
-def test_mapped_images_become_tensors_without_a_warning_and_no_change_of_one_reaches_the_file(config, tmp_path):
+def test_mapped_images_become_tensors_without_a_warning_and_no_change_of_one_reaches_the_file(
+    config, tmp_path
+):
     cifar.load(config)
     before = kept(tmp_path).read_bytes()
     train, _ = cifar.load(config)
@@ -94,13 +101,19 @@ def test_other_files_of_equal_names_and_sizes_are_decoded(config, decoded):
 
 
 @pytest.mark.parametrize("what", ["set", "Pillow", "results"])
-def test_what_another_set_or_decoder_makes_of_the_files_is_another_origin(config, monkeypatch, what):
+def test_what_another_set_or_decoder_makes_of_the_files_is_another_origin(
+    config, monkeypatch, what
+):
     before = cifar._digest_of_what_is_decoded(config)
     if what == "set":
         config = dataclasses.replace(config, name="cifar100")
     elif what == "Pillow":
         version = cifar.importlib.metadata.version
-        monkeypatch.setattr(cifar.importlib.metadata, "version", lambda name: version(name) + ".post1" * (name == "pillow"))
+        monkeypatch.setattr(
+            cifar.importlib.metadata,
+            "version",
+            lambda name: version(name) + ".post1" * (name == "pillow"),
+        )
     else:
         monkeypatch.setattr(cifar, "SCIENCE_VERSION", cifar.SCIENCE_VERSION + 1)
     assert cifar._digest_of_what_is_decoded(config) != before
@@ -129,13 +142,17 @@ DAMAGES = {
     "of another fingerprint": lambda data: with_header(data, __metadata__={"fingerprint": "x"}),
     "without metadata": lambda data: with_header(data, __metadata__={}),
     "of another type": lambda data: with_header(data, **{"train.images": {"dtype": "I8"}}),
-    "of another shape": lambda data: with_header(data, **{"train.images": {"shape": [IMAGES * 32 * 32, 3]}}),
+    "of another shape": lambda data: with_header(
+        data, **{"train.images": {"shape": [IMAGES * 32 * 32, 3]}}
+    ),
     "no file of tensors": lambda data: b"some text",
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_never_used_but_said_and_written_anew(config, tmp_path, decoded, capsys, damage):
+def test_a_damaged_file_is_never_used_but_said_and_written_anew(
+    config, tmp_path, decoded, capsys, damage
+):
     first = fingerprint(cifar.load(config))
     file = kept(tmp_path)
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
@@ -167,7 +184,9 @@ def test_removing_the_cache_while_it_is_mapped_harms_nobody(config, tmp_path):
 
 
 @pytest.mark.parametrize("obstacle", ["a file where the folder should be", "a full disk"])
-def test_a_cache_that_cannot_be_written_is_one_line_and_no_error(config, tmp_path, monkeypatch, decoded, capsys, obstacle):
+def test_a_cache_that_cannot_be_written_is_one_line_and_no_error(
+    config, tmp_path, monkeypatch, decoded, capsys, obstacle
+):
     if obstacle == "a full disk":
 
         def full(path, data):
@@ -195,10 +214,13 @@ def test_without_a_home_the_images_are_decoded(config, monkeypatch, decoded):
     assert len(decoded) == 2 * IMAGES
 
 
-def test_of_two_that_come_at_once_one_decodes_and_the_other_finds_its_file(config, monkeypatch, decoded, capsys):
+def test_of_two_that_come_at_once_one_decodes_and_the_other_finds_its_file(
+    config, monkeypatch, decoded, capsys
+):
     counted = photographs.decode
     monkeypatch.setattr(photographs, "decode", lambda data: time.sleep(0.005) or counted(data))
-    with ThreadPoolExecutor(2) as pool:  # each locks the folder by a descriptor of its own, as two processes do
+    # each locks the folder by a descriptor of its own, as two processes do
+    with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: cifar.load(config), range(2))
     assert len(decoded) == 2 * IMAGES
     assert fingerprint(first) == fingerprint(second)

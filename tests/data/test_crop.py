@@ -16,7 +16,11 @@ def test_crop_and_flip_equal_padding_and_cutting(pad, flip):
     draws = torch.rand(64, order.DRAWS, generator=generator)
     result = crop.crop_flip(images, torch.arange(64), draws, pad, flip)
     for image, draw, got in zip(images, draws, result, strict=True):
-        padded = F.pad(image.permute(2, 0, 1).float(), (pad,) * 4, mode="reflect") if pad else image.permute(2, 0, 1).float()
+        padded = (
+            F.pad(image.permute(2, 0, 1).float(), (pad,) * 4, mode="reflect")
+            if pad
+            else image.permute(2, 0, 1).float()
+        )
         top, left = (int(d * (2 * pad + 1)) for d in draw[:2])
         want = padded[:, top : top + 11, left : left + 9]
         want = want.flip(2) if flip and draw[2] < 0.5 else want
@@ -27,7 +31,10 @@ def test_every_place_and_both_sides_are_drawn():
     images = torch.arange(32 * 32, dtype=torch.int32).reshape(1, 32, 32, 1)
     draws = torch.from_numpy(order.draws(0, 0, np.arange(4000)))
     result = crop.crop_flip(images, torch.zeros(4000, dtype=torch.long), draws, 4, True)
-    assert len({(int(a), int(b)) for a, b in zip(result[:, 8, 8, 0], result[:, 8, 9, 0], strict=True)}) == 9 * 9 * 2
+    assert (
+        len({(int(a), int(b)) for a, b in zip(result[:, 8, 8, 0], result[:, 8, 9, 0], strict=True)})
+        == 9 * 9 * 2
+    )
 
 
 def test_resized_crops_are_distributed_as_torchvisions():
@@ -36,7 +43,9 @@ def test_resized_crops_are_distributed_as_torchvisions():
     ours = np.array([crop.random_box(draw, height, width) for draw in draws])
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
-    theirs = np.array([RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(n)])
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(n)]
+    )
     assert (ours >= 0).all()
     assert (ours[:, 0] + ours[:, 2] <= height).all()
     assert (ours[:, 1] + ours[:, 3] <= width).all()

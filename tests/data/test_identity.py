@@ -1,4 +1,6 @@
-"""What the data are: a run of other data is another run, and is never answered with this one's score."""
+"""What the data are: a run of other data is another run, and is never answered with this one's
+score.
+"""
 
 import dataclasses
 import hashlib
@@ -31,8 +33,19 @@ from xceptlab.study.plan import expand
 from xceptlab.training.task import Task
 
 TRAIN = [
-    *("-c", str(ROOT / "configs/model/xception_tiny.yaml"), "-c", str(ROOT / "configs/train/digits.yaml")),
-    *("--data.name=folder", "--data.size=16", "--model.width=0.0625", "--model.middle_blocks=0", "--train.epochs=1"),
+    *(
+        "-c",
+        str(ROOT / "configs/model/xception_tiny.yaml"),
+        "-c",
+        str(ROOT / "configs/train/digits.yaml"),
+    ),
+    *(
+        "--data.name=folder",
+        "--data.size=16",
+        "--model.width=0.0625",
+        "--model.middle_blocks=0",
+        "--train.epochs=1",
+    ),
     *("--train.batch_size=12", "--runtime.wandb=disabled", "--runtime.accelerator=cpu"),
 ]
 """A run of one or two steps."""
@@ -45,12 +58,18 @@ def tree(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, capsys):
-    """``command("train", ...)``: exit code, last line of the output and the lines on standard error that are ours."""
+    """``command("train", ...)``: exit code, last line of the output and the lines on standard error
+    that are ours.
+    """
 
     def run(name, *arguments, layers=TRAIN):
-        code = cli.main([name, *map(str, arguments), *layers, f"--runtime.outputs={tmp_path / 'outputs'}"])
+        code = cli.main(
+            [name, *map(str, arguments), *layers, f"--runtime.outputs={tmp_path / 'outputs'}"]
+        )
         said = capsys.readouterr()
-        ours = [line for line in said.err.splitlines() if line.startswith(("xceptlab: ", "Warning: "))]
+        ours = [
+            line for line in said.err.splitlines() if line.startswith(("xceptlab: ", "Warning: "))
+        ]
         return code, (said.out.splitlines() or [""])[-1], ours
 
     return run
@@ -61,7 +80,9 @@ def runs(tmp_path):
 
 
 def own(root, **changes):
-    return RunConfig(data=DataConfig(**{"name": "folder", "root": str(root), "size": 24, **changes}))
+    return RunConfig(
+        data=DataConfig(**{"name": "folder", "root": str(root), "size": 24, **changes})
+    )
 
 
 def picture(file, shade=0):
@@ -69,7 +90,7 @@ def picture(file, shade=0):
     Image.new("RGB", (60, 50), (shade, 0, 0)).save(file)
 
 
-# ---- what is the same data set and what is not --------------------------------------------------------------------------------
+# ---- what is the same data set and what is not ---------------------------------------------------
 
 
 CHANGES = {
@@ -80,8 +101,12 @@ CHANGES = {
     "one renamed": lambda tree: (tree / "train/a/a0.jpg").rename(tree / "train/a/z.jpg"),
     "one in another class": lambda tree: (tree / "train/a/a0.jpg").rename(tree / "train/b/a0.jpg"),
     "one in another split": lambda tree: (tree / "train/a/a3.jpg").rename(tree / "val/a/a3.jpg"),
-    "a class renamed": lambda tree: [(tree / split / "a").rename(tree / split / "d") for split in ("train", "val")],
-    "a class more": lambda tree: [picture(tree / f"{split}/d/d{i}.jpg") for split in ("train", "val") for i in (0, 1)],
+    "a class renamed": lambda tree: [
+        (tree / split / "a").rename(tree / split / "d") for split in ("train", "val")
+    ],
+    "a class more": lambda tree: [
+        picture(tree / f"{split}/d/d{i}.jpg") for split in ("train", "val") for i in (0, 1)
+    ],
     "a test split": lambda tree: shutil.copytree(tree / "val", tree / "test"),
     "another split to test on": lambda tree: (tree / "val").rename(tree / "test"),
 }
@@ -92,13 +117,22 @@ def test_other_files_are_another_run(tree, change):
     before = resolved(own(tree))
     change(tree)
     assert resolved(own(tree)).run_id != before.run_id
-    with pytest.raises(ValueError, match=rf"data\.content: {before.data.content.replace('+', '.')} is not what is in .*put back"):
+    with pytest.raises(
+        ValueError,
+        match=rf"data\.content: {before.data.content.replace('+', '.')} is not what is in .*put back",
+    ):
         resolved(before)
 
 
 def hidden(tree):
     for split in ("train", "val"):
-        for file in (".ipynb_checkpoints/a0.jpg", "._a.jpg", "a/._a0.jpg", "a/.a.jpg", "b/.ipynb_checkpoints/b0.jpg"):
+        for file in (
+            ".ipynb_checkpoints/a0.jpg",
+            "._a.jpg",
+            "a/._a0.jpg",
+            "a/.a.jpg",
+            "b/.ipynb_checkpoints/b0.jpg",
+        ):
             picture(tree / split / file)
         (tree / split / ".DS_Store").write_bytes(b"some")
         (tree / split / "a/.DS_Store").write_bytes(b"some")
@@ -111,7 +145,11 @@ def test_hidden_files_and_folders_are_neither_read_nor_spoken_of(tree, name, ima
     def seen():
         stores = [source.store for source, _ in splits(config).values()]
         names = [[store.name(i) for i in range(len(store.labels))] for store in stores]
-        return names, [list(store.left_alone()) for store in stores], [store.left_alone_in_short() for store in stores]
+        return (
+            names,
+            [list(store.left_alone()) for store in stores],
+            [store.left_alone_in_short() for store in stores],
+        )
 
     before, files = seen(), identity.files(config)
     assert before[1:] == ([[]] * 3, [""] * 3)
@@ -124,18 +162,26 @@ def test_hidden_files_and_folders_are_neither_read_nor_spoken_of(tree, name, ima
 def test_parquet_files_in_a_hidden_folder_are_no_data_set(tree):
     for folder in ("mine", ".cache"):
         shard(tree / folder, "train", sorted(tree.rglob("train/*/*.jpg")))
-        (tree / folder / "data/train-00000-of-00001.parquet").rename(tree / folder / "train-00000-of-00001.parquet")
+        (tree / folder / "data/train-00000-of-00001.parquet").rename(
+            tree / folder / "train-00000-of-00001.parquet"
+        )
     assert [file.parent.name for file in find_shards(tree, "train")] == ["mine"]
 
 
 SAME = {
     "moved": lambda tree: shutil.move(tree, tree.parent / "elsewhere"),
-    "copied": lambda tree: shutil.copytree(tree, tree.parent / "copy", copy_function=shutil.copyfile),
+    "copied": lambda tree: shutil.copytree(
+        tree, tree.parent / "copy", copy_function=shutil.copyfile
+    ),
     "linked": lambda tree: (tree.parent / "link").symlink_to(tree) or tree.parent / "link",
     "touched": lambda tree: [os.utime(file, (1, 1)) for file in tree.rglob("*.jpg")] and tree,
     "with what macOS and Jupyter leave": lambda tree: hidden(tree) or tree,
-    "with a note beside a photograph": lambda tree: (tree / "train/a/README.txt").write_text("of a") and tree,
-    "with prepared photographs": lambda tree: list(prepare(own(tree, short_side=32).data, 0)) and tree,
+    "with a note beside a photograph": lambda tree: (
+        (tree / "train/a/README.txt").write_text("of a") and tree
+    ),
+    "with prepared photographs": lambda tree: (
+        list(prepare(own(tree, short_side=32).data, 0)) and tree
+    ),
 }
 
 
@@ -148,10 +194,14 @@ def test_the_same_files_elsewhere_are_the_same_run(tree, change):
 
 def shard(root, split, images, names=None):
     cells = [{"bytes": file.read_bytes(), "path": file.name} for file in images]
-    table = pyarrow.table({"image": cells, "label": ["abc".index(file.parent.name) for file in images]})
+    table = pyarrow.table(
+        {"image": cells, "label": ["abc".index(file.parent.name) for file in images]}
+    )
     if names:
         features = {"label": {"names": list(names), "_type": "ClassLabel"}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        table = table.replace_schema_metadata(
+            {"huggingface": json.dumps({"info": {"features": features}})}
+        )
     (root / "data").mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(table, root / "data" / f"{split}-00000-of-00001.parquet")
 
@@ -181,7 +231,10 @@ def test_prepared_photographs_are_what_they_were_prepared_from(tree):
     original = tree / "train/a/a0.jpg"
     photograph = original.read_bytes()
     original.unlink()
-    with pytest.raises(ValueError, match=r"prepared from other photographs than are in .* now; remove .* and prepare them again"):
+    with pytest.raises(
+        ValueError,
+        match=r"prepared from other photographs than are in .* now; remove .* and prepare them again",
+    ):
         resolved(reduced)
     original.write_bytes(photograph)
     assert resolved(reduced).data.content == content
@@ -190,7 +243,9 @@ def test_prepared_photographs_are_what_they_were_prepared_from(tree):
     (note,) = tree.glob("prepared/*/originals.json")
     old = json.loads(note.read_text())
     note.write_text(json.dumps({split: old[split] for split in ("train", "val")}))
-    with pytest.raises(ValueError, match=r"is not noted; `xceptlab data prepare` with the same options notes it"):
+    with pytest.raises(
+        ValueError, match=r"is not noted; `xceptlab data prepare` with the same options notes it"
+    ):
         resolved(reduced)
 
 
@@ -223,7 +278,7 @@ def test_fewer_than_two_classes_are_refused(tmp_path, classes, count):
         resolved(own(tmp_path))
 
 
-# ---- runs -------------------------------------------------------------------------------------------------------------------
+# ---- runs ----------------------------------------------------------------------------------------
 
 
 def test_a_run_of_another_data_set_is_not_taken_for_this_one(tree, tmp_path, command):
@@ -264,13 +319,21 @@ def test_a_child_whose_photographs_were_changed_refuses_to_train(tree, tmp_path,
     code, _, said = command("train", "-c", tmp_path / "config.yaml", layers=[])
     assert (code, len(said)) == (2, 1)
     assert "data.content: " in said[0]
-    assert said[0].endswith("put back what was there, or leave data.content out to train another run on what is there now")
-    code, _, said = command("train", "-c", tmp_path / "config.yaml", "--runtime.study=pets", layers=[])
-    assert said[0].endswith("put back what was there, or run the study pets again, which begins anew on what is there now")
+    assert said[0].endswith(
+        "put back what was there, or leave data.content out to train another run on what is there now"
+    )
+    code, _, said = command(
+        "train", "-c", tmp_path / "config.yaml", "--runtime.study=pets", layers=[]
+    )
+    assert said[0].endswith(
+        "put back what was there, or run the study pets again, which begins anew on what is there now"
+    )
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_run_lists_its_files_before_torch_is_loaded_and_with_the_images_and_no_more(tree, command, monkeypatch):
+def test_a_run_lists_its_files_before_torch_is_loaded_and_with_the_images_and_no_more(
+    tree, command, monkeypatch
+):
     contents, listed = identity.contents, []
 
     def counted(data):
@@ -298,20 +361,47 @@ def interrupted(command, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["a mended photograph", "a class more"])
-def test_a_run_that_was_interrupted_begins_anew_on_other_photographs_and_says_so(tree, tmp_path, interrupted, capsys, change):
+def test_a_run_that_was_interrupted_begins_anew_on_other_photographs_and_says_so(
+    tree, tmp_path, interrupted, capsys, change
+):
     interrupted(f"--data.root={tree}")
     (begun,) = runs(tmp_path)
     CHANGES[change](tree)
-    assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"]) == 0
-    assert f"begins anew; {begun} was begun on other photographs, and is another run" in capsys.readouterr().err
-    assert cli.main(["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}", "--seed=1"]) == 0
+    assert (
+        cli.main(
+            ["train", *TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"]
+        )
+        == 0
+    )
+    assert (
+        f"begins anew; {begun} was begun on other photographs, and is another run"
+        in capsys.readouterr().err
+    )
+    assert (
+        cli.main(
+            [
+                "train",
+                *TRAIN,
+                f"--data.root={tree}",
+                f"--runtime.outputs={tmp_path / 'outputs'}",
+                "--seed=1",
+            ]
+        )
+        == 0
+    )
     assert "begins anew" not in capsys.readouterr().err
 
 
 OLD_FILES = {
     "of this version": (lambda values: values, True),
-    "of a version without a field": (lambda values: values["data"].pop("eval_interpolation") and values, True),
-    "of a run on another set": (lambda values: values | {"data": values["data"] | {"name": "imagenet", "content": ""}}, False),
+    "of a version without a field": (
+        lambda values: values["data"].pop("eval_interpolation") and values,
+        True,
+    ),
+    "of a run on another set": (
+        lambda values: values | {"data": values["data"] | {"name": "imagenet", "content": ""}},
+        False,
+    ),
     "without a section": (lambda values: {"model": values["model"], "seed": 0}, False),
     "with an empty section": (lambda values: values | {"data": None}, False),
     "with a section that is none": (lambda values: values | {"data": ["folder"]}, False),
@@ -321,14 +411,20 @@ OLD_FILES = {
 
 
 @pytest.mark.parametrize(("change", "found"), OLD_FILES.values(), ids=OLD_FILES)
-def test_what_is_no_configuration_of_today_is_no_run_on_other_photographs_or_found_by_its_defaults(tree, tmp_path, change, found):
-    begun = resolved(load_run([*TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"]))
+def test_what_is_no_configuration_of_today_is_no_run_on_other_photographs_or_found_by_its_defaults(
+    tree, tmp_path, change, found
+):
+    begun = resolved(
+        load_run([*TRAIN, f"--data.root={tree}", f"--runtime.outputs={tmp_path / 'outputs'}"])
+    )
     directory = RunDirectory.of(begun.runtime.outputs, begun.run_id)
     directory.create()
     (directory.path / "config.yaml").write_text(yaml.safe_dump(change(begun.to_dict())))
     picture(tree / "train/a/a0.jpg")
     now = resolved(dataclasses.replace(begun, data=dataclasses.replace(begun.data, content="")))
-    assert begun_on_other_files(now) == (f"{directory.path} was begun on other photographs" if found else "")
+    assert begun_on_other_files(now) == (
+        f"{directory.path} was begun on other photographs" if found else ""
+    )
 
 
 def test_a_run_on_a_known_set_was_begun_on_no_other_photographs(tiny):
@@ -346,7 +442,9 @@ def imagenet(monkeypatch, tree):
     return [*TRAIN, "--data.name=imagenet", f"--data.root={tree}"]
 
 
-def test_a_record_of_a_known_set_is_not_trusted_where_its_files_are_others(imagenet, tree, tmp_path, command):
+def test_a_record_of_a_known_set_is_not_trusted_where_its_files_are_others(
+    imagenet, tree, tmp_path, command
+):
     assert command("train", layers=imagenet)[0] == 0
     (run,) = runs(tmp_path)
     kept = (tree / "train/a/a0.jpg").read_bytes()
@@ -359,17 +457,24 @@ def test_a_record_of_a_known_set_is_not_trusted_where_its_files_are_others(image
     assert "remove this folder to train the run again" in said[0]
     code, _, said = command("evaluate", run, layers=[])
     assert (code, len(said)) == (0, 1)
-    assert said[0].startswith("Warning: other data than the run was trained on: the files of imagenet")
+    assert said[0].startswith(
+        "Warning: other data than the run was trained on: the files of imagenet"
+    )
     (tree / "train/a/a0.jpg").write_bytes(kept)
     assert command("train", layers=imagenet)[1].endswith("(was trained before)")
     record = RunDirectory(run).record()
     assert record.data_files.startswith("tree-")
     elsewhere = load_run([*imagenet, "--data.root=nowhere"]).data
     assert identity.changed(elsewhere, record) == ""  # without data a record is good
-    assert identity.changed(load_run(imagenet).data, dataclasses.replace(record, data_files="")) == ""  # as is an older one
+    # as is an older one
+    assert (
+        identity.changed(load_run(imagenet).data, dataclasses.replace(record, data_files="")) == ""
+    )
 
 
-def test_a_run_that_continues_on_other_data_than_it_began_with_is_refused(imagenet, tree, tmp_path, command, interrupted):
+def test_a_run_that_continues_on_other_data_than_it_began_with_is_refused(
+    imagenet, tree, tmp_path, command, interrupted
+):
     interrupted(layers=imagenet)
     kept = (tree / "val/a/a0.jpg").read_bytes()
     picture(tree / "val/a/a0.jpg")
@@ -435,8 +540,15 @@ def test_files_that_the_system_does_not_give_are_other_data_and_no_error(cifar, 
     assert said.startswith(f"the files of cifar10 in {cifar.root} cannot be read (")
 
 
-def test_of_a_study_whose_data_are_damaged_the_report_and_the_plan_warn_and_no_run_starts(cifar, tmp_path, tree, capsys):
-    layers = ["--data.name=cifar10", "--data.size=32", "--data.crop=pad", f"--data.root={cifar.root}"]
+def test_of_a_study_whose_data_are_damaged_the_report_and_the_plan_warn_and_no_run_starts(
+    cifar, tmp_path, tree, capsys
+):
+    layers = [
+        "--data.name=cifar10",
+        "--data.size=32",
+        "--data.crop=pad",
+        f"--data.root={cifar.root}",
+    ]
     seen = {"data_fingerprint": identity.fingerprint(cifar), "data_files": identity.files(cifar)}
     leave(expand_own(tmp_path, tree, *layers), "a", 0, 90.0, **seen)
     for file in Path(cifar.root).glob("train-*.parquet"):
@@ -445,11 +557,21 @@ def test_of_a_study_whose_data_are_damaged_the_report_and_the_plan_warn_and_no_r
         options = [*TRAIN, *layers, f"--runtime.outputs={tmp_path / 'outputs'}"]
         assert cli.main([name, str(study_of(tmp_path)), *options]) == expected
         said = capsys.readouterr()
-        assert f"the files of cifar10 in {cifar.root} cannot be read (" in " ".join((said.err + said.out).split())
+        assert f"the files of cifar10 in {cifar.root} cannot be read (" in " ".join(
+            (said.err + said.out).split()
+        )
 
 
-def test_a_run_continues_on_equal_images_in_other_files_and_not_on_others(cifar, tmp_path, command, interrupted):
-    layers = [*TRAIN, "--data.name=cifar10", "--data.size=32", "--data.crop=pad", f"--data.root={cifar.root}"]
+def test_a_run_continues_on_equal_images_in_other_files_and_not_on_others(
+    cifar, tmp_path, command, interrupted
+):
+    layers = [
+        *TRAIN,
+        "--data.name=cifar10",
+        "--data.size=32",
+        "--data.crop=pad",
+        f"--data.root={cifar.root}",
+    ]
     layers.append("--train.batch_size=20")
     interrupted(layers=layers)
     write_cifar(Path(cifar.root), PIXELS // 2, "png")
@@ -484,7 +606,9 @@ def test_of_torchvisions_files_those_that_it_reads_count(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet", "folder"])
 def test_names_of_classes_that_are_not_to_be_had_are_none_and_no_error(tmp_path, name):
-    config = DataConfig(name=name, root=str(tmp_path), **({"size": 32, "crop": "pad"} if "cifar" in name else {}))
+    config = DataConfig(
+        name=name, root=str(tmp_path), **({"size": 32, "crop": "pad"} if "cifar" in name else {})
+    )
     assert identity.class_names(config) == ()
     if "cifar" in name:
         folder = tmp_path / {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
@@ -504,10 +628,17 @@ def test_names_of_cifars_classes_are_read_without_its_images(tmp_path, monkeypat
     meta = pickle.dumps({"label_names": names}, protocol=0)
     (folder / "batches.meta").write_bytes(meta)
     monkeypatch.setitem(CIFAR10.meta, "md5", hashlib.md5(meta).hexdigest())
-    assert identity.class_names(DataConfig(name="cifar10", root=str(tmp_path), size=32, crop="pad")) == tuple(names)
+    assert identity.class_names(
+        DataConfig(name="cifar10", root=str(tmp_path), size=32, crop="pad")
+    ) == tuple(names)
 
 
-DIGITS = ["--data.name=digits", "--data.crop=none", "--data.train_images=50", "--data.test_images=20"]
+DIGITS = [
+    "--data.name=digits",
+    "--data.crop=none",
+    "--data.train_images=50",
+    "--data.test_images=20",
+]
 
 
 @pytest.mark.parametrize("package", ["scikit-learn", "numpy", "pillow"])
@@ -534,10 +665,14 @@ def test_a_study_with_records_of_other_data_is_refused(monkeypatch, tmp_path, tr
         run_missing(expand_own(tmp_path, tree, *layers), None, cli.main)
     code, _, errors = command("plan", study_of(tmp_path), layers=[*TRAIN, *layers])
     assert (code, len(errors)) == (0, 1)
-    assert errors[0].startswith("Warning: the data here are not those that the runs were trained on: digits has fingerprint")
+    assert errors[0].startswith(
+        "Warning: the data here are not those that the runs were trained on: digits has fingerprint"
+    )
 
 
-def test_a_run_that_an_earlier_version_made_of_own_photographs_is_read_as_what_it_is(tree, tmp_path, command):
+def test_a_run_that_an_earlier_version_made_of_own_photographs_is_read_as_what_it_is(
+    tree, tmp_path, command
+):
     assert command("train", f"--data.root={tree}")[0] == 0
     (run,) = runs(tmp_path)
     values = yaml.safe_load((run / "config.yaml").read_text())
@@ -545,7 +680,9 @@ def test_a_run_that_an_earlier_version_made_of_own_photographs_is_read_as_what_i
     (run / "config.yaml").write_text(yaml.safe_dump(values))
     code, _, said = command("evaluate", run, layers=[])
     assert (code, len(said)) == (2, 1)
-    assert said[0].endswith("a run that an earlier version made of them is read with --data.name folder")
+    assert said[0].endswith(
+        "a run that an earlier version made of them is read with --data.name folder"
+    )
     assert command("evaluate", run, "--data.name", "folder", layers=[])[0] == 0
 
 
@@ -563,10 +700,18 @@ def test_evaluation_on_other_photographs_is_pointed_out(tree, tmp_path, command)
 def test_what_an_evaluation_does_otherwise_or_not_at_all_is_said(tree, tmp_path, command):
     assert command("train", f"--data.root={tree}")[0] == 0
     (run,) = runs(tmp_path)
-    code, _, said = command("evaluate", run, "--train.lr=3", "--seed=4", "--train.threads=2", layers=[])
-    assert (code, said) == (0, [f"Warning: --{key}: changes nothing in an evaluation" for key in ("seed", "train.lr")])
+    code, _, said = command(
+        "evaluate", run, "--train.lr=3", "--seed=4", "--train.threads=2", layers=[]
+    )
+    assert (code, said) == (
+        0,
+        [f"Warning: --{key}: changes nothing in an evaluation" for key in ("seed", "train.lr")],
+    )
     code, _, said = command("evaluate", run, "--data.size=32", layers=[])
-    assert (code, said) == (0, ["Warning: data.size: evaluated with 32, the run was trained with 16"])
+    assert (code, said) == (
+        0,
+        ["Warning: data.size: evaluated with 32, the run was trained with 16"],
+    )
     assert command("evaluate", run, "--data.size=16", layers=[])[2] == []
 
 
@@ -578,7 +723,10 @@ def test_another_runs_record_in_a_runs_folder_is_not_taken_for_its_own(tree, tmp
     shutil.copytree(one, two)
     code, _, said = command("train", f"--data.root={tree}", "--seed=2")
     assert (code, len(said)) == (2, 1)
-    assert f"record.json: is the record of another run, {one.name}; remove this folder to train the run anew" in said[0]
+    assert (
+        f"record.json: is the record of another run, {one.name}; remove this folder to train the run anew"
+        in said[0]
+    )
 
 
 def test_an_evaluation_that_differs_from_the_runs_record_is_pointed_out(tree, tmp_path, command):
@@ -594,7 +742,9 @@ def test_an_evaluation_that_differs_from_the_runs_record_is_pointed_out(tree, tm
     )
 
 
-def test_a_training_on_other_classes_than_those_of_the_classifier_it_starts_from_is_pointed_out(tree, tmp_path, command):
+def test_a_training_on_other_classes_than_those_of_the_classifier_it_starts_from_is_pointed_out(
+    tree, tmp_path, command
+):
     assert command("train", f"--data.root={tree}")[0] == 0
     (run,) = runs(tmp_path)
     renamed = tree.with_name("renamed")
@@ -612,33 +762,50 @@ def test_a_training_on_other_classes_than_those_of_the_classifier_it_starts_from
     code, _, said = command("train", f"--data.root={tree}", f"--model.weights={run.name}")
     assert (code, said) == (
         2,
-        [f"xceptlab: model.weights: {run.name}: no such file; a run is named by its folder, outputs/runs/{run.name}"],
+        [
+            f"xceptlab: model.weights: {run.name}: no such file; a run is named by its folder, outputs/runs/{run.name}"
+        ],
     )
 
 
 def test_a_batch_of_more_images_than_there_are_is_pointed_out(tree, command):
-    code, _, said = command("train", f"--data.root={tree}", layers=[*TRAIN, "--train.batch_size=100"])
+    code, _, said = command(
+        "train", f"--data.root={tree}", layers=[*TRAIN, "--train.batch_size=100"]
+    )
     assert code == 0
-    assert "Warning: train.batch_size: 100 is more than the 12 training images: a step takes all" in said
+    assert (
+        "Warning: train.batch_size: 100 is more than the 12 training images: a step takes all"
+        in said
+    )
 
 
 def test_an_option_that_nothing_reads_is_said_to_change_nothing(tree, command):
-    code, _, said = command("train", f"--data.root={tree}", layers=[*TRAIN, "--data.crop=none", "--data.pad=8"])
+    code, _, said = command(
+        "train", f"--data.root={tree}", layers=[*TRAIN, "--data.crop=none", "--data.pad=8"]
+    )
     assert (code, [line for line in said if "changes nothing" in line]) == (
         0, ["Warning: --data.pad: changes nothing with data.crop none"]
     )  # fmt: skip
 
 
-def test_options_of_the_training_are_said_to_change_nothing_in_an_export_and_a_description(tree, tmp_path, command):
+def test_options_of_the_training_are_said_to_change_nothing_in_an_export_and_a_description(
+    tree, tmp_path, command
+):
     assert command("train", f"--data.root={tree}")[0] == 0
     (run,) = runs(tmp_path)
     options = ["--train.lr=3", "--seed=4"]
     code, _, said = command("export", run, str(tmp_path / "net.pt2"), *options, layers=[])
-    assert (code, said) == (0, [f"Warning: --{key}: changes nothing in an export" for key in ("seed", "train.lr")])
+    assert (code, said) == (
+        0,
+        [f"Warning: --{key}: changes nothing in an export" for key in ("seed", "train.lr")],
+    )
     code, _, said = command("describe", run, *options, layers=[])
     assert (code, said) == (
         0,
-        [f"Warning: --{key}: changes nothing in the description of a run's network" for key in ("seed", "train.lr")],
+        [
+            f"Warning: --{key}: changes nothing in the description of a run's network"
+            for key in ("seed", "train.lr")
+        ],
     )
 
 
@@ -654,17 +821,22 @@ def test_an_evaluation_without_images_of_a_class_says_so(tree, tmp_path, command
 
 @pytest.mark.parametrize("study", ["", "pets"])
 def test_that_a_single_run_matches_nothing_is_said(tree, command, study):
-    code, _, said = command("train", f"--data.root={tree}", "--model.match=parameters", f"--runtime.study={study}")
+    code, _, said = command(
+        "train", f"--data.root={tree}", "--model.match=parameters", f"--runtime.study={study}"
+    )
     assert code == 0
     expected = "Warning: model.match: parameters changes nothing here; a study matches its arms to the first one"
     assert (expected in said) == (study == "")
 
 
-# ---- studies ----------------------------------------------------------------------------------------------------------------
+# ---- studies -------------------------------------------------------------------------------------
 
 
 def expand_own(tmp_path, root, *layers):
-    return expand(str(study_of(tmp_path)), [*TRAIN, f"--data.root={root}", f"--runtime.outputs={tmp_path / 'outputs'}", *layers])
+    return expand(
+        str(study_of(tmp_path)),
+        [*TRAIN, f"--data.root={root}", f"--runtime.outputs={tmp_path / 'outputs'}", *layers],
+    )
 
 
 def study_of(tmp_path):
@@ -673,7 +845,15 @@ def study_of(tmp_path):
         "base": [],
         "seeds": [0, 1, 2],
         "arms": {"a": {"model.residual": "all"}, "b": {"model.residual": "none"}},
-        "claims": [{"id": "helps", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior", "margin": 0.5}],
+        "claims": [
+            {
+                "id": "helps",
+                "contrast": ["a", "b"],
+                "metric": "test/top1",
+                "kind": "superior",
+                "margin": 0.5,
+            }
+        ],
     }
     (tmp_path / "helps.yaml").write_text(yaml.safe_dump(study))
     return tmp_path / "helps.yaml"
@@ -681,7 +861,9 @@ def study_of(tmp_path):
 
 @pytest.fixture
 def studied(tmp_path, tree, monkeypatch, capsys):
-    """``studied("report", root, ...)``: exit code, output and errors. Runs are written in place of trained."""
+    """``studied("report", root, ...)``: exit code, output and errors. Runs are written in place of
+    trained.
+    """
 
     def run_missing(expansion, jobs, main, quiet=False):
         for (arm, seed), config in expansion.runs().items():
@@ -693,10 +875,18 @@ def studied(tmp_path, tree, monkeypatch, capsys):
         return {}
 
     monkeypatch.setattr("xceptlab.launch.study.run_missing", run_missing)
-    monkeypatch.setattr(identity, "_say_once", lambda line: print(f"xceptlab: {line}", file=sys.stderr))  # each time, not once
+    # each time, not once
+    monkeypatch.setattr(
+        identity, "_say_once", lambda line: print(f"xceptlab: {line}", file=sys.stderr)
+    )
 
     def run(name, root, *layers):
-        options = [*TRAIN, f"--data.root={root}", f"--runtime.outputs={tmp_path / 'outputs'}", *layers]
+        options = [
+            *TRAIN,
+            f"--data.root={root}",
+            f"--runtime.outputs={tmp_path / 'outputs'}",
+            *layers,
+        ]
         code = cli.main([name, str(study_of(tmp_path)), *options])
         said = capsys.readouterr()
         return code, " ".join(said.out.split()), said.err
@@ -704,7 +894,9 @@ def studied(tmp_path, tree, monkeypatch, capsys):
     return run
 
 
-def test_a_study_of_mended_photographs_is_trained_anew_and_its_report_is_not_the_old_one(studied, tree, tmp_path):
+def test_a_study_of_mended_photographs_is_trained_anew_and_its_report_is_not_the_old_one(
+    studied, tree, tmp_path
+):
     code, said, _ = studied("study", tree)
     assert code == 0
     assert "SUPPORTED helps" in said
@@ -720,7 +912,8 @@ def test_a_study_of_mended_photographs_is_trained_anew_and_its_report_is_not_the
     (kept,) = report.parent.glob("finished-*")
     assert (kept / "report.html").read_text() == finished
     assert (
-        f"Warning: the study's finished report was moved to {kept}: 6 of its 6 runs are not of the study as it is now" in errors
+        f"Warning: the study's finished report was moved to {kept}: 6 of its 6 runs are not of the study as it is now"
+        in errors
     )
     assert "finished report" not in studied("report", tree)[2]
     assert "6 of 6 runs to train" in studied("plan", tree)[1]
@@ -729,14 +922,23 @@ def test_a_study_of_mended_photographs_is_trained_anew_and_its_report_is_not_the
 
 
 @pytest.mark.parametrize("name", ["report", "status", "plan"])
-def test_without_the_photographs_a_study_is_read_as_it_was_registered_and_this_is_said(studied, tree, tmp_path, name):
+def test_without_the_photographs_a_study_is_read_as_it_was_registered_and_this_is_said(
+    studied, tree, tmp_path, name
+):
     content = expand_own(tmp_path, tree).arms["a"].data.content
     studied("study", tree)
     shutil.rmtree(tree)
-    for layers, source in (([], "what the study has registered"), ([f"--data.content={content}"], "data.content")):
+    for layers, source in (
+        ([], "what the study has registered"),
+        ([f"--data.content={content}"], "data.content"),
+    ):
         code, said, errors = studied(name, tree, *layers)
         assert code == 0
-        assert {"report": "SUPPORTED helps", "status": "6 of 6 done", "plan": "0 of 6 runs to train"}[name] in said
+        assert {
+            "report": "SUPPORTED helps",
+            "status": "6 of 6 done",
+            "plan": "0 of 6 runs to train",
+        }[name] in said
         assert f"{source}, {content}, stands for it" in errors
     shutil.rmtree(tmp_path / "outputs/studies")
     code, _, errors = studied(name, tree)
@@ -745,9 +947,14 @@ def test_without_the_photographs_a_study_is_read_as_it_was_registered_and_this_i
 
 
 @pytest.mark.parametrize("name", ["plan", "study"])
-def test_of_classes_without_images_plan_and_study_warn_in_the_words_of_the_check(studied, tree, name):
+def test_of_classes_without_images_plan_and_study_warn_in_the_words_of_the_check(
+    studied, tree, name
+):
     shutil.rmtree(tree / "val/b")
-    lacking = ["validation: of the images that a run uses none is of class", "test holds no image of class b"]
+    lacking = [
+        "validation: of the images that a run uses none is of class",
+        "test holds no image of class b",
+    ]
     code, _, errors = studied(name, tree, "--data.validation=0.1")
     assert code == 0
     assert [line for line in errors.splitlines() if any(words in line for words in lacking)] == [
@@ -755,7 +962,7 @@ def test_of_classes_without_images_plan_and_study_warn_in_the_words_of_the_check
     ]  # fmt: skip
 
 
-# ---- train, val and test ----------------------------------------------------------------------------------------------------
+# ---- train, val and test -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -772,7 +979,11 @@ def test_of_three_parts_val_is_to_validate_on_and_test_to_test_on(three, reduced
     if reduced:
         list(prepare(data, 0))
     found = splits(data)
-    assert {split: len(members) for split, (_, members) in found.items()} == {"train": 12, "validation": 6, "test": 9}
+    assert {split: len(members) for split, (_, members) in found.items()} == {
+        "train": 12,
+        "validation": 6,
+        "test": 9,
+    }
     assert len({id(source) for source, _ in found.values()}) == 3
     if not reduced:
         folders = {split: source.store.folder.name for split, (source, _) in found.items()}
@@ -784,18 +995,30 @@ def test_of_two_parts_the_second_is_to_test_on(tree):
     for name in ("val", "test"):
         data = own(tree, validation=0.25).data
         found = splits(data)
-        assert {split: len(members) for split, (_, members) in found.items()} == {"train": 9, "validation": 3, "test": 6}
+        assert {split: len(members) for split, (_, members) in found.items()} == {
+            "train": 9,
+            "validation": 3,
+            "test": 6,
+        }
         assert found["test"][0].store.folder == tree / name
         if name == "val":
             (tree / "val").rename(tree / "test")
 
 
 def test_nothing_is_held_out_where_val_is_there_to_validate_on(three, command):
-    message = "data.validation: 0.1 is not allowed; it must be 0, as val holds images to validate on"
-    for attempt in (lambda: splits(own(three, validation=0.1).data), lambda: resolved(own(three, validation=0.1))):
+    message = (
+        "data.validation: 0.1 is not allowed; it must be 0, as val holds images to validate on"
+    )
+    for attempt in (
+        lambda: splits(own(three, validation=0.1).data),
+        lambda: resolved(own(three, validation=0.1)),
+    ):
         with pytest.raises(ValueError, match=message):
             attempt()
-    assert command("train", f"--data.root={three}", "--data.validation=0.1")[::2] == (2, [f"xceptlab: {message}"])
+    assert command("train", f"--data.root={three}", "--data.validation=0.1")[::2] == (
+        2,
+        [f"xceptlab: {message}"],
+    )
 
 
 def test_a_run_of_three_parts_validates_and_its_study_may_claim_that(three, tmp_path, command):

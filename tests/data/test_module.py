@@ -47,7 +47,9 @@ def alone():
 
 
 def test_each_epoch_has_every_image_once_in_another_order(alone):
-    first, second = (torch.cat([batch.number for e, batch in alone if e == epoch]) for epoch in (0, 1))
+    first, second = (
+        torch.cat([batch.number for e, batch in alone if e == epoch]) for epoch in (0, 1)
+    )
     assert torch.equal(first.sort().values, torch.arange(270))
     assert torch.equal(second.sort().values, torch.arange(270))
     assert not torch.equal(first, second)
@@ -64,7 +66,9 @@ def test_augmentation_changes_from_epoch_to_epoch(alone):
 
 
 def test_arms_of_a_seed_see_the_same_images(alone):
-    for (_, a), (_, b) in zip(alone, batches(["--model.residual=none", "--train.lr=0.3"]), strict=True):
+    for (_, a), (_, b) in zip(
+        alone, batches(["--model.residual=none", "--train.lr=0.3"]), strict=True
+    ):
         assert torch.equal(a.images, b.images)
 
 
@@ -87,12 +91,30 @@ def test_validation_zero_trains_on_all():
     assert (len(data.train), len(data.validation)) == (1297, 0)
 
 
-# ---- photographs: every kind of augmentation at once --------------------------------------------------------------------------
+# ---- photographs: every kind of augmentation at once ---------------------------------------------
 
 EVERYTHING = [
-    *("--data.name=folder", "--data.num_classes=2", "--data.size=24", "--data.crop=resized", "--data.flip=true"),
-    *("--data.colour=0.4", "--data.rand_augment=9", "--data.cutout=6", "--data.mixup=0.8", "--data.cutmix=1"),
-    *("--data.validation=0.2", "--data.train_images=0", "--data.test_images=0", "--train.batch_size=6", "--seed=3"),
+    *(
+        "--data.name=folder",
+        "--data.num_classes=2",
+        "--data.size=24",
+        "--data.crop=resized",
+        "--data.flip=true",
+    ),
+    *(
+        "--data.colour=0.4",
+        "--data.rand_augment=9",
+        "--data.cutout=6",
+        "--data.mixup=0.8",
+        "--data.cutmix=1",
+    ),
+    *(
+        "--data.validation=0.2",
+        "--data.train_images=0",
+        "--data.test_images=0",
+        "--train.batch_size=6",
+        "--seed=3",
+    ),
 ]
 
 
@@ -144,19 +166,25 @@ def test_photographs_are_bit_equal_for_any_number_of_workers(photographs):
 
 
 def test_two_processes_have_the_photographs_of_one(photographs):
-    """Bit for bit and in their places: the ranks' parts one after another are the global batch, mixed pairs and all."""
+    """Bit for bit and in their places: the ranks' parts one after another are the global batch,
+    mixed pairs and all.
+    """
     alone = stream(photographs, "--train.batch_size=8")
     ranks = [stream(photographs, "--train.batch_size=8", rank=rank, world=2) for rank in (0, 1)]
     for whole, *parts in zip(alone, *ranks, strict=True):
         for field in FIELDS:
-            assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts])), field
+            assert torch.equal(
+                getattr(whole, field), torch.cat([getattr(part, field) for part in parts])
+            ), field
 
 
 def test_photographs_continue_at_every_step(photographs):
     alone = stream(photographs)
     for done in range(len(alone)):
         rest = stream(photographs, done=done)
-        assert all(torch.equal(joined(alone[done:], field), joined(rest, field)) for field in FIELDS)
+        assert all(
+            torch.equal(joined(alone[done:], field), joined(rest, field)) for field in FIELDS
+        )
 
 
 def test_epochs_differ_and_everything_was_on(photographs):
@@ -167,7 +195,9 @@ def test_epochs_differ_and_everything_was_on(photographs):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_corrupt_photograph_is_replaced_alike_in_every_arm_or_named(photographs, tmp_path, workers, capfd):
+def test_a_corrupt_photograph_is_replaced_alike_in_every_arm_or_named(
+    photographs, tmp_path, workers, capfd
+):
     shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
     bad = tmp_path / "train" / "a" / "a4.jpg"
     bad.write_bytes(bad.read_bytes()[:500])
@@ -175,7 +205,8 @@ def test_a_corrupt_photograph_is_replaced_alike_in_every_arm_or_named(photograph
     with pytest.raises(ValueError, match=r"a4.jpg: no readable image"):
         stream(tmp_path, *overrides)
     one, other = (
-        stream(tmp_path, *overrides, "--data.on_corrupt=skip", f"--model.residual={residual}") for residual in ("all", "none")
+        stream(tmp_path, *overrides, "--data.on_corrupt=skip", f"--model.residual={residual}")
+        for residual in ("all", "none")
     )
     assert sum(batch.replaced for batch in one) == 1
     assert all(torch.equal(joined(one, field), joined(other, field)) for field in FIELDS)
@@ -186,19 +217,27 @@ def test_a_corrupt_photograph_is_replaced_alike_in_every_arm_or_named(photograph
 
 
 def test_replacements_stay_in_their_split_and_end(photographs, tmp_path):
-    """The photograph after a corrupt one may be held out for validation; a set without any good one ends with a message."""
+    """The photograph after a corrupt one may be held out for validation; a set without any good one
+    ends with a message.
+    """
     shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
     data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={tmp_path}"]))
     data.setup("fit")
     held_out = set(data.validation.members)
     before = next(i for i in data.train.members if i + 1 in held_out)
-    (tmp_path / "train" / ("a" if before < 10 else "b") / f"{'a' if before < 10 else 'b'}{before % 10}.jpg").write_bytes(b"x")
+    (
+        tmp_path
+        / "train"
+        / ("a" if before < 10 else "b")
+        / f"{'a' if before < 10 else 'b'}{before % 10}.jpg"
+    ).write_bytes(b"x")
     batches = stream(tmp_path, "--data.on_corrupt=skip")
     assert sum(batch.replaced for batch in batches) == 1
     for file in (tmp_path / "train").glob("*/*"):
         file.write_bytes(b"x")
     with pytest.raises(
-        ValueError, match=rf"no readable image .*; as are the 10 before it, in {tmp_path}: `xceptlab data check --all`"
+        ValueError,
+        match=rf"no readable image .*; as are the 10 before it, in {tmp_path}: `xceptlab data check --all`",
     ):
         stream(tmp_path, "--data.on_corrupt=skip")
 
@@ -207,10 +246,24 @@ def test_only_the_corrupt_photograph_is_decoded_again(photographs, tmp_path, mon
     shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
     for name in ("a4", "a5"):
         (tmp_path / "train" / "a" / f"{name}.jpg").write_bytes(b"x")
-    data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={tmp_path}", "--data.validation=0", "--data.on_corrupt=skip"]))
+    data = DataModule(
+        load_run(
+            [
+                *TINY,
+                *EVERYTHING,
+                f"--data.root={tmp_path}",
+                "--data.validation=0",
+                "--data.on_corrupt=skip",
+            ]
+        )
+    )
     data.setup("fit")
     seen, read = [], type(data.train.source).read
-    monkeypatch.setattr(type(data.train.source), "read", lambda self, i, draws: (seen.append(int(i)), read(self, i, draws))[1])
+    monkeypatch.setattr(
+        type(data.train.source),
+        "read",
+        lambda self, i, draws: (seen.append(int(i)), read(self, i, draws))[1],
+    )
     batch = data.train[order.Key(1, np.array([3, 4, 8]), 1.0)]
     assert seen == [3, 4, 5, 6, 8]
     assert (batch.number.tolist(), batch.replaced) == ([3, 6, 8], 1)
@@ -225,30 +278,50 @@ def test_training_says_once_what_is_left_alone_in_a_tree(photographs, tmp_path, 
     batches([*EVERYTHING, f"--data.root={tmp_path}"])
     said = [line for line in capsys.readouterr().err.splitlines() if "left alone" in line]
     assert len(said) == 1
-    assert said[0].startswith(f"xceptlab: {tmp_path / 'train'}: files left alone: 1 (1 with other suffixes than")
-    assert not DataModule(load_run(TINY)).prepare_data_per_node  # Lightning calls it in the first of all processes only
+    assert said[0].startswith(
+        f"xceptlab: {tmp_path / 'train'}: files left alone: 1 (1 with other suffixes than"
+    )
+    # Lightning calls it in the first of all processes only
+    assert not DataModule(load_run(TINY)).prepare_data_per_node
 
 
 def test_evaluation_never_replaces_a_photograph(photographs, tmp_path):
     shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
     (tmp_path / "val" / "a" / "a1.jpg").write_bytes(b"x")
-    data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={tmp_path}", "--data.on_corrupt=skip"]))
+    data = DataModule(
+        load_run([*TINY, *EVERYTHING, f"--data.root={tmp_path}", "--data.on_corrupt=skip"])
+    )
     data.setup("test")
-    with pytest.raises(ValueError, match=r"a1.jpg: no readable image .*; it must be evaluated, so mend or remove it"):
+    with pytest.raises(
+        ValueError,
+        match=r"a1.jpg: no readable image .*; it must be evaluated, so mend or remove it",
+    ):
         data.test[order.Key(0, np.arange(4), 1.0)]
 
 
 def test_images_in_memory_are_the_same_for_one_process_and_two_and_from_every_step():
-    small = ["--data.name=digits", "--data.num_classes=0", "--data.size=8", "--data.crop=pad", "--data.pad=2", "--data.colour=0"]
+    small = [
+        "--data.name=digits",
+        "--data.num_classes=0",
+        "--data.size=8",
+        "--data.crop=pad",
+        "--data.pad=2",
+        "--data.colour=0",
+    ]
     small += ["--data.rand_augment=0", "--data.train_images=111", "--train.batch_size=16"]
     alone = stream("unused", *small)
     ranks = [stream("unused", *small, rank=rank, world=2) for rank in (0, 1)]
     for whole, *parts in zip(alone, *ranks, strict=True):
         for field in FIELDS:
-            assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts])), field
+            assert torch.equal(
+                getattr(whole, field), torch.cat([getattr(part, field) for part in parts])
+            ), field
     for done in range(len(alone)):
-        rest = stream("unused", *small, rank=1, world=2, done=done)  # continued by another number of processes
-        assert all(torch.equal(joined(ranks[1][done:], field), joined(rest, field)) for field in FIELDS)
+        # continued by another number of processes
+        rest = stream("unused", *small, rank=1, world=2, done=done)
+        assert all(
+            torch.equal(joined(ranks[1][done:], field), joined(rest, field)) for field in FIELDS
+        )
 
 
 def test_more_processes_than_images_to_evaluate_are_refused(photographs):
@@ -256,17 +329,24 @@ def test_more_processes_than_images_to_evaluate_are_refused(photographs):
     data = DataModule(load_run([*TINY, *EVERYTHING, f"--data.root={photographs}"]))
     data.setup("fit")
     data.trainer = SimpleNamespace(global_rank=0, world_size=5)
-    with pytest.raises(ValueError, match=r"runtime\.devices: 5 processes are too many to evaluate 4 images together"):
+    with pytest.raises(
+        ValueError,
+        match=r"runtime\.devices: 5 processes are too many to evaluate 4 images together",
+    ):
         data.test_dataloader()
 
 
-# ---- without a Trainer ------------------------------------------------------------------------------------------------------
+# ---- without a Trainer ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("photographs", [False, True])
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_in_a_notebook_the_loaders_give_what_the_network_would_see(request, photographs, split):
-    overrides = request.getfixturevalue("made") if photographs else ("--data.crop=pad", "--data.pad=2", "--data.flip=true")
+    overrides = (
+        request.getfixturevalue("made")
+        if photographs
+        else ("--data.crop=pad", "--data.pad=2", "--data.flip=true")
+    )
     config = load_run([*TINY, "--data.validation=0.1", "--train.batch_size=8", *overrides])
     data = DataModule(config)
     data.setup("test")

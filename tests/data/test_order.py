@@ -10,7 +10,11 @@ from xceptlab.data import order
 
 def test_the_hash_is_pinned():
     """Identity of every run ever made: these bits must never change."""
-    assert [int(order.bits(1, 2, n)[0]) for n in range(3)] == [16613338946343043936, 13264548337748323810, 16803123258551283528]
+    assert [int(order.bits(1, 2, n)[0]) for n in range(3)] == [
+        16613338946343043936,
+        13264548337748323810,
+        16803123258551283528,
+    ]
 
 
 def test_an_epoch_is_a_permutation_and_epochs_and_seeds_differ():
@@ -48,7 +52,13 @@ def epoch_of(world, accumulate=1, n=1000, batch_size=128, epoch=3, done=0):
     """Per step the images of all ranks and accumulated batches, and the weights."""
     orders = [
         order.TrainingOrder(
-            n=n, batch_size=batch_size, accumulate=accumulate, seed=7, rank=rank, world=world, position=lambda: (epoch, done)
+            n=n,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            seed=7,
+            rank=rank,
+            world=world,
+            position=lambda: (epoch, done),
         )
         for rank in range(world)
     ]
@@ -58,14 +68,18 @@ def epoch_of(world, accumulate=1, n=1000, batch_size=128, epoch=3, done=0):
 def test_each_image_once_per_epoch():
     for world in (1, 2, 4):
         for accumulate in (1, 2):
-            images = np.concatenate([key.number for step in epoch_of(world, accumulate) for key in step])
+            images = np.concatenate(
+                [key.number for step in epoch_of(world, accumulate) for key in step]
+            )
             assert np.array_equal(np.sort(images), np.arange(1000))
 
 
 def test_every_world_size_sees_the_same_global_batches():
     one = [set(step[0].number) for step in epoch_of(1)]
     for world in (2, 4):
-        assert [set(np.concatenate([key.number for key in step])) for step in epoch_of(world)] == one
+        assert [
+            set(np.concatenate([key.number for key in step])) for step in epoch_of(world)
+        ] == one
 
 
 @pytest.mark.parametrize("batch_size", [128, 90])
@@ -84,7 +98,9 @@ def test_images_that_may_be_mixed_share_a_process(batch_size):
 
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (4, 1), (1, 2), (2, 3)])
 def test_weights_make_the_gradient_the_mean_over_the_global_batch(world, accumulate):
-    """Lightning divides by the accumulated batches, DDP averages over processes: each image must count 1 / global batch."""
+    """Lightning divides by the accumulated batches, DDP averages over processes: each image must
+    count 1 / global batch.
+    """
     batches = epoch_of(world, accumulate)
     for step in range(0, len(batches), accumulate):
         keys = [key for part in batches[step : step + accumulate] for key in part]
@@ -103,9 +119,15 @@ def test_a_run_continues_where_it_stood():
 
 
 def test_a_last_batch_too_small_for_batchnorm_says_so():
-    with pytest.raises(ValueError, match=r"the 129 training images would have 1 of at least 2 images, which BatchNorm needs; "):
+    with pytest.raises(
+        ValueError,
+        match=r"the 129 training images would have 1 of at least 2 images, which BatchNorm needs; ",
+    ):
         epoch_of(1, n=129)
-    with pytest.raises(ValueError, match="7 of at least 8 images, two for each of 2 processes x 2 accumulated batches; "):
+    with pytest.raises(
+        ValueError,
+        match="7 of at least 8 images, two for each of 2 processes x 2 accumulated batches; ",
+    ):
         epoch_of(2, 2, n=128 + 7)
 
 
@@ -115,7 +137,15 @@ def test_a_last_batch_too_small_for_batchnorm_says_so():
 ])  # fmt: skip
 def test_of_a_last_batch_too_small_the_nearest_sizes_that_fit_are_said_and_do_fit(n, size, said):
     def of_size(batch_size):
-        return order.TrainingOrder(n=n, batch_size=batch_size, accumulate=1, seed=0, rank=0, world=1, position=lambda: (0, 0))
+        return order.TrainingOrder(
+            n=n,
+            batch_size=batch_size,
+            accumulate=1,
+            seed=0,
+            rank=0,
+            world=1,
+            position=lambda: (0, 0),
+        )
 
     with pytest.raises(ValueError, match=f"; {said}$"):
         of_size(size)
@@ -125,7 +155,11 @@ def test_of_a_last_batch_too_small_the_nearest_sizes_that_fit_are_said_and_do_fi
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_evaluation_counts_each_image_once(world):
-    orders = [order.EvaluationOrder(n=103, batch_size=10, rank=rank, world=world) for rank in range(world)]
+    orders = [
+        order.EvaluationOrder(n=103, batch_size=10, rank=rank, world=world) for rank in range(world)
+    ]
     keys = [list(one) for one in orders]
     assert [len(one) for one in orders] == [len(batches) for batches in keys]
-    assert np.array_equal(np.sort(np.concatenate([key.number for batches in keys for key in batches])), np.arange(103))
+    assert np.array_equal(
+        np.sort(np.concatenate([key.number for batches in keys for key in batches])), np.arange(103)
+    )

@@ -1,4 +1,6 @@
-"""Photographs: one image whatever it lies in, decoded as torchvision and Pillow do, prepared once, checked before use."""
+"""Photographs: one image whatever it lies in, decoded as torchvision and Pillow do, prepared once,
+checked before use.
+"""
 
 import contextlib
 import errno
@@ -62,7 +64,9 @@ def load(root, **changes):
 def jpeg(i, mode="RGB", form="JPEG"):
     """A smooth picture of its own for each number."""
     y, x = np.mgrid[0 : 60 + i % 7, 0 : 80 - i % 5] / 80
-    pixels = np.stack([np.sin(5 * x + i), np.cos(4 * y + i), np.sin(3 * (x + y) + i)], -1) * 127 + 128
+    pixels = (
+        np.stack([np.sin(5 * x + i), np.cos(4 * y + i), np.sin(3 * (x + y) + i)], -1) * 127 + 128
+    )
     buffer = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(buffer, form)
     return buffer.getvalue()
@@ -112,14 +116,20 @@ def packed(files):
 
 @pytest.fixture
 def tars(tmp_path):
-    """The three original files, the classes in another order than their names', numbered in a third one."""
+    """The three original files, the classes in another order than their names', numbered in a third
+    one.
+    """
     root = tmp_path / "tars"
     root.mkdir()
     files = encoded()
     with tarfile.open(root / "ILSVRC2012_img_train.tar", "w:") as tar:
         for name in reversed(CLASSES):
             add(tar, f"{name}.tar", packed(reversed(files["train"][name])))
-    val = [(file, data, name) for name, photographs in files["val"].items() for file, data in photographs]
+    val = [
+        (file, data, name)
+        for name, photographs in files["val"].items()
+        for file, data in photographs
+    ]
     (root / "ILSVRC2012_img_val.tar").write_bytes(packed([(file, data) for file, data, _ in val]))
     number = {"n02": 1, "n03": 2, "n01": 3}
     synsets = np.array(
@@ -131,7 +141,9 @@ def tars(tmp_path):
     with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as kit:
         add(kit, "ILSVRC2012_devkit_t12/data/meta.mat", meta.getvalue())
         truth = "".join(f"{number[name]}\n" for _, _, name in sorted(val))
-        add(kit, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth.encode())
+        add(
+            kit, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth.encode()
+        )
     return root
 
 
@@ -144,9 +156,13 @@ def shards(tmp_path):
         cells = [{"bytes": data, "path": "x.JPEG"} for data, _ in rows]
         half = len(rows) // 2
         for part, piece in enumerate((slice(None, half), slice(half, None))):
-            table = pyarrow.table({"image": cells[piece], "label": [label for _, label in rows[piece]]})
+            table = pyarrow.table(
+                {"image": cells[piece], "label": [label for _, label in rows[piece]]}
+            )
             name = {"train": "train", "val": "validation"}[split]
-            pyarrow.parquet.write_table(table, root / "data" / f"{name}-{part:05d}-of-00002.parquet", row_group_size=5)
+            pyarrow.parquet.write_table(
+                table, root / "data" / f"{name}-{part:05d}-of-00002.parquet", row_group_size=5
+            )
     return root
 
 
@@ -163,7 +179,10 @@ def test_every_layout_has_the_same_photographs_under_the_same_numbers(tree, tars
 
 
 def test_photographs_that_are_nowhere_say_what_was_looked_for(tmp_path):
-    with pytest.raises(ValueError, match=r"looked for the folders train/<class>/ and val/<class>/, or train-\*.parquet"):
+    with pytest.raises(
+        ValueError,
+        match=r"looked for the folders train/<class>/ and val/<class>/, or train-\*.parquet",
+    ):
         find_layout(config(tmp_path / "nowhere", name="imagenet"))
 
 
@@ -190,7 +209,9 @@ def test_a_tar_file_is_searched_once(tars, tmp_path, monkeypatch):
         load(tars)
 
 
-def test_of_several_processes_one_searches_a_tar_file_and_says_how_far_it_is(tars, monkeypatch, capsys):
+def test_of_several_processes_one_searches_a_tar_file_and_says_how_far_it_is(
+    tars, monkeypatch, capsys
+):
     """Threads do for processes: flock tells open files apart, not who opened them."""
     searches, search = [], ilsvrc._train_rows
 
@@ -205,7 +226,10 @@ def test_of_several_processes_one_searches_a_tar_file_and_says_how_far_it_is(tar
         archives = list(threads.map(ilsvrc.train_archive, [tars / "ILSVRC2012_img_train.tar"] * 3))
     assert len(searches) == 1
     assert all(archive.table.equals(archives[0].table) for archive in archives)
-    assert "ILSVRC2012_img_train.tar: finding its photographs, which is needed once: 2 of 3 classes" in capsys.readouterr().err
+    assert (
+        "ILSVRC2012_img_train.tar: finding its photographs, which is needed once: 2 of 3 classes"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_search_that_is_killed_leaves_nothing_half_done(tars, tmp_path):
@@ -227,7 +251,9 @@ def test_a_tar_file_without_photographs_is_refused(tars):
         load(tars)
 
 
-@pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"])
+@pytest.mark.parametrize(
+    "name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"]
+)
 @pytest.mark.parametrize("part", [0.2, 0.5])
 def test_a_tar_file_that_is_cut_short_is_refused(tars, name, part):
     file = tars / name
@@ -241,7 +267,8 @@ def test_a_tar_file_that_is_cut_short_is_refused(tars, name, part):
 def test_what_is_no_tar_file_is_refused(tars, content):
     (tars / "ILSVRC2012_img_train.tar").write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"ILSVRC2012_img_train.tar: (not a tar file|holds no photograph|the tar file is cut short)"
+        ValueError,
+        match=r"ILSVRC2012_img_train.tar: (not a tar file|holds no photograph|the tar file is cut short)",
     ):
         load(tars)
 
@@ -270,7 +297,9 @@ def test_a_tar_file_cut_between_two_members_is_refused(tars):
 
 def test_validation_photographs_without_labels_are_refused(tars):
     (tars / "ILSVRC2012_devkit_t12.tar.gz").unlink()
-    with pytest.raises(ValueError, match=r"ILSVRC2012_devkit_t12.tar.gz is missing, which has the labels"):
+    with pytest.raises(
+        ValueError, match=r"ILSVRC2012_devkit_t12.tar.gz is missing, which has the labels"
+    ):
         load(tars)
 
 
@@ -285,12 +314,16 @@ def test_an_image_is_known_by_its_content_not_its_name(form):
 def test_a_jpeg_of_every_kind_is_decoded_as_pillow_does(mode):
     data = jpeg(3, mode)
     wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-    assert np.abs(decode(data).permute(1, 2, 0).numpy() - wanted).max() <= (1 if mode == "CMYK" else 0)
+    assert np.abs(decode(data).permute(1, 2, 0).numpy() - wanted).max() <= (
+        1 if mode == "CMYK" else 0
+    )
 
 
 def test_a_png_of_16_bits_keeps_its_brightness():
     buffer = io.BytesIO()
-    Image.fromarray((np.linspace(0, 65535, 400).reshape(20, 20)).astype(np.uint16)).save(buffer, "PNG")
+    Image.fromarray((np.linspace(0, 65535, 400).reshape(20, 20)).astype(np.uint16)).save(
+        buffer, "PNG"
+    )
     image = decode(buffer.getvalue()).float()
     assert image.min() <= 1
     assert image.max() >= 254
@@ -309,7 +342,9 @@ def test_a_photograph_is_turned_as_its_exif_data_say(orientation):
     assert np.array_equal(decode(buffer.getvalue()).permute(1, 2, 0), wanted)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", jpeg(3)[:40], jpeg(3)[:700], jpeg(3, form="PNG")[:400]])
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", jpeg(3)[:40], jpeg(3)[:700], jpeg(3, form="PNG")[:400]]
+)
 def test_what_cannot_be_decoded_raises_one_error(data):
     with pytest.raises(ValueError):
         decode(data)
@@ -327,19 +362,27 @@ def test_of_damaged_jpegs_those_cut_short_are_refused_and_wrong_bytes_inside_pas
     assert not torch.equal(decode(bytes(wrong)), decode(data))
 
 
-@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}")
+@pytest.mark.skipif(
+    not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}"
+)
 def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path):
-    """Above 35 dB on average against the crop that torchvision's RandomResizedCrop cuts with Pillow at the same place."""
+    """Above 35 dB on average against the crop that torchvision's RandomResizedCrop cuts with Pillow
+    at the same place.
+    """
     for split in ("train", "val"):
         (tmp_path / split).symlink_to(PHOTOGRAPHS)
     classes = len(list(PHOTOGRAPHS.iterdir()))
-    train, _ = SETS["imagenet"].load(DataConfig(name="folder", root=str(tmp_path), num_classes=classes, size=224))
+    train, _ = SETS["imagenet"].load(
+        DataConfig(name="folder", root=str(tmp_path), num_classes=classes, size=224)
+    )
     ratios = []
     for i, draw in enumerate(order.draws(0, 0, np.arange(len(train.labels)))):
         image = train.read(i, draw)
         with Image.open(train.store.name(i)) as file:
             whole = file.convert("RGB")
-        wanted = F.resized_crop(whole, *crop.random_box(draw, whole.height, whole.width), [224, 224])
+        wanted = F.resized_crop(
+            whole, *crop.random_box(draw, whole.height, whole.width), [224, 224]
+        )
         wanted = F.hflip(wanted) if draw[2] < 0.5 else wanted
         error = np.square(image.numpy().astype(float) - np.asarray(wanted)).mean()
         ratios.append(10 * math.log10(255**2 / max(error, 1e-3)))
@@ -349,7 +392,9 @@ def test_crops_of_real_photographs_are_those_of_pillow_and_torchvision(tmp_path)
 
 @pytest.mark.parametrize(("mode", "other"), [("bilinear", "bicubic"), ("bicubic", "bilinear")])
 def test_the_evaluations_crop_is_resized_as_pillow_does(tree, mode, other):
-    """Within a rounding or two of the crop that Pillow resizes with the same filter; the other filter is farther away."""
+    """Within a rounding or two of the crop that Pillow resizes with the same filter; the other
+    filter is farther away.
+    """
 
     def distance(resample):
         found = []
@@ -375,19 +420,27 @@ def test_training_is_the_same_whatever_evaluation_resizes_by(tree):
     assert not torch.equal(one.read(0, None), other.read(0, None))
 
 
-@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}")
+@pytest.mark.skipif(
+    not PHOTOGRAPHS.is_dir(), reason=f"the sample photographs are not in {PHOTOGRAPHS}"
+)
 def test_timms_preprocessing_makes_timms_images(tmp_path):
-    """Above 35 dB on average against the transform that timm evaluates its legacy_xception with; ours by default is below 30."""
+    """Above 35 dB on average against the transform that timm evaluates its legacy_xception with;
+    ours by default is below 30.
+    """
     import timm
     from timm.data import create_transform, resolve_data_config
 
-    transform = create_transform(**resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg("legacy_xception").to_dict()))
+    transform = create_transform(
+        **resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg("legacy_xception").to_dict())
+    )
     for split in ("train", "val"):
         (tmp_path / split).symlink_to(PHOTOGRAPHS)
     classes = len(list(PHOTOGRAPHS.iterdir()))
 
     def likeness(**changes):
-        _, test = SETS["imagenet"].load(DataConfig(name="folder", root=str(tmp_path), num_classes=classes, **changes))
+        _, test = SETS["imagenet"].load(
+            DataConfig(name="folder", root=str(tmp_path), num_classes=classes, **changes)
+        )
         ratios = []
         for i in range(0, len(test.labels), 4):
             with Image.open(test.store.name(i)) as file:
@@ -400,7 +453,7 @@ def test_timms_preprocessing_makes_timms_images(tmp_path):
     assert likeness() < 30
 
 
-# ---- prepared photographs ---------------------------------------------------------------------------------------------------
+# ---- prepared photographs ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("quality", [90, 0])
@@ -436,7 +489,9 @@ def test_an_interrupted_preparation_continues_to_the_same_bytes(tree, tmp_path, 
     assert next(prepare(broken, 0)) == (10, 33)
     list(prepare(broken, 0))
     (other,) = (tmp_path / "whole").iterdir()
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {f.name: f.read_bytes() for f in other.iterdir()}
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        f.name: f.read_bytes() for f in other.iterdir()
+    }
     assert next(prepare(broken, 0)) == (33, 33)
 
 
@@ -449,17 +504,32 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)]
+)
 def test_a_preparation_that_is_stopped_ends_at_once_and_so_do_its_workers(tree, number, code):
-    layers = ["--data.name=folder", f"--data.root={tree}", "--data.num_classes=3", "--data.size=24", "--data.short_side=32"]
+    layers = [
+        "--data.name=folder",
+        f"--data.root={tree}",
+        "--data.num_classes=3",
+        "--data.size=24",
+        "--data.short_side=32",
+    ]
     command = [sys.executable, "-c", STUCK, "data", "prepare", *layers, "--runtime.workers=2"]
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=listen_to_ctrl_c, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=listen_to_ctrl_c,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 300
     while len(list((tree / "prepared").glob("*/*.part"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(process.pid, number)
     assert process.wait(300) == code
-    assert "Traceback" not in process.stderr.read()  # which ends once nobody holds it any more: the workers are gone, too
+    # which ends once nobody holds it any more: the workers are gone, too
+    assert "Traceback" not in process.stderr.read()
     list(prepare(config(tree, short_side=32), 0))
     assert not list((tree / "prepared").glob("*/*.part"))
 
@@ -495,14 +565,20 @@ def test_originals_with_the_same_labels_but_other_bytes_are_told_apart(layout, r
             file.write(b"x")
     elif layout == "tars":
         val = encoded()["val"]
-        files = [(name, data + b"x" * (name == "ILSVRC2012_val_00000004.JPEG")) for one in val.values() for name, data in one]
+        files = [
+            (name, data + b"x" * (name == "ILSVRC2012_val_00000004.JPEG"))
+            for one in val.values()
+            for name, data in one
+        ]
         (root / "ILSVRC2012_img_val.tar").write_bytes(packed(files))
     else:
         file = root / "data" / "train-00001-of-00002.parquet"
         table = pyarrow.parquet.read_table(file)
         cells = table["image"].to_pylist()
         cells[3]["bytes"] += b"x" * 100
-        pyarrow.parquet.write_table(table.set_column(0, "image", pyarrow.array(cells)), file, row_group_size=5)
+        pyarrow.parquet.write_table(
+            table.set_column(0, "image", pyarrow.array(cells)), file, row_group_size=5
+        )
     with pytest.raises(ValueError, match="holds photographs of other originals"):
         next(prepare(config(root, short_side=32), 0))
 
@@ -524,14 +600,19 @@ def test_preparation_names_what_it_skips(tree, workers, capsys):
     )
     train, _ = load(tree, short_side=32)
     assert train.store.read(11) == b"no image"
-    (line,) = (line for line in check(config(tree, short_side=32), True, 0) if isinstance(line, str))
+    (line,) = (
+        line for line in check(config(tree, short_side=32), True, 0) if isinstance(line, str)
+    )
     assert "0001/00000011.jpg: no readable image" in line
 
 
 def test_a_photograph_that_is_small_already_is_not_enlarged(tree):
     list(prepare(config(tree, short_side=500), 0))
     train, _ = load(tree, short_side=500)
-    assert decode(train.store.read(0)).shape[1:] == decode((tree / "train" / "n01" / "n01_0.JPEG").read_bytes()).shape[1:]
+    assert (
+        decode(train.store.read(0)).shape[1:]
+        == decode((tree / "train" / "n01" / "n01_0.JPEG").read_bytes()).shape[1:]
+    )
 
 
 def test_the_prepared_files_are_plain_tar_files(tree):
@@ -541,10 +622,12 @@ def test_the_prepared_files_are_plain_tar_files(tree):
     with tarfile.open(folder / "train-00000.tar") as tar:
         members = tar.getmembers()
         assert [member.name for member in members] == [row["name"] for row in table]
-        assert [zlib.crc32(tar.extractfile(member).read()) for member in members] == [row["crc"] for row in table]
+        assert [zlib.crc32(tar.extractfile(member).read()) for member in members] == [
+            row["crc"] for row in table
+        ]
 
 
-# ---- what is wrong with a data set --------------------------------------------------------------------------------------------
+# ---- what is wrong with a data set ---------------------------------------------------------------
 
 
 def test_check_counts_and_names_what_does_not_decode(tree):
@@ -572,9 +655,24 @@ def test_check_lists_all_that_is_wrong_with_the_folders_at_once(tree, capsys):
         f"{tree / 'train' / 'n00'}: holds no image (.jpeg, .jpg, .png, .webp, .bmp, .ppm)",
         f"{tree / 'train' / 'n04'}: holds no image (.jpeg, .jpg, .png, .webp, .bmp, .ppm)",
     ]
-    with pytest.raises(ValueError, match=r"2 were expected; see data.num_classes \(and 4 more faults: `xceptlab data check`"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 were expected; see data.num_classes \(and 4 more faults: `xceptlab data check`",
+    ):
         load(tree, num_classes=2)
-    assert cli.main(["data", "check", "--data.name=folder", f"--data.root={tree}", "--data.num_classes=2", "--data.size=24"]) == 2
+    assert (
+        cli.main(
+            [
+                "data",
+                "check",
+                "--data.name=folder",
+                f"--data.root={tree}",
+                "--data.num_classes=2",
+                "--data.size=24",
+            ]
+        )
+        == 2
+    )
     said = capsys.readouterr()
     assert said.out == "Faults: 5\n"
     assert said.err.splitlines() == [f"xceptlab: {fault}" for fault in faults]
@@ -593,7 +691,9 @@ def test_a_class_that_is_empty_everywhere_is_told_of_every_part(tree):
         shutil.rmtree(tree / part / "n02")
         (tree / part / "n02").mkdir()
     faults = list(check(config(tree), False, 0))
-    assert [fault.partition(": ")[0] for fault in faults] == [str(tree / part / "n02") for part in ("train", "val")]
+    assert [fault.partition(": ")[0] for fault in faults] == [
+        str(tree / part / "n02") for part in ("train", "val")
+    ]
 
 
 def test_check_says_where_the_sizes_are_not_the_originals(tree, monkeypatch):
@@ -604,7 +704,8 @@ def test_check_says_where_the_sizes_are_not_the_originals(tree, monkeypatch):
     ]
     monkeypatch.setitem(DataConfig.IMAGES, "imagenet", (24, 9))
     assert [counts.notes for counts in check(original, False, 0)] == [(), ()]
-    assert [counts.notes for counts in check(config(tree), False, 0)] == [(), ()]  # other photographs
+    # other photographs
+    assert [counts.notes for counts in check(config(tree), False, 0)] == [(), ()]
 
 
 def test_check_looks_at_what_a_run_uses(tree, xceptlab):
@@ -621,9 +722,18 @@ def test_check_looks_at_what_a_run_uses(tree, xceptlab):
     assert len(list(check(used, True, 0))) == 3
     broken[members[0]].write_bytes(b"no image")
     assert [found for found in check(used, True, 0) if isinstance(found, str)] != []
-    with pytest.raises(ValueError, match=r"data\.validation: 0\.01 is not allowed; it holds out none of the 24 training images"):
+    with pytest.raises(
+        ValueError,
+        match=r"data\.validation: 0\.01 is not allowed; it holds out none of the 24 training images",
+    ):
         splits(config(tree, validation=0.01))
-    layers = ["--data.name=folder", f"--data.root={tree}", "--data.num_classes=3", "--data.size=24", "--data.test_images=6"]
+    layers = [
+        "--data.name=folder",
+        f"--data.root={tree}",
+        "--data.num_classes=3",
+        "--data.size=24",
+        "--data.test_images=6",
+    ]
     assert "6 of 9" in xceptlab("data", "check", *layers).stdout
     refused = xceptlab("data", "check", *layers, "--data.train_images=25")
     assert (refused.returncode, refused.stderr) == (
@@ -633,10 +743,17 @@ def test_check_looks_at_what_a_run_uses(tree, xceptlab):
 
 @pytest.fixture
 def checked(tree, capfd):
-    """``checked("--all", ...)``: exit code, output and lines on standard error of a check of the tree."""
+    """``checked("--all", ...)``: exit code, output and lines on standard error of a check of the
+    tree.
+    """
 
     def run(*arguments):
-        layers = ["--data.name=folder", f"--data.root={tree}", "--data.size=24", "--runtime.workers=0"]
+        layers = [
+            "--data.name=folder",
+            f"--data.root={tree}",
+            "--data.size=24",
+            "--runtime.workers=0",
+        ]
         code = cli.main(["data", "check", *arguments, *layers])
         said = capfd.readouterr()
         return code, said.out, said.err.splitlines()
@@ -658,7 +775,10 @@ def test_a_class_without_images_to_evaluate_is_a_fault(tree, checked, part, abse
     assert out.splitlines()[-1] == "Faults: 1"
     if part == "test":
         shutil.rmtree(tree / "val" / "n03")
-        assert checked()[2] == ["xceptlab: validation holds no image of class n03", "xceptlab: test holds no image of class n02"]
+        assert checked()[2] == [
+            "xceptlab: validation holds no image of class n03",
+            "xceptlab: test holds no image of class n02",
+        ]
 
 
 def test_classes_that_a_run_leaves_out_are_a_warning(checked):
@@ -690,7 +810,9 @@ COPIES = {
 
 @pytest.mark.parametrize(("one", "other"), COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_picture_that_is_twice_where_it_must_not_be_is_a_fault_whatever_it_is_encoded_as(tree, checked, one, other, form):
+def test_a_picture_that_is_twice_where_it_must_not_be_is_a_fault_whatever_it_is_encoded_as(
+    tree, checked, one, other, form
+):
     data = (tree / one).read_bytes()
     if form == "PNG":
         buffer = io.BytesIO()
@@ -700,11 +822,17 @@ def test_a_picture_that_is_twice_where_it_must_not_be_is_a_fault_whatever_it_is_
     assert checked()[0] == 0  # 200 of each split tell nothing of that
     code, _, (line,) = checked("--all")
     assert code == 2
-    assert [word for word in (str(tree / one), "is the same picture as", str(tree / other)) if word not in line] == []
+    assert [
+        word
+        for word in (str(tree / one), "is the same picture as", str(tree / other))
+        if word not in line
+    ] == []
     assert "class n01)" in line
 
 
-def test_copies_within_a_class_and_pictures_of_one_colour_in_other_shapes_are_no_fault(tree, checked):
+def test_copies_within_a_class_and_pictures_of_one_colour_in_other_shapes_are_no_fault(
+    tree, checked
+):
     (tree / "train/n01/copy.JPEG").write_bytes((tree / "train/n01/n01_0.JPEG").read_bytes())
     for name, shape in (("n01", (40, 30)), ("n02", (30, 40))):
         Image.new("RGB", shape).save(tree / "train" / name / "black.png")
@@ -742,17 +870,29 @@ def test_check_and_prepare_on_the_command_line(tree, capsys, xceptlab):
     code, _, errors = run("prepare")
     assert code == 2
     assert "data.short_side: 0 is not allowed" in errors
-    corrupt = xceptlab("data", "prepare", *layers, "--data.short_side=32", "--runtime.workers=1")  # whose worker ends with it
+    # whose worker ends with it
+    corrupt = xceptlab("data", "prepare", *layers, "--data.short_side=32", "--runtime.workers=1")
     assert corrupt.returncode == 2
-    assert corrupt.stderr.strip().endswith("n02_3.JPEG: no readable image (cannot identify image file)")
+    assert corrupt.stderr.strip().endswith(
+        "n02_3.JPEG: no readable image (cannot identify image file)"
+    )
     assert len(corrupt.stderr.strip().splitlines()) == 1
-    code, out, _ = run("prepare", "--data.short_side=32", "--data.on_corrupt=skip", "--runtime.workers=0")
+    code, out, _ = run(
+        "prepare", "--data.short_side=32", "--data.on_corrupt=skip", "--runtime.workers=0"
+    )
     assert code == 0
     assert "Prepared in" in out
 
 
-def test_a_full_disk_ends_preparation_with_one_line_and_the_same_command_continues(tree, monkeypatch, capsys):
-    layers = ["-c", str(ROOT / "configs/data/folder.yaml"), f"--data.root={tree}", "--data.num_classes=3"]
+def test_a_full_disk_ends_preparation_with_one_line_and_the_same_command_continues(
+    tree, monkeypatch, capsys
+):
+    layers = [
+        "-c",
+        str(ROOT / "configs/data/folder.yaml"),
+        f"--data.root={tree}",
+        "--data.num_classes=3",
+    ]
     command = ["data", "prepare", *layers, "--data.size=24", "--data.short_side=32"]
 
     def full(file_descriptor):
@@ -761,7 +901,9 @@ def test_a_full_disk_ends_preparation_with_one_line_and_the_same_command_continu
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         assert cli.main(command) == 1
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("xceptlab: ")]
+    errors = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("xceptlab: ")
+    ]
     assert len(errors) == 1
     assert errors[0].endswith("No space left on device")
     assert cli.main(command) == 0
@@ -769,15 +911,22 @@ def test_a_full_disk_ends_preparation_with_one_line_and_the_same_command_continu
 
 def test_hub_names_that_are_not_in_the_cache_say_so(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"hf://nobody/nothing is not to be had here .*--data.download true fetches it"):
+    with pytest.raises(
+        ValueError,
+        match=r"hf://nobody/nothing is not to be had here .*--data.download true fetches it",
+    ):
         load("hf://nobody/nothing")
 
 
-def test_a_set_of_the_hub_that_is_not_cifar_is_not_fetched_from_elsewhere(hub, monkeypatch, tmp_path, shards):
+def test_a_set_of_the_hub_that_is_not_cifar_is_not_fetched_from_elsewhere(
+    hub, monkeypatch, tmp_path, shards
+):
     monkeypatch.chdir(tmp_path)
     (shards / "data" / "test-00000-of-00001.parquet").unlink()
     with pytest.raises(ValueError, match=r"data.root: cifar10 is not in .*snapshots/ccc"):
-        SETS["cifar10"].load(DataConfig(name="cifar10", root="hf://owner/empty", size=32, crop="pad", download=True))
+        SETS["cifar10"].load(
+            DataConfig(name="cifar10", root="hf://owner/empty", size=32, crop="pad", download=True)
+        )
     assert not (tmp_path / "hf:").exists()
 
 
@@ -787,14 +936,20 @@ def test_a_set_in_the_hubs_cache_is_read_without_a_network(monkeypatch, tmp_path
     (home / "refs").mkdir(parents=True)
     (home / "refs" / "main").write_text(revision)
     shutil.copytree(shards, home / "snapshots" / revision)
-    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        "huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False
+    )
+    monkeypatch.setattr(
+        "huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub")
+    )
     assert torch.equal(everything(load("hf://owner/photographs")[0]), everything(load(shards)[0]))
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch, shards):
-    """A hub with one data set, fetched as the library does it: the files that match, into a folder named by the commit."""
+    """A hub with one data set, fetched as the library does it: the files that match, into a folder
+    named by the commit.
+    """
     import huggingface_hub
     from huggingface_hub.utils import filter_repo_objects
 
@@ -818,7 +973,9 @@ def hub(tmp_path, monkeypatch, shards):
     sources._snapshot.cache_clear()
 
 
-def test_of_the_hub_training_and_validation_are_fetched_and_their_commit_is_said_once(hub, tmp_path, shards, capsys):
+def test_of_the_hub_training_and_validation_are_fetched_and_their_commit_is_said_once(
+    hub, tmp_path, shards, capsys
+):
     for _ in range(2):
         train, test = load("hf://owner/photographs", name="imagenet", download=True)
     assert torch.equal(everything(train), everything(load(shards, name="imagenet")[0]))
@@ -826,7 +983,9 @@ def test_of_the_hub_training_and_validation_are_fetched_and_their_commit_is_said
     assert hub == [("owner/photographs", "dataset", None, False)]
     commit = "c" * 40
     fetched = sorted(file.name for file in (tmp_path / "hub").rglob("*") if file.is_file())
-    assert fetched == [f"{split}-0000{i}-of-00002.parquet" for split in ("train", "validation") for i in (0, 1)]
+    assert fetched == [
+        f"{split}-0000{i}-of-00002.parquet" for split in ("train", "validation") for i in (0, 1)
+    ]
     assert capsys.readouterr().err == (
         f"xceptlab: hf://owner/photographs is at commit {commit}; hf://owner/photographs@{commit} keeps to it\n"
     )
@@ -842,7 +1001,7 @@ def test_of_the_hub_a_revision_may_be_named(hub, capsys):
     assert capsys.readouterr().err == ""
 
 
-# ---- a million of them --------------------------------------------------------------------------------------------------------
+# ---- a million of them ---------------------------------------------------------------------------
 
 
 WORKER = """
@@ -860,10 +1019,16 @@ print(held() - begun)
 def test_a_worker_that_is_started_afresh_holds_imagenets_paths_in_less_than_200_mb():
     """1.28 million photographs by simulated paths, sent as a spawned worker receives them."""
     n, classes = 1_281_167, tuple(f"n{i:08d}" for i in range(1000))
-    files = pyarrow.concat_arrays([pyarrow.array([f"n{k:08d}_{i}.JPEG" for i in range(1282)]) for k in range(1000)])[:n]
+    files = pyarrow.concat_arrays(
+        [pyarrow.array([f"n{k:08d}_{i}.JPEG" for i in range(1282)]) for k in range(1000)]
+    )[:n]
     store = Tree(Path("/nowhere"), classes, np.repeat(np.arange(1000), 1282)[:n], files)
-    split = pickle.dumps(Split(Photographs(store, DataConfig()), np.arange(n), DataConfig(), seed=0))
-    worker = subprocess.run([sys.executable, "-c", WORKER], input=split, capture_output=True, check=True)
+    split = pickle.dumps(
+        Split(Photographs(store, DataConfig()), np.arange(n), DataConfig(), seed=0)
+    )
+    worker = subprocess.run(
+        [sys.executable, "-c", WORKER], input=split, capture_output=True, check=True
+    )
     assert 20e6 < int(worker.stdout) < 200e6  # the labels and the names alone are more than 20
 
 
@@ -873,7 +1038,7 @@ def test_the_order_of_an_epoch_of_imagenets_size_is_computed():
     assert np.array_equal(np.sort(permutation), np.arange(1_281_167))
 
 
-# ---- what a review found ------------------------------------------------------------------------------------------------------
+# ---- what a review found -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", range(60, 400, 20))
@@ -914,7 +1079,8 @@ def test_a_tar_file_that_is_gone_is_written_again(tree):
     steps = prepare(config(tree, short_side=32), 0)
     assert next(steps) == (9, 33)
     steps.close()
-    with pytest.raises(ValueError, match="prepares them"):  # checksums that may be others' are not left lying
+    # checksums that may be others' are not left lying
+    with pytest.raises(ValueError, match="prepares them"):
         load(tree, short_side=32)
     assert not tar.with_suffix(".arrow").exists()
     list(prepare(config(tree, short_side=32), 0))
@@ -955,12 +1121,15 @@ def test_a_run_can_start_where_a_sampled_photograph_is_corrupt(tree):
 
 
 def test_prepared_photographs_too_small_for_the_evaluation_are_refused():
-    with pytest.raises(ValueError, match=r"data.short_side: 256 is not allowed; it must be 0 \(the originals\) or at least 342"):
+    with pytest.raises(
+        ValueError,
+        match=r"data.short_side: 256 is not allowed; it must be 0 \(the originals\) or at least 342",
+    ):
         DataConfig(short_side=256)
     assert DataConfig(short_side=256, size=224).short_side == 256
 
 
-# ---- files as they are found --------------------------------------------------------------------------------------------------
+# ---- files as they are found ---------------------------------------------------------------------
 
 ODD = os.fsdecode(b"caf\xe9")
 
@@ -1012,7 +1181,11 @@ def flattened(tree):
 
 def test_a_flat_validation_folder_has_its_labels_from_the_development_kit(tree, tars):
     _, wanted = load(tree)
-    pixels, fingerprint, originals = everything(wanted), wanted.fingerprint(), names_and_sizes(wanted.store)
+    pixels, fingerprint, originals = (
+        everything(wanted),
+        wanted.fingerprint(),
+        names_and_sizes(wanted.store),
+    )
     flattened(tree)
     shutil.copy(tars / "ILSVRC2012_devkit_t12.tar.gz", tree)
     _, test = load(tree)
@@ -1025,7 +1198,10 @@ def test_a_flat_validation_folder_has_its_labels_from_the_development_kit(tree, 
 
 def test_a_flat_validation_folder_says_what_it_needs(tree, tars):
     flattened(tree)
-    with pytest.raises(ValueError, match=rf"in no class's folder; .* ILSVRC2012_devkit_t12\.tar\.gz, which .*, in {tree}$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"in no class's folder; .* ILSVRC2012_devkit_t12\.tar\.gz, which .*, in {tree}$",
+    ):
         load(tree)
     shutil.copy(tars / "ILSVRC2012_devkit_t12.tar.gz", tree)
     (tree / "val" / "ILSVRC2012_val_00000004.JPEG").rename(tree / "kept")
@@ -1033,7 +1209,10 @@ def test_a_flat_validation_folder_says_what_it_needs(tree, tars):
         load(tree)
     (tree / "kept").rename(tree / "val" / "ILSVRC2012_val_00000004.JPEG")
     (tree / "train" / "n02").rename(tree / "train" / "n04")
-    with pytest.raises(ValueError, match=r"train: its folders are not the 3 classes of ILSVRC2012_devkit_t12\.tar\.gz"):
+    with pytest.raises(
+        ValueError,
+        match=r"train: its folders are not the 3 classes of ILSVRC2012_devkit_t12\.tar\.gz",
+    ):
         load(tree)
 
 
@@ -1045,7 +1224,8 @@ def test_what_is_left_alone_in_a_tree_is_counted_by_its_reason(tree, capsys):
     odd = tree / "train" / "n02"
     for name in ("scan.tif", "scan.TIFF", "grey.pgm", "notes.txt"):
         (odd / name).write_bytes(b"x")
-    for folder in ("sub", "sub/deeper", "sub/.thumbnails", ".thumbnails"):  # what is hidden is not spoken of
+    # what is hidden is not spoken of
+    for folder in ("sub", "sub/deeper", "sub/.thumbnails", ".thumbnails"):
         (odd / folder).mkdir()
         shutil.copy(odd / "n02_0.JPEG", odd / folder)
     (odd / "empty").mkdir()
@@ -1060,7 +1240,9 @@ def test_what_is_left_alone_in_a_tree_is_counted_by_its_reason(tree, capsys):
         f"{tree / 'val'}: files left alone: 1 (1 photographs in no class's folder); "
     )
     (note,) = train.store.left_alone()
-    assert note.startswith(f"{odd}: empty/ (0 photographs), grey.pgm, notes.txt and 3 more: left alone, not .j")
+    assert note.startswith(
+        f"{odd}: empty/ (0 photographs), grey.pgm, notes.txt and 3 more: left alone, not .j"
+    )
     (note,) = test.store.left_alone()
     assert note == f"{tree / 'val'}: loose.JPEG: left alone, in no class's folder"
     list(prepare(config(tree, short_side=32), 0))
@@ -1068,10 +1250,15 @@ def test_what_is_left_alone_in_a_tree_is_counted_by_its_reason(tree, capsys):
 
 
 def test_names_that_are_utf8_keep_a_prepared_folder_valid(tree, tmp_path):
-    """What was prepared before names could be any bytes is known again: the digest of the originals is of the same text."""
+    """What was prepared before names could be any bytes is known again: the digest of the originals
+    is of the same text.
+    """
     (tree / "train" / "n01" / "n01_0.JPEG").rename(tree / "train" / "n01" / "ä_0.JPEG")
     store = load(tree)[0].store
-    assert names_and_sizes(store)[7] == f"ä_0.JPEG {(tree / 'train' / 'n01' / 'ä_0.JPEG').stat().st_size}"
+    assert (
+        names_and_sizes(store)[7]
+        == f"ä_0.JPEG {(tree / 'train' / 'n01' / 'ä_0.JPEG').stat().st_size}"
+    )
 
 
 def turned(form, orientation=6, **options):
@@ -1102,27 +1289,45 @@ def test_photographs_are_read_and_prepared_as_they_are_stored_where_that_is_aske
     for flag in (True, False):  # in folders of their own: one is never taken for the other
         list(prepare(config(tree, short_side=80, quality=0, exif_orientation=flag), 0))
     assert torch.equal(load(tree, short_side=80, quality=0)[0].read(0, None), upright.read(0, None))
-    assert torch.equal(load(tree, short_side=80, quality=0, exif_orientation=False)[0].read(0, None), stored.read(0, None))
+    assert torch.equal(
+        load(tree, short_side=80, quality=0, exif_orientation=False)[0].read(0, None),
+        stored.read(0, None),
+    )
 
 
 @pytest.mark.parametrize("form", LOSSLESS)
 @pytest.mark.parametrize("place", range(4, 26, 3))
 @pytest.mark.parametrize("wrong", [0x00, 0xFF])
 def test_damaged_exif_data_of_sound_pixels_turn_nothing_or_as_they_say(form, place, wrong):
-    """In a JPEG, a PNG (whose chunk's checksum fails then) and a WebP: read, upright or as it is stored."""
+    """In a JPEG, a PNG (whose chunk's checksum fails then) and a WebP: read, upright or as it is
+    stored.
+    """
     data = bytearray(turned(form, **LOSSLESS[form]))
     start = data.index(b"MM\x00*") if b"MM\x00*" in data else data.index(b"II*\x00")
     data[start + place - 4] = wrong
     stored = decode(turned(form, 1, **LOSSLESS[form]))
     found = decode(bytes(data))
     assert any(
-        torch.equal(found, one) for one in (stored, stored.rot90(-1, (1, 2)), stored.rot90(1, (1, 2)), stored.rot90(2, (1, 2)))
+        torch.equal(found, one)
+        for one in (
+            stored,
+            stored.rot90(-1, (1, 2)),
+            stored.rot90(1, (1, 2)),
+            stored.rot90(2, (1, 2)),
+        )
     )
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"Exif\x00\x00", b"MM\x00*", b"II*\x00\xff\xff\xff\xff", b"\x00" * 50, b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff"],
+    [
+        b"",
+        b"Exif\x00\x00",
+        b"MM\x00*",
+        b"II*\x00\xff\xff\xff\xff",
+        b"\x00" * 50,
+        b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff",
+    ],
 )
 @pytest.mark.parametrize("form", LOSSLESS)
 def test_exif_data_of_other_content_turn_nothing(form, content):
@@ -1136,7 +1341,9 @@ def test_one_limit_of_pixels_holds_for_every_format(form):
     data = jpeg(3, form=form)  # 77 x 63
     assert decode(data, max_pixels=4851).shape == (3, 63, 77)
     for limit in (4850, 2426, 1):
-        with pytest.raises(ValueError, match=rf"Image size \(4851 pixels\) exceeds data\.max_pixels, {limit}$"):
+        with pytest.raises(
+            ValueError, match=rf"Image size \(4851 pixels\) exceeds data\.max_pixels, {limit}$"
+        ):
             decode(data, max_pixels=limit)
 
 
@@ -1149,15 +1356,24 @@ def claiming(width, height):
     return bytes(data)
 
 
-@pytest.mark.parametrize(("width", "height"), [(65500, 65500), (65535, 65535), (30000, 30000), (13378, 13378)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(65500, 65500), (65535, 65535), (30000, 30000), (13378, 13378)]
+)
 def test_a_jpeg_that_claims_to_be_huge_is_refused_before_memory_is_taken(width, height, tree):
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_AS)
-    used = 4096 * int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
+    used = (
+        4096 * int(Path("/proc/self/statm").read_text().split()[0])
+        if sys.platform == "linux"
+        else 0
+    )
     resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, before[1]))
     try:
-        with pytest.raises(ValueError, match=rf"Image size \({width * height} pixels\) exceeds data\.max_pixels, 178956970"):
+        with pytest.raises(
+            ValueError,
+            match=rf"Image size \({width * height} pixels\) exceeds data\.max_pixels, 178956970",
+        ):
             decode(claiming(width, height))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
@@ -1185,7 +1401,8 @@ def test_a_photograph_longer_than_a_jpeg_can_be_is_no_traceback(tree, quality):
     (tree / "train" / "n01" / "n01_0.JPEG").write_bytes(buffer.getvalue())
     if quality:
         with pytest.raises(
-            ValueError, match=r"n01_0\.JPEG: no readable image \(its longer side has 66000 pixels; a JPEG has at most 65500"
+            ValueError,
+            match=r"n01_0\.JPEG: no readable image \(its longer side has 66000 pixels; a JPEG has at most 65500",
         ):
             list(prepare(config(tree, short_side=32, quality=quality), 0))
     else:
@@ -1200,7 +1417,9 @@ def test_a_damaged_image_is_an_image_or_one_error(form, seed):
         assert decode(data, max_pixels=100_000).shape[0] == 3
 
 
-@pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"])
+@pytest.mark.parametrize(
+    "name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"]
+)
 @pytest.mark.parametrize("seed", range(10))
 def test_a_damaged_tar_file_is_read_or_refused_in_one_line(tars, name, seed):
     file = tars / name
@@ -1218,14 +1437,20 @@ def test_a_damaged_tar_file_is_read_or_refused_in_one_line(tars, name, seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_development_kit_is_not_parsed_before_its_checksum_is_right(tars, seed):
-    """Damaged .mat files make SciPy crash; what is damaged here is what the kit holds, under the checksum of the sound one."""
+    """Damaged .mat files make SciPy crash; what is damaged here is what the kit holds, under the
+    checksum of the sound one.
+    """
     kit = tars / "ILSVRC2012_devkit_t12.tar.gz"
     sound = kit.read_bytes()
     whole = bytearray(gzip.decompress(sound))
     place = whole.index(b"MATLAB 5.0") + 128
-    whole[place : place + 200] = damaged(bytes(whole[place : place + 200]), seed).ljust(200, b"\0")[:200]
+    whole[place : place + 200] = damaged(bytes(whole[place : place + 200]), seed).ljust(200, b"\0")[
+        :200
+    ]
     kit.write_bytes(gzip.compress(bytes(whole))[:-8] + sound[-8:])
-    with pytest.raises(ValueError, match=r"not the development kit of ILSVRC 2012 \(CRC check failed"):
+    with pytest.raises(
+        ValueError, match=r"not the development kit of ILSVRC 2012 \(CRC check failed"
+    ):
         load(tars)
 
 
@@ -1247,15 +1472,22 @@ def damaged(data, seed):
 
 
 @pytest.mark.parametrize("size", [-512, -1, 2**62, 2**70])
-@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.GNUTYPE_SPARSE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.GNUTYPE_SPARSE]
+)
 def test_a_tar_file_that_claims_impossible_sizes_is_refused_at_once(tars, size, kind):
     member = tarfile.TarInfo("n01.tar")
     header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
     header[124:136] = (b"\x80" if size >= 0 else b"\xff") + (size % 2**88).to_bytes(11)
     header[156:157] = kind
-    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header[:148]) + b"        " + bytes(header[156:]))[0]
+    header[148:156] = (
+        b"%06o\0 "
+        % tarfile.calc_chksums(bytes(header[:148]) + b"        " + bytes(header[156:]))[0]
+    )
     (tars / "ILSVRC2012_img_train.tar").write_bytes(bytes(header) + bytes(4096))
-    with pytest.raises(ValueError, match=r"ILSVRC2012_img_train\.tar: .*(not a|holds no photograph|cut short)"):
+    with pytest.raises(
+        ValueError, match=r"ILSVRC2012_img_train\.tar: .*(not a|holds no photograph|cut short)"
+    ):
         load(tars)
 
 
@@ -1268,10 +1500,12 @@ def test_damaged_tables_of_prepared_photographs_are_named(tree, name, content):
     if name == "train-00000.arrow":
         (folder / "train.arrow").unlink()
     with pytest.raises(ValueError, match=rf"{name}: damaged|holds photographs of other originals"):
-        load(tree, short_side=32) if name == "train.arrow" else list(prepare(config(tree, short_side=32), 0))
+        load(tree, short_side=32) if name == "train.arrow" else list(
+            prepare(config(tree, short_side=32), 0)
+        )
 
 
-# ---- file systems without locks -----------------------------------------------------------------------------------------------
+# ---- file systems without locks ------------------------------------------------------------------
 
 NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS]
 

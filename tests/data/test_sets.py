@@ -1,4 +1,6 @@
-"""The data sets in memory: what they hold, where they are looked for, and what is said of bad files."""
+"""The data sets in memory: what they hold, where they are looked for, and what is said of bad
+files.
+"""
 
 import dataclasses
 import io
@@ -46,7 +48,9 @@ def test_digits_are_embedded_and_split_by_strata():
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_is_a_module_of_the_same_functions(name):
     assert [
-        what for what in ("require_files", "load", "class_names", "files") if not callable(getattr(SETS[name], what, None))
+        what
+        for what in ("require_files", "load", "class_names", "files")
+        if not callable(getattr(SETS[name], what, None))
     ] == []
     assert set(SETS) == set(get_args(get_args(DataConfig.__dataclass_fields__["name"].type)[0]))
 
@@ -56,7 +60,11 @@ def test_a_data_set_has_one_fingerprint_whoever_asks(tmp_path, name):
     parts = photographs(tmp_path / "tree", "abc", train=4, val=2)
     if name == "of three parts":
         shutil.copytree(parts / "train", parts / "test")
-    data = DIGITS if name == "digits" else DataConfig(name="folder", root=str(parts), num_classes=3, size=16)
+    data = (
+        DIGITS
+        if name == "digits"
+        else DataConfig(name="folder", root=str(parts), num_classes=3, size=16)
+    )
     for validation in (0.0, 0.25) if name != "of three parts" else (0.0,):
         config = RunConfig(data=dataclasses.replace(data, validation=validation))
         module = DataModule(config)
@@ -70,10 +78,14 @@ def parquet(tmp_path):
     """Writes CIFAR-like parquet files: ``parquet(split, n, picture="img", label="label")``."""
     generator = np.random.default_rng(0)
 
-    def write(split, n=20, picture="img", label="label", cells=None, labels=None, folder="plain_text"):
+    def write(
+        split, n=20, picture="img", label="label", cells=None, labels=None, folder="plain_text"
+    ):
         pixels = generator.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
         cells = cells or [{"bytes": png(p), "path": "x.png"} for p in pixels]
-        table = pyarrow.table({picture: cells, label: labels or [i % 10 for i in range(len(cells))]})
+        table = pyarrow.table(
+            {picture: cells, label: labels or [i % 10 for i in range(len(cells))]}
+        )
         (tmp_path / folder).mkdir(exist_ok=True)
         pyarrow.parquet.write_table(table, tmp_path / folder / f"{split}-00000-of-00001.parquet")
         return pixels
@@ -96,7 +108,14 @@ def cifar(root, name="cifar10"):
 )
 def test_cifar_reads_the_hubs_layout(parquet, tmp_path, name, picture, label, folder):
     classes = int(name.removeprefix("cifar"))
-    pixels = parquet("train", 2 * classes, picture, label, labels=[i % classes for i in range(2 * classes)], folder=folder)
+    pixels = parquet(
+        "train",
+        2 * classes,
+        picture,
+        label,
+        labels=[i % classes for i in range(2 * classes)],
+        folder=folder,
+    )
     parquet("test", 10, picture, label, folder=folder)
     train, test = load(cifar(tmp_path, name))
     assert np.array_equal(train.images, pixels)
@@ -109,7 +128,12 @@ def test_cifar_reads_the_hubs_layout(parquet, tmp_path, name, picture, label, fo
     [
         ("cifar10", "cifar100", "label", "train holds images of 10 classes; cifar100 has 100"),
         ("cifar100", "cifar10", "fine_label", "a column label is needed; it has img, fine_label"),
-        ("cifar100", "cifar10", "label", "row 10 of the column label is 10; it must be a whole number from 0 to 9"),
+        (
+            "cifar100",
+            "cifar10",
+            "label",
+            "row 10 of the column label is 10; it must be a whole number from 0 to 9",
+        ),
     ],
 )
 def test_one_cifar_is_not_taken_for_the_other(parquet, tmp_path, given, asked, label, said):
@@ -123,7 +147,13 @@ def test_one_cifar_is_not_taken_for_the_other(parquet, tmp_path, given, asked, l
 def test_cifar_that_is_not_there_says_where_it_looked_and_what_to_do(tmp_path):
     with pytest.raises(ValueError) as error:
         require_files(cifar(tmp_path / "nowhere"))
-    for text in ("data.root", str(tmp_path / "nowhere"), "train-*.parquet", "cifar-10-batches-py", "--data.download true"):
+    for text in (
+        "data.root",
+        str(tmp_path / "nowhere"),
+        "train-*.parquet",
+        "cifar-10-batches-py",
+        "--data.download true",
+    ):
         assert text in str(error.value)
 
 
@@ -139,7 +169,9 @@ def test_cifar_refuses_what_is_not_cifar(parquet, tmp_path):
     with pytest.raises(ValueError, match="row 0 is an image of 9x8; cifar10 has 32x32"):
         load(cifar(tmp_path))
     parquet("train", labels=list(range(20)))
-    with pytest.raises(ValueError, match="row 10 of the column label is 10; it must be a whole number from 0 to 9"):
+    with pytest.raises(
+        ValueError, match="row 10 of the column label is 10; it must be a whole number from 0 to 9"
+    ):
         load(cifar(tmp_path))
     (tmp_path / "plain_text" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 but cut")
     with pytest.raises(ValueError, match="not a readable parquet file"):
@@ -169,5 +201,6 @@ def test_the_real_cifar10_has_its_images():
     train, test = load(cifar(CIFAR10))
     assert np.bincount(train.labels).tolist() == [5000] * 10
     assert np.bincount(test.labels).tolist() == [1000] * 10
-    # Krizhevsky's training set: mean of the channels 125.3, 123.0, 113.9 (the files hold re-encoded images)
+    # Krizhevsky's training set: mean of the channels 125.3, 123.0, 113.9 (the files hold re-encoded
+    # images)
     assert train.images.mean(axis=(0, 1, 2)) == pytest.approx([125.3, 123.0, 113.9], abs=0.5)

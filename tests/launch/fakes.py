@@ -1,4 +1,6 @@
-"""Stand-ins for ``xceptlab.cli.main`` that the launcher's processes call: importable, as processes need them."""
+"""Stand-ins for ``xceptlab.cli.main`` that the launcher's processes call: importable, as processes
+need them.
+"""
 
 import json
 import os
@@ -17,7 +19,9 @@ from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.record import Record
 
 
-def finish(launcher: Launcher, until: Callable[[dict[str, State]], object] | None = None) -> dict[str, State]:
+def finish(
+    launcher: Launcher, until: Callable[[dict[str, State]], object] | None = None
+) -> dict[str, State]:
     """Poll until all runs have ended, or ``until`` what is given; returns the runs' states."""
     until = until or (lambda states: set(states.values()) <= {"done", "failed"})
     deadline = time.monotonic() + 400
@@ -39,7 +43,12 @@ def record(argv: list[str]) -> int:
     config = load_run(["-c", str(file)])
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     with open(file.parents[2] / "calls.jsonl", "a") as log:
-        line = {"seed": config.seed, "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "time": time.monotonic()}
+        line = {
+            "seed": config.seed,
+            "pid": os.getpid(),
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "time": time.monotonic(),
+        }
         log.write(json.dumps(line) + "\n")
     attempt = sum(call["seed"] == config.seed for call in calls(file.parents[2]))
     if config.seed == 1:  # crashes always
@@ -62,7 +71,9 @@ def record(argv: list[str]) -> int:
         time.sleep(600)
     if config.seed == 10:  # crashes, after coming further than before up to its third epoch
         with open(directory.path / "metrics.jsonl", "a") as log:
-            log.write(json.dumps({"step": attempt, "epoch": min(attempt, 3) - 0.5, "time": 0.0}) + "\n")
+            log.write(
+                json.dumps({"step": attempt, "epoch": min(attempt, 3) - 0.5, "time": 0.0}) + "\n"
+            )
         return 1
     assert yaml.safe_load(file.read_text())["seed"] == config.seed
     write_record(config)

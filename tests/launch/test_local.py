@@ -20,7 +20,9 @@ from xceptlab.runs.directory import RunDirectory
 
 @pytest.fixture
 def run(tmp_path):
-    return lambda seed, *overrides: load_run([f"--seed={seed}", f"--runtime.outputs={tmp_path}", *overrides])
+    return lambda seed, *overrides: load_run(
+        [f"--seed={seed}", f"--runtime.outputs={tmp_path}", *overrides]
+    )
 
 
 @pytest.fixture
@@ -55,8 +57,14 @@ def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, lau
     }  # fmt: skip
     attempts = [call["seed"] for call in calls(tmp_path)]
     assert [attempts.count(seed) for seed in range(6)] == [1, 2, 2, 2, 1, 4]
-    assert "it crashed" in (RunDirectory.of(str(tmp_path), runs[1].run_id).path / "log.txt").read_text()
-    why = {seed: RunDirectory.of(str(tmp_path), config.run_id).failure() for seed, config in runs.items()}
+    assert (
+        "it crashed"
+        in (RunDirectory.of(str(tmp_path), runs[1].run_id).path / "log.txt").read_text()
+    )
+    why = {
+        seed: RunDirectory.of(str(tmp_path), config.run_id).failure()
+        for seed, config in runs.items()
+    }
     assert why[1] == "RuntimeError: it crashed"
     assert {seed for seed, reason in why.items() if reason} == {1, 3, 4}
 
@@ -69,7 +77,8 @@ def test_a_native_crash_is_reported_as_one_and_what_to_try(run, launcher, name):
     assert finish(one)[crashes.run_id] == "failed"
     reason = RunDirectory.of(crashes.runtime.outputs, crashes.run_id).failure()
     assert reason.startswith(f"ended by {name}")
-    assert ("in record (" in reason) == (name != "SIGKILL")  # where it was; nothing can tell that for SIGKILL
+    # where it was; nothing can tell that for SIGKILL
+    assert ("in record (" in reason) == (name != "SIGKILL")
     assert ("out of memory, perhaps" in reason) == (name == "SIGKILL")
 
 
@@ -99,11 +108,15 @@ def test_each_run_has_its_own_gpus(run, launcher, tmp_path, monkeypatch):
     finish(one, lambda states: list(states.values()).count("done") == 1)
     finish(one, lambda _: len(calls(tmp_path)) == 6)
     gpus = {call["seed"]: call["gpus"] for call in calls(tmp_path)}
-    assert sorted(gpus[seed] for seed in (7, 17, 27, 37)) == sorted({"0", "1", "2", "3", "5"} - {gpus[47]})
+    assert sorted(gpus[seed] for seed in (7, 17, 27, 37)) == sorted(
+        {"0", "1", "2", "3", "5"} - {gpus[47]}
+    )
     assert gpus[8] == gpus[47] == "1"  # what became free
 
 
-def test_a_run_that_another_process_trains_is_left_to_it_and_taken_for_done_when_it_is(run, launcher, tmp_path):
+def test_a_run_that_another_process_trains_is_left_to_it_and_taken_for_done_when_it_is(
+    run, launcher, tmp_path
+):
     one = launcher()
     theirs, ours = run(0), run(8)
     directory = RunDirectory.of(str(tmp_path), theirs.run_id)
@@ -155,13 +168,19 @@ sys.exit(execute(None, sys.argv[2:], pathlib.Path(sys.argv[1]), fresh=True))
 
 def test_a_fresh_process_prints_to_the_log_too_and_its_exit_code_counts(tmp_path):
     assert subprocess.run([sys.executable, "-c", FRESH, tmp_path / "log", "stady"]).returncode == 2
-    assert (tmp_path / "log").read_text().startswith("xceptlab: argument COMMAND: invalid choice: 'stady'")
+    assert (
+        (tmp_path / "log")
+        .read_text()
+        .startswith("xceptlab: argument COMMAND: invalid choice: 'stady'")
+    )
 
 
 def test_a_fresh_process_is_asked_to_stop_by_an_interrupt_that_is_no_signal_too(tmp_path):
     """As Ray's is."""
     argv = ["train", *TINY, "--train.epochs=100000", f"--runtime.outputs={tmp_path}"]
-    code = subprocess.run([sys.executable, "-c", FRESH, tmp_path / "log", *argv], timeout=300).returncode
+    code = subprocess.run(
+        [sys.executable, "-c", FRESH, tmp_path / "log", *argv], timeout=300
+    ).returncode
     assert code in (75, 128 + signal.SIGTERM)
 
 
@@ -184,7 +203,9 @@ if __name__ == "__main__":
 def test_runs_die_with_a_coordinator_that_is_killed(tmp_path):
     (tmp_path / "coordinator.py").write_text(COORDINATOR)
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"}
-    coordinator = subprocess.Popen([sys.executable, tmp_path / "coordinator.py", tmp_path], env=environment)
+    coordinator = subprocess.Popen(
+        [sys.executable, tmp_path / "coordinator.py", tmp_path], env=environment
+    )
     deadline = time.monotonic() + 300
     while not (tmp_path / "calls.jsonl").exists() or not calls(tmp_path):
         assert time.monotonic() < deadline
@@ -229,7 +250,9 @@ def room(run, monkeypatch):
         (None, None, []),
     ],
 )
-def test_only_gpus_that_are_there_and_that_the_mask_lets_through_count(monkeypatch, tmp_path, mask, there, gpus):
+def test_only_gpus_that_are_there_and_that_the_mask_lets_through_count(
+    monkeypatch, tmp_path, mask, there, gpus
+):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(local, "DRIVERS", [tmp_path / "none" if there is None else tmp_path])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there or 0)
@@ -246,7 +269,11 @@ def test_gpus_and_cores_are_shared_out_by_what_each_run_needs(room):
     assert room([[two], (), [two], ()]) == [["0", "1"], ["2"], ["3", "5"], None]
     assert room([()] * 6, jobs=6) == [["0"], ["1"], ["2"], ["3"], ["5"], ["0"]]
     assert room([[cpu]] * 5, cores=4) == [["core 0"], ["core 1"], ["core 2"], ["core 3"], None]
-    assert room([[cpu], [cpu, two], [cpu, two]], gpus="") == [["core 0"], ["core 1", "core 2"], None]
+    assert room([[cpu], [cpu, two], [cpu, two]], gpus="") == [
+        ["core 0"],
+        ["core 1", "core 2"],
+        None,
+    ]
     assert room([[cpu, four], [cpu]], cores=2) == [["core 0", "core 1"], None]
     assert room([[cpu, four]] * 2, cores=2, jobs=3) == [["core 0", "core 1"]] * 2
 
@@ -255,10 +282,15 @@ def test_gpus_and_cores_are_shared_out_by_what_each_run_needs(room):
     ("overrides", "message"),
     [
         (["--runtime.devices=8"], "runtime.devices: 8 GPUs a run are asked for, 5 are there"),
-        (["--runtime.num_nodes=2"], "runtime.num_nodes: 2 is not allowed; it must be 1 unless launcher.name is slurm"),
+        (
+            ["--runtime.num_nodes=2"],
+            "runtime.num_nodes: 2 is not allowed; it must be 1 unless launcher.name is slurm",
+        ),
     ],
 )
-def test_a_run_that_can_never_start_here_is_refused_whatever_its_place(run, monkeypatch, overrides, message):
+def test_a_run_that_can_never_start_here_is_refused_whatever_its_place(
+    run, monkeypatch, overrides, message
+):
     monkeypatch.setattr(local.Local, "gpus", ["0", "1", "2", "3", "5"])
     with pytest.raises(ValueError, match=message):
         local.Local(fakes.record, None).start([run(0), run(1, *overrides)])

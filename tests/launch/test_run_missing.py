@@ -14,7 +14,9 @@ from xceptlab.study.registration import Registration
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_the_reason_is_shown_as_soon_as_a_run_fails_and_after_ctrl_c(monkeypatch, tmp_path, capsys, terminal):
+def test_the_reason_is_shown_as_soon_as_a_run_fails_and_after_ctrl_c(
+    monkeypatch, tmp_path, capsys, terminal
+):
     expansion = expand("experiments/residual", [f"--runtime.outputs={tmp_path}"])
     ids = [run.run_id for run in expansion.runs().values()]
     shown_before = []
@@ -72,7 +74,9 @@ def test_every_line_counts_the_runs_that_are_done_by_then(monkeypatch, tmp_path,
     monkeypatch.setattr(study, "Console", lambda **_: Console(force_terminal=False))
     study.run_missing(expansion, None, None)
     lines = [line for line in capsys.readouterr().out.splitlines() if ": done" in line]
-    assert [re.search(r"\((\d+) of 10 done\)$", line)[1] for line in lines] == [str(count) for count in range(2, 11)]
+    assert [re.search(r"\((\d+) of 10 done\)$", line)[1] for line in lines] == [
+        str(count) for count in range(2, 11)
+    ]
 
 
 def test_runs_that_fail_for_the_same_reason_tell_it_once(monkeypatch, tmp_path, capsys):
@@ -101,8 +105,12 @@ def test_runs_that_fail_for_the_same_reason_tell_it_once(monkeypatch, tmp_path, 
     assert [str(log) in shown for log in logs.values()] == [True] * len(ids)
 
 
-@pytest.mark.parametrize(("outlived", "error"), [(False, Interrupted), (True, KeyboardInterrupt), (True, Interrupted)])
-def test_a_signal_leaves_alone_what_outlives_the_command_and_ctrl_c_stops_all(monkeypatch, tmp_path, capsys, outlived, error):
+@pytest.mark.parametrize(
+    ("outlived", "error"), [(False, Interrupted), (True, KeyboardInterrupt), (True, Interrupted)]
+)
+def test_a_signal_leaves_alone_what_outlives_the_command_and_ctrl_c_stops_all(
+    monkeypatch, tmp_path, capsys, outlived, error
+):
     called = []
 
     class Launcher:
@@ -139,7 +147,9 @@ def test_a_study_is_registered_with_every_run_before_the_first_one_starts(monkey
 
         def poll(self):
             for config in self.configs:
-                seen[config.run_id] = RunDirectory.of(config.runtime.outputs, config.run_id).registrations()
+                seen[config.run_id] = RunDirectory.of(
+                    config.runtime.outputs, config.run_id
+                ).registrations()
             return dict.fromkeys(seen, "failed")
 
         def stop(self):

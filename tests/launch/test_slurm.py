@@ -1,4 +1,6 @@
-"""The SLURM launcher against a real SLURM, such as `.ci/slurm start DIR` starts; its node must see this machine's files."""
+"""The SLURM launcher against a real SLURM, such as `.ci/slurm start DIR` starts; its node must see
+this machine's files.
+"""
 
 import fcntl
 import os
@@ -18,14 +20,17 @@ from xceptlab.runs.directory import RunDirectory
 from xceptlab.training.train import train
 
 slurm = pytest.mark.skipif(
-    "SLURM_CONF" not in os.environ or not shutil.which("sbatch"), reason="no test cluster of SLURM; see .ci/slurm"
+    "SLURM_CONF" not in os.environ or not shutil.which("sbatch"),
+    reason="no test cluster of SLURM; see .ci/slurm",
 )
 SLURM = ("--launcher.name=slurm", "--launcher.partition=low", "--runtime.accelerator=cpu")
 
 
 @pytest.fixture
 def run(tmp_path):
-    return lambda seed, *overrides: load_run([*SLURM, f"--seed={seed}", f"--runtime.outputs={tmp_path}", *overrides])
+    return lambda seed, *overrides: load_run(
+        [*SLURM, f"--seed={seed}", f"--runtime.outputs={tmp_path}", *overrides]
+    )
 
 
 @pytest.fixture
@@ -47,7 +52,9 @@ def launcher(monkeypatch, tmp_path):
 
 
 def scontrol(*arguments):
-    return subprocess.run(["scontrol", *arguments], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["scontrol", *arguments], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def reaches(launcher, directory, step):
@@ -57,9 +64,12 @@ def reaches(launcher, directory, step):
 
 
 def requeued(launcher, directory, number):
-    """Wait until a job has gone back into the queue, and let it go on; returns the step that its run had reached."""
+    """Wait until a job has gone back into the queue, and let it go on; returns the step that its
+    run had reached.
+    """
     finish(launcher, lambda _: "JobState=PENDING" in scontrol("show", "job", number))
-    # Or it waits for two minutes. Not now: a node refuses a job that was requeued in the same second ("credential revoked").
+    # Or it waits for two minutes. Not now: a node refuses a job that was requeued in the same
+    # second ("credential revoked").
     scontrol("update", f"jobid={number}", "StartTime=now+3", "TimeLimit=1440")
     return directory.log()[-1]["step"]
 
@@ -79,7 +89,10 @@ def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, lau
     }  # fmt: skip
     attempts = [call["seed"] for call in calls(tmp_path)]
     assert [attempts.count(seed) for seed in range(5)] == [1, 2, 2, 2, 1]
-    assert "it crashed" in (RunDirectory.of(str(tmp_path), runs[1].run_id).path / "log.txt").read_text()
+    assert (
+        "it crashed"
+        in (RunDirectory.of(str(tmp_path), runs[1].run_id).path / "log.txt").read_text()
+    )
 
 
 @pytest.mark.parametrize(("body", "code", "reason"), [
@@ -93,14 +106,18 @@ def test_a_job_whose_coordinator_is_gone_notes_itself_why_it_failed(tmp_path, bo
         f"def main(argv):\n    {body}\n_task(main, [], Path(sys.argv[1]))"
     )
     job = os.environ | {"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "log.txt")], env=job, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "log.txt")], env=job, check=False
+    )
     assert done.returncode == code
     assert RunDirectory(tmp_path).failure() == reason
     assert (tmp_path / "slurm_job").read_text() == f"7 {code}"
 
 
 @slurm
-def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_is_stopped(run, launcher, tmp_path):
+def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_is_stopped(
+    run, launcher, tmp_path
+):
     first, second = launcher(), launcher()
     configs = [run(7), run(17)]
     first.start(configs)
@@ -120,26 +137,37 @@ def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_
 def test_what_slurm_refuses_is_one_line(run, launcher, capfd):
     one = launcher()
     one.start([run(0, "--launcher.partition=nowhere"), run(8, "--launcher.partition=nowhere")])
-    with pytest.raises(ValueError, match=r"SLURM refuses the jobs: .*Invalid partition name") as error:
+    with pytest.raises(
+        ValueError, match=r"SLURM refuses the jobs: .*Invalid partition name"
+    ) as error:
         one.poll()
     assert "\n" not in str(error.value)
     assert capfd.readouterr().err == ""
 
 
 @slurm
-def test_of_jobs_that_slurm_refuses_half_are_submitted_and_the_others_later(run, launcher, monkeypatch, capfd):
+def test_of_jobs_that_slurm_refuses_half_are_submitted_and_the_others_later(
+    run, launcher, monkeypatch, capfd
+):
     monkeypatch.setattr("xceptlab.launch.slurm.RESUBMIT_SECONDS", 1.0)
     one = launcher()
     one.start([run(seed) for seed in range(20, 27)])  # an array may have 6 jobs
     assert list(one.poll().values()).count("queued") == 3
     assert set(finish(one).values()) == {"done"}
-    assert capfd.readouterr().err.count("Invalid job array specification; tried again every 1 s") == 1
+    assert (
+        capfd.readouterr().err.count("Invalid job array specification; tried again every 1 s") == 1
+    )
 
 
 @slurm
-def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_the_same_bits(tiny, launcher, tmp_path):
+def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_the_same_bits(
+    tiny, launcher, tmp_path
+):
     science = ("--train.epochs=30", "--model.dropout=0.2", "--train.ema=0.9", "--runtime.workers=1")
-    config, undisturbed = tiny(*SLURM, *science), tiny(*science, f"--runtime.outputs={tmp_path / 'undisturbed'}")
+    config, undisturbed = (
+        tiny(*SLURM, *science),
+        tiny(*science, f"--runtime.outputs={tmp_path / 'undisturbed'}"),
+    )
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     one = launcher(fakes.slowly)
     one.start([config])
@@ -155,7 +183,9 @@ def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_t
     assert (directory.path / "log.txt").read_text().count("continues from") == 2
     train(undisturbed, progress=False)
     undisturbed = RunDirectory.of(undisturbed.runtime.outputs, undisturbed.run_id)
-    assert (directory.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
+    assert (directory.path / "model.safetensors").read_bytes() == (
+        undisturbed.path / "model.safetensors"
+    ).read_bytes()
 
 
 @slurm
@@ -177,11 +207,19 @@ def test_a_run_on_two_nodes_that_is_preempted_comes_to_the_bits_of_two_processes
     assert (directory.path / "log.txt").read_text().count("continues from") == 1
     record = directory.record()
     assert record.world_size == 2
-    done = fresh_xceptlab("train", *TINY, *science, "--runtime.devices=2", f"--runtime.outputs={tmp_path / 'undisturbed'}")
+    done = fresh_xceptlab(
+        "train",
+        *TINY,
+        *science,
+        "--runtime.devices=2",
+        f"--runtime.outputs={tmp_path / 'undisturbed'}",
+    )
     assert done.returncode == 0, done.stderr
     undisturbed = RunDirectory.of(str(tmp_path / "undisturbed"), config.run_id)
     assert record.metrics == undisturbed.record().metrics
-    assert (directory.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
+    assert (directory.path / "model.safetensors").read_bytes() == (
+        undisturbed.path / "model.safetensors"
+    ).read_bytes()
 
 
 @slurm
@@ -192,7 +230,9 @@ def test_tasks_of_one_srun_train_a_seed_each_or_one_run_together(tmp_path):
         f"--runtime.devices=2 --runtime.outputs={tmp_path}/one",
     ):
         task = ["sh", "-c", f"exec {train} {arguments}"]
-        done = subprocess.run(["srun", "--ntasks=2", *task], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            ["srun", "--ntasks=2", *task], cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
     for outputs, processes, runs in ((tmp_path / "each", 1, 2), (tmp_path / "one", 2, 1)):
         folders = list(outputs.glob("runs/*"))

@@ -56,7 +56,9 @@ def test_every_state_of_a_run_is_told_apart(study):
     fakes.write_record(done)
     for run in (running, stopped, killed, lost):
         log(run, 1.5)
-    (directory(killed).path / "lease.0").write_text(json.dumps(vars(leases.Holder.this_process()) | {"started": "1"}))
+    (directory(killed).path / "lease.0").write_text(
+        json.dumps(vars(leases.Holder.this_process()) | {"started": "1"})
+    )
     lease = directory(lost).path / "lease.0"
     lease.write_text(json.dumps({"host": "node7", "pid": 12, "machine": "elsewhere"}))
     os.utime(lease, (time.time() - 200, time.time() - 200))
@@ -80,7 +82,9 @@ def test_every_state_of_a_run_is_told_apart(study):
 
 def test_what_a_launcher_knows_besides_is_shown(study):
     runs = list(study.runs().values())
-    states = dict(zip([run.run_id for run in runs], ["failed", "running", "queued", "waiting"], strict=False))
+    states = dict(
+        zip([run.run_id for run in runs], ["failed", "running", "queued", "waiting"], strict=False)
+    )
     shown = text(Overview(study), states)
     assert "0 of 10 done, 1 running, 1 failed, 1 queued, 7 waiting" in shown
     assert f"failed: {Overview(study).name(runs[0].run_id)}" in shown
@@ -88,7 +92,11 @@ def test_what_a_launcher_knows_besides_is_shown(study):
 
 def test_a_run_that_failed_says_why_on_any_machine_until_somebody_trains_it_again(study):
     failed, alike, again, *_ = study.runs().values()
-    for run, reason in ((failed, "the data are gone"), (alike, "the data are gone"), (again, "out of memory")):
+    for run, reason in (
+        (failed, "the data are gone"),
+        (alike, "the data are gone"),
+        (again, "out of memory"),
+    ):
         directory(run).fail(reason)
     overview = Overview(study)
     seen = overview.read({})
@@ -98,9 +106,13 @@ def test_a_run_that_failed_says_why_on_any_machine_until_somebody_trains_it_agai
     ]
     shown = " ".join(text(overview).split())
     assert "0 of 10 done, 3 failed, 7 waiting" in shown
-    assert f"failed: {overview.name(failed.run_id)}, {overview.name(alike.run_id)}: the data are gone (see " in shown
+    assert (
+        f"failed: {overview.name(failed.run_id)}, {overview.name(alike.run_id)}: the data are gone (see "
+        in shown
+    )
     assert "seed 1: out of memory (see " in shown
-    assert overview.read({again.run_id: "waiting"})[again.run_id].state == "waiting"  # a launcher will start it
+    # a launcher will start it
+    assert overview.read({again.run_id: "waiting"})[again.run_id].state == "waiting"
     with directory(again).locked():
         assert overview.read({})[again.run_id].state == "running"
     assert overview.read({})[again.run_id].state == "waiting"
@@ -110,7 +122,9 @@ def test_a_run_that_failed_says_why_on_any_machine_until_somebody_trains_it_agai
 
 @pytest.mark.parametrize("seeds", [None, {"start": 3, "step": 1, "max": 4, "stop": "decided"}])
 def test_one_broken_record_does_not_hide_the_other_runs(tmp_path, capsys, seeds):
-    text = yaml.safe_load((ROOT / "experiments/residual/study.yaml").read_text()) | {"seeds": seeds or [0, 1, 2]}
+    text = yaml.safe_load((ROOT / "experiments/residual/study.yaml").read_text()) | {
+        "seeds": seeds or [0, 1, 2]
+    }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(text))
     arguments = [str(tmp_path / "study.yaml"), f"--runtime.outputs={tmp_path / 'outputs'}"]
     done, broken, *_ = expand(arguments[0], arguments[1:]).runs().values()
@@ -120,7 +134,10 @@ def test_one_broken_record_does_not_hide_the_other_runs(tmp_path, capsys, seeds)
     assert main(["status", *arguments]) == 0
     said = capsys.readouterr().out
     assert "1 of 6 done, 1 failed, 4 waiting" in said
-    assert f"failed: residual seed 0: {directory(broken).path / 'record.json'}: damaged, no whole JSON" in said
+    assert (
+        f"failed: residual seed 0: {directory(broken).path / 'record.json'}: damaged, no whole JSON"
+        in said
+    )
 
 
 def test_in_a_file_nothing_is_cut_or_wrapped(study, capsys, tmp_path):
@@ -129,7 +146,10 @@ def test_in_a_file_nothing_is_cut_or_wrapped(study, capsys, tmp_path):
     assert main(["status", "experiments/residual", f"--runtime.outputs={tmp_path}"]) == 0
     _, counts, failed, waiting = capsys.readouterr().out.splitlines()
     assert "for good (see " in failed
-    assert waiting == f"waiting: {', '.join(map(Overview(study).name, list(Overview(study).runs)[1:]))}"
+    assert (
+        waiting
+        == f"waiting: {', '.join(map(Overview(study).name, list(Overview(study).runs)[1:]))}"
+    )
     assert counts == counts.rstrip()
 
 
@@ -138,7 +158,10 @@ def test_status_prints_once_where_nobody_watches_and_writes_nothing(capsys, tmp_
     printed = capsys.readouterr()
     assert printed.err == ""
     first, second, *_ = printed.out.splitlines()
-    assert first == f"residual: no run of it is in {tmp_path / 'runs'}; --runtime.outputs names another outputs folder"
+    assert (
+        first
+        == f"residual: no run of it is in {tmp_path / 'runs'}; --runtime.outputs names another outputs folder"
+    )
     assert second == "0 of 10 done, 10 waiting"
     assert list(tmp_path.iterdir()) == []
 
@@ -147,11 +170,16 @@ def test_status_names_the_folder_that_it_looked_in(capsys, monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs" / "studies" / "residual").mkdir(parents=True)
     assert main(["status", "residual"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"residual, runs in {tmp_path.resolve() / 'outputs' / 'runs'}"
+    assert (
+        capsys.readouterr().out.splitlines()[0]
+        == f"residual, runs in {tmp_path.resolve() / 'outputs' / 'runs'}"
+    )
 
 
 @pytest.mark.parametrize("leave", ["done", "Ctrl-C"])
-def test_in_a_terminal_it_stays_until_the_study_is_done_or_the_user_leaves(study, monkeypatch, leave, capsys):
+def test_in_a_terminal_it_stays_until_the_study_is_done_or_the_user_leaves(
+    study, monkeypatch, leave, capsys
+):
     runs, looks = list(study.runs().values()), []
 
     def sleep(seconds):

@@ -1,4 +1,6 @@
-"""Networks for other tools compute what ours computes, and foreign weights are evaluated as our own."""
+"""Networks for other tools compute what ours computes, and foreign weights are evaluated as our
+own.
+"""
 
 import json
 import re
@@ -48,13 +50,34 @@ def photographs(tmp_path):
 
 
 def evaluated(capsys, file, photographs, *args):
-    options = ["-c", "configs/data/imagenet.yaml", "--data.root", str(photographs), "--data.validation=0", *TWO]
-    assert main(["evaluate", str(file), *options, "--runtime.accelerator=cpu", "--runtime.workers=0", *args]) == 0
+    options = [
+        "-c",
+        "configs/data/imagenet.yaml",
+        "--data.root",
+        str(photographs),
+        "--data.validation=0",
+        *TWO,
+    ]
+    assert (
+        main(
+            [
+                "evaluate",
+                str(file),
+                *options,
+                "--runtime.accelerator=cpu",
+                "--runtime.workers=0",
+                *args,
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr()
     return printed.out, printed.err
 
 
-def test_evaluate_gives_foreign_weights_the_constants_of_their_source(tmp_path, photographs, capsys):
+def test_evaluate_gives_foreign_weights_the_constants_of_their_source(
+    tmp_path, photographs, capsys
+):
     file, _, network = weights(tmp_path, *SMALL, *AS_TIMM)
     ours, _ = evaluated(capsys, file, photographs, *NARROW, *AS_TIMM)
     assert ours.startswith("test/")
@@ -65,8 +88,14 @@ def test_evaluate_gives_foreign_weights_the_constants_of_their_source(tmp_path, 
     for foreign in ("timm.safetensors", "timm.pth"):
         scores, said = evaluated(capsys, tmp_path / foreign, photographs, *NARROW)
         assert scores == ours
-        assert f"{foreign}: weights from timm; padding symmetric, bn_eps 1e-05, bn_momentum 0.1" in said
-        assert f"{foreign}: preprocessing of timm; data.eval_crop 0.8975, data.eval_interpolation bicubic\n" in said
+        assert (
+            f"{foreign}: weights from timm; padding symmetric, bn_eps 1e-05, bn_momentum 0.1"
+            in said
+        )
+        assert (
+            f"{foreign}: preprocessing of timm; data.eval_crop 0.8975, data.eval_interpolation bicubic\n"
+            in said
+        )
 
 
 @pytest.mark.parametrize(
@@ -76,12 +105,20 @@ def test_evaluate_gives_foreign_weights_the_constants_of_their_source(tmp_path, 
             ["--data.eval_crop=0.875"],
             "data.eval_crop 0.875 (as configured), data.eval_interpolation bicubic",
         ),  # the default, but said
-        (["--data.eval_crop", "0.95"], "data.eval_crop 0.95 (as configured), data.eval_interpolation bicubic"),
-        (["--data.eval_interpolation=bilinear"], "data.eval_crop 0.8975, data.eval_interpolation bilinear (as configured)"),
+        (
+            ["--data.eval_crop", "0.95"],
+            "data.eval_crop 0.95 (as configured), data.eval_interpolation bicubic",
+        ),
+        (
+            ["--data.eval_interpolation=bilinear"],
+            "data.eval_crop 0.8975, data.eval_interpolation bilinear (as configured)",
+        ),
         (["-c", "LAYER"], "data.eval_crop 1.0 (as configured), data.eval_interpolation bicubic"),
     ],
 )
-def test_preprocessing_that_the_user_has_configured_is_kept(tmp_path, photographs, capsys, given, used):
+def test_preprocessing_that_the_user_has_configured_is_kept(
+    tmp_path, photographs, capsys, given, used
+):
     (tmp_path / "layer.yaml").write_text("data: {eval_crop: 1.0}\n")
     given = [str(tmp_path / "layer.yaml") if piece == "LAYER" else piece for piece in given]
     _, _, network = weights(tmp_path, *SMALL)
@@ -96,7 +133,19 @@ def test_preprocessing_that_the_user_has_configured_is_kept(tmp_path, photograph
 def test_images_in_memory_are_not_cropped_as_timm_does(tmp_path, capsys):
     _, _, network = weights(tmp_path, *NARROW, "-c", "configs/data/digits.yaml")
     torch.save(to_timm(network.state_dict()), tmp_path / "timm.pth")
-    assert main(["evaluate", str(tmp_path / "timm.pth"), *NARROW, "-c", "configs/data/digits.yaml", "--data.test_images=20"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                str(tmp_path / "timm.pth"),
+                *NARROW,
+                "-c",
+                "configs/data/digits.yaml",
+                "--data.test_images=20",
+            ]
+        )
+        == 0
+    )
     assert "preprocessing" not in capsys.readouterr().err
 
 
@@ -105,7 +154,9 @@ def test_evaluate_takes_a_keras_file(tmp_path, photographs, capsys, monkeypatch)
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(0)
     keras.applications.Xception(weights=None, classes=2).save_weights(tmp_path / "x.weights.h5")
-    safetensors.torch.save_file(pretrained.load(tmp_path / "x.weights.h5").state_dict(), tmp_path / "ours.safetensors")
+    safetensors.torch.save_file(
+        pretrained.load(tmp_path / "x.weights.h5").state_dict(), tmp_path / "ours.safetensors"
+    )
     scores, said = evaluated(capsys, tmp_path / "x.weights.h5", photographs)
     assert "preprocessing" not in said  # Keras states none but the range of pixels, which is ours
     assert "weights from Keras; padding same, bn_eps 0.001" in said
@@ -117,7 +168,9 @@ def test_evaluate_asks_timm_for_its_xception_by_name(tmp_path, photographs, caps
 
     _, _, network = weights(tmp_path, *SMALL, *AS_TIMM)
     theirs = SimpleNamespace(state_dict=lambda: to_timm(network.state_dict()))
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: {"legacy_xception.tf_in1k": theirs}[name])
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained: {"legacy_xception.tf_in1k": theirs}[name]
+    )
     ours, _ = evaluated(capsys, tmp_path / "ours.safetensors", photographs, *NARROW, *AS_TIMM)
     assert evaluated(capsys, "legacy_xception.tf_in1k", photographs, *NARROW)[0] == ours
 
@@ -130,14 +183,16 @@ def test_evaluate_asks_timm_for_its_xception_by_name(tmp_path, photographs, caps
     assert (len(error.splitlines()), "timm cannot load its weights here" in error) == (1, True)
 
 
-@pytest.mark.parametrize("name", ["legacy_xceptoin", "inception_v3", "no/such/xception.h5", "my_xception"])
+@pytest.mark.parametrize(
+    "name", ["legacy_xceptoin", "inception_v3", "no/such/xception.h5", "my_xception"]
+)
 def test_weights_that_are_nowhere_are_one_line(name, photographs, capsys):
     assert main(["evaluate", name, "--data.root", str(photographs), *TWO]) == 2
     error = capsys.readouterr().err
     assert (len(error.splitlines()), name in error) == (1, True)
 
 
-# ---- export -----------------------------------------------------------------------------------------------------------------
+# ---- export --------------------------------------------------------------------------------------
 
 
 def test_timms_layout_goes_out_and_in_to_the_same_bits(tmp_path, capsys):
@@ -158,10 +213,22 @@ def test_timms_layout_goes_out_and_in_to_the_same_bits(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("variant", "words"),
     [
-        ([], ["model.padding same (timm: symmetric)", "add --model.padding symmetric --model.bn_eps 1e-05"]),
+        (
+            [],
+            [
+                "model.padding same (timm: symmetric)",
+                "add --model.padding symmetric --model.bn_eps 1e-05",
+            ],
+        ),
         ([*AS_TIMM, "--model.width=0.25"], ["model.width 0.25 (timm: 1.0)"]),
-        ([*AS_TIMM, *NARROW, "--model.intermediate=relu"], ["model.intermediate relu (timm: none)"]),
-        ([*AS_TIMM, *NARROW, "--model.residual=projection_only"], ["model.residual projection_only"]),
+        (
+            [*AS_TIMM, *NARROW, "--model.intermediate=relu"],
+            ["model.intermediate relu (timm: none)"],
+        ),
+        (
+            [*AS_TIMM, *NARROW, "--model.residual=projection_only"],
+            ["model.residual projection_only"],
+        ),
         ([*AS_TIMM, *NARROW, "--model.stem=cifar"], ["model.stem cifar"]),
         ([*AS_TIMM, *NARROW, "--model.fc=[4]"], ["model.fc (4,)"]),
     ],
@@ -203,15 +270,23 @@ def test_onnx_computes_the_same_for_any_batch(onnx_file):
     for n in (1, 5):
         x = torch.randn(n, 3, 96, 96)
         ours = network(x).detach()
-        assert (torch.as_tensor(session.run(None, {"images": x.numpy()})[0]) - ours).abs().max() < 1e-4 * ours.std()
+        assert (
+            torch.as_tensor(session.run(None, {"images": x.numpy()})[0]) - ours
+        ).abs().max() < 1e-4 * ours.std()
     assert sorted(path.name for path in file.parent.iterdir()) == ["ours.safetensors", "x.onnx"]
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_onnx_that_computes_something_else_is_not_kept(onnx_file, tmp_path, monkeypatch, wrong):
     right = xceptlab.models.export._onnxruntime
-    monkeypatch.setattr(xceptlab.models.export, "_onnx", lambda network, images, told: onnx_file[0].read_bytes())
-    monkeypatch.setattr(xceptlab.models.export, "_onnxruntime", lambda data, images: right(data, images) * (1 + wrong) + wrong)
+    monkeypatch.setattr(
+        xceptlab.models.export, "_onnx", lambda network, images, told: onnx_file[0].read_bytes()
+    )
+    monkeypatch.setattr(
+        xceptlab.models.export,
+        "_onnxruntime",
+        lambda data, images: right(data, images) * (1 + wrong) + wrong,
+    )
     file, config, _ = weights(tmp_path, *SMALL)
     with pytest.raises(ValueError, match=r"onnxruntime's logits differ by .* \(allowed: 0.0001\)"):
         export(config, file, tmp_path / "x.onnx")
@@ -221,7 +296,9 @@ def test_onnx_that_computes_something_else_is_not_kept(onnx_file, tmp_path, monk
 def test_without_the_onnx_packages_the_error_names_them(tmp_path, monkeypatch):
     monkeypatch.setattr(xceptlab.models.export, "ONNX_PACKAGES", ("onnx-that-is-not-there",))
     file, config, _ = weights(tmp_path, *SMALL)
-    with pytest.raises(ValueError, match=r"needs onnx-that-is-not-there \(pip install 'xceptlab\[onnx\]'\)"):
+    with pytest.raises(
+        ValueError, match=r"needs onnx-that-is-not-there \(pip install 'xceptlab\[onnx\]'\)"
+    ):
         export(config, file, tmp_path / "x.onnx")
 
 
@@ -248,15 +325,20 @@ def test_timms_own_models_are_exported_and_say_which_images_are_too_small(tmp_pa
         export(config, file, tmp_path / "x.safetensors")
     config = load_run(["--model.timm=inception_v3", *TWO, "--data.size=8"])
     safetensors.torch.save_file(build(config.model, 2).state_dict(), file)
-    with pytest.raises(ValueError, match=r"data.size: 8 does not fit this network \(.*\); the smallest that does is 75"):
+    with pytest.raises(
+        ValueError,
+        match=r"data.size: 8 does not fit this network \(.*\); the smallest that does is 75",
+    ):
         export(config, file, tmp_path / "y.pt2")
 
 
-# ---- what the files say -----------------------------------------------------------------------------------------------------
+# ---- what the files say --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "pt2", "safetensors"])
-def test_the_documented_code_uses_an_exported_file_and_finds_what_it_needs_in_it(tmp_path, monkeypatch, suffix):
+def test_the_documented_code_uses_an_exported_file_and_finds_what_it_needs_in_it(
+    tmp_path, monkeypatch, suffix
+):
     for name in xceptlab.models.export.ONNX_PACKAGES if suffix == "onnx" else ():
         pytest.importorskip(name)
     variant = [*TWO, *AS_TIMM] if suffix == "safetensors" else SMALL
@@ -269,8 +351,13 @@ def test_the_documented_code_uses_an_exported_file_and_finds_what_it_needs_in_it
     monkeypatch.chdir(tmp_path)
     exec(example, found)
     images = (torch.tensor(pixels).float() / 127.5 - 1).permute(0, 3, 1, 2)
-    assert (torch.as_tensor(found["logits"]) - network(images)).abs().max() < 1e-4 * network(images).std()
-    told = {key: value.decode() if isinstance(value, bytes) else value for key, value in found["told"].items()}
+    assert (torch.as_tensor(found["logits"]) - network(images)).abs().max() < 1e-4 * network(
+        images
+    ).std()
+    told = {
+        key: value.decode() if isinstance(value, bytes) else value
+        for key, value in found["told"].items()
+    }
     assert (told["size"], "RGB, x / 127.5 - 1" in told["images"]) == ("96", True)
     assert json.loads(told["model"])["width"] == config.model.width
 
@@ -278,7 +365,10 @@ def test_the_documented_code_uses_an_exported_file_and_finds_what_it_needs_in_it
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        (TWO, {"central_crop": "0.875", "interpolation": "bilinear", "exif_orientation": "applied"}),
+        (
+            TWO,
+            {"central_crop": "0.875", "interpolation": "bilinear", "exif_orientation": "applied"},
+        ),
         (
             [*TWO, *PREPROCESSED_AS_TIMM, "--data.exif_orientation=false"],
             {"central_crop": "0.8975", "interpolation": "bicubic", "exif_orientation": "ignored"},
@@ -299,14 +389,20 @@ def test_a_run_is_loaded_by_its_configuration_whatever_its_network(tmp_path, tin
     run.mkdir()
     network = Xception(config.model, 10, seed=3)
     safetensors.torch.save_file(network.state_dict(), run / "model.safetensors")
-    with pytest.raises(ValueError, match=r"does not fit .*config.yaml is not beside it: give the fields of its model"):
+    with pytest.raises(
+        ValueError,
+        match=r"does not fit .*config.yaml is not beside it: give the fields of its model",
+    ):
         pretrained.load(run)
     (run / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     x = torch.randn(2, 3, 8, 8)
     for where in (run, run / "model.safetensors", str(run)):
         assert torch.equal(pretrained.load(where)(x), network.eval()(x))
     assert pretrained.load(run, bn_eps=0.1).entry.stem.norm1.eps == 0.1
-    own = config.to_dict() | {"data": {"name": "imagenet", "num_classes": 10}, "train": {"of_another_version": 1}}
+    own = config.to_dict() | {
+        "data": {"name": "imagenet", "num_classes": 10},
+        "train": {"of_another_version": 1},
+    }
     (run / "config.yaml").write_text(yaml.safe_dump(own))  # of the run only the network matters
     assert torch.equal(pretrained.load(run)(x), network.eval()(x))
     for wrong, said in (

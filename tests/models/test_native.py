@@ -1,4 +1,6 @@
-"""No network that the schema allows ends its process, or gets other gradients than in 64-bit: see walk.py and models/conv.py."""
+"""No network that the schema allows ends its process, or gets other gradients than in 64-bit: see
+walk.py and models/conv.py.
+"""
 
 import os
 import subprocess
@@ -20,12 +22,21 @@ WALK = Path(__file__).with_name("walk.py")
 
 @pytest.mark.parametrize(
     ("what", "threads", "isa"),
-    [("layers", "1", "AVX2"), ("layers", "2", "AVX2"), ("layers", "1", ""), ("layers", "2", ""), ("networks", "1", "AVX2")],
+    [
+        ("layers", "1", "AVX2"),
+        ("layers", "2", "AVX2"),
+        ("layers", "1", ""),
+        ("layers", "2", ""),
+        ("networks", "1", "AVX2"),
+    ],
 )
 def test_no_width_stem_segments_or_size_corrupts_memory(what, threads, isa):
-    limit = {"ONEDNN_MAX_CPU_ISA": isa} if isa else {}  # the CPUs that users have: oneDNN has other kernels for each
+    # the CPUs that users have: oneDNN has other kernels for each
+    limit = {"ONEDNN_MAX_CPU_ISA": isa} if isa else {}
     command = [sys.executable, "-X", "faulthandler", str(WALK), what, threads]
-    done = subprocess.run(command, env=os.environ | limit, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        command, env=os.environ | limit, capture_output=True, text=True, timeout=600
+    )
     last = (done.stdout.splitlines() or ["nothing"])[-1]
     assert done.returncode == 0, f"exit code {done.returncode} at {last}: {done.stderr[-2000:]}"
 
@@ -72,7 +83,9 @@ def test_narrow_models_of_timm_have_our_layer_where_torchs_own_fails(monkeypatch
     ours = [name for name, module in network.named_modules() if isinstance(module, Conv2d)]
     assert ours == ["skip"]
     assert network.state_dict().keys() == plain.state_dict().keys()
-    assert all(torch.equal(network.state_dict()[name], value) for name, value in plain.state_dict().items())
+    assert all(
+        torch.equal(network.state_dict()[name], value) for name, value in plain.state_dict().items()
+    )
     compare(network, torch.randn(61, 3, 32, 32), 1e-4)
     with torch.no_grad():
         images = torch.randn(2, 3, 32, 32, dtype=torch.float64)

@@ -1,4 +1,6 @@
-"""The network against its references, with the same random weights and BatchNorm statistics in both."""
+"""The network against its references, with the same random weights and BatchNorm statistics in
+both.
+"""
 
 import dataclasses
 import os
@@ -41,7 +43,9 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def keras_model():
-    """Keras's Xception, its last layer giving logits, with random BatchNorm statistics as in ``enliven``."""
+    """Keras's Xception, its last layer giving logits, with random BatchNorm statistics as in
+    ``enliven``.
+    """
     keras.utils.clear_session()  # layers are counted from the start
     keras.utils.set_random_seed(0)
     model = keras.applications.Xception(weights=None, classifier_activation=None)
@@ -50,13 +54,22 @@ def keras_model():
     assert {(layer.epsilon, layer.momentum) for layer in norms} == {(1e-3, 0.99)}
     for layer in norms:
         gamma, beta, mean, variance = layer.get_weights()
-        layer.set_weights([generator.uniform(0.8, 1.2, gamma.shape), generator.normal(0, 0.1, beta.shape), mean, variance])
+        layer.set_weights(
+            [
+                generator.uniform(0.8, 1.2, gamma.shape),
+                generator.normal(0, 0.1, beta.shape),
+                mean,
+                variance,
+            ]
+        )
         layer.momentum = 0.0
     model(images(299).permute(0, 2, 3, 1), training=True)
     for layer in norms:
         gamma, beta, mean, variance = layer.get_weights()
         mean = mean + generator.normal(0, 0.1, mean.shape) * variance**0.5
-        layer.set_weights([gamma, beta, mean, variance * generator.uniform(0.5, 1.5, variance.shape)])
+        layer.set_weights(
+            [gamma, beta, mean, variance * generator.uniform(0.5, 1.5, variance.shape)]
+        )
         layer.momentum = 0.99
     assert model.count_params() == 22_910_480
     assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == 22_855_952
@@ -67,7 +80,9 @@ def keras_model():
 
 
 def saved(model, folder, name):
-    """A file of Keras's; old.h5 has the layout of Keras 1 and 2's ``save_weights``, in which the published files are."""
+    """A file of Keras's; old.h5 has the layout of Keras 1 and 2's ``save_weights``, in which the
+    published files are.
+    """
     if name == "old.h5":
         new = saved(model, folder, "new.h5")
         with h5py.File(new) as file, h5py.File(folder / name, "w") as old:
@@ -98,7 +113,8 @@ def from_keras(keras_file):
 def test_logits_and_features_are_keras(size, keras_model, from_keras):
     ours, x = from_keras, images(size, n=1)
     headless = keras.Model(keras_model.input, keras_model.get_layer("avg_pool").output)
-    tensors = {id(headless.inputs[0]): x.permute(0, 2, 3, 1)}  # layer by layer, since Keras's application refuses other sizes
+    # layer by layer, since Keras's application refuses other sizes
+    tensors = {id(headless.inputs[0]): x.permute(0, 2, 3, 1)}
     for layer in headless.layers[1:]:
         node = layer._inbound_nodes[0]
         inputs = [tensors[id(tensor)] for tensor in node.input_tensors]
@@ -114,7 +130,9 @@ def test_every_keras_file_gives_the_same_weights(name, keras_model, from_keras, 
     same(pretrained.load(saved(keras_model, tmp_path, name)).state_dict(), from_keras.state_dict())
 
 
-def test_keras_automatic_names_mean_other_layers_in_another_format(keras_model, keras_file, tmp_path):
+def test_keras_automatic_names_mean_other_layers_in_another_format(
+    keras_model, keras_file, tmp_path
+):
     with h5py.File(keras_file) as file:
         assert file["layers/batch_normalization/vars/0"].shape == (32,)
     with h5py.File(saved(keras_model, tmp_path, "x.h5")) as file:
@@ -122,19 +140,29 @@ def test_keras_automatic_names_mean_other_layers_in_another_format(keras_model, 
 
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.keras", "old.h5"])
-def test_without_top_the_classifier_is_random_and_the_rest_the_same(name, keras_model, from_keras, tmp_path, capsys):
-    headless = keras.applications.Xception(weights=None, include_top=False)  # the second in this process: conv2d_4 and so on
+def test_without_top_the_classifier_is_random_and_the_rest_the_same(
+    name, keras_model, from_keras, tmp_path, capsys
+):
+    # the second in this process: conv2d_4 and so on
+    headless = keras.applications.Xception(weights=None, include_top=False)
     headless.set_weights(keras_model.get_weights()[:-2])
     network = pretrained.load(saved(headless, tmp_path, name), classes=3)
     assert network.classifier.weight.shape == (3, 2048)
     assert "weights from Keras; padding same, bn_eps 0.001" in (said := capsys.readouterr().err)
     assert "has no top, so the classifier is random" in said
-    same(*({k: v for k, v in n.state_dict().items() if "classifier" not in k} for n in (network, from_keras)))
+    same(
+        *(
+            {k: v for k, v in n.state_dict().items() if "classifier" not in k}
+            for n in (network, from_keras)
+        )
+    )
 
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "old.h5"])
 def test_a_keras_file_that_does_not_fit_says_what(name, keras_model, tmp_path):
-    root, layer = ("layers", "batch_normalization_39") if name == "x.weights.h5" else ("/", "block2_sepconv1")
+    root, layer = (
+        ("layers", "batch_normalization_39") if name == "x.weights.h5" else ("/", "block2_sepconv1")
+    )
     file = saved(keras_model, tmp_path, name)
     with h5py.File(file, "a") as content:
         content.copy(f"{root}/{layer}", f"{root}/dense_1")
@@ -147,10 +175,17 @@ def test_a_keras_file_that_does_not_fit_says_what(name, keras_model, tmp_path):
         del content[f"{root}/dense_1"], content[f"{root}/{layer}"]
         if root == "/":
             names = content.attrs["layer_names"]
-            content.attrs["layer_names"] = [each for each in names if each not in ("dense_1", layer)]
-    with pytest.raises(ValueError, match=r"does not fit the network: block(14|2)_sepconv.\w* is missing$"):
+            content.attrs["layer_names"] = [
+                each for each in names if each not in ("dense_1", layer)
+            ]
+    with pytest.raises(
+        ValueError, match=r"does not fit the network: block(14|2)_sepconv.\w* is missing$"
+    ):
         pretrained.load(file)
-    with pytest.raises(ValueError, match=r"entry\.stem\.conv1\.weight has shape \(32, 3, 3, 3\), not \(16, 3, 3, 3\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"entry\.stem\.conv1\.weight has shape \(32, 3, 3, 3\), not \(16, 3, 3, 3\)",
+    ):
         pretrained.load(saved(keras_model, tmp_path, "again.weights.h5"), width=0.5)
 
 
@@ -158,7 +193,9 @@ def test_a_keras_file_that_does_not_fit_says_what(name, keras_model, tmp_path):
 def timm_model():
     torch.manual_seed(0)
     model = timm.create_model("legacy_xception", pretrained=False)
-    assert {(m.eps, m.momentum) for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {(1e-5, 0.1)}
+    assert {
+        (m.eps, m.momentum) for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)
+    } == {(1e-5, 0.1)}
     return enliven(model)
 
 
@@ -186,7 +223,9 @@ def test_training_and_gradients_are_timms(timm_model, loaded_from_timm):
     for one in logits:
         torch.nn.functional.cross_entropy(one, labels).backward()
     mine = dict(ours.named_parameters())
-    names = {f"{a}.{kind}": f"{b}.{kind}" for a, b in timm_names().items() for kind in ("weight", "bias")}
+    names = {
+        f"{a}.{kind}": f"{b}.{kind}" for a, b in timm_names().items() for kind in ("weight", "bias")
+    }
     reference = dict(theirs.named_parameters())
     assert len(mine) == len(reference)
     for name, parameter in mine.items():
@@ -194,21 +233,28 @@ def test_training_and_gradients_are_timms(timm_model, loaded_from_timm):
         assert (parameter.grad - other).norm() <= 1e-4 * other.norm() + 1e-12, name
     for name, buffer in ours.named_buffers():
         module, _, kind = name.rpartition(".")
-        assert torch.allclose(buffer, theirs.get_buffer(f"{timm_names()[module]}.{kind}"), rtol=1e-6), name
+        assert torch.allclose(
+            buffer, theirs.get_buffer(f"{timm_names()[module]}.{kind}"), rtol=1e-6
+        ), name
     timm_model.float()
 
 
 @torch.no_grad()
 def test_the_parity_would_show_what_ports_get_wrong(timm_model):
-    """The max poolings' padding, unless every size on the way is odd, and a ReLU in place at the head of a block.
+    """The max poolings' padding, unless every size on the way is odd, and a ReLU in place at the
+    head of a block.
 
-    Measured on these weights, in norms of the logits: 7% at 299 pixels, 34% at 96; 40%. Other weights give other numbers.
+    Measured on these weights, in norms of the logits: 7% at 299 pixels, 34% at 96; 40%. Other
+    weights give other numbers.
     """
     state = from_timm(timm_model.float().state_dict(), "timm")
 
     def moved(size, padding, in_place=False):
         x, logits = images(size, n=1), []
-        for network in (Xception(SYMMETRIC), Xception(dataclasses.replace(SYMMETRIC, padding=padding))):
+        for network in (
+            Xception(SYMMETRIC),
+            Xception(dataclasses.replace(SYMMETRIC, padding=padding)),
+        ):
             network.load_state_dict(state)
             logits.append(network.eval()(x))
         if in_place:
@@ -237,7 +283,9 @@ def test_initialisations_have_the_sources_distributions():
         mine, other = ours.get_submodule(a), theirs.get_submodule(b)
         if mine.weight.numel() > 10_000:
             assert mine.weight.std().item() == pytest.approx(other.weight.std().item(), rel=0.05), a
-            assert mine.weight.abs().max().item() == pytest.approx(other.weight.abs().max().item(), rel=0.35), a
+            assert mine.weight.abs().max().item() == pytest.approx(
+                other.weight.abs().max().item(), rel=0.35
+            ), a
 
 
 def test_files_that_do_not_fit_are_refused(timm_model, tmp_path):
@@ -308,14 +356,22 @@ class Touch:
 def test_a_file_that_holds_no_weights_is_refused_in_words(content, suffix, tmp_path, capsys):
     file = tmp_path / f"x{suffix}"
     file.write_bytes(content)
-    kind = "a file of safetensors" if suffix == ".safetensors" else "a file that torch.save wrote of tensors only"
+    kind = (
+        "a file of safetensors"
+        if suffix == ".safetensors"
+        else "a file that torch.save wrote of tensors only"
+    )
     with pytest.raises(ValueError) as error:
         pretrained.load(file)
-    assert str(error.value) == f"{file}: not a readable weight file; by its suffix it must be {kind}"
+    assert (
+        str(error.value) == f"{file}: not a readable weight file; by its suffix it must be {kind}"
+    )
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("content", [lambda f: Touch(f), lambda f: [1], lambda f: {"pytorch-lightning_version": "2"}])
+@pytest.mark.parametrize(
+    "content", [lambda f: Touch(f), lambda f: [1], lambda f: {"pytorch-lightning_version": "2"}]
+)
 def test_nothing_in_a_file_is_executed(content, tmp_path):
     torch.save(content(tmp_path / "executed"), tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match=r"x\.ckpt: not a readable weight file"):

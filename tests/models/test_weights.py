@@ -1,4 +1,6 @@
-"""A pretrained start: weights in place of drawn ones, known by their bytes, and a controlled factor of a study."""
+"""A pretrained start: weights in place of drawn ones, known by their bytes, and a controlled factor
+of a study.
+"""
 
 import dataclasses
 import os
@@ -27,7 +29,9 @@ from xceptlab.training.task import Task
 from xceptlab.training.train import train
 
 NARROW = ModelConfig(width=0.0625, middle_blocks=1, stem="cifar")
-TIMMS = dataclasses.replace(NARROW, middle_blocks=8, stem="imagenet", **pretrained.CONSTANTS["timm"])
+TIMMS = dataclasses.replace(
+    NARROW, middle_blocks=8, stem="imagenet", **pretrained.CONSTANTS["timm"]
+)
 CLASSES = 10
 
 
@@ -35,7 +39,9 @@ CLASSES = 10
 def run(tmp_path_factory):
     """The folder of a run on the digits."""
     outputs = tmp_path_factory.mktemp("source")
-    record = train(load_run([*TINY, "--train.epochs=1", f"--runtime.outputs={outputs}"]), progress=False)
+    record = train(
+        load_run([*TINY, "--train.epochs=1", f"--runtime.outputs={outputs}"]), progress=False
+    )
     return outputs / "runs" / record.run_id
 
 
@@ -44,7 +50,9 @@ def command(tmp_path, capsys):
     """``command("train", ...)``: exit code, standard output and standard error."""
 
     def call(name, *arguments, layers=TINY):
-        code = cli.main([name, *layers, *map(str, arguments), f"--runtime.outputs={tmp_path / 'outputs'}"])
+        code = cli.main(
+            [name, *layers, *map(str, arguments), f"--runtime.outputs={tmp_path / 'outputs'}"]
+        )
         return code, *capsys.readouterr()
 
     return call
@@ -74,7 +82,7 @@ def differing(a, b):
     return {name.rpartition(".")[0] for name in a if not torch.equal(a[name], b[name])}
 
 
-# ---- what a training starts from --------------------------------------------------------------------------------------------
+# ---- what a training starts from -----------------------------------------------------------------
 
 
 KINDS = {
@@ -82,7 +90,10 @@ KINDS = {
     "ours.pth": (NARROW, lambda state: state),
     "step1.ckpt": (
         NARROW,
-        lambda state: {"pytorch-lightning_version": "2", "state_dict": {f"network.{k}": v for k, v in state.items()}},
+        lambda state: {
+            "pytorch-lightning_version": "2",
+            "state_dict": {f"network.{k}": v for k, v in state.items()},
+        },
     ),
     "half.pth": (NARROW, lambda state: {name: value.double() for name, value in state.items()}),
     "timms.safetensors": (TIMMS, to_timm),
@@ -113,7 +124,9 @@ def test_every_kind_of_file_starts_a_network_whose_drawn_weights_are_replaced(na
         ((16,), (8,), 3, ["fc.0", "classifier"]),
     ],
 )
-def test_with_another_number_of_classes_the_classifier_is_drawn_as_without_weights(theirs, ours, classes, drawn, tmp_path):
+def test_with_another_number_of_classes_the_classifier_is_drawn_as_without_weights(
+    theirs, ours, classes, drawn, tmp_path
+):
     """So that arms of one seed agree in it."""
     state = saved(tmp_path / "x.pth", dataclasses.replace(NARROW, fc=theirs))
     config = dataclasses.replace(NARROW, fc=ours)
@@ -123,7 +136,9 @@ def test_with_another_number_of_classes_the_classifier_is_drawn_as_without_weigh
         assert torch.equal(value, source[name]), name
     verb = "is" if len(drawn) == 1 else "are"
     assert start.anew == f"{', '.join(drawn)} {verb} drawn anew (10 classes there, 3 here)"
-    _, again = started(dataclasses.replace(config, intermediate="relu"), tmp_path / "x.pth", classes)
+    _, again = started(
+        dataclasses.replace(config, intermediate="relu"), tmp_path / "x.pth", classes
+    )
     assert torch.equal(again.state["classifier.weight"], before["classifier.weight"])
 
 
@@ -142,17 +157,25 @@ def test_a_keras_file_starts_a_network_of_other_classes(tmp_path, monkeypatch):
     keras = pytest.importorskip("keras")
     keras.applications.Xception(weights=None, classes=2).save_weights(tmp_path / "x.weights.h5")
     _, start = started(ModelConfig(), tmp_path / "x.weights.h5", classes=3)
-    assert (start.source, start.anew) == ("x.weights.h5 (Keras)", "classifier is drawn anew (2 classes there, 3 here)")
+    assert (start.source, start.anew) == (
+        "x.weights.h5 (Keras)",
+        "classifier is drawn anew (2 classes there, 3 here)",
+    )
     theirs = pretrained.load(tmp_path / "x.weights.h5").state_dict()
-    assert {name.partition(".")[0] for name in differing_of_shape(start.state, theirs)} == {"classifier"}
+    assert {name.partition(".")[0] for name in differing_of_shape(start.state, theirs)} == {
+        "classifier"
+    }
     with pytest.raises(
-        ValueError, match=r"model\.weights: .*x\.weights\.h5: trained with other constants than model\.padding sym"
+        ValueError,
+        match=r"model\.weights: .*x\.weights\.h5: trained with other constants than model\.padding sym",
     ):
         started(ModelConfig(padding="symmetric"), tmp_path / "x.weights.h5")
 
 
 def differing_of_shape(a, b):
-    return [name for name in a if a[name].shape != b[name].shape or not torch.equal(a[name], b[name])]
+    return [
+        name for name in a if a[name].shape != b[name].shape or not torch.equal(a[name], b[name])
+    ]
 
 
 CONSTANTS = {
@@ -167,23 +190,36 @@ CONSTANTS = {
 
 @pytest.mark.parametrize("source", ["timm", "a run"])
 @pytest.mark.parametrize("constants", CONSTANTS)
-def test_other_constants_than_the_weights_were_trained_with_are_refused(source, constants, tmp_path):
+def test_other_constants_than_the_weights_were_trained_with_are_refused(
+    source, constants, tmp_path
+):
     changes, said = CONSTANTS[constants]
     saved(tmp_path / "x.pth", TIMMS, names=to_timm if source == "timm" else lambda state: state)
     if source == "a run":
-        (tmp_path / "config.yaml").write_text(dump(dataclasses.replace(load_run(TINY), model=TIMMS)))
-    with pytest.raises(ValueError, match=rf"^model\.weights: {tmp_path}/x\.pth: trained with other constants than ") as refused:
+        (tmp_path / "config.yaml").write_text(
+            dump(dataclasses.replace(load_run(TINY), model=TIMMS))
+        )
+    with pytest.raises(
+        ValueError, match=rf"^model\.weights: {tmp_path}/x\.pth: trained with other constants than "
+    ) as refused:
         started(dataclasses.replace(TIMMS, **changes), tmp_path / "x.pth")
     assert str(refused.value).endswith(said)
-    started(dataclasses.replace(TIMMS, bn_momentum=0.5), tmp_path / "x.pth")  # how fast statistics follow is the training's
+    # how fast statistics follow is the training's
+    started(dataclasses.replace(TIMMS, bn_momentum=0.5), tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"middle_blocks": 2}, r"middle\.1\.units\.0\.separable\.depthwise\.weight is missing; .* and 15 more"),
+        (
+            {"middle_blocks": 2},
+            r"middle\.1\.units\.0\.separable\.depthwise\.weight is missing; .* and 15 more",
+        ),
         ({"middle_blocks": 0}, r"middle\.0\.units\.0\.separable\.depthwise\.weight is unexpected"),
-        ({"width": 0.125}, r"entry\.stem\.conv1\.weight has shape \(2, 3, 3, 3\), not \(4, 3, 3, 3\)"),
+        (
+            {"width": 0.125},
+            r"entry\.stem\.conv1\.weight has shape \(2, 3, 3, 3\), not \(4, 3, 3, 3\)",
+        ),
         ({"residual": "none"}, r"entry\.block1\.skip\.conv\.weight is unexpected"),
         ({"convolution": "regular"}, r"is missing"),
     ],
@@ -191,7 +227,9 @@ def test_other_constants_than_the_weights_were_trained_with_are_refused(source, 
 @pytest.mark.parametrize("classes", [CLASSES, 3])
 def test_weights_that_do_not_fit_are_refused(changes, said, classes, tmp_path):
     saved(tmp_path / "x.pth", NARROW)
-    with pytest.raises(ValueError, match=rf"^model\.weights: {tmp_path}/x\.pth: does not fit the network: .*{said}"):
+    with pytest.raises(
+        ValueError, match=rf"^model\.weights: {tmp_path}/x\.pth: does not fit the network: .*{said}"
+    ):
         started(dataclasses.replace(NARROW, **changes), tmp_path / "x.pth", classes)
 
 
@@ -201,7 +239,10 @@ def test_with_as_many_classes_the_top_must_fit_too(tmp_path):
         started(dataclasses.replace(NARROW, fc=(8,)), tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize(("field", "value"), [("stem", "imagenet"), ("intermediate", "relu"), ("residual", "projection_only")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("stem", "imagenet"), ("intermediate", "relu"), ("residual", "projection_only")],
+)
 def test_what_weights_cannot_show_is_said(field, value, run):
     """Equal names and shapes, another function of them: as configured, and kept in the record."""
     config = load_run(["-c", str(run / "config.yaml")]).model
@@ -209,7 +250,7 @@ def test_what_weights_cannot_show_is_said(field, value, run):
     assert start.source == f"the run {run.name}, trained with {field} {getattr(config, field)}"
 
 
-# ---- runs -------------------------------------------------------------------------------------------------------------------
+# ---- runs ----------------------------------------------------------------------------------------
 
 
 def test_a_run_starts_from_the_weights_of_another_and_its_record_says_so(run, tmp_path, command):
@@ -221,7 +262,9 @@ def test_a_run_starts_from_the_weights_of_another_and_its_record_says_so(run, tm
     record = RunDirectory(folder).record()
     assert record.weights == f"the run {run.name}"
     assert f"-weights{record.science['model.weights_digest'][:6]}-" in record.run_id
-    before, after = (safetensors.torch.load_file(path / "model.safetensors") for path in (run, folder))
+    before, after = (
+        safetensors.torch.load_file(path / "model.safetensors") for path in (run, folder)
+    )
     trained = [name for name in before if name.endswith((".weight", ".bias"))]
     assert max((before[name] - after[name]).abs().max() for name in trained) < 1e-6
     code, out, err = command("train", f"--model.weights={run / 'model.safetensors'}", *unchanging)
@@ -229,9 +272,21 @@ def test_a_run_starts_from_the_weights_of_another_and_its_record_says_so(run, tm
 
 
 def test_a_run_on_other_classes_draws_its_classifier(run, tmp_path, command):
-    data = [f"--data.root={photographs(tmp_path / 'tree', 'abc', train=8, val=2)}", "--data.name=folder", "--data.crop=resized"]
-    small = ["--data.train_images=0", "--data.test_images=0", "--data.validation=0", "--train.batch_size=8", "--train.epochs=1"]
-    code, _, err = command("train", f"--model.weights={run}", *data, "--seed=5", layers=[*TINY, *small])
+    data = [
+        f"--data.root={photographs(tmp_path / 'tree', 'abc', train=8, val=2)}",
+        "--data.name=folder",
+        "--data.crop=resized",
+    ]
+    small = [
+        "--data.train_images=0",
+        "--data.test_images=0",
+        "--data.validation=0",
+        "--train.batch_size=8",
+        "--train.epochs=1",
+    ]
+    code, _, err = command(
+        "train", f"--model.weights={run}", *data, "--seed=5", layers=[*TINY, *small]
+    )
     assert (code, "; classifier is drawn anew (10 classes there, 3 here)" in err) == (0, True)
 
 
@@ -251,11 +306,19 @@ def test_where_the_file_lies_is_not_part_of_the_identity_and_what_is_in_it_is(ru
     [
         ("nowhere.h5", "model.weights: nowhere.h5: no such file"),
         ("tests", "model.weights: tests/model.safetensors: no such file"),
-        ("legacy_xception", "no such file; timm's weights need one, by which they are known: torch.save(timm.create_model('leg"),
-        ("README.md", "README.md: neither a weight file (.h5, .keras, .safetensors, .pth) nor timm's Xception"),
+        (
+            "legacy_xception",
+            "no such file; timm's weights need one, by which they are known: torch.save(timm.create_model('leg",
+        ),
+        (
+            "README.md",
+            "README.md: neither a weight file (.h5, .keras, .safetensors, .pth) nor timm's Xception",
+        ),
     ],
 )
-def test_weights_that_are_not_there_are_refused_before_anything_starts(path, said, tmp_path, command):
+def test_weights_that_are_not_there_are_refused_before_anything_starts(
+    path, said, tmp_path, command
+):
     code, _, err = command("train", f"--model.weights={path}")
     assert (code, len(err.splitlines()), said in err) == (2, 1, True)
     assert not (tmp_path / "outputs").exists()
@@ -276,14 +339,18 @@ def test_a_child_whose_weights_were_changed_refuses_to_train(tmp_path, tiny, com
     saved(file, config, seed=8)
     code, _, err = command("train", "-c", tmp_path / "config.yaml", layers=[])
     assert (code, len(err.splitlines())) == (2, 1)
-    assert err.startswith(f"xceptlab: model.weights_digest: {child.model.weights_digest} is not what is in {file}, which is ")
+    assert err.startswith(
+        f"xceptlab: model.weights_digest: {child.model.weights_digest} is not what is in {file}, which is "
+    )
     assert "put back what was there" in err
     file.unlink()  # it stands for the file, but nothing can be trained
     code, _, err = command("train", "-c", tmp_path / "config.yaml", layers=[])
     assert (code, err.splitlines()[-1]) == (2, f"xceptlab: model.weights: {file}: no such file")
 
 
-def test_an_interrupted_run_continues_from_its_checkpoint_and_not_from_the_weights(run, tmp_path, command, monkeypatch):
+def test_an_interrupted_run_continues_from_its_checkpoint_and_not_from_the_weights(
+    run, tmp_path, command, monkeypatch
+):
     def stop(self):
         if self.current_epoch == 1:
             raise KeyboardInterrupt
@@ -299,11 +366,15 @@ def test_an_interrupted_run_continues_from_its_checkpoint_and_not_from_the_weigh
     code, _, err = command("train", *options)
     (continued,) = (tmp_path / "outputs/runs").iterdir()
     assert (code, "continues from step" in err, "starts from" in err) == (0, True, False)
-    assert (continued / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (continued / "model.safetensors").read_bytes() == (
+        whole / "model.safetensors"
+    ).read_bytes()
     assert RunDirectory(continued).record().weights == f"the run {run.name}"
 
 
-def test_an_interrupted_run_begins_anew_from_other_weights_and_says_so(tmp_path, tiny, command, monkeypatch):
+def test_an_interrupted_run_begins_anew_from_other_weights_and_says_so(
+    tmp_path, tiny, command, monkeypatch
+):
     def stop(self):
         raise KeyboardInterrupt
 
@@ -316,20 +387,33 @@ def test_an_interrupted_run_begins_anew_from_other_weights_and_says_so(tmp_path,
         assert command("train", *options)[0] == 130
     (begun,) = (tmp_path / "outputs/runs").iterdir()
     saved(file, config, seed=8)
-    assert f"begins anew; {begun} was begun on other weights, and is another run" in command("train", *options)[2]
+    assert (
+        f"begins anew; {begun} was begun on other weights, and is another run"
+        in command("train", *options)[2]
+    )
     assert "begins anew" not in command("train", *options[:1])[2]
 
 
 def test_a_run_is_evaluated_and_exported_without_what_it_started_from(tmp_path, tiny, command):
     file = tmp_path / "x.safetensors"
     saved(file, tiny("--model.middle_blocks=0").model)
-    assert command("train", "--model.middle_blocks=0", "--train.epochs=1", f"--model.weights={file}")[0] == 0
+    assert (
+        command("train", "--model.middle_blocks=0", "--train.epochs=1", f"--model.weights={file}")[
+            0
+        ]
+        == 0
+    )
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     scores = RunDirectory(folder).record().metrics
-    for change in (lambda: saved(file, NARROW), file.unlink):  # a file that was changed says nothing either
+    # a file that was changed says nothing either
+    for change in (lambda: saved(file, NARROW), file.unlink):
         change()
         code, out, err = command("evaluate", folder, layers=[])
-        assert (code, err.count("xceptlab: "), f"test/top1 {scores['test/top1']:.6g}" in out) == (0, 0, True)
+        assert (code, err.count("xceptlab: "), f"test/top1 {scores['test/top1']:.6g}" in out) == (
+            0,
+            0,
+            True,
+        )
         assert command("describe", folder, layers=[])[0] == 0
     code, out, err = command("export", folder, tmp_path / "x.pt2", layers=[])
     assert (code, err) == (0, "")
@@ -338,7 +422,7 @@ def test_a_run_is_evaluated_and_exported_without_what_it_started_from(tmp_path, 
         resolved(tiny(f"--model.weights={file}"))
 
 
-# ---- studies ----------------------------------------------------------------------------------------------------------------
+# ---- studies -------------------------------------------------------------------------------------
 
 
 STUDY = {
@@ -364,14 +448,21 @@ def study(tmp_path, tiny, monkeypatch):
     return write
 
 
-def test_a_study_of_pretrained_and_drawn_weights_is_controlled_and_says_so(study, tmp_path, command):
+def test_a_study_of_pretrained_and_drawn_weights_is_controlled_and_says_so(
+    study, tmp_path, command
+):
     folder = study()
     expansion = expand(str(folder))
     ((key, (before, after)),) = expansion.differences("pretrained").items()
     digest = expansion.arms["pretrained"].model.weights_digest
     assert (key, before, after) == ("model.weights", "drawn", f"x.safetensors ({digest[:6]})")
     code, out, err = command("plan", folder, layers=[])
-    assert (code, err, "model.weights: drawn ->" in out, "x.safetensors (" in out) == (0, "", True, True)
+    assert (code, err, "model.weights: drawn ->" in out, "x.safetensors (" in out) == (
+        0,
+        "",
+        True,
+        True,
+    )
     assert command("study", folder, "--jobs=2", layers=[])[0] == 0
     report = (tmp_path / "outputs/studies/study/report.md").read_text()
     assert (
@@ -382,21 +473,33 @@ def test_a_study_of_pretrained_and_drawn_weights_is_controlled_and_says_so(study
     assert "the arms differ in it" not in report
 
     (folder / "x.safetensors").rename(tmp_path / "gone")
-    for name in ("status", "report", "plan", "study"):  # what was registered stands for the file, and all is done
+    # what was registered stands for the file, and all is done
+    for name in ("status", "report", "plan", "study"):
         code, out, err = command(name, folder, layers=[])
         assert (code, "Traceback" in err) == (0, False)
     (lost, *_) = (tmp_path / "outputs/runs").glob("*weights*")
     shutil.rmtree(lost)
     code, _, err = command("study", folder, layers=[])
-    assert (code, err.splitlines()[-1]) == (2, "xceptlab: model.weights: x.safetensors: no such file")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "xceptlab: model.weights: x.safetensors: no such file",
+    )
     saved(folder / "x.safetensors", expansion.arms["scratch"].model, seed=9)
     code, out, err = command("report", folder, layers=[])
     assert (code, "holds other weights, " in err) == (0, True)
     assert f"arm pretrained: model.weights_digest {digest} -> " in " ".join(out.split())
 
 
-def test_weights_are_looked_for_beside_the_study_file_and_then_from_the_working_directory(study, tmp_path, monkeypatch):
-    folder = study(arms={}, grid={"model.weights": ["", "x.safetensors", str(tmp_path / "y.pth")], "model.dropout": [0, 0.5]})
+def test_weights_are_looked_for_beside_the_study_file_and_then_from_the_working_directory(
+    study, tmp_path, monkeypatch
+):
+    folder = study(
+        arms={},
+        grid={
+            "model.weights": ["", "x.safetensors", str(tmp_path / "y.pth")],
+            "model.dropout": [0, 0.5],
+        },
+    )
     saved(tmp_path / "y.pth", ModelConfig())
     arms = expand(str(folder)).arms
     assert [arm for arm in arms if arm.startswith(("none", "x"))] == [
@@ -415,7 +518,9 @@ def test_weights_are_looked_for_beside_the_study_file_and_then_from_the_working_
 
 
 def test_arms_of_equal_weights_under_two_names_are_the_same_science(study):
-    folder = study(arms={"a": {"model.weights": "x.safetensors"}, "b": {"model.weights": "copy.safetensors"}})
+    folder = study(
+        arms={"a": {"model.weights": "x.safetensors"}, "b": {"model.weights": "copy.safetensors"}}
+    )
     shutil.copyfile(folder / "x.safetensors", folder / "copy.safetensors")
     with pytest.raises(ValueError, match="the arms 'a' and 'b' are the same science"):
         expand(str(folder))
@@ -433,9 +538,14 @@ def test_a_study_with_weights_that_do_not_fit_registers_nothing(study, tmp_path,
 
 def test_weights_of_the_command_line_make_another_study(study):
     folder = study(arms={"a": {}, "b": {"model.dropout": 0.5}})
-    with_weights = expand(str(folder), [f"--model.weights={os.path.relpath(folder / 'x.safetensors')}"])
+    with_weights = expand(
+        str(folder), [f"--model.weights={os.path.relpath(folder / 'x.safetensors')}"]
+    )
     assert with_weights.name != expand(str(folder)).name
     assert all(arm.model.weights_digest for arm in with_weights.arms.values())
     assert with_weights.differences("b") == {"model.dropout": (0.0, 0.5)}
-    digests = {science["model.weights_digest"] for science in Registration.of_today(with_weights).arms.values()}
+    digests = {
+        science["model.weights_digest"]
+        for science in Registration.of_today(with_weights).arms.values()
+    }
     assert len(digests - {""}) == 1

@@ -28,8 +28,16 @@ SMALL = {"width": 0.125, "middle_blocks": 1}
         ({"residual": "identity_only"}, 21_878_880, 8_125_858_664),
         ({"residual": "projection_only"}, 22_855_952, 8_357_403_496),
         ({"intermediate": "elu"}, 22_855_952, 8_357_403_496),
-        ({"order": "pointwise_first", "intermediate_norm": True}, 22_873_808 + 50_064, 8_383_857_448),
-        ({"padding": "symmetric", "dropout": 0.5, "init": "timm", "bn_eps": 1e-5}, 22_855_952, 8_357_403_496),
+        (
+            {"order": "pointwise_first", "intermediate_norm": True},
+            22_873_808 + 50_064,
+            8_383_857_448,
+        ),
+        (
+            {"padding": "symmetric", "dropout": 0.5, "init": "timm", "bn_eps": 1e-5},
+            22_855_952,
+            8_357_403_496,
+        ),
         ({"stem": "cifar"}, 22_855_952, 33_521_100_792),
         ({"width": 0.5}, 6_292_444, 2_127_705_876),
         ({"order": "pointwise_first", "segments": 2}, 121_988_648, 47_347_905_856),
@@ -51,7 +59,9 @@ def test_parameters_and_macs_at_299(changes, parameters, macs):
 def test_parameters_with_batchnorm_statistics():
     with torch.device("meta"):
         network = Xception(ModelConfig())
-    statistics = sum(b.numel() for name, b in network.named_buffers() if not name.endswith("num_batches_tracked"))
+    statistics = sum(
+        b.numel() for name, b in network.named_buffers() if not name.endswith("num_batches_tracked")
+    )
     assert sum(p.numel() for p in network.parameters()) + statistics == 22_910_480
 
 
@@ -74,10 +84,17 @@ def test_small_images_with_the_small_stem(size):
 
 
 def test_an_image_that_is_too_small_is_refused():
-    """And the smallest that is taken is named: 6 pixels become 2, and the second convolution needs 3."""
-    with pytest.raises(ValueError, match=r"data\.size: 6 does not fit this network \(.*\); the smallest that does is 7"):
+    """And the smallest that is taken is named: 6 pixels become 2, and the second convolution needs
+    3.
+    """
+    with pytest.raises(
+        ValueError,
+        match=r"data\.size: 6 does not fit this network \(.*\); the smallest that does is 7",
+    ):
         table(ModelConfig(), 1000, 6)
-    with pytest.raises(ValueError, match=r"data\.size: 299 does not fit .*; the smallest that does is 224"):
+    with pytest.raises(
+        ValueError, match=r"data\.size: 299 does not fit .*; the smallest that does is 224"
+    ):
         table(ModelConfig(timm="vit_tiny_patch16_224"), 1000, 299)
 
 
@@ -100,16 +117,31 @@ def test_a_separable_convolution_is_its_two_convolutions(order, intermediate):
     torch.manual_seed(0)
     layer = SeparableConv2d(4, 6, ModelConfig(order=order, intermediate=intermediate))
     x = torch.randn(2, 4, 5, 5)
-    activation = {"none": lambda y: y, "relu": F.relu, "elu": F.elu, "gelu": F.gelu, "silu": F.silu}[intermediate]
+    activation = {
+        "none": lambda y: y,
+        "relu": F.relu,
+        "elu": F.elu,
+        "gelu": F.gelu,
+        "silu": F.silu,
+    }[intermediate]
     if order == "depthwise_first":
-        want = F.conv2d(activation(F.conv2d(x, layer.depthwise.weight, padding=1, groups=4)), layer.pointwise.weight)
+        want = F.conv2d(
+            activation(F.conv2d(x, layer.depthwise.weight, padding=1, groups=4)),
+            layer.pointwise.weight,
+        )
     else:
-        want = F.conv2d(activation(F.conv2d(x, layer.pointwise.weight)), layer.depthwise.weight, padding=1, groups=6)
+        want = F.conv2d(
+            activation(F.conv2d(x, layer.pointwise.weight)),
+            layer.depthwise.weight,
+            padding=1,
+            groups=6,
+        )
     assert torch.allclose(layer(x), want, atol=1e-6)
 
 
 def test_the_schema_and_the_network_know_the_same_activations():
-    built_in, _ = get_args(ModelConfig.__dataclass_fields__["intermediate"].type)  # or the name of a registered one
+    # or the name of a registered one
+    built_in, _ = get_args(ModelConfig.__dataclass_fields__["intermediate"].type)
     assert set(ACTIVATIONS) == set(get_args(built_in))
 
 
@@ -120,7 +152,10 @@ def test_segments_are_groups_of_channels(segments):
     x = torch.randn(2, 4, 5, 5)
     mixed, groups = F.conv2d(x, layer.pointwise.weight), 8 if segments == "all" else segments
     want = [
-        F.conv2d(part, w, padding=1) for part, w in zip(mixed.chunk(groups, 1), layer.depthwise.weight.chunk(groups), strict=True)
+        F.conv2d(part, w, padding=1)
+        for part, w in zip(
+            mixed.chunk(groups, 1), layer.depthwise.weight.chunk(groups), strict=True
+        )
     ]
     assert torch.allclose(layer(x), torch.cat(want, 1), atol=1e-6)
 
@@ -153,7 +188,9 @@ def test_a_timm_model_starts_by_its_seed_and_leaves_the_generator_alone():
     assert all(torch.equal(a[name], d[name]) for name in a)
 
 
-@pytest.mark.parametrize("changes", [{}, {"fc": (32,)}, {"timm": "legacy_xception"}, {"timm": "resnet10t"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"fc": (32,)}, {"timm": "legacy_xception"}, {"timm": "resnet10t"}], ids=str
+)
 def test_dropout_acts_before_the_classifier_in_training(changes):
     """timm's Xception once threw its dropout's result away."""
     network = build(ModelConfig(**SMALL | changes, dropout=0.5), classes=3).eval()
@@ -172,9 +209,13 @@ def test_dropout_acts_before_the_classifier_in_training(changes):
 
 
 def test_a_timm_name_that_does_not_exist_suggests_the_nearest():
-    with pytest.raises(ValueError, match=r"timm has no model 'inception_v33'; did you mean inception_v3\?"):
+    with pytest.raises(
+        ValueError, match=r"timm has no model 'inception_v33'; did you mean inception_v3\?"
+    ):
         build(ModelConfig(timm="inception_v33"), classes=3)
-    with pytest.raises(ValueError, match=r"timm cannot build 'inception_v3.tagg' \(Invalid pretrained tag"):
+    with pytest.raises(
+        ValueError, match=r"timm cannot build 'inception_v3.tagg' \(Invalid pretrained tag"
+    ):
         build(ModelConfig(timm="inception_v3.tagg"), classes=3)
 
 
@@ -211,7 +252,10 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("one", "other"), itertools.combinations(VARIANTS, 2))
 def test_modules_shared_by_name_and_shape_start_equal(one, other):
-    a, b = (Xception(ModelConfig(**SMALL | changes), classes=5, seed=3).state_dict() for changes in (one, other))
+    a, b = (
+        Xception(ModelConfig(**SMALL | changes), classes=5, seed=3).state_dict()
+        for changes in (one, other)
+    )
     shared = [name for name in a.keys() & b.keys() if a[name].shape == b[name].shape]
     assert len(shared) > 5
     for name in shared:
@@ -219,9 +263,15 @@ def test_modules_shared_by_name_and_shape_start_equal(one, other):
 
 
 def test_seeds_and_modules_start_different():
-    a, b = (Xception(ModelConfig(**SMALL | {"middle_blocks": 2}), classes=5, seed=seed) for seed in (0, 1))
+    a, b = (
+        Xception(ModelConfig(**SMALL | {"middle_blocks": 2}), classes=5, seed=seed)
+        for seed in (0, 1)
+    )
     assert not torch.equal(a.classifier.weight, b.classifier.weight)
-    assert not torch.equal(a.middle[0].units[0].separable.pointwise.weight, a.middle[1].units[0].separable.pointwise.weight)
+    assert not torch.equal(
+        a.middle[0].units[0].separable.pointwise.weight,
+        a.middle[1].units[0].separable.pointwise.weight,
+    )
 
 
 def test_initial_weights_are_keras_defaults():
@@ -238,7 +288,10 @@ def test_changes_between_module_trees():
     without = changes(base, table(ModelConfig(residual="none"), 1000, 299))
     assert "- entry.block1.skip Sequential" in without
     assert len(without) == 12
-    assert changes(base, table(ModelConfig(bn_eps=1e-5), 1000, 299))[0] == "~ entry.stem.norm1 eps=0.001 -> eps=1e-05"
+    assert (
+        changes(base, table(ModelConfig(bn_eps=1e-5), 1000, 299))[0]
+        == "~ entry.stem.norm1 eps=0.001 -> eps=1e-05"
+    )
     activation = changes(base, table(ModelConfig(intermediate="relu"), 1000, 299))
     assert all(line.endswith("separable.intermediate Identity -> ReLU") for line in activation[:3])
     assert changes(base, base) == []
@@ -252,7 +305,8 @@ SHOWN = {
 
 
 def test_every_field_shows_in_the_module_tree():
-    """But what decides the initial weights, and ``match``, which decides the width; ``segments`` needs another order.
+    """But what decides the initial weights, and ``match``, which decides the width; ``segments``
+    needs another order.
 
     Other families, with options, are the user's (tests/test_extending.py).
     """
@@ -262,6 +316,11 @@ def test_every_field_shows_in_the_module_tree():
     def small(**changes):
         return table(ModelConfig(**SMALL | changes), 10, 64)
 
-    assert [name for name, value in SHOWN.items() if not changes(small(), small(**{name: value}))] == []
+    assert [
+        name for name, value in SHOWN.items() if not changes(small(), small(**{name: value}))
+    ] == []
     pointwise, four = (small(order="pointwise_first", divisor=4, segments=n) for n in ("all", 4))
-    assert "~ middle.0.units.0.separable.depthwise groups=92 92x1x3x3 -> groups=4 92x23x3x3" in changes(pointwise, four)
+    assert (
+        "~ middle.0.units.0.separable.depthwise groups=92 92x1x3x3 -> groups=4 92x23x3x3"
+        in changes(pointwise, four)
+    )

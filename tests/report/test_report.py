@@ -50,7 +50,9 @@ def study(tmp_path):
     def write(*layers: str, **changes) -> Expansion:
         folder = tmp_path / "helps"
         folder.mkdir(exist_ok=True)
-        (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none, validation: 0.1}\ntrain: {epochs: 2}\n")
+        (folder / "base.yaml").write_text(
+            "data: {name: digits, size: 16, crop: none, validation: 0.1}\ntrain: {epochs: 2}\n"
+        )
         content = {
             "question": "Does it help?",
             "paper": {"ref": "arXiv:1610.02357", "figure": 9},
@@ -80,7 +82,9 @@ def finish(expansion: Expansion, **changes) -> Expansion:
 def texts(expansion: Expansion) -> dict[str, str]:
     """Every written file but the figures, by name."""
     folder = write_report(summarise(expansion)).parent
-    return {name: (folder / name).read_text() for name in ("report.html", "report.md", "results.csv")}
+    return {
+        name: (folder / name).read_text() for name in ("report.html", "report.md", "results.csv")
+    }
 
 
 class Page(HTMLParser):
@@ -110,7 +114,7 @@ class Page(HTMLParser):
             self.scripts.append(data)
 
 
-# ---- what is written --------------------------------------------------------------------------------------------------------
+# ---- what is written -----------------------------------------------------------------------------
 
 
 def test_the_report_says_question_verdict_arms_and_paper(study):
@@ -131,7 +135,12 @@ def test_the_report_says_question_verdict_arms_and_paper(study):
 def test_the_page_needs_nothing_but_itself(study):
     page = Page(texts(finish(study()))["report.html"])
     assert "link" not in {tag for tag, _ in page.tags}
-    loaded = [attributes[name] for _, attributes in page.tags for name in ("src", "href", "srcset", "data") if name in attributes]
+    loaded = [
+        attributes[name]
+        for _, attributes in page.tags
+        for name in ("src", "href", "srcset", "data")
+        if name in attributes
+    ]
     assert [address for address in loaded if not address.startswith("#")] == []
     assert any(len(script) > 500_000 and "vega" in script for script in page.scripts)
 
@@ -141,11 +150,16 @@ def test_the_page_holds_the_curves_of_all_arms_and_the_paired_differences(study)
     assert summary.curve_metric == "val/top1"
     assert summary.curves["with"].epochs.tolist() == [1.0, 2.0]
     assert summary.curves["with"].values.tolist() == [[67.2, 96.2], [66.8, 95.8], [68.4, 97.4]]
-    verdict, curves, pairs, differences, *costs = specifications(texts(summary.expansion)["report.html"])
+    verdict, curves, pairs, differences, *costs = specifications(
+        texts(summary.expansion)["report.html"]
+    )
     assert len(costs) == 2
-    assert values(curves, "epoch", arm="without") == [[1.0, 2.0]] * 4  # their mean and its three runs
+    # their mean and its three runs
+    assert values(curves, "epoch", arm="without") == [[1.0, 2.0]] * 4
     assert values(curves, "value", arm="with", seed=1) == [[66.8, 95.8]]
-    assert values(curves, "mean", arm="with") == [[pytest.approx(67.4667, abs=1e-4), pytest.approx(96.4667, abs=1e-4)]]
+    assert values(curves, "mean", arm="with") == [
+        [pytest.approx(67.4667, abs=1e-4), pytest.approx(96.4667, abs=1e-4)]
+    ]
     assert values(pairs, "score", arm="with") == TOP1["with"]
     for chart in (verdict, differences):
         assert values(chart, "value", seed=2) == [pytest.approx(7.4)]
@@ -153,23 +167,36 @@ def test_the_page_holds_the_curves_of_all_arms_and_the_paired_differences(study)
 
 def specifications(page: str) -> list[dict]:
     """The Vega-Lite specifications of a page's figures."""
-    return [json.loads(found) for _, tag in Page(page).tags if (found := tag.get("data-specification"))]
+    return [
+        json.loads(found) for _, tag in Page(page).tags if (found := tag.get("data-specification"))
+    ]
 
 
 def values(specification: dict, key: str, **where) -> list:
-    """What the rows of a figure's data have at a key, without repetition by its layers, where their other keys are so."""
+    """What the rows of a figure's data have at a key, without repetition by its layers, where their
+    other keys are so.
+    """
     found = []
     for layer in specification["layer"]:
         data = layer.get("data", specification.get("data"))
         rows = data["values"] if "values" in data else specification["datasets"][data["name"]]
-        found.append([row[key] for row in rows if key in row and all(row.get(name) == value for name, value in where.items())])
+        found.append(
+            [
+                row[key]
+                for row in rows
+                if key in row and all(row.get(name) == value for name, value in where.items())
+            ]
+        )
     return [value for i, rows in enumerate(found) if rows not in found[:i] for value in rows]
 
 
 def test_an_arm_has_the_same_colour_in_every_figure(study):
     page = texts(grid(study))["report.html"]
     domains = [
-        layer["encoding"]["color"] for chart in specifications(page) for layer in chart["layer"] if "color" in layer["encoding"]
+        layer["encoding"]["color"]
+        for chart in specifications(page)
+        for layer in chart["layer"]
+        if "color" in layer["encoding"]
     ]
     colours = {}
     for scale in (encoding["scale"] for encoding in domains if encoding.get("scale")):
@@ -181,7 +208,12 @@ def test_an_arm_has_the_same_colour_in_every_figure(study):
 
 def test_every_figure_is_valid_vega_lite(study):
     """The report does not validate them, as this takes longer than drawing them."""
-    skewed = CLAIM | {"id": "equal", "contrast": ["all-none", "all-relu"], "kind": "equivalent", "metric": "test/loss"}
+    skewed = CLAIM | {
+        "id": "equal",
+        "contrast": ["all-none", "all-relu"],
+        "kind": "equivalent",
+        "metric": "test/loss",
+    }
     for specification in specifications(texts(grid(study, skewed))["report.html"]):
         altair.Chart.from_dict(specification)
 
@@ -192,9 +224,13 @@ def test_results_csv_has_one_line_per_run_with_its_raw_scores(study):
     assert [(row["arm"], int(row["seed"]), float(row["test/top1"])) for row in rows] == [
         (arm, seed, TOP1[arm][seed]) for seed in range(3) for arm in ("with", "without")
     ]
-    assert [row["run_id"] for row in rows] == [config.run_id for config in expansion.runs().values()]
+    assert [row["run_id"] for row in rows] == [
+        config.run_id for config in expansion.runs().values()
+    ]
     data = data_fingerprint(expansion.arms["with"].data)
-    assert {(row["status"], row["revision"], row["data_fingerprint"]) for row in rows} == {("finished", "51fe86c", data)}
+    assert {(row["status"], row["revision"], row["data_fingerprint"]) for row in rows} == {
+        ("finished", "51fe86c", data)
+    }
 
 
 def test_every_table_of_report_md_is_whole(study):
@@ -226,7 +262,10 @@ def test_a_publication_leaves_nothing_of_the_one_before(study, tmp_path):
 
 def test_a_first_look_is_not_published(study, tmp_path):
     expansion = replace(finish(study()), planned=10)
-    with pytest.raises(Refused, match="--publish: not allowed with --seeds; this is a first look with 3 of the study's 10 seeds"):
+    with pytest.raises(
+        Refused,
+        match="--publish: not allowed with --seeds; this is a first look with 3 of the study's 10 seeds",
+    ):
         publish(summarise(expansion), tmp_path)
 
 
@@ -239,12 +278,17 @@ def test_a_finished_report_whose_runs_are_gone_is_kept_and_the_folder_is_named(s
     (kept,) = expansion.directory().glob("finished-*")
     assert (kept / "report.html").read_text() == page
     said = capsys.readouterr().err
-    assert f"was moved to {kept}: there is no record.json any more in {gone} (put it back, or `xceptlab study` trains" in said
+    assert (
+        f"was moved to {kept}: there is no record.json any more in {gone} (put it back, or `xceptlab study` trains"
+        in said
+    )
     assert "not of the study as it is now" not in said
 
 
 @pytest.mark.parametrize("other", [{"study": "other.yaml"}, {"layers": ["--model.width", "0.5"]}])
-def test_a_published_report_is_not_overwritten_by_that_of_another_study(study, tmp_path, capsys, other):
+def test_a_published_report_is_not_overwritten_by_that_of_another_study(
+    study, tmp_path, capsys, other
+):
     folder = Path(finish(study()).files[0]).parent
     outputs = ["--runtime.outputs", str(tmp_path / "outputs")]
     assert main(["report", str(folder), "--publish", *outputs]) == 0
@@ -260,7 +304,10 @@ def test_a_published_report_is_not_overwritten_by_that_of_another_study(study, t
 
 def test_a_study_is_not_compared_with_itself(study, tmp_path, capsys):
     folder = Path(finish(study()).files[0]).parent
-    assert main(["report", str(folder), f"{folder}/", "--runtime.outputs", str(tmp_path / "outputs")]) == 2
+    assert (
+        main(["report", str(folder), f"{folder}/", "--runtime.outputs", str(tmp_path / "outputs")])
+        == 2
+    )
     assert f"{folder}: is given twice; a study is compared with others" in capsys.readouterr().err
 
 
@@ -268,7 +315,9 @@ def test_files_that_no_study_has_published_are_not_overwritten(study, tmp_path):
     summary = summarise(finish(study()))
     write_report(summary)
     (tmp_path / "results.csv").write_text("mine")
-    with pytest.raises(Refused, match=r"results.csv: is not of a published study; helps needs a folder of its own"):
+    with pytest.raises(
+        Refused, match=r"results.csv: is not of a published study; helps needs a folder of its own"
+    ):
         publish(summary, tmp_path)
     assert (tmp_path / "results.csv").read_text() == "mine"
     assert not (tmp_path / "report.md").exists()
@@ -284,9 +333,14 @@ def test_with_latex_its_tables_are_published_too(study, tmp_path, capsys):
 def test_the_same_records_give_the_same_bytes(study):
     expansion = finish(study())
     first = {name: content for name, content in texts(expansion).items() if name != "report.html"}
-    svg = [(figures.curves_svg(s), figures.differences_svg(s.verdicts)) for s in (summarise(expansion), summarise(expansion))]
+    svg = [
+        (figures.curves_svg(s), figures.differences_svg(s.verdicts))
+        for s in (summarise(expansion), summarise(expansion))
+    ]
     assert svg[0] == svg[1]
-    assert first == {name: content for name, content in texts(expansion).items() if name != "report.html"}
+    assert first == {
+        name: content for name, content in texts(expansion).items() if name != "report.html"
+    }
     for image in svg[0]:
         assert ElementTree.fromstring(image).tag == "{http://www.w3.org/2000/svg}svg"
 
@@ -305,7 +359,7 @@ def test_amounts_are_short_and_told_against_the_baseline(value, baseline, text):
     assert amount(value, baseline) == text
 
 
-# ---- how often such verdicts are wrong ---------------------------------------------------------------------------------------
+# ---- how often such verdicts are wrong -----------------------------------------------------------
 
 
 def calibrate(expansion: Expansion, tmp_path: Path, *options: str) -> dict[str, str]:
@@ -313,11 +367,16 @@ def calibrate(expansion: Expansion, tmp_path: Path, *options: str) -> dict[str, 
     outputs = ["--runtime.outputs", str(tmp_path / "outputs")]
     study_file = str(expansion.files[0])
     assert main(["report", study_file, "--calibrate", "--format", "latex", *outputs, *options]) == 0
-    return {name: (expansion.directory() / name).read_text() for name in ("report.html", "report.md", "report.tex")}
+    return {
+        name: (expansion.directory() / name).read_text()
+        for name in ("report.html", "report.md", "report.tex")
+    }
 
 
 @pytest.mark.parametrize("claim", [{}, {"statistic": "mean", "kind": "equivalent", "margin": 9.0}])
-def test_with_calibrate_every_report_has_the_rates_and_without_it_none(study, tmp_path, capsys, claim):
+def test_with_calibrate_every_report_has_the_rates_and_without_it_none(
+    study, tmp_path, capsys, claim
+):
     expansion = finish(study(claims=[CLAIM | claim]))
     without = texts(expansion)
     files = calibrate(expansion, tmp_path)
@@ -349,11 +408,15 @@ def test_a_diverged_run_is_a_failure_that_is_drawn_again(study, tmp_path):
     for arm, seed in expansion.runs():
         diverged = {"status": "diverged", "metrics": {}} if (arm, seed) == ("without", 1) else {}
         run(expansion, arm, seed, **diverged)
-    assert "failures as seen (with 0, without 1 of 3)" in calibrate(expansion, tmp_path)["report.md"]
+    assert (
+        "failures as seen (with 0, without 1 of 3)" in calibrate(expansion, tmp_path)["report.md"]
+    )
 
 
 def test_a_study_that_adds_seeds_is_simulated_with_its_own_looks(study, tmp_path):
-    expansion = finish(study(seeds={"start": 3, "step": 1, "max": 5, "stop": "decided", "futility": 0.1}))
+    expansion = finish(
+        study(seeds={"start": 3, "step": 1, "max": 5, "stop": "decided", "futility": 0.1})
+    )
     report = calibrate(expansion, tmp_path)["report.md"]
     assert "4,000 simulated studies of 3 to 5 seeds for every rate" in report
     assert "Giving up (futility) is left out" in report
@@ -369,7 +432,11 @@ def test_studies_on_other_images_are_not_simulated(study, tmp_path):
 
 
 def test_an_effect_is_calibrated_as_it_was_seen(study, tmp_path):
-    claim = CLAIM | {"id": "effect", "contrast": None, "effect": {"model.residual": ["all", "none"]}}
+    claim = CLAIM | {
+        "id": "effect",
+        "contrast": None,
+        "effect": {"model.residual": ["all", "none"]},
+    }
     report = calibrate(grid(study, claim), tmp_path)["report.md"]
     assert "| effect | as seen | " in report
     assert "No failures are simulated: an effect is one of several arms." in report
@@ -377,11 +444,22 @@ def test_an_effect_is_calibrated_as_it_was_seen(study, tmp_path):
 
 def test_without_claims_there_is_nothing_to_calibrate(study, tmp_path, capsys):
     expansion = finish(study(claims=[]))
-    assert main(["report", str(expansion.files[0]), "--calibrate", "--runtime.outputs", str(tmp_path / "outputs")]) == 2
+    assert (
+        main(
+            [
+                "report",
+                str(expansion.files[0]),
+                "--calibrate",
+                "--runtime.outputs",
+                str(tmp_path / "outputs"),
+            ]
+        )
+        == 2
+    )
     assert "--calibrate: helps has no claims to calibrate" in capsys.readouterr().err
 
 
-# ---- text from users --------------------------------------------------------------------------------------------------------
+# ---- text from users -----------------------------------------------------------------------------
 
 
 def test_text_from_users_is_text(study):
@@ -402,8 +480,18 @@ def test_text_from_users_is_text(study):
 
 
 def test_no_text_breaks_the_report(study):
-    odd = [r"costs $\nosuch$ 5", "a_b^c", "$5 or $6", "ä ≥ 0.5 %", "[/bold]", "```\n# no heading", "<!--"]
-    claims = [CLAIM | {"id": text, "statement": text, "margin": 0.5 + i} for i, text in enumerate(odd)]
+    odd = [
+        r"costs $\nosuch$ 5",
+        "a_b^c",
+        "$5 or $6",
+        "ä ≥ 0.5 %",
+        "[/bold]",
+        "```\n# no heading",
+        "<!--",
+    ]
+    claims = [
+        CLAIM | {"id": text, "statement": text, "margin": 0.5 + i} for i, text in enumerate(odd)
+    ]
     expansion = finish(study(question=" ".join(odd), claims=claims))
     files = texts(expansion)
     page = Page(files["report.html"]).text
@@ -413,7 +501,7 @@ def test_no_text_breaks_the_report(study):
     ElementTree.parse(expansion.directory() / "differences.svg")
 
 
-# ---- studies that are not as one would like ---------------------------------------------------------------------------------
+# ---- studies that are not as one would like ------------------------------------------------------
 
 
 def test_before_the_first_run_there_is_a_report_that_says_so(study):
@@ -435,7 +523,9 @@ def test_an_incomplete_study_names_what_is_missing(study):
     for text in (page, files["report.md"]):
         assert "5 of 6 runs done" in text
         assert "Not judged yet: seed 2 " in text
-    assert re.findall(r"^without,2,.*$", files["results.csv"], re.M)[0].startswith("without,2,digits-residual_none-")
+    assert re.findall(r"^without,2,.*$", files["results.csv"], re.M)[0].startswith(
+        "without,2,digits-residual_none-"
+    )
 
 
 def test_a_run_that_crashed_before_its_first_line_is_listed_with_its_folder(study):
@@ -461,7 +551,9 @@ def test_a_diverged_run_is_shown_and_scored_as_guessing(study):
     page = Page(files["report.html"]).text
     for text in (page, files["report.md"]):
         assert "3 (1 diverged)" in text
-        assert "Diverged, scored as guessing unless the claim says otherwise: without seed 1." in text
+        assert (
+            "Diverged, scored as guessing unless the claim says otherwise: without seed 1." in text
+        )
     assert summary.verdicts[0].differences[1] == pytest.approx(96.8 - 10)
     assert summary.arms[1].mean == pytest.approx((90 + 10 + 91) / 3)  # as the verdict has it
     assert "without,1," in files["results.csv"]
@@ -474,7 +566,10 @@ def test_an_arm_that_always_diverged_scores_what_the_claim_declares(study):
         run(expansion, "without", seed, status="diverged", metrics={})
     files = texts(expansion)
     assert "| 3 (3 diverged) | 3 (≤ 100%) | 12.50 | 0.00 |" in files["report.md"]
-    assert "Claim helps: failures decide it: in 3 of 3 seeds a run of these arms failed." in files["report.md"]
+    assert (
+        "Claim helps: failures decide it: in 3 of 3 seeds a run of these arms failed."
+        in files["report.md"]
+    )
     assert "nan" not in files["report.md"]
     assert "nan" not in Page(files["report.html"]).text.lower()
 
@@ -483,13 +578,17 @@ def test_runs_that_score_worse_than_declared_have_failed_and_how_often_they_may_
     expansion = finish(study(claims=[CLAIM | {"failed": 90.5}]))
     summary = summarise(expansion)
     assert [(row.diverged, row.failed) for row in summary.arms] == [(0, 0), (0, 1)]
-    assert "Claim helps: runs failed (without seed 0), and no test of a mean is sound there" in summary.warnings[0]
+    assert (
+        "Claim helps: runs failed (without seed 0), and no test of a mean is sound there"
+        in summary.warnings[0]
+    )
     markdown = texts(expansion)["report.md"]
     assert "| with | 3 | 0 (≤ 63%) |" in markdown
     assert "| without | 3 | 1 (≤ 86%) |" in markdown
     (expansion.directory() / "registered.yaml").unlink()
     plain = summarise(finish(study()))
-    assert plain.verdicts[0].summary == summary.verdicts[0].summary  # the verdict is of the scores as they are
+    # the verdict is of the scores as they are
+    assert plain.verdicts[0].summary == summary.verdicts[0].summary
     assert not any("failed" in warning for warning in plain.warnings)
 
 
@@ -497,11 +596,17 @@ def test_runs_that_score_worse_than_declared_have_failed_and_how_often_they_may_
     ("changes", "warning"),
     [
         ({"data_fingerprint": "xyz"}, ", xyz."),
-        ({"git": {"revision": "0000000", "dirty": False}}, "different revisions of the code: 0000000, 51fe86c."),
+        (
+            {"git": {"revision": "0000000", "dirty": False}},
+            "different revisions of the code: 0000000, 51fe86c.",
+        ),
         ({"git": {}}, "different revisions of the code: 51fe86c, unknown."),
         ({"git": {"revision": "51fe86c", "dirty": True}}, "uncommitted changes"),
         ({"data_fingerprint": "xyz"}, "The runs saw different data: "),
-        ({"data_fingerprint": "xyz"}, "The data here are not those that the runs were trained on: digits has fingerprint "),
+        (
+            {"data_fingerprint": "xyz"},
+            "The data here are not those that the runs were trained on: digits has fingerprint ",
+        ),
         ({"world_size": 2}, "different numbers of processes: 1, 2."),
     ],
 )
@@ -519,7 +624,10 @@ def test_an_edit_after_the_registration_is_flagged(study):
     assert summarise(study()).warnings == []
     edited = study(claims=[CLAIM | {"margin": 0.1}])
     files = texts(edited)
-    assert "Edited after its registration: claim helps: margin 0.5 -> 0.1." in Page(files["report.html"]).text
+    assert (
+        "Edited after its registration: claim helps: margin 0.5 -> 0.1."
+        in Page(files["report.html"]).text
+    )
     assert "Edited after its registration: claim helps: margin 0.5" in files["report.md"]
 
 
@@ -534,7 +642,9 @@ def test_runs_that_are_older_than_the_registration_are_flagged(study, finished):
 
 
 @pytest.mark.parametrize("finished", [1e9, 4e9])
-def test_runs_that_began_after_the_registration_are_not_flagged_whatever_the_clocks_say(study, finished):
+def test_runs_that_began_after_the_registration_are_not_flagged_whatever_the_clocks_say(
+    study, finished
+):
     expansion = study()
     Registration.register(expansion)
     finish(expansion, finished=finished)
@@ -577,7 +687,9 @@ def test_a_report_without_a_registration_says_so_first(study):
     assert summarise(expansion).warnings == []
     (expansion.directory() / "registered.yaml").unlink()
     (warning,) = summarise(expansion).warnings
-    assert warning.startswith("There is no registration of this study: nothing tells that its claims were made before its runs.")
+    assert warning.startswith(
+        "There is no registration of this study: nothing tells that its claims were made before its runs."
+    )
 
 
 @pytest.mark.parametrize(
@@ -617,7 +729,9 @@ class LaterRegistration(Registration):
     added_later: str = "as before"
 
 
-def test_a_later_version_with_more_fields_finds_runs_to_be_of_the_registration_still(study, monkeypatch):
+def test_a_later_version_with_more_fields_finds_runs_to_be_of_the_registration_still(
+    study, monkeypatch
+):
     expansion = study()
     Registration.register(expansion)
     finish(expansion)
@@ -679,7 +793,9 @@ def test_the_two_sources_of_error_are_told_and_which_one_limits_the_answer(study
     limit = "the test images limit" if sampling.images > sampling.seeds else "the seeds limit"
     files = texts(expansion)
     for text in (Page(files["report.html"]).text, files["report.md"]):
-        assert f"{sampling.seeds:.2f} from 3 seeds, {sampling.images:.2f} from 500 test images" in text
+        assert (
+            f"{sampling.seeds:.2f} from 3 seeds, {sampling.images:.2f} from 500 test images" in text
+        )
         assert limit in text
 
 
@@ -687,7 +803,8 @@ def test_a_verdict_that_other_test_images_might_turn_is_flagged(study):
     rng = np.random.default_rng(0)
     expansion = study(claims=[CLAIM | {"margin": 6.0}])
     scores = {"with": [97.0, 97.2, 97.1], "without": [90.0, 90.3, 90.1]}
-    order = {arm: rng.permutation(500) for arm in scores}  # in which images become hard for an arm, the same at every seed
+    # in which images become hard for an arm, the same at every seed
+    order = {arm: rng.permutation(500) for arm in scores}
     for arm, seed in expansion.runs():
         right = np.zeros(500)
         right[order[arm][: round(5 * scores[arm][seed])]] = 1
@@ -706,8 +823,19 @@ def saved(values, **options):
 @pytest.mark.parametrize(
     "data",
     [
-        *(b"", b"nonsense", saved(np.ones(5))[:-9], saved(np.ones(5)).replace(b"'descr'", b"'descr\n"), saved(np.array("text"))),
-        *(saved(np.array([None]), allow_pickle=True), saved(np.ones((2, 3))), saved(np.array([])), saved(np.array([0, 7]))),
+        *(
+            b"",
+            b"nonsense",
+            saved(np.ones(5))[:-9],
+            saved(np.ones(5)).replace(b"'descr'", b"'descr\n"),
+            saved(np.array("text")),
+        ),
+        *(
+            saved(np.array([None]), allow_pickle=True),
+            saved(np.ones((2, 3))),
+            saved(np.array([])),
+            saved(np.array([0, 7])),
+        ),
         saved(np.ones(5)).replace(b"(5,)", b"(9,)"),
     ],
 )
@@ -715,7 +843,10 @@ def test_a_file_of_correctness_that_is_none_is_an_error_in_one_line(study, data)
     expansion = finish(study())
     directory = run(expansion, "with", 0)
     (directory.path / "test_correct.npy").write_bytes(data)
-    with pytest.raises(ValueError, match=r"test_correct.npy: not a run's correctness by image; remove its folder .*$"):
+    with pytest.raises(
+        ValueError,
+        match=r"test_correct.npy: not a run's correctness by image; remove its folder .*$",
+    ):
         summarise(expansion)
 
 
@@ -746,18 +877,29 @@ def test_steps_and_images_that_no_other_budget_explains_are_told(study):
     expansion = finish(study(), parameters=1000)
     for seed in range(3):
         run(expansion, "without", seed, parameters=1000, steps=40)
-    assert summarise(expansion).budgets["helps"].unmatched == "Unmatched budgets, with against without: optimizer steps -50.0%."
-    shorter = {"train.epochs": 124, "model.residual": "none"}  # each within the tolerance, and both together not
-    expansion = finish(study(arms={"with": {"train.epochs": 125}, "without": shorter}), parameters=1000, steps=125)
+    assert (
+        summarise(expansion).budgets["helps"].unmatched
+        == "Unmatched budgets, with against without: optimizer steps -50.0%."
+    )
+    # each within the tolerance, and both together not
+    shorter = {"train.epochs": 124, "model.residual": "none"}
+    expansion = finish(
+        study(arms={"with": {"train.epochs": 125}, "without": shorter}), parameters=1000, steps=125
+    )
     for seed in range(3):
         run(expansion, "without", seed, parameters=1000, steps=124, train_images=1158)
-    assert summarise(expansion).budgets["helps"].unmatched == "Unmatched budgets, with against without: images seen +1.6%."
+    assert (
+        summarise(expansion).budgets["helps"].unmatched
+        == "Unmatched budgets, with against without: images seen +1.6%."
+    )
 
 
 @pytest.mark.parametrize(("factor", "recorded", "said"), BUDGETS)
 @pytest.mark.parametrize("beside", [{}, {"model.residual": "none"}, {"train.lr": 0.1}])
 def test_budgets_that_change_what_is_learned_are_compared(study, factor, recorded, said, beside):
-    """What the arms differ in may be the budget itself; else the budget might explain what the other factor is said to do."""
+    """What the arms differ in may be the budget itself; else the budget might explain what the
+    other factor is said to do.
+    """
     batch = {"train.batch_size": 64}
     expansion = study(arms={"with": batch, "without": batch | factor | beside})
     for seed in range(3):
@@ -767,12 +909,16 @@ def test_budgets_that_change_what_is_learned_are_compared(study, factor, recorde
     if beside:
         assert budgets.sentences == [f"Unmatched budgets, with against without: {said}."]
     else:
-        assert budgets.sentences == [f"The budget is what is compared, with against without: {said}."]
+        assert budgets.sentences == [
+            f"The budget is what is compared, with against without: {said}."
+        ]
         assert budgets.unmatched == ""
 
 
 @pytest.mark.parametrize("beside", [{}, {"model.residual": "none"}])
-def test_a_budget_that_is_compared_stands_in_the_report_and_only_an_unmatched_one_is_tagged(study, beside):
+def test_a_budget_that_is_compared_stands_in_the_report_and_only_an_unmatched_one_is_tagged(
+    study, beside
+):
     expansion = study(arms={"with": {"train.epochs": 2}, "without": {"train.epochs": 4} | beside})
     run(expansion, "with", 0, parameters=245_041, steps=36)
     run(expansion, "without", 0, parameters=245_041, steps=72)
@@ -785,7 +931,9 @@ def test_a_budget_that_is_compared_stands_in_the_report_and_only_an_unmatched_on
 
 def test_budgets_of_a_grid_are_compared_claim_by_claim(study):
     grid = {"model.residual": ["all", "none"], "train.epochs": [2, 4]}
-    claims = [CLAIM | {"id": name, "contrast": ["all-2", name]} for name in ("none-2", "all-4", "none-4")]
+    claims = [
+        CLAIM | {"id": name, "contrast": ["all-2", name]} for name in ("none-2", "all-4", "none-4")
+    ]
     expansion = study(arms=None, grid=grid, claims=claims)
     for arm, seed in expansion.runs():
         leave(expansion, arm, seed, 90.0 + seed, parameters=1000)
@@ -801,7 +949,9 @@ def test_a_run_that_diverged_early_makes_no_unmatched_steps(study):
     assert summarise(expansion).budgets["helps"].sentences == []
 
 
-def timed(expansion: Expansion, order: list[tuple[str, int, float]], seconds: float = 10.0, **changes) -> Expansion:
+def timed(
+    expansion: Expansion, order: list[tuple[str, int, float]], seconds: float = 10.0, **changes
+) -> Expansion:
     """Runs of equal budgets, and when they started; those without are 67% slower."""
     for arm, seed, start in order:
         speed = 1500.0 if arm == "with" else 900.0
@@ -818,7 +968,10 @@ ONE_BY_ONE = [(arm, seed, 20.0 * seed + 10 * (arm == "with")) for seed in range(
 def test_speeds_of_runs_that_were_made_together_are_compared_and_are_no_budget(study, order):
     summary = summarise(timed(study(), order))
     budgets = summary.budgets["helps"]
-    assert budgets.speed == "Speed, with against without: images/s +66.7% (the median of 3 pairs of runs made together)."
+    assert (
+        budgets.speed
+        == "Speed, with against without: images/s +66.7% (the median of 3 pairs of runs made together)."
+    )
     assert budgets.unmatched == ""
     assert budgets.speed in texts(summary.expansion)["report.md"]
 
@@ -826,7 +979,11 @@ def test_speeds_of_runs_that_were_made_together_are_compared_and_are_no_budget(s
 @pytest.mark.parametrize(
     ("order", "changes"),
     [
-        ([(arm, seed, 10.0 * seed + 500 * (arm == "with")) for seed in range(3) for arm in TOP1], {}),  # another day's baseline
+        # another day's baseline
+        (
+            [(arm, seed, 10.0 * seed + 500 * (arm == "with")) for seed in range(3) for arm in TOP1],
+            {},
+        ),
         (TOGETHER, {"host": ""}),  # old records
         (TOGETHER, {"finished": 5000.0}),  # interrupted and continued, nobody knows when it ran
         (TOGETHER, {"finished": -1.0}),  # the clock was set back
@@ -864,10 +1021,13 @@ def test_stand_ins_for_images_that_could_not_be_decoded_are_told(study):
     lines = log_lines(90.0)
     lines[0]["replaced"], lines[1]["replaced"] = 2, 3
     leave(expansion, "without", 1, 90.0, log=lines)
-    assert "replaced by others (data.on_corrupt: skip): without seed 1 (5 times)." in texts(expansion)["report.md"]
+    assert (
+        "replaced by others (data.on_corrupt: skip): without seed 1 (5 times)."
+        in texts(expansion)["report.md"]
+    )
 
 
-# ---- arms of settled claims ---------------------------------------------------------------------------------------------------
+# ---- arms of settled claims ----------------------------------------------------------------------
 
 THREE = {"with": {}, "without": {"model.residual": "none"}, "third": {"model.middle_blocks": 2}}
 SETTLED_AND_OPEN = [CLAIM, CLAIM | {"id": "close", "contrast": ["third", "without"], "margin": 1.0}]
@@ -875,8 +1035,14 @@ LEVELS = {"with": 97.0, "without": 90.0, "third": 91.0}
 
 
 def sequential(study, seeds_of_with: int) -> Expansion:
-    """A claim that 3 seeds settle beside one that 5 leave open; the settled claim's first arm has runs of so many seeds."""
-    expansion = study(arms=THREE, claims=SETTLED_AND_OPEN, seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"})
+    """A claim that 3 seeds settle beside one that 5 leave open; the settled claim's first arm has
+    runs of so many seeds.
+    """
+    expansion = study(
+        arms=THREE,
+        claims=SETTLED_AND_OPEN,
+        seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"},
+    )
     Registration.register(expansion)
     for i, (arm, level) in enumerate(LEVELS.items()):
         noise = np.random.default_rng(i).normal(0, 0.2, 5)
@@ -890,7 +1056,9 @@ def test_a_report_names_the_arms_whose_claims_were_settled_and_judges_the_others
     assert (dict(expansion.seeds_by_stopped_arm), expansion.seeds) == ({"with": 3}, [0, 1, 2, 3, 4])
     pages = texts(expansion)
     for name in ("report.md", "report.html"):
-        assert "No further seeds, as their claims were settled: with after 3 (of 5)" in " ".join(pages[name].split())
+        assert "No further seeds, as their claims were settled: with after 3 (of 5)" in " ".join(
+            pages[name].split()
+        )
     assert "effects of factors over the 3 that all arms have" in pages["report.md"]
     assert sum(line.startswith("with,") for line in pages["results.csv"].splitlines()) == 3
 
@@ -904,7 +1072,10 @@ def test_runs_of_an_earlier_version_that_a_settled_claim_would_not_need_any_more
     assert sum(line.startswith("with,") for line in pages["results.csv"].splitlines()) == 5
 
 
-@pytest.mark.parametrize(("scope", "where"), [("test_set", "the same images"), ("images", "other images of the same kind")])
+@pytest.mark.parametrize(
+    ("scope", "where"),
+    [("test_set", "the same images"), ("images", "other images of the same kind")],
+)
 def test_the_page_says_below_the_verdicts_for_what_they_hold(study, scope, where):
     expansion = study(scope=scope)
     for arm, seed in expansion.runs():
@@ -944,14 +1115,21 @@ def test_a_run_that_is_being_trained_is_listed_as_such(study):
 def test_runs_that_failed_are_listed_with_the_reason_apart_from_those_that_may_still_run(study):
     expansion = finish(study())
     for seed in range(3):
-        directory = leave(expansion, "without", seed, 90.0, log=log_lines(90.0, epochs=1), record=None)
+        directory = leave(
+            expansion, "without", seed, 90.0, log=log_lines(90.0, epochs=1), record=None
+        )
         (directory.path / "record.json").unlink()
         if seed < 2:
             directory.fail("ended by SIGABRT in File train.py,\nline 3; a library crashed.")
     shutil.rmtree(leave(expansion, "with", 2, 90.0).path)
-    RunDirectory.of(expansion.run("with", 2).runtime.outputs, expansion.run("with", 2).run_id).fail("no space left on device")
+    RunDirectory.of(expansion.run("with", 2).runtime.outputs, expansion.run("with", 2).run_id).fail(
+        "no space left on device"
+    )
     failed, full, begun = summarise(expansion).warnings
-    assert failed == "Failed: without seed 0, without seed 1: ended by SIGABRT in File train.py, line 3; a library crashed."
+    assert (
+        failed
+        == "Failed: without seed 0, without seed 1: ended by SIGABRT in File train.py, line 3; a library crashed."
+    )
     assert full == "Failed: with seed 2: no space left on device."
     assert begun.endswith(": without seed 2 (at epoch 1 of 2).")
 
@@ -970,7 +1148,9 @@ def test_seeds_that_were_added_after_the_verdict_are_flagged(study, started, fla
 
 
 def test_seeds_that_the_plan_adds_are_not_flagged(study):
-    plan = study(seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"}, claims=[CLAIM | {"margin": 6.6}])
+    plan = study(
+        seeds={"start": 3, "step": 1, "max": 5, "stop": "decided"}, claims=[CLAIM | {"margin": 6.6}]
+    )
     Registration.register(plan)
     finish(plan)
     Registration.register(replace(plan, interim_analysis=1))
@@ -983,7 +1163,10 @@ def test_seeds_that_the_plan_adds_are_not_flagged(study):
 
 def test_logs_with_values_that_are_no_numbers_are_drawn_without_them(study):
     expansion = finish(study())
-    lines = [*log_lines(97.0, epochs=1), {"step": 20, "time": 9.0, "epoch": 2.0, "val/top1": float("nan")}]
+    lines = [
+        *log_lines(97.0, epochs=1),
+        {"step": 20, "time": 9.0, "epoch": 2.0, "val/top1": float("nan")},
+    ]
     for seed in range(3):
         run(expansion, "with", seed, log=lines)
     mean, _ = figures.band(summarise(expansion).curves["with"])
@@ -993,7 +1176,9 @@ def test_logs_with_values_that_are_no_numbers_are_drawn_without_them(study):
 
 
 def test_bands_are_over_the_values_there_are():
-    curve = Curve(epochs=np.array([1.0, 2.0]), values=np.array([[1.0, np.nan], [3.0, 5.0]]), seeds=[0, 1])
+    curve = Curve(
+        epochs=np.array([1.0, 2.0]), values=np.array([[1.0, np.nan], [3.0, 5.0]]), seeds=[0, 1]
+    )
     mean, deviation = figures.band(curve)
     assert mean.tolist() == [2.0, 5.0]
     assert deviation.tolist() == [pytest.approx(2**0.5), 0.0]
@@ -1001,10 +1186,19 @@ def test_bands_are_over_the_values_there_are():
 
 def grid(study, *claims: dict) -> Expansion:
     cells = {"model.residual": ["all", "none"], "model.intermediate": ["none", "relu"]}
-    expansion = study(arms=None, grid=cells, claims=[CLAIM | {"contrast": ["all-none", "none-none"]}, *claims])
+    expansion = study(
+        arms=None, grid=cells, claims=[CLAIM | {"contrast": ["all-none", "none-none"]}, *claims]
+    )
     for (arm, seed), config in expansion.runs().items():
-        effect = 5.0 * (config.model.residual == "none") + 2.0 * (config.model.intermediate == "relu")
-        leave(expansion, arm, seed, 95.0 - effect + 0.1 * seed + (0.05 if arm == "all-relu" and seed == 1 else 0))
+        effect = 5.0 * (config.model.residual == "none") + 2.0 * (
+            config.model.intermediate == "relu"
+        )
+        leave(
+            expansion,
+            arm,
+            seed,
+            95.0 - effect + 0.1 * seed + (0.05 if arm == "all-relu" and seed == 1 else 0),
+        )
     return expansion
 
 
@@ -1027,10 +1221,25 @@ def test_a_factorial_study_shows_main_effects_and_interactions(study):
 
 
 def test_effects_and_interactions_are_claimed_and_judged(study):
-    residual, intermediate = {"model.residual": ["all", "none"]}, {"model.intermediate": ["none", "relu"]}
+    residual, intermediate = (
+        {"model.residual": ["all", "none"]},
+        {"model.intermediate": ["none", "relu"]},
+    )
     claims = [
-        {"id": "main", "effect": residual, "metric": "test/top1", "kind": "superior", "margin": 4.0},
-        {"id": "both", "effect": residual | intermediate, "metric": "test/top1", "kind": "equivalent", "margin": 1.0},
+        {
+            "id": "main",
+            "effect": residual,
+            "metric": "test/top1",
+            "kind": "superior",
+            "margin": 4.0,
+        },
+        {
+            "id": "both",
+            "effect": residual | intermediate,
+            "metric": "test/top1",
+            "kind": "equivalent",
+            "margin": 1.0,
+        },
     ]
     expansion = grid(study, *claims)
     summary = summarise(expansion)
@@ -1055,7 +1264,9 @@ def test_links_to_wandb_are_web_addresses_only(study):
     good.write_text("https://wandb.ai/me/xceptlab/runs/1\n")
     bad.write_text("javascript:alert(1)")
     page = Page(texts(expansion)["report.html"])
-    assert [a["href"] for tag, a in page.tags if tag == "a" and "#" not in a["href"]] == ["https://wandb.ai/me/xceptlab/runs/1"]
+    assert [a["href"] for tag, a in page.tags if tag == "a" and "#" not in a["href"]] == [
+        "https://wandb.ai/me/xceptlab/runs/1"
+    ]
 
 
 def test_environment_and_commands_to_reproduce(study):
@@ -1069,12 +1280,25 @@ def test_latex_is_booktabs_and_sets_text_as_it_is_written(study):
     expansion = finish(study(claims=[CLAIM | {"id": "50%_&_more$"}]))
     write_report(summarise(expansion), latex=True)
     text = (expansion.directory() / "report.tex").read_text()
-    for word in ("\\toprule", "\\midrule", "\\bottomrule", r"50\%\_\&\_more\$", "supported", "97.47", "[+4.55, +8.65]"):
+    for word in (
+        "\\toprule",
+        "\\midrule",
+        "\\bottomrule",
+        r"50\%\_\&\_more\$",
+        "supported",
+        "97.47",
+        "[+4.55, +8.65]",
+    ):
         assert word in text
     assert text.count("{") == text.count("}")
-    rows = [line.replace(r"\&", "").count("&") for line in text.splitlines() if line.endswith(r"\\")]
+    rows = [
+        line.replace(r"\&", "").count("&") for line in text.splitlines() if line.endswith(r"\\")
+    ]
     assert rows == [8] * 3 + [1] * 15 + [7] * 2
-    assert "\\begin{itemize}\n\\item Unmatched budgets, with against without: parameters +1.3\\%." in text
+    assert (
+        "\\begin{itemize}\n\\item Unmatched budgets, with against without: parameters +1.3\\%."
+        in text
+    )
 
 
 def test_latex_has_every_warning_and_what_was_trained(study):
@@ -1085,7 +1309,9 @@ def test_latex_has_every_warning_and_what_was_trained(study):
     text = (expansion.directory() / "report.tex").read_text()
     assert text.count(r"\item ") == len(summary.warnings) + 1 == 4
     assert r", x\_y." in re.search(r"\\item The runs saw different data: .*", text)[0]
-    assert "10 classes of digits, training on train, validation on 0.1 of train, test on test" in text
+    assert (
+        "10 classes of digits, training on train, validation on 0.1 of train, test on test" in text
+    )
 
 
 RECIPE = {
@@ -1107,8 +1333,19 @@ RECIPE = {
 
 
 def test_the_report_says_what_was_trained(study, monkeypatch):
-    layers = ["data.cutout=4", "model.width=0.5", "train.batch_size=64", "train.accumulate=2", "train.optimizer=adamw"]
-    layers += ["train.weight_decay=0.05", "train.lr=0.001", "train.schedule=cosine", "train.warmup=0.1"]
+    layers = [
+        "data.cutout=4",
+        "model.width=0.5",
+        "train.batch_size=64",
+        "train.accumulate=2",
+        "train.optimizer=adamw",
+    ]
+    layers += [
+        "train.weight_decay=0.05",
+        "train.lr=0.001",
+        "train.schedule=cosine",
+        "train.warmup=0.1",
+    ]
     layers += ["train.label_smoothing=0.1", "train.precision=bf16-mixed"]
     expansion = study(*[f"--{layer}" for layer in layers])
     monkeypatch.setattr("time.time", lambda: 1e9)
@@ -1128,7 +1365,11 @@ def test_the_report_says_what_was_trained(study, monkeypatch):
     ("key", "level", "row"),
     [
         ("train.epochs", 4, "| epochs | 2; without: 4 |"),
-        ("train.optimizer", "rmsprop", "| optimizer | sgd, momentum 0.9, weight decay 1e-05; without: rmsprop, momentum 0.9"),
+        (
+            "train.optimizer",
+            "rmsprop",
+            "| optimizer | sgd, momentum 0.9, weight decay 1e-05; without: rmsprop, momentum 0.9",
+        ),
         ("data.flip", False, "| augmentation | flip; without: none |"),
         ("model.timm", "inception_v3", "| network | Xception; the arms differ in it |"),
         ("data.size", 24, "| image size | 16 x 16 pixels; without: 24 x 24 pixels |"),
@@ -1141,25 +1382,51 @@ def test_what_an_arm_was_trained_with_in_its_place_is_said(study, key, level, ro
 
 
 def test_without_records_the_images_are_those_of_the_configuration(study):
-    assert "| images | 1,167 to train on, 130 for validation, 500 to test on |" in texts(study())["report.md"]
-    own = study("--data.name=folder", "--data.content=train+val-7-0123456789abcdef", "--data.validation=0")
-    assert "| images | an unknown number to train on, an unknown number to test on |" in texts(own)["report.md"]
+    assert (
+        "| images | 1,167 to train on, 130 for validation, 500 to test on |"
+        in texts(study())["report.md"]
+    )
+    own = study(
+        "--data.name=folder", "--data.content=train+val-7-0123456789abcdef", "--data.validation=0"
+    )
+    assert (
+        "| images | an unknown number to train on, an unknown number to test on |"
+        in texts(own)["report.md"]
+    )
 
 
 @pytest.mark.parametrize("title", ["", "pets"])
 @pytest.mark.parametrize(
     ("parts", "validation", "splits", "images"),
     [
-        ("train+val+test", 0, "validation on val, test on test", "1,167 to train on, 130 for validation, 500 to test on"),
+        (
+            "train+val+test",
+            0,
+            "validation on val, test on test",
+            "1,167 to train on, 130 for validation, 500 to test on",
+        ),
         ("train+val", 0, "validation on none, test on val", "1,167 to train on, 500 to test on"),
-        ("train+test", 0.1, "validation on 0.1 of train, test on test", "1,167 to train on, 130 for validation, 500 to test on"),
+        (
+            "train+test",
+            0.1,
+            "validation on 0.1 of train, test on test",
+            "1,167 to train on, 130 for validation, 500 to test on",
+        ),
     ],
 )
-def test_of_an_own_data_set_title_splits_and_images_are_said(study, title, parts, validation, splits, images):
-    own = [f"data.title={title}", f"data.content={parts}-3-0123456789abcdef", f"data.validation={validation}"]
+def test_of_an_own_data_set_title_splits_and_images_are_said(
+    study, title, parts, validation, splits, images
+):
+    own = [
+        f"data.title={title}",
+        f"data.content={parts}-3-0123456789abcdef",
+        f"data.validation={validation}",
+    ]
     expansion = study("--data.name=folder", *(f"--{layer}" for layer in own))
     folder = write_report(summarise(finish(expansion)), latex=True).parent
-    for text in ((folder / name).read_text() for name in ("report.html", "report.md", "report.tex")):
+    for text in (
+        (folder / name).read_text() for name in ("report.html", "report.md", "report.tex")
+    ):
         assert f"3 classes of {title or 'folder'}, training on train, {splits}" in text
         assert images in text
 
@@ -1176,21 +1443,41 @@ def test_arms_at_chance_are_said_everywhere(study, capsys):
         leave(expansion, arm, seed, 10.0, correct=[1] * 50 + [0] * 450)
     files = texts(expansion)
     assert (
-        main(["report", str(Path(expansion.command.split()[2])), "--runtime.outputs", str(expansion.directory().parents[1])]) == 0
+        main(
+            [
+                "report",
+                str(Path(expansion.command.split()[2])),
+                "--runtime.outputs",
+                str(expansion.directory().parents[1]),
+            ]
+        )
+        == 0
     )
-    for text in (Page(files["report.html"]).text, files["report.md"], " ".join(capsys.readouterr().out.split())):
+    for text in (
+        Page(files["report.html"]).text,
+        files["report.md"],
+        " ".join(capsys.readouterr().out.split()),
+    ):
         assert "Both arms are at chance, so this says nothing about what they differ in." in text
         assert (
-            "both arms are at chance: 10.00% and 10.00% in test/top1, which is not more than guessing (10.40%) explains" in text
+            "both arms are at chance: 10.00% and 10.00% in test/top1, which is not more than guessing (10.40%) explains"
+            in text
         )
 
 
-def test_in_80_characters_the_table_of_arms_has_their_names_and_numbers_whole(study, capsys, monkeypatch):
+def test_in_80_characters_the_table_of_arms_has_their_names_and_numbers_whole(
+    study, capsys, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", "80")
     expansion = study()
     for arm, seed in expansion.runs():
         leave(expansion, arm, seed, 97.4 + seed, correct=[1] * 50 + [0] * 450)
-    arguments = ["report", str(Path(expansion.command.split()[2])), "--runtime.outputs", str(expansion.directory().parents[1])]
+    arguments = [
+        "report",
+        str(Path(expansion.command.split()[2])),
+        "--runtime.outputs",
+        str(expansion.directory().parents[1]),
+    ]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     for arm in expansion.arms:
@@ -1203,7 +1490,9 @@ def test_in_80_characters_the_table_of_arms_has_their_names_and_numbers_whole(st
 
 def test_plan_warns_of_a_margin_below_one_image_before_the_first_run(study, tmp_path, capsys):
     study(claims=[CLAIM | {"margin": 0.005}, CLAIM | {"id": "sound"}])
-    assert main(["plan", str(tmp_path / "helps"), "--runtime.outputs", str(tmp_path / "outputs")]) == 0
+    assert (
+        main(["plan", str(tmp_path / "helps"), "--runtime.outputs", str(tmp_path / "outputs")]) == 0
+    )
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.count("Warning: ") == 1
     warning = "Warning: the margin of 0.005 is less than a single image: one image more or less of 500 is 0.2 points."
@@ -1215,8 +1504,15 @@ def test_plan_says_when_all_planned_seeds_are_used(study, tmp_path, capsys, seed
     expansion = study(claims=[CLAIM | {"margin": 6.6}], seeds=seeds)
     expansion = replace(expansion, interim_analysis=0 if isinstance(seeds, list) else 1)
     for arm, seed in expansion.runs():
-        leave(expansion, arm, seed, [*TOP1[arm], 95.0][seed] if arm == "with" else [*TOP1[arm], 88.0][seed])
-    assert main(["plan", str(tmp_path / "helps"), "--runtime.outputs", str(tmp_path / "outputs")]) == 0
+        leave(
+            expansion,
+            arm,
+            seed,
+            [*TOP1[arm], 95.0][seed] if arm == "with" else [*TOP1[arm], 88.0][seed],
+        )
+    assert (
+        main(["plan", str(tmp_path / "helps"), "--runtime.outputs", str(tmp_path / "outputs")]) == 0
+    )
     shown = " ".join(capsys.readouterr().out.split())
     assert f"all {len(expansion.seeds)} planned seeds are used: at this mean and spread" in shown
     assert "chance to be decided" not in shown
@@ -1230,8 +1526,12 @@ def test_plan_says_when_all_planned_seeds_are_used(study, tmp_path, capsys, seed
         (0.2, 0.0, "The images add nothing."),
     ],
 )
-def test_the_error_that_limits_the_answer_is_told_and_what_no_number_of_seeds_goes_below(seeds, images, says):
-    both = Sampling(seeds=seeds, images=images, both=1.2, freedom=9.0, n=5, test_images=500, metric="test/top1")
+def test_the_error_that_limits_the_answer_is_told_and_what_no_number_of_seeds_goes_below(
+    seeds, images, says
+):
+    both = Sampling(
+        seeds=seeds, images=images, both=1.2, freedom=9.0, n=5, test_images=500, metric="test/top1"
+    )
     assert str(both).endswith(says)
 
 
@@ -1251,7 +1551,9 @@ def test_studies_are_compared_on_one_page(study, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     for name in ("base.yaml", "study.yaml"):
-        (other / name).write_text((folder / name).read_text().replace("Does it help?", f"And now? {EVIL}"))
+        (other / name).write_text(
+            (folder / name).read_text().replace("Does it help?", f"And now? {EVIL}")
+        )
     outputs = ["--runtime.outputs", str(tmp_path / "outputs")]
     assert main(["report", str(folder), str(other), "--format", "latex", *outputs]) == 0
     said = capsys.readouterr().out
@@ -1268,7 +1570,7 @@ def test_studies_are_compared_on_one_page(study, tmp_path, capsys):
     assert (tmp_path / "outputs/studies/other/report.tex").is_file()
 
 
-# ---- in a browser -----------------------------------------------------------------------------------------------------------
+# ---- in a browser --------------------------------------------------------------------------------
 
 CHROMIUM = Path("/usr/bin/chromium")
 PROBE = """
@@ -1314,15 +1616,32 @@ addEventListener('load', () => setTimeout(() => {
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 @pytest.mark.parametrize("width", [1280, 700, 400])
 def test_a_browser_draws_the_figures_whole_and_the_curves_react(study, tmp_path, width):
-    """In a frame, as a browser's window cannot be as narrow as a phone; the last claim holds at the right edge of its figure."""
+    """In a frame, as a browser's window cannot be as narrow as a phone; the last claim holds at the
+    right edge of its figure.
+    """
     long = CLAIM | {"id": "long", "contrast": ["none-relu", "all-relu"], "margin": 0.1}
-    equal = CLAIM | {"id": "equal", "contrast": ["all-none", "all-relu"], "kind": "equivalent", "margin": 0.1}
+    equal = CLAIM | {
+        "id": "equal",
+        "contrast": ["all-none", "all-relu"],
+        "kind": "equivalent",
+        "margin": 0.1,
+    }
     report = write_report(summarise(grid(study, long, equal)))
     report.write_text(report.read_text().replace("<head>", f"<head>{PROBE}", 1))
     page = tmp_path / "frame.html"
-    listen = "<script>addEventListener('message', event => { document.title = event.data; });</script>"
-    page.write_text(f'{listen}<iframe src="{report.as_uri()}" width="{width}" height="900"></iframe>')
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    listen = (
+        "<script>addEventListener('message', event => { document.title = event.data; });</script>"
+    )
+    page.write_text(
+        f'{listen}<iframe src="{report.as_uri()}" width="{width}" height="900"></iframe>'
+    )
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
     options += ["--host-resolver-rules=MAP * ~NOTFOUND"]
     options += [
         f"--user-data-dir={tmp_path / 'browser'}",
@@ -1330,7 +1649,9 @@ def test_a_browser_draws_the_figures_whole_and_the_curves_react(study, tmp_path,
         "--dump-dom",
         "--window-size=1400,900",
     ]
-    done = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     probe = re.search("<title>PROBE (.*)</title>", done.stdout)
     assert probe, done.stdout[-2000:]

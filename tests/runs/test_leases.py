@@ -65,7 +65,9 @@ def left(folder):
 def test_a_run_has_one_holder_at_a_time_and_nothing_is_left_of_it(tmp_path):
     with (
         hold(tmp_path),
-        pytest.raises(Busy, match=f"another process is training this run .process {os.getpid()} on "),
+        pytest.raises(
+            Busy, match=f"another process is training this run .process {os.getpid()} on "
+        ),
         hold(tmp_path),
     ):
         pass
@@ -103,8 +105,12 @@ def test_a_holder_that_was_asleep_while_another_took_over_ends_when_it_wakes(tmp
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_racing_processes_that_also_die_never_hold_a_run_together(tmp_path, where):
-    """``alone`` is created exclusively under the lease, so that two holders at once would end in a FileExistsError."""
-    (tmp_path / "lease.dead").write_text(json.dumps({"host": "lost", "pid": 1, "machine": "elsewhere", "started": "1"}))
+    """``alone`` is created exclusively under the lease, so that two holders at once would end in a
+    FileExistsError.
+    """
+    (tmp_path / "lease.dead").write_text(
+        json.dumps({"host": "lost", "pid": 1, "machine": "elsewhere", "started": "1"})
+    )
     code = RACE if where == "here" else RACE.replace("< 0.05", "< 0.0")
     racers = [process(tmp_path, code, where) for _ in range(6)]
     took, errors = 0, ""

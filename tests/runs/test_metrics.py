@@ -18,7 +18,10 @@ def test_every_metric_is_described_and_computed_under_the_same_name():
 
 
 def test_no_registered_metric_takes_the_name_or_the_file_of_a_built_in_one():
-    files = {metric.per_image_file.removeprefix("test_").removesuffix(".npy") for metric in METRICS.values()}
+    files = {
+        metric.per_image_file.removeprefix("test_").removesuffix(".npy")
+        for metric in METRICS.values()
+    }
     assert METRICS.keys() | files <= set(register.RESERVED_METRICS)
 
 
@@ -54,19 +57,28 @@ def test_the_split_is_what_stands_before_the_name():
     assert split_of("val/top5") == "val"
 
 
-@pytest.mark.parametrize(("classes", "names"), [(5, ["top1", "loss"]), (6, ["top1", "top5", "loss"])])
-def test_among_the_five_best_of_five_classes_is_every_one_so_that_it_is_not_measured(classes, names):
+@pytest.mark.parametrize(
+    ("classes", "names"), [(5, ["top1", "loss"]), (6, ["top1", "top5", "loss"])]
+)
+def test_among_the_five_best_of_five_classes_is_every_one_so_that_it_is_not_measured(
+    classes, names
+):
     assert [metric.name for metric in measured(classes)] == names
 
 
 @pytest.mark.parametrize("classes", [6, 10, 1000])
 def test_a_network_that_guesses_scores_what_guessing_is_said_to_score(classes):
     labels = torch.arange(classes)
-    logits = torch.arange(classes, dtype=torch.float64).expand(classes, -1)  # one ranking, whatever the image
+    # one ranking, whatever the image
+    logits = torch.arange(classes, dtype=torch.float64).expand(classes, -1)
     uniform = torch.zeros(classes, classes, dtype=torch.float64)
     for name in ("top1", "top5"):
-        assert 100 * PER_IMAGE[name](logits, labels).double().mean() == pytest.approx(METRICS[name].guessing(classes))
-    assert PER_IMAGE["loss"](uniform, labels).mean() == pytest.approx(METRICS["loss"].guessing(classes))
+        assert 100 * PER_IMAGE[name](logits, labels).double().mean() == pytest.approx(
+            METRICS[name].guessing(classes)
+        )
+    assert PER_IMAGE["loss"](uniform, labels).mean() == pytest.approx(
+        METRICS["loss"].guessing(classes)
+    )
 
 
 def test_of_a_metric_that_is_not_known_nobody_knows_what_guessing_scores():

@@ -46,7 +46,7 @@ def directory(tmp_path):
     return directory
 
 
-# ---- writing ----------------------------------------------------------------------------------------------------------------
+# ---- writing -------------------------------------------------------------------------------------
 
 
 def test_writing_replaces_the_whole_file(tmp_path):
@@ -72,8 +72,12 @@ def test_what_is_written_once_stays(tmp_path, monkeypatch, links):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_when_writing_fails_the_old_file_stands_and_nothing_else(tmp_path, monkeypatch, call, failure):
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
+)
+def test_when_writing_fails_the_old_file_stands_and_nothing_else(
+    tmp_path, monkeypatch, call, failure
+):
     file = tmp_path / "file"
     write_atomically(file, b"old")
 
@@ -103,7 +107,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     assert file.read_bytes() == b"newer"
 
 
-# ---- records ----------------------------------------------------------------------------------------------------------------
+# ---- records -------------------------------------------------------------------------------------
 
 
 def test_nothing_is_created_before_create(tmp_path):
@@ -115,7 +119,9 @@ def test_nothing_is_created_before_create(tmp_path):
 
 
 @pytest.mark.parametrize("settled", [True, False])
-def test_a_run_is_found_by_its_hash_whatever_the_rest_of_its_name_was(tmp_path, monkeypatch, settled):
+def test_a_run_is_found_by_its_hash_whatever_the_rest_of_its_name_was(
+    tmp_path, monkeypatch, settled
+):
     if settled:
         monkeypatch.setattr(directories, "SETTLED", -1)
     old = tmp_path / "runs" / "digits-relu-seed3-c6a3e5812a"
@@ -134,7 +140,9 @@ def test_a_run_is_found_by_its_hash_whatever_the_rest_of_its_name_was(tmp_path, 
 def test_a_run_that_appears_is_seen_at_once_in_a_folder_that_was_listed_before(tmp_path):
     for number in range(30):
         name = f"old-seed0-{number:010x}"
-        assert RunDirectory.of(str(tmp_path), f"new-seed0-{number:010x}").path.name.startswith("new")
+        assert RunDirectory.of(str(tmp_path), f"new-seed0-{number:010x}").path.name.startswith(
+            "new"
+        )
         (tmp_path / "runs" / name).mkdir(parents=True)
         assert RunDirectory.of(str(tmp_path), f"new-seed0-{number:010x}").path.name == name
 
@@ -154,17 +162,31 @@ def test_a_record_holds_numbers_only(directory):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "3", "{}", json.dumps(dataclasses.asdict(RECORD) | {"more": 1}), "\x00", b"\xff\xfe"],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        "{}",
+        json.dumps(dataclasses.asdict(RECORD) | {"more": 1}),
+        "\x00",
+        b"\xff\xfe",
+    ],
     ids=["empty", "cut", "list", "null", "number", "lacks all", "has more", "binary", "no text"],
 )
 def test_a_broken_record_is_one_line_that_names_the_file_and_the_way_out(directory, text):
     (directory.path / "record.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=r"record\.json: (damaged|not a record of this version).*remove its folder") as error:
+    with pytest.raises(
+        ValueError, match=r"record\.json: (damaged|not a record of this version).*remove its folder"
+    ) as error:
         directory.record()
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\x00", b"\xff\xfe", json.dumps(dataclasses.asdict(RECORD)).encode()[:-20]])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\x00", b"\xff\xfe", json.dumps(dataclasses.asdict(RECORD)).encode()[:-20]]
+)
 def test_a_record_that_is_cut_is_damaged_and_not_one_of_another_version(directory, text):
     (directory.path / "record.json").write_bytes(text)
     with pytest.raises(ValueError, match=r"record\.json: damaged, no whole JSON"):
@@ -173,18 +195,25 @@ def test_a_record_that_is_cut_is_damaged_and_not_one_of_another_version(director
 
 @pytest.mark.parametrize("section", ["compile: true", "deterministic: false"])
 @pytest.mark.parametrize("beside", ["workers: 2\n  ", ""])
-def test_a_run_that_an_earlier_version_trained_otherwise_is_not_taken_for_the_plain_one(directory, section, beside):
+def test_a_run_that_an_earlier_version_trained_otherwise_is_not_taken_for_the_plain_one(
+    directory, section, beside
+):
     record = dataclasses.replace(RECORD, run_id=directory.path.name)
     directory.write_record(record)
     config = directory.path / "config.yaml"
     config.write_text(f"runtime:\n  {beside}{section}\nseed: 0\n")
     assert directory.record() == record  # it is read, as to evaluate it
-    with pytest.raises(ValueError, match=rf"trained this run with runtime\.{section}, .* remove this folder to train"):
+    with pytest.raises(
+        ValueError,
+        match=rf"trained this run with runtime\.{section}, .* remove this folder to train",
+    ):
         directory.record_of_its_id()
     config.write_text(f"runtime:\n  compile: false\n  deterministic: true\ntrain:\n  {section}\n")
     assert directory.record_of_its_id() == record
     config.write_text(f"train:\n  {section}\nruntime:\n  workers: 0\n")
-    directory.write_record(dataclasses.replace(record, science=record.science | {"train.compile": True}))
+    directory.write_record(
+        dataclasses.replace(record, science=record.science | {"train.compile": True})
+    )
     assert directory.record_of_its_id().science["train.compile"]
 
 
@@ -193,7 +222,10 @@ def test_a_run_that_an_earlier_version_trained_otherwise_is_not_taken_for_the_pl
     [
         ({"launcher.name": "x"}, "launcher.name: there is no such key"),
         ({"metrics": 3.0}, "metrics: 3.0 is not allowed; it must be a mapping"),
-        ({"metrics": {"test/top1": "97"}}, r"metrics\.test/top1: '97' is not allowed; it must be a finite number"),
+        (
+            {"metrics": {"test/top1": "97"}},
+            r"metrics\.test/top1: '97' is not allowed; it must be a finite number",
+        ),
         ({"metrics": {"test/top1": math.nan}}, r"metrics\.test/top1: nan is not allowed"),
         ({"seconds": [8.0]}, r"seconds: \[8.0\] is not allowed"),
         ({"versions": ["torch"]}, "versions: .* it must be a mapping"),
@@ -204,7 +236,10 @@ def test_a_run_that_an_earlier_version_trained_otherwise_is_not_taken_for_the_pl
 )
 def test_a_records_fields_are_of_their_types(directory, changes, reason):
     (directory.path / "record.json").write_text(json.dumps(dataclasses.asdict(RECORD) | changes))
-    with pytest.raises(ValueError, match=rf"record\.json: not a record of this version \({reason}.*remove its folder"):
+    with pytest.raises(
+        ValueError,
+        match=rf"record\.json: not a record of this version \({reason}.*remove its folder",
+    ):
         directory.record()
 
 
@@ -222,13 +257,15 @@ def test_a_note_of_the_data_that_is_none_is_one_line(directory, text):
         directory.began_with()
 
 
-# ---- the log ----------------------------------------------------------------------------------------------------------------
+# ---- the log -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", ["", "{", '{"step": 2, "ti', '{"step": 2}'])
 def test_a_last_line_that_a_kill_cut_short_is_left_out(directory, cut):
     lines = [{"step": step, "time": 9.0, "epoch": 1.0, "train/loss": math.inf} for step in (0, 1)]
-    (directory.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + cut)
+    (directory.path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + cut
+    )
     assert directory.log() == lines
 
 
@@ -236,7 +273,10 @@ def test_a_last_line_that_a_kill_cut_short_is_left_out(directory, cut):
     "line",
     [
         *("no log", "3", "[]", "null", "{}", "[" * 10**5, "\udcff", '{"step": 1, "time": 9.0}'),
-        *('{"step": 1, "time": 9.0, "epoch": null}', '{"step": 1, "time": 9.0, "epoch": 1.0, "train/loss": "2.0"}'),
+        *(
+            '{"step": 1, "time": 9.0, "epoch": null}',
+            '{"step": 1, "time": 9.0, "epoch": 1.0, "train/loss": "2.0"}',
+        ),
         *('{"step": [1], "time": 9.0, "epoch": 1.0}', '{"step": true, "time": 9.0, "epoch": 1.0}'),
         '{"step": 1, "time": 9.0, "epoch": ' + "9" * 400 + "}",
     ],
@@ -245,14 +285,18 @@ def test_a_line_that_is_none_of_a_log_is_named_and_no_progress(directory, line):
     log(directory, LINES[0])
     with (directory.path / "metrics.jsonl").open("a", errors="surrogateescape") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is no line of a log; remove it, or its folder") as error:
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl: line 2 is no line of a log; remove it, or its folder"
+    ) as error:
         directory.log()
     assert "\n" not in str(error.value)
     assert look(directory, 6).epoch == 0.5
 
 
 def log(directory: RunDirectory, *lines: dict) -> None:
-    (directory.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (directory.path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
 
 
 def look(directory: RunDirectory, epochs: int) -> Progress:
@@ -264,8 +308,24 @@ def test_progress_of_a_run_that_has_not_begun(directory):
 
 
 LINES = [
-    {"step": 10, "time": 100.0, "epoch": 0.5, "train/loss": 2.0, "train/top1": 30.0, "images_per_second": 500.0, "seconds": 12.0},
-    {"step": 20, "time": 110.0, "epoch": 1.0, "train/loss": 1.0, "train/top1": 60.0, "images_per_second": 900.0, "seconds": 8.0},
+    {
+        "step": 10,
+        "time": 100.0,
+        "epoch": 0.5,
+        "train/loss": 2.0,
+        "train/top1": 30.0,
+        "images_per_second": 500.0,
+        "seconds": 12.0,
+    },
+    {
+        "step": 20,
+        "time": 110.0,
+        "epoch": 1.0,
+        "train/loss": 1.0,
+        "train/top1": 60.0,
+        "images_per_second": 900.0,
+        "seconds": 8.0,
+    },
     {"step": 20, "time": 112.0, "epoch": 1.0, "val/top1": 55.0, "val/loss": 1.1},
     {
         "step": 30,
@@ -282,11 +342,16 @@ LINES = [
 def test_progress_in_numbers(directory, monkeypatch):
     monkeypatch.setattr(logs.time, "time", lambda: 9130.0)
     log(directory, *LINES)
-    # 20 s of training an epoch, whatever the pause; 4.5 epochs to go, of which 10 s have passed since the last line
-    assert look(directory, 6) == Progress(epoch=1.5, top1=55.0, images_per_second=1000.0, seconds_left=80.0)
+    # 20 s of training an epoch, whatever the pause; 4.5 epochs to go, of which 10 s have passed
+    # since the last line
+    assert look(directory, 6) == Progress(
+        epoch=1.5, top1=55.0, images_per_second=1000.0, seconds_left=80.0
+    )
 
 
-def test_a_follower_reads_what_is_new_and_sees_the_same_as_one_that_reads_all(directory, monkeypatch):
+def test_a_follower_reads_what_is_new_and_sees_the_same_as_one_that_reads_all(
+    directory, monkeypatch
+):
     monkeypatch.setattr(logs.time, "time", lambda: 9130.0)
     follower, file = directory.follow(), directory.path / "metrics.jsonl"
     assert follower.progress(6) == Progress()
@@ -294,10 +359,15 @@ def test_a_follower_reads_what_is_new_and_sees_the_same_as_one_that_reads_all(di
     for end in range(0, len(text), 7):  # also in the midst of lines
         file.write_text(text[:end]) if end < 7 else file.open("a").write(text[end - 7 : end])
         assert follower.progress(6) == look(directory, 6)
-    write_atomically(file, text[: text.index("\n") + 1].encode())  # a run that was interrupted drops what it repeats
+    # a run that was interrupted drops what it repeats
+    write_atomically(file, text[: text.index("\n") + 1].encode())
     assert follower.progress(6).epoch == 0.5
     file.open("a").write(text[text.index("\n") + 1 :])
-    assert follower.progress(6) == look(directory, 6) == Progress(epoch=1.5, top1=55.0, images_per_second=1e3, seconds_left=80.0)
+    assert (
+        follower.progress(6)
+        == look(directory, 6)
+        == Progress(epoch=1.5, top1=55.0, images_per_second=1e3, seconds_left=80.0)
+    )
 
 
 def test_a_look_at_a_long_log_reads_nothing_that_was_read_before(directory, monkeypatch):
@@ -310,7 +380,9 @@ def test_a_look_at_a_long_log_reads_nothing_that_was_read_before(directory, monk
 
 def test_without_validation_progress_shows_the_training_accuracy(directory):
     log(directory, {name: value for name, value in LINES[0].items() if name != "seconds"})
-    assert look(directory, 6) == Progress(epoch=0.5, top1=30.0, images_per_second=500.0, seconds_left=None)
+    assert look(directory, 6) == Progress(
+        epoch=0.5, top1=30.0, images_per_second=500.0, seconds_left=None
+    )
 
 
 def test_the_time_left_is_never_negative(directory, monkeypatch):
@@ -319,7 +391,9 @@ def test_the_time_left_is_never_negative(directory, monkeypatch):
     assert look(directory, 6).seconds_left == 0.0
 
 
-def test_what_a_kill_between_record_and_end_left_is_dropped_but_not_under_a_running_process(directory):
+def test_what_a_kill_between_record_and_end_left_is_dropped_but_not_under_a_running_process(
+    directory,
+):
     (directory.path / "checkpoints" / "epoch1.ckpt").write_bytes(b"")
     with directory.locked():
         directory.tidy()

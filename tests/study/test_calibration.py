@@ -25,7 +25,7 @@ def as_seen(one: Observed, seeds=range(20), others: tuple[Observed, ...] = ()):
     return calibrate([one, *others], seeds, ALPHA).claims[0].rates[0]
 
 
-# ---- what is found ----------------------------------------------------------------------------------------------------------
+# ---- what is found -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seeds", [range(20), PLAN])
@@ -49,13 +49,18 @@ def test_a_collapse_that_was_seen_misleads_the_mean_and_not_the_median(statistic
 def test_a_failure_that_was_not_seen_but_may_happen_misleads_the_mean_and_not_the_median():
     for statistic, sound in (("mean", False), ("median", True)):
         _, with_failures = (
-            calibrate([observed(normal(5), statistic=statistic, failed_score=10.0)], range(5), ALPHA).claims[0].rates
+            calibrate(
+                [observed(normal(5), statistic=statistic, failed_score=10.0)], range(5), ALPHA
+            )
+            .claims[0]
+            .rates
         )
         assert with_failures.assumed
         assert "a 45%, b 45%" in with_failures.differences
         assert (with_failures.supported.share <= ALPHA + ERROR) == sound
         if not sound:
-            assert with_failures.supported.share == pytest.approx(0.9, abs=0.03)  # as docs/simulation.md has it for 2%
+            # as docs/simulation.md has it for 2%
+            assert with_failures.supported.share == pytest.approx(0.9, abs=0.03)
             assert with_failures.supported.failing == ("a", 0.02)
             assert with_failures.contradicted.failing == ("b", 0.02)
 
@@ -91,14 +96,18 @@ def test_a_difference_on_the_margin_has_no_power():
 
 def test_of_two_margins_the_worse_one_counts():
     tail_below = 1 - stats.expon.ppf((np.arange(12) + 0.5) / 12)
-    one_side, other_side = (as_seen(observed(d), range(12)).supported.share for d in (tail_below, -tail_below))
+    one_side, other_side = (
+        as_seen(observed(d), range(12)).supported.share for d in (tail_below, -tail_below)
+    )
     assert one_side > other_side + 0.05
     for differences in (tail_below, -tail_below):
-        equivalent = as_seen(observed(differences, kind="equivalent", margin=50.0), range(12)).supported.share
+        equivalent = as_seen(
+            observed(differences, kind="equivalent", margin=50.0), range(12)
+        ).supported.share
         assert equivalent == pytest.approx(one_side, abs=0.02)
 
 
-# ---- the study's own design is what is simulated -------------------------------------------------------------------------------
+# ---- the study's own design is what is simulated -------------------------------------------------
 
 
 def test_beside_claims_that_are_not_shown_a_claim_is_wrong_more_seldom():
@@ -126,13 +135,17 @@ def test_more_seeds_have_more_power():
 
 
 def test_unpaired_arms_are_judged_by_their_own_scores():
-    """Arms that fail in turns, of which Welch's test knows nothing, and arms that rise and fall together, where it is careful."""
+    """Arms that fail in turns, of which Welch's test knows nothing, and arms that rise and fall
+    together, where it is careful.
+    """
     levels = np.linspace(-1, 1, 20)
     rates = {}
     for name, other in (("in turns", -levels), ("together", levels[[1, 0, *range(2, 20)]])):
         claim = observed([], margin=0.0, pairing="none").claim
         scores = np.stack([88 + levels, 88 + other])
-        one = Observed(claim=claim, scores=scores, seeds=tuple(range(20)), failed=np.zeros((2, 20), dtype=bool))
+        one = Observed(
+            claim=claim, scores=scores, seeds=tuple(range(20)), failed=np.zeros((2, 20), dtype=bool)
+        )
         rates[name] = as_seen(one).supported.share
     assert rates["in turns"] > ALPHA + ERROR
     assert rates["together"] < 0.01
@@ -147,21 +160,28 @@ def test_the_same_seed_gives_the_same_rates():
 
 def test_a_large_design_is_simulated_with_fewer_studies():
     long = Seeds(start=3, step=1, max=40, stop="decided")
-    claims = [observed([1.0], id=str(i)) for i in range(5)]  # a single difference, so that nothing is computed
+    # a single difference, so that nothing is computed
+    claims = [observed([1.0], id=str(i)) for i in range(5)]
     assert calibrate(claims[:1], PLAN, ALPHA).studies == 4000
     assert calibrate(claims, long, ALPHA).studies == 700
 
 
-# ---- what is not simulated, and what is said ---------------------------------------------------------------------------------
+# ---- what is not simulated, and what is said -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("one", "why"),
     [
-        (observed([1.0, 1.0, 1.0]), "x is not simulated: all 3 differences are the same, from which nothing can be learned"),
+        (
+            observed([1.0, 1.0, 1.0]),
+            "x is not simulated: all 3 differences are the same, from which nothing can be learned",
+        ),
         (observed([1.0, 1.0 + 1e-9]), "all 2 differences are the same"),
         (observed([1.0]), "x is not simulated: 1 pair of runs cannot tell how differences vary."),
-        (replace(observed(normal(5)), why_not="of other images"), "x is not simulated: of other images."),
+        (
+            replace(observed(normal(5)), why_not="of other images"),
+            "x is not simulated: of other images.",
+        ),
     ],
 )
 def test_it_is_said_why_a_claim_is_not_simulated(one, why):
@@ -183,8 +203,14 @@ def test_fewer_seeds_than_are_judged_are_not_simulated():
     ("one", "why"),
     [
         (observed(normal(5)), "nothing says what a failed run scores"),
-        (observed(normal(5), contrast=None, effect={"f": [1, 2]}), "an effect is one of several arms"),
-        (observed(normal(3), failed_b=2, failed_score=10.0), "fewer than 2 pairs are without a failed run"),
+        (
+            observed(normal(5), contrast=None, effect={"f": [1, 2]}),
+            "an effect is one of several arms",
+        ),
+        (
+            observed(normal(3), failed_b=2, failed_score=10.0),
+            "fewer than 2 pairs are without a failed run",
+        ),
     ],
 )
 def test_it_is_said_why_no_failures_are_simulated(one, why):
@@ -208,7 +234,8 @@ def test_the_text_says_rates_with_their_errors_and_warns_of_those_above_twice_al
     as_it_was, unseen = text.warnings
     assert "Claim x: with differences such as these " in as_it_was
     assert (
-        "% of studies would falsely say contradicted, more than twice alpha (7 differences may look so by chance)." in as_it_was
+        "% of studies would falsely say contradicted, more than twice alpha (7 differences may look so by chance)."
+        in as_it_was
     )
     assert "% of studies would falsely say " in unseen
     assert "more than twice alpha; `statistic: median` is sound there." in unseen
@@ -224,4 +251,7 @@ def test_of_many_normal_differences_nothing_is_warned_where_failures_are_unknown
 
 def test_giving_up_is_said_to_be_left_out():
     plan = replace(PLAN, futility=0.1)
-    assert "Giving up (futility) is left out" in calibrated(calibrate([observed(normal(5))], plan, ALPHA)).described
+    assert (
+        "Giving up (futility) is left out"
+        in calibrated(calibrate([observed(normal(5))], plan, ALPHA)).described
+    )

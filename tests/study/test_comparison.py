@@ -25,7 +25,12 @@ seeds: [0]
 grid: {{model.segments: {levels}}}
 claims: []
 """)
-    layers = ["--model.order=pointwise_first", "--model.divisor=4", "--model.width=0.5", f"--model.match={match}"]
+    layers = [
+        "--model.order=pointwise_first",
+        "--model.divisor=4",
+        "--model.width=0.5",
+        f"--model.match={match}",
+    ]
     return expand(str(tmp_path), layers)
 
 
@@ -38,8 +43,13 @@ def test_widths_are_solved_for_the_first_arms_budget(tmp_path, match):
     for config in others:
         assert config.model.width < first.model.width
         assert budget_of(config) == pytest.approx(budget_of(first), rel=0.03)
-        nearest = [budget_of(type(config)(**{**vars(config), "model": _wider(config.model, step)})) for step in (-1, 1)]
-        assert all(abs(budget_of(config) - budget_of(first)) <= abs(n - budget_of(first)) for n in nearest)
+        nearest = [
+            budget_of(type(config)(**{**vars(config), "model": _wider(config.model, step)}))
+            for step in (-1, 1)
+        ]
+        assert all(
+            abs(budget_of(config) - budget_of(first)) <= abs(n - budget_of(first)) for n in nearest
+        )
 
 
 @pytest.mark.parametrize("width", [0.03125, 0.125])
@@ -47,10 +57,17 @@ def test_widths_are_solved_for_the_first_arms_budget(tmp_path, match):
 def test_a_width_is_found_with_few_networks(tmp_path, monkeypatch, segments, width):
     """Bisecting all 16,368 widths takes 16 networks, which take seconds."""
     config = study(tmp_path, "parameters").arms["all"]
-    first, other = (replace(config, model=replace(config.model, width=width, segments=each)) for each in ("all", segments))
+    first, other = (
+        replace(config, model=replace(config.model, width=width, segments=each))
+        for each in ("all", segments)
+    )
     tried = []
-    monkeypatch.setattr(comparison, "budget_of", lambda config: tried.append(config) or budget_of(config))
-    found = comparison._solved(replace(other, model=replace(other.model, width=0.5)), budget_of(first))
+    monkeypatch.setattr(
+        comparison, "budget_of", lambda config: tried.append(config) or budget_of(config)
+    )
+    found = comparison._solved(
+        replace(other, model=replace(other.model, width=0.5)), budget_of(first)
+    )
     assert len(tried) <= 12
     if segments == "all":
         assert budget_of(found) == budget_of(first)
@@ -79,7 +96,11 @@ def test_what_has_no_width_is_left_alone_and_flagged(tmp_path, capsys):
 
 def test_plan_shows_the_solved_width(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    path, layers = write(tmp_path, {"separable": {}, "regular": {"model.convolution": "regular"}}, "--model.match=parameters")
+    path, layers = write(
+        tmp_path,
+        {"separable": {}, "regular": {"model.convolution": "regular"}},
+        "--model.match=parameters",
+    )
     assert main(["plan", path, *layers, f"--runtime.outputs={tmp_path}"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("model.width: 0.125 -> 0.0") == 1
@@ -91,7 +112,7 @@ def test_matching_is_no_factor(tmp_path):
         expand(*write(tmp_path, {"a": {"model.width": 0.1}, "b": {"model.match": "macs"}}))
 
 
-# ---- one difference ---------------------------------------------------------------------------------------------------------
+# ---- one difference ------------------------------------------------------------------------------
 
 
 def write(tmp_path, arms, *layers):
@@ -104,13 +125,24 @@ def write(tmp_path, arms, *layers):
 
 def test_modules_that_differ_without_a_declared_key_of_model_are_refused(tmp_path):
     """Other classes make another classifier: the data sets are not the only difference."""
-    arms = {"ten": {"data.name": "cifar10", "data.size": 32}, "hundred": {"data.name": "cifar100", "data.size": 32}}
-    with pytest.raises(ValueError, match=r"arm 'hundred' differs from 'ten' in its modules, .* no key of model: ~ classifier"):
+    arms = {
+        "ten": {"data.name": "cifar10", "data.size": 32},
+        "hundred": {"data.name": "cifar100", "data.size": 32},
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"arm 'hundred' differs from 'ten' in its modules, .* no key of model: ~ classifier",
+    ):
         module_trees(expand(*write(tmp_path, arms)))
 
 
 def test_data_and_training_may_differ_with_equal_modules(tmp_path):
-    arms = {"a": {"data.size": 16}, "b": {"data.size": 32}, "c": {"train.lr": 0.5}, "d": {"model.init": "timm"}}
+    arms = {
+        "a": {"data.size": 16},
+        "b": {"data.size": 32},
+        "c": {"train.lr": 0.5},
+        "d": {"model.init": "timm"},
+    }
     expansion = expand(*write(tmp_path, arms))
     assert identical_arms(expansion, module_trees(expansion)) == []
 
@@ -131,7 +163,10 @@ def test_arms_whose_modules_are_equal_are_told(tmp_path):
     ("arm", "said"),
     [
         ({"data.pad": 8}, "differ in data.pad alone, which changes nothing in them"),
-        ({"data.on_corrupt": "skip", "data.eval_crop": 0.5}, "differ in data.on_corrupt, data.eval_crop alone"),
+        (
+            {"data.on_corrupt": "skip", "data.eval_crop": 0.5},
+            "differ in data.on_corrupt, data.eval_crop alone",
+        ),
         ({"train.decay_rate": 0.5}, "differ in train.decay_rate alone"),
         ({"train.optimizer": "adamw", "train.momentum": 0.5}, None),
         ({"data.pad": 8, "data.crop": "pad"}, None),
@@ -152,14 +187,20 @@ INDIVISIBLE = {"model.order": "pointwise_first", "model.segments": 3}
 @pytest.mark.parametrize(
     ("command", "arm", "words"),
     [
-        ("plan", UNKNOWN, "arm 'b': model.timm: timm has no model 'inception_v33'; did you mean inception_v3?"),
+        (
+            "plan",
+            UNKNOWN,
+            "arm 'b': model.timm: timm has no model 'inception_v33'; did you mean inception_v3?",
+        ),
         ("plan", {"model.timm": "inception_v3"}, "the smallest that does is 75"),
         ("plan", INDIVISIBLE, "arm 'b': model.segments: 3 does not divide the 16 channels"),
         ("study", INDIVISIBLE, "arm 'b': model.segments: 3 does not divide the 16 channels"),
     ],
     ids=str,
 )
-def test_an_arm_that_cannot_be_built_is_refused_before_the_first_run(tmp_path, capsys, command, arm, words):
+def test_an_arm_that_cannot_be_built_is_refused_before_the_first_run(
+    tmp_path, capsys, command, arm, words
+):
     path, layers = write(tmp_path, {"a": {"model.width": 0.25}, "b": {"model.width": 0.125} | arm})
     assert main([command, path, *layers, f"--runtime.outputs={tmp_path / 'outputs'}"]) == 2
     printed = capsys.readouterr()

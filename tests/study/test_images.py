@@ -16,7 +16,13 @@ from xceptlab.study.judging import judge_study
 from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
 
-CLAIM = {"id": "c", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior", "margin": 0.5}
+CLAIM = {
+    "id": "c",
+    "contrast": ["a", "b"],
+    "metric": "test/top1",
+    "kind": "superior",
+    "margin": 0.5,
+}
 STUDY = {
     "question": "Does it help?",
     "base": ["base.yaml"],
@@ -35,15 +41,21 @@ def study(tmp_path):
     def write(**changes) -> Expansion:
         folder = tmp_path / "other_images"
         folder.mkdir(exist_ok=True)
-        (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none, validation: 0.1}\ntrain: {epochs: 3}\n")
+        (folder / "base.yaml").write_text(
+            "data: {name: digits, size: 16, crop: none, validation: 0.1}\ntrain: {epochs: 3}\n"
+        )
         (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | changes, sort_keys=False))
         return expand(str(folder), [f"--runtime.outputs={tmp_path / 'outputs'}"])
 
     return write
 
 
-def finish(expansion: Expansion, gain: float, *, without: tuple[tuple[str, int], ...] = ()) -> Expansion:
-    """Runs of 500 images, of which arm a gets right what b does, and ``gain`` percent more, the same ones at every seed."""
+def finish(
+    expansion: Expansion, gain: float, *, without: tuple[tuple[str, int], ...] = ()
+) -> Expansion:
+    """Runs of 500 images, of which arm a gets right what b does, and ``gain`` percent more, the
+    same ones at every seed.
+    """
     rng = np.random.default_rng(0)
     hard = rng.random(500)
     for arm, seed in expansion.runs():
@@ -58,7 +70,7 @@ def finish(expansion: Expansion, gain: float, *, without: tuple[tuple[str, int],
     return expansion
 
 
-# ---- statistics -------------------------------------------------------------------------------------------------------------
+# ---- statistics ----------------------------------------------------------------------------------
 
 
 def test_the_mean_squares_are_those_of_the_two_way_analysis_of_variance():
@@ -69,14 +81,20 @@ def test_the_mean_squares_are_those_of_the_two_way_analysis_of_variance():
     of_seeds = count * ((d.mean(axis=1) - d.mean()) ** 2).sum()
     of_images = n * ((d.mean(axis=0) - d.mean()) ** 2).sum()
     rest = (total - of_seeds - of_images) / ((n - 1) * (count - 1))
-    assert statistics.image_variance(d) == pytest.approx((of_images / (count - 1) - rest) / n / count)
-    assert statistics.image_variance(np.stack([d, d, d])) == pytest.approx(np.full(3, statistics.image_variance(d)))
+    assert statistics.image_variance(d) == pytest.approx(
+        (of_images / (count - 1) - rest) / n / count
+    )
+    assert statistics.image_variance(np.stack([d, d, d])) == pytest.approx(
+        np.full(3, statistics.image_variance(d))
+    )
 
 
 def test_images_that_all_seeds_see_alike_are_the_only_ones_that_add():
     rng = np.random.default_rng(1)
     shared, noise = rng.normal(size=2000), rng.normal(size=(5, 2000))
-    assert statistics.image_variance(np.tile(shared, (5, 1))) == pytest.approx(shared.var(ddof=1) / 2000)
+    assert statistics.image_variance(np.tile(shared, (5, 1))) == pytest.approx(
+        shared.var(ddof=1) / 2000
+    )
     assert statistics.image_variance(shared + noise) == pytest.approx(1 / 2000, rel=0.15)
     assert statistics.image_variance(noise) < 0.1 / 2000
 
@@ -85,7 +103,9 @@ def test_images_that_all_seeds_see_alike_are_the_only_ones_that_add():
 def test_where_images_add_nothing_it_is_the_t_test(kind):
     d = np.random.default_rng(2).normal(1.0, 0.5, (20, 5))
     claim = Claim(**CLAIM | {"contrast": ("a", "b"), "kind": kind, "margin": 0.8})
-    assert MeanOverImages(claim, range(5), 0.0).p_values(d) == pytest.approx(statistics.p_values(d, kind, 0.8))
+    assert MeanOverImages(claim, range(5), 0.0).p_values(d) == pytest.approx(
+        statistics.p_values(d, kind, 0.8)
+    )
 
 
 def test_the_degrees_of_freedom_are_satterthwaites():
@@ -102,23 +122,30 @@ def test_the_power_that_is_told_is_the_power_that_there_is():
     d = means[:, None] + rng.normal(0, 1.0, (20_000, 6))
     claim = Claim(**CLAIM | {"contrast": ("a", "b"), "kind": "superior", "margin": 0.0})
     found = MeanOverImages(claim, range(6), 0.36).p_values(d)[:, 0] <= 0.05
-    assert statistics.power(2.0, *statistics.error_over_images(1.0, 6, 0.36), 0.05) == pytest.approx(found.mean(), abs=0.02)
+    assert statistics.power(
+        2.0, *statistics.error_over_images(1.0, 6, 0.36), 0.05
+    ) == pytest.approx(found.mean(), abs=0.02)
 
 
 def test_no_number_of_seeds_decides_what_the_images_leave_open():
     claim = Claim(**CLAIM | {"contrast": ("a", "b"), "margin": 0.0})
     d = np.array([0.3, 0.5, 0.4, 0.4])
     told = MeanOverImages(claim, range(4), 0.25).more_seeds_clause(d, (0.05, 0.05))
-    assert told == "at this mean no number of seeds would decide it on so many test images, whose error alone is 0.50"
+    assert (
+        told
+        == "at this mean no number of seeds would decide it on so many test images, whose error alone is 0.50"
+    )
     assert "about" in MeanOverImages(claim, range(4), 0.001).more_seeds_clause(d, (0.05, 0.05))
 
 
-# ---- what is judged ---------------------------------------------------------------------------------------------------------
+# ---- what is judged ------------------------------------------------------------------------------
 
 
 def test_the_verdict_says_for_what_it_holds_and_other_images_widen_its_interval(study):
     of_images, of_test_set = (finish(study(scope=scope), 2.0) for scope in ("images", "test_set"))
-    (wide,), (narrow,) = (judge_study(expansion, expansion.records()) for expansion in (of_images, of_test_set))
+    (wide,), (narrow,) = (
+        judge_study(expansion, expansion.records()) for expansion in (of_images, of_test_set)
+    )
     assert "than b in test/top1 on images of this kind (90% interval" in wide.summary
     assert "than b in test/top1 on this test set (90% interval" in narrow.summary
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
@@ -130,7 +157,9 @@ def test_the_loss_has_images_too(study):
     (v,) = judge_study(expansion, expansion.records())
     assert v.image_variance > 0
     assert v.outcome == "supported"
-    kept = [np.load(directory.path / "test_loss.npy") for directory in expansion.directories().values()]
+    kept = [
+        np.load(directory.path / "test_loss.npy") for directory in expansion.directories().values()
+    ]
     d = np.stack([b - a.astype(float) for a, b in zip(kept[::2], kept[1::2], strict=True)])
     assert v.image_variance == pytest.approx(float(statistics.image_variance(d)))
     error, freedom = statistics.error_over_images(v.values.std(ddof=1), v.n, v.image_variance)
@@ -159,15 +188,23 @@ def test_test_sets_of_different_sizes_have_no_images_in_common(study):
     expansion = finish(study(), 4.0)
     for key, directory in expansion.directories().items():
         if key[0] == "a":
-            np.save(RunDirectory(directory.path).path / "test_correct.npy", np.ones(10, dtype=np.uint8))
+            np.save(
+                RunDirectory(directory.path).path / "test_correct.npy", np.ones(10, dtype=np.uint8)
+            )
     (v,) = judge_study(expansion, expansion.records())
     assert np.isnan(v.image_variance)
 
 
 def test_the_report_warns_of_other_images_only_where_the_verdict_does_not_count_them(study):
     margin = CLAIM | {"margin": 2.1}
-    counted, not_counted = (summarise(finish(study(scope=scope, claims=[margin]), 2.0)) for scope in ("images", "test_set"))
-    assert (not_counted.verdicts[0].outcome, counted.verdicts[0].outcome) == ("supported", "inconclusive")
+    counted, not_counted = (
+        summarise(finish(study(scope=scope, claims=[margin]), 2.0))
+        for scope in ("images", "test_set")
+    )
+    assert (not_counted.verdicts[0].outcome, counted.verdicts[0].outcome) == (
+        "supported",
+        "inconclusive",
+    )
     assert "counting their sampling error too" in " ".join(not_counted.warnings)
     assert "counting their sampling error too" not in " ".join(counted.warnings)
 

@@ -13,9 +13,14 @@ from xceptlab.study.definition import FACTORS
 from xceptlab.study.json_schema import CONFIGURATION, STUDY, contents
 
 STUDIES = sorted((ROOT / "experiments").glob("*/study.yaml"))
-LAYERS = [*sorted((ROOT / "configs").glob("*/*.yaml")), *sorted((ROOT / "experiments").glob("*/*.yaml"))]
+LAYERS = [
+    *sorted((ROOT / "configs").glob("*/*.yaml")),
+    *sorted((ROOT / "experiments").glob("*/*.yaml")),
+]
 FILES = [(STUDY, file) for file in STUDIES]
-FILES += [(CONFIGURATION, file) for file in LAYERS if file.name not in ("study.yaml", "registered.yaml")]
+FILES += [
+    (CONFIGURATION, file) for file in LAYERS if file.name not in ("study.yaml", "registered.yaml")
+]
 
 
 def refused_by(name: str, values: object) -> list[str]:
@@ -31,7 +36,9 @@ def test_a_shipped_schema_is_up_to_date(name):
     jsonschema.Draft7Validator.check_schema(json.loads((ROOT / name).read_text()))
 
 
-@pytest.mark.parametrize(("name", "file"), FILES, ids=[f"{file.parent.name}/{file.name}" for _, file in FILES])
+@pytest.mark.parametrize(
+    ("name", "file"), FILES, ids=[f"{file.parent.name}/{file.name}" for _, file in FILES]
+)
 def test_every_shipped_file_is_valid(name, file):
     assert refused_by(name, strict_yaml.parse(file.read_text())) == []
 
@@ -74,7 +81,9 @@ def test_an_editor_shows_what_a_study_file_may_not_hold(changes, place):
 
 
 def test_every_key_has_its_meaning_and_arms_have_all_factors():
-    configuration, study = (json.loads((ROOT / name).read_text()) for name in (CONFIGURATION, STUDY))
+    configuration, study = (
+        json.loads((ROOT / name).read_text()) for name in (CONFIGURATION, STUDY)
+    )
     for key in keys(RunConfig):
         found = configuration
         for name in key.split("."):

@@ -22,7 +22,18 @@ from xceptlab.study.wording import evidence, forecast
 
 
 def claim(**changes) -> Claim:
-    return Claim(**({"id": "x", "contrast": ("a", "b"), "metric": "test/top1", "kind": "superior", "margin": 0.5} | changes))
+    return Claim(
+        **(
+            {
+                "id": "x",
+                "contrast": ("a", "b"),
+                "metric": "test/top1",
+                "kind": "superior",
+                "margin": 0.5,
+            }
+            | changes
+        )
+    )
 
 
 def arm(*values: float) -> dict[int, float]:
@@ -44,7 +55,7 @@ def one(a: dict[int, float], b: dict[int, float], alpha: float = 0.05, **changes
     return verdict
 
 
-# ---- outcomes ---------------------------------------------------------------------------------------------------------------
+# ---- outcomes ------------------------------------------------------------------------------------
 
 
 def test_supported_when_the_paired_t_test_says_more_than_the_margin():
@@ -63,7 +74,9 @@ def test_contradicted_when_less_than_the_margin_is_shown():
     v = one(B, A)
     assert v.outcome == "contradicted"
     assert v.estimate == pytest.approx(-1.2)
-    assert v.p_adjusted == pytest.approx(sp.ttest_1samp(DIFFERENCE, -0.5, alternative="greater").pvalue)
+    assert v.p_adjusted == pytest.approx(
+        sp.ttest_1samp(DIFFERENCE, -0.5, alternative="greater").pvalue
+    )
     assert v.summary.startswith("Contradicted: a is 1.20 points worse than b")
 
 
@@ -78,7 +91,8 @@ def test_inconclusive_between_the_two_with_the_seeds_that_would_decide():
 
 
 @pytest.mark.parametrize(
-    ("margin", "outcome"), [(2.5, "supported"), (0.1, "contradicted"), (1.2, "inconclusive"), (1.5, "inconclusive")]
+    ("margin", "outcome"),
+    [(2.5, "supported"), (0.1, "contradicted"), (1.2, "inconclusive"), (1.5, "inconclusive")],
 )
 @pytest.mark.parametrize("swapped", [False, True])
 def test_equivalence_is_tost_whichever_arm_is_named_first(margin, outcome, swapped):
@@ -113,14 +127,18 @@ def test_the_interval_has_the_level_one_minus_two_alpha_and_says_so(alpha, level
 def test_what_pairing_gains_and_the_detectable_effect_are_told():
     v = one(A, B)
     left, low, high = v.variance_left
-    assert left == pytest.approx(np.var(DIFFERENCE) / (np.var(list(A.values())) + np.var(list(B.values()))))
+    assert left == pytest.approx(
+        np.var(DIFFERENCE) / (np.var(list(A.values())) + np.var(list(B.values())))
+    )
     detectable = statistics.detectable(float(sp.sem(DIFFERENCE)), 4, "superior", 0.05)
-    found = f"5 pairs would have found an effect of {detectable:.2f} beyond the margin with 80% power."
+    found = (
+        f"5 pairs would have found an effect of {detectable:.2f} beyond the margin with 80% power."
+    )
     gained = f"{left:.2f} of the variance of unpaired arms (95% interval {low:.2f} to {high:.2f})"
     assert v.pairing_and_power == f"Pairing by seed leaves {gained}. {found}"
 
 
-# ---- arms that are not paired -----------------------------------------------------------------------------------------------
+# ---- arms that are not paired --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("scores_a", "scores_b"), [(A, B), (B, A)])
@@ -130,7 +148,9 @@ def test_without_pairing_welchs_test_judges(scores_a, scores_b):
     side = "greater" if scores_a is A else "less"
     expected = sp.ttest_ind(list(scores_a.values()), beyond, equal_var=False, alternative=side)
     assert v.p_adjusted == pytest.approx(expected.pvalue)
-    interval = sp.ttest_ind(list(scores_a.values()), list(scores_b.values()), equal_var=False).confidence_interval(0.9)
+    interval = sp.ttest_ind(
+        list(scores_a.values()), list(scores_b.values()), equal_var=False
+    ).confidence_interval(0.9)
     assert (v.low, v.high) == pytest.approx(tuple(interval))
     assert v.outcome == ("supported" if scores_a is A else "contradicted")
     assert v.pairing_and_power.startswith("Unpaired, as declared; pairing by seed would have left ")
@@ -143,13 +163,23 @@ def test_without_pairing_an_equal_difference_in_every_seed_is_tested_all_the_sam
     assert "without spread" in one(shifted, scores).summary
     v = one(shifted, scores, pairing="none")
     assert v.p_adjusted == pytest.approx(
-        sp.ttest_ind(list(shifted.values()), [b + 0.5 for b in scores.values()], equal_var=False, alternative="greater").pvalue
+        sp.ttest_ind(
+            list(shifted.values()),
+            [b + 0.5 for b in scores.values()],
+            equal_var=False,
+            alternative="greater",
+        ).pvalue
     )
-    assert "without spread" in one(arm(98.0, 98.0, 98.0), arm(96.0, 96.0, 96.0), pairing="none").summary
+    assert (
+        "without spread"
+        in one(arm(98.0, 98.0, 98.0), arm(96.0, 96.0, 96.0), pairing="none").summary
+    )
 
 
 def test_of_lower_losses_without_pairing_the_better_arm_is_found():
-    v = one(arm(0.1, 0.2, 0.15), arm(1.1, 1.3, 1.15), metric="test/loss", margin=0.1, pairing="none")
+    v = one(
+        arm(0.1, 0.2, 0.15), arm(1.1, 1.3, 1.15), metric="test/loss", margin=0.1, pairing="none"
+    )
     assert v.outcome == "supported"
     assert v.low > 0.5
 
@@ -165,7 +195,7 @@ def test_without_pairing_more_seeds_count_for_both_arms():
     assert f"about {need} seeds would decide it" in v.summary
 
 
-# ---- too little to judge ----------------------------------------------------------------------------------------------------
+# ---- too little to judge -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "more"), [(0, 3), (1, 2), (2, 1)])
@@ -185,13 +215,16 @@ def test_differences_without_spread_are_inconclusive(kind, shift):
 
 
 def test_rounding_is_no_spread():
-    """Accuracies are counted in images and kept as 32-bit numbers: equal differences differ in the last bits."""
+    """Accuracies are counted in images and kept as 32-bit numbers: equal differences differ in the
+    last bits.
+    """
     counts = np.array([488, 484, 492])
     a = [float(np.float32(100) * np.float32(c / 500)) for c in counts]
     b = [float(np.float32(100) * np.float32((c - 11) / 500)) for c in counts]
     assert np.ptp(np.array(a) - np.array(b)) > 0
     assert one(arm(*a), arm(*b)).outcome == "inconclusive"
-    later = {"a": arm(*a, 97.0, 96.0), "b": arm(*b, 90.0, 95.0)}  # seeds that vary make no spread of it in hindsight
+    # seeds that vary make no spread of it in hindsight
+    later = {"a": arm(*a, 97.0, 96.0), "b": arm(*b, 90.0, 95.0)}
     (v,) = judged([claim()], later, Seeds(start=3, step=2, max=5, stop="decided"))
     assert (v.outcome, v.n) == ("inconclusive", 5)
 
@@ -211,7 +244,7 @@ def test_no_claims_no_verdicts():
     assert judge([], [], [0, 1, 2]) == []
 
 
-# ---- several claims ---------------------------------------------------------------------------------------------------------
+# ---- several claims ------------------------------------------------------------------------------
 
 
 def test_holm_goes_over_all_claims_of_the_study_and_separately_over_their_opposites():
@@ -232,7 +265,12 @@ def test_holm_goes_over_all_claims_of_the_study_and_separately_over_their_opposi
         assert v.p_adjusted == pytest.approx(expected)
         assert (v.outcome == "supported") == (supports <= 0.05)
         assert (v.outcome == "contradicted") == (contradicts <= 0.05)
-    assert [v.outcome for v in verdicts] == ["supported", "inconclusive", "inconclusive", "contradicted"]
+    assert [v.outcome for v in verdicts] == [
+        "supported",
+        "inconclusive",
+        "inconclusive",
+        "contradicted",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +283,9 @@ def test_holm_goes_over_all_claims_of_the_study_and_separately_over_their_opposi
         ("contradicted", ("a", "b"), "equivalent", 0.4),
     ],
 )
-def test_where_only_holm_withholds_a_verdict_the_summary_says_which_and_shows_its_p(alone, contrast, kind, margin):
+def test_where_only_holm_withholds_a_verdict_the_summary_says_which_and_shows_its_p(
+    alone, contrast, kind, margin
+):
     scores = {"a": A, "b": B}
     own = claim(contrast=contrast, kind=kind, margin=margin)
     (by_itself,) = judged([own], scores)
@@ -270,28 +310,58 @@ def test_holms_family_is_every_claim_of_the_study_so_that_no_verdict_flips_as_ru
     assert late.p_adjusted <= early.p_adjusted
 
 
-# ---- studies ----------------------------------------------------------------------------------------------------------------
+# ---- studies -------------------------------------------------------------------------------------
 
 
-def study(claims: list[Claim], seeds: tuple[int, ...] = (0, 1, 2), name: str = "digits") -> Expansion:
+def study(
+    claims: list[Claim], seeds: tuple[int, ...] = (0, 1, 2), name: str = "digits"
+) -> Expansion:
     data = DataConfig(name=name, size=32, crop="none")
-    arms = {"a": RunConfig(data=data), "b": RunConfig(data=data, model=ModelConfig(residual="none"))}
-    own = Study(question="?", base=[], seeds=list(seeds), claims=claims, arms={"a": {}, "b": {"model.residual": "none"}})
+    arms = {
+        "a": RunConfig(data=data),
+        "b": RunConfig(data=data, model=ModelConfig(residual="none")),
+    }
+    own = Study(
+        question="?",
+        base=[],
+        seeds=list(seeds),
+        claims=claims,
+        arms={"a": {}, "b": {"model.residual": "none"}},
+    )
     return Expansion(name="study", study=own, arms=arms)
 
 
 def record(status: str = "finished", **metrics: float) -> SimpleNamespace:
     """What a verdict reads of a record."""
     values = {f"test/{name}": value for name, value in metrics.items()}
-    return SimpleNamespace(run_id="r", status=status, metrics=values, test_images=500, validation_images=0, majority_class={})
+    return SimpleNamespace(
+        run_id="r",
+        status=status,
+        metrics=values,
+        test_images=500,
+        validation_images=0,
+        majority_class={},
+    )
 
 
 def records(a: list, b: list) -> dict:
-    return {(name, seed): value for name, values in (("a", a), ("b", b)) for seed, value in enumerate(values)}
+    return {
+        (name, seed): value
+        for name, values in (("a", a), ("b", b))
+        for seed, value in enumerate(values)
+    }
 
 
-GOOD = [record(top1=97.0, top5=99.0, loss=0.1), record(top1=98.0, top5=99.1, loss=0.2), record(top1=97.4, top5=99.2, loss=0.15)]
-WORSE = [record(top1=90.0, top5=98.0, loss=0.9), record(top1=91.2, top5=98.2, loss=0.8), record(top1=90.2, top5=98.1, loss=0.7)]
+GOOD = [
+    record(top1=97.0, top5=99.0, loss=0.1),
+    record(top1=98.0, top5=99.1, loss=0.2),
+    record(top1=97.4, top5=99.2, loss=0.15),
+]
+WORSE = [
+    record(top1=90.0, top5=98.0, loss=0.9),
+    record(top1=91.2, top5=98.2, loss=0.8),
+    record(top1=90.2, top5=98.1, loss=0.7),
+]
 DIVERGED = record("diverged")
 
 
@@ -325,7 +395,9 @@ def test_incomplete_before_the_first_run():
     ],
 )
 def test_a_diverged_run_scores_as_guessing(name, metric, chance):
-    (v,) = judge_study(study([claim(metric=metric)], name=name), records(GOOD, [DIVERGED, *WORSE[1:]]))
+    (v,) = judge_study(
+        study([claim(metric=metric)], name=name), records(GOOD, [DIVERGED, *WORSE[1:]])
+    )
     sign = -1 if metric == "test/loss" else 1
     assert v.differences[0] == pytest.approx(sign * (GOOD[0].metrics[metric] - chance))
     assert v.n == 3
@@ -344,7 +416,14 @@ def test_each_claim_scores_divergence_as_it_declares():
 
 @pytest.mark.parametrize(
     ("metric", "failed", "failures"),
-    [("top1", 91.0, 2), ("top1", 90.0, 0), ("loss", 0.75, 2), ("loss", 0.9, 0), ("top1", None, 0), ("top1", 99.0, 3)],
+    [
+        ("top1", 91.0, 2),
+        ("top1", 90.0, 0),
+        ("loss", 0.75, 2),
+        ("loss", 0.9, 0),
+        ("top1", None, 0),
+        ("top1", 99.0, 3),
+    ],
 )
 def test_runs_below_the_declared_score_or_above_it_for_a_loss_have_failed(metric, failed, failures):
     own = claim(metric=f"test/{metric}", failed=failed)
@@ -359,7 +438,9 @@ def test_runs_below_the_declared_score_or_above_it_for_a_loss_have_failed(metric
     ("median", 2, "failures decide it: in 2 of 3 seeds"),
 ])  # fmt: skip
 def test_what_failures_do_to_a_verdict_is_warned_of(statistic, diverged, said):
-    (v,) = judge_study(study([claim(statistic=statistic)]), records(GOOD, [DIVERGED] * diverged + WORSE[diverged:]))
+    (v,) = judge_study(
+        study([claim(statistic=statistic)]), records(GOOD, [DIVERGED] * diverged + WORSE[diverged:])
+    )
     assert (said is None) == (v.warnings == ())
     assert said is None or v.warnings[0].startswith(said)
 
@@ -371,7 +452,11 @@ def test_a_metric_that_a_record_lacks_is_an_error_that_names_the_run():
 
 def fewest(effect: float, alpha: float = 0.05) -> int:
     """Pairs with which the t-test finds so many standard deviations with 80% power."""
-    return next(k for k in range(2, 999) if sp.nct.sf(sp.t.ppf(1 - alpha, k - 1), k - 1, effect * math.sqrt(k)) >= 0.8)
+    return next(
+        k
+        for k in range(2, 999)
+        if sp.nct.sf(sp.t.ppf(1 - alpha, k - 1), k - 1, effect * math.sqrt(k)) >= 0.8
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -393,7 +478,8 @@ def test_the_seeds_that_would_decide_count_the_other_claims():
     for m in (1, 4):
         assert needed(m) == fewest(effect, 0.05 / m)
     beside_a_decided_one = judged([claim(margin=1.0), claim(id="easy", margin=-0.0)], scores)
-    assert f"about {needed(1)} seeds" in beside_a_decided_one[0].summary  # Holm leaves it the whole level
+    # Holm leaves it the whole level
+    assert f"about {needed(1)} seeds" in beside_a_decided_one[0].summary
 
 
 def test_the_seeds_that_would_decide_have_a_range_of_plausible_means():
@@ -403,18 +489,25 @@ def test_the_seeds_that_would_decide_have_a_range_of_plausible_means():
     fewest_seeds = max(6, fewest((high - 1.0) / np.std(DIFFERENCE, ddof=1)))
     assert f"(80% power; {fewest_seeds} or more for means within their 80% interval)" in v.summary
     beside = one(A, B, margin=0.65)  # outside of that interval
-    nearest, farthest = (max(6, fewest((mean - 0.65) / np.std(DIFFERENCE, ddof=1))) for mean in (high, low))
-    assert f"(80% power; {nearest} to {farthest} for means within their 80% interval)" in beside.summary
+    nearest, farthest = (
+        max(6, fewest((mean - 0.65) / np.std(DIFFERENCE, ddof=1))) for mean in (high, low)
+    )
+    assert (
+        f"(80% power; {nearest} to {farthest} for means within their 80% interval)"
+        in beside.summary
+    )
 
 
 def test_equivalence_asks_for_no_more_seeds_than_its_nearer_limit_needs():
-    """Where the mean is off the middle, the farther of the two tests fails next to never, and costs no power."""
+    """Where the mean is off the middle, the farther of the two tests fails next to never, and costs
+    no power.
+    """
     spread = np.std(DIFFERENCE, ddof=1)
     v = one(A, B, kind="equivalent", margin=1.5)
     assert f"about {fewest((1.5 - v.estimate) / spread)} seeds would decide it" in v.summary
 
 
-# ---- seeds until decided ----------------------------------------------------------------------------------------------------
+# ---- seeds until decided -------------------------------------------------------------------------
 
 PLAN = Seeds(start=3, step=2, max=9, stop="decided")
 RNG = np.random.default_rng(0)
@@ -454,10 +547,18 @@ def test_a_claim_that_was_decided_early_says_how_far_off_its_estimate_is_and_wha
     assert "The difference is beyond the margin in 3 of 3 seeds. " in evidence(
         alone
     )  # of which no test ignores the other analyses
-    assert alone.stopping == ""  # so clear an effect is decided at the first analysis, whatever the seeds
-    (near,) = judged([claim(margin=0.0)], {"a": arm(96.9, 97.6, 96.3, 97.2, 96.5), "b": arm(96, 96, 96, 96, 96)}, PLAN)
+    # so clear an effect is decided at the first analysis, whatever the seeds
+    assert alone.stopping == ""
+    (near,) = judged(
+        [claim(margin=0.0)],
+        {"a": arm(96.9, 97.6, 96.3, 97.2, 96.5), "b": arm(96, 96, 96, 96, 96)},
+        PLAN,
+    )
     assert near.decided
-    off = re.fullmatch(r"To stop when decided moves an estimate away from the margin, by \+(0\.\d\d) points .*", near.stopping)
+    off = re.fullmatch(
+        r"To stop when decided moves an estimate away from the margin, by \+(0\.\d\d) points .*",
+        near.stopping,
+    )
     assert 0.01 <= float(off[1]) < 0.1
     (fixed,) = judged([claim()], {arm: dict(enumerate(values)) for arm, values in CLEAR.items()})
     assert fixed.decided
@@ -482,15 +583,25 @@ def test_the_interval_is_the_repeated_one_and_agrees_with_the_verdict():
     expected = sp.ttest_1samp(list(v.differences.values()), 0).confidence_interval(1 - 2 * nominal)
     assert (v.low, v.high) == pytest.approx((expected.low, expected.high))
     assert v.level == pytest.approx(0.9)
-    edge = statistics.p_values(np.array(list(v.differences.values())), "superior", v.low, statistics.Boundary(3, 2, 9).chance)
+    edge = statistics.p_values(
+        np.array(list(v.differences.values())),
+        "superior",
+        v.low,
+        statistics.Boundary(3, 2, 9).chance,
+    )
     assert edge[0] == pytest.approx(0.05)
     assert "repeated 90% interval" in v.summary
 
 
-def test_a_study_gains_seeds_block_by_block_until_its_claims_are_decided_and_no_further(monkeypatch):
+def test_a_study_gains_seeds_block_by_block_until_its_claims_are_decided_and_no_further(
+    monkeypatch,
+):
     expansion = study([claim(), claim(id="close", contrast=("a", "b"), margin=round(MEAN, 2))])
     expansion = replace(expansion, study=replace(expansion.study, seeds=PLAN))
-    score = {key: record(top1=float(CLEAR[key[0]][key[1]])) for key in [(arm, s) for arm in "ab" for s in range(9)]}
+    score = {
+        key: record(top1=float(CLEAR[key[0]][key[1]]))
+        for key in [(arm, s) for arm in "ab" for s in range(9)]
+    }
     trained: set[int] = set()
 
     def read(of: Expansion) -> dict:
@@ -511,12 +622,27 @@ def test_a_study_gains_seeds_block_by_block_until_its_claims_are_decided_and_no_
 
 
 def test_further_seeds_are_trained_by_the_arms_of_undecided_claims_only(monkeypatch):
-    claims = [claim(), claim(id="close", contrast=("c", "b"), margin=round(float((CLEAR["c"] - CLEAR["b"]).mean()), 2))]
-    of_three = Study(question="?", base=[], seeds=PLAN, claims=claims, arms={name: {} for name in "abc"})
+    claims = [
+        claim(),
+        claim(
+            id="close",
+            contrast=("c", "b"),
+            margin=round(float((CLEAR["c"] - CLEAR["b"]).mean()), 2),
+        ),
+    ]
+    of_three = Study(
+        question="?", base=[], seeds=PLAN, claims=claims, arms={name: {} for name in "abc"}
+    )
     expansion = replace(study([claim()]), study=of_three)
-    arms = dict(zip("abc", [*expansion.arms.values(), next(iter(expansion.arms.values()))], strict=True))
+    arms = dict(
+        zip("abc", [*expansion.arms.values(), next(iter(expansion.arms.values()))], strict=True)
+    )
     expansion = replace(expansion, arms=arms)
-    monkeypatch.setattr(Expansion, "records", lambda of: {key: record(top1=float(CLEAR[key[0]][key[1]])) for key in of.runs()})
+    monkeypatch.setattr(
+        Expansion,
+        "records",
+        lambda of: {key: record(top1=float(CLEAR[key[0]][key[1]])) for key in of.runs()},
+    )
     whole = with_needed_seeds(expansion)
     seeds = {name: [seed for arm, seed in whole.runs() if arm == name] for name in "abc"}
     assert seeds == {"a": list(range(3)), "b": list(range(9)), "c": list(range(9))}
@@ -527,7 +653,10 @@ def test_further_seeds_are_trained_by_the_arms_of_undecided_claims_only(monkeypa
 
 def test_a_pilots_pairs_forecast_the_seeds():
     fixed = study([claim(margin=2.8)], seeds=tuple(range(9)))
-    pilot = {(name, seed): record(top1=float(CLEAR[name][seed])) if seed < 4 else None for name, seed in fixed.runs()}
+    pilot = {
+        (name, seed): record(top1=float(CLEAR[name][seed])) if seed < 4 else None
+        for name, seed in fixed.runs()
+    }
     (v,) = judge_study(fixed, pilot)
     assert v.outcome == "incomplete"
     assert "4 pairs have mean" in forecast(v, fixed.study)
@@ -536,7 +665,10 @@ def test_a_pilots_pairs_forecast_the_seeds():
     said = forecast(v, growing)
     assert "chance to be decided by 9 seeds" in said
     chance = int(said.split("% chance")[0].split()[-1])
-    low, high = (int(word) for word in said.split("(")[-1].split("% for means")[0].replace("%", "").split(" to "))
+    low, high = (
+        int(word)
+        for word in said.split("(")[-1].split("% for means")[0].replace("%", "").split(" to ")
+    )
     assert low <= chance <= high
     assert low < high
     (nothing,) = judge_study(fixed, dict.fromkeys(pilot))
@@ -557,16 +689,21 @@ def test_when_all_planned_seeds_are_used_the_forecast_says_so_and_gives_no_chanc
 
 
 def test_a_forecast_counts_what_was_seen_already():
-    """With 7 of 9 seeds the claim is decided at the last analysis or not at all, and its first 7 differences stay as they are."""
+    """With 7 of 9 seeds the claim is decided at the last analysis or not at all, and its first 7
+    differences stay as they are.
+    """
     expansion = study([claim(margin=round(MEAN, 2))])
     expansion = replace(expansion, study=replace(expansion.study, seeds=PLAN), interim_analysis=3)
-    runs = {(name, seed): record(top1=float(CLEAR[name][seed])) if seed < 7 else None for name, seed in expansion.runs()}
+    runs = {
+        (name, seed): record(top1=float(CLEAR[name][seed])) if seed < 7 else None
+        for name, seed in expansion.runs()
+    }
     (v,) = judge_study(expansion, runs)
     assert (v.outcome, v.n) == ("incomplete", 7)
     assert "9.0 seeds on average" in forecast(v, expansion.study)
 
 
-# ---- verdicts that mean less than they say ----------------------------------------------------------------------------------
+# ---- verdicts that mean less than they say -------------------------------------------------------
 
 
 def with_top1(a: list[float], b: list[float], **changes) -> dict:
@@ -592,10 +729,15 @@ def test_two_arms_at_chance_are_warned_of_in_the_verdict(a, b, metric):
     (v,) = judge_study(study([claim(metric=metric)]), with_top1(a, b))
     assert "Both arms are at chance" in v.summary
     assert ("so this says nothing" in v.summary) == (metric != "test/loss")
-    assert ("at chance in test/top1: the loss tells how sure they are" in v.summary) == (metric == "test/loss")
+    assert ("at chance in test/top1: the loss tells how sure they are" in v.summary) == (
+        metric == "test/loss"
+    )
     (warning,) = v.warnings
     found = f"{np.mean(a):.2f}% and {np.mean(b):.2f}%"
-    assert warning == f"both arms are at chance: {found} in test/top1, which is not more than guessing (10.00%) explains"
+    assert (
+        warning
+        == f"both arms are at chance: {found} in test/top1, which is not more than guessing (10.00%) explains"
+    )
 
 
 @pytest.mark.parametrize(
@@ -614,7 +756,9 @@ def test_an_arm_above_chance_is_enough(a, b, changes):
 
 def test_chance_is_what_the_most_frequent_class_scores():
     frequent = {"test/top1": 70.0}
-    (v,) = judge_study(study([claim()]), with_top1([70.0, 70.0, 70.2], [70.0, 69.8, 70.0], majority_class=frequent))
+    (v,) = judge_study(
+        study([claim()]), with_top1([70.0, 70.0, 70.2], [70.0, 69.8, 70.0], majority_class=frequent)
+    )
     assert "not more than guessing (70.00%) explains" in v.warnings[0]
 
 
@@ -634,7 +778,9 @@ def test_arms_whose_runs_all_diverged_are_at_chance():
     ],
 )
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_margin_below_one_image_is_warned_of_with_records_and_before(metric, kind, margin, warned, trained):
+def test_a_margin_below_one_image_is_warned_of_with_records_and_before(
+    metric, kind, margin, warned, trained
+):
     runs = records(GOOD, WORSE) if trained else records([None] * 3, [None] * 3)
     (v,) = judge_study(study([claim(metric=metric, kind=kind, margin=margin)]), runs)
     expected = f"the margin of {margin:g} is less than a single image: one image more or less of 500 is 0.2 points"
@@ -643,15 +789,27 @@ def test_a_margin_below_one_image_is_warned_of_with_records_and_before(metric, k
 
 @pytest.mark.parametrize(
     ("metric", "scale", "warned"),
-    [("test/top1", 0.01, True), ("val/top5", 0.01, True), ("test/top1", 1, False), ("test/loss", 0.01, False)],
+    [
+        ("test/top1", 0.01, True),
+        ("val/top5", 0.01, True),
+        ("test/top1", 1, False),
+        ("test/loss", 0.01, False),
+    ],
 )
 def test_fractions_in_place_of_percent_are_warned_of(metric, scale, warned):
-    v = one(*({seed: scale * value for seed, value in scores.items()} for scores in (A, B)), metric=metric, margin=0.005)
+    v = one(
+        *({seed: scale * value for seed, value in scores.items()} for scores in (A, B)),
+        metric=metric,
+        margin=0.005,
+    )
     assert bool(v.warnings) == warned
-    assert all("all scores lie between 0 and 1; accuracies are in percent" in warning for warning in v.warnings)
+    assert all(
+        "all scores lie between 0 and 1; accuracies are in percent" in warning
+        for warning in v.warnings
+    )
 
 
-# ---- futility -------------------------------------------------------------------------------------------------------------
+# ---- futility ------------------------------------------------------------------------------------
 
 HOPELESS = {"a": arm(*np.random.default_rng(0).normal(90.5, 0.5, 9)), "b": arm(*[90.0] * 9)}
 """Differences around the margin of half a point."""
@@ -664,13 +822,21 @@ def test_a_claim_with_little_chance_left_is_given_up_and_says_so(statistic):
     (v,) = judged([claim(statistic=statistic)], scores, replace(PLAN, futility=0.5))
     assert waiting.outcome == "incomplete"
     assert (v.outcome, v.settled, v.decided) == ("inconclusive", True, False)
-    assert f"given up, with a chance of {v.chance_when_given_up:.1%} to be decided by 9 seeds (futility)" in v.summary
+    assert (
+        f"given up, with a chance of {v.chance_when_given_up:.1%} to be decided by 9 seeds (futility)"
+        in v.summary
+    )
     assert forecast(v, study([claim()]).study) == ""
 
 
 def test_what_is_given_up_stays_so_whatever_other_claims_need():
-    """Claim x is hopeless at the first analysis, and would be decided by the later ones that claim y asks for."""
-    x, y = [0.5, 0.6, 0.4, 3.0, 3.1, 2.9, 3.0, 3.1, 3.0], [1.0, 0.6, 1.3, 0.9, 1.4, 0.6, 1.2, 1.0, 1.3]
+    """Claim x is hopeless at the first analysis, and would be decided by the later ones that claim
+    y asks for.
+    """
+    x, y = (
+        [0.5, 0.6, 0.4, 3.0, 3.1, 2.9, 3.0, 3.1, 3.0],
+        [1.0, 0.6, 1.3, 0.9, 1.4, 0.6, 1.2, 1.0, 1.3],
+    )
     scores = {"a": arm(*[90 + d for d in x]), "c": arm(*[90 + d for d in y]), "b": arm(*[90.0] * 9)}
     plan = replace(PLAN, futility=0.3)
     (alone,) = judged([claim()], scores, plan)
@@ -681,13 +847,16 @@ def test_what_is_given_up_stays_so_whatever_other_claims_need():
 
 
 def test_futility_makes_no_false_verdict_likelier_and_saves_seeds(monkeypatch):
-    monkeypatch.setattr("xceptlab.study.signs.pairs_needed", lambda *args: 0)  # slow, and only for the summary
+    # slow, and only for the summary
+    monkeypatch.setattr("xceptlab.study.signs.pairs_needed", lambda *args: 0)
     rng = np.random.default_rng(0)
     plan = Seeds(start=6, step=2, max=20, stop="decided")
     used = {None: [], 0.1: []}
     for x in rng.normal(0.5, 1, (12, 20)):
         scores = {"a": arm(*x), "b": arm(*[0.0] * 20)}
-        without, with_futility = (judged([claim(statistic="median")], scores, replace(plan, futility=f))[0] for f in used)
+        without, with_futility = (
+            judged([claim(statistic="median")], scores, replace(plan, futility=f))[0] for f in used
+        )
         assert with_futility.outcome in (without.outcome, "inconclusive")
         for futility, v in ((None, without), (0.1, with_futility)):
             used[futility].append(v.n)
@@ -700,9 +869,12 @@ def test_a_factor_without_any_effect_leaves_no_spread_of_floating_point():
     effect = {factor: grid[factor] for factor in ("model.residual", "model.width")}
     asked = Claim(id="c", effect=effect, metric="test/top1", kind="superior", margin=0.5)
     study = Study(question="?", base=[], seeds=list(range(5)), grid=grid, claims=[asked])
-    values = np.random.default_rng(0).uniform(90, 97, (5, 3))  # of every seed at every rate, whatever the other factors
+    # of every seed at every rate, whatever the other factors
+    values = np.random.default_rng(0).uniform(90, 97, (5, 3))
     records = {
-        (arm, seed): SimpleNamespace(status="finished", metrics={"test/top1": values[seed, rates.index(levels["train.lr"])]})
+        (arm, seed): SimpleNamespace(
+            status="finished", metrics={"test/top1": values[seed, rates.index(levels["train.lr"])]}
+        )
         for arm, levels in study.cells().items()
         for seed in range(5)
     }
@@ -710,11 +882,13 @@ def test_a_factor_without_any_effect_leaves_no_spread_of_floating_point():
     assert {value for side in table.values() for value in side.values()} == {0.0}
 
 
-# ---- what a review found --------------------------------------------------------------------------------------------------
+# ---- what a review found -------------------------------------------------------------------------
 
 
 def test_losses_are_told_with_the_digits_that_they_need():
-    v = one(arm(0.5012, 0.5034, 0.5023), arm(0.6013, 0.6031, 0.6027), metric="test/loss", margin=0.01)
+    v = one(
+        arm(0.5012, 0.5034, 0.5023), arm(0.6013, 0.6031, 0.6027), metric="test/loss", margin=0.01
+    )
     assert v.outcome == "supported"
     assert "is 0.1001 better" in v.summary
     assert "an effect of 0.00" in v.pairing_and_power

@@ -1,4 +1,6 @@
-"""Verdicts on the median: beside those on the mean, in words, with failures, and over several analyses."""
+"""Verdicts on the median: beside those on the mean, in words, with failures, and over several
+analyses.
+"""
 
 import math
 
@@ -13,8 +15,17 @@ from xceptlab.study.wording import forecast, sign_count
 NAMED = {"a": [97.4, 97.6, 97.2, 97.5, 97.3], "b": [96.0, 96.2, 96.1, 96.0, 96.2]}
 
 
-def claim(name: str = "c", statistic: str = "median", kind: str = "superior", margin: float = 0.5) -> Claim:
-    return Claim(id=name, contrast=("a", "b"), metric="test/top1", kind=kind, margin=margin, statistic=statistic)
+def claim(
+    name: str = "c", statistic: str = "median", kind: str = "superior", margin: float = 0.5
+) -> Claim:
+    return Claim(
+        id=name,
+        contrast=("a", "b"),
+        metric="test/top1",
+        kind=kind,
+        margin=margin,
+        statistic=statistic,
+    )
 
 
 def scores(a, b) -> dict[str, dict[int, float]]:
@@ -56,7 +67,8 @@ def test_differences_without_spread_are_counted_where_a_t_test_has_nothing_to_go
 
 
 @pytest.mark.parametrize(
-    ("shift", "outcome"), [(0.0, "supported"), (3.0, "contradicted"), (-3.0, "contradicted"), (1.0, "inconclusive")]
+    ("shift", "outcome"),
+    [(0.0, "supported"), (3.0, "contradicted"), (-3.0, "contradicted"), (1.0, "inconclusive")],
 )
 def test_equivalent_is_judged_on_both_sides(shift, outcome):
     d = np.random.default_rng(0).normal(shift, 0.1, 8)
@@ -67,7 +79,8 @@ def test_equivalent_is_judged_on_both_sides(shift, outcome):
 def test_means_and_medians_stand_in_one_family():
     table = scores(NAMED["a"], NAMED["b"])
     both = judge([claim("mean", "mean"), claim("median")], [table, table], range(5))
-    assert [v.outcome for v in both] == ["supported", "supported"]  # the mean's p is tiny, and leaves the median its whole level
+    # the mean's p is tiny, and leaves the median its whole level
+    assert [v.outcome for v in both] == ["supported", "supported"]
     medians = judge([claim("one"), claim("two")], [table, table], range(5))
     assert [v.outcome for v in medians] == ["inconclusive", "inconclusive"]
     assert all("by itself it would be supported (p = 0.031)" in v.summary for v in medians)
@@ -75,11 +88,24 @@ def test_means_and_medians_stand_in_one_family():
 
 def test_a_claim_on_the_mean_says_in_how_many_seeds_it_holds():
     (v,) = judge([claim(statistic="mean")], [scores(NAMED["a"], NAMED["b"])], range(5))
-    assert sign_count(v) == "The difference is beyond the margin in 5 of 5 seeds (sign test p = 0.031, by itself)."
+    assert (
+        sign_count(v)
+        == "The difference is beyond the margin in 5 of 5 seeds (sign test p = 0.031, by itself)."
+    )
     (v,) = judge([claim(statistic="mean")], [scores([*NAMED["a"][:4], 96.0], NAMED["b"])], range(5))
-    assert sign_count(v) == "The difference is beyond the margin in 4 of 5 seeds (sign test p = 0.19, by itself)."
-    (v,) = judge([claim(statistic="mean", kind="equivalent", margin=2.0)], [scores(NAMED["a"], NAMED["b"])], range(5))
-    assert sign_count(v) == "The difference is within the margin in 5 of 5 seeds (sign test p = 0.031, by itself)."
+    assert (
+        sign_count(v)
+        == "The difference is beyond the margin in 4 of 5 seeds (sign test p = 0.19, by itself)."
+    )
+    (v,) = judge(
+        [claim(statistic="mean", kind="equivalent", margin=2.0)],
+        [scores(NAMED["a"], NAMED["b"])],
+        range(5),
+    )
+    assert (
+        sign_count(v)
+        == "The difference is within the margin in 5 of 5 seeds (sign test p = 0.031, by itself)."
+    )
 
 
 @pytest.mark.parametrize(("alpha", "fewest"), [(0.05, 5), (0.1, 4), (0.01, 7)])
@@ -97,11 +123,14 @@ def test_few_pairs_have_no_finite_interval_and_say_how_many_would_do():
     assert v.outcome == "inconclusive"
     assert math.isinf(v.low)
     assert "(no finite 90% interval, 4 seeds" in v.summary
-    assert "if it speaks for the claim in 90% of all seeds, about 8 would decide it, 4 more (80% power)" in v.summary
+    assert (
+        "if it speaks for the claim in 90% of all seeds, about 8 would decide it, 4 more (80% power)"
+        in v.summary
+    )
     assert "pairs can find nothing at this level" in v.pairing_and_power
 
 
-# ---- seeds ----------------------------------------------------------------------------------------------------------------
+# ---- seeds ---------------------------------------------------------------------------------------
 
 
 def test_seeds_until_decided_account_for_all_analyses():
@@ -119,6 +148,7 @@ def test_the_forecast_draws_further_seeds_from_those_that_are_there():
     plan = Seeds(start=6, step=2, max=20, stop="decided")
     (v,) = judge([claim()], [scores([91.0, 91, 91, 91], [90.0] * 4)], plan)
     assert v.outcome == "incomplete"
-    assert "4 pairs have median +1.00 (+1.00 to +1.00); 100% chance to be decided by 20 seeds, 6.0 seeds on average" in forecast(
-        v, study(plan, claim())
+    assert (
+        "4 pairs have median +1.00 (+1.00 to +1.00); 100% chance to be decided by 20 seeds, 6.0 seeds on average"
+        in forecast(v, study(plan, claim()))
     )

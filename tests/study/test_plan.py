@@ -16,7 +16,13 @@ from xceptlab.study.plan import expand, find_study_file
 from xceptlab.study.registration import Registration, refuse_namesake, remember_files
 from xceptlab.study.statistics import Boundary
 
-CLAIM = {"id": "c", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior", "margin": 0.5}
+CLAIM = {
+    "id": "c",
+    "contrast": ["a", "b"],
+    "metric": "test/top1",
+    "kind": "superior",
+    "margin": 0.5,
+}
 UNTIL = {"start": 4, "step": 2, "max": 20, "stop": "decided"}
 STUDY = {
     "question": "Does it help?",
@@ -32,7 +38,9 @@ def folder(tmp_path):
     """A study's folder, with a base but no study yet."""
     folder = tmp_path / "helps"
     folder.mkdir()
-    (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none}\ntrain: {epochs: 3}\n")
+    (folder / "base.yaml").write_text(
+        "data: {name: digits, size: 16, crop: none}\ntrain: {epochs: 3}\n"
+    )
     return folder
 
 
@@ -55,7 +63,7 @@ def refusal(path: str, *args: str) -> str:
     return str(error.value)
 
 
-# ---- what a study expands to ------------------------------------------------------------------------------------------------
+# ---- what a study expands to ---------------------------------------------------------------------
 
 
 def test_the_example_of_the_readme_works_as_written():
@@ -66,7 +74,11 @@ def test_the_example_of_the_readme_works_as_written():
     assert expansion.study.alpha == 0.05
     assert str(expansion.study.paper) == "arXiv:1610.02357, section 4.6, figure 9"
     (claim,) = expansion.study.claims
-    assert (claim.id, claim.contrast, claim.metric) == ("residual-helps", ("residual", "no_residual"), "test/top1")
+    assert (claim.id, claim.contrast, claim.metric) == (
+        "residual-helps",
+        ("residual", "no_residual"),
+        "test/top1",
+    )
     assert (claim.kind, claim.margin, claim.diverged) == ("superior", 0.5, None)
     assert claim.statement == "Residual connections raise test top-1 by more than half a point."
     assert len(expansion.runs()) == 10
@@ -131,10 +143,16 @@ def test_grid_levels_may_be_numbers_and_truth_values(write, key, levels, names):
     ("key", "levels", "names"),
     [
         ("model.fc", [[], [64], [64, 32]], ["none", "64", "64_32"]),
-        ("model.timm", ["", "inception_v3", "hf_hub:timm/some"], ["none", "inception_v3", "hf_hub_timm_some"]),
+        (
+            "model.timm",
+            ["", "inception_v3", "hf_hub:timm/some"],
+            ["none", "inception_v3", "hf_hub_timm_some"],
+        ),
     ],
 )
-def test_grid_levels_may_be_lists_and_empty_text_and_names_with_any_character(write, key, levels, names):
+def test_grid_levels_may_be_lists_and_empty_text_and_names_with_any_character(
+    write, key, levels, names
+):
     arms = expand(write(arms=None, grid={key: levels}, claims=[])).arms
     assert list(arms) == names
     assert [arm.science()[key] for arm in arms.values()] == levels
@@ -144,12 +162,30 @@ def test_grid_levels_may_be_lists_and_empty_text_and_names_with_any_character(wr
     ("nested", "dotted"),
     [
         (
-            {"arms": {"a": {}, "b": {"model": {"residual": "none", "width": 0.5}, "train.lr": 0.3}}},
-            {"arms": {"a": {}, "b": {"model.residual": "none", "model.width": 0.5, "train.lr": 0.3}}},
+            {
+                "arms": {
+                    "a": {},
+                    "b": {"model": {"residual": "none", "width": 0.5}, "train.lr": 0.3},
+                }
+            },
+            {
+                "arms": {
+                    "a": {},
+                    "b": {"model.residual": "none", "model.width": 0.5, "train.lr": 0.3},
+                }
+            },
         ),
         (
-            {"arms": None, "claims": [], "grid": {"model": {"residual": ["all", "none"]}, "train.lr": [0.1, 0.2]}},
-            {"arms": None, "claims": [], "grid": {"model.residual": ["all", "none"], "train.lr": [0.1, 0.2]}},
+            {
+                "arms": None,
+                "claims": [],
+                "grid": {"model": {"residual": ["all", "none"]}, "train.lr": [0.1, 0.2]},
+            },
+            {
+                "arms": None,
+                "claims": [],
+                "grid": {"model.residual": ["all", "none"], "train.lr": [0.1, 0.2]},
+            },
         ),
     ],
     ids=["arms", "grid"],
@@ -161,8 +197,12 @@ def test_arms_and_grids_may_be_nested_as_configuration_files_are(write, nested, 
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
-def test_nesterovs_momentum_of_the_base_is_no_difference_of_an_arm_whose_optimizer_has_none(write, folder, optimizer):
-    (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none}\ntrain: {nesterov: true}\n")
+def test_nesterovs_momentum_of_the_base_is_no_difference_of_an_arm_whose_optimizer_has_none(
+    write, folder, optimizer
+):
+    (folder / "base.yaml").write_text(
+        "data: {name: digits, size: 16, crop: none}\ntrain: {nesterov: true}\n"
+    )
     expansion = expand(write(arms={"sgd": {}, "other": {"train.optimizer": optimizer}}, claims=[]))
     assert expansion.differences("other") == {"train.optimizer": ("sgd", optimizer)}
     explicit = {"train.optimizer": optimizer, "train.nesterov": False}
@@ -170,8 +210,16 @@ def test_nesterovs_momentum_of_the_base_is_no_difference_of_an_arm_whose_optimiz
 
 
 def test_arms_named_by_what_yaml_takes_for_truth_values_are_refused(write):
-    with pytest.raises(ValueError, match="arms: YAML reads a name as true; on, off, yes, no, true and false need quotes"):
-        expand(write(arms={True: {"model.middle_blocks": 2}, False: {"model.middle_blocks": 4}}, claims=[]))
+    with pytest.raises(
+        ValueError,
+        match="arms: YAML reads a name as true; on, off, yes, no, true and false need quotes",
+    ):
+        expand(
+            write(
+                arms={True: {"model.middle_blocks": 2}, False: {"model.middle_blocks": 4}},
+                claims=[],
+            )
+        )
 
 
 def test_arms_may_be_named_by_numbers(write):
@@ -179,7 +227,9 @@ def test_arms_may_be_named_by_numbers(write):
     assert list(expand(write(arms=arms, claims=[])).arms) == ["2", "4"]
 
 
-def test_the_base_is_looked_up_beside_the_study_first_then_from_the_working_directory(write, folder, tmp_path, monkeypatch):
+def test_the_base_is_looked_up_beside_the_study_first_then_from_the_working_directory(
+    write, folder, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.yaml").write_text("train: {epochs: 9}")
     (tmp_path / "more.yaml").write_text("train: {lr: 0.7}")
@@ -195,7 +245,7 @@ def test_command_line_layers_apply_after_the_base_and_before_the_arms(write, tmp
     assert [arm.model.residual for arm in arms.values()] == ["all", "none"]
 
 
-# ---- names ------------------------------------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
 
 
 def test_a_study_is_named_by_its_folder_or_its_file(write, folder):
@@ -230,13 +280,18 @@ def test_layers_that_change_the_science_make_another_study(write, tmp_path, args
     layer = tmp_path / "layer.yaml"
     layer.write_text("train: {epochs: 5}")
     cluster = tmp_path / "cluster.yaml"
-    cluster.write_text("runtime: {workers: 2}\nlauncher: {name: slurm, minutes: 30}\ndata: {root: /elsewhere}")
+    cluster.write_text(
+        "runtime: {workers: 2}\nlauncher: {name: slurm, minutes: 30}\ndata: {root: /elsewhere}"
+    )
     args = [arg.replace("LAYER", str(layer)).replace("CLUSTER", str(cluster)) for arg in args]
     assert expand(write(), args).name == name
 
 
 def test_a_study_is_kept_below_the_outputs_folder(write, tmp_path):
-    assert expand(write(), ["--runtime.outputs", str(tmp_path)]).directory() == tmp_path / "studies" / "helps"
+    assert (
+        expand(write(), ["--runtime.outputs", str(tmp_path)]).directory()
+        == tmp_path / "studies" / "helps"
+    )
 
 
 def test_a_study_that_is_not_there_is_refused(tmp_path):
@@ -262,7 +317,7 @@ def test_the_table_of_boundaries_has_every_schedule_that_a_study_may_have():
             assert 0.05 / len(plan.analyses) <= Boundary(start, step, most).nominal(0.05) < 0.05
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 
 def without(mapping: dict, key: str) -> dict:
@@ -278,7 +333,9 @@ def test_an_effect_weighs_the_arms_of_the_grid(write):
 
 
 def test_an_interaction_is_the_effect_of_the_first_factor_at_either_level_of_the_last(write):
-    study = expand(write(**of_effect(**{"model.residual": ["none", "all"], "model.middle_blocks": [1, 8]}))).study
+    study = expand(
+        write(**of_effect(**{"model.residual": ["none", "all"], "model.middle_blocks": [1, 8]}))
+    ).study
     (claim,) = study.claims
     assert weights(claim, study) == ({"all-1": -1.0, "none-1": 1.0}, {"all-8": -1.0, "none-8": 1.0})
     assert pairs_of(claim, study) == [("none-1", "all-1"), ("none-8", "all-8")]
@@ -295,7 +352,8 @@ def test_a_registration_without_the_keys_of_later_versions_is_not_edited(write, 
     del registered["seeds"]["futility"]
     for arm in registered["arms"].values():
         del arm["train.compile"]
-    registered["question"] = "The same study, its question worded otherwise?"  # so that the arms must tell
+    # so that the arms must tell
+    registered["question"] = "The same study, its question worded otherwise?"
     file.write_text(yaml.safe_dump(registered))
     assert Registration.load_for(expansion).edits(expansion) == []
 
@@ -310,20 +368,41 @@ def of_effect(**effect) -> dict:
 
 
 ILL_FORMED = [
-    (of_effect(**{"model.order": ["a", "b"]}), ["claim 'c': effect: there is no factor 'model.order'; there are model.residual"]),
+    (
+        of_effect(**{"model.order": ["a", "b"]}),
+        ["claim 'c': effect: there is no factor 'model.order'; there are model.residual"],
+    ),
     (
         of_effect(**{"model.middle_blocks": [1, 4]}),
         ["claim 'c': effect: model.middle_blocks has no level '4'; there are 1, 2, 8"],
     ),
     (of_effect(**{"model.residual": ["all"]}), ["effect", "each with two different levels"]),
     (of_effect(**{"model.residual": ["all", "all"]}), ["effect", "each with two different levels"]),
-    (of_effect(**{"model.residual": "all"}), ["effect.model.residual: 'all' is not allowed", "a list"]),
-    (of_effect(), ["contrast: missing; a claim is on either a contrast of two arms or an effect of a grid"]),
-    ({"claims": [CLAIM | {"effect": {"model.residual": ["all", "none"]}}]}, ["contrast: there is an effect, too"]),
-    (of_effect(**{"model.residual": ["all", "none"]}) | {"arms": STUDY["arms"], "grid": None}, ["a study of arms has none"]),
+    (
+        of_effect(**{"model.residual": "all"}),
+        ["effect.model.residual: 'all' is not allowed", "a list"],
+    ),
+    (
+        of_effect(),
+        ["contrast: missing; a claim is on either a contrast of two arms or an effect of a grid"],
+    ),
+    (
+        {"claims": [CLAIM | {"effect": {"model.residual": ["all", "none"]}}]},
+        ["contrast: there is an effect, too"],
+    ),
+    (
+        of_effect(**{"model.residual": ["all", "none"]}) | {"arms": STUDY["arms"], "grid": None},
+        ["a study of arms has none"],
+    ),
     ({"questoin": "?"}, ["questoin", "did you mean question?"]),
     ({"question": None}, ["question"]),
-    ({"base": ["absent.yaml"]}, ["'absent.yaml'", "neither beside the study file nor in the working directory, nor shipped"]),
+    (
+        {"base": ["absent.yaml"]},
+        [
+            "'absent.yaml'",
+            "neither beside the study file nor in the working directory, nor shipped",
+        ],
+    ),
     ({"base": "base.yaml"}, ["base", "'base.yaml'", "list"]),
     ({"seeds": []}, ["seeds", "[]"]),
     ({"seeds": [0, 0]}, ["seeds", "[0, 0]", "different"]),
@@ -342,9 +421,18 @@ ILL_FORMED = [
     ({"seeds": UNTIL | {"max": 21}}, ["seeds.max", "21", "such as 20"]),
     ({"seeds": UNTIL | {"max": 42}}, ["seeds.max", "42", "from 6 to 40"]),
     ({"seeds": UNTIL | {"start": "four"}}, ["seeds.start", "'four'"]),
-    ({"seeds": UNTIL | {"futility": 0}}, ["seeds.futility: 0 is not allowed", "above 0 and below 1"]),
-    ({"seeds": UNTIL | {"futility": 1.0}}, ["seeds.futility: 1.0 is not allowed", "above 0 and below 1"]),
-    ({"seeds": UNTIL, "claims": []}, ["seeds: {start: 4, step: 2, max: 20, stop: 'decided',", "without claims"]),
+    (
+        {"seeds": UNTIL | {"futility": 0}},
+        ["seeds.futility: 0 is not allowed", "above 0 and below 1"],
+    ),
+    (
+        {"seeds": UNTIL | {"futility": 1.0}},
+        ["seeds.futility: 1.0 is not allowed", "above 0 and below 1"],
+    ),
+    (
+        {"seeds": UNTIL, "claims": []},
+        ["seeds: {start: 4, step: 2, max: 20, stop: 'decided',", "without claims"],
+    ),
     ({"paper": {"figure": True}}, ["paper.figure: true is"]),
     ({"paper": None, "alpha": [None, {"a": False}]}, ["alpha: [null, {a: false}] is"]),
     ({"alpha": 0}, ["alpha", "above 0 and below 0.5"]),
@@ -356,14 +444,26 @@ ILL_FORMED = [
     ({"arms": ["a", "b"]}, ["arms: ['a', 'b']", "a mapping"]),
     ({"arms": STUDY["arms"] | {"c": "all"}}, ["arms.c: 'all'", "a mapping"]),
     ({"arms": STUDY["arms"] | {"c": {1: "all"}}}, ["arms.c: 1", "text, in quotes"]),
-    ({"arms": STUDY["arms"] | {"c": {"model": "none"}}}, ["'c'", "model cannot be a factor", "model.order"]),
-    ({"arms": STUDY["arms"] | {"c": {"model": {"residul": "none"}}}}, ["'c'", "model.residul", "did you mean model.residual?"]),
-    ({"arms": STUDY["arms"] | {"c": {"launcher": {"name": "slurm"}}}}, ["launcher.name cannot be a factor"]),
+    (
+        {"arms": STUDY["arms"] | {"c": {"model": "none"}}},
+        ["'c'", "model cannot be a factor", "model.order"],
+    ),
+    (
+        {"arms": STUDY["arms"] | {"c": {"model": {"residul": "none"}}}},
+        ["'c'", "model.residul", "did you mean model.residual?"],
+    ),
+    (
+        {"arms": STUDY["arms"] | {"c": {"launcher": {"name": "slurm"}}}},
+        ["launcher.name cannot be a factor"],
+    ),
     (
         {"arms": STUDY["arms"] | {"c": {"model.residual": "all", "model": {"residual": "none"}}}},
         ["arms.c: the key model.residual stands there twice"],
     ),
-    ({"arms": STUDY["arms"] | {"c": {"config": "base.yaml"}}}, ["'c'", "config: there is no such key"]),
+    (
+        {"arms": STUDY["arms"] | {"c": {"config": "base.yaml"}}},
+        ["'c'", "config: there is no such key"],
+    ),
     ({"arms": STUDY["arms"] | {"c": {"seed": 3}}}, ["'c'", "seed cannot be a factor"]),
     ({"grid": {"model.width": [0.5, 1]}}, ["there is a grid, too", "either arms or a grid"]),
     ({"arms": None, "grid": {"model.width": [1]}}, ["grid", "at least 2"]),
@@ -373,32 +473,68 @@ ILL_FORMED = [
     ({"arms": None, "grid": ["model.width"]}, ["grid: ['model.width']", "a mapping"]),
     ({"arms": {"a": {"model.residual": "all"}}}, ["arms", "at least 2"]),
     ({"arms": STUDY["arms"] | {"../c": {"model.width": 0.5}}}, ["'../c'", "letters, digits"]),
-    ({"arms": STUDY["arms"] | {"c": {"model.residul": "all"}}}, ["'c'", "model.residul", "did you mean model.residual?"]),
-    ({"arms": STUDY["arms"] | {"c": {"model.residual": "some"}}}, ["'c'", "model.residual", "'some'", "one of all, none"]),
-    ({"arms": STUDY["arms"] | {"c": {"model.width": 0}}}, ["'c'", "model.width", "0.0", "at least"]),
+    (
+        {"arms": STUDY["arms"] | {"c": {"model.residul": "all"}}},
+        ["'c'", "model.residul", "did you mean model.residual?"],
+    ),
+    (
+        {"arms": STUDY["arms"] | {"c": {"model.residual": "some"}}},
+        ["'c'", "model.residual", "'some'", "one of all, none"],
+    ),
+    (
+        {"arms": STUDY["arms"] | {"c": {"model.width": 0}}},
+        ["'c'", "model.width", "0.0", "at least"],
+    ),
     ({"arms": STUDY["arms"] | {"c": {"model.residual": "none"}}}, ["'b'", "'c'", "same science"]),
     ({"arms": {"a": {}, "b": {"model.residual": "all"}}}, ["'a'", "'b'", "same science"]),
     ({"arms": {"a": {}, "b": {"data.root": "/elsewhere"}}}, ["data.root cannot be a factor"]),
     ({"arms": {"a": {}, "b": {"data.title": "pets"}}}, ["data.title cannot be a factor"]),
-    ({"arms": {"a": {}, "b": {"data.content": "train+val-3-0123456789abcdef"}}}, ["data.content cannot be a factor"]),
+    (
+        {"arms": {"a": {}, "b": {"data.content": "train+val-3-0123456789abcdef"}}},
+        ["data.content cannot be a factor"],
+    ),
     ({"arms": {"a": {}, "b": {"launcher.name": "slurm"}}}, ["launcher.name cannot be a factor"]),
     ({"claims": [CLAIM, CLAIM]}, ["claim 'c'", "2 claims of this id"]),
     ({"claims": [CLAIM | {"contrast": ["a", "z"]}]}, ["'c'", "no arm 'z'", "a, b"]),
     ({"claims": [CLAIM | {"contrast": ["a", "a"]}]}, ["'c'", "two different arms"]),
     ({"claims": [CLAIM | {"contrast": ["a"]}]}, ["claim 'c': contrast: ['a']", "a list of 2"]),
-    ({"claims": [CLAIM | {"contrast": ["a", "b", "a"]}]}, ["claim 'c': contrast: ['a', 'b', 'a']", "a list of 2"]),
+    (
+        {"claims": [CLAIM | {"contrast": ["a", "b", "a"]}]},
+        ["claim 'c': contrast: ['a', 'b', 'a']", "a list of 2"],
+    ),
     ({"claims": [CLAIM | {"contrast": "a"}]}, ["claim 'c': contrast: 'a'", "a list of 2"]),
-    ({"claims": [CLAIM | {"metric": "accuracy"}]}, ["claim 'c': metric: 'accuracy'", "test/top1", "val/loss"]),
-    ({"claims": [CLAIM | {"metric": "val/top1"}]}, ["claim 'c': metric: val/top1 needs data.validation", "'a'"]),
-    ({"claims": [CLAIM | {"kind": "better"}]}, ["claim 'c': kind: 'better'", "superior, equivalent"]),
+    (
+        {"claims": [CLAIM | {"metric": "accuracy"}]},
+        ["claim 'c': metric: 'accuracy'", "test/top1", "val/loss"],
+    ),
+    (
+        {"claims": [CLAIM | {"metric": "val/top1"}]},
+        ["claim 'c': metric: val/top1 needs data.validation", "'a'"],
+    ),
+    (
+        {"claims": [CLAIM | {"kind": "better"}]},
+        ["claim 'c': kind: 'better'", "superior, equivalent"],
+    ),
     ({"claims": [CLAIM | {"margin": -0.5}]}, ["claim 'c': margin: -0.5", "0 or more"]),
     ({"claims": [CLAIM | {"margin": float("nan")}]}, ["claim 'c': margin: nan", "finite"]),
     ({"claims": [CLAIM | {"margin": float("inf")}]}, ["claim 'c': margin: inf", "finite"]),
-    ({"claims": [CLAIM | {"margin": 0, "kind": "equivalent"}]}, ["claim 'c': margin: 0", "above 0"]),
+    (
+        {"claims": [CLAIM | {"margin": 0, "kind": "equivalent"}]},
+        ["claim 'c': margin: 0", "above 0"],
+    ),
     ({"claims": [CLAIM | {"margin": "half"}]}, ["claim 'c': margin: 'half'", "a finite number"]),
-    ({"claims": [CLAIM | {"margin": 200}]}, ["claim 'c': margin: 200", "below 100, the largest difference"]),
-    ({"claims": [CLAIM | {"margin": 100.0, "kind": "equivalent"}]}, ["claim 'c': margin: 100.0", "below 100, the largest"]),
-    ({"claims": [CLAIM | {"pairing": "seeds"}]}, ["claim 'c': pairing: 'seeds'", "one of seed, none"]),
+    (
+        {"claims": [CLAIM | {"margin": 200}]},
+        ["claim 'c': margin: 200", "below 100, the largest difference"],
+    ),
+    (
+        {"claims": [CLAIM | {"margin": 100.0, "kind": "equivalent"}]},
+        ["claim 'c': margin: 100.0", "below 100, the largest"],
+    ),
+    (
+        {"claims": [CLAIM | {"pairing": "seeds"}]},
+        ["claim 'c': pairing: 'seeds'", "one of seed, none"],
+    ),
     (
         {"claims": [CLAIM | {"pairing": "none", "statistic": "median"}]},
         ["claim 'c': pairing: 'none' is not allowed", "seed, but for the means of two arms"],
@@ -408,23 +544,56 @@ ILL_FORMED = [
         ["claim 'c': pairing: none needs a list of seeds and scope: test_set"],
     ),
     (
-        {"claims": [CLAIM | {"pairing": "none"}], "seeds": {"start": 3, "step": 1, "max": 4, "stop": "decided"}},
+        {
+            "claims": [CLAIM | {"pairing": "none"}],
+            "seeds": {"start": 3, "step": 1, "max": 4, "stop": "decided"},
+        },
         ["claim 'c': pairing: none needs a list of seeds and scope: test_set"],
     ),
-    ({"claims": [CLAIM | {"diverged": -5}]}, ["claim 'c': diverged: -5", "0 to 100, as accuracies are in percent, or null"]),
-    ({"claims": [CLAIM | {"failed": 150}]}, ["claim 'c': failed: 150", "0 to 100, as accuracies are in percent, or null"]),
-    ({"claims": [CLAIM | {"metric": "test/loss", "diverged": -1}]}, ["claim 'c': diverged: -1", "0 or more, or null"]),
-    ({"claims": [CLAIM, CLAIM | {"id": "d", "statement": "?", "failed": 3}]}, ["claim 'd': is the same as the claim 'c'"]),
-    ({"claims": [CLAIM | {"diverged": float("nan")}]}, ["claim 'c': diverged: nan", "a finite number or null"]),
-    ({"claims": [CLAIM | {"diverged": "chance"}]}, ["claim 'c': diverged: 'chance'", "a finite number or null"]),
-    ({"claims": [CLAIM, CLAIM | {"id": "d", "marge": 1}]}, ["claim 'd': marge: there is no such key", "did you mean margin?"]),
-    ({"claims": [CLAIM | {"bound": 1}]}, ["claim 'c': bound: there is no such key", "there are id, contrast, effect, metric"]),
-    ({"claims": [CLAIM, without(CLAIM, "margin") | {"id": "d"}]}, ["claim 'd': margin: is missing", "a finite number"]),
+    (
+        {"claims": [CLAIM | {"diverged": -5}]},
+        ["claim 'c': diverged: -5", "0 to 100, as accuracies are in percent, or null"],
+    ),
+    (
+        {"claims": [CLAIM | {"failed": 150}]},
+        ["claim 'c': failed: 150", "0 to 100, as accuracies are in percent, or null"],
+    ),
+    (
+        {"claims": [CLAIM | {"metric": "test/loss", "diverged": -1}]},
+        ["claim 'c': diverged: -1", "0 or more, or null"],
+    ),
+    (
+        {"claims": [CLAIM, CLAIM | {"id": "d", "statement": "?", "failed": 3}]},
+        ["claim 'd': is the same as the claim 'c'"],
+    ),
+    (
+        {"claims": [CLAIM | {"diverged": float("nan")}]},
+        ["claim 'c': diverged: nan", "a finite number or null"],
+    ),
+    (
+        {"claims": [CLAIM | {"diverged": "chance"}]},
+        ["claim 'c': diverged: 'chance'", "a finite number or null"],
+    ),
+    (
+        {"claims": [CLAIM, CLAIM | {"id": "d", "marge": 1}]},
+        ["claim 'd': marge: there is no such key", "did you mean margin?"],
+    ),
+    (
+        {"claims": [CLAIM | {"bound": 1}]},
+        ["claim 'c': bound: there is no such key", "there are id, contrast, effect, metric"],
+    ),
+    (
+        {"claims": [CLAIM, without(CLAIM, "margin") | {"id": "d"}]},
+        ["claim 'd': margin: is missing", "a finite number"],
+    ),
     ({"claims": [CLAIM, without(CLAIM, "id")]}, ["claim 2: id: is missing"]),
     ({"claims": [CLAIM | {"id": 7}]}, ["claim 1: id: 7", "text, in quotes"]),
     ({"claims": [CLAIM | {"id": ""}]}, ["id: ''", "not empty"]),
     ({"claims": [1]}, ["claims: [1]", "a list (each a mapping with keys of id"]),
-    ({"claims": {"c": CLAIM, "d": CLAIM}}, ["claims: {c: {id: 'c', contrast: ['a', 'b']", "...", "a list (each a mapping"]),
+    (
+        {"claims": {"c": CLAIM, "d": CLAIM}},
+        ["claims: {c: {id: 'c', contrast: ['a', 'b']", "...", "a list (each a mapping"],
+    ),
     ({"paper": "arXiv:1610.02357"}, ["paper: 'arXiv:1610.02357'", "a mapping with keys of ref"]),
     ({"paper": {"section": 4.6}}, ["paper.section: 4.6", "text, in quotes"]),
     ({"notes": "?"}, ["notes: there is no such key", "there are question, base"]),
@@ -444,7 +613,9 @@ def test_scores_and_margins_that_can_be_are_allowed(write, changes):
     assert expand(write(**changes)).study.claims
 
 
-@pytest.mark.parametrize(("changes", "words"), ILL_FORMED, ids=[" ".join(words) for _, words in ILL_FORMED])
+@pytest.mark.parametrize(
+    ("changes", "words"), ILL_FORMED, ids=[" ".join(words) for _, words in ILL_FORMED]
+)
 def test_an_ill_formed_study_is_refused_with_what_is_wrong_in_which_file(write, changes, words):
     path = write(**changes)
     message = refusal(path)
@@ -476,7 +647,9 @@ def test_null_is_refused(write, folder, key):
     assert key in refusal(str(folder))
 
 
-@pytest.mark.parametrize("args", [["--seed", "3"], ["--seed=3"], ["--model.residual", "none"], ["--model.residual=none"]])
+@pytest.mark.parametrize(
+    "args", [["--seed", "3"], ["--seed=3"], ["--model.residual", "none"], ["--model.residual=none"]]
+)
 def test_the_command_line_may_not_override_what_the_study_decides(write, args):
     assert "decides it" in refusal(write(), *args)
 
@@ -498,7 +671,9 @@ def test_an_abbreviated_factor_is_no_way_around_that(write):
 def test_what_the_command_line_gives_is_not_blamed_on_the_study_file(write, tmp_path, args, said):
     (tmp_path / "layer.yaml").write_text("train: {epoch: 3}")
     layer = str(tmp_path / "layer.yaml")
-    assert refusal(write(), *(arg.replace("LAYER", layer) for arg in args)) == said.replace("LAYER", layer)
+    assert refusal(write(), *(arg.replace("LAYER", layer) for arg in args)) == said.replace(
+        "LAYER", layer
+    )
 
 
 def test_what_only_fails_together_names_both_of_what_gave_it(write, folder):
@@ -512,8 +687,14 @@ def test_what_only_fails_together_names_both_of_what_gave_it(write, folder):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"model.residual": "some"}, "model.residual: 'some' is not allowed; it must be one of all, none"),
-        ({"model.middle_blocks": 33}, "model.middle_blocks: 33 is not allowed; it must be between 0 and 32"),
+        (
+            {"model.residual": "some"},
+            "model.residual: 'some' is not allowed; it must be one of all, none",
+        ),
+        (
+            {"model.middle_blocks": 33},
+            "model.middle_blocks: 33 is not allowed; it must be between 0 and 32",
+        ),
         ({"model.timm": 5}, "model.timm: 5 is not allowed; it must be text, in quotes"),
         ({"model.timm": None}, "model.timm: null is not allowed; it must be text"),
         ({"train.epochs": "010"}, "train.epochs: 010 would be read in base 8"),
@@ -529,17 +710,30 @@ def test_what_an_arm_declares_is_blamed_on_the_study_file_and_the_arm(write, fol
 
 
 def test_an_arms_values_arrive_as_they_are(write):
-    values = {"model.fc": [64, 32], "model.bn_eps": 1e-3, "train.nesterov": True, "model.timm": "null", "data.pad": 0}
+    values = {
+        "model.fc": [64, 32],
+        "model.bn_eps": 1e-3,
+        "train.nesterov": True,
+        "model.timm": "null",
+        "data.pad": 0,
+    }
     arm = expand(write(arms={"a": {}, "b": values}, claims=[])).arms["b"]
-    assert (arm.model.fc, arm.model.bn_eps, arm.train.nesterov, arm.model.timm) == ((64, 32), 1e-3, True, "null")
+    assert (arm.model.fc, arm.model.bn_eps, arm.train.nesterov, arm.model.timm) == (
+        (64, 32),
+        1e-3,
+        True,
+        "null",
+    )
 
 
 def test_a_mistake_of_a_base_is_blamed_on_its_file_alone(write, folder):
     (folder / "base.yaml").write_text("train: {epoch: 3}")
-    assert refusal(write(), "--train.lr", "0.1").startswith(f"{folder}/base.yaml: train.epoch: there is no such key")
+    assert refusal(write(), "--train.lr", "0.1").startswith(
+        f"{folder}/base.yaml: train.epoch: there is no such key"
+    )
 
 
-# ---- a first look -----------------------------------------------------------------------------------------------------------
+# ---- a first look --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -552,7 +746,9 @@ def test_a_mistake_of_a_base_is_blamed_on_its_file_alone(write, folder):
         (UNTIL, 20, list(range(20)), "helps+seeds20"),
     ],
 )
-def test_a_first_look_has_the_first_seeds_and_a_name_of_its_own_and_shares_its_runs(write, seeds, n, first, name):
+def test_a_first_look_has_the_first_seeds_and_a_name_of_its_own_and_shares_its_runs(
+    write, seeds, n, first, name
+):
     path = write(seeds=seeds)
     whole, look = expand(path), expand(path, (), n)
     assert (look.name, look.seeds) == (name, first)
@@ -565,7 +761,9 @@ def test_a_first_look_has_the_first_seeds_and_a_name_of_its_own_and_shares_its_r
 @pytest.mark.parametrize(("seeds", "most"), [([0, 1, 2], 3), (UNTIL, 20)])
 @pytest.mark.parametrize("n", [0, -1, 21])
 def test_a_first_look_with_none_or_more_than_all_seeds_is_refused(write, seeds, most, n):
-    with pytest.raises(ValueError, match=rf"--seeds: {n} is not allowed; it must be between 1 and {most}"):
+    with pytest.raises(
+        ValueError, match=rf"--seeds: {n} is not allowed; it must be between 1 and {most}"
+    ):
         expand(write(seeds=seeds), (), n)
 
 
@@ -576,12 +774,19 @@ def test_a_claim_is_checked_also_when_it_is_made_in_python():
         Claim(id="x", contrast=("a", "b", "c"), metric="test/top1", kind="superior", margin=1.0)
 
 
-@pytest.mark.parametrize(("metric", "lower"), [("test/top1", False), ("val/top5", False), ("test/loss", True)])
+@pytest.mark.parametrize(
+    ("metric", "lower"), [("test/top1", False), ("val/top5", False), ("test/loss", True)]
+)
 def test_only_a_loss_is_better_when_lower(metric, lower):
-    assert Claim(id="x", contrast=("a", "b"), metric=metric, kind="superior", margin=0.1).measure.lower_is_better == lower
+    assert (
+        Claim(
+            id="x", contrast=("a", "b"), metric=metric, kind="superior", margin=0.1
+        ).measure.lower_is_better
+        == lower
+    )
 
 
-# ---- registration -----------------------------------------------------------------------------------------------------------
+# ---- registration --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -617,14 +822,20 @@ def test_a_registration_is_made_once(write, registered):
 def test_another_study_of_the_same_name_is_refused_and_a_reworded_one_is_not(write, registered):
     reworded = {"question": "Does it really help?"}
     assert edits(write(**reworded), registered) == []
-    other = expand(write(**reworded, arms={"a": {"model.width": 0.5}, "b": {"model.width": 0.25}}), registered)
-    with pytest.raises(ValueError, match=r"another study of this name was run, 'Does it help\?'; rename"):
+    other = expand(
+        write(**reworded, arms={"a": {"model.width": 0.5}, "b": {"model.width": 0.25}}), registered
+    )
+    with pytest.raises(
+        ValueError, match=r"another study of this name was run, 'Does it help\?'; rename"
+    ):
         Registration.register(other)
 
 
 @pytest.fixture
 def copied(write, folder, tmp_path, registered):
-    """Copies of the registered study's folder, or the folder moved, each edited; returns its expansion."""
+    """Copies of the registered study's folder, or the folder moved, each edited; returns its
+    expansion.
+    """
     first = expand(write(), registered)
     remember_files(first)
 
@@ -649,10 +860,16 @@ def copied(write, folder, tmp_path, registered):
         {"arms": STUDY["arms"] | {"c": {"model.width": 0.5}}},
     ],
 )
-def test_another_study_file_of_the_same_name_is_refused_and_told_whose_the_directory_is(copied, folder, changes):
+def test_another_study_file_of_the_same_name_is_refused_and_told_whose_the_directory_is(
+    copied, folder, changes
+):
     with pytest.raises(ValueError, match="belongs to another study of this name") as error:
         copied(**changes)
-    assert [word for word in (str(folder / "study.yaml"), "rename", "--runtime.outputs") if word not in str(error.value)] == []
+    assert [
+        word
+        for word in (str(folder / "study.yaml"), "rename", "--runtime.outputs")
+        if word not in str(error.value)
+    ] == []
 
 
 def test_a_copy_that_only_its_base_makes_another_study_is_refused(copied, tmp_path):
@@ -664,7 +881,9 @@ def test_a_copy_that_only_its_base_makes_another_study_is_refused(copied, tmp_pa
         refuse_namesake(expand(str(base.parent), [f"--runtime.outputs={tmp_path / 'outputs'}"]))
 
 
-def test_an_equal_copy_as_in_another_clone_is_the_same_study_also_when_one_is_edited_later(write, copied, registered):
+def test_an_equal_copy_as_in_another_clone_is_the_same_study_also_when_one_is_edited_later(
+    write, copied, registered
+):
     copy = copied()
     refuse_namesake(copy)
     remember_files(copy)
@@ -687,7 +906,9 @@ def test_two_layers_of_the_same_name_make_two_studies(write, tmp_path):
     for folder, epochs in (("a", 4), ("b", 5)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "long.yaml").write_text(f"train: {{epochs: {epochs}}}")
-    first, second = (expand(write(), ["-c", str(tmp_path / folder / "long.yaml"), *options]) for folder in "ab")
+    first, second = (
+        expand(write(), ["-c", str(tmp_path / folder / "long.yaml"), *options]) for folder in "ab"
+    )
     Registration.register(first)
     remember_files(first)
     refuse_namesake(first)
@@ -703,12 +924,18 @@ def test_two_layers_of_the_same_name_make_two_studies(write, tmp_path):
         ({"seeds": UNTIL}, [f"seeds [0, 1, 2] -> {UNTIL | {'futility': None}}"]),
         ({"claims": [CLAIM | {"margin": 0.1}]}, ["claim c: margin 0.5 -> 0.1"]),
         ({"claims": [CLAIM | {"kind": "equivalent"}]}, ["claim c: kind superior -> equivalent"]),
-        ({"claims": [CLAIM | {"contrast": ["b", "a"]}]}, ["claim c: contrast ['a', 'b'] -> ['b', 'a']"]),
+        (
+            {"claims": [CLAIM | {"contrast": ["b", "a"]}]},
+            ["claim c: contrast ['a', 'b'] -> ['b', 'a']"],
+        ),
         ({"claims": [CLAIM | {"diverged": 0.0}]}, ["claim c: diverged None -> 0.0"]),
         ({"claims": [CLAIM | {"id": "d"}]}, ["claim d added", "claim c removed"]),
         ({"claims": []}, ["claim c removed"]),
         ({"arms": STUDY["arms"] | {"c": {"model.width": 0.5}}}, ["arm c added"]),
-        ({"arms": STUDY["arms"] | {"b": {"model.residual": "none", "model.width": 0.5}}}, ["arm b: model.width 1.0 -> 0.5"]),
+        (
+            {"arms": STUDY["arms"] | {"b": {"model.residual": "none", "model.width": 0.5}}},
+            ["arm b: model.width 1.0 -> 0.5"],
+        ),
     ],
 )
 def test_every_later_edit_is_told_in_words(write, registered, changes, expected):
@@ -748,21 +975,43 @@ def test_a_registration_whose_fields_are_of_other_types_is_one_line(write, regis
     expansion = expand(write(), registered)
     file = expansion.directory() / "registered.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
-    with pytest.raises(ValueError, match=r"registered\.yaml: not a registration of this version \(.+\); remove it to register"):
+    with pytest.raises(
+        ValueError,
+        match=r"registered\.yaml: not a registration of this version \(.+\); remove it to register",
+    ):
         Registration.load_for(expand(write(), registered))
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\xe9", b"[", b"{? [1] : 2}", b"a: 2026-13-45", b"[" * 10**4, b"!own 3", b"!!bool 3", b"!!timestamp 3", b"x: &x [*x]"],
+    [
+        b"",
+        b"\xe9",
+        b"[",
+        b"{? [1] : 2}",
+        b"a: 2026-13-45",
+        b"[" * 10**4,
+        b"!own 3",
+        b"!!bool 3",
+        b"!!timestamp 3",
+        b"x: &x [*x]",
+    ],
 )
 def test_a_registration_that_is_no_yaml_is_one_line(write, registered, data):
     (expand(write(), registered).directory() / "registered.yaml").write_bytes(data)
-    with pytest.raises(ValueError, match=r"registered\.yaml: not a registration of this version \(.+\); remove it to register"):
+    with pytest.raises(
+        ValueError,
+        match=r"registered\.yaml: not a registration of this version \(.+\); remove it to register",
+    ):
         Registration.load_for(expand(write(), registered))
 
 
 def test_a_changed_base_is_an_edit_of_every_arm(write, registered, folder):
     path = write()
-    (folder / "base.yaml").write_text("data: {name: digits, size: 16, crop: none}\ntrain: {epochs: 4}\n")
-    assert sorted(edits(path, registered)) == ["arm a: train.epochs 3 -> 4", "arm b: train.epochs 3 -> 4"]
+    (folder / "base.yaml").write_text(
+        "data: {name: digits, size: 16, crop: none}\ntrain: {epochs: 4}\n"
+    )
+    assert sorted(edits(path, registered)) == [
+        "arm a: train.epochs 3 -> 4",
+        "arm b: train.epochs 3 -> 4",
+    ]

@@ -15,9 +15,13 @@ A = [97.4, 97.6, 97.2, 97.5, 97.3]
 B = [96.0, 96.2, 96.1, 96.0, 96.2]
 
 
-def wide(folder: Path, metric: str = "acc", b: list = B, arm: str = "arm", seed: str = "seed") -> Path:
+def wide(
+    folder: Path, metric: str = "acc", b: list = B, arm: str = "arm", seed: str = "seed"
+) -> Path:
     """A file with a column of the metric, as W&B exports one."""
-    rows = [("a", i, value) for i, value in enumerate(A)] + [("b", i, value) for i, value in enumerate(b)]
+    rows = [("a", i, value) for i, value in enumerate(A)] + [
+        ("b", i, value) for i, value in enumerate(b)
+    ]
     file = folder / "scores.csv"
     with file.open("w", newline="") as opened:
         writer = csv.writer(opened)
@@ -39,7 +43,9 @@ def long(folder: Path) -> Path:
     return file
 
 
-def read_scores(file: Path, metric: str, arm: str = "arm", seed: str = "seed") -> dict[str, dict[int, float]]:
+def read_scores(
+    file: Path, metric: str, arm: str = "arm", seed: str = "seed"
+) -> dict[str, dict[int, float]]:
     return scores_of(read_table(file), str(file), metric, arm, seed)
 
 
@@ -47,16 +53,22 @@ def test_both_layouts_hold_the_same_scores(tmp_path):
     expected = {"a": dict(enumerate(A)), "b": dict(enumerate(B))}
     assert read_scores(wide(tmp_path), "acc") == expected
     assert read_scores(long(tmp_path), "acc") == expected
-    assert read_scores(wide(tmp_path, arm="group", seed="trial"), "acc", "group", "trial") == expected
+    assert (
+        read_scores(wide(tmp_path, arm="group", seed="trial"), "acc", "group", "trial") == expected
+    )
 
 
-@pytest.mark.parametrize("asked", [{"statistic": "mean"}, {"statistic": "median"}, {"pairing": "none"}])
+@pytest.mark.parametrize(
+    "asked", [{"statistic": "mean"}, {"statistic": "median"}, {"pairing": "none"}]
+)
 def test_the_verdict_is_judges_own_and_has_a_report(tmp_path, capsys, asked):
     file, out = wide(tmp_path), tmp_path / "out"
     options = ["--contrast", "a", "b", "--metric", "acc", "--margin", "0.5"]
     options += [f"--{name}={value}" for name, value in asked.items()]
     assert main(["judge", str(file), *options, "--output", str(out)]) == 0
-    claim = ScoreClaim(id="a superior b", contrast=("a", "b"), metric="acc", kind="superior", margin=0.5, **asked)
+    claim = ScoreClaim(
+        id="a superior b", contrast=("a", "b"), metric="acc", kind="superior", margin=0.5, **asked
+    )
     (expected,) = judge([claim], [{"a": dict(enumerate(A)), "b": dict(enumerate(B))}], range(5))
     said = " ".join(capsys.readouterr().out.split())
     report = (out / "report.md").read_text()
@@ -68,11 +80,24 @@ def test_the_verdict_is_judges_own_and_has_a_report(tmp_path, capsys, asked):
 
 
 def test_with_calibrate_it_is_said_how_often_such_verdicts_are_wrong(tmp_path, capsys):
-    claim = {"contrast": ["a", "b"], "metric": "acc", "kind": "superior", "margin": 0.5, "diverged": 10.0}
+    claim = {
+        "contrast": ["a", "b"],
+        "metric": "acc",
+        "kind": "superior",
+        "margin": 0.5,
+        "diverged": 10.0,
+    }
     claims = [claim | {"id": "mean"}, claim | {"id": "median", "statistic": "median"}]
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": claims}))
     file = wide(tmp_path, b=[*B[:4], ""])
-    asked = ["judge", str(file), "--claims", str(tmp_path / "claims.yaml"), "--output", str(tmp_path / "out")]
+    asked = [
+        "judge",
+        str(file),
+        "--claims",
+        str(tmp_path / "claims.yaml"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert main(asked) == 0
     without = capsys.readouterr().out
     report = (tmp_path / "out" / "report.md").read_text()
@@ -83,7 +108,10 @@ def test_with_calibrate_it_is_said_how_often_such_verdicts_are_wrong(tmp_path, c
     assert said.startswith(without.partition("Report:")[0])
     for text in (" ".join(said.split()), report):
         assert "How often such verdicts are wrong" in text
-        assert "mean: of 4,000 simulated studies like this one in which nothing is there to find, " in text
+        assert (
+            "mean: of 4,000 simulated studies like this one in which nothing is there to find, "
+            in text
+        )
         assert "Holm's correction is over all 2 claims" in text
         assert "Warning: Claim mean: with differences such as these " in text
     assert "failures as seen (a 0, b 1 of 5)" in report
@@ -91,16 +119,37 @@ def test_with_calibrate_it_is_said_how_often_such_verdicts_are_wrong(tmp_path, c
 
 
 def test_a_lower_score_is_better_where_it_is_said(tmp_path, capsys):
-    assert main(["judge", str(wide(tmp_path, "ppl")), "--contrast", "b", "a", "--metric", "ppl", "--lower-is-better"]) == 0
+    assert (
+        main(
+            [
+                "judge",
+                str(wide(tmp_path, "ppl")),
+                "--contrast",
+                "b",
+                "a",
+                "--metric",
+                "ppl",
+                "--lower-is-better",
+            ]
+        )
+        == 0
+    )
     assert "SUPPORTED" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("metric", ["error", "test/top1_error", "RMSE", "val-ppl", "mse_val", "latency_ms", "loss_val"])
-def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_errors(tmp_path, capsys, metric):
+@pytest.mark.parametrize(
+    "metric", ["error", "test/top1_error", "RMSE", "val-ppl", "mse_val", "latency_ms", "loss_val"]
+)
+def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_errors(
+    tmp_path, capsys, metric
+):
     file = wide(tmp_path, metric)
     judging = ["judge", str(file), "--metric", metric, "--contrast", "b", "a"]
     assert main(judging) == 2
-    assert f"metric: whether a lower {metric} is the better one is not known; lower_is_better" in capsys.readouterr().err
+    assert (
+        f"metric: whether a lower {metric} is the better one is not known; lower_is_better"
+        in capsys.readouterr().err
+    )
     assert main([*judging, "--lower-is-better"]) == 0
     assert "SUPPORTED" in capsys.readouterr().out
     assert main([*judging, "--no-lower-is-better"]) == 0
@@ -111,9 +160,16 @@ def test_unpaired_arms_need_runs_that_are_numbered_alike(tmp_path, capsys):
     file = tmp_path / "uneven.csv"
     file.write_text(
         "arm,seed,acc\n"
-        + "".join(f"{arm},{seed},{90 + seed}\n" for arm, first in (("a", 2), ("b", 0)) for seed in range(first, first + 5))
+        + "".join(
+            f"{arm},{seed},{90 + seed}\n"
+            for arm, first in (("a", 2), ("b", 0))
+            for seed in range(first, first + 5)
+        )
     )
-    assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b", "--pairing", "none"]) == 2
+    assert (
+        main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b", "--pairing", "none"])
+        == 2
+    )
     assert (
         "'a' has other seeds than 'b'; pairing: none compares as many runs of both arms, numbered alike"
         in capsys.readouterr().err
@@ -122,21 +178,52 @@ def test_unpaired_arms_need_runs_that_are_numbered_alike(tmp_path, capsys):
 
 def test_arms_whose_names_differ_in_blanks_alone_are_refused(tmp_path, capsys):
     file = wide(tmp_path)
-    file.write_text(file.read_text() + "a ,99,1.0\n" if "Name" not in file.read_text() else file.read_text() + "x,a ,99,1.0\n")
+    file.write_text(
+        file.read_text() + "a ,99,1.0\n"
+        if "Name" not in file.read_text()
+        else file.read_text() + "x,a ,99,1.0\n"
+    )
     assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b"]) == 2
     assert "the arms 'a ' and 'a' differ in blanks alone" in capsys.readouterr().err
 
 
 def test_an_estimate_of_nothing_is_not_called_better(tmp_path, capsys):
     file = tmp_path / "same.csv"
-    file.write_text("arm,seed,acc\n" + "".join(f"{arm},{seed},{90 + seed}\n" for arm in "ab" for seed in range(5)))
-    assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b", "--statistic", "median", "--margin", "1"]) == 0
-    assert "Contradicted: a and b are 0.0000 apart in acc in the median" in " ".join(capsys.readouterr().out.split())
+    file.write_text(
+        "arm,seed,acc\n"
+        + "".join(f"{arm},{seed},{90 + seed}\n" for arm in "ab" for seed in range(5))
+    )
+    assert (
+        main(
+            [
+                "judge",
+                str(file),
+                "--metric",
+                "acc",
+                "--contrast",
+                "a",
+                "b",
+                "--statistic",
+                "median",
+                "--margin",
+                "1",
+            ]
+        )
+        == 0
+    )
+    assert "Contradicted: a and b are 0.0000 apart in acc in the median" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_several_contrasts_and_a_claims_file_are_one_family(tmp_path, capsys):
     file = wide(tmp_path)
-    assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b", "--contrast", "b", "a"]) == 0
+    assert (
+        main(
+            ["judge", str(file), "--metric", "acc", "--contrast", "a", "b", "--contrast", "b", "a"]
+        )
+        == 0
+    )
     from_options = capsys.readouterr().out
     shared = {"metric": "acc", "kind": "superior", "margin": 0}
     claims = [shared | {"id": f"{a} superior {b}", "contrast": [a, b]} for a, b in ("ab", "ba")]
@@ -151,10 +238,20 @@ def test_a_run_without_a_score_counts_as_the_claim_declares(tmp_path, capsys):
     file = wide(tmp_path, b=[*B[:4], ""])
     assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b"]) == 2
     assert "arm 'b', seed 4 has no finite acc; `diverged` declares" in capsys.readouterr().err
-    claim = {"id": "c", "contrast": ["a", "b"], "metric": "acc", "kind": "superior", "margin": 0.5, "diverged": 10.0}
+    claim = {
+        "id": "c",
+        "contrast": ["a", "b"],
+        "metric": "acc",
+        "kind": "superior",
+        "margin": 0.5,
+        "diverged": 10.0,
+    }
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
     out = tmp_path / "out"
-    assert main(["judge", str(file), "--claims", str(tmp_path / "claims.yaml"), "--output", str(out)]) == 0
+    assert (
+        main(["judge", str(file), "--claims", str(tmp_path / "claims.yaml"), "--output", str(out)])
+        == 0
+    )
     said = " ".join(capsys.readouterr().out.split())
     report = (out / "report.md").read_text()
     assert "INCONCLUSIVE" in said
@@ -189,7 +286,19 @@ def test_of_a_loss_the_lower_one_is_better_unless_it_is_said_otherwise(tmp_path,
 def test_what_a_claims_file_says_is_not_said_on_the_command_line_too(tmp_path, capsys):
     claim = {"id": "c", "contrast": ["a", "b"], "metric": "acc", "kind": "superior"}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
-    assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml"), "--margin", "5"]) == 2
+    assert (
+        main(
+            [
+                "judge",
+                str(wide(tmp_path)),
+                "--claims",
+                str(tmp_path / "claims.yaml"),
+                "--margin",
+                "5",
+            ]
+        )
+        == 2
+    )
     assert "--margin: not allowed with --claims" in capsys.readouterr().err
 
 
@@ -200,7 +309,10 @@ def test_a_file_that_is_no_text_is_named(tmp_path, capsys):
 
 
 def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
-    assert main(["judge", str(wide(tmp_path, b=B[:4])), "--metric", "acc", "--contrast", "a", "b"]) == 0
+    assert (
+        main(["judge", str(wide(tmp_path, b=B[:4])), "--metric", "acc", "--contrast", "a", "b"])
+        == 0
+    )
     assert "seed 4 is not trained in both arms" in capsys.readouterr().out
 
 
@@ -213,13 +325,33 @@ def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
         ("arm,seed,seed,acc\na,0,1,2\n", [], "the column 'seed' stands there 2 times"),
         ("arm,seed,acc\na,0,92_0\n", [], "row 2: acc '92_0' is no number"),
         ("arm,seed,acc\na,0_1,92\n", [], "row 2: seed '0_1' is no whole number"),
-        ("arm;seed;acc\na;0;1,5\n", [], "there are arm;seed;acc; the columns must be separated by commas, not by semicolons"),
+        (
+            "arm;seed;acc\na;0;1,5\n",
+            [],
+            "there are arm;seed;acc; the columns must be separated by commas, not by semicolons",
+        ),
         ("arm\tseed\tacc\na\t0\t1\n", [], "not by tabs"),
         ("arm,seed,acc\n a,0,1\nb,0,1\n", [], "there is no arm 'a'; there are ' a', b"),
-        ("arm,seed,acc\na,0,1\n", ["--metric", "seed"], "'seed' is no metric; it is the column of the seeds"),
-        ("arm,seed,acc\na,0,1\n", ["--metric", "arm"], "'arm' is no metric; it is the column of the arms"),
-        ("arm,seed,acc\na,0,1\n", ["--margin", "1_0"], "argument --margin: invalid number value: '1_0'"),
-        ("arm,seed,acc\na,0,1\n", ["--alpha", "0.7"], "alpha: 0.7 is not allowed; it must be above 0 and below 0.5"),
+        (
+            "arm,seed,acc\na,0,1\n",
+            ["--metric", "seed"],
+            "'seed' is no metric; it is the column of the seeds",
+        ),
+        (
+            "arm,seed,acc\na,0,1\n",
+            ["--metric", "arm"],
+            "'arm' is no metric; it is the column of the arms",
+        ),
+        (
+            "arm,seed,acc\na,0,1\n",
+            ["--margin", "1_0"],
+            "argument --margin: invalid number value: '1_0'",
+        ),
+        (
+            "arm,seed,acc\na,0,1\n",
+            ["--alpha", "0.7"],
+            "alpha: 0.7 is not allowed; it must be above 0 and below 0.5",
+        ),
         ("arm,seed\na,0\n", [], "there is no column 'acc'; there are arm, seed"),
         ("arm,seed,acc\na,x,1\n", [], "row 2: seed 'x' is no whole number"),
         ("arm,seed,acc\na\n", [], "row 2 is not whole; it must have 3 columns"),
@@ -229,7 +361,11 @@ def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
         ("arm,seed,acc\na,0,1\na,0,2\n", [], "row 3: arm 'a', seed 0 stands there twice"),
         ("arm,seed,acc\na,0,1\n", [], "claim 'a superior b': there is no arm 'b'; there are a"),
         ("arm,seed,metric,value\na,0,f1,1\n", [], "there is no row of the metric 'acc'"),
-        ("arm,seed,acc\na,0,1\n", ["--margin", "-1"], "margin: -1.0 is not allowed; it must be 0 or more"),
+        (
+            "arm,seed,acc\na,0,1\n",
+            ["--margin", "-1"],
+            "margin: -1.0 is not allowed; it must be 0 or more",
+        ),
         ("arm,seed,acc\na,0,1\n", ["--claims", "x.yaml"], "either --contrast A B or --claims FILE"),
         ("arm,seed,acc\na,0,1\n", ["--train.lr", "1"], "--train.lr: there is no run to configure"),
     ],
@@ -244,7 +380,13 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys, text, options, said):
 
 @pytest.mark.parametrize("key", [{"failed": 1.0}, {"effect": {"x": [1, 2]}, "contrast": None}])
 def test_what_needs_a_study_is_refused(tmp_path, capsys, key):
-    claim = {"id": "c", "contrast": ["a", "b"], "metric": "acc", "kind": "superior", "margin": 0.5} | key
+    claim = {
+        "id": "c",
+        "contrast": ["a", "b"],
+        "metric": "acc",
+        "kind": "superior",
+        "margin": 0.5,
+    } | key
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
     assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml")]) == 2
     assert "left out" in capsys.readouterr().err
@@ -252,14 +394,36 @@ def test_what_needs_a_study_is_refused(tmp_path, capsys, key):
 
 @pytest.mark.parametrize(
     ("metric", "scale", "margin", "warned"),
-    [("acc", 0.01, 0.5, True), ("acc", 0.01, 0.005, False), ("kappa", 1, 5, True), ("acc", 1, 0.5, False)],
+    [
+        ("acc", 0.01, 0.5, True),
+        ("acc", 0.01, 0.005, False),
+        ("kappa", 1, 5, True),
+        ("acc", 1, 0.5, False),
+    ],
 )
-def test_a_margin_as_large_as_the_whole_range_of_scores_is_remarked_on(tmp_path, capsys, metric, scale, margin, warned):
+def test_a_margin_as_large_as_the_whole_range_of_scores_is_remarked_on(
+    tmp_path, capsys, metric, scale, margin, warned
+):
     file = wide(tmp_path, metric, b=B)
     lines = [line.rpartition(",") for line in file.read_text().splitlines()[1:]]
     scaled = [f"{before},{scale * float(score):.6f}" for before, _, score in lines]
     file.write_text("\n".join([f"Name,arm,seed,{metric}", *scaled]))
-    assert main(["judge", str(file), "--contrast", "a", "b", "--metric", metric, "--margin", str(margin)]) == 0
+    assert (
+        main(
+            [
+                "judge",
+                str(file),
+                "--contrast",
+                "a",
+                "b",
+                "--metric",
+                metric,
+                "--margin",
+                str(margin),
+            ]
+        )
+        == 0
+    )
     said = " ".join(capsys.readouterr().out.split())
     low, high = scale * min(B), scale * max(A)
     expected = f"Warning: the margin of {margin:g} is as large as the whole range of the scores, {low:g} to {high:g}; it must be"
@@ -269,6 +433,8 @@ def test_a_margin_as_large_as_the_whole_range_of_scores_is_remarked_on(tmp_path,
 
 def test_a_claim_is_not_made_twice(tmp_path, capsys):
     claim = {"contrast": ["a", "b"], "metric": "acc", "kind": "superior", "margin": 0.5}
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim | {"id": "x"}, claim | {"id": "y"}]}))
+    (tmp_path / "claims.yaml").write_text(
+        yaml.safe_dump({"claims": [claim | {"id": "x"}, claim | {"id": "y"}]})
+    )
     assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml")]) == 2
     assert "claim 'y': is the same as the claim 'x'; remove one of them" in capsys.readouterr().err

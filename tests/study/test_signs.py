@@ -1,4 +1,6 @@
-"""The sign test: against scipy's binomial test, by its published table, and by how often it is wrong where a t-test fails."""
+"""The sign test: against scipy's binomial test, by its published table, and by how often it is
+wrong where a t-test fails.
+"""
 
 import math
 
@@ -14,7 +16,9 @@ MOST = 0.05 + 3 * math.sqrt(0.05 * 0.95 / TRIALS)
 
 
 def collapsing(rng: np.random.Generator, n: int, share: float) -> np.ndarray:
-    """Differences (TRIALS, n) whose median is 0, of an arm that collapses by 78 points in a share of its seeds."""
+    """Differences (TRIALS, n) whose median is 0, of an arm that collapses by 78 points in a share
+    of its seeds.
+    """
     above = rng.random((TRIALS, n)) < 0.5
     size = np.abs(rng.normal(0, 0.3, (TRIALS, n)))
     fallen = ~above & (rng.random((TRIALS, n)) < 2 * share)
@@ -27,12 +31,15 @@ DRAWS = {
     "skewed up": lambda rng, n: rng.exponential(1.0, (TRIALS, n)) - math.log(2),
     "skewed down": lambda rng, n: math.log(2) - rng.exponential(1.0, (TRIALS, n)),
     "discrete": lambda rng, n: rng.integers(-2, 3, (TRIALS, n)) * 0.2,
-    **{f"collapse in {share:.0%}": lambda rng, n, s=share: collapsing(rng, n, s) for share in (0.02, 0.05, 0.1, 0.2, 0.3)},
+    **{
+        f"collapse in {share:.0%}": lambda rng, n, s=share: collapsing(rng, n, s)
+        for share in (0.02, 0.05, 0.1, 0.2, 0.3)
+    },
 }
 """Differences with a median of 0."""
 
 
-# ---- exact ----------------------------------------------------------------------------------------------------------------
+# ---- exact ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 5, 8, 13])
@@ -40,8 +47,12 @@ DRAWS = {
 def test_superior_is_the_binomial_test_on_both_sides(n, margin):
     d = np.random.default_rng(n).normal(0.5, 1.0, n)
     supported, contradicted = signs.p_values(d, "superior", margin)
-    assert supported == pytest.approx(binomtest(int((d > margin).sum()), n, alternative="greater").pvalue)
-    assert contradicted == pytest.approx(binomtest(int((d < margin).sum()), n, alternative="greater").pvalue)
+    assert supported == pytest.approx(
+        binomtest(int((d > margin).sum()), n, alternative="greater").pvalue
+    )
+    assert contradicted == pytest.approx(
+        binomtest(int((d < margin).sum()), n, alternative="greater").pvalue
+    )
 
 
 @pytest.mark.parametrize("n", [5, 8, 13])
@@ -69,7 +80,9 @@ def test_leading_axes_are_studies_of_their_own():
     assert np.array_equal(whole[2, 1], signs.p_values(d[2, 1], "equivalent", 0.3))
 
 
-@pytest.mark.parametrize(("claims", "pairs"), [(1, 5), (2, 6), (3, 6), (4, 7), (6, 7), (7, 8), (12, 8)])
+@pytest.mark.parametrize(
+    ("claims", "pairs"), [(1, 5), (2, 6), (3, 6), (4, 7), (6, 7), (7, 8), (12, 8)]
+)
 def test_the_fewest_pairs_by_the_number_of_claims(claims, pairs):
     assert signs.fewest(0.05 / claims) == pairs
     assert signs.upper_tail(pairs, pairs) <= 0.05 / claims < signs.upper_tail(pairs - 1, pairs - 1)
@@ -98,7 +111,7 @@ def test_the_interval_excludes_the_margin_where_the_test_decides():
     assert np.array_equal(p[:, 1] <= 0.05, high < 0)
 
 
-# ---- how often it is wrong ------------------------------------------------------------------------------------------------
+# ---- how often it is wrong -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [5, 8, 11, 13])
@@ -113,15 +126,18 @@ def test_false_verdicts_are_as_rare_as_alpha_whatever_the_distribution(name, n):
 
 
 def test_where_an_arm_collapses_the_t_test_errs_and_the_sign_test_does_not():
-    """The second arm loses 78 points in one seed of twenty; otherwise the difference is exactly the margin, give or take."""
+    """The second arm loses 78 points in one seed of twenty; otherwise the difference is exactly the
+    margin, give or take.
+    """
     rng = np.random.default_rng(0)
     d = rng.normal(0.0, 0.3, (TRIALS, 5)) + 78.0 * (rng.random((TRIALS, 5)) < 0.05)
     mean = 78.0 * 0.05
-    assert (statistics.p_values(d, "superior", mean)[:, 1] <= 0.05).mean() > 0.5  # contradicted, though the mean is the margin
+    # contradicted, though the mean is the margin
+    assert (statistics.p_values(d, "superior", mean)[:, 1] <= 0.05).mean() > 0.5
     assert (signs.p_values(d, "superior", np.median(d))[:, 1] <= 0.05).mean() <= MOST
 
 
-# ---- several analyses --------------------------------------------------------------------------------------------------------
+# ---- several analyses ----------------------------------------------------------------------------
 
 
 def test_the_thresholds_of_a_schedule_and_their_chance():
@@ -139,7 +155,9 @@ def test_the_chance_of_any_analysis_is_what_is_simulated(analyses):
     smallest = np.min([signs.p_values(d[:, :n], "superior", 0.0)[:, 0] for n in analyses], axis=0)
     for level in (0.3, 0.1, 0.05, 0.01):
         expected = float(boundary.chance(level))
-        assert (smallest <= level).mean() == pytest.approx(expected, abs=4 * math.sqrt(expected / TRIALS))
+        assert (smallest <= level).mean() == pytest.approx(
+            expected, abs=4 * math.sqrt(expected / TRIALS)
+        )
         made_valid = boundary.chance(smallest)
         assert (made_valid <= level).mean() <= level + 3 * math.sqrt(level / TRIALS)
 
@@ -151,7 +169,7 @@ def test_one_analysis_costs_nothing():
     assert boundary.nominal(0.02) == tails[9 - 1]
 
 
-# ---- power ----------------------------------------------------------------------------------------------------------------
+# ---- power ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.8, 0.9, 0.97])
@@ -160,7 +178,9 @@ def test_the_pairs_that_are_needed_are_those_that_are_enough_by_simulation(share
     wins = np.random.default_rng(0).random((TRIALS, n)) < share
     found = (signs.upper_tail(wins.sum(axis=1), n) <= 0.05).mean()
     assert found == pytest.approx(signs.power(share, n, 0.05), abs=0.015)
-    assert signs.power(share, n, 0.05) >= 0.8 > max(signs.power(share, m, 0.05) for m in range(1, n))
+    assert (
+        signs.power(share, n, 0.05) >= 0.8 > max(signs.power(share, m, 0.05) for m in range(1, n))
+    )
 
 
 def test_where_nothing_is_to_be_found_no_number_of_pairs_is_enough():

@@ -15,16 +15,26 @@ ALPHA = 0.05
 @pytest.mark.parametrize("seeds", [[0, 1, 2, 3, 4], Seeds(start=5, step=1, max=8, stop="decided")])
 def test_simulated_studies_are_judged_as_judge_judges(seeds, monkeypatch):
     """With differences so coarse that some studies have no spread, and some lie on the margin."""
-    monkeypatch.setattr("xceptlab.study.statistics.detectable", lambda *args: 0.0)  # slow, and only for the summary
+    # slow, and only for the summary
+    monkeypatch.setattr("xceptlab.study.statistics.detectable", lambda *args: 0.0)
     monkeypatch.setattr("xceptlab.study.statistics.pairs_needed", lambda *args: 0)
     analyses = list(seeds.analyses) if isinstance(seeds, Seeds) else [len(seeds)]
-    kinds = [("superior", "mean", "seed"), ("equivalent", "mean", "seed"), ("superior", "median", "seed")]
+    kinds = [
+        ("superior", "mean", "seed"),
+        ("equivalent", "mean", "seed"),
+        ("superior", "median", "seed"),
+    ]
     kinds += [("equivalent", "median", "seed")]
     if not isinstance(seeds, Seeds):
         kinds += [("superior", "mean", "none")]
     claims = []
     for kind, statistic, pairing in kinds:
-        changes = {"id": f"{kind} {statistic} {pairing}", "kind": kind, "statistic": statistic, "pairing": pairing}
+        changes = {
+            "id": f"{kind} {statistic} {pairing}",
+            "kind": kind,
+            "statistic": statistic,
+            "pairing": pairing,
+        }
         claims.append(Claim(contrast=("a", "b"), metric="test/top1", margin=0.5, **changes))
     rng = np.random.default_rng(0)
     shape = (50, len(claims), analyses[-1])
@@ -40,7 +50,10 @@ def test_simulated_studies_are_judged_as_judge_judges(seeds, monkeypatch):
     names = {"supported": 1, "contradicted": -1, "inconclusive": 0}
     without_spread = 0
     for study in range(len(outcomes)):
-        scores = [{"a": dict(enumerate(a)), "b": dict(enumerate(b))} for a, b in zip(*arms[:, study], strict=True)]
+        scores = [
+            {"a": dict(enumerate(a)), "b": dict(enumerate(b))}
+            for a, b in zip(*arms[:, study], strict=True)
+        ]
         verdicts = judge(claims, scores, seeds)
         assert [names[v.outcome] for v in verdicts] == outcomes[study].tolist()
         assert [v.n for v in verdicts] == [analyses[i] for i in at[study]]

@@ -1,4 +1,6 @@
-"""How often verdicts are wrong: the benchmark's simulations, in small; docs/simulation.md has them in full."""
+"""How often verdicts are wrong: the benchmark's simulations, in small; docs/simulation.md has them
+in full.
+"""
 
 import importlib.util
 import math
@@ -35,9 +37,13 @@ NAMES = [f"n = {n}" for n in errors.SIZES] + ["until decided"]
 @pytest.mark.parametrize("seeds", DESIGNS, ids=NAMES)
 @pytest.mark.parametrize("kind", ["superior", "equivalent"])
 @pytest.mark.parametrize("differences", ["normal", "normal, one baseline", "heavy tails (t, 3 df)"])
-def test_false_verdicts_on_means_are_as_rare_as_alpha_where_differences_are_symmetric(differences, kind, seeds):
+def test_false_verdicts_on_means_are_as_rare_as_alpha_where_differences_are_symmetric(
+    differences, kind, seeds
+):
     """Of 1, 3 and 5 claims, on either side."""
-    wrong = errors.false_verdicts(errors.DIFFERENCES[differences], "mean", kind, seeds, TRIALS, seed=0)
+    wrong = errors.false_verdicts(
+        errors.DIFFERENCES[differences], "mean", kind, seeds, TRIALS, seed=0
+    )
     assert (wrong <= MOST).all()
     if differences == "normal":
         assert (wrong >= 0.035).all()  # and the tests are not careful for nothing
@@ -45,28 +51,44 @@ def test_false_verdicts_on_means_are_as_rare_as_alpha_where_differences_are_symm
 
 @pytest.mark.parametrize("seeds", DESIGNS, ids=NAMES)
 def test_accuracies_of_whole_images_make_false_verdicts_on_means_hardly_more_frequent(seeds):
-    wrong = errors.false_verdicts(errors.DIFFERENCES["whole images of 500"], "mean", "superior", seeds, TRIALS, seed=0)
+    wrong = errors.false_verdicts(
+        errors.DIFFERENCES["whole images of 500"], "mean", "superior", seeds, TRIALS, seed=0
+    )
     assert (wrong <= 0.07).all()
 
 
 @pytest.mark.parametrize("seeds", DESIGNS, ids=NAMES)
 @pytest.mark.parametrize("kind", ["superior", "equivalent"])
 @pytest.mark.parametrize("differences", errors.DIFFERENCES)
-def test_false_verdicts_on_medians_are_as_rare_as_alpha_whatever_the_differences(differences, kind, seeds):
-    wrong = errors.false_verdicts(errors.DIFFERENCES[differences], "median", kind, seeds, TRIALS, seed=0)
+def test_false_verdicts_on_medians_are_as_rare_as_alpha_whatever_the_differences(
+    differences, kind, seeds
+):
+    wrong = errors.false_verdicts(
+        errors.DIFFERENCES[differences], "median", kind, seeds, TRIALS, seed=0
+    )
     assert (wrong <= MOST).all()
 
 
 def test_skewed_differences_do_break_the_t_test_as_the_docs_say():
-    wrong = errors.false_verdicts(errors.DIFFERENCES["skewed down (exponential)"], "mean", "superior", range(5), TRIALS, seed=0)
+    wrong = errors.false_verdicts(
+        errors.DIFFERENCES["skewed down (exponential)"],
+        "mean",
+        "superior",
+        range(5),
+        TRIALS,
+        seed=0,
+    )
     assert 0.13 < wrong[0, 0] < 0.19
 
 
 @pytest.mark.parametrize("seeds", DESIGNS, ids=NAMES)
 @pytest.mark.parametrize("share", errors.SHARES)
 def test_where_an_arm_fails_claims_on_the_mean_are_not_sound(share, seeds):
-    wrong = errors.false_verdicts(errors.DIFFERENCES[f"a fails in {share:.0%}"], "mean", "superior", seeds, TRIALS, seed=0)
-    enough_seen = isinstance(seeds, range) and share * len(seeds) > 1.5  # so that the t-test sees the spread
+    wrong = errors.false_verdicts(
+        errors.DIFFERENCES[f"a fails in {share:.0%}"], "mean", "superior", seeds, TRIALS, seed=0
+    )
+    # so that the t-test sees the spread
+    enough_seen = isinstance(seeds, range) and share * len(seeds) > 1.5
     assert wrong[0, 0] > 0.1 or enough_seen
 
 
@@ -78,7 +100,9 @@ def test_the_median_finds_what_a_collapse_hides_from_the_mean():
 
 @pytest.mark.parametrize("n", [3, 5, 10, 20])
 def test_the_intervals_cover_as_often_as_they_say(n):
-    assert errors.coverage(errors.DIFFERENCES["normal"], "mean", n, TRIALS, seed=n) == pytest.approx(0.90, abs=0.01)
+    assert errors.coverage(
+        errors.DIFFERENCES["normal"], "mean", n, TRIALS, seed=n
+    ) == pytest.approx(0.90, abs=0.01)
 
 
 @pytest.mark.parametrize("differences", errors.DIFFERENCES)
@@ -92,12 +116,16 @@ def test_the_intervals_of_medians_cover_at_least_as_often_as_they_say(difference
 def test_the_power_is_that_of_statsmodels_formula(n, effect):
     formula = TTestPower().power(effect, n, 0.05, alternative="larger")
     error = math.sqrt(formula * (1 - formula) / TRIALS)
-    assert errors.power(effect, "mean", n, TRIALS, seed=n) == pytest.approx(formula, abs=max(4 * error, 0.002))
+    assert errors.power(effect, "mean", n, TRIALS, seed=n) == pytest.approx(
+        formula, abs=max(4 * error, 0.002)
+    )
 
 
 def test_calibrate_finds_skewed_differences_and_nothing_in_normal_ones():
     normal = errors.calibrated_rates(errors.DIFFERENCES["normal"], 20, 1, 10, seed=0).mean()
-    skewed = errors.calibrated_rates(errors.DIFFERENCES["skewed down (exponential)"], 20, 1, 10, seed=0).mean()
+    skewed = errors.calibrated_rates(
+        errors.DIFFERENCES["skewed down (exponential)"], 20, 1, 10, seed=0
+    ).mean()
     assert normal == pytest.approx(0.05, abs=0.02)
     assert skewed == pytest.approx(0.10, abs=0.03)
 
@@ -105,12 +133,20 @@ def test_calibrate_finds_skewed_differences_and_nothing_in_normal_ones():
 @pytest.mark.parametrize("validation", [130, 5_000, 50_000])
 @pytest.mark.parametrize("n", [5, 10])
 def test_arms_that_are_tuned_anew_for_every_seed_are_judged_as_rightly_as_others(n, validation):
-    assert errors.tuning_errors(0, validation, "anew", n, TRIALS, seed=n) == pytest.approx(0.05, abs=MOST - 0.05)
-    assert errors.tuning_errors(1, validation, "anew", n, TRIALS, seed=n) <= (0.08 if validation == 130 else MOST)
+    assert errors.tuning_errors(0, validation, "anew", n, TRIALS, seed=n) == pytest.approx(
+        0.05, abs=MOST - 0.05
+    )
+    assert errors.tuning_errors(1, validation, "anew", n, TRIALS, seed=n) <= (
+        0.08 if validation == 130 else MOST
+    )
 
 
-@pytest.mark.parametrize(("how", "validation"), [("once", 130), ("once", 5_000), ("test", 130), ("test", 5_000)])
-def test_a_value_that_is_chosen_once_or_by_the_test_split_makes_false_verdicts_as_the_docs_say(how, validation):
+@pytest.mark.parametrize(
+    ("how", "validation"), [("once", 130), ("once", 5_000), ("test", 130), ("test", 5_000)]
+)
+def test_a_value_that_is_chosen_once_or_by_the_test_split_makes_false_verdicts_as_the_docs_say(
+    how, validation
+):
     five, ten = (errors.tuning_errors(0, validation, how, n, TRIALS, seed=n) for n in (5, 10))
     assert five > 0.08
     assert ten > five + 0.02
@@ -125,7 +161,9 @@ def test_verdicts_on_images_are_as_rare_as_alpha_where_seeds_alone_err(spread):
 
 
 @pytest.mark.parametrize(("correlation", "ratio"), [(-0.5, 1.0), (0.0, 3.0), (0.5, 1.0)])
-def test_unpaired_arms_are_judged_rightly_unless_they_fail_in_turns_and_paired_ones_always(correlation, ratio):
+def test_unpaired_arms_are_judged_rightly_unless_they_fail_in_turns_and_paired_ones_always(
+    correlation, ratio
+):
     (paired, _), (unpaired, _) = errors.pairing_rates(correlation, ratio, 5, TRIALS, seed=0)
     assert paired == pytest.approx(0.05, abs=MOST - 0.05)
     assert unpaired > 0.07 if correlation < 0 else unpaired <= MOST
@@ -138,7 +176,7 @@ def test_effects_of_a_grid_are_found_as_rarely_as_alpha_also_where_cells_vary_di
     assert found <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 500)
 
 
-# ---- seeds until decided ----------------------------------------------------------------------------------------------------
+# ---- seeds until decided -------------------------------------------------------------------------
 
 
 def test_naive_peeking_errs_three_times_as_often_and_the_boundary_is_what_mends_it():
@@ -167,17 +205,28 @@ def test_chance_and_nominal_are_each_others_inverse_and_chance_is_a_distribution
 
 def test_the_table_is_what_its_script_makes(monkeypatch, tmp_path):
     script = benchmark("statistics_boundaries")
-    for name, value in {"PATHS": 40_000, "CHUNK": 20_000, "STARTS": (4,), "STEPS": (2,), "TARGET": tmp_path / "t.csv"}.items():
+    for name, value in {
+        "PATHS": 40_000,
+        "CHUNK": 20_000,
+        "STARTS": (4,),
+        "STEPS": (2,),
+        "TARGET": tmp_path / "t.csv",
+    }.items():
         monkeypatch.setattr(script, name, value)
     script.main()
     committed = (ROOT / "src/xceptlab/study/boundaries.csv").read_text().splitlines()
     made = (tmp_path / "t.csv").read_text().splitlines()
     assert made[0] == committed[0]
-    by_schedule = {tuple(line.split(",")[:3]): np.array(line.split(",")[3:], float) for line in committed[1:]}
+    by_schedule = {
+        tuple(line.split(",")[:3]): np.array(line.split(",")[3:], float) for line in committed[1:]
+    }
     for line in made[1:]:
         full = by_schedule[tuple(line.split(",")[:3])]
         assert np.abs(np.array(line.split(",")[3:], float) - full).max() < 0.01
-        assert np.all(np.abs(np.array(line.split(",")[3:], float) - full) <= 5 * np.sqrt(full * (1 - full) / 40_000) + 1e-4)
+        assert np.all(
+            np.abs(np.array(line.split(",")[3:], float) - full)
+            <= 5 * np.sqrt(full * (1 - full) / 40_000) + 1e-4
+        )
 
 
 @pytest.mark.parametrize("effect", [1.0, 1.5])
@@ -202,20 +251,33 @@ def test_futility_halves_the_seeds_where_there_is_no_effect_and_costs_little_whe
 
 def test_the_forecast_is_what_the_simulation_finds():
     plan, boundary = errors.PLAN, statistics.Boundary(4, 2, 20)
-    chance, seeds = statistics.sequential_power(2.0, 1.0, "superior", 1.0, plan.analyses, boundary, 0.05)
-    done = errors.sequential(2.0 + np.random.default_rng(5).standard_normal((4000, 1, 20)), ["superior"], [1.0])
+    chance, seeds = statistics.sequential_power(
+        2.0, 1.0, "superior", 1.0, plan.analyses, boundary, 0.05
+    )
+    done = errors.sequential(
+        2.0 + np.random.default_rng(5).standard_normal((4000, 1, 20)), ["superior"], [1.0]
+    )
     assert chance == pytest.approx((done[..., 0] != 0).mean(), abs=0.02)
     assert seeds == pytest.approx(done[..., 1].mean(), abs=0.3)
 
 
 def test_the_forecast_counts_no_analysis_that_is_over():
-    """Differences that an early analysis would have decided, at a level that only now holds, and that are far from it since."""
+    """Differences that an early analysis would have decided, at a level that only now holds, and
+    that are far from it since.
+    """
     plan, boundary = errors.PLAN, statistics.Boundary(4, 2, 20)
     observed = [2.0, 2.01, 1.99, 2.0, *(3.0 * sign for sign in (-1, 1, -1, -1, 1, -1))]
     p_early = statistics.p_values(np.array(observed[:4]), "superior", 0.0, boundary.chance).min()
     assert p_early <= 0.05
     chance, seeds = statistics.sequential_power(
-        float(np.mean(observed)), 2.0, "superior", 0.0, plan.analyses, boundary, 0.05, tuple(observed)
+        float(np.mean(observed)),
+        2.0,
+        "superior",
+        0.0,
+        plan.analyses,
+        boundary,
+        0.05,
+        tuple(observed),
     )
     assert chance < 0.9
     assert seeds > 10
@@ -223,26 +285,37 @@ def test_the_forecast_counts_no_analysis_that_is_over():
 
 @pytest.mark.parametrize("plan", [None, errors.PLAN])
 def test_the_simulation_judges_as_judge_does(plan, monkeypatch):
-    """Mixed kinds and margins, claims that share a baseline: outcomes, and the seeds at which each claim is frozen."""
-    monkeypatch.setattr("xceptlab.study.statistics.detectable", lambda *args: 0.0)  # slow, and only for the summary
+    """Mixed kinds and margins, claims that share a baseline: outcomes, and the seeds at which each
+    claim is frozen.
+    """
+    # slow, and only for the summary
+    monkeypatch.setattr("xceptlab.study.statistics.detectable", lambda *args: 0.0)
     monkeypatch.setattr("xceptlab.study.statistics.pairs_needed", lambda *args: 0)
     rng = np.random.default_rng(3)
     kinds, margins = ["superior", "equivalent", "superior", "equivalent"], [1.0, 1.0, 1.0, 1.0]
     claims = [
-        Claim(id=str(i), contrast=(f"a{i}", "b"), metric="test/top1", kind=kind, margin=1.0) for i, kind in enumerate(kinds)
+        Claim(id=str(i), contrast=(f"a{i}", "b"), metric="test/top1", kind=kind, margin=1.0)
+        for i, kind in enumerate(kinds)
     ]
     arms = rng.normal(0, 0.7, (25, 5, 20)) + rng.choice([0.0, 0.6, 1.2, 2.0], (25, 5, 1))
     differences = arms[:, :4] - arms[:, 4:]
     if plan:
         expected = errors.sequential(differences, kinds, margins, plan)
     else:
-        p = np.stack([statistics.p_values(differences[:, i], kind, 1.0) for i, kind in enumerate(kinds)], axis=1)
-        outcome = (statistics.holm(p[..., 0]) <= 0.05).astype(int) - (statistics.holm(p[..., 1]) <= 0.05)
+        p = np.stack(
+            [statistics.p_values(differences[:, i], kind, 1.0) for i, kind in enumerate(kinds)],
+            axis=1,
+        )
+        outcome = (statistics.holm(p[..., 0]) <= 0.05).astype(int) - (
+            statistics.holm(p[..., 1]) <= 0.05
+        )
         expected = np.stack([outcome, np.full_like(outcome, 20)], axis=-1)
     names = {"supported": 1, "contradicted": -1, "inconclusive": 0}
     seen = set()
     for trial, frozen in zip(arms, expected, strict=True):
-        scores = dict(zip(["a0", "a1", "a2", "a3", "b"], (dict(enumerate(row)) for row in trial), strict=True))
+        scores = dict(
+            zip(["a0", "a1", "a2", "a3", "b"], (dict(enumerate(row)) for row in trial), strict=True)
+        )
         verdicts = judge(claims, [scores] * 4, plan or range(20))
         assert [[names[v.outcome], v.n] for v in verdicts] == frozen.tolist()
         seen |= {v.outcome for v in verdicts}

@@ -94,7 +94,10 @@ def test_the_pairs_needed_are_the_fewest_that_reach_the_power(distance):
 @pytest.mark.parametrize(("near", "far"), [(0.5, 0.5), (0.5, 0.6), (0.5, 3.0)])
 def test_two_tests_need_the_pairs_with_which_both_succeed_often_enough(near, far):
     n = statistics.pairs_needed([near, far], of_pairs, 0.05)
-    misses = [sum(1 - power(distance, 1.0, pairs, 0.05) for distance in (near, far)) for pairs in (n - 1, n)]
+    misses = [
+        sum(1 - power(distance, 1.0, pairs, 0.05) for distance in (near, far))
+        for pairs in (n - 1, n)
+    ]
     assert misses[0] > 0.2 >= misses[1]
     d = np.random.default_rng(0).normal((far - near) / 2, 1.0, (4000, n))
     found = statistics.p_values(d, "equivalent", (far + near) / 2)[:, 0] <= 0.05
@@ -114,11 +117,15 @@ def test_unpaired_arms_have_welchs_error():
     assert several[0] == pytest.approx([error, error])
 
 
-# ---- what pairing gains -----------------------------------------------------------------------------------------------------
+# ---- what pairing gains --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("correlation", "spread_b"), [(0.0, 1.0), (0.5, 1.0), (0.9, 2.0), (-0.5, 1.0)])
-def test_the_interval_of_the_variance_that_pairing_leaves_covers_as_often_as_it_says(correlation, spread_b):
+@pytest.mark.parametrize(
+    ("correlation", "spread_b"), [(0.0, 1.0), (0.5, 1.0), (0.9, 2.0), (-0.5, 1.0)]
+)
+def test_the_interval_of_the_variance_that_pairing_leaves_covers_as_often_as_it_says(
+    correlation, spread_b
+):
     rng = np.random.default_rng(0)
     true = 1 - 2 * correlation * spread_b / (1 + spread_b**2)
     covered = 0
@@ -140,12 +147,19 @@ def test_the_variance_that_pairing_leaves_is_told_where_it_can_be():
         assert np.isnan(statistics.variance_left(a, b)).all()
 
 
-# ---- a study that stops when it is decided ----------------------------------------------------------------------------------
+# ---- a study that stops when it is decided -------------------------------------------------------
 
 
 def test_the_mean_at_which_a_study_stops_is_too_far_from_the_margin():
     boundary = statistics.Boundary(4, 2, 20)
-    common = {"spread": 1.0, "kind": "superior", "margin": 0.0, "analyses": range(4, 21, 2), "boundary": boundary, "level": 0.05}
+    common = {
+        "spread": 1.0,
+        "kind": "superior",
+        "margin": 0.0,
+        "analyses": range(4, 21, 2),
+        "boundary": boundary,
+        "level": 0.05,
+    }
     assert statistics.stopping_bias(1.0, **common) == pytest.approx(0.11, abs=0.02)
     assert statistics.stopping_bias(-1.0, **common) == pytest.approx(-0.11, abs=0.02)
     assert statistics.stopping_bias(0.0, **common) == pytest.approx(0.0, abs=0.01)
@@ -154,7 +168,7 @@ def test_the_mean_at_which_a_study_stops_is_too_far_from_the_margin():
     )  # decided at the first analysis, whatever comes
 
 
-# ---- where the error comes from ---------------------------------------------------------------------------------------------
+# ---- where the error comes from ------------------------------------------------------------------
 
 
 def test_skew_is_seen_where_it_can_be_and_seldom_where_there_is_none():
@@ -169,7 +183,8 @@ def test_skew_is_seen_where_it_can_be_and_seldom_where_there_is_none():
 
 
 @pytest.mark.parametrize(
-    ("hits", "n", "bound"), [(0, 5, 1 - 0.05**0.2), (5, 5, 1.0), (1, 5, 0.6574), (0, 20, 1 - 0.05 ** (1 / 20))]
+    ("hits", "n", "bound"),
+    [(0, 5, 1 - 0.05**0.2), (5, 5, 1.0), (1, 5, 0.6574), (0, 20, 1 - 0.05 ** (1 / 20))],
 )
 def test_the_upper_bound_of_a_share_is_clopper_and_pearsons(hits, n, bound):
     assert statistics.upper_share(hits, n) == pytest.approx(bound, abs=1e-4)
@@ -177,13 +192,23 @@ def test_the_upper_bound_of_a_share_is_clopper_and_pearsons(hits, n, bound):
         assert sp.binom.cdf(hits, n, statistics.upper_share(hits, n)) == pytest.approx(0.05)
 
 
-# ---- factorial studies ------------------------------------------------------------------------------------------------------
+# ---- factorial studies ---------------------------------------------------------------------------
 
 
 def test_effects_of_a_grid_without_noise_are_those_it_was_made_of():
     seeds, a, b, c = np.meshgrid(*map(np.arange, (3, 2, 3, 2)), indexing="ij")
-    scores = 5.0 * seeds + 2 * a + 10 * (b == 1) - 3 * (b == 2) + 0.5 * c + 4 * a * (b == 2) + 6 * a * (b == 1) * c
-    found = {(e.factors, e.levels): e.estimate for e in statistics.effects(scores.astype(float), 0.95)}
+    scores = (
+        5.0 * seeds
+        + 2 * a
+        + 10 * (b == 1)
+        - 3 * (b == 2)
+        + 0.5 * c
+        + 4 * a * (b == 2)
+        + 6 * a * (b == 1) * c
+    )
+    found = {
+        (e.factors, e.levels): e.estimate for e in statistics.effects(scores.astype(float), 0.95)
+    }
     assert found == pytest.approx(
         {
             ((0,), (1,)): 2 + 4 / 3 + 6 / 3 / 2,
@@ -206,10 +231,16 @@ def test_effects_are_t_tests_of_each_seeds_contrast():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(5, 2, 2)) + rng.normal(size=(5, 1, 1))
     (a0b0, a0b1), (a1b0, a1b1) = np.moveaxis(scores, 0, -1)
-    contrasts = [(a1b0 + a1b1 - a0b0 - a0b1) / 2, (a0b1 + a1b1 - a0b0 - a1b0) / 2, (a1b1 - a0b1) - (a1b0 - a0b0)]
+    contrasts = [
+        (a1b0 + a1b1 - a0b0 - a0b1) / 2,
+        (a0b1 + a1b1 - a0b0 - a1b0) / 2,
+        (a1b1 - a0b1) - (a1b0 - a0b0),
+    ]
     tests = [sp.ttest_1samp(contrast, 0) for contrast in contrasts]
     _, holm, *_ = multipletests([test.pvalue for test in tests], method="holm")
-    for effect, contrast, test, p in zip(statistics.effects(scores, 0.9), contrasts, tests, holm, strict=True):
+    for effect, contrast, test, p in zip(
+        statistics.effects(scores, 0.9), contrasts, tests, holm, strict=True
+    ):
         assert effect.estimate == pytest.approx(contrast.mean())
         assert (effect.low, effect.high) == pytest.approx(tuple(test.confidence_interval(0.9)))
         assert effect.p_adjusted == pytest.approx(p)
@@ -229,6 +260,8 @@ def test_the_intervals_of_effects_cover_as_often_as_they_say_however_the_cells_v
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(1000):
-        scores = rng.normal(size=(4, 2, 2)) * np.reshape(spreads, (2, 2)) + rng.normal(0, 3, size=(4, 1, 1))
+        scores = rng.normal(size=(4, 2, 2)) * np.reshape(spreads, (2, 2)) + rng.normal(
+            0, 3, size=(4, 1, 1)
+        )
         covered.append([e.low <= 0 <= e.high for e in statistics.effects(scores, 0.9)])
     assert np.mean(covered, axis=0) == pytest.approx(np.full(3, 0.9), abs=0.03)

@@ -16,12 +16,20 @@ from xceptlab.study.plan import expand
 
 RUNTIME = ["--runtime.wandb=disabled", "--runtime.accelerator=cpu", "--runtime.log_every=1"]
 SMALL = ["--model.middle_blocks=1", "--data.train_images=300", "--data.test_images=100", *RUNTIME]
-TINY = ["--model.middle_blocks=1", "--data.train_images=64", "--data.test_images=20", "--train.epochs=1", *RUNTIME]
+TINY = [
+    "--model.middle_blocks=1",
+    "--data.train_images=64",
+    "--data.test_images=20",
+    "--train.epochs=1",
+    *RUNTIME,
+]
 
 
 @pytest.fixture
 def study(monkeypatch, capsys):
-    """``study("experiments/order", ...)``: the command in this process, whose server the runs of all these studies share."""
+    """``study("experiments/order", ...)``: the command in this process, whose server the runs of
+    all these studies share.
+    """
     monkeypatch.chdir(ROOT)
 
     def run(*arguments):
@@ -84,7 +92,12 @@ run.send_signal({int(number)})
 print(run.wait(200), heard)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300, start_new_session=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        start_new_session=True,
     )
     assert done.stdout.strip() == f"{code} []", done.stderr
     assert "Traceback" not in done.stderr
@@ -98,7 +111,9 @@ def test_a_study_whose_data_is_missing_registers_nothing(study, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["intermediate", "order", "continuum", "continuum_matched", "factorial"])
+@pytest.mark.parametrize(
+    "name", ["intermediate", "order", "continuum", "continuum_matched", "factorial"]
+)
 def test_shipped_studies_run_in_a_small_form(study, tmp_path, name):
     done = study(f"experiments/{name}", "--seeds=2", *TINY, f"--runtime.outputs={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -108,14 +123,30 @@ def test_shipped_studies_run_in_a_small_form(study, tmp_path, name):
 def test_the_inception_study_runs_on_the_digits(study, tmp_path):
     digits = ("-c", "configs/data/digits.yaml", "-c", "configs/train/digits.yaml")
     done = study(
-        *("experiments/inception", "--seeds=2", *digits, *TINY, "--train.precision=32-true", "--train.batch_size=5"),
-        *("--data.size=75", "--model.width=0.125", "--data.train_images=10", "--data.test_images=5", "--data.validation=0"),
+        *(
+            "experiments/inception",
+            "--seeds=2",
+            *digits,
+            *TINY,
+            "--train.precision=32-true",
+            "--train.batch_size=5",
+        ),
+        *(
+            "--data.size=75",
+            "--model.width=0.125",
+            "--data.train_images=10",
+            "--data.test_images=5",
+            "--data.validation=0",
+        ),
         *("--runtime.devices=1", "--runtime.workers=0", f"--runtime.outputs={tmp_path}"),
     )
     assert done.returncode == 0, done.stderr
     assert "INCOMPLETE" not in done.stdout
     found = [json.loads(path.read_text()) for path in records(tmp_path)]
-    assert sorted(record["science"]["model.timm"] for record in found) == [""] * 2 + ["inception_v3"] * 2
+    assert (
+        sorted(record["science"]["model.timm"] for record in found)
+        == [""] * 2 + ["inception_v3"] * 2
+    )
 
 
 @pytest.fixture
@@ -130,32 +161,57 @@ def photographs(tmp_path):
             folder = tmp_path / "photographs" / split / name
             folder.mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(generator.integers(0, 256, (90, 80, 3), dtype=np.uint8)).save(folder / f"{i}.JPEG")
+                Image.fromarray(generator.integers(0, 256, (90, 80, 3), dtype=np.uint8)).save(
+                    folder / f"{i}.JPEG"
+                )
     return tmp_path / "photographs"
 
 
 def test_the_imagenet_study_runs_in_a_tiny_form_on_two_processes(study, tmp_path, photographs):
-    """Its recipe, narrow and short, on photographs that the test makes, with the launcher's path for several devices."""
+    """Its recipe, narrow and short, on photographs that the test makes, with the launcher's path
+    for several devices.
+    """
     content = yaml.safe_load((ROOT / "experiments/imagenet_residual/study.yaml").read_text())
     content["base"] = [str(ROOT / base) for base in content["base"][:-1]]
     content["seeds"] = [0]
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
     done = study(
-        *(tmp_path / "tiny.yaml", "--jobs", "1", f"--data.root={photographs}", "--data.name=folder"),
+        *(
+            tmp_path / "tiny.yaml",
+            "--jobs",
+            "1",
+            f"--data.root={photographs}",
+            "--data.name=folder",
+        ),
         *("--data.size=71", "--data.validation=0", "--model.width=0.05", "--model.middle_blocks=1"),
-        *("--train.epochs=1", "--train.batch_size=12", "--runtime.accelerator=cpu", "--runtime.devices=2", "--runtime.workers=0"),
+        *(
+            "--train.epochs=1",
+            "--train.batch_size=12",
+            "--runtime.accelerator=cpu",
+            "--runtime.devices=2",
+            "--runtime.workers=0",
+        ),
         *("--runtime.wandb=disabled", f"--runtime.outputs={tmp_path}"),
     )
     assert done.returncode == 0, done.stderr
     found = [json.loads(path.read_text()) for path in records(tmp_path)]
-    assert [(record["world_size"], record["precision"], record["test_images"]) for record in found] == [(2, "bf16-mixed", 8)] * 2
+    assert [
+        (record["world_size"], record["precision"], record["test_images"]) for record in found
+    ] == [(2, "bf16-mixed", 8)] * 2
     assert "inconclusive" in done.stdout.lower()
 
 
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"CIFAR-10's parquet files are not in {CIFAR10}")
 def test_the_same_study_on_real_cifar10(study, tmp_path):
     done = study(
-        *("experiments/residual", "--seeds=2", *TINY, "-c", "configs/data/cifar10.yaml", f"--data.root={CIFAR10}"),
+        *(
+            "experiments/residual",
+            "--seeds=2",
+            *TINY,
+            "-c",
+            "configs/data/cifar10.yaml",
+            f"--data.root={CIFAR10}",
+        ),
         f"--runtime.outputs={tmp_path}",
     )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""Arms that are compared at their own best values: which runs there are, which are chosen, and what is said of it."""
+"""Arms that are compared at their own best values: which runs there are, which are chosen, and what
+is said of it.
+"""
 
 import csv
 import io
@@ -25,7 +27,15 @@ STUDY = {
     "base": ["base.yaml"],
     "seeds": [0, 1, 2],
     "arms": {"a": {"model.residual": "all"}, "b": {"model.residual": "none"}},
-    "claims": [{"id": "c", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior", "margin": 0.5}],
+    "claims": [
+        {
+            "id": "c",
+            "contrast": ["a", "b"],
+            "metric": "test/top1",
+            "kind": "superior",
+            "margin": 0.5,
+        }
+    ],
     "tune": {"keys": {"train.lr": VALUES}, "select": "val/top1"},
 }
 BASE = "data: {name: digits, size: 16, crop: none, validation: 0.1}\ntrain: {epochs: 3, lr: 0.1}\n"
@@ -41,16 +51,28 @@ def study(tmp_path):
         (folder / "base.yaml").write_text(base)
         content = {key: value for key, value in (STUDY | changes).items() if value is not None}
         (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        return expand(str(folder), [f"--runtime.outputs={tmp_path / 'outputs'}", *args], seeds_first)
+        return expand(
+            str(folder), [f"--runtime.outputs={tmp_path / 'outputs'}", *args], seeds_first
+        )
 
     return write
 
 
-def finish(expansion: Expansion, validation: dict[str, list[float]], test: dict[str, list[float]], **changes) -> Expansion:
+def finish(
+    expansion: Expansion,
+    validation: dict[str, list[float]],
+    test: dict[str, list[float]],
+    **changes,
+) -> Expansion:
     """Leave the runs behind: by trial, such as ``a@0.1``, the accuracies of each seed."""
     for trial, seed in expansion.runs():
         top1 = test[trial][seed]
-        metrics = {"test/top1": top1, "test/loss": 0.25, "val/top1": validation[trial][seed], "val/loss": 1.0}
+        metrics = {
+            "test/top1": top1,
+            "test/loss": 0.25,
+            "val/top1": validation[trial][seed],
+            "val/loss": 1.0,
+        }
         leave(expansion, trial, seed, top1, metrics=metrics, **changes)
     return expansion
 
@@ -65,7 +87,7 @@ TEST = {
 }  # fmt: skip
 
 
-# ---- what is run ------------------------------------------------------------------------------------------------------------
+# ---- what is run ---------------------------------------------------------------------------------
 
 
 def test_every_arm_is_trained_at_every_value_with_every_seed_and_nothing_else_differs(study):
@@ -86,11 +108,15 @@ def test_a_value_that_is_the_base_files_shares_its_run_with_the_study_that_tunes
 
 def test_a_first_look_and_seeds_until_decided_train_every_value(study):
     assert len(study(seeds_first=2).runs()) == 2 * 2 * 3
-    assert len(study(seeds={"start": 4, "step": 2, "max": 8, "stop": "decided"}).runs()) == 2 * 4 * 3
+    assert (
+        len(study(seeds={"start": 4, "step": 2, "max": 8, "stop": "decided"}).runs()) == 2 * 4 * 3
+    )
 
 
 def test_drawn_values_fill_their_range_and_more_trials_keep_the_runs_of_fewer():
-    few, many = (Tune(keys={"train.lr": {"log": [0.01, 1.0]}}, trials=n).trial_values for n in (4, 16))
+    few, many = (
+        Tune(keys={"train.lr": {"log": [0.01, 1.0]}}, trials=n).trial_values for n in (4, 16)
+    )
     assert many[:4] == few
     values = sorted(each["train.lr"] for each in many)
     assert 0.01 <= values[0] < 0.02
@@ -99,8 +125,15 @@ def test_drawn_values_fill_their_range_and_more_trials_keep_the_runs_of_fewer():
 
 
 def test_values_of_several_keys_are_crossed(study):
-    trials = study(tune={"keys": {"train.lr": [0.1, 0.2], "train.weight_decay": [0, 0.0005]}}).trials
-    assert [name for name in trials if name.startswith("a")] == ["a@0.1,0", "a@0.1,0.0005", "a@0.2,0", "a@0.2,0.0005"]
+    trials = study(
+        tune={"keys": {"train.lr": [0.1, 0.2], "train.weight_decay": [0, 0.0005]}}
+    ).trials
+    assert [name for name in trials if name.startswith("a")] == [
+        "a@0.1,0",
+        "a@0.1,0.0005",
+        "a@0.2,0",
+        "a@0.2,0.0005",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,24 +179,35 @@ def test_the_registration_holds_what_is_tuned_and_an_edit_is_told(study):
     assert [edit.split(" ")[0] for edit in Registration.load_for(edited).edits(edited)] == ["tune"]
 
 
-# ---- what is chosen ---------------------------------------------------------------------------------------------------------
+# ---- what is chosen ------------------------------------------------------------------------------
 
 
-def test_validation_chooses_anew_for_every_seed_ties_go_to_the_first_and_the_test_split_has_no_part(study):
+def test_validation_chooses_anew_for_every_seed_ties_go_to_the_first_and_the_test_split_has_no_part(
+    study,
+):
     expansion = finish(study(), VALIDATION, TEST)
     choice = chosen(expansion, expansion.records())
     assert [choice["a", seed] for seed in range(3)] == ["a@0.1", "a@0.3", "a@0.1"]
     assert [choice["b", seed] for seed in range(3)] == ["b@0.03"] * 3
     (v,) = judge_study(expansion, expansion.records())
     assert v.scores == ({0: 91, 1: 95, 2: 93}, {0: 71, 1: 73, 2: 75})
-    assert "Each arm at the best of 3 values of train.lr by val/top1, chosen anew for every seed." in v.summary
+    assert (
+        "Each arm at the best of 3 values of train.lr by val/top1, chosen anew for every seed."
+        in v.summary
+    )
 
 
 def test_the_lower_loss_is_the_better_one(study):
     expansion = study(tune={"keys": {"train.lr": VALUES}, "select": "val/loss"})
     for trial, seed in expansion.runs():
         loss = {"a@0.03": 3.0, "a@0.1": 2.0, "a@0.3": 1.0}.get(trial, 1.0)
-        leave(expansion, trial, seed, 90.0, metrics={"test/top1": 90.0, "val/loss": loss, "val/top1": 50.0})
+        leave(
+            expansion,
+            trial,
+            seed,
+            90.0,
+            metrics={"test/top1": 90.0, "val/loss": loss, "val/top1": 50.0},
+        )
     assert chosen(expansion, expansion.records())["a", 0] == "a@0.3"
 
 
@@ -186,24 +230,34 @@ def test_an_arm_waits_for_all_its_values(study):
     assert (v.outcome, v.n) == ("incomplete", 2)
 
 
-# ---- what is said -----------------------------------------------------------------------------------------------------------
+# ---- what is said --------------------------------------------------------------------------------
 
 
 def test_a_choice_at_the_edge_and_one_of_too_few_images_are_warned_of(study):
     expansion = finish(study(), VALIDATION, TEST, validation_images=130)
     warnings = tuning_warnings(expansion, expansion.records())
     assert any(
-        "the best train.lr of b is at the edge of the values that were tried (0.03 in 3 of 3 seeds)" in w for w in warnings
+        "the best train.lr of b is at the edge of the values that were tried (0.03 in 3 of 3 seeds)"
+        in w
+        for w in warnings
     )
     assert not any("of a is at the edge" in w for w in warnings)
-    assert any("130 validation images cannot tell the two best values of a apart in 2 of 3 seeds" in w for w in warnings)
+    assert any(
+        "130 validation images cannot tell the two best values of a apart in 2 of 3 seeds" in w
+        for w in warnings
+    )
     assert not any("two best values of b apart" in w for w in warnings)
 
 
 def test_many_images_tell_them_apart(study):
-    clear = {trial: [own - 10 * (trial == "a@0.3") for own in values] for trial, values in VALIDATION.items()}
+    clear = {
+        trial: [own - 10 * (trial == "a@0.3") for own in values]
+        for trial, values in VALIDATION.items()
+    }
     expansion = finish(study(), clear, TEST, validation_images=50_000)
-    assert not any("apart" in warning for warning in tuning_warnings(expansion, expansion.records()))
+    assert not any(
+        "apart" in warning for warning in tuning_warnings(expansion, expansion.records())
+    )
 
 
 def test_the_report_shows_what_was_chosen_and_every_value(study):
@@ -211,8 +265,16 @@ def test_the_report_shows_what_was_chosen_and_every_value(study):
     summary = summarise(expansion)
     assert summary.tuned
     assert summary.tuned.chosen[1] == ["a", "0.1", "0.3", "0.1"]
-    assert summary.tuned.by_value[1][1:] == ["99.00 ± 0.00 (0×)", "92.00 ± 1.00 (2×)", "95.00 ± 1.00 (1×)"]
-    assert [row[1:3] for row in summary.tuned.contrasts[1:]] == [["0.03", "+26.00"], ["0.1", "+12.00"], ["0.3", "+15.00"]]
+    assert summary.tuned.by_value[1][1:] == [
+        "99.00 ± 0.00 (0×)",
+        "92.00 ± 1.00 (2×)",
+        "95.00 ± 1.00 (1×)",
+    ]
+    assert [row[1:3] for row in summary.tuned.contrasts[1:]] == [
+        ["0.03", "+26.00"],
+        ["0.1", "+12.00"],
+        ["0.3", "+15.00"],
+    ]
     folder = write_report(summary, latex=True).parent
     for name in ("report.html", "report.md"):
         text = (folder / name).read_text()
@@ -226,7 +288,9 @@ def test_the_report_shows_what_was_chosen_and_every_value(study):
 def test_results_have_the_value_of_every_run(study):
     expansion = finish(study(), VALIDATION, TEST)
     rows = list(csv.DictReader(io.StringIO(results_csv(summarise(expansion)))))
-    assert [(row["arm"], row["train.lr"]) for row in rows[:6]] == [(arm, str(value)) for arm in "ab" for value in VALUES]
+    assert [(row["arm"], row["train.lr"]) for row in rows[:6]] == [
+        (arm, str(value)) for arm in "ab" for value in VALUES
+    ]
 
 
 def test_plan_and_status_count_arms_times_seeds_times_values(study, capsys):
@@ -234,7 +298,10 @@ def test_plan_and_status_count_arms_times_seeds_times_values(study, capsys):
     folder = str(expansion.files[0].parent)
     options = [f"--runtime.outputs={expansion.arms['a'].runtime.outputs}"]
     assert main(["plan", folder, *options]) == 0
-    assert "18 of 18 runs to train: 2 arms x 3 seeds x 3 values of train.lr." in capsys.readouterr().out
+    assert (
+        "18 of 18 runs to train: 2 arms x 3 seeds x 3 values of train.lr."
+        in capsys.readouterr().out
+    )
     leave(expansion, "a@0.3", 0, 90.0)
     assert main(["status", folder, *options]) == 0
     said = capsys.readouterr().out

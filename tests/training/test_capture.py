@@ -1,6 +1,7 @@
 """Captured steps: the logic around the graphs, which on a CPU are work that is simply done again.
 
-What only a GPU can show, that a CUDA graph comes to the same bits, `make gpu` shows; each run checks it for itself, too.
+What only a GPU can show, that a CUDA graph comes to the same bits, `make gpu` shows; each run
+checks it for itself, too.
 """
 
 import json
@@ -44,8 +45,12 @@ def left(config: RunConfig) -> tuple[dict[str, torch.Tensor], list[dict[str, flo
     return safetensors.torch.load_file(directory / "model.safetensors"), curves
 
 
-def trained(tiny, folder: Path, *options: str) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    config = tiny("--train.epochs=4", "--train.batch_size=64", f"--runtime.outputs={folder}", *options)
+def trained(
+    tiny, folder: Path, *options: str
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    config = tiny(
+        "--train.epochs=4", "--train.batch_size=64", f"--runtime.outputs={folder}", *options
+    )
     train(config, progress=False)
     return left(config)
 
@@ -57,7 +62,9 @@ def assert_equal(a, b) -> None:
 
 @pytest.fixture
 def replays(monkeypatch) -> dict[str, list[bool]]:
-    """Lets runs on a CPU replay their work; by kind for every batch whether it was replayed or captured."""
+    """Lets runs on a CPU replay their work; by kind for every batch whether it was replayed or
+    captured.
+    """
     monkeypatch.setattr(capture, "recorder", lambda trainer, config: again)
     seen: dict[str, list[bool]] = {"training steps": [], "evaluations": []}
     call = capture.Captured.__call__
@@ -83,7 +90,9 @@ def test_replayed_steps_come_to_the_same_bits(name, tiny, tmp_path, replays):
     assert_equal(with_graphs, without)
 
 
-def test_frozen_parameters_and_those_without_a_part_in_the_loss_are_left_alone(tiny, tmp_path, replays, monkeypatch):
+def test_frozen_parameters_and_those_without_a_part_in_the_loss_are_left_alone(
+    tiny, tmp_path, replays, monkeypatch
+):
     def build(config):
         network = built(config)
         network.unused = torch.nn.Linear(3, 3)
@@ -117,7 +126,9 @@ def test_a_continued_run_comes_to_the_same_bits(tiny, tmp_path, replays, monkeyp
 
 
 @pytest.mark.parametrize("kind", ["refuses", "computes something else"])
-def test_where_capturing_fails_the_run_goes_on_without_and_says_so_once(kind, tiny, tmp_path, monkeypatch, capfd):
+def test_where_capturing_fails_the_run_goes_on_without_and_says_so_once(
+    kind, tiny, tmp_path, monkeypatch, capfd
+):
     def recorder(work):
         if kind == "refuses":
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
@@ -131,19 +142,32 @@ def test_where_capturing_fails_the_run_goes_on_without_and_says_so_once(kind, ti
     steps = []
     monkeypatch.setattr(capture, "recorder", lambda trainer, config: recorder)
     original = capture.CapturedStep.__init__
-    monkeypatch.setattr(capture.CapturedStep, "__init__", lambda step, *args: (steps.append(step), original(step, *args))[1])
+    monkeypatch.setattr(
+        capture.CapturedStep,
+        "__init__",
+        lambda step, *args: (steps.append(step), original(step, *args))[1],
+    )
     fallen_back = trained(tiny, tmp_path / "fallen", "--model.dropout=0.4")
     said = capfd.readouterr().err
-    assert said.count("training steps are launched kernel by kernel, not replayed from a CUDA graph: ") == 1
+    assert (
+        said.count("training steps are launched kernel by kernel, not replayed from a CUDA graph: ")
+        == 1
+    )
     monkeypatch.setattr(capture, "recorder", lambda trainer, config: None)
     assert_equal(fallen_back, trained(tiny, tmp_path / "without", "--model.dropout=0.4"))
 
 
 def test_no_graph_outlives_the_place_of_the_weights(tiny, tmp_path, replays, monkeypatch):
-    """After training the Trainer moves the weights off the device and, for the test, to other addresses on it."""
+    """After training the Trainer moves the weights off the device and, for the test, to other
+    addresses on it.
+    """
     made = []
     original = capture.Captured.__init__
-    monkeypatch.setattr(capture.Captured, "__init__", lambda work, *args: (made.append(work.work), original(work, *args))[1])
+    monkeypatch.setattr(
+        capture.Captured,
+        "__init__",
+        lambda work, *args: (made.append(work.work), original(work, *args))[1],
+    )
     trained(tiny, tmp_path)
     assert made == ["training steps", "evaluations", "evaluations"]
 

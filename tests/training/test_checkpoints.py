@@ -1,4 +1,6 @@
-"""Checkpoints: when they are written, what a kill or a bad disk can do to them, and that runs continue from them."""
+"""Checkpoints: when they are written, what a kill or a bad disk can do to them, and that runs
+continue from them.
+"""
 
 import errno
 import os
@@ -20,7 +22,8 @@ from xceptlab.training.train import train
 def save(directory, *steps):
     for step in steps:
         CheckpointFiles().save_checkpoint(
-            {"step": step, "weights": torch.full((1000,), float(step))}, directory / f"step{step:08d}"
+            {"step": step, "weights": torch.full((1000,), float(step))},
+            directory / f"step{step:08d}",
         )
 
 
@@ -31,7 +34,9 @@ def step_of(path):
 def test_the_newest_two_are_kept_and_named_by_their_checksum(tmp_path):
     save(tmp_path, 3, 20, 100)
     assert [step_of(path) for path in oldest_first(tmp_path)] == [20, 100]
-    assert all(checkpoints.checksum(path.read_bytes()) in path.name for path in oldest_first(tmp_path))
+    assert all(
+        checkpoints.checksum(path.read_bytes()) in path.name for path in oldest_first(tmp_path)
+    )
     assert step_of(newest(tmp_path)) == 100
 
 
@@ -110,12 +115,21 @@ def test_processes_that_see_different_checkpoints_do_not_train(crashed, tmp_path
     def process(rank, outputs):
         group = {  # as torchrun has it, which gives all processes the same arguments
             **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-            **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "RANK": rank, "LOCAL_RANK": rank},
+            **{
+                "WORLD_SIZE": "2",
+                "LOCAL_WORLD_SIZE": "2",
+                "GROUP_RANK": "0",
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+            },
         }
         arguments = ["train", *TINY, "--runtime.devices=2", f"--runtime.outputs={outputs}"]
         return processes.start(arguments, tmp_path / rank, os.environ | group)
 
-    both = {rank: process(rank, outputs) for rank, outputs in (("0", crashed.runtime.outputs), ("1", tmp_path / "elsewhere"))}
+    both = {
+        rank: process(rank, outputs)
+        for rank, outputs in (("0", crashed.runtime.outputs), ("1", tmp_path / "elsewhere"))
+    }
     for rank, one in both.items():
         one.join(300)
         assert one.exitcode == 2
@@ -127,12 +141,16 @@ def test_processes_that_see_different_checkpoints_do_not_train(crashed, tmp_path
 def test_a_checkpoint_of_a_version_with_other_weights_is_refused_in_one_line(crashed, capsys):
     folder = RunDirectory.of(crashed.runtime.outputs, crashed.run_id).path / "checkpoints"
     checkpoint = CheckpointFiles().load_checkpoint(newest(folder), weights_only=True)
-    checkpoint["state_dict"]["network.a"] = checkpoint["state_dict"].pop("network.classifier.weight")
+    checkpoint["state_dict"]["network.a"] = checkpoint["state_dict"].pop(
+        "network.classifier.weight"
+    )
     CheckpointFiles().save_checkpoint(checkpoint, folder / "step00000009")
     file = folder.parent / "config.yaml"
     assert cli.main(["train", "-c", str(file)]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("xceptlab: the checkpoint to continue from is of another version: network.a differs;")
+    assert said[-1].startswith(
+        "xceptlab: the checkpoint to continue from is of another version: network.a differs;"
+    )
     assert len([line for line in said if line.startswith("xceptlab:")]) == 1
 
 
@@ -144,19 +162,33 @@ def test_a_checkpoint_of_a_version_with_other_weights_is_refused_in_one_line(cra
         (["--runtime.checkpoint_minutes=1e-9", "--train.accumulate=2"], list(range(1, 11))),
     ],
 )
-def test_checkpoints_are_written_at_ends_of_epochs_by_steps_and_by_time(tiny, monkeypatch, when, steps):
+def test_checkpoints_are_written_at_ends_of_epochs_by_steps_and_by_time(
+    tiny, monkeypatch, when, steps
+):
     written = []
-    monkeypatch.setattr(CheckpointFiles, "save_checkpoint", lambda self, checkpoint, path, **_: written.append(path.name))
+    monkeypatch.setattr(
+        CheckpointFiles,
+        "save_checkpoint",
+        lambda self, checkpoint, path, **_: written.append(path.name),
+    )
     train(tiny(*when), progress=False)
     assert written == [f"step{step:08d}" for step in steps]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("crash", [3, 9])  # batches of 20, 10 an epoch
-def test_a_run_continues_in_mid_epoch_to_the_same_bits(tiny, made, tmp_path, monkeypatch, workers, crash):
+def test_a_run_continues_in_mid_epoch_to_the_same_bits(
+    tiny, made, tmp_path, monkeypatch, workers, crash
+):
     science = (*made, "--model.dropout=0.2", "--train.ema=0.9", "--train.accumulate=2")
-    runtime = ("--runtime.checkpoint_steps=1", "--runtime.log_every=3", f"--runtime.workers={workers}")
-    config, undisturbed = (tiny(*science, *runtime, f"--runtime.outputs={tmp_path / name}") for name in "ab")
+    runtime = (
+        "--runtime.checkpoint_steps=1",
+        "--runtime.log_every=3",
+        f"--runtime.workers={workers}",
+    )
+    config, undisturbed = (
+        tiny(*science, *runtime, f"--runtime.outputs={tmp_path / name}") for name in "ab"
+    )
     step, batches = Task.training_step, []
 
     def crashing(self, batch, batch_idx):
@@ -168,11 +200,18 @@ def test_a_run_continues_in_mid_epoch_to_the_same_bits(tiny, made, tmp_path, mon
         with pytest.raises(ZeroDivisionError):
             train(config, progress=False)
     records = [train(one, progress=False) for one in (config, undisturbed)]
-    directories = [RunDirectory.of(one.runtime.outputs, one.run_id) for one in (config, undisturbed)]
+    directories = [
+        RunDirectory.of(one.runtime.outputs, one.run_id) for one in (config, undisturbed)
+    ]
     assert records[0].metrics == records[1].metrics
-    assert len({(directory.path / "model.safetensors").read_bytes() for directory in directories}) == 1
+    assert (
+        len({(directory.path / "model.safetensors").read_bytes() for directory in directories}) == 1
+    )
     timeless = [
-        [{k: v for k, v in line.items() if k not in ("time", "seconds", "images_per_second")} for line in directory.log()]
+        [
+            {k: v for k, v in line.items() if k not in ("time", "seconds", "images_per_second")}
+            for line in directory.log()
+        ]
         for directory in directories
     ]
     assert timeless[0] == timeless[1]

@@ -17,20 +17,35 @@ MODULES = (checkpoints, lightning, optim, parallel, task, tracking)
 def ours():
     """The classes of this package that Lightning calls."""
     kinds = {kind for module in MODULES for _, kind in inspect.getmembers(module, inspect.isclass)}
-    found = [kind for kind in kinds | {DataModule} if kind.__module__.startswith("xceptlab") and lightnings(kind)]
+    found = [
+        kind
+        for kind in kinds | {DataModule}
+        if kind.__module__.startswith("xceptlab") and lightnings(kind)
+    ]
     return sorted(found, key=lambda kind: kind.__name__)
 
 
 def lightnings(kind):
     """The parents of a class that Lightning defines."""
-    return [parent for parent in kind.__mro__ if parent.__module__.startswith(("pytorch_lightning", "lightning_fabric"))]
+    return [
+        parent
+        for parent in kind.__mro__
+        if parent.__module__.startswith(("pytorch_lightning", "lightning_fabric"))
+    ]
 
 
 @pytest.mark.parametrize("kind", ours(), ids=lambda kind: kind.__name__)
 def test_each_method_that_ours_replaces_is_one_that_is_checked(kind):
     defined = [name for name in vars(kind) if not name.startswith(("__", "_abc_"))]
-    replaced = {name for name in defined if any(hasattr(parent, name) for parent in lightnings(kind))}
-    checked = {name for base, names in lightning.REPLACED.items() if issubclass(kind, base) for name in names}
+    replaced = {
+        name for name in defined if any(hasattr(parent, name) for parent in lightnings(kind))
+    }
+    checked = {
+        name
+        for base, names in lightning.REPLACED.items()
+        if issubclass(kind, base)
+        for name in names
+    }
     assert replaced <= checked
 
 
@@ -44,14 +59,18 @@ def test_nothing_is_checked_that_nothing_replaces():
     ("owner", "name"),
     [
         (pl.LightningModule, "backward"),
-        (WeightAveraging, "on_train_end"),  # every callback has one; what matters is that this class does its work there
+        # every callback has one; what matters is that this class does its work there
+        (WeightAveraging, "on_train_end"),
         (lightning.callbacks.RichProgressBar, "_get_train_description"),
     ],
 )
-def test_a_method_that_lightning_has_no_more_is_named_with_lightnings_version(tiny, monkeypatch, owner, name):
+def test_a_method_that_lightning_has_no_more_is_named_with_lightnings_version(
+    tiny, monkeypatch, owner, name
+):
     monkeypatch.delattr(owner, name)
     with pytest.raises(
-        Refused, match=f"pytorch-lightning {pl.__version__} does not fit .* {owner.__name__} has no {name} any more"
+        Refused,
+        match=f"pytorch-lightning {pl.__version__} does not fit .* {owner.__name__} has no {name} any more",
     ):
         train(tiny(), progress=False)
 
@@ -59,11 +78,16 @@ def test_a_method_that_lightning_has_no_more_is_named_with_lightnings_version(ti
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (lightning.pl.trainer.connectors.signal_connector._SignalConnector, "register_signal_handlers"),
+        (
+            lightning.pl.trainer.connectors.signal_connector._SignalConnector,
+            "register_signal_handlers",
+        ),
         (lightning.pl.loops.training_epoch_loop._TrainingEpochLoop, "_broadcast_sigterm_tensor"),
     ],
 )
-def test_a_private_method_that_would_be_replaced_in_vain_is_named_too(tiny, monkeypatch, owner, name):
+def test_a_private_method_that_would_be_replaced_in_vain_is_named_too(
+    tiny, monkeypatch, owner, name
+):
     monkeypatch.delattr(owner, name)
     with pytest.raises(Refused, match=f"{owner.__name__} has no {name} any more"):
         train(tiny(), progress=False)

@@ -16,7 +16,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
 
 
-# ---- schedules --------------------------------------------------------------------------------------------------------------
+# ---- schedules -----------------------------------------------------------------------------------
 
 
 def test_the_papers_schedule_is_a_staircase_of_094_every_2_epochs():
@@ -38,8 +38,12 @@ def test_constant_is_constant():
 
 @pytest.mark.parametrize("kind", ["constant", "exponential", "cosine"])
 def test_the_warm_up_rises_linearly_to_the_full_rate_and_never_starts_at_zero(kind):
-    at = factor(TrainConfig(epochs=10, schedule=kind, warmup=0.1, decay_epochs=100.0), steps_per_epoch=10)
-    assert [at(step) for step in range(10)] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    at = factor(
+        TrainConfig(epochs=10, schedule=kind, warmup=0.1, decay_epochs=100.0), steps_per_epoch=10
+    )
+    assert [at(step) for step in range(10)] == pytest.approx(
+        [0.1 * (step + 1) for step in range(10)]
+    )
     assert at(10) == 1.0
 
 
@@ -64,7 +68,7 @@ def test_the_schedule_sets_the_optimizers_rate_at_every_step():
     assert rates[:2] == pytest.approx([0.05, 0.1])
 
 
-# ---- optimizers -------------------------------------------------------------------------------------------------------------
+# ---- optimizers ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("rmsprop", RMSprop), ("adamw", AdamW)])
@@ -78,7 +82,9 @@ def test_the_optimizer_is_torchs_with_the_configured_numbers(name, kind):
 
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_nesterovs_momentum_is_passed_on(nesterov):
-    assert optimizer(network(), TrainConfig(nesterov=nesterov)).param_groups[0]["nesterov"] is nesterov
+    assert (
+        optimizer(network(), TrainConfig(nesterov=nesterov)).param_groups[0]["nesterov"] is nesterov
+    )
 
 
 def test_by_default_all_parameters_decay():
@@ -97,7 +103,7 @@ def test_norms_and_biases_are_spared_where_so_configured():
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
 
 
-# ---- the average of weights -------------------------------------------------------------------------------------------------
+# ---- the average of weights ----------------------------------------------------------------------
 
 
 class Averaged:
@@ -152,7 +158,10 @@ def test_averaging_equal_weights_changes_nothing():
     average = Averaged(own, 0.9)
     for _ in range(3):
         average.step(own)
-    assert all(torch.equal(a, b) for a, b in zip(average.module.parameters(), own.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(average.module.parameters(), own.parameters(), strict=True)
+    )
 
 
 def test_between_the_batches_of_a_step_nothing_is_averaged():

@@ -51,7 +51,16 @@ def test_torchrun_with_2_processes_equals_one_in_64_bits(tiny, tmp_path):
     alone = train(config, progress=False)
     outputs = f"--runtime.outputs={tmp_path / 'together'}"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, "-m", "xceptlab", "train", *TINY, *science, "--runtime.devices=2", outputs]
+    command = [
+        *torchrun,
+        "-m",
+        "xceptlab",
+        "train",
+        *TINY,
+        *science,
+        "--runtime.devices=2",
+        outputs,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     together = RunDirectory.of(str(tmp_path / "together"), config.run_id)
@@ -59,7 +68,10 @@ def test_torchrun_with_2_processes_equals_one_in_64_bits(tiny, tmp_path):
     assert record["world_size"] == 2
     for name, value in alone.metrics.items():
         assert record["metrics"][name] == pytest.approx(value, rel=1e-6 if "loss" in name else 0)
-    logs = [directory.log() for directory in (RunDirectory.of(config.runtime.outputs, config.run_id), together)]
+    logs = [
+        directory.log()
+        for directory in (RunDirectory.of(config.runtime.outputs, config.run_id), together)
+    ]
     losses = [[line["train/loss"] for line in log if "train/loss" in line] for log in logs]
     assert len(losses[0]) == 25
     assert losses[1] == pytest.approx(losses[0], rel=1e-12)

@@ -46,8 +46,15 @@ def test_a_run_leaves_all_that_the_report_needs(tiny):
     ]  # fmt: skip
     assert directory(config).record() == record
     assert record.status == "finished"
-    assert set(record.metrics) == {f"{split}/{m}" for split in ("val", "test") for m in ("top1", "top5", "loss")}
-    assert (record.steps, record.world_size, record.test_images, record.precision) == (10, 1, 101, "32-true")
+    assert set(record.metrics) == {
+        f"{split}/{m}" for split in ("val", "test") for m in ("top1", "top5", "loss")
+    }
+    assert (record.steps, record.world_size, record.test_images, record.precision) == (
+        10,
+        1,
+        101,
+        "32-true",
+    )
     assert record.science == config.science()
     assert record.versions["torch"] == torch.__version__
     assert record.train_images + record.validation_images == 300
@@ -70,38 +77,71 @@ def test_a_run_leaves_all_that_the_report_needs(tiny):
 
 
 def test_a_compiled_run_is_another_run_and_of_equal_blocks_compiles_one(tiny, monkeypatch):
-    """Without a compiler behind the graphs, as it is slow on a CPU; so it comes to the bits of a run that is not compiled."""
+    """Without a compiler behind the graphs, as it is slow on a CPU; so it comes to the bits of a
+    run that is not compiled.
+    """
     graphs, torch_compile = [], torch.compile
 
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(torch, "compile", lambda function, **options: torch_compile(function, backend=backend, **options))
-    options = ("--model.middle_blocks=3", "--data.train_images=64", "--data.test_images=64", "--data.validation=0")
-    plain, compiled = tiny(*options, "--train.ema=0.9"), tiny(*options, "--train.ema=0.9", "--train.compile=true")
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda function, **options: torch_compile(function, backend=backend, **options),
+    )
+    options = (
+        "--model.middle_blocks=3",
+        "--data.train_images=64",
+        "--data.test_images=64",
+        "--data.validation=0",
+    )
+    plain, compiled = (
+        tiny(*options, "--train.ema=0.9"),
+        tiny(*options, "--train.ema=0.9", "--train.compile=true"),
+    )
     train(plain, progress=False)
     assert not graphs
     train(compiled, progress=False)
-    assert len(graphs) == 2 * 3  # for training and for the test: the entry flow, a block of the middle flow, the exit flow
+    # for training and for the test: the entry flow, a block of the middle flow, the exit flow
+    assert len(graphs) == 2 * 3
     assert plain.run_id != compiled.run_id
     assert weights(plain) == weights(compiled)
 
 
 @pytest.mark.parametrize("deterministic", ["true", "false"])
-def test_a_run_uses_deterministic_algorithms_unless_its_configuration_says_otherwise(deterministic, tiny):
+def test_a_run_uses_deterministic_algorithms_unless_its_configuration_says_otherwise(
+    deterministic, tiny
+):
     train(tiny(f"--train.deterministic={deterministic}"), progress=False)
     assert str(torch.are_deterministic_algorithms_enabled()).lower() == deterministic
 
 
-@pytest.mark.parametrize(("classes", "metrics"), [(3, {"top1", "loss"}), (5, {"top1", "loss"}), (6, {"top1", "top5", "loss"})])
+@pytest.mark.parametrize(
+    ("classes", "metrics"),
+    [(3, {"top1", "loss"}), (5, {"top1", "loss"}), (6, {"top1", "top5", "loss"})],
+)
 def test_top5_is_a_metric_of_more_than_5_classes(tiny, tmp_path, classes, metrics):
     root = photographs(tmp_path / "photographs", "abcdef"[:classes], train=4, val=2)
-    data = ("--data.name=folder", f"--data.num_classes={classes}", "--data.crop=resized", f"--data.root={root}")
-    config = tiny(*data, "--data.train_images=0", "--data.test_images=0", "--data.validation=0", "--train.epochs=1")
+    data = (
+        "--data.name=folder",
+        f"--data.num_classes={classes}",
+        "--data.crop=resized",
+        f"--data.root={root}",
+    )
+    config = tiny(
+        *data,
+        "--data.train_images=0",
+        "--data.test_images=0",
+        "--data.validation=0",
+        "--train.epochs=1",
+    )
     record = train(config, progress=False)
     assert record.metrics.keys() == {f"test/{name}" for name in metrics}
-    assert {name for line in directory(config).log() for name in line if name.startswith("test/")} == record.metrics.keys()
+    assert {
+        name for line in directory(config).log() for name in line if name.startswith("test/")
+    } == record.metrics.keys()
     weights = directory(config).path / "model.safetensors"
     assert evaluate(config, weights, "test") == pytest.approx(record.metrics)
 
@@ -148,7 +188,12 @@ def test_precisions_train(tiny, precision):
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adamw"])
 def test_optimizers_train(tiny, optimizer):
-    config = tiny(f"--train.optimizer={optimizer}", "--train.nesterov=false", "--train.lr=0.001", "--train.decay_norm_bias=false")
+    config = tiny(
+        f"--train.optimizer={optimizer}",
+        "--train.nesterov=false",
+        "--train.lr=0.001",
+        "--train.decay_norm_bias=false",
+    )
     assert train(config, progress=False).status == "finished"
 
 
@@ -162,7 +207,9 @@ def test_a_run_whose_log_lacks_its_curves_is_not_finished(tiny, monkeypatch, nam
     config = tiny()
     log = tracking.LocalLog.log_metrics
     monkeypatch.setattr(
-        tracking.LocalLog, "log_metrics", lambda self, line, step=None: None if name in line else log(self, line, step)
+        tracking.LocalLog,
+        "log_metrics",
+        lambda self, line, step=None: None if name in line else log(self, line, step),
     )
     with pytest.raises(OSError, match=f"metrics.jsonl: no line has {name}"):
         train(config, progress=False)
@@ -189,14 +236,20 @@ def test_no_checkpoint_holds_the_average_in_place_of_the_weights(tiny, monkeypat
     save = checkpoints.CheckpointFiles.save_checkpoint
 
     def remember(self, checkpoint, path, storage_options=None):
-        saved.append({key: {k: v.clone() for k, v in checkpoint[key].items()} for key in ("state_dict", "current_model_state")})
+        saved.append(
+            {
+                key: {k: v.clone() for k, v in checkpoint[key].items()}
+                for key in ("state_dict", "current_model_state")
+            }
+        )
         save(self, checkpoint, path, storage_options)
 
     monkeypatch.setattr(checkpoints.CheckpointFiles, "save_checkpoint", remember)
     train(tiny("--train.ema=0.9"), progress=False)
     train(tiny("--train.ema=0.2"), progress=False)
     name = "network.classifier.weight"
-    for a, b in zip(saved[:2], saved[2:], strict=True):  # the decay changes the averages, not the training
+    # the decay changes the averages, not the training
+    for a, b in zip(saved[:2], saved[2:], strict=True):
         assert torch.equal(a["current_model_state"][name], b["current_model_state"][name])
         assert not torch.equal(a["state_dict"][name], b["state_dict"][name])
 
@@ -241,7 +294,11 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tiny, tmp_path):
 def test_the_progress_bar_counts_epochs_from_1_as_the_log_does(tiny, monkeypatch):
     shown = []
     describe = lightning.ProgressBar._get_train_description
-    monkeypatch.setattr(lightning.ProgressBar, "_get_train_description", lambda *args: shown.append(describe(*args)) or shown[-1])
+    monkeypatch.setattr(
+        lightning.ProgressBar,
+        "_get_train_description",
+        lambda *args: shown.append(describe(*args)) or shown[-1],
+    )
     train(tiny(), progress=True)
     assert [text.strip() for text in dict.fromkeys(shown)] == ["Epoch 1/2", "Epoch 2/2"]
 
@@ -259,16 +316,26 @@ def test_a_diverged_run_is_a_result_and_said_in_one_line(tiny, capsys):
 def test_a_run_that_diverges_in_its_last_step_is_no_result_of_0(tiny):
     """Its training loss was finite; only the evaluation is not."""
     config = tiny(
-        "--train.epochs=1", "--train.batch_size=1000", "--train.lr=1e38", "--train.warmup=0", "--train.schedule=constant"
+        "--train.epochs=1",
+        "--train.batch_size=1000",
+        "--train.lr=1e38",
+        "--train.warmup=0",
+        "--train.schedule=constant",
     )
     record = train(config, progress=False)
     assert (record.status, record.metrics) == ("diverged", {})
 
 
-def test_a_loss_that_was_not_finite_between_two_lines_of_the_log_is_not_forgotten(tiny, monkeypatch):
+def test_a_loss_that_was_not_finite_between_two_lines_of_the_log_is_not_forgotten(
+    tiny, monkeypatch
+):
     step = Task.training_step
     monkeypatch.setattr(
-        Task, "training_step", lambda self, batch, i: (out := step(self, batch, i)) | {"loss": out["loss"] / (1 - (i == 1))}
+        Task,
+        "training_step",
+        lambda self, batch, i: (
+            (out := step(self, batch, i)) | {"loss": out["loss"] / (1 - (i == 1))}
+        ),
     )
     assert train(tiny("--runtime.log_every=50"), progress=False).status == "diverged"
 
@@ -287,15 +354,21 @@ def test_accumulated_batches_are_logged_as_one(tiny, tmp_path):
     )
     for config in (whole, parts):
         train(config, progress=False)
-    lines = [[line for line in directory(config).log() if "train/loss" in line] for config in (whole, parts)]
+    lines = [
+        [line for line in directory(config).log() if "train/loss" in line]
+        for config in (whole, parts)
+    ]
     assert [line["step"] for line in lines[1]] == list(range(1, 11))
     assert all(0 <= line["train/top1"] <= 100 for line in lines[1])
-    # BatchNorm sees other batches, so the losses agree but roughly; a sum in place of a mean would be 3 times as large
+    # BatchNorm sees other batches, so the losses agree but roughly; a sum in place of a mean would
+    # be 3 times as large
     for a, b in zip(*lines, strict=True):
         assert b["train/loss"] == pytest.approx(a["train/loss"], rel=0.3)
 
 
-def test_a_run_interrupted_after_its_last_checkpoint_keeps_its_validation_and_its_speed(tiny, monkeypatch):
+def test_a_run_interrupted_after_its_last_checkpoint_keeps_its_validation_and_its_speed(
+    tiny, monkeypatch
+):
     import pytorch_lightning as pl
 
     config = tiny()
@@ -324,7 +397,9 @@ def test_a_corrupt_photograph_is_one_line_from_any_process(tmp_path, capsys, wor
         f"--runtime.workers={workers}", f"--runtime.outputs={tmp_path}", "--runtime.wandb=disabled", "--runtime.accelerator=cpu",
     ])  # fmt: skip
     assert code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("xceptlab: ")]
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("xceptlab: ")
+    ]
     assert "3.png: no readable image" in line
 
 
@@ -355,7 +430,7 @@ def test_a_full_disk_ends_in_one_line_and_no_record(tiny, monkeypatch, capsys):
     assert [p for p in directory(config).path.rglob("*") if p.is_file()] == []
 
 
-# ---- in processes of their own: signals, kills, two ranks -----------------------------------------------------------------
+# ---- in processes of their own: signals, kills, two ranks ----------------------------------------
 
 
 def wait_for_epoch(process, outputs, epoch):
@@ -363,25 +438,42 @@ def wait_for_epoch(process, outputs, epoch):
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.is_alive():
         for log in Path(outputs).glob("runs/*/metrics.jsonl"):
-            lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            lines = [
+                json.loads(line)
+                for line in log.read_text().splitlines(keepends=True)
+                if line.endswith("\n")
+            ]
             if any(line["epoch"] >= epoch and "val/top1" in line for line in lines):
                 return
         time.sleep(0.02)
     raise AssertionError(f"the run ended or hung before epoch {epoch}")
 
 
-INTERRUPTED = ("--train.epochs=5", "--model.dropout=0.2", "--train.ema=0.9", "--data.crop=pad", "--data.pad=1")
+INTERRUPTED = (
+    "--train.epochs=5",
+    "--model.dropout=0.2",
+    "--train.ema=0.9",
+    "--data.crop=pad",
+    "--data.pad=1",
+)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The run that the interrupted ones are to come to, which nothing has interrupted."""
-    config = resolved(load_run([*TINY, *INTERRUPTED, f"--runtime.outputs={tmp_path_factory.mktemp('undisturbed')}"]))
+    config = resolved(
+        load_run(
+            [*TINY, *INTERRUPTED, f"--runtime.outputs={tmp_path_factory.mktemp('undisturbed')}"]
+        )
+    )
     train(config, progress=False)
     return config
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 75), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGHUP, 75), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)],
+)
 def test_an_interrupted_run_continues_to_the_same_bits(tiny, undisturbed, tmp_path, number, code):
     arguments = ["train", *TINY, f"--runtime.outputs={tmp_path / 'outputs'}", *INTERRUPTED]
     process = processes.start(arguments, tmp_path / "printed", main=processes.slow_after_two_epochs)
@@ -396,14 +488,19 @@ def test_an_interrupted_run_continues_to_the_same_bits(tiny, undisturbed, tmp_pa
     train(config, progress=False)
     assert weights(config) == weights(undisturbed)
     timeless = [
-        [{k: v for k, v in line.items() if k not in ("time", "seconds", "images_per_second")} for line in directory(c).log()]
+        [
+            {k: v for k, v in line.items() if k not in ("time", "seconds", "images_per_second")}
+            for line in directory(c).log()
+        ]
         for c in (config, undisturbed)
     ]
     assert timeless[0] == timeless[1]
 
 
 def test_two_processes_train_and_count_every_test_image_once(tiny, tmp_path, fresh_xceptlab):
-    done = fresh_xceptlab("train", *TINY, f"--runtime.outputs={tmp_path / 'outputs'}", "--runtime.devices=2")
+    done = fresh_xceptlab(
+        "train", *TINY, f"--runtime.outputs={tmp_path / 'outputs'}", "--runtime.devices=2"
+    )
     assert done.returncode == 0, done.stderr
     config = tiny()
     record = directory(config).record()
@@ -423,7 +520,10 @@ def test_a_run_that_an_older_version_began_starts_anew_and_says_so(tiny, capsys)
     config = tiny("--train.epochs=1")
     RunDirectory.of(config.runtime.outputs, config.id_in(1)).create()
     train(config, progress=False)
-    assert f"{config.run_id}: an older version, whose results differ, began it; it starts anew" in capsys.readouterr().err
+    assert (
+        f"{config.run_id}: an older version, whose results differ, began it; it starts anew"
+        in capsys.readouterr().err
+    )
 
 
 def test_lightnings_launcher_leaves_each_of_several_processes_its_threads(tiny, monkeypatch):
@@ -442,7 +542,11 @@ def test_mixed_images_count_for_both_labels_as_a_soft_target_would(tiny):
     """Against cross-entropy with probabilities, label smoothing included."""
     config = tiny("--train.label_smoothing=0.1")
     task = Task(config, torch.nn.Flatten(), 1, 1)
-    images, labels, own = torch.randn(5, 10), torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0.7, 0.7, 0.9, 0.9, 1.0])
+    images, labels, own = (
+        torch.randn(5, 10),
+        torch.tensor([1, 2, 3, 4, 5]),
+        torch.tensor([0.7, 0.7, 0.9, 0.9, 1.0]),
+    )
     batch = Batch(images, labels, torch.arange(5), label_weight=own, weight=0.2, replaced=0)
     targets = torch.zeros(5, 10)
     for i, partner in enumerate((1, 0, 3, 2, 4)):

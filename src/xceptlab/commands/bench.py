@@ -13,11 +13,15 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 def bench(options: argparse.Namespace, layers: list[str]) -> int:
-    """Measure on this machine: run a program of benchmarks/ in the repository; without a name, list them."""
+    """Measure on this machine: run a program of benchmarks/ in the repository; without a name, list
+    them.
+    """
     import runpy
 
     if not benchmarks():
-        raise Refused(f"bench: the benchmarks are in the repository, not in the installed package: no {BENCHMARKS}")
+        raise Refused(
+            f"bench: the benchmarks are in the repository, not in the installed package: no {BENCHMARKS}"
+        )
     if not options.name:
         for name in benchmarks():
             print(f"{name:22}{_about(name).splitlines()[0]}")
@@ -29,16 +33,20 @@ def bench(options: argparse.Namespace, layers: list[str]) -> int:
     if {"-h", "--help"} & {*options.arguments}:
         print(_about(options.name))
         program = (BENCHMARKS / f"{options.name}.py").read_text("utf-8")
-        if "argparse" not in program:  # it takes no options: it would run, or show another program's help
+        # it takes no options: it would run, or show another program's help
+        if "argparse" not in program:
             return 0
     sys.argv = [options.name, *options.arguments, *layers]
-    sys.path.insert(0, str(BENCHMARKS))  # benchmarks import their neighbours, as when they are run as scripts
+    # benchmarks import their neighbours, as when they are run as scripts
+    sys.path.insert(0, str(BENCHMARKS))
     runpy.run_path(str(BENCHMARKS / f"{options.name}.py"), run_name="__main__")
     return 0
 
 
 def benchmarks() -> list[str]:
-    """List the names of the benchmarks; files whose names begin with ``_`` hold what several of them use."""
+    """List the names of the benchmarks; files whose names begin with ``_`` hold what several of
+    them use.
+    """
     return sorted(file.stem for file in BENCHMARKS.glob("[!_]*.py"))
 
 

@@ -13,7 +13,8 @@ from xceptlab.text import say
 def data(options: argparse.Namespace, layers: list[str]) -> int:
     """Check a data set as a run would use it, or prepare reduced photographs (data.short_side)."""
     config = load_run(layers)
-    warnings.filterwarnings("ignore", "This DataLoader will create")  # more loader workers than cores are what the user asked for
+    # more loader workers than cores are what the user asked for
+    warnings.filterwarnings("ignore", "This DataLoader will create")
     if options.action == "prepare":
         return _prepare_photographs(config)
     return _check_data(config, options.all)
@@ -35,7 +36,13 @@ def _check_data(config: RunConfig, everything: bool) -> int:
             images = f"{finding.images:,}"
             if finding.images < finding.available:
                 images += f" of {finding.available:,}"
-            view.add_row(finding.split, images, f"{finding.classes:,}", f"{finding.smallest:,}", f"{finding.largest:,}")
+            view.add_row(
+                finding.split,
+                images,
+                f"{finding.classes:,}",
+                f"{finding.smallest:,}",
+                f"{finding.largest:,}",
+            )
             warn(finding.notes)
         elif isinstance(finding, Remark):
             warn([finding.text])
@@ -53,15 +60,21 @@ def _check_data(config: RunConfig, everything: bool) -> int:
 
 
 def _prepare_photographs(config: RunConfig) -> int:
-    """Write photographs of the size ``data.short_side``, with a progress bar; returns the exit code."""
+    """Write photographs of the size ``data.short_side``, with a progress bar; returns the exit
+    code.
+    """
     if not config.data.short_side:
-        raise Refused("data.short_side: 0 is not allowed; to prepare, it must be the pixels wanted, such as 256")
+        raise Refused(
+            "data.short_side: 0 is not allowed; to prepare, it must be the pixels wanted, such as 256"
+        )
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from xceptlab.data.layouts import prepared_folder
     from xceptlab.data.prepare import prepare
 
-    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as view:
+    with Progress(
+        "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    ) as view:
         task = view.add_task("Photographs", total=None)
         for done, total in prepare(config.data, config.runtime.workers):
             view.update(task, completed=done, total=total)

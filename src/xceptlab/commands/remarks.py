@@ -29,7 +29,9 @@ def few_images(data: DataConfig) -> list[str]:
 
 
 def absent_classes(data: DataConfig) -> "list[AbsentClasses]":
-    """Find the classes of which a split of an own data set has no image; none are found where the files are not here."""
+    """Find the classes of which a split of an own data set has no image; none are found where the
+    files are not here.
+    """
     from xceptlab.data import check
 
     if data.name != "folder":

@@ -22,10 +22,16 @@ EXPORTS = (".onnx", ".pt2", ".safetensors")
 """Suffixes of the formats that ``export`` writes."""
 WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".h5", ".keras")
 """Suffixes of files that hold weights, or a checkpoint."""
-READ_BY_EVALUATIONS = [f"train.{name}" for name in ("batch_size", "compile", "deterministic", "metrics", "precision", "threads")]
-"""Keys of the training that change an evaluation, too: its batches, its arithmetic or what is measured."""
+READ_BY_EVALUATIONS = [
+    f"train.{name}"
+    for name in ("batch_size", "compile", "deterministic", "metrics", "precision", "threads")
+]
+"""Keys of the training that change an evaluation, too: its batches, its arithmetic or what is
+measured.
+"""
 UNLIKE = 0.02
-"""Relative difference of two scores of the same weights that no other device or precision explains."""
+"""Relative difference of two scores of the same weights that no other device or precision explains.
+"""
 
 
 def train(options: argparse.Namespace, layers: list[str]) -> int:
@@ -48,9 +54,17 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
         if world.first:
             warn(few_images(config.data))
             given = {key for key, _ in overrides(layers)}
-            warn(f"--{key}: changes nothing with {why}" for key, why in config.keys_without_effect().items() if key in given)
+            warn(
+                f"--{key}: changes nothing with {why}"
+                for key, why in config.keys_without_effect().items()
+                if key in given
+            )
             if config.model.match != "none" and not config.runtime.study:
-                warn([f"model.match: {config.model.match} changes nothing here; a study matches its arms to the first one"])
+                warn(
+                    [
+                        f"model.match: {config.model.match} changes nothing here; a study matches its arms to the first one"
+                    ]
+                )
         was_trained = directory.record() is not None
         try:
             record = training.train(config, progress=sys.stderr.isatty())
@@ -88,8 +102,11 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     return 0
 
 
-def _resolved_for_evaluation(config: RunConfig, weights: Path | str, given: Collection[str]) -> tuple[RunConfig, list[str]]:
-    """Resolve the configuration to evaluate with, and point out in what its data differ from those of the training.
+def _resolved_for_evaluation(
+    config: RunConfig, weights: Path | str, given: Collection[str]
+) -> tuple[RunConfig, list[str]]:
+    """Resolve the configuration to evaluate with, and point out in what its data differ from those
+    of the training.
 
     Args:
         config: The configuration as it was loaded.
@@ -97,7 +114,8 @@ def _resolved_for_evaluation(config: RunConfig, weights: Path | str, given: Coll
         given: The keys that the command line gives.
 
     Returns:
-        The configuration with its data as they are here, and remarks on data that the run was not trained on, which are allowed.
+        The configuration with its data as they are here, and remarks on data that the run was not
+        trained on, which are allowed.
     """
     from xceptlab.data import identity
 
@@ -108,14 +126,20 @@ def _resolved_for_evaluation(config: RunConfig, weights: Path | str, given: Coll
         return here, []
     difference = identity.changed(here.data, record)
     science = here.science()
-    if not difference and any(science[key] != record.science.get(key, "") for key in ("data.name", "data.content")):
+    if not difference and any(
+        science[key] != record.science.get(key, "") for key in ("data.name", "data.content")
+    ):
         difference = f"the run was trained on {record.science['data.name']} {record.science.get('data.content', '')}".rstrip()
         difference += f", {here.data.root} holds {here.data.name} {here.data.content}".rstrip()
     remarks = []
     told_below = ("data.name", "data.content", "data.num_classes")
-    for key in sorted(key for key in given if key.startswith("data.") and key in science and key not in told_below):
+    for key in sorted(
+        key for key in given if key.startswith("data.") and key in science and key not in told_below
+    ):
         if key in record.science and science[key] != record.science[key]:
-            remarks.append(f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}")
+            remarks.append(
+                f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}"
+            )
     classes = identity.other_classes(identity.class_names(here.data), record.classes)
     differences = [text for text in (difference, classes) if text]
     if differences:
@@ -124,17 +148,24 @@ def _resolved_for_evaluation(config: RunConfig, weights: Path | str, given: Coll
 
 
 def _record_of(weights: Path | str) -> Record | None:
-    """Find the record of the run whose weights or checkpoint these are; None for lone weights, or while the run is not done."""
+    """Find the record of the run whose weights or checkpoint these are; None for lone weights, or
+    while the run is not done.
+    """
     run = RunDirectory.around(Path(weights))
     return run.record() if run else None
 
 
-def _unlike_its_record(weights: Path | str, config: RunConfig, scores: Mapping[str, float]) -> list[str]:
-    """Name the scores of a run, evaluated as it was trained and on the same data, that differ from those in its record."""
+def _unlike_its_record(
+    weights: Path | str, config: RunConfig, scores: Mapping[str, float]
+) -> list[str]:
+    """Name the scores of a run, evaluated as it was trained and on the same data, that differ from
+    those in its record.
+    """
     record = _record_of(weights)
     if record is None or record.science.get("data.content", "") != config.data.content:
         return []
-    few_images = 2 * 100 / record.test_images  # percent, which rounding may change on another device
+    # percent, which rounding may change on another device
+    few_images = 2 * 100 / record.test_images
     remarks = []
     for name, value in scores.items():
         recorded = record.metrics.get(name, value)
@@ -175,10 +206,14 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     if not path.exists():
         if name.split(".")[0].endswith("xception"):
             return load_run(layers), name
-        raise Refused(f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception")
+        raise Refused(
+            f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception"
+        )
     weights = path / "model.safetensors" if path.is_dir() else path
     if not weights.is_file():
-        raise Refused(f"{path}: not the folder of a run that is done; there is no model.safetensors in it")
+        raise Refused(
+            f"{path}: not the folder of a run that is done; there is no model.safetensors in it"
+        )
     # whatever devices the run was trained on
     layers = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto", *layers]
     run = RunDirectory.around(weights)
@@ -190,7 +225,8 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
 
 
 def _without_effect(layers: list[str], what: str, read: Collection[str] = ()) -> list[str]:
-    """Name the keys of the training that the command line gives, and that change nothing, a line for each.
+    """Name the keys of the training that the command line gives, and that change nothing, a line
+    for each.
 
     Args:
         layers: The command line's configuration files and overrides.
@@ -220,7 +256,9 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _configured(name: str, layers: list[str]) -> RunConfig:
-    """Load the configuration of a run, by its folder, id or weights, or a configuration file, with layers over it."""
+    """Load the configuration of a run, by its folder, id or weights, or a configuration file, with
+    layers over it.
+    """
     path = _file_or_run(name, layers)
     if not path.exists():
         raise Refused(f"{name}: neither a configuration file nor a run under {path.parent}")
@@ -230,12 +268,16 @@ def _configured(name: str, layers: list[str]) -> RunConfig:
         return load_run(["-c", str(path), *layers])
     run = RunDirectory.around(path)
     if run is None:
-        raise Refused(f"{name}: weights alone do not tell their network; there is no config.yaml beside them, -c gives one")
+        raise Refused(
+            f"{name}: weights alone do not tell their network; there is no config.yaml beside them, -c gives one"
+        )
     return load_run(layers, of_run=str(run.path / "config.yaml"))
 
 
 def _file_or_run(name: str, layers: list[str]) -> Path:
-    """Path of an existing file or folder of this name, or else the folder of the run of this id, which need not exist."""
+    """Path of an existing file or folder of this name, or else the folder of the run of this id,
+    which need not exist.
+    """
     path = shipped.find(name)
     if path.exists():
         return path
@@ -243,7 +285,9 @@ def _file_or_run(name: str, layers: list[str]) -> Path:
 
 
 def _with_classes(config: RunConfig) -> RunConfig:
-    """Fill in the number of classes; the files of an own data set are read where the configuration does not say it."""
+    """Fill in the number of classes; the files of an own data set are read where the configuration
+    does not say it.
+    """
     from xceptlab.data.identity import resolved_data
 
     if config.data.num_classes:

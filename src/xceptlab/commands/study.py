@@ -56,7 +56,9 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
     show_plan(expansion, networks)
     records = expansion.records()
     changes = identity.changes((run, records[key]) for key, run in expansion.runs().items())
-    warn(f"the data here are not those that the runs were trained on: {change}" for change in changes)
+    warn(
+        f"the data here are not those that the runs were trained on: {change}" for change in changes
+    )
     data = expansion.baseline.data
     if not data.download:  # checking would download the data here and now
         try:
@@ -126,8 +128,11 @@ def report(options: argparse.Namespace, layers: list[str]) -> int:
     return 0
 
 
-def _reported(expansion: "Expansion", latex: bool = False, calibrate: bool = False) -> "tuple[Summary, bool]":
-    """Judge a study and write its report; one that cannot be written is said, as the verdicts can be shown all the same.
+def _reported(
+    expansion: "Expansion", latex: bool = False, calibrate: bool = False
+) -> "tuple[Summary, bool]":
+    """Judge a study and write its report; one that cannot be written is said, as the verdicts can
+    be shown all the same.
 
     Returns:
         What the records say, and whether the report was written.
@@ -138,7 +143,9 @@ def _reported(expansion: "Expansion", latex: bool = False, calibrate: bool = Fal
     try:
         write_study(summary, latex)
     except OSError as error:
-        say(f"no report was written: {error.filename or expansion.directory()}: {error.strerror or error}")
+        say(
+            f"no report was written: {error.filename or expansion.directory()}: {error.strerror or error}"
+        )
         return summary, False
     return summary, True
 
@@ -159,9 +166,13 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
         {name: getattr(options, name) for name in names},
         options.claims or None,
         either="judge: either --contrast A B or --claims FILE says what is claimed",
-        not_with_file=lambda given: f"--{given[0].replace('_', '-')}: not allowed with --claims, whose file says it",
+        not_with_file=lambda given: (
+            f"--{given[0].replace('_', '-')}: not allowed with --claims, whose file says it"
+        ),
     )
-    verdicts = judge_scores(options.scores, claimed.claims, claimed.alpha, options.arm_column, options.seed_column)
+    verdicts = judge_scores(
+        options.scores, claimed.claims, claimed.alpha, options.arm_column, options.seed_column
+    )
     calibration = None
     if options.calibrate:
         calibration = calibrated(calibrate_scores(verdicts, claimed.alpha))
@@ -172,7 +183,9 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def sync(options: argparse.Namespace, layers: list[str]) -> int:
-    """Send runs and studies to Weights & Biases: what ran offline, or what it lacks; trains nothing."""
+    """Send runs and studies to Weights & Biases: what ran offline, or what it lacks; trains
+    nothing.
+    """
     from xceptlab.report.write import make_report
     from xceptlab.study.plan import expand
     from xceptlab.training.weights_and_biases import check_key
@@ -184,7 +197,9 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
         run = RunDirectory.find(name, outputs)
         if run:
             if options.seeds is not None:
-                raise Refused(f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study")
+                raise Refused(
+                    f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study"
+                )
             code = _sync_runs([run], layers) or code
         else:
             expansion = expand(_study_named(name, outputs), layers, options.seeds)
@@ -194,7 +209,9 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _sync_runs(runs: Iterable[RunDirectory], layers: list[str]) -> int:
-    """Send to W&B those of the runs that have begun; returns the exit code, as the others are sent where one cannot be."""
+    """Send to W&B those of the runs that have begun; returns the exit code, as the others are sent
+    where one cannot be.
+    """
     from xceptlab.training.weights_and_biases import sync_run
 
     runtime = [f"--{key}={value}" for key, value in overrides(layers) if key.startswith("runtime.")]

@@ -1,4 +1,5 @@
-"""Errors of keys and values in a configuration, a study file or a record: one line with the key, the value and what is allowed.
+"""Errors of keys and values in a configuration, a study file or a record: one line with the key,
+the value and what is allowed.
 
 Refused                 what a user can mend (xceptlab.errors)
   FieldError            a value that its key does not allow
@@ -44,14 +45,12 @@ SYNONYMS = {
 class FieldError(Refused):
     """A key whose value is refused; the text of the error is the one line that the user sees.
 
-    Attributes:
-        key: The dotted key, such as ``train.lr``.
-        value: The value that is refused.
-        allowed: The values that the key allows, in words.
-        depends: Other keys that decide what is allowed.
-        origin: Source of the value: a file, an option such as ``--train.lr``, or an arm of a study; empty for a default.
-        is_default: Whether the value is the field's default, as far as that is known.
-        context: Values of the keys in ``depends`` that have another origin, such as ``--data.size 32``.
+    Attributes: key: The dotted key, such as ``train.lr``. value: The value that is refused.
+        allowed: The values that the key allows, in words. depends: Other keys that decide what is
+        allowed. origin: Source of the value: a file, an option such as ``--train.lr``, or an arm of
+        a study; empty for a default. is_default: Whether the value is the field's default, as far
+        as that is known. context: Values of the keys in ``depends`` that have another origin, such
+        as ``--data.size 32``.
     """
 
     def __init__(self, key: str, value: Any, allowed: str, depends: tuple[str, ...] = ()) -> None:
@@ -87,11 +86,13 @@ class FieldError(Refused):
         return self
 
     def traced(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> "FieldError":
-        """Add to the error where the refused value, and the values that make it impossible, come from; return the error.
+        """Add to the error where the refused value, and the values that make it impossible, come
+        from; return the error.
 
         Args:
             values: Value of each field that was set, by dotted key.
-            origins: Source of each of these values, by dotted key: a file, an option or an arm of a study.
+            origins: Source of each of these values, by dotted key: a file, an option or an arm of a
+                study.
         """
         self.origin = origins.get(self.key, "")
         self.is_default = self.key not in origins
@@ -114,7 +115,9 @@ class MissingKey(FieldError):
 
 
 class UnknownKey(FieldError):
-    """A key that does not exist; ``allowed`` names the one that was probably meant, or those that exist."""
+    """A key that does not exist; ``allowed`` names the one that was probably meant, or those that
+    exist.
+    """
 
     @property
     def problem(self) -> str:
@@ -122,14 +125,16 @@ class UnknownKey(FieldError):
 
 
 class Misread(FieldError):
-    """Text that YAML reads as another value than its reader expects; ``allowed`` says as which, and what to write."""
+    """Text that YAML reads as another value than its reader expects; ``allowed`` says as which, and
+    what to write.
+    """
 
     @property
     def problem(self) -> str:
         return self.allowed
 
 
-# ---- keys that do not exist -------------------------------------------------------------------------------------------------
+# ---- keys that do not exist ----------------------------------------------------------------------
 
 
 def unknown_key(key: str, known: Iterable[str], otherwise: str = "") -> UnknownKey:
@@ -138,7 +143,8 @@ def unknown_key(key: str, known: Iterable[str], otherwise: str = "") -> UnknownK
     Args:
         key: The dotted key.
         known: The keys that exist.
-        otherwise: Text of the error where no known key is similar; by default it lists the known keys.
+        otherwise: Text of the error where no known key is similar; by default it lists the known
+            keys.
     """
     known = list(known)
     similar = synonyms(key, known) or difflib.get_close_matches(key, known, n=1)
@@ -149,7 +155,9 @@ def unknown_key(key: str, known: Iterable[str], otherwise: str = "") -> UnknownK
 
 
 def synonyms(key: str, known: Iterable[str]) -> list[str]:
-    """Known keys in other sections whose last part is that of ``key``, or is our name for it (``SYNONYMS``)."""
+    """Known keys in other sections whose last part is that of ``key``, or is our name for it
+    (``SYNONYMS``).
+    """
     name = _last_part(key)
     wanted = SYNONYMS.get(name, name)
     return [other for other in known if other != key and _last_part(other) == wanted]
@@ -159,7 +167,7 @@ def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-# ---- values in messages -----------------------------------------------------------------------------------------------------
+# ---- values in messages --------------------------------------------------------------------------
 
 
 def shown(value: Any) -> str:

@@ -69,7 +69,9 @@ Rate = Annotated[float, Bounds(at_least=0, below=1)]
 
 
 def without_bounds(kind: Any) -> tuple[Any, Bounds | None]:
-    """Split a field's type into the type itself and the limits that ``Annotated`` adds to it; None where it adds none."""
+    """Split a field's type into the type itself and the limits that ``Annotated`` adds to it; None
+    where it adds none.
+    """
     if get_origin(kind) is not Annotated:
         return kind, None
     kind, bounds = get_args(kind)
@@ -93,11 +95,13 @@ def is_checked(kind: Any) -> bool:
     return kind is Any or any(kind is plain for plain in PLAIN_WORDS)
 
 
-# ---- values -----------------------------------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------
 
 
 def type_error(kind: Any, value: Any, key: str) -> FieldError | None:
-    """The error of a value that is not of its field's type, None if it is; in a mapping it names the entry that does not fit."""
+    """The error of a value that is not of its field's type, None if it is; in a mapping it names
+    the entry that does not fit.
+    """
     if isinstance(value, str) and "\0" in value:  # which no path may hold
         return FieldError(key, value, "text without the character NUL")
     kind, bounds = without_bounds(kind)
@@ -130,7 +134,9 @@ def _is_of(kind: Any, value: Any) -> bool:
 
 
 def _asked_for(kind: Any, value: Any) -> str:
-    """Allowed values of a type, in words; where a number stands in the place of text, also that it needs quotes."""
+    """Allowed values of a type, in words; where a number stands in the place of text, also that it
+    needs quotes.
+    """
     if kind is str and isinstance(value, int | float):
         return f"{in_words(kind)}, in quotes"
     return in_words(kind)
@@ -163,7 +169,7 @@ def _dict_error(kind: Any, values: dict[Any, Any], key: str) -> FieldError | Non
     return None
 
 
-# ---- words ------------------------------------------------------------------------------------------------------------------
+# ---- words ---------------------------------------------------------------------------------------
 
 
 def in_words(kind: Any) -> str:
@@ -188,14 +194,18 @@ def in_words(kind: Any) -> str:
 
 
 def _list_in_words(kind: Any, item: str) -> str:
-    """A list type in words, such as ``a list of 2 (each text)``; ``item`` is what each item must be, empty for anything."""
+    """A list type in words, such as ``a list of 2 (each text)``; ``item`` is what each item must
+    be, empty for anything.
+    """
     length = _fixed_length(kind)
     words = f"a list of {length}" if length else "a list"
     return f"{words} (each {item})" if item else words
 
 
 def _fixed_length(kind: Any) -> int:
-    """The length of a tuple such as ``tuple[str, str]``; 0 for a list, and for a tuple of any length."""
+    """The length of a tuple such as ``tuple[str, str]``; 0 for a list, and for a tuple of any
+    length.
+    """
     inner = get_args(kind)
     if get_origin(kind) is not tuple or ... in inner:
         return 0

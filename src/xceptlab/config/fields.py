@@ -1,4 +1,6 @@
-"""Sections of typed fields: frozen dataclasses that check their values when they are made, and the keys that they have."""
+"""Sections of typed fields: frozen dataclasses that check their values when they are made, and the
+keys that they have.
+"""
 
 import functools
 import os
@@ -18,7 +20,9 @@ Values = dict[str, Any]
 NO_IDENTITY = {"identity": False}
 """Metadata of a field that cannot change a result, and so is no part of a run's identity."""
 LOCATION = NO_IDENTITY | {"path": True}
-"""Metadata of a field that says where something lies, in which a first ``~`` stands for the user's home."""
+"""Metadata of a field that says where something lies, in which a first ``~`` stands for the user's
+home.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +41,18 @@ class Section:
             object.__setattr__(self, f.name, _normalised(f, value))
 
     def _require(self, name: str, holds: bool, allowed: str, *depends: str) -> None:
-        """Refuse the value of a field unless a condition holds; ``depends`` are fields of this section that it depends on."""
+        """Refuse the value of a field unless a condition holds; ``depends`` are fields of this
+        section that it depends on.
+        """
         if not holds:
             others = tuple(self.PREFIX + other for other in depends)
             raise FieldError(self.PREFIX + name, getattr(self, name), allowed, others)
 
 
 def _normalised(f: Field[Any], value: Any) -> Any:
-    """Bring a field's value into a canonical form, so that equal settings are equal values and give one run id."""
+    """Bring a field's value into a canonical form, so that equal settings are equal values and give
+    one run id.
+    """
     if f.metadata.get("path"):
         return os.path.expanduser(value)  # a shell expands only some of them
     kind, _ = without_bounds(f.type)
@@ -57,7 +65,9 @@ def _normalised(f: Field[Any], value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtensibleSection(Section):
-    """A section in which some fields also accept names that the user's modules register (``xceptlab.register``)."""
+    """A section in which some fields also accept names that the user's modules register
+    (``xceptlab.register``).
+    """
 
     REGISTRABLE: ClassVar[dict[str, register.Kind]] = {}
     """Fields that accept registered names, each with the kind of component that it names."""
@@ -74,7 +84,9 @@ class ExtensibleSection(Section):
         if value in built_in:
             if value in register.names(kind):
                 key = self.PREFIX + field_name
-                raise Refused(f"{key}: {value!r} is built in, and registered, too; give yours another name")
+                raise Refused(
+                    f"{key}: {value!r} is built in, and registered, too; give yours another name"
+                )
             return
         if register.find(kind, value) is None:
             allowed = "what a module of `extensions` registers"
@@ -124,19 +136,22 @@ def is_required(f: Field[Any]) -> bool:
     return f.default is MISSING and f.default_factory is MISSING
 
 
-# ---- from plain values ------------------------------------------------------------------------------------------------------
+# ---- from plain values ---------------------------------------------------------------------------
 
 
 def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
     """Make a dataclass from the plain nested values of a file, with all types checked.
 
     Args:
-        schema: The dataclass. A section checks types itself, since it may take more than they say: a number as an arm's name.
-        values: A mapping with its fields; in the place of a dataclass within it, or of a list of them, mappings.
+        schema: The dataclass. A section checks types itself, since it may take more than they say:
+            a number as an arm's name.
+        values: A mapping with its fields; in the place of a dataclass within it, or of a list of
+            them, mappings.
         prefix: Prefix of the keys in messages; a section has its own.
 
     Raises:
-        Refused: The values are no mapping, a key is not known or missing, or a value is not of its field's type.
+        Refused: The values are no mapping, a key is not known or missing, or a value is not of its
+            field's type.
     """
     if not isinstance(values, dict):
         raise Refused(f"{shown(values)} is no mapping")
@@ -191,7 +206,9 @@ def _dataclass_in(kind: Any) -> Any:
 
 
 def _item(schema: Any, item: Any, thing: str, number: int) -> Any:
-    """Make an item of a list from its mapping; errors name the ``thing`` that failed, by its id or else its number."""
+    """Make an item of a list from its mapping; errors name the ``thing`` that failed, by its id or
+    else its number.
+    """
     if not isinstance(item, dict):
         return item
     try:

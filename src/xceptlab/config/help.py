@@ -1,4 +1,6 @@
-"""What every field of a configuration means: the docstring below it, for ``xceptlab train --help`` and the JSON Schemas."""
+"""What every field of a configuration means: the docstring below it, for ``xceptlab train --help``
+and the JSON Schemas.
+"""
 
 import ast
 import functools
@@ -31,7 +33,9 @@ WIDEST = 110
 
 
 def print_help() -> None:
-    """Print every field of a run with what is allowed, its default and its meaning, section by section."""
+    """Print every field of a run with what is allowed, its default and its meaning, section by
+    section.
+    """
     columns = min(shutil.get_terminal_size().columns, WIDEST)
     lines = [USAGE]
     for f in fields(RunConfig):
@@ -45,7 +49,9 @@ def print_help() -> None:
 
 
 def _options(section: Any, columns: int) -> list[str]:
-    """Lines of help for a section: each field's option with its meaning below; nested sections are left out."""
+    """Lines of help for a section: each field's option with its meaning below; nested sections are
+    left out.
+    """
     meanings = docstrings(section)
     lines = []
     for f in fields(section):
@@ -65,11 +71,15 @@ def _default(f: Field[Any]) -> str:
 
 
 def _wrapped(text: str, columns: int, indent: str) -> list[str]:
-    return textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent="      ", break_on_hyphens=False)
+    return textwrap.wrap(
+        text, columns, initial_indent=indent, subsequent_indent="      ", break_on_hyphens=False
+    )
 
 
 def docstrings(schema: Any) -> dict[str, str]:
-    """Meaning of each field of a dataclass, by name: the text below the field in the source, joined into one line."""
+    """Meaning of each field of a dataclass, by name: the text below the field in the source, joined
+    into one line.
+    """
     found: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         module, name = base.__module__, base.__name__

@@ -1,6 +1,8 @@
-"""JSON Schema of our YAML files, from the dataclasses that check them, so that an editor completes and checks what is written.
+"""JSON Schema of our YAML files, from the dataclasses that check them, so that an editor completes
+and checks what is written.
 
-It knows each key's type, limits, default and meaning. What depends on other keys is checked when a file is used.
+It knows each key's type, limits, default and meaning. What depends on other keys is checked when a
+file is used.
 """
 
 import json
@@ -35,7 +37,11 @@ def of_dataclass(schema: Any) -> dict[str, Any]:
     """JSON Schema of a mapping that has the fields of a dataclass."""
     meanings = docstrings(schema)
     properties = {f.name: _of_field(f, meanings[f.name]) for f in fields(schema)}
-    found: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": properties}
+    found: dict[str, Any] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
     required = [f.name for f in fields(schema) if is_required(f)]
     if required:
         found["required"] = required
@@ -66,7 +72,12 @@ def of_type(kind: Any) -> dict[str, Any]:
     if origin is list or (origin is tuple and ... in inner):
         return {"type": "array", "items": of_type(inner[0])}
     if origin is tuple:
-        return {"type": "array", "items": of_type(inner[0]), "minItems": len(inner), "maxItems": len(inner)}
+        return {
+            "type": "array",
+            "items": of_type(inner[0]),
+            "minItems": len(inner),
+            "maxItems": len(inner),
+        }
     return PLAIN[origin] | _limits(bounds)
 
 

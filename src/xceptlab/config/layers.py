@@ -1,4 +1,6 @@
-"""Layers of values by dotted key, of which the last one wins, and the run that they describe; every value knows what gave it."""
+"""Layers of values by dotted key, of which the last one wins, and the run that they describe; every
+value knows what gave it.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
@@ -14,22 +16,30 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 
 MOVED = {"runtime.compile": "train.compile", "runtime.deterministic": "train.deterministic"}
-"""Keys that runs of earlier versions have in their configuration files, each with its present name."""
+"""Keys that runs of earlier versions have in their configuration files, each with its present name.
+"""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Values of a run's configuration from one source, such as a file or an option; each value is of its field's type."""
+    """Values of a run's configuration from one source, such as a file or an option; each value is
+    of its field's type.
+    """
 
     origin: str
-    """Source of the values, for error messages: a file, an option such as ``--train.lr``, or an arm of a study."""
+    """Source of the values, for error messages: a file, an option such as ``--train.lr``, or an arm
+    of a study.
+    """
     values: Values
-    """Values by dotted key; each option of a model family has a key of its own, such as ``model.options.depth``."""
+    """Values by dotted key; each option of a model family has a key of its own, such as
+    ``model.options.depth``.
+    """
 
 
 def file_layer(file: str) -> Layer:
     """Read a YAML file as a layer; keys of earlier versions get their present names (``MOVED``)."""
-    from xceptlab.config import strict_yaml  # which takes some time that --help and errors need not wait for
+    # which takes some time that --help and errors need not wait for
+    from xceptlab.config import strict_yaml
 
     return layer(strict_yaml.read(file), file, MOVED)
 
@@ -43,7 +53,8 @@ def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | Non
         moved: Present names of renamed keys, by earlier name.
 
     Raises:
-        Refused: A key is not known or given twice, or a value is not of its field's type; the line names the origin.
+        Refused: A key is not known or given twice, or a value is not of its field's type; the line
+            names the origin.
     """
     renamed = moved or {}
     found: Values = {}
@@ -54,7 +65,7 @@ def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | Non
     return Layer(origin, found)
 
 
-# ---- keys -------------------------------------------------------------------------------------------------------------------
+# ---- keys ----------------------------------------------------------------------------------------
 
 
 def by_dotted_key(values: Mapping[Any, Any], place: str) -> Values:
@@ -79,7 +90,9 @@ def _add_nested(found: Values, values: Mapping[Any, Any], prefix: str, place: st
 
 
 def _stands_for_its_keys(key: str, value: Any) -> bool:
-    """Whether a value is a mapping of further keys, such as a section, rather than the value of ``key`` itself."""
+    """Whether a value is a mapping of further keys, such as a section, rather than the value of
+    ``key`` itself.
+    """
     if not isinstance(value, dict) or options.is_option(key):
         return False
     if key == options.OPTIONS:
@@ -98,15 +111,19 @@ def _add(found: Values, key: str, value: Any, place: str) -> None:
 
 
 def unknown_run_key(key: str, known: Iterable[str]) -> UnknownKey:
-    """Make the error for a key that a run does not have, which names the one of ``known`` that was probably meant."""
+    """Make the error for a key that a run does not have, which names the one of ``known`` that was
+    probably meant.
+    """
     return unknown_key(key, known, otherwise="xceptlab train --help explains the keys")
 
 
-# ---- values -----------------------------------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------
 
 
 def _checked(key: str, value: Any, origin: str) -> Values:
-    """Check a value against its field's type; returns it by dotted key, options of a model family each by a key of its own."""
+    """Check a value against its field's type; returns it by dotted key, options of a model family
+    each by a key of its own.
+    """
     known = keys(RunConfig)
     if options.is_option(key):
         return {key: _option(value, key, origin)}
@@ -126,7 +143,9 @@ def _checked(key: str, value: Any, origin: str) -> Values:
 
 
 def _option(value: Any, key: str, origin: str) -> Any:
-    """The value of a model family's option, whose type only the family knows; text from the command line is parsed as YAML."""
+    """The value of a model family's option, whose type only the family knows; text from the command
+    line is parsed as YAML.
+    """
     is_of_command_line = origin == f"--{key}"
     if is_of_command_line and isinstance(value, str):
         return _read_yaml(value, key, origin)
@@ -134,7 +153,9 @@ def _option(value: Any, key: str, origin: str) -> Any:
 
 
 def _read_text(kind: Any, value: Any, key: str, origin: str) -> Any:
-    """Parse text as YAML, also from a file, where its field wants a number, a list or the like; other values stay as they are."""
+    """Parse text as YAML, also from a file, where its field wants a number, a list or the like;
+    other values stay as they are.
+    """
     is_to_be_text = kind is str or is_dataclass(kind)
     if is_to_be_text or not isinstance(value, str):
         return value
@@ -156,16 +177,19 @@ def _read_yaml(text: str, key: str, origin: str) -> Any:
 
 
 def _folder(origin: str) -> Path:
-    """The folder where relative paths of a layer begin: that of its configuration file, or else the working directory."""
+    """The folder where relative paths of a layer begin: that of its configuration file, or else the
+    working directory.
+    """
     file = Path(origin)
     return file.parent if file.is_file() else Path()
 
 
-# ---- the run ----------------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------
 
 
 def resolve(layers: Iterable[Layer]) -> RunConfig:
-    """Combine layers, of which the last one wins, into a run's configuration; load the modules that any of them names.
+    """Combine layers, of which the last one wins, into a run's configuration; load the modules that
+    any of them names.
 
     Raises:
         Refused: A value is impossible beside the others; the line names what gave it and them.

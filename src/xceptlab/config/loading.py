@@ -1,8 +1,8 @@
 """From the command line and YAML files to checked dataclasses and back, in LightningCLI's syntax.
 
-``-c FILE`` may be repeated; a shipped file is found from anywhere. Files and ``--section.field value`` overrides are layers, of
-which the last one wins. Whatever is wrong becomes a ``Refused`` of one line that names the file, the key, the value and what is
-allowed.
+``-c FILE`` may be repeated; a shipped file is found from anywhere. Files and ``--section.field
+value`` overrides are layers, of which the last one wins. Whatever is wrong becomes a ``Refused`` of
+one line that names the file, the key, the value and what is allowed.
 """
 
 import json
@@ -19,20 +19,24 @@ from xceptlab.errors import Refused
 T = TypeVar("T", bound=Section)
 
 PRINT_CONFIG = ("print_config", None)
-"""The option ``--print_config`` as ``overrides`` returns it: print the run's configuration and exit."""
+"""The option ``--print_config`` as ``overrides`` returns it: print the run's configuration and
+exit.
+"""
 
 
-# ---- a run ------------------------------------------------------------------------------------------------------------------
+# ---- a run ---------------------------------------------------------------------------------------
 
 
 def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
-    """Load the run that arguments such as ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]`` describe.
+    """Load the run that arguments such as ``["-c", "configs/data/digits.yaml", "--train.lr",
+    "0.05"]`` describe.
 
     ``--print_config`` prints it and exits.
 
     Args:
         args: Files and overrides, as on the command line.
-        of_run: The config.yaml of a run, as the lowest layer; since it may come from anyone, it must not name code.
+        of_run: The config.yaml of a run, as the lowest layer; since it may come from anyone, it
+            must not name code.
 
     Raises:
         Refused: One line, for anything that is not as the schema allows.
@@ -46,7 +50,9 @@ def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
 
 
 def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Split arguments into pairs, ``("config", FILE)`` or ``("train.lr", "0.05")``, in their order; None for a missing value."""
+    """Split arguments into pairs, ``("config", FILE)`` or ``("train.lr", "0.05")``, in their order;
+    None for a missing value.
+    """
     found: list[tuple[str, str | None]] = []
     pieces = iter(args)
     for piece in pieces:
@@ -88,19 +94,24 @@ def _run_layer(file: str) -> Layer:
     """
     found = file_layer(file)
     if found.values.get("extensions"):
-        raise Refused(f"{file}: names extensions; a run's folder may not, as they are executed: name them with --extensions")
+        raise Refused(
+            f"{file}: names extensions; a run's folder may not, as they are executed: name them with --extensions"
+        )
     return found
 
 
 def dump(config: RunConfig) -> str:
     """Format a run's configuration as YAML, from which the same configuration can be loaded."""
-    from xceptlab.config import strict_yaml  # which takes some time that --help and errors need not wait for
+    # which takes some time that --help and errors need not wait for
+    from xceptlab.config import strict_yaml
 
     return strict_yaml.dump(config.to_dict())
 
 
 def dump_run(config: RunConfig) -> str:
-    """Format a run's configuration for its folder: the user's modules stand in a comment, so that no reader executes them."""
+    """Format a run's configuration for its folder: the user's modules stand in a comment, so that
+    no reader executes them.
+    """
     from xceptlab.config import strict_yaml
 
     values = config.to_dict()
@@ -112,11 +123,13 @@ def dump_run(config: RunConfig) -> str:
     return f"# Uses {', '.join(used)} from outside; to read this file, add --extensions={modules}\n{contents}"
 
 
-# ---- other files ------------------------------------------------------------------------------------------------------------
+# ---- other files ---------------------------------------------------------------------------------
 
 
 def load_file(schema: type[T], file: str, section: str = "") -> T:
-    """Load the dataclass ``schema`` from a YAML file, or from one of its sections; raises ``Refused`` as ``load_run`` does."""
+    """Load the dataclass ``schema`` from a YAML file, or from one of its sections; raises
+    ``Refused`` as ``load_run`` does.
+    """
     from xceptlab.config import strict_yaml
 
     values: Any = strict_yaml.read(file)

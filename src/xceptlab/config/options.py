@@ -1,7 +1,9 @@
-"""Options of a registered model family: the one mapping of a configuration whose keys only the family knows.
+"""Options of a registered model family: the one mapping of a configuration whose keys only the
+family knows.
 
-``model.options`` is a field of the schema. ``model.options.depth`` is none, and yet a key of its own for whoever writes it,
-layers it, varies it in a study or looks for what differs. Whatever is special about such keys is here.
+``model.options`` is a field of the schema. ``model.options.depth`` is none, and yet a key of its
+own for whoever writes it, layers it, varies it in a study or looks for what differs. Whatever is
+special about such keys is here.
 """
 
 import inspect
@@ -24,13 +26,15 @@ PATTERN = f"^{re.escape(PREFIX)}"
 
 
 class Options(dict[str, Any]):
-    """Options of a model family, by name. It is hashable like the frozen section that holds it, so it must not be changed."""
+    """Options of a model family, by name. It is hashable like the frozen section that holds it, so
+    it must not be changed.
+    """
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(repr(sorted(self.items())))
 
 
-# ---- keys -------------------------------------------------------------------------------------------------------------------
+# ---- keys ----------------------------------------------------------------------------------------
 
 
 def is_option(key: str) -> bool:
@@ -39,7 +43,9 @@ def is_option(key: str) -> bool:
 
 
 def field_of(key: str) -> str:
-    """The field of the schema that a dotted key belongs to: ``model.options`` for an option, and any other key itself."""
+    """The field of the schema that a dotted key belongs to: ``model.options`` for an option, and
+    any other key itself.
+    """
     return OPTIONS if is_option(key) else key
 
 
@@ -49,7 +55,9 @@ def by_key(options: Mapping[Any, Any]) -> Values:
 
 
 def overlay(values: Values, layer: Values) -> None:
-    """Add a layer to values. An option replaces that option alone, an empty mapping drops all of them."""
+    """Add a layer to values. An option replaces that option alone, an empty mapping drops all of
+    them.
+    """
     for key, value in layer.items():
         if is_option(key):
             name = key.removeprefix(PREFIX)
@@ -59,12 +67,16 @@ def overlay(values: Values, layer: Values) -> None:
 
 
 def is_declared(key: str, declared: Collection[str]) -> bool:
-    """Whether a key is among those that an arm declares; one that declares ``model.options: {}`` declares every option."""
+    """Whether a key is among those that an arm declares; one that declares ``model.options: {}``
+    declares every option.
+    """
     return key in declared or field_of(key) in declared
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Options in which two networks differ, by dotted key, with both values; None where a network has no such option."""
+    """Options in which two networks differ, by dotted key, with both values; None where a network
+    has no such option.
+    """
     found = {}
     for name in {**before, **after}:
         one, other = before.get(name), after.get(name)
@@ -73,16 +85,19 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     return found
 
 
-# ---- values -----------------------------------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------
 
 
 def checked(schema: type, given: Mapping[str, Any]) -> Options:
-    """Check options by the types of the family's own dataclass, and return those that differ from their defaults.
+    """Check options by the types of the family's own dataclass, and return those that differ from
+    their defaults.
 
-    Those that have their defaults are left out, as if nobody had set them, so that both are the same run.
+    Those that have their defaults are left out, as if nobody had set them, so that both are the
+    same run.
 
     Raises:
-        Refused: There is no such option, its value is not of its type, or its type is none that can be checked.
+        Refused: There is no such option, its value is not of its type, or its type is none that can
+            be checked.
     """
     _refuse_unchecked_types(schema)
     try:
@@ -109,7 +124,9 @@ def _refuse_unchecked_types(schema: type) -> None:
         if not is_checked(f.type):
             declared = inspect.formatannotation(f.type)
             key = f"{PREFIX}{f.name}"
-            raise Refused(f"{key}: the family declares it as {declared}, which is not allowed; it must be {CHECKED}")
+            raise Refused(
+                f"{key}: the family declares it as {declared}, which is not allowed; it must be {CHECKED}"
+            )
 
 
 def with_defaults(schema: type, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The id of a run, such as ``digits-lr0.05-seed3-c6a3e5812a``: how it differs from the shipped recipes, its seed, a hash."""
+"""The id of a run, such as ``digits-lr0.05-seed3-c6a3e5812a``: how it differs from the shipped
+recipes, its seed, a hash.
+"""
 
 import functools
 import hashlib
@@ -15,11 +17,17 @@ SCIENCE_VERSION = 2
 HASH = 10
 """Number of characters of the hash at the end of a run's id."""
 READABLE = 54
-"""Largest number of characters of the readable part of a run's id, between the data set's name and the seed."""
+"""Largest number of characters of the readable part of a run's id, between the data set's name and
+the seed.
+"""
 SHORT = 6
-"""Number of digits shown of the digest of pretrained weights, in a run's id and where arms are compared."""
+"""Number of digits shown of the digest of pretrained weights, in a run's id and where arms are
+compared.
+"""
 NOT_READABLE = ("data.name", "data.content", "data.num_classes")
-"""Keys left out of the readable part: the name of the data set stands in front, and digests are in the hash at the end."""
+"""Keys left out of the readable part: the name of the data set stands in front, and digests are in
+the hash at the end.
+"""
 
 
 def science_of(section: Section) -> Values:
@@ -51,12 +59,13 @@ def science_hash(changed: Values, version: int) -> str:
     return digest[:HASH]
 
 
-# ---- the readable part ------------------------------------------------------------------------------------------------------
+# ---- the readable part ---------------------------------------------------------------------------
 
 
 @functools.lru_cache(1000)
 def readable_parts(*sections: Section) -> list[str]:
-    """Parts of a run's id such as ``lr0.05``: the values in which each section differs from the closest shipped recipe.
+    """Parts of a run's id such as ``lr0.05``: the values in which each section differs from the
+    closest shipped recipe.
 
     What does not fit into ``READABLE`` characters is left out, and ``etc`` stands for it.
     """
@@ -77,7 +86,9 @@ def readable_parts(*sections: Section) -> list[str]:
 
 
 def _differing_from_closest_recipe(section: Section) -> Values:
-    """Science values in which a section differs from the closest recipe, one of the same data set if there is any."""
+    """Science values in which a section differs from the closest recipe, one of the same data set
+    if there is any.
+    """
     science = science_of(section)
     recipes = _recipes_for(type(section))
     data_set = science.get("data.name")
@@ -97,7 +108,9 @@ def _recipes_for(kind: type[Section]) -> list[Values]:
 
 
 def _as_part(key: str, value: Any) -> str:
-    """Format a field's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``, ``fc64_32``."""
+    """Format a field's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``,
+    ``fc64_32``.
+    """
     _, _, name = key.partition(".")
     if key == "model.weights_digest":
         part = f"weights{value[:SHORT]}"

@@ -1,6 +1,7 @@
 """What travels with the package: the recipes in ``configs/`` and the studies in ``experiments/``.
 
-In a checkout both stand at the repository's root; in an installed package they are beside this file.
+In a checkout both stand at the repository's root; in an installed package they are beside this
+file.
 """
 
 import functools
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 SECTIONS = ("model", "data", "train")
-"""The folders of ``configs/``, in the order in which they are layered, and the sections of a run that can change its result."""
+"""The folders of ``configs/``, in the order in which they are layered, and the sections of a run
+that can change its result.
+"""
 
 Contents = dict[str, dict[str, Any]]
 """Contents of a configuration file, as ``{section: {name: value}}``."""
@@ -28,7 +31,9 @@ def root() -> Path:
 
 
 def find(path: str) -> Path:
-    """Path of a file or folder that the user names, ``~`` expanded; where there is none, that of the shipped one of that name."""
+    """Path of a file or folder that the user names, ``~`` expanded; where there is none, that of
+    the shipped one of that name.
+    """
     named = Path(os.path.expanduser(path))
     shipped = root() / named
     if not named.exists() and shipped.exists():
@@ -38,10 +43,11 @@ def find(path: str) -> Path:
 
 @functools.cache
 def recipes() -> dict[str, list[Recipe]]:
-    """All recipes for each section that combinations of the shipped files give, and the defaults as an empty recipe.
+    """All recipes for each section that combinations of the shipped files give, and the defaults as
+    an empty recipe.
 
-    Files are combined as they are layered, one or none of each folder: a set of ``data/``, and then the augmentation that a
-    recipe in ``train/`` sets for it.
+    Files are combined as they are layered, one or none of each folder: a set of ``data/``, and then
+    the augmentation that a recipe in ``train/`` sets for it.
     """
     folders = [_contents(folder) for folder in SECTIONS]
     return {section: _combined(section, folders) for section in SECTIONS}
@@ -70,7 +76,9 @@ def _contents(folder: str) -> list[Contents]:
 
 
 def _sections(file: Path) -> Contents:
-    """Sections of a configuration file; empty for an unreadable file, since recipes only serve to name runs."""
+    """Sections of a configuration file; empty for an unreadable file, since recipes only serve to
+    name runs.
+    """
     import yaml
 
     try:

@@ -1,4 +1,5 @@
-"""YAML without its traps: what a file or an override holds is what its reader takes it for, or is refused.
+"""YAML without its traps: what a file or an override holds is what its reader takes it for, or is
+refused.
 
 Safe: no tags, so nothing is executed. Unlike in PyYAML, 1e-3 is a number and a date is text.
 """
@@ -15,7 +16,9 @@ from xceptlab.config.field_errors import shown
 from xceptlab.errors import Refused
 
 MOST_DIGITS = 100
-"""The longest whole number that is read; one of more than some 300 digits cannot become a decimal number."""
+"""The longest whole number that is read; one of more than some 300 digits cannot become a decimal
+number.
+"""
 MOST_VALUES = 10_000
 """The largest number of values that a file may hold; no study comes near."""
 
@@ -37,7 +40,9 @@ class Trap(Refused):
     """
 
     def __init__(self, node: Any, problem: str) -> None:
-        """Make the error for a node or an event of PyYAML, whose line it names; None for the document as a whole."""
+        """Make the error for a node or an event of PyYAML, whose line it names; None for the
+        document as a whole.
+        """
         place = f"line {node.start_mark.line + 1}: " if node else ""
         super().__init__(place + problem)
         self.problem = problem
@@ -47,7 +52,8 @@ def read(file: str) -> dict[Any, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        Refused: There is no such file, or it is no YAML of one mapping without traps; the line names the file.
+        Refused: There is no such file, or it is no YAML of one mapping without traps; the line
+            names the file.
     """
     try:
         values = parse(files.decoded(Path(file).read_bytes()))
@@ -92,7 +98,9 @@ def parse(contents: str) -> Any:
 
 
 def value_of(contents: str) -> Any:
-    """The value that a text stands for, or the text itself where it is no YAML; traps are refused as by ``parse``."""
+    """The value that a text stands for, or the text itself where it is no YAML; traps are refused
+    as by ``parse``.
+    """
     try:
         return parse(contents)
     except yaml.YAMLError:
@@ -104,7 +112,7 @@ def dump(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
-# ---- scalars ----------------------------------------------------------------------------------------------------------------
+# ---- scalars -------------------------------------------------------------------------------------
 
 
 def _patterns_without_dates() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
@@ -130,7 +138,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def _number(construct: Callable[[_Loader, Any], Any]) -> Callable[[_Loader, Any], Any]:
-    """PyYAML's constructor of a number, which also refuses what is no number, or what only YAML reads as it does."""
+    """PyYAML's constructor of a number, which also refuses what is no number, or what only YAML
+    reads as it does.
+    """
 
     def checked(loader: _Loader, node: Any) -> Any:
         written = node.value
@@ -138,20 +148,30 @@ def _number(construct: Callable[[_Loader, Any], Any]) -> Callable[[_Loader, Any]
             raise Trap(node, f"a number of {len(written)} digits is too large")
         base = _unusual_base(written)
         if base:
-            raise Trap(node, f"{written} would be read in base {base}; write a decimal number, or text in quotes")
+            raise Trap(
+                node,
+                f"{written} would be read in base {base}; write a decimal number, or text in quotes",
+            )
         try:
             number = construct(loader, node)
         except ValueError:
-            raise Trap(node, f"{written} looks like a number and is none; text stands in quotes") from None
+            raise Trap(
+                node, f"{written} looks like a number and is none; text stands in quotes"
+            ) from None
         if "_" in written:
-            raise Trap(node, f"{written} would be read as {number}; write the number without _, or text in quotes")
+            raise Trap(
+                node,
+                f"{written} would be read as {number}; write the number without _, or text in quotes",
+            )
         return number
 
     return checked
 
 
 def _unusual_base(number: str) -> int:
-    """The base, 8 or 60, in which only YAML reads a number; 0 for all others, such as 0x1F and 0b11, which are read as usual."""
+    """The base, 8 or 60, in which only YAML reads a number; 0 for all others, such as 0x1F and
+    0b11, which are read as usual.
+    """
     if ":" in number:
         return 60
     if re.fullmatch(r"[-+]?0[0-7_]+", number):
@@ -171,14 +191,14 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
 
 
-# ---- keys and aliases -------------------------------------------------------------------------------------------------------
+# ---- keys and aliases ----------------------------------------------------------------------------
 
 
 def _refuse_traps(root: Any) -> None:
     """Refuse keys that are given twice or are no text, and aliases without end.
 
-    Of two equal keys the last would win, so that an arm could vanish without a word. An alias may stand for a value that it is
-    in itself, or nested ones for more values than memory holds.
+    Of two equal keys the last would win, so that an arm could vanish without a word. An alias may
+    stand for a value that it is in itself, or nested ones for more values than memory holds.
     """
     for count, node in enumerate(_nodes(root, ()), start=1):
         if count > MOST_VALUES:
@@ -197,7 +217,9 @@ def _nodes(node: Any, above: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _children(node: Any) -> list[Any]:
-    """Child nodes of a node: the items of a list, the keys and values of a mapping, none for a scalar."""
+    """Child nodes of a node: the items of a list, the keys and values of a mapping, none for a
+    scalar.
+    """
     if node.id == "sequence":
         return node.value
     if node.id == "mapping":
@@ -216,7 +238,8 @@ def _refuse_bad_keys(mapping: Any, outermost: bool) -> None:
 
 
 def _refuse_key_that_is_no_text(key: Any, outermost: bool) -> None:
-    """Refuse a key that is a list, a mapping or null, and in the outermost mapping also a number, a date or the like.
+    """Refuse a key that is a list, a mapping or null, and in the outermost mapping also a number, a
+    date or the like.
 
     Further in they are left to the schema, which names their place.
     """

@@ -1,7 +1,9 @@
-"""The data sets: whether one is there (``require_files``) and which images each split has (``splits``), without importing torch.
+"""The data sets: whether one is there (``require_files``) and which images each split has
+(``splits``), without importing torch.
 
-Where to find what: ``module`` gives the batches that the network gets, ``crop`` crops images, ``augment`` varies them, ``order``
-says which image comes when, ``layouts`` and ``cifar`` find files, ``photographs`` decodes, ``sets`` lists the data sets.
+Where to find what: ``module`` gives the batches that the network gets, ``crop`` crops images,
+``augment`` varies them, ``order`` says which image comes when, ``layouts`` and ``cifar`` find
+files, ``photographs`` decodes, ``sets`` lists the data sets.
 """
 
 from typing import TYPE_CHECKING
@@ -32,16 +34,20 @@ def require_files(config: DataConfig) -> None:
 
 
 def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices]"]:
-    """The splits ``train``, ``validation`` and ``test``: for each its source, and the numbers (n,) of the source's images it has.
+    """The splits ``train``, ``validation`` and ``test``: for each its source, and the numbers (n,)
+    of the source's images it has.
 
-    ``validation`` has no images where none are held out and the data set has no part of its own for it.
+    ``validation`` has no images where none are held out and the data set has no part of its own for
+    it.
 
     Raises:
         Refused: The data set cannot be read, or has too few images for what is asked of it.
     """
     train, test, *validation = data_set(config.name).load(config)
     if validation and config.validation:
-        raise Refused(f"data.validation: {config.validation} is not allowed; it must be 0, as val holds images to validate on")
+        raise Refused(
+            f"data.validation: {config.validation} is not allowed; it must be 0, as val holds images to validate on"
+        )
     chosen = _limited(train.labels, config.train_images, "train_images")
     count = round(config.validation * len(chosen))
     if config.validation and not count:
@@ -62,7 +68,9 @@ def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices
 
 
 def _limited(labels: Indices, count: int, key: str) -> Indices:
-    """The numbers of ``count`` images with labels (n,), each class in proportion to its size; of all images where it is 0."""
+    """The numbers of ``count`` images with labels (n,), each class in proportion to its size; of
+    all images where it is 0.
+    """
     n = len(labels)
     if count > n:
         raise Refused(f"data.{key}: {count} is not allowed; there are {n} images (0 uses all)")

@@ -25,8 +25,8 @@ class Archive(Store):
 
     Args:
         files: The tar files.
-        table: Per photograph: ``part`` (which file), ``offset`` and ``size`` (bytes), ``label``, ``name`` and, where it was
-            written by ``prepare``, its ``crc``.
+        table: Per photograph: ``part`` (which file), ``offset`` and ``size`` (bytes), ``label``,
+            ``name`` and, where it was written by ``prepare``, its ``crc``.
     """
 
     files: tuple[Path, ...]
@@ -39,7 +39,8 @@ class Archive(Store):
     def read(self, i: int) -> bytes:
         file = self.files[self._cell("part", i)]
         size = self._cell("size", i)
-        with reading(file), open(file, "rb") as opened:  # opened anew each time: a thousand files cannot be kept open
+        # opened anew each time: a thousand files cannot be kept open
+        with reading(file), open(file, "rb") as opened:
             opened.seek(self._cell("offset", i))
             data = opened.read(size)
         if len(data) < size:
@@ -59,7 +60,9 @@ class Archive(Store):
 
 
 def write_table(table: "pyarrow.Table", file: Path) -> None:
-    """Write the table of an archive, as a file that is mapped into memory when it is read; whole or not at all."""
+    """Write the table of an archive, as a file that is mapped into memory when it is read; whole or
+    not at all.
+    """
     import pyarrow.feather
 
     buffer = io.BytesIO()
@@ -77,8 +80,10 @@ def read_table(file: Path) -> "pyarrow.Table":
     import pyarrow.feather
 
     with reading(file, "damaged; remove it, and it is written again"):
-        table = pyarrow.feather.read_table(pyarrow.memory_map(os.fsencode(file)))  # a name need not be UTF-8
-        table.select(["part", "offset", "size", "label", "name"])  # raises where a column is missing
+        # a name need not be UTF-8
+        table = pyarrow.feather.read_table(pyarrow.memory_map(os.fsencode(file)))
+        # raises where a column is missing
+        table.select(["part", "offset", "size", "label", "name"])
         if not len(table):
             raise Refused("it has no rows")
         return table

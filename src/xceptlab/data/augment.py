@@ -1,7 +1,9 @@
-"""Augmentation but for crops: functions of images and of uniform draws that belong to the image and the epoch (``order.draws``).
+"""Augmentation but for crops: functions of images and of uniform draws that belong to the image and
+the epoch (``order.draws``).
 
-Two places call them, after ``crop``. On the device, for whole batches: ``normalise``, ``cutout``, ``mix``; see
-``module.DataModule``. In the loader, for one photograph: ``vary``; see ``photographs.Photographs``.
+Two places call them, after ``crop``. On the device, for whole batches: ``normalise``, ``cutout``,
+``mix``; see ``module.DataModule``. In the loader, for one photograph: ``vary``; see
+``photographs.Photographs``.
 """
 
 import numpy as np
@@ -14,13 +16,16 @@ from xceptlab.data.order import Draws
 
 
 def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scale pixels to [-1, 1], the range of the paper's code: (B, H, W, C) uint8 to (B, C, H, W), channels last in memory."""
+    """Scale pixels to [-1, 1], the range of the paper's code: (B, H, W, C) uint8 to (B, C, H, W),
+    channels last in memory.
+    """
     channels_first = images.permute(0, 3, 1, 2)
     return channels_first.to(dtype).div_(127.5).sub_(1)
 
 
 def cutout(images: Tensor, draws: Tensor, side: int) -> Tensor:
-    """Set a square around a random centre to 0 in each image (DeVries and Taylor 2017, arXiv:1708.04552).
+    """Set a square around a random centre to 0 in each image (DeVries and Taylor 2017,
+    arXiv:1708.04552).
 
     Args:
         images: (B, C, H, W).
@@ -38,7 +43,9 @@ def cutout(images: Tensor, draws: Tensor, side: int) -> Tensor:
 
 
 def _in_box(low: Tensor, high: Tensor, height: int, width: int) -> Tensor:
-    """Mask (B, 1, H, W) of the pixels from row and column ``low`` (B, 2) up to, but without, ``high`` (B, 2)."""
+    """Mask (B, 1, H, W) of the pixels from row and column ``low`` (B, 2) up to, but without,
+    ``high`` (B, 2).
+    """
     row = torch.arange(height, device=low.device)
     column = torch.arange(width, device=low.device)
     in_rows = (row >= low[:, :1]) & (row < high[:, :1])  # (B, H)
@@ -48,10 +55,11 @@ def _in_box(low: Tensor, high: Tensor, height: int, width: int) -> Tensor:
 
 
 def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.float32]:
-    """Draw how the images 2k and 2k + 1 of a batch are mixed with each other; the draws of the first of the two decide.
+    """Draw how the images 2k and 2k + 1 of a batch are mixed with each other; the draws of the
+    first of the two decide.
 
-    The ratio is from Beta(alpha, alpha). For mixup the smaller of the ratio and its complement is the partner's weight: the
-    choice only says which image is called which.
+    The ratio is from Beta(alpha, alpha). For mixup the smaller of the ratio and its complement is
+    the partner's weight: the choice only says which image is called which.
 
     Args:
         draws: (B, DRAWS), uniform in [0, 1).
@@ -60,8 +68,9 @@ def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.f
         cutmix: Alpha of CutMix; 0 switches it off. Where both are on, a coin decides for each pair.
 
     Returns:
-        (B, 5): the partner's weight inside a box, and the box in pixels: top, left, bottom, right. Mixup's box is the whole
-        image, CutMix's weight is 1. The last of an odd number of images stays as it is: weight 0.
+        (B, 5): the partner's weight inside a box, and the box in pixels: top, left, bottom, right.
+        Mixup's box is the whole image, CutMix's weight is 1. The last of an odd number of images
+        stays as it is: weight 0.
     """
     from scipy.special import betaincinv
 
@@ -71,7 +80,8 @@ def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.f
         cuts = pair[:, order.MIX_COIN] < 0.5
     else:
         cuts = np.full(len(draws), bool(cutmix))
-    alpha = np.where(cuts, cutmix or 1.0, mixup or 1.0)  # a kind that is off needs a valid alpha that nothing reads
+    # a kind that is off needs a valid alpha that nothing reads
+    alpha = np.where(cuts, cutmix or 1.0, mixup or 1.0)
     ratio = betaincinv(alpha, alpha, pair[:, order.MIX_RATIO])
     partners_part = np.where(cuts, 1 - ratio, np.minimum(ratio, 1 - ratio))
 
@@ -94,13 +104,15 @@ def mix(images: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
         plan: (B, 5), what ``mixing`` has drawn.
 
     Returns:
-        The mixed images (B, C, H, W), and the weights (B,) of the images' own labels; their partners' labels have the rest.
+        The mixed images (B, C, H, W), and the weights (B,) of the images' own labels; their
+        partners' labels have the rest.
     """
     height, width = images.shape[2:]
     low = plan[:, 1:3]
     high = plan[:, 3:5]
     partner = images[partners(len(images), images.device)]  # (B, C, H, W)
-    weight = plan[:, :1, None, None].to(images.dtype) * _in_box(low, high, height, width)  # (B, 1, H, W)
+    # (B, 1, H, W)
+    weight = plan[:, :1, None, None].to(images.dtype) * _in_box(low, high, height, width)
     mixed = images.lerp(partner, weight)
     area = (high - low).prod(1)  # (B,)
     label_weight = 1 - plan[:, 0] * area / (height * width)
@@ -108,21 +120,24 @@ def mix(images: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def partners(n: int, device: torch.device) -> Tensor:
-    """The image (n,) that each of n is mixed with: 2k with 2k + 1; the last of an odd number with itself."""
+    """The image (n,) that each of n is mixed with: 2k with 2k + 1; the last of an odd number with
+    itself.
+    """
     other_of_pair = torch.arange(n, device=device) ^ 1
     return other_of_pair.clamp(max=n - 1)
 
 
 def vary(image: Tensor, draws: Draws, *, flip: bool, colour: float, rand_augment: int) -> Tensor:
-    """Mirror a photograph, change its brightness, contrast and saturation, and apply RandAugment, in this order.
+    """Mirror a photograph, change its brightness, contrast and saturation, and apply RandAugment,
+    in this order.
 
     Args:
         image: (3, H, W) uint8, cropped and resized.
         draws: (DRAWS,), uniform in [0, 1).
         flip: Mirror it if its draw is below a half.
         colour: Largest change of the three factors from 1; 0 for none.
-        rand_augment: Magnitude of torchvision's RandAugment, 1 to 30, two operations (Cubuk et al. 2020, arXiv:1909.13719); 0 for
-            none.
+        rand_augment: Magnitude of torchvision's RandAugment, 1 to 30, two operations (Cubuk et al.
+            2020, arXiv:1909.13719); 0 for none.
 
     Returns:
         (3, H, W) uint8.
@@ -139,7 +154,11 @@ def vary(image: Tensor, draws: Draws, *, flip: bool, colour: float, rand_augment
 def _with_other_colours(image: Tensor, draws: Draws, largest_change: float) -> Tensor:
     from torchvision.transforms.v2 import functional
 
-    adjustments = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
+    adjustments = (
+        functional.adjust_brightness,
+        functional.adjust_contrast,
+        functional.adjust_saturation,
+    )
     for adjust, draw in zip(adjustments, draws[order.COLOUR], strict=True):
         factor = 1 + largest_change * (2 * draw - 1)
         image = adjust(image, float(factor))
@@ -147,10 +166,14 @@ def _with_other_colours(image: Tensor, draws: Draws, largest_change: float) -> T
 
 
 def _with_rand_augment(image: Tensor, draws: Draws, magnitude: int) -> Tensor:
-    """Apply torchvision's RandAugment to one image, drawn by the image's numbers; torch's global generator stays as it was."""
+    """Apply torchvision's RandAugment to one image, drawn by the image's numbers; torch's global
+    generator stays as it was.
+    """
     from torchvision.transforms import v2
 
-    operations = v2.RandAugment(2, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=[128, 128, 128])
+    operations = v2.RandAugment(
+        2, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=[128, 128, 128]
+    )
     high, low = (int(draw * 2**24) for draw in draws[order.RAND_AUGMENT_SEED])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed((high << 24) + low)

@@ -1,7 +1,8 @@
-"""The user's cache folder, and the images of sets in memory in it, decoded: one run decodes them, later ones map them.
+"""The user's cache folder, and the images of sets in memory in it, decoded: one run decodes them,
+later ones map them.
 
-A file of images is found by what it was decoded from, is checked as a whole whenever it is read, and is written whole or not at
-all. It may be removed at any time; it is then written again.
+A file of images is found by what it was decoded from, is checked as a whole whenever it is read,
+and is written whole or not at all. It may be removed at any time; it is then written again.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ from xceptlab.text import say
 
 
 def user_cache() -> Path:
-    """Where files are kept that can be made again: ``xceptlab`` in ``$XDG_CACHE_HOME`` or else in ``~/.cache``.
+    """Where files are kept that can be made again: ``xceptlab`` in ``$XDG_CACHE_HOME`` or else in
+    ``~/.cache``.
 
     Raises:
         RuntimeError: The user has no home.
@@ -27,11 +29,14 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xceptlab"
 
 
-def cached(name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]) -> tuple[Arrays, Arrays]:
+def cached(
+    name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]
+) -> tuple[Arrays, Arrays]:
     """Training and test images, mapped from the user's cache, or decoded and kept there.
 
-    Of several processes that come first one decodes, and the others wait for its file. A damaged file is decoded anew. Where
-    nothing can be kept, such as on a full disk, the images are decoded, which is said.
+    Of several processes that come first one decodes, and the others wait for its file. A damaged
+    file is decoded anew. Where nothing can be kept, such as on a full disk, the images are decoded,
+    which is said.
 
     Args:
         name: Name of the data set, with which the file's name begins.
@@ -42,7 +47,8 @@ def cached(name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]) 
         file = user_cache() / f"{name}-{origin}.safetensors"
     except RuntimeError:
         return decode()
-    with contextlib.suppress(OSError, ValueError):  # the process that decodes the images says so below
+    # the process that decodes the images says so below
+    with contextlib.suppress(OSError, ValueError):
         images = _read(file, origin)
         if images:
             return images
@@ -89,7 +95,8 @@ def _write(file: Path, origin: str, images: tuple[Arrays, Arrays]) -> None:
 
 
 def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
-    """Map what ``_write`` has written into memory, privately: to change an array changes no file. None where there is no file.
+    """Map what ``_write`` has written into memory, privately: to change an array changes no file.
+    None where there is no file.
 
     Raises:
         OSError: The file cannot be read.
@@ -99,7 +106,8 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
 
     if not os.path.isfile(file):  # also where the folder may not be read
         return None
-    with reading(file), safe_open(file, framework="pt") as opened:  # its framework "pt" maps the file, "numpy" copies it
+    # its framework "pt" maps the file, "numpy" copies it
+    with reading(file), safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
 
         def arrays(split: str) -> Arrays:
@@ -108,14 +116,20 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
             return Arrays(images.numpy(), labels.numpy())
 
         train, test = arrays("train"), arrays("test")
-        sound = _has_right_shape(train) and _has_right_shape(test) and fingerprint((train, test)) == metadata["fingerprint"]
+        sound = (
+            _has_right_shape(train)
+            and _has_right_shape(test)
+            and fingerprint((train, test)) == metadata["fingerprint"]
+        )
         if not sound or metadata["origin"] != origin:
             raise Refused("it does not hold what was written")
     return train, test
 
 
 def _has_right_shape(arrays: Arrays) -> bool:
-    """Whether types and shapes are those of images with labels, which the fingerprint, a hash of bytes, does not tell."""
+    """Whether types and shapes are those of images with labels, which the fingerprint, a hash of
+    bytes, does not tell.
+    """
     images, labels = arrays.images, arrays.labels
     are_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
     are_labels = labels.dtype == np.int64 and labels.shape == images.shape[:1]

@@ -32,7 +32,9 @@ class Counts:
     split: str
     images: int
     available: int
-    """Number of images in the split's files; ``data.validation`` and other keys may leave some of them out."""
+    """Number of images in the split's files; ``data.validation`` and other keys may leave some of
+    them out.
+    """
     classes: int
     """Number of classes with an image."""
     smallest: int
@@ -40,7 +42,9 @@ class Counts:
     largest: int
     """Number of images in the largest class."""
     notes: tuple[str, ...] = ()
-    """Remarks on what is no fault but may surprise: an original of more images, ignored files, a class without an image here."""
+    """Remarks on what is no fault but may surprise: an original of more images, ignored files, a
+    class without an image here.
+    """
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,9 @@ class Remark:
 def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts | Remark | str]:
     """Check a data set as a run would use it.
 
-    Faults are classes that are missing in a part, and images that cannot be decoded. With ``everything`` they are, in an own data
-    set, also pictures that are in two splits or in two classes.
+    Faults are classes that are missing in a part, and images that cannot be decoded. With
+    ``everything`` they are, in an own data set, also pictures that are in two splits or in two
+    classes.
 
     Args:
         config: The data set.
@@ -72,8 +77,8 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
         workers: Processes beside this one that decode.
 
     Yields:
-        For each split its ``Counts``, then a ``Remark`` or, as text, a fault for each image that deserves one. Where the set as a
-        whole is unsound, the lines of its faults only.
+        For each split its ``Counts``, then a ``Remark`` or, as text, a fault for each image that
+        deserves one. Where the set as a whole is unsound, the lines of its faults only.
 
     Raises:
         Refused: The data set is not there, or cannot be read.
@@ -112,7 +117,9 @@ def _sample(members: Indices) -> Indices:
     return members[places]
 
 
-def _counts(config: DataConfig, split: str, source: Source, members: Indices, names: tuple[str, ...]) -> Counts:
+def _counts(
+    config: DataConfig, split: str, source: Source, members: Indices, names: tuple[str, ...]
+) -> Counts:
     images_by_class = np.bincount(source.labels[members], minlength=config.classes)
     return Counts(
         split=split,
@@ -125,7 +132,9 @@ def _counts(config: DataConfig, split: str, source: Source, members: Indices, na
     )
 
 
-def _notes(config: DataConfig, split: str, source: Source, members: Indices, names: tuple[str, ...]) -> Iterator[str]:
+def _notes(
+    config: DataConfig, split: str, source: Source, members: Indices, names: tuple[str, ...]
+) -> Iterator[str]:
     if split in ("train", "test") and config.name in config.IMAGES:
         train_images, test_images = config.IMAGES[config.name]
         original = test_images if split == "test" else train_images
@@ -138,7 +147,8 @@ def _notes(config: DataConfig, split: str, source: Source, members: Indices, nam
 
 
 def absent_classes(config: DataConfig) -> Iterator[AbsentClasses]:
-    """Find the classes of which a split has no image, worded as ``check`` words them; nothing is decoded.
+    """Find the classes of which a split has no image, worded as ``check`` words them; nothing is
+    decoded.
 
     Raises:
         Refused: The data set is not there, or cannot be read.
@@ -147,7 +157,10 @@ def absent_classes(config: DataConfig) -> Iterator[AbsentClasses]:
     for split, (source, members) in splits(config).items():
         if not len(members):
             continue
-        for text in (*_absent(config, split, source, names), *_left_out(split, source, members, names)):
+        for text in (
+            *_absent(config, split, source, names),
+            *_left_out(split, source, members, names),
+        ):
             yield AbsentClasses(split, text)
 
 
@@ -155,14 +168,20 @@ def _class_names(config: DataConfig) -> tuple[str, ...]:
     return identity.class_names(config) or tuple(map(str, range(config.classes)))
 
 
-def _absent(config: DataConfig, split: str, source: Source, names: tuple[str, ...]) -> Iterator[str]:
+def _absent(
+    config: DataConfig, split: str, source: Source, names: tuple[str, ...]
+) -> Iterator[str]:
     """A line for each class of which the files of a split have no image."""
     for label in np.setdiff1d(np.arange(config.classes), source.labels):
         yield f"{split} holds no image of class {names[label]}"
 
 
-def _left_out(split: str, source: Source, members: Indices, names: tuple[str, ...]) -> Iterator[str]:
-    """One line on the classes that have images in the files, of which ``data.validation`` and other keys leave none."""
+def _left_out(
+    split: str, source: Source, members: Indices, names: tuple[str, ...]
+) -> Iterator[str]:
+    """One line on the classes that have images in the files, of which ``data.validation`` and other
+    keys leave none.
+    """
     labels = np.setdiff1d(source.labels, source.labels[members])
     if not len(labels):
         return
@@ -178,7 +197,9 @@ class _TrialResult(NamedTuple):
     fault: str
     """Why the image cannot be decoded; empty where it can be."""
     printed: str
-    """Warnings that C libraries such as libjpeg wrote to standard error while the image was decoded."""
+    """Warnings that C libraries such as libjpeg wrote to standard error while the image was
+    decoded.
+    """
     digest: bytes
     """16 bytes of a hash of the decoded pixels; empty for an image that cannot be decoded."""
 
@@ -196,14 +217,19 @@ class _Trial(Dataset[_TrialResult]):
                 image = self.source.decoded(i)
         except (Unreadable, OSError) as error:
             return _TrialResult(fault=str(error), printed="", digest=b"")
-        width = b"%d" % image.shape[2]  # so that no image equals one of another shape with the same bytes
+        # so that no image equals one of another shape with the same bytes
+        width = b"%d" % image.shape[2]
         pixels = hashlib.blake2b(image.contiguous().numpy().data, digest_size=16, key=width)
-        return _TrialResult(fault="", printed="; ".join(dict.fromkeys(printed)), digest=pixels.digest())
+        return _TrialResult(
+            fault="", printed="; ".join(dict.fromkeys(printed)), digest=pixels.digest()
+        )
 
 
 @contextlib.contextmanager
 def _printed_by_c(lines: list[str]) -> Iterator[None]:
-    """Gather what is printed on file descriptor 2: libjpeg's warnings name no file, and Python does not see them."""
+    """Gather what is printed on file descriptor 2: libjpeg's warnings name no file, and Python does
+    not see them.
+    """
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as file:
@@ -235,7 +261,9 @@ class _Pictures:
         self.digests += digest
 
     def faults(self) -> Iterator[str]:
-        """A line for each picture that is in two splits or in two classes; copies within a class of a split do no harm."""
+        """A line for each picture that is in two splits or in two classes; copies within a class of
+        a split do no harm.
+        """
         keys = np.frombuffer(bytes(self.digests), np.uint64).reshape(-1, 2)  # (n, 2)
         order = np.lexsort(keys.T)  # (n,): equal pictures are neighbours
         same_as_next = (keys[order[1:]] == keys[order[:-1]]).all(1)  # (n - 1,)

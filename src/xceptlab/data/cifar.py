@@ -1,10 +1,12 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 images of 32x32, in memory.
 
-Read from a folder in the Hugging Face parquet layout (``train-*.parquet``, ``test-*.parquet``, in the folder or in one below it;
-columns ``img`` or ``image``, ``label`` or, of CIFAR-100, ``fine_label``) or from torchvision's files, which torchvision checks by
-their MD5 before it reads them and downloads where ``data.download`` is true.
+Read from a folder in the Hugging Face parquet layout (``train-*.parquet``, ``test-*.parquet``, in
+the folder or in one below it; columns ``img`` or ``image``, ``label`` or, of CIFAR-100,
+``fine_label``) or from torchvision's files, which torchvision checks by their MD5 before it reads
+them and downloads where ``data.download`` is true.
 
-The parquet files hold PNGs, which take seconds to decode: one run does it, later ones find the images in the user's cache.
+The parquet files hold PNGs, which take seconds to decode: one run does it, later ones find the
+images in the user's cache.
 """
 
 import hashlib
@@ -21,7 +23,16 @@ from xceptlab.config.run_id import SCIENCE_VERSION
 from xceptlab.config.schema import DataConfig
 from xceptlab.data.cache import cached
 from xceptlab.data.shards import find_shards
-from xceptlab.data.sources import HUB, Arrays, digest_of_files, folder, locked, missing, reading, regular_bytes
+from xceptlab.data.sources import (
+    HUB,
+    Arrays,
+    digest_of_files,
+    folder,
+    locked,
+    missing,
+    reading,
+    regular_bytes,
+)
 from xceptlab.data.tables import feature_names, open_table
 from xceptlab.errors import Refused
 
@@ -42,14 +53,17 @@ _TORCHVISIONS_FILES = {
     ),
     "cifar100": ("meta", "test", "train"),
 }
-"""Names of the files that torchvision reads in its folder, by data set; other files there do not count."""
+"""Names of the files that torchvision reads in its folder, by data set; other files there do not
+count.
+"""
 _SPLITS = ("train", "test")
 _LABELS = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
 
 def require_files(config: DataConfig) -> None:
-    """Check that the files are there; with ``data.download`` fetch them, one process while the others wait.
+    """Check that the files are there; with ``data.download`` fetch them, one process while the
+    others wait.
 
     Raises:
         Refused: They are not there, and the message says how to get them; or the download failed.
@@ -128,13 +142,19 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     """Load the training and the test images, from the user's cache if they are there."""
     require_files(config)
     if _has_parquet(config):
-        return cached(config.name, _digest_of_what_is_decoded(config), lambda: _read(config, _read_parquet))
+        return cached(
+            config.name, _digest_of_what_is_decoded(config), lambda: _read(config, _read_parquet)
+        )
     return _read(config, _read_torchvision)
 
 
 def _digest_of_what_is_decoded(config: DataConfig) -> str:
-    """A digest of all that determines the decoded images: the set, the decoders, and the bytes of the parquet files."""
-    decoders = [f"{package} {importlib.metadata.version(package)}" for package in ("pillow", "torchvision")]
+    """A digest of all that determines the decoded images: the set, the decoders, and the bytes of
+    the parquet files.
+    """
+    decoders = [
+        f"{package} {importlib.metadata.version(package)}" for package in ("pillow", "torchvision")
+    ]
     h = hashlib.sha256(repr((config.name, SCIENCE_VERSION, decoders)).encode())
     for split in _SPLITS:
         for file in find_shards(folder(config), split):
@@ -144,8 +164,11 @@ def _digest_of_what_is_decoded(config: DataConfig) -> str:
     return h.hexdigest()[:32]
 
 
-def _read(config: DataConfig, read_split: Callable[[DataConfig, str], Arrays]) -> tuple[Arrays, Arrays]:
-    """Decode the training and the test images by the reader of their layout, and check that all classes are there.
+def _read(
+    config: DataConfig, read_split: Callable[[DataConfig, str], Arrays]
+) -> tuple[Arrays, Arrays]:
+    """Decode the training and the test images by the reader of their layout, and check that all
+    classes are there.
 
     Raises:
         Refused: Classes have no image, as where the files of CIFAR-10 are read as CIFAR-100.
@@ -154,7 +177,9 @@ def _read(config: DataConfig, read_split: Callable[[DataConfig, str], Arrays]) -
     test = read_split(config, "test")
     classes = len(np.unique(train.labels))
     if classes < config.classes:
-        raise Refused(f"{folder(config)}: train holds images of {classes} classes; {config.name} has {config.classes}")
+        raise Refused(
+            f"{folder(config)}: train holds images of {classes} classes; {config.name} has {config.classes}"
+        )
     return train, test
 
 
@@ -207,5 +232,7 @@ def _read_torchvision(config: DataConfig, split: str) -> Arrays:
     try:
         dataset = _dataset(config)(config.root, train=split == "train")
     except RuntimeError as error:
-        raise Refused(f"{config.root}: torchvision refuses the files of {config.name} ({error})") from None
+        raise Refused(
+            f"{config.root}: torchvision refuses the files of {config.name} ({error})"
+        ) from None
     return Arrays(dataset.data, np.array(dataset.targets, np.int64))

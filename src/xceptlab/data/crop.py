@@ -1,7 +1,9 @@
-"""Crops: which part of an image the network gets, in training and in evaluation, and how it is cut out.
+"""Crops: which part of an image the network gets, in training and in evaluation, and how it is cut
+out.
 
-Photographs are cropped one by one in the loader: ``for_training`` and ``for_evaluation`` find a box and cut it out. Images in
-memory have the network's size: those of a batch are cropped at once on the device, in training only (``crop_flip``).
+Photographs are cropped one by one in the loader: ``for_training`` and ``for_evaluation`` find a box
+and cut it out. Images in memory have the network's size: those of a batch are cropped at once on
+the device, in training only (``crop_flip``).
 """
 
 import math
@@ -18,17 +20,20 @@ Box = tuple[int, int, int, int]
 """A part of an image in pixels: top, left, height, width."""
 
 
-# ---- photographs -----------------------------------------------------------------------------------------------------------
+# ---- photographs ---------------------------------------------------------------------------------
 
 
 def for_evaluation(image: Tensor, config: DataConfig) -> Tensor:
-    """Cut the central square of ``data.eval_crop`` out of a photograph: (3, H, W) to (3, size, size)."""
+    """Cut the central square of ``data.eval_crop`` out of a photograph: (3, H, W) to (3, size,
+    size).
+    """
     box = central_box(image, config.eval_crop)
     return resized(image, box, config.size, config.eval_interpolation)
 
 
 def for_training(image: Tensor, draws: Draws, config: DataConfig) -> Tensor:
-    """Cut a part of a photograph out to train on: a random one where ``data.crop`` is resized, else that of evaluation.
+    """Cut a part of a photograph out to train on: a random one where ``data.crop`` is resized, else
+    that of evaluation.
 
     Args:
         image: (3, H, W) uint8.
@@ -46,17 +51,20 @@ def for_training(image: Tensor, draws: Draws, config: DataConfig) -> Tensor:
 
 
 def central_box(image: Tensor, part: float) -> Box:
-    """Find the central square of an image (3, H, W) whose side is this part of the image's short side."""
+    """Find the central square of an image (3, H, W) whose side is this part of the image's short
+    side.
+    """
     height, width = image.shape[1:]
     side = round(min(height, width) * part) or 1
     return (height - side) // 2, (width - side) // 2, side, side
 
 
 def random_box(draws: Draws, height: int, width: int) -> Box:
-    """Draw the box of Inception's random crop (Szegedy et al. 2015), as torchvision's RandomResizedCrop does.
+    """Draw the box of Inception's random crop (Szegedy et al. 2015), as torchvision's
+    RandomResizedCrop does.
 
-    The box has 8% to 100% of the area and an aspect ratio from 3/4 to 4/3. After ten tries that do not fit into the image it is
-    the largest central box of an allowed ratio.
+    The box has 8% to 100% of the area and an aspect ratio from 3/4 to 4/3. After ten tries that do
+    not fit into the image it is the largest central box of an allowed ratio.
 
     Args:
         draws: (DRAWS,), uniform in [0, 1).
@@ -84,15 +92,18 @@ def resized(image: Tensor, box: Box, size: int, interpolation: str) -> Tensor:
     """Cut a box out of an image (3, H, W) and resize it to (3, size, size)."""
     top, left, height, width = box
     # as one piece in this layout it is resized, and then copied, in half the time
-    region = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+    region = image[None, :, top : top + height, left : left + width].contiguous(
+        memory_format=torch.channels_last
+    )
     return F.interpolate(region, (size, size), mode=interpolation, antialias=True)[0]
 
 
-# ---- images in memory ------------------------------------------------------------------------------------------------------
+# ---- images in memory ----------------------------------------------------------------------------
 
 
 def crop_flip(images: Tensor, index: Tensor, draws: Tensor, pad: int, flip: bool) -> Tensor:
-    """Crop and mirror images that lie in memory: pad each by reflection, cut the old size back out, flip it left to right.
+    """Crop and mirror images that lie in memory: pad each by reflection, cut the old size back out,
+    flip it left to right.
 
     One gather does all of it; nothing is padded in memory.
 

@@ -1,7 +1,8 @@
-"""scikit-learn's handwritten digits: 1,797 real 8x8 images in 10 classes, embedded in the library; no download.
+"""scikit-learn's handwritten digits: 1,797 real 8x8 images in 10 classes, embedded in the library;
+no download.
 
-The last third is the test split, by strata: 500 images. Source: UCI, "Optical Recognition of Handwritten Digits" (Alpaydin and
-Kaynak 1998).
+The last third is the test split, by strata: 500 images. Source: UCI, "Optical Recognition of
+Handwritten Digits" (Alpaydin and Kaynak 1998).
 """
 
 import numpy as np
@@ -23,12 +24,16 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def files(config: DataConfig) -> str:
-    """Return an empty string: the images are embedded in the library and have no files of their own."""
+    """Return an empty string: the images are embedded in the library and have no files of their
+    own.
+    """
     return ""
 
 
 def load(config: DataConfig) -> tuple[Arrays, Arrays]:
-    """Load the training and the test images, enlarged to ``config.size`` bilinearly, with grey repeated over three channels."""
+    """Load the training and the test images, enlarged to ``config.size`` bilinearly, with grey
+    repeated over three channels.
+    """
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -36,7 +41,9 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
     labels = digits.target.astype(np.int64)  # (n,)
     small = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8), of 16 grey levels
     side = config.size
-    enlarged = [Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR) for image in small]
+    enlarged = [
+        Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR) for image in small
+    ]
     grey = np.stack([np.asarray(image) for image in enlarged])  # (n, size, size)
     images = np.repeat(grey[..., None], 3, axis=3)  # (n, size, size, 3)
     is_test = np.zeros(len(labels), bool)

@@ -1,9 +1,12 @@
-"""Which files a run depends on, by digests, so that it recognises what it was trained on; nothing is decoded.
+"""Which files a run depends on, by digests, so that it recognises what it was trained on; nothing
+is decoded.
 
-The digest of a data set is one of its files' names and sizes. It stays when the folder is moved, and changes when a file is
-mended, added, renamed or put into another class. Of an own data set (``data.name: folder``) it is part of the science, as
-``data.content``; of the known sets the record keeps it, to be compared before the record is trusted. The digest of weights that a
-training starts from (``model.weights``) is one of their file's bytes, and part of the science as ``model.weights_digest``.
+The digest of a data set is one of its files' names and sizes. It stays when the folder is moved,
+and changes when a file is mended, added, renamed or put into another class. Of an own data set
+(``data.name: folder``) it is part of the science, as ``data.content``; of the known sets the record
+keeps it, to be compared before the record is trusted. The digest of weights that a training starts
+from (``model.weights``) is one of their file's bytes, and part of the science as
+``model.weights_digest``.
 """
 
 import dataclasses
@@ -36,7 +39,9 @@ class Contents:
     """Identity of a data set's files, and the names of its classes."""
 
     content: str
-    """Value of ``data.content``: parts, number of classes and digest, such as ``train+val-3-0123456789abcdef``."""
+    """Value of ``data.content``: parts, number of classes and digest, such as
+    ``train+val-3-0123456789abcdef``.
+    """
     classes: tuple[str, ...]
     """The names of the classes, by label; empty where the files do not tell."""
 
@@ -50,10 +55,12 @@ def resolved(
     registered: Mapping[str, Any] | None = None,
     read_contents: ReadContents | None = None,
 ) -> RunConfig:
-    """Fill in what a run's identity needs: the digests of its own data set and of the weights that it starts from.
+    """Fill in what a run's identity needs: the digests of its own data set and of the weights that
+    it starts from.
 
-    Every command, and everything else that asks for a run's id, goes this way. Where the files are not at hand, the digest in the
-    configuration is used, or else the registered one, and the user is told.
+    Every command, and everything else that asks for a run's id, goes this way. Where the files are
+    not at hand, the digest in the configuration is used, or else the registered one, and the user
+    is told.
 
     Args:
         config: The configuration as it was loaded.
@@ -61,11 +68,16 @@ def resolved(
         read_contents: Reads the contents of the data's files; ``contents`` by default.
 
     Raises:
-        Refused: The files are not there and there is no digest to use instead, or they are others than the configuration says.
+        Refused: The files are not there and there is no digest to use instead, or they are others
+            than the configuration says.
     """
     digests = registered or {}
-    model = _resolved_weights(config.model, digests.get("model.weights_digest", ""), config.runtime.study)
-    data = resolved_data(config.data, digests.get("data.content", ""), read_contents, study=config.runtime.study)
+    model = _resolved_weights(
+        config.model, digests.get("model.weights_digest", ""), config.runtime.study
+    )
+    data = resolved_data(
+        config.data, digests.get("data.content", ""), read_contents, study=config.runtime.study
+    )
     return dataclasses.replace(config, model=model, data=data)
 
 
@@ -75,7 +87,8 @@ def resolved_data(
     read_contents: ReadContents | None = None,
     study: str = "",
 ) -> DataConfig:
-    """Fill in the content and the number of classes of an own data set; other data sets stay as they are.
+    """Fill in the content and the number of classes of an own data set; other data sets stay as
+    they are.
 
     This is enough for commands that train nothing, such as an evaluation of given weights.
 
@@ -83,10 +96,12 @@ def resolved_data(
         data: The configuration of the data as it was loaded.
         registered: The content that a study has registered; empty without one.
         read_contents: Reads the contents of the data's files; ``contents`` by default.
-        study: Name of the study that started the run, and has filled the content in; empty without one.
+        study: Name of the study that started the run, and has filled the content in; empty without
+            one.
 
     Raises:
-        Refused: The files are not there and there is no content to use instead, or they are others than the configuration says.
+        Refused: The files are not there and there is no content to use instead, or they are others
+            than the configuration says.
     """
     if data.name != "folder":
         return data
@@ -137,7 +152,8 @@ def _agreed_digest(
     changed: str,
     study: str,
 ) -> str:
-    """The digest of files, or where they are not at hand the configured or registered digest, which the user is told.
+    """The digest of files, or where they are not at hand the configured or registered digest, which
+    the user is told.
 
     Args:
         key: The field that keeps the digest.
@@ -150,7 +166,8 @@ def _agreed_digest(
         study: Name of the study that has filled the digest in; empty where the user has.
 
     Raises:
-        Refused: The files are not there and no digest is known, or theirs is not the configured one.
+        Refused: The files are not there and no digest is known, or theirs is not the configured
+            one.
     """
     try:
         digest = read()
@@ -162,7 +179,9 @@ def _agreed_digest(
         _say_once(f"{error}; {known_from}, {digest}, stands for it")
     else:
         if registered not in ("", digest):
-            _say_once(f"{place}: holds other {kind}, {digest}, than the study was registered with, {registered}")
+            _say_once(
+                f"{place}: holds other {kind}, {digest}, than the study was registered with, {registered}"
+            )
     if configured not in ("", digest):
         anew = f"leave {key} out to train another run on what is there now"
         if study:
@@ -173,7 +192,8 @@ def _agreed_digest(
 
 
 def weights_file(weights: str) -> Path:
-    """The file that ``model.weights`` names; for a run's folder the file of the run's evaluated weights.
+    """The file that ``model.weights`` names; for a run's folder the file of the run's evaluated
+    weights.
 
     Raises:
         Refused: There is no such file.
@@ -197,7 +217,8 @@ def _file_digest(file: Path) -> str:
 
 
 def contents(config: DataConfig) -> Contents:
-    """Identify the files of an own data set; prepared photographs by the note of what they were prepared from.
+    """Identify the files of an own data set; prepared photographs by the note of what they were
+    prepared from.
 
     Raises:
         Refused: They are not there, or are of fewer than two classes.
@@ -214,7 +235,9 @@ def contents(config: DataConfig) -> Contents:
         return Contents(note["content"], tuple(note["classes"]))
     classes = layouts.classes(layout)
     if len(classes) < 2:
-        raise Refused(f"{layout.root}: train holds {counted(len(classes), 'class', 'classes')}; at least 2 are needed")
+        raise Refused(
+            f"{layout.root}: train holds {counted(len(classes), 'class', 'classes')}; at least 2 are needed"
+        )
     digest = sources.digest_of_files(layouts.names_and_sizes(layout))
     return Contents(f"{'+'.join(layout.parts)}-{len(classes)}-{digest}", classes)
 
@@ -231,11 +254,15 @@ def _refuse_other_originals(config: DataConfig, prepared: Path, noted: str) -> N
         return
     if now != noted:
         remedy = f"remove {prepared} and prepare them again, or put back what was there"
-        raise Refused(f"{prepared}: prepared from other photographs than are in {config.root} now; {remedy}")
+        raise Refused(
+            f"{prepared}: prepared from other photographs than are in {config.root} now; {remedy}"
+        )
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The names of the classes, by label, as far as the files tell; empty where they do not, or are not here."""
+    """The names of the classes, by label, as far as the files tell; empty where they do not, or are
+    not here.
+    """
     try:
         return data_set(config.name).class_names(config)
     except (OSError, ValueError):
@@ -243,14 +270,18 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def other_classes(here: Sequence[str], before: Sequence[str]) -> str:
-    """How the names of classes, by label, differ from earlier ones, in words; empty where they do not, or either is unknown."""
+    """How the names of classes, by label, differ from earlier ones, in words; empty where they do
+    not, or either is unknown.
+    """
     if not here or not before or [*here] == [*before]:
         return ""
     return f"of other classes: {', '.join(here)[:100]} in place of {', '.join(before)[:100]}, by their order"
 
 
 def files(config: DataConfig) -> str:
-    """Layout of a known data set's files and a digest of their names and sizes; empty where there are no files."""
+    """Layout of a known data set's files and a digest of their names and sizes; empty where there
+    are no files.
+    """
     if config.name == "folder":  # its content is data.content, a part of the run's id
         return ""
     try:
@@ -259,16 +290,19 @@ def files(config: DataConfig) -> str:
         return ""
 
 
-def same(config: DataConfig, files: str, fingerprint: Callable[[], str], before: Mapping[str, str]) -> bool:
+def same(
+    config: DataConfig, files: str, fingerprint: Callable[[], str], before: Mapping[str, str]
+) -> bool:
     """Whether the data are those that were seen before, in other files perhaps.
 
-    The fingerprint decides, since it is of every image. Only ImageNet's is of a few images: in an equal layout its files must be
-    equal, too.
+    The fingerprint decides, since it is of every image. Only ImageNet's is of a few images: in an
+    equal layout its files must be equal, too.
 
     Args:
         config: The data set.
         files: The result of ``files`` now.
-        fingerprint: Gives the result of ``fingerprint`` now, which takes reading the images; called only where it decides.
+        fingerprint: Gives the result of ``fingerprint`` now, which takes reading the images; called
+            only where it decides.
         before: The earlier results, under the keys ``files`` and ``fingerprint``.
     """
     equal_layout = files.partition("-")[0] == before["files"].partition("-")[0]
@@ -277,10 +311,14 @@ def same(config: DataConfig, files: str, fingerprint: Callable[[], str], before:
     return fingerprint() == before["fingerprint"]
 
 
-def changed(config: DataConfig, record: Record, read_files: Callable[[DataConfig], str] = files) -> str:
-    """How the data at hand differ from those of a record, in words; empty where they do not, or are not at hand.
+def changed(
+    config: DataConfig, record: Record, read_files: Callable[[DataConfig], str] = files
+) -> str:
+    """How the data at hand differ from those of a record, in words; empty where they do not, or are
+    not at hand.
 
-    An own data set is part of the run's id, so that this is for known data sets: their files, or else their images, are compared.
+    An own data set is part of the run's id, so that this is for known data sets: their files, or
+    else their images, are compared.
 
     Args:
         config: The data set.
@@ -302,7 +340,10 @@ def changed(config: DataConfig, record: Record, read_files: Callable[[DataConfig
 
 
 def _changed_digits(config: DataConfig, record: Record) -> str:
-    if all(record.versions.get(name) == importlib.metadata.version(name) for name in _DIGITS_ARE_MADE_BY):
+    if all(
+        record.versions.get(name) == importlib.metadata.version(name)
+        for name in _DIGITS_ARE_MADE_BY
+    ):
         return ""  # known without loading the digits, which takes a second
     now = _digits_fingerprint(config)
     if record.data_fingerprint in ("", now):
@@ -311,7 +352,9 @@ def _changed_digits(config: DataConfig, record: Record) -> str:
 
 
 def changes(runs: Iterable[tuple[RunConfig, Record | None]]) -> list[str]:
-    """All differences, in words, between the data at hand and those that runs were trained on, by the runs' records."""
+    """All differences, in words, between the data at hand and those that runs were trained on, by
+    the runs' records.
+    """
     read_files = functools.cache(files)  # runs of a study share their data
     differences = []
     for run, record in runs:

@@ -1,6 +1,8 @@
-"""ImageNet's original files: the tar files of ILSVRC 2012, read in place, and the labels in its development kit.
+"""ImageNet's original files: the tar files of ILSVRC 2012, read in place, and the labels in its
+development kit.
 
-The photographs in a tar file are searched for once; where they lie is kept as a table in the user's cache.
+The photographs in a tar file are searched for once; where they lie is kept as a table in the user's
+cache.
 """
 
 import hashlib
@@ -38,7 +40,9 @@ def val_archive(root: Path) -> Archive:
     return _indexed(root / VAL_TAR, lambda file: _val_rows(file, root), labels_from=root / DEVKIT)
 
 
-def _indexed(file: Path, search: Callable[[Path], Iterator[list[Row]]], labels_from: Path | None = None) -> Archive:
+def _indexed(
+    file: Path, search: Callable[[Path], Iterator[list[Row]]], labels_from: Path | None = None
+) -> Archive:
     """The photographs in a tar file, sorted by label and name as in the unpacked tree.
 
     Args:
@@ -50,18 +54,23 @@ def _indexed(file: Path, search: Callable[[Path], Iterator[list[Row]]], labels_f
 
     table_file = user_cache() / f"{file.stem}-{_state_digest(file, labels_from)}.arrow"
     if not table_file.is_file():
-        with locked(table_file.parent):  # of several processes one searches, and the others find what it has written
+        # of several processes one searches, and the others find what it has written
+        with locked(table_file.parent):
             if not table_file.is_file():
                 tables = [pyarrow.Table.from_pylist(rows) for rows in search(file) if rows]
                 if not tables:
                     raise Refused(f"{file}: holds no photograph")
                 table = pyarrow.concat_tables(tables)
-                write_table(table.sort_by([("label", "ascending"), ("name", "ascending")]), table_file)
+                write_table(
+                    table.sort_by([("label", "ascending"), ("name", "ascending")]), table_file
+                )
     return Archive((file,), read_table(table_file))
 
 
 def _state_digest(*files: Path | None) -> str:
-    """Digest of the paths, sizes and times of files, so that a table made of an earlier state of them is not used."""
+    """Digest of the paths, sizes and times of files, so that a table made of an earlier state of
+    them is not used.
+    """
     states = []
     for file in files:
         if file is not None and file.exists():
@@ -71,14 +80,18 @@ def _state_digest(*files: Path | None) -> str:
 
 
 def _train_rows(file: Path) -> Iterator[list[Row]]:
-    """Find the training photographs, class by class, and say how far it is: reading 1.28 million headers takes minutes."""
+    """Find the training photographs, class by class, and say how far it is: reading 1.28 million
+    headers takes minutes.
+    """
     with _opened(file, file) as outer:
         classes = sorted(_files(outer, file), key=lambda member: member.name)
         said = time.monotonic()
         for label, member in enumerate(classes):
             if time.monotonic() >= said + SAY_SECONDS:
                 said = time.monotonic()
-                say(f"{file}: finding its photographs, which is needed once: {label} of {len(classes)} classes")
+                say(
+                    f"{file}: finding its photographs, which is needed once: {label} of {len(classes)} classes"
+                )
             where = f"{file}: {member.name}"
             with _opened(outer.extractfile(member), where) as inner:
                 photographs = _files(inner, where)
@@ -90,13 +103,15 @@ def _val_rows(file: Path, root: Path) -> Iterator[list[Row]]:
     with _opened(file, file) as tar:
         photographs = sorted(_files(tar, file), key=lambda member: member.name)
     if len(photographs) != len(labels):
-        raise Refused(f"{file}: holds {len(photographs)} photographs; the development kit has labels of {len(labels)}")
+        raise Refused(
+            f"{file}: holds {len(photographs)} photographs; the development kit has labels of {len(labels)}"
+        )
     yield [_row(photograph, label) for photograph, label in zip(photographs, labels, strict=True)]
 
 
 def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> Row:
-    """Table row (part, byte offset, size, label, name) that locates one photograph; ``start`` is where its tar file begins in the
-    outer file."""
+    """Table row (part, byte offset, size, label, name) that locates one photograph; ``start`` is
+    where its tar file begins in the outer file."""
     return {
         "part": 0,
         "offset": start + member.offset_data,
@@ -145,7 +160,8 @@ def val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
     """Read the development kit.
 
     Returns:
-        The names of the classes, by label, and the labels of the validation photographs in the order of their names.
+        The names of the classes, by label, and the labels of the validation photographs in the
+        order of their names.
 
     Raises:
         Refused: The development kit is not there, or is not that of ILSVRC 2012.
@@ -159,9 +175,14 @@ def val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
     if not kit.is_file():
         raise Refused(f"{root}: {DEVKIT} is missing, which has the labels of {VAL_TAR}")
     with reading(kit, "not the development kit of ILSVRC 2012"):
-        unpacked = gzip.decompress(kit.read_bytes())  # verifies the checksum: SciPy crashes on a damaged .mat file
+        # verifies the checksum: SciPy crashes on a damaged .mat file
+        unpacked = gzip.decompress(kit.read_bytes())
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
-            files = {Path(member.name).name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
+            files = {
+                Path(member.name).name: tar.extractfile(member)
+                for member in tar.getmembers()
+                if member.isfile()
+            }
             meta = loadmat(io.BytesIO(files["meta.mat"].read()), squeeze_me=True)  # type: ignore[union-attr]
             truth = files["ILSVRC2012_validation_ground_truth.txt"].read().split()  # type: ignore[union-attr]
         leaves = []

@@ -1,7 +1,9 @@
-"""ImageNet, and photographs of one's own (``data.name: folder``), in whichever layout ``layouts`` finds in ``data.root``.
+"""ImageNet, and photographs of one's own (``data.name: folder``), in whichever layout ``layouts``
+finds in ``data.root``.
 
-ImageNet's official validation set is the test split. An own data set has a part ``val``, or ``test``, or both: of two parts the
-second one is the test split; of three ``val`` is the validation split.
+ImageNet's official validation set is the test split. An own data set has a part ``val``, or
+``test``, or both: of two parts the second one is the test split; of three ``val`` is the validation
+split.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,7 +47,9 @@ def files(config: DataConfig) -> str:
 
 
 def load(config: DataConfig) -> "tuple[Photographs, ...]":
-    """Open the training and the test photographs and, where there are files of their own, those to validate on."""
+    """Open the training and the test photographs and, where there are files of their own, those to
+    validate on.
+    """
     from xceptlab.data.photographs import Photographs
 
     by_part = stores(config)
@@ -58,10 +62,16 @@ def stores(config: DataConfig) -> dict[str, Store]:
     """The encoded photographs of each part.
 
     Raises:
-        Unsound: They are not of as many classes as configured, a class is empty, or one of another part is not in train.
+        Unsound: They are not of as many classes as configured, a class is empty, or one of another
+            part is not in train.
     """
     layout = find_layout(config)
-    open_layout = {"tree": _open_tree, "parquet": _open_parquet, "tars": _open_tars, "prepared": _open_prepared}[layout.kind]
+    open_layout = {
+        "tree": _open_tree,
+        "parquet": _open_parquet,
+        "tars": _open_tars,
+        "prepared": _open_prepared,
+    }[layout.kind]
     by_part = open_layout(layout)
     faults = list(_faults(by_part, layout.root, config))
     if faults:
@@ -70,7 +80,9 @@ def stores(config: DataConfig) -> dict[str, Store]:
 
 
 def _faults(by_part: Mapping[str, Store], root: Path, config: DataConfig) -> Iterator[str]:
-    """A line for each fault of the data set as a whole: its classes, and parts and classes without an image."""
+    """A line for each fault of the data set as a whole: its classes, and parts and classes without
+    an image.
+    """
     train = by_part["train"]
     no_image = "holds no image"
     if isinstance(train, Tree):
@@ -80,7 +92,11 @@ def _faults(by_part: Mapping[str, Store], root: Path, config: DataConfig) -> Ite
         count = int(train.labels.max(initial=-1)) + 1
     expected = config.num_classes or config.CLASSES.get(config.name, count)
     if count != expected:
-        hint = "see data.num_classes" if config.name == "folder" else "photographs of one's own are data.name: folder"
+        hint = (
+            "see data.num_classes"
+            if config.name == "folder"
+            else "photographs of one's own are data.name: folder"
+        )
         yield f"{root}: train holds {count} classes, {expected} were expected; {hint}"
     for part, store in by_part.items():
         if isinstance(store, Tree):
@@ -115,7 +131,8 @@ def _open_tree(layout: Layout) -> dict[str, Store]:
 
 
 def _open_flat_val(root: Path, classes: tuple[str, ...]) -> Tree:
-    """ImageNet's validation photographs as they are given out, in one folder without classes; the development kit has the labels.
+    """ImageNet's validation photographs as they are given out, in one folder without classes; the
+    development kit has the labels.
 
     Raises:
         Refused: The development kit is not there, or is of other classes than those of train.
@@ -138,7 +155,8 @@ def _open_parquet(layout: Layout) -> dict[str, Store]:
 
 
 def _open_tars(layout: Layout) -> dict[str, Store]:
-    val = ilsvrc.val_archive(layout.root)  # first: its search takes seconds and may find that the development kit is missing
+    # first: its search takes seconds and may find that the development kit is missing
+    val = ilsvrc.val_archive(layout.root)
     return {"train": ilsvrc.train_archive(layout.root / ilsvrc.TRAIN_TAR), "val": val}
 
 

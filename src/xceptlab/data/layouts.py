@@ -1,10 +1,12 @@
-"""Where the files of ImageNet or of an own data set lie, found in ``data.root``, in one of four layouts:
+"""Where the files of ImageNet or of an own data set lie, found in ``data.root``, in one of four
+layouts:
 
-- ``tree``: the ImageFolder tree ``train/<class>/*`` and ``val/<class>/*``; of ImageNet ``val/*``, too, as it is given out, with
-  ``ILSVRC2012_devkit_t12.tar.gz`` beside it;
-- ``parquet``: the hub's shards ``train-*.parquet`` and ``validation-*.parquet``, in the folder or one below;
-- ``tars``: of ImageNet the original ``ILSVRC2012_img_train.tar`` and ``ILSVRC2012_img_val.tar`` with
-  ``ILSVRC2012_devkit_t12.tar.gz``, read in place;
+- ``tree``: the ImageFolder tree ``train/<class>/*`` and ``val/<class>/*``; of ImageNet ``val/*``,
+  too, as it is given out, with ``ILSVRC2012_devkit_t12.tar.gz`` beside it;
+- ``parquet``: the hub's shards ``train-*.parquet`` and ``validation-*.parquet``, in the folder or
+one below;
+- ``tars``: of ImageNet the original ``ILSVRC2012_img_train.tar`` and ``ILSVRC2012_img_val.tar``
+  with ``ILSVRC2012_devkit_t12.tar.gz``, read in place;
 - ``prepared``: with ``data.short_side``, what ``xceptlab data prepare`` made of one of these.
 """
 
@@ -36,7 +38,9 @@ _READERS = 16
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of a data set's files: its kind, its folder, and which of the parts train, val and test are there."""
+    """Layout of a data set's files: its kind, its folder, and which of the parts train, val and
+    test are there.
+    """
 
     kind: Literal["tree", "parquet", "tars", "prepared"]
     root: Path
@@ -65,7 +69,11 @@ def find_layout(config: DataConfig) -> Layout:
     tree = Layout("tree", root, tuple(part for part in parts if (root / part).is_dir()))
     if tree.is_complete():
         return tree
-    parquet = Layout("parquet", root, tuple(part for part in parts if find_shards(root, _SPLITS_OF_THE_HUB[part])))
+    parquet = Layout(
+        "parquet",
+        root,
+        tuple(part for part in parts if find_shards(root, _SPLITS_OF_THE_HUB[part])),
+    )
     if parquet.is_complete():
         return parquet
     if not known:
@@ -100,7 +108,9 @@ def _find_prepared(config: DataConfig) -> Layout:
 
 
 def prepared_folder(config: DataConfig) -> Path:
-    """The folder of the photographs that are prepared with the configuration's short side and quality."""
+    """The folder of the photographs that are prepared with the configuration's short side and
+    quality.
+    """
     name = f"short{config.short_side}-quality{config.quality}"
     if not config.exif_orientation:
         name += "-as-stored"
@@ -109,7 +119,8 @@ def prepared_folder(config: DataConfig) -> Path:
 
 
 def originals(root: Path) -> dict[str, Any]:
-    """Read the note that ``prepare`` has left in a folder on the originals of its photographs; empty where there is none.
+    """Read the note that ``prepare`` has left in a folder on the originals of its photographs;
+    empty where there is none.
 
     Raises:
         Refused: The note is damaged.
@@ -136,7 +147,9 @@ def classes(layout: Layout) -> tuple[str, ...]:
 
 
 def names_and_sizes(layout: Layout) -> Iterator[tuple[bytes, int]]:
-    """Names (relative to the data set's folder) and sizes of the files; for prepared photographs the note of their originals."""
+    """Names (relative to the data set's folder) and sizes of the files; for prepared photographs
+    the note of their originals.
+    """
     if layout.kind == "tree":
         yield from _names_and_sizes_of_tree(layout)
     elif layout.kind == "parquet":
@@ -166,4 +179,7 @@ def _names_and_sizes_of_tree(layout: Layout) -> Iterator[tuple[bytes, int]]:
 def _names_and_sizes_in(root: Path, subfolder: str) -> list[tuple[bytes, int]]:
     with os.scandir(root / subfolder) as entries:
         photographs = [entry for entry in entries if is_photograph(entry.name)]
-        return sorted((os.fsencode(f"{subfolder}/{entry.name}"), entry.stat().st_size) for entry in photographs)
+        return sorted(
+            (os.fsencode(f"{subfolder}/{entry.name}"), entry.stat().st_size)
+            for entry in photographs
+        )

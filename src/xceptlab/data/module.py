@@ -33,8 +33,8 @@ class Batch(NamedTuple):
     number: Tensor
     """Numbers (B,) of the images in their split."""
     label_weight: Tensor | None
-    """Weight (B,) of each image's own label in its loss; the label of its partner (``augment.partners``) has the rest. None where
-    nothing is mixed."""
+    """Weight (B,) of each image's own label in its loss; the label of its partner
+    (``augment.partners``) has the rest. None where nothing is mixed."""
     weight: float
     """Factor of the batch's summed loss; see ``order.Key``."""
     replaced: int
@@ -44,24 +44,29 @@ class Batch(NamedTuple):
 class DataModule(pl.LightningDataModule):
     """Training, validation and test images of a run.
 
-    The order and the draws of augmentation are functions of (seed, epoch, step) alone: workers, processes and interruptions
-    change neither.
+    The order and the draws of augmentation are functions of (seed, epoch, step) alone: workers,
+    processes and interruptions change neither.
 
-    Without a Trainer, as in a notebook, ``setup("test")`` and then a loader give finished batches, those of training as in the
-    first epoch of one process.
+    Without a Trainer, as in a notebook, ``setup("test")`` and then a loader give finished batches,
+    those of training as in the first epoch of one process.
     """
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.config = config
         self.train: Split
-        self.prepare_data_per_node = False  # Lightning then calls prepare_data in one process of all machines
+        # Lightning then calls prepare_data in one process of all machines
+        self.prepare_data_per_node = False
         self._reported_left_alone = False
         self._on_device: dict[Arrays, Tensor] = {}
-        """The images (n, size, size, 3) uint8 of each set in memory, which were moved to the device as a whole."""
+        """The images (n, size, size, 3) uint8 of each set in memory, which were moved to the device
+        as a whole.
+        """
 
     def prepare_data(self) -> None:
-        """Tell the user once which files are left alone; Lightning calls this in the first process only."""
+        """Tell the user once which files are left alone; Lightning calls this in the first process
+        only.
+        """
         self.setup("fit")
         if self._reported_left_alone:
             return
@@ -86,11 +91,15 @@ class DataModule(pl.LightningDataModule):
         return math.ceil(len(self.train) / self.config.train.batch_size)
 
     def fingerprint(self) -> str:
-        """A hash of the decoded images and labels of every source: training, test and, where it has its own files, validation."""
+        """A hash of the decoded images and labels of every source: training, test and, where it has
+        its own files, validation.
+        """
         return sources.fingerprint([self.train.source, self.test.source, self.validation.source])
 
     def majority_class(self) -> dict[str, float]:
-        """The score of always answering with a split's majority class, in percent by metric: ``val/top1``, ``test/top1``."""
+        """The score of always answering with a split's majority class, in percent by metric:
+        ``val/top1``, ``test/top1``.
+        """
         scores = {}
         for name, split in (("val", self.validation), ("test", self.test)):
             if len(split):
@@ -118,9 +127,11 @@ class DataModule(pl.LightningDataModule):
         return self._loader(self.train, sampler)
 
     def _position(self) -> tuple[int, int]:
-        """Where the run stands when an epoch begins or the run continues: (epoch, batches done in it).
+        """Where the run stands when an epoch begins or the run continues: (epoch, batches done in
+        it).
 
-        Lightning's loops count both. They keep the count of an epoch's batches until the next epoch begins.
+        Lightning's loops count both. They keep the count of an epoch's batches until the next epoch
+        begins.
         """
         if self.trainer is None:
             return 0, 0
@@ -137,26 +148,33 @@ class DataModule(pl.LightningDataModule):
         return self._evaluation_loader(self.test)
 
     def as_in_evaluation(self, split: Literal["train", "val", "test"]) -> DataLoader:
-        """Loader of a split for evaluation: its images in order, each once, without augmentation even for the training split."""
+        """Loader of a split for evaluation: its images in order, each once, without augmentation
+        even for the training split.
+        """
         of_split = {"train": self.train, "val": self.validation, "test": self.test}[split]
         return self._evaluation_loader(Split(of_split.source, of_split.members, self.config.data))
 
     def _evaluation_loader(self, split: Split) -> DataLoader:
         rank, world = self._rank_and_world_size()
         if len(split) < world:
-            raise Refused(f"runtime.devices: {world} processes are too many to evaluate {len(split)} images together")
+            raise Refused(
+                f"runtime.devices: {world} processes are too many to evaluate {len(split)} images together"
+            )
         train = self.config.train
         batch_size = max(1, train.batch_size // (train.accumulate * world))
         sampler = order.EvaluationOrder(n=len(split), batch_size=batch_size, rank=rank, world=world)
         return self._loader(split, sampler)
 
-    def _loader(self, split: Split, sampler: order.TrainingOrder | order.EvaluationOrder) -> DataLoader:
+    def _loader(
+        self, split: Split, sampler: order.TrainingOrder | order.EvaluationOrder
+    ) -> DataLoader:
         in_memory = isinstance(split.source, Arrays)
         workers = 0 if in_memory else self.config.runtime.workers
         collate = None
         if self.trainer is None:  # without a Trainer nobody would call on_after_batch_transfer
             collate = functools.partial(self._finished, split)
-        # Workers of a forkserver would be started by the server and outlive the run: fork them from the run itself.
+        # Workers of a forkserver would be started by the server and outlive the run: fork them from
+        # the run itself.
         context = "fork" if workers and sys.platform == "linux" else None
         return DataLoader(
             split,
@@ -165,7 +183,8 @@ class DataModule(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda",
             worker_init_fn=leave_signals_to_parent,
             multiprocessing_context=context,
         )
@@ -186,7 +205,8 @@ class DataModule(pl.LightningDataModule):
         training = split is self.train
         pixels = self._pixels(split, loaded)  # (B, size, size, 3) uint8
         double = self.config.train.precision == "64-true"
-        images = augment.normalise(pixels, torch.float64 if double else torch.float32)  # (B, 3, size, size)
+        # (B, 3, size, size)
+        images = augment.normalise(pixels, torch.float64 if double else torch.float32)
         side = self.config.data.cutout
         if training and side:
             assert loaded.draws is not None
@@ -204,7 +224,9 @@ class DataModule(pl.LightningDataModule):
         )
 
     def _pixels(self, split: Split, loaded: LoadedBatch) -> Tensor:
-        """Pixels (B, size, size, 3) uint8 of a batch: loaded photographs, or images in memory, which training crops and flips."""
+        """Pixels (B, size, size, 3) uint8 of a batch: loaded photographs, or images in memory,
+        which training crops and flips.
+        """
         if not isinstance(split.source, Arrays):
             assert loaded.pixels is not None
             return loaded.pixels
@@ -217,7 +239,9 @@ class DataModule(pl.LightningDataModule):
         return whole_set[loaded.source_index]
 
     def _moved(self, source: Arrays, device: torch.device) -> Tensor:
-        """All images (n, size, size, 3) uint8 of a set in memory, on the device, to which they are moved once."""
+        """All images (n, size, size, 3) uint8 of a set in memory, on the device, to which they are
+        moved once.
+        """
         if source not in self._on_device:
             self._on_device[source] = torch.from_numpy(source.images).to(device)
         return self._on_device[source]

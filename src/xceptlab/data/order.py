@@ -1,8 +1,9 @@
-"""Which image at which step, and what is drawn for it: pure functions of (seed, epoch, step) and (seed, epoch, image).
+"""Which image at which step, and what is drawn for it: pure functions of (seed, epoch, step) and
+(seed, epoch, image).
 
-Nothing here has a state: not the workers, the number of processes, prefetching or an interruption can change what comes out.
-All randomness is a hash (splitmix64, Steele et al. 2014) of its key, computed for whole arrays; unlike a library's generator it
-is the same in every version.
+Nothing here has a state: not the workers, the number of processes, prefetching or an interruption
+can change what comes out. All randomness is a hash (splitmix64, Steele et al. 2014) of its key,
+computed for whole arrays; unlike a library's generator it is the same in every version.
 """
 
 import math
@@ -63,7 +64,9 @@ def draws(seed: int, epoch: int, index: Indices) -> Draws:
 
 
 def stratified(labels: Indices, count: int, seed: int) -> Indices:
-    """Choose ``count`` of n images with labels (n,), each class in proportion to its size; returns their numbers, sorted."""
+    """Choose ``count`` of n images with labels (n,), each class in proportion to its size; returns
+    their numbers, sorted.
+    """
     key = bits(_SPLIT, seed, np.arange(len(labels)))
     quantile = np.empty(len(labels))
     for label in np.unique(labels):
@@ -81,7 +84,9 @@ def share(total: int, parts: int, part: int) -> slice:
 
 
 def _share_of_pairs(total: int, parts: int, part: int) -> slice:
-    """A slice as of ``share`` with even bounds: images 2k and 2k + 1 of a global batch, which may be mixed, stay together."""
+    """A slice as of ``share`` with even bounds: images 2k and 2k + 1 of a global batch, which may
+    be mixed, stay together.
+    """
     pairs = share((total + 1) // 2, parts, part)
     return slice(2 * pairs.start, 2 * pairs.stop)
 
@@ -94,12 +99,13 @@ class Key:
     number: Indices
     """Numbers (B,) of the images in the split."""
     weight: float
-    """Factor of the summed loss by which gradients, averaged over processes and accumulated batches, are those of the mean
-    over the global batch."""
+    """Factor of the summed loss by which gradients, averaged over processes and accumulated
+    batches, are those of the mean over the global batch."""
 
 
 class TrainingOrder:
-    """The training batches of one process: its slice of each global batch, from where the run stands to the end of the epoch.
+    """The training batches of one process: its slice of each global batch, from where the run
+    stands to the end of the epoch.
 
     Args:
         n: Images in an epoch. The last global batch of an epoch holds what is left.
@@ -111,7 +117,8 @@ class TrainingOrder:
         position: Gives (epoch, batches done in it) when an epoch begins or a run continues.
 
     Raises:
-        Refused: The last batch is too small for every process to have the two images that BatchNorm needs.
+        Refused: The last batch is too small for every process to have the two images that BatchNorm
+            needs.
     """
 
     def __init__(
@@ -165,15 +172,24 @@ def _last_batch(n: int, batch_size: int) -> int:
 
 
 def _sizes_that_fit(n: int, batch_size: int, needed: int) -> str:
-    """Sizes nearest to a batch size, one below and one above, that leave the last batch ``needed`` images or more, in words."""
-    below = next((size for size in range(batch_size - 1, needed - 1, -1) if _last_batch(n, size) >= needed), None)
-    above = next((size for size in range(batch_size + 1, n + 1) if _last_batch(n, size) >= needed), None)
+    """Sizes nearest to a batch size, one below and one above, that leave the last batch ``needed``
+    images or more, in words.
+    """
+    below = next(
+        (size for size in range(batch_size - 1, needed - 1, -1) if _last_batch(n, size) >= needed),
+        None,
+    )
+    above = next(
+        (size for size in range(batch_size + 1, n + 1) if _last_batch(n, size) >= needed), None
+    )
     fitting = [str(size) for size in (below, above) if size]
     return f"{' or '.join(fitting)} would do" if fitting else "there are too few training images"
 
 
 class EvaluationOrder:
-    """The evaluation batches of one process: its slice of n images in their order, none twice, no padding."""
+    """The evaluation batches of one process: its slice of n images in their order, none twice, no
+    padding.
+    """
 
     def __init__(self, *, n: int, batch_size: int, rank: int, world: int) -> None:
         self.of_this_rank = np.arange(n)[share(n, world, rank)]

@@ -1,4 +1,6 @@
-"""Photographs: encoded images of any size, decoded, cropped and resized when they are asked for, in uint8."""
+"""Photographs: encoded images of any size, decoded, cropped and resized when they are asked for, in
+uint8.
+"""
 
 import contextlib
 import io
@@ -35,7 +37,9 @@ _RAW = re.compile(rb"P6 (\d+) (\d+) 255\n")
 
 @dataclass(frozen=True)
 class Photographs:
-    """The photographs of a store, cropped, resized and, in training, varied as the configuration says."""
+    """The photographs of a store, cropped, resized and, in training, varied as the configuration
+    says.
+    """
 
     store: Store
     config: DataConfig
@@ -46,7 +50,8 @@ class Photographs:
         return self.store.labels
 
     def read(self, i: int, draws: Draws | None) -> Tensor:
-        """Decode the i-th photograph, crop and resize it as the network's batches need it: (size, size, 3) uint8.
+        """Decode the i-th photograph, crop and resize it as the network's batches need it: (size,
+        size, 3) uint8.
 
         Args:
             i: Number of the photograph in the store.
@@ -66,8 +71,12 @@ class Photographs:
         config = self.config
         try:
             data = self.store.read(i)
-            return decode(data, exif_orientation=config.exif_orientation, max_pixels=config.max_pixels)
-        except ValueError as error:  # an OSError, such as a disk that fails, is no corrupt photograph
+            return decode(
+                data, exif_orientation=config.exif_orientation, max_pixels=config.max_pixels
+            )
+        except (
+            ValueError
+        ) as error:  # an OSError, such as a disk that fails, is no corrupt photograph
             raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
 
     def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:
@@ -76,10 +85,14 @@ class Photographs:
         if draws is None:
             return crop.for_evaluation(image, config)
         image = crop.for_training(image, draws, config)
-        return augment.vary(image, draws, flip=config.flip, colour=config.colour, rand_augment=config.rand_augment)
+        return augment.vary(
+            image, draws, flip=config.flip, colour=config.colour, rand_augment=config.rand_augment
+        )
 
     def fingerprint(self) -> str:
-        """A hash of all labels and up to 16 decoded images; hashing a million photographs would take an hour."""
+        """A hash of all labels and up to 16 decoded images; hashing a million photographs would
+        take an hour.
+        """
         sample = []
         for i in np.linspace(0, len(self.labels) - 1, 16).astype(np.int64):
             with contextlib.suppress(Unreadable):  # training replaces or refuses it, and says so
@@ -87,20 +100,23 @@ class Photographs:
         return digest(self.labels, *sample)
 
 
-def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = DataConfig.max_pixels) -> Tensor:
+def decode(
+    data: bytes, *, exif_orientation: bool = True, max_pixels: int = DataConfig.max_pixels
+) -> Tensor:
     """Decode an image to (3, H, W) uint8 in RGB.
 
-    torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time; Pillow takes the rest
-    (torchvision 0.29 crashes on a PNG with a wrong byte).
+    torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time;
+    Pillow takes the rest (torchvision 0.29 crashes on a PNG with a wrong byte).
 
-    A JPEG that ends too early is refused. What libjpeg conceals passes, with a warning of its own: wrong bytes inside, which
-    leave shifted or grey blocks, and sometimes a missing end marker. Pillow lets the same pass. EXIF data that are damaged turn
-    nothing.
+    A JPEG that ends too early is refused. What libjpeg conceals passes, with a warning of its own:
+    wrong bytes inside, which leave shifted or grey blocks, and sometimes a missing end marker.
+    Pillow lets the same pass. EXIF data that are damaged turn nothing.
 
     Args:
         data: Bytes of the image's file.
         exif_orientation: Turn it upright as its EXIF data say; else it is as Pillow opens it.
-        max_pixels: Largest number of pixels; an image that claims more is refused before anything is decoded.
+        max_pixels: Largest number of pixels; an image that claims more is refused before anything
+            is decoded.
 
     Raises:
         Refused: It cannot be decoded.
@@ -118,8 +134,11 @@ def decode(data: bytes, *, exif_orientation: bool = True, max_pixels: int = Data
         if pixels > max_pixels:
             raise _too_large(f"Image size ({pixels} pixels)", max_pixels)
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        with contextlib.suppress(RuntimeError):  # Pillow may decode it, or says better what is wrong
-            return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=exif_orientation)
+        # Pillow may decode it, or says better what is wrong
+        with contextlib.suppress(RuntimeError):
+            return decode_jpeg(
+                encoded, mode=ImageReadMode.RGB, apply_exif_orientation=exif_orientation
+            )
     return _decode_with_pillow(data, exif_orientation, max_pixels)
 
 
@@ -128,7 +147,9 @@ def _too_large(found: str, max_pixels: int) -> Refused:
 
 
 def _jpeg_pixels(data: bytes) -> int:
-    """Number of pixels by the header of a JPEG, found as libjpeg finds it, past wrong bytes; 0 where there is no header."""
+    """Number of pixels by the header of a JPEG, found as libjpeg finds it, past wrong bytes; 0
+    where there is no header.
+    """
     at = 0
     while marker := _JPEG_MARKER.search(data, at):
         code = marker[1][0]
@@ -148,7 +169,8 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
     try:
         Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # Pillow warns from here on, and raises from twice as many
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warnings name no file, and are about metadata
+            # Pillow's warnings name no file, and are about metadata
+            warnings.simplefilter("ignore")
             try:
                 return _opened_with_pillow(data, exif_orientation)
             except UnidentifiedImageError:
@@ -172,7 +194,9 @@ def _opened_with_pillow(data: bytes, exif_orientation: bool) -> Tensor:
 
 
 def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
-    """Convert a Pillow picture, whose pixels are loaded, to 8-bit RGB; turn it upright by its EXIF data if that is asked for."""
+    """Convert a Pillow picture, whose pixels are loaded, to 8-bit RGB; turn it upright by its EXIF
+    data if that is asked for.
+    """
     from PIL import Image, ImageOps
 
     if exif_orientation:
@@ -184,7 +208,9 @@ def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
 
 
 def _without_metadata(png: bytes) -> bytes:
-    """Remove EXIF data and texts from a PNG: Pillow insists on their checksums, which other readers pass over."""
+    """Remove EXIF data and texts from a PNG: Pillow insists on their checksums, which other readers
+    pass over.
+    """
     signature_size = 8
     chunks = [png[:signature_size]]
     start = signature_size

@@ -1,9 +1,12 @@
-"""``xceptlab data prepare``: photographs once reduced, so that every later epoch decodes a quarter of the pixels.
+"""``xceptlab data prepare``: photographs once reduced, so that every later epoch decodes a quarter
+of the pixels.
 
-The result is tar files of at most 1,000 photographs (``train-00000.tar``, which any tool reads), each with a table of where they
-lie, their labels, names and CRC-32s (``train-00000.arrow``), and per split one table of all (``train.arrow``). Each tar file is
-written beside its place, read back, compared and moved there, so that an interruption loses at most the ones in work; the same
-command continues. The checksums are compared whenever a photograph is read; ``xceptlab data check --all`` reads them all.
+The result is tar files of at most 1,000 photographs (``train-00000.tar``, which any tool reads),
+each with a table of where they lie, their labels, names and CRC-32s (``train-00000.arrow``), and
+per split one table of all (``train.arrow``). Each tar file is written beside its place, read back,
+compared and moved there, so that an interruption loses at most the ones in work; the same command
+continues. The checksums are compared whenever a photograph is read; ``xceptlab data check --all``
+reads them all.
 """
 
 import dataclasses
@@ -40,19 +43,23 @@ JPEG_SIDE = 65_500
 Key = tuple[str, int]
 """Key of a tar file: its split and its number."""
 Written = tuple[int, list[str]]
-"""Result of writing a tar file: the number of its photographs, and a line for each that could not be decoded."""
+"""Result of writing a tar file: the number of its photographs, and a line for each that could not
+be decoded.
+"""
 
 
 def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
-    """Prepare the photographs that are missing; yields (photographs done, photographs in all), first and after each tar file.
+    """Prepare the photographs that are missing; yields (photographs done, photographs in all),
+    first and after each tar file.
 
     Args:
         config: The data set, with the ``short_side`` and ``quality`` wanted.
         workers: Number of further processes that do the work; with 0 this process does it.
 
     Raises:
-        Refused: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` names it and keeps its bytes as they
-            are); the folder is of other originals, or another process is at it.
+        Refused: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` names it
+            and keeps its bytes as they are); the folder is of other originals, or another process
+            is at it.
         OSError: A file cannot be written: no space, no permission.
     """
     folder = layouts.prepared_folder(config)
@@ -94,7 +101,9 @@ def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
     noted = layouts.originals(folder)
     noted_originals = {part: noted[part] for part in layouts.PARTS if part in noted}
     if (folder / layouts.NOTE).is_file() and noted_originals != originals:
-        raise Refused(f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder")
+        raise Refused(
+            f"data.cache: {folder} holds photographs of other originals; remove it, or name another folder"
+        )
     note: dict[str, Any] = originals | {"classes": list(class_names(given))}
     if given.name == "folder":
         note["content"] = contents(given).content
@@ -106,7 +115,11 @@ def _identity(store: Store) -> dict[str, Any]:
     files = hashlib.sha256()
     for name, size in store.files_and_sizes():
         files.update(f"{name} {size}\n".encode())
-    return {"images": len(store.labels), "labels": digest(store.labels), "files": files.hexdigest()[:16]}
+    return {
+        "images": len(store.labels),
+        "labels": digest(store.labels),
+        "files": files.hexdigest()[:16],
+    }
 
 
 class _TarFiles:
@@ -156,7 +169,9 @@ class _TarFiles:
         return len(rows), unreadable
 
     def _write_tar(self, key: Key, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-        """Write the photographs of a tar file; returns the rows of its table, and a line for each that cannot be decoded."""
+        """Write the photographs of a tar file; returns the rows of its table, and a line for each
+        that cannot be decoded.
+        """
         split, part = key
         store = self.splits[split]
         rows: list[dict[str, Any]] = []
@@ -172,17 +187,27 @@ class _TarFiles:
                         unreadable.append(f"{store.name(i)}: no readable image ({error})")
                         if self.config.on_corrupt == "error":
                             raise Refused(unreadable[0]) from None
-                    member = tarfile.TarInfo(f"{label:04d}/{i:08d}.{'jpg' if self.config.quality else 'ppm'}")
+                    member = tarfile.TarInfo(
+                        f"{label:04d}/{i:08d}.{'jpg' if self.config.quality else 'ppm'}"
+                    )
                     member.size = len(data)
-                    place = {"part": part, "offset": tar.offset + tarfile.BLOCKSIZE, "size": len(data)}
-                    rows.append({**place, "crc": zlib.crc32(data), "label": label, "name": member.name})
+                    place = {
+                        "part": part,
+                        "offset": tar.offset + tarfile.BLOCKSIZE,
+                        "size": len(data),
+                    }
+                    rows.append(
+                        {**place, "crc": zlib.crc32(data), "label": label, "name": member.name}
+                    )
                     tar.addfile(member, io.BytesIO(data))
             file.flush()
             os.fsync(file.fileno())
         return rows, unreadable
 
     def join(self, split: str) -> None:
-        """Write one table of all tar files of a split, which is the sign that the split is complete."""
+        """Write one table of all tar files of a split, which is the sign that the split is
+        complete.
+        """
         import pyarrow
 
         whole = self.folder / f"{split}.arrow"
@@ -192,7 +217,9 @@ class _TarFiles:
 
 
 def _write_all(files: _TarFiles, keys: Sequence[Key], workers: int) -> Iterator[Written]:
-    """Write tar files, in this process (0 workers) or in so many others; yields in the order of the keys."""
+    """Write tar files, in this process (0 workers) or in so many others; yields in the order of the
+    keys.
+    """
     if not workers:
         yield from map(files.write, keys)
         return
@@ -200,7 +227,9 @@ def _write_all(files: _TarFiles, keys: Sequence[Key], workers: int) -> Iterator[
     with ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(files,)) as pool:
         try:
             yield from pool.map(_write, keys)
-        except BaseException:  # do not wait for the tar files in work, which are written anew the next time
+        except (
+            BaseException
+        ):  # do not wait for the tar files in work, which are written anew the next time
             for process in multiprocessing.active_children():
                 if process not in before:
                     process.kill()
@@ -208,11 +237,15 @@ def _write_all(files: _TarFiles, keys: Sequence[Key], workers: int) -> Iterator[
 
 
 _files: _TarFiles
-"""The tar files that a worker process writes; passed to it once, as the lists of photographs are long."""
+"""The tar files that a worker process writes; passed to it once, as the lists of photographs are
+long.
+"""
 
 
 def _begin_worker(files: _TarFiles) -> None:
-    """Initialise a worker process: it ends with its parent, leaves signals to it, and uses one core."""
+    """Initialise a worker process: it ends with its parent, leaves signals to it, and uses one
+    core.
+    """
     import torch
 
     global _files
@@ -227,7 +260,8 @@ def _write(key: Key) -> Written:
 
 
 def _reduced(data: bytes, config: DataConfig) -> bytes:
-    """Reduce a photograph to the short side wanted, never enlarging it; returns a JPEG or, with quality 0, a PPM file.
+    """Reduce a photograph to the short side wanted, never enlarging it; returns a JPEG or, with
+    quality 0, a PPM file.
 
     Raises:
         Refused: The photograph cannot be decoded, or has a side that no JPEG can have.
@@ -240,6 +274,11 @@ def _reduced(data: bytes, config: DataConfig) -> bytes:
         image = resize(image, [config.short_side], antialias=True)
     if config.quality:
         if max(image.shape[1:]) > JPEG_SIDE:  # torchvision 0.29 crashes
-            raise Refused(f"its longer side has {max(image.shape[1:])} pixels; a JPEG has at most {JPEG_SIDE}")
+            raise Refused(
+                f"its longer side has {max(image.shape[1:])} pixels; a JPEG has at most {JPEG_SIDE}"
+            )
         return encode_jpeg(image.contiguous(), config.quality).numpy().tobytes()
-    return b"P6 %d %d 255\n" % (image.shape[2], image.shape[1]) + image.permute(1, 2, 0).numpy().tobytes()
+    return (
+        b"P6 %d %d 255\n" % (image.shape[2], image.shape[1])
+        + image.permute(1, 2, 0).numpy().tobytes()
+    )

@@ -1,9 +1,13 @@
-"""The data sets by name. Each is a module of four functions of the configuration, or a registered set, which has them as methods:
+"""The data sets by name. Each is a module of four functions of the configuration, or a registered
+set, which has them as methods:
 
-- ``require_files`` raises a ``Refused`` where files are missing, and fetches them where ``data.download`` allows it.
-- ``load`` gives the training and the test source and, where the images to validate on have files of their own, their source.
+- ``require_files`` raises a ``Refused`` where files are missing, and fetches them where
+``data.download`` allows it.
+- ``load`` gives the training and the test source and, where the images to validate on have files of
+their own, their source.
 - ``class_names`` gives the names of the classes, by label; empty where the files do not tell.
-- ``files`` says how the files lie and gives a digest of their names and sizes; empty where there are none.
+- ``files`` says how the files lie and gives a digest of their names and sizes; empty where there
+are none.
 """
 
 from dataclasses import dataclass
@@ -42,7 +46,9 @@ class Registered:
         return ()
 
     def files(self, config: DataConfig) -> str:
-        """Return an empty string: a registered set is identified by its version and its fingerprint, not by files."""
+        """Return an empty string: a registered set is identified by its version and its
+        fingerprint, not by files.
+        """
         return ""
 
     def load(self, config: DataConfig) -> tuple[Arrays, Arrays]:
@@ -60,10 +66,14 @@ class Registered:
         place = f"data.name: {self.entry.name}: the {split}"
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             found = f"{images.dtype} of shape {images.shape}"
-            raise Refused(f"{place} images are {found}; they must be uint8 of shape (n, {size}, {size}, 3)")
+            raise Refused(
+                f"{place} images are {found}; they must be uint8 of shape (n, {size}, {size}, 3)"
+            )
         whole = labels.shape == (len(images),) and np.issubdtype(labels.dtype, np.integer)
         if not whole or not len(labels) or labels.min() < 0 or labels.max() >= classes:
-            raise Refused(f"{place} labels must be {len(images)} whole numbers from 0 to {classes - 1}, one for each image")
+            raise Refused(
+                f"{place} labels must be {len(images)} whole numbers from 0 to {classes - 1}, one for each image"
+            )
         return Arrays(np.ascontiguousarray(images), labels.astype(np.int64))
 
 

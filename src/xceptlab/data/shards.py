@@ -1,4 +1,6 @@
-"""Photographs in parquet files, as the Hugging Face hub has them, and where the files of a split lie."""
+"""Photographs in parquet files, as the Hugging Face hub has them, and where the files of a split
+lie.
+"""
 
 import re
 from collections.abc import Iterator
@@ -23,14 +25,16 @@ if TYPE_CHECKING:
 class Shards(Store):
     """Parquet files with a column of encoded images and a column ``label``.
 
-    A photograph is had by reading its whole row group, usually 100 of them: fine in their order, slow for training, where
-    ``prepare`` helps.
+    A photograph is had by reading its whole row group, usually 100 of them: fine in their order,
+    slow for training, where ``prepare`` helps.
     """
 
     files: tuple[Path, ...]
     labels: Indices
     groups: Indices
-    """Table (g, 3) of the row groups: number of the file, number of the group in it, number of its first photograph."""
+    """Table (g, 3) of the row groups: number of the file, number of the group in it, number of its
+    first photograph.
+    """
 
     @classmethod
     def of(cls, files: list[Path]) -> "Shards":
@@ -68,7 +72,9 @@ class Shards(Store):
         return ((printable(file.name), file.stat().st_size) for file in self.files)
 
     def _place(self, i: int) -> tuple[int, int]:
-        """Find the i-th photograph: the row of ``groups`` that holds it, and its row within that row group."""
+        """Find the i-th photograph: the row of ``groups`` that holds it, and its row within that
+        row group.
+        """
         first = self.groups[:, 2]
         group = int(np.searchsorted(first, i, side="right")) - 1
         return group, int(i - first[group])
@@ -76,7 +82,9 @@ class Shards(Store):
 
 _CACHE_BYTES = 128 * 2**20
 _cache: "dict[tuple[Path, int], pyarrow.ChunkedArray]" = {}
-"""The row groups, by file and number, that this process has read last: up to ``_CACHE_BYTES``, or one where that is larger."""
+"""The row groups, by file and number, that this process has read last: up to ``_CACHE_BYTES``, or
+one where that is larger.
+"""
 
 
 def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
@@ -91,7 +99,8 @@ def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
 
 
 def find_shards(root: Path, split: str) -> list[Path]:
-    """The parquet files of a split, in the folder or in one below it; an empty list where there are none.
+    """The parquet files of a split, in the folder or in one below it; an empty list where there are
+    none.
 
     Raises:
         Refused: They are in several folders, or some of them are missing.
@@ -103,8 +112,12 @@ def find_shards(root: Path, split: str) -> list[Path]:
         return []
     folders = sorted({str(file.parent) for file in files})
     if len(folders) > 1:
-        raise Refused(f"data.root: {root} holds several data sets, in {', '.join(folders)}; name one of these folders")
+        raise Refused(
+            f"data.root: {root} holds several data sets, in {', '.join(folders)}; name one of these folders"
+        )
     total = re.search(r"-of-(\d+)\.parquet$", files[0].name)
     if total and len(files) != int(total[1]):
-        raise Refused(f"{files[0].parent}: {len(files)} of the {int(total[1])} files {pattern} are there")
+        raise Refused(
+            f"{files[0].parent}: {len(files)} of the {int(total[1])} files {pattern} are there"
+        )
     return files

@@ -1,4 +1,6 @@
-"""What all data sets need: the folder of their files, images in memory, fingerprints, locks, and errors that name a file."""
+"""What all data sets need: the folder of their files, images in memory, fingerprints, locks, and
+errors that name a file.
+"""
 
 import contextlib
 import errno
@@ -24,7 +26,9 @@ from xceptlab.text import say
 
 HUB = "hf://"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
-"""Errors of flock on file systems without locks: some of FUSE, Lustre and NFS (where a folder is not open for writing)."""
+"""Errors of flock on file systems without locks: some of FUSE, Lustre and NFS (where a folder is
+not open for writing).
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,9 @@ class Source(Protocol):
 
 
 def fingerprint(sources: Iterable[Source]) -> str:
-    """One hash for the sources of a data set: training, test and, where it is another than that of training, validation."""
+    """One hash for the sources of a data set: training, test and, where it is another than that of
+    training, validation.
+    """
     distinct = {id(source): source for source in sources}
     return "-".join(source.fingerprint() for source in distinct.values())
 
@@ -90,14 +96,17 @@ def digest_of_files(files: Iterable[tuple[bytes, int]]) -> str:
 
 
 def folder(config: DataConfig) -> Path:
-    """The folder of a data set's files: ``data.root``, or one in the Hugging Face hub's cache, which ``data.download`` fills.
+    """The folder of a data set's files: ``data.root``, or one in the Hugging Face hub's cache,
+    which ``data.download`` fills.
 
     Raises:
         Refused: The data set of the hub is not in the cache, or cannot be fetched.
     """
     if not config.root.startswith(HUB):
         return Path(config.root)
-    evaluated = {"imagenet": ("validation",), "folder": ("validation", "test")}.get(config.name, ("test",))
+    evaluated = {"imagenet": ("validation",), "folder": ("validation", "test")}.get(
+        config.name, ("test",)
+    )
     try:
         return _snapshot(config.root, ("train", *evaluated), config.download)
     except (OSError, ValueError) as error:  # the hub's errors are of these kinds
@@ -109,13 +118,19 @@ def folder(config: DataConfig) -> Path:
 
 @functools.cache
 def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
-    """The folder of a data set in the hub's cache, named by its commit; the hub is asked once by each process."""
+    """The folder of a data set in the hub's cache, named by its commit; the hub is asked once by
+    each process.
+    """
     from huggingface_hub import snapshot_download
 
     name, _, revision = root.removeprefix(HUB).partition("@")
     files = [f"{folder}{split}-*.parquet" for folder in ("", "*/") for split in splits]
     here = snapshot_download(
-        name, repo_type="dataset", revision=revision or None, allow_patterns=files, local_files_only=not download
+        name,
+        repo_type="dataset",
+        revision=revision or None,
+        allow_patterns=files,
+        local_files_only=not download,
     )
     if Path(here).name != revision:
         say(f"{root} is at commit {Path(here).name}; {HUB}{name}@{Path(here).name} keeps to it")
@@ -124,9 +139,11 @@ def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Make a folder and hold its lock until the block, or the process, ends; other processes that ask for it have to wait.
+    """Make a folder and hold its lock until the block, or the process, ends; other processes that
+    ask for it have to wait.
 
-    On a file system without locks (ENOLCK, EOPNOTSUPP, ENOSYS) a lease takes its place, as runs have it.
+    On a file system without locks (ENOLCK, EOPNOTSUPP, ENOSYS) a lease takes its place, as runs
+    have it.
 
     Raises:
         BlockingIOError: Another process holds the lock; only without ``wait``.
@@ -134,7 +151,11 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        with _leased(folder, wait=wait) if _has_no_locks(lock, wait=wait) else contextlib.nullcontext():
+        with (
+            _leased(folder, wait=wait)
+            if _has_no_locks(lock, wait=wait)
+            else contextlib.nullcontext()
+        ):
             yield
     finally:
         os.close(lock)
@@ -167,10 +188,12 @@ def _leased(folder: Path, *, wait: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
-    """Turn whatever a library raises while it reads a user's file into one ``Refused``; keep the body to the library's calls.
+    """Turn whatever a library raises while it reads a user's file into one ``Refused``; keep the
+    body to the library's calls.
 
-    Parsers let through what they stumble over: struct.error, OverflowError, MemoryError by a header that claims a billion rows.
-    An OSError with a number, such as that of a disk that fails, says nothing about the file and passes.
+    Parsers let through what they stumble over: struct.error, OverflowError, MemoryError by a header
+    that claims a billion rows. An OSError with a number, such as that of a disk that fails, says
+    nothing about the file and passes.
 
     Args:
         where: The file, and the place in it, as the message names them.
@@ -179,7 +202,8 @@ def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: the file names a wrong offset
+        # EINVAL: the file names a wrong offset
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise Refused(f"{where}: {what} ({reason})") from None
@@ -203,10 +227,14 @@ def _without_waiting_for_a_writer(path: str, flags: int) -> int:
 
 
 def printable(name: str) -> str:
-    """A file's name to print: bytes that are no UTF-8, which Python keeps as surrogates, are written as ``\\xe9``."""
+    """A file's name to print: bytes that are no UTF-8, which Python keeps as surrogates, are
+    written as ``\\xe9``.
+    """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def missing(name: str, root: str | Path, looked_for: str, remedy: str) -> Refused:
     """The error for a data set that is not where it should be."""
-    return Refused(f"data.root: {name} is not in {os.path.realpath(root)}: looked for {looked_for}; {remedy}")
+    return Refused(
+        f"data.root: {name} is not in {os.path.realpath(root)}: looked for {looked_for}; {remedy}"
+    )

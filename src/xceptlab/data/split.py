@@ -1,4 +1,6 @@
-"""One split as the loader's workers see it: numbers of images go in, a whole batch that the device can finish comes out."""
+"""One split as the loader's workers see it: numbers of images go in, a whole batch that the device
+can finish comes out.
+"""
 
 from typing import NamedTuple
 
@@ -15,15 +17,21 @@ from xceptlab.errors import Refused
 from xceptlab.text import say
 
 REPLACEMENTS = 10
-"""Number of photographs that are tried in place of one that cannot be decoded before the data set is refused."""
+"""Number of photographs that are tried in place of one that cannot be decoded before the data set
+is refused.
+"""
 _LIST_THEM = "`xceptlab data check --all` lists all such"
 
 
 class LoadedBatch(NamedTuple):
-    """One batch of one process as it comes from the loader; ``module.DataModule`` finishes it on the device."""
+    """One batch of one process as it comes from the loader; ``module.DataModule`` finishes it on
+    the device.
+    """
 
     pixels: Tensor | None
-    """Pixels (B, size, size, 3) uint8 of the photographs; None for a set in memory, whose images lie on the device already."""
+    """Pixels (B, size, size, 3) uint8 of the photographs; None for a set in memory, whose images
+    lie on the device already.
+    """
     source_index: Tensor
     """Numbers (B,) of the images in their source, by which a set in memory finds them."""
     labels: Tensor
@@ -47,7 +55,8 @@ class Split(Dataset[LoadedBatch]):
         source: Where the images are.
         members: Numbers (n,) of the split's images in the source.
         config: How the images are varied.
-        seed: The run's seed for the split that is trained on; None for one that is evaluated, without augmentation.
+        seed: The run's seed for the split that is trained on; None for one that is evaluated,
+            without augmentation.
     """
 
     def __init__(
@@ -84,8 +93,8 @@ class Split(Dataset[LoadedBatch]):
         )
 
     def _draws(self, epoch: int, index: Indices) -> Draws | None:
-        """Random numbers (B, DRAWS) by the images' numbers in the source, so that holding out others does not change them; None
-        in evaluation."""
+        """Random numbers (B, DRAWS) by the images' numbers in the source, so that holding out
+        others does not change them; None in evaluation."""
         if self.seed is None:
             return None
         return order.draws(self.seed, epoch, index)
@@ -100,8 +109,8 @@ class Split(Dataset[LoadedBatch]):
         """Decode a batch of photographs.
 
         Returns:
-            The numbers (B,) in the split of what was read, which differ from the key's where a photograph had to be replaced, and
-            the pixels (B, size, size, 3).
+            The numbers (B,) in the split of what was read, which differ from the key's where a
+            photograph had to be replaced, and the pixels (B, size, size, 3).
         """
         number = key.number.copy()
         index = self.members[number]
@@ -112,11 +121,16 @@ class Split(Dataset[LoadedBatch]):
             try:
                 pixels[row] = source.read(i, draws_of_image)
             except Unreadable as error:
-                number[row], pixels[row] = self._replacement(source, key.epoch, int(number[row]), error)
+                number[row], pixels[row] = self._replacement(
+                    source, key.epoch, int(number[row]), error
+                )
         return number, pixels
 
-    def _replacement(self, source: Photographs, epoch: int, number: int, error: Unreadable) -> tuple[int, Tensor]:
-        """Read the next photograph of the split that can be decoded, which is the same one in every arm.
+    def _replacement(
+        self, source: Photographs, epoch: int, number: int, error: Unreadable
+    ) -> tuple[int, Tensor]:
+        """Read the next photograph of the split that can be decoded, which is the same one in every
+        arm.
 
         Args:
             source: The photographs.
@@ -128,10 +142,13 @@ class Split(Dataset[LoadedBatch]):
             The number in the split of the photograph in its place, and its pixels (size, size, 3).
 
         Raises:
-            Refused: Photographs may not be replaced here, or ``REPLACEMENTS`` of them cannot be decoded either.
+            Refused: Photographs may not be replaced here, or ``REPLACEMENTS`` of them cannot be
+                decoded either.
         """
         if self.seed is None:
-            raise Refused(f"{error}; it must be evaluated, so mend or remove it; {_LIST_THEM}") from None
+            raise Refused(
+                f"{error}; it must be evaluated, so mend or remove it; {_LIST_THEM}"
+            ) from None
         if self.config.on_corrupt == "error":
             raise Refused(f"{error}; {_LIST_THEM}") from None
         for step in range(1, REPLACEMENTS + 1):
@@ -143,4 +160,6 @@ class Split(Dataset[LoadedBatch]):
                 return candidate, source.read(index[0], draws[0])
             except Unreadable as another:
                 error = another
-        raise Refused(f"{error}; as are the {REPLACEMENTS} before it, in {self.config.root}: {_LIST_THEM}")
+        raise Refused(
+            f"{error}; as are the {REPLACEMENTS} before it, in {self.config.root}: {_LIST_THEM}"
+        )

@@ -4,7 +4,8 @@
 - ``archive.Archive``: members of tar files;
 - ``shards.Shards``: rows of parquet files.
 
-A store of a million photographs takes some tens of megabytes of memory: names are one Arrow array, never a list of strings.
+A store of a million photographs takes some tens of megabytes of memory: names are one Arrow array,
+never a list of strings.
 """
 
 from collections.abc import Iterator
@@ -31,4 +32,6 @@ class Store(Protocol):
         """Name of the i-th photograph in messages: its file, and its place in the file."""
 
     def files_and_sizes(self) -> Iterator[tuple[str, int]]:
-        """Names and sizes, in bytes, of the files, by which ``prepare`` recognises the originals without reading them."""
+        """Names and sizes, in bytes, of the files, by which ``prepare`` recognises the originals
+        without reading them.
+        """

@@ -1,7 +1,7 @@
 """Parquet files of images and labels, as the Hugging Face hub has them: what their columns must be.
 
-Both columns' types are checked when a file is opened, before anything is read. What is no image or no label is then one line that
-names file, column and row, what was found and what is allowed.
+Both columns' types are checked when a file is opened, before anything is read. What is no image or
+no label is then one line that names file, column and row, what was found and what is allowed.
 """
 
 import json
@@ -24,12 +24,15 @@ IMAGES = ("img", "image")
 """Names of the column of images in the hub's data sets."""
 LABELS = ("label",)
 MAX_CLASSES = 1_000_000
-"""Largest number of classes; a label beyond it is no number of a class, but an id or wrong bytes."""
+"""Largest number of classes; a label beyond it is no number of a class, but an id or wrong bytes.
+"""
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """A parquet file with a column of images and one of labels, both checked; ``open_table`` opens one."""
+    """A parquet file with a column of images and one of labels, both checked; ``open_table`` opens
+    one.
+    """
 
     file: Path
     parquet: "pyarrow.parquet.ParquetFile"
@@ -50,7 +53,9 @@ class ImageTable:
             empty = column.is_null().to_numpy()
             values = column.fill_null(0).to_numpy()
         if len(values) != sum(self.sizes):
-            raise Refused(f"{self.file}: a damaged file ({len(values)} labels of {sum(self.sizes)} rows)")
+            raise Refused(
+                f"{self.file}: a damaged file ({len(values)} labels of {sum(self.sizes)} rows)"
+            )
         wrong = empty | (values < 0) | (values >= classes)
         if wrong.any():
             row = int(wrong.argmax())
@@ -78,7 +83,9 @@ class ImageTable:
             else:
                 cells = self.parquet.read_row_group(group, columns=[name])[name]
         if len(cells) != self.sizes[group]:
-            raise Refused(f"{self.file}: row group {group}: a damaged file ({len(cells)} images of {self.sizes[group]} rows)")
+            raise Refused(
+                f"{self.file}: row group {group}: a damaged file ({len(cells)} images of {self.sizes[group]} rows)"
+            )
         return cells
 
 
@@ -90,24 +97,32 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
         labels: Possible names of the column of labels; the first one that is there is taken.
 
     Raises:
-        Refused: It is no parquet file, a column is missing, or a column is not of images or of labels.
+        Refused: It is no parquet file, a column is missing, or a column is not of images or of
+            labels.
     """
     import pyarrow.parquet
 
     with reading(file, "not a readable parquet file"):
         parquet = pyarrow.parquet.ParquetFile(_regular(file))
-        sizes = tuple(parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
+        sizes = tuple(
+            parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)
+        )
         names = parquet.schema_arrow.names
     if min(sizes, default=0) < 0 or sum(sizes) != parquet.metadata.num_rows:
-        raise Refused(f"{file}: a damaged file (row groups of {sum(sizes)} rows; it claims {parquet.metadata.num_rows})")
-    table = ImageTable(file, parquet, _present(file, names, IMAGES), _present(file, names, labels), sizes)
+        raise Refused(
+            f"{file}: a damaged file (row groups of {sum(sizes)} rows; it claims {parquet.metadata.num_rows})"
+        )
+    table = ImageTable(
+        file, parquet, _present(file, names, IMAGES), _present(file, names, labels), sizes
+    )
     _check_images(table)
     _check_labels(table)
     return table
 
 
 def feature_names(file: Path, column: str) -> tuple[str, ...]:
-    """The names of a column's classes, as the hub's files keep them in their schema; empty where this file has none.
+    """The names of a column's classes, as the hub's files keep them in their schema; empty where
+    this file has none.
 
     Raises:
         Refused: It is no parquet file.
@@ -124,7 +139,9 @@ def feature_names(file: Path, column: str) -> tuple[str, ...]:
 
 
 def _regular(file: Path) -> "pyarrow.NativeFile":
-    """Open a file, whose name need not be UTF-8; a pipe or a device, whose reader may wait for ever, is refused."""
+    """Open a file, whose name need not be UTF-8; a pipe or a device, whose reader may wait for
+    ever, is refused.
+    """
     import pyarrow
 
     if not file.is_file() and file.exists():
@@ -166,7 +183,9 @@ def _check_images(table: ImageTable) -> None:
 
 
 def _check_labels(table: ImageTable) -> None:
-    """Refuse a table whose column of labels does not hold whole numbers; the error shows the first row."""
+    """Refuse a table whose column of labels does not hold whole numbers; the error shows the first
+    row.
+    """
     import pyarrow.types
 
     found = table.parquet.schema_arrow.field(table.label_column).type
@@ -178,4 +197,6 @@ def _check_labels(table: ImageTable) -> None:
             first = next(table.parquet.iter_batches(batch_size=1, columns=[table.label_column]))
             example = f", in row 0 {first.column(0)[0].as_py()!r:.40}"
     column = f"{table.file}: the column {table.label_column}"
-    raise Refused(f"{column} is of {str(found)[:80]}{example}; it must be of whole numbers, the classes' from 0")
+    raise Refused(
+        f"{column} is of {str(found)[:80]}{example}; it must be of whole numbers, the classes' from 0"
+    )

@@ -1,4 +1,6 @@
-"""From a picture to the tensor that a run's network expects, as the run's own images are prepared for evaluation."""
+"""From a picture to the tensor that a run's network expects, as the run's own images are prepared
+for evaluation.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 class Transform:
     """Turns a picture into the network's input: (3, size, size), RGB, in [-1, 1].
 
-    A photograph is turned upright, cropped in its centre and resized as ``data.exif_orientation``, ``eval_crop`` and
-    ``eval_interpolation`` say; what stands for an image of a small set, such as the digits or CIFAR, is resized as a whole.
+    A photograph is turned upright, cropped in its centre and resized as ``data.exif_orientation``,
+    ``eval_crop`` and ``eval_interpolation`` say; what stands for an image of a small set, such as
+    the digits or CIFAR, is resized as a whole.
     """
 
     config: DataConfig
@@ -41,7 +44,9 @@ class Transform:
         size = self.config.size
         if self.config.in_memory:
             image = in_rgb(image, exif_orientation=False)
-            pixels = torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BILINEAR)))
+            pixels = torch.from_numpy(
+                np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+            )
         else:
             image = in_rgb(image, self.config.exif_orientation)
             whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -53,8 +58,16 @@ def _image(array: Any) -> "Image.Image":
     from PIL import Image
 
     if not isinstance(array, np.ndarray):
-        raise Refused(f"{shown(type(array).__name__)} is no picture; it must be Pillow's image or an array of uint8")
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+        raise Refused(
+            f"{shown(type(array).__name__)} is no picture; it must be Pillow's image or an array of uint8"
+        )
+    if (
+        array.dtype != np.uint8
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[2] not in (1, 3))
+    ):
         found = f"{array.dtype} of shape {array.shape}"
-        raise Refused(f"an array of {found} is no picture; it must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3)")
+        raise Refused(
+            f"an array of {found} is no picture; it must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
+        )
     return Image.fromarray(array.squeeze(2) if array.ndim == 3 and array.shape[2] == 1 else array)

@@ -24,7 +24,9 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Tree(Store):
-    """``<folder>/<class>/<file>``, the layout of torchvision's ImageFolder, in the order of the sorted names."""
+    """``<folder>/<class>/<file>``, the layout of torchvision's ImageFolder, in the order of the
+    sorted names.
+    """
 
     folder: Path
     classes: tuple[str, ...]
@@ -34,11 +36,15 @@ class Tree(Store):
     flat: bool = False
     """Whether the photographs lie in the folder itself, not in a folder for each class."""
     others: dict[str, list[str]] = field(default_factory=dict)
-    """Entries of the class folders that are no photographs by their suffix, by class; under "" photographs in no such folder."""
+    """Entries of the class folders that are no photographs by their suffix, by class; under ""
+    photographs in no such folder.
+    """
 
     @classmethod
     def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
-        """List the photographs of these classes by their files' suffixes; other files are left alone."""
+        """List the photographs of these classes by their files' suffixes; other files are left
+        alone.
+        """
         import pyarrow
 
         files = [pyarrow.array([], pyarrow.binary())]
@@ -60,7 +66,8 @@ class Tree(Store):
 
     @classmethod
     def of_flat(cls, folder: Path, classes: tuple[str, ...], labels: list[int]) -> "Tree":
-        """List the photographs that lie in one folder, and number them as if each class had a folder of its own.
+        """List the photographs that lie in one folder, and number them as if each class had a
+        folder of its own.
 
         Args:
             folder: The folder in which the photographs lie.
@@ -74,10 +81,18 @@ class Tree(Store):
 
         names = photographs_in(folder)
         if len(names) != len(labels):
-            raise Refused(f"{printable(str(folder))}: holds {len(names)} photographs; there are labels of {len(labels)}")
+            raise Refused(
+                f"{printable(str(folder))}: holds {len(names)} photographs; there are labels of {len(labels)}"
+            )
         by_class = np.argsort(labels, kind="stable")
         files = [os.fsencode(names[i]) for i in by_class]
-        return cls(folder, classes, np.array(labels)[by_class], pyarrow.array(files, pyarrow.binary()), flat=True)
+        return cls(
+            folder,
+            classes,
+            np.array(labels)[by_class],
+            pyarrow.array(files, pyarrow.binary()),
+            flat=True,
+        )
 
     def read(self, i: int) -> bytes:
         return regular_bytes(self._path(i))
@@ -112,7 +127,9 @@ class Tree(Store):
         return printable(entry)
 
     def left_alone_in_short(self) -> str:
-        """One line that counts the files that are left alone, by the reason; empty where there are none."""
+        """One line that counts the files that are left alone, by the reason; empty where there are
+        none.
+        """
         nested = 0
         wrong_suffix = 0
         outside = len(self.others.get("", []))
@@ -157,7 +174,9 @@ def _entries(folder: Path) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, like those that other programs leave: macOS's ``._a.jpg``, ``.ipynb_checkpoints``."""
+    """Whether a file or folder is hidden, like those that other programs leave: macOS's
+    ``._a.jpg``, ``.ipynb_checkpoints``.
+    """
     return name.startswith(".")
 
 
@@ -169,11 +188,14 @@ def is_photograph(name: str) -> bool:
 def _photographs_below(folder: Path) -> int:
     count = 0
     for _, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not is_hidden(name)]  # os.walk goes on with what is left here
+        # os.walk goes on with what is left here
+        subfolders[:] = [name for name in subfolders if not is_hidden(name)]
         count += sum(map(is_photograph, names))
     return count
 
 
 def folders(folder: Path) -> list[str]:
     """The names of the folders in a folder, sorted, without hidden ones."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
+    return sorted(
+        entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name)
+    )

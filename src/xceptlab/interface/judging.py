@@ -29,7 +29,9 @@ class Verdicts(dict[str, Verdict]):
         return self.table().to_html(index=False)
 
     def table(self) -> "pd.DataFrame":
-        """A claim per row; estimate and interval are those of a - b, or b - a where lower is better."""
+        """A claim per row; estimate and interval are those of a - b, or b - a where lower is
+        better.
+        """
         import pandas as pd
 
         rows = []
@@ -38,7 +40,16 @@ class Verdicts(dict[str, Verdict]):
             a, b = claim.sides
             row: dict[str, Any] = {"claim": claim.id, "a": a, "b": b, "metric": claim.metric}
             row |= {"kind": claim.kind, "margin": claim.margin}
-            for name in ("outcome", "estimate", "low", "high", "level", "n", "p_adjusted", "summary"):
+            for name in (
+                "outcome",
+                "estimate",
+                "low",
+                "high",
+                "level",
+                "n",
+                "p_adjusted",
+                "summary",
+            ):
                 row[name] = getattr(verdict, name)
             rows.append(row)
         return pd.DataFrame(rows)
@@ -63,18 +74,23 @@ def judge(
     """The verdicts on scores that any tool made, as ``xceptlab judge`` gives them.
 
     Args:
-        scores: A row per run with a column per metric, or a row per run and metric with the columns ``metric`` and ``value``.
-        contrast: Arms (a, b), for the claim that a is better than b, or equal; several are several claims.
+        scores: A row per run with a column per metric, or a row per run and metric with the columns
+            ``metric`` and ``value``.
+        contrast: Arms (a, b), for the claim that a is better than b, or equal; several are several
+            claims.
         metric: The column that is compared; ``test/top1`` where it is left out.
         kind: ``superior`` (the default): a - b > margin; ``equivalent``: -margin < a - b < margin.
         margin: Smallest difference that matters, in the metric's unit; 0 where it is left out.
         statistic: Of the differences over seeds, their mean where it is left out.
-        pairing: ``seed`` (the default): equal seeds form pairs; ``none``: the arms have nothing in common.
-        lower_is_better: Whether the claim is about b - a; None decides by whether the metric's name ends in loss, and is
-            refused for other names of errors.
+        pairing: ``seed`` (the default): equal seeds form pairs; ``none``: the arms have nothing in
+            common.
+        lower_is_better: Whether the claim is about b - a; None decides by whether the metric's name
+            ends in loss, and is refused for other names of errors.
         diverged: What a run scores that has no finite score; None refuses such runs.
-        alpha: Chance of any false ``supported``, and of any false ``contradicted``, over all claims; 0.05 where it is left out.
-        claims: A YAML file with ``claims`` and ``alpha``, in place of ``contrast`` and what belongs to it.
+        alpha: Chance of any false ``supported``, and of any false ``contradicted``, over all
+            claims; 0.05 where it is left out.
+        claims: A YAML file with ``claims`` and ``alpha``, in place of ``contrast`` and what belongs
+            to it.
         arm: The column that tells the arms apart.
         seed: The column of whole numbers that pairs their runs.
 
@@ -84,15 +100,24 @@ def judge(
     from xceptlab.study.score_tables import claims_given, judge_table
 
     fields = {"metric": metric, "kind": kind, "margin": margin, "statistic": statistic}
-    fields |= {"pairing": pairing, "lower_is_better": lower_is_better, "diverged": diverged, "alpha": alpha}
+    fields |= {
+        "pairing": pairing,
+        "lower_is_better": lower_is_better,
+        "diverged": diverged,
+        "alpha": alpha,
+    }
     claimed = claims_given(
         None if contrast is None else _as_pairs(contrast),
         fields,
         None if claims is None else os.fspath(claims),
         either="judge: either contrast=(A, B) or claims=FILE says what is claimed",
-        not_with_file=lambda names: f"judge: {', '.join(names)}: not allowed with claims, whose file says it of each claim",
+        not_with_file=lambda names: (
+            f"judge: {', '.join(names)}: not allowed with claims, whose file says it of each claim"
+        ),
     )
-    return Verdicts.of(judge_table(_as_table(scores), "scores", claimed.claims, claimed.alpha, arm, seed))
+    return Verdicts.of(
+        judge_table(_as_table(scores), "scores", claimed.claims, claimed.alpha, arm, seed)
+    )
 
 
 def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
@@ -105,7 +130,8 @@ def _as_table(scores: "pd.DataFrame") -> "Table":
     """A table as a CSV file would hold it: text throughout."""
     from xceptlab.study.score_files import Table
 
-    each_once = scores.loc[:, ~scores.columns.duplicated()]  # a column that is there twice is refused, if it is needed
+    # a column that is there twice is refused, if it is needed
+    each_once = scores.loc[:, ~scores.columns.duplicated()]
     rows = []
     for row in each_once.to_dict("records"):
         rows.append({str(key): _cell(value) for key, value in row.items()})
@@ -113,5 +139,7 @@ def _as_table(scores: "pd.DataFrame") -> "Table":
 
 
 def _cell(value: Any) -> str:
-    """Write a value as a CSV file would hold it: 0, where pandas made 0.0 of it as its column of integers has gaps."""
+    """Write a value as a CSV file would hold it: 0, where pandas made 0.0 of it as its column of
+    integers has gaps.
+    """
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,4 +1,6 @@
-"""Single runs from Python: their configuration, their training, and a finished run's network, scores and features."""
+"""Single runs from Python: their configuration, their training, and a finished run's network,
+scores and features.
+"""
 
 import functools
 import json
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from xceptlab.data.transform import Transform
 
 Layer = str | os.PathLike[str] | Mapping[str, Any]
-"""A layer of configuration: a file, or values by key, ``{"train.lr": 0.05}`` or ``{"train": {"lr": 0.05}}``."""
+"""A layer of configuration: a file, or values by key, ``{"train.lr": 0.05}`` or ``{"train": {"lr":
+0.05}}``.
+"""
 
 SPLITS = ("train", "val", "test")
 """The splits whose features a run can give."""
@@ -31,7 +35,8 @@ POINT = ("step", "epoch", "metric", "value")
 
 
 def configure(*layers: Layer) -> RunConfig:
-    """The configuration of a run: layers in their order, the last wins; without any the paper's network on ImageNet.
+    """The configuration of a run: layers in their order, the last wins; without any the paper's
+    network on ImageNet.
 
     Args:
         layers: Configuration files, looked up as on the command line, and values by key.
@@ -43,16 +48,19 @@ def configure(*layers: Layer) -> RunConfig:
 
 
 def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
-    """Train, evaluate and record one run in this process, or continue it where it stopped; one that is done is only returned.
+    """Train, evaluate and record one run in this process, or continue it where it stopped; one that
+    is done is only returned.
 
-    PyTorch stays configured as the run asks for: ``train.threads``, deterministic algorithms, no TF32.
+    PyTorch stays configured as the run asks for: ``train.threads``, deterministic algorithms, no
+    TF32.
 
     Args:
         layers: A configuration, or what ``configure`` takes.
         progress: Show a progress bar.
 
     Raises:
-        Refused: The configuration does not fit the data, the device or what is installed, or asks for several devices.
+        Refused: The configuration does not fit the data, the device or what is installed, or asks
+            for several devices.
         Busy: Another process is training this run.
     """
     if len(layers) == 1 and isinstance(layers[0], RunConfig):
@@ -61,7 +69,9 @@ def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
         config = configure(*layers)  # type: ignore[arg-type]
     processes = config.runtime.devices * config.runtime.num_nodes
     if processes > 1:
-        raise Refused(f"runtime.devices: a run on {processes} devices needs processes of its own: `xceptlab train`, or a study")
+        raise Refused(
+            f"runtime.devices: a run on {processes} devices needs processes of its own: `xceptlab train`, or a study"
+        )
     from xceptlab.data import require_files, resolved
     from xceptlab.training import train as training
 
@@ -77,20 +87,29 @@ class Run:
     Args:
         name: The run's folder, or its id.
         outputs: The folder that holds ``runs/``, where an id is given.
-        extensions: Modules that register what the run uses from outside, unless this process has loaded them already.
+        extensions: Modules that register what the run uses from outside, unless this process has
+            loaded them already.
 
     Raises:
         Refused: There is no such run.
     """
 
     def __init__(
-        self, name: str | os.PathLike[str], outputs: str | os.PathLike[str] = "outputs", *, extensions: Sequence[str] = ()
+        self,
+        name: str | os.PathLike[str],
+        outputs: str | os.PathLike[str] = "outputs",
+        *,
+        extensions: Sequence[str] = (),
     ) -> None:
         found = RunDirectory.find(name, outputs)
         if found is None:
-            raise Refused(f"{os.fspath(name)}: neither a run's folder nor a run under {Path(outputs) / 'runs'}")
+            raise Refused(
+                f"{os.fspath(name)}: neither a run's folder nor a run under {Path(outputs) / 'runs'}"
+            )
         self._directory = found
-        self.config = load_run(arguments([{"extensions": list(extensions)}]), of_run=str(self.path / "config.yaml"))
+        self.config = load_run(
+            arguments([{"extensions": list(extensions)}]), of_run=str(self.path / "config.yaml")
+        )
         refuse_other_versions(self.config, self._directory)
 
     def __repr__(self) -> str:
@@ -114,14 +133,18 @@ class Run:
 
     @property
     def status(self) -> str:
-        """State of the run: done, diverged, running, failed, stopped (it has begun, and nobody trains it now) or waiting."""
+        """State of the run: done, diverged, running, failed, stopped (it has begun, and nobody
+        trains it now) or waiting.
+        """
         from xceptlab.launch.status import run_status
 
         return run_status(self._directory, self._directory.follow(), self.config.train.epochs).state
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The final scores by name, such as ``test/top1`` in percent; empty while the run is not done, or where it diverged."""
+        """The final scores by name, such as ``test/top1`` in percent; empty while the run is not
+        done, or where it diverged.
+        """
         record = self.record
         return record.metrics if record else {}
 
@@ -133,7 +156,8 @@ class Run:
 
     @functools.cached_property
     def network(self) -> "nn.Module":
-        """The network with its evaluated weights, on the CPU, in eval mode; yours to move: ``run.network.cuda()``.
+        """The network with its evaluated weights, on the CPU, in eval mode; yours to move:
+        ``run.network.cuda()``.
 
         Raises:
             Refused: The run is not done, or diverged.
@@ -145,7 +169,9 @@ class Run:
 
         weights = self.path / "model.safetensors"
         if not weights.is_file():
-            raise Refused(f"{self.path}: {self.status}, so that there is no model.safetensors in it")
+            raise Refused(
+                f"{self.path}: {self.status}, so that there is no model.safetensors in it"
+            )
         network = build(self.config.model, self.config.data.classes)
         if self.config.train.precision == "64-true":
             network = network.double()
@@ -154,7 +180,9 @@ class Run:
 
     @property
     def transform(self) -> "Transform":
-        """The function that prepares a picture, Pillow's or an array of uint8, for the network: (3, size, size)."""
+        """The function that prepares a picture, Pillow's or an array of uint8, for the network: (3,
+        size, size).
+        """
         import torch
 
         from xceptlab.data.transform import Transform
@@ -163,13 +191,16 @@ class Run:
         return Transform(self.config.data, torch.float64 if exact else torch.float32)
 
     def features(self, images: "Tensor") -> "Tensor":
-        """Compute the classifier's input (N, D) for images (N, 3, size, size) that ``transform`` has prepared."""
+        """Compute the classifier's input (N, D) for images (N, 3, size, size) that ``transform``
+        has prepared.
+        """
         from xceptlab.models.features import features
 
         return features(self.network, images)
 
     def split_features(self, split: Literal["train", "val", "test"]) -> "Features":
-        """Compute the classifier's input for every image of a split, in the split's order and without augmentation.
+        """Compute the classifier's input for every image of a split, in the split's order and
+        without augmentation.
 
         Raises:
             Refused: The split is empty, or the data are not there.
@@ -216,7 +247,9 @@ def arguments(layers: Sequence[Layer]) -> list[str]:
         elif isinstance(layer, str | os.PathLike):
             written += ["-c", os.fspath(layer)]
         else:
-            raise Refused(f"a layer is {type(layer).__name__}; it must be a configuration file or values by key")
+            raise Refused(
+                f"a layer is {type(layer).__name__}; it must be a configuration file or values by key"
+            )
     return written
 
 

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from xceptlab.models.cost import Row
 
-RECORDED = ("parameters", "macs", "seconds", "images_per_second", "device", "world_size", "precision")
+RECORDED = (
+    "parameters",
+    "macs",
+    "seconds",
+    "images_per_second",
+    "device",
+    "world_size",
+    "precision",
+)
 """The fields of a record that the table of runs has, after the scores."""
 
 
@@ -28,14 +36,17 @@ class Study:
 
     Args:
         path: The study's folder (with a study.yaml in it), its file, or the name of a shipped one.
-        layers: Configuration that applies after the study's base and before its arms; what ``configure`` takes.
+        layers: Configuration that applies after the study's base and before its arms; what
+            ``configure`` takes.
         seeds: For a first look with so many of the study's first seeds.
 
     Raises:
         Refused: The study is not well formed, or its comparison is not controlled.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *layers: Layer, seeds: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *layers: Layer, seeds: int | None = None
+    ) -> None:
         from xceptlab.study.plan import expand
 
         self._expansion = expand(os.fspath(path), arguments(layers), seeds)
@@ -47,7 +58,9 @@ class Study:
 
     @property
     def expansion(self) -> Expansion:
-        """The study with every arm resolved, and with the seeds that its claims need by the records there are."""
+        """The study with every arm resolved, and with the seeds that its claims need by the records
+        there are.
+        """
         from xceptlab.study.sequential import with_needed_seeds
 
         self._expansion = with_needed_seeds(self._expansion)
@@ -69,21 +82,25 @@ class Study:
         return self._expansion.arms
 
     def __getitem__(self, arm_and_seed: tuple[str, int]) -> Run:
-        """A run that has begun: ``study["residual", 0]``; where keys are tuned, of a trial by its name.
+        """A run that has begun: ``study["residual", 0]``; where keys are tuned, of a trial by its
+        name.
 
         Raises:
             Refused: There is no such run, or it has not begun.
         """
         directories = self.expansion.directories()
         if arm_and_seed not in directories:
-            there = f"arms {', '.join(self.arms)} and seeds {', '.join(map(str, self.expansion.seeds))}"
+            there = (
+                f"arms {', '.join(self.arms)} and seeds {', '.join(map(str, self.expansion.seeds))}"
+            )
             for arm, n in self.expansion.seeds_by_stopped_arm.items():
                 there += f" (of {arm} the first {n}, as its claims were settled)"
             raise Refused(f"{self.name}: there is no run {arm_and_seed!r}; there are the {there}")
         return Run(directories[arm_and_seed].path)
 
     def plan(self) -> "pd.DataFrame":
-        """An arm per row: the science in which it differs from others, its parameters and multiply-accumulates.
+        """An arm per row: the science in which it differs from others, its parameters and
+        multiply-accumulates.
 
         Raises:
             Refused: The comparison is not controlled: an arm differs in more than it declares.
@@ -99,14 +116,16 @@ class Study:
         return pd.DataFrame(rows)
 
     def run(self, jobs: int | None = None, progress: bool = False) -> "Study":
-        """Train what is missing, as ``xceptlab study`` does: in processes of their own, or on the cluster that the layers name.
+        """Train what is missing, as ``xceptlab study`` does: in processes of their own, or on the
+        cluster that the layers name.
 
         Args:
             jobs: Runs at a time; None for as many as there are GPUs or cores for.
             progress: Show the runs as the command does.
 
         Raises:
-            Refused: The comparison is not controlled, a run can never start here, or runs failed; what is done stays.
+            Refused: The comparison is not controlled, a run can never start here, or runs failed;
+                what is done stays.
         """
         from xceptlab.cli import main
         from xceptlab.launch.study import run_until_decided
@@ -124,7 +143,9 @@ class Study:
         return self
 
     def runs(self) -> "pd.DataFrame":
-        """A run per row: arm, seed, the science in which arms differ, status, scores and costs; what is not known yet is NaN."""
+        """A run per row: arm, seed, the science in which arms differ, status, scores and costs;
+        what is not known yet is NaN.
+        """
         import pandas as pd
 
         from xceptlab.launch.status import Overview
@@ -136,7 +157,12 @@ class Study:
         rows = []
         for (trial, seed), run in _by_arm(expansion).items():
             arm = expansion.trials[trial].arm
-            row: dict[str, Any] = {"arm": arm, "seed": seed, "status": statuses[run.run_id].state, "run_id": run.run_id}
+            row: dict[str, Any] = {
+                "arm": arm,
+                "seed": seed,
+                "status": statuses[run.run_id].state,
+                "run_id": run.run_id,
+            }
             row |= factors[arm]
             row |= expansion.trials[trial].values
             record = records[trial, seed]
@@ -145,11 +171,21 @@ class Study:
                 row |= {name: getattr(record, name) for name in RECORDED}
             rows.append(row)
         varied = [*next(iter(factors.values())), *_tuned_keys(expansion)]
-        columns = ["arm", "seed", *varied, "status", *_metric_columns(records.values()), *RECORDED, "run_id"]
+        columns = [
+            "arm",
+            "seed",
+            *varied,
+            "status",
+            *_metric_columns(records.values()),
+            *RECORDED,
+            "run_id",
+        ]
         return pd.DataFrame(rows, columns=columns)
 
     def curves(self) -> "pd.DataFrame":
-        """Every run's log as a tidy table: a row per arm, seed, step, epoch (in fractions), metric and value."""
+        """Every run's log as a tidy table: a row per arm, seed, step, epoch (in fractions), metric
+        and value.
+        """
         import pandas as pd
 
         expansion = self.expansion
@@ -178,7 +214,9 @@ class Study:
         return make_report(self.expansion).expansion.directory() / "report.html"
 
     def _module_trees(self) -> "dict[str, list[Row]]":
-        """Build every arm's network, and warn of arms that do not differ; returns the rows of each module tree, by arm."""
+        """Build every arm's network, and warn of arms that do not differ; returns the rows of each
+        module tree, by arm.
+        """
         from xceptlab.study.comparison import identical_arms, module_trees
 
         trees = module_trees(self._expansion)
@@ -188,7 +226,9 @@ class Study:
 
 
 def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
-    """Values of each arm, by arm and key, in all science in which any arm differs from the baseline."""
+    """Values of each arm, by arm and key, in all science in which any arm differs from the
+    baseline.
+    """
     differences = {arm: expansion.differences(arm) for arm in expansion.arms}
     baseline: dict[str, Any] = {}
     for found in differences.values():
@@ -203,7 +243,9 @@ def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
 
 
 def _by_arm(expansion: Expansion) -> dict[tuple[str, int], RunConfig]:
-    """Every run by (trial, seed), arm by arm; a trial is an arm, or an arm at one of the values of the keys that are tuned."""
+    """Every run by (trial, seed), arm by arm; a trial is an arm, or an arm at one of the values of
+    the keys that are tuned.
+    """
     runs = expansion.runs()
     by_arm = {}
     for trial in expansion.trials:

@@ -1,4 +1,6 @@
-"""What a run's process does that a launcher has started: print to the run's log, call ``xceptlab``, pass signals on."""
+"""What a run's process does that a launcher has started: print to the run's log, call ``xceptlab``,
+pass signals on.
+"""
 
 import faulthandler
 import os
@@ -15,7 +17,9 @@ from xceptlab.signals import PARENT
 
 
 def print_to(log: Path) -> None:
-    """Let this process append to ``log`` all that it prints, and the lines of Python at which a native crash ends it."""
+    """Let this process append to ``log`` all that it prints, and the lines of Python at which a
+    native crash ends it.
+    """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -29,11 +33,14 @@ def execute(main: Callable[[list[str]], int], argv: list[str], log: Path, *, fre
         main: ``xceptlab``'s main function.
         argv: Arguments of ``main``.
         log: File of the run's output.
-        fresh: Run in a new interpreter, which Lightning can execute again for each further device; else in this process.
+        fresh: Run in a new interpreter, which Lightning can execute again for each further device;
+            else in this process.
     """
     print_to(log)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    forget()  # in an allocation, or in another launcher's task, a run would wait for processes that nobody starts
+    # in an allocation, or in another launcher's task, a run would wait for processes that nobody
+    # starts
+    forget()
     if not fresh:
         return main(argv)
     return _execute_in_new_interpreter(argv)
@@ -41,14 +48,19 @@ def execute(main: Callable[[list[str]], int], argv: list[str], log: Path, *, fre
 
 def _execute_in_new_interpreter(argv: list[str]) -> int:
     environment = os.environ | {PARENT: str(os.getpid()), "PYTHONFAULTHANDLER": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "xceptlab", *argv], stdin=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "xceptlab", *argv], stdin=subprocess.DEVNULL, env=environment
+    )
 
     def forward(number: int, frame: FrameType | None) -> None:
         process.terminate()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
-    while True:  # Ray stops a task by a SIGINT that Python only simulates: it wakes no waiting process, so wait in short turns
+    # Ray stops a task by a SIGINT that Python only simulates: it wakes no waiting process, so wait
+    # in short turns
+    while True:
         with suppress(subprocess.TimeoutExpired):
             code = process.wait(0.5)
-            return code if code >= 0 else 128 - code  # this process cannot exit with a negative code; a shell uses 128 + signal
+            # this process cannot exit with a negative code; a shell uses 128 + signal
+            return code if code >= 0 else 128 - code

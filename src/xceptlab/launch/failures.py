@@ -8,7 +8,8 @@ from xceptlab.runs.directory import RunDirectory
 
 MEMORY = "out of memory, perhaps: try fewer runs at a time (--jobs), a smaller train.batch_size or more memory"
 NATIVE = (
-    "a library crashed, not Python code: try another device (runtime.accelerator), train.threads 1 or another version of torch"
+    "a library crashed, not Python code: try another device (runtime.accelerator), "
+    "train.threads 1 or another version of torch"
 )
 CRASHES = {
     signal.SIGKILL: MEMORY,
@@ -22,7 +23,8 @@ CRASHES = {
 
 
 def describe_crash(code: int, log: Path) -> str:
-    """Why a process crashed, and what to try; empty unless one of the signals in ``CRASHES`` has ended it.
+    """Why a process crashed, and what to try; empty unless one of the signals in ``CRASHES`` has
+    ended it.
 
     Args:
         code: Exit code of the process: -signal, or 128 + signal as in a shell.
@@ -32,12 +34,15 @@ def describe_crash(code: int, log: Path) -> str:
     if number not in set(CRASHES):
         return ""
     ended_by = signal.Signals(number)
-    where = "" if ended_by == signal.SIGKILL else _last_python_line(log)  # SIGKILL leaves no time to write one
+    # SIGKILL leaves no time to write one
+    where = "" if ended_by == signal.SIGKILL else _last_python_line(log)
     return f"ended by {ended_by.name}{where}; {CRASHES[ended_by]}"
 
 
 def _last_python_line(log: Path) -> str:
-    """The innermost line of Python that ``faulthandler`` has written into a log, in words; empty where there is none."""
+    """The innermost line of Python that ``faulthandler`` has written into a log, in words; empty
+    where there is none.
+    """
     if not log.exists():
         return ""
     text = log.read_text("utf-8", errors="replace")

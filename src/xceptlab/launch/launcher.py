@@ -1,7 +1,8 @@
 """What starts runs: the interface, and what is the same wherever they run.
 
-A launcher starts runs, reports their state and stops them. What is done stands in the runs' directories: a run is done when its
-record exists, whoever trained it and whatever exit code a process left; a run that another process trains is left to that one.
+A launcher starts runs, reports their state and stops them. What is done stands in the runs'
+directories: a run is done when its record exists, whoever trained it and whatever exit code a
+process left; a run that another process trains is left to that one.
 """
 
 import itertools
@@ -23,7 +24,9 @@ from xceptlab.runs.leases import Watch
 from xceptlab.text import say
 
 State = Literal["waiting", "queued", "running", "done", "failed"]
-"""State of a run in a launcher's hands; ``queued``: handed to a cluster, which has not started it yet."""
+"""State of a run in a launcher's hands; ``queued``: handed to a cluster, which has not started it
+yet.
+"""
 Main = Callable[[list[str]], int]
 """``xceptlab``'s main function: from the arguments to the exit code."""
 
@@ -34,7 +37,8 @@ MAX_CRASHES = 2
 LOST = -1000
 """Exit code, of our own making, of a run whose machine was lost."""
 MAX_LOSSES = 5
-"""Number of losses of a run's machine, without progress in between, after which the run has failed."""
+"""Number of losses of a run's machine, without progress in between, after which the run has failed.
+"""
 RETRY_SECONDS = 1.0
 """Seconds between two looks at a run that another process trains."""
 
@@ -46,7 +50,9 @@ class Job:
     config: RunConfig
     state: State = "waiting"
     handle: Any = None
-    """Handle of the started run: a process, a task or the number of a job; None while the run is not started."""
+    """Handle of the started run: a process, a task or the number of a job; None while the run is
+    not started.
+    """
     crashes: int = 0
     """Number of crashes since the run last made progress."""
     reached: float = 0.0
@@ -65,7 +71,9 @@ class Job:
         return self.directory.path / "log.txt"
 
     def write_config(self) -> list[str]:
-        """Write the run's configuration into its directory; returns the arguments to call ``xceptlab`` with."""
+        """Write the run's configuration into its directory; returns the arguments to call
+        ``xceptlab`` with.
+        """
         self.directory.create()
         file = self.directory.path / "config.yaml"
         write_atomically(file, dump_run(self.config).encode())
@@ -86,7 +94,9 @@ class Launcher(ABC):
     pause: ClassVar[float] = 1.0
     """Seconds between two polls."""
     outlived: ClassVar[bool] = False
-    """Whether runs outlive the process that coordinates them, so that the next one finds them running."""
+    """Whether runs outlive the process that coordinates them, so that the next one finds them
+    running.
+    """
 
     def __init__(self, main: Main, jobs: int | None) -> None:
         self.main = main
@@ -106,7 +116,9 @@ class Launcher(ABC):
         self.jobs |= {config.run_id: Job(config) for config in configs}
 
     def poll(self) -> dict[str, State]:
-        """Settle the runs that have ended, and start those that can start; returns every run's state by its id."""
+        """Settle the runs that have ended, and start those that can start; returns every run's
+        state by its id.
+        """
         started = [job for job in self.jobs.values() if job.state in ("queued", "running")]
         for run_id, code in self.exit_codes(started).items():
             self._settle(self.jobs[run_id], code)
@@ -123,7 +135,9 @@ class Launcher(ABC):
 
     @abstractmethod
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
-        """Exit codes of those of the started runs that have ended, by id: -signal where one ended it, -1 where none is known."""
+        """Exit codes of those of the started runs that have ended, by id: -signal where one ended
+        it, -1 where none is known.
+        """
 
     @abstractmethod
     def stop(self) -> None:
@@ -143,7 +157,9 @@ class Launcher(ABC):
         return max(0, self.limit - started)
 
     def _ready(self) -> Iterator[Job]:
-        """Waiting runs that can start as soon as there is room; runs that another process trains or has finished are left out."""
+        """Waiting runs that can start as soon as there is room; runs that another process trains or
+        has finished are left out.
+        """
         for job in self.jobs.values():
             if job.state != "waiting" or time.monotonic() < job.not_before:
                 continue
@@ -155,7 +171,9 @@ class Launcher(ABC):
                 yield job
 
     def _settle(self, job: Job, code: int) -> None:
-        """Decide what becomes of a run whose process has ended with this exit code: it is done, waits to go on, or has failed."""
+        """Decide what becomes of a run whose process has ended with this exit code: it is done,
+        waits to go on, or has failed.
+        """
         job.handle = None
         job.state = "waiting"
         if job.directory.record():  # the record decides, never the exit code
@@ -166,7 +184,9 @@ class Launcher(ABC):
             self._count_crash(job, code)
 
     def _count_crash(self, job: Job, code: int) -> None:
-        """Note a crash in the run's log; the run has failed if another try would come to the same end."""
+        """Note a crash in the run's log; the run has failed if another try would come to the same
+        end.
+        """
         description = describe_crash(code, job.log)
         if description:
             with open(job.log, "a", encoding="utf-8") as log:
@@ -183,7 +203,9 @@ class Launcher(ABC):
 def check_one_node(config: RunConfig) -> None:
     """Refuse a run on several machines, whose processes only SLURM starts."""
     if config.runtime.num_nodes > 1:
-        raise Refused(f"runtime.num_nodes: {config.runtime.num_nodes} is not allowed; it must be 1 unless launcher.name is slurm")
+        raise Refused(
+            f"runtime.num_nodes: {config.runtime.num_nodes} is not allowed; it must be 1 unless launcher.name is slurm"
+        )
 
 
 def check_gpus(config: RunConfig) -> None:

@@ -1,7 +1,8 @@
 """Runs on this machine, one process group each; the cores or GPUs are shared out.
 
-A run on one device is forked from a server process that has torch and Lightning loaded (0.2 s in place of some 8 s a run). A
-run on several devices starts a fresh interpreter, which Lightning's own launcher then executes once per device.
+A run on one device is forked from a server process that has torch and Lightning loaded (0.2 s in
+place of some 8 s a run). A run on several devices starts a fresh interpreter, which Lightning's own
+launcher then executes once per device.
 """
 
 import contextlib
@@ -25,7 +26,9 @@ from xceptlab.runs.world import count_cores
 from xceptlab.signals import die_with_parent
 
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Files of the drivers of NVIDIA, WSL and AMD; where there is none of them, torch need not be imported to count GPUs."""
+"""Files of the drivers of NVIDIA, WSL and AMD; where there is none of them, torch need not be
+imported to count GPUs.
+"""
 
 
 class _Started(NamedTuple):
@@ -37,7 +40,9 @@ class _Started(NamedTuple):
 
 
 class Local(Launcher):
-    """Runs on this machine. Without a number of ``jobs`` no two runs share a GPU or, as far as it can be, a core."""
+    """Runs on this machine. Without a number of ``jobs`` no two runs share a GPU or, as far as it
+    can be, a core.
+    """
 
     pause = 0.2
 
@@ -64,7 +69,9 @@ class Local(Launcher):
         check_one_node(config)
         devices = config.runtime.devices
         if self._uses_gpus(config) and devices > len(self.gpus):
-            raise Refused(f"runtime.devices: {devices} GPUs a run are asked for, {len(self.gpus)} are there")
+            raise Refused(
+                f"runtime.devices: {devices} GPUs a run are asked for, {len(self.gpus)} are there"
+            )
 
     def begin(self, ready: Iterator[Job]) -> None:
         for job in ready:
@@ -76,7 +83,9 @@ class Local(Launcher):
             arguments = (self.main, job.write_config(), job.log, visible_gpus, fresh)
             process = self._context.Process(target=_run, args=arguments, name=job.config.run_id)
             with _without_main():
-                process.start()  # the first one waits for the server to load; interrupted there, there is no process yet
+                # the first one waits for the server to load; interrupted there, there is no process
+                # yet
+                process.start()
             job.state = "running"
             job.handle = _Started(process, units)
 
@@ -119,10 +128,13 @@ class Local(Launcher):
         """Send a signal to the runs that have not ended, and wait for their end.
 
         Args:
-            number: SIGTERM goes to each run's first process, which stops its others; SIGKILL to all processes of the run.
+            number: SIGTERM goes to each run's first process, which stops its others; SIGKILL to all
+                processes of the run.
             patience: Seconds to wait for the runs to end.
         """
-        running: list[BaseProcess] = [job.handle.process for job in self.jobs.values() if job.handle]
+        running: list[BaseProcess] = [
+            job.handle.process for job in self.jobs.values() if job.handle
+        ]
         send = os.kill if number == signal.SIGTERM else os.killpg
         for process in running:
             if process.exitcode is None:
@@ -138,12 +150,16 @@ class Local(Launcher):
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Keep multiprocessing from importing the program's main module again in a run's process, which needs nothing of it.
+    """Keep multiprocessing from importing the program's main module again in a run's process, which
+    needs nothing of it.
 
-    A user's script that runs a study, without a guard of ``__name__``, would start the study once more in each run.
+    A user's script that runs a study, without a guard of ``__name__``, would start the study once
+    more in each run.
     """
     module: dict[str, Any] = vars(sys.modules["__main__"])
-    kept: dict[str, Any] = {name: module[name] for name in ("__file__", "__spec__") if name in module}
+    kept: dict[str, Any] = {
+        name: module[name] for name in ("__file__", "__spec__") if name in module
+    }
     module.pop("__file__", None)
     module["__spec__"] = None
     try:

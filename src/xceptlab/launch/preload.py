@@ -1,9 +1,12 @@
-"""Imported by the fork server before it forks runs: loads what every run needs, so that a run starts in 0.2 s."""
+"""Imported by the fork server before it forks runs: loads what every run needs, so that a run
+starts in 0.2 s.
+"""
 
 import contextlib
 import signal
 
-_before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the coordinator, which ends the server
+# a terminal's Ctrl-C is for the coordinator, which ends the server
+_before = signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 from xceptlab.runs.world import forget  # noqa: E402
 
@@ -18,7 +21,8 @@ from xceptlab.training.train import git_state  # noqa: E402
 
 git_state()  # cached for the records of all runs: the state of the code that is loaded here
 defaults = load_run([])
-cost(defaults.model, defaults.data.classes, defaults.data.size)  # the first call of each process takes half a second longer
+# the first call of each process takes half a second longer
+cost(defaults.model, defaults.data.classes, defaults.data.size)
 with contextlib.suppress(Exception):  # a study goes on with a broken W&B
     if weights_and_biases.WANDB:
         weights_and_biases.client()

@@ -1,6 +1,7 @@
 """Runs as Ray's tasks; the outputs and the code are in a folder that all nodes see.
 
-A run whose node is lost is started again, where Ray finds room for it, and continues from its last checkpoint.
+A run whose node is lost is started again, where Ray finds room for it, and continues from its last
+checkpoint.
 """
 
 import logging
@@ -13,23 +14,42 @@ from lightning_utilities.core.imports import RequirementCache
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.launch.child import execute
-from xceptlab.launch.launcher import CHECKPOINT_SECONDS, LOST, Job, Launcher, Main, check_gpus, check_one_node
+from xceptlab.launch.launcher import (
+    CHECKPOINT_SECONDS,
+    LOST,
+    Job,
+    Launcher,
+    Main,
+    check_gpus,
+    check_one_node,
+)
 
 
 class Ray(Launcher):
-    """Runs as tasks of a Ray cluster, as the ``launcher`` section of their configuration asks for them."""
+    """Runs as tasks of a Ray cluster, as the ``launcher`` section of their configuration asks for
+    them.
+    """
 
     def __init__(self, main: Main, jobs: int | None, address: str) -> None:
         super().__init__(main, jobs)
         if not RequirementCache("ray"):
-            raise Refused("launcher.name: ray needs Ray, which is not installed (pip install 'xceptlab[ray]')")
+            raise Refused(
+                "launcher.name: ray needs Ray, which is not installed (pip install 'xceptlab[ray]')"
+            )
         import ray
 
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                ignore_reinit_error=True,
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise Refused(f"launcher.address: there is no Ray cluster at {address!r}: {reason}") from None
+            raise Refused(
+                f"launcher.address: there is no Ray cluster at {address!r}: {reason}"
+            ) from None
         self.ray = ray
 
     def check(self, config: RunConfig) -> None:
@@ -42,10 +62,13 @@ class Ray(Launcher):
             return all(node.get(name, 0) >= amount for name, amount in needs.items())
 
         if not any(map(fits, nodes)):
-            self._say_once(f"a run needs {needs}, and no node of the Ray cluster has that: it waits for one")
+            self._say_once(
+                f"a run needs {needs}, and no node of the Ray cluster has that: it waits for one"
+            )
 
     def begin(self, ready: Iterator[Job]) -> None:
-        remote = self.ray.remote(max_calls=1)(_task)  # one call a process: every task is a process of its own
+        # one call a process: every task is a process of its own
+        remote = self.ray.remote(max_calls=1)(_task)
         for job in ready:
             needs = _resources(job.config)
             task = remote.options(
@@ -55,7 +78,9 @@ class Ray(Launcher):
                 memory=needs["memory"] or None,
             )
             fresh = job.config.runtime.devices > 1
-            job.handle = task.remote(self.main, job.write_config(), job.log, os.getcwd(), needs["GPU"], fresh)
+            job.handle = task.remote(
+                self.main, job.write_config(), job.log, os.getcwd(), needs["GPU"], fresh
+            )
             job.state = "queued"
 
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
@@ -101,7 +126,8 @@ def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh:
         main: ``xceptlab``'s main function.
         argv: Arguments of ``main``.
         log: File of the run's output.
-        folder: The coordinator's working directory, which relative paths in the configuration start from.
+        folder: The coordinator's working directory, which relative paths in the configuration start
+            from.
         gpus: Number of GPUs of the run.
         fresh: See ``child.execute``.
     """

@@ -1,8 +1,10 @@
-"""Runs as SLURM's job arrays, through submitit; the outputs and the code are in a folder that all nodes see.
+"""Runs as SLURM's job arrays, through submitit; the outputs and the code are in a folder that all
+nodes see.
 
-Before it preempts a job, or its time is over, SLURM sends SIGUSR2: the run writes a checkpoint, and the job goes back into the
-queue and continues. What the jobs are doing is asked of squeue, since many clusters keep no accounts for sacct. Jobs outlive a
-coordinator that is killed; the next one finds their numbers in the runs' directories.
+Before it preempts a job, or its time is over, SLURM sends SIGUSR2: the run writes a checkpoint, and
+the job goes back into the queue and continues. What the jobs are doing is asked of squeue, since
+many clusters keep no accounts for sacct. Jobs outlive a coordinator that is killed; the next one
+finds their numbers in the runs' directories.
 """
 
 import io
@@ -32,7 +34,9 @@ from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus
 NOTICE = 90
 """Seconds before the end of its time at which SLURM sends a job SIGUSR2."""
 CANCEL_SECONDS = 40.0
-"""Seconds that cancelled jobs get to end by themselves; SLURM itself kills them after its KillWait, 30 s."""
+"""Seconds that cancelled jobs get to end by themselves; SLURM itself kills them after its KillWait,
+30 s.
+"""
 RESUBMIT_SECONDS = 60.0
 """Seconds until jobs that SLURM refused are submitted again."""
 
@@ -46,17 +50,23 @@ class Slurm(Launcher):
     def __init__(self, main: Main, jobs: int | None) -> None:
         super().__init__(main, jobs)
         if not RequirementCache("submitit"):
-            raise Refused("launcher.name: slurm needs submitit, which is not installed (pip install 'xceptlab[slurm]')")
+            raise Refused(
+                "launcher.name: slurm needs submitit, which is not installed (pip install 'xceptlab[slurm]')"
+            )
         if not shutil.which("sbatch"):
             raise Refused("launcher.name: slurm needs SLURM, and there is no command sbatch here")
         self._queue: dict[str, str] | None = None
-        """State of each of the user's jobs by number, as ``_squeue`` answered last; None without an answer."""
+        """State of each of the user's jobs by number, as ``_squeue`` answered last; None without an
+        answer.
+        """
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
 
     def _ready(self) -> Iterator[Job]:
-        """Waiting runs as ``Launcher`` gives them, after taking over jobs in the queue that an earlier coordinator submitted."""
+        """Waiting runs as ``Launcher`` gives them, after taking over jobs in the queue that an
+        earlier coordinator submitted.
+        """
         queue = self._queue or {}
         for job in self.jobs.values():
             number, _ = _last_job(job)
@@ -120,14 +130,20 @@ class Slurm(Launcher):
             array_parallelism=len(jobs),
             signal_delay_s=NOTICE,
             stderr_to_stdout=True,
-            srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],  # srun does not take the number from sbatch
+            # srun does not take the number from sbatch
+            srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
             wckey=None,
             additional_parameters=_sbatch_options(config),
         )
         try:
             with redirect_stderr(io.StringIO()), executor.batch():
-                submitted = [executor.submit(_task, self.main, job.write_config(), job.log) for job in jobs]
-        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+                submitted = [
+                    executor.submit(_task, self.main, job.write_config(), job.log) for job in jobs
+                ]
+        except (
+            submitit.core.utils.FailedJobError,
+            submitit.core.utils.FailedSubmissionError,
+        ) as error:
             lines = str(error).splitlines() or ["no reason given"]
             self._submit_fewer(jobs, f"SLURM refuses the jobs: {lines[-1]}")
             return
@@ -137,7 +153,8 @@ class Slurm(Launcher):
             write_atomically(job.directory.path / "slurm_job", slurm_job.job_id.encode())
 
     def _submit_fewer(self, jobs: list[Job], why: str) -> None:
-        """Submit half of the jobs that were refused, as there may be a limit on arrays or jobs, and the others later.
+        """Submit half of the jobs that were refused, as there may be a limit on arrays or jobs, and
+        the others later.
 
         Raises:
             Refused: Not even one is accepted, though no other job of this study is in the queue.
@@ -157,7 +174,9 @@ def _cores_of_a_task(config: RunConfig) -> int:
 
 
 def _sbatch_options(config: RunConfig) -> dict[str, Any]:
-    """The options of sbatch for which submitit has no name; those of ``launcher.options`` come last and win."""
+    """The options of sbatch for which submitit has no name; those of ``launcher.options`` come last
+    and win.
+    """
     launcher = config.launcher
     options = {
         "gpus_per_node": launcher.gpus,
@@ -178,7 +197,9 @@ def _folder(config: RunConfig) -> Path:
 
 
 def _last_job(job: Job) -> tuple[str, int]:
-    """Number of the run's last job (empty where it had none), and the exit code that the job left (-1 where it left none)."""
+    """Number of the run's last job (empty where it had none), and the exit code that the job left
+    (-1 where it left none).
+    """
     try:
         number, *code = (job.directory.path / "slurm_job").read_text("utf-8").split()
     except FileNotFoundError:
@@ -189,9 +210,14 @@ def _last_job(job: Job) -> tuple[str, int]:
 
 
 def _squeue() -> dict[str, str] | None:
-    """The state of each of the user's jobs in the queue, by number; None while SLURM does not answer."""
+    """The state of each of the user's jobs in the queue, by number; None while SLURM does not
+    answer.
+    """
     done = subprocess.run(
-        ["squeue", "--me", "--array", "--noheader", "--format=%i %T"], capture_output=True, encoding="utf-8", check=False
+        ["squeue", "--me", "--array", "--noheader", "--format=%i %T"],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     if done.returncode:
         return None
@@ -201,11 +227,12 @@ def _squeue() -> dict[str, str] | None:
 def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
     """Body of a job, which runs in one process for each device.
 
-    SLURM's notice, SIGUSR2, comes before the job's time is over: the run is stopped by SIGTERM, as others are, and the job is put
-    back into the queue.
+    SLURM's notice, SIGUSR2, comes before the job's time is over: the run is stopped by SIGTERM, as
+    others are, and the job is put back into the queue.
     """
     first = os.environ["SLURM_PROCID"] == "0"
-    os.environ.pop("MASTER_PORT", None)  # inherited from the user's shell, it would be the same for all jobs on a node
+    # inherited from the user's shell, it would be the same for all jobs on a node
+    os.environ.pop("MASTER_PORT", None)
     if first:
         print_to(log)
     process = os.getpid()
@@ -213,7 +240,8 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
 
     def on_notice(number: int, frame: FrameType | None) -> None:
         nonlocal notified
-        if os.getpid() != process:  # a loader worker: SLURM sends the signal to every process of a job
+        # a loader worker: SLURM sends the signal to every process of a job
+        if os.getpid() != process:
             return
         notified = True
         handles_sigterm = signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
@@ -239,14 +267,16 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
         requeue()
     if first:
         _leave_outcome(code, log)
-    # A task that exits with a code other than 0 ends the job's other tasks. After a signal the first one must not be ended, since
-    # it still has to write the outcome.
+    # A task that exits with a code other than 0 ends the job's other tasks. After a signal the
+    # first one must not be ended, since it still has to write the outcome.
     leave_first_alone = not first and code == INTERRUPTED
     sys.exit(0 if leave_first_alone else code)
 
 
 def _leave_outcome(code: int, log: Path) -> None:
-    """Write a job's number, its exit code and why it failed into the run's directory, as its coordinator may be gone."""
+    """Write a job's number, its exit code and why it failed into the run's directory, as its
+    coordinator may be gone.
+    """
     if code in (FAILED, BAD_INPUT):
         note_failure(log)
     array = os.environ.get("SLURM_ARRAY_JOB_ID")

@@ -20,13 +20,17 @@ from xceptlab.study.expansion import Expansion
 REFRESH_SECONDS = 2.0
 """Seconds between two readings of the runs' directories."""
 WIDTH_OF_FILES = 10_000
-"""Width of a line, in characters, where the output is no terminal, so that nothing is cut or wrapped."""
+"""Width of a line, in characters, where the output is no terminal, so that nothing is cut or
+wrapped.
+"""
 REASONS = 5
 """Largest number of reasons of failure that are shown at a time."""
 NO_REASON = "no reason is known"
 """Reason that is shown for a failed run that left none."""
 STATES = ("done", "diverged", "running", "failed", "stopped", "queued", "waiting")
-"""The states of a run, in the order in which they are shown. ``stopped``: it has begun, and nobody trains it now."""
+"""The states of a run, in the order in which they are shown. ``stopped``: it has begun, and nobody
+trains it now.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +47,21 @@ class Seen:
 
 
 class Overview:
-    """States of a study's runs, to be read again and again: finished runs are read once, of others only new lines of the log."""
+    """States of a study's runs, to be read again and again: finished runs are read once, of others
+    only new lines of the log.
+    """
 
     def __init__(self, expansion: Expansion) -> None:
         self.expansion = expansion
         self.runs = {run.run_id: (trial, run) for (trial, _), run in expansion.runs().items()}
         """Trial (an arm, unless keys are tuned) and configuration of every run, by its id."""
-        self._directories = {run_id: RunDirectory.of(run.runtime.outputs, run_id) for run_id, (_, run) in self.runs.items()}
-        self._followers = {run_id: directory.follow() for run_id, directory in self._directories.items()}
+        self._directories = {
+            run_id: RunDirectory.of(run.runtime.outputs, run_id)
+            for run_id, (_, run) in self.runs.items()
+        }
+        self._followers = {
+            run_id: directory.follow() for run_id, directory in self._directories.items()
+        }
         self._ended: dict[str, Seen] = {}
         """States of the runs with a record, by id, which do not change any more."""
 
@@ -77,7 +88,9 @@ class Overview:
         for run_id, (_, run) in self.runs.items():
             if run_id not in self._ended:
                 directory = self._directories[run_id]
-                seen[run_id] = run_status(directory, self._followers[run_id], run.train.epochs, states.get(run_id))
+                seen[run_id] = run_status(
+                    directory, self._followers[run_id], run.train.epochs, states.get(run_id)
+                )
                 if seen[run_id].state in ("done", "diverged"):
                     self._ended[run_id] = seen[run_id]
             else:
@@ -85,9 +98,13 @@ class Overview:
         return seen
 
     def table(self, states: Mapping[str, State] = {}) -> Group:
-        """The study for a terminal: counts, running runs with their progress, reasons of failures, names of the others."""
+        """The study for a terminal: counts, running runs with their progress, reasons of failures,
+        names of the others.
+        """
         seen = self.read(states)
-        by_state = {state: [run_id for run_id in seen if seen[run_id].state == state] for state in STATES}
+        by_state = {
+            state: [run_id for run_id in seen if seen[run_id].state == state] for state in STATES
+        }
         parts: list[Text | Table] = [self._counts(by_state)]
         if by_state["running"]:
             parts.append(self._progress({run_id: seen[run_id] for run_id in by_state["running"]}))
@@ -95,7 +112,9 @@ class Overview:
         for state, runs in by_state.items():
             if runs and state not in ("running", "failed"):
                 names = ", ".join(map(self.name, runs))
-                parts.append(Text(f"{state}: {names}", style="dim", no_wrap=True, overflow="ellipsis"))
+                parts.append(
+                    Text(f"{state}: {names}", style="dim", no_wrap=True, overflow="ellipsis")
+                )
         return Group(*parts)
 
     def _counts(self, by_state: Mapping[str, list[str]]) -> Text:
@@ -145,7 +164,9 @@ class Overview:
         return len(self._ended) == len(self.runs)
 
 
-def run_status(directory: RunDirectory, follower: Follower, epochs: int, state: State | None = None) -> Seen:
+def run_status(
+    directory: RunDirectory, follower: Follower, epochs: int, state: State | None = None
+) -> Seen:
     """Read one run's directory.
 
     Args:
@@ -173,7 +194,9 @@ def run_status(directory: RunDirectory, follower: Follower, epochs: int, state: 
 
 
 def _process_that_trains(directory: RunDirectory) -> str:
-    """Machine and number of the process that trains a run, by the run's lease; empty without a process that lives."""
+    """Machine and number of the process that trains a run, by the run's lease; empty without a
+    process that lives.
+    """
     found = read_leases(directory.path)
     if not found:
         return ""
@@ -193,7 +216,9 @@ def show(expansion: Expansion) -> None:
     overview = Overview(expansion)
     console = Console(highlight=False)
     runs = (expansion.directory().parents[1] / "runs").resolve()
-    console.print(Text(expansion.nothing_found() or f"{expansion.name}, runs in {runs}"), soft_wrap=True)
+    console.print(
+        Text(expansion.nothing_found() or f"{expansion.name}, runs in {runs}"), soft_wrap=True
+    )
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
         console.print(overview.table())

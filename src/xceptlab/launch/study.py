@@ -28,7 +28,8 @@ LEAVING = "Leaving: the jobs go on, and the same command finds them"
 def run_until_decided(
     expansion: Expansion, jobs: int | None, main: Main, *, quiet: bool = False
 ) -> tuple[Expansion, dict[str, Path]]:
-    """Train the missing runs of a study and, where it adds seeds until its claims are decided, the runs of added seeds.
+    """Train the missing runs of a study and, where it adds seeds until its claims are decided, the
+    runs of added seeds.
 
     The arguments are those of ``run_missing``.
 
@@ -45,7 +46,9 @@ def run_until_decided(
     return expansion, failed
 
 
-def run_missing(expansion: Expansion, jobs: int | None, main: Main, *, quiet: bool = False) -> dict[str, Path]:
+def run_missing(
+    expansion: Expansion, jobs: int | None, main: Main, *, quiet: bool = False
+) -> dict[str, Path]:
     """Train every run of a study that has no record; what is done is not done again.
 
     Args:
@@ -60,7 +63,9 @@ def run_missing(expansion: Expansion, jobs: int | None, main: Main, *, quiet: bo
     missing = _missing(expansion)
     older = sum(map(outdated, missing.values()))
     if older and not quiet:
-        print(f"{older} of the missing runs were begun by an older version, whose results differ; they start anew")
+        print(
+            f"{older} of the missing runs were begun by an older version, whose results differ; they start anew"
+        )
     launcher = _start(expansion, missing, jobs, main) if missing else None
     remember_files(expansion)
     Registration.register(expansion)  # before the first poll, which starts the first run
@@ -117,7 +122,9 @@ def _with_study_and_arm(run: RunConfig, study: str, arm: str) -> RunConfig:
     return dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, study=study, arm=arm))
 
 
-def _start(expansion: Expansion, missing: dict[str, RunConfig], jobs: int | None, main: Main) -> Launcher:
+def _start(
+    expansion: Expansion, missing: dict[str, RunConfig], jobs: int | None, main: Main
+) -> Launcher:
     """Check that the missing runs can be trained, and hand them to their launcher.
 
     Raises:
@@ -166,7 +173,8 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
 
 
 class _Display:
-    """Shows how far a study is: live in a terminal, once a second; elsewhere one line whenever a run starts or ends.
+    """Shows how far a study is: live in a terminal, once a second; elsewhere one line whenever a
+    run starts or ends.
 
     With ``quiet`` it shows nothing.
     """
@@ -177,7 +185,9 @@ class _Display:
         self.quiet = quiet
         self.overview = Overview(expansion)
         console = Console(highlight=False)
-        self.live = Live(console=console, auto_refresh=False) if console.is_terminal and not quiet else None
+        self.live = (
+            Live(console=console, auto_refresh=False) if console.is_terminal and not quiet else None
+        )
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
         self.done = len(self.overview.runs) - len(missing)
         """Number of runs whose end was shown, or that were done before."""
@@ -188,7 +198,9 @@ class _Display:
 
     def __enter__(self) -> "_Display":
         count = len(self.overview.runs)
-        self.print(f"{self.expansion.name}: {count} runs, {len(self.missing)} to train; Ctrl-C stops, the same command continues")
+        self.print(
+            f"{self.expansion.name}: {count} runs, {len(self.missing)} to train; Ctrl-C stops, the same command continues"
+        )
         if self.live:
             self.live.start()
         return self
@@ -229,7 +241,11 @@ class _Display:
 
     def failures(self) -> dict[str, Path]:
         """The logs of the runs that failed, by id."""
-        return {run_id: self.overview.log(run_id) for run_id, state in self.before.items() if state == "failed"}
+        return {
+            run_id: self.overview.log(run_id)
+            for run_id, state in self.before.items()
+            if state == "failed"
+        }
 
     def _reason(self, run_id: str) -> str:
         """Text on why a run failed: the reason, if it was not shown before, and where to read on."""

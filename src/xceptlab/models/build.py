@@ -1,4 +1,6 @@
-"""The network that a configuration describes: Xception, one of timm's as a baseline, or one of a registered family."""
+"""The network that a configuration describes: Xception, one of timm's as a baseline, or one of a
+registered family.
+"""
 
 import difflib
 
@@ -13,10 +15,12 @@ from xceptlab.models.xception import Xception, initialise_module, named_seed
 
 
 def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
-    """Build the network, from images (N, 3, H, W) to logits (N, classes), with initial weights drawn from the seed.
+    """Build the network, from images (N, 3, H, W) to logits (N, classes), with initial weights
+    drawn from the seed.
 
-    In Xception and in a registered family, modules that two variants share by name and shape start equal. A timm model draws its
-    weights by its own scheme from one generator: equal seeds give one model equal weights, two models nothing in common.
+    In Xception and in a registered family, modules that two variants share by name and shape start
+    equal. A timm model draws its weights by its own scheme from one generator: equal seeds give one
+    model equal weights, two models nothing in common.
 
     Raises:
         Refused: There is no such network, or it cannot be built.
@@ -29,7 +33,9 @@ def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
 
 
 def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
-    """Build a timm model. Inception V3's auxiliary classifier is off, as in the paper's comparison (section 4.3)."""
+    """Build a timm model. Inception V3's auxiliary classifier is off, as in the paper's comparison
+    (section 4.3).
+    """
     import timm
 
     if not timm.is_model(config.timm):
@@ -39,8 +45,13 @@ def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            network = timm.create_model(config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout)
-        except (RuntimeError, TypeError) as error:  # an unknown tag of weights, a model without dropout
+            network = timm.create_model(
+                config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout
+            )
+        except (
+            RuntimeError,
+            TypeError,
+        ) as error:  # an unknown tag of weights, a model without dropout
             raise Refused(f"model.timm: timm cannot build {config.timm!r} ({error})") from None
     return protected(network)
 
@@ -57,15 +68,17 @@ def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         network = entry.make(schema(**config.options) if schema else None, classes)
         if not isinstance(network, nn.Module):
-            raise Refused(f"model.family: {entry.name} builds {type(network).__name__}; it must be an nn.Module")
+            raise Refused(
+                f"model.family: {entry.name} builds {type(network).__name__}; it must be an nn.Module"
+            )
         for name, module in network.named_modules():
             _draw_anew(module, name, config.init, seed)
     return protected(network)
 
 
 def _draw_anew(module: nn.Module, name: str, scheme: str, seed: int) -> None:
-    """Draw a module's own parameters by (seed, name): by ``model.init`` for torch's convolutions and linear layers, else by
-    the module's own ``reset_parameters``."""
+    """Draw a module's own parameters by (seed, name): by ``model.init`` for torch's convolutions
+    and linear layers, else by the module's own ``reset_parameters``."""
     if not list(module.parameters(recurse=False)):
         return
     if isinstance(module, nn.Conv2d | nn.Linear) and type(module) in (nn.Conv2d, nn.Linear):
@@ -74,6 +87,8 @@ def _draw_anew(module: nn.Module, name: str, scheme: str, seed: int) -> None:
     reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
     if not callable(reset):
         place = f"{type(module).__name__} {name!r}" if name else type(module).__name__
-        raise Refused(f"model.family: {place} has parameters of its own; it needs a method reset_parameters() that draws them")
+        raise Refused(
+            f"model.family: {place} has parameters of its own; it needs a method reset_parameters() that draws them"
+        )
     torch.manual_seed(named_seed(seed, name))
     reset()

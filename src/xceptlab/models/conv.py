@@ -7,20 +7,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 VECTOR = 16
-"""Number of channels in a vector of oneDNN on a CPU with AVX-512. With AVX2 it is 8, and 16 does as well."""
+"""Number of channels in a vector of oneDNN on a CPU with AVX-512. With AVX2 it is 8, and 16 does as
+well.
+"""
 
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d``, but for a defect of oneDNN in the gradient of strided 1x1 convolutions of few channels.
+    """``nn.Conv2d``, but for a defect of oneDNN in the gradient of strided 1x1 convolutions of few
+    channels.
 
-    Before its backward pass oneDNN copies such a layer's input without the pixels that the stride skips, and writes behind the
-    end of that copy where the input has fewer channels than a vector: the process dies, hangs or gets wrong gradients
-    (uxlfoundation/oneDNN issue 6035, in torch 2.14 at least). Seen in 32-bit only, channels last, where the stride divides the
-    size; which sizes and batches depends on the CPU and its threads. Channels of zeros, up to a whole vector, avoid it. They add
-    exact zeros and leave the order of the sums, so that the results of layers that worked are the same to the last bit.
+    Before its backward pass oneDNN copies such a layer's input without the pixels that the stride
+    skips, and writes behind the end of that copy where the input has fewer channels than a vector:
+    the process dies, hangs or gets wrong gradients (uxlfoundation/oneDNN issue 6035, in torch 2.14
+    at least). Seen in 32-bit only, channels last, where the stride divides the size; which sizes
+    and batches depends on the CPU and its threads. Channels of zeros, up to a whole vector, avoid
+    it. They add exact zeros and leave the order of the sums, so that the results of layers that
+    worked are the same to the last bit.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -41,7 +46,8 @@ class Conv2d(nn.Conv2d):
 
 
 def protected(network: Network) -> Network:
-    """Replace, in place, those convolutions of another library's network that the defect concerns by our ``Conv2d``.
+    """Replace, in place, those convolutions of another library's network that the defect concerns
+    by our ``Conv2d``.
 
     Parameters, their names, hooks and all else stay as they are: ours has no attributes of its own.
     """

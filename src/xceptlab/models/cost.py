@@ -1,4 +1,6 @@
-"""What a network costs: parameters and multiply-accumulates, counted on its structure, without memory for weights."""
+"""What a network costs: parameters and multiply-accumulates, counted on its structure, without
+memory for weights.
+"""
 
 import math
 import re
@@ -28,15 +30,21 @@ class Row:
     macs: int
     """Multiply-accumulates of one image's forward pass, including those of submodules."""
     description: tuple[str, ...]
-    """What the module is without its submodules: its class, its constants, the shapes of its parameters."""
+    """What the module is without its submodules: its class, its constants, the shapes of its
+    parameters.
+    """
     regular: tuple[int, int] | None
-    """Parameters and MACs of a regular 3x3 convolution in place of a separable one; None for other modules."""
+    """Parameters and MACs of a regular 3x3 convolution in place of a separable one; None for other
+    modules.
+    """
 
 
 def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
-    """List every module with its cost for one image (3, size, size), in the order of the network; the first row is the whole.
+    """List every module with its cost for one image (3, size, size), in the order of the network;
+    the first row is the whole.
 
-    Counts convolutions and linear layers, as papers do: torch's FlopCounterMode on the meta device, two operations to one MAC.
+    Counts convolutions and linear layers, as papers do: torch's FlopCounterMode on the meta device,
+    two operations to one MAC.
 
     Raises:
         Refused: The network does not take images of this size.
@@ -47,7 +55,9 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     with FlopCounterMode(display=False) as counter:
         refusal = _refusal(network, size)
     if refusal:
-        raise Refused(f"data.size: {size} does not fit this network ({refusal}){_hint_of_smallest_size(network)}")
+        raise Refused(
+            f"data.size: {size} does not fit this network ({refusal}){_hint_of_smallest_size(network)}"
+        )
     logits = shapes.get("", ())
     if logits != (classes,):
         raise Refused(f"model: gives {logits} for an image, and there are {classes} classes")
@@ -72,7 +82,9 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
 
 
 def _output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of the modules' outputs for one image, by module name; filled in when the network is called."""
+    """The shapes of the modules' outputs for one image, by module name; filled in when the network
+    is called.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note_shape_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -126,9 +138,11 @@ def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
 
 
 def changes(a: list[Row], b: list[Row]) -> list[str]:
-    """Differences of module tree b from tree a, a line each: ``- name kind``, ``+ name kind`` or ``~ name before -> after``.
+    """Differences of module tree b from tree a, a line each: ``- name kind``, ``+ name kind`` or
+    ``~ name before -> after``.
 
-    A module whose parent is wholly added or removed is left out, and so is one that differs only through its submodules.
+    A module whose parent is wholly added or removed is left out, and so is one that differs only
+    through its submodules.
     """
     before = {row.name: row for row in a[1:]}
     after = {row.name: row for row in b[1:]}

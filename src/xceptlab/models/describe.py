@@ -11,7 +11,9 @@ from xceptlab.models.cost import Row, changes, cost, table
 
 
 def describe(config: RunConfig, depth: int) -> None:
-    """Print every module by flow, ``depth`` levels deep, and what regular convolutions would cost in place of separable ones."""
+    """Print every module by flow, ``depth`` levels deep, and what regular convolutions would cost
+    in place of separable ones.
+    """
     rows = _table(config)
     whole = rows[0]
     view = Table(title=_input(config), title_justify="left")
@@ -19,7 +21,8 @@ def describe(config: RunConfig, depth: int) -> None:
         view.add_column(column)
     for column in ("output", "parameters", "MACs", "regular: parameters", "MACs"):
         view.add_column(column, justify="right")
-    shown = {"", *(row.name for row in rows)}  # a ModuleList has no output of its own: what is in it has its whole name
+    # a ModuleList has no output of its own: what is in it has its whole name
+    shown = {"", *(row.name for row in rows)}
     for row in rows[1:]:
         level = row.name.count(".")
         if level == 0:
@@ -40,7 +43,9 @@ def describe(config: RunConfig, depth: int) -> None:
 
 
 def _cells(row: Row, depth: int) -> list[str]:
-    """A module's line in the table; its name is indented by its level, and has a dot for each level deeper than ``depth``."""
+    """A module's line in the table; its name is indented by its level, and has a dot for each level
+    deeper than ``depth``.
+    """
     parts = row.name.split(".")
     indent = min(len(parts) - 1, depth)
     name = "  " * indent + ".".join(parts[indent:])
@@ -79,7 +84,9 @@ def _flows(rows: list[Row]) -> dict[str, Row]:
 
 
 def _side_by_side(a: Row | None, b: Row | None) -> list[str]:
-    """The cells of both networks' parameters with their ratio, then of their MACs; a part that one lacks costs nothing there."""
+    """The cells of both networks' parameters with their ratio, then of their MACs; a part that one
+    lacks costs nothing there.
+    """
     parameters_a, macs_a = (a.parameters, a.macs) if a else (0, 0)
     parameters_b, macs_b = (b.parameters, b.macs) if b else (0, 0)
     return [*_amounts_and_ratio(parameters_a, parameters_b), *_amounts_and_ratio(macs_a, macs_b)]

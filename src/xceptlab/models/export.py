@@ -1,4 +1,6 @@
-"""A network for other tools: ONNX, torch.export's program, or timm's checkpoint. The suffix of the file decides."""
+"""A network for other tools: ONNX, torch.export's program, or timm's checkpoint. The suffix of the
+file decides.
+"""
 
 import contextlib
 import dataclasses
@@ -24,13 +26,18 @@ from xceptlab.models.pretrained import CONSTANTS, restore
 from xceptlab.runs.directory import RunDirectory
 
 TOLERANCE = 1e-4
-"""Largest allowed difference of onnxruntime's logits from torch's, in standard deviations of torch's."""
+"""Largest allowed difference of onnxruntime's logits from torch's, in standard deviations of
+torch's.
+"""
 
 DYNAMIC_SHAPES = ({0: torch.export.Dim("batch")},)
-"""Dynamic axes of the network's input (batch, 3, size, size): only the number of images may vary."""
+"""Dynamic axes of the network's input (batch, 3, size, size): only the number of images may vary.
+"""
 
 PHOTOGRAPHS = ("imagenet", "folder")
-"""Data sets whose images are cropped before they are evaluated; those of others have the network's size already."""
+"""Data sets whose images are cropped before they are evaluated; those of others have the network's
+size already.
+"""
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -38,7 +45,8 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     """Write a network for other tools, in the format that the file's suffix names.
 
-    It takes images (batch, 3, size, size), normalised to the range -1 to 1; the size is ``data.size``, the batch is free.
+    It takes images (batch, 3, size, size), normalised to the range -1 to 1; the size is
+    ``data.size``, the batch is free.
 
     Args:
         config: The run's configuration.
@@ -49,7 +57,8 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
         What was written and how far it was checked, in words.
 
     Raises:
-        Refused: The weights do not fit, the format does not have this network, or what was made computes something else.
+        Refused: The weights do not fit, the format does not have this network, or what was made
+            computes something else.
     """
     if not output.parent.is_dir():
         raise Refused(f"{output}: there is no folder {output.parent}")
@@ -77,7 +86,8 @@ def _require_onnx(output: Path) -> None:
 
 
 def _write_onnx(network: nn.Module, images: Tensor, about: dict[str, str], output: Path) -> float:
-    """Write the ONNX file; returns the largest difference of onnxruntime's logits from torch's, in standard deviations.
+    """Write the ONNX file; returns the largest difference of onnxruntime's logits from torch's, in
+    standard deviations.
 
     Raises:
         Refused: The difference is not below ``TOLERANCE``; nothing is written.
@@ -87,12 +97,16 @@ def _write_onnx(network: nn.Module, images: Tensor, about: dict[str, str], outpu
     largest_difference = (_onnxruntime(data, images) - logits).abs().max()
     difference = (largest_difference / logits.std()).item()
     if not difference < TOLERANCE:
-        raise Refused(f"{output}: not written: onnxruntime's logits differ by {difference:.2g} sd (allowed: {TOLERANCE:g})")
+        raise Refused(
+            f"{output}: not written: onnxruntime's logits differ by {difference:.2g} sd (allowed: {TOLERANCE:g})"
+        )
     write_atomically(output, data)
     return difference
 
 
-def _write_for_timm(network: nn.Module, model: ModelConfig, about: dict[str, str], output: Path) -> str:
+def _write_for_timm(
+    network: nn.Module, model: ModelConfig, about: dict[str, str], output: Path
+) -> str:
     _refuse_what_timm_lacks(model, output)
     state = {name: value.contiguous() for name, value in to_timm(network.state_dict()).items()}
     write_atomically(output, safetensors.torch.save(state, {"format": "pt"} | about))
@@ -100,12 +114,14 @@ def _write_for_timm(network: nn.Module, model: ModelConfig, about: dict[str, str
 
 
 def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict[str, str]:
-    """Metadata that is needed to use the network, as texts by key, for every format; docs/export.md explains the keys.
+    """Metadata that is needed to use the network, as texts by key, for every format; docs/export.md
+    explains the keys.
 
     Args:
         config: The configuration that the network is exported with.
         model: The network, with the constants of the weights' source.
-        weights: The file of weights; a record of the run beside it adds the run's id and the names of the classes.
+        weights: The file of weights; a record of the run beside it adds the run's id and the names
+            of the classes.
     """
     records = [RunDirectory(folder).record() for folder in Path(weights).parents[:2]]
     record = next(filter(None, records), None)
@@ -133,7 +149,9 @@ def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict
 
 @torch.no_grad()
 def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The logits (7, classes) of batches of one, two and four images: a program made with two must take any number."""
+    """The logits (7, classes) of batches of one, two and four images: a program made with two must
+    take any number.
+    """
     one = network(images[:1])
     two = network(images)
     four = network(torch.cat([images, images.flip(-1)]))
@@ -141,11 +159,17 @@ def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
-    """Raise a Refused for a network other than timm's: its checkpoint could name neither the padding nor an activation."""
+    """Raise a Refused for a network other than timm's: its checkpoint could name neither the
+    padding nor an activation.
+    """
     if model.timm:
-        raise Refused(f"{output}: model.timm is {model.timm}, whose model.safetensors has timm's layout already")
+        raise Refused(
+            f"{output}: model.timm is {model.timm}, whose model.safetensors has timm's layout already"
+        )
     if model.family != "xception":
-        raise Refused(f"{output}: timm has no model.family {model.family}; .onnx and .pt2 take any network")
+        raise Refused(
+            f"{output}: timm has no model.family {model.family}; .onnx and .pt2 take any network"
+        )
     timms = dataclasses.asdict(ModelConfig(**CONSTANTS["timm"]))
     differences = []
     flags = []

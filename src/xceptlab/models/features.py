@@ -8,13 +8,16 @@ from xceptlab.errors import Refused
 
 @torch.no_grad()
 def features(network: nn.Module, images: Tensor) -> Tensor:
-    """Compute the inputs (N, D) of the network's classifier for images (N, 3, H, W), on the network's device.
+    """Compute the inputs (N, D) of the network's classifier for images (N, 3, H, W), on the
+    network's device.
 
     Raises:
         Refused: The network does not tell which of its modules is the classifier.
     """
     seen: list[Tensor] = []
-    handle = classifier(network).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    handle = classifier(network).register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
     device = next(network.parameters()).device
     try:
         network(images.to(device))
@@ -24,7 +27,8 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def classifier(network: nn.Module) -> nn.Module:
-    """The last layer: the module ``classifier``, or what ``get_classifier()`` returns, as timm's networks have it.
+    """The last layer: the module ``classifier``, or what ``get_classifier()`` returns, as timm's
+    networks have it.
 
     Raises:
         Refused: The network has neither of the two.
@@ -34,5 +38,7 @@ def classifier(network: nn.Module) -> nn.Module:
     if not isinstance(found, nn.Module) and callable(get_classifier):
         found = get_classifier()
     if not isinstance(found, nn.Module):
-        raise Refused(f"{type(network).__name__} has neither a module `classifier` nor a method `get_classifier()`")
+        raise Refused(
+            f"{type(network).__name__} has neither a module `classifier` nor a method `get_classifier()`"
+        )
     return found

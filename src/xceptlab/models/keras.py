@@ -1,7 +1,9 @@
-"""Keras's files of Xception (``.weights.h5``, ``.keras`` and the older ``.h5``) to weights by our names.
+"""Keras's files of Xception (``.weights.h5``, ``.keras`` and the older ``.h5``) to weights by our
+names.
 
-The files need h5py to be read, not Keras. Their two layouts differ in what they call a layer: the newer one names layers by their
-class and a number, the older one by the names that the model gives them.
+The files need h5py to be read, not Keras. Their two layouts differ in what they call a layer: the
+newer one names layers by their class and a number, the older one by the names that the model gives
+them.
 """
 
 import io
@@ -32,7 +34,9 @@ ARRAYS = {
 """Our names of a layer's arrays, by the kind of layer, in the order in which Keras stores them."""
 
 Arrays = dict[str, list[np.ndarray]]
-"""Arrays of each layer, by our name of the layer. A layer that is not Xception's has Keras's name and no arrays."""
+"""Arrays of each layer, by our name of the layer. A layer that is not Xception's has Keras's name
+and no arrays.
+"""
 
 
 def read(path: Path) -> State:
@@ -44,10 +48,15 @@ def read(path: Path) -> State:
     try:
         import h5py
     except ImportError:
-        raise Refused(f"{path}: reading Keras's files needs h5py (pip install 'xceptlab[keras]')") from None
+        raise Refused(
+            f"{path}: reading Keras's files needs h5py (pip install 'xceptlab[keras]')"
+        ) from None
     try:
         if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+            with (
+                zipfile.ZipFile(path) as archive,
+                h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file,
+            ):
                 arrays = _by_kind(file)
         else:
             with h5py.File(path) as file:
@@ -57,12 +66,23 @@ def read(path: Path) -> State:
         raise
     except FileNotFoundError:
         raise Refused(f"{path}: no such file") from None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise Refused(f"{path}: not a readable Keras file ({error})") from None
 
 
 def _by_kind(file: Any) -> Arrays:
-    """Read the layers of ``.weights.h5`` and ``.keras``, which are named by their class and counted in the order of the model."""
+    """Read the layers of ``.weights.h5`` and ``.keras``, which are named by their class and counted
+    in the order of the model.
+    """
     names_of_kind: dict[str, list[str]] = {}
     for name in file["layers"]:
         if len(file["layers"][name].get("vars", ())):
@@ -81,20 +101,30 @@ def _by_kind(file: Any) -> Arrays:
 
 
 def _by_name(file: Any) -> Arrays:
-    """Read the layers of ``.h5``, which have the model's names; only those of the shortcuts are counted."""
+    """Read the layers of ``.h5``, which have the model's names; only those of the shortcuts are
+    counted.
+    """
     root = file.get("model_weights", file)
-    names = [name.decode() if isinstance(name, bytes) else name for name in root.attrs["layer_names"]]
+    names = [
+        name.decode() if isinstance(name, bytes) else name for name in root.attrs["layer_names"]
+    ]
     weighted = dict.fromkeys(name for name in names if len(root[name].attrs["weight_names"]))
     shortcuts = {
-        "conv2d": _in_order(name for name in weighted if re.fullmatch(r"(conv2d|convolution2d)(_\d+)?", name)),
-        "batch_normalization": _in_order(name for name in weighted if re.fullmatch(r"batch_?normalization(_\d+)?", name)),
+        "conv2d": _in_order(
+            name for name in weighted if re.fullmatch(r"(conv2d|convolution2d)(_\d+)?", name)
+        ),
+        "batch_normalization": _in_order(
+            name for name in weighted if re.fullmatch(r"batch_?normalization(_\d+)?", name)
+        ),
     }
     found: Arrays = {}
     for layer in layers():
         name = layer.keras or next(shortcuts[layer.kind], "")
         if name in weighted:
             group = root[name]
-            found[layer.ours] = [np.asarray(group[weight]) for weight in group.attrs["weight_names"]]
+            found[layer.ours] = [
+                np.asarray(group[weight]) for weight in group.attrs["weight_names"]
+            ]
             del weighted[name]
     return found | {name: [] for name in weighted}
 
@@ -115,8 +145,15 @@ def _as_tensors(arrays: Arrays, where: str) -> State:
     Raises:
         Refused: Layers are missing or are not Xception's, or a layer has another number of arrays.
     """
-    described = {layer.ours: layer.keras or f"{layer.kind} of the shortcut {layer.ours}" for layer in layers()}
-    problems = [f"{text} is missing" for name, text in described.items() if name not in arrays and name != "classifier"]
+    described = {
+        layer.ours: layer.keras or f"{layer.kind} of the shortcut {layer.ours}"
+        for layer in layers()
+    }
+    problems = [
+        f"{text} is missing"
+        for name, text in described.items()
+        if name not in arrays and name != "classifier"
+    ]
     problems += [f"{name} is unexpected" for name in arrays if name not in described]
     refuse_any(problems, where)
     state: dict[str, Tensor] = {}
@@ -125,17 +162,21 @@ def _as_tensors(arrays: Arrays, where: str) -> State:
             continue
         found, names = arrays[layer.ours], ARRAYS[layer.kind]
         if len(found) != len(names):
-            raise Refused(f"{where}: {layer.keras or layer.ours} has {len(found)} arrays, not {len(names)}")
+            raise Refused(
+                f"{where}: {layer.keras or layer.ours} has {len(found)} arrays, not {len(names)}"
+            )
         for name, array in zip(names, found, strict=True):
-            state[f"{layer.ours}.{name}"] = torch.from_numpy(np.ascontiguousarray(_torchs_axes(name, array)))
+            state[f"{layer.ours}.{name}"] = torch.from_numpy(
+                np.ascontiguousarray(_torchs_axes(name, array))
+            )
     return state
 
 
 def _torchs_axes(name: str, array: np.ndarray) -> np.ndarray:
     """Bring one of Keras's arrays into torch's order of axes.
 
-    Kernels (H, W, in, out) become (out, in, H, W), depthwise ones (H, W, in, 1) become (in, 1, H, W), matrices (in, out) become
-    (out, in).
+    Kernels (H, W, in, out) become (out, in, H, W), depthwise ones (H, W, in, 1) become (in, 1, H,
+    W), matrices (in, out) become (out, in).
     """
     if array.ndim == 4:
         return array.transpose((2, 3, 0, 1) if name.startswith("depthwise") else (3, 2, 0, 1))

@@ -1,4 +1,6 @@
-"""What Keras and timm call the layers of the paper's network, and timm's weights by our names and back."""
+"""What Keras and timm call the layers of the paper's network, and timm's weights by our names and
+back.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -21,7 +23,9 @@ class Layer(NamedTuple):
     kind: str
     """Kind of the layer: conv2d, separable_conv2d, batch_normalization or dense."""
     keras: str
-    """Keras's explicit name of the layer; empty for a shortcut's layers, which Keras names by itself."""
+    """Keras's explicit name of the layer; empty for a shortcut's layers, which Keras names by
+    itself.
+    """
     timm: str
     """Name of the layer in timm's legacy_xception."""
 
@@ -40,16 +44,28 @@ def layers() -> Iterator[Layer]:
 
 
 def _layers_of_block(block: str, number: int) -> Iterator[Layer]:
-    """The layers of a block; timm counts blocks from 1 and Keras, to which the stem is a block, from 2.
+    """The layers of a block; timm counts blocks from 1 and Keras, to which the stem is a block,
+    from 2.
 
-    timm's ``rep`` is a sequence of ReLU, convolution and norm for each unit; the first block does not begin with a ReLU.
+    timm's ``rep`` is a sequence of ReLU, convolution and norm for each unit; the first block does
+    not begin with a ReLU.
     """
     in_middle_flow = block.startswith("middle")
     for unit in range(3 if in_middle_flow else 2):
         keras = f"block{number + 1}_sepconv{unit + 1}"
         position = 3 * unit + (0 if number == 1 else 1)
-        yield Layer(f"{block}.units.{unit}.separable", "separable_conv2d", keras, f"block{number}.rep.{position}")
-        yield Layer(f"{block}.units.{unit}.norm", "batch_normalization", f"{keras}_bn", f"block{number}.rep.{position + 1}")
+        yield Layer(
+            f"{block}.units.{unit}.separable",
+            "separable_conv2d",
+            keras,
+            f"block{number}.rep.{position}",
+        )
+        yield Layer(
+            f"{block}.units.{unit}.norm",
+            "batch_normalization",
+            f"{keras}_bn",
+            f"block{number}.rep.{position + 1}",
+        )
     if not in_middle_flow:
         yield Layer(f"{block}.skip.conv", "conv2d", "", f"block{number}.skip")
         yield Layer(f"{block}.skip.norm", "batch_normalization", "", f"block{number}.skipbn")
@@ -83,11 +99,17 @@ def to_timm(state: State) -> State:
     Raises:
         Refused: The weights are of a variant that timm's network does not have.
     """
-    return _renamed(state, timm_names(), "{}: timm's legacy_xception has no such layer; only the paper's network fits its layout")
+    return _renamed(
+        state,
+        timm_names(),
+        "{}: timm's legacy_xception has no such layer; only the paper's network fits its layout",
+    )
 
 
 def _renamed(state: State, names: Mapping[str, str], problem: str) -> State:
-    """Rename the modules of a state; ``problem`` is the error's text, with ``{}`` for a key whose module has no name."""
+    """Rename the modules of a state; ``problem`` is the error's text, with ``{}`` for a key whose
+    module has no name.
+    """
     renamed = {}
     for name, value in state.items():
         module, _, kind = name.rpartition(".")

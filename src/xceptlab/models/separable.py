@@ -1,9 +1,11 @@
 """The convolution that the paper is about, with what the paper and its critics vary about it.
 
-A separable convolution splits a 3x3 convolution in two: a *depthwise* 3x3 convolution that looks at each channel alone, and a
-*pointwise* 1x1 convolution that mixes the channels. The paper (arXiv:1610.02357) does the depthwise one first and puts nothing
-between them. It sees a continuum between the regular and the separable convolution (section 1.2): after a pointwise convolution,
-a 3x3 convolution on ``segments`` groups of channels, from 1 group (regular) to as many as there are channels (depthwise).
+A separable convolution splits a 3x3 convolution in two: a *depthwise* 3x3 convolution that looks at
+each channel alone, and a *pointwise* 1x1 convolution that mixes the channels. The paper
+(arXiv:1610.02357) does the depthwise one first and puts nothing between them. It sees a continuum
+between the regular and the separable convolution (section 1.2): after a pointwise convolution, a
+3x3 convolution on ``segments`` groups of channels, from 1 group (regular) to as many as there are
+channels (depthwise).
 """
 
 import math
@@ -26,14 +28,17 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
     "tanh": nn.Tanh,
 }
-"""Activations that may stand between the depthwise and the pointwise convolution, by their names in the configuration."""
+"""Activations that may stand between the depthwise and the pointwise convolution, by their names in
+the configuration.
+"""
 
 CHANNELS = (128, 256, 728, 1024, 1536, 2048)
 """Numbers of output channels of the paper's separable convolutions."""
 
 
 class SeparableConv2d(nn.Module):
-    """A 3x3 depthwise separable convolution, stride 1, zero padding 1, no biases: (N, inputs, H, W) -> (N, outputs, H, W).
+    """A 3x3 depthwise separable convolution, stride 1, zero padding 1, no biases: (N, inputs, H, W)
+    -> (N, outputs, H, W).
 
     Args:
         inputs: Channels of the input.
@@ -45,14 +50,19 @@ class SeparableConv2d(nn.Module):
         Refused: ``segments`` does not divide the layer's channels.
     """
 
-    def __init__(self, inputs: int, outputs: int, config: ModelConfig, place: str = "separable") -> None:
+    def __init__(
+        self, inputs: int, outputs: int, config: ModelConfig, place: str = "separable"
+    ) -> None:
         super().__init__()
         self.depthwise_first = config.order == "depthwise_first"
-        channels = inputs if self.depthwise_first else outputs  # of the depthwise one, and between the two
+        # of the depthwise one, and between the two
+        channels = inputs if self.depthwise_first else outputs
         groups = self._groups(config, channels, place)
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
         self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.intermediate_norm = batch_norm(config, channels) if config.intermediate_norm else nn.Identity()
+        self.intermediate_norm = (
+            batch_norm(config, channels) if config.intermediate_norm else nn.Identity()
+        )
         self.intermediate = activation(config.intermediate)
 
     @staticmethod
@@ -88,7 +98,9 @@ def activation(name: str) -> nn.Module:
 
 
 def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> nn.Module:
-    """Make a 3x3 convolution of the network's blocks: separable, or with ``convolution: regular`` a regular one in its place."""
+    """Make a 3x3 convolution of the network's blocks: separable, or with ``convolution: regular`` a
+    regular one in its place.
+    """
     if config.convolution == "regular":
         return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     return SeparableConv2d(inputs, outputs, config, place)

@@ -21,7 +21,8 @@ SHOWN_PROBLEMS = 3
 
 
 def read_tensors(path: Path) -> State:
-    """Read tensors by name from safetensors or a torch file; a Lightning checkpoint gives its network. Nothing is executed.
+    """Read tensors by name from safetensors or a torch file; a Lightning checkpoint gives its
+    network. Nothing is executed.
 
     Raises:
         Refused: The file is none of these.
@@ -30,7 +31,8 @@ def read_tensors(path: Path) -> State:
 
     is_safetensors = path.suffix == ".safetensors"
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of odd bytes before it refuses them
+        # torch warns of odd bytes before it refuses them
+        with warnings.catch_warnings(action="ignore"):
             if is_safetensors:
                 state: Any = safetensors.torch.load_file(path)
             else:
@@ -40,12 +42,22 @@ def read_tensors(path: Path) -> State:
     except (IsADirectoryError, PermissionError):
         raise
     except Exception:  # of any type, as the bytes have it; the unpickler's own texts advise to execute what the file holds
-        kind = "a file of safetensors" if is_safetensors else "a file that torch.save wrote of tensors only"
-        raise Refused(f"{path}: not a readable weight file; by its suffix it must be {kind}") from None
+        kind = (
+            "a file of safetensors"
+            if is_safetensors
+            else "a file that torch.save wrote of tensors only"
+        )
+        raise Refused(
+            f"{path}: not a readable weight file; by its suffix it must be {kind}"
+        ) from None
     state = _weights_in(state)
-    named_tensors = all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    named_tensors = all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
     if not state or not named_tensors:
-        raise Refused(f"{path}: not a readable weight file; it holds something other than tensors by name")
+        raise Refused(
+            f"{path}: not a readable weight file; it holds something other than tensors by name"
+        )
     return state
 
 
@@ -59,7 +71,11 @@ def _weights_in(content: Any) -> dict[Any, Any]:
     if "pytorch-lightning_version" not in content:
         return state
     prefix = "network."  # of the LightningModule's attribute
-    return {name.removeprefix(prefix): value for name, value in state.items() if str(name).startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in state.items()
+        if str(name).startswith(prefix)
+    }
 
 
 def fit(network: nn.Module, state: State, where: str) -> None:
@@ -90,7 +106,9 @@ def fitted(wanted: State, state: State, where: str) -> State:
     problems += [f"{name} is unexpected" for name in state if name not in wanted]
     for name, value in wanted.items():
         if name in state and state[name].shape != value.shape:
-            problems.append(f"{name} has shape {tuple(state[name].shape)}, not {tuple(value.shape)}")
+            problems.append(
+                f"{name} has shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
+            )
     refuse_any(problems, where)
     return state
 
@@ -104,4 +122,6 @@ def refuse_any(problems: Sequence[str], where: str) -> None:
     if problems:
         hidden = len(problems) - SHOWN_PROBLEMS
         more = f" and {hidden} more" if hidden > 0 else ""
-        raise Refused(f"{where}: does not fit the network: {'; '.join(problems[:SHOWN_PROBLEMS])}{more}")
+        raise Refused(
+            f"{where}: does not fit the network: {'; '.join(problems[:SHOWN_PROBLEMS])}{more}"
+        )

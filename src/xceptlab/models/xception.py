@@ -1,8 +1,9 @@
 """Xception (Chollet 2017, arXiv:1610.02357, fig. 5): the whole network, top to bottom.
 
-Shapes stand on the tensor lines as (N, C, H, W), for the paper's 299x299 input at width 1. The names of the modules say the
-place in the network (``entry``, ``middle.3``, ``exit``); they are also what the initial weights are drawn by, so that two
-variants begin with equal weights wherever they share a module (``initialise``).
+Shapes stand on the tensor lines as (N, C, H, W), for the paper's 299x299 input at width 1. The
+names of the modules say the place in the network (``entry``, ``middle.3``, ``exit``); they are also
+what the initial weights are drawn by, so that two variants begin with equal weights wherever they
+share a module (``initialise``).
 """
 
 import hashlib
@@ -20,8 +21,9 @@ from xceptlab.models.separable import batch_norm, convolution
 class MaxPool(nn.Module):
     """3x3 max pooling with stride 2, any H and W to ceil(H / 2), ceil(W / 2).
 
-    ``same`` is TensorFlow's rule, the paper's: an even size is padded at the bottom and right only. ``symmetric`` pads by one on
-    every side, as timm does; on even sizes its windows lie one pixel further up and left.
+    ``same`` is TensorFlow's rule, the paper's: an even size is padded at the bottom and right only.
+    ``symmetric`` pads by one on every side, as timm does; on even sizes its windows lie one pixel
+    further up and left.
     """
 
     def __init__(self, padding: str) -> None:
@@ -34,16 +36,19 @@ class MaxPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.same:
             return F.max_pool2d(x, 3, stride=2, padding=1)
-        # An odd size needs one pixel on both sides; an even one none in front, and ceil_mode adds the one behind.
+        # An odd size needs one pixel on both sides; an even one none in front, and ceil_mode adds
+        # the one behind.
         height, width = x.shape[-2:]
         return F.max_pool2d(x, 3, stride=2, padding=(height % 2, width % 2), ceil_mode=True)
 
 
 class Block(nn.Module):
-    """Separable convolutions with BatchNorm, a ReLU before each (the first only if ``relu_first``), and the skip around them.
+    """Separable convolutions with BatchNorm, a ReLU before each (the first only if ``relu_first``),
+    and the skip around them.
 
-    With ``stride`` 2 the block ends in a max pooling and its skip is a projection: a strided 1x1 convolution with BatchNorm.
-    Otherwise the skip is the identity. (N, inputs, H, W) -> (N, widths[-1], ceil(H / stride), ceil(W / stride)).
+    With ``stride`` 2 the block ends in a max pooling and its skip is a projection: a strided 1x1
+    convolution with BatchNorm. Otherwise the skip is the identity. (N, inputs, H, W) -> (N,
+    widths[-1], ceil(H / stride), ceil(W / stride)).
 
     Args:
         config: The architecture; ``residual`` says which skips there are.
@@ -70,7 +75,8 @@ class Block(nn.Module):
         for i, width in enumerate(widths):
             unit = nn.Sequential()
             if i > 0 or relu_first:
-                unit.add_module("relu", nn.ReLU(inplace=i > 0))  # not in place for i = 0, whose input is the skip's, too
+                # not in place for i = 0, whose input is the skip's, too
+                unit.add_module("relu", nn.ReLU(inplace=i > 0))
             unit.add_module("separable", convolution(channels, width, config, f"{place}.units.{i}"))
             unit.add_module("norm", batch_norm(config, width))
             self.units.append(unit)
@@ -95,7 +101,8 @@ class Block(nn.Module):
 class Stem(nn.Module):
     """The two regular convolutions of the entry flow: (N, 3, H, W) -> (N, 64, ...).
 
-    ``imagenet`` is the paper's: stride 2, no padding, 299 -> 149 -> 147. ``cifar`` keeps the size: stride 1, zero padding 1.
+    ``imagenet`` is the paper's: stride 2, no padding, 299 -> 149 -> 147. ``cifar`` keeps the size:
+    stride 1, zero padding 1.
     """
 
     def __init__(self, config: ModelConfig, first: int, second: int) -> None:
@@ -119,7 +126,9 @@ class Entry(nn.Module):
         w = config.channels
         self.stem = Stem(config, w(32), w(64))
         # No ReLU first: the stem ends in one.
-        self.block1 = Block(config, "entry.block1", w(64), (w(128), w(128)), stride=2, relu_first=False)
+        self.block1 = Block(
+            config, "entry.block1", w(64), (w(128), w(128)), stride=2, relu_first=False
+        )
         self.block2 = Block(config, "entry.block2", w(128), (w(256), w(256)), stride=2)
         self.block3 = Block(config, "entry.block3", w(256), (w(728), w(728)), stride=2)
 
@@ -178,9 +187,11 @@ class Xception(nn.Module):
         initialise(self, config.init, seed)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile by ``torch.compile``, which takes the arguments, in regions: the entry flow, each middle block, the exit flow.
+        """Compile by ``torch.compile``, which takes the arguments, in regions: the entry flow, each
+        middle block, the exit flow.
 
-        The middle blocks are equal, and torch reuses the code of the first for the others; in one graph it would compile all.
+        The middle blocks are equal, and torch reuses the code of the first for the others; in one
+        graph it would compile all.
         """
         for region in (self.entry, *self.middle, self.exit):
             region.compile(*args, **kwargs)
@@ -199,15 +210,18 @@ class Xception(nn.Module):
 
 
 def initialise(network: nn.Module, scheme: str, seed: int) -> None:
-    """Draw every convolution's and linear layer's weights, each from its own generator, seeded by (seed, module name).
+    """Draw every convolution's and linear layer's weights, each from its own generator, seeded by
+    (seed, module name).
 
-    So a module that two variants share by name and shape starts equal in both, whatever else they have.
+    So a module that two variants share by name and shape starts equal in both, whatever else they
+    have.
 
     Args:
         network: The network, whose weights are replaced.
-        scheme: ``keras`` for Keras's defaults, which the paper's own code used: Glorot uniform (Glorot and Bengio 2010), zero
-            biases. ``timm`` for those of timm's legacy_xception: convolutions normal with variance 2 / fan out (He et al. 2015),
-            linear layers and biases uniform within 1 / sqrt(fan in).
+        scheme: ``keras`` for Keras's defaults, which the paper's own code used: Glorot uniform
+            (Glorot and Bengio 2010), zero biases. ``timm`` for those of timm's legacy_xception:
+            convolutions normal with variance 2 / fan out (He et al. 2015), linear layers and biases
+            uniform within 1 / sqrt(fan in).
         seed: The run's seed.
     """
     for name, module in network.named_modules():
@@ -240,7 +254,9 @@ def _initialise_as_timm(module: nn.Conv2d | nn.Linear, generator: torch.Generato
     fan_in = module.weight[0].numel()
     bound = fan_in**-0.5
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        nn.init.kaiming_normal_(
+            module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+        )
     else:
         nn.init.uniform_(module.weight, -bound, bound, generator=generator)
     if module.bias is not None:

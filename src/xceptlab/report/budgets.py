@@ -1,4 +1,6 @@
-"""Whether the arms of a claim had the same budget, which else might explain their difference, and how fast they trained."""
+"""Whether the arms of a claim had the same budget, which else might explain their difference, and
+how fast they trained.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,13 +26,17 @@ BUDGET_KEYS = {
 }
 """Keys that set a budget; arms that differ in nothing else compare the budget itself."""
 SPEED = 0.25
-"""Relative difference of images per second, which vary by themselves, beyond which it is mentioned."""
+"""Relative difference of images per second, which vary by themselves, beyond which it is mentioned.
+"""
 SHORTEST = 5.0
-"""Seconds of training below which images per second tell of a run's start rather than of its steps."""
+"""Seconds of training below which images per second tell of a run's start rather than of its steps.
+"""
 
 
 def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -> str:
-    """Relative excess of a value over a baseline, as text such as ``-4.3%``; empty within the tolerance."""
+    """Relative excess of a value over a baseline, as text such as ``-4.3%``; empty within the
+    tolerance.
+    """
     if not baseline:
         return ""
     relative = value / baseline - 1
@@ -41,14 +47,22 @@ def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """How the budgets of a claim's two arms differ: a sentence each, empty where there is nothing to say."""
+    """How the budgets of a claim's two arms differ: a sentence each, empty where there is nothing
+    to say.
+    """
 
     unmatched: str = ""
-    """Sentence on budgets that differ beside what is compared, and may explain the difference as well."""
+    """Sentence on budgets that differ beside what is compared, and may explain the difference as
+    well.
+    """
     declared: str = ""
-    """Sentence on budgets that differ because they are what the arms are compared in, such as ``train.epochs``."""
+    """Sentence on budgets that differ because they are what the arms are compared in, such as
+    ``train.epochs``.
+    """
     speed: str = ""
-    """Sentence on the arms' images per second, which change no result; only for runs that were made together."""
+    """Sentence on the arms' images per second, which change no result; only for runs that were made
+    together.
+    """
 
     @property
     def sentences(self) -> list[str]:
@@ -56,13 +70,17 @@ class Budgets:
         return [sentence for sentence in (self.unmatched, self.declared, self.speed) if sentence]
 
 
-def compare_budgets(verdicts: list[Verdict], expansion: Expansion, records: Records) -> dict[str, Budgets]:
-    """How the budgets of each claim's arms differ, by the claim's id; empty before both arms have a run.
+def compare_budgets(
+    verdicts: list[Verdict], expansion: Expansion, records: Records
+) -> dict[str, Budgets]:
+    """How the budgets of each claim's arms differ, by the claim's id; empty before both arms have a
+    run.
 
     Args:
         verdicts: Verdicts on the study's claims.
         expansion: The study.
-        records: Records of all its runs, by (trial, seed), and of those that stand for the arms, by (arm, seed).
+        records: Records of all its runs, by (trial, seed), and of those that stand for the arms, by
+            (arm, seed).
     """
     budgets = {}
     for verdict in verdicts:
@@ -133,7 +151,9 @@ def _differ_in_budget_only(a: RunConfig, b: RunConfig) -> bool:
 
 
 def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
-    """An arm's budgets by name, as far as they are known; a run that diverged did not take all the steps that it was given."""
+    """An arm's budgets by name, as far as they are known; a run that diverged did not take all the
+    steps that it was given.
+    """
     recorded_images = max(run.train_images for run in runs)
     images = recorded_images or config.data.images()[0]
     steps = [run.steps for run in runs if run.status == "finished"]
@@ -150,7 +170,9 @@ def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
 
 
 def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
-    """How much an arm's budgets exceed the other arm's, such as ``epochs +100.0%``; what follows from others is left out."""
+    """How much an arm's budgets exceed the other arm's, such as ``epochs +100.0%``; what follows
+    from others is left out.
+    """
     unequal = {}
     for name, spent in spent_a.items():
         more = excess(spent, spent_b.get(name))
@@ -165,16 +187,20 @@ def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
 
 
 def _steps_as_planned(spent: dict[str, float]) -> bool:
-    """Whether an arm's steps are those of its images in batches of their size, but for a part of a step in each epoch."""
+    """Whether an arm's steps are those of its images in batches of their size, but for a part of a
+    step in each epoch.
+    """
     planned = spent.get("images seen", 0) / spent["batch size"]
     return abs(spent.get("optimizer steps", 0) - planned) <= spent["epochs"]
 
 
-# ---- speed -------------------------------------------------------------------------------------------------------------------
+# ---- speed ---------------------------------------------------------------------------------------
 
 
 def _compare_speeds(a: str, b: str, expansion: Expansion, records: Records) -> str:
-    """The speed of arm a against b's, from the pairs of runs that were made together; empty with fewer than 2 of them."""
+    """The speed of arm a against b's, from the pairs of runs that were made together; empty with
+    fewer than 2 of them.
+    """
     done = _without_repetition(records)
     ratios = []
     for seed in expansion.seeds:
@@ -192,7 +218,9 @@ def _compare_speeds(a: str, b: str, expansion: Expansion, records: Records) -> s
 
 
 def _without_repetition(records: Records) -> list[Record]:
-    """The records, each of them once: a run may be known by its trial and by the arm that it stands for."""
+    """The records, each of them once: a run may be known by its trial and by the arm that it stands
+    for.
+    """
     by_run_id = {}
     for record in records.values():
         if record:
@@ -201,7 +229,9 @@ def _without_repetition(records: Records) -> list[Record]:
 
 
 def _made_together(first: Record, second: Record, done: list[Record]) -> bool:
-    """Whether two runs had the same machine at the same time, beside as many others of the study: else speeds do not compare."""
+    """Whether two runs had the same machine at the same time, beside as many others of the study:
+    else speeds do not compare.
+    """
     if min(first.seconds, second.seconds) < SHORTEST:
         return False
     if not first.host or _machine(first) != _machine(second):

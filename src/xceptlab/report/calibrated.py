@@ -1,4 +1,6 @@
-"""How often verdicts are wrong for data like the reader's, as text: a table, a sentence a claim, and warnings."""
+"""How often verdicts are wrong for data like the reader's, as text: a table, a sentence a claim,
+and warnings.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ FEW = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """A calibration as text: what was simulated, a table of error rates, and what follows for each claim."""
+    """A calibration as text: what was simulated, a table of error rates, and what follows for each
+    claim.
+    """
 
     described: str
     """Sentences on what was simulated and what the table's columns mean."""
@@ -48,12 +52,16 @@ def _described(calibration: Calibration) -> list[str]:
         "Power: the true difference is the one that was seen, and failures come on top.",
     ]
     if claims > 1:
-        sentences.append(f"Holm's correction is over all {claims} claims; the others are as they were seen.")
+        sentences.append(
+            f"Holm's correction is over all {claims} claims; the others are as they were seen."
+        )
     if isinstance(seeds, Seeds) and seeds.futility is not None:
         sentences.append("Giving up (futility) is left out; it makes every verdict rarer.")
     fewest = _fewest(calibration)
     if fewest < FEW:
-        sentences.append(f"A resample of {fewest} differences knows only {fewest} values, so that these rates are rough.")
+        sentences.append(
+            f"A resample of {fewest} differences knows only {fewest} values, so that these rates are rough."
+        )
     return sentences
 
 
@@ -92,12 +100,18 @@ def _where(rate: Rate) -> str:
 
 
 def _sentence(one: ClaimRates, studies: int) -> str:
-    """A sentence on a claim's error rates for differences as they were seen, and on what the table cannot say."""
+    """A sentence on a claim's error rates for differences as they were seen, and on what the table
+    cannot say.
+    """
     observed = one.observed
     if observed.why_not_simulated:
         return f"{observed.claim.id} is not simulated: {observed.why_not_simulated}."
     rates = one.rates[0]
-    nothing = "nothing is there to find" if observed.claim.kind == "superior" else "the arms are apart by the margin"
+    nothing = (
+        "nothing is there to find"
+        if observed.claim.kind == "superior"
+        else "the arms are apart by the margin"
+    )
     false = f"{rates.supported.share:.1%} said supported and {rates.contradicted.share:.1%} contradicted"
     sentence = f"{observed.claim.id}: of {studies:,} simulated studies like this one in which {nothing}, {false}"
     if rates.power:
@@ -130,23 +144,31 @@ def _warnings_as_seen(calibration: Calibration) -> list[str]:
         as_seen = [rates for rates in one.rates if not rates.assumed]
         if wrong := _too_often_wrong(as_seen, calibration.alpha):
             by_chance = _by_chance(len(one.observed.differences))
-            warnings.append(f"Claim {one.observed.claim.id}: with differences such as these {wrong}{by_chance}.")
+            warnings.append(
+                f"Claim {one.observed.claim.id}: with differences such as these {wrong}{by_chance}."
+            )
     if warnings or calibration.any_claim is None:
         return warnings
     if wrong := _too_often_wrong([calibration.any_claim], calibration.alpha):
         by_chance = _by_chance(_fewest(calibration))
-        warnings.append(f"All claims together: with differences such as these {wrong}, of one claim at least{by_chance}.")
+        warnings.append(
+            f"All claims together: with differences such as these {wrong}, of one claim at least{by_chance}."
+        )
     return warnings
 
 
 def _by_chance(n: int) -> str:
-    """Remark that so few differences may look worse than their distribution is; empty where they are not few (``FEW``)."""
+    """Remark that so few differences may look worse than their distribution is; empty where they
+    are not few (``FEW``).
+    """
     return f" ({n} differences may look so by chance)" if n < FEW else ""
 
 
 def _fewest(calibration: Calibration) -> int:
     """The smallest number of differences from which studies are drawn; ``FEW`` where none are."""
-    return min((len(one.observed.differences) for one in calibration.claims if one.rates), default=FEW)
+    return min(
+        (len(one.observed.differences) for one in calibration.claims if one.rates), default=FEW
+    )
 
 
 def _too_often_wrong(candidates: Sequence[Rates], alpha: float) -> str:

@@ -1,4 +1,6 @@
-"""The warnings of a report: what stands between its verdicts and believing them, and what a reviewer would ask."""
+"""The warnings of a report: what stands between its verdicts and believing them, and what a
+reviewer would ask.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -62,7 +64,9 @@ def warnings(
 
 
 def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str]:
-    """Warn of arms whose runs, by their logs, were trained on other photographs in place of those that cannot be decoded."""
+    """Warn of arms whose runs, by their logs, were trained on other photographs in place of those
+    that cannot be decoded.
+    """
     runs = []
     for (arm, seed), log in logs.items():
         replaced = sum(line.get("replaced", 0) for line in log)
@@ -70,7 +74,9 @@ def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str
             runs.append(f"{arm} seed {seed} ({replaced:g} times)")
     if not runs:
         return []
-    return [f"Training images that could not be decoded were replaced by others (data.on_corrupt: skip): {', '.join(runs)}."]
+    return [
+        f"Training images that could not be decoded were replaced by others (data.on_corrupt: skip): {', '.join(runs)}."
+    ]
 
 
 def _done(records: Records) -> list[Record]:
@@ -81,11 +87,13 @@ def _sorted_text(values: Iterable[Any]) -> str:
     return ", ".join(sorted(map(str, values)))
 
 
-# ---- runs that did not end as planned ---------------------------------------------------------------------------------------
+# ---- runs that did not end as planned ------------------------------------------------------------
 
 
 def _of_ended_arms(expansion: Expansion) -> list[str]:
-    """Warn of arms with fewer seeds than others, since their claims were settled, and of what that means for comparisons."""
+    """Warn of arms with fewer seeds than others, since their claims were settled, and of what that
+    means for comparisons.
+    """
     if not any(n < len(expansion.seeds) for n in expansion.seeds_by_stopped_arm.values()):
         return []
     ended = ", ".join(f"{arm} after {n}" for arm, n in expansion.seeds_by_stopped_arm.items())
@@ -139,11 +147,13 @@ def _of_unfinished_runs(
     if being_trained:
         warnings.append(f"Being trained: {', '.join(being_trained)}.")
     if stopped:
-        warnings.append(f"Begun and not finished, stopped or crashed (log.txt in the run's folder tells): {', '.join(stopped)}.")
+        warnings.append(
+            f"Begun and not finished, stopped or crashed (log.txt in the run's folder tells): {', '.join(stopped)}."
+        )
     return warnings
 
 
-# ---- what the runs do not have in common ------------------------------------------------------------------------------------
+# ---- what the runs do not have in common ---------------------------------------------------------
 
 
 def _of_devices(done: list[Record]) -> list[str]:
@@ -154,7 +164,9 @@ def _of_devices(done: list[Record]) -> list[str]:
         return []
     described = {f"{record.device}, {record.arithmetic}".removesuffix(", ") for record in done}
     different = "; ".join(sorted(described))
-    return [f"The runs were made on different devices, on which one and the same run comes to different scores: {different}."]
+    return [
+        f"The runs were made on different devices, on which one and the same run comes to different scores: {different}."
+    ]
 
 
 def _of_libraries(done: list[Record]) -> list[str]:
@@ -166,7 +178,9 @@ def _of_libraries(done: list[Record]) -> list[str]:
     for package in sorted(packages):
         versions = {record.versions.get(package, "unknown") for record in done}
         if len(versions) > 1:
-            warnings.append(f"The runs were made with different versions of {package}: {_sorted_text(versions)}.")
+            warnings.append(
+                f"The runs were made with different versions of {package}: {_sorted_text(versions)}."
+            )
     return warnings
 
 
@@ -174,7 +188,9 @@ def _of_origins(done: list[Record]) -> list[str]:
     """Warn of runs with other data, of other code, or with another number of processes."""
     origins: dict[str, set[Any]] = {
         "The runs saw different data": {record.data_fingerprint for record in done},
-        "The runs were made by different revisions of the code": {record.git.get("revision", "unknown") for record in done},
+        "The runs were made by different revisions of the code": {
+            record.git.get("revision", "unknown") for record in done
+        },
         "The runs used different numbers of processes": {record.world_size for record in done},
     }
     warnings = []
@@ -190,7 +206,10 @@ def _of_changed_data(expansion: Expansion, records: Records) -> list[str]:
     """Warn where the data here are other ones than a run was trained on."""
     runs_with_records = ((run, records[key]) for key, run in expansion.runs().items())
     changes = identity.changes(runs_with_records)
-    return [f"The data here are not those that the runs were trained on: {change}." for change in changes]
+    return [
+        f"The data here are not those that the runs were trained on: {change}."
+        for change in changes
+    ]
 
 
 def _of_match(expansion: Expansion, records: Records) -> list[str]:
@@ -212,7 +231,7 @@ def _of_match(expansion: Expansion, records: Records) -> list[str]:
     return [f"Unmatched in {budget}: {', '.join(unmatched)}."]
 
 
-# ---- verdicts ---------------------------------------------------------------------------------------------------------------
+# ---- verdicts ------------------------------------------------------------------------------------
 
 
 def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> list[str]:

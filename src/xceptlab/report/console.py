@@ -24,12 +24,18 @@ from xceptlab.text import counted
 if TYPE_CHECKING:
     from xceptlab.models.cost import Row
 
-COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", "incomplete": "yellow"}
+COLOURS = {
+    "supported": "green",
+    "contradicted": "red",
+    "inconclusive": "yellow",
+    "incomplete": "yellow",
+}
 """The terminal's colour of each outcome of a claim."""
 
 
 def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None:
-    """Print a study's plan: how the arms differ, what the claims still need, and how much there is to train.
+    """Print a study's plan: how the arms differ, what the claims still need, and how much there is
+    to train.
 
     Args:
         expansion: The study.
@@ -61,7 +67,9 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
         console.print(f"This is {expansion.first_look}.")
     seeds = len(expansion.seeds)
     if seeds < MIN_PAIRS:
-        console.print(f"Warning: with {seeds} of at least {MIN_PAIRS} seeds no claim can be judged.")
+        console.print(
+            f"Warning: with {seeds} of at least {MIN_PAIRS} seeds no claim can be judged."
+        )
 
 
 def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Verdict]) -> str:
@@ -73,7 +81,9 @@ def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Ve
 
 
 def _size(expansion: Expansion) -> str:
-    """How the number of a tuned study's runs comes about, in words; empty for a study that tunes nothing."""
+    """How the number of a tuned study's runs comes about, in words; empty for a study that tunes
+    nothing.
+    """
     tune = expansion.study.tune
     if tune is None:
         return ""
@@ -83,8 +93,12 @@ def _size(expansion: Expansion) -> str:
     return f": {len(expansion.arms)} arms x {len(expansion.seeds)} seeds x {values}"
 
 
-def _table_of_differences(expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]") -> Table:
-    """Table of the arms: the keys in which each differs from the baseline, its costs, and how many of its runs are done."""
+def _table_of_differences(
+    expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]"
+) -> Table:
+    """Table of the arms: the keys in which each differs from the baseline, its costs, and how many
+    of its runs are done.
+    """
     baseline, baseline_tree = next(iter(networks.items()))
     table = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
     for name in ("arm", "differs in", "parameters", "MACs", "runs done"):
@@ -103,8 +117,12 @@ def _table_of_differences(expansion: Expansion, records: Records, networks: "Map
 
 
 def _differences(arm: str, expansion: Expansion, network: "Row", baseline: "Row") -> str:
-    """Keys in which an arm differs from the baseline, a line each, and a note where budgets differ that should match."""
-    lines = [f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items()]
+    """Keys in which an arm differs from the baseline, a line each, and a note where budgets differ
+    that should match.
+    """
+    lines = [
+        f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items()
+    ]
     matched = expansion.arms[arm].model.match
     if matched != "none" and excess(getattr(network, matched), getattr(baseline, matched)):
         lines.append("(unmatched)")
@@ -154,7 +172,9 @@ def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
 
 
 def show_verdicts(verdicts: Sequence[Verdict], calibrated: Calibrated | None = None) -> None:
-    """Print verdicts on scores from elsewhere, their warnings, and how often such verdicts are wrong."""
+    """Print verdicts on scores from elsewhere, their warnings, and how often such verdicts are
+    wrong.
+    """
     console = Console(highlight=False)
     for verdict in verdicts:
         _show_verdict(console, verdict)
@@ -173,7 +193,12 @@ def _show_warnings(console: Console, warnings: Sequence[str]) -> None:
 def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
     """Print the table of error rates, and what it says of each claim."""
     header, *rows = calibrated.table
-    table = Table(title="How often such verdicts are wrong", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title="How often such verdicts are wrong",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:

@@ -1,4 +1,6 @@
-"""Warnings on when the claims were made: no registration, edits and runs from before it, and seeds added after the verdict."""
+"""Warnings on when the claims were made: no registration, edits and runs from before it, and seeds
+added after the verdict.
+"""
 
 import math
 
@@ -23,11 +25,16 @@ def warnings_without_registration(expansion: Expansion, records: Records) -> lis
 
 
 def registration_warnings(expansion: Expansion, records: Records) -> list[str]:
-    """Warn of edits after the registration, of runs from before it, and of seeds added after the verdict."""
+    """Warn of edits after the registration, of runs from before it, and of seeds added after the
+    verdict.
+    """
     registration = Registration.load_for(expansion)
     if not registration:
         return []
-    warnings = [f"Edited after its registration: {edit.rstrip('.')}." for edit in registration.edits(expansion)]
+    warnings = [
+        f"Edited after its registration: {edit.rstrip('.')}."
+        for edit in registration.edits(expansion)
+    ]
     warnings += _of_older_runs(registration, records)
     if added := _added_by_hand(registration, records):
         seeds = named(added, "was", "were").capitalize()
@@ -46,18 +53,24 @@ def _of_older_runs(registration: Registration, records: Records) -> list[str]:
         return []
     are = "is" if len(older) == 1 else "are"
     runs = counted(len(records), "run")
-    return [f"{len(older)} of {runs} {are} older than the study's registration, so its claims may know them."]
+    return [
+        f"{len(older)} of {runs} {are} older than the study's registration, so its claims may know them."
+    ]
 
 
 def _is_older(record: Record, registration: Registration) -> bool:
-    """Whether a run began before the study was registered; only records of older versions are compared by clocks, which err."""
+    """Whether a run began before the study was registered; only records of older versions are
+    compared by clocks, which err.
+    """
     if record.registrations is None:
         return record.finished < registration.time
     return registration.digest not in record.registrations
 
 
 def _added_by_hand(registration: Registration, records: Records) -> list[int]:
-    """Seeds that were not registered and whose runs began when those of all registered seeds had ended, in order."""
+    """Seeds that were not registered and whose runs began when those of all registered seeds had
+    ended, in order.
+    """
     planned = registration.seeds
     registered = range(Seeds(**planned).max) if isinstance(planned, dict) else planned
     ends = []

@@ -1,4 +1,6 @@
-"""Fill the templates of reports: what they are given, and the filters that show a verdict's evidence and make text safe."""
+"""Fill the templates of reports: what they are given, and the filters that show a verdict's
+evidence and make text safe.
+"""
 
 import functools
 import html
@@ -39,7 +41,9 @@ TEX = {
 def render(template: str, **values: Any) -> str:
     """Fill a template of this folder, such as ``report.md.j2``, with values."""
     environment = _environment(autoescape=template.endswith(".html.j2"))
-    return environment.get_template(template).render(figures=figures, version=xceptlab.__version__, **values)
+    return environment.get_template(template).render(
+        figures=figures, version=xceptlab.__version__, **values
+    )
 
 
 @functools.cache
@@ -53,7 +57,8 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # arms are shown in the study's order
+    # arms are shown in the study's order
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters["cell"] = _markdown_cell
     environment.filters["tex"] = _tex
     environment.filters["evidence"] = evidence

@@ -16,12 +16,16 @@ from xceptlab.study.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The two sources of a mean difference's error kept apart, as standard errors in the metric's unit."""
+    """The two sources of a mean difference's error kept apart, as standard errors in the metric's
+    unit.
+    """
 
     seeds: float
     """Standard error from drawing other seeds, on the same test images."""
     images: float
-    """Standard error from drawing other test images alone; no number of seeds takes the error below it."""
+    """Standard error from drawing other test images alone; no number of seeds takes the error below
+    it.
+    """
     both: float
     freedom: float
     """Degrees of freedom of ``both``."""
@@ -50,7 +54,8 @@ class Sampling:
 def sampling_errors(
     verdicts: list[Verdict], study: Study, directories: Mapping[tuple[str, int], RunDirectory]
 ) -> dict[str, Sampling]:
-    """Sources of error by claim, for judged claims on a mean of pairs whose runs have all kept their values image by image.
+    """Sources of error by claim, for judged claims on a mean of pairs whose runs have all kept
+    their values image by image.
 
     Args:
         verdicts: Verdicts on the study's claims.
@@ -76,7 +81,9 @@ def _has_paired_mean(verdict: Verdict) -> bool:
 
 
 def _sampling(verdict: Verdict, differences: np.ndarray) -> Sampling:
-    """The sources of a verdict's error, from the differences of every seed on every test image (seeds, images)."""
+    """The sources of a verdict's error, from the differences of every seed on every test image
+    (seeds, images).
+    """
     n, test_images = differences.shape
     variance_of_images = image_variance(differences)
     spread = float(verdict.values.std(ddof=1))

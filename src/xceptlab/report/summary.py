@@ -37,13 +37,19 @@ class ArmRow:
     diverged: int
     """Number of this arm's recorded runs whose loss was not finite; they have no metrics."""
     failed: int
-    """Number of this arm's recorded runs that diverged or scored worse than a claim on this arm declares to be a failure."""
+    """Number of this arm's recorded runs that diverged or scored worse than a claim on this arm
+    declares to be a failure.
+    """
     mean: float
-    """Mean of the study's main metric over all runs, diverged ones scored as in the first claim; NaN without a run."""
+    """Mean of the study's main metric over all runs, diverged ones scored as in the first claim;
+    NaN without a run.
+    """
     spread: float
     """Standard deviation of the study's main metric over seeds; NaN with fewer than 2."""
     sampling: float
-    """Standard error that the finite test set adds to the accuracy of a run that finished, in points; NaN for other metrics."""
+    """Standard error that the finite test set adds to the accuracy of a run that finished, in
+    points; NaN for other metrics.
+    """
     parameters: int | None
     macs: int | None
     images_per_second: float
@@ -51,7 +57,9 @@ class ArmRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Learning curves of an arm: at (E,) epochs the values of R runs, (R, E); NaN where a run has none."""
+    """Learning curves of an arm: at (E,) epochs the values of R runs, (R, E); NaN where a run has
+    none.
+    """
 
     epochs: Array
     values: Array
@@ -69,7 +77,9 @@ class EffectRow:
     low: float
     high: float
     p_adjusted: float
-    """The p-value of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
+    """The p-value of no effect, after Holm's correction over all effects; NaN where every seed has
+    the same effect.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +90,22 @@ class Summary:
     records: Records
     """Records of all runs, by (trial, seed)."""
     arm_records: Records
-    """Records by (arm, seed) on which the arms are compared; where keys are tuned, those of the chosen trials."""
+    """Records by (arm, seed) on which the arms are compared; where keys are tuned, those of the
+    chosen trials.
+    """
     verdicts: list[Verdict]
     metric: str
     """The first claim's metric, by which the arms are compared."""
     arms: list[ArmRow]
     curve_metric: str
-    """Metric of the learning curves: accuracy in validation, or in training where nothing is held out."""
+    """Metric of the learning curves: accuracy in validation, or in training where nothing is held
+    out.
+    """
     curves: dict[str, Curve]
     sampling: dict[str, Sampling]
-    """Sources of each claim's error, by the claim's id, as far as it is known which test images were right."""
+    """Sources of each claim's error, by the claim's id, as far as it is known which test images
+    were right.
+    """
     budgets: dict[str, Budgets]
     """How the budgets of each claim's arms differ, by the claim's id."""
     effects: list[EffectRow]
@@ -110,7 +126,9 @@ class Summary:
 
 
 def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
-    """Read the records and curves of a study and judge its claims; ``calibrate`` simulates how often that is wrong."""
+    """Read the records and curves of a study and judge its claims; ``calibrate`` simulates how
+    often that is wrong.
+    """
     records = expansion.records()
     by_arm = arm_records(expansion, records)
     directories = expansion.directories()
@@ -122,7 +140,9 @@ def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
     sampling = sampling_errors(verdicts, expansion.study, directories_by_arm)
     diverged = {arm: _score_of_divergence(arm, expansion, metric) for arm in expansion.arms}
     reached = _reached(directories, records)
-    caveats = warnings(expansion, records, logs, reached, _failures(directories, records), verdicts, sampling)
+    caveats = warnings(
+        expansion, records, logs, reached, _failures(directories, records), verdicts, sampling
+    )
     calibration = None
     if calibrate:
         calibration = calibrated(calibrate_study(expansion, by_arm, verdicts))
@@ -154,12 +174,16 @@ def _main_metric(expansion: Expansion) -> str:
 
 
 def _curve_metric(expansion: Expansion) -> str:
-    """The metric of the learning curves: accuracy in validation, or in training where an arm holds nothing out."""
+    """The metric of the learning curves: accuracy in validation, or in training where an arm holds
+    nothing out.
+    """
     held_out = all(config.data.has_validation_images for config in expansion.arms.values())
     return f"val/{ACCURACY}" if held_out else f"train/{ACCURACY}"
 
 
-def _reached(directories: dict[tuple[str, int], RunDirectory], records: Records) -> dict[tuple[str, int], float]:
+def _reached(
+    directories: dict[tuple[str, int], RunDirectory], records: Records
+) -> dict[tuple[str, int], float]:
     """Epoch reached by each run that has begun and has no record, by (trial, seed)."""
     unfinished = {key: directory for key, directory in directories.items() if not records[key]}
     reached = {}
@@ -168,7 +192,9 @@ def _reached(directories: dict[tuple[str, int], RunDirectory], records: Records)
     return reached
 
 
-def _failures(directories: dict[tuple[str, int], RunDirectory], records: Records) -> dict[tuple[str, int], str]:
+def _failures(
+    directories: dict[tuple[str, int], RunDirectory], records: Records
+) -> dict[tuple[str, int], str]:
     """Why runs without a record failed, by (trial, seed), for those that were given up."""
     failures = {}
     for key, directory in directories.items():
@@ -214,7 +240,9 @@ def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmR
 
 
 def _sampling_error(metric: str, scores: list[float], images: int) -> float:
-    """The binomial standard error, in points, of one run's accuracy on so many test images; NaN where it cannot be told."""
+    """The binomial standard error, in points, of one run's accuracy on so many test images; NaN
+    where it cannot be told.
+    """
     on_test = split_of(metric) == "test" and metric_of(metric).in_percent
     if not on_test or not images or not scores:
         return math.nan
@@ -244,7 +272,9 @@ def _logs(directories: dict[tuple[str, int], RunDirectory]) -> Logs:
 
 
 def _curve(arm: str, seeds: Sequence[int], logs: Logs, metric: str) -> Curve:
-    """Learning curves of an arm: the metric at the ends of epochs, for every run that has any value."""
+    """Learning curves of an arm: the metric at the ends of epochs, for every run that has any
+    value.
+    """
     by_seed = {}
     for seed in seeds:
         values_at = _ends_of_epochs(logs.get((arm, seed), []), metric)
@@ -269,9 +299,13 @@ def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, flo
 
 
 def _effects(expansion: Expansion, records: Records, metric: str) -> list[EffectRow]:
-    """Main effects and interactions over the seeds that every cell has; a diverged run scores as in the first claim."""
+    """Main effects and interactions over the seeds that every cell has; a diverged run scores as in
+    the first claim.
+    """
     grid = expansion.study.grid
-    complete = [seed for seed in expansion.seeds if all(records[arm, seed] for arm in expansion.arms)]
+    complete = [
+        seed for seed in expansion.seeds if all(records[arm, seed] for arm in expansion.arms)
+    ]
     if not grid or len(complete) < 2:
         return []
     scores = _scores(expansion, records, complete, metric)
@@ -313,7 +347,9 @@ def _name_of_effect(effect: statistics.Effect, grid: dict[str, list[Any]]) -> st
 
 
 def _environment(records: Records) -> dict[str, str]:
-    """Devices, code and versions that the runs were made with, by name; several values where runs differ."""
+    """Devices, code and versions that the runs were made with, by name; several values where runs
+    differ.
+    """
     values: dict[str, set[str]] = {}
     done = [record for record in records.values() if record]
     packages = {package for record in done for package in record.versions}
@@ -324,7 +360,9 @@ def _environment(records: Records) -> dict[str, str]:
 
 
 def _made_with(record: Record, packages: Sequence[str]) -> dict[str, str]:
-    """Device, code and versions that a run was made with, by name; the versions are of all packages that any run names."""
+    """Device, code and versions that a run was made with, by name; the versions are of all packages
+    that any run names.
+    """
     revision = str(record.git.get("revision", "unknown"))
     if record.git.get("dirty"):
         revision += " and changes"

@@ -1,4 +1,6 @@
-"""The rows of the tables of arms and of effects, as text: the same on the page, in Markdown, in LaTeX and in the terminal."""
+"""The rows of the tables of arms and of effects, as text: the same on the page, in Markdown, in
+LaTeX and in the terminal.
+"""
 
 import math
 
@@ -54,7 +56,9 @@ def _failed(row: ArmRow) -> str:
 
 
 def effect_cells(row: EffectRow, metric: str) -> list[str]:
-    """One effect as the cells of a row, for every kind of table; ``EFFECT_HEADER`` names the columns."""
+    """One effect as the cells of a row, for every kind of table; ``EFFECT_HEADER`` names the
+    columns.
+    """
     numbers = [f"{value:+.{decimals(metric)}f}" for value in (row.estimate, row.low, row.high)]
     p = "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"
     return [row.name, *numbers, p]

@@ -17,7 +17,8 @@ from xceptlab.study.tuning import Tune, value_name
 
 
 def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
-    """The rows of the table "What was trained", by name; where arms, or their trials, differ, a row says in what.
+    """The rows of the table "What was trained", by name; where arms, or their trials, differ, a row
+    says in what.
 
     Args:
         expansion: The study.
@@ -31,8 +32,12 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
         return _by_arm({name: words(config) for name, config in configs.items()})
 
     def recorded_row(words: Callable[[RunConfig, Record | None], str]) -> str:
-        """Make a row from every arm's configuration and a record, which knows more of some things, in words."""
-        return _by_arm({arm: words(config, _first(arm, records)) for arm, config in expansion.arms.items()})
+        """Make a row from every arm's configuration and a record, which knows more of some things,
+        in words.
+        """
+        return _by_arm(
+            {arm: words(config, _first(arm, records)) for arm, config in expansion.arms.items()}
+        )
 
     rows = {
         "data set": row(_data_set),
@@ -58,7 +63,9 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
 
 
 def shared_science(expansion: Expansion) -> dict[str, str]:
-    """Every science key in which no arm and no trial differs from another, with its value; the seed is no such key."""
+    """Every science key in which no arm and no trial differs from another, with its value; the seed
+    is no such key.
+    """
     first, *others = (trial.config.science() for trial in expansion.trials.values())
     shared = {}
     for key, value in first.items():
@@ -72,7 +79,7 @@ def _all_have(configs: Iterable[Mapping[str, Any]], key: str, value: Any) -> boo
     return all(config.get(key) == value for config in configs)
 
 
-# ---- rows -------------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def _by_arm(words: dict[str, str]) -> str:
@@ -175,7 +182,9 @@ def _shared_fields_of_network(expansion: Expansion) -> dict[str, Any]:
 
 
 def _arms_differ_in_network(expansion: Expansion) -> bool:
-    """Whether an arm differs from the baseline in its network itself; initial weights have a row of their own."""
+    """Whether an arm differs from the baseline in its network itself; initial weights have a row of
+    their own.
+    """
     for arm in expansion.arms:
         for key in expansion.differences(arm):
             if key.startswith("model.") and key != "model.weights":
@@ -184,7 +193,9 @@ def _arms_differ_in_network(expansion: Expansion) -> bool:
 
 
 def _initial_weights(config: RunConfig, record: Record | None) -> str:
-    """The weights from which the training starts, in words; a run's record knows more of them than its configuration."""
+    """The weights from which the training starts, in words; a run's record knows more of them than
+    its configuration.
+    """
     if record and record.weights:
         return f"{record.weights}, as {config.model.weights_digest}"
     return config.model.initial_weights_description

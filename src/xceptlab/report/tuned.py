@@ -30,12 +30,16 @@ class Tuned:
     chosen: Rows
     """Table of the value that was chosen for every arm at every seed."""
     by_value: Rows
-    """Table of each arm's scores at each value: mean, standard deviation over seeds, and how often the value was chosen."""
+    """Table of each arm's scores at each value: mean, standard deviation over seeds, and how often
+    the value was chosen.
+    """
     contrasts: Rows
     """Table of what every claim compares, with all arms at one and the same value."""
 
 
-def tuned(expansion: Expansion, records: Records, metric: str, diverged: Mapping[str, float]) -> Tuned | None:
+def tuned(
+    expansion: Expansion, records: Records, metric: str, diverged: Mapping[str, float]
+) -> Tuned | None:
     """Make the tables of a study that tunes keys; None for another study.
 
     Args:
@@ -70,7 +74,9 @@ def _chosen(expansion: Expansion, records: Records) -> Rows:
     return rows
 
 
-def _by_value(expansion: Expansion, records: Records, metric: str, diverged: Mapping[str, float]) -> Rows:
+def _by_value(
+    expansion: Expansion, records: Records, metric: str, diverged: Mapping[str, float]
+) -> Rows:
     tune = expansion.study.tune
     assert tune
     times_chosen = Counter(chosen(expansion, records).values())
@@ -84,7 +90,9 @@ def _by_value(expansion: Expansion, records: Records, metric: str, diverged: Map
     return rows
 
 
-def _scores_of_trial(trial: str, expansion: Expansion, records: Records, metric: str, diverged: float) -> list[float]:
+def _scores_of_trial(
+    trial: str, expansion: Expansion, records: Records, metric: str, diverged: float
+) -> list[float]:
     """Scores of a trial's runs that have a record; a run that diverged scores ``diverged``."""
     scores = []
     for seed in expansion.seeds:
@@ -95,7 +103,9 @@ def _scores_of_trial(trial: str, expansion: Expansion, records: Records, metric:
 
 
 def _cell_of_scores(scores: list[float], places: int, times_chosen: int) -> str:
-    """Text of a cell: the mean of scores, the standard deviation where there is one, and how many seeds chose the value."""
+    """Text of a cell: the mean of scores, the standard deviation where there is one, and how many
+    seeds chose the value.
+    """
     if not scores:
         return UNKNOWN
     cell = f"{fmean(scores):.{places}f}"
@@ -111,13 +121,17 @@ def _contrasts(expansion: Expansion, records: Records) -> Rows:
     for claim in study.claims:
         for number, values in enumerate(study.tune.trial_values):
             scores = scores_of_runs(claim, expansion, records_at(expansion, records, number))
-            (verdict,) = judge([claim], [scores], expansion.seeds_of(arms_of(claim, study)), study.alpha)
+            (verdict,) = judge(
+                [claim], [scores], expansion.seeds_of(arms_of(claim, study)), study.alpha
+            )
             rows.append([claim.id, value_name(values), *_numbers(verdict)])
     return rows
 
 
 def _numbers(verdict: Verdict) -> list[str]:
-    """A verdict's estimate, the ends of its interval and its p-value; those that are known come first, then dashes."""
+    """A verdict's estimate, the ends of its interval and its p-value; those that are known come
+    first, then dashes.
+    """
     known = []
     if verdict.n:
         known.append(verdict.estimate)

@@ -41,10 +41,12 @@ def make_report(expansion: Expansion, latex: bool = False) -> Summary:
 
 
 def gather(expansion: Expansion, calibrate: bool = False) -> Summary:
-    """Judge a study by the records that are there, and write nothing; ``calibrate`` simulates how often that is wrong.
+    """Judge a study by the records that are there, and write nothing; ``calibrate`` simulates how
+    often that is wrong.
 
     Raises:
-        Refused: There is nothing to report, perhaps because the outputs are elsewhere, or nothing to calibrate.
+        Refused: There is nothing to report, perhaps because the outputs are elsewhere, or nothing
+            to calibrate.
     """
     if nothing := expansion.nothing_found():
         raise Refused(nothing)
@@ -60,9 +62,11 @@ def write_study(summary: Summary, latex: bool = False) -> None:
 
 
 def write_report(summary: Summary, latex: bool = False) -> Path:
-    """Write the report into the study's folder, report.tex with ``latex``; returns the path of report.html.
+    """Write the report into the study's folder, report.tex with ``latex``; returns the path of
+    report.html.
 
-    A finished report is not lost to one that lacks its runs, as when the data were changed: it is moved into a folder beside.
+    A finished report is not lost to one that lacks its runs, as when the data were changed: it is
+    moved into a folder beside.
     """
     from xceptlab.report import figures  # Altair takes a while to load
     from xceptlab.report.render import render, study_values
@@ -86,7 +90,9 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
 
 
 def _keep_finished(summary: Summary, folder: Path) -> None:
-    """Move a finished report away from an unfinished one that lacks some of its runs, and say where to."""
+    """Move a finished report away from an unfinished one that lacks some of its runs, and say where
+    to.
+    """
     results = folder / "results.csv"
     if summary.done == len(summary.records) or not results.is_file():
         return
@@ -97,7 +103,9 @@ def _keep_finished(summary: Summary, folder: Path) -> None:
     done = {run.run_id for key, run in summary.expansion.runs().items() if summary.records[key]}
     if reported <= done:
         return
-    kept = folder / time.strftime("finished-%Y-%m-%d-%H%M%S", time.localtime(results.stat().st_mtime))
+    kept = folder / time.strftime(
+        "finished-%Y-%m-%d-%H%M%S", time.localtime(results.stat().st_mtime)
+    )
     kept.mkdir(exist_ok=True)
     for name in (*FILES, "report.html", "report.tex"):
         if (folder / name).exists():
@@ -106,8 +114,12 @@ def _keep_finished(summary: Summary, folder: Path) -> None:
     say(f"the study's finished report was moved to {kept}: {'; '.join(reasons)}", "Warning")
 
 
-def _why_runs_are_missing(expansion: Expansion, reported: set[str | None], done: set[str]) -> list[str]:
-    """Why runs of a finished report are not done any more: they are of another study, or their records are gone."""
+def _why_runs_are_missing(
+    expansion: Expansion, reported: set[str | None], done: set[str]
+) -> list[str]:
+    """Why runs of a finished report are not done any more: they are of another study, or their
+    records are gone.
+    """
     runs = expansion.runs()
     others = reported - {run.run_id for run in runs.values()}
     gone = []
@@ -120,7 +132,9 @@ def _why_runs_are_missing(expansion: Expansion, reported: set[str | None], done:
             f"{len(others)} of its {len(reported)} runs are not of the study as it is now (put back the data or the study file)"
         )
     if gone:
-        reasons.append(f"there is no record.json any more in {', '.join(gone)} (put it back, or `xceptlab study` trains again)")
+        reasons.append(
+            f"there is no record.json any more in {', '.join(gone)} (put it back, or `xceptlab study` trains again)"
+        )
     return reasons
 
 
@@ -147,14 +161,26 @@ def results_csv(summary: Summary) -> str:
         if record:
             metrics |= record.metrics.keys()
     tuned_keys = list(study.tune.keys) if study.tune else []
-    columns = ["arm", "seed", *tuned_keys, "run_id", "status", *sorted(metrics), *RECORDED, "revision", "versions"]
+    columns = [
+        "arm",
+        "seed",
+        *tuned_keys,
+        "run_id",
+        "status",
+        *sorted(metrics),
+        *RECORDED,
+        "revision",
+        "versions",
+    ]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for (name, seed), run in summary.expansion.runs().items():
         trial = summary.expansion.trials[name]
         result = _result(summary.records[name, seed])
-        writer.writerow(result | trial.values | {"arm": trial.arm, "seed": seed, "run_id": run.run_id})
+        writer.writerow(
+            result | trial.values | {"arm": trial.arm, "seed": seed, "run_id": run.run_id}
+        )
     return buffer.getvalue()
 
 
@@ -202,32 +228,44 @@ def _arms_with_metric(summaries: list[Summary], metric: str) -> list[ArmRow]:
     arms = []
     for summary in summaries:
         if summary.metric == metric:
-            arms += [replace(row, name=f"{summary.expansion.name}: {row.name}") for row in summary.arms]
+            arms += [
+                replace(row, name=f"{summary.expansion.name}: {row.name}") for row in summary.arms
+            ]
     return arms
 
 
-def write_judged(file: Path, verdicts: Sequence[Verdict], folder: Path, calibration: Calibrated | None = None) -> Path:
-    """Write report.md and its figure, of verdicts on the scores of a file, into a folder; returns the report's path."""
+def write_judged(
+    file: Path, verdicts: Sequence[Verdict], folder: Path, calibration: Calibrated | None = None
+) -> Path:
+    """Write report.md and its figure, of verdicts on the scores of a file, into a folder; returns
+    the report's path.
+    """
     from xceptlab.report import figures
     from xceptlab.report.render import render
 
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "differences.svg", figures.differences_svg(verdicts))
-    text = render("judged.md.j2", file=file.name, verdicts=verdicts, decimals=decimals, calibrated=calibration)
+    text = render(
+        "judged.md.j2", file=file.name, verdicts=verdicts, decimals=decimals, calibrated=calibration
+    )
     write_atomically(folder / "report.md", text.encode())
     return folder / "report.md"
 
 
 def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
-    """Copy report.md, its figures, results.csv and the registration beside the study file, to be committed.
+    """Copy report.md, its figures, results.csv and the registration beside the study file, to be
+    committed.
 
     With ``latex``, report.tex is copied, too.
 
     Raises:
-        Refused: The folder has such files of another study, as where two study files are in one folder.
+        Refused: The folder has such files of another study, as where two study files are in one
+            folder.
     """
     if summary.expansion.planned:
-        raise Refused(f"--publish: not allowed with --seeds; this is {summary.expansion.first_look}")
+        raise Refused(
+            f"--publish: not allowed with --seeds; this is {summary.expansion.first_look}"
+        )
     names = [*FILES]
     if latex:
         names.append("report.tex")
@@ -238,7 +276,8 @@ def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
         shutil.copyfile(summary.expansion.directory() / name, folder / name)
     for name in ("report.tex", REGISTERED):
         if name not in names:
-            (folder / name).unlink(missing_ok=True)  # of an earlier publication, whose numbers these are not
+            # of an earlier publication, whose numbers these are not
+            (folder / name).unlink(missing_ok=True)
 
 
 def _refuse_files_of_others(folder: Path, names: list[str], study: str) -> None:
@@ -257,12 +296,17 @@ def _study_of(report: Path) -> str:
     """The name of the study that a report.md is of; empty where it is none."""
     if not report.is_file():
         return ""
-    found = re.search(r"^Study `(.+)`: \d+ of \d+ runs done\.$", report.read_text("utf-8", errors="replace"), re.MULTILINE)
+    found = re.search(
+        r"^Study `(.+)`: \d+ of \d+ runs done\.$",
+        report.read_text("utf-8", errors="replace"),
+        re.MULTILINE,
+    )
     return found[1] if found else ""
 
 
 def sync_report(summary: Summary) -> str:
-    """Send the verdicts and the report, which is written already, to W&B; returns the address there.
+    """Send the verdicts and the report, which is written already, to W&B; returns the address
+    there.
 
     Raises:
         Refused: W&B refuses or cannot be reached.

@@ -40,7 +40,9 @@ from xceptlab.runs.log import Follower, read_log
 from xceptlab.runs.record import Record
 
 SETTLED = 3_000_000_000
-"""Nanoseconds that must lie between two changes of a folder for their times to differ, on any file system."""
+"""Nanoseconds that must lie between two changes of a folder for their times to differ, on any file
+system.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class RunDirectory:
     def of(cls, outputs: str, run_id: str) -> "RunDirectory":
         """The directory of the run of this id.
 
-        The hash at the id's end is the identity. Where a directory's name ends with it and begins otherwise, because an older
-        version wrote it, that directory is the run's.
+        The hash at the id's end is the identity. Where a directory's name ends with it and begins
+        otherwise, because an older version wrote it, that directory is the run's.
         """
         path = Path(outputs) / "runs" / run_id
         hashed = re.search(rf"(?:^|-)([0-9a-f]{{{HASH}}})$", run_id)
@@ -63,8 +65,12 @@ class RunDirectory:
         return cls(path)
 
     @classmethod
-    def find(cls, name: str | os.PathLike[str], outputs: str | os.PathLike[str]) -> "RunDirectory | None":
-        """Find the run that a folder, or an id below ``outputs``, names; None where no such run has begun."""
+    def find(
+        cls, name: str | os.PathLike[str], outputs: str | os.PathLike[str]
+    ) -> "RunDirectory | None":
+        """Find the run that a folder, or an id below ``outputs``, names; None where no such run has
+        begun.
+        """
         for path in (Path(name), cls.of(str(outputs), str(name)).path):
             if (path / "config.yaml").is_file():
                 return cls(path)
@@ -86,7 +92,8 @@ class RunDirectory:
     def fail(self, reason: str) -> None:
         """Write down why the run failed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # a full disk may be why it failed, and the study goes on with other runs
+        # a full disk may be why it failed, and the study goes on with other runs
+        with suppress(OSError):
             write_atomically(self.path / "failure.txt", reason.encode())
 
     def failure(self) -> str:
@@ -108,26 +115,32 @@ class RunDirectory:
         try:
             values = json.loads(decoded(written))
         except (RecursionError, ValueError) as error:
-            raise Refused(f"{file}: damaged, no whole JSON ({error}); remove its folder to train the run again") from None
+            raise Refused(
+                f"{file}: damaged, no whole JSON ({error}); remove its folder to train the run again"
+            ) from None
         try:
             return from_values(Record, values)
         except (RecursionError, ValueError) as error:
-            raise Refused(f"{file}: not a record of this version ({error}); remove its folder to train the run again") from None
+            raise Refused(
+                f"{file}: not a record of this version ({error}); remove its folder to train the run again"
+            ) from None
 
     def record_of_its_id(self) -> Record | None:
         """The record, as ``record`` gives it, of a run that is what its id says.
 
-        Earlier versions had ``train.compile`` and ``train.deterministic`` in ``runtime``, and not in a run's id, though they
-        change what is learned.
+        Earlier versions had ``train.compile`` and ``train.deterministic`` in ``runtime``, and not
+        in a run's id, though they change what is learned.
 
         Raises:
-            Refused: The file is damaged, or is not a record; or it is another run's, or of one that was trained with another
-                value of these keys.
+            Refused: The file is damaged, or is not a record; or it is another run's, or of one that
+                was trained with another value of these keys.
         """
         record = self.record()
         if record and record.run_id[-HASH:] != self.path.name[-HASH:]:
             remedy = "remove this folder to train the run anew"
-            raise Refused(f"{self.path / 'record.json'}: is the record of another run, {record.run_id}; {remedy}")
+            raise Refused(
+                f"{self.path / 'record.json'}: is the record of another run, {record.run_id}; {remedy}"
+            )
         if record is None or "train.compile" in record.science:
             return record
         runtime = self._runtime_section()
@@ -140,7 +153,9 @@ class RunDirectory:
         return record
 
     def _runtime_section(self) -> list[str]:
-        """The lines of the section ``runtime`` in the run's configuration, without their indentation."""
+        """The lines of the section ``runtime`` in the run's configuration, without their
+        indentation.
+        """
         file = self.path / "config.yaml"
         if not file.is_file():
             return []
@@ -160,7 +175,8 @@ class RunDirectory:
         return Follower(self.path / "metrics.jsonl")
 
     def began_with(self) -> dict[str, str]:
-        """Fingerprint and files of the data when the run began; empty where they were not written down.
+        """Fingerprint and files of the data when the run began; empty where they were not written
+        down.
 
         Raises:
             Refused: The file holds something else.
@@ -173,7 +189,9 @@ class RunDirectory:
             if invalid := type_error(dict[str, str], data, "data"):
                 raise invalid
         except (RecursionError, ValueError) as error:
-            raise Refused(f"{file}: not what the run began with ({error}); remove its folder to train the run anew") from None
+            raise Refused(
+                f"{file}: not what the run began with ({error}); remove its folder to train the run anew"
+            ) from None
         return data
 
     def begin_with(self, data: dict[str, str]) -> None:
@@ -204,7 +222,9 @@ class RunDirectory:
         """Remember that a study uses the run."""
         if study not in self.studies():
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / "studies.txt", "\n".join([*self.studies(), study, ""]).encode())
+            write_atomically(
+                self.path / "studies.txt", "\n".join([*self.studies(), study, ""]).encode()
+            )
 
     def registrations(self) -> list[str]:
         """The digests of the registrations that stood before the run began."""
@@ -214,7 +234,8 @@ class RunDirectory:
     def register(self, registration: str) -> None:
         """Remember that a study was registered before the run, by the registration's digest.
 
-        A run that has begun is left as it is: its scores may have been known to whoever registered the study.
+        A run that has begun is left as it is: its scores may have been known to whoever registered
+        the study.
         """
         log = self.path / "metrics.jsonl"
         begun = self.record() is not None or (log.exists() and log.stat().st_size > 0)
@@ -225,11 +246,15 @@ class RunDirectory:
 
 
 _listed: dict[Path, tuple[int, dict[str, str]]] = {}
-"""Cache of ``_names``: for each folder of runs, its time of change when it was listed, and the names found."""
+"""Cache of ``_names``: for each folder of runs, its time of change when it was listed, and the
+names found.
+"""
 
 
 def _names(runs: Path) -> dict[str, str]:
-    """The names of the runs' directories by the hash that they end with; listed again only when the folder has changed."""
+    """The names of the runs' directories by the hash that they end with; listed again only when the
+    folder has changed.
+    """
     try:
         changed = runs.stat().st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
@@ -249,7 +274,8 @@ def outdated(config: RunConfig) -> bool:
 
 
 def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
-    """Refuse to take up a run that was trained with other versions of the registered components that it uses.
+    """Refuse to take up a run that was trained with other versions of the registered components
+    that it uses.
 
     Raises:
         Refused: Versions differ; the message names the components with their versions.
@@ -258,11 +284,15 @@ def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
     trained: dict[str, int] = record.science.get("extensions", {}) if record else {}
     for name, version in config.registered_versions().items():
         if trained.get(name, version) != version:
-            raise Refused(f"{directory.path}: trained with version {trained[name]} of {name}; here it is version {version}")
+            raise Refused(
+                f"{directory.path}: trained with version {trained[name]} of {name}; here it is version {version}"
+            )
 
 
 def begun_on_other_files(config: RunConfig) -> str:
-    """The unfinished run, in words, that differs from this one only in what its files hold; empty where there is none."""
+    """The unfinished run, in words, that differs from this one only in what its files hold; empty
+    where there is none.
+    """
     import yaml
 
     not_of_this_version = (AttributeError, KeyError, TypeError, ValueError, OSError, yaml.YAMLError)
@@ -281,11 +311,13 @@ def begun_on_other_files(config: RunConfig) -> str:
 
 
 CONTENTS = {"data.content": "photographs", "model.weights_digest": "weights"}
-"""Kind of the files, in words, of each key of the science configuration that is a digest of files."""
+"""Kind of the files, in words, of each key of the science configuration that is a digest of files.
+"""
 
 
 def _differing_contents(config: RunConfig, values: dict[str, Any]) -> list[str]:
-    """Kinds of files whose contents differ from those of another run, given by the values of its config.yaml.
+    """Kinds of files whose contents differ from those of another run, given by the values of its
+    config.yaml.
 
     Empty unless the two runs differ in nothing else, and both know the contents.
     """

@@ -1,17 +1,22 @@
-"""Which process trains a run: a lease in the run's directory, respected by every machine that sees it, that expires by itself.
+"""Which process trains a run: a lease in the run's directory, respected by every machine that sees
+it, that expires by itself.
 
-A holder keeps a file of its own, ``lease.<random>``, with its host and process, and touches it every HEARTBEAT seconds. To take
-a run is to create such a file and *then* to look: whoever finds another one that is not stale withdraws. Of two processes at
-least one creates its file before the other looks, so never both hold the run. A stale lease is removed by its successor; a
-holder that was only asleep finds that out with its next heartbeat, and ends. All that the folder must offer is that a listing
-shows the files that other machines have created before, which NFS does and locks on it often do not.
+A holder keeps a file of its own, ``lease.<random>``, with its host and process, and touches it
+every HEARTBEAT seconds. To take a run is to create such a file and *then* to look: whoever finds
+another one that is not stale withdraws. Of two processes at least one creates its file before the
+other looks, so never both hold the run. A stale lease is removed by its successor; a holder that
+was only asleep finds that out with its next heartbeat, and ends. All that the folder must offer is
+that a listing shows the files that other machines have created before, which NFS does and locks on
+it often do not.
 
-A lease is stale when its process is gone, where that can be seen, or when its heartbeat has not changed for STALE seconds of
-watching. No two machines' clocks are compared, and a file server that was away for an hour makes nobody stale.
+A lease is stale when its process is gone, where that can be seen, or when its heartbeat has not
+changed for STALE seconds of watching. No two machines' clocks are compared, and a file server that
+was away for an hour makes nobody stale.
 
-filelock's SoftFileLease was tried in its place (4.2.11 and 4.3.1). It takes a lease over by exchanging two names in one step.
-Where a file system cannot do that, as NFS and SMB cannot, the lease of a killed process stands forever; and
-4.3.1 once took a lease from a holder that lived, after both had been away from the file server.
+filelock's SoftFileLease was tried in its place (4.2.11 and 4.3.1). It takes a lease over by
+exchanging two names in one step. Where a file system cannot do that, as NFS and SMB cannot, the
+lease of a killed process stands forever; and 4.3.1 once took a lease from a holder that lived,
+after both had been away from the file server.
 """
 
 import json
@@ -33,7 +38,9 @@ from xceptlab.text import say
 HEARTBEAT = 10.0
 """Seconds between two signs of life of a holder."""
 STALE = 60.0
-"""Seconds of watching without a sign of life after which a holder on another machine counts as gone."""
+"""Seconds of watching without a sign of life after which a holder on another machine counts as
+gone.
+"""
 
 
 class Busy(Exception):
@@ -47,18 +54,29 @@ class Holder:
     host: str = "another host"
     pid: int = 0
     machine: str = ""
-    """Boot, process namespace and user within which the process's number means something; empty where that cannot be told."""
+    """Boot, process namespace and user within which the process's number means something; empty
+    where that cannot be told.
+    """
     started: str = ""
-    """When the process started, in the kernel's ticks, by which it differs from a later process of the same number."""
+    """When the process started, in the kernel's ticks, by which it differs from a later process of
+    the same number.
+    """
 
     @classmethod
     def this_process(cls) -> "Holder":
         """Describe this process as a holder."""
-        return cls(host=socket.gethostname(), pid=os.getpid(), machine=_machine(), started=_started(os.getpid()))
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=_machine(),
+            started=_started(os.getpid()),
+        )
 
     @property
     def here(self) -> bool:
-        """Whether the holder is where this process can see if it lives: same boot, process namespace and user."""
+        """Whether the holder is where this process can see if it lives: same boot, process
+        namespace and user.
+        """
         return bool(self.machine) and self.machine == _machine()
 
     @property
@@ -83,18 +101,24 @@ def read_leases(folder: Path) -> dict[str, Lease]:
     """The leases in a run's directory, stale ones among them, by file name."""
     found = {}
     for file in folder.glob("lease.*"):
-        with suppress(FileNotFoundError), open(file, "rb") as opened:  # opening asks a network file system for what is new
+        # opening asks a network file system for what is new
+        with suppress(FileNotFoundError), open(file, "rb") as opened:
             heartbeat = os.fstat(opened.fileno()).st_mtime_ns
             try:
                 holder = from_values(Holder, json.loads(opened.read()))
-            except (RecursionError, ValueError):  # its process is about to write it, or died before it could
+            except (
+                RecursionError,
+                ValueError,
+            ):  # its process is about to write it, or died before it could
                 holder = Holder()
             found[file.name] = Lease(holder, heartbeat)
     return found
 
 
 class Watch:
-    """Watches the leases of a run by repeated looks, which tell holders that live from those that are gone."""
+    """Watches the leases of a run by repeated looks, which tell holders that live from those that
+    are gone.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,7 +129,9 @@ class Watch:
         self._heartbeats: dict[str, int] = {}
         """Latest heartbeat of each lease, by file name."""
         self._silent_since: dict[str, float] = {}
-        """Time, by this process's clock, at which the latest heartbeat of each lease was first seen, by file name."""
+        """Time, by this process's clock, at which the latest heartbeat of each lease was first
+        seen, by file name.
+        """
         self._looked = 0.0
 
     def holders(self) -> dict[str, Holder]:
@@ -114,7 +140,8 @@ class Watch:
         That is one holder or none, and more for a moment when they meet.
         """
         now = time.monotonic()
-        was_away = now - self._looked > HEARTBEAT  # this process slept, or the file server did not answer: nobody was watched
+        # this process slept, or the file server did not answer: nobody was watched
+        was_away = now - self._looked > HEARTBEAT
         self._looked = now
         leases = read_leases(self.folder)
         for name, lease in leases.items():
@@ -142,7 +169,8 @@ def hold(folder: Path) -> Iterator[None]:
     """Hold the run of this directory for this process.
 
     Raises:
-        Busy: Another process holds it. Whether one on another machine still lives takes up to STALE seconds to tell.
+        Busy: Another process holds it. Whether one on another machine still lives takes up to STALE
+            seconds to tell.
     """
     file = _take(folder)
     ended = threading.Event()
@@ -186,7 +214,9 @@ def _take(folder: Path) -> Path:
 
 
 def _beat(file: Path, ended: threading.Event) -> None:
-    """Touch a lease every HEARTBEAT seconds; end the process when another one has taken the run over."""
+    """Touch a lease every HEARTBEAT seconds; end the process when another one has taken the run
+    over.
+    """
     while not ended.wait(HEARTBEAT):
         try:
             os.utime(file)
@@ -201,7 +231,8 @@ def _machine() -> str:
     """Boot, process namespace and user of this process; empty where the system does not tell them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')} {os.getuid()}"  # /proc may hide other users' processes
+        # /proc may hide other users' processes
+        return f"{boot} {os.readlink('/proc/self/ns/pid')} {os.getuid()}"
     except OSError:
         return ""
 

@@ -13,14 +13,20 @@ from xceptlab.runs.metrics import ACCURACY
 
 
 def is_line(values: Any) -> bool:
-    """Whether values are those of a line of a log: numbers by name, finite or not, with step, time and epoch among them."""
+    """Whether values are those of a line of a log: numbers by name, finite or not, with step, time
+    and epoch among them.
+    """
     if not isinstance(values, dict) or not {"step", "time", "epoch"} <= values.keys():
         return False
-    return all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values.values())
+    return all(
+        type(value) is float or (type(value) is int and abs(value) < 2**63)
+        for value in values.values()
+    )
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """Read the lines of a log, each of numbers by name; a last line that a kill cut short is left out.
+    """Read the lines of a log, each of numbers by name; a last line that a kill cut short is left
+    out.
 
     Raises:
         Refused: A line is something else.
@@ -31,12 +37,14 @@ def read_log(file: Path) -> list[dict[str, Any]]:
         return []
     lines = [line for line in lines if line.endswith(b"\n")]
     try:
-        parsed = json.loads(b"[" + b",".join(lines) + b"]")  # a third of the time that parsing line by line takes
+        # a third of the time that parsing line by line takes
+        parsed = json.loads(b"[" + b",".join(lines) + b"]")
     except (RecursionError, ValueError):
         parsed = []
     if len(parsed) == len(lines) and all(map(is_line, parsed)):
         return parsed
-    return [_parsed(file, number, line) for number, line in enumerate(lines, start=1)]  # to find the line that is wrong
+    # to find the line that is wrong
+    return [_parsed(file, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -50,7 +58,9 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
     except (RecursionError, ValueError):
         values = None
     if not is_line(values):
-        raise Refused(f"{file}: line {number} is no line of a log; remove it, or its folder to train anew")
+        raise Refused(
+            f"{file}: line {number} is no line of a log; remove it, or its folder to train anew"
+        )
     return dict(values)
 
 
@@ -68,7 +78,9 @@ def is_evaluation(line: dict[str, Any], split: str) -> bool:
 
 
 def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
-    """Seconds of training in a log, and images per second in them, over all interruptions; evaluation excluded."""
+    """Seconds of training in a log, and images per second in them, over all interruptions;
+    evaluation excluded.
+    """
     timed = [line for line in log if "seconds" in line]
     seconds = sum(line["seconds"] for line in timed)
     images = sum(line["images_per_second"] * line["seconds"] for line in timed)
@@ -85,11 +97,15 @@ class Progress:
     """Latest accuracy in validation (or else in training), in percent; None before there is any."""
     images_per_second: float | None = None
     seconds_left: float | None = None
-    """Estimated seconds to the end, at the speed of the training so far; pauses and evaluations are not counted."""
+    """Estimated seconds to the end, at the speed of the training so far; pauses and evaluations are
+    not counted.
+    """
 
 
 class Follower:
-    """Follows a run's log: each read takes only what was added. It works on any machine that sees the file."""
+    """Follows a run's log: each read takes only what was added. It works on any machine that sees
+    the file.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -101,7 +117,9 @@ class Follower:
         self._bytes_read = 0
 
     def progress(self, epochs: int) -> Progress:
-        """Read what was added to the log; returns how far the run has come, which will train for ``epochs``."""
+        """Read what was added to the log; returns how far the run has come, which will train for
+        ``epochs``.
+        """
         try:
             self._read()
         except FileNotFoundError:
@@ -120,10 +138,13 @@ class Follower:
         )
 
     def _read(self) -> None:
-        """Read the lines appended to the log since the last call; start over if the file was replaced or shortened."""
+        """Read the lines appended to the log since the last call; start over if the file was
+        replaced or shortened.
+        """
         with open(self._file, "rb") as file:
             status = os.fstat(file.fileno())
-            if status.st_ino != self._inode or status.st_size < self._bytes_read:  # the run was continued, or trained anew
+            # the run was continued, or trained anew
+            if status.st_ino != self._inode or status.st_size < self._bytes_read:
                 self._latest, self._seconds = {}, 0.0
                 self._inode, self._bytes_read = status.st_ino, 0
             file.seek(self._bytes_read)

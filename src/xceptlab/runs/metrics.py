@@ -1,8 +1,9 @@
-"""What every metric is: its unit, whether lower is better, how it is shown, and what guessing scores.
+"""What every metric is: its unit, whether lower is better, how it is shown, and what guessing
+scores.
 
-A record names a metric after the split that it was measured on, ``test/top1``. How it is computed stands under the same name in
-``training/metrics.py``. A new built-in metric is an entry in both files, its name in ``register.RESERVED_METRICS``, and its file
-in ``runs/directory.py``.
+A record names a metric after the split that it was measured on, ``test/top1``. How it is computed
+stands under the same name in ``training/metrics.py``. A new built-in metric is an entry in both
+files, its name in ``register.RESERVED_METRICS``, and its file in ``runs/directory.py``.
 """
 
 import math
@@ -28,9 +29,13 @@ class Metric:
     highest: float = math.inf
     """The highest score that there is; the lowest one is 0."""
     more_classes_than: int = 0
-    """The metric is measured only where there are more classes: among the 5 best of 5 classes is every one."""
+    """The metric is measured only where there are more classes: among the 5 best of 5 classes is
+    every one.
+    """
     per_image_file: str = ""
-    """The file in a run's folder that has its value for each test image; empty for a metric of another tool's scores."""
+    """The file in a run's folder that has its value for each test image; empty for a metric of
+    another tool's scores.
+    """
 
     @property
     def in_percent(self) -> bool:
@@ -39,8 +44,14 @@ class Metric:
 
     @property
     def allowed(self) -> str:
-        """The scores that a run can have in this metric, in words for an error message, such as ``0 or more``."""
-        return "0 or more" if math.isinf(self.highest) else f"0 to {self.highest:g}, as accuracies are in percent"
+        """The scores that a run can have in this metric, in words for an error message, such as ``0
+        or more``.
+        """
+        return (
+            "0 or more"
+            if math.isinf(self.highest)
+            else f"0 to {self.highest:g}, as accuracies are in percent"
+        )
 
     @property
     def unit_of_difference(self) -> str:
@@ -81,7 +92,9 @@ METRICS = {
 """Every metric of a run's evaluation, by its name."""
 
 ACCURACY = "top1"
-"""The metric that tells whether a network has learned anything: that of learning curves and of warnings."""
+"""The metric that tells whether a network has learned anything: that of learning curves and of
+warnings.
+"""
 
 SPLITS = ("test", "val")
 """The splits on which a trained network is evaluated."""
@@ -93,7 +106,8 @@ NAMES = tuple(f"{split}/{name}" for split in SPLITS for name in METRICS)
 def metric_of(name: str) -> Metric:
     """The metric that a name such as ``test/top1`` ends in.
 
-    Scores that another tool made have names of their own: ``valid_loss`` is a loss, too, and of ``kappa`` nothing is known.
+    Scores that another tool made have names of their own: ``valid_loss`` is a loss, too, and of
+    ``kappa`` nothing is known.
     """
     entry = register.loaded("metric", name.rpartition("/")[2])
     if entry:
@@ -126,6 +140,8 @@ def split_of(name: str) -> str:
 
 
 def measured(classes: int, registered: Sequence[str] = ()) -> list[Metric]:
-    """The built-in metrics that tell something about a network of so many classes, and the registered ones of these names."""
+    """The built-in metrics that tell something about a network of so many classes, and the
+    registered ones of these names.
+    """
     built_in = [metric for metric in METRICS.values() if classes > metric.more_classes_than]
     return built_in + [_registered(register.entry("metric", name)) for name in registered]

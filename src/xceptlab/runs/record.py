@@ -11,7 +11,9 @@ class Record:
 
     run_id: str
     status: Literal["finished", "diverged"]
-    """How the run ended; ``diverged``: the loss was not finite at some step, and there are no metrics."""
+    """How the run ended; ``diverged``: the loss was not finite at some step, and there are no
+    metrics.
+    """
     science: dict[str, Any]
     """The science configuration, by dotted key."""
     metrics: dict[str, float]
@@ -34,7 +36,9 @@ class Record:
     data_fingerprint: str
     """Hash of the decoded images and labels."""
     data_files: str = ""
-    """Layout of a known data set's files, and a digest of their names and sizes; for other sets ``data.content`` says it."""
+    """Layout of a known data set's files, and a digest of their names and sizes; for other sets
+    ``data.content`` says it.
+    """
     classes: list[str] = dataclasses.field(default_factory=list)
     """The names of the classes, by label; empty where the files do not say."""
     versions: dict[str, str]
@@ -45,17 +49,26 @@ class Record:
     finished: float
     """Unix time at which the record was made."""
     train_images: int = 0
-    """Number of images that were trained on, without those held out; 0 in records of older versions."""
+    """Number of images that were trained on, without those held out; 0 in records of older
+    versions.
+    """
     validation_images: int = 0
     """Number of images held out for validation; 0 also in records of older versions."""
     majority_class: dict[str, float] = field(default_factory=dict)
-    """Percent that always answering with a split's majority class would score, by metric: test/top1, and val/top1 where there are
-    images to validate on; empty in records of older versions."""
+    """Percent that always answering with a split's majority class would score, by metric:
+    test/top1, and val/top1 where there are images to validate on; empty in records of older
+    versions."""
     host: str = ""
     """Name of the machine (of the first process); empty in records of older versions."""
     registrations: list[str] | None = None
-    """Digests of the studies' registrations that stood before the run began; None in records of older versions."""
+    """Digests of the studies' registrations that stood before the run began; None in records of
+    older versions.
+    """
     arithmetic: str = ""
-    """Properties of the device and its libraries that decide how sums are rounded; empty in records of older versions."""
+    """Properties of the device and its libraries that decide how sums are rounded; empty in records
+    of older versions.
+    """
     weights: str = ""
-    """Source of the weights that the training started from (``model.weights``), in words; empty where they were drawn."""
+    """Source of the weights that the training started from (``model.weights``), in words; empty
+    where they were drawn.
+    """

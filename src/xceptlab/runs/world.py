@@ -1,7 +1,8 @@
 """Which of a run's processes this one is, as what started it says.
 
-A run's world has ``runtime.devices`` times ``runtime.num_nodes`` processes. What other launchers and schedulers leave in the
-environment, such as RANK in a shell or SLURM_PROCID in one of several tasks that train a seed each, says nothing about it.
+A run's world has ``runtime.devices`` times ``runtime.num_nodes`` processes. What other launchers
+and schedulers leave in the environment, such as RANK in a shell or SLURM_PROCID in one of several
+tasks that train a seed each, says nothing about it.
 """
 
 import os
@@ -23,12 +24,22 @@ VARIABLES = (
     *("SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE", "SLURM_STEP_ID", "SLURM_STEPID"),
     *("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_STEP_TASKS_PER_NODE"),
     *("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
-    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE"),
+    *(
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "PMI_RANK",
+        "PMI_SIZE",
+    ),
 )
-"""Environment variables by which launchers and schedulers describe a world, and which libraries read when they are imported."""
+"""Environment variables by which launchers and schedulers describe a world, and which libraries
+read when they are imported.
+"""
 
 EXPLANATION_SECONDS = 10.0
-"""Seconds that torchrun's other processes on a machine wait before they end, so that the first one can say what is wrong."""
+"""Seconds that torchrun's other processes on a machine wait before they end, so that the first one
+can say what is wrong.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +57,13 @@ class World:
     node_rank: int = 0
     """Number of this process's machine."""
     other_tasks: int = 0
-    """Number of tasks that srun has started, this process among them; 0 where they are the processes of one run of this size.
-    They may train a seed each, so this is no error."""
+    """Number of tasks that srun has started, this process among them; 0 where they are the
+    processes of one run of this size. They may train a seed each, so this is no error."""
 
     @classmethod
     def join(cls, runtime: RuntimeConfig) -> "World":
-        """Find this process's place in the world of the run; remove variables of the environment that describe other worlds.
+        """Find this process's place in the world of the run; remove variables of the environment
+        that describe other worlds.
 
         Raises:
             Refused: The run needs more processes than were started, or fewer.
@@ -61,7 +73,12 @@ class World:
             _check_torchrun(runtime)
             return cls._started_by("torchrun", size, "RANK", "LOCAL_RANK", "GROUP_RANK")
         if size > 1 and started_by_parent() and "LOCAL_RANK" in os.environ:
-            return cls(starter="first process", size=size, rank=_number("LOCAL_RANK"), local_rank=_number("LOCAL_RANK"))
+            return cls(
+                starter="first process",
+                size=size,
+                rank=_number("LOCAL_RANK"),
+                local_rank=_number("LOCAL_RANK"),
+            )
         if size > 1 and _started_by_srun(runtime):
             return cls._started_by("srun", size, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
         if runtime.num_nodes > 1:
@@ -70,14 +87,28 @@ class World:
                 f"or by srun with {runtime.devices} tasks on each of {runtime.num_nodes} nodes, as launcher.name slurm does"
             )
         tasks = _tasks_of_srun()
-        if os.environ.get(PARENT) != str(os.getpid()):  # or it has started the others, which are still there
+        # or it has started the others, which are still there
+        if os.environ.get(PARENT) != str(os.getpid()):
             forget()
         return cls(size=size, other_tasks=tasks if tasks > 1 else 0)
 
     @classmethod
-    def _started_by(cls, starter: Literal["torchrun", "srun"], size: int, rank: str, local_rank: str, node_rank: str) -> "World":
+    def _started_by(
+        cls,
+        starter: Literal["torchrun", "srun"],
+        size: int,
+        rank: str,
+        local_rank: str,
+        node_rank: str,
+    ) -> "World":
         """Read a process's place from variables of the environment, given by their names."""
-        return cls(starter=starter, size=size, rank=_number(rank), local_rank=_number(local_rank), node_rank=_number(node_rank))
+        return cls(
+            starter=starter,
+            size=size,
+            rank=_number(rank),
+            local_rank=_number(local_rank),
+            node_rank=_number(node_rank),
+        )
 
     @property
     def first(self) -> bool:
@@ -86,7 +117,9 @@ class World:
 
     @property
     def why_busy(self) -> str:
-        """What may explain that another process is training the run, to be appended to the error; empty where nothing is."""
+        """What may explain that another process is training the run, to be appended to the error;
+        empty where nothing is.
+        """
         if not self.other_tasks:
             return ""
         processes = "1 process" if self.size == 1 else f"{self.size} processes"
@@ -94,7 +127,9 @@ class World:
 
 
 def forget() -> None:
-    """Remove variables from the environment that describe a world; neither this process nor those that it starts belong to it."""
+    """Remove variables from the environment that describe a world; neither this process nor those
+    that it starts belong to it.
+    """
     for name in VARIABLES:
         os.environ.pop(name, None)
 
@@ -108,15 +143,17 @@ def _number(name: str) -> int:
 def _started_by_torchrun() -> bool:
     """Whether torchrun started this process: its id is there, and all that it gives to a process."""
     numbers = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
-    return "TORCHELASTIC_RUN_ID" in os.environ and all(os.environ.get(name, "").isdecimal() for name in numbers)
+    return "TORCHELASTIC_RUN_ID" in os.environ and all(
+        os.environ.get(name, "").isdecimal() for name in numbers
+    )
 
 
 def _check_torchrun(runtime: RuntimeConfig) -> None:
     """Refuse a run that is not configured for the processes that torchrun has started.
 
     Raises:
-        Refused: At once in the first process of a machine, and later in the others: when one has ended, torchrun ends all of
-            them, and only the first is to say why.
+        Refused: At once in the first process of a machine, and later in the others: when one has
+            ended, torchrun ends all of them, and only the first is to say why.
     """
     processes, per_machine = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
     machines = processes // max(1, per_machine)
@@ -124,7 +161,9 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
         "runtime.devices": (runtime.devices, per_machine),
         "runtime.num_nodes": (runtime.num_nodes, machines),
     }
-    wrong = {key: numbers for key, numbers in configured_and_started.items() if numbers[0] != numbers[1]}
+    wrong = {
+        key: numbers for key, numbers in configured_and_started.items() if numbers[0] != numbers[1]
+    }
     if not wrong:
         return
     if _number("LOCAL_RANK") > 0:
@@ -134,16 +173,21 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
     where = f" on {machines} machines" if machines > 1 else ""
     configuration = " and ".join(f"{key} is {configured}" for key, (configured, _) in wrong.items())
     options = " ".join(f"--{key} {started}" for key, (_, started) in wrong.items())
-    raise Refused(f"torchrun started {processes} process{plural}{where} and {configuration}; give {options}")
+    raise Refused(
+        f"torchrun started {processes} process{plural}{where} and {configuration}; give {options}"
+    )
 
 
 def _tasks_of_srun() -> int:
-    """Number of tasks in the step of SLURM to which this process belongs; 0 for a process that is no task.
+    """Number of tasks in the step of SLURM to which this process belongs; 0 for a process that is
+    no task.
 
-    A shell in an allocation is no such task, though it sees the allocation's variables: srun gives a terminal to a shell, and
-    sbatch starts a script in no numbered step.
+    A shell in an allocation is no such task, though it sees the allocation's variables: srun gives
+    a terminal to a shell, and sbatch starts a script in no numbered step.
     """
-    in_a_step = os.environ.get("SLURM_STEP_ID", "").isdecimal() and "SLURM_PTY_PORT" not in os.environ
+    in_a_step = (
+        os.environ.get("SLURM_STEP_ID", "").isdecimal() and "SLURM_PTY_PORT" not in os.environ
+    )
     return _number("SLURM_STEP_NUM_TASKS") if in_a_step else 0
 
 

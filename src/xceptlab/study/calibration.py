@@ -1,8 +1,10 @@
-"""How often verdicts are wrong for data like the reader's: many studies of the same design, simulated and judged.
+"""How often verdicts are wrong for data like the reader's: many studies of the same design,
+simulated and judged.
 
-Their differences are drawn from those that were seen, and moved so that the truth is known: onto the margin, where every verdict
-is false, or to the difference that was seen, where one of them is right. They are judged by the tests that judge a study, with
-its seeds, its analyses and Holm's correction over its claims.
+Their differences are drawn from those that were seen, and moved so that the truth is known: onto
+the margin, where every verdict is false, or to the difference that was seen, where one of them is
+right. They are judged by the tests that judge a study, with its seeds, its analyses and Holm's
+correction over its claims.
 """
 
 import math
@@ -27,17 +29,23 @@ from xceptlab.study.verdict_warnings import failed_runs, images_of_split
 STUDIES = 4000
 """Simulated studies for every true difference."""
 MAX_ANALYSES = 150_000
-"""Simulated analyses for every true difference, of all claims, beyond which fewer studies are simulated; this takes some 10 s."""
+"""Simulated analyses for every true difference, of all claims, beyond which fewer studies are
+simulated; this takes some 10 s.
+"""
 SHARES = (0.02, 0.1)
-"""Shares of the seeds in which an arm may fail, besides the upper bound of what was seen: rare failures mislead a mean most."""
+"""Shares of the seeds in which an arm may fail, besides the upper bound of what was seen: rare
+failures mislead a mean most.
+"""
 LOWER_MARGIN, UPPER_MARGIN = 0, -1
 """Indices of a claim's ``margins``, which are the same for a claim with one margin."""
 
 Failing = tuple[str, float] | None
-"""An arm and the share of its seeds in which it fails; None where nothing is assumed to fail more often than was seen."""
+"""An arm and the share of its seeds in which it fails; None where nothing is assumed to fail more
+often than was seen.
+"""
 
 
-# ---- rates -----------------------------------------------------------------------------------------------------------------
+# ---- rates ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +57,9 @@ class Rate:
     studies: int
     """The number of simulated studies."""
     failing: Failing = None
-    """The arm that fails more often than was seen, where this rate is that of the worst of several such cases."""
+    """The arm that fails more often than was seen, where this rate is that of the worst of several
+    such cases.
+    """
 
     @property
     def error(self) -> float:
@@ -64,16 +74,22 @@ class Rates:
     differences: str
     """The distribution of the differences, in words."""
     supported: Rate
-    """Rate of false ``supported`` when the true difference is on the margin, the worse one of two margins."""
+    """Rate of false ``supported`` when the true difference is on the margin, the worse one of two
+    margins.
+    """
     contradicted: Rate
-    """Rate of false ``contradicted`` when the true difference is on the margin, the worse one of two margins."""
+    """Rate of false ``contradicted`` when the true difference is on the margin, the worse one of
+    two margins.
+    """
     power: Rate | None
-    """Rate of the right verdict for the difference that was seen, in the worst case in which that verdict is still right; None
-    without such a case."""
+    """Rate of the right verdict for the difference that was seen, in the worst case in which that
+    verdict is still right; None without such a case."""
     right_verdict: Outcome
     """The verdict that is true if the observed statistic is the true difference."""
     assumed: bool = False
-    """Whether the differences are assumed to be worse than what was seen, within what that leaves open."""
+    """Whether the differences are assumed to be worse than what was seen, within what that leaves
+    open.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +98,9 @@ class ClaimRates:
 
     observed: Observed
     rates: tuple[Rates, ...] = ()
-    """The claim's rates for each distribution of differences, the one as seen first; empty where nothing could be simulated."""
+    """The claim's rates for each distribution of differences, the one as seen first; empty where
+    nothing could be simulated.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +110,9 @@ class Calibration:
     claims: tuple[ClaimRates, ...]
     """The rates of each claim."""
     any_claim: Rates | None
-    """How often any claim is judged wrongly where all are on their margins; None with fewer than 2 simulated claims."""
+    """How often any claim is judged wrongly where all are on their margins; None with fewer than 2
+    simulated claims.
+    """
     studies: int
     """The number of studies that were simulated for every true difference."""
     seeds: Sequence[int] | Seeds
@@ -101,18 +121,23 @@ class Calibration:
     """The familywise error rate at which the studies are judged."""
 
 
-def calibrate(observed: Sequence[Observed], seeds: Sequence[int] | Seeds, alpha: float, seed: int = 0) -> Calibration:
-    """How often a study's claims are judged wrongly, from simulated studies of the same claims and seeds.
+def calibrate(
+    observed: Sequence[Observed], seeds: Sequence[int] | Seeds, alpha: float, seed: int = 0
+) -> Calibration:
+    """How often a study's claims are judged wrongly, from simulated studies of the same claims and
+    seeds.
 
     Args:
         observed: What is known of the claims of one study, all of which Holm's correction is over.
-        seeds: Those of the study: a list, or when they are added. Giving up (``futility``) is left out: it makes every verdict
-            rarer.
+        seeds: Those of the study: a list, or when they are added. Giving up (``futility``) is left
+            out: it makes every verdict rarer.
         alpha: Familywise error rate.
         seed: The seed of the simulation's random numbers.
     """
     if not isinstance(seeds, Seeds) and len(seeds) < MIN_PAIRS:
-        observed = [replace(one, why_not=f"fewer than {MIN_PAIRS} seeds are not judged") for one in observed]
+        observed = [
+            replace(one, why_not=f"fewer than {MIN_PAIRS} seeds are not judged") for one in observed
+        ]
     simulation = _Simulation(observed, seeds, alpha, seed)
     return Calibration(
         claims=tuple(_rates_of_claim(simulation, i) for i in range(len(observed))),
@@ -124,7 +149,9 @@ def calibrate(observed: Sequence[Observed], seeds: Sequence[int] | Seeds, alpha:
 
 
 def _rates_of_claim(simulation: "_Simulation", i: int) -> ClaimRates:
-    """The rates of claim i for differences as they were seen, rounded to whole images, and with runs that fail."""
+    """The rates of claim i for differences as they were seen, rounded to whole images, and with
+    runs that fail.
+    """
     observed = simulation.observed[i]
     if observed.why_not_simulated:
         return ClaimRates(observed=observed)
@@ -133,14 +160,18 @@ def _rates_of_claim(simulation: "_Simulation", i: int) -> ClaimRates:
     points = observed.points_per_image
     if points and observed.claim.statistic == "mean":
         rounded = DifferenceDistribution.as_seen(observed, points)
-        rates.append(simulation.rates(i, [(None, rounded)], f"in whole images ({points:.2g} points)"))
+        rates.append(
+            simulation.rates(i, [(None, rounded)], f"in whole images ({points:.2g} points)")
+        )
     if not observed.why_no_failures:
         rates += _rates_with_failures(simulation, i)
     return ClaimRates(observed=observed, rates=tuple(rates))
 
 
 def _rates_with_failures(simulation: "_Simulation", i: int) -> list[Rates]:
-    """The rates of claim i where runs fail as often as was seen, and those where one of its arms fails more often."""
+    """The rates of claim i where runs fail as often as was seen, and those where one of its arms
+    fails more often.
+    """
     observed = simulation.observed[i]
     a, b = observed.claim.sides
     n = len(observed.differences)
@@ -154,23 +185,33 @@ def _rates_with_failures(simulation: "_Simulation", i: int) -> list[Rates]:
         rates.append(simulation.rates(i, [(None, as_often)], counts))
     more_often: list[tuple[Failing, DifferenceDistribution]] = []
     for share in _shares(seen_a, bound_a):
-        more_often.append(((a, share), DifferenceDistribution.with_failures(observed, (share, seen_b))))
+        more_often.append(
+            ((a, share), DifferenceDistribution.with_failures(observed, (share, seen_b)))
+        )
     for share in _shares(seen_b, bound_b):
-        more_often.append(((b, share), DifferenceDistribution.with_failures(observed, (seen_a, share))))
+        more_often.append(
+            ((b, share), DifferenceDistribution.with_failures(observed, (seen_a, share)))
+        )
     up_to = f"failures up to their 95% bound ({a} {bound_a:.0%}, {b} {bound_b:.0%})"
     rates.append(simulation.rates(i, more_often, up_to, assumed=True))
     return rates
 
 
 def _shares(seen: float, bound: float) -> list[float]:
-    """The shares of failures that are simulated: those of ``SHARES`` above the one that was seen, and the bound of that one."""
+    """The shares of failures that are simulated: those of ``SHARES`` above the one that was seen,
+    and the bound of that one.
+    """
     return [*(share for share in SHARES if seen < share < bound), bound]
 
 
 class _Simulation:
-    """Simulated studies in which one claim's differences are varied, and judged beside the other claims' as they were seen."""
+    """Simulated studies in which one claim's differences are varied, and judged beside the other
+    claims' as they were seen.
+    """
 
-    def __init__(self, observed: Sequence[Observed], seeds: Sequence[int] | Seeds, alpha: float, seed: int) -> None:
+    def __init__(
+        self, observed: Sequence[Observed], seeds: Sequence[int] | Seeds, alpha: float, seed: int
+    ) -> None:
         self.observed = observed
         self._analyses = list(seeds.analyses) if isinstance(seeds, Seeds) else [len(seeds)]
         affordable = MAX_ANALYSES // (len(observed) * len(self._analyses))
@@ -178,14 +219,22 @@ class _Simulation:
         self._alpha = alpha
         self._seeds = seeds
         seen = sorted({one_seed for one in observed for one_seed in one.seeds})
-        self._numbers = RandomNumbers.of(np.random.default_rng(seed), self.studies, self._analyses[-1], seen)
+        self._numbers = RandomNumbers.of(
+            np.random.default_rng(seed), self.studies, self._analyses[-1], seen
+        )
         self._simulated = [i for i, one in enumerate(observed) if not one.why_not_simulated]
         self._as_seen = self._p_of_all()
 
     def rates(
-        self, i: int, cases: Sequence[tuple[Failing, DifferenceDistribution]], differences: str, assumed: bool = False
+        self,
+        i: int,
+        cases: Sequence[tuple[Failing, DifferenceDistribution]],
+        differences: str,
+        assumed: bool = False,
     ) -> Rates:
-        """How often claim i is judged wrongly, and rightly, in the worst of several cases, each with the arm that fails in it."""
+        """How often claim i is judged wrongly, and rightly, in the worst of several cases, each
+        with the arm that fails in it.
+        """
         observed = self.observed[i]
         right_verdict = DifferenceDistribution.as_seen(observed).right_verdict
         supported, contradicted, power = [], [], []
@@ -207,7 +256,9 @@ class _Simulation:
         )
 
     def of_any_claim(self) -> Rates | None:
-        """How often any claim is judged wrongly where all are on their margins, the worse of the upper and the lower ones."""
+        """How often any claim is judged wrongly where all are on their margins, the worse of the
+        upper and the lower ones.
+        """
         if len(self._simulated) < 2:
             return None
         supported, contradicted = [], []
@@ -224,7 +275,8 @@ class _Simulation:
         )
 
     def _p_of_all(self, margin: int | None = None) -> Array:
-        """The p-values (analyses, studies, claims, 2) of all claims as they were seen, or on the margin of this index.
+        """The p-values (analyses, studies, claims, 2) of all claims as they were seen, or on the
+        margin of this index.
 
         Those of claims that are not simulated are 1.
         """
@@ -235,12 +287,20 @@ class _Simulation:
         return p
 
     def _p(self, i: int, distribution: DifferenceDistribution, truth: float | None) -> Array:
-        """The p-values (analyses, studies, 2) of claim i, at a true difference ``truth`` or at the distribution's own."""
-        estimand = estimand_of(distribution.claim, self._seeds, distribution.draw_scores(self._numbers))
+        """The p-values (analyses, studies, 2) of claim i, at a true difference ``truth`` or at the
+        distribution's own.
+        """
+        estimand = estimand_of(
+            distribution.claim, self._seeds, distribution.draw_scores(self._numbers)
+        )
         differences = distribution.draw(self._numbers, truth)
-        return p_values_at(estimand, differences, self._analyses, self.observed[i].rounding_tolerance)
+        return p_values_at(
+            estimand, differences, self._analyses, self.observed[i].rounding_tolerance
+        )
 
-    def _outcome(self, i: int, distribution: DifferenceDistribution, truth: float | None = None) -> Integers:
+    def _outcome(
+        self, i: int, distribution: DifferenceDistribution, truth: float | None = None
+    ) -> Integers:
         """The outcomes (studies,) of claim i beside the other claims as they were seen."""
         p = self._as_seen.copy()
         p[:, :, i] = self._p(i, distribution, truth)
@@ -255,11 +315,15 @@ def _share(rate: Rate) -> float:
     return rate.share
 
 
-# ---- of studies, and of scores from elsewhere -------------------------------------------------------------------------------
+# ---- of studies, and of scores from elsewhere ----------------------------------------------------
 
 
-def calibrate_study(expansion: Expansion, records: Records, verdicts: Sequence[Verdict]) -> Calibration:
-    """The calibration of a study from its verdicts and the records of the runs that stand for the arms, by (arm, seed)."""
+def calibrate_study(
+    expansion: Expansion, records: Records, verdicts: Sequence[Verdict]
+) -> Calibration:
+    """The calibration of a study from its verdicts and the records of the runs that stand for the
+    arms, by (arm, seed).
+    """
     study = expansion.study
     why_not = ""
     if study.scope == "images":
@@ -283,7 +347,9 @@ def calibrate_study(expansion: Expansion, records: Records, verdicts: Sequence[V
 
 
 def _points_per_image(verdict: Verdict, records: Records) -> float:
-    """The points by which one more image changes an accuracy; 0 for another metric, and where the images are not known."""
+    """The points by which one more image changes an accuracy; 0 for another metric, and where the
+    images are not known.
+    """
     claim = verdict.claim
     runs = [records[arm, seed] for arm in claim.sides for seed in verdict.differences]
     images = images_of_split(split_of(claim.metric), [record for record in runs if record])

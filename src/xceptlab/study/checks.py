@@ -1,4 +1,6 @@
-"""Checks of a study before its first run: is it controlled, and can its claims be judged as they are declared?"""
+"""Checks of a study before its first run: is it controlled, and can its claims be judged as they
+are declared?
+"""
 
 import math
 from pathlib import Path
@@ -49,12 +51,16 @@ def _check_control(expansion: Expansion, file: Path) -> None:
     seen: dict[str, str] = {}
     for arm, config in expansion.arms.items():
         if config.run_id in seen:
-            raise Refused(f"{file}: the arms {seen[config.run_id]!r} and {arm!r} are the same science; an arm must differ")
+            raise Refused(
+                f"{file}: the arms {seen[config.run_id]!r} and {arm!r} are the same science; an arm must differ"
+            )
         seen[config.run_id] = arm
 
 
 def _check_metrics(expansion: Expansion, file: Path) -> None:
-    """Refuse a claim on a metric that an arm does not measure, or of which a diverged run would have no score."""
+    """Refuse a claim on a metric that an arm does not measure, or of which a diverged run would
+    have no score.
+    """
     for claim in expansion.study.claims:
         for arm in arms_of(claim, expansion.study):
             if fault := _metric_fault(claim, arm, expansion.arms[arm]):
@@ -80,7 +86,9 @@ def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
 
 
 def _check_tuning(expansion: Expansion, file: Path) -> None:
-    """Refuse tuned values that a configuration does not allow, that are one science, or that nothing is there to choose by."""
+    """Refuse tuned values that a configuration does not allow, that are one science, or that
+    nothing is there to choose by.
+    """
     tune = expansion.study.tune
     if tune is None:
         return
@@ -91,13 +99,19 @@ def _check_tuning(expansion: Expansion, file: Path) -> None:
     seen: dict[str, str] = {}
     for name, trial in trials.items():
         if trial.config.run_id in seen:
-            raise Refused(f"{file}: tune.keys: {seen[trial.config.run_id]} and {name} are the same science")
+            raise Refused(
+                f"{file}: tune.keys: {seen[trial.config.run_id]} and {name} are the same science"
+            )
         seen[trial.config.run_id] = name
     for arm, config in expansion.arms.items():
         if not config.data.has_validation_images:
-            raise Refused(f"{file}: tune.select: {tune.select} needs data.validation, which is 0 in arm {arm!r}")
+            raise Refused(
+                f"{file}: tune.select: {tune.select} needs data.validation, which is 0 in arm {arm!r}"
+            )
         if tune.select.endswith("top5") and config.data.classes <= 5:
-            raise Refused(f"{file}: tune.select: {tune.select} is always 100% with {config.data.classes} classes; select top1")
+            raise Refused(
+                f"{file}: tune.select: {tune.select} is always 100% with {config.data.classes} classes; select top1"
+            )
 
 
 def _check_scope(study: Study, file: Path) -> None:
@@ -105,17 +119,25 @@ def _check_scope(study: Study, file: Path) -> None:
     if study.scope != "images":
         return
     if isinstance(study.seeds, Seeds):
-        raise Refused(f"{file}: scope: images needs a list of seeds; seeds until decided are judged on this test set only")
+        raise Refused(
+            f"{file}: scope: images needs a list of seeds; seeds until decided are judged on this test set only"
+        )
     for claim in study.claims:
         if claim.statistic == "median":
-            raise Refused(f"{file}: claim {claim.id!r}: statistic: with scope: images it must be mean, not median")
+            raise Refused(
+                f"{file}: claim {claim.id!r}: statistic: with scope: images it must be mean, not median"
+            )
         if claim.metric not in FILES:
             kept = f"with scope: images it must be one of {', '.join(FILES)}, whose values are kept image by image"
-            raise Refused(f"{file}: claim {claim.id!r}: metric: {claim.metric} is not allowed; {kept}")
+            raise Refused(
+                f"{file}: claim {claim.id!r}: metric: {claim.metric} is not allowed; {kept}"
+            )
 
 
 def _check_number_of_seeds(study: Study, file: Path) -> None:
-    """Refuse a study of too few seeds for a claim on a median to be supported, whatever its runs score."""
+    """Refuse a study of too few seeds for a claim on a median to be supported, whatever its runs
+    score.
+    """
     seeds = study.seeds
     max_seeds = seeds.max if isinstance(seeds, Seeds) else len(seeds)
     for claim in study.claims:
@@ -129,7 +151,9 @@ def _check_number_of_seeds(study: Study, file: Path) -> None:
 
 
 def _seeds_of_a_median(level: float, other_claims: int, max_seeds: int) -> str:
-    """How many seeds a claim on a median needs at ``level``, in words, in a study of ``max_seeds`` at most."""
+    """How many seeds a claim on a median needs at ``level``, in words, in a study of ``max_seeds``
+    at most.
+    """
     beside = ""
     if other_claims == 1:
         beside = " beside 1 other claim"

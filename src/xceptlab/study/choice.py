@@ -1,7 +1,9 @@
-"""The runs that stand for an arm where keys are tuned: at every seed the one whose value validates best.
+"""The runs that stand for an arm where keys are tuned: at every seed the one whose value validates
+best.
 
-``Expansion`` knows the runs by (trial, seed): ``residual@0.1``, 0. ``arm_records`` and ``arm_directories`` go from there to those
-by (arm, seed), on which claims are judged. In a study that tunes nothing a trial is an arm, and the two are the same.
+``Expansion`` knows the runs by (trial, seed): ``residual@0.1``, 0. ``arm_records`` and
+``arm_directories`` go from there to those by (arm, seed), on which claims are judged. In a study
+that tunes nothing a trial is an arm, and the two are the same.
 """
 
 import math
@@ -14,13 +16,17 @@ from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 
 Records = Mapping[tuple[str, int], Record | None]
-"""Records, or None where a run has none yet: of all runs by (trial, seed), or of those that stand for the arms by (arm, seed)."""
+"""Records, or None where a run has none yet: of all runs by (trial, seed), or of those that stand
+for the arms by (arm, seed).
+"""
 
 
 def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]:
-    """The name of the trial whose run stands for an arm, by (arm, seed); left out while one of the arm's trials has no record.
+    """The name of the trial whose run stands for an arm, by (arm, seed); left out while one of the
+    arm's trials has no record.
 
-    The test split has no part in it, nor have other arms and seeds. A run that diverged is chosen only where all of them did.
+    The test split has no part in it, nor have other arms and seeds. A run that diverged is chosen
+    only where all of them did.
     """
     found = {}
     for seed in expansion.seeds:
@@ -32,7 +38,9 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
 
 
 def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> str | None:
-    """The trial of an arm that validates best at a seed, of equal ones the first; None while one of them has no record."""
+    """The trial of an arm that validates best at a seed, of equal ones the first; None while one of
+    them has no record.
+    """
     tune = expansion.study.tune
     scores = {}
     for name in expansion.trials_of(arm):
@@ -44,7 +52,9 @@ def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> 
 
 
 def arm_records(expansion: Expansion, records: Records) -> Records:
-    """The records that stand for the arms, by (arm, seed); None where there is none, or none is asked for."""
+    """The records that stand for the arms, by (arm, seed); None where there is none, or none is
+    asked for.
+    """
     found: dict[tuple[str, int], Record | None] = dict.fromkeys(_arms_by_seed(expansion))
     for (arm, seed), trial in chosen(expansion, records).items():
         found[arm, seed] = records[trial, seed]
@@ -52,7 +62,9 @@ def arm_records(expansion: Expansion, records: Records) -> Records:
 
 
 def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, int], RunDirectory]:
-    """The directories of the runs that stand for the arms, by (arm, seed), as far as they are known."""
+    """The directories of the runs that stand for the arms, by (arm, seed), as far as they are
+    known.
+    """
     directories = expansion.directories()
     if expansion.study.tune is None:
         return directories

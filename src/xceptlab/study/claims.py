@@ -1,4 +1,6 @@
-"""A claim on two arms, made before the first run: their contrast, the metric, what is claimed of it, and the margin."""
+"""A claim on two arms, made before the first run: their contrast, the metric, what is claimed of
+it, and the margin.
+"""
 
 import re
 from collections.abc import Sequence
@@ -19,30 +21,38 @@ class Claim(Section):
     id: str
     """Name of the claim, different from the others'."""
     contrast: tuple[str, str] | None = None
-    """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when lower)."""
+    """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when
+    lower).
+    """
     effect: dict[str, list[Any]] = field(default_factory=dict)
-    """In place of a contrast, in a grid: by factor its levels a and b, compared on average over the other factors; of two or
-    three factors how much the effect of the first ones differs between the last one's levels, their interaction."""
+    """In place of a contrast, in a grid: by factor its levels a and b, compared on average over the
+    other factors; of two or three factors how much the effect of the first ones differs between the
+    last one's levels, their interaction."""
     metric: Literal[metrics.NAMES] | str  # type: ignore[valid-type]
-    """Compared at the last epoch: accuracies in percent, the loss in nats, or a metric of ``train.metrics``; ``val`` needs images
-    to validate on, top5 over 5 classes."""
+    """Compared at the last epoch: accuracies in percent, the loss in nats, or a metric of
+    ``train.metrics``; ``val`` needs images to validate on, top5 over 5 classes."""
     kind: Literal["superior", "equivalent"]
     """superior: a - b > margin; equivalent: -margin < a - b < margin."""
     margin: float
-    """Smallest difference that matters, 0 or more, in percentage points or nats; above 0 for equivalent."""
+    """Smallest difference that matters, 0 or more, in percentage points or nats; above 0 for
+    equivalent.
+    """
     statistic: Literal["mean", "median"] = "mean"
-    """Statistic of the differences over seeds: the mean, by t-tests; or the median, by counting in how many seeds a - b lies
-    beyond the margin, which stays valid where runs collapse or diverge, and needs 5 seeds for one claim, more for several."""
+    """Statistic of the differences over seeds: the mean, by t-tests; or the median, by counting in
+    how many seeds a - b lies beyond the margin, which stays valid where runs collapse or diverge,
+    and needs 5 seeds for one claim, more for several."""
     pairing: Literal["seed", "none"] = "seed"
-    """seed: the arms of a seed form a pair, as they see the same images in the same order; none: the arms are compared as if they
-    had nothing in common, by Welch's t-tests, for a mean of two arms with a list of seeds."""
+    """seed: the arms of a seed form a pair, as they see the same images in the same order; none:
+    the arms are compared as if they had nothing in common, by Welch's t-tests, for a mean of two
+    arms with a list of seeds."""
     statement: str = ""
     """The claim in words."""
     diverged: float | None = None
     """Score of a run that diverged, in the metric's unit; null scores it as guessing."""
     failed: float | None = None
-    """Score below which a run has failed (above, for the loss), as one that diverged has: the report counts failures, says how
-    often they may be expected, and warns where they decide; the verdict is of the scores as they are."""
+    """Score below which a run has failed (above, for the loss), as one that diverged has: the
+    report counts failures, says how often they may be expected, and warns where they decide; the
+    verdict is of the scores as they are."""
 
     def __post_init__(self) -> None:
         if isinstance(self.contrast, list | tuple):  # arms may be named by numbers
@@ -52,28 +62,49 @@ class Claim(Section):
         self._require("id", self.id.strip() != "", "a name, not empty")
         if (self.contrast is None) != bool(self.effect):
             stands = "there is an effect, too" if self.effect else "missing"
-            raise Refused(f"contrast: {stands}; a claim is on either a contrast of two arms or an effect of a grid")
+            raise Refused(
+                f"contrast: {stands}; a claim is on either a contrast of two arms or an effect of a grid"
+            )
         if self.contrast:
             self._require("contrast", self.contrast[0] != self.contrast[1], "two different arms")
         paired = all(_are_two_levels(levels) for levels in self.effect.values())
-        self._require("effect", len(self.effect) <= 3 and paired, "one to three factors, each with two different levels")
+        self._require(
+            "effect",
+            len(self.effect) <= 3 and paired,
+            "one to three factors, each with two different levels",
+        )
         of_means = self.statistic == "mean" and not self.effect
-        self._require("pairing", self.pairing == "seed" or of_means, "seed, but for the means of two arms")
+        self._require(
+            "pairing", self.pairing == "seed" or of_means, "seed, but for the means of two arms"
+        )
         self._require("margin", self.margin >= 0, "0 or more")
-        self._require("margin", self.margin > 0 or self.kind == "superior", "above 0; nothing is equivalent to within 0")
+        self._require(
+            "margin",
+            self.margin > 0 or self.kind == "superior",
+            "above 0; nothing is equivalent to within 0",
+        )
         self._check_range()
 
     def _check_range(self) -> None:
         """Refuse scores that no run can have, and margins that no difference can exceed."""
         if self.measure.in_percent:
-            of_gains = 2 ** max(0, len(self.effect) - 1)  # a difference of differences may be twice as large
+            # a difference of differences may be twice as large
+            of_gains = 2 ** max(0, len(self.effect) - 1)
             largest = self.measure.highest * of_gains
-            self._require("margin", self.margin < largest, f"below {largest:g}, the largest difference that there is, in points")
+            self._require(
+                "margin",
+                self.margin < largest,
+                f"below {largest:g}, the largest difference that there is, in points",
+            )
         elif self.metric not in metrics.NAMES:  # what another tool calls a loss may be below 0
             return
         for name in ("diverged", "failed"):
             score = getattr(self, name)
-            self._require(name, score is None or 0 <= score <= self.measure.highest, f"{self.measure.allowed}, or null")
+            self._require(
+                name,
+                score is None or 0 <= score <= self.measure.highest,
+                f"{self.measure.allowed}, or null",
+            )
 
     @property
     def measure(self) -> Metric:
@@ -92,7 +123,9 @@ class Claim(Section):
 
     @property
     def sides(self) -> tuple[str, str]:
-        """The two things that the claim compares, a and b, in words: two arms, or an effect's last factor at its two levels."""
+        """The two things that the claim compares, a and b, in words: two arms, or an effect's last
+        factor at its two levels.
+        """
         if self.contrast:
             return self.contrast
         factor, (a, b) = list(self.effect.items())[-1]
@@ -107,7 +140,8 @@ class Claim(Section):
 
     @property
     def gain(self) -> str:
-        """What an interaction compares between its two sides, such as ``the gain of model.residual all over none``.
+        """What an interaction compares between its two sides, such as ``the gain of model.residual
+        all over none``.
 
         Empty for a contrast and for a main effect.
         """
@@ -145,14 +179,17 @@ def refuse_repeated(claims: Sequence[Claim]) -> None:
             claim.measure.lower_is_better,
         )
         if said in made:
-            raise Refused(f"claim {claim.id!r}: is the same as the claim {made[said]!r}; remove one of them")
+            raise Refused(
+                f"claim {claim.id!r}: is the same as the claim {made[said]!r}; remove one of them"
+            )
         made[said] = claim.id
 
 
 def dotted(declared: Any, place: str) -> Any:
     """The keys of an arm, or the factors of a grid or an effect, dotted.
 
-    What is no mapping with keys of text is returned as it is; the section whose field it is refuses it by its type.
+    What is no mapping with keys of text is returned as it is; the section whose field it is refuses
+    it by its type.
     """
     if not isinstance(declared, dict) or not all(isinstance(key, str) for key in declared):
         return declared

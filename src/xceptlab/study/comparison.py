@@ -1,7 +1,9 @@
-"""A comparison is controlled where budgets are equal and one thing differs; both are seen on the networks before the first run.
+"""A comparison is controlled where budgets are equal and one thing differs; both are seen on the
+networks before the first run.
 
-``matched`` solves the width of each arm for the first arm's parameters or MACs (``model.match``). ``module_trees`` builds every
-arm's network, so that what cannot be built is refused before a run starts, and compares the modules with the configurations.
+``matched`` solves the width of each arm for the first arm's parameters or MACs (``model.match``).
+``module_trees`` builds every arm's network, so that what cannot be built is refused before a run
+starts, and compares the modules with the configurations.
 """
 
 import bisect
@@ -25,7 +27,9 @@ LEAST, MOST = int(0.016 / STEP) + 1, int(16 / STEP)
 
 
 def matched(expansion: Expansion) -> Expansion:
-    """The study with every arm's width such that it comes nearest to the budget of the first arm, which keeps its own."""
+    """The study with every arm's width such that it comes nearest to the budget of the first arm,
+    which keeps its own.
+    """
     first = expansion.baseline
     budget = budget_of(first)
     arms = {}
@@ -39,9 +43,9 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
     """Every arm's module tree.
 
     Raises:
-        Refused: An arm's network cannot be built, does not take its images, or cannot start from its weights; or its modules
-            differ from the baseline's although no key of ``model`` does, such as the classifier when two data sets have other
-            classes.
+        Refused: An arm's network cannot be built, does not take its images, or cannot start from
+            its weights; or its modules differ from the baseline's although no key of ``model``
+            does, such as the classifier when two data sets have other classes.
     """
     found: dict[str, list[Row]] = {}
     for arm, config in expansion.arms.items():
@@ -54,15 +58,18 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
         more = changes(found[baseline], found[arm])
         declared = [key for key in expansion.differences(arm) if key.startswith("model.")]
         if more and not declared:
-            raise Refused(f"arm {arm!r} differs from {baseline!r} in its modules, though in no key of model: {more[0]}")
+            raise Refused(
+                f"arm {arm!r} differs from {baseline!r} in its modules, though in no key of model: {more[0]}"
+            )
     return found
 
 
 def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[str]:
-    """Warn of arms that differ only in what nothing reads, or in keys of ``model`` that no module tree shows.
+    """Warn of arms that differ only in what nothing reads, or in keys of ``model`` that no module
+    tree shows.
 
-    For example, the order inside regular convolutions shows in no module tree. It is a warning and no refusal, since what a timm
-    model does between its modules is not in its tree either.
+    For example, the order inside regular convolutions shows in no module tree. It is a warning and
+    no refusal, since what a timm model does between its modules is not in its tree either.
     """
     seen: dict[str, str] = {}
     lines = _idle_arms(expansion)
@@ -77,21 +84,34 @@ def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[st
 
 
 def _idle_arms(expansion: Expansion) -> list[str]:
-    """Warn of arms whose every difference from the baseline is in a key that neither of the two reads."""
+    """Warn of arms whose every difference from the baseline is in a key that neither of the two
+    reads.
+    """
     baseline, *others = expansion.arms
     lines = []
     for arm in others:
-        idle = expansion.baseline.keys_without_effect().keys() & expansion.arms[arm].keys_without_effect().keys()
+        idle = (
+            expansion.baseline.keys_without_effect().keys()
+            & expansion.arms[arm].keys_without_effect().keys()
+        )
         keys = expansion.differences(arm).keys()
         if keys and keys <= idle:
-            lines.append(f"the arms {baseline!r} and {arm!r} differ in {', '.join(keys)} alone, which changes nothing in them")
+            lines.append(
+                f"the arms {baseline!r} and {arm!r} differ in {', '.join(keys)} alone, which changes nothing in them"
+            )
     return lines
 
 
 def _beside_the_modules(config: RunConfig) -> dict[str, Any]:
-    """The part of a run's science that no module tree can show: all but the network, and the weights that it starts from."""
+    """The part of a run's science that no module tree can show: all but the network, and the
+    weights that it starts from.
+    """
     starts = ("model.init", "model.weights_digest")
-    return {key: value for key, value in config.science().items() if key in starts or not key.startswith("model.")}
+    return {
+        key: value
+        for key, value in config.science().items()
+        if key in starts or not key.startswith("model.")
+    }
 
 
 def budget_of(config: RunConfig) -> int:
@@ -103,7 +123,9 @@ def budget_of(config: RunConfig) -> int:
 
 
 def _solved(config: RunConfig, budget: int) -> RunConfig:
-    """The configuration at the width, of all that are tried, at which it comes nearest to the budget."""
+    """The configuration at the width, of all that are tried, at which it comes nearest to the
+    budget.
+    """
 
     @functools.cache  # a network takes a quarter of a second
     def cost_at(step: int) -> int:
@@ -124,7 +146,9 @@ def _at_width(config: RunConfig, step: int) -> RunConfig:
 
 
 def _first_guess(cost_at: Callable[[int], int], step: int, budget: int) -> int:
-    """A width near the one that costs the budget, from any width to begin with: costs grow about as the square of the width."""
+    """A width near the one that costs the budget, from any width to begin with: costs grow about as
+    the square of the width.
+    """
     for _ in range(2):
         guess = round(step * math.sqrt(budget / cost_at(step)))
         step = min(max(guess, LEAST), MOST)
@@ -132,7 +156,9 @@ def _first_guess(cost_at: Callable[[int], int], step: int, budget: int) -> int:
 
 
 def _bracket(cost_at: Callable[[int], int], guess: int, budget: int) -> tuple[int, int]:
-    """Two widths between which the budget lies, as far as there are any, found from the guess in strides that double."""
+    """Two widths between which the budget lies, as far as there are any, found from the guess in
+    strides that double.
+    """
     low = guess
     stride = 1
     while low > LEAST and cost_at(low) >= budget:

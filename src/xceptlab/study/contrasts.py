@@ -1,4 +1,6 @@
-"""Which arms a claim compares, and with which weights: the two of a contrast, or the cells of a grid that make up an effect."""
+"""Which arms a claim compares, and with which weights: the two of a contrast, or the cells of a
+grid that make up an effect.
+"""
 
 from typing import Any
 
@@ -7,10 +9,12 @@ from xceptlab.study.definition import Study
 
 
 def weights(claim: Claim, study: Study) -> tuple[dict[str, float], dict[str, float]]:
-    """The weights, by arm, with which scores make up the two sides that a claim compares; arms without weight are left out.
+    """The weights, by arm, with which scores make up the two sides that a claim compares; arms
+    without weight are left out.
 
-    A side of a main effect is the mean of the arms at its level. A side of an interaction is the effect of the factors before
-    the last one, on average over the other factors, at its level of the last one.
+    A side of a main effect is the mean of the arms at its level. A side of an interaction is the
+    effect of the factors before the last one, on average over the other factors, at its level of
+    the last one.
     """
     if claim.contrast:
         a, b = claim.contrast
@@ -28,7 +32,9 @@ def _side(side: int, effect: dict[str, list[Any]], study: Study) -> dict[str, fl
     return found
 
 
-def _weight(levels: dict[str, Any], side: int, effect: dict[str, list[Any]], grid: dict[str, list[Any]]) -> float:
+def _weight(
+    levels: dict[str, Any], side: int, effect: dict[str, list[Any]], grid: dict[str, list[Any]]
+) -> float:
     """The weight of the cell with these levels, by factor, in one side of an effect."""
     *before, last = effect
     weight = 1.0
@@ -44,7 +50,9 @@ def _weight(levels: dict[str, Any], side: int, effect: dict[str, list[Any]], gri
 
 
 def _sign(level: Any, compared: list[Any]) -> int:
-    """The sign of a level in the difference a - b of two levels: 1 for a, -1 for b, 0 for any other."""
+    """The sign of a level in the difference a - b of two levels: 1 for a, -1 for b, 0 for any
+    other.
+    """
     a, b = map(level_name, compared)
     name = level_name(level)
     if name == a:

@@ -1,4 +1,6 @@
-"""A study: a question, arms that differ from the baseline in declared keys, seeds, and claims made before the first run."""
+"""A study: a question, arms that differ from the baseline in declared keys, seeds, and claims made
+before the first run.
+"""
 
 import itertools
 import math
@@ -18,13 +20,18 @@ from xceptlab.study.tuning import Tune
 DERIVED = ("data.content", "model.weights_digest")
 """Science that xceptlab fills in: what the files of other keys hold."""
 
-FACTORS = [*(key for key in RunConfig().science() if key not in ("seed", *DERIVED)), "model.weights"]
+FACTORS = [
+    *(key for key in RunConfig().science() if key not in ("seed", *DERIVED)),
+    "model.weights",
+]
 """The keys in which arms may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds(Section):
-    """Seeds until every claim is decided or given up: 0 to ``start`` - 1, and then ``step`` more at a time, ``max`` at most."""
+    """Seeds until every claim is decided or given up: 0 to ``start`` - 1, and then ``step`` more at
+    a time, ``max`` at most.
+    """
 
     PREFIX: ClassVar[str] = "seeds."
 
@@ -35,21 +42,37 @@ class Seeds(Section):
     max: int
     """Seeds at most: ``start`` plus some steps, 40 or less."""
     stop: Literal["decided"]
-    """decided: stop when every claim is supported or contradicted, or given up; peeking is accounted for."""
+    """decided: stop when every claim is supported or contradicted, or given up; peeking is
+    accounted for.
+    """
     futility: float | None = None
-    """Give a claim up, inconclusive, when its chance to be decided by ``max`` seeds falls below this; null never does."""
+    """Give a claim up, inconclusive, when its chance to be decided by ``max`` seeds falls below
+    this; null never does.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (("start", 3, 10), ("step", 1, 5), ("max", self.start + self.step, 40)):
-            self._require(name, low <= getattr(self, name) <= high, f"a whole number from {low} to {high}")
+        for name, low, high in (
+            ("start", 3, 10),
+            ("step", 1, 5),
+            ("max", self.start + self.step, 40),
+        ):
+            self._require(
+                name, low <= getattr(self, name) <= high, f"a whole number from {low} to {high}"
+            )
         last = self.analyses[-1]
         self._require("max", self.max == last, f"start plus steps, such as {last}")
-        self._require("futility", self.futility is None or 0 < self.futility < 1, "above 0 and below 1, or null")
+        self._require(
+            "futility",
+            self.futility is None or 0 < self.futility < 1,
+            "above 0 and below 1, or null",
+        )
 
     @property
     def analyses(self) -> range:
-        """The numbers of seeds at which the claims are judged: of every interim analysis, and of the last one."""
+        """The numbers of seeds at which the claims are judged: of every interim analysis, and of
+        the last one.
+        """
         return range(self.start, self.max + 1, self.step)
 
 
@@ -86,30 +109,42 @@ class Study(Section):
     question: str
     """What the study answers."""
     base: list[str]
-    """Configuration files that every arm shares, in order; looked up beside the study file, then from the working directory, then
-    among the shipped ones."""
+    """Configuration files that every arm shares, in order; looked up beside the study file, then
+    from the working directory, then among the shipped ones."""
     extensions: list[str] = field(default_factory=list)
-    """Modules that register what the arms use from outside: ``.py`` files beside the study file, or importable modules."""
+    """Modules that register what the arms use from outside: ``.py`` files beside the study file, or
+    importable modules.
+    """
     seeds: list[int] | Seeds
-    """Each arm is trained once with each, of which a verdict needs 3; a mapping adds seeds until the claims are decided."""
+    """Each arm is trained once with each, of which a verdict needs 3; a mapping adds seeds until
+    the claims are decided.
+    """
     claims: list[Claim] = field(default_factory=list)
     """What is claimed before the first run."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Arms by name, each with the keys of a run that it overrides; the first arm is the baseline."""
+    """Arms by name, each with the keys of a run that it overrides; the first arm is the baseline.
+    """
     grid: dict[str, list[Any]] = field(default_factory=dict)
-    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels, joined by ``-`` (a list by
-    ``_``, an empty one ``none``)."""
+    """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels,
+    joined by ``-`` (a list by ``_``, an empty one ``none``)."""
     alpha: float = 0.05
-    """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the file; above 0, below 0.5."""
+    """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the
+    file; above 0, below 0.5.
+    """
     scope: Literal["test_set", "images"] = "test_set"
-    """What verdicts hold for: these images of the test set; or other images of the same kind, too, which takes larger effects."""
+    """What verdicts hold for: these images of the test set; or other images of the same kind, too,
+    which takes larger effects.
+    """
     tune: Tune | None = None
-    """Train every arm at several values of some keys, and compare the arms at the best ones; null compares them as they are."""
+    """Train every arm at several values of some keys, and compare the arms at the best ones; null
+    compares them as they are.
+    """
     paper: Paper = field(default_factory=Paper)
     """Where the tested claim stands."""
 
     def __post_init__(self) -> None:
-        if self.arms is None or isinstance(self.arms, dict):  # a value of another type is refused with the types of all fields
+        # a value of another type is refused with the types of all fields
+        if self.arms is None or isinstance(self.arms, dict):
             object.__setattr__(self, "arms", _named_arms(self.arms or {}))
         object.__setattr__(self, "grid", dotted(self.grid, "grid"))
         super().__post_init__()
@@ -138,10 +173,14 @@ class Study(Section):
         if len(cells) < math.prod(map(len, self.grid.values())):
             raise Refused("grid: two cells have the same name; each factor's levels must differ")
         if len(cells) < 2:
-            raise Refused(f"{'arms' if self.arms else 'grid'}: at least 2 arms are needed, to be compared")
+            raise Refused(
+                f"{'arms' if self.arms else 'grid'}: at least 2 arms are needed, to be compared"
+            )
         for name, declared in cells.items():
             if not re.fullmatch(r"[\w.+-]+", name):
-                raise Refused(f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are")
+                raise Refused(
+                    f"arms: the name {name!r} is not allowed; letters, digits, '_', '.', '+' and '-' are"
+                )
             for key in declared:
                 if key not in FACTORS and not options.is_option(key):
                     raise Refused(f"arm {name!r}: {_no_factor(key)}")
@@ -149,19 +188,29 @@ class Study(Section):
                     raise Refused(f"arm {name!r}: {key} is tuned, so that no arm may declare it")
 
     def _check_claim(self, claim: Claim) -> None:
-        """Refuse a claim whose id another one has, or that names an arm, a factor or a level that the study does not have."""
+        """Refuse a claim whose id another one has, or that names an arm, a factor or a level that
+        the study does not have.
+        """
         ids = [other.id for other in self.claims]
         if ids.count(claim.id) > 1:
             raise Refused(f"claim {claim.id!r}: there are {ids.count(claim.id)} claims of this id")
         if claim.pairing == "none" and (isinstance(self.seeds, Seeds) or self.scope == "images"):
-            raise Refused(f"claim {claim.id!r}: pairing: none needs a list of seeds and scope: test_set")
+            raise Refused(
+                f"claim {claim.id!r}: pairing: none needs a list of seeds and scope: test_set"
+            )
         cells = self.cells()
         for arm in claim.contrast or ():
             if arm not in cells:
-                raise Refused(f"claim {claim.id!r}: contrast: there is no arm {arm!r}; there are {', '.join(cells)}")
+                raise Refused(
+                    f"claim {claim.id!r}: contrast: there is no arm {arm!r}; there are {', '.join(cells)}"
+                )
         for factor, levels in claim.effect.items():
             if factor not in self.grid:
-                there = f"there are {', '.join(self.grid)}" if self.grid else "a study of arms has none, a grid has"
+                there = (
+                    f"there are {', '.join(self.grid)}"
+                    if self.grid
+                    else "a study of arms has none, a grid has"
+                )
                 raise Refused(f"claim {claim.id!r}: effect: there is no factor {factor!r}; {there}")
             names = [level_name(level) for level in self.grid[factor]]
             for level in map(level_name, levels):
@@ -185,7 +234,9 @@ def _named_arms(declared: dict[Any, Any]) -> dict[str, Any]:
     arms = {}
     for name, values in declared.items():
         if isinstance(name, bool):
-            raise Refused(f"arms: YAML reads a name as {shown(name)}; on, off, yes, no, true and false need quotes")
+            raise Refused(
+                f"arms: YAML reads a name as {shown(name)}; on, off, yes, no, true and false need quotes"
+            )
         arms[str(name)] = dotted(values, f"arms.{name}")
     return arms
 

@@ -1,7 +1,9 @@
-"""What a claim is about: the mean or the median over seeds of paired differences, and how each of the two is tested.
+"""What a claim is about: the mean or the median over seeds of paired differences, and how each of
+the two is tested.
 
-The mean is tested by t-tests: powerful, and valid while the differences are near normal. The median is tested by counting signs:
-valid for any distribution, also where runs collapse or diverge, and blind to how large a difference is.
+The mean is tested by t-tests: powerful, and valid while the differences are near normal. The median
+is tested by counting signs: valid for any distribution, also where runs collapse or diverge, and
+blind to how large a difference is.
 """
 
 import math
@@ -24,11 +26,13 @@ PLAUSIBLE = 0.8
 
 
 class Estimand(ABC):
-    """The statistic that a claim is about, of its paired differences (n,), which are above 0 where the first arm is better.
+    """The statistic that a claim is about, of its paired differences (n,), which are above 0 where
+    the first arm is better.
 
     Args:
         claim: The claim.
-        seeds: Those of the study; where seeds are added until the claims are decided, tests account for all analyses.
+        seeds: Those of the study; where seeds are added until the claims are decided, tests account
+            for all analyses.
     """
 
     boundary: statistics.Boundary | signs.SignBoundary | None
@@ -38,11 +42,14 @@ class Estimand(ABC):
         self.claim, self.seeds = claim, seeds
 
     def adjust(self, p: Array) -> Array:
-        """One-sided p-values (...) made valid beside the other analyses of a sequential study; with fixed seeds as they are."""
+        """One-sided p-values (...) made valid beside the other analyses of a sequential study; with
+        fixed seeds as they are.
+        """
         return p if self.boundary is None else self.boundary.chance(p)
 
     def nominal(self, level: float) -> float:
-        """The unadjusted p-value at which one analysis of a sequential study decides at the familywise ``level``.
+        """The unadjusted p-value at which one analysis of a sequential study decides at the
+        familywise ``level``.
 
         With fixed seeds it is ``level`` itself.
         """
@@ -60,7 +67,9 @@ class Estimand(ABC):
 
     @abstractmethod
     def interval(self, differences: Array, alpha: float) -> tuple[float, float]:
-        """The interval of level 1 - 2 alpha that belongs to the claim's tests at ``alpha``, from differences (n,), n >= 2."""
+        """The interval of level 1 - 2 alpha that belongs to the claim's tests at ``alpha``, from
+        differences (n,), n >= 2.
+        """
 
     @abstractmethod
     def p_values(self, differences: Array) -> Array:
@@ -71,7 +80,9 @@ class Estimand(ABC):
 
     @abstractmethod
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        """Whether differences (..., n) vary by more than ``tolerance``, where the test needs that: (...)."""
+        """Whether differences (..., n) vary by more than ``tolerance``, where the test needs that:
+        (...).
+        """
 
     @abstractmethod
     def untestable(self, differences: Array) -> str:
@@ -79,11 +90,14 @@ class Estimand(ABC):
 
     @abstractmethod
     def power_sentence(self, differences: Array, level: float) -> str:
-        """What so many pairs would have found with 80% power at the ``level`` of a single analysis, in a sentence."""
+        """What so many pairs would have found with 80% power at the ``level`` of a single analysis,
+        in a sentence.
+        """
 
     @abstractmethod
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
-        """How many seeds would probably decide the claim if these differences were typical, in a clause.
+        """How many seeds would probably decide the claim if these differences were typical, in a
+        clause.
 
         Args:
             differences: The differences (n,).
@@ -92,38 +106,50 @@ class Estimand(ABC):
 
     @abstractmethod
     def description(self, differences: Array) -> str:
-        """The differences (n,), n >= 2, in one clause: their number, their statistic and how they vary."""
+        """The differences (n,), n >= 2, in one clause: their number, their statistic and how they
+        vary.
+        """
 
     @abstractmethod
     def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
-        """The chance to be decided, either way, by the most seeds, and the seeds that it takes on average.
+        """The chance to be decided, either way, by the most seeds, and the seeds that it takes on
+        average.
 
-        It is the conditional power under the current trend: further seeds are taken to be as those of the differences (n,),
-        n >= 2. Only of a study whose seeds are added, at the ``level`` of all its analyses.
+        It is the conditional power under the current trend: further seeds are taken to be as those
+        of the differences (n,), n >= 2. Only of a study whose seeds are added, at the ``level`` of
+        all its analyses.
         """
 
     @abstractmethod
     def stopping_sentence(self, differences: Array, level: float) -> str:
-        """How stopping when it was decided biases the claim's estimate, in a sentence; empty where that is next to nothing.
+        """How stopping when it was decided biases the claim's estimate, in a sentence; empty where
+        that is next to nothing.
 
         The claim was decided by these differences (n,), n >= 2, at the study's ``level``.
         """
 
     @abstractmethod
     def forecast_clause(self, differences: Array, level: float) -> str:
-        """What the differences (n,), n >= 2, say about the seeds still to come, at the study's ``level``, in a clause."""
+        """What the differences (n,), n >= 2, say about the seeds still to come, at the study's
+        ``level``, in a clause.
+        """
 
 
 def estimand_of(
-    claim: Claim, seeds: Sequence[int] | Seeds, arms: Array | None = None, image_variance: float | None = None
+    claim: Claim,
+    seeds: Sequence[int] | Seeds,
+    arms: Array | None = None,
+    image_variance: float | None = None,
 ) -> Estimand:
     """The estimand that a claim declares.
 
     Args:
         claim: The claim.
         seeds: Those of the study.
-        arms: The scores of the claim's two sides with equal seeds, (2, n), which unpaired arms need.
-        image_variance: What images add to the variance, where a verdict is to hold for other images, too (``scope: images``).
+        arms: The scores of the claim's two sides with equal seeds, (2, n), which unpaired arms
+            need.
+        image_variance: What images add to the variance, where a verdict is to hold for other
+            images, too (``scope: images``).
     """
     if image_variance is not None:
         return MeanOverImages(claim, seeds, image_variance)
@@ -147,11 +173,15 @@ class Mean(Estimand):
             self.boundary = statistics.Boundary(seeds.start, seeds.step, seeds.max)
 
     def spread(self, differences: Array) -> Array:
-        """The standard deviation (...) of differences (..., n), n >= 2, of which ``error`` makes the mean's standard error."""
+        """The standard deviation (...) of differences (..., n), n >= 2, of which ``error`` makes
+        the mean's standard error.
+        """
         return np.asarray(differences.std(axis=-1, ddof=1))
 
     def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
-        """The standard error of the mean of n differences of this spread (...), and its degrees of freedom."""
+        """The standard error of the mean of n differences of this spread (...), and its degrees of
+        freedom.
+        """
         return spread / math.sqrt(n), n - 1
 
     def estimate(self, differences: Array) -> float:
@@ -162,7 +192,9 @@ class Mean(Estimand):
 
     def _interval(self, differences: Array, level: float) -> tuple[float, float]:
         error, degrees_of_freedom = self.error(self.spread(differences), len(differences))
-        low, high = statistics.t_interval(self.estimate(differences), error, degrees_of_freedom, level)
+        low, high = statistics.t_interval(
+            self.estimate(differences), error, degrees_of_freedom, level
+        )
         return float(low), float(high)
 
     def p_values(self, differences: Array) -> Array:
@@ -182,7 +214,9 @@ class Mean(Estimand):
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
     def power_sentence(self, differences: Array, level: float) -> str:
-        error, degrees_of_freedom = map(float, self.error(self.spread(differences), len(differences)))
+        error, degrees_of_freedom = map(
+            float, self.error(self.spread(differences), len(differences))
+        )
         detectable = statistics.detectable(error, degrees_of_freedom, self.claim.kind, level)
         smallest = f"{detectable:.{self.claim.decimals}f}"
         if self.claim.kind == "equivalent":
@@ -196,7 +230,8 @@ class Mean(Estimand):
         return f"{len(differences)} pairs"
 
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
-        """How many seeds would probably decide the claim if the observed mean and spread were the true ones, in a clause.
+        """How many seeds would probably decide the claim if the observed mean and spread were the
+        true ones, in a clause.
 
         A range is added, over the means that are plausible at the observed spread.
         """
@@ -205,14 +240,19 @@ class Mean(Estimand):
         need = self._seeds_needed(self.estimate(differences), differences, levels)
         if need >= MAX_PAIRS:
             return self._too_many()
-        plausible = [self._seeds_needed(mean, differences, levels) for mean in self._plausible_means(differences)]
+        plausible = [
+            self._seeds_needed(mean, differences, levels)
+            for mean in self._plausible_means(differences)
+        ]
         fewest, most = min(need, *plausible), max(need, *plausible)
         others = f"{fewest} to {most}" if most < MAX_PAIRS else f"{fewest} or more"
         power = f"80% power; {others} for means within their 80% interval"
         return f"at this mean and spread about {need} seeds would decide it, {need - len(differences)} more ({power})"
 
     def _plausible_means(self, differences: Array) -> list[float]:
-        """The ends of the mean's 80% interval, and the means within it that are harder or easier to decide than they are."""
+        """The ends of the mean's 80% interval, and the means within it that are harder or easier to
+        decide than they are.
+        """
         low, high = self._interval(differences, PLAUSIBLE)
         turns = [*self.claim.margins]
         if self.claim.kind == "equivalent":
@@ -220,7 +260,9 @@ class Mean(Estimand):
         return [low, high, *(mean for mean in turns if low < mean < high)]
 
     def _seeds_needed(self, mean: float, differences: Array, levels: Sequence[float]) -> int:
-        """How many seeds decide the claim with 80% power if this is the true mean; ``MAX_PAIRS`` if fewer do not."""
+        """How many seeds decide the claim with 80% power if this is the true mean; ``MAX_PAIRS`` if
+        fewer do not.
+        """
         margin = self.claim.margin
         if self.claim.kind == "superior":
             distances = [abs(mean - margin)]
@@ -228,7 +270,8 @@ class Mean(Estimand):
         elif abs(mean) < margin:
             distances, level = [margin - mean, margin + mean], levels[0]
         else:
-            distances, level = [abs(mean) - margin], levels[1] / 2  # either of two outer tests shows the opposite
+            # either of two outer tests shows the opposite
+            distances, level = [abs(mean) - margin], levels[1] / 2
         if min(distances) == 0:
             return MAX_PAIRS
         spread = self.spread(differences)
@@ -236,7 +279,9 @@ class Mean(Estimand):
         return max(need, len(differences) + 1, MIN_PAIRS)
 
     def _too_many(self) -> str:
-        return f"at this mean and spread more than {MAX_PAIRS - 1} seeds would be needed to decide it"
+        return (
+            f"at this mean and spread more than {MAX_PAIRS - 1} seeds would be needed to decide it"
+        )
 
     def description(self, differences: Array) -> str:
         places = self.claim.decimals
@@ -248,10 +293,16 @@ class Mean(Estimand):
     def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
         return self._conditional_power_at(self.estimate(differences), differences, level)
 
-    def _conditional_power_at(self, mean: float, differences: Array, level: float) -> tuple[float, float]:
-        """The chance to be decided and the seeds that it takes on average, if this were the true mean."""
+    def _conditional_power_at(
+        self, mean: float, differences: Array, level: float
+    ) -> tuple[float, float]:
+        """The chance to be decided and the seeds that it takes on average, if this were the true
+        mean.
+        """
         observed = tuple(differences.tolist())
-        return statistics.sequential_power(mean, observed=observed, **self._simulation_arguments(differences, level))
+        return statistics.sequential_power(
+            mean, observed=observed, **self._simulation_arguments(differences, level)
+        )
 
     def _simulation_arguments(self, differences: Array, level: float) -> dict[str, Any]:
         """The arguments that the simulations of this claim's analyses have in common."""
@@ -315,12 +366,14 @@ class UnpairedMean(Mean):
 
 
 class MeanOverImages(Mean):
-    """The mean over seeds and images: the test images are a sample, too, and other ones are to give the same verdict.
+    """The mean over seeds and images: the test images are a sample, too, and other ones are to give
+    the same verdict.
 
     Args:
         claim: The claim.
         seeds: Those of the study, a list.
-        image_variance: What images add to the variance of the mean difference (``statistics.image_variance``); NaN if not known.
+        image_variance: What images add to the variance of the mean difference
+            (``statistics.image_variance``); NaN if not known.
     """
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds, image_variance: float) -> None:
@@ -370,7 +423,8 @@ class Median(Estimand):
         return signs.p_values(differences, self.claim.kind, self.claim.margin, self.adjust)
 
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        return np.full(differences.shape[:-1], True)  # signs are counted whether differences vary or not
+        # signs are counted whether differences vary or not
+        return np.full(differences.shape[:-1], True)
 
     def untestable(self, differences: Array) -> str:
         return ""
@@ -383,7 +437,9 @@ class Median(Estimand):
         return f"{len(differences)} pairs would have found a difference {where} in {share:.0%} of all seeds with 80% power."
 
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
-        """How many seeds would probably decide the claim if as many differences spoke for it as do here, in a clause."""
+        """How many seeds would probably decide the claim if as many differences spoke for it as do
+        here, in a clause.
+        """
         holds, fails = signs.shares(differences, self.claim.kind, self.claim.margin)
         if holds == fails:
             return "as many differences speak for the claim as against it, so that no number of seeds would decide it"
@@ -393,10 +449,11 @@ class Median(Estimand):
             share, level, side = fails, levels[1], "speaks against it"
         need = max(signs.pairs_needed(share, level, MAX_PAIRS), len(differences) + 1)
         if need >= MAX_PAIRS:
-            return f"if it {side} in {share:.0%} of all seeds, more than {MAX_PAIRS - 1} would be needed to decide it"
-        return (
-            f"if it {side} in {share:.0%} of all seeds, about {need} would decide it, {need - len(differences)} more (80% power)"
-        )
+            seeds = f"more than {MAX_PAIRS - 1} would be needed to decide it"
+        else:
+            more = need - len(differences)
+            seeds = f"about {need} would decide it, {more} more (80% power)"
+        return f"if it {side} in {share:.0%} of all seeds, {seeds}"
 
     def description(self, differences: Array) -> str:
         places = self.claim.decimals
@@ -405,7 +462,9 @@ class Median(Estimand):
 
     def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
         assert self.boundary is not None
-        return signs.sequential_power(tuple(differences.tolist()), self.claim.kind, self.claim.margin, self.boundary, level)
+        return signs.sequential_power(
+            tuple(differences.tolist()), self.claim.kind, self.claim.margin, self.boundary, level
+        )
 
     def stopping_sentence(self, differences: Array, level: float) -> str:
         return "To stop when decided moves an estimate away from the margin."

@@ -20,18 +20,27 @@ class Expansion:
     """A study with every arm's configuration resolved."""
 
     name: str
-    """The study's folder or file name, with the layers of the command line: ``residual+cifar10``."""
+    """The study's folder or file name, with the layers of the command line: ``residual+cifar10``.
+    """
     study: Study
     arms: dict[str, RunConfig]
-    """The configuration of each arm with the first seed, by the arm's name; the first one is the baseline."""
+    """The configuration of each arm with the first seed, by the arm's name; the first one is the
+    baseline.
+    """
     command: str = ""
     """The command that runs the study."""
     interim_analysis: int = 0
-    """The index in ``Seeds.analyses`` that the study has come to, where it adds seeds until its claims are decided."""
+    """The index in ``Seeds.analyses`` that the study has come to, where it adds seeds until its
+    claims are decided.
+    """
     seeds_by_stopped_arm: Mapping[str, int] = field(default_factory=dict)
-    """The number of seeds, by arm, of the arms that get no more of them: all their claims are settled, while others are open."""
+    """The number of seeds, by arm, of the arms that get no more of them: all their claims are
+    settled, while others are open.
+    """
     planned: int = 0
-    """The number of seeds of the whole study, at most, where this is a first look with fewer of them; else 0."""
+    """The number of seeds of the whole study, at most, where this is a first look with fewer of
+    them; else 0.
+    """
     files: tuple[Path, ...] = ()
     """The absolute paths of the study file and of the layers that the name tells of."""
 
@@ -62,7 +71,9 @@ class Expansion:
 
     @functools.cached_property
     def trials(self) -> dict[str, Trial]:
-        """The trials, by name, that are trained with every seed: the arms or, where keys are tuned, every arm at each value."""
+        """The trials, by name, that are trained with every seed: the arms or, where keys are tuned,
+        every arm at each value.
+        """
         return trials(self.arms, self.study.tune)
 
     def trials_of(self, arm: str) -> dict[str, Trial]:
@@ -74,7 +85,9 @@ class Expansion:
         return dataclasses.replace(self.trials[trial].config, seed=seed)
 
     def runs(self) -> dict[tuple[str, int], RunConfig]:
-        """The configuration of every run by (trial, seed), in the order of the seeds, so that an unfinished study is balanced."""
+        """The configuration of every run by (trial, seed), in the order of the seeds, so that an
+        unfinished study is balanced.
+        """
         seeds_of = {arm: self.seeds_of([arm]) for arm in self.arms}
         runs = {}
         for seed in self.seeds:
@@ -85,7 +98,10 @@ class Expansion:
 
     def directories(self) -> dict[tuple[str, int], RunDirectory]:
         """Every run's directory by (trial, seed)."""
-        return {key: RunDirectory.of(run.runtime.outputs, run.run_id) for key, run in self.runs().items()}
+        return {
+            key: RunDirectory.of(run.runtime.outputs, run.run_id)
+            for key, run in self.runs().items()
+        }
 
     def records(self) -> dict[tuple[str, int], Record | None]:
         """Every run's record by (trial, seed), or None where a run has none yet.
@@ -98,12 +114,14 @@ class Expansion:
     def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
         """The science in which an arm differs from the baseline: ``{key: (baseline, arm)}``.
 
-        A field that does not apply to one of the two, such as Nesterov's momentum to AdamW, is no difference. Weights to start
-        from, which a digest tells apart, are named as an arm declares them.
+        A field that does not apply to one of the two, such as Nesterov's momentum to AdamW, is no
+        difference. Weights to start from, which a digest tells apart, are named as an arm declares
+        them.
         """
         baseline, config = self.baseline, self.arms[arm]
         before, after = baseline.science(), config.science()
-        not_applicable = baseline.train.unused | config.train.unused | {"extensions"}  # extensions follow from other keys
+        # extensions follow from other keys
+        not_applicable = baseline.train.unused | config.train.unused | {"extensions"}
         found: dict[str, tuple[Any, Any]] = {}
         for key in before:
             if key not in not_applicable and before[key] != after[key]:
@@ -111,11 +129,16 @@ class Expansion:
         if found.pop(options.OPTIONS, None):
             found |= options.differences(baseline.model.all_options(), config.model.all_options())
         if found.pop("model.weights_digest", None):
-            found["model.weights"] = (baseline.model.initial_weights_description, config.model.initial_weights_description)
+            found["model.weights"] = (
+                baseline.model.initial_weights_description,
+                config.model.initial_weights_description,
+            )
         return found
 
     def data(self) -> str:
-        """Which part of the data set is which split, in words; of each data set, should the arms have several."""
+        """Which part of the data set is which split, in words; of each data set, should the arms
+        have several.
+        """
         return "; ".join(dict.fromkeys(config.data.splits() for config in self.arms.values()))
 
     def directory(self) -> Path:
@@ -123,7 +146,9 @@ class Expansion:
         return Path(self.baseline.runtime.outputs) / "studies" / self.name
 
     def nothing_found(self) -> str:
-        """What to say where the outputs hold neither the study nor a run of it, as from another working folder; else empty."""
+        """What to say where the outputs hold neither the study nor a run of it, as from another
+        working folder; else empty.
+        """
         runs = [directory.path for directory in self.directories().values()]
         if any(path.exists() for path in (self.directory(), *runs)):
             return ""

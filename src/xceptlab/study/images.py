@@ -20,9 +20,13 @@ FILES = {f"test/{name}": metric.per_image_file for name, metric in METRICS.items
 
 
 def by_image(
-    claim: Claim, study: Study, directories: Mapping[tuple[str, int], RunDirectory], seeds: Sequence[int]
+    claim: Claim,
+    study: Study,
+    directories: Mapping[tuple[str, int], RunDirectory],
+    seeds: Sequence[int],
 ) -> dict[int, Array]:
-    """A claim's difference on every test image (N,), in the metric's unit, by seed; left out where a run has not kept its values.
+    """A claim's difference on every test image (N,), in the metric's unit, by seed; left out where
+    a run has not kept its values.
 
     Empty where the test sets are of different sizes, and so have no images in common.
 
@@ -39,7 +43,11 @@ def by_image(
     in_the_metrics_unit = 1.0 if claim.measure.lower_is_better else 100.0
     found: dict[int, Array] = {}
     for seed in seeds:
-        files = {arm: directories[arm, seed].path / FILES[claim.metric] for arm in weights if (arm, seed) in directories}
+        files = {
+            arm: directories[arm, seed].path / FILES[claim.metric]
+            for arm in weights
+            if (arm, seed) in directories
+        }
         values = _kept_values(files)
         if values.keys() == weights.keys() and _are_equally_long(values.values()):
             found[seed] = in_the_metrics_unit * _weighted_sum(values, weights)
@@ -65,8 +73,15 @@ def _weighted_sum(values: Mapping[str, Array], weights: Mapping[str, float]) -> 
     return np.asarray(np.sum([weight * values[arm] for arm, weight in weights.items()], axis=0))
 
 
-def variance_of(claim: Claim, study: Study, directories: Mapping[tuple[str, int], RunDirectory], seeds: Sequence[int]) -> float:
-    """The claim's ``image_variance``; NaN where fewer than 2 seeds, or images, are known image by image."""
+def variance_of(
+    claim: Claim,
+    study: Study,
+    directories: Mapping[tuple[str, int], RunDirectory],
+    seeds: Sequence[int],
+) -> float:
+    """The claim's ``image_variance``; NaN where fewer than 2 seeds, or images, are known image by
+    image.
+    """
     differences = list(by_image(claim, study, directories, seeds).values())
     if len(differences) < 2 or len(differences[0]) < 2:
         return float("nan")
@@ -74,10 +89,20 @@ def variance_of(claim: Claim, study: Study, directories: Mapping[tuple[str, int]
 
 
 def _values(file: Path) -> Array | None:
-    """A run's values by image; None for a run that has none, such as a diverged one or one of an older version."""
-    with suppress(FileNotFoundError), reading(file, "not a run's correctness by image; remove its folder to train the run again"):
+    """A run's values by image; None for a run that has none, such as a diverged one or one of an
+    older version.
+    """
+    with (
+        suppress(FileNotFoundError),
+        reading(file, "not a run's correctness by image; remove its folder to train the run again"),
+    ):
         values = np.load(file)
-        if not isinstance(values, np.ndarray) or values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        if (
+            not isinstance(values, np.ndarray)
+            or values.ndim != 1
+            or not len(values)
+            or not np.isfinite(values).all()
+        ):
             raise Refused("its values are no finite numbers, one an image")
         if file.name != FILES["test/loss"] and not np.isin(values, (0, 1)).all():
             raise Refused("its values are not 0 and 1, one an image")

@@ -29,7 +29,9 @@ def _study() -> dict[str, Any]:
     keys = schema["properties"]
     keys["arms"]["additionalProperties"] = _of_factors({})
     keys["grid"] |= _of_factors({"type": "array"})
-    keys["claims"]["items"]["properties"]["effect"] |= _of_factors({"type": "array", "minItems": 2, "maxItems": 2})
+    keys["claims"]["items"]["properties"]["effect"] |= _of_factors(
+        {"type": "array", "minItems": 2, "maxItems": 2}
+    )
     arm = {"type": ["string", "number"]}  # which may be named by numbers
     keys["claims"]["items"]["properties"]["contrast"]["anyOf"][0]["items"] = arm
     return schema | {"definitions": _factors()}
@@ -46,10 +48,12 @@ def _factors() -> dict[str, Any]:
 
 
 def _of_factors(levels: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a mapping by factors, whose keys are dotted or nested as in a configuration file.
+    """The schema of a mapping by factors, whose keys are dotted or nested as in a configuration
+    file.
 
     Args:
-        levels: The schema of a list of levels, for values that are lists; empty for values that are a single level.
+        levels: The schema of a list of levels, for values that are lists; empty for values that are
+            a single level.
     """
     nested: dict[str, Any] = {}
     dotted: dict[str, Any] = {}
@@ -58,9 +62,17 @@ def _of_factors(levels: dict[str, Any]) -> dict[str, Any]:
         level = {"$ref": f"#/definitions/{key}"}
         dotted[key] = levels | {"items": level} if levels else level
         nested.setdefault(section, {})[name] = dotted[key]
-    sections = {name: {"type": "object", "additionalProperties": False, "properties": keys} for name, keys in nested.items()}
+    sections = {
+        name: {"type": "object", "additionalProperties": False, "properties": keys}
+        for name, keys in nested.items()
+    }
     of_options = {options.PATTERN: levels}  # of a registered family, which knows their types
-    return {"type": "object", "additionalProperties": False, "properties": sections | dotted, "patternProperties": of_options}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": sections | dotted,
+        "patternProperties": of_options,
+    }
 
 
 def write(root: Path) -> None:

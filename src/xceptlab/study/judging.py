@@ -24,7 +24,9 @@ class _Tested:
 
     verdict: Verdict
     p: Array
-    """The p-values of the claim and of its opposite (2,), before Holm's adjustment; 1 where nothing was tested."""
+    """The p-values of the claim and of its opposite (2,), before Holm's adjustment; 1 where nothing
+    was tested.
+    """
 
 
 def judge(
@@ -34,17 +36,20 @@ def judge(
     alpha: float = 0.05,
     image_variances: Mapping[str, float] = {},
 ) -> list[Verdict]:
-    """Judge the claims together: the chance of any false ``supported``, and of any false ``contradicted``, is at most alpha.
+    """Judge the claims together: the chance of any false ``supported``, and of any false
+    ``contradicted``, is at most alpha.
 
     Args:
         claims: The claims of one study.
         scores: Of each claim's arms, as far as they are known.
-        seeds: Those that are planned: a claim is ``incomplete`` while one of its arms lacks one. Where seeds are added until the
-            claims are decided, when they are analysed: a claim's verdict is that of the first analysis that decides it or, where
-            the seeds have a ``futility``, finds it futile, whatever comes later; it is ``incomplete`` while the next analysis's
-            seeds have no scores.
+        seeds: Those that are planned: a claim is ``incomplete`` while one of its arms lacks one.
+            Where seeds are added until the claims are decided, when they are analysed: a claim's
+            verdict is that of the first analysis that decides it or, where the seeds have a
+            ``futility``, finds it futile, whatever comes later; it is ``incomplete`` while the next
+            analysis's seeds have no scores.
         alpha: Familywise error rate.
-        image_variances: By claim, where its verdict is to hold for other images, too, what they add to the variance of its mean.
+        image_variances: By claim, where its verdict is to hold for other images, too, what they add
+            to the variance of its mean.
 
     Raises:
         Refused: A score that is not a finite number.
@@ -58,15 +63,21 @@ def judge(
     verdicts = []
     for i, one in enumerate(tested):
         latest = _paired(estimands[i], scores[i], latest_seeds, alpha)
-        stopping = " ".join(filter(None, (one.verdict.stopping, wording.since(one.verdict, latest))))
-        verdicts.append(replace(one.verdict, warnings=verdict_warnings.of_units(one.verdict), stopping=stopping))
+        stopping = " ".join(
+            filter(None, (one.verdict.stopping, wording.since(one.verdict, latest)))
+        )
+        verdicts.append(
+            replace(one.verdict, warnings=verdict_warnings.of_units(one.verdict), stopping=stopping)
+        )
     return verdicts
 
 
 def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
-    """The verdicts of a study from the records of its runs; ``incomplete`` while a run that a claim needs has none.
+    """The verdicts of a study from the records of its runs; ``incomplete`` while a run that a claim
+    needs has none.
 
-    Where keys are tuned, every arm is judged, seed by seed, by the run at the value that validates best.
+    Where keys are tuned, every arm is judged, seed by seed, by the run at the value that validates
+    best.
     """
     study = expansion.study
     of_arms = arm_records(expansion, records)
@@ -74,18 +85,27 @@ def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
     of_images = {}
     if study.scope == "images":
         directories = arm_directories(expansion, records)
-        of_images = {claim.id: images.variance_of(claim, study, directories, expansion.seeds) for claim in study.claims}
+        of_images = {
+            claim.id: images.variance_of(claim, study, directories, expansion.seeds)
+            for claim in study.claims
+        }
     verdicts = judge(study.claims, tables, study.seeds, study.alpha, of_images)
     if study.tune:
-        verdicts = [replace(verdict, summary=f"{verdict.summary} {study.tune.described}") for verdict in verdicts]
+        verdicts = [
+            replace(verdict, summary=f"{verdict.summary} {study.tune.described}")
+            for verdict in verdicts
+        ]
     return [verdict_warnings.with_warnings(verdict, expansion, of_arms) for verdict in verdicts]
 
 
-# ---- the analyses -----------------------------------------------------------------------------------------------------------
+# ---- the analyses --------------------------------------------------------------------------------
 
 
 def _tested_in_turn(
-    estimands: Sequence[Estimand], scores: Sequence[Scores], analyses: Sequence[Sequence[int]], alpha: float
+    estimands: Sequence[Estimand],
+    scores: Sequence[Scores],
+    analyses: Sequence[Sequence[int]],
+    alpha: float,
 ) -> tuple[list[_Tested], Sequence[int]]:
     """The verdicts after the latest analysis that there is to make, and the seeds of that analysis.
 
@@ -108,12 +128,14 @@ def _analysed(
     alpha: float,
     settled: Mapping[int, _Tested],
 ) -> list[_Tested]:
-    """The verdicts of one analysis, on these seeds; those that an earlier one has ``settled``, by the claim's index, stay.
+    """The verdicts of one analysis, on these seeds; those that an earlier one has ``settled``, by
+    the claim's index, stay.
 
-    Holm's family is all the claims of the study: one that cannot be tested yet counts with p = 1, so that a verdict never flips
-    to inconclusive when the other claims' runs arrive. In a sequential study each p-value accounts for all analyses
-    (``Estimand``), so that p-values of different analyses, those of settled verdicts among them, may stand in one family: each is
-    at least the smallest that the claim would reach at any analysis, and that is a valid one.
+    Holm's family is all the claims of the study: one that cannot be tested yet counts with p = 1,
+    so that a verdict never flips to inconclusive when the other claims' runs arrive. In a
+    sequential study each p-value accounts for all analyses (``Estimand``), so that p-values of
+    different analyses, those of settled verdicts among them, may stand in one family: each is at
+    least the smallest that the claim would reach at any analysis, and that is a valid one.
     """
     tested = []
     for i, estimand in enumerate(estimands):
@@ -127,14 +149,16 @@ def _analysed(
             concluded.append(one)
             continue
         if one.verdict.n < len(seeds):
-            verdict = replace(one.verdict, summary=wording.waiting(one.verdict, seeds, estimands[i]))
+            verdict = replace(
+                one.verdict, summary=wording.waiting(one.verdict, seeds, estimands[i])
+            )
         else:
             verdict = _concluded(one.verdict, estimands[i], p, i, alpha)
         concluded.append(replace(one, verdict=verdict))
     return concluded
 
 
-# ---- one claim: its pairs and its p-values ----------------------------------------------------------------------------------
+# ---- one claim: its pairs and its p-values -------------------------------------------------------
 
 
 def _tested(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> _Tested:
@@ -153,7 +177,9 @@ def _paired(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: flo
     for side, values in zip(claim.sides, (a, b), strict=True):
         for seed, value in values.items():
             if not math.isfinite(value):
-                raise Refused(f"claim {claim.id!r}: the score of arm {side!r}, seed {seed} is {value}, not a finite number")
+                raise Refused(
+                    f"claim {claim.id!r}: the score of arm {side!r}, seed {seed} is {value}, not a finite number"
+                )
     paired_seeds, arms = _pairs(claim, scores, seeds)
     differences = _differences(arms[0], arms[1], claim.measure.lower_is_better)
     n = len(differences)
@@ -183,7 +209,9 @@ def _pairs(claim: Claim, scores: Scores, seeds: Iterable[int]) -> tuple[list[int
     """The seeds that both sides of a claim have a score of, rising (n,), and these scores (2, n)."""
     a, b = (_known(scores[side], seeds) for side in claim.sides)
     both = [seed for seed in a if seed in b]
-    return both, np.array([[a[seed] for seed in both], [b[seed] for seed in both]], dtype=np.float64)
+    return both, np.array(
+        [[a[seed] for seed in both], [b[seed] for seed in both]], dtype=np.float64
+    )
 
 
 def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Array:
@@ -200,11 +228,13 @@ def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Arr
     return differences
 
 
-# ---- one claim: its conclusion ----------------------------------------------------------------------------------------------
+# ---- one claim: its conclusion -------------------------------------------------------------------
 
 
 def _concluded(verdict: Verdict, estimand: Estimand, p: Array, i: int, alpha: float) -> Verdict:
-    """The verdict on claim i from the p-values (claims, 2) of the whole study, in numbers and in words."""
+    """The verdict on claim i from the p-values (claims, 2) of the whole study, in numbers and in
+    words.
+    """
     adjusted = statistics.holm(p.T).T[i]  # (2,)
     levels = [statistics.holm_level(p[:, side], i, alpha) for side in (0, 1)]
     outcome = _outcome(adjusted, alpha)
@@ -215,7 +245,9 @@ def _concluded(verdict: Verdict, estimand: Estimand, p: Array, i: int, alpha: fl
     chance_when_given_up = None
     if verdict.tested and outcome == "inconclusive":
         chance_when_given_up = _chance_if_futile(estimand, verdict.values, max(levels))
-    in_numbers = replace(verdict, outcome=outcome, p_adjusted=p_adjusted, chance_when_given_up=chance_when_given_up)
+    in_numbers = replace(
+        verdict, outcome=outcome, p_adjusted=p_adjusted, chance_when_given_up=chance_when_given_up
+    )
 
     nominal_levels = [estimand.nominal(level) for level in levels]
     summary = wording.summary(
@@ -246,10 +278,11 @@ def _outcome(p: Array, alpha: float) -> Outcome:
 
 
 def _chance_if_futile(estimand: Estimand, differences: Array, level: float) -> float | None:
-    """The chance of an undecided claim to be decided by the last analysis, where it is below the study's ``futility``; else None.
+    """The chance of an undecided claim to be decided by the last analysis, where it is below the
+    study's ``futility``; else None.
 
-    Levels count on no giving up, so that it does not bind, and can only make false verdicts rarer (Lan, Simon & Halperin 1982;
-    Lachin 2005).
+    Levels count on no giving up, so that it does not bind, and can only make false verdicts rarer
+    (Lan, Simon & Halperin 1982; Lachin 2005).
     """
     seeds = estimand.seeds
     if not isinstance(seeds, Seeds) or seeds.futility is None:

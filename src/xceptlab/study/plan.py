@@ -1,4 +1,6 @@
-"""From a study file to what is to be run: arms resolved, widths matched, seeds added until the claims are decided."""
+"""From a study file to what is to be run: arms resolved, widths matched, seeds added until the
+claims are decided.
+"""
 
 import dataclasses
 import functools
@@ -30,21 +32,25 @@ def find_study_file(path: str) -> Path:
             return file
         if Path(path).exists():
             break
-    raise Refused(f"{path}: no study there; give a study's folder (with a study.yaml in it), its file, or a shipped one's name")
+    raise Refused(
+        f"{path}: no study there; give a study's folder (with a study.yaml in it), its file, or a shipped one's name"
+    )
 
 
 def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Expansion:
-    """Read a study, resolve its arms, check it, and judge the records there are to see how many seeds its claims need.
+    """Read a study, resolve its arms, check it, and judge the records there are to see how many
+    seeds its claims need.
 
     Args:
         path: The study's folder, its file, or the name of a shipped one.
         args: Layers and overrides, which apply after the study's base and before its arms.
-        seeds: Asks for a first look with so many of the study's first seeds: a study by itself, whose name says so, and which
-            shares its runs with the whole one.
+        seeds: Asks for a first look with so many of the study's first seeds: a study by itself,
+            whose name says so, and which shares its runs with the whole one.
 
     Raises:
-        Refused: One line, for a study that is not well formed, an arm that differs from the baseline in a key that neither
-            declares, two arms of equal science, or an override of what the study itself decides.
+        Refused: One line, for a study that is not well formed, an arm that differs from the
+            baseline in a key that neither declares, two arms of equal science, or an override of
+            what the study itself decides.
     """
     file = find_study_file(path)
     whole = loading.load_file(Study, str(file))
@@ -81,13 +87,17 @@ def _refuse_overrides_of(study: Study, args: Sequence[str], file: Path) -> None:
         decided |= declared.keys()
     for key, _ in loading.overrides(args):
         if key == "print_config":
-            raise Refused("--print_config: xceptlab train shows a configuration; xceptlab plan shows a study")
+            raise Refused(
+                "--print_config: xceptlab train shows a configuration; xceptlab plan shows a study"
+            )
         if key in decided:
             raise Refused(f"--{key}: the study {file} decides it; edit the study to change it")
 
 
 def _arms(study: Study, file: Path, given: Sequence[Layer]) -> dict[str, RunConfig]:
-    """The configuration of each arm with the first seed: the study's base, then the command line, then what the arm declares."""
+    """The configuration of each arm with the first seed: the study's base, then the command line,
+    then what the arm declares.
+    """
     base = [file_layer(_find(name, file)) for name in study.base]
     base.append(layer({"extensions": study.extensions}, str(file)))
     first_seed = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
@@ -104,7 +114,8 @@ def _command(path: str, args: Sequence[str], seeds: int | None) -> str:
     """The command that runs the study, as one would type it."""
     first_look = [f"--seeds={seeds}"] if seeds is not None else []
     typed = shlex.join(["xceptlab", "study", path, *first_look, *args])
-    return os.fsencode(typed).decode("utf-8", errors="replace")  # arguments are in the terminal's encoding, the report in UTF-8
+    # arguments are in the terminal's encoding, the report in UTF-8
+    return os.fsencode(typed).decode("utf-8", errors="replace")
 
 
 def _all_seeds(study: Study) -> list[int]:
@@ -118,23 +129,35 @@ def _with_first_seeds(study: Study, n: int) -> Study:
     """The study with its first n seeds only."""
     every = _all_seeds(study)
     if not 1 <= n <= len(every):
-        raise Refused(f"--seeds: {n} is not allowed; it must be between 1 and {len(every)}, the seeds of the study")
+        raise Refused(
+            f"--seeds: {n} is not allowed; it must be between 1 and {len(every)}, the seeds of the study"
+        )
     return dataclasses.replace(study, seeds=every[:n])
 
 
 def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
-    """The arms with all that their identity needs; where a data set of the user's own is not at hand, as they were registered."""
+    """The arms with all that their identity needs; where a data set of the user's own is not at
+    hand, as they were registered.
+    """
     read_contents = functools.cache(identity.contents)  # the arms share their data
     try:
         registration = Registration.load_file(expansion.directory())
-    except (OSError, ValueError):  # whoever needs it calls Registration.load_for, which says what is wrong
+    except (
+        OSError,
+        ValueError,
+    ):  # whoever needs it calls Registration.load_for, which says what is wrong
         registration = None
     registered = registration.arms if registration else {}
-    return {name: resolved(config, registered.get(name), read_contents) for name, config in expansion.arms.items()}
+    return {
+        name: resolved(config, registered.get(name), read_contents)
+        for name, config in expansion.arms.items()
+    }
 
 
 def _beside(path: Any, file: Path) -> Any:
-    """The path that a study file names: beside the study file if it is there, else from the working directory, as it is named."""
+    """The path that a study file names: beside the study file if it is there, else from the working
+    directory, as it is named.
+    """
     if not isinstance(path, str) or not path:
         return path
     beside = file.parent / os.path.expanduser(path)
@@ -142,15 +165,21 @@ def _beside(path: Any, file: Path) -> Any:
 
 
 def _find(base: str, file: Path) -> str:
-    """The file of a base that a study file names: beside the study file, from the working directory, or a shipped one."""
+    """The file of a base that a study file names: beside the study file, from the working
+    directory, or a shipped one.
+    """
     for candidate in (Path(_beside(base, file)), shipped.find(base)):
         if candidate.is_file():
             return str(candidate)
-    raise Refused(f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped")
+    raise Refused(
+        f"{file}: base {base!r} is neither beside the study file nor in the working directory, nor shipped"
+    )
 
 
 def _naming_layers(args: Sequence[str], layers: Sequence[Layer]) -> list[tuple[str, str]]:
-    """The layers and overrides of the command line that make another study, because they can change a result."""
+    """The layers and overrides of the command line that make another study, because they can change
+    a result.
+    """
     science = {*FACTORS, "model.match"}
     naming = []
     for (key, text), given in zip(loading.overrides(args), layers, strict=True):
@@ -161,7 +190,8 @@ def _naming_layers(args: Sequence[str], layers: Sequence[Layer]) -> list[tuple[s
 
 
 def _name(file: Path, layers: Sequence[tuple[str, str]], first_look: int | None) -> str:
-    """The study's name, with the layers and overrides that make another study, and with the number of seeds of a first look.
+    """The study's name, with the layers and overrides that make another study, and with the number
+    of seeds of a first look.
 
     At most 60 characters: it is also a folder and a tag in W&B, which takes 64.
     """

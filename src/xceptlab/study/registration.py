@@ -19,16 +19,19 @@ from xceptlab.study.definition import Seeds
 from xceptlab.study.expansion import Expansion
 
 REGISTERED = "registered.yaml"
-"""The registration's file in a study's directory; ``report --publish`` copies it beside the study."""
+"""The registration's file in a study's directory; ``report --publish`` copies it beside the study.
+"""
 
 FILES = "files.txt"
-"""The file in a study's directory that lists, one path a line, what the study is made of: its study file, the layers that its
-name tells of, and their copies elsewhere."""
+"""The file in a study's directory that lists, one path a line, what the study is made of: its study
+file, the layers that its name tells of, and their copies elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """A study as it stood before its first run, ``registered.yaml``; what is changed later is flagged."""
+    """A study as it stood before its first run, ``registered.yaml``; what is changed later is
+    flagged.
+    """
 
     time: float
     """Unix time of the registration."""
@@ -44,7 +47,9 @@ class Registration:
     tune: dict[str, Any] = field(default_factory=dict)
     """The fields of ``Tune``; empty where nothing is tuned."""
     digest: str = ""
-    """First 16 hex digits of the file's SHA-256; runs that began under it name it. Empty before the file is written."""
+    """First 16 hex digits of the file's SHA-256; runs that began under it name it. Empty before the
+    file is written.
+    """
 
     @classmethod
     def of_today(cls, expansion: Expansion) -> "Registration":
@@ -54,7 +59,9 @@ class Registration:
         for claim in claims:
             claim["contrast"] = claim["contrast"] and list(claim["contrast"])
         arms = {name: config.science() for name, config in expansion.arms.items()}
-        seeds = dataclasses.asdict(study.seeds) if isinstance(study.seeds, Seeds) else list(study.seeds)
+        seeds = (
+            dataclasses.asdict(study.seeds) if isinstance(study.seeds, Seeds) else list(study.seeds)
+        )
         return cls(
             time=time.time(),
             claims=claims,
@@ -71,12 +78,14 @@ class Registration:
         """The registration of this very study, or None before its first run.
 
         Raises:
-            Refused: The file is no registration, or one of another study, with which this one shares neither question nor arm.
+            Refused: The file is no registration, or one of another study, with which this one
+                shares neither question nor arm.
         """
         registered = cls.load_file(expansion.directory())
         if registered is None:
             return None
-        before = [RunConfig().science() | arm for arm in registered.arms.values()]  # an older version knew fewer fields
+        # an older version knew fewer fields
+        before = [RunConfig().science() | arm for arm in registered.arms.values()]
         shared = any(config.science() in before for config in expansion.arms.values())
         if registered.question not in ("", expansion.study.question) and not shared:
             raise Refused(
@@ -87,7 +96,8 @@ class Registration:
 
     @classmethod
     def load_file(cls, directory: Path) -> "Registration | None":
-        """The registration in a study's directory, of whichever study; None where the directory has none.
+        """The registration in a study's directory, of whichever study; None where the directory has
+        none.
 
         Raises:
             Refused: The file is no registration.
@@ -106,11 +116,15 @@ class Registration:
         except Refused as error:
             reason = getattr(error, "problem", error)
             remedy = "remove it to register the study anew"
-            raise Refused(f"{file}: not a registration of this version ({reason}); {remedy}") from None
+            raise Refused(
+                f"{file}: not a registration of this version ({reason}); {remedy}"
+            ) from None
         return dataclasses.replace(registered, digest=hashlib.sha256(written).hexdigest()[:16])
 
     def _check(self) -> None:
-        """Refuse what the types of the fields let pass: wrong fields of ``Seeds``, and claims without an id."""
+        """Refuse what the types of the fields let pass: wrong fields of ``Seeds``, and claims
+        without an id.
+        """
         if isinstance(self.seeds, dict):
             from_values(Seeds, self.seeds)
         for claim in self.claims:
@@ -144,7 +158,9 @@ class Registration:
     def edits(self, expansion: Expansion) -> list[str]:
         """What differs between the registered study and today's, in words."""
         today = Registration.of_today(expansion)
-        seeds = dataclasses.asdict(Seeds(**self.seeds)) if isinstance(self.seeds, dict) else self.seeds
+        seeds = (
+            dataclasses.asdict(Seeds(**self.seeds)) if isinstance(self.seeds, dict) else self.seeds
+        )
         edits = []
         planned = (
             ("alpha", self.alpha, today.alpha),
@@ -171,12 +187,21 @@ def _parsed(written: bytes) -> Any:
     """
     try:
         return yaml.safe_load(decoded(written))
-    except (RecursionError, TypeError, ValueError, LookupError, AttributeError, yaml.YAMLError) as error:  # all of PyYAML's
+    except (
+        RecursionError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        yaml.YAMLError,
+    ) as error:  # all of PyYAML's
         raise Refused(str(getattr(error, "problem", None) or error)) from None
 
 
 def _claim_defaults() -> dict[str, Any]:
-    """The defaults of a claim's fields, which hold where a later version has added fields to those that were registered."""
+    """The defaults of a claim's fields, which hold where a later version has added fields to those
+    that were registered.
+    """
     defaults: dict[str, Any] = {}
     for f in dataclasses.fields(Claim):
         if f.default is not dataclasses.MISSING:
@@ -186,8 +211,12 @@ def _claim_defaults() -> dict[str, Any]:
     return defaults
 
 
-def _edits(kind: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[str]:
-    """What was added, removed and changed, in words, among things of a kind, whose fields are given by name."""
+def _edits(
+    kind: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]
+) -> list[str]:
+    """What was added, removed and changed, in words, among things of a kind, whose fields are given
+    by name.
+    """
     edits = [f"{kind} {name} added" for name in after if name not in before]
     edits += [f"{kind} {name} removed" for name in before if name not in after]
     for name, old in before.items():
@@ -198,10 +227,11 @@ def _edits(kind: str, before: dict[str, dict[str, Any]], after: dict[str, dict[s
 
 
 def refuse_namesake(expansion: Expansion) -> None:
-    """Refuse a study whose directory belongs to another study file of this name, or to other layers.
+    """Refuse a study whose directory belongs to another study file of this name, or to other
+    layers.
 
-    A file that is gone, since its folder was moved, and a copy that is as the study was registered, as in another clone, are the
-    same study, and are remembered with it.
+    A file that is gone, since its folder was moved, and a copy that is as the study was registered,
+    as in another clone, are the same study, and are remembered with it.
 
     Raises:
         Refused: The other study's file is there, and this one differs from what was registered.

@@ -1,4 +1,6 @@
-"""Differences like those that were seen, drawn for simulated studies: resampled pairs, failures, and a chosen true difference."""
+"""Differences like those that were seen, drawn for simulated studies: resampled pairs, failures,
+and a chosen true difference.
+"""
 
 import math
 from collections.abc import Sequence
@@ -44,7 +46,9 @@ class Observed:
         why_not: str = "",
     ) -> "Observed":
         """What a verdict knows of its claim; ``failed`` are its failed runs by (arm, seed)."""
-        fails = [[(arm, seed) in failed for seed in verdict.differences] for arm in verdict.claim.sides]
+        fails = [
+            [(arm, seed) in failed for seed in verdict.differences] for arm in verdict.claim.sides
+        ]
         return cls(
             claim=verdict.claim,
             scores=verdict.arms,
@@ -74,7 +78,9 @@ class Observed:
         if n < 2:
             return f"{counted(n, 'pair')} of runs cannot tell how differences vary"
         if np.ptp(self.differences) <= self.rounding_tolerance:
-            return f"all {n} differences are the same, from which nothing can be learned about others"
+            return (
+                f"all {n} differences are the same, from which nothing can be learned about others"
+            )
         return ""
 
     @property
@@ -91,12 +97,16 @@ class Observed:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomNumbers:
-    """Random numbers (studies, seeds) that all simulations share, so that they differ in what is simulated alone."""
+    """Random numbers (studies, seeds) that all simulations share, so that they differ in what is
+    simulated alone.
+    """
 
     seeds: Integers
     """Which of the seeds that were seen a simulated seed repeats, the same for all claims."""
     pair: Array
-    """From 0 to 1: which of a claim's pairs a simulated seed repeats, where the claim has no pair of the seed that it repeats."""
+    """From 0 to 1: which of a claim's pairs a simulated seed repeats, where the claim has no pair
+    of the seed that it repeats.
+    """
     fails_a: Array
     """From 0 to 1: the first arm fails where this is below its share of failures."""
     fails_b: Array
@@ -105,8 +115,12 @@ class RandomNumbers:
     """From 0 to 1: to which side a difference goes that lies between two."""
 
     @classmethod
-    def of(cls, rng: np.random.Generator, studies: int, n: int, seeds: Sequence[int]) -> "RandomNumbers":
-        """The random numbers of so many studies of n seeds each, which repeat the ``seeds`` that were seen."""
+    def of(
+        cls, rng: np.random.Generator, studies: int, n: int, seeds: Sequence[int]
+    ) -> "RandomNumbers":
+        """The random numbers of so many studies of n seeds each, which repeat the ``seeds`` that
+        were seen.
+        """
         shape = (studies, n)
         return cls(  # in this order, on which the numbers depend
             seeds=rng.choice(np.array(seeds or [0]), shape),
@@ -123,17 +137,23 @@ class DifferenceDistribution:
 
     claim: Claim
     scores: Array
-    """The scores of the two sides, by what fails (neither, a, b or both) and by pair (2, 4, n); (2, 1, n) where nothing fails."""
+    """The scores of the two sides, by what fails (neither, a, b or both) and by pair (2, 4, n); (2,
+    1, n) where nothing fails.
+    """
     seeds: tuple[int, ...]
     """Seed of each pair (n,)."""
     shares: tuple[float, float] = (0.0, 0.0)
     """The shares of the seeds in which a and b fail, independently."""
     points_per_image: float = 0.0
-    """Differences are rounded to multiples of this, at random up or down so that the mean stays; not where it is 0."""
+    """Differences are rounded to multiples of this, at random up or down so that the mean stays;
+    not where it is 0.
+    """
 
     @classmethod
     def as_seen(cls, observed: Observed, points_per_image: float = 0.0) -> "DifferenceDistribution":
-        """The distribution of the pairs that were seen, rounded to multiples of ``points_per_image`` where that is not 0."""
+        """The distribution of the pairs that were seen, rounded to multiples of
+        ``points_per_image`` where that is not 0.
+        """
         return cls(
             claim=observed.claim,
             scores=observed.scores[:, None],
@@ -142,8 +162,12 @@ class DifferenceDistribution:
         )
 
     @classmethod
-    def with_failures(cls, observed: Observed, shares: tuple[float, float]) -> "DifferenceDistribution":
-        """The distribution of the pairs without a failed run, where a and b fail independently in these shares of the seeds."""
+    def with_failures(
+        cls, observed: Observed, shares: tuple[float, float]
+    ) -> "DifferenceDistribution":
+        """The distribution of the pairs without a failed run, where a and b fail independently in
+        these shares of the seeds.
+        """
         sound = ~observed.failed.any(axis=0)
         a, b = observed.scores[:, sound]
         seeds = tuple(np.array(observed.seeds)[sound].tolist())
@@ -173,7 +197,9 @@ class DifferenceDistribution:
 
     @property
     def right_verdict(self) -> Outcome:
-        """The verdict that is correct for the true difference; ``inconclusive`` if it lies exactly on the margin."""
+        """The verdict that is correct for the true difference; ``inconclusive`` if it lies exactly
+        on the margin.
+        """
         if self.claim.kind == "equivalent":
             inside = self.claim.margin - abs(self.true_difference)
         else:
@@ -192,7 +218,9 @@ class DifferenceDistribution:
         return self.scores[:, fails, pair]
 
     def draw(self, numbers: RandomNumbers, truth: float | None = None) -> Array:
-        """Draw differences (studies, seeds), shifted so that the true difference is ``truth`` unless that is None."""
+        """Draw differences (studies, seeds), shifted so that the true difference is ``truth``
+        unless that is None.
+        """
         differences = _differences(self.claim, self.draw_scores(numbers))
         if truth is not None:
             differences = self._moved(differences, truth, numbers)
@@ -204,8 +232,8 @@ class DifferenceDistribution:
     def _moved(self, differences: Array, truth: float, numbers: RandomNumbers) -> Array:
         """Shift drawn differences (studies, seeds) so that the true difference is ``truth``.
 
-        Ties at the median are split so that half of all differences lie on each side: a real difference is never exactly the
-        median of all that are possible.
+        Ties at the median are split so that half of all differences lie on each side: a real
+        difference is never exactly the median of all that are possible.
         """
         moved = differences + (truth - self.true_difference)
         if self.claim.statistic == "mean":

@@ -1,4 +1,6 @@
-"""The scores of a study's runs, as its claims compare them: those of failed runs, and those that make up an effect."""
+"""The scores of a study's runs, as its claims compare them: those of failed runs, and those that
+make up an effect.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,22 +12,30 @@ from xceptlab.study.contrasts import arms_of, weights
 from xceptlab.study.expansion import Expansion
 
 Scores = Mapping[str, Mapping[int, float]]
-"""``scores[side][seed]`` of a claim's metric, by the names of what it compares: arms, or what makes up an effect.
+"""``scores[side][seed]`` of a claim's metric, by the names of what it compares: arms, or what makes
+up an effect.
 
 Accuracies are in percent, losses in nats.
 """
 
 
 def scores_of_runs(claim: Claim, expansion: Expansion, records: Records) -> Scores:
-    """The scores of a claim's two sides. A diverged run scores what the claim declares, by default what guessing would."""
-    by_arm = {arm: _scores_of_arm(arm, claim, expansion, records) for arm in arms_of(claim, expansion.study)}
+    """The scores of a claim's two sides. A diverged run scores what the claim declares, by default
+    what guessing would.
+    """
+    by_arm = {
+        arm: _scores_of_arm(arm, claim, expansion, records)
+        for arm in arms_of(claim, expansion.study)
+    }
     sides = {}
     for side, weight_of in zip(claim.sides, weights(claim, expansion.study), strict=True):
         sides[side] = _weighted(by_arm, weight_of, expansion.seeds)
     return sides
 
 
-def _scores_of_arm(arm: str, claim: Claim, expansion: Expansion, records: Records) -> dict[int, float]:
+def _scores_of_arm(
+    arm: str, claim: Claim, expansion: Expansion, records: Records
+) -> dict[int, float]:
     """An arm's scores in the claim's metric by seed, as far as there are records."""
     found = {}
     for seed in expansion.seeds:
@@ -37,11 +47,15 @@ def _scores_of_arm(arm: str, claim: Claim, expansion: Expansion, records: Record
         elif claim.metric in record.metrics:
             found[seed] = record.metrics[claim.metric]
         else:
-            raise Refused(f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)")
+            raise Refused(
+                f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)"
+            )
     return found
 
 
-def _weighted(by_arm: Scores, weights: Mapping[str, float], seeds: Sequence[int]) -> dict[int, float]:
+def _weighted(
+    by_arm: Scores, weights: Mapping[str, float], seeds: Sequence[int]
+) -> dict[int, float]:
     """The weighted sum of arms' scores, for every seed that all of them have."""
     complete = [seed for seed in seeds if all(seed in by_arm[arm] for arm in weights)]
     if len(weights) == 1:
@@ -50,12 +64,15 @@ def _weighted(by_arm: Scores, weights: Mapping[str, float], seeds: Sequence[int]
     sums = {}
     for seed in complete:
         total = sum(weight * by_arm[arm][seed] for arm, weight in weights.items())
-        sums[seed] = round(total, 9)  # so that equal scores in all arms leave 0, and not what floating point makes of it
+        # so that equal scores in all arms leave 0, and not what floating point makes of it
+        sums[seed] = round(total, 9)
     return sums
 
 
 def score_of_divergence(claim: Claim, classes: int) -> float:
-    """What a diverged run of so many classes scores in a claim: what it declares, or what guessing would."""
+    """What a diverged run of so many classes scores in a claim: what it declares, or what guessing
+    would.
+    """
     if claim.diverged is not None:
         return claim.diverged
     return claim.measure.guessing(classes)

@@ -41,8 +41,11 @@ def read_table(file: Path) -> Table:
         raise Refused(f"{file}: no CSV ({error})") from None
 
 
-def scores_of(table: Table, origin: str, metric: str, arm_column: str, seed_column: str) -> ScoreTable:
-    """The scores of a metric, from a table with a column of its name, or with the columns ``metric`` and ``value``.
+def scores_of(
+    table: Table, origin: str, metric: str, arm_column: str, seed_column: str
+) -> ScoreTable:
+    """The scores of a metric, from a table with a column of its name, or with the columns
+    ``metric`` and ``value``.
 
     Args:
         table: One row per run, or per run and metric.
@@ -52,8 +55,8 @@ def scores_of(table: Table, origin: str, metric: str, arm_column: str, seed_colu
         seed_column: Name of the column of seeds, which are whole numbers and pair the arms' runs.
 
     Raises:
-        Refused: A column is missing or stands there twice, a row is not whole, a seed is no whole number, or a run stands there
-            twice.
+        Refused: A column is missing or stands there twice, a row is not whole, a seed is no whole
+            number, or a run stands there twice.
     """
     row_per_metric = {"metric", "value"} <= set(table.columns)
     value_column = "value" if row_per_metric else metric
@@ -79,31 +82,51 @@ def scores_of(table: Table, origin: str, metric: str, arm_column: str, seed_colu
     return by_arm
 
 
-def _check_header(columns: Sequence[str], arm_column: str, seed_column: str, value_column: str, origin: str) -> None:
-    """Refuse a header without a column that is needed, or one in which the column of values is that of the arms or seeds."""
+def _check_header(
+    columns: Sequence[str], arm_column: str, seed_column: str, value_column: str, origin: str
+) -> None:
+    """Refuse a header without a column that is needed, or one in which the column of values is that
+    of the arms or seeds.
+    """
     _check_columns(columns, (arm_column, seed_column, value_column), origin)
     for column, holds in ((arm_column, "arms"), (seed_column, "seeds")):
         if value_column == column:
-            raise Refused(f"{origin}: {value_column!r} is no metric; it is the column of the {holds}")
+            raise Refused(
+                f"{origin}: {value_column!r} is no metric; it is the column of the {holds}"
+            )
 
 
 def _check_columns(columns: Sequence[str], needed: Iterable[str], origin: str) -> None:
-    """Refuse a header that lacks a column, or that has it twice, as nothing says which one is meant."""
+    """Refuse a header that lacks a column, or that has it twice, as nothing says which one is
+    meant.
+    """
     if not columns:
         raise Refused(f"{origin}: is empty; it must have a header and a row per run")
     for column in needed:
         if columns.count(column) > 1:
-            raise Refused(f"{origin}: the column {column!r} stands there {columns.count(column)} times")
+            raise Refused(
+                f"{origin}: the column {column!r} stands there {columns.count(column)} times"
+            )
         if column in columns:
             continue
-        separators = [separator for separator in OTHER_SEPARATORS if len(columns) == 1 and separator in columns[0]]
-        hint = f"; the columns must be separated by commas, not by {OTHER_SEPARATORS[separators[0]]}" if separators else ""
+        separators = [
+            separator
+            for separator in OTHER_SEPARATORS
+            if len(columns) == 1 and separator in columns[0]
+        ]
+        hint = (
+            f"; the columns must be separated by commas, not by {OTHER_SEPARATORS[separators[0]]}"
+            if separators
+            else ""
+        )
         there = ", ".join(map(quoted_if_blank, columns))
         raise Refused(f"{origin}: there is no column {column!r}; there are {there}{hint}")
 
 
 def quoted_if_blank(name: str) -> str:
-    """A name as a message shows it: in quotes if it is empty or has blanks at an end, which one would not see."""
+    """A name as a message shows it: in quotes if it is empty or has blanks at an end, which one
+    would not see.
+    """
     return name if name and name == name.strip() else repr(name)
 
 
@@ -111,7 +134,9 @@ def _refuse_similar_arm(arm: str, by_arm: ScoreTable, place: str) -> None:
     """Refuse an arm whose name differs in blanks alone from that of an arm which is known already."""
     for other in by_arm:
         if other != arm and other.strip() == arm.strip():
-            raise Refused(f"{place}: the arms {arm!r} and {other!r} differ in blanks alone; give one arm one name")
+            raise Refused(
+                f"{place}: the arms {arm!r} and {other!r} differ in blanks alone; give one arm one name"
+            )
 
 
 def _seed(text: str, place: str) -> int:

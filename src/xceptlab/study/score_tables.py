@@ -26,7 +26,9 @@ ERRORS = frozenset((
     "err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer", "bpb",
     "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss",
 ))  # fmt: skip
-"""Words in the names of metrics of which a lower score is mostly the better one; whether it is has to be said."""
+"""Words in the names of metrics of which a lower score is mostly the better one; whether it is has
+to be said.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +38,31 @@ class ScoreClaim(Claim):
     metric: str
     """Any that the file has."""
     lower_is_better: bool | None = None
-    """Whether a lower score is the better one, so that the claim is about b - a; left out, if the metric's name ends in loss, and
-    of other names for errors it has to be said."""
+    """Whether a lower score is the better one, so that the claim is about b - a; left out, if the
+    metric's name ends in loss, and of other names for errors it has to be said."""
 
     def __post_init__(self) -> None:
         if self.lower_is_better is None:
             words = set(re.split(r"[^a-z0-9]+", self.metric.lower()))
-            is_known = self.measure.lower_is_better or register.loaded("metric", self.metric.rpartition("/")[2])
+            is_known = self.measure.lower_is_better or register.loaded(
+                "metric", self.metric.rpartition("/")[2]
+            )
             if words & ERRORS and not is_known:
                 says = "lower_is_better (--lower-is-better, --no-lower-is-better) says it"
-                raise Refused(f"metric: whether a lower {self.metric} is the better one is not known; {says}")
+                raise Refused(
+                    f"metric: whether a lower {self.metric} is the better one is not known; {says}"
+                )
         super().__post_init__()
-        self._require("effect", not self.effect, "left out; effects are judged in the grid of a study")
+        self._require(
+            "effect", not self.effect, "left out; effects are judged in the grid of a study"
+        )
         self._require("failed", self.failed is None, "left out; failures are counted in a study")
 
     @property
     def measure(self) -> Metric:
-        """The claim's metric, of which the claim may say itself whether a lower score is the better one."""
+        """The claim's metric, of which the claim may say itself whether a lower score is the better
+        one.
+        """
         metric = super().measure
         if self.lower_is_better is None:
             return metric
@@ -66,26 +76,41 @@ class ClaimsFile(Section):
     claims: list[ScoreClaim]
     """The claims, over all of which Holm's correction goes."""
     alpha: float = 0.05
-    """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the file; above 0, below 0.5."""
+    """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the
+    file; above 0, below 0.5.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
         ids = [claim.id for claim in self.claims]
-        self._require("claims", 0 < len(ids) == len(set(ids)), "a list of at least one claim, each with an id of its own")
+        self._require(
+            "claims",
+            0 < len(ids) == len(set(ids)),
+            "a list of at least one claim, each with an id of its own",
+        )
         refuse_repeated(self.claims)
 
 
 def claims_on(contrasts: Iterable[Any], given: dict[str, Any]) -> ClaimsFile:
-    """A claim on each contrast, that a is better than b in test/top1 unless something else is given.
+    """A claim on each contrast, that a is better than b in test/top1 unless something else is
+    given.
 
     Args:
         contrasts: Arms (a, b); anything else is refused.
-        given: Fields by their names that all the claims have in common, and ``alpha``; others have their defaults.
+        given: Fields by their names that all the claims have in common, and ``alpha``; others have
+            their defaults.
     """
-    common: dict[str, Any] = {"kind": "superior", "metric": f"test/{ACCURACY}", "margin": 0.0} | given
+    common: dict[str, Any] = {
+        "kind": "superior",
+        "metric": f"test/{ACCURACY}",
+        "margin": 0.0,
+    } | given
     alpha = common.pop("alpha", ClaimsFile.alpha)
-    claims = [ScoreClaim(id=f" {common['kind']} ".join(map(str, pair)), contrast=pair, **common) for pair in contrasts]
+    claims = [
+        ScoreClaim(id=f" {common['kind']} ".join(map(str, pair)), contrast=pair, **common)
+        for pair in contrasts
+    ]
     return ClaimsFile(claims=claims, alpha=alpha)
 
 
@@ -101,9 +126,11 @@ def claims_given(
 
     Args:
         contrasts: Arms (a, b); None where a file has the claims.
-        fields: By their names fields that all claims on contrasts have in common, and ``alpha``; None for those left out.
+        fields: By their names fields that all claims on contrasts have in common, and ``alpha``;
+            None for those left out.
         file: YAML as ``ClaimsFile`` describes it; None where there are contrasts.
-        either: The error, in the caller's words, where there are both contrasts and a file, or neither.
+        either: The error, in the caller's words, where there are both contrasts and a file, or
+            neither.
         not_with_file: The error where fields are given, by their names, though there is a file.
 
     Raises:
@@ -119,15 +146,23 @@ def claims_given(
     return load_file(ClaimsFile, str(file))
 
 
-def judge_scores(file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str) -> list[Verdict]:
+def judge_scores(
+    file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str
+) -> list[Verdict]:
     """The verdicts on the claims, by the scores of a CSV file; as ``judge_table``."""
     return judge_table(read_table(file), str(file), claims, alpha, arm_column, seed_column)
 
 
 def judge_table(
-    table: Table, place: str, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str
+    table: Table,
+    place: str,
+    claims: Sequence[ScoreClaim],
+    alpha: float,
+    arm_column: str,
+    seed_column: str,
 ) -> list[Verdict]:
-    """The verdicts on the claims; ``incomplete`` where an arm lacks a seed that another arm of the claims has.
+    """The verdicts on the claims; ``incomplete`` where an arm lacks a seed that another arm of the
+    claims has.
 
     Args:
         table: The scores, as ``scores_of`` takes them.
@@ -138,10 +173,13 @@ def judge_table(
         seed_column: Name of the column of seeds.
 
     Raises:
-        Refused: One line: what is wrong with the table, or what a claim names that it does not have.
+        Refused: One line: what is wrong with the table, or what a claim names that it does not
+            have.
     """
     metrics = {claim.metric for claim in claims}
-    by_metric = {metric: scores_of(table, place, metric, arm_column, seed_column) for metric in metrics}
+    by_metric = {
+        metric: scores_of(table, place, metric, arm_column, seed_column) for metric in metrics
+    }
     scores: list[ScoreTable] = []
     without_score: list[Runs] = []
     seeds: set[int] = set()
@@ -152,11 +190,15 @@ def judge_table(
         for by_seed in by_arm.values():
             seeds.update(by_seed)
     verdicts = judge(claims, scores, sorted(seeds), alpha)
-    return [_with_diverged(verdict, runs) for verdict, runs in zip(verdicts, without_score, strict=True)]
+    return [
+        _with_diverged(verdict, runs) for verdict, runs in zip(verdicts, without_score, strict=True)
+    ]
 
 
 def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[ScoreTable, Runs]:
-    """The scores of a claim's arms, and the runs without a finite one, which score as the claim declares for diverged runs."""
+    """The scores of a claim's arms, and the runs without a finite one, which score as the claim
+    declares for diverged runs.
+    """
     scores: ScoreTable = {}
     without_score = []
     for arm in claim.sides:
@@ -167,7 +209,9 @@ def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[
         if claim.pairing == "none" and table[arm].keys() != table[claim.sides[0]].keys():
             first = claim.sides[0]
             alike = "pairing: none compares as many runs of both arms, numbered alike"
-            raise Refused(f"{place}: claim {claim.id!r}: {first!r} has other seeds than {arm!r}; {alike}")
+            raise Refused(
+                f"{place}: claim {claim.id!r}: {first!r} has other seeds than {arm!r}; {alike}"
+            )
         scores[arm] = {}
         for seed, score in table[arm].items():
             if math.isfinite(score):
@@ -177,7 +221,9 @@ def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[
                 without_score.append((arm, seed))
             else:
                 no_score = f"arm {arm!r}, seed {seed} has no finite {claim.metric}"
-                raise Refused(f"{place}: {no_score}; `diverged` declares what such a run scores (claim {claim.id!r})")
+                raise Refused(
+                    f"{place}: {no_score}; `diverged` declares what such a run scores (claim {claim.id!r})"
+                )
     return scores, tuple(without_score)
 
 

@@ -1,8 +1,9 @@
 """The exact sign test on the median of paired differences: arrays in, numbers out.
 
-It asks whether a difference lies beyond the margin for more than half of all seeds. It assumes nothing of the differences'
-distribution, so that it also holds where some runs collapse or diverge, which no test of a mean does. Functions take any number
-of leading axes ``(...)``, so that the simulations run the very code that judges.
+It asks whether a difference lies beyond the margin for more than half of all seeds. It assumes
+nothing of the differences' distribution, so that it also holds where some runs collapse or diverge,
+which no test of a mean does. Functions take any number of leading axes ``(...)``, so that the
+simulations run the very code that judges.
 """
 
 import functools
@@ -21,12 +22,16 @@ def upper_tail(wins: ArrayLike, n: int) -> Array:
     return np.asarray(binom.sf(np.asarray(wins) - 1, n, 0.5))
 
 
-def p_values(differences: Array, kind: Kind, margin: float, adjust: Callable[[Any], Any] = unadjusted) -> Array:
-    """For paired differences (..., n): p that the claim on their median holds, and p that its opposite does (..., 2).
+def p_values(
+    differences: Array, kind: Kind, margin: float, adjust: Callable[[Any], Any] = unadjusted
+) -> Array:
+    """For paired differences (..., n): p that the claim on their median holds, and p that its
+    opposite does (..., 2).
 
-    ``superior``: the median is above the margin; its opposite, it is below. ``equivalent``: it is within the margin, by two
-    one-sided tests; its opposite, it is outside, by either outer test, hence Bonferroni's factor of 2. Differences equal to the
-    margin count for neither side. ``adjust`` makes each one-sided p-value valid beside the other analyses of a sequential study,
+    ``superior``: the median is above the margin; its opposite, it is below. ``equivalent``: it is
+    within the margin, by two one-sided tests; its opposite, it is outside, by either outer test,
+    hence Bonferroni's factor of 2. Differences equal to the margin count for neither side.
+    ``adjust`` makes each one-sided p-value valid beside the other analyses of a sequential study,
     as ``SignBoundary.chance`` does.
     """
     n = differences.shape[-1]
@@ -44,9 +49,11 @@ def p_values(differences: Array, kind: Kind, margin: float, adjust: Callable[[An
 
 
 def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]:
-    """The share of differences (n,) that speaks for the claim, and the share that speaks against it.
+    """The share of differences (n,) that speaks for the claim, and the share that speaks against
+    it.
 
-    Half an imaginary difference on either side is counted in, so that few differences that agree are not taken for all.
+    Half an imaginary difference on either side is counted in, so that few differences that agree
+    are not taken for all.
     """
 
     def share(wins: Booleans) -> float:
@@ -62,10 +69,12 @@ def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]
 
 
 def interval(differences: Array, alpha: float) -> Array:
-    """The interval of the median at level 1 - 2 alpha, for differences (..., n): low and high (..., 2).
+    """The interval of the median at level 1 - 2 alpha, for differences (..., n): low and high (...,
+    2).
 
-    Its ends are order statistics, the r-th from below and from above, r being the largest with P(Bin(n, 1/2) <= r - 1) <= alpha.
-    Where not even the smallest and the largest value reach the level, the ends are infinite.
+    Its ends are order statistics, the r-th from below and from above, r being the largest with
+    P(Bin(n, 1/2) <= r - 1) <= alpha. Where not even the smallest and the largest value reach the
+    level, the ends are infinite.
     """
     n = differences.shape[-1]
     r = int(binom.ppf(alpha, n, 0.5))  # the smallest count whose chance of "at most" reaches alpha
@@ -79,29 +88,39 @@ def interval(differences: Array, alpha: float) -> Array:
 
 
 def fewest(level: float) -> int:
-    """The smallest number of pairs with which a one-sided sign test at ``level`` can reject: 5 at 0.05, 6 at 0.025."""
+    """The smallest number of pairs with which a one-sided sign test at ``level`` can reject: 5 at
+    0.05, 6 at 0.025.
+    """
     return int(np.ceil(-np.log2(level) - 1e-12))
 
 
 def good_sizes(level: float, max_pairs: int) -> list[int]:
-    """The numbers of pairs up to ``max_pairs`` that need no more wins than one pair fewer: 5, 8, 11, 13, 16 ... at 0.05."""
+    """The numbers of pairs up to ``max_pairs`` that need no more wins than one pair fewer: 5, 8,
+    11, 13, 16 ... at 0.05.
+    """
     sizes = range(fewest(level), max_pairs + 1)
     return [n for n in sizes if threshold(n, level) == threshold(n - 1, level)]
 
 
 def threshold(n: int, level: float) -> int:
-    """The smallest number of wins of n pairs with which a one-sided test at ``level`` rejects; n + 1 where none does."""
+    """The smallest number of wins of n pairs with which a one-sided test at ``level`` rejects; n +
+    1 where none does.
+    """
     p = upper_tail(np.arange(n + 2), n)  # (n + 2,), falling
     return int(np.searchsorted(-p, -level))
 
 
 def power(share: float, n: int, level: float) -> float:
-    """The chance that n pairs reject at ``level`` if each difference is beyond the margin with chance ``share``."""
+    """The chance that n pairs reject at ``level`` if each difference is beyond the margin with
+    chance ``share``.
+    """
     return float(binom.sf(threshold(n, level) - 1, n, share))
 
 
 def share_needed(n: int, level: float) -> float:
-    """How often a difference must lie beyond the margin for n pairs to reject with ``POWER``; NaN where they never can."""
+    """How often a difference must lie beyond the margin for n pairs to reject with ``POWER``; NaN
+    where they never can.
+    """
     wins = threshold(n, level)
     if wins > n:
         return float("nan")
@@ -109,7 +128,8 @@ def share_needed(n: int, level: float) -> float:
 
 
 def pairs_needed(share: float, level: float, max_pairs: int) -> int:
-    """The number of pairs that reject with ``POWER`` if a difference is beyond the margin with chance ``share``.
+    """The number of pairs that reject with ``POWER`` if a difference is beyond the margin with
+    chance ``share``.
 
     It is ``max_pairs`` where fewer do not suffice.
     """
@@ -120,11 +140,12 @@ def pairs_needed(share: float, level: float, max_pairs: int) -> int:
 
 
 class SignBoundary:
-    """What peeking costs the sign test in a study that is analysed after each number of pairs in ``analyses``.
+    """What peeking costs the sign test in a study that is analysed after each number of pairs in
+    ``analyses``.
 
-    With a median on the margin the wins are a random walk of fair steps, so the chance that any analysis's p-value is at most
-    some nominal p is computed exactly: the walk with its thresholds as absorbing barriers. A p-value put through ``chance`` is
-    valid however often one analyses.
+    With a median on the margin the wins are a random walk of fair steps, so the chance that any
+    analysis's p-value is at most some nominal p is computed exactly: the walk with its thresholds
+    as absorbing barriers. A p-value put through ``chance`` is valid however often one analyses.
     """
 
     def __init__(self, analyses: range) -> None:
@@ -138,7 +159,8 @@ class SignBoundary:
         return hash(self.analyses)
 
     def chance(self, p: ArrayLike) -> Array:
-        """The chance (...) that any analysis's p-value is at most nominal p (...), with a median on the margin.
+        """The chance (...) that any analysis's p-value is at most nominal p (...), with a median on
+        the margin.
 
         It is a p-value that is valid for the whole sequential study.
         """
@@ -153,7 +175,9 @@ class SignBoundary:
 
 @functools.cache
 def _chances(analyses: range) -> tuple[Array, Array]:
-    """Every p-value that some analysis can have, rising (c,), and the chance that any analysis's p-value is at most it (c,)."""
+    """Every p-value that some analysis can have, rising (c,), and the chance that any analysis's
+    p-value is at most it (c,).
+    """
     possible = [upper_tail(np.arange(n + 1), n) for n in analyses]
     nominal = np.unique(np.concatenate(possible))
     chances = [_crossing(analyses, level) for level in nominal]
@@ -177,9 +201,15 @@ def _crossing(analyses: range, level: float) -> float:
 
 @functools.lru_cache(maxsize=4096)  # a study is judged anew at every analysis, and by every command
 def sequential_power(
-    observed: tuple[float, ...], kind: Kind, margin: float, boundary: SignBoundary, level: float, paths: int = 2000
+    observed: tuple[float, ...],
+    kind: Kind,
+    margin: float,
+    boundary: SignBoundary,
+    level: float,
+    paths: int = 2000,
 ) -> tuple[float, float]:
-    """The chance that a claim is decided by the last analysis, and the pairs that it takes on average, by simulation.
+    """The chance that a claim is decided by the last analysis, and the pairs that it takes on
+    average, by simulation.
 
     After the ``observed`` differences (n,), n >= 1, further ones are drawn from these.
     """

@@ -1,4 +1,6 @@
-"""The judging of many simulated studies at once, by the same tests and rules by which judging.py judges one."""
+"""The judging of many simulated studies at once, by the same tests and rules by which judging.py
+judges one.
+"""
 
 from collections.abc import Sequence
 
@@ -11,11 +13,14 @@ from xceptlab.study.statistics import Array, Integers
 SUPPORTED, CONTRADICTED = 1, -1
 
 
-def p_values_at(estimand: Estimand, differences: Array, analyses: Sequence[int], rounding_tolerance: float = 0.0) -> Array:
-    """The p-values of a claim and of its opposite at every analysis, (analyses, ..., 2), of differences (..., n).
+def p_values_at(
+    estimand: Estimand, differences: Array, analyses: Sequence[int], rounding_tolerance: float = 0.0
+) -> Array:
+    """The p-values of a claim and of its opposite at every analysis, (analyses, ..., 2), of
+    differences (..., n).
 
-    They are 1 where an analysis has nothing to test: too few pairs, or no spread above ``rounding_tolerance`` for a test of a
-    mean to go by.
+    They are 1 where an analysis has nothing to test: too few pairs, or no spread above
+    ``rounding_tolerance`` for a test of a mean to go by.
     """
     p = np.ones((len(analyses), *differences.shape[:-1], 2))
     for number, n in enumerate(analyses):
@@ -30,17 +35,20 @@ def p_values_at(estimand: Estimand, differences: Array, analyses: Sequence[int],
 
 
 def decided(p: Array, alpha: float) -> tuple[Integers, Integers]:
-    """What simulated studies decide, where a claim's verdict is that of the first analysis that supports or contradicts it.
+    """What simulated studies decide, where a claim's verdict is that of the first analysis that
+    supports or contradicts it.
 
-    It is the rule of ``judging._outcome`` and of ``judging.judge``'s analyses for many studies at once; a test keeps them equal.
+    It is the rule of ``judging._outcome`` and of ``judging.judge``'s analyses for many studies at
+    once; a test keeps them equal.
 
     Args:
-        p: The p-values of every claim and of its opposite, before Holm's adjustment, (analyses, studies, claims, 2).
+        p: The p-values of every claim and of its opposite, before Holm's adjustment, (analyses,
+            studies, claims, 2).
         alpha: Familywise error rate.
 
     Returns:
-        By study and claim (studies, claims) the outcome, ``SUPPORTED``, ``CONTRADICTED`` or 0, and the index of the analysis that
-        it is from.
+        By study and claim (studies, claims) the outcome, ``SUPPORTED``, ``CONTRADICTED`` or 0, and
+        the index of the analysis that it is from.
     """
     outcome = np.zeros(p.shape[1:3], dtype=np.int_)
     at = np.full(p.shape[1:3], len(p) - 1)

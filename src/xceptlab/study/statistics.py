@@ -1,6 +1,7 @@
 """The statistics: arrays in, numbers out. scipy does the computing.
 
-What decides verdicts takes any number of leading axes ``(...)``, so that the simulations run the very code that judges.
+What decides verdicts takes any number of leading axes ``(...)``, so that the simulations run the
+very code that judges.
 """
 
 import bisect
@@ -27,17 +28,25 @@ MAX_PAIRS = 1000
 
 
 def unadjusted(p: Any) -> Any:
-    """The p-values (...) of a study's only analysis as they are: there is no other analysis to adjust them for."""
+    """The p-values (...) of a study's only analysis as they are: there is no other analysis to
+    adjust them for.
+    """
     return p
 
 
-def p_values(differences: Array, kind: Kind, margin: float, adjust: Callable[[Any], Any] = unadjusted) -> Array:
-    """For paired differences (..., n), n >= 2 and of some spread: p that the claim holds and p that its opposite does (..., 2).
+def p_values(
+    differences: Array, kind: Kind, margin: float, adjust: Callable[[Any], Any] = unadjusted
+) -> Array:
+    """For paired differences (..., n), n >= 2 and of some spread: p that the claim holds and p that
+    its opposite does (..., 2).
 
-    ``adjust`` makes each one-sided p-value valid beside the other analyses of a sequential study, as ``Boundary.chance`` does.
+    ``adjust`` makes each one-sided p-value valid beside the other analyses of a sequential study,
+    as ``Boundary.chance`` does.
     """
     n = differences.shape[-1]
-    return t_tests(differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, kind, margin, adjust)
+    return t_tests(
+        differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, kind, margin, adjust
+    )
 
 
 def t_tests(
@@ -83,38 +92,52 @@ def holm(p: Array) -> Array:
 
 
 def holm_level(p: Array, i: int, alpha: float) -> float:
-    """The level at which Holm tests hypothesis i of p-values (m,), given the others: alpha / (m - those rejected before it)."""
+    """The level at which Holm tests hypothesis i of p-values (m,), given the others: alpha / (m -
+    those rejected before it).
+    """
     others = np.where(np.arange(len(p)) == i, 1.0, p)
     rejected = int((holm(others) <= alpha).sum())
     return alpha / (len(p) - rejected)
 
 
 def interval(differences: Array, level: float) -> Array:
-    """The t interval of the mean of differences (..., n), n >= 2, at ``level`` (0 to 1): low and high (..., 2)."""
+    """The t interval of the mean of differences (..., n), n >= 2, at ``level`` (0 to 1): low and
+    high (..., 2).
+    """
     n = differences.shape[-1]
     return t_interval(differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, level)
 
 
-def t_interval(mean: Array | float, error: Array | float, degrees_of_freedom: Array | float, level: float) -> Array:
-    """The t interval at ``level`` of a mean (...) with this standard error (...): low and high (..., 2)."""
+def t_interval(
+    mean: Array | float, error: Array | float, degrees_of_freedom: Array | float, level: float
+) -> Array:
+    """The t interval at ``level`` of a mean (...) with this standard error (...): low and high
+    (..., 2).
+    """
     half = error * stats.t.ppf((1 + level) / 2, degrees_of_freedom)
     return np.stack([mean - half, mean + half], axis=-1)
 
 
-def power(distance: Array | float, error: Array | float, degrees_of_freedom: Array | float, level: float) -> Array:
-    """The chance (...) of a one-sided t-test at ``level`` to find a mean at ``distance`` (...) from its limit.
+def power(
+    distance: Array | float, error: Array | float, degrees_of_freedom: Array | float, level: float
+) -> Array:
+    """The chance (...) of a one-sided t-test at ``level`` to find a mean at ``distance`` (...) from
+    its limit.
 
     The mean has this standard error (...) > 0, with so many degrees of freedom (...).
     """
-    found = stats.nct.sf(stats.t.ppf(1 - level, degrees_of_freedom), degrees_of_freedom, distance / error)
+    found = stats.nct.sf(
+        stats.t.ppf(1 - level, degrees_of_freedom), degrees_of_freedom, distance / error
+    )
     return np.where(np.isnan(found), 1.0, found)  # scipy gives NaN for enormous effects
 
 
 def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float) -> float:
-    """The distance from the margin at which a mean of this standard error would have been found with ``POWER``.
+    """The distance from the margin at which a mean of this standard error would have been found
+    with ``POWER``.
 
-    ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest margin that would be shown for
-    a true difference of 0, by two tests.
+    ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest
+    margin that would be shown for a true difference of 0, by two tests.
     """
     power_of_each = POWER if kind == "superior" else 1 - (1 - POWER) / 2
 
@@ -125,11 +148,16 @@ def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float
     return error * float(optimize.brentq(short_of, 0.0, critical + 50.0))
 
 
-def pairs_needed(distances: Sequence[float], error: Callable[[int], tuple[Array | float, Array | float]], level: float) -> int:
-    """The number of pairs with which one-sided tests find means at all these distances (> 0) from their limits with ``POWER``.
+def pairs_needed(
+    distances: Sequence[float],
+    error: Callable[[int], tuple[Array | float, Array | float]],
+    level: float,
+) -> int:
+    """The number of pairs with which one-sided tests find means at all these distances (> 0) from
+    their limits with ``POWER``.
 
-    It is ``MAX_PAIRS`` at most. The chance that one of several tests fails is taken to be the sum of their chances, which it is
-    at most.
+    It is ``MAX_PAIRS`` at most. The chance that one of several tests fails is taken to be the sum
+    of their chances, which it is at most.
 
     Args:
         distances: One for a claim of ``superior``, two for the two tests of ``equivalent``.
@@ -146,20 +174,25 @@ def pairs_needed(distances: Sequence[float], error: Callable[[int], tuple[Array 
 
 
 def at_chance(accuracy: float, chance: float, images: int) -> bool:
-    """Whether so many images cannot tell an accuracy from that of guessing, both in percent: a one-sided binomial test at 1%.
+    """Whether so many images cannot tell an accuracy from that of guessing, both in percent: a
+    one-sided binomial test at 1%.
 
-    Where the number of images is not known, 0, the accuracies themselves are compared. NaN is not at chance.
+    Where the number of images is not known, 0, the accuracies themselves are compared. NaN is not
+    at chance.
     """
     if not images:
         return accuracy <= chance
-    right = np.ceil(accuracy * images / 100 - 1e-6)  # a mean over runs need not be a whole number of images
+    # a mean over runs need not be a whole number of images
+    right = np.ceil(accuracy * images / 100 - 1e-6)
     return bool(stats.binom.sf(right - 1, images, chance / 100) > 0.01)
 
 
 def upper_share(hits: int, n: int, level: float = 0.95) -> float:
-    """The one-sided upper confidence bound of a share that ``hits`` of ``n`` >= 1 show, such as 0.45 for 0 of 5.
+    """The one-sided upper confidence bound of a share that ``hits`` of ``n`` >= 1 show, such as
+    0.45 for 0 of 5.
 
-    It is Clopper & Pearson's (1934), exact for an n that was fixed before: it is below the true share in 5% of cases at most.
+    It is Clopper & Pearson's (1934), exact for an n that was fixed before: it is below the true
+    share in 5% of cases at most.
     """
     if hits == n:
         return 1.0
@@ -167,7 +200,8 @@ def upper_share(hits: int, n: int, level: float = 0.95) -> float:
 
 
 def unpaired_error(a: Array, b: Array) -> tuple[Array, Array]:
-    """The standard error (...) of the difference of two means over unpaired scores (..., n), n >= 2, and its degrees of freedom.
+    """The standard error (...) of the difference of two means over unpaired scores (..., n), n >=
+    2, and its degrees of freedom.
 
     The degrees of freedom (...) are Welch's (1947), for variances that differ.
     """
@@ -180,11 +214,13 @@ def unpaired_error(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float, float]:
-    """What pairing leaves of the variance: var(a - b) / (var a + var b) of paired scores (n,), with its interval.
+    """What pairing leaves of the variance: var(a - b) / (var a + var b) of paired scores (n,), with
+    its interval.
 
-    1 is no gain, 0 all of it; above 1, up to 2, unpaired arms would be compared more precisely. With f the ratio of the variances
-    of a - b and a + b this is 2 f / (1 + f), and f has an exact interval where scores are normal, since a - b and a + b are a
-    pair of correlated variables (Pitman 1939; Morgan 1939). NaN with fewer than 3 pairs, or where one of the two does not vary.
+    1 is no gain, 0 all of it; above 1, up to 2, unpaired arms would be compared more precisely.
+    With f the ratio of the variances of a - b and a + b this is 2 f / (1 + f), and f has an exact
+    interval where scores are normal, since a - b and a + b are a pair of correlated variables
+    (Pitman 1939; Morgan 1939). NaN with fewer than 3 pairs, or where one of the two does not vary.
     """
     n = len(a)
     if n < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -192,7 +228,8 @@ def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float
     differences, sums = a - b, a + b
     of_differences, of_sums = differences.var(ddof=1), sums.var(ddof=1)
     left = float(2 * of_differences / (of_differences + of_sums))
-    if min(of_differences, of_sums) == 0:  # the scores lie on a line of slope 1 or -1, and so will others
+    # the scores lie on a line of slope 1 or -1, and so will others
+    if min(of_differences, of_sums) == 0:
         return (left, left, left)
     correlation = np.corrcoef(differences, sums)[0, 1]
     critical = stats.t.ppf((1 + level) / 2, n - 2)
@@ -202,16 +239,19 @@ def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float
     return left, float(2 * low / (1 + low)), float(2 * high / (1 + high))
 
 
-# ---- seeds until decided ---------------------------------------------------------------------------------------------------
+# ---- seeds until decided -------------------------------------------------------------------------
 
 
 class Boundary:
-    """What peeking costs a study that is analysed after ``start`` pairs, then every ``step`` pairs, up to ``max_pairs``.
+    """What peeking costs a study that is analysed after ``start`` pairs, then every ``step`` pairs,
+    up to ``max_pairs``.
 
-    At a mean on the margin the sequence of t statistics does not depend on the unknown variance, so the chance that the smallest
-    p-value of all analyses is below some nominal p is a fixed function: ``chance``. A p-value put through it is valid however
-    often one analyses (P(any analysis's <= a) <= a), and so is whatever is built of such p-values: TOST, Bonferroni's factor,
-    Holm's family. The function is tabulated by ``benchmarks/statistics_boundaries.py`` in ``boundaries.csv``.
+    At a mean on the margin the sequence of t statistics does not depend on the unknown variance, so
+    the chance that the smallest p-value of all analyses is below some nominal p is a fixed
+    function: ``chance``. A p-value put through it is valid however often one analyses (P(any
+    analysis's <= a) <= a), and so is whatever is built of such p-values: TOST, Bonferroni's factor,
+    Holm's family. The function is tabulated by ``benchmarks/statistics_boundaries.py`` in
+    ``boundaries.csv``.
     """
 
     def __init__(self, start: int, step: int, max_pairs: int) -> None:
@@ -230,7 +270,8 @@ class Boundary:
         return hash(self.schedule)
 
     def chance(self, p: ArrayLike) -> Array:
-        """The chance (...) that any analysis's p-value is below nominal p (...), with a true mean on the margin.
+        """The chance (...) that any analysis's p-value is below nominal p (...), with a true mean
+        on the margin.
 
         It is a p-value that is valid for the whole sequential study.
         """
@@ -248,8 +289,12 @@ class Boundary:
 
 @functools.cache
 def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
-    """The nominal p-values (c,) and, by (start, step, max_pairs), the chance that some analysis's is below each (c,)."""
-    with resources.files("xceptlab.study").joinpath("boundaries.csv").open(encoding="utf-8") as file:
+    """The nominal p-values (c,) and, by (start, step, max_pairs), the chance that some analysis's
+    is below each (c,).
+    """
+    with (
+        resources.files("xceptlab.study").joinpath("boundaries.csv").open(encoding="utf-8") as file
+    ):
         nominal = np.array(file.readline().split(",")[3:], dtype=float)
         rows = np.loadtxt(file, delimiter=",")
     return nominal, {(int(row[0]), int(row[1]), int(row[2])): row[3:] for row in rows}
@@ -267,10 +312,11 @@ def sequential_power(
     observed: tuple[float, ...] = (),
     paths: int = 4000,
 ) -> tuple[float, float]:
-    """The chance that a claim is decided by the last analysis, and the pairs that it takes on average, by simulation (+- 1%).
+    """The chance that a claim is decided by the last analysis, and the pairs that it takes on
+    average, by simulation (+- 1%).
 
-    Every simulated study begins with the ``observed`` differences (n,), where there are any; its further ones are normal, of this
-    mean and spread.
+    Every simulated study begins with the ``observed`` differences (n,), where there are any; its
+    further ones are normal, of this mean and spread.
     """
     differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
     differences[:, : len(observed)] = observed
@@ -281,12 +327,20 @@ def sequential_power(
 
 @functools.lru_cache(maxsize=4096)
 def stopping_bias(
-    mean: float, spread: float, kind: Kind, margin: float, analyses: range, boundary: Boundary, level: float, paths: int = 4000
+    mean: float,
+    spread: float,
+    kind: Kind,
+    margin: float,
+    analyses: range,
+    boundary: Boundary,
+    level: float,
+    paths: int = 4000,
 ) -> float:
-    """How far the mean at which a study stops exceeds the true one on average, by simulation with normal differences.
+    """How far the mean at which a study stops exceeds the true one on average, by simulation with
+    normal differences.
 
-    A study stops when its scores happen to be clear, so that its estimate is biased away from the margin (Whitehead 1986,
-    *Biometrika* 73).
+    A study stops when its scores happen to be clear, so that its estimate is biased away from the
+    margin (Whitehead 1986, *Biometrika* 73).
     """
     differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
     at_stop = differences.mean(axis=-1)  # of a study that nothing decides
@@ -298,7 +352,8 @@ def stopping_bias(
 
 
 def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, float]:
-    """The share of simulated studies that are decided by the last analysis, and the pairs that a study takes on average.
+    """The share of simulated studies that are decided by the last analysis, and the pairs that a
+    study takes on average.
 
     Args:
         p: The smaller p-value of the claim and of its opposite, (analyses, studies).
@@ -313,25 +368,33 @@ def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, f
 
 
 def upper_spread(spread: float, n: int) -> float:
-    """The upper 80% confidence limit of a normal standard deviation that n values estimate as ``spread``."""
+    """The upper 80% confidence limit of a normal standard deviation that n values estimate as
+    ``spread``.
+    """
     return float(spread * np.sqrt((n - 1) / stats.chi2.ppf(1 - 0.8, n - 1)))
 
 
-# ---- where the error comes from -------------------------------------------------------------------------------------------
+# ---- where the error comes from ------------------------------------------------------------------
 
 
 def skewed(differences: Array) -> bool:
-    """Whether differences (n,) are more skewed than 19 of 20 normal samples of their size, by simulation, as n is small."""
+    """Whether differences (n,) are more skewed than 19 of 20 normal samples of their size, by
+    simulation, as n is small.
+    """
     if len(differences) < 4 or np.ptp(differences) == 0:
         return False
     rng = np.random.default_rng(0)
     test = stats.monte_carlo_test(
-        differences, lambda size: rng.standard_normal(size), stats.skew, vectorized=True, n_resamples=2000
+        differences,
+        lambda size: rng.standard_normal(size),
+        stats.skew,
+        vectorized=True,
+        n_resamples=2000,
     )
     return bool(test.pvalue <= 0.05)
 
 
-# ---- factorial studies ----------------------------------------------------------------------------------------------------
+# ---- factorial studies ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,27 +406,32 @@ class Effect:
     levels: tuple[int, ...]
     """The level of each factor that is compared with the factor's first level."""
     estimate: float
-    """Mean at the level - mean at the first level; of an interaction, the effect of the factors before the last one at the last
-    one's level - at its first."""
+    """Mean at the level - mean at the first level; of an interaction, the effect of the factors
+    before the last one at the last one's level - at its first."""
     low: float
     """The lower end of the estimate's interval."""
     high: float
     """The upper end of the estimate's interval."""
     p_adjusted: float
-    """Two-sided p-value of no effect, after Holm's correction over all effects; NaN where every seed has the same effect."""
+    """Two-sided p-value of no effect, after Holm's correction over all effects; NaN where every
+    seed has the same effect.
+    """
 
 
 def effects(scores: Array, level: float) -> list[Effect]:
-    """Main effects and interactions of scores (seeds, levels of factor 1, levels of factor 2, ...), with intervals at ``level``.
+    """Main effects and interactions of scores (seeds, levels of factor 1, levels of factor 2, ...),
+    with intervals at ``level``.
 
-    An effect is a contrast that is computed for every seed, so that it is tested by a t-test over the seeds (n - 1 degrees of
-    freedom, n >= 2), which asks nothing of the other cells' variances; one variance pooled over all cells covers too seldom where
-    they differ (Boik 1981; Maxwell & Delaney 2004, chapters 11 to 13).
+    An effect is a contrast that is computed for every seed, so that it is tested by a t-test over
+    the seeds (n - 1 degrees of freedom, n >= 2), which asks nothing of the other cells' variances;
+    one variance pooled over all cells covers too seldom where they differ (Boik 1981; Maxwell &
+    Delaney 2004, chapters 11 to 13).
     """
     _, *shape = scores.shape
     compared = _levels_to_compare(shape)
     contrasts = np.stack([_contrast(scores, levels) for levels in compared])  # (effects, seeds)
-    vary = np.ptp(contrasts, axis=-1) > 1e-6 * np.abs(scores).max()  # not by the rounding of 32-bit scores alone
+    # not by the rounding of 32-bit scores alone
+    vary = np.ptp(contrasts, axis=-1) > 1e-6 * np.abs(scores).max()
     p = np.ones(len(compared))
     p[vary] = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1).pvalue
     adjusted = np.where(vary, holm(p), np.nan)
@@ -383,7 +451,9 @@ def effects(scores: Array, level: float) -> list[Effect]:
 
 
 def _levels_to_compare(shape: Sequence[int]) -> list[dict[int, int]]:
-    """The effects of a grid whose factors have so many levels: each as {factor: level that is compared}, of 1 to 3 factors."""
+    """The effects of a grid whose factors have so many levels: each as {factor: level that is
+    compared}, of 1 to 3 factors.
+    """
     singles = []
     for factor, size in enumerate(shape):
         singles += [(factor, level) for level in range(1, size)]
@@ -397,7 +467,8 @@ def _levels_to_compare(shape: Sequence[int]) -> list[dict[int, int]]:
 
 
 def _contrast(scores: Array, levels: dict[int, int]) -> Array:
-    """An effect in each seed (seeds,) of scores (seeds, levels of factor 1, ...), given {factor: level that is compared}.
+    """An effect in each seed (seeds,) of scores (seeds, levels of factor 1, ...), given {factor:
+    level that is compared}.
 
     Other factors are averaged over.
     """
@@ -411,13 +482,15 @@ def _contrast(scores: Array, levels: dict[int, int]) -> Array:
 
 
 def image_variance(differences: Array) -> Array:
-    """The variance that the images add to a mean difference, B / N, of differences (..., n seeds, N images); n, N >= 2.
+    """The variance that the images add to a mean difference, B / N, of differences (..., n seeds, N
+    images); n, N >= 2.
 
-    Every run of a claim's arms is scored on the same test images, so that the difference of a seed on an image is the sum of a
-    mean, a part of the seed, a part of the image, and a rest. The mean squares of this two-way table tell the parts apart
-    (Searle, Casella & McCulloch 1992, *Variance Components*). B = max(0, (MS_images - MS_residual) / n) is the variance over
-    images of what all seeds have in common. Over new seeds *and* new images the variance of the mean difference is s^2/n + B/N,
-    so that no number of seeds takes the standard error below the root of B / N.
+    Every run of a claim's arms is scored on the same test images, so that the difference of a seed
+    on an image is the sum of a mean, a part of the seed, a part of the image, and a rest. The mean
+    squares of this two-way table tell the parts apart (Searle, Casella & McCulloch 1992, *Variance
+    Components*). B = max(0, (MS_images - MS_residual) / n) is the variance over images of what all
+    seeds have in common. Over new seeds *and* new images the variance of the mean difference is
+    s^2/n + B/N, so that no number of seeds takes the standard error below the root of B / N.
     """
     *_, n, images = differences.shape
     by_image = differences.mean(axis=-2, keepdims=True)
@@ -430,10 +503,11 @@ def image_variance(differences: Array) -> Array:
 
 
 def error_over_images(spread: Array | float, n: int, added: Array | float) -> tuple[Array, Array]:
-    """Standard error of a mean over seeds and images, and its degrees of freedom (...), of n differences of this spread (...).
+    """Standard error of a mean over seeds and images, and its degrees of freedom (...), of n
+    differences of this spread (...).
 
-    ``added`` is their ``image_variance``. The degrees of freedom are Satterthwaite's (1946) of the sum of both variances; that of
-    the images, estimated from many of them, counts as known.
+    ``added`` is their ``image_variance``. The degrees of freedom are Satterthwaite's (1946) of the
+    sum of both variances; that of the images, estimated from many of them, counts as known.
     """
     of_seeds = np.asarray(spread**2 / n)
     both = of_seeds + added

@@ -1,4 +1,6 @@
-"""Tuning: the values of some keys that every arm is trained with, so that it is compared at its own best ones."""
+"""Tuning: the values of some keys that every arm is trained with, so that it is compared at its own
+best ones.
+"""
 
 import dataclasses
 import functools
@@ -14,28 +16,41 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 
 TUNABLE = (
-    *(f"train.{name}" for name in ("lr", "optimizer", "momentum", "nesterov", "weight_decay", "decay_norm_bias")),
+    *(
+        f"train.{name}"
+        for name in ("lr", "optimizer", "momentum", "nesterov", "weight_decay", "decay_norm_bias")
+    ),
     *(f"train.{name}" for name in ("schedule", "decay_rate", "decay_epochs", "warmup")),
     *(f"train.{name}" for name in ("label_smoothing", "gradient_clip", "ema")),
     "model.dropout",
-    *(f"data.{name}" for name in ("crop", "pad", "flip", "cutout", "colour", "rand_augment", "mixup", "cutmix")),
+    *(
+        f"data.{name}"
+        for name in ("crop", "pad", "flip", "cutout", "colour", "rand_augment", "mixup", "cutmix")
+    ),
 )
-"""Keys that may be tuned: those of the recipe, but none that changes the budget, the network or which images are used."""
+"""Keys that may be tuned: those of the recipe, but none that changes the budget, the network or
+which images are used.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(Section):
-    """Each arm is trained at each of some values, and judged, seed by seed, at the one that validates best."""
+    """Each arm is trained at each of some values, and judged, seed by seed, at the one that
+    validates best.
+    """
 
     PREFIX: ClassVar[str] = "tune."
 
     keys: dict[str, list[Any] | dict[str, list[float]]]
-    """The values of each key, such as ``train.lr: [0.03, 0.1, 0.3]``; those of several keys are crossed. Or, of each key, a range
-    to draw from evenly on a logarithmic scale, such as ``train.lr: {log: [0.01, 1.0]}``."""
+    """The values of each key, such as ``train.lr: [0.03, 0.1, 0.3]``; those of several keys are
+    crossed. Or, of each key, a range to draw from evenly on a logarithmic scale, such as
+    ``train.lr: {log: [0.01, 1.0]}``."""
     trials: int = 0
     """How many values are drawn of ranges, the same for all arms; 0 where values are listed."""
     select: Literal["val/top1", "val/top5", "val/loss"] = "val/top1"
-    """The metric at the last epoch by which the best value of an arm is chosen, anew for every seed; ties go to the first one."""
+    """The metric at the last epoch by which the best value of an arm is chosen, anew for every
+    seed; ties go to the first one.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,27 +58,45 @@ class Tune(Section):
         for key, values in self.keys.items():
             _check_key(key, values)
         are_lists = [isinstance(values, list) for values in self.keys.values()]
-        self._require("keys", all(are_lists) or not any(are_lists), "lists of values throughout, or ranges throughout")
+        self._require(
+            "keys",
+            all(are_lists) or not any(are_lists),
+            "lists of values throughout, or ranges throughout",
+        )
         if all(are_lists):
-            self._require("trials", self.trials == 0, "left out where values are listed; each of them is tried")
+            self._require(
+                "trials",
+                self.trials == 0,
+                "left out where values are listed; each of them is tried",
+            )
         else:
-            self._require("trials", 2 <= self.trials <= 100, "from 2 to 100 where values are drawn from ranges")
+            self._require(
+                "trials",
+                2 <= self.trials <= 100,
+                "from 2 to 100 where values are drawn from ranges",
+            )
             drawn = [tuple(values.values()) for values in self.trial_values]
-            self._require("keys", len(set(drawn)) == len(drawn), f"ranges wide enough for {self.trials} values of 3 digits")
+            self._require(
+                "keys",
+                len(set(drawn)) == len(drawn),
+                f"ranges wide enough for {self.trials} values of 3 digits",
+            )
 
     @functools.cached_property
     def trial_values(self) -> list[dict[str, Any]]:
         """The values that are tried, by key, trial by trial.
 
-        Those of ranges are Halton's points, which fill a range more evenly than random ones and depend on nothing but their
-        number: more trials keep the runs of fewer. They are rounded to 3 digits.
+        Those of ranges are Halton's points, which fill a range more evenly than random ones and
+        depend on nothing but their number: more trials keep the runs of fewer. They are rounded to
+        3 digits.
         """
         if not self.trials:
             crossed = itertools.product(*self.keys.values())
             return [dict(zip(self.keys, values, strict=True)) for values in crossed]
         from scipy.stats import qmc  # takes a second to load
 
-        points = qmc.Halton(len(self.keys), scramble=False).random(self.trials + 1)[1:]  # the first one is a corner
+        # the first one is a corner
+        points = qmc.Halton(len(self.keys), scramble=False).random(self.trials + 1)[1:]
         drawn = []
         for point in points:
             values = {}
@@ -99,7 +132,9 @@ def _check_key(key: str, values: list[Any] | dict[str, list[float]]) -> None:
             raise Refused(f"tune.keys: {key}: cannot be tuned; {', '.join(TUNABLE)} can")
         raise Refused(f"tune.keys: {unknown_run_key(key, TUNABLE)}")
     if not _can_be_tried(values):
-        allowed = "a list of at least two different values, or {log: [low, high]} with 0 < low < high"
+        allowed = (
+            "a list of at least two different values, or {log: [low, high]} with 0 < low < high"
+        )
         raise Refused(f"tune.keys: {key}: {shown(values)} is not allowed; it must be {allowed}")
 
 
@@ -119,7 +154,9 @@ def value_name(values: dict[str, Any]) -> str:
 
 
 def trials(arms: dict[str, RunConfig], tune: Tune | None) -> dict[str, Trial]:
-    """Every trial by its name: ``arm`` in a study that tunes nothing, ``arm@0.1`` in one that tunes a key."""
+    """Every trial by its name: ``arm`` in a study that tunes nothing, ``arm@0.1`` in one that tunes
+    a key.
+    """
     if tune is None:
         return {arm: Trial(arm=arm, values={}, config=config) for arm, config in arms.items()}
     found = {}

@@ -1,4 +1,6 @@
-"""Warnings about a study's tuning: a best value that may lie beyond those that were tried, and a choice that chance made."""
+"""Warnings about a study's tuning: a best value that may lie beyond those that were tried, and a
+choice that chance made.
+"""
 
 import math
 from collections import Counter
@@ -8,18 +10,24 @@ from xceptlab.study.choice import Records, chosen
 from xceptlab.study.expansion import Expansion
 
 APART = 2.0
-"""Standard errors by which two validation accuracies must differ for a validation set to tell them apart."""
+"""Standard errors by which two validation accuracies must differ for a validation set to tell them
+apart.
+"""
 
 
 def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
-    """Warn where the values that were tried, or the images to choose by, were too few, in a sentence each."""
+    """Warn where the values that were tried, or the images to choose by, were too few, in a
+    sentence each.
+    """
     if expansion.study.tune is None:
         return []
     return [*_at_the_edge(expansion, records), *_indistinct(expansion, records)]
 
 
 def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
-    """Warn of arms whose best value lies at an end of those that were tried in more than half of the seeds."""
+    """Warn of arms whose best value lies at an end of those that were tried in more than half of
+    the seeds.
+    """
     assert expansion.study.tune
     choice = chosen(expansion, records)
     warnings = []
@@ -30,7 +38,9 @@ def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
             best = [trial.values[key] for trial in trials]
             at_an_edge = Counter(value for value in best if value in edges)
             if 2 * at_an_edge.total() > len(best):
-                where = " and ".join(f"{value} in {count}" for value, count in sorted(at_an_edge.items()))
+                where = " and ".join(
+                    f"{value} in {count}" for value, count in sorted(at_an_edge.items())
+                )
                 warnings.append(
                     f"Tuning: the best {key} of {arm} is at the edge of the values that were tried ({where} of "
                     f"{len(best)} seeds); a better one may lie beyond."
@@ -39,9 +49,11 @@ def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _edge_values(tried: list[Any]) -> list[Any]:
-    """The values of a key beyond which a better one may lie: the smallest and the largest that were tried.
+    """The values of a key beyond which a better one may lie: the smallest and the largest that were
+    tried.
 
-    Names have no order, of two values each is at an end, and below 0, for what cannot be negative, nothing lies.
+    Names have no order, of two values each is at an end, and below 0, for what cannot be negative,
+    nothing lies.
     """
     if not all(map(_is_number, tried)) or len(set(tried)) < 3:
         return []
@@ -55,9 +67,9 @@ def _is_number(value: Any) -> bool:
 def _indistinct(expansion: Expansion, records: Records) -> list[str]:
     """Warn of arms whose two best values the validation images cannot tell apart.
 
-    The standard error is that of a difference of two independent binomial shares. Both values are validated on the same images,
-    whose correctness is not kept one by one; where they err on the same ones the true error is smaller, so that this warns rather
-    too often than too seldom.
+    The standard error is that of a difference of two independent binomial shares. Both values are
+    validated on the same images, whose correctness is not kept one by one; where they err on the
+    same ones the true error is smaller, so that this warns rather too often than too seldom.
     """
     assert expansion.study.tune
     if expansion.study.tune.select.endswith("loss"):
@@ -87,8 +99,11 @@ def _indistinct(expansion: Expansion, records: Records) -> list[str]:
     return warnings
 
 
-def _best_two(arm: str, seed: int, expansion: Expansion, records: Records) -> tuple[float, float, int] | None:
-    """The best and the second best validation accuracy of an arm's values at a seed, and the number of images they are on.
+def _best_two(
+    arm: str, seed: int, expansion: Expansion, records: Records
+) -> tuple[float, float, int] | None:
+    """The best and the second best validation accuracy of an arm's values at a seed, and the number
+    of images they are on.
 
     None where fewer than two runs have finished, or the number of images is not known.
     """

@@ -1,4 +1,6 @@
-"""What the scores, the images and the runs say against a verdict, a clause each: why it may mean less than it says."""
+"""What the scores, the images and the runs say against a verdict, a clause each: why it may mean
+less than it says.
+"""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +19,9 @@ from xceptlab.study.verdict import Verdict
 
 
 def of_units(verdict: Verdict) -> tuple[str, ...]:
-    """Warn of accuracies that look like fractions, and of a margin in no known unit that looks like percent."""
+    """Warn of accuracies that look like fractions, and of a margin in no known unit that looks like
+    percent.
+    """
     claim = verdict.claim
     interaction = len(claim.effect) > 1  # its scores are differences, which may be as small
     values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
@@ -25,17 +29,24 @@ def of_units(verdict: Verdict) -> tuple[str, ...]:
         return ()
     low, high = min(values), max(values)
     if claim.measure.in_percent and low >= 0 and high <= 1:
-        return ("all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",)
+        return (
+            "all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",
+        )
     if not claim.measure.unit and 0 < high - low <= claim.margin:
         whole = f"the whole range of the scores, {low:g} to {high:g}"
-        return (f"the margin of {claim.margin:g} is as large as {whole}; it must be in the same unit as they are",)
+        return (
+            f"the margin of {claim.margin:g} is as large as {whole}; it must be in the same unit as they are",
+        )
     return ()
 
 
 def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> Verdict:
     """The verdict with the warnings that the number of images and the arms' runs give."""
     split = split_of(verdict.claim.metric)
-    arms = [_Accuracy.of(arm, split, expansion, records) for arm in arms_of(verdict.claim, expansion.study)]
+    arms = [
+        _Accuracy.of(arm, split, expansion, records)
+        for arm in arms_of(verdict.claim, expansion.study)
+    ]
     warnings = [
         *verdict.warnings,
         *_of_few_images(verdict.claim, min(arm.images for arm in arms)),
@@ -49,14 +60,19 @@ def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> V
     metric = f"{split}/{ACCURACY}"
     at_chance = f"{all_arms} arms are at chance: {found} in {metric}, which is not more than guessing ({chance}) explains"
     meaningless = f"{all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
-    if verdict.claim.measure.unit == "nats":  # losses may differ where no arm tells the classes apart
+    # losses may differ where no arm tells the classes apart
+    if verdict.claim.measure.unit == "nats":
         guessed = "the loss tells how sure they are of answers that are guessed"
         meaningless = f"{all_arms.capitalize()} arms are at chance in {metric}: {guessed}."
-    return replace(verdict, summary=f"{verdict.summary} {meaningless}", warnings=(at_chance, *warnings))
+    return replace(
+        verdict, summary=f"{verdict.summary} {meaningless}", warnings=(at_chance, *warnings)
+    )
 
 
 def _of_few_images(claim: Claim, images: int) -> list[str]:
-    """Warn of a margin that a single image more or less exceeds; the number of images is 0 where it is not known."""
+    """Warn of a margin that a single image more or less exceeds; the number of images is 0 where it
+    is not known.
+    """
     if not claim.measure.in_percent or not images:
         return []
     single = 100 / images
@@ -84,7 +100,9 @@ def of_failures(verdict: Verdict, failed: Sequence[tuple[str, int]]) -> list[str
         return [f"failures decide it: in {pairs} of {verdict.n} seeds a run of these arms failed"]
     if pairs and verdict.claim.statistic == "mean":
         listed = ", ".join(f"{arm} seed {seed}" for arm, seed in sorted(failed))
-        return [f"runs failed ({listed}), and no test of a mean is sound there (`statistic: median` is)"]
+        return [
+            f"runs failed ({listed}), and no test of a mean is sound there (`statistic: median` is)"
+        ]
     return []
 
 
@@ -93,9 +111,13 @@ class _Accuracy:
     """How well an arm tells the classes of a split apart."""
 
     mean: float
-    """Mean top-1 in percent over the runs that finished; what guessing scores where all runs diverged; NaN without runs."""
+    """Mean top-1 in percent over the runs that finished; what guessing scores where all runs
+    diverged; NaN without runs.
+    """
     chance: float
-    """Top-1 in percent of guessing, or of always answering with the most frequent class, whichever is higher."""
+    """Top-1 in percent of guessing, or of always answering with the most frequent class, whichever
+    is higher.
+    """
     images: int
     """The number of images of the split; 0 where neither a record nor the configuration tells."""
 
@@ -132,6 +154,8 @@ def images_of_split(split: str, records: Sequence[Record]) -> int:
 
 
 def _planned_images(split: str, expansion: Expansion, arm: str) -> int:
-    """The number of images of a split, as an arm's configuration tells it; 0 where only the files do."""
+    """The number of images of a split, as an arm's configuration tells it; 0 where only the files
+    do.
+    """
     _, validation, test = expansion.arms[arm].data.images()
     return validation if split == "val" else test

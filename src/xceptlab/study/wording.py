@@ -1,4 +1,6 @@
-"""A verdict in words: its summary, the evidence beside it, and how many seeds would decide what is open."""
+"""A verdict in words: its summary, the evidence beside it, and how many seeds would decide what is
+open.
+"""
 
 import math
 from collections.abc import Sequence
@@ -30,14 +32,20 @@ def named(seeds: Sequence[int], singular: str, plural: str) -> str:
 
 
 def summary(
-    verdict: Verdict, estimand: Estimand, *, unadjusted_outcome: Outcome, unadjusted_p: float, nominal_levels: Sequence[float]
+    verdict: Verdict,
+    estimand: Estimand,
+    *,
+    unadjusted_outcome: Outcome,
+    unadjusted_p: float,
+    nominal_levels: Sequence[float],
 ) -> str:
     """The verdict in one sentence.
 
     Args:
         verdict: The verdict, in numbers.
         estimand: The claim's estimand.
-        unadjusted_outcome: What the outcome would be without Holm's adjustment, if the claim were the only one of the study.
+        unadjusted_outcome: What the outcome would be without Holm's adjustment, if the claim were
+            the only one of the study.
         unadjusted_p: The p-value of ``unadjusted_outcome``.
         nominal_levels: Those at which a single analysis tests the claim and its opposite.
     """
@@ -72,7 +80,9 @@ def _too_few_pairs(verdict: Verdict, estimand: Estimand, nominal_levels: Sequenc
 
 
 def _estimated(verdict: Verdict, scope: str) -> str:
-    """The estimate in words, with the ``scope`` for which it holds, its interval, its number of seeds and its p-value."""
+    """The estimate in words, with the ``scope`` for which it holds, its interval, its number of
+    seeds and its p-value.
+    """
     claim, places = verdict.claim, verdict.claim.decimals
     text = _compared(claim, verdict.estimate)
     if claim.statistic == "median":
@@ -110,14 +120,21 @@ def _against_the_margin(verdict: Verdict) -> str:
     unit = claim.unit_suffix.removesuffix("s") if claim.margin == 1 else claim.unit_suffix
     margin = f"{claim.margin:g}{unit}"
     if claim.kind == "superior":
-        said = {"supported": f"more than the margin of {margin}", "contradicted": f"not better by the margin of {margin}"}
+        said = {
+            "supported": f"more than the margin of {margin}",
+            "contradicted": f"not better by the margin of {margin}",
+        }
     else:
-        said = {"supported": f"equal within {margin}", "contradicted": f"apart by more than {margin}"}
+        said = {
+            "supported": f"equal within {margin}",
+            "contradicted": f"apart by more than {margin}",
+        }
     return said[verdict.outcome]
 
 
 def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float) -> str:
-    """What the pairing gained, and what so many pairs would have found with 80% power at the level of a single analysis.
+    """What the pairing gained, and what so many pairs would have found with 80% power at the level
+    of a single analysis.
 
     Empty where nothing was tested.
     """
@@ -125,7 +142,8 @@ def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float
         return ""
     found = estimand.power_sentence(verdict.values, nominal_level)
     left, low, high = verdict.variance_left
-    hardly_differ = f"{low:.2f}" == f"{high:.2f}"  # scores that differ by next to nothing have an interval of no width
+    # scores that differ by next to nothing have an interval of no width
+    hardly_differ = f"{low:.2f}" == f"{high:.2f}"
     if math.isnan(left) or hardly_differ:
         return found
     gained = f"{left:.2f} of the variance of unpaired arms (95% interval {low:.2f} to {high:.2f})"
@@ -135,14 +153,18 @@ def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float
 
 
 def stopping(verdict: Verdict, estimand: Estimand, level: float) -> str:
-    """What it means for the estimate that a claim was decided before the most seeds; empty where it was not."""
+    """What it means for the estimate that a claim was decided before the most seeds; empty where it
+    was not.
+    """
     if not verdict.decided or verdict.max_seeds is None or verdict.n >= verdict.max_seeds:
         return ""
     return estimand.stopping_sentence(verdict.values, level)
 
 
 def since(decided: Verdict, latest: Verdict) -> str:
-    """What the seeds say that came after a claim was decided, because other claims asked for them; empty where none did."""
+    """What the seeds say that came after a claim was decided, because other claims asked for them;
+    empty where none did.
+    """
     if not decided.decided or latest.n <= decided.n:
         return ""
     places = decided.claim.decimals
@@ -151,15 +173,21 @@ def since(decided: Verdict, latest: Verdict) -> str:
 
 
 def evidence(verdict: Verdict) -> str:
-    """What is shown beside a verdict: in how many seeds it holds, what the pairing gained, what could have been found."""
-    return " ".join(filter(None, (sign_count(verdict), verdict.pairing_and_power, verdict.stopping)))
+    """What is shown beside a verdict: in how many seeds it holds, what the pairing gained, what
+    could have been found.
+    """
+    return " ".join(
+        filter(None, (sign_count(verdict), verdict.pairing_and_power, verdict.stopping))
+    )
 
 
 def sign_count(verdict: Verdict) -> str:
-    """In how many seeds the difference speaks for the claim, and how likely chance alone would be to make it so many.
+    """In how many seeds the difference speaks for the claim, and how likely chance alone would be
+    to make it so many.
 
-    The p-value is unadjusted, and no verdict; it is left out where so few seeds cannot make it small, and in a study that adds
-    seeds, whose other analyses it would ignore. Empty where nothing was tested, and where signs are what the verdict rests on.
+    The p-value is unadjusted, and no verdict; it is left out where so few seeds cannot make it
+    small, and in a study that adds seeds, whose other analyses it would ignore. Empty where nothing
+    was tested, and where signs are what the verdict rests on.
     """
     if not verdict.tested or verdict.claim.statistic == "median":
         return ""
@@ -177,7 +205,9 @@ def sign_count(verdict: Verdict) -> str:
 
 
 def forecast(verdict: Verdict, study: Study) -> str:
-    """How many seeds will decide the claim, from the pairs there are, a pilot's perhaps; empty with fewer than 2."""
+    """How many seeds will decide the claim, from the pairs there are, a pilot's perhaps; empty with
+    fewer than 2.
+    """
     estimand = estimand_of(verdict.claim, study.seeds, verdict.arms, verdict.image_variance)
     if verdict.settled or verdict.n < 2 or estimand.untestable(verdict.values):
         return ""

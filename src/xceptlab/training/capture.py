@@ -1,9 +1,11 @@
 """A batch's work as a CUDA graph: captured once for each shape of batch, then replayed.
 
-A training step (forward, loss and backward) of a small network is some thousand kernels, an evaluated batch some hundred, and
-Python launches them more slowly than a GPU runs them. A graph holds them all and is launched at once. It computes the same bits:
-before a graph is used, it is compared on a real batch with the work done kernel by kernel, and where the two differ, the run goes
-on without graphs. With ``train.deterministic: false`` arithmetic itself does not repeat to the bit, and nothing is compared.
+A training step (forward, loss and backward) of a small network is some thousand kernels, an
+evaluated batch some hundred, and Python launches them more slowly than a GPU runs them. A graph
+holds them all and is launched at once. It computes the same bits: before a graph is used, it is
+compared on a real batch with the work done kernel by kernel, and where the two differ, the run goes
+on without graphs. With ``train.deterministic: false`` arithmetic itself does not repeat to the bit,
+and nothing is compared.
 """
 
 from collections import Counter
@@ -20,11 +22,15 @@ from xceptlab.data.module import Batch
 from xceptlab.text import say
 
 WARM_UP = 2
-"""Number of batches of a shape that are done kernel by kernel before capture, while libraries load and compile what they need."""
+"""Number of batches of a shape that are done kernel by kernel before capture, while libraries load
+and compile what they need.
+"""
 
 Outputs = dict[str, Tensor]
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
-"""A function that records another one, which works on fixed tensors, and returns one that repeats that work when called."""
+"""A function that records another one, which works on fixed tensors, and returns one that repeats
+that work when called.
+"""
 
 
 def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
@@ -34,7 +40,9 @@ def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
 
 
 def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
-    """Whether training steps can be captured, too, and not only evaluations; if not, the user is told why."""
+    """Whether training steps can be captured, too, and not only evaluations; if not, the user is
+    told why.
+    """
     if trainer.world_size > 1:
         why = "on several devices gradients are exchanged while they are computed"
     elif config.train.precision == "16-mixed":
@@ -52,12 +60,15 @@ def say_not_captured(work: str, why: str) -> None:
 
 
 def cuda_recorder() -> Recorder:
-    """Make a recorder of CUDA graphs, which share their memory, since one is replayed after the other."""
+    """Make a recorder of CUDA graphs, which share their memory, since one is replayed after the
+    other.
+    """
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # other threads may pin memory meanwhile
+        # other threads may pin memory meanwhile
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             work()
         return graph.replay
 
@@ -76,7 +87,9 @@ class _Graph:
 
 @dataclass(frozen=True)
 class _State:
-    """Snapshot of the tensors and random state that captured work modifies in place, from which ``_restore`` puts them back."""
+    """Snapshot of the tensors and random state that captured work modifies in place, from which
+    ``_restore`` puts them back.
+    """
 
     tensors: list[Tensor]
     generator: Tensor
@@ -88,14 +101,17 @@ class Captured:
 
     Args:
         forward: Computes the outputs of a batch.
-        network: The network that ``forward`` calls; its parameters and buffers keep their places in memory.
+        network: The network that ``forward`` calls; its parameters and buffers keep their places in
+            memory.
         record: Captures the work.
     """
 
     work = "evaluations"
     """Name of the captured work, in words."""
 
-    def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder) -> None:
+    def __init__(
+        self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder
+    ) -> None:
         self.forward, self.network, self.record = forward, network, record
         self._device = next(network.parameters()).device
         self._graphs: dict[Hashable, _Graph] = {}
@@ -103,11 +119,13 @@ class Captured:
         self._given_up = False
 
     def __call__(self, batch: Batch, variant: bool = False) -> Outputs | None:
-        """The batch's outputs, valid until the next call; None where the caller has to do it kernel by kernel.
+        """The batch's outputs, valid until the next call; None where the caller has to do it kernel
+        by kernel.
 
         Args:
             batch: The batch, on the device.
-            variant: Which of two kinds of work it is, each of which has graphs of its own; an evaluation is of one kind only.
+            variant: Which of two kinds of work it is, each of which has graphs of its own; an
+                evaluation is of one kind only.
         """
         key = (variant, batch.weight, *(value.shape for value in _tensors(batch).values()))
         graph = self._graphs.get(key)
@@ -124,13 +142,16 @@ class Captured:
         return self._capture(key, batch, variant)
 
     def _prepare(self, variant: bool) -> None:
-        """Make ready the tensors that the work writes to beside its outputs; an evaluation has none."""
+        """Make ready the tensors that the work writes to beside its outputs; an evaluation has
+        none.
+        """
 
     def _computed(self, batch: Batch, variant: bool) -> Outputs:
         """Do the work kernel by kernel."""
         kind = self._device.type
         dtype, mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-        with torch.autocast(kind, dtype, mixed, cache_enabled=False):  # weights that are cast must be cast anew in each replay
+        # weights that are cast must be cast anew in each replay
+        with torch.autocast(kind, dtype, mixed, cache_enabled=False):
             return self.forward(batch)
 
     def _changed(self) -> list[Tensor]:
@@ -138,7 +159,9 @@ class Captured:
         return []
 
     def _capture(self, key: Hashable, batch: Batch, variant: bool) -> Outputs:
-        """Do a batch kernel by kernel, then by a new graph, and keep the graph if both come to the same bits."""
+        """Do a batch kernel by kernel, then by a new graph, and keep the graph if both come to the
+        same bits.
+        """
         inputs: dict[str, Any] = {name: value.clone() for name, value in _tensors(batch).items()}
         copied = batch._replace(**inputs)
         before = self._state()
@@ -157,7 +180,9 @@ class Captured:
             self._give_up(str(error).splitlines()[0])
         else:
             replay()
-            if _same([*self._state().tensors, *outputs.values()], [*after.tensors, *expected.values()]):
+            if _same(
+                [*self._state().tensors, *outputs.values()], [*after.tensors, *expected.values()]
+            ):
                 self._graphs[key] = _Graph(inputs, outputs, replay)
                 return outputs
             self._give_up("what is captured comes to other bits than what is not")
@@ -183,21 +208,31 @@ class Captured:
 
 
 class CapturedStep(Captured):
-    """Forward and backward of training batches, captured once a shape of batch has come often enough.
+    """Forward and backward of training batches, captured once a shape of batch has come often
+    enough.
 
-    It has two kinds of work: the gradients of the first batch of an optimizer step (``variant`` is true) replace those that are
-    there; those of the step's other batches are added.
+    It has two kinds of work: the gradients of the first batch of an optimizer step (``variant`` is
+    true) replace those that are there; those of the step's other batches are added.
 
     Args:
-        forward: Computes the step's outputs of a batch; the gradients are those of ``loss`` among them.
-        network: The network, whose parameters get the gradients, and whose buffers are what a forward pass changes.
+        forward: Computes the step's outputs of a batch; the gradients are those of ``loss`` among
+            them.
+        network: The network, whose parameters get the gradients, and whose buffers are what a
+            forward pass changes.
         record: Captures the work.
-        accumulate: Number of batches of an optimizer step; each adds the gradients of its loss divided by this.
+        accumulate: Number of batches of an optimizer step; each adds the gradients of its loss
+            divided by this.
     """
 
     work = "training steps"
 
-    def __init__(self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder, accumulate: int) -> None:
+    def __init__(
+        self,
+        forward: Callable[[Batch], Outputs],
+        network: nn.Module,
+        record: Recorder,
+        accumulate: int,
+    ) -> None:
         super().__init__(forward, network, record)
         self.accumulate = accumulate
         self._parameters: list[nn.Parameter] = []
@@ -206,10 +241,14 @@ class CapturedStep(Captured):
     def _prepare(self, first: bool) -> None:
         """Let the parameters' gradients be the tensors that graphs write to.
 
-        A batch that was done kernel by kernel may have put its gradients elsewhere; they are copied if the step goes on.
+        A batch that was done kernel by kernel may have put its gradients elsewhere; they are copied
+        if the step goes on.
         """
-        if not self._gradients:  # parameters without a gradient by now are frozen or have no part in the loss
-            self._parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        # parameters without a gradient by now are frozen or have no part in the loss
+        if not self._gradients:
+            self._parameters = [
+                parameter for parameter in self.network.parameters() if parameter.grad is not None
+            ]
             self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         if not first and self._parameters[0].grad is not self._gradients[0]:
             elsewhere = [parameter.grad for parameter in self._parameters]
@@ -218,7 +257,9 @@ class CapturedStep(Captured):
             parameter.grad = gradient
 
     def _computed(self, batch: Batch, first: bool) -> Outputs:
-        """Do forward and backward; the gradients replace those that are there or, after the first batch, are added to them."""
+        """Do forward and backward; the gradients replace those that are there or, after the first
+        batch, are added to them.
+        """
         outputs = super()._computed(batch, first)
         with torch.autocast(self._device.type, enabled=False):
             gradients = torch.autograd.grad(outputs["loss"] / self.accumulate, self._parameters)

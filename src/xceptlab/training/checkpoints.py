@@ -1,4 +1,6 @@
-"""Checkpoints: written whole or not at all, checked by a checksum in their name, read without executing anything."""
+"""Checkpoints: written whole or not at all, checked by a checksum in their name, read without
+executing anything.
+"""
 
 import hashlib
 import io
@@ -19,14 +21,21 @@ from xceptlab.signals import StopSignals
 from xceptlab.text import say
 
 KEPT = 2
-"""Number of a run's checkpoints that are kept: should the newest be corrupt, the run continues from the one before."""
+"""Number of a run's checkpoints that are kept: should the newest be corrupt, the run continues from
+the one before.
+"""
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Lightning's checkpoint files; the name ends in a checksum: ``step00000120-0123456789abcdef.ckpt``."""
+    """Lightning's checkpoint files; the name ends in a checksum:
+    ``step00000120-0123456789abcdef.ckpt``.
+    """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``<path>-<checksum>.ckpt``; remove the oldest beside it, and files that a kill left half written.
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write ``<path>-<checksum>.ckpt``; remove the oldest beside it, and files that a kill left
+        half written.
 
         Raises:
             OSError: The file cannot be written, such as on a full disk; the older checkpoints stay.
@@ -49,7 +58,9 @@ class CheckpointFiles(TorchCheckpointIO):
         try:
             return super().load_checkpoint(path, *args, **kwargs)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise Refused(f"{path}: not a readable checkpoint ({error}); remove it to start the run again") from None
+            raise Refused(
+                f"{path}: not a readable checkpoint ({error}); remove it to start the run again"
+            ) from None
 
 
 def checksum(data: bytes) -> str:
@@ -84,10 +95,12 @@ def steps_done(checkpoint: Path | None) -> int:
 
 
 class Checkpoints(Checkpoint):
-    """Write a checkpoint at the end of each epoch and, within it, every some steps and minutes and when asked to stop.
+    """Write a checkpoint at the end of each epoch and, within it, every some steps and minutes and
+    when asked to stop.
 
-    All processes decide together, so that a signal which reaches one of them stops all after the same step. After the last step
-    of an epoch, both the checkpoint and a request to stop wait for the evaluation.
+    All processes decide together, so that a signal which reaches one of them stops all after the
+    same step. After the last step of an epoch, both the checkpoint and a request to stop wait for
+    the evaluation.
 
     Args:
         directory: The folder for the checkpoints.
@@ -96,8 +109,15 @@ class Checkpoints(Checkpoint):
         stop_signals: The signals that ask the run to stop.
     """
 
-    def __init__(self, directory: Path, steps: int, minutes: float, stop_signals: StopSignals) -> None:
-        self.directory, self.steps, self.minutes, self.stop_signals = directory, steps, minutes, stop_signals
+    def __init__(
+        self, directory: Path, steps: int, minutes: float, stop_signals: StopSignals
+    ) -> None:
+        self.directory, self.steps, self.minutes, self.stop_signals = (
+            directory,
+            steps,
+            minutes,
+            stop_signals,
+        )
         self._group: Any = None
         self._saved = 0.0
 
@@ -109,9 +129,12 @@ class Checkpoints(Checkpoint):
         """
         self._saved = time.monotonic()
         if trainer.world_size > 1:
-            self._group = torch.distributed.new_group(backend="gloo")  # CPUs talk over it: no decision waits for a GPU
+            # CPUs talk over it: no decision waits for a GPU
+            self._group = torch.distributed.new_group(backend="gloo")
             names = [""] * trainer.world_size
-            torch.distributed.all_gather_object(names, Path(trainer.ckpt_path or "none").name, self._group)
+            torch.distributed.all_gather_object(
+                names, Path(trainer.ckpt_path or "none").name, self._group
+            )
             if len(set(names)) > 1:
                 raise Refused(
                     f"the processes would continue from different checkpoints ({', '.join(names)}); {self.directory} must be the "
@@ -119,7 +142,12 @@ class Checkpoints(Checkpoint):
                 )
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         ends_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if trainer.is_last_batch or not ends_a_step:
@@ -136,19 +164,25 @@ class Checkpoints(Checkpoint):
         self._stop(trainer, self._agreed(True)[1])
 
     def _agreed(self, due: bool) -> tuple[bool, int]:
-        """Whether any process wants a checkpoint, and the number of the signal that asked any to stop, or 0."""
+        """Whether any process wants a checkpoint, and the number of the signal that asked any to
+        stop, or 0.
+        """
         wishes = torch.tensor([due, self.stop_signals.number])
         if self._group:
             torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX, self._group)
         return bool(wishes[0]), int(wishes[1])
 
     def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.directory / f"step{trainer.global_step:08d}", weights_only=False)
+        trainer.save_checkpoint(
+            self.directory / f"step{trainer.global_step:08d}", weights_only=False
+        )
         self._saved = time.monotonic()
 
     def _stop(self, trainer: pl.Trainer, signal: int) -> None:
         if signal and not trainer.is_global_zero:
             self.stop_signals.number = signal
-            sys.exit(0)  # after another code, Lightning's launcher would kill the first process, which is to report the outcome
+            # after another code, Lightning's launcher would kill the first process, which is to
+            # report the outcome
+            sys.exit(0)
         if signal:
             self.stop_signals.stop(signal)

@@ -1,7 +1,9 @@
-"""All that training relies on in Lightning beyond what its users are promised, in one file and checked before a run.
+"""All that training relies on in Lightning beyond what its users are promised, in one file and
+checked before a run.
 
-Lightning finds a hook by its name. If a release renamed one, the method of ours that replaces it would never be called again, and
-nothing would say so: a run would train, but otherwise. The same goes for private methods that are replaced from outside.
+Lightning finds a hook by its name. If a release renamed one, the method of ours that replaces it
+would never be called again, and nothing would say so: a run would train, but otherwise. The same
+goes for private methods that are replaced from outside.
 """
 
 from collections.abc import Iterator
@@ -90,13 +92,18 @@ def check() -> None:
         without_parents = [kind for kind in base.__mro__ if kind is base or kind not in REPLACED]
         for name in names:
             if not any(name in vars(kind) for kind in without_parents):
-                raise _unfit(base.__name__, name, "a method of this package would never be called in its place")
+                raise _unfit(
+                    base.__name__,
+                    name,
+                    "a method of this package would never be called in its place",
+                )
 
 
 def leave_signals_to_us(trainer: pl.Trainer) -> None:
     """Keep Lightning from handling signals: its handlers hang, as they broadcast.
 
-    It would also ask in each batch whether the first process got a SIGTERM, and wait for the GPU to do so.
+    It would also ask in each batch whether the first process got a SIGTERM, and wait for the GPU to
+    do so.
 
     Raises:
         Refused: Lightning does it by other methods than those replaced here.
@@ -111,7 +118,8 @@ def leave_signals_to_us(trainer: pl.Trainer) -> None:
 
 
 def set_rank(rank: int) -> None:
-    """Tell what Lightning runs in the first process only which process this is; it has guessed that from the environment.
+    """Tell what Lightning runs in the first process only which process this is; it has guessed that
+    from the environment.
 
     Raises:
         Refused: Lightning keeps the rank elsewhere.
@@ -122,7 +130,9 @@ def set_rank(rank: int) -> None:
 
 @contextmanager
 def keyboard_interrupt() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` for Ctrl-C in a Trainer, which turns it into a ``SystemExit`` with exit code 1."""
+    """Raise ``KeyboardInterrupt`` for Ctrl-C in a Trainer, which turns it into a ``SystemExit``
+    with exit code 1.
+    """
     try:
         yield
     except SystemExit as error:
@@ -163,7 +173,8 @@ class ProgressBar(callbacks.RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
-        return text.ljust(len(self.validation_description))  # or the bars below each other would flicker
+        # or the bars below each other would flicker
+        return text.ljust(len(self.validation_description))
 
 
 def _require(owner: Any, name: str, otherwise: str) -> None:

@@ -1,6 +1,7 @@
 """The functions that compute the metrics of ``runs/metrics.py``, by the metrics' names.
 
-An evaluation reports the mean of a metric over all images, so that each is a function that gives one value an image.
+An evaluation reports the mean of a metric over all images, so that each is a function that gives
+one value an image.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,11 @@ from xceptlab.runs.metrics import METRICS
 
 
 def among_best(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether each image's label is among its k highest logits, (B,): logits (B, classes), labels (B,)."""
-    most = min(5, logits.shape[1])  # of which the first are taken, so that equal logits are ranked alike for every k
+    """Whether each image's label is among its k highest logits, (B,): logits (B, classes), labels
+    (B,).
+    """
+    # of which the first are taken, so that equal logits are ranked alike for every k
+    most = min(5, logits.shape[1])
     ranked = logits.topk(most).indices  # (B, most)
     return (ranked[:, :k] == labels[:, None]).any(1)
 
@@ -31,14 +35,19 @@ PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "top5": partial(among_best, k=5),
     "loss": cross_entropy,
 }
-"""Function of logits (B, classes) and labels (B,) that gives a value for each image (B,), by metric; 0 or 1 for accuracies."""
+"""Function of logits (B, classes) and labels (B,) that gives a value for each image (B,), by
+metric; 0 or 1 for accuracies.
+"""
 
 ACCURACIES = tuple(name for name, metric in METRICS.items() if metric.in_percent)
-"""The built-in metrics whose value for an image is 0 or 1; a registered one in percent may have values between."""
+"""The built-in metrics whose value for an image is 0 or 1; a registered one in percent may have
+values between.
+"""
 
 
 def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """A built-in or registered metric's value for each image, (B,): logits (B, classes), labels (B,).
+    """A built-in or registered metric's value for each image, (B,): logits (B, classes), labels
+    (B,).
 
     Raises:
         Refused: A registered metric gives something else.

@@ -1,4 +1,6 @@
-"""Optimizers, weight-decay groups, learning-rate schedules and the average of weights, by the training configuration."""
+"""Optimizers, weight-decay groups, learning-rate schedules and the average of weights, by the
+training configuration.
+"""
 
 import itertools
 import math
@@ -17,10 +19,12 @@ from xceptlab.training.lightning import WeightAveraging
 
 
 def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
-    """Make the optimizer of the network's parameters, in one group or, with ``decay_norm_bias: false``, two.
+    """Make the optimizer of the network's parameters, in one group or, with ``decay_norm_bias:
+    false``, two.
 
-    torch's classes with torch's constants. timm's factory knows more, but its ``sgd`` is Nesterov's, its ``rmsprop`` decays by
-    0.9 where torch's decays by 0.99, and it loads all of timm, which no other part of most runs needs.
+    torch's classes with torch's constants. timm's factory knows more, but its ``sgd`` is
+    Nesterov's, its ``rmsprop`` decays by 0.9 where torch's decays by 0.99, and it loads all of
+    timm, which no other part of most runs needs.
     """
     groups = parameter_groups(network, train)
     if train.optimizer == "sgd":
@@ -33,7 +37,9 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
 
 
 def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
-    """Group the parameters by weight decay: all have it or, if so configured, all but norms and biases (of one dimension)."""
+    """Group the parameters by weight decay: all have it or, if so configured, all but norms and
+    biases (of one dimension).
+    """
     decayed, not_decayed = [], []
     for parameter in network.parameters():
         if train.decay_norm_bias or parameter.ndim > 1:
@@ -50,13 +56,17 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
     """The factor of the learning rate as a function of the step, 0 to epochs x steps_per_epoch - 1."""
     steps = train.epochs * steps_per_epoch
     warmup_steps = round(train.warmup * steps)
-    registered = next((entry for entry in train.registered_entries() if entry.kind == "schedule"), None)
+    registered = next(
+        (entry for entry in train.registered_entries() if entry.kind == "schedule"), None
+    )
 
     def factor_at(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         if train.schedule == "cosine":
-            return (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps))) / 2
+            return (
+                1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps))
+            ) / 2
         if train.schedule == "exponential":
             return train.decay_rate ** math.floor(step / steps_per_epoch / train.decay_epochs)
         if registered:
@@ -72,10 +82,11 @@ def schedule(optimizer: Optimizer, train: TrainConfig, steps_per_epoch: int) -> 
 
 
 class AverageWeights(WeightAveraging):
-    """Evaluate an exponential moving average of the weights and BatchNorm statistics (the paper: Polyak averaging).
+    """Evaluate an exponential moving average of the weights and BatchNorm statistics (the paper:
+    Polyak averaging).
 
-    The decay at step t is min(decay, (1 + t) / (10 + t)), TensorFlow's warm-up: a constant decay of 0.99 would leave a run of
-    100 steps near its random start.
+    The decay at step t is min(decay, (1 + t) / (10 + t)), TensorFlow's warm-up: a constant decay of
+    0.99 would leave a run of 100 steps near its random start.
     """
 
     def __init__(self, decay: float) -> None:
@@ -84,21 +95,28 @@ class AverageWeights(WeightAveraging):
         self._averaged: tuple[list[Tensor], list[Tensor]] = [], []
         """Averages and current values of weights and statistics."""
         self._copied: tuple[list[Tensor], list[Tensor]] = [], []
-        """The average's and the network's counts of batches in BatchNorm, which are whole numbers."""
+        """The average's and the network's counts of batches in BatchNorm, which are whole numbers.
+        """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the weights for the average, and convert the copy to 64 bits where the precision will convert the weights."""
+        """Copy the weights for the average, and convert the copy to 64 bits where the precision
+        will convert the weights.
+        """
         super().setup(trainer, pl_module, stage)
         if self.average_model is not None:
             trainer.precision_plugin.convert_module(self.average_model)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Move the average to the weights' device; Lightning leaves it on the CPU, where its count of updates stays."""
+        """Move the average to the weights' device; Lightning leaves it on the CPU, where its count
+        of updates stays.
+        """
         assert self.average_model is not None
         self.average_model.module.to(pl_module.device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """List the tensors once: torch's own update walks through all modules at each step, longer than a GPU takes for it."""
+        """List the tensors once: torch's own update walks through all modules at each step, longer
+        than a GPU takes for it.
+        """
         assert self.average_model is not None
         self._averaged, self._copied = ([], []), ([], [])
         average = self.average_model.module
@@ -111,9 +129,16 @@ class AverageWeights(WeightAveraging):
 
     @torch.no_grad()
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        """Update the average with the weights of an optimizer step; after the first step these are the average."""
+        """Update the average with the weights of an optimizer step; after the first step these are
+        the average.
+        """
         if trainer.global_step == self.latest_update_step:
             return
         assert self.average_model is not None
@@ -130,7 +155,9 @@ class AverageWeights(WeightAveraging):
         self.latest_update_step = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do not swap in the averaged weights here: another callback's checkpoint is still to be written."""
+        """Do not swap in the averaged weights here: another callback's checkpoint is still to be
+        written.
+        """
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Swap in the averaged weights, also in a run that continued and found all its epochs done."""

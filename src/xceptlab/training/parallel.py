@@ -33,18 +33,25 @@ class Processes(ClusterEnvironment):
         one_node = self.world.starter == "srun" and os.environ["SLURM_STEP_NUM_NODES"] == "1"
         if one_node or not self.creates_processes_externally:
             return "127.0.0.1"
-        return os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
+        return os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(
+            os.environ["SLURM_STEP_NODELIST"]
+        )
 
     @property
     def main_port(self) -> int:
-        """The port on which the first process listens: any free one, unless all processes must know it without having met."""
+        """The port on which the first process listens: any free one, unless all processes must know
+        it without having met.
+        """
         if not self.creates_processes_externally:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 return probe.getsockname()[1]
         if "MASTER_PORT" in os.environ:
             return int(os.environ["MASTER_PORT"])
-        return 15000 + (int(os.environ["SLURM_JOB_ID"]) + 1000 * int(os.environ["SLURM_STEP_ID"])) % 10000
+        return (
+            15000
+            + (int(os.environ["SLURM_JOB_ID"]) + 1000 * int(os.environ["SLURM_STEP_ID"])) % 10000
+        )
 
     @staticmethod
     def detect() -> bool:
@@ -62,7 +69,9 @@ class Processes(ClusterEnvironment):
         return self.world.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Do nothing: the rank is known, and SLURM may number the tasks of several nodes in another order."""
+        """Do nothing: the rank is known, and SLURM may number the tasks of several nodes in another
+        order.
+        """
 
     def local_rank(self) -> int:
         return self.world.local_rank
@@ -75,18 +84,24 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
     """BatchNorm over the images of all GPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise this process's images (N, C, H, W), in training by the statistics of all processes' images."""
+        """Normalise this process's images (N, C, H, W), in training by the statistics of all
+        processes' images.
+        """
         return _activated(self, super().forward(input))
 
 
 class GlobalBatchNormOnCPU(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes on CPUs, by differentiable sums; torch's class for it refuses CPUs.
+    """BatchNorm over the images of all processes on CPUs, by differentiable sums; torch's class for
+    it refuses CPUs.
 
-    The variance is that of the centred values, as in one process: a difference of squares would cost half of the digits.
+    The variance is that of the centred values, as in one process: a difference of squares would
+    cost half of the digits.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise this process's images (N, C, H, W), in training by the statistics of all processes' images."""
+        """Normalise this process's images (N, C, H, W), in training by the statistics of all
+        processes' images.
+        """
         return _activated(self, self._summed(input) if self.training else super().forward(input))
 
     def _summed(self, x: Tensor) -> Tensor:
@@ -102,7 +117,9 @@ class GlobalBatchNormOnCPU(nn.BatchNorm2d):
             self.get_buffer("num_batches_tracked").add_(1)
             self.get_buffer("running_mean").lerp_(mean, self.momentum)
             self.get_buffer("running_var").lerp_(variance * count / (count - 1), self.momentum)
-        y = centred * (torch.rsqrt(variance + self.eps) * self.weight).view(shape) + self.bias.view(shape)
+        y = centred * (torch.rsqrt(variance + self.eps) * self.weight).view(shape) + self.bias.view(
+            shape
+        )
         return y.to(x.dtype)
 
 
@@ -128,8 +145,8 @@ def _activated(norm: nn.Module, y: Tensor) -> Tensor:
 class SyncBatchNorm(LayerSync):
     """Make every BatchNorm of a network global while it is trained.
 
-    Lightning's own replaces modules, and loses the activation in timm's. Here modules only change their class, so that
-    parameters, buffers and names stay, and change it back in the end.
+    Lightning's own replaces modules, and loses the activation in timm's. Here modules only change
+    their class, so that parameters, buffers and names stay, and change it back in the end.
     """
 
     def __init__(self) -> None:

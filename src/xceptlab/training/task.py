@@ -19,14 +19,16 @@ from xceptlab.training import capture, optim
 from xceptlab.training.metrics import ACCURACIES, per_image
 
 _DROPOUT = 4
-"""First word of the key from which dropout's seeds are drawn; other kinds of draws have other words."""
+"""First word of the key from which dropout's seeds are drawn; other kinds of draws have other
+words.
+"""
 
 
 class Task(pl.LightningModule):
     """Image classification with cross-entropy.
 
-    ``evaluation`` holds the latest metrics by name (``val/top1``); after a test ``test_values`` holds, by
-    name, what each image adds to a metric: 0 or 1 to an accuracy, nats to the loss.
+    ``evaluation`` holds the latest metrics by name (``val/top1``); after a test ``test_values``
+    holds, by name, what each image adds to a metric: 0 or 1 to an accuracy, nats to the loss.
 
     Args:
         config: The run.
@@ -35,19 +37,25 @@ class Task(pl.LightningModule):
         test_images: Number of images in the test split.
     """
 
-    def __init__(self, config: RunConfig, network: nn.Module, steps_per_epoch: int, test_images: int) -> None:
+    def __init__(
+        self, config: RunConfig, network: nn.Module, steps_per_epoch: int, test_images: int
+    ) -> None:
         super().__init__()
         self.config = config
         self.network = network
         self.steps_per_epoch = steps_per_epoch
-        exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
+        # MPS has no float64
+        exact = torch.float32 if torch.backends.mps.is_available() else torch.float64
         self._metrics = measured(config.data.classes, config.train.metrics)
         names = ["images", *(metric.name for metric in self._metrics)]
         # Propagate NaN, so that divergence is noticed.
         sums = {name: SumMetric(nan_strategy="disable").set_dtype(exact) for name in names}
         self.sums = MetricCollection(sums, compute_groups=False)  # type: ignore[arg-type]
         self.evaluation: dict[str, float] = {}
-        types = {metric.name: torch.uint8 if metric.name in ACCURACIES else torch.float32 for metric in self._metrics}
+        types = {
+            metric.name: torch.uint8 if metric.name in ACCURACIES else torch.float32
+            for metric in self._metrics
+        }
         self.per_image = PerImage(types, test_images)
         self._recorder: capture.Recorder | None = None
         self._step: capture.CapturedStep | None = None
@@ -63,23 +71,36 @@ class Task(pl.LightningModule):
         found = {name: value.shape for name, value in checkpoint["state_dict"].items()}
         wanted = {name: value.shape for name, value in self.state_dict().items()}
         if found != wanted:
-            wrong = min(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+            wrong = min(
+                name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+            )
             raise Refused(
                 f"the checkpoint to continue from is of another version: {wrong} differs; remove it to start the run again"
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by (seed, batch, rank) only, so that an interrupted run continues with the same draws."""
-        number = self.current_epoch * self.steps_per_epoch * self.config.train.accumulate + batch_idx
+        """Seed dropout by (seed, batch, rank) only, so that an interrupted run continues with the
+        same draws.
+        """
+        number = (
+            self.current_epoch * self.steps_per_epoch * self.config.train.accumulate + batch_idx
+        )
         seed = int(bits(_DROPOUT, self.config.seed, number, self.global_rank)[0] >> 1)
-        # torch.manual_seed would take a millisecond to ask for every kind of device that might be there.
-        generator = torch.default_generator if self.device.type == "cpu" else torch.get_device_module(self.device)
+        # torch.manual_seed would take a millisecond to ask for every kind of device that might be
+        # there.
+        generator = (
+            torch.default_generator
+            if self.device.type == "cpu"
+            else torch.get_device_module(self.device)
+        )
         generator.manual_seed(seed)
 
     def on_train_start(self) -> None:
         record = self._capturing()
         if record and capture.steps_are_capturable(self.trainer, self.config):
-            self._step = capture.CapturedStep(self._outputs, self.network, record, self.config.train.accumulate)
+            self._step = capture.CapturedStep(
+                self._outputs, self.network, record, self.config.train.accumulate
+            )
 
     def on_validation_start(self) -> None:
         record = self._capturing()
@@ -90,11 +111,15 @@ class Task(pl.LightningModule):
         self.on_validation_start()
 
     def teardown(self, stage: str) -> None:
-        """Forget the graphs: the Trainer is about to move the weights off the device, and graphs know where they lay."""
+        """Forget the graphs: the Trainer is about to move the weights off the device, and graphs
+        know where they lay.
+        """
         self._recorder = self._step = self._inference = None
 
     def _capturing(self) -> capture.Recorder | None:
-        """Recorder of this run's work, one for all graphs so that they share their memory; None where nothing is captured."""
+        """Recorder of this run's work, one for all graphs so that they share their memory; None
+        where nothing is captured.
+        """
         self._recorder = self._recorder or capture.recorder(self.trainer, self.config)
         return self._recorder
 
@@ -105,10 +130,13 @@ class Task(pl.LightningModule):
         return replayed or self._outputs(batch)
 
     def _outputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute a batch's parts, by ``Batch.weight``, of the loss and of top-1 (percent) as means over the global batch."""
+        """Compute a batch's parts, by ``Batch.weight``, of the loss and of top-1 (percent) as means
+        over the global batch.
+        """
         logits = self.network(batch.images)
         loss = self._loss(logits, batch) * batch.weight
-        # argmax takes less time than the topk of evaluations (metrics.among_best); where logits are equal, the two may differ
+        # argmax takes less time than the topk of evaluations (metrics.among_best); where logits are
+        # equal, the two may differ
         correct = (logits.detach().argmax(1) == batch.labels).sum() * batch.weight
         return {"loss": loss, "top1": 100 * correct}
 
@@ -118,18 +146,24 @@ class Task(pl.LightningModule):
             super().backward(loss, *args, **kwargs)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Drop the last step's gradients, unless the batch was replayed, whose gradients have replaced them already."""
+        """Drop the last step's gradients, unless the batch was replayed, whose gradients have
+        replaced them already.
+        """
         if not self._has_gradients:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Sum the cross-entropy over a batch; an image that is mixed with its partner counts for both labels, by their shares."""
+        """Sum the cross-entropy over a batch; an image that is mixed with its partner counts for
+        both labels, by their shares.
+        """
         smoothing = self.config.train.label_smoothing
         if batch.label_weight is None:
             return F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)
         partners_labels = batch.labels[partners(len(logits), logits.device)]
         loss = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=smoothing)
-        partners_loss = F.cross_entropy(logits, partners_labels, reduction="none", label_smoothing=smoothing)
+        partners_loss = F.cross_entropy(
+            logits, partners_labels, reduction="none", label_smoothing=smoothing
+        )
         return (batch.label_weight * loss + (1 - batch.label_weight) * partners_loss).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -149,17 +183,23 @@ class Task(pl.LightningModule):
         return {"logits": self.network(batch.images)}
 
     def _evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """Evaluate a batch and add it to the sums; returns the values (B,) of its images for each metric, by name."""
+        """Evaluate a batch and add it to the sums; returns the values (B,) of its images for each
+        metric, by name.
+        """
         replayed = self._inference(batch) if self._inference else None
         logits = (replayed or self._logits(batch))["logits"].float()
-        values = {metric.name: per_image(metric.name, logits, batch.labels) for metric in self._metrics}
+        values = {
+            metric.name: per_image(metric.name, logits, batch.labels) for metric in self._metrics
+        }
         self.sums["images"].update(torch.ones_like(batch.labels))
         for name, value in values.items():
             self.sums[name].update(value)
         return values
 
     def _report(self, split: str) -> None:
-        """Log the mean of every metric over the images, in its unit; exact, since only sums are added over processes."""
+        """Log the mean of every metric over the images, in its unit; exact, since only sums are
+        added over processes.
+        """
         totals = {name: float(total) for name, total in self.sums.compute().items()}
         values = {}
         for metric in self._metrics:
@@ -176,7 +216,9 @@ class Task(pl.LightningModule):
 
 
 class PerImage(Metric):
-    """Values (n,) of each of n images for some metrics, by name; the same on every process after ``compute``."""
+    """Values (n,) of each of n images for some metrics, by name; the same on every process after
+    ``compute``.
+    """
 
     full_state_update = False
 

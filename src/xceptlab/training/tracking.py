@@ -1,4 +1,6 @@
-"""Where curves are written: metrics.jsonl, which is the truth, and beside it Weights & Biases and TensorBoard."""
+"""Where curves are written: metrics.jsonl, which is the truth, and beside it Weights & Biases and
+TensorBoard.
+"""
 
 import json
 import time
@@ -33,9 +35,10 @@ class Diverged(Exception):
 class Curves(pl.Callback):
     """Log the training every ``log_every`` steps and at the end of each epoch, and each evaluation.
 
-    ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in fractions. ``train/`` values are those of the step's
-    global batch. ``images_per_second`` and ``seconds`` are of the training since the last line, on all devices and without
-    evaluations. ``replaced``, only where it is not 0, counts the images since the last line that could not be decoded
+    ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in fractions. ``train/``
+    values are those of the step's global batch. ``images_per_second`` and ``seconds`` are of the
+    training since the last line, on all devices and without evaluations. ``replaced``, only where
+    it is not 0, counts the images since the last line that could not be decoded
     (``data.on_corrupt``).
 
     Raises:
@@ -50,7 +53,9 @@ class Curves(pl.Callback):
         self._since = 0.0
         """Time from which the next line counts its seconds, on the performance counter."""
         self._seconds = 0.0
-        """Seconds since the last line that had passed when the checkpoint was written from which this run continues."""
+        """Seconds since the last line that had passed when the checkpoint was written from which
+        this run continues.
+        """
         self._loss: Tensor | float = 0.0
         """This process's part of the loss of the step, summed over accumulated batches."""
         self._top1: Tensor | float = 0.0
@@ -60,7 +65,9 @@ class Curves(pl.Callback):
         self._broken: Tensor | bool = False
         """Whether some loss since the last line was not finite."""
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Keep in the checkpoint what has been counted since the last line of the log."""
         broken = self._mean(trainer, torch.as_tensor(self._broken, device=pl_module.device)) > 0
         seconds = time.perf_counter() - self._since
@@ -72,9 +79,15 @@ class Curves(pl.Callback):
             "replaced": replaced,
         }
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         state = checkpoint["since_last_line"]
-        self._images, self._seconds, self._broken = state["images"], state["seconds"], state["broken"]
+        self._images, self._seconds, self._broken = (
+            state["images"],
+            state["seconds"],
+            state["broken"],
+        )
         self._replaced = state["replaced"] if trainer.is_global_zero else 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,12 +98,18 @@ class Curves(pl.Callback):
         self._since = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         parts = trainer.accumulate_grad_batches
         self._images += trainer.world_size / batch.weight
         self._replaced += batch.replaced
-        self._loss = self._loss + outputs["loss"].detach()  # Lightning has divided it by the number of parts
+        # Lightning has divided it by the number of parts
+        self._loss = self._loss + outputs["loss"].detach()
         self._top1 = self._top1 + outputs["top1"] / parts
         self._broken = self._broken | ~outputs["loss"].detach().isfinite()
         if (batch_idx + 1) % parts:
@@ -122,13 +141,20 @@ class Curves(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print one line an epoch where no progress bar shows it."""
         if trainer.progress_bar_callback is None and trainer.is_global_zero and not self.quiet:
-            scores = ", ".join(f"{name} {value:.4g}" for name, value in _metrics(pl_module, "val/").items())
+            scores = ", ".join(
+                f"{name} {value:.4g}" for name, value in _metrics(pl_module, "val/").items()
+            )
             colon = ": " if scores else ""
-            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done{colon}{scores}", flush=True)
+            print(
+                f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done{colon}{scores}",
+                flush=True,
+            )
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).keep(trainer.global_step)
-        self._write(trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")})
+        self._write(
+            trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")}
+        )
 
     def _total_replaced(self, trainer: pl.Trainer) -> int:
         """Number of images of all processes since the last line that could not be decoded."""
@@ -165,11 +191,15 @@ class LocalLog(Logger):
     version = ""
 
     def keep(self, step: int) -> None:
-        """Drop the lines after ``step``, where an interrupted run continues, and a final evaluation, which is repeated."""
+        """Drop the lines after ``step``, where an interrupted run continues, and a final
+        evaluation, which is repeated.
+        """
         if not self.first:
             return
         log = self.directory.log()
-        self.lines[:] = [line for line in log if line["step"] <= step and not is_evaluation(line, "test")]
+        self.lines[:] = [
+            line for line in log if line["step"] <= step and not is_evaluation(line, "test")
+        ]
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         write_atomically(self.directory.path / "metrics.jsonl", text.encode())
 
@@ -185,7 +215,9 @@ class LocalLog(Logger):
 
 
 class WandbLog(Logger):
-    """Logger that mirrors the local log in Weights & Biases. When that fails, the run goes on without it."""
+    """Logger that mirrors the local log in Weights & Biases. When that fails, the run goes on
+    without it.
+    """
 
     name = "W&B"
     version = ""
@@ -212,7 +244,10 @@ class WandbLog(Logger):
                 action(self._mirror)
         except Exception as error:  # whatever it is, it is not worth a run
             self._mirror = None
-            say(f"{self.name} failed, the run goes on without it: {type(error).__name__} {error}", "Warning")
+            say(
+                f"{self.name} failed, the run goes on without it: {type(error).__name__} {error}",
+                "Warning",
+            )
 
 
 def _local(trainer: pl.Trainer) -> LocalLog:
@@ -220,14 +255,17 @@ def _local(trainer: pl.Trainer) -> LocalLog:
 
 
 def _rate_of_last_step(trainer: pl.Trainer) -> float:
-    """The learning rate of the step that was just done; the optimizer already has that of the next one."""
+    """The learning rate of the step that was just done; the optimizer already has that of the next
+    one.
+    """
     schedule = trainer.lr_scheduler_configs[0].scheduler
     assert isinstance(schedule, LambdaLR)
     return float(schedule.base_lrs[0] * schedule.lr_lambdas[0](schedule.last_epoch - 1))
 
 
 def loggers(config: RunConfig, directory: RunDirectory, *, step: int, first: bool) -> list[Logger]:
-    """Make the run's loggers: the local one, and in its ``first`` process those of W&B and TensorBoard that are configured.
+    """Make the run's loggers: the local one, and in its ``first`` process those of W&B and
+    TensorBoard that are configured.
 
     Args:
         config: The run.
@@ -258,20 +296,26 @@ def finish(trainer: pl.Trainer, record: Record) -> None:
 
 
 def _tensorboard(directory: RunDirectory, step: int) -> Logger:
-    """Make TensorBoard's logger into the run's folder; what an interrupted run logged after ``step`` is hidden by TensorBoard.
+    """Make TensorBoard's logger into the run's folder; what an interrupted run logged after
+    ``step`` is hidden by TensorBoard.
 
     Raises:
         Refused: TensorBoard is not installed.
     """
     if not _TENSORBOARD:
-        raise Refused("runtime.tensorboard: true needs tensorboard, which is not installed (pip install tensorboard)")
+        raise Refused(
+            "runtime.tensorboard: true needs tensorboard, which is not installed (pip install tensorboard)"
+        )
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    return TensorBoardLogger(directory.path, name=None, version="tensorboard", flush_secs=10, purge_step=step + 1)
+    return TensorBoardLogger(
+        directory.path, name=None, version="tensorboard", flush_secs=10, purge_step=step + 1
+    )
 
 
 def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
-    """Open the run in W&B, offline where nothing else is possible; None where it is not wanted or cannot be opened.
+    """Open the run in W&B, offline where nothing else is possible; None where it is not wanted or
+    cannot be opened.
 
     Raises:
         Refused: W&B is asked for explicitly, and cannot be used.
@@ -281,8 +325,12 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
         return Mirror(config, directory, mode) if mode else None
     except Refused as error:
         if config.runtime.wandb != "auto":
-            raise Refused(f"runtime.wandb: {config.runtime.wandb} does not work here: {error}") from None
-        say(f"{error}; the run is tracked offline, and `xceptlab sync` can send it later", "Warning")
+            raise Refused(
+                f"runtime.wandb: {config.runtime.wandb} does not work here: {error}"
+            ) from None
+        say(
+            f"{error}; the run is tracked offline, and `xceptlab sync` can send it later", "Warning"
+        )
     try:
         return Mirror(config, directory, "offline")
     except Refused as error:

@@ -1,4 +1,6 @@
-"""One run: a configuration in, a record out. Read this file first: from top to bottom it is how a run works."""
+"""One run: a configuration in, a record out. Read this file first: from top to bottom it is how a
+run works.
+"""
 
 import dataclasses
 import functools
@@ -55,7 +57,8 @@ QUIET = (
     "isinstance.treespec, LeafSpec",
     "Checkpoint directory .* exists and is not empty",
     "Total length of `list` across ranks is zero",  # no validation images
-    "It is recommended to use `self.log",  # our metrics are summed over processes before they are logged
+    # our metrics are summed over processes before they are logged
+    "It is recommended to use `self.log",
     "your dataloader is not resumable",  # it begins where the run stands
     "The `srun` command is available",
 )
@@ -63,7 +66,8 @@ QUIET = (
 
 
 def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> Record:
-    """Train, evaluate and record a run, or continue it where it stopped; a run that has its record is not trained again.
+    """Train, evaluate and record a run, or continue it where it stopped; a run that has its record
+    is not trained again.
 
     Args:
         config: The run, as ``data.resolved`` gives it.
@@ -90,12 +94,15 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
         prepare(config)
         data = DataModule(config)
         data.setup("fit")
-        resolved(config)  # refuses files that have changed; they may have come only now, with data.download
+        # refuses files that have changed; they may have come only now, with data.download
+        resolved(config)
         network = build(config)
         start = warm_start(config.model, network)
         if start:
             network.load_state_dict(start.state)
-        trainer = make_trainer(config, world, directory, stop_signals, progress=progress and not quiet, quiet=quiet)
+        trainer = make_trainer(
+            config, world, directory, stop_signals, progress=progress and not quiet, quiet=quiet
+        )
         directory.create()
         if not world.first:  # only the first process keeps the directory
             return _train(config, directory, data, network, start, trainer, stop_signals)
@@ -105,11 +112,14 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
                 return record
             write_atomically(directory.path / "config.yaml", dump_run(config).encode())
             record = _train(config, directory, data, network, start, trainer, stop_signals)
-        tracking.finish(trainer, record)  # without the lease: W&B may take its time, and the run is done
+        # without the lease: W&B may take its time, and the run is done
+        tracking.finish(trainer, record)
         return record
 
 
-def _refuse_record_of_other_data(config: RunConfig, directory: RunDirectory, record: Record) -> None:
+def _refuse_record_of_other_data(
+    config: RunConfig, directory: RunDirectory, record: Record
+) -> None:
     difference = identity.changed(config.data, record)
     if difference:
         raise Refused(
@@ -134,7 +144,9 @@ def _train(
     classes = list(identity.class_names(config.data))  # now, while the files are known to be there
     latest = checkpoints.newest(directory.path / "checkpoints")
     task = Task(config, network, data.steps_per_epoch, len(data.test))
-    trainer.loggers = tracking.loggers(config, directory, step=checkpoints.steps_done(latest), first=trainer.is_global_zero)
+    trainer.loggers = tracking.loggers(
+        config, directory, step=checkpoints.steps_done(latest), first=trainer.is_global_zero
+    )
     began_with = directory.began_with()
     if latest and began_with:
         _refuse_to_continue_on_other_data(config, directory, began_with, files)
@@ -204,13 +216,16 @@ def _fit_and_test(
     trainer: pl.Trainer,
     stop_signals: StopSignals,
 ) -> dict[str, float]:
-    """Train from the latest checkpoint to the last epoch, then evaluate; returns the final metrics, none if the run diverged."""
+    """Train from the latest checkpoint to the last epoch, then evaluate; returns the final metrics,
+    none if the run diverged.
+    """
     try:
         with lightning.keyboard_interrupt():
             with stop_signals.deferred():
                 trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
             trainer.test(task, datamodule=data, verbose=False)
-        metrics = final_metrics(directory.log()) | task.evaluation  # the log knows what was evaluated before an interruption
+        # the log knows what was evaluated before an interruption
+        metrics = final_metrics(directory.log()) | task.evaluation
         if not np.isfinite(list(metrics.values())).all():
             raise tracking.Diverged("the final evaluation is not finite")
     except tracking.Diverged as error:
@@ -252,7 +267,13 @@ def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) ->
         announce_line(start)
 
 
-def _remarks(config: RunConfig, classes: list[str], images: int, start: WarmStart | None, device: torch.device) -> list[str]:
+def _remarks(
+    config: RunConfig,
+    classes: list[str],
+    images: int,
+    start: WarmStart | None,
+    device: torch.device,
+) -> list[str]:
     """Remarks on settings that are allowed but hardly meant, a line each.
 
     Args:
@@ -269,7 +290,9 @@ def _remarks(config: RunConfig, classes: list[str], images: int, start: WarmStar
         )
     cores = count_cores()
     if device.type == "cpu" and config.runtime.devices > cores:
-        remarks.append(f"runtime.devices: {config.runtime.devices} processes share {counted(cores, 'CPU core')}")
+        remarks.append(
+            f"runtime.devices: {config.runtime.devices} processes share {counted(cores, 'CPU core')}"
+        )
     other = identity.other_classes(start.classes, classes) if start else ""
     if other:
         remarks.append(f"model.weights: the classifier it starts from is {other}")
@@ -277,7 +300,8 @@ def _remarks(config: RunConfig, classes: list[str], images: int, start: WarmStar
 
 
 def check_curves(directory: RunDirectory) -> None:
-    """Check that a run's log holds its training and its final evaluation before the run is called finished.
+    """Check that a run's log holds its training and its final evaluation before the run is called
+    finished.
 
     Raises:
         OSError: Lines are missing, though the run has written them.
@@ -286,15 +310,19 @@ def check_curves(directory: RunDirectory) -> None:
     for name in ("train/loss", "test/loss"):
         if not any(name in line for line in log):
             file = directory.path / "metrics.jsonl"
-            raise OSError(f"{file}: no line has {name}, as if nothing had been logged; remove the folder to train the run again")
+            raise OSError(
+                f"{file}: no line has {name}, as if nothing had been logged; remove the folder to train the run again"
+            )
 
 
 def prepare(config: RunConfig) -> None:
     """Set what is global to a process: threads, arithmetic, and which warnings are not shown."""
     torch.set_num_threads(config.train.threads)
-    os.environ["OMP_NUM_THREADS"] = str(config.train.threads)  # or Lightning's launcher shares the cores out
+    # or Lightning's launcher shares the cores out
+    os.environ["OMP_NUM_THREADS"] = str(config.train.threads)
     torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says,
-    torch.set_float32_matmul_precision("highest")  # also in containers whose environment allows TF32
+    # also in containers whose environment allows TF32
+    torch.set_float32_matmul_precision("highest")
     # No layer reads memory that it has not written, and filling all of it costs a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for message in QUIET:
@@ -304,34 +332,49 @@ def prepare(config: RunConfig) -> None:
 
 
 def build(config: RunConfig) -> nn.Module:
-    """Build the run's network with the weights that its seed draws, channels last in memory (2.5 times as fast on a CPU)."""
+    """Build the run's network with the weights that its seed draws, channels last in memory (2.5
+    times as fast on a CPU).
+    """
     return _laid_out(models.build(config.model, config.data.classes, config.seed), config)
 
 
 def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
-    """Lay a network out as the run needs it: channels last in memory, and compiled where the configuration says so."""
+    """Lay a network out as the run needs it: channels last in memory, and compiled where the
+    configuration says so.
+    """
     network = network.to(memory_format=torch.channels_last)
     if config.train.compile:
-        # A graph for each shape: with sizes left open, what a batch is computed by would depend on which came first. A run has a
-        # dozen at most (whole and last batches, training and evaluation), while torch gives up at 8.
+        # A graph for each shape: with sizes left open, what a batch is computed by would depend on
+        # which came first. A run has a dozen at most (whole and last batches, training and
+        # evaluation), while torch gives up at 8.
         torch._dynamo.config.recompile_limit = 32
         network.compile(dynamic=False)
     return network
 
 
 def make_trainer(
-    config: RunConfig, world: World, directory: RunDirectory, stop_signals: StopSignals, *, progress: bool, quiet: bool
+    config: RunConfig,
+    world: World,
+    directory: RunDirectory,
+    stop_signals: StopSignals,
+    *,
+    progress: bool,
+    quiet: bool,
 ) -> pl.Trainer:
-    """Make Lightning's Trainer with our curves and checkpoints; the logs are added once the run is this process's.
+    """Make Lightning's Trainer with our curves and checkpoints; the logs are added once the run is
+    this process's.
 
     Raises:
-        Refused: The accelerator or the devices are not there, or this version of Lightning does not fit.
+        Refused: The accelerator or the devices are not there, or this version of Lightning does not
+            fit.
     """
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"
     callbacks: list[pl.Callback] = [
         tracking.Curves(runtime.log_every, quiet),
-        checkpoints.Checkpoints(folder, runtime.checkpoint_steps, runtime.checkpoint_minutes, stop_signals),
+        checkpoints.Checkpoints(
+            folder, runtime.checkpoint_steps, runtime.checkpoint_minutes, stop_signals
+        ),
     ]
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
@@ -352,11 +395,15 @@ def make_trainer(
     )
 
 
-def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
-    """Make a Trainer on the run's devices and in its precision. This package handles signals and processes, not Lightning.
+def trainer_on_devices(
+    config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any
+) -> pl.Trainer:
+    """Make a Trainer on the run's devices and in its precision. This package handles signals and
+    processes, not Lightning.
 
     Raises:
-        Refused: The accelerator or the devices are not there, or this version of Lightning does not fit.
+        Refused: The accelerator or the devices are not there, or this version of Lightning does not
+            fit.
     """
     runtime = config.runtime
     lightning.check()
@@ -365,7 +412,8 @@ def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] =
     if world.size > 1:
         plugins.append(SyncBatchNorm())
     if world.size > 1 and world.starter == "itself":
-        os.environ[PARENT] = str(os.getpid())  # by which the processes that Lightning starts know that they belong to this one
+        # by which the processes that Lightning starts know that they belong to this one
+        os.environ[PARENT] = str(os.getpid())
     try:
         trainer = pl.Trainer(
             accelerator=runtime.accelerator,
@@ -383,21 +431,29 @@ def trainer_on_devices(config: RunConfig, world: World, plugins: Sequence[Any] =
         wanted = f"runtime.accelerator {runtime.accelerator}, runtime.devices {runtime.devices}"
         raise Refused(f"{wanted}: {' '.join(str(error).split())}") from None
     if config.train.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
-        raise Refused("train.precision: 16-mixed needs a GPU (Lightning would train in bf16); bf16-mixed works on a CPU")
+        raise Refused(
+            "train.precision: 16-mixed needs a GPU (Lightning would train in bf16); bf16-mixed works on a CPU"
+        )
     lightning.leave_signals_to_us(trainer)
     return trainer
 
 
 def evaluate(
-    config: RunConfig, weights: str | Path, split: Literal["test", "val"], given: Collection[str] = ()
+    config: RunConfig,
+    weights: str | Path,
+    split: Literal["test", "val"],
+    given: Collection[str] = (),
 ) -> dict[str, float]:
-    """Evaluate weights on a split: top-1 and top-5 (percent) and loss (nats), by name such as ``test/top1``.
+    """Evaluate weights on a split: top-1 and top-5 (percent) and loss (nats), by name such as
+    ``test/top1``.
 
     Args:
         config: The network, the data and the devices.
-        weights: A ``model.safetensors`` or a checkpoint of a run, or what else ``models.pretrained.load`` reads.
+        weights: A ``model.safetensors`` or a checkpoint of a run, or what else
+            ``models.pretrained.load`` reads.
         split: The split on whose images to evaluate.
-        given: Keys of the configuration that the source of foreign weights does not change; see ``models.pretrained``.
+        given: Keys of the configuration that the source of foreign weights does not change; see
+            ``models.pretrained``.
 
     Raises:
         Refused: The weights do not fit the network, or the split is empty.
@@ -409,11 +465,15 @@ def evaluate(
     data = DataModule(config)
     data.setup("test")
     if split == "val" and not len(data.validation):
-        raise Refused(f"--split: val is empty; of the training images data.validation holds out {config.data.validation:g}")
+        raise Refused(
+            f"--split: val is empty; of the training images data.validation holds out {config.data.validation:g}"
+        )
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     world = World.join(config.runtime)
     progress = sys.stderr.isatty()
-    trainer = trainer_on_devices(config, world, logger=False, enable_checkpointing=False, enable_progress_bar=progress)
+    trainer = trainer_on_devices(
+        config, world, logger=False, enable_checkpointing=False, enable_progress_bar=progress
+    )
     run = trainer.test if split == "test" else trainer.validate
     run(task, datamodule=data, verbose=False)
     return task.evaluation
@@ -439,8 +499,8 @@ def device_name(device: torch.device) -> str:
 
 
 def arithmetic(device: torch.device) -> str:
-    """What, besides the device's model, determines summation order and rounding: compute capability, CUDA and cuDNN on a GPU, the
-    instruction set on a CPU."""
+    """What, besides the device's model, determines summation order and rounding: compute
+    capability, CUDA and cuDNN on a GPU, the instruction set on a CPU."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"compute capability {major}.{minor}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
@@ -456,22 +516,37 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }
-    for name in ("torchvision", "timm", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "scikit-learn"):
+    for name in (
+        "torchvision",
+        "timm",
+        "pytorch-lightning",
+        "torchmetrics",
+        "numpy",
+        "pillow",
+        "scikit-learn",
+    ):
         found[name] = importlib.metadata.version(name)
     return found
 
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Revision of this code and whether it was changed since; empty where the code is not in a git checkout."""
+    """Revision of this code and whether it was changed since; empty where the code is not in a git
+    checkout.
+    """
     here = Path(__file__)
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=True
+        ).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", here.name)
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return {}

@@ -1,8 +1,9 @@
-"""Weights & Biases mirrors the directories of runs and studies. A directory can be sent again, and only what W&B lacks is added.
+"""Weights & Biases mirrors the directories of runs and studies. A directory can be sent again, and
+only what W&B lacks is added.
 
-A run has one id in W&B for its whole life: its run id with a random suffix, kept in its directory. The number of a log's line
-in W&B (``_step``; charts are drawn over ``step``) follows from the line, so that each line arrives once, however often a run
-continues or is sent.
+A run has one id in W&B for its whole life: its run id with a random suffix, kept in its directory.
+The number of a log's line in W&B (``_step``; charts are drawn over ``step``) follows from the line,
+so that each line arrives once, however often a run continues or is sent.
 """
 
 import bisect
@@ -28,10 +29,21 @@ WANDB = RequirementCache("wandb")
 Mode = Literal["online", "offline"]
 
 UPLOAD_SECONDS = 120
-"""Seconds that W&B may take to receive what is left when a run ends; `xceptlab sync` can send it later."""
+"""Seconds that W&B may take to receive what is left when a run ends; `xceptlab sync` can send it
+later.
+"""
 
 
-SUMMARY = ("status", "parameters", "macs", "steps", "images_per_second", "device", "world_size", "git")
+SUMMARY = (
+    "status",
+    "parameters",
+    "macs",
+    "steps",
+    "images_per_second",
+    "device",
+    "world_size",
+    "git",
+)
 """Fields of the record that W&B shows in its table of runs."""
 
 
@@ -67,18 +79,24 @@ class Mirror:
             self._next = _number(line) + 1
 
     def close(self, record: Record | None) -> None:
-        """Send what only the record knows, and wait until all has arrived; without a record the run stays unfinished."""
+        """Send what only the record knows, and wait until all has arrived; without a record the run
+        stays unfinished.
+        """
         with _closing(self._run, exit_code=0 if record else 1):
             if not record:
                 return
-            self._run.summary.update({name: getattr(record, name) for name in SUMMARY} | record.metrics)
+            self._run.summary.update(
+                {name: getattr(record, name) for name in SUMMARY} | record.metrics
+            )
             self._run.summary["training_seconds"] = record.seconds
             if self._weights and record.status == "finished":
                 self._run.log_artifact(self._weights, name=record.run_id, type="model")
 
 
 def _number(line: dict[str, Any]) -> int:
-    """Number of a log's line in W&B: a step has at most three lines, of training, of validation, of the final evaluation."""
+    """Number of a log's line in W&B: a step has at most three lines, of training, of validation, of
+    the final evaluation.
+    """
     number = 3 * int(line["step"])
     if is_evaluation(line, "test"):
         return number + 2
@@ -97,7 +115,8 @@ def client() -> Any:
 
 
 def chosen(runtime: RuntimeConfig) -> Mode | None:
-    """Mode in which ``runtime.wandb`` sends a run; None for none. ``auto`` is online where a key is configured, and never asks.
+    """Mode in which ``runtime.wandb`` sends a run; None for none. ``auto`` is online where a key is
+    configured, and never asks.
 
     Raises:
         Refused: W&B is asked for and not installed, or there is no key that it accepts.
@@ -124,7 +143,9 @@ def sync_run(config: RunConfig, directory: RunDirectory) -> str:
         Busy: The run is being trained.
     """
     if leases.Watch(directory.path).holders():
-        raise leases.Busy(f"{directory.path}: a process is training this run; what it does not send can be sent when it ends")
+        raise leases.Busy(
+            f"{directory.path}: a process is training this run; what it does not send can be sent when it ends"
+        )
     log, record = directory.log(), directory.record()
     with _refusals(directory.path.name):
         mirror = Mirror(config, directory, "online")
@@ -134,9 +155,15 @@ def sync_run(config: RunConfig, directory: RunDirectory) -> str:
 
 
 def sync_study(
-    directory: Path, name: str, project: str, question: str, verdicts: Sequence[dict[str, Any]], summary: dict[str, Any]
+    directory: Path,
+    name: str,
+    project: str,
+    question: str,
+    verdicts: Sequence[dict[str, Any]],
+    summary: dict[str, Any],
 ) -> str:
-    """Send a study's verdicts and its report to a run of their own in W&B; returns its address there. The key is checked already.
+    """Send a study's verdicts and its report to a run of their own in W&B; returns its address
+    there. The key is checked already.
 
     Args:
         directory: The study's folder, with its report.html.
@@ -153,7 +180,14 @@ def sync_study(
     report = (directory / "report.html").read_text("utf-8")
     with _refusals(name):
         run = _open(
-            directory, "study", "online", name=name, project=project, group=name, job_type="study", config={"question": question}
+            directory,
+            "study",
+            "online",
+            name=name,
+            project=project,
+            group=name,
+            job_type="study",
+            config={"question": question},
         )
         with _closing(run, exit_code=0):
             run.log({"report": wandb.Html(report, inject=False)}, commit=not verdicts)
@@ -173,7 +207,9 @@ def check_key() -> None:
     if not WANDB:
         raise Refused("W&B: wandb is not installed (pip install wandb)")
     if not _has_key():
-        raise Refused("W&B: there is no key; `wandb login` keeps one, and the environment's WANDB_API_KEY is one")
+        raise Refused(
+            "W&B: there is no key; `wandb login` keeps one, and the environment's WANDB_API_KEY is one"
+        )
 
 
 def _has_key() -> bool:
@@ -185,15 +221,28 @@ def _has_key() -> bool:
     wandb = client()
     try:
         return bool(wandb.login(prompt=False))
-    except (wandb.Error, ValueError) as error:  # a key that W&B does not know, or that cannot be one
+    except (
+        wandb.Error,
+        ValueError,
+    ) as error:  # a key that W&B does not know, or that cannot be one
         raise Refused(f"W&B: {error}") from None
 
 
-def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Sequence[str] = (), **options: Any) -> Any:
-    """Open W&B's run of a directory, and continue it where there is one; its address goes into ``wandb_url``.
+def _open(
+    directory: Path,
+    prefix: str,
+    mode: Mode,
+    *,
+    project: str,
+    tags: Sequence[str] = (),
+    **options: Any,
+) -> Any:
+    """Open W&B's run of a directory, and continue it where there is one; its address goes into
+    ``wandb_url``.
 
-    W&B's environment variables count where nothing is given here, and their tags are added. In a sweep the run belongs to the
-    sweep, but keeps its id: the sweep's agent gives one id to all that its command runs.
+    W&B's environment variables count where nothing is given here, and their tags are added. In a
+    sweep the run belongs to the sweep, but keeps its id: the sweep's agent gives one id to all that
+    its command runs.
 
     Raises:
         Refused: W&B refuses or cannot be reached.
@@ -204,10 +253,14 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
         write_atomically(id_file, f"{prefix}-{secrets.token_hex(4)}".encode())
     environment = wandb.setup().settings
     sweep_and_run = environment.sweep_id, environment.run_id
-    settings = _settings(sweep=None if project else environment.sweep_id)  # a sweep is in the environment's project
-    environment.sweep_id = environment.run_id = None  # W&B would prefer them to what a run is opened with
+    # a sweep is in the environment's project
+    settings = _settings(sweep=None if project else environment.sweep_id)
+    # W&B would prefer them to what a run is opened with
+    environment.sweep_id = environment.run_id = None
     try:
-        with _refusals(f"{options.get('name', prefix)}; if it was deleted there, remove {id_file} to send it anew"):
+        with _refusals(
+            f"{options.get('name', prefix)}; if it was deleted there, remove {id_file} to send it anew"
+        ):
             run = wandb.init(
                 id=read(id_file).strip(),
                 dir=directory,
@@ -226,7 +279,9 @@ def _open(directory: Path, prefix: str, mode: Mode, *, project: str, tags: Seque
 
 
 def _settings(sweep: str | None) -> Any:
-    """W&B's settings of a run: it mirrors what is on disk, and nothing that W&B would collect by itself."""
+    """W&B's settings of a run: it mirrors what is on disk, and nothing that W&B would collect by
+    itself.
+    """
     return client().Settings(
         sweep_id=sweep,
         console="off",

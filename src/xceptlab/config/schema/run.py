@@ -18,7 +18,9 @@ EXTENSION_DEFAULTS: dict[str, dict[str, Any]] = {
     "train": {"metrics": [], "callbacks": []},
     "": {"extensions": []},
 }
-"""Defaults, by section, of fields that only runs with the user's own modules set; written configurations leave them out."""
+"""Defaults, by section, of fields that only runs with the user's own modules set; written
+configurations leave them out.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,9 @@ class RunConfig(Section):
     seed: int = 0
     """Seed of the initial weights, the order of the images, their augmentation and dropout."""
     extensions: tuple[str, ...] = ()
-    """The user's modules that register networks, metrics, data sets and the like: ``.py`` files, looked up beside the
-    configuration file that names them, or importable modules. They are executed; a run's folder never names any."""
+    """The user's modules that register networks, metrics, data sets and the like: ``.py`` files,
+    looked up beside the configuration file that names them, or importable modules. They are
+    executed; a run's folder never names any."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,8 +51,8 @@ class RunConfig(Section):
     def science(self) -> dict[str, Any]:
         """The science fields as ``{dotted key: value}``, in the order of the schema.
 
-        Registered components that the run uses, if any, stand under ``extensions`` with their versions:
-        ``{"activation squash": 1}``.
+        Registered components that the run uses, if any, stand under ``extensions`` with their
+        versions: ``{"activation squash": 1}``.
         """
         science: dict[str, Any] = {}
         for section in self._science_sections:
@@ -63,7 +66,8 @@ class RunConfig(Section):
     def keys_without_effect(self) -> dict[str, str]:
         """Keys whose values have no effect in this run, each with the setting that is the reason.
 
-        Some of them (``DataConfig.OF_PHOTOGRAPHS``) are refused with another value than the default, but may be given with it.
+        Some of them (``DataConfig.OF_PHOTOGRAPHS``) are refused with another value than the
+        default, but may be given with it.
         """
         without_effect = {}
         if self.data.crop != "pad":
@@ -79,7 +83,9 @@ class RunConfig(Section):
         return without_effect
 
     def registered_versions(self) -> dict[str, int]:
-        """Versions of the registered components that the run uses, by identity such as ``activation squash``."""
+        """Versions of the registered components that the run uses, by identity such as ``activation
+        squash``.
+        """
         versions = {}
         for section in self._science_sections:
             for entry in section.registered_entries():
@@ -102,22 +108,30 @@ class RunConfig(Section):
 
     @functools.cached_property
     def run_id(self) -> str:
-        """The run's id, a readable part and a hash of the science: equal science is the same run, whoever asks for it.
+        """The run's id, a readable part and a hash of the science: equal science is the same run,
+        whoever asks for it.
 
-        The hash alone is the identity: ``RunDirectory.of`` finds a run also where its readable part was another one.
+        The hash alone is the identity: ``RunDirectory.of`` finds a run also where its readable part
+        was another one.
         """
         return self.id_in(SCIENCE_VERSION)
 
     def id_in(self, version: int) -> str:
         """The run's id under a ``SCIENCE_VERSION``, today's or an earlier one."""
         is_known = self.data.identity_is_known and self.model.identity_is_known
-        assert is_known, "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
+        assert is_known, (
+            "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
+        )
         data_set = self.data.title or self.data.name
-        readable = "-".join([data_set, *readable_parts(*self._science_sections), f"seed{self.seed}"])
+        readable = "-".join(
+            [data_set, *readable_parts(*self._science_sections), f"seed{self.seed}"]
+        )
         return f"{readable}-{science_hash(self.changed(), version)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as in a configuration file; fields for the user's own modules only where they are set."""
+        """Nested plain values, as in a configuration file; fields for the user's own modules only
+        where they are set.
+        """
         values = json.loads(json.dumps(dataclasses.asdict(self)))
         for section, defaults in EXTENSION_DEFAULTS.items():
             part = values[section] if section else values

@@ -1,4 +1,6 @@
-"""The sections ``runtime`` and ``launcher``: where and how a run runs, which must not change its result."""
+"""The sections ``runtime`` and ``launcher``: where and how a run runs, which must not change its
+result.
+"""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -24,18 +26,21 @@ class RuntimeConfig(Section):
     workers: CountOrZero = 0
     """Processes that load data, per device; 0 loads in the training process."""
     capture: bool = True
-    """On one GPU replay forward and backward of a step from a CUDA graph, to the same bits (not in 16-mixed); false launches
-    them kernel by kernel."""
+    """On one GPU replay forward and backward of a step from a CUDA graph, to the same bits (not in
+    16-mixed); false launches them kernel by kernel."""
     log_every: Count = 50
     """Steps between two lines of the log."""
     checkpoint_steps: CountOrZero = 0
     """Steps between two checkpoints within an epoch; 0 writes them by time only."""
     checkpoint_minutes: Positive = 10.0
-    """Minutes between two checkpoints within an epoch; there is one at the end of each epoch, too."""
+    """Minutes between two checkpoints within an epoch; there is one at the end of each epoch, too.
+    """
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Mode of Weights & Biases; auto is online where a key is configured, else offline."""
     wandb_project: str = ""
-    """Project in Weights & Biases; empty for the one that WANDB_PROJECT or W&B's own settings name, or else xceptlab."""
+    """Project in Weights & Biases; empty for the one that WANDB_PROJECT or W&B's own settings name,
+    or else xceptlab.
+    """
     wandb_weights: bool = False
     """Send the evaluated weights to Weights & Biases, too, as an artifact."""
     tensorboard: bool = False
@@ -48,13 +53,16 @@ class RuntimeConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class LauncherConfig(Section):
-    """What starts a study's runs, and what it asks a cluster for; nothing here may change a run's result."""
+    """What starts a study's runs, and what it asks a cluster for; nothing here may change a run's
+    result.
+    """
 
     PREFIX: ClassVar[str] = "launcher."
 
     name: Literal["local", "slurm", "ray"] = "local"
-    """What starts the runs: processes on this machine (local), SLURM's job arrays (submitit) or Ray's tasks. All nodes of a
-    cluster must see the outputs, the data and the code under the same paths."""
+    """What starts the runs: processes on this machine (local), SLURM's job arrays (submitit) or
+    Ray's tasks. All nodes of a cluster must see the outputs, the data and the code under the same
+    paths."""
     gpus: CountOrZero = 0
     """GPUs to ask a cluster for, per node of a run; runtime.devices says how many it uses."""
     memory: CountOrZero = 0
@@ -72,6 +80,8 @@ class LauncherConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("minutes", self.minutes >= 3, "at least 3, as a job is told 90 seconds before its end")
+        self._require(
+            "minutes", self.minutes >= 3, "at least 3, as a job is told 90 seconds before its end"
+        )
         have_values = all("=" in option for option in self.options)
         self._require("options", have_values, "a list of options of sbatch, each NAME=VALUE")

@@ -24,10 +24,17 @@ Cost = Literal["parameters", "macs"]
 
 
 def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:
-    """Chart of a metric against parameters or multiply-accumulates; a bar is one standard deviation over seeds."""
+    """Chart of a metric against parameters or multiply-accumulates; a bar is one standard deviation
+    over seeds.
+    """
     rows = _cost_rows(arms, cost)
     title = {"parameters": "parameters", "macs": "MACs"}[cost]
-    x = alt.X("cost:Q").scale(domain=_domain_of_costs(rows), nice=False, zero=False).title(title).axis(tickCount=4, format=".4~s")
+    x = (
+        alt.X("cost:Q")
+        .scale(domain=_domain_of_costs(rows), nice=False, zero=False)
+        .title(title)
+        .axis(tickCount=4, format=".4~s")
+    )
     y = alt.Y(type="quantitative").scale(zero=False).title(metric_axis(metric))
     arm_colour = alt.Color("colour:N").scale(None)
     tooltips = [
@@ -73,7 +80,9 @@ def _domain_of_costs(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def effects_chart(effects: Sequence[EffectRow], metric: str) -> Chart:
-    """Chart of main effects and interactions, one under the other, each with its name above its interval."""
+    """Chart of main effects and interactions, one under the other, each with its name above its
+    interval.
+    """
     rows = [_effect_row(effect) for effect in effects]
     lines_of_names = [row["words"].count("\n") + 1 for row in rows]
     height = 34 + 14 * max(lines_of_names, default=1)

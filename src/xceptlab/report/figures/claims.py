@@ -1,4 +1,6 @@
-"""The figures of one claim: its interval, its differences by seed, and the pairs of scores that they are made of."""
+"""The figures of one claim: its interval, its differences by seed, and the pairs of scores that
+they are made of.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +38,9 @@ class Extent:
 
     @classmethod
     def of(cls, verdict: Verdict) -> "Extent":
-        """The extent that shows no difference, the margins, every seed, and the interval as far as it is finite."""
+        """The extent that shows no difference, the margins, every seed, and the interval as far as
+        it is finite.
+        """
         shown = [0.0, *verdict.claim.margins, *verdict.differences.values()]
         for end in (verdict.low, verdict.high):
             if np.isfinite(end):
@@ -73,7 +77,9 @@ def effect_size(verdict: Verdict) -> str:
 
 
 def verdict_chart(verdict: Verdict) -> Chart:
-    """Chart of a claim's interval over each seed's difference; where the claim holds is shaded up to the dashed margin."""
+    """Chart of a claim's interval over each seed's difference; where the claim holds is shaded up
+    to the dashed margin.
+    """
     extent = Extent.of(verdict)
     estimate_row = f"{verdict.claim.statistic}, {100 * verdict.level:g}%"
     x = (
@@ -97,7 +103,9 @@ def verdict_chart(verdict: Verdict) -> Chart:
 
 
 def differences_chart(verdict: Verdict) -> Chart:
-    """Chart of each seed's difference, over the interval of their mean or median; where the claim holds is shaded."""
+    """Chart of each seed's difference, over the interval of their mean or median; where the claim
+    holds is shaded.
+    """
     extent = Extent.of(verdict)
     x = alt.X("seed:O").title("seed").axis(labelAngle=0, labelOverlap=True)
     y = (
@@ -118,7 +126,9 @@ def differences_chart(verdict: Verdict) -> Chart:
 
 
 def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> Chart:
-    """Chart of each seed's pair of scores, as a line from arm to arm; ``arms`` are the study's, in the order of their colours."""
+    """Chart of each seed's pair of scores, as a line from arm to arm; ``arms`` are the study's, in
+    the order of their colours.
+    """
     claim = verdict.claim
     rows = _score_rows(verdict)
     title = metric_axis(claim.metric)
@@ -144,7 +154,7 @@ def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> Chart:
     return alt.layer(lines, points).properties(height=230)
 
 
-# ---- their data -------------------------------------------------------------------------------------------------------------
+# ---- their data ----------------------------------------------------------------------------------
 
 
 def _seed_rows(verdict: Verdict) -> list[dict[str, Any]]:
@@ -176,7 +186,9 @@ def _interval_text(verdict: Verdict) -> dict[str, str]:
 
 
 def _title_of_differences(verdict: Verdict) -> list[str]:
-    """Title of an axis of differences, in lines: what is subtracted from what, and what a positive one means."""
+    """Title of an axis of differences, in lines: what is subtracted from what, and what a positive
+    one means.
+    """
     claim = verdict.claim
     a, b = (short(side) for side in claim.sides)
     first, second = (b, a) if claim.measure.lower_is_better else (a, b)
@@ -191,14 +203,18 @@ def _title_of_differences(verdict: Verdict) -> list[str]:
     return [*title, measured, f"above 0, {better} is better"]
 
 
-# ---- their layers -----------------------------------------------------------------------------------------------------------
+# ---- their layers --------------------------------------------------------------------------------
 
 
 def _margin_layers(verdict: Verdict, extent: Extent, differences: alt.X | alt.Y) -> list[Any]:
-    """The layers below a claim's differences: the region where it holds, no difference, and its margins."""
+    """The layers below a claim's differences: the region where it holds, no difference, and its
+    margins.
+    """
     end = alt.X2("end:Q") if isinstance(differences, alt.X) else alt.Y2("end:Q")
     margin_rows = [{"value": margin} for margin in verdict.claim.margins]
-    region = chart_of({"value": extent.holds_from, "end": extent.holds_to}).mark_rect(color=HOLDS, opacity=0.13)
+    region = chart_of({"value": extent.holds_from, "end": extent.holds_to}).mark_rect(
+        color=HOLDS, opacity=0.13
+    )
     zero = chart_of({"value": 0.0}).mark_rule(color=INK, opacity=0.6)
     margins = chart_of(*margin_rows).mark_rule(color=HOLDS, strokeDash=[5, 4], strokeWidth=1.5)
     return [
@@ -239,7 +255,9 @@ def _interval_bar(verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y
     )
 
 
-def _estimate_layers(verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+def _estimate_layers(
+    verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y
+) -> list[alt.Chart]:
     """Layers that show the estimate as a tick and as a number below it."""
     text = format(verdict.estimate, difference_format(verdict.claim.metric))
     estimate = {"row": row, "value": verdict.estimate, "text": text}

@@ -18,11 +18,15 @@ LABEL_OF_EPOCH = "logarithmic ? '' + pow(2, datum.value) : datum.label"
 """Vega expression for the label at a tick of the axis of epochs."""
 
 TEXTS_AT_EPOCH = "isDefined(datum.datum) ? datum.datum.texts : datum.texts"
-"""Vega expression for the arms' values at an epoch, as text; evaluated at a rule, or at the cell around one."""
+"""Vega expression for the arms' values at an epoch, as text; evaluated at a rule, or at the cell
+around one.
+"""
 
 
 def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over runs (E,), (E,), of the finite values; the deviation is 0 where there is one."""
+    """Mean and standard deviation over runs (E,), (E,), of the finite values; the deviation is 0
+    where there is one.
+    """
     values = np.where(np.isfinite(curve.values), curve.values, np.nan)
     count = (~np.isnan(values)).sum(axis=0)
     count_or_nan = np.where(count, count, np.nan)
@@ -33,9 +37,11 @@ def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
-    """Chart of learning curves: the arms' means with a band of one standard deviation, or on demand the single runs.
+    """Chart of learning curves: the arms' means with a band of one standard deviation, or on demand
+    the single runs.
 
-    The page has a legend of its own, which finds room on a phone and sets ``hidden``, the arms that are not drawn.
+    The page has a legend of its own, which finds room on a phone and sets ``hidden``, the arms that
+    are not drawn.
     """
     curves = {arm: curve for arm, curve in summary.curves.items() if curve.values.size}
     labels = {arm: f"{arm} (n = {len(curve.values)})" for arm, curve in curves.items()}
@@ -68,7 +74,9 @@ def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
         .encode(x, y.field("value"), arm_colour, alt.Detail("seed:N"))
     )
     points = alt.OverlayMarkDef(size=30) if len(text_rows) < 30 else False
-    lines = averages.mark_line(strokeWidth=2.5, point=points).encode(x, y.field("mean"), arm_colour, arm_dash)
+    lines = averages.mark_line(strokeWidth=2.5, point=points).encode(
+        x, y.field("mean"), arm_colour, arm_dash
+    )
     layers = [bands, single_runs, lines, _rules(text_rows, x)]
     return alt.layer(*layers).add_params(*_choices()).properties(height=320)
 
@@ -78,13 +86,17 @@ def _choices() -> list[alt.Parameter]:
     means_or_runs = alt.binding_radio(options=[MEANS, RUNS], name="show ")
     return [
         alt.param(name="shown", value=MEANS, bind=means_or_runs),
-        alt.param(name="logarithmic", value=False, bind=alt.binding_checkbox(name="logarithmic epochs ")),
+        alt.param(
+            name="logarithmic", value=False, bind=alt.binding_checkbox(name="logarithmic epochs ")
+        ),
         alt.param(name="hidden", value=[]),
     ]
 
 
 def _rules(text_rows: list[dict[str, Any]], x: alt.X) -> alt.Chart:
-    """Vertical rules at the epochs, of which the one next to the pointer is shown and tells the values there."""
+    """Vertical rules at the epochs, of which the one next to the pointer is shown and tells the
+    values there.
+    """
     near = alt.selection_point(
         name="near",
         on="pointerover",
@@ -108,12 +120,14 @@ def _at_epochs(chart: alt.Chart) -> alt.Chart:
 
 
 def _epochs_unfolded(rows: list[dict[str, Any]], *columns: str) -> alt.Chart:
-    """Make a chart of the arms that are not hidden, from rows in which some columns are lists over epochs."""
+    """Make a chart of the arms that are not hidden, from rows in which some columns are lists over
+    epochs.
+    """
     shown = chart_of(*rows).transform_filter("indexof(hidden, datum.arm) < 0")
     return _at_epochs(shown.transform_flatten(["epoch", *columns]))
 
 
-# ---- the data ---------------------------------------------------------------------------------------------------------------
+# ---- the data ------------------------------------------------------------------------------------
 
 
 def _mean_row(arm: str, label: str, curve: Curve) -> dict[str, Any]:
@@ -157,5 +171,7 @@ def _text_rows(curves: dict[str, Curve], labels: dict[str, str]) -> list[dict[st
 
 
 def _as_json(values: np.ndarray) -> list[float | None]:
-    """The values as JSON has them: rounded to what a picture can show, and null where one is not finite."""
+    """The values as JSON has them: rounded to what a picture can show, and null where one is not
+    finite.
+    """
     return [round(value, 4) if np.isfinite(value) else None for value in values.tolist()]

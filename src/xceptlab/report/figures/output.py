@@ -19,7 +19,9 @@ from xceptlab.study.verdict import Verdict
 PAGE_FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 
 SVG_FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
-"""Fonts of one width, which vl-convert measures, so that a label takes the place that was laid out for it."""
+"""Fonts of one width, which vl-convert measures, so that a label takes the place that was laid out
+for it.
+"""
 
 SVG_WIDTH = 480
 """Pixels that the axes of an SVG span."""
@@ -80,7 +82,8 @@ def _svg(chart: Any) -> bytes:
 
 @functools.cache
 def script() -> str:
-    """Vega, Vega-Lite and Vega-Embed, to stand in the page itself: it must open from disk without a network.
+    """Vega, Vega-Lite and Vega-Embed, to stand in the page itself: it must open from disk without a
+    network.
 
     Bundling them takes seconds, so the bundle is kept in the user's cache where it can be.
     """

@@ -10,22 +10,33 @@ from xceptlab.runs.metrics import decimals, metric_of
 Chart = alt.LayerChart | alt.FacetChart
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; dark red in place of its yellow, pale on white."""
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; dark red in place of its
+yellow, pale on white.
+"""
 
 GREY = COLOURS[6]
 """Colour of whatever is no arm of the study, such as the sides of a claim on an effect."""
 
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
-"""Dash patterns of lines: solid for the arms that use the colours first, dashed for those that use them again."""
+"""Dash patterns of lines: solid for the arms that use the colours first, dashed for those that use
+them again.
+"""
 
-TONES = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#7F8694", "incomplete": "#C98600"}
+TONES = {
+    "supported": "#009E73",
+    "contradicted": "#D55E00",
+    "inconclusive": "#7F8694",
+    "incomplete": "#C98600",
+}
 """Colour of each outcome of a claim."""
 
 HOLDS = TONES["supported"]
 """The colour of the region in which a claim holds."""
 
 INK = "currentColor"
-"""The colour of text and axes: that of the text around the figure, whether the page is light, dark or on paper."""
+"""The colour of text and axes: that of the text around the figure, whether the page is light, dark
+or on paper.
+"""
 
 
 def colour(i: int) -> str:
