@@ -132,9 +132,11 @@ def _resolved_for_evaluation(
         difference = f"the run was trained on {record.science['data.name']} {record.science.get('data.content', '')}".rstrip()
         difference += f", {here.data.root} holds {here.data.name} {here.data.content}".rstrip()
     remarks = []
-    told_below = ("data.name", "data.content", "data.num_classes")
+    reported_elsewhere = ("data.name", "data.content", "data.num_classes")
     for key in sorted(
-        key for key in given if key.startswith("data.") and key in science and key not in told_below
+        key
+        for key in given
+        if key.startswith("data.") and key in science and key not in reported_elsewhere
     ):
         if key in record.science and science[key] != record.science[key]:
             remarks.append(

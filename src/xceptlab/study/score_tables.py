@@ -126,7 +126,7 @@ def claims_given(
 
     Args:
         contrasts: Arms (a, b); None where a file has the claims.
-        fields: By their names fields that all claims on contrasts have in common, and ``alpha``;
+        fields: Fields by their names that all claims on contrasts have in common, and ``alpha``;
             None for those left out.
         file: YAML as ``ClaimsFile`` describes it; None where there are contrasts.
         either: The error, in the caller's words, where there are both contrasts and a file, or
