@@ -483,6 +483,62 @@ def test_images_that_are_none_are_refused(tmp_path, monkeypatch, images, labels,
         splits(DataConfig(name="bad", size=8, crop="none"))
 
 
+@pytest.mark.parametrize(
+    ("registered", "message"),
+    [
+        ("(5, 0)", "data.name: few: there are 4 training images; it is registered with 5"),
+        ("(0, 3)", "data.name: few: there are 4 test images; it is registered with 3"),
+    ],
+)
+def test_other_numbers_of_images_than_are_registered_are_refused(
+    tmp_path, monkeypatch, registered, message
+):
+    monkeypatch.chdir(tmp_path)
+    text = f"""
+import numpy as np
+@xceptlab.register.data("few", version=1, classes=2, images={registered})
+def few(root, size):
+    return [(np.zeros((4, size, size, 3), np.uint8), np.array([0, 1, 0, 1]))] * 2
+"""
+    register.load([module(tmp_path, text)])
+    from xceptlab.data import splits
+
+    with pytest.raises(xceptlab.Refused, match=re.escape(message)):
+        splits(DataConfig(name="few", size=8, crop="none"))
+
+
+def test_a_training_that_a_callback_ends_early_is_said_by_the_run_and_in_the_report(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    text = """
+import pytorch_lightning as pl
+@xceptlab.register.callback("early", version=1)
+def early(config):
+    return Early()
+class Early(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step >= 3
+"""
+    claim = {"id": "c", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior"}
+    study = {
+        "question": "Which rate?",
+        "extensions": [module(tmp_path, text)],
+        "base": [],
+        "seeds": [0, 1, 2],
+        "arms": {"a": {"train.lr": 0.1}, "b": {"train.lr": 0.2}},
+        "claims": [claim | {"margin": 0}],
+    }
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    assert main(["study", "study.yaml", *TINY, "--train.callbacks=[early]"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    log = next(Path("outputs/runs").glob("*/log.txt")).read_text()
+    steps = re.search(r"made 3 of (\d+) optimizer steps; a callback ended it", log)[1]
+    assert (
+        f"3 of {steps}, as a callback ended the training or gathered batches: a seed 0," in printed
+    )
+
+
 def test_a_registered_data_set_is_split_as_any_other(folder):
     from xceptlab.data import splits
 

@@ -1,7 +1,6 @@
 """The LightningDataModule: one for every data set, since they differ in their source only."""
 
 import functools
-import math
 import sys
 from typing import Any, Literal, NamedTuple
 
@@ -88,7 +87,7 @@ class DataModule(pl.LightningDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Number of optimizer steps in an epoch."""
-        return math.ceil(len(self.train) / self.config.train.batch_size)
+        return self.config.train.steps_per_epoch(len(self.train))
 
     def fingerprint(self) -> str:
         """A hash of the decoded images and labels of every source: training, test and, where it has

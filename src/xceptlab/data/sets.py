@@ -55,10 +55,19 @@ class Registered:
         """Load the training and the test images by the user's function, and check them.
 
         Raises:
-            Refused: The user's function gives something else than two pairs of images and labels.
+            Refused: The user's function gives something else than two pairs of images and labels,
+                or not as many as are registered.
         """
         train, test = self.entry.make(Path(config.root), config.size)
-        return self._arrays(train, "training", config), self._arrays(test, "test", config)
+        arrays = self._arrays(train, "training", config), self._arrays(test, "test", config)
+        for split, registered, given in zip(
+            ("training", "test"), self.entry.about["images"], arrays, strict=True
+        ):
+            if registered and registered != len(given.labels):
+                raise Refused(
+                    f"data.name: {self.entry.name}: there are {len(given.labels):,} {split} images; it is registered with {registered:,}"
+                )
+        return arrays
 
     def _arrays(self, pair: tuple[Any, Any], split: str, config: DataConfig) -> Arrays:
         images, labels = map(np.asarray, pair)

@@ -51,6 +51,7 @@ def warnings(
         *_of_diverged_runs(records),
         *_of_failed_runs(failures),
         *_of_unfinished_runs(expansion, records, reached, failures),
+        *_of_short_runs(expansion, records),
         *_of_devices(_done(records)),
         *_of_libraries(_done(records)),
         *_of_origins(_done(records)),
@@ -113,6 +114,26 @@ def _of_diverged_runs(records: Records) -> list[str]:
     if not diverged:
         return []
     return [f"Diverged, scored as guessing unless the claim says otherwise: {', '.join(diverged)}."]
+
+
+def _of_short_runs(expansion: Expansion, records: Records) -> list[str]:
+    """Warn of finished runs with fewer optimizer steps than their epochs have, as a callback that
+    stops the training leaves them.
+    """
+    runs_by_steps: dict[str, list[str]] = {}
+    for (trial, seed), record in records.items():
+        if record is None or record.status != "finished" or not record.train_images:
+            continue
+        train = expansion.trials[trial].config.train
+        planned = train.epochs * train.steps_per_epoch(record.train_images)
+        if record.steps < planned:
+            steps = f"{record.steps:,} of {planned:,}"
+            runs_by_steps.setdefault(steps, []).append(f"{trial} seed {seed}")
+    return [
+        f"Fewer optimizer steps than train.epochs asks for, {steps}, as a callback ended the training or gathered batches: "
+        f"{', '.join(runs)}."
+        for steps, runs in runs_by_steps.items()
+    ]
 
 
 def _of_failed_runs(failures: Mapping[RunKey, str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The section ``train``: optimizer, schedule, regularisation and arithmetic."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -92,6 +93,10 @@ class TrainConfig(ExtensibleSection):
             )
         if "train.nesterov" in self.unused:
             object.__setattr__(self, "nesterov", False)
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Number of optimizer steps in an epoch of so many training images."""
+        return math.ceil(images / self.batch_size)
 
     @property
     def unused(self) -> set[str]:
