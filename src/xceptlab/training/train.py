@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
-import safetensors.torch
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -45,7 +44,7 @@ from xceptlab.runs.record import Record
 from xceptlab.runs.world import World, count_cores
 from xceptlab.signals import PARENT, StopSignals, die_with_parent
 from xceptlab.text import counted, say
-from xceptlab.training import checkpoints, lightning, tracking
+from xceptlab.training import checkpoints, lightning, saved_weights, tracking
 from xceptlab.training.optim import AverageWeights
 from xceptlab.training.parallel import Processes, SyncBatchNorm
 from xceptlab.training.task import Task
@@ -192,7 +191,7 @@ def _train(
     )
     if trainer.is_global_zero:
         if metrics:
-            _keep_evaluated(network, task, directory)
+            _keep_evaluated(network, task, directory, trainer)
         directory.write_record(record)
         shutil.rmtree(directory.path / "checkpoints")
     return record
@@ -235,10 +234,21 @@ def _fit_and_test(
     return metrics
 
 
-def _keep_evaluated(network: nn.Module, task: Task, directory: RunDirectory) -> None:
-    """Write the evaluated weights, and the values of each test image, into the run's directory."""
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
+def _keep_evaluated(
+    network: nn.Module, task: Task, directory: RunDirectory, trainer: pl.Trainer
+) -> None:
+    """Write the evaluated weights, and the values of each test image, into the run's directory.
+
+    Raises:
+        Refused: The network keeps state that the weights do not hold. The checkpoints, which lack
+            it, too, are removed, so that no second attempt evaluates what they give.
+    """
+    try:
+        saved_weights.refuse_lost_state(task.config, network, task.first_test_images, trainer)
+    except Refused:
+        shutil.rmtree(directory.path / "checkpoints")
+        raise
+    write_atomically(directory.path / "model.safetensors", saved_weights.serialised(network))
     for name, values in task.test_values.items():
         write_atomically(directory.path / metric_of(name).per_image_file, npy(values.numpy()))
 
