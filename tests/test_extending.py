@@ -516,6 +516,40 @@ def test_a_network_that_keeps_its_state_in_buffers_is_recorded_and_evaluated_ali
     assert scores["test/loss"] == pytest.approx(record.metrics["test/loss"], rel=1e-6)
 
 
+def test_a_network_with_tied_weights_is_recorded_evaluated_and_exported_alike(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    text = """
+class Tied(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.block = nn.Conv2d(3, 3, 3, padding=1)
+        self.again = self.block
+        self.other = nn.Conv2d(3, 3, 3, padding=1)
+        self.other.weight = self.block.weight
+        self.classifier = nn.Linear(3, classes)
+    def forward(self, x):
+        return self.classifier(self.other(self.again(self.block(x))).mean((2, 3)))
+
+@xceptlab.register.model("kept", version=1)
+def kept(options, classes):
+    return Tied(classes)
+"""
+    args = [*KEPT, "--extensions", module(tmp_path, text), "--train.ema=0.9"]
+    config = load_run([*args, f"--runtime.outputs={tmp_path / 'outputs'}"])
+    record = train(config, progress=False, quiet=True)
+    run = RunDirectory.of(config.runtime.outputs, config.run_id).path
+    assert evaluate(config, run / "model.safetensors", "test") == {
+        name: value for name, value in record.metrics.items() if name.startswith("test/")
+    }
+    state = xceptlab.Run(run).network.state_dict()
+    assert torch.equal(state["block.weight"], state["other.weight"])
+    assert torch.equal(state["block.bias"], state["again.bias"])
+    assert record.parameters == (81 + 3) + 3 + (30 + 10)
+    assert main(["export", str(run), "tied.pt2"]) == 0
+
+
 def test_state_that_a_registered_activation_keeps_is_found_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = """

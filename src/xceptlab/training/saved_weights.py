@@ -15,8 +15,14 @@ TOLERANCE = 1e-3
 
 
 def serialised(network: nn.Module) -> bytes:
-    """The bytes of the safetensors file that holds a network's parameters and buffers."""
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    """The bytes of the safetensors file that holds a network's parameters and buffers.
+
+    A tensor that has two names is written under both, since safetensors takes none that share
+    memory.
+    """
+    weights = {}
+    for name, tensor in network.state_dict().items():
+        weights[name] = tensor.clone(memory_format=torch.contiguous_format)
     return safetensors.torch.save(weights)
 
 
