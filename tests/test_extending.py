@@ -250,7 +250,8 @@ def none(options, classes):
     ):
         build(ModelConfig(family="bare"), 5)
     with pytest.raises(
-        xceptlab.Refused, match=r"model.family: none builds str; it must be an nn.Module"
+        xceptlab.Refused,
+        match=r"^model 'none': gives a value of type str; it must give an nn.Module",
     ):
         build(ModelConfig(family="none"), 5)
 
@@ -442,6 +443,64 @@ def test_what_only_other_networks_can_do_is_refused(folder, changes, message):
     register.load(["mixer.py"])
     with pytest.raises(xceptlab.Refused, match=re.escape(message)):
         ModelConfig(family="mixer", **changes)
+
+
+# ---- what a function gives ------------------------------------------------------------------------
+
+CHECKPOINTS = "a value of type ModelCheckpoint; it must give no callback that writes checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("kind", "use", "given", "message"),
+    [
+        ("metric", "train.metrics=[bad]", "0.5", "a value of type float; it must give a tensor (B"),
+        ("metric", "train.metrics=[bad]", "given[0].numpy()", "a value of type ndarray; it must"),
+        ("metric", "train.metrics=[bad]", "None", "None; it must give a tensor (B,) of a value"),
+        ("optimizer", "train.optimizer=bad", "None", "None; it must give a torch.optim.Optimizer"),
+        ("optimizer", "train.optimizer=bad", "1", "a value of type int; it must give a torch.opt"),
+        ("schedule", "train.schedule=bad", "None", "None; it must give a number"),
+        ("schedule", "train.schedule=bad", "'1'", "a value of type str; it must give a number"),
+        ("callback", "train.callbacks=[bad]", "None", "None; it must give a Lightning Callback"),
+        ("callback", "train.callbacks=[bad]", "[1]", "a value of type list; it must give a Light"),
+        ("callback", "train.callbacks=[bad]", "callbacks.ModelCheckpoint()", CHECKPOINTS),
+        ("activation", "model.intermediate=bad", "None", "None; it must give an nn.Module"),
+        ("activation", "model.intermediate=bad", "torch.tanh", "a value of type builtin_function"),
+        ("activation", "model.intermediate=bad", "SHARED", "a value of type PReLU; it must give a "
+         "new module with each call"),
+    ],
+)  # fmt: skip
+def test_what_a_function_must_not_give_is_one_line_that_names_it(
+    tmp_path, monkeypatch, capsys, kind, use, given, message
+):
+    monkeypatch.chdir(tmp_path)
+    text = f"""
+from pytorch_lightning import callbacks
+
+SHARED = nn.PReLU()
+
+@xceptlab.register.{kind}("bad", version=1)
+def bad(*given):
+    return {given}
+"""
+    args = [*TINY, "--extensions", module(tmp_path, text), f"--{use}"]
+    assert main(["train", *args, f"--runtime.outputs={tmp_path / 'outputs'}"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"xceptlab: {kind} 'bad': gives {message}")
+
+
+def test_a_callback_that_lightning_finds_impossible_is_refused_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = """
+from pytorch_lightning.callbacks import BatchSizeFinder
+
+@xceptlab.register.callback("finder", version=1)
+def finder(config):
+    return BatchSizeFinder()
+"""
+    args = [*TINY, "--extensions", module(tmp_path, text), "--train.callbacks=[finder]"]
+    config = load_run([*args, f"--runtime.outputs={tmp_path / 'outputs'}"])
+    with pytest.raises(xceptlab.Refused, match=r"^train.callbacks: finder: .*batch_size"):
+        train(config, progress=False, quiet=True)
 
 
 # ---- what a network keeps ------------------------------------------------------------------------

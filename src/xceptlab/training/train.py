@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -217,6 +218,9 @@ def _fit_and_test(
 ) -> dict[str, float]:
     """Train from the latest checkpoint to the last epoch, then evaluate; returns the final metrics,
     none if the run diverged.
+
+    Raises:
+        Refused: Lightning says that a registered callback cannot work in this run.
     """
     try:
         with lightning.keyboard_interrupt():
@@ -227,6 +231,11 @@ def _fit_and_test(
         metrics = final_metrics(directory.log()) | task.evaluation
         if not np.isfinite(list(metrics.values())).all():
             raise tracking.Diverged("the final evaluation is not finite")
+    except MisconfigurationException as error:
+        callbacks = ", ".join(task.config.train.callbacks)
+        if not callbacks:
+            raise
+        raise Refused(f"train.callbacks: {callbacks}: {' '.join(str(error).split())}") from error
     except tracking.Diverged as error:
         if trainer.is_global_zero:
             say(f"{task.config.run_id} diverged: {error}", "Warning")
@@ -375,8 +384,8 @@ def make_trainer(
     this process's.
 
     Raises:
-        Refused: The accelerator or the devices are not there, or this version of Lightning does not
-            fit.
+        Refused: The accelerator or the devices are not there, this version of Lightning does not
+            fit, or a registered callback is none.
     """
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"
@@ -388,7 +397,7 @@ def make_trainer(
     ]
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
-    callbacks += [register.entry("callback", name).make(config) for name in train.callbacks]
+    callbacks += [_registered_callback(name, config) for name in train.callbacks]
     if progress:
         callbacks.append(lightning.ProgressBar())
     return trainer_on_devices(
@@ -403,6 +412,21 @@ def make_trainer(
         enable_progress_bar=progress,
         default_root_dir=directory.path,
     )
+
+
+def _registered_callback(name: str, config: RunConfig) -> pl.Callback:
+    """Make a registered callback.
+
+    Raises:
+        Refused: The function gives none, or one that writes checkpoints.
+    """
+    entry = register.entry("callback", name)
+    made = entry.make(config)
+    if not isinstance(made, pl.Callback):
+        raise entry.refusal(made, "a Lightning Callback")
+    if isinstance(made, Checkpoint):
+        raise entry.refusal(made, "no callback that writes checkpoints: a run keeps its own")
+    return made
 
 
 def trainer_on_devices(
