@@ -31,7 +31,7 @@ from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.comparison import module_trees
 from xceptlab.study.plan import expand
 from xceptlab.training.metrics import per_image
-from xceptlab.training.train import train
+from xceptlab.training.train import evaluate, train
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 NAMED = re.compile(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", re.S)
@@ -250,7 +250,8 @@ def none(options, classes):
     ):
         build(ModelConfig(family="bare"), 5)
     with pytest.raises(
-        xceptlab.Refused, match=r"model.family: none builds str; it must be an nn.Module"
+        xceptlab.Refused,
+        match=r"^model 'none': gives a value of type str; it must give an nn.Module",
     ):
         build(ModelConfig(family="none"), 5)
 
@@ -442,6 +443,189 @@ def test_what_only_other_networks_can_do_is_refused(folder, changes, message):
     register.load(["mixer.py"])
     with pytest.raises(xceptlab.Refused, match=re.escape(message)):
         ModelConfig(family="mixer", **changes)
+
+
+# ---- what a function gives ------------------------------------------------------------------------
+
+CHECKPOINTS = "a value of type ModelCheckpoint; it must give no callback that writes checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("kind", "use", "given", "message"),
+    [
+        ("metric", "train.metrics=[bad]", "0.5", "a value of type float; it must give a tensor (B"),
+        ("metric", "train.metrics=[bad]", "given[0].numpy()", "a value of type ndarray; it must"),
+        ("metric", "train.metrics=[bad]", "None", "None; it must give a tensor (B,) of a value"),
+        ("optimizer", "train.optimizer=bad", "None", "None; it must give a torch.optim.Optimizer"),
+        ("optimizer", "train.optimizer=bad", "1", "a value of type int; it must give a torch.opt"),
+        ("schedule", "train.schedule=bad", "None", "None; it must give a number"),
+        ("schedule", "train.schedule=bad", "'1'", "a value of type str; it must give a number"),
+        ("callback", "train.callbacks=[bad]", "None", "None; it must give a Lightning Callback"),
+        ("callback", "train.callbacks=[bad]", "[1]", "a value of type list; it must give a Light"),
+        ("callback", "train.callbacks=[bad]", "callbacks.ModelCheckpoint()", CHECKPOINTS),
+        ("activation", "model.intermediate=bad", "None", "None; it must give an nn.Module"),
+        ("activation", "model.intermediate=bad", "torch.tanh", "a value of type builtin_function"),
+        ("activation", "model.intermediate=bad", "SHARED", "a value of type PReLU; it must give a "
+         "new module with each call"),
+    ],
+)  # fmt: skip
+def test_what_a_function_must_not_give_is_one_line_that_names_it(
+    tmp_path, monkeypatch, capsys, kind, use, given, message
+):
+    monkeypatch.chdir(tmp_path)
+    text = f"""
+from pytorch_lightning import callbacks
+
+SHARED = nn.PReLU()
+
+@xceptlab.register.{kind}("bad", version=1)
+def bad(*given):
+    return {given}
+"""
+    args = [*TINY, "--extensions", module(tmp_path, text), f"--{use}"]
+    assert main(["train", *args, f"--runtime.outputs={tmp_path / 'outputs'}"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"xceptlab: {kind} 'bad': gives {message}")
+
+
+def test_a_callback_that_lightning_finds_impossible_is_refused_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = """
+from pytorch_lightning.callbacks import BatchSizeFinder
+
+@xceptlab.register.callback("finder", version=1)
+def finder(config):
+    return BatchSizeFinder()
+"""
+    args = [*TINY, "--extensions", module(tmp_path, text), "--train.callbacks=[finder]"]
+    config = load_run([*args, f"--runtime.outputs={tmp_path / 'outputs'}"])
+    with pytest.raises(xceptlab.Refused, match=r"^train.callbacks: finder: .*batch_size"):
+        train(config, progress=False, quiet=True)
+
+
+# ---- what a network keeps ------------------------------------------------------------------------
+
+STATEFUL = """
+class Kept(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.classifier = nn.Linear(3, classes)
+        {init}
+    def forward(self, x):
+        x = x.mean((2, 3))
+        if self.training:
+            {update}
+        return self.classifier(x - self.{name})
+
+@xceptlab.register.model("kept", version=1)
+def kept(options, classes):
+    return Kept(classes)
+"""
+
+
+def stateful(folder, init, update, name="shift"):
+    return module(folder, STATEFUL.format(init=init, update=update, name=name))
+
+
+KEPT = [*DIGITS[2:], "--model.family=kept", "--data.train_images=300", "--data.test_images=101",
+        "--data.size=8", "--train.epochs=2", "--train.precision=32-true", *QUICK]  # fmt: skip
+MOVES = "self.shift = 0.9 * self.shift + x.detach().mean(0)"
+
+
+@pytest.mark.parametrize(
+    ("init", "update"),
+    [
+        ("self.shift = torch.zeros(3)", MOVES),
+        ("self.register_buffer('shift', torch.zeros(3), persistent=False)", MOVES),
+        ("self.shift = 0", "self.shift += 1"),
+        ("self.shift = torch.rand(3)", "pass"),
+    ],
+)
+def test_a_run_whose_weights_are_not_all_of_its_network_is_refused_also_when_tried_again(
+    tmp_path, monkeypatch, capsys, init, update
+):
+    monkeypatch.chdir(tmp_path)
+    args = [*KEPT, "--extensions", stateful(tmp_path, init, update)]
+    args += [f"--runtime.outputs={tmp_path / 'outputs'}"]
+    for _ in range(2):
+        assert main(["train", *args]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("xceptlab: model kept: the network keeps state outside of its param")
+        assert "register_buffer" in line
+        config = load_run(args)
+        directory = RunDirectory.of(config.runtime.outputs, config.run_id)
+        assert directory.record() is None
+        assert not (directory.path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_a_network_that_keeps_its_state_in_buffers_is_recorded_and_evaluated_alike(
+    tmp_path, monkeypatch, precision
+):
+    monkeypatch.chdir(tmp_path)
+    init = "self.register_buffer('shift', torch.zeros(3))"
+    args = [*KEPT, "--extensions", stateful(tmp_path, init, MOVES), "--train.ema=0.9"]
+    config = load_run(
+        [*args, f"--runtime.outputs={tmp_path / 'outputs'}", f"--train.precision={precision}"]
+    )
+    record = train(config, progress=False, quiet=True)
+    file = RunDirectory.of(config.runtime.outputs, config.run_id).path / "model.safetensors"
+    scores = evaluate(config, file, "test")
+    # `evaluate` rounds weights of 64 bits to 32
+    assert scores["test/loss"] == pytest.approx(record.metrics["test/loss"], rel=1e-6)
+
+
+def test_a_network_with_tied_weights_is_recorded_evaluated_and_exported_alike(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    text = """
+class Tied(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.block = nn.Conv2d(3, 3, 3, padding=1)
+        self.again = self.block
+        self.other = nn.Conv2d(3, 3, 3, padding=1)
+        self.other.weight = self.block.weight
+        self.classifier = nn.Linear(3, classes)
+    def forward(self, x):
+        return self.classifier(self.other(self.again(self.block(x))).mean((2, 3)))
+
+@xceptlab.register.model("kept", version=1)
+def kept(options, classes):
+    return Tied(classes)
+"""
+    args = [*KEPT, "--extensions", module(tmp_path, text), "--train.ema=0.9"]
+    config = load_run([*args, f"--runtime.outputs={tmp_path / 'outputs'}"])
+    record = train(config, progress=False, quiet=True)
+    run = RunDirectory.of(config.runtime.outputs, config.run_id).path
+    assert evaluate(config, run / "model.safetensors", "test") == {
+        name: value for name, value in record.metrics.items() if name.startswith("test/")
+    }
+    state = xceptlab.Run(run).network.state_dict()
+    assert torch.equal(state["block.weight"], state["other.weight"])
+    assert torch.equal(state["block.bias"], state["again.bias"])
+    assert record.parameters == (81 + 3) + 3 + (30 + 10)
+    assert main(["export", str(run), "tied.pt2"]) == 0
+
+
+def test_state_that_a_registered_activation_keeps_is_found_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = """
+class Counting(nn.Module):
+    calls = 0
+    def forward(self, x):
+        self.calls += self.training
+        return x * (1 + self.calls)
+
+@xceptlab.register.activation("counting", version=1)
+def counting():
+    return Counting()
+"""
+    args = [*TINY, "--extensions", module(tmp_path, text), "--model.intermediate=counting"]
+    config = load_run([*args, f"--runtime.outputs={tmp_path / 'outputs'}"])
+    with pytest.raises(xceptlab.Refused, match=r"^activation counting: the network keeps state"):
+        train(config, progress=False, quiet=True)
 
 
 # ---- a data set ----------------------------------------------------------------------------------

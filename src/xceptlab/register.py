@@ -63,6 +63,11 @@ class Entry:
         """Name of the component in the science of a run, such as ``activation squash``."""
         return f"{self.kind} {self.name}"
 
+    def refusal(self, given: object, allowed: str) -> Refused:
+        """The error for what the registered function gives, in place of what it must give."""
+        kind = "None" if given is None else f"a value of type {type(given).__name__}"
+        return Refused(f"{self.kind} {self.name!r}: gives {kind}; it must give {allowed}")
+
 
 _entries: dict[tuple[str, str], Entry] = {}
 _loaded: set[str] = set()

@@ -11,6 +11,7 @@ from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
 from xceptlab.models.conv import protected
+from xceptlab.models.registered import new_module
 from xceptlab.models.xception import Xception, initialise_module, named_seed
 
 
@@ -60,17 +61,13 @@ def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
     """Build a network of a registered family, and draw the weights of its modules by their names.
 
     Raises:
-        Refused: The family builds no ``nn.Module``, or one with parameters that cannot be drawn.
+        Refused: The family builds no new ``nn.Module``, or one with parameters that cannot be drawn.
     """
     entry = register.entry("model", config.family)
     schema = entry.about["options"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = entry.make(schema(**config.options) if schema else None, classes)
-        if not isinstance(network, nn.Module):
-            raise Refused(
-                f"model.family: {entry.name} builds {type(network).__name__}; it must be an nn.Module"
-            )
+        network = new_module(entry, schema(**config.options) if schema else None, classes)
         for name, module in network.named_modules():
             _draw_anew(module, name, config.init, seed)
     return protected(network)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
+from xceptlab.models.registered import new_module
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
@@ -93,8 +94,14 @@ class SeparableConv2d(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """Make the activation of a name, built in or registered."""
-    return ACTIVATIONS[name]() if name in ACTIVATIONS else register.entry("activation", name).make()
+    """Make the activation of a name, built in or registered.
+
+    Raises:
+        Refused: A registered function gives no new ``nn.Module``.
+    """
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]()
+    return new_module(register.entry("activation", name))
 
 
 def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> nn.Module:

@@ -54,7 +54,10 @@ def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
     """
     if name in PER_IMAGE:
         return PER_IMAGE[name](logits, labels)
-    values = register.entry("metric", name).make(logits, labels)
+    entry = register.entry("metric", name)
+    values = entry.make(logits, labels)
+    if not isinstance(values, Tensor):
+        raise entry.refusal(values, "a tensor (B,) of a value for each image")
     if values.shape != labels.shape:
         raise Refused(
             f"metric {name!r}: gives values of shape {tuple(values.shape)} for {len(labels)} images; it must give one for each"

@@ -5,7 +5,8 @@ training configuration.
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +26,9 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
     torch's classes with torch's constants. timm's factory knows more, but its ``sgd`` is
     Nesterov's, its ``rmsprop`` decays by 0.9 where torch's decays by 0.99, and it loads all of
     timm, which no other part of most runs needs.
+
+    Raises:
+        Refused: A registered function gives no optimizer.
     """
     groups = parameter_groups(network, train)
     if train.optimizer == "sgd":
@@ -33,7 +37,11 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
         return RMSprop(groups, lr=train.lr, momentum=train.momentum)
     if train.optimizer == "adamw":
         return AdamW(groups, lr=train.lr)
-    return register.entry("optimizer", train.optimizer).make(groups, train)
+    entry = register.entry("optimizer", train.optimizer)
+    made = entry.make(groups, train)
+    if not isinstance(made, Optimizer):
+        raise entry.refusal(made, "a torch.optim.Optimizer")
+    return made
 
 
 def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
@@ -53,7 +61,10 @@ def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, A
 
 
 def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """The factor of the learning rate as a function of the step, 0 to epochs x steps_per_epoch - 1."""
+    """The factor of the learning rate as a function of the step, 0 to epochs x steps_per_epoch - 1.
+
+    The function raises Refused where a registered schedule gives no number.
+    """
     steps = train.epochs * steps_per_epoch
     warmup_steps = round(train.warmup * steps)
     registered = next(
@@ -70,7 +81,11 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
         if train.schedule == "exponential":
             return train.decay_rate ** math.floor(step / steps_per_epoch / train.decay_epochs)
         if registered:
-            return registered.make((step - warmup_steps) / max(1, steps - warmup_steps), train)
+            part = (step - warmup_steps) / max(1, steps - warmup_steps)
+            value = registered.make(part, train)
+            if not isinstance(value, Real):
+                raise registered.refusal(value, "a number")
+            return cast(float, value)
         return 1.0
 
     return factor_at

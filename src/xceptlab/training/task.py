@@ -28,7 +28,8 @@ class Task(pl.LightningModule):
     """Image classification with cross-entropy.
 
     ``evaluation`` holds the latest metrics by name (``val/top1``); after a test ``test_values``
-    holds, by name, what each image adds to a metric: 0 or 1 to an accuracy, nats to the loss.
+    holds, by name, what each image adds to a metric: 0 or 1 to an accuracy, nats to the loss, and
+    ``first_test_images`` is the first batch of this process, (B, 3, size, size).
 
     Args:
         config: The run.
@@ -173,6 +174,8 @@ class Task(pl.LightningModule):
         self._report("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.first_test_images = batch.images
         self.per_image.update(batch.number, self._evaluate(batch))
 
     def on_test_epoch_end(self) -> None:

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
-import safetensors.torch
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -45,7 +45,7 @@ from xceptlab.runs.record import Record
 from xceptlab.runs.world import World, count_cores
 from xceptlab.signals import PARENT, StopSignals, die_with_parent
 from xceptlab.text import counted, say
-from xceptlab.training import checkpoints, lightning, tracking
+from xceptlab.training import checkpoints, lightning, saved_weights, tracking
 from xceptlab.training.optim import AverageWeights
 from xceptlab.training.parallel import Processes, SyncBatchNorm
 from xceptlab.training.task import Task
@@ -199,7 +199,7 @@ def _train(
     )
     if trainer.is_global_zero:
         if metrics:
-            _keep_evaluated(network, task, directory)
+            _keep_evaluated(network, task, directory, trainer)
         directory.write_record(record)
         shutil.rmtree(directory.path / "checkpoints")
     return record
@@ -225,6 +225,9 @@ def _fit_and_test(
 ) -> dict[str, float]:
     """Train from the latest checkpoint to the last epoch, then evaluate; returns the final metrics,
     none if the run diverged.
+
+    Raises:
+        Refused: Lightning says that a registered callback cannot work in this run.
     """
     try:
         with lightning.keyboard_interrupt():
@@ -235,6 +238,11 @@ def _fit_and_test(
         metrics = final_metrics(directory.log()) | task.evaluation
         if not np.isfinite(list(metrics.values())).all():
             raise tracking.Diverged("the final evaluation is not finite")
+    except MisconfigurationException as error:
+        callbacks = ", ".join(task.config.train.callbacks)
+        if not callbacks:
+            raise
+        raise Refused(f"train.callbacks: {callbacks}: {' '.join(str(error).split())}") from error
     except tracking.Diverged as error:
         if trainer.is_global_zero:
             say(f"{task.config.run_id} diverged: {error}", "Warning")
@@ -242,10 +250,21 @@ def _fit_and_test(
     return metrics
 
 
-def _keep_evaluated(network: nn.Module, task: Task, directory: RunDirectory) -> None:
-    """Write the evaluated weights, and the values of each test image, into the run's directory."""
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(directory.path / "model.safetensors", safetensors.torch.save(weights))
+def _keep_evaluated(
+    network: nn.Module, task: Task, directory: RunDirectory, trainer: pl.Trainer
+) -> None:
+    """Write the evaluated weights, and the values of each test image, into the run's directory.
+
+    Raises:
+        Refused: The network keeps state that the weights do not hold. The checkpoints, which lack
+            it, too, are removed, so that no second attempt evaluates what they give.
+    """
+    try:
+        saved_weights.refuse_lost_state(task.config, network, task.first_test_images, trainer)
+    except Refused:
+        shutil.rmtree(directory.path / "checkpoints")
+        raise
+    write_atomically(directory.path / "model.safetensors", saved_weights.serialised(network))
     for name, values in task.test_values.items():
         write_atomically(directory.path / metric_of(name).per_image_file, npy(values.numpy()))
 
@@ -372,8 +391,8 @@ def make_trainer(
     this process's.
 
     Raises:
-        Refused: The accelerator or the devices are not there, or this version of Lightning does not
-            fit.
+        Refused: The accelerator or the devices are not there, this version of Lightning does not
+            fit, or a registered callback is none.
     """
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"
@@ -385,7 +404,7 @@ def make_trainer(
     ]
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
-    callbacks += [register.entry("callback", name).make(config) for name in train.callbacks]
+    callbacks += [_registered_callback(name, config) for name in train.callbacks]
     if progress:
         callbacks.append(lightning.ProgressBar())
     return trainer_on_devices(
@@ -400,6 +419,21 @@ def make_trainer(
         enable_progress_bar=progress,
         default_root_dir=directory.path,
     )
+
+
+def _registered_callback(name: str, config: RunConfig) -> pl.Callback:
+    """Make a registered callback.
+
+    Raises:
+        Refused: The function gives none, or one that writes checkpoints.
+    """
+    entry = register.entry("callback", name)
+    made = entry.make(config)
+    if not isinstance(made, pl.Callback):
+        raise entry.refusal(made, "a Lightning Callback")
+    if isinstance(made, Checkpoint):
+        raise entry.refusal(made, "no callback that writes checkpoints: a run keeps its own")
+    return made
 
 
 def trainer_on_devices(

@@ -1,0 +1,88 @@
+"""The weights that a run leaves behind, and the proof that they are all of its network."""
+
+import pytorch_lightning as pl
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from xceptlab.config.schema import RunConfig
+from xceptlab.errors import Refused
+from xceptlab.models.build import build
+from xceptlab.models.state import State
+
+TOLERANCE = 1e-3
+"""Largest difference of logits that is put down to rounding, in standard deviations of the logits."""
+
+
+def serialised(network: nn.Module) -> bytes:
+    """The bytes of the safetensors file that holds a network's parameters and buffers.
+
+    A tensor that has two names is written under both, since safetensors takes none that share
+    memory.
+    """
+    weights = {}
+    for name, tensor in network.state_dict().items():
+        weights[name] = tensor.clone(memory_format=torch.contiguous_format)
+    return safetensors.torch.save(weights)
+
+
+def refuse_lost_state(
+    config: RunConfig, network: nn.Module, images: Tensor, trainer: pl.Trainer
+) -> None:
+    """Check that a new network with the weights of a trained one computes the same logits.
+
+    Only what comes from outside of this package can keep other state: a tensor that is a plain
+    attribute, a buffer that is not persistent, a counter in Python. A run without it is not
+    checked.
+
+    Args:
+        config: The run.
+        network: The trained network.
+        images: Images (B, 3, size, size) of the test split, on the run's device.
+        trainer: The run's Trainer, whose precision is that of the evaluation.
+
+    Raises:
+        Refused: The logits differ by more than rounding.
+    """
+    registered = config.registered_versions()
+    if not registered:
+        return
+    trained = _logits(network, images, trainer)
+    # of another seed, so that nothing that was drawn is taken for what the weights hold
+    other = build(config.model, config.data.classes, config.seed + 1)
+    try:
+        restored = _logits(_with(other, network.state_dict()), images, trainer)
+    except Exception as error:  # such as the TypeError of an attribute that training would set
+        raise _lost_state(registered) from error
+    spread = float(trained[trained.isfinite()].std())
+    if not torch.allclose(restored, trained, rtol=0, atol=TOLERANCE * spread, equal_nan=True):
+        raise _lost_state(registered)
+
+
+def _with(network: nn.Module, state: State) -> nn.Module:
+    """Load weights into a network, laid out in memory as those of runs are."""
+    network.load_state_dict(state)
+    return network.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, images: Tensor, trainer: pl.Trainer) -> Tensor:
+    """The logits (B, classes) of images as an evaluation computes them, without compilation; equal
+    draws where a network draws in its evaluation.
+    """
+    precision = trainer.precision_plugin
+    network = precision.convert_module(network.to(images.device)).eval()
+    with (
+        torch.random.fork_rng(),
+        torch.compiler.set_stance("force_eager"),
+        precision.forward_context(),
+    ):
+        torch.manual_seed(0)
+        return network(images).double().cpu()
+
+
+def _lost_state(registered: dict[str, int]) -> Refused:
+    return Refused(
+        f"{', '.join(registered)}: the network keeps state outside of its parameters and buffers, which model.safetensors does "
+        "not hold: a new network with its weights gives other logits; keep the state by register_buffer(NAME, TENSOR)"
+    )
