@@ -100,6 +100,58 @@ def test_layers_are_those_of_the_command_line():
     assert xceptlab.configure().model.width == 1.0
 
 
+def test_a_path_is_its_text(tmp_path):
+    paths = {"runtime.outputs": tmp_path / "out", "data": {"root": tmp_path / "data"}}
+    config = xceptlab.configure(paths, {"model.weights": tmp_path / "a.safetensors"})
+    assert config.runtime.outputs == str(tmp_path / "out")
+    assert config.data.root == str(tmp_path / "data")
+    assert config.model.weights == str(tmp_path / "a.safetensors")
+
+
+def test_a_study_with_a_path_as_outputs_is_the_one_with_its_text(tmp_path):
+    by_path = xceptlab.Study("residual", SMALL, {"runtime.outputs": tmp_path / "out"})
+    by_text = xceptlab.Study("residual", SMALL, {"runtime.outputs": str(tmp_path / "out")})
+    assert by_path.expansion == by_text.expansion
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"model.fc": np.array([8, 4])}, [8, 4]),
+        ({"model.fc": (np.int64(8), 4)}, [8, 4]),
+        ({"data.flip": np.bool_(False)}, False),
+        ({"data.mixup": np.float64(0.25)}, 0.25),
+        ({"data.pad": np.array(2)}, 2),
+    ],
+)
+def test_values_of_numpy_are_pythons(value, expected):
+    ((key, _),) = value.items()
+    section, name = key.split(".")
+    found = getattr(getattr(xceptlab.configure(*DIGITS, value), section), name)
+    assert (list(found) if isinstance(found, tuple) else found) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"model.timm": None}, "model.timm: null is not allowed; it must be text"),
+        ({"runtime.wandb_project": None}, "runtime.wandb_project: null is not allowed"),
+        ({"train.lr": None}, "train.lr: null is not allowed; it must be a finite number"),
+        ({"model.timm": ["resnet18"]}, "model.timm: ['resnet18'] is not allowed; it must be text"),
+        ({"data.root": {1}}, "data.root: a value of type set is not allowed; it must be text, a"),
+        ({"model.fc": [{1}]}, "model.fc: a value of type set is not allowed"),
+        ({"data.root": b"data"}, "data.root: a value of type bytes is not allowed"),
+        ({"train.lr": np.longdouble(1)}, "train.lr: a value of type longdouble is not allowed"),
+        ({"model.options.sizes": {1: 2}}, "model.options.sizes: the name 1 in the mapping is not"),
+        ({"config": "configs/data/digits.yaml"}, "config: there is no such key"),
+    ],
+)
+def test_a_value_that_its_field_does_not_take_is_refused_and_not_read_as_text(value, message):
+    with pytest.raises(xceptlab.Refused, match=re.escape(message)) as refused:
+        xceptlab.configure(value)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [

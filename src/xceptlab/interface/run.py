@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from xceptlab.config.layers import by_dotted_key
+from xceptlab.config.layers import by_dotted_key, layer
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
@@ -236,26 +236,59 @@ def arguments(layers: Sequence[Layer]) -> list[str]:
     """Write layers as the arguments of the command line that mean the same.
 
     Raises:
-        Refused: A layer is neither a file nor values by key.
+        Refused: A layer is neither a file nor values by key, or a value is not of its field's type.
     """
     written: list[str] = []
-    for layer in layers:
-        if isinstance(layer, Mapping):
-            for key, value in by_dotted_key(layer, "the layer").items():
-                text = value if isinstance(value, str) else json.dumps(value, default=_plain)
-                written.append(f"--{key}={text}")
-        elif isinstance(layer, str | os.PathLike):
-            written += ["-c", os.fspath(layer)]
+    for one in layers:
+        if isinstance(one, Mapping):
+            for key, value in by_dotted_key(one, "the layer").items():
+                written.append(f"--{key}={_as_text(key, value)}")
+        elif isinstance(one, str | os.PathLike):
+            written += ["-c", os.fspath(one)]
         else:
             raise Refused(
-                f"a layer is {type(layer).__name__}; it must be a configuration file or values by key"
+                f"a layer is {type(one).__name__}; it must be a configuration file or values by key"
             )
     return written
 
 
-def _plain(value: Any) -> Any:
-    """Convert a value that JSON does not have: NumPy's to Python's, a path to text."""
-    return value.item() if hasattr(value, "item") else str(value)
+def _as_text(key: str, value: Any) -> str:
+    """Write a value as the command line has it: text as it is, anything else as JSON."""
+    plain = _plain(key, value)
+    layer({key: plain}, f"--{key}")  # a field of text would take the JSON of any value as its text
+    return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Convert a value to one that JSON has: a path to text, NumPy's scalars and arrays to Python's
+    numbers and lists.
+
+    Raises:
+        Refused: The value, or one within it, is of another type.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, os.PathLike):
+        return _plain(key, os.fspath(value))  # which may be bytes
+    if isinstance(value, list | tuple):
+        return [_plain(key, item) for item in value]
+    if isinstance(value, dict):
+        return {_name(key, name): _plain(f"{key}.{name}", item) for name, item in value.items()}
+    if hasattr(value, "tolist"):
+        converted = value.tolist()
+        if type(converted) is not type(value):  # NumPy's longdouble stays one
+            return _plain(key, converted)
+    raise Refused(
+        f"{key}: a value of type {type(value).__name__} is not allowed; it must be text, a path, a number, "
+        "true or false, null, a list or a mapping"
+    )
+
+
+def _name(key: str, name: Any) -> str:
+    """A name in a mapping, which JSON has as text only."""
+    if not isinstance(name, str):
+        raise Refused(f"{key}: the name {name!r} in the mapping is not allowed; it must be text")
+    return name
 
 
 def points(directory: RunDirectory) -> list[tuple[int, float, str, float]]:
