@@ -223,6 +223,30 @@ def test_features_of_a_split_are_in_its_order_and_unaugmented(run, split):
     torch.testing.assert_close(run.features(first[None])[0], found.values[0], rtol=1e-4, atol=1e-5)
 
 
+def test_features_are_those_of_eval_mode_and_leave_the_network_as_it_was(run):
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    again = xceptlab.Run(run.path)
+    expected, of_split = again.features(images), again.split_features("val").values
+    again.network.train()
+    again.network.classifier.eval()  # as one that is frozen
+    modes = [module.training for module in again.network.modules()]
+    before = {name: value.clone() for name, value in again.network.state_dict().items()}
+    assert torch.equal(again.features(images), expected)
+    assert torch.equal(again.split_features("val").values, of_split)
+    assert [module.training for module in again.network.modules()] == modes
+    for name, value in again.network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_features_come_from_the_weights_that_were_loaded_into_the_network(run):
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    again = xceptlab.Run(run.path)
+    expected = again.features(images)
+    weights = {name: torch.zeros_like(value) for name, value in again.network.state_dict().items()}
+    again.network.load_state_dict(weights)
+    assert not torch.equal(again.features(images), expected)
+
+
 def test_a_split_that_is_none_is_refused(run):
     with pytest.raises(xceptlab.Refused, match="'all' is no split; there are train, val, test"):
         run.split_features("all")

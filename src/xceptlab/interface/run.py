@@ -192,7 +192,7 @@ class Run:
 
     def features(self, images: "Tensor") -> "Tensor":
         """Compute the classifier's input (N, D) for images (N, 3, size, size) that ``transform``
-        has prepared.
+        has prepared; by ``network`` as it is now, in eval mode.
         """
         from xceptlab.models.features import features
 
@@ -200,7 +200,7 @@ class Run:
 
     def split_features(self, split: Literal["train", "val", "test"]) -> "Features":
         """Compute the classifier's input for every image of a split, in the split's order and
-        without augmentation.
+        without augmentation; by ``network`` as it is now, in eval mode.
 
         Raises:
             Refused: The split is empty, or the data are not there.
