@@ -167,6 +167,16 @@ def test_a_layer_that_cannot_be_used_is_refused_in_one_line(layers, message):
     assert "\n" not in str(refused.value)
 
 
+def test_a_run_of_an_own_data_set_has_an_id_once_its_files_were_looked_at(tmp_path):
+    root = photographs(tmp_path, "ab", train=2, val=2)
+    config = xceptlab.configure("configs/data/folder.yaml", {"data.root": root})
+    with pytest.raises(
+        xceptlab.Refused, match=r"run_id: .*; xceptlab\.data\.resolved\(config\) does"
+    ):
+        config.run_id  # noqa: B018
+    assert resolved(config).run_id.startswith("folder-")
+
+
 # ---- a run ---------------------------------------------------------------------------------------
 
 
@@ -462,6 +472,23 @@ def test_scores_of_other_tools_are_judged_as_by_the_command():
     assert xceptlab.judge(long, ("a", "b"))["a superior b"].estimate == pytest.approx(
         9.9666, abs=1e-3
     )
+
+
+@pytest.mark.parametrize("scores", [SCORES.to_dict("list"), "results.csv", None])
+def test_what_is_no_table_is_refused_in_one_line(scores):
+    with pytest.raises(
+        xceptlab.Refused, match=r"^scores: .* DataFrame, which pandas\.read_csv"
+    ) as refused:
+        xceptlab.judge(scores, ("a", "b"))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_claim_that_is_not_there_is_refused_with_those_that_are():
+    verdicts = xceptlab.judge(SCORES, ("a", "b"))
+    with pytest.raises(xceptlab.Refused, match="there is no claim 'nope'; there are a superior b"):
+        verdicts["nope"]
+    assert verdicts.get("nope") is None
+    assert "nope" not in verdicts
 
 
 def test_a_table_with_two_columns_of_the_metrics_name_is_refused():
