@@ -4,6 +4,7 @@ give.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -332,6 +333,16 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(study):
     assert (begun.status, begun.metrics, begun.record) == ("stopped", {}, None)
     with pytest.raises(xceptlab.Refused, match=r"stopped, so that there is no model\.safetensors"):
         begun.network  # noqa: B018
+
+
+def test_weights_that_were_removed_from_a_finished_run_are_said_to_be_missing(run, tmp_path):
+    copy = tmp_path / "runs" / run.id
+    shutil.copytree(run.path, copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(
+        xceptlab.Refused, match=r"model\.safetensors: the file is missing, though the run is done$"
+    ):
+        xceptlab.Run(copy).network  # noqa: B018
 
 
 # ---- a study -------------------------------------------------------------------------------------

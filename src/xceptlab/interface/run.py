@@ -160,7 +160,7 @@ class Run:
         ``run.network.cuda()``.
 
         Raises:
-            Refused: The run is not done, or diverged.
+            Refused: The run is not done, or diverged, or its weights were removed.
         """
         import torch
 
@@ -169,9 +169,10 @@ class Run:
 
         weights = self.path / "model.safetensors"
         if not weights.is_file():
-            raise Refused(
-                f"{self.path}: {self.status}, so that there is no model.safetensors in it"
-            )
+            status = self.status
+            if status == "done":
+                raise Refused(f"{weights}: the file is missing, though the run is done")
+            raise Refused(f"{self.path}: {status}, so that there is no model.safetensors in it")
         network = build(self.config.model, self.config.data.classes)
         if self.config.train.precision == "64-true":
             network = network.double()
