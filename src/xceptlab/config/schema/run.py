@@ -73,9 +73,13 @@ class RunConfig(Section):
         without_effect = {}
         if self.data.crop != "pad":
             without_effect["data.pad"] = f"data.crop {self.data.crop}"
+        if not self.data.short_side:
+            without_effect["data.quality"] = "data.short_side 0"
         if self.data.in_memory:
-            for name in ("on_corrupt", "max_pixels", "eval_crop", "eval_interpolation"):
+            for name in ("on_corrupt", "max_pixels", "quality", "eval_crop", "eval_interpolation"):
                 without_effect[f"data.{name}"] = f"data.name {self.data.name}"
+        if self.data.name != "folder":
+            without_effect["data.num_classes"] = f"data.name {self.data.name}"
         if self.train.schedule in ("constant", "cosine"):
             for name in ("decay_rate", "decay_epochs"):
                 without_effect[f"train.{name}"] = f"train.schedule {self.train.schedule}"
