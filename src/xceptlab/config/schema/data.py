@@ -52,7 +52,8 @@ class DataConfig(ExtensibleSection):
     validation_seed: CountOrZero = 0
     """Seed by which the held-out images are drawn; independent of the run's seed."""
     train_images: int = 0
-    """Train on this many images only, stratified by class; 0 uses all."""
+    """Use this many of the training images only, stratified by class; 0 uses all. Those held out for
+    ``validation`` are among them: of 300 with validation 0.1, 270 are trained on."""
     test_images: CountOrZero = 0
     """Test on this many images only, stratified by class; 0 uses all."""
     on_corrupt: Literal["error", "skip"] = "error"
