@@ -3,6 +3,7 @@ runs, outside the package.
 """
 
 import dataclasses
+import importlib
 import json
 import re
 import shlex
@@ -810,6 +811,47 @@ def test_a_name_that_two_modules_register_is_refused_and_one_module_may_be_named
         match=r"yours.py: register.activation\('mine'\): .*mine.py and .*yours.py both register",
     ):
         load_run(["--extensions=yours.py"])
+
+
+def test_a_file_that_was_imported_may_be_named_too_and_the_other_way_round(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, first, then in (
+        ("first", importlib.import_module, lambda name: load_run([f"--extensions={name}.py"])),
+        ("second", lambda name: load_run([f"--extensions={name}.py"]), importlib.import_module),
+    ):
+        module(
+            tmp_path,
+            f"@xceptlab.register.callback('{name}', version=1)\ndef make(run): ...\n",
+            f"{name}.py",
+        )
+        first(name)
+        registered = register.entry("callback", name)
+        then(name)
+        assert register.entry("callback", name) is registered
+        del sys.modules[name]
+
+
+def test_a_file_that_has_changed_since_it_was_imported_is_not_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    activation(tmp_path, name="edited.py")
+    importlib.import_module("edited")
+    (tmp_path / "edited.py").open("a").write("scale = 2\n")
+    with pytest.raises(
+        xceptlab.Refused, match=r"edited.py has changed since this process loaded it; start a new"
+    ) as refused:
+        load_run(["--extensions=edited.py"])
+    assert "\n" not in str(refused.value)
+    del sys.modules["edited"]
+
+
+def test_a_file_that_registers_one_name_twice_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    once = "@xceptlab.register.callback('mine', version=1)\ndef make{}(run): ...\n"
+    module(tmp_path, once.format(1) + once.format(2))
+    with pytest.raises(xceptlab.Refused, match=r"mine.py and .*mine.py both register it"):
+        load_run(["--extensions=mine.py"])
 
 
 def test_a_module_is_executed_once_and_found_beside_the_file_that_names_it(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ give.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -100,6 +101,58 @@ def test_layers_are_those_of_the_command_line():
     assert xceptlab.configure().model.width == 1.0
 
 
+def test_a_path_is_its_text(tmp_path):
+    paths = {"runtime.outputs": tmp_path / "out", "data": {"root": tmp_path / "data"}}
+    config = xceptlab.configure(paths, {"model.weights": tmp_path / "a.safetensors"})
+    assert config.runtime.outputs == str(tmp_path / "out")
+    assert config.data.root == str(tmp_path / "data")
+    assert config.model.weights == str(tmp_path / "a.safetensors")
+
+
+def test_a_study_with_a_path_as_outputs_is_the_one_with_its_text(tmp_path):
+    by_path = xceptlab.Study("residual", SMALL, {"runtime.outputs": tmp_path / "out"})
+    by_text = xceptlab.Study("residual", SMALL, {"runtime.outputs": str(tmp_path / "out")})
+    assert by_path.expansion == by_text.expansion
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"model.fc": np.array([8, 4])}, [8, 4]),
+        ({"model.fc": (np.int64(8), 4)}, [8, 4]),
+        ({"data.flip": np.bool_(False)}, False),
+        ({"data.mixup": np.float64(0.25)}, 0.25),
+        ({"data.pad": np.array(2)}, 2),
+    ],
+)
+def test_values_of_numpy_are_pythons(value, expected):
+    ((key, _),) = value.items()
+    section, name = key.split(".")
+    found = getattr(getattr(xceptlab.configure(*DIGITS, value), section), name)
+    assert (list(found) if isinstance(found, tuple) else found) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"model.timm": None}, "model.timm: null is not allowed; it must be text"),
+        ({"runtime.wandb_project": None}, "runtime.wandb_project: null is not allowed"),
+        ({"train.lr": None}, "train.lr: null is not allowed; it must be a finite number"),
+        ({"model.timm": ["resnet18"]}, "model.timm: ['resnet18'] is not allowed; it must be text"),
+        ({"data.root": {1}}, "data.root: a value of type set is not allowed; it must be text, a"),
+        ({"model.fc": [{1}]}, "model.fc: a value of type set is not allowed"),
+        ({"data.root": b"data"}, "data.root: a value of type bytes is not allowed"),
+        ({"train.lr": np.longdouble(1)}, "train.lr: a value of type longdouble is not allowed"),
+        ({"model.options.sizes": {1: 2}}, "model.options.sizes: the name 1 in the mapping is not"),
+        ({"config": "configs/data/digits.yaml"}, "config: there is no such key"),
+    ],
+)
+def test_a_value_that_its_field_does_not_take_is_refused_and_not_read_as_text(value, message):
+    with pytest.raises(xceptlab.Refused, match=re.escape(message)) as refused:
+        xceptlab.configure(value)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -113,6 +166,16 @@ def test_a_layer_that_cannot_be_used_is_refused_in_one_line(layers, message):
     with pytest.raises(xceptlab.Refused, match=re.escape(message)) as refused:
         xceptlab.configure(*layers)
     assert "\n" not in str(refused.value)
+
+
+def test_a_run_of_an_own_data_set_has_an_id_once_its_files_were_looked_at(tmp_path):
+    root = photographs(tmp_path, "ab", train=2, val=2)
+    config = xceptlab.configure("configs/data/folder.yaml", {"data.root": root})
+    with pytest.raises(
+        xceptlab.Refused, match=r"run_id: .*; xceptlab\.data\.resolved\(config\) does"
+    ):
+        config.run_id  # noqa: B018
+    assert resolved(config).run_id.startswith("folder-")
 
 
 # ---- a run ---------------------------------------------------------------------------------------
@@ -169,6 +232,30 @@ def test_features_of_a_split_are_in_its_order_and_unaugmented(run, split):
     assert found.labels.tolist() == of_split.source.labels[of_split.members].tolist()
     first = run.transform(of_split.source.images[of_split.members[0]])
     torch.testing.assert_close(run.features(first[None])[0], found.values[0], rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_those_of_eval_mode_and_leave_the_network_as_it_was(run):
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    again = xceptlab.Run(run.path)
+    expected, of_split = again.features(images), again.split_features("val").values
+    again.network.train()
+    again.network.classifier.eval()  # as one that is frozen
+    modes = [module.training for module in again.network.modules()]
+    before = {name: value.clone() for name, value in again.network.state_dict().items()}
+    assert torch.equal(again.features(images), expected)
+    assert torch.equal(again.split_features("val").values, of_split)
+    assert [module.training for module in again.network.modules()] == modes
+    for name, value in again.network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_features_come_from_the_weights_that_were_loaded_into_the_network(run):
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    again = xceptlab.Run(run.path)
+    expected = again.features(images)
+    weights = {name: torch.zeros_like(value) for name, value in again.network.state_dict().items()}
+    again.network.load_state_dict(weights)
+    assert not torch.equal(again.features(images), expected)
 
 
 def test_a_split_that_is_none_is_refused(run):
@@ -246,6 +333,16 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(study):
     assert (begun.status, begun.metrics, begun.record) == ("stopped", {}, None)
     with pytest.raises(xceptlab.Refused, match=r"stopped, so that there is no model\.safetensors"):
         begun.network  # noqa: B018
+
+
+def test_weights_that_were_removed_from_a_finished_run_are_said_to_be_missing(run, tmp_path):
+    copy = tmp_path / "runs" / run.id
+    shutil.copytree(run.path, copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(
+        xceptlab.Refused, match=r"model\.safetensors: the file is missing, though the run is done$"
+    ):
+        xceptlab.Run(copy).network  # noqa: B018
 
 
 # ---- a study -------------------------------------------------------------------------------------
@@ -386,6 +483,23 @@ def test_scores_of_other_tools_are_judged_as_by_the_command():
     assert xceptlab.judge(long, ("a", "b"))["a superior b"].estimate == pytest.approx(
         9.9666, abs=1e-3
     )
+
+
+@pytest.mark.parametrize("scores", [SCORES.to_dict("list"), "results.csv", None])
+def test_what_is_no_table_is_refused_in_one_line(scores):
+    with pytest.raises(
+        xceptlab.Refused, match=r"^scores: .* DataFrame, which pandas\.read_csv"
+    ) as refused:
+        xceptlab.judge(scores, ("a", "b"))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_claim_that_is_not_there_is_refused_with_those_that_are():
+    verdicts = xceptlab.judge(SCORES, ("a", "b"))
+    with pytest.raises(xceptlab.Refused, match="there is no claim 'nope'; there are a superior b"):
+        verdicts["nope"]
+    assert verdicts.get("nope") is None
+    assert "nope" not in verdicts
 
 
 def test_a_table_with_two_columns_of_the_metrics_name_is_refused():

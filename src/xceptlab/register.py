@@ -44,6 +44,14 @@ ENTRY_POINTS = "xceptlab"
 """The group of entry points by which an installed package offers a module that registers."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """A file of code, as it was when it registered a component."""
+
+    path: Path
+    digest: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A component that was registered under a name."""
@@ -57,6 +65,8 @@ class Entry:
     """Further arguments of the registration, such as a metric's unit or a data set's number of
     classes.
     """
+    source: "Source | None" = None
+    """The file that registered the component; None where there is none, as in a notebook's cell."""
 
     @property
     def identity(self) -> str:
@@ -203,22 +213,50 @@ def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[
         )
 
     def register(make: F) -> F:
+        new = Entry(
+            kind=kind, name=name, version=version, make=make, about=about, source=_source(make)
+        )
         other = _entries.get((kind, name))
-        if other and (other.make.__module__, other.make.__qualname__) != (
-            make.__module__,
-            make.__qualname__,
-        ):
-            raise Refused(
-                f"{place}: {_file(other.make)} and {_file(make)} both register it; rename one of them"
-            )
-        _entries[kind, name] = Entry(kind=kind, name=name, version=version, make=make, about=about)
+        if other and _identity(other.make) != _identity(make):
+            _refuse_unless_same_file(other, new, place)
+            return make  # of a file that was imported, and that a configuration names, too
+        _entries[kind, name] = new
         return make
 
     return register
 
 
-def _file(make: Callable[..., Any]) -> str:
-    return getattr(sys.modules.get(make.__module__), "__file__", None) or make.__module__
+def _refuse_unless_same_file(registered: Entry, new: Entry, place: str) -> None:
+    """Refuse a component of another module under the name of a registered one, unless both modules
+    are the same file with the same content.
+    """
+    same_function = registered.make.__qualname__ == new.make.__qualname__
+    if same_function and registered.source and registered.source == new.source:
+        return
+    first, second = _file(registered), _file(new)
+    if first == second and registered.source != new.source:
+        raise Refused(
+            f"{place}: {first} has changed since this process loaded it; start a new process"
+        )
+    raise Refused(f"{place}: {first} and {second} both register it; rename one of them")
+
+
+def _identity(make: Callable[..., Any]) -> tuple[str, str]:
+    """The module and the qualified name of a function; equal for a function that is defined anew."""
+    return make.__module__, make.__qualname__
+
+
+def _source(make: Callable[..., Any]) -> Source | None:
+    """The file of a function's module, as it is now; None where it has none."""
+    file = getattr(sys.modules.get(make.__module__), "__file__", None)
+    if file is None or not Path(file).is_file():
+        return None
+    path = Path(file).resolve()
+    return Source(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _file(entry: Entry) -> str:
+    return str(entry.source.path) if entry.source else entry.make.__module__
 
 
 # ---- for this package ----------------------------------------------------------------------------

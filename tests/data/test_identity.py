@@ -738,7 +738,8 @@ def test_an_evaluation_that_differs_from_the_runs_record_is_pointed_out(tree, tm
     (run / "record.json").write_text(json.dumps(record))
     (said,) = command("evaluate", run, layers=[])[2]
     assert said.startswith(
-        f"Warning: test/loss: the run's record has {recorded:.6g}; the data, the weights or the metric's code have"
+        f"Warning: test/loss: the run's record has {recorded:.6g}; "
+        "the data, the weights, or the network's or the metric's code have changed"
     )
 
 

@@ -168,6 +168,8 @@ def test_arms_whose_modules_are_equal_are_told(tmp_path):
             "differ in data.on_corrupt, data.eval_crop alone",
         ),
         ({"train.decay_rate": 0.5}, "differ in train.decay_rate alone"),
+        ({"data.quality": 50}, "differ in data.quality alone"),
+        ({"data.num_classes": 10}, "differ in data.num_classes alone"),
         ({"train.optimizer": "adamw", "train.momentum": 0.5}, None),
         ({"data.pad": 8, "data.crop": "pad"}, None),
     ],
@@ -178,6 +180,15 @@ def test_arms_that_differ_in_what_nothing_reads_are_told(tmp_path, arm, said):
     assert len(lines) == (said is not None)
     if said:
         assert lines[0].startswith("the arms 'a' and 'b' " + said)
+
+
+def test_the_quality_of_prepared_photographs_is_read_where_they_are_prepared(tmp_path):
+    photographs = {"data.name": "imagenet", "data.crop": "resized"}
+    for short_side, is_read in ((256, True), (0, False)):
+        base = photographs | {"data.short_side": short_side}
+        expansion = expand(*write(tmp_path, {"a": base, "b": base | {"data.quality": 50}}))
+        lines = identical_arms(expansion, module_trees(expansion))
+        assert ("differ in data.quality alone" in "".join(lines)) == (not is_read)
 
 
 UNKNOWN = {"model.timm": "inception_v33"}

@@ -176,7 +176,8 @@ def _unlike_its_record(
             tolerance = max(tolerance, few_images)
         if abs(value - recorded) > tolerance:
             remarks.append(
-                f"{name}: the run's record has {recorded:.6g}; the data, the weights or the metric's code have changed"
+                f"{name}: the run's record has {recorded:.6g}; "
+                "the data, the weights, or the network's or the metric's code have changed"
             )
     return remarks
 

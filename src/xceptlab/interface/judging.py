@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from xceptlab.errors import Refused
 from xceptlab.study.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -15,12 +16,19 @@ Pair = tuple[str, str]
 
 
 class Verdicts(dict[str, Verdict]):
-    """Verdicts by their claims' ids: ``verdicts["residual-helps"].outcome``."""
+    """Verdicts by their claims' ids: ``verdicts["residual-helps"].outcome``.
+
+    Raises:
+        Refused: No claim has the id that is asked for; the line names those that there are.
+    """
 
     @classmethod
     def of(cls, verdicts: Sequence[Verdict]) -> "Verdicts":
         """Keep these verdicts in their order, by their claims' ids."""
         return cls((verdict.claim.id, verdict) for verdict in verdicts)
+
+    def __missing__(self, claim: str) -> Verdict:
+        raise Refused(f"there is no claim {claim!r}; there are {', '.join(self) or 'none'}")
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self.values()))
@@ -99,6 +107,7 @@ def judge(
     """
     from xceptlab.study.score_tables import claims_given, judge_table
 
+    table = _as_table(scores)
     fields = {"metric": metric, "kind": kind, "margin": margin, "statistic": statistic}
     fields |= {
         "pairing": pairing,
@@ -115,9 +124,7 @@ def judge(
             f"judge: {', '.join(names)}: not allowed with claims, whose file says it of each claim"
         ),
     )
-    return Verdicts.of(
-        judge_table(_as_table(scores), "scores", claimed.claims, claimed.alpha, arm, seed)
-    )
+    return Verdicts.of(judge_table(table, "scores", claimed.claims, claimed.alpha, arm, seed))
 
 
 def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
@@ -127,9 +134,20 @@ def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
 
 
 def _as_table(scores: "pd.DataFrame") -> "Table":
-    """A table as a CSV file would hold it: text throughout."""
+    """A table as a CSV file would hold it: text throughout.
+
+    Raises:
+        Refused: The scores are no table.
+    """
+    import pandas as pd
+
     from xceptlab.study.score_files import Table
 
+    if not isinstance(scores, pd.DataFrame):
+        raise Refused(
+            f"scores: a value of type {type(scores).__name__} is not allowed; it must be a pandas DataFrame, "
+            "which pandas.read_csv makes of a file"
+        )
     # a column that is there twice is refused, if it is needed
     each_once = scores.loc[:, ~scores.columns.duplicated()]
     rows = []

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from xceptlab.config.layers import by_dotted_key
+from xceptlab.config.layers import by_dotted_key, layer
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
@@ -160,7 +160,7 @@ class Run:
         ``run.network.cuda()``.
 
         Raises:
-            Refused: The run is not done, or diverged.
+            Refused: The run is not done, or diverged, or its weights were removed.
         """
         import torch
 
@@ -169,9 +169,10 @@ class Run:
 
         weights = self.path / "model.safetensors"
         if not weights.is_file():
-            raise Refused(
-                f"{self.path}: {self.status}, so that there is no model.safetensors in it"
-            )
+            status = self.status
+            if status == "done":
+                raise Refused(f"{weights}: the file is missing, though the run is done")
+            raise Refused(f"{self.path}: {status}, so that there is no model.safetensors in it")
         network = build(self.config.model, self.config.data.classes)
         if self.config.train.precision == "64-true":
             network = network.double()
@@ -192,7 +193,7 @@ class Run:
 
     def features(self, images: "Tensor") -> "Tensor":
         """Compute the classifier's input (N, D) for images (N, 3, size, size) that ``transform``
-        has prepared.
+        has prepared; by ``network`` as it is now, in eval mode.
         """
         from xceptlab.models.features import features
 
@@ -200,7 +201,7 @@ class Run:
 
     def split_features(self, split: Literal["train", "val", "test"]) -> "Features":
         """Compute the classifier's input for every image of a split, in the split's order and
-        without augmentation.
+        without augmentation; by ``network`` as it is now, in eval mode.
 
         Raises:
             Refused: The split is empty, or the data are not there.
@@ -236,26 +237,59 @@ def arguments(layers: Sequence[Layer]) -> list[str]:
     """Write layers as the arguments of the command line that mean the same.
 
     Raises:
-        Refused: A layer is neither a file nor values by key.
+        Refused: A layer is neither a file nor values by key, or a value is not of its field's type.
     """
     written: list[str] = []
-    for layer in layers:
-        if isinstance(layer, Mapping):
-            for key, value in by_dotted_key(layer, "the layer").items():
-                text = value if isinstance(value, str) else json.dumps(value, default=_plain)
-                written.append(f"--{key}={text}")
-        elif isinstance(layer, str | os.PathLike):
-            written += ["-c", os.fspath(layer)]
+    for one in layers:
+        if isinstance(one, Mapping):
+            for key, value in by_dotted_key(one, "the layer").items():
+                written.append(f"--{key}={_as_text(key, value)}")
+        elif isinstance(one, str | os.PathLike):
+            written += ["-c", os.fspath(one)]
         else:
             raise Refused(
-                f"a layer is {type(layer).__name__}; it must be a configuration file or values by key"
+                f"a layer is {type(one).__name__}; it must be a configuration file or values by key"
             )
     return written
 
 
-def _plain(value: Any) -> Any:
-    """Convert a value that JSON does not have: NumPy's to Python's, a path to text."""
-    return value.item() if hasattr(value, "item") else str(value)
+def _as_text(key: str, value: Any) -> str:
+    """Write a value as the command line has it: text as it is, anything else as JSON."""
+    plain = _plain(key, value)
+    layer({key: plain}, f"--{key}")  # a field of text would take the JSON of any value as its text
+    return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Convert a value to one that JSON has: a path to text, NumPy's scalars and arrays to Python's
+    numbers and lists.
+
+    Raises:
+        Refused: The value, or one within it, is of another type.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, os.PathLike):
+        return _plain(key, os.fspath(value))  # which may be bytes
+    if isinstance(value, list | tuple):
+        return [_plain(key, item) for item in value]
+    if isinstance(value, dict):
+        return {_name(key, name): _plain(f"{key}.{name}", item) for name, item in value.items()}
+    if hasattr(value, "tolist"):
+        converted = value.tolist()
+        if type(converted) is not type(value):  # NumPy's longdouble stays one
+            return _plain(key, converted)
+    raise Refused(
+        f"{key}: a value of type {type(value).__name__} is not allowed; it must be text, a path, a number, "
+        "true or false, null, a list or a mapping"
+    )
+
+
+def _name(key: str, name: Any) -> str:
+    """A name in a mapping, which JSON has as text only."""
+    if not isinstance(name, str):
+        raise Refused(f"{key}: the name {name!r} in the mapping is not allowed; it must be text")
+    return name
 
 
 def points(directory: RunDirectory) -> list[tuple[int, float, str, float]]:

@@ -1,5 +1,8 @@
 """What a network's classifier sees: the activations before its last layer."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +12,7 @@ from xceptlab.errors import Refused
 @torch.no_grad()
 def features(network: nn.Module, images: Tensor) -> Tensor:
     """Compute the inputs (N, D) of the network's classifier for images (N, 3, H, W), on the
-    network's device.
+    network's device and in eval mode; the network is left in the mode that it was in.
 
     Raises:
         Refused: The network does not tell which of its modules is the classifier.
@@ -20,10 +23,25 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
     )
     device = next(network.parameters()).device
     try:
-        network(images.to(device))
+        with _eval_mode(network):
+            network(images.to(device))
     finally:
         handle.remove()
     return seen[-1].flatten(1)
+
+
+@contextlib.contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode, and afterwards each of its modules into the mode that it was
+    in, which may differ from the network's.
+    """
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def classifier(network: nn.Module) -> nn.Module:

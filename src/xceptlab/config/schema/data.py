@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from xceptlab import register
 from xceptlab.config.field_types import Bounds, Count, CountOrZero, NotNegative, Rate
 from xceptlab.config.fields import LOCATION, NO_IDENTITY, ExtensibleSection
+from xceptlab.errors import Refused
 
 CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
 """Pattern of ``data.content``: the parts, the number of classes and the digest, such as
@@ -51,7 +52,8 @@ class DataConfig(ExtensibleSection):
     validation_seed: CountOrZero = 0
     """Seed by which the held-out images are drawn; independent of the run's seed."""
     train_images: int = 0
-    """Train on this many images only, stratified by class; 0 uses all."""
+    """Use this many of the training images only, stratified by class; 0 uses all. Those held out for
+    ``validation`` are among them: of 300 with validation 0.1, 270 are trained on."""
     test_images: CountOrZero = 0
     """Test on this many images only, stratified by class; 0 uses all."""
     on_corrupt: Literal["error", "skip"] = "error"
@@ -245,11 +247,17 @@ class DataConfig(ExtensibleSection):
 
     @property
     def classes(self) -> int:
-        """Number of classes between which the network decides."""
+        """Number of classes between which the network decides.
+
+        Raises:
+            Refused: It depends on files that nobody has looked at.
+        """
         classes = self.num_classes or self._known_classes
-        assert classes, (
-            "of an own data set only the files tell the number of classes; xceptlab.data.resolved looks at them"
-        )
+        if not classes:
+            raise Refused(
+                "data.num_classes: of an own data set only the files tell it, which nobody has looked at; "
+                "xceptlab.data.resolved(config) does"
+            )
         return classes
 
     @property

@@ -12,6 +12,7 @@ from xceptlab.config.schema.data import DataConfig
 from xceptlab.config.schema.model import ModelConfig
 from xceptlab.config.schema.runtime import LauncherConfig, RuntimeConfig
 from xceptlab.config.schema.train import TrainConfig
+from xceptlab.errors import Refused
 
 EXTENSION_DEFAULTS: dict[str, dict[str, Any]] = {
     "model": {"family": "xception", "options": {}},
@@ -72,9 +73,13 @@ class RunConfig(Section):
         without_effect = {}
         if self.data.crop != "pad":
             without_effect["data.pad"] = f"data.crop {self.data.crop}"
+        if not self.data.short_side:
+            without_effect["data.quality"] = "data.short_side 0"
         if self.data.in_memory:
-            for name in ("on_corrupt", "max_pixels", "eval_crop", "eval_interpolation"):
+            for name in ("on_corrupt", "max_pixels", "quality", "eval_crop", "eval_interpolation"):
                 without_effect[f"data.{name}"] = f"data.name {self.data.name}"
+        if self.data.name != "folder":
+            without_effect["data.num_classes"] = f"data.name {self.data.name}"
         if self.train.schedule in ("constant", "cosine"):
             for name in ("decay_rate", "decay_epochs"):
                 without_effect[f"train.{name}"] = f"train.schedule {self.train.schedule}"
@@ -113,15 +118,24 @@ class RunConfig(Section):
 
         The hash alone is the identity: ``RunDirectory.of`` finds a run also where its readable part
         was another one.
+
+        Raises:
+            Refused: The id depends on files that nobody has looked at.
         """
         return self.id_in(SCIENCE_VERSION)
 
     def id_in(self, version: int) -> str:
-        """The run's id under a ``SCIENCE_VERSION``, today's or an earlier one."""
+        """The run's id under a ``SCIENCE_VERSION``, today's or an earlier one.
+
+        Raises:
+            Refused: The id depends on files that nobody has looked at.
+        """
         is_known = self.data.identity_is_known and self.model.identity_is_known
-        assert is_known, (
-            "what a run is depends on the files of own data and of weights; xceptlab.data.resolved looks at them"
-        )
+        if not is_known:
+            raise Refused(
+                "run_id: it depends on the files of own data and of weights to start from, which nobody has looked at; "
+                "xceptlab.data.resolved(config) does"
+            )
         data_set = self.data.title or self.data.name
         readable = "-".join(
             [data_set, *readable_parts(*self._science_sections), f"seed{self.seed}"]
