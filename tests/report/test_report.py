@@ -1253,7 +1253,7 @@ def test_effects_and_interactions_are_claimed_and_judged(study):
     )
     said = "the gain of model.residual all over none is 0.02 points smaller with model.intermediate none than with model.inter"
     assert said in both.summary
-    assert main.power.startswith("Pairing by seed leaves 0.01 of the variance")
+    assert main.pairing_and_power.startswith("Pairing by seed leaves 0.01 of the variance")
     for text in texts(expansion).values():
         assert "nan" not in text.split("<script")[0]
 

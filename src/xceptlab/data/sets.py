@@ -64,8 +64,9 @@ class Registered:
             ("training", "test"), self.entry.about["images"], arrays, strict=True
         ):
             if registered and registered != len(given.labels):
+                found = f"there are {len(given.labels):,} {split} images"
                 raise Refused(
-                    f"data.name: {self.entry.name}: there are {len(given.labels):,} {split} images; it is registered with {registered:,}"
+                    f"data.name: {self.entry.name}: {found}; it is registered with {registered:,}"
                 )
         return arrays
 
