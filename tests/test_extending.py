@@ -446,6 +446,32 @@ def test_what_only_other_networks_can_do_is_refused(folder, changes, message):
         ModelConfig(family="mixer", **changes)
 
 
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))", "LazyLinear '1' has no shape before"),
+        ("nn.LazyBatchNorm2d(affine=False)", "LazyBatchNorm2d has no shape before its first batch"),
+        ("Noted(3, classes)", "its state has _extra_state, which is no tensor"),
+    ],
+)  # fmt: skip
+def test_a_network_whose_weights_cannot_be_drawn_or_saved_is_one_line(
+    tmp_path, monkeypatch, capsys, layer, message
+):
+    monkeypatch.chdir(tmp_path)
+    text = f"""
+class Noted(nn.Linear):
+    def get_extra_state(self):
+        return {{"notes": []}}
+
+@xceptlab.register.model("bad", version=1)
+def bad(options, classes):
+    return {layer}
+"""
+    assert main(["describe", "--extensions", module(tmp_path, text), "--model.family=bad"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"xceptlab: model 'bad': {message}")
+
+
 # ---- what a function gives ------------------------------------------------------------------------
 
 CHECKPOINTS = "a value of type ModelCheckpoint; it must give no callback that writes checkpoints"
