@@ -19,6 +19,15 @@ from xceptlab.study.claims import Claim
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.resampling import Observed
 
+CLAIM = {
+    "id": "c",
+    "contrast": ["a", "b"],
+    "metric": "test/top1",
+    "kind": "superior",
+    "margin": 0.5,
+}
+"""A claim as a study file has it."""
+
 
 @functools.cache
 def data_fingerprint(data: DataConfig) -> str:

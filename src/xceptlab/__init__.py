@@ -1,5 +1,5 @@
-"""xceptlab: controlled ablation studies of Xception. Importing it costs nothing; see ``xceptlab
---help`` and docs/python.md.
+"""xceptlab: controlled ablation studies of Xception. Importing it costs nothing; see
+``xceptlab --help`` and docs/python.md.
 """
 
 import importlib

@@ -95,8 +95,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def console() -> NoReturn:
-    """Run the command line and end the process: the entry point of ``xceptlab`` and ``python -m
-    xceptlab``.
+    """Run the command line and end the process: the entry point of ``xceptlab`` and
+    ``python -m xceptlab``.
     """
     sys.exit(main(sys.argv[1:]))
 

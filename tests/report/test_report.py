@@ -736,7 +736,7 @@ def test_a_later_version_with_more_fields_finds_runs_to_be_of_the_registration_s
     Registration.register(expansion)
     finish(expansion)
     assert LaterRegistration.load_for(expansion).digest == Registration.load_for(expansion).digest
-    monkeypatch.setattr("xceptlab.report.registered.Registration", LaterRegistration)
+    monkeypatch.setattr("xceptlab.report.registration.Registration", LaterRegistration)
     assert summarise(expansion).warnings == []
 
 

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from scipy import stats as sp
 
-from made import leave
+from made import CLAIM, leave
 from xceptlab.report.summary import summarise
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study import statistics
@@ -16,13 +16,6 @@ from xceptlab.study.judging import judge_study
 from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
 
-CLAIM = {
-    "id": "c",
-    "contrast": ["a", "b"],
-    "metric": "test/top1",
-    "kind": "superior",
-    "margin": 0.5,
-}
 STUDY = {
     "question": "Does it help?",
     "base": ["base.yaml"],

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import yaml
 
+from made import CLAIM
 from xceptlab.config.schema import ModelConfig
 from xceptlab.study.claims import Claim
 from xceptlab.study.contrasts import pairs_of, weights
@@ -16,13 +17,6 @@ from xceptlab.study.plan import expand, find_study_file
 from xceptlab.study.registration import Registration, refuse_namesake, remember_files
 from xceptlab.study.statistics import Boundary
 
-CLAIM = {
-    "id": "c",
-    "contrast": ["a", "b"],
-    "metric": "test/top1",
-    "kind": "superior",
-    "margin": 0.5,
-}
 UNTIL = {"start": 4, "step": 2, "max": 20, "stop": "decided"}
 STUDY = {
     "question": "Does it help?",

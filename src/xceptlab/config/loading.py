@@ -1,8 +1,8 @@
 """From the command line and YAML files to checked dataclasses and back, in LightningCLI's syntax.
 
-``-c FILE`` may be repeated; a shipped file is found from anywhere. Files and ``--section.field
-value`` overrides are layers, of which the last one wins. Whatever is wrong becomes a ``Refused`` of
-one line that names the file, the key, the value and what is allowed.
+``-c FILE`` may be repeated; a shipped file is found from anywhere. Files and
+``--section.field value`` overrides are layers, of which the last one wins. Whatever is wrong
+becomes a ``Refused`` of one line that names the file, the key, the value and what is allowed.
 """
 
 import json
@@ -28,8 +28,8 @@ exit.
 
 
 def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
-    """Load the run that arguments such as ``["-c", "configs/data/digits.yaml", "--train.lr",
-    "0.05"]`` describe.
+    """Load the run that arguments such as
+    ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]`` describe.
 
     ``--print_config`` prints it and exits.
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from xceptlab.data.transform import Transform
 
 Layer = str | os.PathLike[str] | Mapping[str, Any]
-"""A layer of configuration: a file, or values by key, ``{"train.lr": 0.05}`` or ``{"train": {"lr":
-0.05}}``.
+"""A layer of configuration: a file, or values by key, ``{"train.lr": 0.05}`` or
+``{"train": {"lr": 0.05}}``.
 """
 
 SPLITS = ("train", "val", "test")

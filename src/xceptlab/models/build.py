@@ -11,7 +11,7 @@ from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
 from xceptlab.models.conv import protected
-from xceptlab.models.registered import new_module
+from xceptlab.models.extensions import new_module
 from xceptlab.models.xception import Xception, initialise_module, named_seed
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
-from xceptlab.models.registered import new_module
+from xceptlab.models.extensions import new_module
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,

@@ -9,7 +9,7 @@ from scipy import stats
 
 from xceptlab.data import identity
 from xceptlab.report.budgets import excess
-from xceptlab.report.registered import registration_warnings, warnings_without_registration
+from xceptlab.report.registration import registration_warnings, warnings_without_registration
 from xceptlab.report.sampling import Sampling
 from xceptlab.runs import leases
 from xceptlab.runs.record import Record
@@ -124,8 +124,7 @@ def _of_short_runs(expansion: Expansion, records: Records) -> list[str]:
     for (trial, seed), record in records.items():
         if record is None or record.status != "finished" or not record.train_images:
             continue
-        train = expansion.trials[trial].config.train
-        planned = train.epochs * train.steps_per_epoch(record.train_images)
+        planned = expansion.trials[trial].config.train.steps(record.train_images)
         if record.steps < planned:
             steps = f"{record.steps:,} of {planned:,}"
             runs_by_steps.setdefault(steps, []).append(f"{trial} seed {seed}")

@@ -44,8 +44,8 @@ class Metric:
 
     @property
     def allowed(self) -> str:
-        """The scores that a run can have in this metric, in words for an error message, such as ``0
-        or more``.
+        """The scores that a run can have in this metric, in words for an error message, such as
+        ``0 or more``.
         """
         return (
             "0 or more"

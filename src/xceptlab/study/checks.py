@@ -3,13 +3,14 @@ are declared?
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from xceptlab.config import options
 from xceptlab.config.field_errors import shown
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.runs.metrics import ACCURACY, METRICS, SPLITS, measured, split_of
+from xceptlab.runs.metrics import ACCURACY, METRICS, SPLITS, metric_of, split_of
 from xceptlab.study import signs
 from xceptlab.study.claims import Claim
 from xceptlab.study.contrasts import arms_of
@@ -48,13 +49,23 @@ def _check_control(expansion: Expansion, file: Path) -> None:
             raise Refused(
                 f"{file}: arm {arm!r} differs from {baseline!r} in {', '.join(sorted(more))}, which it does not declare"
             )
-    seen: dict[str, str] = {}
-    for arm, config in expansion.arms.items():
-        if config.run_id in seen:
-            raise Refused(
-                f"{file}: the arms {seen[config.run_id]!r} and {arm!r} are the same science; an arm must differ"
-            )
-        seen[config.run_id] = arm
+    if equal := _equal_runs(expansion.arms):
+        first, second = equal
+        raise Refused(
+            f"{file}: the arms {first!r} and {second!r} are the same science; an arm must differ"
+        )
+
+
+def _equal_runs(configs: Mapping[str, RunConfig]) -> tuple[str, str] | None:
+    """The names of the first two configurations that are the same science; None where each differs
+    from all others.
+    """
+    name_of: dict[str, str] = {}
+    for name, config in configs.items():
+        if config.run_id in name_of:
+            return name_of[config.run_id], name
+        name_of[config.run_id] = name
+    return None
 
 
 def _check_metrics(expansion: Expansion, file: Path) -> None:
@@ -75,14 +86,22 @@ def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
     names = [f"{split}/{name}" for split in SPLITS for name in (*METRICS, *registered)]
     if claim.metric not in names:
         return f"metric: {shown(claim.metric)} is not allowed; it must be one of {', '.join(names)}"
-    metric, classes = claim.measure, config.data.classes
-    guessing = metric.guessing(classes)
-    if claim.diverged is None and math.isnan(guessing):
+    classes = config.data.classes
+    if claim.diverged is None and math.isnan(claim.measure.guessing(classes)):
         return f"diverged: is missing; nothing says what guessing scores in {claim.metric}"
-    if metric.name not in [one.name for one in measured(classes, registered)]:
-        always = f"{claim.metric} is always {guessing:g}{metric.unit} with {classes} classes"
+    if always := _always(claim.metric, classes):
         return f"metric: {always}, as in arm {arm!r}; claim {ACCURACY}"
     return ""
+
+
+def _always(name: str, classes: int) -> str:
+    """In words, what every network of so few classes scores in a metric; empty where the metric
+    tells networks apart.
+    """
+    metric = metric_of(name)
+    if classes > metric.more_classes_than:
+        return ""
+    return f"{name} is always {metric.guessing(classes):g}{metric.unit} with {classes} classes"
 
 
 def _check_tuning(expansion: Expansion, file: Path) -> None:
@@ -96,22 +115,16 @@ def _check_tuning(expansion: Expansion, file: Path) -> None:
         trials = expansion.trials
     except Refused as error:
         raise Refused(f"{file}: tune.keys: {error}") from None
-    seen: dict[str, str] = {}
-    for name, trial in trials.items():
-        if trial.config.run_id in seen:
-            raise Refused(
-                f"{file}: tune.keys: {seen[trial.config.run_id]} and {name} are the same science"
-            )
-        seen[trial.config.run_id] = name
+    if equal := _equal_runs({name: trial.config for name, trial in trials.items()}):
+        first, second = equal
+        raise Refused(f"{file}: tune.keys: {first} and {second} are the same science")
     for arm, config in expansion.arms.items():
         if not config.data.has_validation_images:
             raise Refused(
                 f"{file}: tune.select: {tune.select} needs data.validation, which is 0 in arm {arm!r}"
             )
-        if tune.select.endswith("top5") and config.data.classes <= 5:
-            raise Refused(
-                f"{file}: tune.select: {tune.select} is always 100% with {config.data.classes} classes; select top1"
-            )
+        if always := _always(tune.select, config.data.classes):
+            raise Refused(f"{file}: tune.select: {always}; select {ACCURACY}")
 
 
 def _check_scope(study: Study, file: Path) -> None:

@@ -140,8 +140,8 @@ class Claim(Section):
 
     @property
     def gain(self) -> str:
-        """What an interaction compares between its two sides, such as ``the gain of model.residual
-        all over none``.
+        """What an interaction compares between its two sides, such as
+        ``the gain of model.residual all over none``.
 
         Empty for a contrast and for a main effect.
         """

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+from xceptlab.runs.metrics import metric_of
 from xceptlab.study.choice import Records, chosen
 from xceptlab.study.expansion import Expansion
 
@@ -72,7 +73,7 @@ def _indistinct(expansion: Expansion, records: Records) -> list[str]:
     same ones the true error is smaller, so that this warns rather too often than too seldom.
     """
     assert expansion.study.tune
-    if expansion.study.tune.select.endswith("loss"):
+    if not metric_of(expansion.study.tune.select).in_percent:
         return []  # the standard error of a loss is not known
     warnings = []
     for arm in expansion.arms:

@@ -20,8 +20,8 @@ from xceptlab.training.lightning import WeightAveraging
 
 
 def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
-    """Make the optimizer of the network's parameters, in one group or, with ``decay_norm_bias:
-    false``, two.
+    """Make the optimizer of the network's parameters, in one group or, with
+    ``decay_norm_bias: false``, two.
 
     torch's classes with torch's constants. timm's factory knows more, but its ``sgd`` is
     Nesterov's, its ``rmsprop`` decays by 0.9 where torch's decays by 0.99, and it loads all of

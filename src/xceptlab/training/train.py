@@ -160,7 +160,7 @@ def _train(
     metrics = _fit_and_test(task, data, directory, latest, trainer, stop_signals)
     if trainer.is_global_zero and metrics:
         check_curves(directory)
-        planned = config.train.epochs * data.steps_per_epoch
+        planned = config.train.steps(len(data.train))
         if trainer.global_step < planned:
             say(
                 f"{config.run_id}: made {trainer.global_step:,} of {planned:,} optimizer steps; a callback ended it or gathered "

@@ -88,8 +88,8 @@ class RunConfig(Section):
         return without_effect
 
     def registered_versions(self) -> dict[str, int]:
-        """Versions of the registered components that the run uses, by identity such as ``activation
-        squash``.
+        """Versions of the registered components that the run uses, by identity such as
+        ``activation squash``.
         """
         versions = {}
         for section in self._science_sections:

@@ -98,6 +98,10 @@ class TrainConfig(ExtensibleSection):
         """Number of optimizer steps in an epoch of so many training images."""
         return math.ceil(images / self.batch_size)
 
+    def steps(self, images: int) -> int:
+        """Number of optimizer steps in all epochs of so many training images."""
+        return self.epochs * self.steps_per_epoch(images)
+
     @property
     def unused(self) -> set[str]:
         """Keys that do not apply to the chosen optimizer, and are reset; a registered optimizer may
