@@ -8,8 +8,12 @@ ready on the device, on a GPU with the whole step, the optimizer's too, captured
 which is the least that a step can take; and the hand loop, not captured, fed by torchvision's
 transforms and workers.
 
-Counts the steps only: no start, no evaluation, no checkpoint, no epoch's end. Prints images per
-second with their spread and the ratio to the hand loop round by round. ``--write`` puts it into
+Counts the steps only: no start, no evaluation, no checkpoint, no epoch's end. A machine that others
+use is faster in one second than in the next, by more than the few percent that are in question; so
+a run of ``xceptlab`` and the hand loop take turns every few steps, by a callback, and each block of
+steps is compared with the one of the other that follows it. torchvision's workers go on working
+while another takes its turn; that loop alternates with the hand loop as a whole. Prints images per
+second and the ratio to the hand loop as median and quartiles. ``--write`` puts it into
 benchmarks/results/loop-cpu.md or loop-gpu.md.
 """
 
@@ -18,33 +22,36 @@ import contextlib
 import dataclasses
 import io
 import os
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from _measure import spread, synchronise
-from xceptlab import data
+from _measure import quartiles, synchronise
+from xceptlab import data, register
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.data.sources import Arrays
-from xceptlab.runs.directory import RunDirectory
 from xceptlab.training import optim, train
 
 ROOT = Path(__file__).parents[1]
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 ROUNDS = 3
-HAND = "hand loop"
+TURNS = 8
+"""Number of blocks of steps in an epoch."""
 
 
 class MadeUp:
@@ -107,10 +114,10 @@ def main() -> None:
                 str(ROOT / "configs/train/cifar.yaml"),
                 "--data.validation=0",
                 "--train.ema=0",
-                "--train.epochs=2",
+                "--train.epochs=3",
             ),
             *(f"--train.batch_size={options.batch}", "--runtime.wandb=disabled"),
-            f"--runtime.log_every={max(1, options.steps // 8)}",
+            f"--runtime.log_every={max(1, options.steps // TURNS)}",
             *(["--train.precision=bf16-mixed"] if CUDA else []),
             *layers,
         ]
@@ -120,34 +127,40 @@ def main() -> None:
     if options.profile:
         print(profiled(config))
         return
-    contenders: dict[str, Callable[[], float]] = {HAND: hand_loop(config)}
-    contenders["xceptlab"] = lambda: framework(config)
+    hand = hand_loop(config)
     averaged = dataclasses.replace(config, train=dataclasses.replace(config.train, ema=0.999))
-    contenders["xceptlab with the average of weights"] = lambda: framework(averaged)
+    contenders: dict[str, Callable[[], list[Turn]]] = {
+        "xceptlab": lambda: taking_turns(config, hand),
+        "xceptlab with the average of weights": lambda: taking_turns(averaged, hand),
+    }
     if CUDA:
         eager = dataclasses.replace(
             config, runtime=dataclasses.replace(config.runtime, capture=False)
         )
-        contenders["xceptlab, not captured"] = lambda: framework(eager)
-    contenders["hand loop with torchvision's loader"] = lambda: reference(config)
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+        contenders["xceptlab, not captured"] = lambda: taking_turns(eager, hand)
+    contenders["hand loop with torchvision's loader"] = lambda: [reference(config, hand)]
+    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):
         for name, contender in contenders.items():
-            rates[name].append(contender())
-            print(f"{name}: {rates[name][-1]:,.0f} images/s", file=sys.stderr, flush=True)
+            turns[name] += contender()
+            ratio = statistics.median(turn.ratio for turn in turns[name])
+            print(f"{name}: {ratio:.3f} of the hand loop", file=sys.stderr, flush=True)
+    by_hand = [turn.hand for found in turns.values() for turn in found]
     lines = [
         "# `train` in steady state",
         "",
         f"{date.today()}, {train.device_name(DEVICE)}, {os.cpu_count()} cores, torch {torch.__version__}; `xceptlab bench loop`:",
-        f"xception_{options.network} at 32x32, batch {options.batch}, {config.train.precision}; median of {ROUNDS} alternating",
-        "rounds with the least and the largest; ratios round by round.",
+        f"xception_{options.network} at 32x32, batch {options.batch}, {config.train.precision}; images/s and their ratio to",
+        "the hand loop's, each block of steps against the hand loop's that follows it: median and quartiles.",
         "",
-        "| | images/s | against the hand loop |",
-        "|---|---:|---:|",
+        "| | blocks | images/s | against the hand loop |",
+        "|---|---:|---:|---:|",
+        f"| hand loop | {len(by_hand)} | {quartiles(by_hand, ',.0f')} | 1 |",
     ]
-    for name, values in rates.items():
-        ratios = [a / b for a, b in zip(values, rates[HAND], strict=True)]
-        lines.append(f"| {name} | {spread(values, ',.0f')} | {spread(ratios, '.3f')} |")
+    for name, found in turns.items():
+        rates = quartiles([turn.rate for turn in found], ",.0f")
+        ratios = quartiles([turn.ratio for turn in found], ".3f")
+        lines.append(f"| {name} | {len(found)} | {rates} | {ratios} |")
     text = "\n".join([*lines, ""])
     print(text)
     if options.write:
@@ -156,20 +169,58 @@ def main() -> None:
         )
 
 
-def framework(config: RunConfig) -> float:
-    """Images per second of a run, by the lines of its log in mid-epoch, the second epoch's: the
-    first one warms up.
+class Turn(NamedTuple):
+    """Images per second of a block of steps, and of the hand loop's that follow it."""
+
+    rate: float
+    hand: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the hand loop it was."""
+        return self.rate / self.hand
+
+
+class TakingTurns(pl.Callback):
+    """After each block of a run's steps lets the hand loop do as many; ``turns`` has their rates.
+
+    The first epoch, which warms up, and the first block of each other one, which holds its start,
+    are left out.
     """
+
+    def __init__(self, hand: Callable[[int], float], batch_size: int) -> None:
+        self.hand, self.batch_size = hand, batch_size
+        self.turns: list[Turn] = []
+        self._since = 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        steps = int(trainer.num_training_batches) // TURNS
+        if (batch_idx + 1) % steps:
+            return
+        synchronise()
+        rate = steps * self.batch_size / (time.perf_counter() - self._since)
+        hand = self.hand(steps)
+        if trainer.current_epoch and batch_idx + 1 > steps:
+            self.turns.append(Turn(rate, hand))
+        self._since = time.perf_counter()
+
+
+def taking_turns(config: RunConfig, hand: Callable[[int], float]) -> list[Turn]:
+    """The turns of a run and of the hand loop."""
+    callback = TakingTurns(hand, config.train.batch_size)
+    register.callback("taking_turns", version=1)(lambda config: callback)
+    with_callback = dataclasses.replace(config.train, callbacks=("taking_turns",))
+    framework(dataclasses.replace(config, train=with_callback))
+    return callback.turns
+
+
+def framework(config: RunConfig) -> None:
+    """Train a run, into a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as outputs, contextlib.redirect_stdout(io.StringIO()):
-        config = dataclasses.replace(
-            config, runtime=dataclasses.replace(config.runtime, outputs=outputs)
-        )
-        train.train(config, progress=False)
-        log = RunDirectory.of(outputs, config.run_id).log()
-    # the first one holds the epoch's start
-    lines = [line for line in log if 1 < line["epoch"] < 2 and "seconds" in line][1:]
-    seconds = sum(line["seconds"] for line in lines)
-    return sum(line["images_per_second"] * line["seconds"] for line in lines) / seconds
+        runtime = dataclasses.replace(config.runtime, outputs=outputs)
+        train.train(dataclasses.replace(config, runtime=runtime), progress=False)
 
 
 def profiled(config: RunConfig) -> str:
@@ -188,9 +239,11 @@ def profiled(config: RunConfig) -> str:
     )
 
 
-def hand_loop(config: RunConfig) -> Callable[[], float]:
-    """The least that a step can take: ready batches, and on a GPU the whole step captured; measures
-    it when it is called.
+def hand_loop(config: RunConfig) -> Callable[[int], float]:
+    """The least that a step can take: ready batches, and on a GPU the whole step captured.
+
+    Returns:
+        A function of a number of steps, which does them and gives their images per second.
     """
     step = training(config)
     images, labels = batch(config)
@@ -204,9 +257,8 @@ def hand_loop(config: RunConfig) -> Callable[[], float]:
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(captured):
             step(images, labels)
-    steps = MadeUp.images // len(labels)
 
-    def measure() -> float:
+    def measure(steps: int) -> float:
         start = time.perf_counter()
         for _ in range(steps):
             if CUDA:
@@ -269,9 +321,9 @@ class Reference(Dataset[tuple[Tensor, int]]):
         return self.transform(self.arrays.images[i]), int(self.arrays.labels[i])
 
 
-def reference(config: RunConfig) -> float:
-    """Images per second of the uncaptured hand loop behind torchvision's loader, the first steps
-    apart.
+def reference(config: RunConfig, hand: Callable[[int], float]) -> Turn:
+    """The uncaptured hand loop behind torchvision's loader, its first steps apart, and the hand loop
+    after it.
     """
     step = training(config)
     loader = DataLoader(
@@ -281,10 +333,9 @@ def reference(config: RunConfig) -> float:
         num_workers=os.cpu_count() or 1,
         pin_memory=CUDA,
     )
-    batches: Iterator[tuple[Tensor, Tensor]] = iter(loader)
     first = min(10, len(loader) // 2)
     start, images = 0.0, 0
-    for number, (pixels, labels) in enumerate(batches):
+    for number, (pixels, labels) in enumerate(loader):
         if number == first:
             synchronise()
             start, images = time.perf_counter(), 0
@@ -294,7 +345,8 @@ def reference(config: RunConfig) -> float:
         )
         images += len(labels)
     synchronise()
-    return images / (time.perf_counter() - start)
+    rate = images / (time.perf_counter() - start)
+    return Turn(rate, hand(len(loader) - first))
 
 
 if __name__ == "__main__":
