@@ -1,17 +1,17 @@
-"""What a run of a study costs beyond its steps, and how many runs a machine does by how many it
-does at a time.
+"""What a run of a study costs beyond its steps and evaluations, and how many runs a machine does by
+how many it does at a time.
 
 Run: xceptlab bench study [--jobs 1 2 4] [--runs N] [--write] [-c FILE ...] [--train.epochs 10 ...].
 Makes a study of N runs (two arms of the CIFAR network or, on a CPU, of the tiny one, on the
 embedded digits unless layers say otherwise) and runs it anew for each number of jobs, as a user
 does. Counted are the seconds of the whole command; of a run, which is the time from one run's end
 to the next one's by as many as run at a time, so without the command's own start and report; and of
-a run's steps by its record. ``--write`` puts it into benchmarks/results/study-cpu.md or
-study-gpu.md.
+a run's steps and evaluations by its log. ``--write`` puts it into benchmarks/results/study-cpu.md
+or study-gpu.md.
 """
 
 import argparse
-import json
+import itertools
 import os
 import statistics
 import subprocess
@@ -20,11 +20,14 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 from _measure import spread
+from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.log import is_evaluation
 from xceptlab.training.train import device_name
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +44,10 @@ def main() -> None:
         help="runs at a time",
     )
     parser.add_argument(
-        "--runs", type=int, default=0, help="runs of the study; 0 for thrice the runs at a time"
+        "--runs",
+        type=int,
+        default=0,
+        help="runs of the study; 0 for thrice those at a time, and at least 5",
     )
     parser.add_argument(
         "--write", action="store_true", help="put the table into benchmarks/results/"
@@ -53,12 +59,13 @@ def main() -> None:
         "",
         f"{date.today()}, {device_name(device)}, {os.cpu_count()} cores, torch {torch.__version__}; `xceptlab bench study`.",
         "",
-        "| at a time | runs | whole command, s | a run, s | steps of a run, s | beyond them, s | images/s | runs an hour |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| at a time | runs | whole command, s | a run, s | its steps, s | its evaluations, s | beyond both, s "
+        "| images/s | runs an hour |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     print("\n".join(lines), flush=True)
     for jobs in options.jobs:
-        lines.append(row(jobs, options.runs or 3 * jobs, layers))
+        lines.append(row(jobs, options.runs or max(5, 3 * jobs), layers))
         print(lines[-1], flush=True)
         if options.write:
             file = ROOT / "benchmarks/results" / f"study-{'gpu' if CUDA else 'cpu'}.md"
@@ -82,19 +89,29 @@ def row(jobs: int, runs: int, layers: list[str]) -> str:
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         wall = time.perf_counter() - start
-        records = [
-            json.loads(file.read_text())
-            for file in Path(scratch).glob("outputs/runs/*/record.json")
-        ]
+        directories = [RunDirectory(path) for path in Path(scratch, "outputs/runs").iterdir()]
+        records = [record for directory in directories if (record := directory.record())]
+        evaluations = [evaluating(directory.log()) for directory in directories]
     if len(records) < runs:
         raise RuntimeError(f"{len(records)} of {runs} runs were done: {done.stdout[-2000:]}")
-    ends = sorted(record["finished"] for record in records)
+    ends = sorted(record.finished for record in records)
     run = jobs * (ends[-1] - ends[jobs - 1]) / (runs - jobs)
-    steps = [record["seconds"] for record in records]
-    images = statistics.mean(record["seconds"] * record["images_per_second"] for record in records)
+    steps = [record.seconds for record in records]
+    images = statistics.mean(record.seconds * record.images_per_second for record in records)
+    beyond = run - statistics.mean(steps) - statistics.mean(evaluations)
     return (
-        f"| {jobs} | {runs} | {wall:.1f} | {run:.1f} | {spread(steps, '.1f')} "
-        f"| {run - statistics.mean(steps):.1f} | {jobs * images / run:,.0f} | {3600 * jobs / run:,.0f} |"
+        f"| {jobs} | {runs} | {wall:.1f} | {run:.1f} | {spread(steps, '.1f')} | {spread(evaluations, '.1f')} "
+        f"| {beyond:.1f} | {jobs * images / run:,.0f} | {3600 * jobs / run:,.0f} |"
+    )
+
+
+def evaluating(log: list[dict[str, Any]]) -> float:
+    """Seconds of a run's evaluations: from the line before to each line of an evaluation."""
+    pairs = itertools.pairwise(log)
+    return sum(
+        line["time"] - before["time"]
+        for before, line in pairs
+        if is_evaluation(line, "val") or is_evaluation(line, "test")
     )
 
 
