@@ -261,7 +261,7 @@ def test_a_publication_leaves_nothing_of_the_one_before(study, tmp_path):
 
 
 def test_a_first_look_is_not_published(study, tmp_path):
-    expansion = replace(finish(study()), planned=10)
+    expansion = replace(finish(study()), seeds_of_whole_study=10)
     with pytest.raises(
         Refused,
         match="--publish: not allowed with --seeds; this is a first look with 3 of the study's 10 seeds",

@@ -1,4 +1,6 @@
-"""Verdicts from Python: those of a study as a table, and ``judge`` for scores that any tool made."""
+"""Verdicts from Python: ``Verdicts`` shows them as a table, ``judge`` makes them of scores from any
+tool.
+"""
 
 import os
 from collections.abc import Sequence
@@ -13,18 +15,23 @@ if TYPE_CHECKING:
     from xceptlab.study.score_files import Table
 
 Pair = tuple[str, str]
+"""The arms (a, b) that a claim compares."""
+
+
+SHOWN = ("outcome", "estimate", "low", "high", "level", "n", "p_adjusted", "summary")
+"""The fields of a verdict that the table of verdicts shows, after the claim's."""
 
 
 class Verdicts(dict[str, Verdict]):
-    """Verdicts by their claims' ids: ``verdicts["residual-helps"].outcome``.
+    """Verdicts by the ids of their claims: ``verdicts["residual-helps"].outcome``.
 
     Raises:
-        Refused: No claim has the id that is asked for; the line names those that there are.
+        Refused: No claim has the id that is asked for; the text names those that there are.
     """
 
     @classmethod
     def of(cls, verdicts: Sequence[Verdict]) -> "Verdicts":
-        """Keep these verdicts in their order, by their claims' ids."""
+        """Make ``Verdicts`` of a list of verdicts, in its order."""
         return cls((verdict.claim.id, verdict) for verdict in verdicts)
 
     def __missing__(self, claim: str) -> Verdict:
@@ -37,8 +44,10 @@ class Verdicts(dict[str, Verdict]):
         return self.table().to_html(index=False)
 
     def table(self) -> "pd.DataFrame":
-        """A claim per row; estimate and interval are those of a - b, or b - a where lower is
-        better.
+        """Return a table with a row per claim: what it says, its verdict, and the numbers behind
+        it.
+
+        Estimate and interval are those of a - b, or of b - a where lower is better.
         """
         import pandas as pd
 
@@ -48,17 +57,7 @@ class Verdicts(dict[str, Verdict]):
             a, b = claim.sides
             row: dict[str, Any] = {"claim": claim.id, "a": a, "b": b, "metric": claim.metric}
             row |= {"kind": claim.kind, "margin": claim.margin}
-            for name in (
-                "outcome",
-                "estimate",
-                "low",
-                "high",
-                "level",
-                "n",
-                "p_adjusted",
-                "summary",
-            ):
-                row[name] = getattr(verdict, name)
+            row |= {name: getattr(verdict, name) for name in SHOWN}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -79,31 +78,34 @@ def judge(
     arm: str = "arm",
     seed: str = "seed",
 ) -> Verdicts:
-    """The verdicts on scores that any tool made, as ``xceptlab judge`` gives them.
+    """Judge claims by scores that any tool made, as ``xceptlab judge`` does.
 
     Args:
         scores: A row per run with a column per metric, or a row per run and metric with the columns
             ``metric`` and ``value``.
-        contrast: Arms (a, b), for the claim that a is better than b, or equal; several are several
-            claims.
-        metric: The column that is compared; ``test/top1`` where it is left out.
-        kind: ``superior`` (the default): a - b > margin; ``equivalent``: -margin < a - b < margin.
+        contrast: The arms (a, b) of one claim, or a list of such pairs for several claims.
+        metric: The metric that is compared; ``test/top1`` where it is left out.
+        kind: What the claims say. ``superior`` (the default): a - b > margin; ``equivalent``:
+            -margin < a - b < margin.
         margin: Smallest difference that matters, in the metric's unit; 0 where it is left out.
-        statistic: Of the differences over seeds, their mean where it is left out.
-        pairing: ``seed`` (the default): equal seeds form pairs; ``none``: the arms have nothing in
-            common.
-        lower_is_better: Whether the claim is about b - a; None decides by whether the metric's name
-            ends in loss, and is refused for other names of errors.
-        diverged: What a run scores that has no finite score; None refuses such runs.
+        statistic: Statistic of the differences over seeds that the claims are about; ``mean`` where
+            it is left out.
+        pairing: ``seed`` (the default): runs of equal seeds form pairs; ``none``: the arms are
+            compared as if they had nothing in common.
+        lower_is_better: Whether a lower score is the better one, so that the claims are about
+            b - a. None decides by whether the metric's name ends in loss, and is refused for other
+            names of errors.
+        diverged: Score of a run that has no finite score; None refuses such runs.
         alpha: Chance of any false ``supported``, and of any false ``contradicted``, over all
             claims; 0.05 where it is left out.
-        claims: A YAML file with ``claims`` and ``alpha``, in place of ``contrast`` and what belongs
-            to it.
-        arm: The column that tells the arms apart.
-        seed: The column of whole numbers that pairs their runs.
+        claims: A YAML file with ``claims`` and ``alpha``, in place of ``contrast`` and the other
+            arguments that describe claims.
+        arm: Name of the column that tells the arms apart.
+        seed: Name of the column of seeds, which are whole numbers and pair the arms' runs.
 
     Raises:
-        Refused: What is wrong with the table, or what a claim names that it does not have.
+        Refused: The table cannot be read, a claim is not allowed, or it names an arm or a metric
+            that the table does not have.
     """
     from xceptlab.study.score_tables import claims_given, judge_table
 
@@ -128,16 +130,16 @@ def judge(
 
 
 def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
-    """A list of contrasts, where one contrast or several of them are given."""
+    """Return a list of contrasts, whether one contrast or several are given."""
     several = any(isinstance(one, tuple | list) for one in contrast)
     return contrast if several else [contrast]
 
 
 def _as_table(scores: "pd.DataFrame") -> "Table":
-    """A table as a CSV file would hold it: text throughout.
+    """Return a pandas table as a CSV file would hold it: as text.
 
     Raises:
-        Refused: The scores are no table.
+        Refused: The scores are not a pandas DataFrame.
     """
     import pandas as pd
 
@@ -148,7 +150,7 @@ def _as_table(scores: "pd.DataFrame") -> "Table":
             f"scores: a value of type {type(scores).__name__} is not allowed; it must be a pandas DataFrame, "
             "which pandas.read_csv makes of a file"
         )
-    # a column that is there twice is refused, if it is needed
+    # Rows need each column once. One that is there twice is refused later, if it is needed.
     each_once = scores.loc[:, ~scores.columns.duplicated()]
     rows = []
     for row in each_once.to_dict("records"):
@@ -157,7 +159,9 @@ def _as_table(scores: "pd.DataFrame") -> "Table":
 
 
 def _cell(value: Any) -> str:
-    """Write a value as a CSV file would hold it: 0, where pandas made 0.0 of it as its column of
-    integers has gaps.
+    """Return a value's text in a CSV file: ``0`` for 0.0, too, since pandas turns a column of
+    integers with gaps into floats.
     """
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

@@ -23,39 +23,39 @@ if TYPE_CHECKING:
     from xceptlab.data.transform import Transform
 
 Layer = str | os.PathLike[str] | Mapping[str, Any]
-"""A layer of configuration: a file, or values by key, ``{"train.lr": 0.05}`` or
+"""A layer of configuration: the path of a file, or values by key, ``{"train.lr": 0.05}`` or
 ``{"train": {"lr": 0.05}}``.
 """
 
 SPLITS = ("train", "val", "test")
-"""The splits whose features a run can give."""
+"""The splits whose features ``Run.split_features`` computes."""
 
 POINT = ("step", "epoch", "metric", "value")
-"""The columns of a learning curve."""
+"""The columns of a learning curve: optimizer step, epoch (in fractions), metric and its value."""
 
 
 def configure(*layers: Layer) -> RunConfig:
-    """The configuration of a run: layers in their order, the last wins; without any the paper's
-    network on ImageNet.
+    """Return the configuration of a run.
 
     Args:
-        layers: Configuration files, looked up as on the command line, and values by key.
+        layers: Configuration files, looked up as on the command line, and values by key, in their
+            order: the last one wins. Without any it is the paper's network on ImageNet.
 
     Raises:
-        Refused: A key, a value or a file that is not as the schema allows.
+        Refused: A file does not exist, or a key or a value is not allowed.
     """
     return load_run(arguments(layers))
 
 
 def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
-    """Train, evaluate and record one run in this process, or continue it where it stopped; one that
-    is done is only returned.
+    """Train, evaluate and record one run in this process, or continue it where it stopped; a run
+    that is done is only returned.
 
-    PyTorch stays configured as the run asks for: ``train.threads``, deterministic algorithms, no
-    TF32.
+    Afterwards PyTorch stays configured as the run asks for: ``train.threads``, deterministic
+    algorithms, no TF32.
 
     Args:
-        layers: A configuration, or what ``configure`` takes.
+        layers: A configuration, or layers of one as ``configure`` takes them.
         progress: Show a progress bar.
 
     Raises:
@@ -82,16 +82,17 @@ def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
 
 
 class Run:
-    """One run, as its folder shows it.
+    """One run, as its folder shows it: configuration, status, scores, curves and network.
 
     Args:
         name: The run's folder, or its id.
-        outputs: The folder that holds ``runs/``, where an id is given.
+        outputs: The folder that holds ``runs/``; used only where ``name`` is an id.
         extensions: Modules that register what the run uses from outside, unless this process has
             loaded them already.
 
     Raises:
-        Refused: There is no such run.
+        Refused: There is no such run, or what it uses from outside is not registered or is
+            registered in another version.
     """
 
     def __init__(
@@ -118,23 +119,25 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The run's folder."""
+        """Path of the run's folder."""
         return self._directory.path
 
     @property
     def id(self) -> str:
-        """The run's id."""
+        """The run's id, which is its folder's name."""
         return self.path.name
 
     @property
     def record(self) -> Record | None:
-        """The record that the finished run has left; None while it is not done."""
+        """What the finished run has left behind: its scores, costs and environment; None while it
+        is not done.
+        """
         return self._directory.record()
 
     @property
     def status(self) -> str:
-        """State of the run: done, diverged, running, failed, stopped (it has begun, and nobody
-        trains it now) or waiting.
+        """State of the run: ``done``, ``diverged``, ``running``, ``failed``, ``stopped`` (it has
+        begun, and no process trains it now) or ``waiting`` (it has not begun).
         """
         from xceptlab.launch.status import run_status
 
@@ -142,25 +145,28 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The final scores by name, such as ``test/top1`` in percent; empty while the run is not
-        done, or where it diverged.
+        """The final scores by metric, such as ``test/top1`` in percent; empty while the run is not
+        done, and where it diverged.
         """
         record = self.record
         return record.metrics if record else {}
 
     def curves(self) -> "pd.DataFrame":
-        """The log as a tidy table: a row per step, epoch (in fractions), metric and value."""
+        """Return the run's log as a tidy table, a row per logged value: step, epoch (in fractions),
+        metric and value.
+        """
         import pandas as pd
 
         return pd.DataFrame(points(self._directory), columns=POINT)
 
     @functools.cached_property
     def network(self) -> "nn.Module":
-        """The network with its evaluated weights, on the CPU, in eval mode; yours to move:
-        ``run.network.cuda()``.
+        """The network with the weights that were evaluated, in eval mode.
+
+        It is loaded once, on the CPU, and may be moved: ``run.network.cuda()``.
 
         Raises:
-            Refused: The run is not done, or diverged, or its weights were removed.
+            Refused: The run is not done, diverged, or its weights were removed.
         """
         import torch
 
@@ -181,8 +187,8 @@ class Run:
 
     @property
     def transform(self) -> "Transform":
-        """The function that prepares a picture, Pillow's or an array of uint8, for the network: (3,
-        size, size).
+        """The function that turns a Pillow image, or an array of uint8, into the network's input
+        (3, size, size).
         """
         import torch
 
@@ -192,19 +198,23 @@ class Run:
         return Transform(self.config.data, torch.float64 if exact else torch.float32)
 
     def features(self, images: "Tensor") -> "Tensor":
-        """Compute the classifier's input (N, D) for images (N, 3, size, size) that ``transform``
-        has prepared; by ``network`` as it is now, in eval mode.
+        """Compute the classifier's inputs (N, D) for images (N, 3, size, size) that ``transform``
+        has prepared.
+
+        They are those of ``network`` as it is now, in eval mode.
         """
         from xceptlab.models.features import features
 
         return features(self.network, images)
 
     def split_features(self, split: Literal["train", "val", "test"]) -> "Features":
-        """Compute the classifier's input for every image of a split, in the split's order and
-        without augmentation; by ``network`` as it is now, in eval mode.
+        """Compute the classifier's inputs for every image of a split, in the split's order and
+        without augmentation.
+
+        They are those of ``network`` as it is now, in eval mode.
 
         Raises:
-            Refused: The split is empty, or the data are not there.
+            Refused: There is no such split, it is empty, or the data are not there.
         """
         import torch
 
@@ -225,16 +235,16 @@ class Run:
 
 
 class Features(NamedTuple):
-    """The activations before the classifier, of every image of a split."""
+    """The classifier's inputs, and the labels, of the N images of a split."""
 
     values: "Tensor"
-    """(N, D)"""
+    """The classifier's inputs (N, D), on the CPU."""
     labels: "Tensor"
-    """(N,)"""
+    """The index of each image's class (N,)."""
 
 
 def arguments(layers: Sequence[Layer]) -> list[str]:
-    """Write layers as the arguments of the command line that mean the same.
+    """Return the command-line arguments that mean the same as these layers.
 
     Raises:
         Refused: A layer is neither a file nor values by key, or a value is not of its field's type.
@@ -254,9 +264,14 @@ def arguments(layers: Sequence[Layer]) -> list[str]:
 
 
 def _as_text(key: str, value: Any) -> str:
-    """Write a value as the command line has it: text as it is, anything else as JSON."""
+    """Return a value as one writes it on the command line: text as it is, anything else as JSON.
+
+    Raises:
+        Refused: The value is not of its field's type.
+    """
     plain = _plain(key, value)
-    layer({key: plain}, f"--{key}")  # a field of text would take the JSON of any value as its text
+    # The type is checked here, since a field of text would take the JSON of any value for its text.
+    layer({key: plain}, f"--{key}")
     return plain if isinstance(plain, str) else json.dumps(plain)
 
 
@@ -270,14 +285,16 @@ def _plain(key: str, value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, os.PathLike):
-        return _plain(key, os.fspath(value))  # which may be bytes
+        # What a path-like object stands for may be bytes, which are refused.
+        return _plain(key, os.fspath(value))
     if isinstance(value, list | tuple):
         return [_plain(key, item) for item in value]
     if isinstance(value, dict):
         return {_name(key, name): _plain(f"{key}.{name}", item) for name, item in value.items()}
     if hasattr(value, "tolist"):
         converted = value.tolist()
-        if type(converted) is not type(value):  # NumPy's longdouble stays one
+        # A number of a type that Python does not have, such as NumPy's longdouble, stays as it is.
+        if type(converted) is not type(value):
             return _plain(key, converted)
     raise Refused(
         f"{key}: a value of type {type(value).__name__} is not allowed; it must be text, a path, a number, "
@@ -286,14 +303,18 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def _name(key: str, name: Any) -> str:
-    """A name in a mapping, which JSON has as text only."""
+    """Return a name in the mapping under ``key`` if it is text, as JSON needs it.
+
+    Raises:
+        Refused: The name is not text.
+    """
     if not isinstance(name, str):
         raise Refused(f"{key}: the name {name!r} in the mapping is not allowed; it must be text")
     return name
 
 
 def points(directory: RunDirectory) -> list[tuple[int, float, str, float]]:
-    """Read a run's log as rows of a learning curve, whose columns are ``POINT``."""
+    """Read a run's log as rows (step, epoch, metric, value), one for each logged value."""
     points = []
     for line in directory.log():
         names = [name for name in line if name not in ("step", "epoch", "time")]

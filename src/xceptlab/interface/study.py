@@ -1,4 +1,4 @@
-"""A study from Python: its arms, its runs as tables, its verdicts."""
+"""Studies from Python: plan and train them, and read their runs as tables and their verdicts."""
 
 import os
 import warnings
@@ -28,7 +28,7 @@ RECORDED = (
     "world_size",
     "precision",
 )
-"""The fields of a record that the table of runs has, after the scores."""
+"""The fields of a finished run's record that the table of runs shows, after the scores."""
 
 
 class Study:
@@ -36,9 +36,9 @@ class Study:
 
     Args:
         path: The study's folder (with a study.yaml in it), its file, or the name of a shipped one.
-        layers: Configuration that applies after the study's base and before its arms; what
-            ``configure`` takes.
-        seeds: For a first look with so many of the study's first seeds.
+        layers: Layers of configuration, as ``configure`` takes them, which apply after the study's
+            base and before its arms.
+        seeds: Number of the study's first seeds, for a first look; None for the whole study.
 
     Raises:
         Refused: The study is not well formed, or its comparison is not controlled.
@@ -58,8 +58,8 @@ class Study:
 
     @property
     def expansion(self) -> Expansion:
-        """The study with every arm resolved, and with the seeds that its claims need by the records
-        there are.
+        """The study with every arm's configuration resolved, and with the seeds that its claims
+        need by the runs that have finished.
         """
         from xceptlab.study.sequential import with_needed_seeds
 
@@ -68,7 +68,7 @@ class Study:
 
     @property
     def name(self) -> str:
-        """The study's name, with the layers that make another study of it."""
+        """Name of the study, with those of the layers that make another study of it."""
         return self._expansion.name
 
     @property
@@ -78,12 +78,15 @@ class Study:
 
     @property
     def arms(self) -> dict[str, RunConfig]:
-        """Every arm's configuration, with the first seed; the first arm is the baseline."""
+        """The configuration of every arm with the first seed, by the arm's name; the first one is
+        the baseline.
+        """
         return self._expansion.arms
 
     def __getitem__(self, arm_and_seed: tuple[str, int]) -> Run:
-        """A run that has begun: ``study["residual", 0]``; where keys are tuned, of a trial by its
-        name.
+        """Return a run that has begun, by arm and seed: ``study["residual", 0]``.
+
+        Where keys are tuned, an arm has a run for each tuned value: ``study["residual@0.1", 0]``.
 
         Raises:
             Refused: There is no such run, or it has not begun.
@@ -99,11 +102,13 @@ class Study:
         return Run(directories[arm_and_seed].path)
 
     def plan(self) -> "pd.DataFrame":
-        """An arm per row: the science in which it differs from others, its parameters and
-        multiply-accumulates.
+        """Return a table with a row per arm: its values of the keys in which arms differ, its
+        parameters and its multiply-accumulates.
+
+        Arms whose declared difference may do nothing are warned of.
 
         Raises:
-            Refused: The comparison is not controlled: an arm differs in more than it declares.
+            Refused: A network cannot be built, or an arm differs in more than it declares.
         """
         import pandas as pd
 
@@ -116,16 +121,17 @@ class Study:
         return pd.DataFrame(rows)
 
     def run(self, jobs: int | None = None, progress: bool = False) -> "Study":
-        """Train what is missing, as ``xceptlab study`` does: in processes of their own, or on the
-        cluster that the layers name.
+        """Train the runs that are missing, as ``xceptlab study`` does, and return the study.
+
+        Every run is trained in a process of its own, or on the cluster that the layers name.
 
         Args:
-            jobs: Runs at a time; None for as many as there are GPUs or cores for.
+            jobs: Number of runs at a time; None for as many as there are GPUs or cores for.
             progress: Show the runs as the command does.
 
         Raises:
-            Refused: The comparison is not controlled, a run can never start here, or runs failed;
-                what is done stays.
+            Refused: The comparison is not controlled, a run can never start here, or runs failed.
+                Runs that are done stay done.
         """
         from xceptlab.cli import main
         from xceptlab.launch.study import run_until_decided
@@ -143,8 +149,8 @@ class Study:
         return self
 
     def runs(self) -> "pd.DataFrame":
-        """A run per row: arm, seed, the science in which arms differ, status, scores and costs;
-        what is not known yet is NaN.
+        """Return a table with a row per run: arm, seed, its values of the keys in which arms
+        differ, status, scores, costs and id. What is not known yet is NaN.
         """
         import pandas as pd
 
@@ -183,8 +189,8 @@ class Study:
         return pd.DataFrame(rows, columns=columns)
 
     def curves(self) -> "pd.DataFrame":
-        """Every run's log as a tidy table: a row per arm, seed, step, epoch (in fractions), metric
-        and value.
+        """Return the logs of all runs as a tidy table, a row per logged value: arm, seed, tuned
+        values, step, epoch (in fractions), metric and value.
         """
         import pandas as pd
 
@@ -197,14 +203,16 @@ class Study:
         return pd.DataFrame(rows, columns=["arm", "seed", *_tuned_keys(expansion), *POINT])
 
     def verdicts(self) -> Verdicts:
-        """The verdict on each claim, from the records there are."""
+        """Judge the study's claims by the runs that have finished; ``incomplete`` where more are
+        needed.
+        """
         from xceptlab.study.judging import judge_study
 
         expansion = self.expansion
         return Verdicts.of(judge_study(expansion, expansion.records()))
 
     def report(self) -> Path:
-        """Write the study's report; returns the path of the page.
+        """Write the study's report, and return the path of its page, ``report.html``.
 
         Raises:
             Refused: There is nothing to report yet.
@@ -214,8 +222,9 @@ class Study:
         return make_report(self.expansion).expansion.directory() / "report.html"
 
     def _module_trees(self) -> "dict[str, list[Row]]":
-        """Build every arm's network, and warn of arms that do not differ; returns the rows of each
-        module tree, by arm.
+        """Build every arm's network, and return the rows of its module tree, by arm.
+
+        Arms whose declared difference may do nothing are warned of.
         """
         from xceptlab.study.comparison import identical_arms, module_trees
 
@@ -226,9 +235,7 @@ class Study:
 
 
 def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
-    """Values of each arm, by arm and key, in all science in which any arm differs from the
-    baseline.
-    """
+    """Return the values, by arm and key, of all keys in which any arm differs from the baseline."""
     differences = {arm: expansion.differences(arm) for arm in expansion.arms}
     baseline: dict[str, Any] = {}
     for found in differences.values():
@@ -243,8 +250,9 @@ def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
 
 
 def _by_arm(expansion: Expansion) -> dict[tuple[str, int], RunConfig]:
-    """Every run by (trial, seed), arm by arm; a trial is an arm, or an arm at one of the values of
-    the keys that are tuned.
+    """Return the configuration of every run by (trial, seed), arm by arm.
+
+    A trial is an arm or, where keys are tuned, an arm at one of the tuned values.
     """
     runs = expansion.runs()
     by_arm = {}
@@ -256,13 +264,13 @@ def _by_arm(expansion: Expansion) -> dict[tuple[str, int], RunConfig]:
 
 
 def _tuned_keys(expansion: Expansion) -> list[str]:
-    """The keys that every arm is tuned in; none in a study that tunes nothing."""
+    """Return the keys that the study tunes; empty for one that tunes nothing."""
     tune = expansion.study.tune
     return list(tune.keys) if tune else []
 
 
 def _metric_columns(records: Iterable[Record | None]) -> list[str]:
-    """The metrics that any run has, those on the test split first."""
+    """Return the metrics that any run has, those on the test split first."""
     names: set[str] = set()
     for record in records:
         if record:
@@ -271,5 +279,5 @@ def _metric_columns(records: Iterable[Record | None]) -> list[str]:
 
 
 def _test_first(metric: str) -> tuple[bool, str]:
-    """Sorting key of a metric: the test split before others, then by name."""
+    """Return a sorting key for metrics: the test split before others, then by name."""
     return not metric.startswith("test/"), metric

@@ -262,7 +262,7 @@ def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
         Refused: The folder has such files of another study, as where two study files are in one
             folder.
     """
-    if summary.expansion.planned:
+    if summary.expansion.is_first_look:
         raise Refused(
             f"--publish: not allowed with --seeds; this is {summary.expansion.first_look}"
         )

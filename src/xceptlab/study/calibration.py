@@ -1,10 +1,9 @@
-"""How often verdicts are wrong for data like the reader's: many studies of the same design,
-simulated and judged.
+"""Simulate how often verdicts are wrong for data like the reader's (``--calibrate``).
 
-Their differences are drawn from those that were seen, and moved so that the truth is known: onto
-the margin, where every verdict is false, or to the difference that was seen, where one of them is
-right. They are judged by the tests that judge a study, with its seeds, its analyses and Holm's
-correction over its claims.
+Many studies of the same design are simulated and judged. Their differences are drawn from those
+that were seen, and shifted so that the truth is known: onto the margin, where every verdict is
+false, or to the difference that was seen, where one verdict is right. They are judged by the tests
+that judge a study, with its seeds, its analyses and Holm's correction over its claims.
 """
 
 import math
@@ -27,21 +26,21 @@ from xceptlab.study.verdict import Outcome, Verdict
 from xceptlab.study.verdict_warnings import failed_runs, images_of_split
 
 STUDIES = 4000
-"""Simulated studies for every true difference."""
+"""The number of studies that are simulated for every true difference."""
 MAX_ANALYSES = 150_000
-"""Simulated analyses for every true difference, of all claims, beyond which fewer studies are
-simulated; this takes some 10 s.
+"""The number of analyses, over all studies and claims, that are simulated for every true difference
+at most; a study with more gets fewer than ``STUDIES``. So many take some 10 s.
 """
 SHARES = (0.02, 0.1)
-"""Shares of the seeds in which an arm may fail, besides the upper bound of what was seen: rare
-failures mislead a mean most.
+"""Shares of the seeds in which an arm is assumed to fail, besides the upper confidence bound of the
+share that was seen. They are small, since rare failures mislead a mean most.
 """
 LOWER_MARGIN, UPPER_MARGIN = 0, -1
-"""Indices of a claim's ``margins``, which are the same for a claim with one margin."""
+"""Indices of the lower and the upper one of ``Claim.margins``; of one margin both are that one."""
 
 Failing = tuple[str, float] | None
-"""An arm and the share of its seeds in which it fails; None where nothing is assumed to fail more
-often than was seen.
+"""An arm and the share of its seeds in which it is assumed to fail; None where no arm is assumed to
+fail more often than was seen.
 """
 
 
@@ -50,20 +49,20 @@ often than was seen.
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """How often simulated studies come to a verdict."""
+    """How often simulated studies come to some verdict."""
 
     share: float
-    """The share of the studies that come to it."""
+    """The share of the studies that come to the verdict, 0 to 1."""
     studies: int
     """The number of simulated studies."""
     failing: Failing = None
-    """The arm that fails more often than was seen, where this rate is that of the worst of several
-    such cases.
+    """The assumption that gave this rate, where it is the worst of several: which arm fails, and in
+    which share of its seeds.
     """
 
     @property
     def error(self) -> float:
-        """One standard error of the simulation."""
+        """The standard error of ``share``, which comes from simulating finitely many studies."""
         return math.sqrt(self.share * (1 - self.share) / self.studies)
 
 
@@ -74,49 +73,49 @@ class Rates:
     differences: str
     """The distribution of the differences, in words."""
     supported: Rate
-    """Rate of false ``supported`` when the true difference is on the margin, the worse one of two
-    margins.
+    """Rate of false ``supported`` where the true difference is on the margin; of two margins the
+    worse one.
     """
     contradicted: Rate
-    """Rate of false ``contradicted`` when the true difference is on the margin, the worse one of
-    two margins.
+    """Rate of false ``contradicted`` where the true difference is on the margin; of two margins the
+    worse one.
     """
     power: Rate | None
-    """Rate of the right verdict for the difference that was seen, in the worst case in which that
-    verdict is still right; None without such a case."""
+    """Rate of the right verdict where the true difference is the one that was seen. Of several
+    assumptions about failures it is the worst one under which that verdict is still right; None
+    where there is no such assumption."""
     right_verdict: Outcome
-    """The verdict that is true if the observed statistic is the true difference."""
+    """The verdict that is right if the true difference is the one that was seen."""
     assumed: bool = False
-    """Whether the differences are assumed to be worse than what was seen, within what that leaves
-    open.
-    """
+    """Whether more failures are assumed than were seen, up to their upper confidence bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimRates:
-    """What the simulation says of a claim."""
+    """The rates of wrong and right verdicts on one claim."""
 
     observed: Observed
+    """What was seen of the claim, from which the studies were simulated."""
     rates: tuple[Rates, ...] = ()
-    """The claim's rates for each distribution of differences, the one as seen first; empty where
-    nothing could be simulated.
+    """The claim's rates for each distribution of differences, first for the differences as they
+    were seen; empty where nothing could be simulated.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How often verdicts are wrong for data like the reader's."""
+    """How often verdicts are wrong for data like those of a study."""
 
     claims: tuple[ClaimRates, ...]
-    """The rates of each claim."""
+    """The rates of each claim of the study, in its order."""
     any_claim: Rates | None
-    """How often any claim is judged wrongly where all are on their margins; None with fewer than 2
-    simulated claims.
+    """How often any claim is judged wrongly where the true differences of all claims are on their
+    margins; None with fewer than 2 simulated claims.
     """
     studies: int
     """The number of studies that were simulated for every true difference."""
     seeds: Sequence[int] | Seeds
-    """The seeds of every simulated study: a list, or when they are added."""
+    """The seeds of every simulated study: a list, or seeds that are added until decided."""
     alpha: float
     """The familywise error rate at which the studies are judged."""
 
@@ -124,13 +123,13 @@ class Calibration:
 def calibrate(
     observed: Sequence[Observed], seeds: Sequence[int] | Seeds, alpha: float, seed: int = 0
 ) -> Calibration:
-    """How often a study's claims are judged wrongly, from simulated studies of the same claims and
-    seeds.
+    """Simulate studies of the same claims and seeds, and count how often they are judged wrongly.
 
     Args:
-        observed: What is known of the claims of one study, all of which Holm's correction is over.
-        seeds: Those of the study: a list, or when they are added. Giving up (``futility``) is left
-            out: it makes every verdict rarer.
+        observed: What is known of the claims of one study, over all of which Holm's correction
+            goes.
+        seeds: The seeds of the study. Giving up (``futility``) is left out of the simulation: it
+            makes every verdict rarer.
         alpha: Familywise error rate.
         seed: The seed of the simulation's random numbers.
     """
@@ -149,8 +148,10 @@ def calibrate(
 
 
 def _rates_of_claim(simulation: "_Simulation", i: int) -> ClaimRates:
-    """The rates of claim i for differences as they were seen, rounded to whole images, and with
-    runs that fail.
+    """Simulate the rates of claim i for three kinds of differences: as they were seen, rounded to
+    whole images, and with runs that fail.
+
+    A kind is left out where it does not apply or cannot be simulated.
     """
     observed = simulation.observed[i]
     if observed.why_not_simulated:
@@ -169,8 +170,8 @@ def _rates_of_claim(simulation: "_Simulation", i: int) -> ClaimRates:
 
 
 def _rates_with_failures(simulation: "_Simulation", i: int) -> list[Rates]:
-    """The rates of claim i where runs fail as often as was seen, and those where one of its arms
-    fails more often.
+    """Simulate the rates of claim i where runs fail as often as was seen, if any did, and where one
+    of its two arms fails more often.
     """
     observed = simulation.observed[i]
     a, b = observed.claim.sides
@@ -198,15 +199,17 @@ def _rates_with_failures(simulation: "_Simulation", i: int) -> list[Rates]:
 
 
 def _shares(seen: float, bound: float) -> list[float]:
-    """The shares of failures that are simulated: those of ``SHARES`` above the one that was seen,
-    and the bound of that one.
+    """Return the shares of failing seeds to simulate: those of ``SHARES`` between the share that
+    was seen and its upper confidence bound, and this bound.
     """
     return [*(share for share in SHARES if seen < share < bound), bound]
 
 
 class _Simulation:
-    """Simulated studies in which one claim's differences are varied, and judged beside the other
-    claims' as they were seen.
+    """Simulated studies of one design.
+
+    One claim's differences are varied at a time. The claim is judged beside the study's other
+    claims, whose differences are drawn as they were seen.
     """
 
     def __init__(
@@ -232,8 +235,13 @@ class _Simulation:
         differences: str,
         assumed: bool = False,
     ) -> Rates:
-        """How often claim i is judged wrongly, and rightly, in the worst of several cases, each
-        with the arm that fails in it.
+        """Simulate how often claim i is judged wrongly, and rightly, in the worst of several cases.
+
+        Args:
+            i: The claim's index.
+            cases: Each case's distribution, with the arm that is assumed to fail in it.
+            differences: What the cases are, in words.
+            assumed: Whether they assume more failures than were seen.
         """
         observed = self.observed[i]
         right_verdict = DifferenceDistribution.as_seen(observed).right_verdict
@@ -256,8 +264,10 @@ class _Simulation:
         )
 
     def of_any_claim(self) -> Rates | None:
-        """How often any claim is judged wrongly where all are on their margins, the worse of the
-        upper and the lower ones.
+        """Simulate how often any claim is judged wrongly where the true differences of all claims
+        are on their margins: all on the lower or all on the upper ones, whichever is worse.
+
+        None with fewer than 2 claims that can be simulated.
         """
         if len(self._simulated) < 2:
             return None
@@ -275,10 +285,12 @@ class _Simulation:
         )
 
     def _p_of_all(self, margin: int | None = None) -> Array:
-        """The p-values (analyses, studies, claims, 2) of all claims as they were seen, or on the
-        margin of this index.
+        """Simulate the p-values of all claims and of their opposites, (analyses, studies, claims,
+        2); 1 for claims that cannot be simulated.
 
-        Those of claims that are not simulated are 1.
+        Args:
+            margin: The index in ``Claim.margins`` of the true difference of every claim; None for
+                the difference that was seen.
         """
         p = np.ones((len(self._analyses), self.studies, len(self.observed), 2))
         for i in self._simulated:
@@ -287,8 +299,9 @@ class _Simulation:
         return p
 
     def _p(self, i: int, distribution: DifferenceDistribution, truth: float | None) -> Array:
-        """The p-values (analyses, studies, 2) of claim i, at a true difference ``truth`` or at the
-        distribution's own.
+        """Simulate the p-values of claim i and of its opposite, (analyses, studies, 2).
+
+        The true difference is ``truth`` or, where that is None, the distribution's own.
         """
         estimand = estimand_of(
             distribution.claim, self._seeds, distribution.draw_scores(self._numbers)
@@ -301,17 +314,23 @@ class _Simulation:
     def _outcome(
         self, i: int, distribution: DifferenceDistribution, truth: float | None = None
     ) -> Integers:
-        """The outcomes (studies,) of claim i beside the other claims as they were seen."""
+        """Simulate the outcomes (studies,) of claim i beside the other claims as they were seen:
+        ``SUPPORTED``, ``CONTRADICTED`` or 0.
+
+        The true difference is ``truth`` or, where that is None, the distribution's own.
+        """
         p = self._as_seen.copy()
         p[:, :, i] = self._p(i, distribution, truth)
         outcome, _ = decided(p, self._alpha)
         return outcome[:, i]
 
     def _rate(self, hits: Booleans, failing: Failing = None) -> Rate:
+        """Return the share of the simulated studies that are ``hits`` (studies,)."""
         return Rate(share=float(hits.mean()), studies=self.studies, failing=failing)
 
 
 def _share(rate: Rate) -> float:
+    """Return a rate's share, by which rates are sorted."""
     return rate.share
 
 
@@ -321,8 +340,12 @@ def _share(rate: Rate) -> float:
 def calibrate_study(
     expansion: Expansion, records: Records, verdicts: Sequence[Verdict]
 ) -> Calibration:
-    """The calibration of a study from its verdicts and the records of the runs that stand for the
-    arms, by (arm, seed).
+    """Calibrate the verdicts on a study's claims.
+
+    Args:
+        expansion: The study.
+        records: The records of the runs that stand for the arms, by (arm, seed).
+        verdicts: The verdict on each claim.
     """
     study = expansion.study
     why_not = ""
@@ -347,8 +370,8 @@ def calibrate_study(
 
 
 def _points_per_image(verdict: Verdict, records: Records) -> float:
-    """The points by which one more image changes an accuracy; 0 for another metric, and where the
-    images are not known.
+    """Return the percentage points by which one more correct image changes an accuracy; 0 for
+    another metric, and where the number of images is not known.
     """
     claim = verdict.claim
     runs = [records[arm, seed] for arm in claim.sides for seed in verdict.differences]
@@ -359,7 +382,7 @@ def _points_per_image(verdict: Verdict, records: Records) -> float:
 
 
 def calibrate_scores(verdicts: Sequence[Verdict], alpha: float) -> Calibration:
-    """The calibration of verdicts on scores from elsewhere, with as many seeds as they have in all."""
+    """Calibrate verdicts on scores that another tool made, for all the seeds that any arm has."""
     seeds: set[int] = set()
     observed = []
     for verdict in verdicts:

@@ -21,7 +21,7 @@ from xceptlab.study.images import FILES
 
 
 def check(expansion: Expansion, file: Path) -> None:
-    """Refuse a study that cannot be judged.
+    """Refuse a study whose comparison is not controlled, or whose claims cannot be judged.
 
     Args:
         expansion: The study.
@@ -34,12 +34,15 @@ def check(expansion: Expansion, file: Path) -> None:
     _check_metrics(expansion, file)
     _check_tuning(expansion, file)
     _check_scope(expansion.study, file)
-    if not expansion.planned:  # a first look decides nothing anyway
+    # A first look may have too few seeds: its verdicts are not the study's.
+    if not expansion.is_first_look:
         _check_number_of_seeds(expansion.study, file)
 
 
 def _check_control(expansion: Expansion, file: Path) -> None:
-    """Refuse a comparison that is not controlled: see docs/control.md."""
+    """Refuse an arm that differs from the baseline in more than the two declare, and two arms that
+    do not differ (docs/control.md).
+    """
     cells = expansion.study.cells()
     baseline = next(iter(cells))
     for arm in expansion.arms:
@@ -57,8 +60,8 @@ def _check_control(expansion: Expansion, file: Path) -> None:
 
 
 def _equal_runs(configs: Mapping[str, RunConfig]) -> tuple[str, str] | None:
-    """The names of the first two configurations that are the same science; None where each differs
-    from all others.
+    """Return the names of the first two configurations that are the same run, seed and all; None
+    where each differs from all others in something that can change a result.
     """
     name_of: dict[str, str] = {}
     for name, config in configs.items():
@@ -69,8 +72,8 @@ def _equal_runs(configs: Mapping[str, RunConfig]) -> tuple[str, str] | None:
 
 
 def _check_metrics(expansion: Expansion, file: Path) -> None:
-    """Refuse a claim on a metric that an arm does not measure, or of which a diverged run would
-    have no score.
+    """Refuse a claim on a metric that one of its arms does not measure, that cannot tell networks
+    apart, or in which a diverged run would have no score.
     """
     for claim in expansion.study.claims:
         for arm in arms_of(claim, expansion.study):
@@ -79,7 +82,7 @@ def _check_metrics(expansion: Expansion, file: Path) -> None:
 
 
 def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
-    """Why a claim cannot be on its metric in an arm; empty where it can."""
+    """Return why a claim cannot be judged on its metric in an arm; empty where it can."""
     if split_of(claim.metric) == "val" and not config.data.has_validation_images:
         return f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
     registered = config.train.metrics
@@ -95,8 +98,10 @@ def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
 
 
 def _always(name: str, classes: int) -> str:
-    """In words, what every network of so few classes scores in a metric; empty where the metric
-    tells networks apart.
+    """Return a clause on a metric that is the same for every network of so few classes; empty where
+    the metric tells networks apart.
+
+    Top-5 accuracy with 5 classes, for example, is always 100%.
     """
     metric = metric_of(name)
     if classes > metric.more_classes_than:
@@ -105,8 +110,8 @@ def _always(name: str, classes: int) -> str:
 
 
 def _check_tuning(expansion: Expansion, file: Path) -> None:
-    """Refuse tuned values that a configuration does not allow, that are one science, or that
-    nothing is there to choose by.
+    """Refuse a tuned value that a configuration does not allow, two values that give the same run,
+    and arms without validation images, or with too few classes, to choose values by.
     """
     tune = expansion.study.tune
     if tune is None:
@@ -128,7 +133,9 @@ def _check_tuning(expansion: Expansion, file: Path) -> None:
 
 
 def _check_scope(study: Study, file: Path) -> None:
-    """Refuse ``scope: images`` in a study, or with a claim, that cannot be judged on other images."""
+    """Refuse ``scope: images`` with seeds until decided, with a median, and with a metric whose
+    values are not kept image by image.
+    """
     if study.scope != "images":
         return
     if isinstance(study.seeds, Seeds):
@@ -148,8 +155,8 @@ def _check_scope(study: Study, file: Path) -> None:
 
 
 def _check_number_of_seeds(study: Study, file: Path) -> None:
-    """Refuse a study of too few seeds for a claim on a median to be supported, whatever its runs
-    score.
+    """Refuse a study that has too few seeds for a claim on a median: it could not be supported,
+    whatever the runs score.
     """
     seeds = study.seeds
     max_seeds = seeds.max if isinstance(seeds, Seeds) else len(seeds)
@@ -164,8 +171,12 @@ def _check_number_of_seeds(study: Study, file: Path) -> None:
 
 
 def _seeds_of_a_median(level: float, other_claims: int, max_seeds: int) -> str:
-    """How many seeds a claim on a median needs at ``level``, in words, in a study of ``max_seeds``
-    at most.
+    """Return a clause that says how many seeds a claim on a median needs.
+
+    Args:
+        level: The level of the claim's test, Bonferroni's over all claims.
+        other_claims: The number of the study's other claims.
+        max_seeds: The number of seeds that the study has at most, which is too small.
     """
     beside = ""
     if other_claims == 1:

@@ -1,9 +1,10 @@
-"""The runs that stand for an arm where keys are tuned: at every seed the one whose value validates
-best.
+"""Choose the run that stands for an arm where keys are tuned: at every seed the one whose value
+validates best.
 
-``Expansion`` knows the runs by (trial, seed): ``residual@0.1``, 0. ``arm_records`` and
-``arm_directories`` go from there to those by (arm, seed), on which claims are judged. In a study
-that tunes nothing a trial is an arm, and the two are the same.
+A trial is an arm at one of the tuned values, such as ``residual@0.1``. ``Expansion`` knows the runs
+by (trial, seed); claims are judged on those by (arm, seed), which ``arm_records`` and
+``arm_directories`` choose. In a study that tunes nothing a trial is an arm, and the two are the
+same.
 """
 
 import math
@@ -16,17 +17,17 @@ from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 
 Records = Mapping[tuple[str, int], Record | None]
-"""Records, or None where a run has none yet: of all runs by (trial, seed), or of those that stand
-for the arms by (arm, seed).
+"""What finished runs have left behind: of all runs by (trial, seed), or of those that stand for
+the arms by (arm, seed). None where a run has not finished.
 """
 
 
 def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]:
-    """The name of the trial whose run stands for an arm, by (arm, seed); left out while one of the
-    arm's trials has no record.
+    """Return the name of the trial that stands for each arm at each seed, by (arm, seed).
 
-    The test split has no part in it, nor have other arms and seeds. A run that diverged is chosen
-    only where all of them did.
+    An arm and seed are left out until all of the arm's trials have finished with this seed. The
+    test split has no part in the choice, nor have other arms and seeds. A run that diverged is
+    chosen only where all of them did.
     """
     found = {}
     for seed in expansion.seeds:
@@ -38,8 +39,10 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
 
 
 def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> str | None:
-    """The trial of an arm that validates best at a seed, of equal ones the first; None while one of
-    them has no record.
+    """Return the name of the arm's trial with the best ``tune.select`` score at this seed; ties go
+    to the first.
+
+    None until all of the arm's trials have finished with this seed.
     """
     tune = expansion.study.tune
     scores = {}
@@ -52,8 +55,9 @@ def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> 
 
 
 def arm_records(expansion: Expansion, records: Records) -> Records:
-    """The records that stand for the arms, by (arm, seed); None where there is none, or none is
-    asked for.
+    """Return the records that stand for the arms, by (arm, seed).
+
+    None where a run that is needed has not finished, and where an arm gets no more seeds.
     """
     found: dict[tuple[str, int], Record | None] = dict.fromkeys(_arms_by_seed(expansion))
     for (arm, seed), trial in chosen(expansion, records).items():
@@ -62,8 +66,9 @@ def arm_records(expansion: Expansion, records: Records) -> Records:
 
 
 def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, int], RunDirectory]:
-    """The directories of the runs that stand for the arms, by (arm, seed), as far as they are
-    known.
+    """Return the directories of the runs that stand for the arms, by (arm, seed).
+
+    Where keys are tuned, an arm and seed are left out until the choice is known.
     """
     directories = expansion.directories()
     if expansion.study.tune is None:
@@ -73,7 +78,10 @@ def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, i
 
 
 def records_at(expansion: Expansion, records: Records, number: int) -> Records:
-    """The records of the arms at one fixed value, the same in all of them, by (arm, seed)."""
+    """Return the records of every arm at one and the same tuned value, by (arm, seed).
+
+    None where a run has not finished. ``number`` is the value's index in ``Tune.trial_values``.
+    """
     assert expansion.study.tune
     values = expansion.study.tune.trial_values[number]
     names = {trial.arm: name for name, trial in expansion.trials.items() if trial.values == values}
@@ -81,12 +89,17 @@ def records_at(expansion: Expansion, records: Records, number: int) -> Records:
 
 
 def _arms_by_seed(expansion: Expansion) -> list[tuple[str, int]]:
-    """Every (arm, seed), seed by seed."""
+    """Return every (arm, seed) of the study, seed by seed."""
     return [(arm, seed) for seed in expansion.seeds for arm in expansion.arms]
 
 
 def _selection_score(record: Record, select: str) -> float:
-    """The value of a run that the choice maximises; minus infinity for one that diverged."""
+    """Return the value of a run that the choice maximises: its score in the metric ``select``,
+    negated where lower is better; minus infinity for a diverged run.
+
+    Raises:
+        Refused: The record has no such score.
+    """
     if record.status == "diverged":
         return -math.inf
     if select not in record.metrics:

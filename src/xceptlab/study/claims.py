@@ -1,5 +1,5 @@
-"""A claim on two arms, made before the first run: their contrast, the metric, what is claimed of
-it, and the margin.
+"""A claim, made before the first run: which arms it compares, in which metric, what it says of
+their difference, and with which margin.
 """
 
 import re
@@ -16,21 +16,23 @@ from xceptlab.runs.metrics import Metric
 
 @dataclass(frozen=True, kw_only=True)
 class Claim(Section):
-    """A statement about two arms that the records will support or contradict."""
+    """A statement about the difference between arms, which the scores of their runs will support or
+    contradict.
+    """
 
     id: str
-    """Name of the claim, different from the others'."""
+    """Name of the claim; no other claim of the study may have it."""
     contrast: tuple[str, str] | None = None
     """The arms a and b, by name; the claim is about a - b (b - a for the loss, which is better when
     lower).
     """
     effect: dict[str, list[Any]] = field(default_factory=dict)
-    """In place of a contrast, in a grid: by factor its levels a and b, compared on average over the
-    other factors; of two or three factors how much the effect of the first ones differs between the
-    last one's levels, their interaction."""
+    """In place of a contrast, in a study with a grid: the levels a and b of a factor, compared on
+    average over the other factors. With two or three factors their interaction: how much the effect
+    of the first ones differs between the last one's levels."""
     metric: Literal[metrics.NAMES] | str  # type: ignore[valid-type]
-    """Compared at the last epoch: accuracies in percent, the loss in nats, or a metric of
-    ``train.metrics``; ``val`` needs images to validate on, top5 over 5 classes."""
+    """What is compared, at the last epoch: accuracies in percent, the loss in nats, or a metric of
+    ``train.metrics``. ``val`` needs images to validate on; top5 needs more than 5 classes."""
     kind: Literal["superior", "equivalent"]
     """superior: a - b > margin; equivalent: -margin < a - b < margin."""
     margin: float
@@ -38,24 +40,25 @@ class Claim(Section):
     equivalent.
     """
     statistic: Literal["mean", "median"] = "mean"
-    """Statistic of the differences over seeds: the mean, by t-tests; or the median, by counting in
-    how many seeds a - b lies beyond the margin, which stays valid where runs collapse or diverge,
-    and needs 5 seeds for one claim, more for several."""
+    """Statistic of the differences over seeds. mean: tested by t-tests; median: tested by counting
+    in how many seeds a - b lies beyond the margin. The median stays valid where runs collapse or
+    diverge, and needs 5 seeds for one claim, more for several."""
     pairing: Literal["seed", "none"] = "seed"
-    """seed: the arms of a seed form a pair, as they see the same images in the same order; none:
-    the arms are compared as if they had nothing in common, by Welch's t-tests, for a mean of two
-    arms with a list of seeds."""
+    """seed: runs of the same seed form a pair, as they see the same images in the same order; none:
+    the arms are compared as if they had nothing in common, by Welch's t-tests. none is allowed for
+    the mean of two arms with a list of seeds."""
     statement: str = ""
     """The claim in words."""
     diverged: float | None = None
     """Score of a run that diverged, in the metric's unit; null scores it as guessing."""
     failed: float | None = None
-    """Score below which a run has failed (above, for the loss), as one that diverged has: the
-    report counts failures, says how often they may be expected, and warns where they decide; the
-    verdict is of the scores as they are."""
+    """Score below which (above which, for the loss) a run counts as failed, as a diverged one does;
+    null counts only diverged ones. The report counts failures, says how often they may be expected,
+    and warns where they decide a verdict; the scores stay as they are."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.contrast, list | tuple):  # arms may be named by numbers
+        # Arms may be named by numbers, which YAML does not read as text.
+        if isinstance(self.contrast, list | tuple):
             object.__setattr__(self, "contrast", tuple(map(str, self.contrast)))
         object.__setattr__(self, "effect", dotted(self.effect, "effect"))
         super().__post_init__()
@@ -86,17 +89,19 @@ class Claim(Section):
         self._check_range()
 
     def _check_range(self) -> None:
-        """Refuse scores that no run can have, and margins that no difference can exceed."""
+        """Refuse a score that no run can have, and a margin that no difference can exceed."""
         if self.measure.in_percent:
-            # a difference of differences may be twice as large
-            of_gains = 2 ** max(0, len(self.effect) - 1)
-            largest = self.measure.highest * of_gains
+            # With each further factor an effect is a difference of two effects, which may be twice
+            # as large as either.
+            further_factors = max(0, len(self.effect) - 1)
+            largest = self.measure.highest * 2**further_factors
             self._require(
                 "margin",
                 self.margin < largest,
                 f"below {largest:g}, the largest difference that there is, in points",
             )
-        elif self.metric not in metrics.NAMES:  # what another tool calls a loss may be below 0
+        elif self.metric not in metrics.NAMES:
+            # Nothing is known of another metric's range: another tool's loss may be below 0.
             return
         for name in ("diverged", "failed"):
             score = getattr(self, name)
@@ -108,12 +113,14 @@ class Claim(Section):
 
     @property
     def measure(self) -> Metric:
-        """The claim's metric, whatever the split."""
+        """The claim's metric without its split: its unit, range and direction."""
         return metrics.metric_of(self.metric)
 
     @property
     def unit_suffix(self) -> str:
-        """Text behind a difference of the metric in a sentence: `` points``, or nothing."""
+        """Text that follows a difference of the metric in a sentence: `` points`` for a metric in
+        percent, else empty.
+        """
         return " points" if self.measure.in_percent else ""
 
     @property
@@ -123,8 +130,8 @@ class Claim(Section):
 
     @property
     def sides(self) -> tuple[str, str]:
-        """The two things that the claim compares, a and b, in words: two arms, or an effect's last
-        factor at its two levels.
+        """Names of the two things, a and b, that the claim compares: two arms or, for an effect,
+        its last factor at either level, such as ``model.residual all``.
         """
         if self.contrast:
             return self.contrast
@@ -133,17 +140,17 @@ class Claim(Section):
 
     @property
     def margins(self) -> tuple[float, ...]:
-        """The true differences at which neither the claim nor its opposite holds."""
+        """The true differences at which neither the claim nor its opposite holds: one for
+        ``superior``, the lower and the upper one for ``equivalent``.
+        """
         if self.kind == "superior":
             return (self.margin,)
         return (-self.margin, self.margin)
 
     @property
     def gain(self) -> str:
-        """What an interaction compares between its two sides, such as
-        ``the gain of model.residual all over none``.
-
-        Empty for a contrast and for a main effect.
+        """What an interaction compares between its two sides, in words, such as
+        ``the gain of model.residual all over none``; empty for a contrast and for a main effect.
         """
         gains = []
         for factor in list(self.effect)[:-1]:
@@ -155,7 +162,7 @@ class Claim(Section):
         return f"the {kind} of {' and '.join(gains)}"
 
     def fails(self, score: float) -> bool:
-        """Whether a run of this score has failed."""
+        """Whether a run with this score counts as failed; never where ``failed`` is None."""
         if self.failed is None:
             return False
         if self.measure.lower_is_better:
@@ -164,7 +171,10 @@ class Claim(Section):
 
 
 def refuse_repeated(claims: Sequence[Claim]) -> None:
-    """Refuse a claim that is made twice, under two ids: it would take from the power of all (Holm)."""
+    """Refuse a claim that is made twice under two ids.
+
+    Holm's correction would count both, which takes power from every claim.
+    """
     made: dict[tuple[object, ...], str] = {}
     for claim in claims:
         said = (
@@ -186,10 +196,15 @@ def refuse_repeated(claims: Sequence[Claim]) -> None:
 
 
 def dotted(declared: Any, place: str) -> Any:
-    """The keys of an arm, or the factors of a grid or an effect, dotted.
+    """Return a mapping of an arm, a grid or an effect with dotted keys: ``{"train.lr": 0.1}`` for
+    ``{"train": {"lr": 0.1}}``.
 
-    What is no mapping with keys of text is returned as it is; the section whose field it is refuses
-    it by its type.
+    Anything but a mapping with keys of text is returned as it is: the type check of the field that
+    holds it refuses it.
+
+    Args:
+        declared: The value in the study file.
+        place: Where it stands in the study file, for errors.
     """
     if not isinstance(declared, dict) or not all(isinstance(key, str) for key in declared):
         return declared
@@ -197,13 +212,17 @@ def dotted(declared: Any, place: str) -> Any:
 
 
 def _are_two_levels(levels: list[Any]) -> bool:
-    """Whether these are two levels that differ, as parts of an arm's name."""
+    """Whether these are two levels that differ in the names that ``level_name`` gives them."""
     names = {level_name(level) for level in levels}
     return len(names) == len(levels) == 2
 
 
 def level_name(level: Any) -> str:
-    """A factor's level as a part of an arm's name."""
+    """Return the name of a factor's level, as a part of an arm's name.
+
+    A list is joined by ``_``, other characters than letters, digits and ``_.+-`` become ``_``, and
+    the empty name is ``none``.
+    """
     text = str(level)
     if isinstance(level, list):
         text = "_".join(map(str, level))

@@ -1,9 +1,9 @@
-"""A comparison is controlled where budgets are equal and one thing differs; both are seen on the
-networks before the first run.
+"""Make and check a controlled comparison on the arms' networks, before the first run.
 
-``matched`` solves the width of each arm for the first arm's parameters or MACs (``model.match``).
-``module_trees`` builds every arm's network, so that what cannot be built is refused before a run
-starts, and compares the modules with the configurations.
+A comparison is controlled where budgets are equal and only the declared keys differ. ``matched``
+chooses the width of each arm so that its network costs as much as the first arm's
+(``model.match``). ``module_trees`` builds every arm's network, so that what cannot be built is
+refused before a run starts, and compares the modules with the configurations.
 """
 
 import bisect
@@ -20,15 +20,17 @@ from xceptlab.models.cost import Row, changes, cost, table
 from xceptlab.study.expansion import Expansion
 
 STEP = 1 / 1024
-"""Widths that are tried are multiples of this."""
+"""The widths that ``matched`` tries are multiples of this."""
 
 LEAST, MOST = int(0.016 / STEP) + 1, int(16 / STEP)
-"""The smallest and the largest width that is tried, in steps."""
+"""The smallest and the largest width that ``matched`` tries, as multiples of ``STEP``."""
 
 
 def matched(expansion: Expansion) -> Expansion:
-    """The study with every arm's width such that it comes nearest to the budget of the first arm,
-    which keeps its own.
+    """Return the study with every other arm at the width that brings it nearest to the budget of
+    the first arm.
+
+    Networks of other families than Xception have no width, and stay as they are.
     """
     first = expansion.baseline
     budget = budget_of(first)
@@ -40,7 +42,7 @@ def matched(expansion: Expansion) -> Expansion:
 
 
 def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
-    """Every arm's module tree.
+    """Build every arm's network and return the rows of its module tree, by arm.
 
     Raises:
         Refused: An arm's network cannot be built, does not take its images, or cannot start from
@@ -65,11 +67,15 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
 
 
 def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[str]:
-    """Warn of arms that differ only in what nothing reads, or in keys of ``model`` that no module
-    tree shows.
+    """Return a warning for each arm whose declared difference may do nothing.
 
-    For example, the order inside regular convolutions shows in no module tree. It is a warning and
-    no refusal, since what a timm model does between its modules is not in its tree either.
+    Either no network reads the keys in which it differs, or its module tree equals another arm's:
+    the order inside regular convolutions, for example, shows in no tree. These are warnings and not
+    errors, since what a timm model does between its modules is not in its tree either.
+
+    Args:
+        expansion: The study.
+        found: The module trees of its arms, as ``module_trees`` returns them.
     """
     seen: dict[str, str] = {}
     lines = _idle_arms(expansion)
@@ -84,8 +90,8 @@ def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[st
 
 
 def _idle_arms(expansion: Expansion) -> list[str]:
-    """Warn of arms whose every difference from the baseline is in a key that neither of the two
-    reads.
+    """Return a warning for each arm that differs from the baseline only in keys that neither of the
+    two reads.
     """
     baseline, *others = expansion.arms
     lines = []
@@ -103,8 +109,8 @@ def _idle_arms(expansion: Expansion) -> list[str]:
 
 
 def _beside_the_modules(config: RunConfig) -> dict[str, Any]:
-    """The part of a run's science that no module tree can show: all but the network, and the
-    weights that it starts from.
+    """Return the values, by key, that can change a run's result and that no module tree shows: all
+    but those of ``model``, and the network's initial weights.
     """
     starts = ("model.init", "model.weights_digest")
     return {
@@ -115,7 +121,9 @@ def _beside_the_modules(config: RunConfig) -> dict[str, Any]:
 
 
 def budget_of(config: RunConfig) -> int:
-    """The parameters or the MACs of a configuration's network, whichever ``model.match`` names."""
+    """Return the number of parameters of a configuration's network, or of its multiply-accumulates
+    for ``model.match: macs``.
+    """
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
     if config.model.match == "macs":
         return macs
@@ -123,11 +131,12 @@ def budget_of(config: RunConfig) -> int:
 
 
 def _solved(config: RunConfig, budget: int) -> RunConfig:
-    """The configuration at the width, of all that are tried, at which it comes nearest to the
-    budget.
+    """Return the configuration at the width whose cost is nearest to the budget, among the
+    multiples of ``STEP`` from ``LEAST`` to ``MOST``.
     """
 
-    @functools.cache  # a network takes a quarter of a second
+    # To build a network takes a quarter of a second, and the search asks for some widths again.
+    @functools.cache
     def cost_at(step: int) -> int:
         return budget_of(_at_width(config, step))
 
@@ -140,14 +149,15 @@ def _solved(config: RunConfig, budget: int) -> RunConfig:
 
 
 def _at_width(config: RunConfig, step: int) -> RunConfig:
-    """The configuration at a width of so many steps."""
+    """Return the configuration at the width of ``step`` times ``STEP``."""
     model = dataclasses.replace(config.model, width=step * STEP)
     return dataclasses.replace(config, model=model)
 
 
 def _first_guess(cost_at: Callable[[int], int], step: int, budget: int) -> int:
-    """A width near the one that costs the budget, from any width to begin with: costs grow about as
-    the square of the width.
+    """Return a width, in steps, near the one that costs the budget, starting at any width.
+
+    The cost of a network grows about as the square of its width.
     """
     for _ in range(2):
         guess = round(step * math.sqrt(budget / cost_at(step)))
@@ -156,8 +166,10 @@ def _first_guess(cost_at: Callable[[int], int], step: int, budget: int) -> int:
 
 
 def _bracket(cost_at: Callable[[int], int], guess: int, budget: int) -> tuple[int, int]:
-    """Two widths between which the budget lies, as far as there are any, found from the guess in
-    strides that double.
+    """Return two widths, in steps, between which the budget lies, found from a guess by strides
+    that double.
+
+    Where the budget lies beyond ``LEAST`` or ``MOST``, the search ends there.
     """
     low = guess
     stride = 1

@@ -1,5 +1,5 @@
-"""Which arms a claim compares, and with which weights: the two of a contrast, or the cells of a
-grid that make up an effect.
+"""Which arms a claim compares, and with which weights: the two arms of a contrast, or those cells
+of a grid that make up an effect.
 """
 
 from typing import Any
@@ -9,12 +9,13 @@ from xceptlab.study.definition import Study
 
 
 def weights(claim: Claim, study: Study) -> tuple[dict[str, float], dict[str, float]]:
-    """The weights, by arm, with which scores make up the two sides that a claim compares; arms
-    without weight are left out.
+    """Return the weights of the arms in the two sides that a claim compares, each as ``{arm:
+    weight}``, without arms of weight 0.
 
-    A side of a main effect is the mean of the arms at its level. A side of an interaction is the
-    effect of the factors before the last one, on average over the other factors, at its level of
-    the last one.
+    A side's score is the weighted sum of its arms' scores. In a contrast it is that of one arm. In
+    a main effect it is the mean over all arms at one level of the factor. In an interaction it is
+    the effect of the first factors, on average over the other factors, at one level of the last
+    factor.
     """
     if claim.contrast:
         a, b = claim.contrast
@@ -23,7 +24,7 @@ def weights(claim: Claim, study: Study) -> tuple[dict[str, float], dict[str, flo
 
 
 def _side(side: int, effect: dict[str, list[Any]], study: Study) -> dict[str, float]:
-    """The weights, by arm, in one side, 0 or 1, of an effect."""
+    """Return the weights, by arm, in one side of an effect: 0 for a, 1 for b."""
     found = {}
     for arm, levels in study.cells().items():
         weight = _weight(levels, side, effect, study.grid)
@@ -35,7 +36,15 @@ def _side(side: int, effect: dict[str, list[Any]], study: Study) -> dict[str, fl
 def _weight(
     levels: dict[str, Any], side: int, effect: dict[str, list[Any]], grid: dict[str, list[Any]]
 ) -> float:
-    """The weight of the cell with these levels, by factor, in one side of an effect."""
+    """Return the weight of a cell of the grid in one side (0 or 1) of an effect; 0 if the cell has
+    no part in it.
+
+    Args:
+        levels: The cell's level of every factor of the grid, by factor.
+        side: 0 for a, 1 for b.
+        effect: The levels a and b of each factor of the effect.
+        grid: All levels of every factor.
+    """
     *before, last = effect
     weight = 1.0
     for factor, level in levels.items():
@@ -50,8 +59,8 @@ def _weight(
 
 
 def _sign(level: Any, compared: list[Any]) -> int:
-    """The sign of a level in the difference a - b of two levels: 1 for a, -1 for b, 0 for any
-    other.
+    """Return the sign of a level in the difference a - b of two ``compared`` levels: 1 for a, -1
+    for b, 0 for any other.
     """
     a, b = map(level_name, compared)
     name = level_name(level)
@@ -63,13 +72,17 @@ def _sign(level: Any, compared: list[Any]) -> int:
 
 
 def arms_of(claim: Claim, study: Study) -> list[str]:
-    """The arms that a claim compares, those of its first side first."""
+    """Return the arms that a claim compares, those of its first side first."""
     a, b = weights(claim, study)
     return list(dict.fromkeys([*a, *b]))
 
 
 def pairs_of(claim: Claim, study: Study) -> list[tuple[str, str]]:
-    """The pairs of arms that a claim compares, which differ in nothing but its (first) factor."""
+    """Return the pairs of arms (a, b) that a claim compares.
+
+    The two of a contrast are one pair. In an effect each pair differs only in the effect's first
+    factor.
+    """
     if claim.contrast:
         return [claim.contrast]
     factor, (a, b) = next(iter(claim.effect.items()))

@@ -1,4 +1,6 @@
-"""A study: a question, arms that differ from the baseline in declared keys, seeds, and claims made
+"""The study file: its keys, and what is allowed in them.
+
+A study is a question, arms that differ from the baseline in declared keys, seeds, and claims made
 before the first run.
 """
 
@@ -6,10 +8,11 @@ import itertools
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from xceptlab.config import options
 from xceptlab.config.field_errors import shown
+from xceptlab.config.field_types import Bounds
 from xceptlab.config.fields import Section, keys
 from xceptlab.config.layers import unknown_run_key
 from xceptlab.config.schema import RunConfig
@@ -18,29 +21,31 @@ from xceptlab.study.claims import Claim, dotted, level_name, refuse_repeated
 from xceptlab.study.tuning import Tune
 
 DERIVED = ("data.content", "model.weights_digest")
-"""Science that xceptlab fills in: what the files of other keys hold."""
+"""Keys that xceptlab fills in itself, from the contents of the files that other keys name."""
 
 FACTORS = [
     *(key for key in RunConfig().science() if key not in ("seed", *DERIVED)),
     "model.weights",
 ]
-"""The keys in which arms may differ."""
+"""The keys in which arms may differ: those that can change a result, but for the seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds(Section):
-    """Seeds until every claim is decided or given up: 0 to ``start`` - 1, and then ``step`` more at
-    a time, ``max`` at most.
+    """Seeds that are added until every claim is decided or given up.
+
+    The first seeds are 0 to ``start`` - 1. Then ``step`` more are added at a time, to ``max`` in
+    all at most. The bounds are those for which ``statistics.Boundary`` has tables.
     """
 
     PREFIX: ClassVar[str] = "seeds."
 
-    start: int
-    """Seeds before the claims are judged for the first time, 3 to 10."""
-    step: int
-    """Seeds that are added while a claim is undecided, 1 to 5."""
-    max: int
-    """Seeds at most: ``start`` plus some steps, 40 or less."""
+    start: Annotated[int, Bounds(at_least=3, at_most=10)]
+    """Number of seeds with which the claims are judged for the first time."""
+    step: Annotated[int, Bounds(at_least=1, at_most=5)]
+    """Number of seeds that are added at a time, while a claim is undecided."""
+    max: Annotated[int, Bounds(at_most=40)]
+    """Number of seeds at most: ``start`` plus one or more times ``step``."""
     stop: Literal["decided"]
     """decided: stop when every claim is supported or contradicted, or given up; peeking is
     accounted for.
@@ -52,44 +57,35 @@ class Seeds(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (
-            ("start", 3, 10),
-            ("step", 1, 5),
-            ("max", self.start + self.step, 40),
-        ):
-            self._require(
-                name, low <= getattr(self, name) <= high, f"a whole number from {low} to {high}"
-            )
+        fewest = self.start + self.step
+        self._require("max", self.max >= fewest, f"at least {fewest}, start plus a step")
         last = self.analyses[-1]
         self._require("max", self.max == last, f"start plus steps, such as {last}")
-        self._require(
-            "futility",
-            self.futility is None or 0 < self.futility < 1,
-            "above 0 and below 1, or null",
-        )
+        is_chance = self.futility is None or 0 < self.futility < 1
+        self._require("futility", is_chance, "above 0 and below 1, or null")
 
     @property
     def analyses(self) -> range:
-        """The numbers of seeds at which the claims are judged: of every interim analysis, and of
-        the last one.
+        """The numbers of seeds with which the claims are judged, rising: ``start``, then ``step``
+        more each time, to ``max``.
         """
         return range(self.start, self.max + 1, self.step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paper(Section):
-    """Where the claim that is tested stands."""
+    """The place in a paper of the claim that the study tests."""
 
     PREFIX: ClassVar[str] = "paper."
 
     ref: str = ""
-    """Such as arXiv:1610.02357."""
+    """The paper, such as arXiv:1610.02357."""
     section: str = ""
-    """Section."""
+    """Section, such as "4.6"; empty for none."""
     figure: int = 0
-    """Figure; 0 for none."""
+    """Number of the figure; 0 for none."""
     table: int = 0
-    """Table; 0 for none."""
+    """Number of the table; 0 for none."""
 
     def __str__(self) -> str:
         words = [self.ref or "the paper"]
@@ -104,10 +100,10 @@ class Paper(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Study(Section):
-    """A study file."""
+    """A study, as its YAML file declares it."""
 
     question: str
-    """What the study answers."""
+    """The question that the study answers."""
     base: list[str]
     """Configuration files that every arm shares, in order; looked up beside the study file, then
     from the working directory, then among the shipped ones."""
@@ -116,39 +112,39 @@ class Study(Section):
     importable modules.
     """
     seeds: list[int] | Seeds
-    """Each arm is trained once with each, of which a verdict needs 3; a mapping adds seeds until
-    the claims are decided.
+    """Every arm is trained once with each of these seeds; a verdict needs at least 3. A mapping
+    adds seeds until the claims are decided.
     """
     claims: list[Claim] = field(default_factory=list)
-    """What is claimed before the first run."""
+    """The claims that the study tests, made before the first run."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Arms by name, each with the keys of a run that it overrides; the first arm is the baseline.
     """
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels,
     joined by ``-`` (a list by ``_``, an empty one ``none``)."""
-    alpha: float = 0.05
+    alpha: Annotated[float, Bounds(above=0, below=0.5)] = 0.05
     """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the
-    file; above 0, below 0.5.
+    file.
     """
     scope: Literal["test_set", "images"] = "test_set"
-    """What verdicts hold for: these images of the test set; or other images of the same kind, too,
-    which takes larger effects.
+    """What verdicts hold for. test_set: the images of this test set; images: also other images of
+    the same kind, which takes larger effects.
     """
     tune: Tune | None = None
     """Train every arm at several values of some keys, and compare the arms at the best ones; null
     compares them as they are.
     """
     paper: Paper = field(default_factory=Paper)
-    """Where the tested claim stands."""
+    """The place in a paper of the claim that the study tests."""
 
     def __post_init__(self) -> None:
-        # a value of another type is refused with the types of all fields
+        # Only a mapping has names to convert. Any other value is left for the type check of all
+        # fields, which refuses it.
         if self.arms is None or isinstance(self.arms, dict):
             object.__setattr__(self, "arms", _named_arms(self.arms or {}))
         object.__setattr__(self, "grid", dotted(self.grid, "grid"))
         super().__post_init__()
-        self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
         self._check_seeds()
         self._check_arms()
         for claim in self.claims:
@@ -156,21 +152,27 @@ class Study(Section):
         refuse_repeated(self.claims)
 
     def _check_seeds(self) -> None:
+        """Refuse seeds that are repeated or out of range, and seeds until decided without a claim
+        to decide.
+        """
         if isinstance(self.seeds, Seeds):
             self._require("seeds", bool(self.claims), "a list in a study without claims to decide")
             return
-        different = 0 < len(self.seeds) == len(set(self.seeds))
+        different = len(set(self.seeds)) == len(self.seeds)
         in_range = all(0 <= seed < 2**63 for seed in self.seeds)
         allowed = "a list of different whole numbers from 0 to 2**63 - 1, or {start, step, max, stop: decided}"
-        self._require("seeds", different and in_range, allowed)
+        self._require("seeds", bool(self.seeds) and different and in_range, allowed)
 
     def _check_arms(self) -> None:
-        """Refuse arms that cannot be told apart, are badly named, or declare what is no factor."""
+        """Refuse fewer than two arms, cells of a grid with the same name, a name that is not
+        allowed, and a declared key in which arms may not differ or that is tuned.
+        """
         if bool(self.arms) == bool(self.grid):
             stands = "there is a grid, too" if self.arms else "missing"
             raise Refused(f"arms: {stands}; a study has either arms or a grid")
         cells = self.cells()
-        if len(cells) < math.prod(map(len, self.grid.values())):
+        combinations = math.prod(len(levels) for levels in self.grid.values())
+        if self.grid and len(cells) < combinations:
             raise Refused("grid: two cells have the same name; each factor's levels must differ")
         if len(cells) < 2:
             raise Refused(
@@ -183,13 +185,16 @@ class Study(Section):
                 )
             for key in declared:
                 if key not in FACTORS and not options.is_option(key):
-                    raise Refused(f"arm {name!r}: {_no_factor(key)}")
+                    raise Refused(f"arm {name!r}: {_not_a_factor_message(key)}")
                 if self.tune and key in self.tune.keys:
                     raise Refused(f"arm {name!r}: {key} is tuned, so that no arm may declare it")
 
     def _check_claim(self, claim: Claim) -> None:
-        """Refuse a claim whose id another one has, or that names an arm, a factor or a level that
-        the study does not have.
+        """Refuse a claim that does not fit the study.
+
+        Its id must differ from those of the other claims. ``pairing: none`` goes with neither seeds
+        until decided nor ``scope: images``. And the study must have the arms, the factors and the
+        levels that the claim names.
         """
         ids = [other.id for other in self.claims]
         if ids.count(claim.id) > 1:
@@ -219,7 +224,9 @@ class Study(Section):
                     raise Refused(f"claim {claim.id!r}: effect: {missing}")
 
     def cells(self) -> dict[str, dict[str, Any]]:
-        """The keys that each arm declares, by arm: those of ``arms``, or of the crossed ``grid``."""
+        """Return the values that each arm declares, ``{arm: {key: value}}``: those of ``arms``, or
+        one arm for each cell of the crossed ``grid``.
+        """
         if self.arms:
             return self.arms
         cells = {}
@@ -230,7 +237,13 @@ class Study(Section):
 
 
 def _named_arms(declared: dict[Any, Any]) -> dict[str, Any]:
-    """The arms of a study file, each name as text, since 4 is a name, too; their keys dotted."""
+    """Return the arms of a study file with every name as text and every key dotted.
+
+    YAML reads a name such as 4 as a number, which is allowed.
+
+    Raises:
+        Refused: YAML reads a name, such as ``on``, as true or false.
+    """
     arms = {}
     for name, values in declared.items():
         if isinstance(name, bool):
@@ -241,8 +254,8 @@ def _named_arms(declared: dict[Any, Any]) -> dict[str, Any]:
     return arms
 
 
-def _no_factor(key: str) -> str:
-    """The message of the error for a key in which arms may not differ."""
+def _not_a_factor_message(key: str) -> str:
+    """Return the error's text for a key that an arm declares, but in which arms may not differ."""
     if key in keys(RunConfig):
         return f"{key} cannot be a factor; only what can change a result can, such as {FACTORS[0]}"
     return str(unknown_run_key(key, FACTORS))

@@ -1,5 +1,5 @@
-"""What a claim is about: the mean or the median over seeds of paired differences, and how each of
-the two is tested.
+"""What a claim is about: the mean or the median of paired differences over seeds, and how either is
+tested.
 
 The mean is tested by t-tests: powerful, and valid while the differences are near normal. The median
 is tested by counting signs: valid for any distribution, also where runs collapse or diverge, and
@@ -20,118 +20,130 @@ from xceptlab.study.definition import Seeds
 from xceptlab.study.statistics import MAX_PAIRS, Array, Booleans
 
 MIN_PAIRS = 3
-"""No test judges fewer pairs."""
+"""The smallest number of pairs that any test judges."""
 PLAUSIBLE = 0.8
-"""Level of the interval of a mean over which forecasts give a range."""
+"""The level of the interval of a mean, over which forecasts give a range."""
 
 
 class Estimand(ABC):
-    """The statistic that a claim is about, of its paired differences (n,), which are above 0 where
-    the first arm is better.
+    """The statistic of paired differences that a claim is about, with its tests and their words.
+
+    Differences are above 0 where the claim's first arm is better. A study is sequential where seeds
+    are added until its claims are decided: then its claims are tested again at every analysis.
 
     Args:
         claim: The claim.
-        seeds: Those of the study; where seeds are added until the claims are decided, tests account
-            for all analyses.
+        seeds: The seeds of the study; in a sequential study the tests account for all analyses.
     """
 
     boundary: statistics.Boundary | signs.SignBoundary | None
-    """What the analyses of a sequential study cost; None with fixed seeds."""
+    """The adjustment of p-values for the repeated analyses of a sequential study; None with a list
+    of seeds.
+    """
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
         self.claim, self.seeds = claim, seeds
 
     def adjust(self, p: Array) -> Array:
-        """One-sided p-values (...) made valid beside the other analyses of a sequential study; with
-        fixed seeds as they are.
+        """Adjust one-sided p-values (...) for the repeated analyses of a sequential study.
+
+        With a list of seeds they are returned as they are.
         """
         return p if self.boundary is None else self.boundary.chance(p)
 
     def nominal(self, level: float) -> float:
-        """The unadjusted p-value at which one analysis of a sequential study decides at the
-        familywise ``level``.
+        """Return the level of a single analysis at which all analyses of a sequential study have
+        ``level`` together.
 
-        With fixed seeds it is ``level`` itself.
+        With a list of seeds it is ``level`` itself.
         """
         return level if self.boundary is None else self.boundary.nominal(level)
 
     @property
     def scope(self) -> str:
-        """What a verdict holds for besides other seeds, in words: these images, or others, too."""
+        """The images that a verdict holds for, in words such as ``on this test set``."""
         sets = {"test": "on this test set", "val": "on this validation set"}
         return sets.get(split_of(self.claim.metric), "on the data that were scored")
 
     @abstractmethod
     def estimate(self, differences: Array) -> float:
-        """The claim's statistic, mean or median, of paired differences (n,), n >= 1."""
+        """Return the claim's statistic, mean or median, of paired differences (n,), n >= 1."""
 
     @abstractmethod
     def interval(self, differences: Array, alpha: float) -> tuple[float, float]:
-        """The interval of level 1 - 2 alpha that belongs to the claim's tests at ``alpha``, from
+        """Return the ends (low, high) of the confidence interval of level 1 - 2 alpha, from paired
         differences (n,), n >= 2.
+
+        It belongs to the one-sided tests at ``alpha``. In a sequential study it is a repeated
+        confidence interval, valid at every analysis.
         """
 
     @abstractmethod
     def p_values(self, differences: Array) -> Array:
-        """For differences (..., n): p that the claim holds and p that its opposite does (..., 2).
+        """Return one-sided p-values (..., 2) from paired differences (..., n).
 
-        They are valid beside the other analyses of a sequential study.
+        ``[..., 0]`` is small where the data support the claim, ``[..., 1]`` where they support its
+        opposite. In a sequential study both are already adjusted for repeated analyses.
         """
 
     @abstractmethod
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        """Whether differences (..., n) vary by more than ``tolerance``, where the test needs that:
-        (...).
+        """Whether differences (..., n) vary by more than ``tolerance``, (...); always True for a
+        test that needs no spread.
         """
 
     @abstractmethod
     def untestable(self, differences: Array) -> str:
-        """Why the differences (n,) cannot be tested, in words; empty if they can."""
+        """Return in words why the differences (n,) cannot be tested; empty if they can."""
 
     @abstractmethod
     def power_sentence(self, differences: Array, level: float) -> str:
-        """What so many pairs would have found with 80% power at the ``level`` of a single analysis,
-        in a sentence.
+        """Return a sentence on the effect that as many pairs as these differences (n,) would have
+        found with 80% power, at the ``level`` of a single analysis.
         """
 
     @abstractmethod
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
-        """How many seeds would probably decide the claim if these differences were typical, in a
-        clause.
+        """Return a clause on how many seeds would decide the claim with 80% power if further seeds
+        were like these.
 
         Args:
-            differences: The differences (n,).
-            levels: Those of a single analysis, at which the claim and its opposite are tested.
+            differences: The paired differences (n,).
+            levels: The levels at which a single analysis tests the claim and its opposite.
         """
 
     @abstractmethod
     def description(self, differences: Array) -> str:
-        """The differences (n,), n >= 2, in one clause: their number, their statistic and how they
-        vary.
+        """Return a clause on the differences (n,), n >= 2: their number, their statistic and how
+        much they vary.
         """
 
     @abstractmethod
     def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
-        """The chance to be decided, either way, by the most seeds, and the seeds that it takes on
-        average.
+        """Return the chance (0 to 1) that the claim is decided, either way, by ``Seeds.max`` seeds,
+        and the number of seeds that this takes on average.
 
-        It is the conditional power under the current trend: further seeds are taken to be as those
-        of the differences (n,), n >= 2. Only of a study whose seeds are added, at the ``level`` of
-        all its analyses.
+        It is the conditional power under the current trend: further seeds are taken to be like
+        those of the differences (n,), n >= 2. ``level`` is that of all analyses together. Only for
+        a sequential study.
         """
 
     @abstractmethod
     def stopping_sentence(self, differences: Array, level: float) -> str:
-        """How stopping when it was decided biases the claim's estimate, in a sentence; empty where
-        that is next to nothing.
+        """Return a sentence on how stopping early biases the estimate of a claim in a sequential
+        study; empty where the bias rounds to 0.
 
-        The claim was decided by these differences (n,), n >= 2, at the study's ``level``.
+        Args:
+            differences: The paired differences (n,), n >= 2, that decided the claim.
+            level: The level of all analyses together.
         """
 
     @abstractmethod
     def forecast_clause(self, differences: Array, level: float) -> str:
-        """What the differences (n,), n >= 2, say about the seeds still to come, at the study's
-        ``level``, in a clause.
+        """Return a clause on the seeds that are still to come, from the differences (n,), n >= 2.
+
+        In a sequential study it gives the chance to be decided by ``Seeds.max`` seeds, else the
+        number of seeds that would decide the claim. ``level`` is that of all analyses together.
         """
 
 
@@ -141,15 +153,15 @@ def estimand_of(
     arms: Array | None = None,
     image_variance: float | None = None,
 ) -> Estimand:
-    """The estimand that a claim declares.
+    """Return the estimand that a claim declares.
 
     Args:
         claim: The claim.
-        seeds: Those of the study.
-        arms: The scores of the claim's two sides with equal seeds, (2, n), which unpaired arms
-            need.
-        image_variance: What images add to the variance, where a verdict is to hold for other
-            images, too (``scope: images``).
+        seeds: The seeds of the study.
+        arms: The scores of the claim's two sides with equal seeds, (2, n); needed only for
+            ``pairing: none``.
+        image_variance: What the sample of images adds to the variance of the mean difference, where
+            verdicts are to hold for other images, too (``scope: images``); None in another study.
     """
     if image_variance is not None:
         return MeanOverImages(claim, seeds, image_variance)
@@ -162,7 +174,7 @@ def estimand_of(
 
 
 class Mean(Estimand):
-    """The mean over seeds, by paired t-tests."""
+    """The mean of paired differences over seeds, tested by paired t-tests."""
 
     boundary: statistics.Boundary | None
 
@@ -173,14 +185,14 @@ class Mean(Estimand):
             self.boundary = statistics.Boundary(seeds.start, seeds.step, seeds.max)
 
     def spread(self, differences: Array) -> Array:
-        """The standard deviation (...) of differences (..., n), n >= 2, of which ``error`` makes
-        the mean's standard error.
+        """Return the standard deviation (...) of differences (..., n), n >= 2; ``error`` turns it
+        into the standard error of their mean.
         """
         return np.asarray(differences.std(axis=-1, ddof=1))
 
     def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
-        """The standard error of the mean of n differences of this spread (...), and its degrees of
-        freedom.
+        """Return the standard error (...) of the mean of n differences with this standard deviation
+        (...), and its degrees of freedom.
         """
         return spread / math.sqrt(n), n - 1
 
@@ -191,6 +203,7 @@ class Mean(Estimand):
         return self._interval(differences, 1 - 2 * self.nominal(alpha))
 
     def _interval(self, differences: Array, level: float) -> tuple[float, float]:
+        """Return the ends (low, high) of the t interval of the mean at ``level``, such as 0.9."""
         error, degrees_of_freedom = self.error(self.spread(differences), len(differences))
         low, high = statistics.t_interval(
             self.estimate(differences), error, degrees_of_freedom, level
@@ -226,14 +239,14 @@ class Mean(Estimand):
         return f"{self._size(differences)} would have found {found} with 80% power."
 
     def _size(self, differences: Array) -> str:
-        """How many pairs the differences are, in words."""
+        """Return the number of differences in words, such as ``5 pairs``."""
         return f"{len(differences)} pairs"
 
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
-        """How many seeds would probably decide the claim if the observed mean and spread were the
-        true ones, in a clause.
+        """Return a clause on how many seeds would decide the claim with 80% power if the observed
+        mean and spread were the true ones.
 
-        A range is added, over the means that are plausible at the observed spread.
+        It adds the range of this number over all means within their 80% interval.
         """
         if self.estimate(differences) in self.claim.margins:
             return "the estimate lies on the margin, so that no number of seeds would decide it"
@@ -250,8 +263,11 @@ class Mean(Estimand):
         return f"at this mean and spread about {need} seeds would decide it, {need - len(differences)} more ({power})"
 
     def _plausible_means(self, differences: Array) -> list[float]:
-        """The ends of the mean's 80% interval, and the means within it that are harder or easier to
-        decide than they are.
+        """Return the means between which the needed seeds have their extremes, over the 80%
+        interval of the mean.
+
+        These are the interval's ends and, within it, the margins, where the claim is hardest to
+        decide, and 0, where an equivalence is easiest to show.
         """
         low, high = self._interval(differences, PLAUSIBLE)
         turns = [*self.claim.margins]
@@ -260,8 +276,8 @@ class Mean(Estimand):
         return [low, high, *(mean for mean in turns if low < mean < high)]
 
     def _seeds_needed(self, mean: float, differences: Array, levels: Sequence[float]) -> int:
-        """How many seeds decide the claim with 80% power if this is the true mean; ``MAX_PAIRS`` if
-        fewer do not.
+        """Return how many seeds decide the claim with 80% power if ``mean`` is the true one;
+        ``MAX_PAIRS`` if fewer do not.
         """
         margin = self.claim.margin
         if self.claim.kind == "superior":
@@ -270,7 +286,7 @@ class Mean(Estimand):
         elif abs(mean) < margin:
             distances, level = [margin - mean, margin + mean], levels[0]
         else:
-            # either of two outer tests shows the opposite
+            # Either of two outer tests shows the opposite, so that each has half the level.
             distances, level = [abs(mean) - margin], levels[1] / 2
         if min(distances) == 0:
             return MAX_PAIRS
@@ -279,6 +295,7 @@ class Mean(Estimand):
         return max(need, len(differences) + 1, MIN_PAIRS)
 
     def _too_many(self) -> str:
+        """Return a clause for a claim that fewer than ``MAX_PAIRS`` seeds would not decide."""
         return (
             f"at this mean and spread more than {MAX_PAIRS - 1} seeds would be needed to decide it"
         )
@@ -296,16 +313,16 @@ class Mean(Estimand):
     def _conditional_power_at(
         self, mean: float, differences: Array, level: float
     ) -> tuple[float, float]:
-        """The chance to be decided and the seeds that it takes on average, if this were the true
-        mean.
-        """
+        """Return what ``conditional_power`` does, if ``mean`` were the true one."""
         observed = tuple(differences.tolist())
         return statistics.sequential_power(
             mean, observed=observed, **self._simulation_arguments(differences, level)
         )
 
     def _simulation_arguments(self, differences: Array, level: float) -> dict[str, Any]:
-        """The arguments that the simulations of this claim's analyses have in common."""
+        """Return the arguments by keyword that ``statistics.sequential_power`` and
+        ``statistics.stopping_bias`` have in common.
+        """
         assert isinstance(self.seeds, Seeds)
         return {
             "spread": float(self.spread(differences)),
@@ -338,11 +355,12 @@ class Mean(Estimand):
 
 
 class UnpairedMean(Mean):
-    """The mean over seeds of arms that are not paired, by Welch's t-tests (``pairing: none``).
+    """The difference of two arms' means over seeds that form no pairs (``pairing: none``), tested
+    by Welch's t-tests.
 
     Args:
         claim: The claim.
-        seeds: Those of the study, a list.
+        seeds: The seeds of the study, a list.
         arms: The scores of the arms a and b, (2, ..., n).
     """
 
@@ -366,13 +384,13 @@ class UnpairedMean(Mean):
 
 
 class MeanOverImages(Mean):
-    """The mean over seeds and images: the test images are a sample, too, and other ones are to give
-    the same verdict.
+    """The mean over seeds and images (``scope: images``), for verdicts that hold for other images,
+    too: the test images are taken for a sample.
 
     Args:
         claim: The claim.
-        seeds: Those of the study, a list.
-        image_variance: What images add to the variance of the mean difference
+        seeds: The seeds of the study, a list.
+        image_variance: What the sample of images adds to the variance of the mean difference
             (``statistics.image_variance``); NaN if not known.
     """
 
@@ -402,7 +420,7 @@ class MeanOverImages(Mean):
 
 
 class Median(Estimand):
-    """The median over seeds, by the exact sign test."""
+    """The median of paired differences over seeds, tested by the exact sign test."""
 
     boundary: signs.SignBoundary | None
 
@@ -423,7 +441,7 @@ class Median(Estimand):
         return signs.p_values(differences, self.claim.kind, self.claim.margin, self.adjust)
 
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        # signs are counted whether differences vary or not
+        # Signs can be counted whether differences vary or not.
         return np.full(differences.shape[:-1], True)
 
     def untestable(self, differences: Array) -> str:
@@ -437,8 +455,8 @@ class Median(Estimand):
         return f"{len(differences)} pairs would have found a difference {where} in {share:.0%} of all seeds with 80% power."
 
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
-        """How many seeds would probably decide the claim if as many differences spoke for it as do
-        here, in a clause.
+        """Return a clause on how many seeds would decide the claim with 80% power if the same share
+        of all seeds spoke for it, or against it, as of these.
         """
         holds, fails = signs.shares(differences, self.claim.kind, self.claim.margin)
         if holds == fails:

@@ -1,4 +1,4 @@
-"""A study with every arm's configuration resolved, and the runs that follow from it."""
+"""The ``Expansion``: a study with every arm's configuration resolved, and the runs that follow."""
 
 import dataclasses
 import functools
@@ -17,32 +17,35 @@ from xceptlab.study.tuning import Trial, trials
 
 @dataclass(frozen=True, kw_only=True)
 class Expansion:
-    """A study with every arm's configuration resolved."""
+    """A study with every arm's configuration resolved, at some number of seeds."""
 
     name: str
-    """The study's folder or file name, with the layers of the command line: ``residual+cifar10``.
+    """The name of the study's folder or file, and of the configuration files and overrides on the
+    command line that make another study of it, such as ``residual+cifar10``.
     """
     study: Study
+    """The study file."""
     arms: dict[str, RunConfig]
     """The configuration of each arm with the first seed, by the arm's name; the first one is the
     baseline.
     """
     command: str = ""
-    """The command that runs the study."""
+    """The command that runs the study, as one would type it; empty where it is not known."""
     interim_analysis: int = 0
-    """The index in ``Seeds.analyses`` that the study has come to, where it adds seeds until its
-    claims are decided.
+    """The index in ``Seeds.analyses`` of the analysis that the study has come to; 0 in a study with
+    a list of seeds.
     """
     seeds_by_stopped_arm: Mapping[str, int] = field(default_factory=dict)
-    """The number of seeds, by arm, of the arms that get no more of them: all their claims are
-    settled, while others are open.
+    """The number of seeds of each arm that gets no more of them, by arm: all its claims are
+    settled, while other arms' are open.
     """
-    planned: int = 0
-    """The number of seeds of the whole study, at most, where this is a first look with fewer of
-    them; else 0.
+    seeds_of_whole_study: int = 0
+    """The largest number of seeds of the whole study, where this is a first look with fewer of them
+    (``--seeds``); 0 where this is the whole study.
     """
     files: tuple[Path, ...] = ()
-    """The absolute paths of the study file and of the layers that the name tells of."""
+    """The absolute paths of the study file and of the configuration files that ``name`` includes.
+    """
 
     @property
     def baseline(self) -> RunConfig:
@@ -50,43 +53,55 @@ class Expansion:
         return next(iter(self.arms.values()))
 
     @property
+    def is_first_look(self) -> bool:
+        """Whether this has fewer seeds than the study, as ``--seeds`` asked for."""
+        return self.seeds_of_whole_study > 0
+
+    @property
     def first_look(self) -> str:
-        """What to say of a first look with fewer seeds than the study has; empty for a whole study."""
-        few = f"a first look with {len(self.seeds)} of the study's {self.planned} seeds; its verdicts are not the study's"
-        return few if self.planned else ""
+        """Words for the reader of a first look with fewer seeds than the study has; empty for the
+        whole study.
+        """
+        if not self.is_first_look:
+            return ""
+        return (
+            f"a first look with {len(self.seeds)} of the study's {self.seeds_of_whole_study} seeds; "
+            "its verdicts are not the study's"
+        )
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the study, as far as it has come."""
+        """The seeds of the study; where seeds are added, those of the analysis it has come to."""
         seeds = self.study.seeds
         if isinstance(seeds, Seeds):
             return list(range(seeds.analyses[self.interim_analysis]))
         return seeds
 
     def seeds_of(self, arms: Iterable[str]) -> list[int]:
-        """The seeds that all of these arms are trained with."""
+        """Return the seeds with which all of these arms are trained."""
         stopped = self.seeds_by_stopped_arm
         fewest = min((stopped[arm] for arm in arms if arm in stopped), default=len(self.seeds))
         return self.seeds[:fewest]
 
     @functools.cached_property
     def trials(self) -> dict[str, Trial]:
-        """The trials, by name, that are trained with every seed: the arms or, where keys are tuned,
-        every arm at each value.
+        """What is trained with every seed, by name: the arms or, where keys are tuned, every arm at
+        each of the tuned values.
         """
         return trials(self.arms, self.study.tune)
 
     def trials_of(self, arm: str) -> dict[str, Trial]:
-        """The trials of one arm, by name."""
+        """Return one arm's trials by name: the arm at each of the tuned values, or just the arm."""
         return {name: trial for name, trial in self.trials.items() if trial.arm == arm}
 
     def run(self, trial: str, seed: int) -> RunConfig:
-        """The configuration of one trial's run with one seed; without tuned keys a trial is an arm."""
+        """Return the configuration of a run, of the trial with this name and with this seed."""
         return dataclasses.replace(self.trials[trial].config, seed=seed)
 
     def runs(self) -> dict[tuple[str, int], RunConfig]:
-        """The configuration of every run by (trial, seed), in the order of the seeds, so that an
-        unfinished study is balanced.
+        """Return the configuration of every run by (trial, seed), seed by seed.
+
+        In this order an unfinished study has about as many runs of every arm.
         """
         seeds_of = {arm: self.seeds_of([arm]) for arm in self.arms}
         runs = {}
@@ -97,30 +112,31 @@ class Expansion:
         return runs
 
     def directories(self) -> dict[tuple[str, int], RunDirectory]:
-        """Every run's directory by (trial, seed)."""
+        """Return the directory of every run by (trial, seed), whether it exists or not."""
         return {
             key: RunDirectory.of(run.runtime.outputs, run.run_id)
             for key, run in self.runs().items()
         }
 
     def records(self) -> dict[tuple[str, int], Record | None]:
-        """Every run's record by (trial, seed), or None where a run has none yet.
+        """Read the record of every run by (trial, seed); None where a run has not finished.
 
         Raises:
-            Refused: A file is not a record, or is of a run that is not what its id says.
+            Refused: A file is not a record, or is the record of a run with another id.
         """
         return {key: directory.record_of_its_id() for key, directory in self.directories().items()}
 
     def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
-        """The science in which an arm differs from the baseline: ``{key: (baseline, arm)}``.
+        """Return the differences of an arm from the baseline in all that can change a result, as
+        ``{key: (value in the baseline, value in the arm)}``.
 
-        A field that does not apply to one of the two, such as Nesterov's momentum to AdamW, is no
-        difference. Weights to start from, which a digest tells apart, are named as an arm declares
-        them.
+        A key that does not apply to one of the two, such as Nesterov's momentum to AdamW, is no
+        difference. Initial weights are compared by their digest, and shown as ``model.weights``,
+        the key that an arm declares.
         """
         baseline, config = self.baseline, self.arms[arm]
         before, after = baseline.science(), config.science()
-        # extensions follow from other keys
+        # Extensions follow from other keys: a run has those that register what it uses.
         not_applicable = baseline.train.unused | config.train.unused | {"extensions"}
         found: dict[str, tuple[Any, Any]] = {}
         for key in before:
@@ -136,18 +152,18 @@ class Expansion:
         return found
 
     def data(self) -> str:
-        """Which part of the data set is which split, in words; of each data set, should the arms
-        have several.
+        """Return in words which part of the data set is which split, once for each data set of the
+        arms.
         """
         return "; ".join(dict.fromkeys(config.data.splits() for config in self.arms.values()))
 
     def directory(self) -> Path:
-        """Where the study's registration and report are kept."""
+        """Return the folder of the study's registration and report."""
         return Path(self.baseline.runtime.outputs) / "studies" / self.name
 
     def nothing_found(self) -> str:
-        """What to say where the outputs hold neither the study nor a run of it, as from another
-        working folder; else empty.
+        """Return a message if the outputs folder holds neither the study nor a run of it, as in
+        another working folder; else an empty text.
         """
         runs = [directory.path for directory in self.directories().values()]
         if any(path.exists() for path in (self.directory(), *runs)):

@@ -1,4 +1,6 @@
-"""A claim's differences on single test images, from the values by image that its runs have kept."""
+"""A claim's differences on single test images, from the values that its runs have kept image by
+image.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +18,9 @@ from xceptlab.study.definition import Study
 from xceptlab.study.statistics import Array, image_variance
 
 FILES = {f"test/{name}": metric.per_image_file for name, metric in METRICS.items()}
-"""The files in a run's directory that hold its values by image (N,), by metric: 0 or 1, or nats."""
+"""The file in a run's directory with its values on the N test images (N,), by metric: 0 or 1 for an
+accuracy, nats for the loss.
+"""
 
 
 def by_image(
@@ -25,10 +29,10 @@ def by_image(
     directories: Mapping[tuple[str, int], RunDirectory],
     seeds: Sequence[int],
 ) -> dict[int, Array]:
-    """A claim's difference on every test image (N,), in the metric's unit, by seed; left out where
-    a run has not kept its values.
+    """Return a claim's difference a - b on every one of N test images, by seed: ``{seed: (N,)}``.
 
-    Empty where the test sets are of different sizes, and so have no images in common.
+    It is in the metric's unit. A seed is left out where one of its runs has not kept its values.
+    Empty for a metric without values by image, and where the seeds' test sets differ in size.
 
     Args:
         claim: The claim.
@@ -55,7 +59,7 @@ def by_image(
 
 
 def _kept_values(files: Mapping[str, Path]) -> dict[str, Array]:
-    """The values by image (N,), by arm, of the arms whose runs have kept them."""
+    """Read the values by image (N,) of each arm whose run has kept them, from the files by arm."""
     kept = {}
     for arm, file in files.items():
         values = _values(file)
@@ -65,11 +69,15 @@ def _kept_values(files: Mapping[str, Path]) -> dict[str, Array]:
 
 
 def _are_equally_long(arrays: Iterable[Array]) -> bool:
+    """Whether all arrays have the same length, as they do if there are none."""
     return len({len(array) for array in arrays}) <= 1
 
 
 def _weighted_sum(values: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
-    """The sum (N,) of arms' values by image (N,), in the order of the weights."""
+    """Return the weighted sum (N,) of the arms' values by image (N,).
+
+    It is summed in the order of the weights, on which its rounding depends.
+    """
     return np.asarray(np.sum([weight * values[arm] for arm, weight in weights.items()], axis=0))
 
 
@@ -79,8 +87,11 @@ def variance_of(
     directories: Mapping[tuple[str, int], RunDirectory],
     seeds: Sequence[int],
 ) -> float:
-    """The claim's ``image_variance``; NaN where fewer than 2 seeds, or images, are known image by
-    image.
+    """Return what the sample of images adds to the variance of a claim's mean difference
+    (``statistics.image_variance``).
+
+    NaN where fewer than 2 seeds have values by image, or where there are fewer than 2 images. The
+    arguments are those of ``by_image``.
     """
     differences = list(by_image(claim, study, directories, seeds).values())
     if len(differences) < 2 or len(differences[0]) < 2:
@@ -89,8 +100,12 @@ def variance_of(
 
 
 def _values(file: Path) -> Array | None:
-    """A run's values by image; None for a run that has none, such as a diverged one or one of an
-    older version.
+    """Read a run's values by image (N,).
+
+    None where the file does not exist, as of a diverged run or of one of an older version.
+
+    Raises:
+        Refused: The file holds something else, such as numbers other than 0 and 1 for an accuracy.
     """
     with (
         suppress(FileNotFoundError),

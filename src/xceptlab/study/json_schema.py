@@ -1,6 +1,7 @@
-"""The JSON Schemas that are shipped, of configuration files and of study files.
+"""The JSON Schemas of configuration files and of study files, with which editors complete and check
+them.
 
-``python -m xceptlab.study.json_schema`` writes them.
+``python -m xceptlab.study.json_schema`` writes both into the checkout.
 """
 
 from pathlib import Path
@@ -13,10 +14,11 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.study.definition import FACTORS, Study
 
 CONFIGURATION, STUDY = "configs/configuration.schema.json", "configs/study.schema.json"
+"""Paths of the two schemas, relative to the repository's root."""
 
 
 def contents() -> dict[str, str]:
-    """The text of each schema, by its path relative to the repository's root."""
+    """Return the text of each schema, by its path relative to the repository's root."""
     return {
         CONFIGURATION: text("A configuration file of xceptlab", of_dataclass(RunConfig)),
         STUDY: text("A study file of xceptlab", _study()),
@@ -24,7 +26,9 @@ def contents() -> dict[str, str]:
 
 
 def _study() -> dict[str, Any]:
-    """A study's schema, in which arms, grid and effects know the keys that may be factors."""
+    """Return the schema of a study file, which knows the keys that may be factors in arms, grids
+    and effects.
+    """
     schema = of_dataclass(Study)
     keys = schema["properties"]
     keys["arms"]["additionalProperties"] = _of_factors({})
@@ -32,13 +36,14 @@ def _study() -> dict[str, Any]:
     keys["claims"]["items"]["properties"]["effect"] |= _of_factors(
         {"type": "array", "minItems": 2, "maxItems": 2}
     )
-    arm = {"type": ["string", "number"]}  # which may be named by numbers
+    # Arms may be named by numbers, too.
+    arm = {"type": ["string", "number"]}
     keys["claims"]["items"]["properties"]["contrast"]["anyOf"][0]["items"] = arm
     return schema | {"definitions": _factors()}
 
 
 def _factors() -> dict[str, Any]:
-    """The schema of a factor's level, by the factor's dotted key."""
+    """Return the schema of each factor's levels, by the factor's dotted key."""
     sections = of_dataclass(RunConfig)["properties"]
     found = {}
     for key in FACTORS:
@@ -48,12 +53,12 @@ def _factors() -> dict[str, Any]:
 
 
 def _of_factors(levels: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a mapping by factors, whose keys are dotted or nested as in a configuration
-    file.
+    """Return the schema of a mapping from factors to levels, with keys that are dotted or nested as
+    in a configuration file.
 
     Args:
-        levels: The schema of a list of levels, for values that are lists; empty for values that are
-            a single level.
+        levels: The schema of a list, for a mapping to lists of levels; empty for a mapping to
+            single levels.
     """
     nested: dict[str, Any] = {}
     dotted: dict[str, Any] = {}
@@ -66,7 +71,8 @@ def _of_factors(levels: dict[str, Any]) -> dict[str, Any]:
         name: {"type": "object", "additionalProperties": False, "properties": keys}
         for name, keys in nested.items()
     }
-    of_options = {options.PATTERN: levels}  # of a registered family, which knows their types
+    # The types of a registered family's options are known to its module only.
+    of_options = {options.PATTERN: levels}
     return {
         "type": "object",
         "additionalProperties": False,
@@ -76,7 +82,9 @@ def _of_factors(levels: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(root: Path) -> None:
-    """Write the schemas below a checkout's root."""
+    """Write the JSON Schemas of configuration and study files to their paths under the repository
+    ``root``.
+    """
     for name, schema in contents().items():
         files.write_atomically(root / name, schema.encode())
 

@@ -1,4 +1,7 @@
-"""Claims and scores to verdicts; docs/statistics.md says what they mean."""
+"""Judge claims by scores: ``judge`` for scores of any origin, ``judge_study`` for those of a study.
+
+docs/statistics.md says what the verdicts mean.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +22,8 @@ from xceptlab.study.verdict import ROUNDING, Outcome, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tested:
-    """A verdict and the p-values that it rests on."""
+class _Draft:
+    """A verdict on its way through the analyses, with the p-values that it rests on."""
 
     verdict: Verdict
     p: Array
@@ -41,15 +44,17 @@ def judge(
 
     Args:
         claims: The claims of one study.
-        scores: Of each claim's arms, as far as they are known.
-        seeds: Those that are planned: a claim is ``incomplete`` while one of its arms lacks one.
-            Where seeds are added until the claims are decided, when they are analysed: a claim's
-            verdict is that of the first analysis that decides it or, where the seeds have a
-            ``futility``, finds it futile, whatever comes later; it is ``incomplete`` while the next
-            analysis's seeds have no scores.
+        scores: The scores of each claim's two sides, as far as they are known.
+        seeds: The planned seeds: a claim is ``incomplete`` while one of its sides lacks the score
+            of one. Where seeds are added until the claims are decided, a claim's verdict is that of
+            the first analysis that decides it or, with a ``futility``, gives it up, whatever comes
+            later; it is ``incomplete`` while the seeds of its next analysis have no scores.
         alpha: Familywise error rate.
-        image_variances: By claim, where its verdict is to hold for other images, too, what they add
-            to the variance of its mean.
+        image_variances: For verdicts that are to hold for other images, too, what the sample of
+            images adds to the variance of each claim's mean difference, by the claim's id.
+
+    Returns:
+        The verdict on each claim, in the order of the claims.
 
     Raises:
         Refused: A score that is not a finite number.
@@ -57,79 +62,88 @@ def judge(
     analyses = [range(n) for n in seeds.analyses] if isinstance(seeds, Seeds) else [seeds]
     estimands = []
     for claim, known in zip(claims, scores, strict=True):
-        _, arms = _pairs(claim, known, analyses[-1])
-        estimands.append(estimand_of(claim, seeds, arms, image_variances.get(claim.id)))
-    tested, latest_seeds = _tested_in_turn(estimands, scores, analyses, alpha)
+        _, paired_scores = _pairs(claim, known, analyses[-1])
+        image_variance = image_variances.get(claim.id)
+        estimands.append(estimand_of(claim, seeds, paired_scores, image_variance))
+    drafts, latest_seeds = _run_analyses(estimands, scores, analyses, alpha)
     verdicts = []
-    for i, one in enumerate(tested):
-        latest = _paired(estimands[i], scores[i], latest_seeds, alpha)
-        stopping = " ".join(
-            filter(None, (one.verdict.stopping, wording.since(one.verdict, latest)))
-        )
-        verdicts.append(
-            replace(one.verdict, warnings=verdict_warnings.of_units(one.verdict), stopping=stopping)
-        )
+    for draft, estimand, known in zip(drafts, estimands, scores, strict=True):
+        since = _since_decided(draft.verdict, estimand, known, latest_seeds, alpha)
+        stopping = " ".join(filter(None, (draft.verdict.stopping, since)))
+        warnings = verdict_warnings.of_units(draft.verdict)
+        verdicts.append(replace(draft.verdict, warnings=warnings, stopping=stopping))
     return verdicts
 
 
 def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
-    """The verdicts of a study from the records of its runs; ``incomplete`` while a run that a claim
-    needs has none.
+    """Judge the claims of a study by the records of its runs.
 
-    Where keys are tuned, every arm is judged, seed by seed, by the run at the value that validates
-    best.
+    A verdict is ``incomplete`` while a run that its claim needs has no record. Where keys are
+    tuned, every arm is judged, seed by seed, by the run at the value that validates best.
+
+    Args:
+        expansion: The study.
+        records: The records of all its runs, as ``Expansion.records`` returns them.
+
+    Raises:
+        Refused: A record lacks a score that a claim needs, or has one that is not finite.
     """
     study = expansion.study
     of_arms = arm_records(expansion, records)
-    tables = [scores_of_runs(claim, expansion, of_arms) for claim in study.claims]
-    of_images = {}
+    scores = [scores_of_runs(claim, expansion, of_arms) for claim in study.claims]
+    image_variances = {}
     if study.scope == "images":
         directories = arm_directories(expansion, records)
-        of_images = {
-            claim.id: images.variance_of(claim, study, directories, expansion.seeds)
-            for claim in study.claims
-        }
-    verdicts = judge(study.claims, tables, study.seeds, study.alpha, of_images)
-    if study.tune:
-        verdicts = [
-            replace(verdict, summary=f"{verdict.summary} {study.tune.described}")
-            for verdict in verdicts
-        ]
-    return [verdict_warnings.with_warnings(verdict, expansion, of_arms) for verdict in verdicts]
+        for claim in study.claims:
+            variance = images.variance_of(claim, study, directories, expansion.seeds)
+            image_variances[claim.id] = variance
+    warned = []
+    for verdict in judge(study.claims, scores, study.seeds, study.alpha, image_variances):
+        if study.tune:
+            verdict = replace(verdict, summary=f"{verdict.summary} {study.tune.described}")
+        warned.append(verdict_warnings.with_warnings(verdict, expansion, of_arms))
+    return warned
 
 
 # ---- the analyses --------------------------------------------------------------------------------
 
 
-def _tested_in_turn(
+def _run_analyses(
     estimands: Sequence[Estimand],
     scores: Sequence[Scores],
     analyses: Sequence[Sequence[int]],
     alpha: float,
-) -> tuple[list[_Tested], Sequence[int]]:
-    """The verdicts after the latest analysis that there is to make, and the seeds of that analysis.
+) -> tuple[list[_Draft], Sequence[int]]:
+    """Make the analyses in turn, until one settles the last open claim or lacks scores.
 
-    Analyses are made in turn until one settles the last open claim, or lacks scores.
+    Args:
+        estimands: The estimand of each claim.
+        scores: The scores of each claim's two sides.
+        analyses: The seeds of each analysis.
+        alpha: Familywise error rate.
+
+    Returns:
+        The verdict on each claim with its p-values, and the seeds of the last analysis made.
     """
-    tested: list[_Tested] = []
+    settled: dict[int, _Draft] = {}
     for seeds in analyses:
-        settled = {i: one for i, one in enumerate(tested) if one.verdict.settled}
-        tested = _analysed(estimands, scores, seeds, alpha, settled)
-        incomplete = any(one.verdict.outcome == "incomplete" for one in tested)
-        if incomplete or all(one.verdict.settled for one in tested):
-            return tested, seeds
-    return tested, analyses[-1]
+        drafts = _one_analysis(estimands, scores, seeds, alpha, settled)
+        settled = {i: draft for i, draft in enumerate(drafts) if draft.verdict.settled}
+        lacks_scores = any(draft.verdict.outcome == "incomplete" for draft in drafts)
+        if lacks_scores or len(settled) == len(drafts):
+            break
+    return drafts, seeds
 
 
-def _analysed(
+def _one_analysis(
     estimands: Sequence[Estimand],
     scores: Sequence[Scores],
     seeds: Sequence[int],
     alpha: float,
-    settled: Mapping[int, _Tested],
-) -> list[_Tested]:
-    """The verdicts of one analysis, on these seeds; those that an earlier one has ``settled``, by
-    the claim's index, stay.
+    settled: Mapping[int, _Draft],
+) -> list[_Draft]:
+    """Judge all claims on these seeds; verdicts that an earlier analysis has ``settled``, by the
+    claim's index, stay.
 
     Holm's family is all the claims of the study: one that cannot be tested yet counts with p = 1,
     so that a verdict never flips to inconclusive when the other claims' runs arrive. In a
@@ -137,51 +151,70 @@ def _analysed(
     different analyses, those of settled verdicts among them, may stand in one family: each is at
     least the smallest that the claim would reach at any analysis, and that is a valid one.
     """
-    tested = []
-    for i, estimand in enumerate(estimands):
-        tested.append(settled[i] if i in settled else _tested(estimand, scores[i], seeds, alpha))
-    p = np.ones((len(tested), 2))
-    for i, one in enumerate(tested):
-        p[i] = one.p
-    concluded = []
-    for i, one in enumerate(tested):
-        if i in settled:
-            concluded.append(one)
-            continue
-        if one.verdict.n < len(seeds):
-            verdict = replace(
-                one.verdict, summary=wording.waiting(one.verdict, seeds, estimands[i])
-            )
+    open_claims = [i for i in range(len(estimands)) if i not in settled]
+    drafts = dict(settled)
+    for i in open_claims:
+        drafts[i] = _test_alone(estimands[i], scores[i], seeds, alpha)
+    p = np.array([drafts[i].p for i in range(len(estimands))])  # (claims, 2)
+    for i in open_claims:
+        draft = drafts[i]
+        if draft.verdict.n < len(seeds):
+            summary = wording.waiting(draft.verdict, seeds, estimands[i])
+            verdict = replace(draft.verdict, summary=summary)
         else:
-            verdict = _concluded(one.verdict, estimands[i], p, i, alpha)
-        concluded.append(replace(one, verdict=verdict))
-    return concluded
+            verdict = _conclude(draft.verdict, estimands[i], p, i, alpha)
+        drafts[i] = replace(draft, verdict=verdict)
+    return [drafts[i] for i in range(len(estimands))]
+
+
+def _since_decided(
+    verdict: Verdict, estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float
+) -> str:
+    """Return a sentence on the estimate with the seeds that came after a claim was decided, because
+    other claims asked for them; empty where none did.
+
+    Args:
+        verdict: The verdict on the claim.
+        estimand: The claim's estimand.
+        scores: The scores of the claim's two sides.
+        seeds: The seeds of the last analysis that was made.
+        alpha: Familywise error rate.
+    """
+    if not verdict.decided:
+        return ""
+    with_all_seeds = _untested_verdict(estimand, scores, seeds, alpha)
+    return wording.since(verdict, with_all_seeds)
 
 
 # ---- one claim: its pairs and its p-values -------------------------------------------------------
 
 
-def _tested(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> _Tested:
-    """A claim's differences and, where every seed has one and they can be tested, its p-values."""
-    verdict = _paired(estimand, scores, seeds, alpha)
-    complete = verdict.n == len(seeds)
-    if complete and verdict.n >= MIN_PAIRS and not estimand.untestable(verdict.values):
-        return _Tested(verdict=replace(verdict, tested=True), p=estimand.p_values(verdict.values))
-    return _Tested(verdict=verdict, p=np.ones(2))
+def _test_alone(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> _Draft:
+    """Test a claim regardless of the other claims.
+
+    It is tested if both sides have a score of every seed and the differences can be tested.
+    """
+    verdict = _untested_verdict(estimand, scores, seeds, alpha)
+    is_complete = verdict.n == len(seeds)
+    if is_complete and verdict.n >= MIN_PAIRS and not estimand.untestable(verdict.values):
+        return _Draft(verdict=replace(verdict, tested=True), p=estimand.p_values(verdict.values))
+    return _Draft(verdict=verdict, p=np.ones(2))
 
 
-def _paired(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> Verdict:
-    """What is known of a claim before it is tested."""
+def _untested_verdict(
+    estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float
+) -> Verdict:
+    """Return the untested verdict on a claim: its paired differences, estimate and confidence
+    interval, with the outcome ``incomplete`` and without words.
+
+    Raises:
+        Refused: A score is not a finite number.
+    """
     claim = estimand.claim
     a, b = (_known(scores[side], seeds) for side in claim.sides)
-    for side, values in zip(claim.sides, (a, b), strict=True):
-        for seed, value in values.items():
-            if not math.isfinite(value):
-                raise Refused(
-                    f"claim {claim.id!r}: the score of arm {side!r}, seed {seed} is {value}, not a finite number"
-                )
-    paired_seeds, arms = _pairs(claim, scores, seeds)
-    differences = _differences(arms[0], arms[1], claim.measure.lower_is_better)
+    _refuse_infinite(claim, a, b)
+    paired_seeds, (paired_a, paired_b) = _pairs(claim, scores, seeds)
+    differences = _differences(paired_a, paired_b, claim.measure.lower_is_better)
     n = len(differences)
     low, high = estimand.interval(differences, alpha) if n > 1 else (math.nan, math.nan)
     return Verdict(
@@ -192,7 +225,7 @@ def _paired(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: flo
         high=high,
         level=1 - 2 * alpha,
         n=n,
-        variance_left=statistics.variance_left(arms[0], arms[1]),
+        variance_left=statistics.variance_left(paired_a, paired_b),
         differences=dict(zip(paired_seeds, differences.tolist(), strict=True)),
         scores=(a, b),
         max_seeds=estimand.seeds.max if isinstance(estimand.seeds, Seeds) else None,
@@ -200,22 +233,34 @@ def _paired(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: flo
     )
 
 
+def _refuse_infinite(claim: Claim, a: Mapping[int, float], b: Mapping[int, float]) -> None:
+    """Refuse a score by seed of either side, a or b, that is not a finite number."""
+    for side, by_seed in zip(claim.sides, (a, b), strict=True):
+        for seed, score in by_seed.items():
+            if not math.isfinite(score):
+                raise Refused(
+                    f"claim {claim.id!r}: the score of arm {side!r}, seed {seed} is {score}, not a finite number"
+                )
+
+
 def _known(scores: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float]:
-    """The scores that there are of these seeds, in the order of the seeds."""
+    """Return the scores of these seeds as far as they are known, by rising seed."""
     return {seed: scores[seed] for seed in sorted(seeds) if seed in scores}
 
 
 def _pairs(claim: Claim, scores: Scores, seeds: Iterable[int]) -> tuple[list[int], Array]:
-    """The seeds that both sides of a claim have a score of, rising (n,), and these scores (2, n)."""
+    """Return the n seeds, rising, of which both sides of a claim have a score, and the scores (2,
+    n) of the sides a and b.
+    """
     a, b = (_known(scores[side], seeds) for side in claim.sides)
     both = [seed for seed in a if seed in b]
-    return both, np.array(
-        [[a[seed] for seed in both], [b[seed] for seed in both]], dtype=np.float64
-    )
+    paired_a = [a[seed] for seed in both]
+    paired_b = [b[seed] for seed in both]
+    return both, np.array([paired_a, paired_b], dtype=np.float64)
 
 
 def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Array:
-    """Paired differences (n,) of scores (n,) and (n,), above 0 where a is better.
+    """Return the paired differences (n,) of two sides' scores (n,), above 0 where a is better.
 
     They are made equal where only the rounding of 32-bit scores tells them apart (``ROUNDING``).
     """
@@ -231,12 +276,22 @@ def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Arr
 # ---- one claim: its conclusion -------------------------------------------------------------------
 
 
-def _concluded(verdict: Verdict, estimand: Estimand, p: Array, i: int, alpha: float) -> Verdict:
-    """The verdict on claim i from the p-values (claims, 2) of the whole study, in numbers and in
-    words.
+def _conclude(verdict: Verdict, estimand: Estimand, p: Array, i: int, alpha: float) -> Verdict:
+    """Return the verdict on a claim with its outcome and its words, by Holm's correction over all
+    claims of the study.
+
+    Args:
+        verdict: The claim's verdict so far, tested or not.
+        estimand: The claim's estimand.
+        p: The p-values of every claim and of its opposite, (claims, 2), before the correction.
+        i: The claim's index.
+        alpha: Familywise error rate.
     """
     adjusted = statistics.holm(p.T).T[i]  # (2,)
     levels = [statistics.holm_level(p[:, side], i, alpha) for side in (0, 1)]
+    # The claim can still be decided by either of its two tests, so that what may come is judged at
+    # the easier level.
+    easier_level = max(levels)
     outcome = _outcome(adjusted, alpha)
     unadjusted_outcome = _outcome(p[i], alpha)
     p_adjusted = math.nan
@@ -244,29 +299,28 @@ def _concluded(verdict: Verdict, estimand: Estimand, p: Array, i: int, alpha: fl
         p_adjusted = float(adjusted[1] if unadjusted_outcome == "contradicted" else adjusted[0])
     chance_when_given_up = None
     if verdict.tested and outcome == "inconclusive":
-        chance_when_given_up = _chance_if_futile(estimand, verdict.values, max(levels))
-    in_numbers = replace(
+        chance_when_given_up = _chance_if_futile(estimand, verdict.values, easier_level)
+    without_words = replace(
         verdict, outcome=outcome, p_adjusted=p_adjusted, chance_when_given_up=chance_when_given_up
     )
-
     nominal_levels = [estimand.nominal(level) for level in levels]
     summary = wording.summary(
-        in_numbers,
+        without_words,
         estimand,
         unadjusted_outcome=unadjusted_outcome,
         unadjusted_p=float(min(p[i])),
         nominal_levels=nominal_levels,
     )
     return replace(
-        in_numbers,
-        pairing_and_power=wording.pairing_and_power(in_numbers, estimand, nominal_levels[0]),
-        stopping=wording.stopping(in_numbers, estimand, max(levels)),
+        without_words,
+        pairing_and_power=wording.pairing_and_power(without_words, estimand, nominal_levels[0]),
+        stopping=wording.stopping(without_words, estimand, easier_level),
         summary=summary,
     )
 
 
 def _outcome(p: Array, alpha: float) -> Outcome:
-    """What the p-values (2,) of a claim and of its opposite decide at level alpha.
+    """Return what the p-values (2,) of a claim and of its opposite decide at level alpha.
 
     ``simulated_judging.decided`` is the same rule for many studies at once.
     """
@@ -278,11 +332,16 @@ def _outcome(p: Array, alpha: float) -> Outcome:
 
 
 def _chance_if_futile(estimand: Estimand, differences: Array, level: float) -> float | None:
-    """The chance of an undecided claim to be decided by the last analysis, where it is below the
-    study's ``futility``; else None.
+    """Return the chance that an undecided claim is decided by the last analysis, if that is below
+    the study's ``futility``; else None, and in a study that gives no claim up.
 
-    Levels count on no giving up, so that it does not bind, and can only make false verdicts rarer
-    (Lan, Simon & Halperin 1982; Lachin 2005).
+    The levels of the tests do not count on claims being given up. So a claim may also be continued,
+    and giving up can only make false verdicts rarer (Lan, Simon & Halperin 1982; Lachin 2005).
+
+    Args:
+        estimand: The claim's estimand.
+        differences: Its paired differences (n,), n >= 2.
+        level: The level of all analyses together.
     """
     seeds = estimand.seeds
     if not isinstance(seeds, Seeds) or seeds.futility is None:

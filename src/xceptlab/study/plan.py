@@ -1,5 +1,5 @@
-"""From a study file to what is to be run: arms resolved, widths matched, seeds added until the
-claims are decided.
+"""Expand a study file to what is to be run: arms resolved, widths matched, and seeds added until
+the claims are decided.
 """
 
 import dataclasses
@@ -25,7 +25,12 @@ from xceptlab.study.sequential import with_needed_seeds
 
 
 def find_study_file(path: str) -> Path:
-    """The study file that a folder, a file or the name of a shipped study names."""
+    """Return the study file that a path names: a study's folder, its file, or the name of a shipped
+    study.
+
+    Raises:
+        Refused: There is no study.
+    """
     for candidate in (Path(path), shipped.root() / path, shipped.root() / "experiments" / path):
         file = candidate / "study.yaml" if candidate.is_dir() else candidate
         if file.is_file():
@@ -43,9 +48,10 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
 
     Args:
         path: The study's folder, its file, or the name of a shipped one.
-        args: Layers and overrides, which apply after the study's base and before its arms.
-        seeds: Asks for a first look with so many of the study's first seeds: a study by itself,
-            whose name says so, and which shares its runs with the whole one.
+        args: Configuration files and overrides, as on the command line, which apply after the
+            study's base and before its arms.
+        seeds: Number of the study's first seeds, for a first look: a study by itself, whose name
+            says so, and which shares its runs with the whole one. None for the whole study.
 
     Raises:
         Refused: One line, for a study that is not well formed, an arm that differs from the
@@ -65,13 +71,14 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
         study=study,
         arms=_arms(study, file, given),
         command=_command(path, args, seeds),
-        planned=len(_all_seeds(whole)) if is_first_look else 0,
+        seeds_of_whole_study=len(_all_seeds(whole)) if is_first_look else 0,
         files=(file.resolve(), *layers_of_the_name),
     )
     expansion = dataclasses.replace(loaded, arms=_resolved(loaded))
     check(expansion, file)
     if expansion.baseline.model.match != "none":
-        from xceptlab.study.comparison import matched  # builds networks, for which torch is needed
+        # The import loads torch, which building networks needs and reading a study does not.
+        from xceptlab.study.comparison import matched
 
         expansion = matched(expansion)
     refuse_namesake(expansion)
@@ -79,7 +86,9 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
 
 
 def _refuse_overrides_of(study: Study, args: Sequence[str], file: Path) -> None:
-    """Refuse a command line that sets what the study itself decides."""
+    """Refuse a command line that sets the seed, a tuned key, or a key that an arm declares, and one
+    that asks for ``--print_config``.
+    """
     decided = {"seed"}
     if study.tune:
         decided |= study.tune.keys.keys()
@@ -95,8 +104,10 @@ def _refuse_overrides_of(study: Study, args: Sequence[str], file: Path) -> None:
 
 
 def _arms(study: Study, file: Path, given: Sequence[Layer]) -> dict[str, RunConfig]:
-    """The configuration of each arm with the first seed: the study's base, then the command line,
-    then what the arm declares.
+    """Return the configuration of each arm with the study's first seed, by the arm's name.
+
+    Later layers win: the study's base, the ``given`` ones of the command line, what the arm
+    declares.
     """
     base = [file_layer(_find(name, file)) for name in study.base]
     base.append(layer({"extensions": study.extensions}, str(file)))
@@ -111,22 +122,26 @@ def _arms(study: Study, file: Path, given: Sequence[Layer]) -> dict[str, RunConf
 
 
 def _command(path: str, args: Sequence[str], seeds: int | None) -> str:
-    """The command that runs the study, as one would type it."""
+    """Return the command that runs the study, as one would type it."""
     first_look = [f"--seeds={seeds}"] if seeds is not None else []
     typed = shlex.join(["xceptlab", "study", path, *first_look, *args])
-    # arguments are in the terminal's encoding, the report in UTF-8
+    # Arguments are in the terminal's encoding, but the report is in UTF-8.
     return os.fsencode(typed).decode("utf-8", errors="replace")
 
 
 def _all_seeds(study: Study) -> list[int]:
-    """The seeds of the whole study, at most."""
+    """Return the seeds of the whole study; where seeds are added, as many as there may be."""
     if isinstance(study.seeds, Seeds):
         return list(range(study.seeds.max))
     return study.seeds
 
 
 def _with_first_seeds(study: Study, n: int) -> Study:
-    """The study with its first n seeds only."""
+    """Return the study with its first n seeds only, as a list.
+
+    Raises:
+        Refused: The study has fewer seeds, or n is below 1.
+    """
     every = _all_seeds(study)
     if not 1 <= n <= len(every):
         raise Refused(
@@ -136,27 +151,29 @@ def _with_first_seeds(study: Study, n: int) -> Study:
 
 
 def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
-    """The arms with all that their identity needs; where a data set of the user's own is not at
-    hand, as they were registered.
+    """Return the arms with the digests of their data and initial weights, on which run ids depend.
+
+    Where a data set of the user's own is not at hand, the digest is the registered one.
     """
-    read_contents = functools.cache(identity.contents)  # the arms share their data
+    # Arms share their data, which take long to read.
+    read_contents = functools.cache(identity.contents)
     try:
         registration = Registration.load_file(expansion.directory())
-    except (
-        OSError,
-        ValueError,
-    ):  # whoever needs it calls Registration.load_for, which says what is wrong
+    except (OSError, ValueError):
+        # Whoever needs the registration calls load_for, which says what is wrong with the file.
         registration = None
     registered = registration.arms if registration else {}
-    return {
-        name: resolved(config, registered.get(name), read_contents)
-        for name, config in expansion.arms.items()
-    }
+    arms = {}
+    for name, config in expansion.arms.items():
+        arms[name] = resolved(config, registered.get(name), read_contents)
+    return arms
 
 
 def _beside(path: Any, file: Path) -> Any:
-    """The path that a study file names: beside the study file if it is there, else from the working
-    directory, as it is named.
+    """Return the path that a study file names: beside the study file if it exists there, else as it
+    is named, from the working directory.
+
+    Anything but a path is returned as it is: the type check of its field refuses it.
     """
     if not isinstance(path, str) or not path:
         return path
@@ -165,8 +182,11 @@ def _beside(path: Any, file: Path) -> Any:
 
 
 def _find(base: str, file: Path) -> str:
-    """The file of a base that a study file names: beside the study file, from the working
-    directory, or a shipped one.
+    """Return the configuration file that a study file names in its base: beside the study file,
+    from the working directory, or a shipped one.
+
+    Raises:
+        Refused: There is no such file.
     """
     for candidate in (Path(_beside(base, file)), shipped.find(base)):
         if candidate.is_file():
@@ -177,8 +197,8 @@ def _find(base: str, file: Path) -> str:
 
 
 def _naming_layers(args: Sequence[str], layers: Sequence[Layer]) -> list[tuple[str, str]]:
-    """The layers and overrides of the command line that make another study, because they can change
-    a result.
+    """Return those files and overrides of the command line that make another study, since they can
+    change a result, as (key, text); for a file the key is ``config``.
     """
     science = {*FACTORS, "model.match"}
     naming = []
@@ -190,10 +210,14 @@ def _naming_layers(args: Sequence[str], layers: Sequence[Layer]) -> list[tuple[s
 
 
 def _name(file: Path, layers: Sequence[tuple[str, str]], first_look: int | None) -> str:
-    """The study's name, with the layers and overrides that make another study, and with the number
-    of seeds of a first look.
+    """Return the study's name, such as ``residual+cifar10+train.lr=0.1+seeds3``.
 
-    At most 60 characters: it is also a folder and a tag in W&B, which takes 64.
+    It has 60 characters at most: it is also a folder and a tag in W&B, which takes 64.
+
+    Args:
+        file: The study file.
+        layers: The files and overrides that make another study, as ``_naming_layers`` returns them.
+        first_look: The number of seeds of a first look; None for the whole study.
     """
     parts = [file.parent.resolve().name if file.name == "study.yaml" else file.stem]
     for key, value in layers:

@@ -1,4 +1,6 @@
-"""What a study claimed before its first run, and which files it was made of."""
+"""The registration of a study: what it claimed before its first run, and which files it was made
+of.
+"""
 
 import dataclasses
 import hashlib
@@ -19,18 +21,20 @@ from xceptlab.study.definition import Seeds
 from xceptlab.study.expansion import Expansion
 
 REGISTERED = "registered.yaml"
-"""The registration's file in a study's directory; ``report --publish`` copies it beside the study.
+"""Name of the registration's file in a study's directory; ``report --publish`` copies it beside the
+study file.
 """
 
 FILES = "files.txt"
-"""The file in a study's directory that lists, one path a line, what the study is made of: its study
-file, the layers that its name tells of, and their copies elsewhere."""
+"""Name of the file in a study's directory that lists the files the study is made of, a path per
+line: ``Expansion.files``, and their copies in other places."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """A study as it stood before its first run, ``registered.yaml``; what is changed later is
-    flagged.
+    """A study as it stood before its first run, as ``registered.yaml`` holds it.
+
+    Reports flag what has been changed since.
     """
 
     time: float
@@ -38,22 +42,25 @@ class Registration:
     claims: list[dict[str, Any]]
     """The fields of each ``Claim``."""
     alpha: float
+    """The familywise error rate."""
     seeds: list[int] | dict[str, Any]
     """A list of seeds, or the fields of ``Seeds``."""
     arms: dict[str, dict[str, Any]]
-    """The science of each arm, by its name."""
+    """What can change a result in each arm: its values by dotted key, by the arm's name."""
     question: str = ""
+    """The question that the study answers; empty in the file of a version that did not keep it."""
     scope: str = "test_set"
+    """What verdicts hold for: ``test_set`` or ``images``."""
     tune: dict[str, Any] = field(default_factory=dict)
     """The fields of ``Tune``; empty where nothing is tuned."""
     digest: str = ""
-    """First 16 hex digits of the file's SHA-256; runs that began under it name it. Empty before the
-    file is written.
+    """First 16 hex digits of the file's SHA-256, which every run names that began after it. Empty
+    before the file is written.
     """
 
     @classmethod
     def of_today(cls, expansion: Expansion) -> "Registration":
-        """The study as it stands today, whatever was registered."""
+        """Return the registration of a study as it stands today, whatever was registered."""
         study = expansion.study
         claims = [dataclasses.asdict(claim) for claim in study.claims]
         for claim in claims:
@@ -75,16 +82,16 @@ class Registration:
 
     @classmethod
     def load_for(cls, expansion: Expansion) -> "Registration | None":
-        """The registration of this very study, or None before its first run.
+        """Read the registration of this very study; None before its first run.
 
         Raises:
-            Refused: The file is no registration, or one of another study, with which this one
+            Refused: The file is no registration, or is that of another study, with which this one
                 shares neither question nor arm.
         """
         registered = cls.load_file(expansion.directory())
         if registered is None:
             return None
-        # an older version knew fewer fields
+        # An older version knew fewer fields; the default of a newer one is what it did.
         before = [RunConfig().science() | arm for arm in registered.arms.values()]
         shared = any(config.science() in before for config in expansion.arms.values())
         if registered.question not in ("", expansion.study.question) and not shared:
@@ -96,8 +103,8 @@ class Registration:
 
     @classmethod
     def load_file(cls, directory: Path) -> "Registration | None":
-        """The registration in a study's directory, of whichever study; None where the directory has
-        none.
+        """Read the registration in a study's directory, of whichever study it is; None where the
+        directory has none.
 
         Raises:
             Refused: The file is no registration.
@@ -122,8 +129,8 @@ class Registration:
         return dataclasses.replace(registered, digest=hashlib.sha256(written).hexdigest()[:16])
 
     def _check(self) -> None:
-        """Refuse what the types of the fields let pass: wrong fields of ``Seeds``, and claims
-        without an id.
+        """Refuse what the types of the fields do not: wrong fields of ``Seeds``, and claims without
+        an id.
         """
         if isinstance(self.seeds, dict):
             from_values(Seeds, self.seeds)
@@ -133,9 +140,10 @@ class Registration:
 
     @classmethod
     def register(cls, expansion: Expansion) -> None:
-        """Register a study, once, and note it with every run that has not begun.
+        """Register a study if it is not, and note the registration in the directory of every run
+        that has not begun.
 
-        Of several commands that do so at the same time the first one's registration stays.
+        Where several commands do so at the same time, the first one's registration stays.
         """
         registered = cls.load_for(expansion)
         if registered is None:
@@ -148,7 +156,9 @@ class Registration:
             directory.register(registered.digest)
 
     def contents(self) -> dict[str, Any]:
-        """What the file holds: all but its own digest, and ``tune`` only where something is tuned."""
+        """Return the fields that the file holds: all but its own digest, and ``tune`` only where
+        something is tuned.
+        """
         contents = dataclasses.asdict(self)
         del contents["digest"]
         if not self.tune:
@@ -156,7 +166,9 @@ class Registration:
         return contents
 
     def edits(self, expansion: Expansion) -> list[str]:
-        """What differs between the registered study and today's, in words."""
+        """Return in words, a clause each, how the study as it stands today differs from the
+        registered one; empty where it does not.
+        """
         today = Registration.of_today(expansion)
         seeds = (
             dataclasses.asdict(Seeds(**self.seeds)) if isinstance(self.seeds, dict) else self.seeds
@@ -174,33 +186,30 @@ class Registration:
         claim_defaults = _claim_defaults()
         claims = {claim["id"]: claim_defaults | claim for claim in self.claims}
         claims_today = {claim["id"]: claim for claim in today.claims}
-        science_defaults = RunConfig().science()  # an older version knew fewer fields
+        # An older version knew fewer fields; the default of a newer one is what it did.
+        science_defaults = RunConfig().science()
         arms = {name: science_defaults | science for name, science in self.arms.items()}
         return edits + _edits("claim", claims, claims_today) + _edits("arm", arms, today.arms)
 
 
 def _parsed(written: bytes) -> Any:
-    """The value that a file's bytes stand for.
+    """Parse the bytes of a YAML file to a value.
 
     Raises:
-        Refused: They are no YAML of plain values.
+        Refused: They are not YAML, or stand for more than plain values.
     """
+    # PyYAML raises more than its own errors on text that is damaged.
+    not_yaml = (RecursionError, TypeError, ValueError, LookupError, AttributeError, yaml.YAMLError)
     try:
         return yaml.safe_load(decoded(written))
-    except (
-        RecursionError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        yaml.YAMLError,
-    ) as error:  # all of PyYAML's
+    except not_yaml as error:
         raise Refused(str(getattr(error, "problem", None) or error)) from None
 
 
 def _claim_defaults() -> dict[str, Any]:
-    """The defaults of a claim's fields, which hold where a later version has added fields to those
-    that were registered.
+    """Return the defaults of a claim's fields by name.
+
+    They fill the fields that an older version did not have when it registered a claim.
     """
     defaults: dict[str, Any] = {}
     for f in dataclasses.fields(Claim):
@@ -214,8 +223,12 @@ def _claim_defaults() -> dict[str, Any]:
 def _edits(
     kind: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]
 ) -> list[str]:
-    """What was added, removed and changed, in words, among things of a kind, whose fields are given
-    by name.
+    """Return in words what was added, removed and changed among things of a kind.
+
+    Args:
+        kind: ``claim`` or ``arm``.
+        before: The registered things: ``{name: {field: value}}``.
+        after: The things as they are today.
     """
     edits = [f"{kind} {name} added" for name in after if name not in before]
     edits += [f"{kind} {name} removed" for name in before if name not in after]
@@ -227,14 +240,13 @@ def _edits(
 
 
 def refuse_namesake(expansion: Expansion) -> None:
-    """Refuse a study whose directory belongs to another study file of this name, or to other
-    layers.
+    """Refuse a study whose directory belongs to another study of the same name.
 
-    A file that is gone, since its folder was moved, and a copy that is as the study was registered,
-    as in another clone, are the same study, and are remembered with it.
+    It is not another study but the same one if the other one's file is gone, as when its folder was
+    moved, or if this one equals what was registered, as a copy in another clone does.
 
     Raises:
-        Refused: The other study's file is there, and this one differs from what was registered.
+        Refused: The other study's file exists, and this study differs from what was registered.
     """
     remembered = _remembered(expansion)
     others = [file for file in remembered if file not in expansion.files and file.is_file()]
@@ -249,7 +261,7 @@ def refuse_namesake(expansion: Expansion) -> None:
 
 
 def remember_files(expansion: Expansion) -> None:
-    """Note in the study's directory which files the study is made of."""
+    """Add the files that the study is made of to the list of them in its directory."""
     expansion.directory().mkdir(parents=True, exist_ok=True)
     files = dict.fromkeys([*_remembered(expansion), *expansion.files])
     text = "".join(f"{file}\n" for file in files)
@@ -257,7 +269,9 @@ def remember_files(expansion: Expansion) -> None:
 
 
 def _remembered(expansion: Expansion) -> list[Path]:
-    """The files that the study was made of, here or elsewhere, as its directory lists them."""
+    """Read the list of files in the study's directory that the study was made of, here or in other
+    places; empty where there is none.
+    """
     try:
         text = (expansion.directory() / FILES).read_text("utf-8", "surrogateescape")
     except FileNotFoundError:

@@ -1,5 +1,5 @@
-"""Differences like those that were seen, drawn for simulated studies: resampled pairs, failures,
-and a chosen true difference.
+"""Draw differences like those that were seen, for simulated studies: resampled pairs, with
+failures, and shifted to a chosen true difference.
 """
 
 import math
@@ -14,26 +14,35 @@ from xceptlab.study.verdict import ROUNDING, Outcome, Verdict
 from xceptlab.text import counted
 
 A_FAILS, B_FAILS = 1, 2
-"""Bits of what fails in a seed: neither (0), a (1), b (2) or both (3)."""
+"""Bits of a number that says whose run fails with a seed: 0 for neither side's, 1 for a's, 2 for
+b's, 3 for both.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What is known of a claim, from which studies like it are drawn."""
+    """What a study has shown of a claim, from which further studies are drawn.
+
+    A pair is the runs of both sides with one seed; there are n.
+    """
 
     claim: Claim
     scores: Array
     """The scores of the claim's two sides, a and b, by pair (2, n)."""
     seeds: tuple[int, ...]
-    """Seed of each pair (n,); claims that share a seed are resampled together."""
+    """The seed of each pair (n,); claims that share a seed are resampled together."""
     failed: Booleans
-    """Which of the runs failed (2, n)."""
+    """Whether each side's run of each pair failed (2, n)."""
     failed_score: float = math.nan
-    """What a failed run scores; NaN where that is not known."""
+    """The score of a failed run; NaN where that is not known."""
     points_per_image: float = 0.0
-    """The points by which one more test image changes an accuracy; 0 where that is not known."""
+    """The percentage points by which one more correct image changes an accuracy; 0 where that is
+    not known.
+    """
     why_not: str = ""
-    """Why nothing can be simulated for the claim, whatever its differences are; else empty."""
+    """Why nothing can be simulated for the claim, whatever its differences are; empty where
+    something can.
+    """
 
     @classmethod
     def of(
@@ -45,7 +54,15 @@ class Observed:
         points_per_image: float = 0.0,
         why_not: str = "",
     ) -> "Observed":
-        """What a verdict knows of its claim; ``failed`` are its failed runs by (arm, seed)."""
+        """Return what a verdict shows of its claim.
+
+        Args:
+            verdict: The verdict.
+            failed: The failed runs that it rests on, by (arm, seed).
+            failed_score: As the field.
+            points_per_image: As the field.
+            why_not: As the field.
+        """
         fails = [
             [(arm, seed) in failed for seed in verdict.differences] for arm in verdict.claim.sides
         ]
@@ -61,17 +78,17 @@ class Observed:
 
     @property
     def differences(self) -> Array:
-        """The differences of the pairs (n,), above 0 where a is better."""
+        """The paired differences (n,), above 0 where a is better."""
         return _differences(self.claim, self.scores)
 
     @property
     def rounding_tolerance(self) -> float:
-        """How far apart differences may be that count as equal."""
+        """How far apart differences may lie that still count as equal, in the metric's unit."""
         return ROUNDING * float(np.abs(self.scores).max(initial=0.0))
 
     @property
     def why_not_simulated(self) -> str:
-        """Why no studies like it can be simulated, in words; empty where they can."""
+        """Why no further studies can be simulated, in words; empty where they can."""
         n = len(self.differences)
         if self.why_not:
             return self.why_not
@@ -85,7 +102,7 @@ class Observed:
 
     @property
     def why_no_failures(self) -> str:
-        """Why no failures can be simulated, in words; empty where they can."""
+        """Why no failed runs can be simulated, in words; empty where they can."""
         if self.claim.contrast is None:
             return "an effect is one of several arms"
         if math.isnan(self.failed_score):
@@ -97,32 +114,36 @@ class Observed:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomNumbers:
-    """Random numbers (studies, seeds) that all simulations share, so that they differ in what is
-    simulated alone.
+    """The random numbers of all simulations, each (studies, seeds).
+
+    Simulations share them, so that they differ only in what is simulated.
     """
 
     seeds: Integers
-    """Which of the seeds that were seen a simulated seed repeats, the same for all claims."""
+    """The seed that was seen and that a simulated seed repeats, the same for all claims."""
     pair: Array
-    """From 0 to 1: which of a claim's pairs a simulated seed repeats, where the claim has no pair
-    of the seed that it repeats.
+    """Numbers from 0 to 1 that choose the pair to repeat, where a claim has no pair of the seed to
+    repeat.
     """
     fails_a: Array
-    """From 0 to 1: the first arm fails where this is below its share of failures."""
+    """Numbers from 0 to 1: a's run fails where the number is below its share of failures."""
     fails_b: Array
-    """From 0 to 1: the second arm fails where this is below its share of failures."""
+    """Numbers from 0 to 1: b's run fails where the number is below its share of failures."""
     tie: Array
-    """From 0 to 1: to which side a difference goes that lies between two."""
+    """Numbers from 0 to 1 that decide whether a difference is rounded up or down, and on which side
+    of the true median a tied one lies.
+    """
 
     @classmethod
     def of(
         cls, rng: np.random.Generator, studies: int, n: int, seeds: Sequence[int]
     ) -> "RandomNumbers":
-        """The random numbers of so many studies of n seeds each, which repeat the ``seeds`` that
-        were seen.
+        """Draw the random numbers of ``studies`` studies of n seeds each, which repeat the
+        ``seeds`` that were seen.
         """
         shape = (studies, n)
-        return cls(  # in this order, on which the numbers depend
+        # The numbers depend on the order in which they are drawn.
+        return cls(
             seeds=rng.choice(np.array(seeds or [0]), shape),
             pair=rng.random(shape),
             fails_a=rng.random(shape),
@@ -133,26 +154,29 @@ class RandomNumbers:
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceDistribution:
-    """A distribution from which the differences of simulated studies are drawn."""
+    """A distribution from which the differences of simulated studies are drawn: one of n pairs,
+    chosen at random, in which the run of either side may fail.
+    """
 
     claim: Claim
     scores: Array
-    """The scores of the two sides, by what fails (neither, a, b or both) and by pair (2, 4, n); (2,
-    1, n) where nothing fails.
+    """The scores of the two sides, (2, 4, n): by side, by whose run fails (neither's, a's, b's,
+    both) and by pair; (2, 1, n) where nothing fails.
     """
     seeds: tuple[int, ...]
-    """Seed of each pair (n,)."""
+    """The seed of each pair (n,)."""
     shares: tuple[float, float] = (0.0, 0.0)
-    """The shares of the seeds in which a and b fail, independently."""
+    """The shares of the seeds with which the runs of a and of b fail, independently."""
     points_per_image: float = 0.0
-    """Differences are rounded to multiples of this, at random up or down so that the mean stays;
-    not where it is 0.
+    """Differences are rounded to multiples of this, at random up or down so that the mean stays; 0
+    rounds nothing.
     """
 
     @classmethod
     def as_seen(cls, observed: Observed, points_per_image: float = 0.0) -> "DifferenceDistribution":
-        """The distribution of the pairs that were seen, rounded to multiples of
-        ``points_per_image`` where that is not 0.
+        """Return the distribution of the pairs that were seen, without further failures.
+
+        Differences are rounded to multiples of ``points_per_image``; 0 rounds nothing.
         """
         return cls(
             claim=observed.claim,
@@ -165,8 +189,8 @@ class DifferenceDistribution:
     def with_failures(
         cls, observed: Observed, shares: tuple[float, float]
     ) -> "DifferenceDistribution":
-        """The distribution of the pairs without a failed run, where a and b fail independently in
-        these shares of the seeds.
+        """Return the distribution of those pairs of which no run failed, in which the runs of a and
+        b fail, independently, with these shares of the seeds.
         """
         sound = ~observed.failed.any(axis=0)
         a, b = observed.scores[:, sound]
@@ -177,7 +201,7 @@ class DifferenceDistribution:
 
     @property
     def values(self) -> Array:
-        """All differences that can be drawn, (4, n) or (1, n)."""
+        """All differences that can be drawn: (4, n), by whose run fails, or (1, n)."""
         return _differences(self.claim, self.scores)
 
     @property
@@ -190,15 +214,15 @@ class DifferenceDistribution:
 
     @property
     def true_difference(self) -> float:
-        """The claim's statistic, mean or median, of the distribution."""
+        """The mean or the median of the distribution, whichever the claim is about."""
         if self.claim.statistic == "mean":
             return float((self.values * self.weights).sum())
         return _median(self.values.ravel(), self.weights.ravel())
 
     @property
     def right_verdict(self) -> Outcome:
-        """The verdict that is correct for the true difference; ``inconclusive`` if it lies exactly
-        on the margin.
+        """The verdict that is right for the true difference; ``inconclusive`` if it lies exactly on
+        the margin.
         """
         if self.claim.kind == "equivalent":
             inside = self.claim.margin - abs(self.true_difference)
@@ -218,8 +242,8 @@ class DifferenceDistribution:
         return self.scores[:, fails, pair]
 
     def draw(self, numbers: RandomNumbers, truth: float | None = None) -> Array:
-        """Draw differences (studies, seeds), shifted so that the true difference is ``truth``
-        unless that is None.
+        """Draw differences (studies, seeds), shifted so that the true difference is ``truth``; None
+        shifts nothing.
         """
         differences = _differences(self.claim, self.draw_scores(numbers))
         if truth is not None:
@@ -247,13 +271,13 @@ class DifferenceDistribution:
 
 
 def _differences(claim: Claim, scores: Array) -> Array:
-    """The differences (...) of scores of both sides (2, ...), above 0 where a is better."""
+    """Return the differences (...) of both sides' scores (2, ...), above 0 where a is better."""
     a, b = scores
     return b - a if claim.measure.lower_is_better else a - b
 
 
 def _median(values: Array, weights: Array) -> float:
-    """The median of a distribution on values (n,) of these weights (n,), which sum to 1."""
+    """Return the median of a distribution on values (n,) with weights (n,) that sum to 1."""
     order = np.argsort(values)
     order = order[weights[order] > 0]
     up_to = np.cumsum(weights[order])

@@ -1,5 +1,5 @@
-"""The scores of a study's runs, as its claims compare them: those of failed runs, and those that
-make up an effect.
+"""The scores of a study's runs as its claims compare them, with those of diverged runs replaced and
+those of several arms combined to an effect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,25 @@ from xceptlab.study.contrasts import arms_of, weights
 from xceptlab.study.expansion import Expansion
 
 Scores = Mapping[str, Mapping[int, float]]
-"""``scores[side][seed]`` of a claim's metric, by the names of what it compares: arms, or what makes
-up an effect.
+"""Scores in one metric, ``scores[name][seed]``, by the name of an arm or of a claim's side
+(``Claim.sides``).
 
 Accuracies are in percent, losses in nats.
 """
 
 
 def scores_of_runs(claim: Claim, expansion: Expansion, records: Records) -> Scores:
-    """The scores of a claim's two sides. A diverged run scores what the claim declares, by default
-    what guessing would.
+    """Return the scores of a claim's two sides, for the seeds that all their arms have.
+
+    A diverged run scores what the claim declares (``diverged``), by default what guessing would.
+
+    Args:
+        claim: The claim.
+        expansion: The study.
+        records: The records of the runs that stand for the arms, by (arm, seed).
+
+    Raises:
+        Refused: A record has no score in the claim's metric.
     """
     by_arm = {
         arm: _scores_of_arm(arm, claim, expansion, records)
@@ -36,7 +45,7 @@ def scores_of_runs(claim: Claim, expansion: Expansion, records: Records) -> Scor
 def _scores_of_arm(
     arm: str, claim: Claim, expansion: Expansion, records: Records
 ) -> dict[int, float]:
-    """An arm's scores in the claim's metric by seed, as far as there are records."""
+    """Return an arm's scores in the claim's metric by seed, as far as its runs have records."""
     found = {}
     for seed in expansion.seeds:
         record = records[arm, seed]
@@ -56,7 +65,9 @@ def _scores_of_arm(
 def _weighted(
     by_arm: Scores, weights: Mapping[str, float], seeds: Sequence[int]
 ) -> dict[int, float]:
-    """The weighted sum of arms' scores, for every seed that all of them have."""
+    """Return the weighted sum of the arms' scores by seed, for the seeds that all of these arms
+    have.
+    """
     complete = [seed for seed in seeds if all(seed in by_arm[arm] for arm in weights)]
     if len(weights) == 1:
         (arm,) = weights
@@ -64,14 +75,14 @@ def _weighted(
     sums = {}
     for seed in complete:
         total = sum(weight * by_arm[arm][seed] for arm, weight in weights.items())
-        # so that equal scores in all arms leave 0, and not what floating point makes of it
+        # Rounded, so that equal scores in all arms leave 0, and not a rest of floating point.
         sums[seed] = round(total, 9)
     return sums
 
 
 def score_of_divergence(claim: Claim, classes: int) -> float:
-    """What a diverged run of so many classes scores in a claim: what it declares, or what guessing
-    would.
+    """Return the score of a diverged run in a claim: the one that the claim declares, else that of
+    guessing among so many classes, which is NaN for a metric that does not know it.
     """
     if claim.diverged is not None:
         return claim.diverged
@@ -79,7 +90,7 @@ def score_of_divergence(claim: Claim, classes: int) -> float:
 
 
 def has_failed(record: Record, claims: Sequence[Claim]) -> bool:
-    """Whether a run diverged, or scored worse than one of the claims declares to be a failure."""
+    """Whether a run diverged, or scored so badly that it has failed for one of the claims."""
     if record.status == "diverged":
         return True
     measured = [claim for claim in claims if claim.metric in record.metrics]

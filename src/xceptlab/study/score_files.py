@@ -1,4 +1,4 @@
-"""CSV files of scores that any tool made: a row per run, or a row per run and metric."""
+"""Read CSV files of scores that any tool made: a row per run, or a row per run and metric."""
 
 import csv
 import io
@@ -14,25 +14,28 @@ from xceptlab.text import number, whole_number
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as a CSV file has it."""
+    """A table of text, as a CSV file holds it."""
 
     columns: list[str]
+    """The names in the header, in order; a name may stand there twice."""
     rows: list[dict[str, str]]
     """The text of each row, by column."""
 
 
 ScoreTable = dict[str, dict[int, float]]
-"""``table[arm][seed]`` of one metric; NaN where the file has no finite number."""
+"""The scores of one metric, ``table[arm][seed]``; a run without a finite score has NaN or an
+infinity.
+"""
 
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-"""Characters that stand between columns in files that are not comma-separated, and their names."""
+"""Characters that separate columns in files that are not comma-separated, with their names."""
 
 
 def read_table(file: Path) -> Table:
     """Read a CSV file with a header.
 
     Raises:
-        Refused: It is none.
+        Refused: The file cannot be read, or is not CSV.
     """
     try:
         reader = csv.DictReader(io.StringIO(read(str(file)), newline=""))
@@ -44,19 +47,20 @@ def read_table(file: Path) -> Table:
 def scores_of(
     table: Table, origin: str, metric: str, arm_column: str, seed_column: str
 ) -> ScoreTable:
-    """The scores of a metric, from a table with a column of its name, or with the columns
-    ``metric`` and ``value``.
+    """Read the scores of a metric from a table, by arm and seed.
 
     Args:
-        table: One row per run, or per run and metric.
-        origin: Where they come from, for errors.
+        table: A row per run with a column of the metric's name, or a row per run and metric with
+            the columns ``metric`` and ``value``.
+        origin: Where the table comes from, for errors.
         metric: The metric's name.
         arm_column: Name of the column that tells the arms apart.
         seed_column: Name of the column of seeds, which are whole numbers and pair the arms' runs.
 
     Raises:
-        Refused: A column is missing or stands there twice, a row is not whole, a seed is no whole
-            number, or a run stands there twice.
+        Refused: A column is missing or stands there twice, there are no rows, a row is not whole, a
+            seed or a score is no number, a run stands there twice, or two arms' names differ in
+            blanks alone.
     """
     row_per_metric = {"metric", "value"} <= set(table.columns)
     value_column = "value" if row_per_metric else metric
@@ -64,7 +68,8 @@ def scores_of(
     if not table.rows:
         raise Refused(f"{origin}: holds no row of scores, only a header")
     by_arm: ScoreTable = {}
-    for row_number, row in enumerate(table.rows, start=2):  # the header is row 1
+    # The header is row 1.
+    for row_number, row in enumerate(table.rows, start=2):
         place = f"{origin}: row {row_number}"
         if None in row or None in row.values():
             raise Refused(f"{place} is not whole; it must have {len(table.columns)} columns")
@@ -85,8 +90,8 @@ def scores_of(
 def _check_header(
     columns: Sequence[str], arm_column: str, seed_column: str, value_column: str, origin: str
 ) -> None:
-    """Refuse a header without a column that is needed, or one in which the column of values is that
-    of the arms or seeds.
+    """Refuse a header that lacks a column that is needed or has it twice, or whose column of scores
+    is that of the arms or of the seeds.
     """
     _check_columns(columns, (arm_column, seed_column, value_column), origin)
     for column, holds in ((arm_column, "arms"), (seed_column, "seeds")):
@@ -97,8 +102,8 @@ def _check_header(
 
 
 def _check_columns(columns: Sequence[str], needed: Iterable[str], origin: str) -> None:
-    """Refuse a header that lacks a column, or that has it twice, as nothing says which one is
-    meant.
+    """Refuse an empty header, and one that lacks a ``needed`` column or has it twice, since nothing
+    says which of the two is meant.
     """
     if not columns:
         raise Refused(f"{origin}: is empty; it must have a header and a row per run")
@@ -109,29 +114,34 @@ def _check_columns(columns: Sequence[str], needed: Iterable[str], origin: str) -
             )
         if column in columns:
             continue
-        separators = [
-            separator
-            for separator in OTHER_SEPARATORS
-            if len(columns) == 1 and separator in columns[0]
-        ]
-        hint = (
-            f"; the columns must be separated by commas, not by {OTHER_SEPARATORS[separators[0]]}"
-            if separators
-            else ""
-        )
         there = ", ".join(map(quoted_if_blank, columns))
+        hint = _separator_hint(columns)
         raise Refused(f"{origin}: there is no column {column!r}; there are {there}{hint}")
 
 
+def _separator_hint(columns: Sequence[str]) -> str:
+    """Return a clause for a header whose only column holds another separator than the comma; empty
+    for another header.
+    """
+    if len(columns) > 1:
+        return ""
+    for separator, name in OTHER_SEPARATORS.items():
+        if separator in columns[0]:
+            return f"; the columns must be separated by commas, not by {name}"
+    return ""
+
+
 def quoted_if_blank(name: str) -> str:
-    """A name as a message shows it: in quotes if it is empty or has blanks at an end, which one
-    would not see.
+    """Return a name as a message shows it: in quotes if it is empty or has blanks at an end, which
+    nobody would see.
     """
     return name if name and name == name.strip() else repr(name)
 
 
 def _refuse_similar_arm(arm: str, by_arm: ScoreTable, place: str) -> None:
-    """Refuse an arm whose name differs in blanks alone from that of an arm which is known already."""
+    """Refuse an arm whose name differs only in blanks at its ends from that of an arm in
+    ``by_arm``.
+    """
     for other in by_arm:
         if other != arm and other.strip() == arm.strip():
             raise Refused(
@@ -140,7 +150,11 @@ def _refuse_similar_arm(arm: str, by_arm: ScoreTable, place: str) -> None:
 
 
 def _seed(text: str, place: str) -> int:
-    """The whole number that a text stands for."""
+    """Parse the whole number in a cell; ``place`` says where it stands, for the error.
+
+    Raises:
+        Refused: The text is no whole number.
+    """
     try:
         return whole_number(text)
     except ValueError:
@@ -148,7 +162,12 @@ def _seed(text: str, place: str) -> int:
 
 
 def _score(text: str, place: str) -> float:
-    """The number that a text stands for; NaN for no text."""
+    """Parse the number in a cell, NaN for an empty one; ``place`` says where it stands, for the
+    error.
+
+    Raises:
+        Refused: The text is no number.
+    """
     if not text.strip():
         return math.nan
     try:

@@ -1,13 +1,14 @@
-"""Claims and verdicts on scores that any other tool made: ``xceptlab judge``."""
+"""Judge claims on scores that any other tool made: ``xceptlab judge``."""
 
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from xceptlab import register
+from xceptlab.config.field_types import Bounds
 from xceptlab.config.fields import Section
 from xceptlab.config.loading import load_file
 from xceptlab.errors import Refused
@@ -20,14 +21,14 @@ from xceptlab.study.verdict import Verdict
 from xceptlab.text import counted
 
 Runs = tuple[tuple[str, int], ...]
-"""Runs by (arm, seed)."""
+"""Runs, each as (arm, seed)."""
 
 ERRORS = frozenset((
     "err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer", "bpb",
     "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss",
 ))  # fmt: skip
-"""Words in the names of metrics of which a lower score is mostly the better one; whether it is has
-to be said.
+"""Words in the names of metrics in which a lower score usually is the better one. A claim on such a
+metric has to say whether it is.
 """
 
 
@@ -36,10 +37,10 @@ class ScoreClaim(Claim):
     """A claim on scores that another tool made."""
 
     metric: str
-    """Any that the file has."""
+    """Name of the metric that is compared, any that the scores have."""
     lower_is_better: bool | None = None
-    """Whether a lower score is the better one, so that the claim is about b - a; left out, if the
-    metric's name ends in loss, and of other names for errors it has to be said."""
+    """Whether a lower score is the better one, so that the claim is about b - a; null decides by
+    whether the metric's name ends in loss, and is refused for other names of errors."""
 
     def __post_init__(self) -> None:
         if self.lower_is_better is None:
@@ -60,9 +61,7 @@ class ScoreClaim(Claim):
 
     @property
     def measure(self) -> Metric:
-        """The claim's metric, of which the claim may say itself whether a lower score is the better
-        one.
-        """
+        """The claim's metric, with the direction that the claim declares (``lower_is_better``)."""
         metric = super().measure
         if self.lower_is_better is None:
             return metric
@@ -71,35 +70,37 @@ class ScoreClaim(Claim):
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimsFile(Section):
-    """What ``xceptlab judge --claims`` reads."""
+    """A file of claims on scores, as ``xceptlab judge --claims`` reads it."""
 
     claims: list[ScoreClaim]
     """The claims, over all of which Holm's correction goes."""
-    alpha: float = 0.05
+    alpha: Annotated[float, Bounds(above=0, below=0.5)] = 0.05
     """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the
-    file; above 0, below 0.5.
+    file.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5")
-        ids = [claim.id for claim in self.claims]
+        ids = {claim.id for claim in self.claims}
         self._require(
             "claims",
-            0 < len(ids) == len(set(ids)),
+            bool(ids) and len(ids) == len(self.claims),
             "a list of at least one claim, each with an id of its own",
         )
         refuse_repeated(self.claims)
 
 
 def claims_on(contrasts: Iterable[Any], given: dict[str, Any]) -> ClaimsFile:
-    """A claim on each contrast, that a is better than b in test/top1 unless something else is
-    given.
+    """Make a claim on each contrast: that a is better than b in test/top1, unless ``given`` says
+    something else.
 
     Args:
-        contrasts: Arms (a, b); anything else is refused.
-        given: Fields by their names that all the claims have in common, and ``alpha``; others have
-            their defaults.
+        contrasts: The arms (a, b) of each claim.
+        given: ``alpha``, and fields of ``ScoreClaim`` that all the claims have in common, by name;
+            other fields have their defaults.
+
+    Raises:
+        Refused: A contrast is not a pair of arms, or a field has a value that is not allowed.
     """
     common: dict[str, Any] = {
         "kind": "superior",
@@ -122,19 +123,19 @@ def claims_given(
     either: str,
     not_with_file: Callable[[list[str]], str],
 ) -> ClaimsFile:
-    """The claims that a user makes, on contrasts or in a file.
+    """Return the claims that a user makes, on contrasts or in a file.
 
     Args:
-        contrasts: Arms (a, b); None where a file has the claims.
-        fields: Fields by their names that all claims on contrasts have in common, and ``alpha``;
-            None for those left out.
-        file: YAML as ``ClaimsFile`` describes it; None where there are contrasts.
-        either: The error, in the caller's words, where there are both contrasts and a file, or
-            neither.
-        not_with_file: The error where fields are given, by their names, though there is a file.
+        contrasts: The arms (a, b) of each claim; None where a file has the claims.
+        fields: ``alpha``, and fields of ``ScoreClaim`` that all claims on contrasts have in common,
+            by name; None for a field that is left out.
+        file: Path of a YAML file as ``ClaimsFile`` describes it; None where there are contrasts.
+        either: The error's text where there are both contrasts and a file, or neither.
+        not_with_file: Makes the error's text where there is a file, from the names of the fields
+            that are given beside it.
 
     Raises:
-        Refused: One of the above, or a claim that is not allowed.
+        Refused: One of these errors, or a claim that is not allowed.
     """
     if (contrasts is None) == (file is None):
         raise Refused(either)
@@ -149,7 +150,7 @@ def claims_given(
 def judge_scores(
     file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str
 ) -> list[Verdict]:
-    """The verdicts on the claims, by the scores of a CSV file; as ``judge_table``."""
+    """Judge claims by the scores in a CSV file, as ``judge_table`` does by those in a table."""
     return judge_table(read_table(file), str(file), claims, alpha, arm_column, seed_column)
 
 
@@ -161,12 +162,14 @@ def judge_table(
     arm_column: str,
     seed_column: str,
 ) -> list[Verdict]:
-    """The verdicts on the claims; ``incomplete`` where an arm lacks a seed that another arm of the
-    claims has.
+    """Judge claims by the scores in a table.
+
+    A verdict is ``incomplete`` where an arm of its claim lacks a seed that any arm of the claims
+    has.
 
     Args:
         table: The scores, as ``scores_of`` takes them.
-        place: Where they come from, for errors.
+        place: Where the table comes from, for errors.
         claims: The claims.
         alpha: Familywise error rate.
         arm_column: Name of the column that tells the arms apart.
@@ -196,8 +199,15 @@ def judge_table(
 
 
 def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[ScoreTable, Runs]:
-    """The scores of a claim's arms, and the runs without a finite one, which score as the claim
-    declares for diverged runs.
+    """Select a claim's two arms from the scores of its metric, and replace non-finite scores by
+    ``claim.diverged``.
+
+    Returns:
+        The scores by arm and seed, and the runs (arm, seed) whose scores were replaced.
+
+    Raises:
+        Refused: The table does not have one of the arms, a score is not finite though the claim
+            does not declare ``diverged``, or unpaired arms have different seeds.
     """
     scores: ScoreTable = {}
     without_score = []
@@ -228,7 +238,9 @@ def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[
 
 
 def _with_diverged(verdict: Verdict, runs: Runs) -> Verdict:
-    """The verdict with a warning of its runs without a finite score, and of what they do to it."""
+    """Return the verdict with warnings of its ``runs`` without a finite score; as it is where there
+    are none.
+    """
     if not runs:
         return verdict
     have, count = ("has", "counts") if len(runs) == 1 else ("have", "count")

@@ -1,5 +1,5 @@
-"""Seeds until decided: how many seeds a study's claims need by the records there are, and which
-arms get them.
+"""Seeds until decided: add seeds to a study, to the arms of undecided claims, as the records of its
+runs ask for them.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,10 @@ from xceptlab.study.judging import judge_study
 
 
 def with_needed_seeds(expansion: Expansion) -> Expansion:
-    """The study with as many blocks of seeds as its claims need, by the records there are; a fixed
-    list stays as it is.
+    """Return the study with as many seeds as its claims need, by the records of its runs.
+
+    Seeds are added while all runs so far have finished and leave a claim undecided. A study with a
+    list of seeds stays as it is.
     """
     seeds = expansion.study.seeds
     if not isinstance(seeds, Seeds):
@@ -24,20 +26,22 @@ def with_needed_seeds(expansion: Expansion) -> Expansion:
     while expansion.interim_analysis + 1 < len(seeds.analyses):
         try:
             records = expansion.records()
-        except Refused:  # a record cannot be read, which whoever needs it says
+        except Refused:
+            # Whoever needs the record that cannot be read will say so.
             break
-        undecided = [
-            verdict.claim for verdict in judge_study(expansion, records) if not verdict.settled
-        ]
-        if None in records.values() or not undecided:
+        if None in records.values():
+            break
+        verdicts = judge_study(expansion, records)
+        undecided = [verdict.claim for verdict in verdicts if not verdict.settled]
+        if not undecided:
             break
         expansion = _with_more_seeds(expansion, undecided)
     return expansion
 
 
 def _with_more_seeds(expansion: Expansion, undecided: Sequence[Claim]) -> Expansion:
-    """The study at its next analysis, for which only the arms of the claims that are still
-    undecided have further seeds.
+    """Return the study at its next analysis, with further seeds for the arms of undecided claims
+    only.
     """
     wanted = {arm for claim in undecided for arm in arms_of(claim, expansion.study)}
     stopped = dict(expansion.seeds_by_stopped_arm)
@@ -50,18 +54,18 @@ def _with_more_seeds(expansion: Expansion, undecided: Sequence[Claim]) -> Expans
 
 
 def _seeds_done(arm: str, expansion: Expansion) -> int:
-    """How many seeds an arm has all runs of: those of the study so far, and what an earlier version
-    has trained beyond them.
+    """Return the number of seeds with which all runs of an arm have finished.
+
+    It is at least that of the study so far, whose runs have all finished. It is larger where an
+    earlier version of xceptlab has trained the arm beyond them.
     """
     seeds = expansion.study.seeds
     assert isinstance(seeds, Seeds)
     n = len(expansion.seeds)
     while n < seeds.max:
         runs = [expansion.run(trial, n) for trial in expansion.trials_of(arm)]
-        records = [
-            RunDirectory.of(run.runtime.outputs, run.run_id).path / "record.json" for run in runs
-        ]
-        if not all(file.is_file() for file in records):
+        directories = [RunDirectory.of(run.runtime.outputs, run.run_id) for run in runs]
+        if not all((directory.path / "record.json").is_file() for directory in directories):
             break
         n += 1
     return n

@@ -2,8 +2,9 @@
 
 It asks whether a difference lies beyond the margin for more than half of all seeds. It assumes
 nothing of the differences' distribution, so that it also holds where some runs collapse or diverge,
-which no test of a mean does. Functions take any number of leading axes ``(...)``, so that the
-simulations run the very code that judges.
+which no test of a mean does. A *win* is a difference beyond the margin in the tested direction.
+Functions take any number of leading axes ``(...)``, so that the simulations run the very code that
+judges.
 """
 
 import functools
@@ -18,15 +19,19 @@ from xceptlab.study.statistics import POWER, Array, Booleans, Kind, decisions, u
 
 
 def upper_tail(wins: ArrayLike, n: int) -> Array:
-    """P(Bin(n, 1/2) >= wins) (...) for counts ``wins`` (...): the sign test's one-sided p-value."""
+    """Return the sign test's one-sided p-values, P(Bin(n, 1/2) >= wins) (...), for numbers of wins
+    (...) among n pairs.
+    """
     return np.asarray(binom.sf(np.asarray(wins) - 1, n, 0.5))
 
 
 def p_values(
     differences: Array, kind: Kind, margin: float, adjust: Callable[[Any], Any] = unadjusted
 ) -> Array:
-    """For paired differences (..., n): p that the claim on their median holds, and p that its
-    opposite does (..., 2).
+    """Return one-sided p-values (..., 2) of a claim on the median of paired differences (..., n).
+
+    ``[..., 0]`` is small where the data support the claim, ``[..., 1]`` where they support its
+    opposite.
 
     ``superior``: the median is above the margin; its opposite, it is below. ``equivalent``: it is
     within the margin, by two one-sided tests; its opposite, it is outside, by either outer test,
@@ -49,11 +54,11 @@ def p_values(
 
 
 def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]:
-    """The share of differences (n,) that speaks for the claim, and the share that speaks against
+    """Return the share of differences (n,) that speak for a claim, and of those that speak against
     it.
 
-    Half an imaginary difference on either side is counted in, so that few differences that agree
-    are not taken for all.
+    Each share counts half an imaginary difference in, so that a few differences that agree do not
+    count as all.
     """
 
     def share(wins: Booleans) -> float:
@@ -69,16 +74,18 @@ def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]
 
 
 def interval(differences: Array, alpha: float) -> Array:
-    """The interval of the median at level 1 - 2 alpha, for differences (..., n): low and high (...,
-    2).
+    """Return the confidence interval of the median at level 1 - 2 alpha, from differences (..., n):
+    its lower and its upper end (..., 2).
 
     Its ends are order statistics, the r-th from below and from above, r being the largest with
     P(Bin(n, 1/2) <= r - 1) <= alpha. Where not even the smallest and the largest value reach the
     level, the ends are infinite.
     """
     n = differences.shape[-1]
-    r = int(binom.ppf(alpha, n, 0.5))  # the smallest count whose chance of "at most" reaches alpha
-    if binom.cdf(r, n, 0.5) <= alpha:  # it meets alpha exactly, so that it is excluded, too
+    # The smallest count that a binomial number is at most with a chance of alpha or more.
+    r = int(binom.ppf(alpha, n, 0.5))
+    # Where this chance is exactly alpha, the next larger r still keeps to it.
+    if binom.cdf(r, n, 0.5) <= alpha:
         r += 1
     if r == 0:
         shape = (*differences.shape[:-1], 2)
@@ -88,50 +95,49 @@ def interval(differences: Array, alpha: float) -> Array:
 
 
 def fewest(level: float) -> int:
-    """The smallest number of pairs with which a one-sided sign test at ``level`` can reject: 5 at
-    0.05, 6 at 0.025.
+    """Return the smallest number of pairs with which a one-sided sign test at ``level`` can reject:
+    5 at 0.05, 6 at 0.025.
     """
     return int(np.ceil(-np.log2(level) - 1e-12))
 
 
 def good_sizes(level: float, max_pairs: int) -> list[int]:
-    """The numbers of pairs up to ``max_pairs`` that need no more wins than one pair fewer: 5, 8,
-    11, 13, 16 ... at 0.05.
+    """Return the numbers of pairs, up to ``max_pairs``, with which the test needs no more wins than
+    with one pair fewer: 5, 8, 11, 13, 16 ... at 0.05.
     """
     sizes = range(fewest(level), max_pairs + 1)
     return [n for n in sizes if threshold(n, level) == threshold(n - 1, level)]
 
 
 def threshold(n: int, level: float) -> int:
-    """The smallest number of wins of n pairs with which a one-sided test at ``level`` rejects; n +
-    1 where none does.
+    """Return the smallest number of wins among n pairs with which a one-sided test at ``level``
+    rejects; n + 1 where even n do not suffice.
     """
     p = upper_tail(np.arange(n + 2), n)  # (n + 2,), falling
     return int(np.searchsorted(-p, -level))
 
 
 def power(share: float, n: int, level: float) -> float:
-    """The chance that n pairs reject at ``level`` if each difference is beyond the margin with
-    chance ``share``.
+    """Return the chance that a test of n pairs rejects at ``level`` if each difference is beyond
+    the margin with chance ``share``.
     """
     return float(binom.sf(threshold(n, level) - 1, n, share))
 
 
 def share_needed(n: int, level: float) -> float:
-    """How often a difference must lie beyond the margin for n pairs to reject with ``POWER``; NaN
-    where they never can.
+    """Return the share of all seeds in which a difference must lie beyond the margin for a test of
+    n pairs to reject with a chance of ``POWER``; NaN where it never can.
     """
     wins = threshold(n, level)
     if wins > n:
         return float("nan")
-    return float(beta.ppf(POWER, wins, n - wins + 1))  # P(Bin(n, share) >= wins) = POWER
+    # This is the share for which P(Bin(n, share) >= wins) = POWER.
+    return float(beta.ppf(POWER, wins, n - wins + 1))
 
 
 def pairs_needed(share: float, level: float, max_pairs: int) -> int:
-    """The number of pairs that reject with ``POWER`` if a difference is beyond the margin with
-    chance ``share``.
-
-    It is ``max_pairs`` where fewer do not suffice.
+    """Return the number of pairs with which the test rejects with a chance of ``POWER`` if each
+    difference is beyond the margin with chance ``share``; ``max_pairs`` where fewer do not suffice.
     """
     for n in range(1, max_pairs):
         if power(share, n, level) >= POWER:
@@ -140,12 +146,12 @@ def pairs_needed(share: float, level: float, max_pairs: int) -> int:
 
 
 class SignBoundary:
-    """What peeking costs the sign test in a study that is analysed after each number of pairs in
+    """Adjusts the sign test's p-values for repeated analyses, one after each number of pairs in
     ``analyses``.
 
-    With a median on the margin the wins are a random walk of fair steps, so the chance that any
-    analysis's p-value is at most some nominal p is computed exactly: the walk with its thresholds
-    as absorbing barriers. A p-value put through ``chance`` is valid however often one analyses.
+    ``chance`` maps the nominal p-value of a single analysis to one that is valid over all analyses,
+    ``nominal`` does the reverse. Both are exact: with a median on the margin the wins are a random
+    walk of fair steps, whose chance to ever reach a threshold is computed step by step.
     """
 
     def __init__(self, analyses: range) -> None:
@@ -159,24 +165,26 @@ class SignBoundary:
         return hash(self.analyses)
 
     def chance(self, p: ArrayLike) -> Array:
-        """The chance (...) that any analysis's p-value is at most nominal p (...), with a median on
-        the margin.
+        """Return the chance (...) that the p-value of any analysis is at most the nominal p (...),
+        with a median on the margin.
 
-        It is a p-value that is valid for the whole sequential study.
+        It is a p-value that is valid over all analyses.
         """
         place = np.searchsorted(self._nominal, np.asarray(p) * (1 + 1e-12), side="right") - 1
         return np.where(place < 0, 0.0, self._chances[np.maximum(place, 0)])
 
     def nominal(self, level: float) -> float:
-        """The largest nominal p whose ``chance`` is at most ``level``; 0 where there is none."""
+        """Return the largest nominal p whose ``chance`` is at most ``level``; 0 where there is
+        none.
+        """
         allowed = self._nominal[self._chances <= level]
         return float(allowed[-1]) if len(allowed) else 0.0
 
 
 @functools.cache
 def _chances(analyses: range) -> tuple[Array, Array]:
-    """Every p-value that some analysis can have, rising (c,), and the chance that any analysis's
-    p-value is at most it (c,).
+    """Return every p-value that an analysis can have, rising (c,), and for each the chance that the
+    p-value of any analysis is at most this one (c,).
     """
     possible = [upper_tail(np.arange(n + 1), n) for n in analyses]
     nominal = np.unique(np.concatenate(possible))
@@ -185,8 +193,11 @@ def _chances(analyses: range) -> tuple[Array, Array]:
 
 
 def _crossing(analyses: range, level: float) -> float:
-    """The chance that the wins of fair steps reach any analysis's threshold at ``level``."""
-    alive = np.ones(1)  # by number of wins: the chance to have so many without having crossed
+    """Return the chance that the wins reach the threshold at ``level`` in any analysis, with a
+    median on the margin.
+    """
+    # By number of wins, the chance to have so many and not to have reached a threshold before.
+    alive = np.ones(1)
     crossed = 0.0
     before = 0
     for n in analyses:
@@ -199,7 +210,8 @@ def _crossing(analyses: range, level: float) -> float:
     return crossed
 
 
-@functools.lru_cache(maxsize=4096)  # a study is judged anew at every analysis, and by every command
+# A study is judged again at every analysis and by every report, often on the same differences.
+@functools.lru_cache(maxsize=4096)
 def sequential_power(
     observed: tuple[float, ...],
     kind: Kind,
@@ -208,10 +220,16 @@ def sequential_power(
     level: float,
     paths: int = 2000,
 ) -> tuple[float, float]:
-    """The chance that a claim is decided by the last analysis, and the pairs that it takes on
-    average, by simulation.
+    """Simulate the chance (0 to 1) that a claim is decided by the last analysis, and the number of
+    pairs that this takes on average.
 
-    After the ``observed`` differences (n,), n >= 1, further ones are drawn from these.
+    Args:
+        observed: The differences so far (n,), n >= 1, from which further ones are drawn.
+        kind: What is claimed.
+        margin: The claim's margin.
+        boundary: The adjustment for the study's analyses.
+        level: The level of all analyses together.
+        paths: The number of simulated studies.
     """
     differences = np.random.default_rng(0).choice(observed, (paths, boundary.analyses[-1]))
     differences[:, : len(observed)] = observed

@@ -1,6 +1,4 @@
-"""The judging of many simulated studies at once, by the same tests and rules by which judging.py
-judges one.
-"""
+"""Judge many simulated studies at once, by the tests and rules by which ``judging`` judges one."""
 
 from collections.abc import Sequence
 
@@ -11,16 +9,22 @@ from xceptlab.study.estimands import MIN_PAIRS, Estimand
 from xceptlab.study.statistics import Array, Integers
 
 SUPPORTED, CONTRADICTED = 1, -1
+"""Numbers that stand for these verdicts in arrays; 0 stands for any other."""
 
 
 def p_values_at(
     estimand: Estimand, differences: Array, analyses: Sequence[int], rounding_tolerance: float = 0.0
 ) -> Array:
-    """The p-values of a claim and of its opposite at every analysis, (analyses, ..., 2), of
-    differences (..., n).
+    """Return the p-values of a claim and of its opposite at every analysis, (analyses, ..., 2).
 
-    They are 1 where an analysis has nothing to test: too few pairs, or no spread above
-    ``rounding_tolerance`` for a test of a mean to go by.
+    They are 1 where an analysis has nothing to test: too few pairs, or no spread for a test of a
+    mean to go by.
+
+    Args:
+        estimand: The claim's estimand.
+        differences: Paired differences of all seeds, (..., n).
+        analyses: The number of pairs at each analysis, n at most.
+        rounding_tolerance: How far apart differences may lie that still count as equal.
     """
     p = np.ones((len(analyses), *differences.shape[:-1], 2))
     for number, n in enumerate(analyses):
@@ -35,11 +39,11 @@ def p_values_at(
 
 
 def decided(p: Array, alpha: float) -> tuple[Integers, Integers]:
-    """What simulated studies decide, where a claim's verdict is that of the first analysis that
-    supports or contradicts it.
+    """Decide the claims of simulated studies: a verdict is that of the first analysis that supports
+    or contradicts the claim.
 
-    It is the rule of ``judging._outcome`` and of ``judging.judge``'s analyses for many studies at
-    once; a test keeps them equal.
+    This is the rule of ``judging.judge``, and of its ``_outcome``, for many studies at once; a test
+    keeps them equal.
 
     Args:
         p: The p-values of every claim and of its opposite, before Holm's adjustment, (analyses,
@@ -47,8 +51,8 @@ def decided(p: Array, alpha: float) -> tuple[Integers, Integers]:
         alpha: Familywise error rate.
 
     Returns:
-        By study and claim (studies, claims) the outcome, ``SUPPORTED``, ``CONTRADICTED`` or 0, and
-        the index of the analysis that it is from.
+        The outcomes (studies, claims), each ``SUPPORTED``, ``CONTRADICTED`` or 0, and the indices
+        (studies, claims) of the analyses that gave them, the last one for 0.
     """
     outcome = np.zeros(p.shape[1:3], dtype=np.int_)
     at = np.full(p.shape[1:3], len(p) - 1)

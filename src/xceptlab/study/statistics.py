@@ -1,7 +1,8 @@
-"""The statistics: arrays in, numbers out. scipy does the computing.
+"""The statistics of verdicts: arrays in, numbers out. scipy does the computing.
 
 What decides verdicts takes any number of leading axes ``(...)``, so that the simulations run the
-very code that judges.
+very code that judges. A study is *sequential* where seeds are added until its claims are decided,
+so that they are tested at several analyses.
 """
 
 import bisect
@@ -20,16 +21,17 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int_]
 Booleans = NDArray[np.bool_]
 Kind = Literal["superior", "equivalent"]
+"""What a claim says of the difference of two arms: above the margin, or within it either way."""
 
 POWER = 0.8
-"""The chance with which an effect is to be found."""
+"""The chance with which power and sample sizes ask for an effect to be found."""
 MAX_PAIRS = 1000
-"""Where counting how many seeds a claim needs ends."""
+"""The number of pairs at which searching for the number that a claim needs ends."""
 
 
 def unadjusted(p: Any) -> Any:
-    """The p-values (...) of a study's only analysis as they are: there is no other analysis to
-    adjust them for.
+    """Return the p-values (...) as they are: a study with one analysis has no other ones to adjust
+    them for.
     """
     return p
 
@@ -37,11 +39,11 @@ def unadjusted(p: Any) -> Any:
 def p_values(
     differences: Array, kind: Kind, margin: float, adjust: Callable[[Any], Any] = unadjusted
 ) -> Array:
-    """For paired differences (..., n), n >= 2 and of some spread: p that the claim holds and p that
-    its opposite does (..., 2).
+    """Return one-sided p-values (..., 2) from paired differences (..., n), n >= 2, of some spread.
 
-    ``adjust`` makes each one-sided p-value valid beside the other analyses of a sequential study,
-    as ``Boundary.chance`` does.
+    ``[..., 0]`` is small where the data support the claim, ``[..., 1]`` where they support its
+    opposite. ``adjust`` makes each one-sided p-value valid beside the other analyses of a
+    sequential study, as ``Boundary.chance`` does.
     """
     n = differences.shape[-1]
     return t_tests(
@@ -57,12 +59,19 @@ def t_tests(
     margin: float,
     adjust: Callable[[Any], Any] = unadjusted,
 ) -> Array:
-    """The p-values (..., 2) of a claim and of its opposite, as ``p_values`` has them, from a mean (...) and its standard error.
+    """Return one-sided p-values (..., 2) of a claim and of its opposite, from a mean and its error.
 
-    The standard error (...) is above 0 and has these degrees of freedom (...).
+    ``superior``: one-sided t-tests of mean > margin and of mean < margin. ``equivalent``: two
+    one-sided tests (Schuirmann 1987) of |mean| < margin; its opposite, |mean| > margin, is shown
+    by either outer test, hence Bonferroni's factor of 2.
 
-    ``superior``: one-sided t-tests of mean > margin and of mean < margin. ``equivalent``: two one-sided tests (Schuirmann 1987)
-    of |mean| < margin; its opposite, |mean| > margin, is shown by either outer test, hence Bonferroni's factor of 2.
+    Args:
+        mean: The mean (...) of the differences.
+        error: Its standard error (...), above 0.
+        degrees_of_freedom: The degrees of freedom (...) of the error.
+        kind: What is claimed.
+        margin: The claim's margin.
+        adjust: Makes each one-sided p-value valid beside the other analyses of a sequential study.
     """
 
     def above(limit: float) -> Array:
@@ -79,7 +88,7 @@ def t_tests(
 
 
 def holm(p: Array) -> Array:
-    """Holm's (1979) adjustment of p-values (..., m) -> (..., m).
+    """Return p-values (..., m) adjusted for m hypotheses by Holm's (1979) method, (..., m).
 
     The chance that any true null hypothesis gets one at or below alpha is at most alpha.
     """
@@ -92,8 +101,8 @@ def holm(p: Array) -> Array:
 
 
 def holm_level(p: Array, i: int, alpha: float) -> float:
-    """The level at which Holm tests hypothesis i of p-values (m,), given the others: alpha / (m -
-    those rejected before it).
+    """Return the level at which Holm's method tests hypothesis i of m, given the p-values (m,) of
+    all: alpha / (m - the number that is rejected before it).
     """
     others = np.where(np.arange(len(p)) == i, 1.0, p)
     rejected = int((holm(others) <= alpha).sum())
@@ -101,8 +110,8 @@ def holm_level(p: Array, i: int, alpha: float) -> float:
 
 
 def interval(differences: Array, level: float) -> Array:
-    """The t interval of the mean of differences (..., n), n >= 2, at ``level`` (0 to 1): low and
-    high (..., 2).
+    """Return the t interval at ``level``, such as 0.9, of the mean of differences (..., n), n >= 2:
+    its lower and its upper end (..., 2).
     """
     n = differences.shape[-1]
     return t_interval(differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, level)
@@ -111,8 +120,8 @@ def interval(differences: Array, level: float) -> Array:
 def t_interval(
     mean: Array | float, error: Array | float, degrees_of_freedom: Array | float, level: float
 ) -> Array:
-    """The t interval at ``level`` of a mean (...) with this standard error (...): low and high
-    (..., 2).
+    """Return the t interval at ``level``, such as 0.9, of a mean (...) with this standard error
+    (...): its lower and its upper end (..., 2).
     """
     half = error * stats.t.ppf((1 + level) / 2, degrees_of_freedom)
     return np.stack([mean - half, mean + half], axis=-1)
@@ -121,20 +130,20 @@ def t_interval(
 def power(
     distance: Array | float, error: Array | float, degrees_of_freedom: Array | float, level: float
 ) -> Array:
-    """The chance (...) of a one-sided t-test at ``level`` to find a mean at ``distance`` (...) from
-    its limit.
+    """Return the chance (...) that a one-sided t-test at ``level`` rejects, for a mean that truly
+    lies at ``distance`` (...) from the tested limit.
 
-    The mean has this standard error (...) > 0, with so many degrees of freedom (...).
+    The standard error of the mean (...) is above 0.
     """
     found = stats.nct.sf(
         stats.t.ppf(1 - level, degrees_of_freedom), degrees_of_freedom, distance / error
     )
-    return np.where(np.isnan(found), 1.0, found)  # scipy gives NaN for enormous effects
+    # For enormous effects scipy gives NaN.
+    return np.where(np.isnan(found), 1.0, found)
 
 
 def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float) -> float:
-    """The distance from the margin at which a mean of this standard error would have been found
-    with ``POWER``.
+    """Return the smallest effect that would have been found with a chance of ``POWER``.
 
     ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest
     margin that would be shown for a true difference of 0, by two tests.
@@ -153,15 +162,16 @@ def pairs_needed(
     error: Callable[[int], tuple[Array | float, Array | float]],
     level: float,
 ) -> int:
-    """The number of pairs with which one-sided tests find means at all these distances (> 0) from
-    their limits with ``POWER``.
+    """Return the number of pairs with which all of one to two one-sided t-tests reject with a
+    chance of ``POWER``; ``MAX_PAIRS`` where fewer do not suffice.
 
-    It is ``MAX_PAIRS`` at most. The chance that one of several tests fails is taken to be the sum
-    of their chances, which it is at most.
+    The chance that either of two tests fails is taken to be the sum of their chances, which is its
+    upper bound.
 
     Args:
-        distances: One for a claim of ``superior``, two for the two tests of ``equivalent``.
-        error: The mean's standard error and degrees of freedom, given the number of pairs.
+        distances: The distance (> 0) of the true mean from each test's limit: one for a claim of
+            ``superior``, two for ``equivalent``.
+        error: Returns the mean's standard error and its degrees of freedom for a number of pairs.
         level: The level of each test.
     """
 
@@ -174,25 +184,25 @@ def pairs_needed(
 
 
 def at_chance(accuracy: float, chance: float, images: int) -> bool:
-    """Whether so many images cannot tell an accuracy from that of guessing, both in percent: a
-    one-sided binomial test at 1%.
+    """Whether an accuracy on so many images cannot be told from that of guessing, both in percent,
+    by a one-sided binomial test at 1%.
 
-    Where the number of images is not known, 0, the accuracies themselves are compared. NaN is not
-    at chance.
+    Where the number of images is not known (0), the two are compared as they are. NaN is not at
+    chance.
     """
     if not images:
         return accuracy <= chance
-    # a mean over runs need not be a whole number of images
+    # A mean over runs need not be a whole number of images.
     right = np.ceil(accuracy * images / 100 - 1e-6)
     return bool(stats.binom.sf(right - 1, images, chance / 100) > 0.01)
 
 
 def upper_share(hits: int, n: int, level: float = 0.95) -> float:
-    """The one-sided upper confidence bound of a share that ``hits`` of ``n`` >= 1 show, such as
-    0.45 for 0 of 5.
+    """Return the one-sided upper confidence bound of a share, from ``hits`` among ``n`` >= 1, such
+    as 0.45 from 0 of 5.
 
-    It is Clopper & Pearson's (1934), exact for an n that was fixed before: it is below the true
-    share in 5% of cases at most.
+    It is Clopper & Pearson's (1934), exact for an n that was fixed before: it lies below the true
+    share with a chance of 1 - ``level`` at most.
     """
     if hits == n:
         return 1.0
@@ -200,10 +210,10 @@ def upper_share(hits: int, n: int, level: float = 0.95) -> float:
 
 
 def unpaired_error(a: Array, b: Array) -> tuple[Array, Array]:
-    """The standard error (...) of the difference of two means over unpaired scores (..., n), n >=
-    2, and its degrees of freedom.
+    """Return the standard error (...) of the difference between the means of unpaired scores a and
+    b (..., n), n >= 2, and its degrees of freedom (...).
 
-    The degrees of freedom (...) are Welch's (1947), for variances that differ.
+    The degrees of freedom are Welch's (1947), for variances that differ.
     """
     n = a.shape[-1]
     of_a, of_b = a.var(axis=-1, ddof=1) / n, b.var(axis=-1, ddof=1) / n
@@ -214,13 +224,16 @@ def unpaired_error(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float, float]:
-    """What pairing leaves of the variance: var(a - b) / (var a + var b) of paired scores (n,), with
-    its interval.
+    """Return how much pairing leaves of the variance of a difference, var(a - b) / (var a + var b),
+    and the ends of its interval at ``level``, from paired scores (n,).
 
-    1 is no gain, 0 all of it; above 1, up to 2, unpaired arms would be compared more precisely.
-    With f the ratio of the variances of a - b and a + b this is 2 f / (1 + f), and f has an exact
+    At 1 pairing gains nothing, near 0 it removes almost all variance; above 1, up to 2, unpaired
+    arms would be compared more precisely. All three are NaN with fewer than 3 pairs, or where a or
+    b does not vary.
+
+    With f the ratio of the variances of a - b and a + b it is 2 f / (1 + f), and f has an exact
     interval where scores are normal, since a - b and a + b are a pair of correlated variables
-    (Pitman 1939; Morgan 1939). NaN with fewer than 3 pairs, or where one of the two does not vary.
+    (Pitman 1939; Morgan 1939).
     """
     n = len(a)
     if n < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -228,7 +241,7 @@ def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float
     differences, sums = a - b, a + b
     of_differences, of_sums = differences.var(ddof=1), sums.var(ddof=1)
     left = float(2 * of_differences / (of_differences + of_sums))
-    # the scores lie on a line of slope 1 or -1, and so will others
+    # The scores lie on a line of slope 1 or -1, so that the interval has no width.
     if min(of_differences, of_sums) == 0:
         return (left, left, left)
     correlation = np.corrcoef(differences, sums)[0, 1]
@@ -243,13 +256,14 @@ def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float
 
 
 class Boundary:
-    """What peeking costs a study that is analysed after ``start`` pairs, then every ``step`` pairs,
-    up to ``max_pairs``.
+    """Adjusts the t-test's p-values for repeated analyses: after ``start`` pairs, then after every
+    ``step`` further pairs, up to ``max_pairs``.
 
-    At a mean on the margin the sequence of t statistics does not depend on the unknown variance, so
-    the chance that the smallest p-value of all analyses is below some nominal p is a fixed
-    function: ``chance``. A p-value put through it is valid however often one analyses (P(any
-    analysis's <= a) <= a), and so is whatever is built of such p-values: TOST, Bonferroni's factor,
+    ``chance`` maps the nominal p-value of a single analysis to one that is valid over all analyses,
+    ``nominal`` does the reverse. With a mean on the margin the sequence of t statistics does not
+    depend on the unknown variance, so the chance that the smallest p-value of all analyses is below
+    some nominal p is a fixed function. An adjusted p-value is at most a in any analysis with a
+    chance of at most a, and so is whatever is built of such p-values: TOST, Bonferroni's factor,
     Holm's family. The function is tabulated by ``benchmarks/statistics_boundaries.py`` in
     ``boundaries.csv``.
     """
@@ -270,17 +284,20 @@ class Boundary:
         return hash(self.schedule)
 
     def chance(self, p: ArrayLike) -> Array:
-        """The chance (...) that any analysis's p-value is below nominal p (...), with a true mean
-        on the margin.
+        """Return the chance (...) that the p-value of any analysis is below the nominal p (...),
+        with a true mean on the margin.
 
-        It is a p-value that is valid for the whole sequential study.
+        It is a p-value that is valid over all analyses.
         """
         logarithm = np.log(np.maximum(p, 1e-300))
         tabulated = np.exp(np.interp(logarithm, self._nominal, self._chance))
-        return np.minimum(tabulated, self._analyses * np.asarray(p))  # Bonferroni, below the table
+        # Below the smallest p in the table, Bonferroni's bound is the smaller one.
+        return np.minimum(tabulated, self._analyses * np.asarray(p))
 
     def nominal(self, chance: float) -> float:
-        """The nominal p that has this ``chance``; below the table Bonferroni's, which is smaller."""
+        """Return the nominal p that has this ``chance``; below the smallest chance in the table
+        Bonferroni's, which is smaller than the true one.
+        """
         logarithm = np.log(chance)
         if logarithm < self._chance[0]:
             return float(chance / self._analyses)
@@ -289,8 +306,11 @@ class Boundary:
 
 @functools.cache
 def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
-    """The nominal p-values (c,) and, by (start, step, max_pairs), the chance that some analysis's
-    is below each (c,).
+    """Read the table in ``boundaries.csv``.
+
+    Returns:
+        The nominal p-values (c,) and, by (start, step, max_pairs), for each of them the chance (c,)
+        that the p-value of any analysis is below it.
     """
     with (
         resources.files("xceptlab.study").joinpath("boundaries.csv").open(encoding="utf-8") as file
@@ -300,7 +320,8 @@ def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
     return nominal, {(int(row[0]), int(row[1]), int(row[2])): row[3:] for row in rows}
 
 
-@functools.lru_cache(maxsize=4096)  # a study is judged anew at every analysis, and by every command
+# A study is judged again at every analysis and by every report, often on the same differences.
+@functools.lru_cache(maxsize=4096)
 def sequential_power(
     mean: float,
     spread: float,
@@ -312,11 +333,19 @@ def sequential_power(
     observed: tuple[float, ...] = (),
     paths: int = 4000,
 ) -> tuple[float, float]:
-    """The chance that a claim is decided by the last analysis, and the pairs that it takes on
-    average, by simulation (+- 1%).
+    """Simulate the chance (0 to 1) that a claim is decided by the last analysis, and the number of
+    pairs that this takes on average. The chance is good to 1 percentage point.
 
-    Every simulated study begins with the ``observed`` differences (n,), where there are any; its
-    further ones are normal, of this mean and spread.
+    Args:
+        mean: The mean of further differences, which are drawn from a normal distribution.
+        spread: Their standard deviation.
+        kind: What is claimed.
+        margin: The claim's margin.
+        analyses: The number of pairs at each analysis.
+        boundary: The adjustment for these analyses.
+        level: The level of all analyses together.
+        observed: The differences so far (n,), with which every simulated study begins.
+        paths: The number of simulated studies.
     """
     differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
     differences[:, : len(observed)] = observed
@@ -336,14 +365,15 @@ def stopping_bias(
     level: float,
     paths: int = 4000,
 ) -> float:
-    """How far the mean at which a study stops exceeds the true one on average, by simulation with
-    normal differences.
+    """Simulate how far the mean at which a sequential study stops exceeds the true one on average,
+    in the unit of the mean.
 
     A study stops when its scores happen to be clear, so that its estimate is biased away from the
-    margin (Whitehead 1986, *Biometrika* 73).
+    margin (Whitehead 1986, *Biometrika* 73). The arguments are those of ``sequential_power``.
     """
     differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
-    at_stop = differences.mean(axis=-1)  # of a study that nothing decides
+    # A study that nothing decides stops at the last analysis.
+    at_stop = differences.mean(axis=-1)
     for n in reversed(analyses):
         so_far = differences[:, :n]
         decided = p_values(so_far, kind, margin, boundary.chance).min(axis=-1) <= level
@@ -352,8 +382,8 @@ def stopping_bias(
 
 
 def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, float]:
-    """The share of simulated studies that are decided by the last analysis, and the pairs that a
-    study takes on average.
+    """Return the share of simulated studies that are decided by the last analysis, and the number
+    of pairs that a study takes on average.
 
     Args:
         p: The smaller p-value of the claim and of its opposite, (analyses, studies).
@@ -368,8 +398,8 @@ def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, f
 
 
 def upper_spread(spread: float, n: int) -> float:
-    """The upper 80% confidence limit of a normal standard deviation that n values estimate as
-    ``spread``.
+    """Return the one-sided upper 80% confidence limit of a standard deviation that n normal values
+    estimate as ``spread``.
     """
     return float(spread * np.sqrt((n - 1) / stats.chi2.ppf(1 - 0.8, n - 1)))
 
@@ -378,8 +408,10 @@ def upper_spread(spread: float, n: int) -> float:
 
 
 def skewed(differences: Array) -> bool:
-    """Whether differences (n,) are more skewed than 19 of 20 normal samples of their size, by
-    simulation, as n is small.
+    """Whether differences (n,) are more skewed, in either direction, than 19 of 20 normal samples
+    of their size.
+
+    It is simulated, as n is too small for formulas. Fewer than 4 differences are not skewed.
     """
     if len(differences) < 4 or np.ptp(differences) == 0:
         return False
@@ -402,12 +434,12 @@ class Effect:
     """A main effect, or an interaction of two or three factors, averaged over the other factors."""
 
     factors: tuple[int, ...]
-    """The factors whose effect it is, one to three axes of the grid."""
+    """Indices of the factors whose effect it is, one to three, in the order of the grid."""
     levels: tuple[int, ...]
-    """The level of each factor that is compared with the factor's first level."""
+    """Index of each factor's level that is compared with the factor's first level."""
     estimate: float
-    """Mean at the level - mean at the first level; of an interaction, the effect of the factors
-    before the last one at the last one's level - at its first."""
+    """Mean at the level minus mean at the first level. Of an interaction, the effect of the first
+    factors at the last factor's level minus that at its first level."""
     low: float
     """The lower end of the estimate's interval."""
     high: float
@@ -419,8 +451,8 @@ class Effect:
 
 
 def effects(scores: Array, level: float) -> list[Effect]:
-    """Main effects and interactions of scores (seeds, levels of factor 1, levels of factor 2, ...),
-    with intervals at ``level``.
+    """Return the main effects and the interactions of two and three factors, with intervals at
+    ``level``, from scores (seeds, levels of factor 1, levels of factor 2, ...).
 
     An effect is a contrast that is computed for every seed, so that it is tested by a t-test over
     the seeds (n - 1 degrees of freedom, n >= 2), which asks nothing of the other cells' variances;
@@ -430,7 +462,7 @@ def effects(scores: Array, level: float) -> list[Effect]:
     _, *shape = scores.shape
     compared = _levels_to_compare(shape)
     contrasts = np.stack([_contrast(scores, levels) for levels in compared])  # (effects, seeds)
-    # not by the rounding of 32-bit scores alone
+    # What varies by the rounding of 32-bit scores alone does not vary.
     vary = np.ptp(contrasts, axis=-1) > 1e-6 * np.abs(scores).max()
     p = np.ones(len(compared))
     p[vary] = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1).pvalue
@@ -451,8 +483,10 @@ def effects(scores: Array, level: float) -> list[Effect]:
 
 
 def _levels_to_compare(shape: Sequence[int]) -> list[dict[int, int]]:
-    """The effects of a grid whose factors have so many levels: each as {factor: level that is
-    compared}, of 1 to 3 factors.
+    """Return the effects of 1 to 3 factors of a grid whose factors have so many levels.
+
+    Each is ``{factor: level}`` of the levels that are compared with the factors' first ones, by
+    their indices.
     """
     singles = []
     for factor, size in enumerate(shape):
@@ -461,16 +495,18 @@ def _levels_to_compare(shape: Sequence[int]) -> list[dict[int, int]]:
     for order in (1, 2, 3):
         for several in itertools.combinations(singles, order):
             levels = dict(several)
-            if len(levels) == order:  # else two of them are levels of one factor
+            # With fewer keys, two of the levels are of the same factor.
+            if len(levels) == order:
                 compared.append(levels)
     return compared
 
 
 def _contrast(scores: Array, levels: dict[int, int]) -> Array:
-    """An effect in each seed (seeds,) of scores (seeds, levels of factor 1, ...), given {factor:
-    level that is compared}.
+    """Return an effect in each seed (seeds,), averaged over all other factors.
 
-    Other factors are averaged over.
+    Args:
+        scores: Scores (seeds, levels of factor 1, levels of factor 2, ...).
+        levels: ``{factor: level}`` of the levels that are compared with the factors' first ones.
     """
     for factor in reversed(range(scores.ndim - 1)):
         by_level = np.moveaxis(scores, factor + 1, 0)
@@ -482,8 +518,8 @@ def _contrast(scores: Array, levels: dict[int, int]) -> Array:
 
 
 def image_variance(differences: Array) -> Array:
-    """The variance that the images add to a mean difference, B / N, of differences (..., n seeds, N
-    images); n, N >= 2.
+    """Return what the sample of images adds to the variance of a mean difference, B / N (...), from
+    the differences on every image (..., n seeds, N images); n, N >= 2.
 
     Every run of a claim's arms is scored on the same test images, so that the difference of a seed
     on an image is the sum of a mean, a part of the seed, a part of the image, and a rest. The mean
@@ -503,11 +539,16 @@ def image_variance(differences: Array) -> Array:
 
 
 def error_over_images(spread: Array | float, n: int, added: Array | float) -> tuple[Array, Array]:
-    """Standard error of a mean over seeds and images, and its degrees of freedom (...), of n
-    differences of this spread (...).
+    """Return the standard error (...) of a mean difference over seeds and images, and its degrees
+    of freedom (...).
 
-    ``added`` is their ``image_variance``. The degrees of freedom are Satterthwaite's (1946) of the
-    sum of both variances; that of the images, estimated from many of them, counts as known.
+    The degrees of freedom are Satterthwaite's (1946) for the sum of both variances; that of the
+    images, estimated from many of them, counts as known.
+
+    Args:
+        spread: The standard deviation (...) of the differences over seeds.
+        n: The number of seeds.
+        added: What the images add to the variance (...), as ``image_variance`` returns it.
     """
     of_seeds = np.asarray(spread**2 / n)
     both = of_seeds + added

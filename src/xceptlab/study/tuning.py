@@ -1,5 +1,5 @@
-"""Tuning: the values of some keys that every arm is trained with, so that it is compared at its own
-best ones.
+"""Tuning: train every arm at several values of some keys, so that each is compared at its own best
+values.
 """
 
 import dataclasses
@@ -28,28 +28,30 @@ TUNABLE = (
         for name in ("crop", "pad", "flip", "cutout", "colour", "rand_augment", "mixup", "cutmix")
     ),
 )
-"""Keys that may be tuned: those of the recipe, but none that changes the budget, the network or
-which images are used.
+"""Keys that may be tuned: those of the training recipe, but none that changes the budget, the
+network's parts or which images are used.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(Section):
-    """Each arm is trained at each of some values, and judged, seed by seed, at the one that
-    validates best.
+    """How arms are tuned: each is trained at each of some values, and judged, seed by seed, at the
+    one that validates best.
     """
 
     PREFIX: ClassVar[str] = "tune."
 
     keys: dict[str, list[Any] | dict[str, list[float]]]
-    """The values of each key, such as ``train.lr: [0.03, 0.1, 0.3]``; those of several keys are
-    crossed. Or, of each key, a range to draw from evenly on a logarithmic scale, such as
+    """The values of each key, such as ``train.lr: [0.03, 0.1, 0.3]``; the values of several keys
+    are crossed. Or, for each key, a range to draw from evenly on a logarithmic scale, such as
     ``train.lr: {log: [0.01, 1.0]}``."""
     trials: int = 0
-    """How many values are drawn of ranges, the same for all arms; 0 where values are listed."""
+    """Number of values that are drawn from ranges, the same values for all arms; 0 where values are
+    listed.
+    """
     select: Literal["val/top1", "val/top5", "val/loss"] = "val/top1"
     """The metric at the last epoch by which the best value of an arm is chosen, anew for every
-    seed; ties go to the first one.
+    seed; ties go to the first value.
     """
 
     def __post_init__(self) -> None:
@@ -84,18 +86,19 @@ class Tune(Section):
 
     @functools.cached_property
     def trial_values(self) -> list[dict[str, Any]]:
-        """The values that are tried, by key, trial by trial.
+        """The values that are tried, each as ``{key: value}``.
 
-        Those of ranges are Halton's points, which fill a range more evenly than random ones and
-        depend on nothing but their number: more trials keep the runs of fewer. They are rounded to
-        3 digits.
+        Values from ranges are Halton's points, which fill a range more evenly than random ones.
+        They depend on nothing but their index, so that more trials keep the runs of fewer. They are
+        rounded to 3 digits.
         """
         if not self.trials:
             crossed = itertools.product(*self.keys.values())
             return [dict(zip(self.keys, values, strict=True)) for values in crossed]
-        from scipy.stats import qmc  # takes a second to load
+        # This import takes a second, which listed values do not need.
+        from scipy.stats import qmc
 
-        # the first one is a corner
+        # Halton's first point is a corner of the ranges, and left out.
         points = qmc.Halton(len(self.keys), scramble=False).random(self.trials + 1)[1:]
         drawn = []
         for point in points:
@@ -109,24 +112,27 @@ class Tune(Section):
 
     @property
     def described(self) -> str:
-        """How the arms are tuned, in a sentence."""
+        """A sentence on how the arms are tuned, for verdicts."""
         tuned = " and ".join(self.keys)
         return f"Each arm at the best of {len(self.trial_values)} values of {tuned} by {self.select}, chosen anew for every seed."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What is trained with every seed: an arm, at one of the values of the keys that are tuned."""
+    """What is trained with every seed: an arm at one of the tuned values or, in a study that tunes
+    nothing, an arm.
+    """
 
     arm: str
+    """Name of the arm."""
     values: dict[str, Any]
-    """The values by tuned key; empty in a study that tunes none."""
+    """The value of each tuned key; empty in a study that tunes nothing."""
     config: RunConfig
     """The configuration with the first seed."""
 
 
 def _check_key(key: str, values: list[Any] | dict[str, list[float]]) -> None:
-    """Refuse a key that cannot be tuned, or values that cannot be tried."""
+    """Refuse a key that cannot be tuned, and values of it that are neither a list nor a range."""
     if key not in TUNABLE:
         if key in run_keys(RunConfig):
             raise Refused(f"tune.keys: {key}: cannot be tuned; {', '.join(TUNABLE)} can")
@@ -139,7 +145,7 @@ def _check_key(key: str, values: list[Any] | dict[str, list[float]]) -> None:
 
 
 def _can_be_tried(values: list[Any] | dict[str, list[float]]) -> bool:
-    """Whether these are several different values, or a range to draw from."""
+    """Whether these are several different values, or a range ``{log: [low, high]}``."""
     if isinstance(values, list):
         return len(values) > 1 and all(values.count(value) == 1 for value in values)
     if values.keys() != {"log"} or len(values["log"]) != 2:
@@ -149,13 +155,16 @@ def _can_be_tried(values: list[Any] | dict[str, list[float]]) -> bool:
 
 
 def value_name(values: dict[str, Any]) -> str:
-    """The values of a trial, as tables show them."""
+    """Return the values of a trial as tables show them, such as ``0.1, 0.9``."""
     return ", ".join(map(str, values.values()))
 
 
 def trials(arms: dict[str, RunConfig], tune: Tune | None) -> dict[str, Trial]:
-    """Every trial by its name: ``arm`` in a study that tunes nothing, ``arm@0.1`` in one that tunes
-    a key.
+    """Return every trial by its name: ``arm`` in a study that tunes nothing, ``arm@0.1`` in one
+    that tunes a key.
+
+    Raises:
+        Refused: A tuned value is not allowed.
     """
     if tune is None:
         return {arm: Trial(arm=arm, values={}, config=config) for arm, config in arms.items()}
@@ -168,7 +177,7 @@ def trials(arms: dict[str, RunConfig], tune: Tune | None) -> dict[str, Trial]:
 
 
 def _with(config: RunConfig, values: dict[str, Any]) -> RunConfig:
-    """The configuration with these values.
+    """Return the configuration with these values, by dotted key.
 
     Raises:
         Refused: A value is not allowed.

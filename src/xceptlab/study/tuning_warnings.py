@@ -1,5 +1,5 @@
-"""Warnings about a study's tuning: a best value that may lie beyond those that were tried, and a
-choice that chance made.
+"""Warn about a study's tuning: a best value that may lie beyond those that were tried, and a choice
+between values that chance made.
 """
 
 import math
@@ -11,14 +11,12 @@ from xceptlab.study.choice import Records, chosen
 from xceptlab.study.expansion import Expansion
 
 APART = 2.0
-"""Standard errors by which two validation accuracies must differ for a validation set to tell them
-apart.
-"""
+"""The number of standard errors by which two validation accuracies must differ to be told apart."""
 
 
 def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
-    """Warn where the values that were tried, or the images to choose by, were too few, in a
-    sentence each.
+    """Return warnings, a sentence each, where too few values were tried or too few validation
+    images chose between them; none in a study that tunes nothing.
     """
     if expansion.study.tune is None:
         return []
@@ -26,8 +24,8 @@ def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
-    """Warn of arms whose best value lies at an end of those that were tried in more than half of
-    the seeds.
+    """Return a warning for each arm and key whose best value is the smallest or the largest one
+    that was tried, in more than half of the seeds.
     """
     assert expansion.study.tune
     choice = chosen(expansion, records)
@@ -50,11 +48,11 @@ def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _edge_values(tried: list[Any]) -> list[Any]:
-    """The values of a key beyond which a better one may lie: the smallest and the largest that were
-    tried.
+    """Return the values of a key beyond which a better one may lie: the smallest and the largest of
+    those that were tried.
 
-    Names have no order, of two values each is at an end, and below 0, for what cannot be negative,
-    nothing lies.
+    Empty for names, which have no order, and for fewer than 3 values, each of which is at an end. 0
+    is left out, since no tuned key can be negative.
     """
     if not all(map(_is_number, tried)) or len(set(tried)) < 3:
         return []
@@ -62,19 +60,22 @@ def _edge_values(tried: list[Any]) -> list[Any]:
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _indistinct(expansion: Expansion, records: Records) -> list[str]:
-    """Warn of arms whose two best values the validation images cannot tell apart.
+    """Return a warning for each arm whose two best values the validation images cannot tell apart,
+    in more than half of the seeds.
 
     The standard error is that of a difference of two independent binomial shares. Both values are
     validated on the same images, whose correctness is not kept one by one; where they err on the
     same ones the true error is smaller, so that this warns rather too often than too seldom.
     """
     assert expansion.study.tune
+    # The standard error of a loss is not known.
     if not metric_of(expansion.study.tune.select).in_percent:
-        return []  # the standard error of a loss is not known
+        return []
     warnings = []
     for arm in expansion.arms:
         judged = 0
@@ -85,7 +86,8 @@ def _indistinct(expansion: Expansion, records: Records) -> list[str]:
             found = _best_two(arm, seed, expansion, records)
             if found is None:
                 continue
-            best, second, images = found  # as many images at every seed
+            # There are as many images at every seed.
+            best, second, images = found
             error = math.sqrt((best * (100 - best) + second * (100 - second)) / images)
             largest_error = max(largest_error, error)
             judged += 1
@@ -103,10 +105,11 @@ def _indistinct(expansion: Expansion, records: Records) -> list[str]:
 def _best_two(
     arm: str, seed: int, expansion: Expansion, records: Records
 ) -> tuple[float, float, int] | None:
-    """The best and the second best validation accuracy of an arm's values at a seed, and the number
-    of images they are on.
+    """Return the best and the second best validation accuracy, in percent, among an arm's values at
+    a seed, and the number of validation images.
 
-    None where fewer than two runs have finished, or the number of images is not known.
+    None where fewer than two of its runs have finished without diverging, or where the number of
+    images is not known.
     """
     assert expansion.study.tune
     select = expansion.study.tune.select

@@ -1,4 +1,4 @@
-"""A verdict on a claim, as judging.py makes it; docs/statistics.md says what it means."""
+"""The ``Verdict`` on a claim, which ``judging`` makes; docs/statistics.md says what it means."""
 
 import math
 from dataclasses import dataclass
@@ -10,71 +10,79 @@ from xceptlab.study.claims import Claim
 from xceptlab.study.statistics import Array
 
 ROUNDING = 1e-6
-"""The part of the largest score up to which differences count as equal: what the rounding of 32-bit
-scores may make of them.
+"""How far apart differences may lie that count as equal, as a part of the largest score: the
+rounding of 32-bit scores may move them so far.
 """
 
 Outcome = Literal["supported", "contradicted", "inconclusive", "incomplete"]
+"""What is said of a claim: ``incomplete`` while scores are missing; ``inconclusive`` where they
+show neither the claim nor its opposite.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Verdict:
-    """What the scores say of a claim. Differences are a - b, or b - a for the loss: above 0, a is
-    the better arm.
+    """What the scores say of a claim, in numbers and in words.
+
+    Differences are a - b, or b - a for the loss: above 0, a is the better arm.
     """
 
     claim: Claim
+    """The claim that is judged."""
     outcome: Outcome
+    """Whether the claim is supported, contradicted, or neither."""
     estimate: float
-    """The claim's statistic of the paired differences, their mean or median; NaN without pairs."""
+    """The mean or the median of the paired differences, whichever the claim is about, in the
+    metric's unit; NaN without pairs.
+    """
     low: float
-    """The lower end of the interval that belongs to the claim's tests: NaN with fewer than 2 pairs,
-    -inf where few pairs bound no median."""
+    """The lower end of the confidence interval that belongs to the claim's tests; NaN with fewer
+    than 2 pairs, -inf where too few pairs bound no median."""
     high: float
-    """The upper end of the interval that belongs to the claim's tests: NaN with fewer than 2 pairs,
-    inf where few pairs bound no median."""
+    """The upper end of the confidence interval that belongs to the claim's tests; NaN with fewer
+    than 2 pairs, inf where too few pairs bound no median."""
     level: float
     """The interval's level, 1 - 2 alpha."""
     n: int
-    """The number of complete pairs."""
+    """The number of pairs, which are the seeds of which both sides have a score."""
     p_adjusted: float = math.nan
-    """Holm-adjusted p-value: of the opposite where that is shown, or would be but for the other
-    claims, else of the claim; NaN where nothing was tested."""
+    """Holm-adjusted p-value: that of the opposite of the claim where the opposite is shown, or
+    would be but for the other claims, else that of the claim; NaN where nothing was tested.
+    """
     pairing_and_power: str = ""
-    """What the pairing gained, and what this n would have found with 80% power at the level that
-    Holm leaves the claim, in words; empty where nothing was tested."""
+    """What the pairing gained, and which effect this n would have found with 80% power at the level
+    that Holm leaves the claim, in words; empty where nothing was tested."""
     variance_left: tuple[float, float, float]
-    """What pairing leaves of the variance of a difference, var(a - b) / (var a + var b), with its
-    95% interval; NaN where the scores do not tell."""
+    """What pairing leaves of the variance of a difference, var(a - b) / (var a + var b), and the
+    ends of its 95% interval; NaN with fewer than 3 pairs, and where a side's scores do not vary."""
     differences: dict[int, float]
     """The paired differences by seed."""
     scores: tuple[dict[int, float], dict[int, float]]
-    """The scores of the arms a and b, by seed."""
+    """The scores of the sides a and b, each by seed."""
     diverged: tuple[tuple[str, int], ...] = ()
-    """The runs, by (arm, seed), that have no finite score and count as the claim declares; only of
-    scores from elsewhere.
-    """
+    """The runs, each as (arm, seed), that have no finite score and count as the claim declares.
+    Always empty for a study, whose report lists its diverged runs itself."""
     tested: bool = False
     """Whether there were pairs to test."""
     max_seeds: int | None = None
-    """Seeds at most, where seeds are added until the claims are decided; the interval is then the
-    repeated one.
-    """
+    """The largest number of seeds in a study that adds seeds until its claims are decided, whose
+    interval is a repeated one, valid at every analysis; None with a list of seeds."""
     image_variance: float | None = None
-    """What other images would add to the variance of the estimate, where the verdict is to hold for
-    them; NaN if not known.
-    """
+    """What the sample of images adds to the variance of the estimate, where the verdict is to hold
+    for other images (``scope: images``), NaN if not known; None where it is not to."""
     stopping: str = ""
-    """What it means for the estimate that the claim was decided before the most seeds, in words;
+    """What it means for the estimate that the claim was decided before ``max_seeds``, in words;
     empty where it was not.
     """
     chance_when_given_up: float | None = None
-    """The chance to be decided by the most seeds, of a claim that was given up because it is below
-    the study's ``futility``; None of another claim."""
+    """The chance to be decided by ``max_seeds`` seeds, if the claim was given up because it is
+    below the study's ``futility``; None where the claim was not given up.
+    """
     summary: str = ""
-    """One sentence in plain words; a second one where the verdict means nothing."""
+    """The verdict in a sentence of plain words; further ones say how the arms were tuned,
+    and that they are at chance, where that is so."""
     warnings: tuple[str, ...] = ()
-    """Why the verdict may mean less than it says, a clause each."""
+    """Why the verdict may mean less than it says, a clause each; empty where nothing is known."""
 
     def __repr__(self) -> str:
         judged = f", {self.estimate:+.{self.claim.decimals}f} from {self.n} pairs" if self.n else ""
@@ -90,7 +98,7 @@ class Verdict:
 
     @property
     def arms(self) -> Array:
-        """The scores of the arms a and b that form pairs, (2, n)."""
+        """The scores of the sides a and b that form pairs, (2, n)."""
         a, b = self.scores
         return np.array(
             [[scores[seed] for seed in self.differences] for scores in (a, b)], dtype=np.float64
@@ -103,5 +111,5 @@ class Verdict:
 
     @property
     def settled(self) -> bool:
-        """Whether the claim asks for no more seeds."""
+        """Whether the claim asks for no more seeds, since it is decided or was given up."""
         return self.decided or self.chance_when_given_up is not None

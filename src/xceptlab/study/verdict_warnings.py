@@ -1,5 +1,5 @@
-"""What the scores, the images and the runs say against a verdict, a clause each: why it may mean
-less than it says.
+"""Warn where a verdict may mean less than it says, by its scores, its images and its runs; each
+warning is a clause.
 """
 
 import math
@@ -19,13 +19,14 @@ from xceptlab.study.verdict import Verdict
 
 
 def of_units(verdict: Verdict) -> tuple[str, ...]:
-    """Warn of accuracies that look like fractions, and of a margin in no known unit that looks like
-    percent.
+    """Return a warning of accuracies that look like fractions, or of a margin in no known unit that
+    looks like percent; empty where neither is so.
     """
     claim = verdict.claim
-    interaction = len(claim.effect) > 1  # its scores are differences, which may be as small
+    # The scores of an interaction are differences, which may well be as small.
+    is_interaction = len(claim.effect) > 1
     values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
-    if interaction or not values:
+    if is_interaction or not values:
         return ()
     low, high = min(values), max(values)
     if claim.measure.in_percent and low >= 0 and high <= 1:
@@ -41,7 +42,14 @@ def of_units(verdict: Verdict) -> tuple[str, ...]:
 
 
 def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> Verdict:
-    """The verdict with the warnings that the number of images and the arms' runs give."""
+    """Return the verdict with further warnings: of too few images, of failed runs, and of arms at
+    chance, which its summary names, too.
+
+    Args:
+        verdict: The verdict.
+        expansion: The study.
+        records: The records of the runs that stand for the arms, by (arm, seed).
+    """
     split = split_of(verdict.claim.metric)
     arms = [
         _Accuracy.of(arm, split, expansion, records)
@@ -60,7 +68,7 @@ def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> V
     metric = f"{split}/{ACCURACY}"
     at_chance = f"{all_arms} arms are at chance: {found} in {metric}, which is not more than guessing ({chance}) explains"
     meaningless = f"{all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
-    # losses may differ where no arm tells the classes apart
+    # Losses may truly differ where no arm tells the classes apart.
     if verdict.claim.measure.unit == "nats":
         guessed = "the loss tells how sure they are of answers that are guessed"
         meaningless = f"{all_arms.capitalize()} arms are at chance in {metric}: {guessed}."
@@ -70,8 +78,8 @@ def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> V
 
 
 def _of_few_images(claim: Claim, images: int) -> list[str]:
-    """Warn of a margin that a single image more or less exceeds; the number of images is 0 where it
-    is not known.
+    """Return a warning of a margin that is smaller than what a single image changes; empty where it
+    is not, and where the number of images is not known (0).
     """
     if not claim.measure.in_percent or not images:
         return []
@@ -83,7 +91,11 @@ def _of_few_images(claim: Claim, images: int) -> list[str]:
 
 
 def failed_runs(verdict: Verdict, expansion: Expansion, records: Records) -> list[tuple[str, int]]:
-    """The failed runs, by (arm, seed), among the runs of a study that a verdict rests on."""
+    """Return the failed runs, each as (arm, seed), among the runs of a study that a verdict rests
+    on.
+
+    ``records`` are those of the runs that stand for the arms, by (arm, seed).
+    """
     failed = []
     for arm in arms_of(verdict.claim, expansion.study):
         for seed in verdict.differences:
@@ -94,7 +106,9 @@ def failed_runs(verdict: Verdict, expansion: Expansion, records: Records) -> lis
 
 
 def of_failures(verdict: Verdict, failed: Sequence[tuple[str, int]]) -> list[str]:
-    """Warn of failed runs, by (arm, seed), that decide a verdict or that make its test unsound."""
+    """Return a warning of failed runs, each as (arm, seed), that decide a verdict or that make the
+    test of a mean unsound; empty where they do neither.
+    """
     pairs = len({seed for _, seed in failed if seed in verdict.differences})
     if 2 * pairs > verdict.n:
         return [f"failures decide it: in {pairs} of {verdict.n} seeds a run of these arms failed"]
@@ -108,22 +122,22 @@ def of_failures(verdict: Verdict, failed: Sequence[tuple[str, int]]) -> list[str
 
 @dataclass(frozen=True, kw_only=True)
 class _Accuracy:
-    """How well an arm tells the classes of a split apart."""
+    """How well an arm tells the classes apart on the images of a split."""
 
     mean: float
-    """Mean top-1 in percent over the runs that finished; what guessing scores where all runs
+    """Mean top-1 accuracy in percent over the runs that finished; that of guessing where all runs
     diverged; NaN without runs.
     """
     chance: float
-    """Top-1 in percent of guessing, or of always answering with the most frequent class, whichever
-    is higher.
+    """Top-1 accuracy in percent of guessing, or of always answering with the most frequent class,
+    whichever is higher.
     """
     images: int
     """The number of images of the split; 0 where neither a record nor the configuration tells."""
 
     @classmethod
     def of(cls, arm: str, split: str, expansion: Expansion, records: Records) -> "_Accuracy":
-        """The accuracy of an arm, from the runs of its seeds that have a record."""
+        """Return the accuracy of an arm from its runs that have a record."""
         metric = f"{split}/{ACCURACY}"
         of_all_seeds = [records[arm, seed] for seed in expansion.seeds]
         done = [record for record in of_all_seeds if record]
@@ -147,15 +161,17 @@ class _Accuracy:
 
 
 def images_of_split(split: str, records: Sequence[Record]) -> int:
-    """The number of images of a split, as the records tell it; 0 without records."""
+    """Return the number of images of a split, ``val`` or the test split, from the records of runs;
+    0 without records.
+    """
     if split == "val":
         return max((record.validation_images for record in records), default=0)
     return max((record.test_images for record in records), default=0)
 
 
 def _planned_images(split: str, expansion: Expansion, arm: str) -> int:
-    """The number of images of a split, as an arm's configuration tells it; 0 where only the files
-    do.
+    """Return the number of images of a split, ``val`` or the test split, from an arm's
+    configuration; 0 where only the data's files tell it.
     """
     _, validation, test = expansion.arms[arm].data.images()
     return validation if split == "val" else test

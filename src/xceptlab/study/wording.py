@@ -1,5 +1,5 @@
-"""A verdict in words: its summary, the evidence beside it, and how many seeds would decide what is
-open.
+"""Put a verdict into words: its summary, the evidence beside it, and how many seeds would decide an
+open claim.
 """
 
 import math
@@ -15,7 +15,13 @@ from xceptlab.study.verdict import Outcome, Verdict
 
 
 def waiting(verdict: Verdict, seeds: Sequence[int], estimand: Estimand) -> str:
-    """Which seeds are still missing before the claim can be judged."""
+    """Return a sentence on the seeds that are missing before a claim can be judged.
+
+    Args:
+        verdict: The verdict so far, with fewer pairs than ``seeds``.
+        seeds: The seeds of the analysis that is to be made.
+        estimand: The claim's estimand.
+    """
     missing = [seed for seed in seeds if seed not in verdict.differences]
     if isinstance(estimand.seeds, Seeds) and missing[0] >= estimand.seeds.start:
         return f"Not decided yet: {named(missing, 'comes', 'come')} next, {verdict.max_seeds} seeds in all at most."
@@ -24,7 +30,7 @@ def waiting(verdict: Verdict, seeds: Sequence[int], estimand: Estimand) -> str:
 
 
 def named(seeds: Sequence[int], singular: str, plural: str) -> str:
-    """Seeds as the subject of a sentence, with its verb: ``seed 3 is`` or ``seeds 3, 4 are``."""
+    """Return seeds as the subject of a sentence with its verb, such as ``seeds 3, 4 are``."""
     listed = ", ".join(map(str, seeds))
     if len(seeds) == 1:
         return f"seed {listed} {singular}"
@@ -39,15 +45,15 @@ def summary(
     unadjusted_p: float,
     nominal_levels: Sequence[float],
 ) -> str:
-    """The verdict in one sentence.
+    """Return the verdict in one sentence.
 
     Args:
-        verdict: The verdict, in numbers.
+        verdict: The verdict, of which only the numbers are used.
         estimand: The claim's estimand.
         unadjusted_outcome: What the outcome would be without Holm's adjustment, if the claim were
             the only one of the study.
         unadjusted_p: The p-value of ``unadjusted_outcome``.
-        nominal_levels: Those at which a single analysis tests the claim and its opposite.
+        nominal_levels: The levels at which a single analysis tests the claim and its opposite.
     """
     if verdict.n < MIN_PAIRS:
         return _too_few_pairs(verdict, estimand, nominal_levels)
@@ -69,7 +75,7 @@ def summary(
 
 
 def _too_few_pairs(verdict: Verdict, estimand: Estimand, nominal_levels: Sequence[float]) -> str:
-    """The verdict in one sentence where there are fewer pairs than any test judges."""
+    """Return the verdict in one sentence where there are fewer than ``MIN_PAIRS`` pairs."""
     pairs = "1 pair" if verdict.n == 1 else f"{verdict.n} pairs"
     missing = MIN_PAIRS - verdict.n
     needed = "1 more seed is" if missing == 1 else f"{missing} more seeds are"
@@ -80,8 +86,8 @@ def _too_few_pairs(verdict: Verdict, estimand: Estimand, nominal_levels: Sequenc
 
 
 def _estimated(verdict: Verdict, scope: str) -> str:
-    """The estimate in words, with the ``scope`` for which it holds, its interval, its number of
-    seeds and its p-value.
+    """Return the estimate in words, with the ``scope`` for which it holds (``Estimand.scope``), its
+    interval, its number of seeds and its p-value.
     """
     claim, places = verdict.claim, verdict.claim.decimals
     text = _compared(claim, verdict.estimate)
@@ -101,7 +107,7 @@ def _estimated(verdict: Verdict, scope: str) -> str:
 
 
 def _compared(claim: Claim, estimate: float) -> str:
-    """The estimate in words, such as ``a is 1.20 points better than b in test/top1``."""
+    """Return an estimate in words, such as ``a is 1.20 points better than b in test/top1``."""
     a, b = claim.sides
     size = f"{abs(estimate):.{claim.decimals}f}{claim.unit_suffix}"
     if len(claim.effect) > 1:
@@ -115,7 +121,7 @@ def _compared(claim: Claim, estimate: float) -> str:
 
 
 def _against_the_margin(verdict: Verdict) -> str:
-    """Where the difference of a decided verdict lies by the claim's margin, in words."""
+    """Return words that say on which side of the claim's margin a decided verdict lies."""
     claim = verdict.claim
     unit = claim.unit_suffix.removesuffix("s") if claim.margin == 1 else claim.unit_suffix
     margin = f"{claim.margin:g}{unit}"
@@ -133,16 +139,16 @@ def _against_the_margin(verdict: Verdict) -> str:
 
 
 def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float) -> str:
-    """What the pairing gained, and what so many pairs would have found with 80% power at the level
-    of a single analysis.
+    """Return sentences on what the pairing gained, and on the effect that so many pairs would have
+    found with 80% power; empty where nothing was tested.
 
-    Empty where nothing was tested.
+    ``nominal_level`` is the level at which a single analysis tests the claim.
     """
     if not verdict.tested:
         return ""
     found = estimand.power_sentence(verdict.values, nominal_level)
     left, low, high = verdict.variance_left
-    # scores that differ by next to nothing have an interval of no width
+    # The interval has no width where scores differ by next to nothing, and says nothing then.
     hardly_differ = f"{low:.2f}" == f"{high:.2f}"
     if math.isnan(left) or hardly_differ:
         return found
@@ -153,8 +159,10 @@ def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float
 
 
 def stopping(verdict: Verdict, estimand: Estimand, level: float) -> str:
-    """What it means for the estimate that a claim was decided before the most seeds; empty where it
-    was not.
+    """Return a sentence on what it means for the estimate that a claim was decided before
+    ``Seeds.max``; empty where it was not, and where that means next to nothing.
+
+    ``level`` is that of all analyses together.
     """
     if not verdict.decided or verdict.max_seeds is None or verdict.n >= verdict.max_seeds:
         return ""
@@ -162,8 +170,12 @@ def stopping(verdict: Verdict, estimand: Estimand, level: float) -> str:
 
 
 def since(decided: Verdict, latest: Verdict) -> str:
-    """What the seeds say that came after a claim was decided, because other claims asked for them;
-    empty where none did.
+    """Return a sentence on the estimate with the seeds that came after a claim was decided, because
+    other claims asked for them; empty where none did.
+
+    Args:
+        decided: The verdict on the claim; nothing is said of one that is not decided.
+        latest: The untested verdict on all seeds that there are.
     """
     if not decided.decided or latest.n <= decided.n:
         return ""
@@ -173,8 +185,8 @@ def since(decided: Verdict, latest: Verdict) -> str:
 
 
 def evidence(verdict: Verdict) -> str:
-    """What is shown beside a verdict: in how many seeds it holds, what the pairing gained, what
-    could have been found.
+    """Return the sentences that reports show beside a verdict: in how many seeds it holds, what the
+    pairing gained, which effect could have been found, and what stopping early means.
     """
     return " ".join(
         filter(None, (sign_count(verdict), verdict.pairing_and_power, verdict.stopping))
@@ -182,12 +194,12 @@ def evidence(verdict: Verdict) -> str:
 
 
 def sign_count(verdict: Verdict) -> str:
-    """In how many seeds the difference speaks for the claim, and how likely chance alone would be
-    to make it so many.
+    """Return a sentence on the number of seeds whose difference speaks for the claim, with the
+    p-value of the sign test.
 
-    The p-value is unadjusted, and no verdict; it is left out where so few seeds cannot make it
-    small, and in a study that adds seeds, whose other analyses it would ignore. Empty where nothing
-    was tested, and where signs are what the verdict rests on.
+    The p-value is unadjusted, and no verdict. It is left out where so few seeds cannot make it
+    small, and in a study that adds seeds, whose other analyses it would ignore. The sentence is
+    empty where nothing was tested, and for a claim on the median, whose verdict is the sign test's.
     """
     if not verdict.tested or verdict.claim.statistic == "median":
         return ""
@@ -205,14 +217,16 @@ def sign_count(verdict: Verdict) -> str:
 
 
 def forecast(verdict: Verdict, study: Study) -> str:
-    """How many seeds will decide the claim, from the pairs there are, a pilot's perhaps; empty with
-    fewer than 2.
+    """Return a sentence on how many seeds would decide an open claim, from the pairs so far.
+
+    Empty for a claim that is settled, has fewer than 2 pairs, or cannot be tested on them.
     """
     estimand = estimand_of(verdict.claim, study.seeds, verdict.arms, verdict.image_variance)
     if verdict.settled or verdict.n < 2 or estimand.untestable(verdict.values):
         return ""
     level = study.alpha / len(study.claims)
-    if verdict.outcome == "inconclusive":  # it is judged, on all the seeds that were planned
+    # An inconclusive claim has been judged on all the seeds that were planned.
+    if verdict.outcome == "inconclusive":
         nominal = estimand.nominal(level)
         more = estimand.more_seeds_clause(verdict.values, (nominal, nominal))
         decided_by = f"all {verdict.n} planned seeds are used: {more}"
