@@ -412,6 +412,7 @@ ILL_FORMED = [
     ({"seeds": UNTIL | {"start": 2}}, ["seeds.start", "2", "between 3 and 10"]),
     ({"seeds": UNTIL | {"step": 0}}, ["seeds.step", "0", "between 1 and 5"]),
     ({"seeds": UNTIL | {"max": 5}}, ["seeds.max", "5", "at least 6, start plus a step"]),
+    ({"seeds": UNTIL | {"max": 3}}, ["seeds.max", "3", "at least 6, start plus a step"]),
     ({"seeds": UNTIL | {"max": 21}}, ["seeds.max", "21", "such as 20"]),
     ({"seeds": UNTIL | {"max": 42}}, ["seeds.max", "42", "at most 40"]),
     ({"seeds": UNTIL | {"start": "four"}}, ["seeds.start", "'four'"]),

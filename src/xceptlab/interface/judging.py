@@ -41,6 +41,7 @@ class Verdicts(dict[str, Verdict]):
         return "\n".join(map(str, self.values()))
 
     def _repr_html_(self) -> str:
+        """Return the table of verdicts as HTML, which notebooks show."""
         return self.table().to_html(index=False)
 
     def table(self) -> "pd.DataFrame":

@@ -285,8 +285,8 @@ class _Simulation:
         )
 
     def _p_of_all(self, margin: int | None = None) -> Array:
-        """Simulate the p-values of all claims and of their opposites, (analyses, studies, claims,
-        2); 1 for claims that cannot be simulated.
+        """Simulate the p-values (analyses, studies, claims, 2) of all claims and of their
+        opposites; 1 for claims that cannot be simulated.
 
         Args:
             margin: The index in ``Claim.margins`` of the true difference of every claim; None for

@@ -60,8 +60,8 @@ def _check_control(expansion: Expansion, file: Path) -> None:
 
 
 def _equal_runs(configs: Mapping[str, RunConfig]) -> tuple[str, str] | None:
-    """Return the names of the first two configurations that are the same run, seed and all; None
-    where each differs from all others in something that can change a result.
+    """Return the names of the first two configurations that are the same run; None where they all
+    differ in something that can change a result.
     """
     name_of: dict[str, str] = {}
     for name, config in configs.items():

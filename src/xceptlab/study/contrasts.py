@@ -9,8 +9,9 @@ from xceptlab.study.definition import Study
 
 
 def weights(claim: Claim, study: Study) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the weights of the arms in the two sides that a claim compares, each as ``{arm:
-    weight}``, without arms of weight 0.
+    """Return the weights of the arms in the two sides, a and b, that a claim compares.
+
+    Each is ``{arm: weight}``, without arms of weight 0.
 
     A side's score is the weighted sum of its arms' scores. In a contrast it is that of one arm. In
     a main effect it is the mean over all arms at one level of the factor. In an interaction it is

@@ -52,7 +52,7 @@ class Estimand(ABC):
         return p if self.boundary is None else self.boundary.chance(p)
 
     def nominal(self, level: float) -> float:
-        """Return the level of a single analysis at which all analyses of a sequential study have
+        """Return the level of each single analysis that gives all analyses of a sequential study
         ``level`` together.
 
         With a list of seeds it is ``level`` itself.
@@ -263,11 +263,11 @@ class Mean(Estimand):
         return f"at this mean and spread about {need} seeds would decide it, {need - len(differences)} more ({power})"
 
     def _plausible_means(self, differences: Array) -> list[float]:
-        """Return the means between which the needed seeds have their extremes, over the 80%
-        interval of the mean.
+        """Return the means within their 80% interval at which the claim needs the fewest and the
+        most seeds.
 
-        These are the interval's ends and, within it, the margins, where the claim is hardest to
-        decide, and 0, where an equivalence is easiest to show.
+        They are among the interval's ends and, within it, the margins, where the claim is hardest
+        to decide, and 0, where an equivalence is easiest to show.
         """
         low, high = self._interval(differences, PLAUSIBLE)
         turns = [*self.claim.margins]

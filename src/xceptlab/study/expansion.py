@@ -20,8 +20,8 @@ class Expansion:
     """A study with every arm's configuration resolved, at some number of seeds."""
 
     name: str
-    """The name of the study's folder or file, and of the configuration files and overrides on the
-    command line that make another study of it, such as ``residual+cifar10``.
+    """Name of the study: that of its folder or file, with the configuration files and overrides of
+    the command line that make another study of it, such as ``residual+cifar10``.
     """
     study: Study
     """The study file."""
@@ -136,7 +136,7 @@ class Expansion:
         """
         baseline, config = self.baseline, self.arms[arm]
         before, after = baseline.science(), config.science()
-        # Extensions follow from other keys: a run has those that register what it uses.
+        # The registered components that a run uses (``extensions``) follow from its other keys.
         not_applicable = baseline.train.unused | config.train.unused | {"extensions"}
         found: dict[str, tuple[Any, Any]] = {}
         for key in before:

@@ -249,8 +249,8 @@ def _known(scores: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float
 
 
 def _pairs(claim: Claim, scores: Scores, seeds: Iterable[int]) -> tuple[list[int], Array]:
-    """Return the n seeds, rising, of which both sides of a claim have a score, and the scores (2,
-    n) of the sides a and b.
+    """Return the seeds (n,), rising, of which both sides of a claim have a score, and these scores
+    (2, n), those of side a first.
     """
     a, b = (_known(scores[side], seeds) for side in claim.sides)
     both = [seed for seed in a if seed in b]
@@ -289,8 +289,8 @@ def _conclude(verdict: Verdict, estimand: Estimand, p: Array, i: int, alpha: flo
     """
     adjusted = statistics.holm(p.T).T[i]  # (2,)
     levels = [statistics.holm_level(p[:, side], i, alpha) for side in (0, 1)]
-    # The claim can still be decided by either of its two tests, so that what may come is judged at
-    # the easier level.
+    # The claim can be decided by either of its two tests, so that its chance to be decided, and the
+    # bias of stopping, are simulated at the easier level.
     easier_level = max(levels)
     outcome = _outcome(adjusted, alpha)
     unadjusted_outcome = _outcome(p[i], alpha)

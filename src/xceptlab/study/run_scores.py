@@ -75,7 +75,7 @@ def _weighted(
     sums = {}
     for seed in complete:
         total = sum(weight * by_arm[arm][seed] for arm, weight in weights.items())
-        # Rounded, so that equal scores in all arms leave 0, and not a rest of floating point.
+        # Rounding makes equal scores in all arms leave 0, and not a rest of floating point.
         sums[seed] = round(total, 9)
     return sums
 

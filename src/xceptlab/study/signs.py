@@ -82,7 +82,7 @@ def interval(differences: Array, alpha: float) -> Array:
     level, the ends are infinite.
     """
     n = differences.shape[-1]
-    # The smallest count that a binomial number is at most with a chance of alpha or more.
+    # This is the smallest count for which the chance of at most so many wins is alpha or more.
     r = int(binom.ppf(alpha, n, 0.5))
     # Where this chance is exactly alpha, the next larger r still keeps to it.
     if binom.cdf(r, n, 0.5) <= alpha:
@@ -196,7 +196,7 @@ def _crossing(analyses: range, level: float) -> float:
     """Return the chance that the wins reach the threshold at ``level`` in any analysis, with a
     median on the margin.
     """
-    # By number of wins, the chance to have so many and not to have reached a threshold before.
+    # This holds, by number of wins, the chance of so many without having reached a threshold.
     alive = np.ones(1)
     crossed = 0.0
     before = 0

@@ -46,8 +46,8 @@ def decided(p: Array, alpha: float) -> tuple[Integers, Integers]:
     keeps them equal.
 
     Args:
-        p: The p-values of every claim and of its opposite, before Holm's adjustment, (analyses,
-            studies, claims, 2).
+        p: The p-values (analyses, studies, claims, 2) of every claim and of its opposite, before
+            Holm's adjustment.
         alpha: Familywise error rate.
 
     Returns:

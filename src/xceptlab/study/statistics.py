@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int_]
 Booleans = NDArray[np.bool_]
 Kind = Literal["superior", "equivalent"]
-"""What a claim says of the difference of two arms: above the margin, or within it either way."""
+"""What a claim says of a difference: that it is above the margin, or within it either way."""
 
 POWER = 0.8
 """The chance with which power and sample sizes ask for an effect to be found."""
@@ -143,7 +143,8 @@ def power(
 
 
 def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float) -> float:
-    """Return the smallest effect that would have been found with a chance of ``POWER``.
+    """Return the smallest effect that a t-test with this standard error would have found with a
+    chance of ``POWER``.
 
     ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest
     margin that would be shown for a true difference of 0, by two tests.
@@ -162,8 +163,8 @@ def pairs_needed(
     error: Callable[[int], tuple[Array | float, Array | float]],
     level: float,
 ) -> int:
-    """Return the number of pairs with which all of one to two one-sided t-tests reject with a
-    chance of ``POWER``; ``MAX_PAIRS`` where fewer do not suffice.
+    """Return the number of pairs with which one or two one-sided t-tests all reject with a chance
+    of ``POWER``; ``MAX_PAIRS`` where fewer do not suffice.
 
     The chance that either of two tests fails is taken to be the sum of their chances, which is its
     upper bound.
@@ -462,7 +463,7 @@ def effects(scores: Array, level: float) -> list[Effect]:
     _, *shape = scores.shape
     compared = _levels_to_compare(shape)
     contrasts = np.stack([_contrast(scores, levels) for levels in compared])  # (effects, seeds)
-    # What varies by the rounding of 32-bit scores alone does not vary.
+    # An effect that varies by the rounding of 32-bit scores alone counts as the same in all seeds.
     vary = np.ptp(contrasts, axis=-1) > 1e-6 * np.abs(scores).max()
     p = np.ones(len(compared))
     p[vary] = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1).pvalue

@@ -148,7 +148,7 @@ def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float
         return ""
     found = estimand.power_sentence(verdict.values, nominal_level)
     left, low, high = verdict.variance_left
-    # The interval has no width where scores differ by next to nothing, and says nothing then.
+    # Where scores differ by next to nothing, the interval has no width and says nothing.
     hardly_differ = f"{low:.2f}" == f"{high:.2f}"
     if math.isnan(left) or hardly_differ:
         return found
@@ -174,10 +174,10 @@ def since(decided: Verdict, latest: Verdict) -> str:
     other claims asked for them; empty where none did.
 
     Args:
-        decided: The verdict on the claim; nothing is said of one that is not decided.
+        decided: The verdict on the claim, supported or contradicted.
         latest: The untested verdict on all seeds that there are.
     """
-    if not decided.decided or latest.n <= decided.n:
+    if latest.n <= decided.n:
         return ""
     places = decided.claim.decimals
     interval = f"repeated {100 * latest.level:g}% interval {latest.low:+.{places}f} to {latest.high:+.{places}f}"
