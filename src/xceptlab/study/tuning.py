@@ -16,17 +16,28 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 
 TUNABLE = (
-    *(
-        f"train.{name}"
-        for name in ("lr", "optimizer", "momentum", "nesterov", "weight_decay", "decay_norm_bias")
-    ),
-    *(f"train.{name}" for name in ("schedule", "decay_rate", "decay_epochs", "warmup")),
-    *(f"train.{name}" for name in ("label_smoothing", "gradient_clip", "ema")),
+    "train.lr",
+    "train.optimizer",
+    "train.momentum",
+    "train.nesterov",
+    "train.weight_decay",
+    "train.decay_norm_bias",
+    "train.schedule",
+    "train.decay_rate",
+    "train.decay_epochs",
+    "train.warmup",
+    "train.label_smoothing",
+    "train.gradient_clip",
+    "train.ema",
     "model.dropout",
-    *(
-        f"data.{name}"
-        for name in ("crop", "pad", "flip", "cutout", "colour", "rand_augment", "mixup", "cutmix")
-    ),
+    "data.crop",
+    "data.pad",
+    "data.flip",
+    "data.cutout",
+    "data.colour",
+    "data.rand_augment",
+    "data.mixup",
+    "data.cutmix",
 )
 """Keys that may be tuned: those of the training recipe, but none that changes the budget, the
 network's parts or which images are used.
