@@ -126,29 +126,54 @@ def _resolved_for_evaluation(
     record = _record_of(weights)
     if record is None:
         return here, []
-    difference = identity.changed(here.data, record)
-    science = here.science()
-    if not difference and any(
-        science[key] != record.science.get(key, "") for key in ("data.name", "data.content")
-    ):
-        difference = f"the run was trained on {record.science['data.name']} {record.science.get('data.content', '')}".rstrip()
-        difference += f", {here.data.root} holds {here.data.name} {here.data.content}".rstrip()
-    remarks = []
-    reported_elsewhere = ("data.name", "data.content", "data.num_classes")
-    for key in sorted(
-        key
-        for key in given
-        if key.startswith("data.") and key in science and key not in reported_elsewhere
-    ):
-        if key in record.science and science[key] != record.science[key]:
-            remarks.append(
-                f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}"
-            )
-    classes = identity.other_classes(identity.class_names(here.data), record.classes)
-    differences = [text for text in (difference, classes) if text]
+    remarks = _other_options_of_data(here, record, given)
+    other_data = _other_data(here, record)
+    other_classes = identity.other_classes(identity.class_names(here.data), record.classes)
+    differences = [text for text in (other_data, other_classes) if text]
     if differences:
         remarks.append(f"other data than the run was trained on: {'; '.join(differences)}")
     return here, remarks
+
+
+def _other_options_of_data(config: RunConfig, record: Record, given: Collection[str]) -> list[str]:
+    """Return a sentence for each key of the data, such as ``data.size``, to which the command line
+    gives another value than the run was trained with.
+
+    Args:
+        config: The configuration of the evaluation.
+        record: The run's record.
+        given: The keys that the command line gives.
+    """
+    science = config.science()
+    reported_elsewhere = ("data.name", "data.content", "data.num_classes")
+    remarks = []
+    for key in sorted(given):
+        if not key.startswith("data.") or key in reported_elsewhere:
+            continue
+        if key in science and key in record.science and science[key] != record.science[key]:
+            remarks.append(
+                f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}"
+            )
+    return remarks
+
+
+def _other_data(config: RunConfig, record: Record) -> str:
+    """Return a clause on how the data here differ from those that the run of a record was trained
+    on; empty where they are the same.
+    """
+    from xceptlab.data import identity
+
+    difference = identity.changed(config.data, record)
+    if difference:
+        return difference
+    name = record.science.get("data.name", "")
+    content = record.science.get("data.content", "")
+    science = config.science()
+    if (name, content) == (science["data.name"], science["data.content"]):
+        return ""
+    trained_on = f"{name} {content}".rstrip()
+    here = f"{config.data.name} {config.data.content}".rstrip()
+    return f"the run was trained on {trained_on}, {config.data.root} holds {here}"
 
 
 def _record_of(weights: Path | str) -> Record | None:

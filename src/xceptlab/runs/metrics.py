@@ -55,8 +55,7 @@ class Metric:
 
     @property
     def unit_of_difference(self) -> str:
-        """Unit of a difference of two values: ``points`` for percent, and else the metric's unit.
-        """
+        """Unit of a difference of two values: ``points`` for percent, and else the metric's unit."""
         return "points" if self.in_percent else self.unit
 
 
