@@ -71,7 +71,9 @@ class Entry:
 
     @property
     def identity(self) -> str:
-        """Name of the component in the science of a run, such as ``activation squash``."""
+        """Name by which a run's identity has the component and its version, such as ``activation
+        squash``.
+        """
         return f"{self.kind} {self.name}"
 
     def refusal(self, given: object, allowed: str) -> Refused:
@@ -119,6 +121,11 @@ def model(name: str, *, version: int, options: type | None = None) -> Callable[[
 
 
 def _check_options(options: type, place: str) -> None:
+    """Check that the options of a model family are a dataclass with types and defaults.
+
+    Raises:
+        Refused: They are not; the message begins with ``place``.
+    """
     if not is_dataclass(options):
         raise Refused(f"{place}: options must be a dataclass")
     for f in fields(options):
@@ -147,12 +154,12 @@ def metric(
     Args:
         name: The metric's name.
         version: Raised whenever its code changes its values.
-        unit: ``%`` where the function gives a part of 1, which is reported as percent; or another
-            one, or none.
+        unit: Unit of the values. ``%`` says that the function gives shares of 1, which are reported
+            in percent; empty for values without a unit.
         lower_is_better: Whether lower values are better, so that claims are about b - a.
         decimals: Number of decimals with which a value is shown.
-        guessing: Score of uniform guessing by the number of classes, which a diverged run is given;
-            without it, claims on the metric must declare ``diverged``.
+        guessing: Function from the number of classes to the score of uniform guessing, which a
+            diverged run is given; with None, claims on the metric must declare ``diverged``.
     """
     if name in RESERVED_METRICS:
         raise Refused(
@@ -211,6 +218,18 @@ def callback(name: str, *, version: int) -> Callable[[F], F]:
 
 
 def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[[F], F]:
+    """Return a decorator that registers a function and returns it.
+
+    Args:
+        kind: Kind of the component that the function makes.
+        name: The component's name.
+        version: The component's version.
+        about: What else there is to know of it, for ``Entry.about``.
+
+    Raises:
+        Refused: The name or the version is not allowed; or, when the decorator is called, another
+            module has registered the name.
+    """
     place = f"register.{kind}({name!r})"
     if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z]\w*", name):
         raise Refused(f"{place}: a name is made of letters, digits and '_', the first one a letter")
@@ -311,6 +330,12 @@ def load(modules: Iterable[str]) -> None:
 
 
 def _execute(module: str, path: Path | None) -> None:
+    """Execute a module that registers components: the file at ``path`` or, where that is None, the
+    importable module of this name.
+
+    Raises:
+        Refused: It raises an error.
+    """
     try:
         if path is None:
             importlib.import_module(module)

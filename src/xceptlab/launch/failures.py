@@ -19,7 +19,7 @@ CRASHES = {
     signal.SIGABRT: NATIVE,
     signal.SIGFPE: NATIVE,
 }
-"""Signals that end a process without anybody asking it to stop, with what to try."""
+"""What to try, by the signal that has ended a process which nobody asked to stop."""
 
 
 def describe_crash(code: int, log: Path) -> str:

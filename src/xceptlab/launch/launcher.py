@@ -240,7 +240,7 @@ def check_gpus(config: RunConfig) -> None:
     """Check that a run asks its cluster for the GPUs that it uses.
 
     Raises:
-        Refused: ``launcher.gpus`` does not fit to ``runtime.devices`` and ``runtime.accelerator``.
+        Refused: ``launcher.gpus`` does not fit ``runtime.devices`` and ``runtime.accelerator``.
     """
     devices = config.runtime.devices
     gpus = config.launcher.gpus

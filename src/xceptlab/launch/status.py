@@ -59,8 +59,8 @@ class Overview:
     def __init__(self, expansion: Expansion) -> None:
         self.expansion = expansion
         self.runs = {run.run_id: (trial, run) for (trial, _), run in expansion.runs().items()}
-        """Configuration of every run by the run's id, and before it the name of what is trained: an
-        arm or, where keys are tuned, an arm at one value, such as ``residual@0.1``.
+        """For every run, by its id, the name of what is trained and the run's configuration. The
+        name is an arm's or, where keys are tuned, that of an arm at one value: ``residual@0.1``.
         """
         self._directories = {
             run_id: RunDirectory.of(run.runtime.outputs, run_id)

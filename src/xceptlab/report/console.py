@@ -121,8 +121,14 @@ def _table_of_differences(
 
 
 def _differences(arm: str, expansion: Expansion, network: "Row", baseline: "Row") -> str:
-    """Keys in which an arm differs from the baseline, a line each, and a note where budgets differ
-    that should match.
+    """Return lines on how an arm differs from the baseline: one for each key, and a note where
+    ``model.match`` asks for equal budgets and they are not equal.
+
+    Args:
+        arm: The arm.
+        expansion: The study.
+        network: The row of the arm's whole network.
+        baseline: The row of the baseline's whole network.
     """
     lines = [
         f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items()

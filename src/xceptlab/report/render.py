@@ -33,7 +33,7 @@ TEX = {
     "−": "$-$",
     "–": "--",
 }
-"""LaTeX's notation of the characters that mean something to it, or that its fonts lack."""
+"""What LaTeX needs in place of a character that is a command to it, or that its fonts lack."""
 
 
 def render(template: str, **values: Any) -> str:

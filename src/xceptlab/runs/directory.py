@@ -207,10 +207,10 @@ class RunDirectory:
         write_atomically(self.path / "data.json", json.dumps(data).encode())
 
     def locked(self) -> AbstractContextManager[None]:
-        """Return a context in which this process alone trains the run.
+        """Return a context manager within which this process alone trains the run.
 
         Raises:
-            Busy: On entering, another process is training the run.
+            Busy: On entering: another process is training the run.
         """
         return leases.hold(self.path)
 
@@ -325,7 +325,7 @@ def begun_on_other_files(config: RunConfig) -> str:
 
 
 CONTENTS = {"data.content": "photographs", "model.weights_digest": "weights"}
-"""What the files are, in words, of which a key of the science configuration is the digest."""
+"""For each key of the science configuration that is a digest of files: what these files are."""
 
 
 def _differing_contents(config: RunConfig, values: dict[str, Any]) -> list[str]:

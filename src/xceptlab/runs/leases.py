@@ -164,8 +164,8 @@ class Watch:
 
     @staticmethod
     def _is_gone(holder: Holder, silent: float) -> bool:
-        """Whether a holder is gone: its process where that can be seen, or else any sign of life
-        for more than STALE seconds; ``silent`` is the seconds without one.
+        """Whether a holder is gone: its process has ended or, where that cannot be seen, it has
+        been ``silent`` for more than STALE seconds.
         """
         if holder.here:
             return not holder.alive

@@ -85,10 +85,11 @@ def is_evaluation(line: dict[str, Any], split: str) -> bool:
 
 
 def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
-    """Return the seconds of training that a log tells, and the images per second during them.
+    """Return how long and how fast a run was trained, by its log.
 
-    The training before and after interruptions is added up, and evaluation is not counted. Both are
-    0 where there was no training.
+    Returns:
+        The seconds of training, without evaluation, added up over interruptions; and the images per
+        second in them. Both are 0 before the first logged step.
     """
     timed = [line for line in log if "seconds" in line]
     seconds = sum(line["seconds"] for line in timed)

@@ -28,7 +28,7 @@ class Record:
     steps: int
     """Number of optimizer steps done."""
     seconds: float
-    """Seconds of training, evaluation excluded, over all interruptions."""
+    """Seconds of training, without evaluation, added up over interruptions."""
     images_per_second: float
     """Throughput of the training in images per second, of all devices together."""
     device: str
@@ -40,8 +40,8 @@ class Record:
     data_fingerprint: str
     """Hash of the decoded images and labels."""
     data_files: str = ""
-    """Layout of a known data set's files, and a digest of their names and sizes; for other sets
-    ``data.content`` says it.
+    """Layout of a known data set's files, and a digest of their names and sizes; empty for a user's
+    own photographs, which ``data.content`` in ``science`` identifies.
     """
     classes: list[str] = dataclasses.field(default_factory=list)
     """The names of the classes, by label; empty where the files do not say."""

@@ -109,8 +109,8 @@ def verdict_chart(verdict: Verdict) -> Chart:
 
 
 def differences_chart(verdict: Verdict) -> Chart:
-    """Draw each seed's difference by seed, before the interval of their mean or median; where the
-    claim holds is shaded.
+    """Draw the difference of each seed as a point, over a band for the interval of their mean or
+    median; where the claim holds is shaded.
     """
     extent = Extent.of(verdict)
     x = alt.X("seed:O").title("seed").axis(labelAngle=0, labelOverlap=True)

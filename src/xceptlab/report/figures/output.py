@@ -20,8 +20,8 @@ PAGE_FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, 
 """Fonts of the figures in the page: those of its text."""
 
 SVG_FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
-"""Fonts of the SVG files. Their letters are equally wide, so that a label fits the place that
-vl-convert has measured for it, whichever of them is installed.
+"""Fonts of the SVG files. A letter is equally wide in all of them, so that a label fits the place
+that vl-convert has measured for it, whichever font is installed.
 """
 
 SVG_WIDTH = 480
