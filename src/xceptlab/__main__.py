@@ -1,4 +1,4 @@
-"""``python -m xceptlab``."""
+"""Runs the command line for ``python -m xceptlab``."""
 
 from xceptlab.cli import console
 

@@ -1,5 +1,5 @@
-"""The command line: the parser, and which exit code of ``errors`` an error or a signal becomes
-(``main``).
+"""The command line: the parser of all commands, and ``main``, which turns errors and signals into
+the exit codes of ``errors``.
 
 Nothing heavy is imported before a command needs it.
 """
@@ -34,7 +34,9 @@ MENDABLE = (
     IsADirectoryError,
     NotADirectoryError,
 )
-"""Errors of the system that the user can mend; another one, such as a full disk, is a failure."""
+"""Errors of the operating system that the user can mend, and that end with ``BAD_INPUT``; any
+other, such as a full disk, ends with ``FAILED``.
+"""
 
 ASCII = {
     "–": "-",
@@ -48,8 +50,8 @@ ASCII = {
     "…": "...",
     "’": "'",
 }
-"""Text in place of a character that a terminal or a file cannot show; for all other characters it
-is a question mark.
+"""ASCII text that is printed in place of a character which the terminal's or the file's encoding
+lacks. A question mark stands for characters that are not listed.
 """
 
 LAYERS = """\
@@ -75,14 +77,14 @@ class _Parser(argparse.ArgumentParser):
         raise Refused(f"{message}; {self._hint(similar)}")
 
     def _hint(self, similar: list[str]) -> str:
-        """Suggest the option that the user may have meant, or where to read on."""
+        """Return the end of an error message: the most ``similar`` option, or where to read on."""
         if similar:
             return f"did you mean {similar[0]}?"
         return f"see {self.prog} --help"
 
     def refuse(self, unknown: str) -> NoReturn:
-        """Refuse an argument that this command does not know, with the option or the run's key that
-        was probably meant.
+        """Refuse an argument that this command does not know; the message suggests the option or
+        the key of a run's configuration that was probably meant.
         """
         word = unknown.split("=")[0]
         known = keys(RunConfig)
@@ -102,8 +104,10 @@ def console() -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
-    """Run a command and return its exit code; whatever the user can mend is one line on standard
-    error.
+    """Run a command and return its exit code.
+
+    What the user can mend is said in one line on standard error. Any other error, a defect of this
+    program, is raised and keeps its traceback.
     """
     _replace_characters_that_cannot_be_shown()
     _have_a_home()
@@ -125,8 +129,8 @@ def main(argv: list[str]) -> int:
 
 
 def _replace_characters_that_cannot_be_shown() -> None:
-    """Print characters that the terminal's or the file's encoding lacks in ASCII, in place of
-    raising an error.
+    """Let standard output and standard error print ``ASCII`` text for characters that their
+    encoding lacks. By default Python raises a ``UnicodeEncodeError``.
     """
     codecs.register_error("xceptlab", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
@@ -135,8 +139,8 @@ def _replace_characters_that_cannot_be_shown() -> None:
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """Replace characters that cannot be encoded: a handler of errors, as ``codecs.register_error``
-    takes it.
+    """Return ASCII text for characters that cannot be encoded, and the position after them, as
+    ``codecs.register_error`` wants it of a handler.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -145,8 +149,8 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _have_a_home() -> None:
-    """Give libraries a folder for their caches, and a name, where the system knows no user of this
-    number, as in containers.
+    """Set HOME and LOGNAME where the system does not know the user of this process, as in
+    containers; libraries ask for a user's name and for a folder for their caches.
     """
     try:
         Path.home()
@@ -163,8 +167,8 @@ def _have_a_home() -> None:
 
 
 def _raised(error: Exception) -> str:
-    """Message of an error, without the traceback that torch's loader puts before the message of an
-    error in a worker.
+    """Return an error's message, without the traceback that torch's ``DataLoader`` puts before the
+    message of an error in a worker.
     """
     return re.split(rf"\n(?:[\w.]+\.)?{type(error).__name__}: ", str(error))[-1]
 
@@ -176,7 +180,7 @@ def _say(message: str, code: int) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    """Parse the arguments, and run the command that they name; returns its exit code."""
+    """Parse the arguments, run the command that they name, and return its exit code."""
     layers, rest = _split(argv)
     options, unknown = _parser().parse_known_args(rest)
     if unknown:
@@ -185,8 +189,11 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into the layers and overrides of a run's configuration, and the others, which
-    the parser knows.
+    """Split the command line's arguments in two.
+
+    Returns:
+        The files and overrides of a run's configuration, such as ``-c FILE`` and ``--train.lr
+        0.05``, and all other arguments, which the parser knows.
     """
     layers: list[str] = []
     rest: list[str] = []
@@ -221,7 +228,7 @@ def _parser() -> _Parser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(command: Command, **options: Any) -> argparse.ArgumentParser:
-        """Add a command, named after its function; its help is the docstring."""
+        """Add a command to the parser, with the name of its function and its docstring as help."""
         name = command.__name__
         text = command.__doc__
         added = subparsers.add_parser(name, help=text, description=text, **options)

@@ -25,12 +25,12 @@ class Refused(ValueError):
     """
 
     def within(self, place: str) -> "Refused":
-        """Put a place, such as a file's name, before the error's message, and return the error."""
+        """Return this error with a place, such as a file's name, put before its message."""
         return Refused(f"{place}: {self}")
 
 
 class Interrupted(BaseException):
-    """A signal other than Ctrl-C's asked to stop.
+    """Raised where a signal other than Ctrl-C's has asked this process to stop.
 
-    Like ``KeyboardInterrupt`` it is no ``Exception``, so that no handler of exceptions takes it.
+    Like ``KeyboardInterrupt`` it is no ``Exception``, so that no ``except Exception`` catches it.
     """

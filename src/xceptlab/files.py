@@ -12,10 +12,10 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read(file: str | os.PathLike[str]) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """Return the text of a UTF-8 file, which may begin with a byte order mark.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
         Refused: It is not UTF-8; the message names the file and the place in it.
     """
     data = Path(file).read_bytes()
@@ -26,10 +26,10 @@ def read(file: str | os.PathLike[str]) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """Decode the bytes of a file as UTF-8, with or without a byte order mark.
+    """Decode the bytes of a UTF-8 file, which may begin with a byte order mark.
 
     Raises:
-        Refused: They are not UTF-8; the message names the first wrong byte.
+        Refused: The bytes are not UTF-8; the message names the first wrong one.
     """
     if data.startswith(_UTF_16):
         raise Refused("UTF-16 text; save it as UTF-8")
@@ -56,11 +56,12 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        # on a read-only file system removing raises, too, even what is not there
+        # On a read-only file system unlink raises, too, even for a file that is not there.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(path)  # name the file that was asked for, not the temporary one
+            # The message should name the file that was asked for, not the temporary one.
+            error.filename = str(path)
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
@@ -70,8 +71,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_once(path: Path, data: bytes) -> None:
-    """Write a whole file unless there is one already: of several writers, on several machines
+    """Write a whole file, unless it exists already. Of several writers, on several machines
     perhaps, the first one wins.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -83,7 +87,8 @@ def write_once(path: Path, data: bytes) -> None:
         os.link(temporary, path)
     except FileExistsError:
         pass
-    except OSError:  # a file system without hard links
+    except OSError:
+        # The file system has no hard links.
         if not path.exists():
             os.replace(temporary, path)
     finally:

@@ -37,8 +37,8 @@ Kind = Literal["activation", "model", "metric", "data", "optimizer", "schedule",
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESERVED_METRICS = ("top1", "top5", "loss", "images", "correct")
-"""Names that no registered metric may have: every evaluation sums them up, or a file of its values
-is named after them.
+"""Names that no registered metric may have, because the sums of an evaluation or the files of its
+values for each image have these names already.
 """
 ENTRY_POINTS = "xceptlab"
 """The group of entry points by which an installed package offers a module that registers."""
@@ -50,6 +50,7 @@ class Source:
 
     path: Path
     digest: str
+    """SHA-256 of the file's content, in hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,18 @@ class Entry:
 
     @property
     def identity(self) -> str:
-        """Name of the component in the science of a run, such as ``activation squash``."""
+        """Name by which a run's identity has the component and its version, such as ``activation
+        squash``.
+        """
         return f"{self.kind} {self.name}"
 
     def refusal(self, given: object, allowed: str) -> Refused:
-        """The error for what the registered function gives, in place of what it must give."""
+        """Return the error for a registered function that gave something else than it must.
+
+        Args:
+            given: What the function gave.
+            allowed: What it must give, in words for the message.
+        """
         kind = "None" if given is None else f"a value of type {type(given).__name__}"
         return Refused(f"{self.kind} {self.name!r}: gives {kind}; it must give {allowed}")
 
@@ -113,6 +121,11 @@ def model(name: str, *, version: int, options: type | None = None) -> Callable[[
 
 
 def _check_options(options: type, place: str) -> None:
+    """Check that the options of a model family are a dataclass with types and defaults.
+
+    Raises:
+        Refused: They are not; the message begins with ``place``.
+    """
     if not is_dataclass(options):
         raise Refused(f"{place}: options must be a dataclass")
     for f in fields(options):
@@ -134,19 +147,19 @@ def metric(
     guessing: Callable[[int], float] | None = None,
 ) -> Callable[[F], F]:
     """Register a metric, for ``train.metrics``: a function of logits (B, classes) and labels (B,)
-    to a value an image (B,).
+    to one value per image (B,).
 
     An evaluation reports the mean over all images, as ``test/NAME`` and ``val/NAME``.
 
     Args:
         name: The metric's name.
         version: Raised whenever its code changes its values.
-        unit: ``%`` where the function gives a part of 1, which is reported as percent; or another
-            one, or none.
+        unit: Unit of the values. ``%`` says that the function gives shares of 1, which are reported
+            in percent; empty for values without a unit.
         lower_is_better: Whether lower values are better, so that claims are about b - a.
         decimals: Number of decimals with which a value is shown.
-        guessing: Score of uniform guessing by the number of classes, which a diverged run is given;
-            without it, claims on the metric must declare ``diverged``.
+        guessing: Function from the number of classes to the score of uniform guessing, which a
+            diverged run is given; with None, claims on the metric must declare ``diverged``.
     """
     if name in RESERVED_METRICS:
         raise Refused(
@@ -173,25 +186,26 @@ def data(
         name: The data set's name.
         version: Raised whenever its code changes the images.
         classes: Number of classes.
-        images: Number of training and of test images, as far as they are known beforehand.
+        images: Number of training and of test images; 0 where it is not known beforehand.
     """
     return _registering("data", name, version, classes=classes, images=images)
 
 
 def optimizer(name: str, *, version: int) -> Callable[[F], F]:
     """Register an optimizer, for ``train.optimizer``: a function of (parameter groups,
-    ``TrainConfig``).
+    ``TrainConfig``) that makes a ``torch.optim.Optimizer``.
 
-    The groups have their ``weight_decay``; the learning rate before the schedule is ``train.lr``.
+    Each group has its ``weight_decay`` already; the learning rate before the schedule is
+    ``train.lr``.
     """
     return _registering("optimizer", name, version)
 
 
 def schedule(name: str, *, version: int) -> Callable[[F], F]:
-    """Register a learning-rate schedule, for ``train.schedule``: the factor of ``train.lr`` at a
-    part of the training, 0 to 1.
+    """Register a learning-rate schedule, for ``train.schedule``: a function of (part,
+    ``TrainConfig``) to the factor by which ``train.lr`` is multiplied.
 
-    It begins after the warm-up: a function of (part, ``TrainConfig``).
+    ``part`` is how much of the training after the warm-up is done, from 0 to 1.
     """
     return _registering("schedule", name, version)
 
@@ -204,6 +218,18 @@ def callback(name: str, *, version: int) -> Callable[[F], F]:
 
 
 def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[[F], F]:
+    """Return a decorator that registers a function and returns it.
+
+    Args:
+        kind: Kind of the component that the function makes.
+        name: The component's name.
+        version: The component's version.
+        about: What else there is to know of it, for ``Entry.about``.
+
+    Raises:
+        Refused: The name or the version is not allowed; or, when the decorator is called, another
+            module has registered the name.
+    """
     place = f"register.{kind}({name!r})"
     if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z]\w*", name):
         raise Refused(f"{place}: a name is made of letters, digits and '_', the first one a letter")
@@ -219,7 +245,8 @@ def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[
         other = _entries.get((kind, name))
         if other and _identity(other.make) != _identity(make):
             _refuse_unless_same_file(other, new, place)
-            return make  # of a file that was imported, and that a configuration names, too
+            # The module was imported, and a configuration names its file, too: once is enough.
+            return make
         _entries[kind, name] = new
         return make
 
@@ -242,12 +269,14 @@ def _refuse_unless_same_file(registered: Entry, new: Entry, place: str) -> None:
 
 
 def _identity(make: Callable[..., Any]) -> tuple[str, str]:
-    """The module and the qualified name of a function; equal for a function that is defined anew."""
+    """Return a function's module and qualified name, which stay the same when it is defined anew,
+    as a notebook's cell does that is run twice.
+    """
     return make.__module__, make.__qualname__
 
 
 def _source(make: Callable[..., Any]) -> Source | None:
-    """The file of a function's module, as it is now; None where it has none."""
+    """Return the file of a function's module, as it is now; None where the module has no file."""
     file = getattr(sys.modules.get(make.__module__), "__file__", None)
     if file is None or not Path(file).is_file():
         return None
@@ -256,6 +285,7 @@ def _source(make: Callable[..., Any]) -> Source | None:
 
 
 def _file(entry: Entry) -> str:
+    """Return the path of the file that registered a component, or else the name of its module."""
     return str(entry.source.path) if entry.source else entry.make.__module__
 
 
@@ -263,8 +293,12 @@ def _file(entry: Entry) -> str:
 
 
 def located(modules: Any, folder: Path) -> Any:
-    """Make the paths of files among the modules absolute; relative ones begin at ``folder``, that
-    of the file that names them.
+    """Make the paths of ``.py`` files among ``modules`` absolute, and return them all.
+
+    Args:
+        modules: The value of ``extensions``. What is no list is returned as it is, so that the
+            check of types refuses it.
+        folder: Folder of the file that names the modules; relative paths begin there.
     """
     if not isinstance(modules, list | tuple):
         return modules
@@ -275,11 +309,14 @@ def located(modules: Any, folder: Path) -> Any:
 
 
 def load(modules: Iterable[str]) -> None:
-    """Execute modules that register, each once by a process: paths of ``.py`` files, or names of
-    importable modules.
+    """Execute modules that register components, each of them once per process.
+
+    Args:
+        modules: Paths of ``.py`` files, or names of importable modules.
 
     Raises:
-        Refused: There is no such module, or it raises an error: which, and in which of its lines.
+        Refused: There is no such module, or it raises an error; the message names the error and the
+            line of the module.
     """
     for module in modules:
         path = Path(module).resolve() if module.endswith(".py") else None
@@ -293,6 +330,12 @@ def load(modules: Iterable[str]) -> None:
 
 
 def _execute(module: str, path: Path | None) -> None:
+    """Execute a module that registers components: the file at ``path`` or, where that is None, the
+    importable module of this name.
+
+    Raises:
+        Refused: It raises an error.
+    """
     try:
         if path is None:
             importlib.import_module(module)
@@ -302,7 +345,8 @@ def _execute(module: str, path: Path | None) -> None:
         assert spec is not None
         assert spec.loader is not None
         made = importlib.util.module_from_spec(spec)
-        sys.modules[name] = made  # dataclasses and pickle look there
+        # Dataclasses and pickle look there for the module of a class.
+        sys.modules[name] = made
         try:
             spec.loader.exec_module(made)
         except BaseException:
@@ -317,8 +361,8 @@ def _execute(module: str, path: Path | None) -> None:
 
 
 def _where(error: Exception, path: Path | None) -> str:
-    """The line of a module's file at which an error was raised, as the beginning of a message;
-    empty where that is not known.
+    """Return the line of a module's file at which an error was raised, as the beginning of a
+    message such as ``line 3: ``; empty where the line is not known.
     """
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"line {error.lineno}: "
@@ -331,21 +375,23 @@ def _where(error: Exception, path: Path | None) -> str:
 
 
 def find(kind: Kind, name: str) -> Entry | None:
-    """The component registered under a name, also by an installed package; None if there is none."""
+    """Return the component registered under a name, also by an installed package; None if there is
+    none.
+    """
     if (kind, name) not in _entries:
         _load_installed()
     return loaded(kind, name)
 
 
 def loaded(kind: Kind, name: str) -> Entry | None:
-    """The component that modules loaded by this process have registered under a name; None if there
-    is none.
+    """Return the component registered under a name by modules that this process has loaded already;
+    None if there is none.
     """
     return _entries.get((kind, name))
 
 
 def entry(kind: Kind, name: str) -> Entry:
-    """The component registered under a name, also by an installed package.
+    """Return the component registered under a name, also by an installed package.
 
     Raises:
         Refused: Nothing is registered under this name.
@@ -359,7 +405,7 @@ def entry(kind: Kind, name: str) -> Entry:
 
 
 def names(kind: Kind) -> list[str]:
-    """Names of the registered components of a kind, sorted."""
+    """Return the names of the registered components of a kind, sorted."""
     assert kind in get_args(Kind)
     return sorted(name for one, name in _entries if one == kind)
 

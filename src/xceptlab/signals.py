@@ -10,8 +10,11 @@ the first one tells of it.
 - ``runs.leases``: ends a process whose run another one has taken over.
 - ``runs.world``: ends torchrun's other processes once the first one has said what is wrong.
 - ``launch.child``: passes signals on to a run in a new interpreter, and its exit code back.
-- ``launch.slurm``: turns SLURM's notice into SIGTERM, and puts a job that was interrupted back into
-the queue.
+- ``launch.launcher``: turns a run's exit code into its state: done, waiting to go on, or failed.
+- ``launch.local``: stops runs by SIGTERM and, after some time for a checkpoint, by SIGKILL.
+- ``launch.ray``: stops runs by cancelling Ray's tasks.
+- ``launch.slurm``: stops runs by scancel; in a job, turns SLURM's notice into SIGTERM, and puts a
+job that was interrupted back into the queue.
 - ``launch.failures``: says what a signal that has ended a run may mean.
 """
 
@@ -38,7 +41,7 @@ third, Ctrl-C the last.
 PARENT = "XCEPTLAB_PARENT"
 """Environment variable with the id of the process that a run must not outlive."""
 
-# read when this is imported: the parent may die while torch is loaded, which takes seconds
+# Read at import, since the parent may die while torch is loaded, which takes seconds.
 _PARENT_AT_START = os.getppid()
 
 
@@ -51,7 +54,8 @@ class StopSignals:
     at once.
 
     Args:
-        explain: Tell the user, on Ctrl-C, what it does; false in all processes of a run but one.
+        explain: Whether to tell the user, on Ctrl-C, what it does; false in all processes of a run
+            but one, so that it is told once.
     """
 
     def __init__(self, *, explain: bool = True) -> None:
@@ -62,7 +66,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self._handlers_before: dict[int, Any] = {}
-        # only there Python lets signals be handled
+        # Python lets signals be handled in the main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
@@ -70,12 +74,12 @@ class StopSignals:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Put the handlers before back; a process that has been asked to stop keeps this one for
-        all signals but Ctrl-C.
+        """Restore the earlier handlers; a process that has been asked to stop restores only that of
+        Ctrl-C, and goes on ignoring the other signals.
         """
         asked_to_stop = self.number != 0
         for number, handler in self._handlers_before.items():
-            # by StopSignals entered inside, which was asked to stop
+            # Another handler is one of StopSignals entered inside, which was asked to stop.
             replaced = signal.getsignal(number) != self._handle
             if not replaced and (number == signal.SIGINT or not asked_to_stop):
                 signal.signal(number, handler)
@@ -102,7 +106,8 @@ class StopSignals:
             KeyboardInterrupt: The user asked to stop.
             Interrupted: Another signal did.
         """
-        self.number = number  # the signal may have reached another process of the run only
+        # The signal may have reached another process of the run only.
+        self.number = number
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise Interrupted(
@@ -110,7 +115,8 @@ class StopSignals:
         )
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number:  # asked to stop before
+        asked_to_stop_before = self.number != 0
+        if asked_to_stop_before:
             if number == signal.SIGINT:
                 self.stop(number)
             return
@@ -122,8 +128,8 @@ class StopSignals:
 
 
 def leave_signals_to_parent(*_: object) -> None:
-    """Ignore the signals in a loader's worker: the run's process gets them too, and still needs
-    images for its last step.
+    """Ignore the signals that ask to stop, in a worker of a ``DataLoader``: the run's process gets
+    them too, and still needs images for its last step.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -137,13 +143,16 @@ def started_by_parent() -> bool:
 
 
 def die_with_parent(started_by_torchrun: bool = False) -> None:
-    """Kill this process when the one that started it has ended: a rank's first process, or a run's
-    launcher.
+    """Kill this process as soon as the one that started it has ended: the run's first process, or
+    the run's launcher. Nothing happens to a process that a user has started.
 
     A process that SIGKILL ends cannot stop those that it has started. With NCCL other ranks would
     wait for it for minutes, and the next launcher would meet the runs of the one before.
+
+    Args:
+        started_by_torchrun: Whether torchrun has started this process.
     """
-    # of a forked run, whose parent by the system is the fork server, which lives on
+    # To the system a forked run's parent is the fork server, which outlives the launcher.
     launcher = multiprocessing.parent_process()
     if launcher or started_by_torchrun or started_by_parent():
         _watch(launcher)
@@ -156,6 +165,9 @@ def _watch(launcher: BaseProcess | None) -> None:
 
 
 def _die_with(launcher: BaseProcess | None) -> None:
+    """Wait for the end of the launcher, or else of this process's parent; then kill this process,
+    and its group if it leads one.
+    """
     if launcher:
         launcher.join()
     else:

@@ -8,8 +8,8 @@ LENGTH = 1000
 
 
 def counted(count: int, thing: str, things: str = "") -> str:
-    """A count of things in words, such as ``1 run`` and ``1,200 runs``; ``things`` where the plural
-    has more than an s.
+    """Return a count of things in words, such as ``1 run`` or ``1,200 runs``; ``things`` is the
+    plural where it is not ``thing`` with an s.
     """
     return f"{count:,} {thing if count == 1 else things or thing + 's'}"
 
@@ -44,7 +44,7 @@ def say(message: object, kind: str = "xceptlab") -> None:
 
 
 def one_line(message: str) -> str:
-    """A message as one line of at most ``LENGTH`` characters that changes nothing about a terminal.
+    """Return a message as one line of at most ``LENGTH`` characters that is safe to print.
 
     White space is collapsed; what is not printable, such as an escape sequence for colours or a
     mark for text from right to left, is escaped.
@@ -67,9 +67,10 @@ def shortened(text: str, length: int) -> str:
 
 
 def _printable(character: str) -> str:
+    """Return a character as it is if it can be printed, and else an escape such as ``\\x1b``."""
     if character.isprintable():
         return character
-    # how Python keeps a byte of a file's name that is no UTF-8
+    # This is how Python keeps a byte of a file's name that is no UTF-8.
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

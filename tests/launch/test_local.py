@@ -50,7 +50,7 @@ def alive(pid):
 def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, launcher, tmp_path):
     one = launcher()
     runs = {seed: run(seed) for seed in (0, 1, 2, 3, 4, 5)}
-    one.start(list(runs.values()))
+    one.accept(list(runs.values()))
     states = finish(one)
     assert {seed: states[config.run_id] for seed, config in runs.items()} == {
         0: "done", 1: "failed", 2: "done", 3: "failed", 4: "failed", 5: "done",
@@ -73,7 +73,7 @@ def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, lau
 def test_a_native_crash_is_reported_as_one_and_what_to_try(run, launcher, name):
     one = launcher()
     crashes = run(100 + signal.Signals[name])
-    one.start([crashes])
+    one.accept([crashes])
     assert finish(one)[crashes.run_id] == "failed"
     reason = RunDirectory.of(crashes.runtime.outputs, crashes.run_id).failure()
     assert reason.startswith(f"ended by {name}")
@@ -90,21 +90,21 @@ def test_what_is_no_native_crash_is_not_called_one(code, tmp_path):
 def test_a_crash_counts_only_where_a_run_came_no_further(run, launcher, tmp_path):
     one = launcher()
     crashes = run(10)  # in its 1st, 2nd and 3rd epoch, and once more in its 3rd
-    one.start([crashes])
+    one.accept([crashes])
     assert finish(one)[crashes.run_id] == "failed"
     assert len(calls(tmp_path)) == 4
 
 
 def test_no_more_runs_are_started_at_a_time_than_asked_for(run, launcher):
     one = launcher(jobs=2)
-    one.start([run(7), run(17), run(27)])
+    one.accept([run(7), run(17), run(27)])
     assert sorted(one.poll().values()) == ["running", "running", "waiting"]
 
 
 def test_each_run_has_its_own_gpus(run, launcher, tmp_path, monkeypatch):
     monkeypatch.setattr(local.Local, "gpus", ["0", "1", "2", "3", "5"])
     one = launcher(jobs=None)
-    one.start([run(seed) for seed in (7, 8, 17, 27, 37, 47)])
+    one.accept([run(seed) for seed in (7, 8, 17, 27, 37, 47)])
     finish(one, lambda states: list(states.values()).count("done") == 1)
     finish(one, lambda _: len(calls(tmp_path)) == 6)
     gpus = {call["seed"]: call["gpus"] for call in calls(tmp_path)}
@@ -121,7 +121,7 @@ def test_a_run_that_another_process_trains_is_left_to_it_and_taken_for_done_when
     theirs, ours = run(0), run(8)
     directory = RunDirectory.of(str(tmp_path), theirs.run_id)
     directory.create()
-    one.start([theirs, ours])
+    one.accept([theirs, ours])
     with directory.locked():
         finish(one, lambda states: states[ours.run_id] == "done")
         assert one.poll()[theirs.run_id] == "waiting"
@@ -132,7 +132,7 @@ def test_a_run_that_another_process_trains_is_left_to_it_and_taken_for_done_when
 
 def test_stopping_ends_every_run_even_one_that_does_not_listen(run, launcher, tmp_path):
     one = launcher()
-    one.start([run(6), run(7), run(8)])
+    one.accept([run(6), run(7), run(8)])
     finish(one, lambda _: (tmp_path / "calls.jsonl").exists() and len(calls(tmp_path)) == 2)
     one.stop()
     assert not any(alive(call["pid"]) for call in calls(tmp_path))
@@ -141,7 +141,7 @@ def test_stopping_ends_every_run_even_one_that_does_not_listen(run, launcher, tm
 
 def test_stopping_a_second_time_kills_at_once(run, launcher, tmp_path, monkeypatch):
     one = launcher()
-    one.start([run(6)])
+    one.accept([run(6)])
     finish(one, lambda _: (tmp_path / "calls.jsonl").exists())
     monkeypatch.setattr(local, "CHECKPOINT_SECONDS", 600)
     sleep, interruptions = time.sleep, iter([KeyboardInterrupt])
@@ -194,7 +194,7 @@ from xceptlab.config.loading import load_run
 if __name__ == "__main__":
     one = local.Local(fakes.record, 1)
     one._context.set_forkserver_preload([])
-    one.start([load_run(["--seed=7", f"--runtime.outputs={sys.argv[1]}"])])
+    one.accept([load_run(["--seed=7", f"--runtime.outputs={sys.argv[1]}"])])
     one.poll()
     time.sleep(600)
 """
@@ -227,9 +227,9 @@ def room(run, monkeypatch):
         one = local.Local(fakes.record, jobs)
         one.cores = [f"core {i}" for i in range(cores)]
         got = []
-        one.start([run(seed, *own) for seed, own in enumerate(overrides)])
+        one.accept([run(seed, *own) for seed, own in enumerate(overrides)])
         for job in one.jobs.values():
-            units = one.room(job.config)
+            units = one.choose_devices(job.config)
             got.append(units)
             job.handle = local._Started(None, units) if units else None
         return got
@@ -293,4 +293,4 @@ def test_a_run_that_can_never_start_here_is_refused_whatever_its_place(
 ):
     monkeypatch.setattr(local.Local, "gpus", ["0", "1", "2", "3", "5"])
     with pytest.raises(ValueError, match=message):
-        local.Local(fakes.record, None).start([run(0), run(1, *overrides)])
+        local.Local(fakes.record, None).accept([run(0), run(1, *overrides)])

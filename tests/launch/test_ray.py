@@ -48,7 +48,7 @@ def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_end
 
     one = launcher(cluster, fakes.record)
     runs = {seed: run(seed) for seed in (0, 1, 2, 4)}
-    one.start(list(runs.values()))
+    one.accept(list(runs.values()))
     states = finish(one)
     assert {seed: states[config.run_id] for seed, config in runs.items()} == {
         0: "done",
@@ -64,7 +64,7 @@ def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_end
     )
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     one = launcher(cluster, fakes.slowly)
-    one.start([config])
+    one.accept([config])
     finish(one, lambda _: any(line["step"] >= 7 for line in directory.log()))
     (tmp_path / "outputs" / "go").touch()
     (lease,) = read_leases(directory.path).values()
@@ -91,7 +91,7 @@ def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits_and_stopping_end
         "a run needs {'CPU': 100, 'GPU': 0, 'memory': 0}, and no node of the Ray cluster has that"
         in capfd.readouterr().err
     )
-    one.start([run(7)])
+    one.accept([run(7)])
     finish(one, lambda _: (tmp_path / "calls.jsonl").read_text().count('"seed": 7') == 1)
     one.stop()
     pid = json.loads((tmp_path / "calls.jsonl").read_text().splitlines()[-1])["pid"]

@@ -26,7 +26,7 @@ def test_the_reason_is_shown_as_soon_as_a_run_fails_and_after_ctrl_c(
         outlived = False
         polls = 0
 
-        def start(self, configs):
+        def accept(self, configs):
             pass
 
         def poll(self):
@@ -58,7 +58,7 @@ def test_every_line_counts_the_runs_that_are_done_by_then(monkeypatch, tmp_path,
     class Launcher:
         pause = 0.0
 
-        def start(self, configs):
+        def accept(self, configs):
             pass
 
         def poll(self):  # all end between two polls
@@ -86,7 +86,7 @@ def test_runs_that_fail_for_the_same_reason_tell_it_once(monkeypatch, tmp_path, 
     class Launcher:
         pause = 0.0
 
-        def start(self, configs):
+        def accept(self, configs):
             pass
 
         def poll(self):
@@ -116,7 +116,7 @@ def test_a_signal_leaves_alone_what_outlives_the_command_and_ctrl_c_stops_all(
     class Launcher:
         pause = 0.0
 
-        def start(self, configs):
+        def accept(self, configs):
             called.append("start")
 
         def poll(self):
@@ -142,7 +142,7 @@ def test_a_study_is_registered_with_every_run_before_the_first_one_starts(monkey
     class Launcher:
         pause, outlived = 0.0, False
 
-        def start(self, configs):
+        def accept(self, configs):
             self.configs = configs
 
         def poll(self):

@@ -82,7 +82,7 @@ def preempt():
 def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, launcher, tmp_path):
     one = launcher()
     runs = {seed: run(seed) for seed in (0, 1, 2, 3, 4)}
-    one.start(list(runs.values()))
+    one.accept(list(runs.values()))
     states = finish(one)
     assert {seed: states[config.run_id] for seed, config in runs.items()} == {
         0: "done", 1: "failed", 2: "done", 3: "failed", 4: "failed",
@@ -120,11 +120,11 @@ def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_
 ):
     first, second = launcher(), launcher()
     configs = [run(7), run(17)]
-    first.start(configs)
+    first.accept(configs)
     finish(first, lambda _: len(calls(tmp_path)) > 0)
     numbers = {job.handle for job in first.jobs.values()}
     first.jobs = {}  # it is gone
-    second.start(configs)
+    second.accept(configs)
     second.poll()
     second.poll()
     assert {job.handle for job in second.jobs.values()} == numbers
@@ -136,7 +136,7 @@ def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_
 @slurm
 def test_what_slurm_refuses_is_one_line(run, launcher, capfd):
     one = launcher()
-    one.start([run(0, "--launcher.partition=nowhere"), run(8, "--launcher.partition=nowhere")])
+    one.accept([run(0, "--launcher.partition=nowhere"), run(8, "--launcher.partition=nowhere")])
     with pytest.raises(
         ValueError, match=r"SLURM refuses the jobs: .*Invalid partition name"
     ) as error:
@@ -151,7 +151,7 @@ def test_of_jobs_that_slurm_refuses_half_are_submitted_and_the_others_later(
 ):
     monkeypatch.setattr("xceptlab.launch.slurm.RESUBMIT_SECONDS", 1.0)
     one = launcher()
-    one.start([run(seed) for seed in range(20, 27)])  # an array may have 6 jobs
+    one.accept([run(seed) for seed in range(20, 27)])  # an array may have 6 jobs
     assert list(one.poll().values()).count("queued") == 3
     assert set(finish(one).values()) == {"done"}
     assert (
@@ -170,7 +170,7 @@ def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_t
     )
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     one = launcher(fakes.slowly)
-    one.start([config])
+    one.accept([config])
     number = reaches(one, directory, 3)
     preempt()
     step = requeued(one, directory, number)
@@ -197,7 +197,7 @@ def test_a_run_on_two_nodes_that_is_preempted_comes_to_the_bits_of_two_processes
     config = tiny(*SLURM, *science, "--launcher.partition=both", "--runtime.num_nodes=2")
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     one = launcher(fakes.slowly)
-    one.start([config])
+    one.accept([config])
     number = reaches(one, directory, 3)
     preempt()
     assert requeued(one, directory, number) < 30

@@ -1063,6 +1063,14 @@ def test_a_report_names_the_arms_whose_claims_were_settled_and_judges_the_others
     assert sum(line.startswith("with,") for line in pages["results.csv"].splitlines()) == 3
 
 
+def test_only_arms_that_lack_seeds_are_named_as_ended(study):
+    """An earlier version has trained the third arm, too, whose claims are settled, at 6 seeds."""
+    expansion = replace(sequential(study, 3), seeds_by_stopped_arm={"with": 3, "third": 6})
+    report = " ".join(texts(expansion)["report.md"].split())
+    assert "No further seeds, as their claims were settled: with after 3 (of 5)" in report
+    assert "third after" not in report
+
+
 def test_runs_of_an_earlier_version_that_a_settled_claim_would_not_need_any_more_are_kept(study):
     expansion = sequential(study, 5)
     assert dict(expansion.seeds_by_stopped_arm) == {"with": 5}

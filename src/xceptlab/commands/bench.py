@@ -33,24 +33,24 @@ def bench(options: argparse.Namespace, layers: list[str]) -> int:
     if {"-h", "--help"} & {*options.arguments}:
         print(_about(options.name))
         program = (BENCHMARKS / f"{options.name}.py").read_text("utf-8")
-        # it takes no options: it would run, or show another program's help
+        # A benchmark without a parser would ignore --help and run.
         if "argparse" not in program:
             return 0
     sys.argv = [options.name, *options.arguments, *layers]
-    # benchmarks import their neighbours, as when they are run as scripts
+    # Benchmarks import their neighbours, as when they are run as scripts.
     sys.path.insert(0, str(BENCHMARKS))
     runpy.run_path(str(BENCHMARKS / f"{options.name}.py"), run_name="__main__")
     return 0
 
 
 def benchmarks() -> list[str]:
-    """List the names of the benchmarks; files whose names begin with ``_`` hold what several of
-    them use.
+    """Return the names of the benchmarks, sorted; files whose names begin with ``_`` are no
+    benchmarks, but hold what several of them use.
     """
     return sorted(file.stem for file in BENCHMARKS.glob("[!_]*.py"))
 
 
 def _about(name: str) -> str:
-    """Read a benchmark's docstring without running it."""
+    """Return a benchmark's docstring, which says what it measures, without running it."""
     module = ast.parse((BENCHMARKS / f"{name}.py").read_text("utf-8"))
     return ast.get_docstring(module) or "it does not say what it measures"

@@ -13,7 +13,7 @@ from xceptlab.text import say
 def data(options: argparse.Namespace, layers: list[str]) -> int:
     """Check a data set as a run would use it, or prepare reduced photographs (data.short_side)."""
     config = load_run(layers)
-    # more loader workers than cores are what the user asked for
+    # torch warns of more workers than cores, but this is what the user asked for.
     warnings.filterwarnings("ignore", "This DataLoader will create")
     if options.action == "prepare":
         return _prepare_photographs(config)
@@ -21,7 +21,13 @@ def data(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _check_data(config: RunConfig, everything: bool) -> int:
-    """Print the table of the splits, and each fault that is found; returns the exit code."""
+    """Check a data set, print a table of its splits and each fault that is found, and return the
+    exit code.
+
+    Args:
+        config: Configuration of a run on the data set.
+        everything: Whether to decode all images, in place of some of each split.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -60,8 +66,11 @@ def _check_data(config: RunConfig, everything: bool) -> int:
 
 
 def _prepare_photographs(config: RunConfig) -> int:
-    """Write photographs of the size ``data.short_side``, with a progress bar; returns the exit
-    code.
+    """Write photographs whose shorter side has ``data.short_side`` pixels, with a progress bar, and
+    return the exit code.
+
+    Raises:
+        Refused: ``data.short_side`` is 0, so that there is no size.
     """
     if not config.data.short_side:
         raise Refused(

@@ -20,7 +20,7 @@ def warn(lines: Iterable[object]) -> None:
 
 
 def few_images(data: DataConfig) -> list[str]:
-    """Name the splits that are known to have fewer images than there are classes, a line for each."""
+    """Return a line for each split that is known to have fewer images than there are classes."""
     lines = []
     for split, count in zip(("training", "validation", "test"), data.images(), strict=True):
         if 0 < count < data.classes:
@@ -29,8 +29,8 @@ def few_images(data: DataConfig) -> list[str]:
 
 
 def absent_classes(data: DataConfig) -> "list[AbsentClasses]":
-    """Find the classes of which a split of an own data set has no image; none are found where the
-    files are not here.
+    """Find the classes of which a split of a user's own data set has no image. None are found in
+    known data sets, or where the files are not here.
     """
     from xceptlab.data import check
 

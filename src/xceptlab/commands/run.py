@@ -26,11 +26,12 @@ READ_BY_EVALUATIONS = [
     f"train.{name}"
     for name in ("batch_size", "compile", "deterministic", "metrics", "precision", "threads")
 ]
-"""Keys of the training that change an evaluation, too: its batches, its arithmetic or what is
-measured.
+"""Keys of the training that change an evaluation, too: its batches, its arithmetic or which metrics
+are measured.
 """
 UNLIKE = 0.02
-"""Relative difference of two scores of the same weights that no other device or precision explains.
+"""Relative difference of two scores of the same weights beyond which another device or precision
+does not explain it.
 """
 
 
@@ -48,7 +49,8 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
     require_files(config.data)
     config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    with StopSignals(explain=world.first):  # from here on, as torch takes seconds to load
+    # Signals are handled from here on, since torch takes seconds to load.
+    with StopSignals(explain=world.first):
         from xceptlab.training import train as training
 
         if world.first:
@@ -105,17 +107,17 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
 def _resolved_for_evaluation(
     config: RunConfig, weights: Path | str, given: Collection[str]
 ) -> tuple[RunConfig, list[str]]:
-    """Resolve the configuration to evaluate with, and point out in what its data differ from those
-    of the training.
+    """Resolve the configuration to evaluate with, and find in what its data differ from those that
+    the run was trained on, which is allowed.
 
     Args:
         config: The configuration as it was loaded.
-        weights: The weights that are evaluated, in the folder of their run perhaps.
+        weights: File of the weights, which may lie in their run's folder, or timm's name.
         given: The keys that the command line gives.
 
     Returns:
-        The configuration with its data as they are here, and remarks on data that the run was not
-        trained on, which are allowed.
+        The configuration with what the data's files tell filled in, and a sentence on each
+        difference of the data; no sentences where there is none, or no record to compare with.
     """
     from xceptlab.data import identity
 
@@ -124,34 +126,59 @@ def _resolved_for_evaluation(
     record = _record_of(weights)
     if record is None:
         return here, []
-    difference = identity.changed(here.data, record)
-    science = here.science()
-    if not difference and any(
-        science[key] != record.science.get(key, "") for key in ("data.name", "data.content")
-    ):
-        difference = f"the run was trained on {record.science['data.name']} {record.science.get('data.content', '')}".rstrip()
-        difference += f", {here.data.root} holds {here.data.name} {here.data.content}".rstrip()
-    remarks = []
-    reported_elsewhere = ("data.name", "data.content", "data.num_classes")
-    for key in sorted(
-        key
-        for key in given
-        if key.startswith("data.") and key in science and key not in reported_elsewhere
-    ):
-        if key in record.science and science[key] != record.science[key]:
-            remarks.append(
-                f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}"
-            )
-    classes = identity.other_classes(identity.class_names(here.data), record.classes)
-    differences = [text for text in (difference, classes) if text]
+    remarks = _other_options_of_data(here, record, given)
+    other_data = _other_data(here, record)
+    other_classes = identity.other_classes(identity.class_names(here.data), record.classes)
+    differences = [text for text in (other_data, other_classes) if text]
     if differences:
         remarks.append(f"other data than the run was trained on: {'; '.join(differences)}")
     return here, remarks
 
 
+def _other_options_of_data(config: RunConfig, record: Record, given: Collection[str]) -> list[str]:
+    """Return a sentence for each key of the data, such as ``data.size``, to which the command line
+    gives another value than the run was trained with.
+
+    Args:
+        config: The configuration of the evaluation.
+        record: The run's record.
+        given: The keys that the command line gives.
+    """
+    science = config.science()
+    reported_elsewhere = ("data.name", "data.content", "data.num_classes")
+    remarks = []
+    for key in sorted(given):
+        if not key.startswith("data.") or key in reported_elsewhere:
+            continue
+        if key in science and key in record.science and science[key] != record.science[key]:
+            remarks.append(
+                f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}"
+            )
+    return remarks
+
+
+def _other_data(config: RunConfig, record: Record) -> str:
+    """Return a clause on how the data here differ from those that the run of a record was trained
+    on; empty where they are the same.
+    """
+    from xceptlab.data import identity
+
+    difference = identity.changed(config.data, record)
+    if difference:
+        return difference
+    name = record.science.get("data.name", "")
+    content = record.science.get("data.content", "")
+    science = config.science()
+    if (name, content) == (science["data.name"], science["data.content"]):
+        return ""
+    trained_on = f"{name} {content}".rstrip()
+    here = f"{config.data.name} {config.data.content}".rstrip()
+    return f"the run was trained on {trained_on}, {config.data.root} holds {here}"
+
+
 def _record_of(weights: Path | str) -> Record | None:
-    """Find the record of the run whose weights or checkpoint these are; None for lone weights, or
-    while the run is not done.
+    """Return the record of the run to which weights or a checkpoint belong; None for weights
+    outside of any run, or while the run is not done.
     """
     run = RunDirectory.around(Path(weights))
     return run.record() if run else None
@@ -160,13 +187,18 @@ def _record_of(weights: Path | str) -> Record | None:
 def _unlike_its_record(
     weights: Path | str, config: RunConfig, scores: Mapping[str, float]
 ) -> list[str]:
-    """Name the scores of a run, evaluated as it was trained and on the same data, that differ from
-    those in its record.
+    """Return a sentence for each score that differs from the run's record by more than another
+    device or precision explains. The run must be evaluated as it was trained.
+
+    Args:
+        weights: The run's weights.
+        config: The configuration of the evaluation; nothing is compared where its data are others.
+        scores: The scores of the evaluation, by metric.
     """
     record = _record_of(weights)
     if record is None or record.science.get("data.content", "") != config.data.content:
         return []
-    # percent, which rounding may change on another device
+    # In percent; on another device rounding may change the answer for an image or two.
     few_images = 2 * 100 / record.test_images
     remarks = []
     for name, value in scores.items():
@@ -196,14 +228,19 @@ def export(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
-    """Load the configuration of trained weights, and find the weights.
+    """Find trained weights, and load the configuration of their network.
 
     Args:
         name: A run's folder or id, a file of weights, or timm's Xception by its name.
-        layers: Configuration over that of the run.
+        layers: The command line's configuration files and overrides, which come after the run's
+            configuration and win.
 
     Returns:
         The configuration, and the file of the weights or timm's name.
+
+    Raises:
+        Refused: There are no such weights, or the run was trained with other versions of registered
+            components.
     """
     path = _file_or_run(name, layers)
     if not path.exists():
@@ -217,7 +254,7 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
         raise Refused(
             f"{path}: not the folder of a run that is done; there is no model.safetensors in it"
         )
-    # whatever devices the run was trained on
+    # One device of any kind is enough, whatever devices the run was trained on.
     layers = ["--runtime.devices=1", "--runtime.num_nodes=1", "--runtime.accelerator=auto", *layers]
     run = RunDirectory.around(weights)
     if run is None:
@@ -228,13 +265,12 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
 
 
 def _without_effect(layers: list[str], what: str, read: Collection[str] = ()) -> list[str]:
-    """Name the keys of the training that the command line gives, and that change nothing, a line
-    for each.
+    """Return a line for each key of the training that the command line gives in vain.
 
     Args:
         layers: The command line's configuration files and overrides.
         what: What is made, such as ``an export``.
-        read: Keys of the training that change it.
+        read: Keys of the training that do change it.
     """
     keys = sorted({key for key, _ in overrides(layers)})
     of_training = [key for key in keys if key == "seed" or key.startswith("train.")]
@@ -259,8 +295,14 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _configured(name: str, layers: list[str]) -> RunConfig:
-    """Load the configuration of a run, by its folder, id or weights, or a configuration file, with
-    layers over it.
+    """Load the configuration that ``name`` stands for.
+
+    Args:
+        name: A run's folder, id or weights, or a configuration file.
+        layers: The command line's configuration files and overrides, which come afterwards and win.
+
+    Raises:
+        Refused: There is no such run or file, or weights lie outside of any run.
     """
     path = _file_or_run(name, layers)
     if not path.exists():
@@ -278,8 +320,8 @@ def _configured(name: str, layers: list[str]) -> RunConfig:
 
 
 def _file_or_run(name: str, layers: list[str]) -> Path:
-    """Path of an existing file or folder of this name, or else the folder of the run of this id,
-    which need not exist.
+    """Return the path of the file or folder of this name or, where there is none, the folder of the
+    run with this id, which need not exist.
     """
     path = shipped.find(name)
     if path.exists():
@@ -288,8 +330,8 @@ def _file_or_run(name: str, layers: list[str]) -> Path:
 
 
 def _with_classes(config: RunConfig) -> RunConfig:
-    """Fill in the number of classes; the files of an own data set are read where the configuration
-    does not say it.
+    """Return a configuration whose number of classes is known; where it does not say the number,
+    the files of the user's own data set are read.
     """
     from xceptlab.data.identity import resolved_data
 

@@ -34,8 +34,9 @@ def study(options: argparse.Namespace, layers: list[str]) -> int:
     expansion, failed = run_until_decided(expansion, options.jobs, options.main)
     summary, written = _reported(expansion)
     show_summary(summary, written)
+    # The summary has said why runs failed.
     for run_id, log in failed.items():
-        say(f"{run_id}: see {log}", "failed")  # the summary has said why
+        say(f"{run_id}: see {log}", "failed")
     try:
         if written and summary.links and chosen(expansion.baseline.runtime) == "online":
             _sync_study(summary)
@@ -60,7 +61,8 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
         f"the data here are not those that the runs were trained on: {change}" for change in changes
     )
     data = expansion.baseline.data
-    if not data.download:  # checking would download the data here and now
+    # With data.download the check would download the data here and now.
+    if not data.download:
         try:
             require_files(data)
         except Refused as error:
@@ -72,10 +74,10 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
     """Build every arm's network; warn where arms do not differ, or where a data set lacks images.
 
     Returns:
-        The rows of each arm's module tree, by arm.
+        By arm the rows of its module tree, the first of which is the whole network.
 
     Raises:
-        Refused: The comparison is not controlled.
+        Refused: The comparison is not controlled: an arm differs in more than it declares.
     """
     from xceptlab.study.comparison import identical_arms, module_trees
 
@@ -131,11 +133,16 @@ def report(options: argparse.Namespace, layers: list[str]) -> int:
 def _reported(
     expansion: "Expansion", latex: bool = False, calibrate: bool = False
 ) -> "tuple[Summary, bool]":
-    """Judge a study and write its report; one that cannot be written is said, as the verdicts can
-    be shown all the same.
+    """Judge a study and write its report. That a report cannot be written is said and no error,
+    since the verdicts can be shown all the same.
+
+    Args:
+        expansion: The study.
+        latex: Whether to write report.tex, too.
+        calibrate: Whether to simulate how often such verdicts are wrong.
 
     Returns:
-        What the records say, and whether the report was written.
+        What there is to show, and whether the report was written.
     """
     from xceptlab.report.write import gather, write_study
 
@@ -209,8 +216,8 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _sync_runs(runs: Iterable[RunDirectory], layers: list[str]) -> int:
-    """Send to W&B those of the runs that have begun; returns the exit code, as the others are sent
-    where one cannot be.
+    """Send those of the runs that have begun to W&B, and return the exit code. Where a run cannot
+    be sent, this is said and the others are sent all the same.
     """
     from xceptlab.training.weights_and_biases import sync_run
 
@@ -229,7 +236,7 @@ def _sync_runs(runs: Iterable[RunDirectory], layers: list[str]) -> int:
 
 
 def _study_named(name: str, outputs: Path) -> str:
-    """Find the file of the study that a user of ``sync`` names.
+    """Return the path of the file of the study that a user of ``sync`` names.
 
     Raises:
         Refused: There is neither such a study nor such a run.
@@ -243,7 +250,7 @@ def _study_named(name: str, outputs: Path) -> str:
 
 
 def _sync_study(summary: "Summary") -> None:
-    """Send a study's verdicts and report to W&B, and print where they are."""
+    """Send a study's verdicts and report to W&B, and print their address there."""
     from xceptlab.report.write import sync_report
 
     print(f"{summary.expansion.name}: {sync_report(summary)}")

@@ -1,5 +1,5 @@
-"""What a run's process does that a launcher has started: print to the run's log, call ``xceptlab``,
-pass signals on.
+"""The body of a process that a launcher has started for a run: it prints to the run's log, calls
+``xceptlab`` and passes signals on.
 """
 
 import faulthandler
@@ -17,8 +17,8 @@ from xceptlab.signals import PARENT
 
 
 def print_to(log: Path) -> None:
-    """Let this process append to ``log`` all that it prints, and the lines of Python at which a
-    native crash ends it.
+    """Append all that this process prints to ``log``, and the Python traceback of a crash in native
+    code.
     """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -27,19 +27,20 @@ def print_to(log: Path) -> None:
 
 
 def execute(main: Callable[[list[str]], int], argv: list[str], log: Path, *, fresh: bool) -> int:
-    """Do what ``xceptlab ARGV`` does, print to ``log``, and return the exit code.
+    """Do what ``xceptlab ARGV`` does, print to ``log``, and return the exit code, which is not
+    negative.
 
     Args:
         main: ``xceptlab``'s main function.
         argv: Arguments of ``main``.
         log: File of the run's output.
-        fresh: Run in a new interpreter, which Lightning can execute again for each further device;
-            else in this process.
+        fresh: Whether to run in a new interpreter, which Lightning can execute again for each
+            further device, rather than in this process.
     """
     print_to(log)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # in an allocation, or in another launcher's task, a run would wait for processes that nobody
-    # starts
+    # With the variables of an allocation or of another launcher's task, a run would wait for
+    # processes that nobody starts.
     forget()
     if not fresh:
         return main(argv)
@@ -47,6 +48,9 @@ def execute(main: Callable[[list[str]], int], argv: list[str], log: Path, *, fre
 
 
 def _execute_in_new_interpreter(argv: list[str]) -> int:
+    """Execute ``xceptlab ARGV`` in a new interpreter, pass signals on to it, and return its exit
+    code: 128 + signal where a signal has ended it.
+    """
     environment = os.environ | {PARENT: str(os.getpid()), "PYTHONFAULTHANDLER": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "xceptlab", *argv], stdin=subprocess.DEVNULL, env=environment
@@ -57,10 +61,10 @@ def _execute_in_new_interpreter(argv: list[str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
-    # Ray stops a task by a SIGINT that Python only simulates: it wakes no waiting process, so wait
-    # in short turns
+    # Ray stops a task by a SIGINT that Python only simulates. It wakes no process that waits, so
+    # this one waits in short turns.
     while True:
         with suppress(subprocess.TimeoutExpired):
             code = process.wait(0.5)
-            # this process cannot exit with a negative code; a shell uses 128 + signal
+            # A process cannot exit with a negative code; a shell uses 128 + signal.
             return code if code >= 0 else 128 - code

@@ -1,4 +1,4 @@
-"""Why a run failed: what an exit code and a log tell, in words that say what to try."""
+"""Say why a run failed, and what to try, by its process's exit code and its log."""
 
 import re
 import signal
@@ -19,12 +19,12 @@ CRASHES = {
     signal.SIGABRT: NATIVE,
     signal.SIGFPE: NATIVE,
 }
-"""Signals that end a process without anybody asking it to stop, with what to try."""
+"""What to try, by the signal that has ended a process which nobody asked to stop."""
 
 
 def describe_crash(code: int, log: Path) -> str:
-    """Why a process crashed, and what to try; empty unless one of the signals in ``CRASHES`` has
-    ended it.
+    """Return in words why a process crashed, and what to try; empty unless one of the signals in
+    ``CRASHES`` has ended it.
 
     Args:
         code: Exit code of the process: -signal, or 128 + signal as in a shell.
@@ -34,14 +34,14 @@ def describe_crash(code: int, log: Path) -> str:
     if number not in set(CRASHES):
         return ""
     ended_by = signal.Signals(number)
-    # SIGKILL leaves no time to write one
+    # SIGKILL leaves a process no time to write where it was.
     where = "" if ended_by == signal.SIGKILL else _last_python_line(log)
     return f"ended by {ended_by.name}{where}; {CRASHES[ended_by]}"
 
 
 def _last_python_line(log: Path) -> str:
-    """The innermost line of Python that ``faulthandler`` has written into a log, in words; empty
-    where there is none.
+    """Return the innermost line of Python in the latest traceback that ``faulthandler`` has written
+    into a log, such as ``in f (file.py, line 3)`` after a space; empty where there is none.
     """
     if not log.exists():
         return ""
@@ -56,7 +56,9 @@ def _last_python_line(log: Path) -> str:
 
 
 def note_failure(log: Path) -> None:
-    """Note in a run's directory why it failed: the last line of its log, which lies there."""
+    """Write down why a run failed: the last line of its ``log`` becomes the reason in the run's
+    directory, which is the log's folder.
+    """
     text = log.read_text("utf-8", errors="replace") if log.exists() else ""
     lines = text.strip().splitlines()
     reason = lines[-1].removeprefix("xceptlab: ") if lines else "no output"

@@ -1,8 +1,9 @@
-"""What starts runs: the interface, and what is the same wherever they run.
+"""The interface of launchers, which start runs, report their states and stop them; and what is the
+same in all of them: on this machine, on SLURM and on Ray.
 
-A launcher starts runs, reports their state and stops them. What is done stands in the runs'
-directories: a run is done when its record exists, whoever trained it and whatever exit code a
-process left; a run that another process trains is left to that one.
+What is done stands in the runs' directories: a run is done when its file record.json exists,
+whoever trained it and whatever exit code a process left. A run that another process trains is left
+to that one.
 """
 
 import itertools
@@ -24,8 +25,8 @@ from xceptlab.runs.leases import Watch
 from xceptlab.text import say
 
 State = Literal["waiting", "queued", "running", "done", "failed"]
-"""State of a run in a launcher's hands; ``queued``: handed to a cluster, which has not started it
-yet.
+"""State of a run that a launcher has accepted. ``waiting``: the launcher has not started it yet;
+``queued``: a cluster has it, and has not started it yet.
 """
 Main = Callable[[list[str]], int]
 """``xceptlab``'s main function: from the arguments to the exit code."""
@@ -35,17 +36,19 @@ CHECKPOINT_SECONDS = 30.0
 MAX_CRASHES = 2
 """Number of crashes, without progress in between, after which a run has failed."""
 LOST = -1000
-"""Exit code, of our own making, of a run whose machine was lost."""
+"""Exit code by which a launcher says that a run's machine was lost; no process can exit with it."""
 MAX_LOSSES = 5
 """Number of losses of a run's machine, without progress in between, after which the run has failed.
 """
 RETRY_SECONDS = 1.0
-"""Seconds between two looks at a run that another process trains."""
+"""Seconds after which a waiting run is tried again, because it was interrupted or because another
+process trains it.
+"""
 
 
 @dataclass
 class Job:
-    """One run that a launcher has taken on."""
+    """One run that a launcher has accepted."""
 
     config: RunConfig
     state: State = "waiting"
@@ -56,11 +59,13 @@ class Job:
     crashes: int = 0
     """Number of crashes since the run last made progress."""
     reached: float = 0.0
-    """Epochs trained when the run last made progress, in fractions."""
+    """Epochs, in fractions, that were trained at the last crash; more at the next one is progress.
+    """
     not_before: float = 0.0
     """Time, on the monotonic clock, before which the run is not started."""
     directory: RunDirectory = field(init=False)
     watch: Watch = field(init=False)
+    """Tells whether another process trains the run."""
 
     def __post_init__(self) -> None:
         self.directory = RunDirectory.of(self.config.runtime.outputs, self.config.run_id)
@@ -68,17 +73,19 @@ class Job:
 
     @property
     def log(self) -> Path:
+        """File to which the run's processes print."""
         return self.directory.path / "log.txt"
 
     def write_config(self) -> list[str]:
-        """Write the run's configuration into its directory; returns the arguments to call
-        ``xceptlab`` with.
+        """Write the run's configuration into its directory, and return the arguments with which
+        ``xceptlab`` trains the run.
         """
         self.directory.create()
         file = self.directory.path / "config.yaml"
         write_atomically(file, dump_run(self.config).encode())
         arguments = ["train", "-c", str(file)]
-        if self.config.extensions:  # which a run's folder does not name
+        # The file never names code to be executed, so the extensions are an argument.
+        if self.config.extensions:
             arguments.append(f"--extensions={json.dumps(self.config.extensions)}")
         return arguments
 
@@ -88,7 +95,7 @@ class Launcher(ABC):
 
     Args:
         main: ``xceptlab``'s main function, which a run's process calls.
-        jobs: Largest number of runs at a time; None for as many as there is room for.
+        max_jobs: Largest number of runs at a time; None for as many as there is room for.
     """
 
     pause: ClassVar[float] = 1.0
@@ -98,15 +105,16 @@ class Launcher(ABC):
     running.
     """
 
-    def __init__(self, main: Main, jobs: int | None) -> None:
+    def __init__(self, main: Main, max_jobs: int | None) -> None:
         self.main = main
-        self.limit = jobs
+        self.max_jobs = max_jobs
         self.jobs: dict[str, Job] = {}
-        """The runs taken on, by id."""
+        """The accepted runs, by id."""
         self._said: set[str] = set()
+        """The reasons to wait that the user was told."""
 
-    def start(self, configs: Sequence[RunConfig]) -> None:
-        """Take on runs, which ``poll`` then starts.
+    def accept(self, configs: Sequence[RunConfig]) -> None:
+        """Accept runs, which ``poll`` starts later; nothing is started yet.
 
         Raises:
             Refused: One of the runs can never start here.
@@ -116,18 +124,22 @@ class Launcher(ABC):
         self.jobs |= {config.run_id: Job(config) for config in configs}
 
     def poll(self) -> dict[str, State]:
-        """Settle the runs that have ended, and start those that can start; returns every run's
-        state by its id.
+        """Find out which runs have ended, start those that can start, and return the state of every
+        accepted run by its id.
         """
         started = [job for job in self.jobs.values() if job.state in ("queued", "running")]
         for run_id, code in self.exit_codes(started).items():
             self._settle(self.jobs[run_id], code)
-        self.begin(itertools.islice(self._ready(), self._room()))
+        self.begin(itertools.islice(self._ready(), self._free_slots()))
         return {run_id: job.state for run_id, job in self.jobs.items()}
 
     @abstractmethod
     def check(self, config: RunConfig) -> None:
-        """Raise a ``Refused`` if a run can never start here."""
+        """Check that a run can start here, now or later.
+
+        Raises:
+            Refused: It never can.
+        """
 
     @abstractmethod
     def begin(self, ready: Iterator[Job]) -> None:
@@ -135,13 +147,22 @@ class Launcher(ABC):
 
     @abstractmethod
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
-        """Exit codes of those of the started runs that have ended, by id: -signal where one ended
-        it, -1 where none is known.
+        """Return the exit codes of those runs that have ended, by id, and set the states of the
+        others.
+
+        Args:
+            jobs: Runs that were started.
+
+        Returns:
+            By the run's id its exit code: -signal where a signal has ended it, ``LOST`` where its
+            machine was lost, -1 where no exit code is known.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """End every run; they get some time for a checkpoint, and none when this is interrupted."""
+        """Stop every started run. Runs get some time to write a checkpoint; when this function is
+        interrupted, they are killed at once.
+        """
 
     def _say_once(self, why: str) -> None:
         """Tell the user why runs wait, once for each reason."""
@@ -149,23 +170,24 @@ class Launcher(ABC):
             say(why)
             self._said.add(why)
 
-    def _room(self) -> int | None:
-        """Number of runs that may be started now under the limit of jobs; None without a limit."""
-        if not self.limit:
-            return self.limit
+    def _free_slots(self) -> int | None:
+        """Return how many more runs ``max_jobs`` allows now; None where there is no such limit."""
+        if self.max_jobs is None:
+            return None
         started = sum(bool(job.handle) for job in self.jobs.values())
-        return max(0, self.limit - started)
+        return max(0, self.max_jobs - started)
 
     def _ready(self) -> Iterator[Job]:
-        """Waiting runs that can start as soon as there is room; runs that another process trains or
-        has finished are left out.
+        """Yield the waiting runs that can start as soon as there is room; runs that another process
+        trains or has finished are left out.
         """
         for job in self.jobs.values():
             if job.state != "waiting" or time.monotonic() < job.not_before:
                 continue
             if job.directory.record():
                 job.state = "done"
-            elif job.watch.holders():  # another process trains it
+            elif job.watch.holders():
+                # Another process trains the run.
                 job.not_before = time.monotonic() + RETRY_SECONDS
             else:
                 yield job
@@ -176,16 +198,18 @@ class Launcher(ABC):
         """
         job.handle = None
         job.state = "waiting"
-        if job.directory.record():  # the record decides, never the exit code
+        # The record decides, never the exit code.
+        if job.directory.record():
             job.state = "done"
-        elif code == INTERRUPTED:  # it was asked to stop, or another process trains it
+        elif code == INTERRUPTED:
+            # The run was asked to stop, or another process trains it.
             job.not_before = time.monotonic() + RETRY_SECONDS
         else:
             self._count_crash(job, code)
 
     def _count_crash(self, job: Job, code: int) -> None:
-        """Note a crash in the run's log; the run has failed if another try would come to the same
-        end.
+        """Count a crash of a run, and describe it in the run's log; the run has failed where
+        another try would come to the same end, and else waits for one.
         """
         description = describe_crash(code, job.log)
         if description:
@@ -201,7 +225,11 @@ class Launcher(ABC):
 
 
 def check_one_node(config: RunConfig) -> None:
-    """Refuse a run on several machines, whose processes only SLURM starts."""
+    """Check that a run is on one machine.
+
+    Raises:
+        Refused: It is on several; of the launchers only SLURM starts their processes.
+    """
     if config.runtime.num_nodes > 1:
         raise Refused(
             f"runtime.num_nodes: {config.runtime.num_nodes} is not allowed; it must be 1 unless launcher.name is slurm"
@@ -209,7 +237,11 @@ def check_one_node(config: RunConfig) -> None:
 
 
 def check_gpus(config: RunConfig) -> None:
-    """Refuse a run that would not get from a cluster the GPUs that it uses."""
+    """Check that a run asks its cluster for the GPUs that it uses.
+
+    Raises:
+        Refused: ``launcher.gpus`` does not fit ``runtime.devices`` and ``runtime.accelerator``.
+    """
     devices = config.runtime.devices
     gpus = config.launcher.gpus
     accelerator = config.runtime.accelerator

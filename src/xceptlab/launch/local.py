@@ -1,4 +1,4 @@
-"""Runs on this machine, one process group each; the cores or GPUs are shared out.
+"""Launch runs on this machine, in a process group each, and share its cores or GPUs out to them.
 
 A run on one device is forked from a server process that has torch and Lightning loaded (0.2 s in
 place of some 8 s a run). A run on several devices starts a fresh interpreter, which Lightning's own
@@ -26,40 +26,43 @@ from xceptlab.runs.world import count_cores
 from xceptlab.signals import die_with_parent
 
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Files of the drivers of NVIDIA, WSL and AMD; where there is none of them, torch need not be
-imported to count GPUs.
+"""Files of the GPU drivers of NVIDIA, WSL and AMD. Where none of them is there, there is no GPU,
+and torch, whose import takes seconds, need not count them.
 """
 
 
 class _Started(NamedTuple):
-    """A run that was started, with what it runs on."""
+    """The process of a run, and what the run was given to run on."""
 
     process: BaseProcess
     units: list[str]
-    """Cores or GPUs that the run has been given."""
+    """Names of the run's cores, such as ``core 0``, or of its GPUs, such as ``0``."""
 
 
 class Local(Launcher):
-    """Runs on this machine. Without a number of ``jobs`` no two runs share a GPU or, as far as it
-    can be, a core.
+    """Launches runs on this machine. Without ``max_jobs`` no two runs are given the same GPU or
+    core at a time.
     """
 
     pause = 0.2
 
-    def __init__(self, main: Main, jobs: int | None) -> None:
-        super().__init__(main, jobs)
+    def __init__(self, main: Main, max_jobs: int | None) -> None:
+        super().__init__(main, max_jobs)
         self.cores = [f"core {i}" for i in range(count_cores())]
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["xceptlab.launch.preload"])
 
     @functools.cached_property
     def gpus(self) -> list[str]:
-        """The GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
+        """Names, as in CUDA_VISIBLE_DEVICES, of the GPUs that this process may use; empty where
+        there is none.
+        """
         if not any(Path(driver).exists() for driver in DRIVERS):
             return []
         import torch
 
-        count = torch.cuda.device_count()  # counts only what CUDA_VISIBLE_DEVICES lets through
+        # torch counts only the GPUs that CUDA_VISIBLE_DEVICES names.
+        count = torch.cuda.device_count()
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is None:
             return [str(i) for i in range(count)]
@@ -75,16 +78,17 @@ class Local(Launcher):
 
     def begin(self, ready: Iterator[Job]) -> None:
         for job in ready:
-            units = self.room(job.config)
+            units = self.choose_devices(job.config)
             if units is None:
-                return  # later runs wait too, or a large one would never have its turn
+                # Later runs wait, too: else a run on many devices would never have its turn.
+                return
             visible_gpus = ",".join(units) if self._uses_gpus(job.config) else None
             fresh = job.config.runtime.devices > 1
             arguments = (self.main, job.write_config(), job.log, visible_gpus, fresh)
             process = self._context.Process(target=_run, args=arguments, name=job.config.run_id)
+            # The first start waits until the fork server has loaded. The state and the handle are
+            # set only afterwards, as an interruption there leaves no process to be stopped.
             with _without_main():
-                # the first one waits for the server to load; interrupted there, there is no process
-                # yet
                 process.start()
             job.state = "running"
             job.handle = _Started(process, units)
@@ -100,12 +104,14 @@ class Local(Launcher):
     def stop(self) -> None:
         try:
             self._end(signal.SIGTERM, CHECKPOINT_SECONDS)
-        finally:  # also when this is interrupted
+        finally:
             self._end(signal.SIGKILL, 1.0)
 
-    def room(self, config: RunConfig) -> list[str] | None:
-        """The GPUs or cores for a run, the least used ones; None while it has to wait for them."""
-        runs_on: Counter[str] = Counter()  # by GPU or core
+    def choose_devices(self, config: RunConfig) -> list[str] | None:
+        """Choose the least used GPUs or cores for a run, and return their names; None while the run
+        has to wait for free ones.
+        """
+        runs_on: Counter[str] = Counter()
         for job in self.jobs.values():
             if job.handle:
                 runs_on.update(job.handle.units)
@@ -116,7 +122,8 @@ class Local(Launcher):
             units = self.cores
             wanted = config.runtime.devices * config.train.threads
         chosen = sorted(units, key=lambda unit: runs_on[unit])[:wanted]
-        if self.limit:  # the user has said how many runs share the machine
+        # With a limit the user has said how many runs share the machine.
+        if self.max_jobs is not None:
             return chosen
         all_free = not any(runs_on[unit] for unit in chosen)
         return chosen if all_free else None
@@ -141,7 +148,8 @@ class Local(Launcher):
                 assert process.pid
                 try:
                     send(process.pid, number)
-                except ProcessLookupError:  # it has not made its own group yet, or is gone
+                except ProcessLookupError:
+                    # The process is gone, or has not made its own group yet.
                     process.kill()
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and any(process.exitcode is None for process in running):
@@ -150,11 +158,11 @@ class Local(Launcher):
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Keep multiprocessing from importing the program's main module again in a run's process, which
-    needs nothing of it.
+    """Keep multiprocessing from importing the program's main module again in the processes that are
+    started within this block; a run needs nothing of it.
 
-    A user's script that runs a study, without a guard of ``__name__``, would start the study once
-    more in each run.
+    A user's script that runs a study without ``if __name__ == "__main__"`` would else start the
+    study once more in each run.
     """
     module: dict[str, Any] = vars(sys.modules["__main__"])
     kept: dict[str, Any] = {
@@ -169,7 +177,8 @@ def _without_main() -> Iterator[None]:
 
 
 def _run(main: Main, argv: list[str], log: Path, visible_gpus: str | None, fresh: bool) -> None:
-    """Body of a run's process, which is forked from the server.
+    """Train a run and exit with its exit code: the body of a process that was forked from the
+    server.
 
     Args:
         main: ``xceptlab``'s main function.

@@ -1,16 +1,17 @@
-"""Imported by the fork server before it forks runs: loads what every run needs, so that a run
-starts in 0.2 s.
+"""Loads what every run needs. The fork server of ``launch.local`` imports this module before it
+forks runs, so that a run starts in 0.2 s.
 """
 
 import contextlib
 import signal
 
-# a terminal's Ctrl-C is for the coordinator, which ends the server
+# A terminal's Ctrl-C is for the coordinator, which ends the server.
 _before = signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 from xceptlab.runs.world import forget  # noqa: E402
 
-forget()  # Lightning reads ranks when it is imported, and the runs have the server's environment
+# Lightning reads ranks when it is imported, and the runs inherit the server's environment.
+forget()
 
 import sklearn.datasets  # noqa: E402, F401
 
@@ -19,11 +20,13 @@ from xceptlab.models.cost import cost  # noqa: E402
 from xceptlab.training import weights_and_biases  # noqa: E402
 from xceptlab.training.train import git_state  # noqa: E402
 
-git_state()  # cached for the records of all runs: the state of the code that is loaded here
+# The state of the code that is loaded here is cached for the records of all runs.
+git_state()
 defaults = load_run([])
-# the first call of each process takes half a second longer
+# The first call in a process takes half a second longer, which the runs are spared.
 cost(defaults.model, defaults.data.classes, defaults.data.size)
-with contextlib.suppress(Exception):  # a study goes on with a broken W&B
+# A study goes on where W&B is broken.
+with contextlib.suppress(Exception):
     if weights_and_biases.WANDB:
         weights_and_biases.client()
 signal.signal(signal.SIGINT, _before)

@@ -1,4 +1,4 @@
-"""Runs as Ray's tasks; the outputs and the code are in a folder that all nodes see.
+"""Launch runs as tasks of Ray; the outputs and the code must lie in a folder that all nodes see.
 
 A run whose node is lost is started again, where Ray finds room for it, and continues from its last
 checkpoint.
@@ -26,12 +26,20 @@ from xceptlab.launch.launcher import (
 
 
 class Ray(Launcher):
-    """Runs as tasks of a Ray cluster, as the ``launcher`` section of their configuration asks for
-    them.
+    """Launches runs as tasks of a Ray cluster, with the resources that their configuration asks
+    for.
+
+    Args:
+        main: ``xceptlab``'s main function, which a run's process calls.
+        max_jobs: Largest number of runs at a time; None for as many as there is room for.
+        address: Address of the cluster, as ``ray.init`` takes it.
+
+    Raises:
+        Refused: Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(self, main: Main, jobs: int | None, address: str) -> None:
-        super().__init__(main, jobs)
+    def __init__(self, main: Main, max_jobs: int | None, address: str) -> None:
+        super().__init__(main, max_jobs)
         if not RequirementCache("ray"):
             raise Refused(
                 "launcher.name: ray needs Ray, which is not installed (pip install 'xceptlab[ray]')"
@@ -67,12 +75,13 @@ class Ray(Launcher):
             )
 
     def begin(self, ready: Iterator[Job]) -> None:
-        # one call a process: every task is a process of its own
+        # A process is used for one call, so that every run has a process of its own.
         remote = self.ray.remote(max_calls=1)(_task)
         for job in ready:
             needs = _resources(job.config)
             task = remote.options(
-                max_retries=0,  # the launcher decides what is tried again
+                # The launcher decides what is tried again.
+                max_retries=0,
                 num_cpus=needs["CPU"],
                 num_gpus=needs["GPU"],
                 memory=needs["memory"] or None,
@@ -94,11 +103,15 @@ class Ray(Launcher):
         return codes
 
     def _exit_code(self, job: Job) -> int:
+        """Return the exit code of a run whose task has ended, ``LOST`` or -1 as ``exit_codes``
+        says.
+        """
         try:
             return self.ray.get(job.handle)
         except self.ray.exceptions.NodeDiedError:
             return LOST
-        except self.ray.exceptions.RayError:  # its process is gone, or it raised
+        except self.ray.exceptions.RayError:
+            # The task's process is gone, or the task has raised an error.
             return -1
 
     def stop(self) -> None:
@@ -108,26 +121,26 @@ class Ray(Launcher):
                 self.ray.cancel(task)
             if tasks:
                 self.ray.wait(tasks, num_returns=len(tasks), timeout=CHECKPOINT_SECONDS)
-        finally:  # also when this is interrupted
+        finally:
             for task in tasks:
                 self.ray.cancel(task, force=True)
 
 
 def _resources(config: RunConfig) -> dict[str, int]:
-    """Resources that a run needs of one node, by Ray's names; memory in bytes."""
+    """Return what a run needs of one node, by Ray's names of resources; memory is in bytes."""
     cpus = config.runtime.devices * (config.train.threads + config.runtime.workers)
     return {"CPU": cpus, "GPU": config.launcher.gpus, "memory": config.launcher.memory * 2**30}
 
 
 def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh: bool) -> int:
-    """Body of a task, which has a process of its own; returns the exit code.
+    """Train a run and return its exit code: the body of a task, which has a process of its own.
 
     Args:
         main: ``xceptlab``'s main function.
         argv: Arguments of ``main``.
         log: File of the run's output.
-        folder: The coordinator's working directory, which relative paths in the configuration start
-            from.
+        folder: The coordinator's working directory, where relative paths of the configuration
+            begin.
         gpus: Number of GPUs of the run.
         fresh: See ``child.execute``.
     """

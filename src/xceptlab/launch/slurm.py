@@ -1,10 +1,11 @@
-"""Runs as SLURM's job arrays, through submitit; the outputs and the code are in a folder that all
-nodes see.
+"""Launch runs as job arrays of SLURM, through submitit; the outputs and the code must lie in a
+folder that all nodes see.
 
-Before it preempts a job, or its time is over, SLURM sends SIGUSR2: the run writes a checkpoint, and
-the job goes back into the queue and continues. What the jobs are doing is asked of squeue, since
-many clusters keep no accounts for sacct. Jobs outlive a coordinator that is killed; the next one
-finds their numbers in the runs' directories.
+Before SLURM preempts a job, and before the job's time is over, it sends SIGUSR2: the run writes a
+checkpoint, and the job goes back into the queue and continues later. What the jobs are doing is
+asked of squeue, since many clusters keep no accounts for sacct. Jobs outlive a coordinator (the
+process of ``xceptlab study``) that is killed; the next one finds their numbers in the runs'
+directories.
 """
 
 import io
@@ -34,21 +35,29 @@ from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus
 NOTICE = 90
 """Seconds before the end of its time at which SLURM sends a job SIGUSR2."""
 CANCEL_SECONDS = 40.0
-"""Seconds that cancelled jobs get to end by themselves; SLURM itself kills them after its KillWait,
-30 s.
+"""Seconds that cancelled jobs get to end by themselves before they are killed. SLURM itself kills
+them after its KillWait, by default 30 s.
 """
 RESUBMIT_SECONDS = 60.0
 """Seconds until jobs that SLURM refused are submitted again."""
 
 
 class Slurm(Launcher):
-    """Runs as jobs of SLURM, as the ``launcher`` section of their configuration asks for them."""
+    """Launches runs as jobs of SLURM, with the resources that their configuration asks for.
+
+    Args:
+        main: ``xceptlab``'s main function, which a run's process calls.
+        max_jobs: Largest number of runs at a time; None for as many as there is room for.
+
+    Raises:
+        Refused: submitit is not installed, or SLURM is not here.
+    """
 
     pause = 5.0
     outlived = True
 
-    def __init__(self, main: Main, jobs: int | None) -> None:
-        super().__init__(main, jobs)
+    def __init__(self, main: Main, max_jobs: int | None) -> None:
+        super().__init__(main, max_jobs)
         if not RequirementCache("submitit"):
             raise Refused(
                 "launcher.name: slurm needs submitit, which is not installed (pip install 'xceptlab[slurm]')"
@@ -56,16 +65,16 @@ class Slurm(Launcher):
         if not shutil.which("sbatch"):
             raise Refused("launcher.name: slurm needs SLURM, and there is no command sbatch here")
         self._queue: dict[str, str] | None = None
-        """State of each of the user's jobs by number, as ``_squeue`` answered last; None without an
-        answer.
+        """What ``_squeue`` answered last: the state of each of the user's jobs by its number, or
+        None where SLURM did not answer.
         """
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
 
     def _ready(self) -> Iterator[Job]:
-        """Waiting runs as ``Launcher`` gives them, after taking over jobs in the queue that an
-        earlier coordinator submitted.
+        """Yield the waiting runs that can start, as ``Launcher._ready`` does. Runs whose jobs an
+        earlier coordinator has submitted are taken over first, and not submitted again.
         """
         queue = self._queue or {}
         for job in self.jobs.values():
@@ -78,7 +87,8 @@ class Slurm(Launcher):
     def begin(self, ready: Iterator[Job]) -> None:
         if self._queue is None:
             return
-        arrays = defaultdict(list)  # the jobs of an array ask for the same nodes, devices and cores
+        # All jobs of an array must ask for the same nodes, devices and cores.
+        arrays = defaultdict(list)
         for job in ready:
             runtime = job.config.runtime
             arrays[runtime.num_nodes, runtime.devices, _cores_of_a_task(job.config)].append(job)
@@ -111,11 +121,11 @@ class Slurm(Launcher):
                 if queue is not None and not set(numbers) & queue.keys():
                     break
                 time.sleep(1)
-        finally:  # also when this is interrupted
+        finally:
             subprocess.run(["scancel", "--quiet", "--signal=KILL", *numbers], check=False)
 
     def _submit(self, jobs: list[Job]) -> None:
-        """Submit these runs as one job array, and keep each one's job number in its directory."""
+        """Submit runs as one job array, and write each one's job number into its directory."""
         import submitit
 
         config = jobs[0].config
@@ -130,7 +140,7 @@ class Slurm(Launcher):
             array_parallelism=len(jobs),
             signal_delay_s=NOTICE,
             stderr_to_stdout=True,
-            # srun does not take the number from sbatch
+            # srun does not take the number of cores from sbatch.
             srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
             wckey=None,
             additional_parameters=_sbatch_options(config),
@@ -153,11 +163,16 @@ class Slurm(Launcher):
             write_atomically(job.directory.path / "slurm_job", slurm_job.job_id.encode())
 
     def _submit_fewer(self, jobs: list[Job], why: str) -> None:
-        """Submit half of the jobs that were refused, as there may be a limit on arrays or jobs, and
-        the others later.
+        """Submit half of the jobs that SLURM has refused, and let the others wait: there may be a
+        limit on the size of arrays or on the number of jobs.
+
+        Args:
+            jobs: The jobs that were refused.
+            why: SLURM's reason, for the user.
 
         Raises:
-            Refused: Not even one is accepted, though no other job of this study is in the queue.
+            Refused: Not even one job is accepted, though no other one of this study is in the
+                queue.
         """
         half = len(jobs) // 2
         if half:
@@ -170,12 +185,13 @@ class Slurm(Launcher):
 
 
 def _cores_of_a_task(config: RunConfig) -> int:
+    """Return the number of CPU cores that a run's process on one device needs, with its workers."""
     return config.train.threads + config.runtime.workers
 
 
 def _sbatch_options(config: RunConfig) -> dict[str, Any]:
-    """The options of sbatch for which submitit has no name; those of ``launcher.options`` come last
-    and win.
+    """Return the options of sbatch for which submitit has no name; those of ``launcher.options``
+    come last and win.
     """
     launcher = config.launcher
     options = {
@@ -192,13 +208,16 @@ def _sbatch_options(config: RunConfig) -> dict[str, Any]:
 
 
 def _folder(config: RunConfig) -> Path:
-    """The folder in which submitit keeps what it submits."""
+    """Return the folder in which submitit keeps what it submits."""
     return (Path(config.runtime.outputs) / "slurm").resolve()
 
 
 def _last_job(job: Job) -> tuple[str, int]:
-    """Number of the run's last job (empty where it had none), and the exit code that the job left
-    (-1 where it left none).
+    """Read from a run's directory which job it had last, and how that one ended.
+
+    Returns:
+        The job's number, empty where the run had none; and the job's exit code, -1 where the job
+        left none.
     """
     try:
         number, *code = (job.directory.path / "slurm_job").read_text("utf-8").split()
@@ -210,8 +229,8 @@ def _last_job(job: Job) -> tuple[str, int]:
 
 
 def _squeue() -> dict[str, str] | None:
-    """The state of each of the user's jobs in the queue, by number; None while SLURM does not
-    answer.
+    """Return the state of each of the user's jobs in the queue, such as ``RUNNING``, by the job's
+    number; None where SLURM does not answer.
     """
     done = subprocess.run(
         ["squeue", "--me", "--array", "--noheader", "--format=%i %T"],
@@ -225,13 +244,14 @@ def _squeue() -> dict[str, str] | None:
 
 
 def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
-    """Body of a job, which runs in one process for each device.
+    """Train a run and exit with its exit code: the body of a job, which is executed in one process
+    for each device.
 
     SLURM's notice, SIGUSR2, comes before the job's time is over: the run is stopped by SIGTERM, as
     others are, and the job is put back into the queue.
     """
     first = os.environ["SLURM_PROCID"] == "0"
-    # inherited from the user's shell, it would be the same for all jobs on a node
+    # A port from the user's shell would be the same for all jobs on a node.
     os.environ.pop("MASTER_PORT", None)
     if first:
         print_to(log)
@@ -240,27 +260,30 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
 
     def on_notice(number: int, frame: FrameType | None) -> None:
         nonlocal notified
-        # a loader worker: SLURM sends the signal to every process of a job
+        # SLURM sends the signal to every process of a job, loader workers among them.
         if os.getpid() != process:
             return
         notified = True
         handles_sigterm = signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
         if handles_sigterm:
             os.kill(os.getpid(), signal.SIGTERM)
-        else:  # it has not begun to train
+        else:
+            # The run has not begun to train, so there is nothing to be saved.
             requeue()
 
     def requeue() -> None:
         if first:
             number = os.environ["SLURM_JOB_ID"]
             subprocess.run(["scontrol", "requeue", number], check=True)
-            time.sleep(CANCEL_SECONDS)  # SLURM ends this process
+            # SLURM ends this process meanwhile.
+            time.sleep(CANCEL_SECONDS)
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, on_notice)
     try:
         code = main(argv)
-    except Exception:  # a defect of ours, whose traceback belongs into the log
+    except Exception:
+        # This is a defect of the program, whose traceback belongs into the log.
         traceback.print_exc()
         code = FAILED
     if notified and code == INTERRUPTED:
@@ -274,8 +297,8 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
 
 
 def _leave_outcome(code: int, log: Path) -> None:
-    """Write a job's number, its exit code and why it failed into the run's directory, as its
-    coordinator may be gone.
+    """Write this job's number, its exit code and why it failed into the run's directory, where the
+    next coordinator finds them: the present one may be gone.
     """
     if code in (FAILED, BAD_INPUT):
         note_failure(log)

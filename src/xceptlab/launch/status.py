@@ -1,4 +1,6 @@
-"""A study as its runs' directories show it, from any machine that sees them."""
+"""Show the progress of a study. State, epoch and reason of failure of each run are read from its
+directory, so this works on any machine that sees the outputs.
+"""
 
 import time
 from collections.abc import Mapping
@@ -26,16 +28,16 @@ wrapped.
 REASONS = 5
 """Largest number of reasons of failure that are shown at a time."""
 NO_REASON = "no reason is known"
-"""Reason that is shown for a failed run that left none."""
+"""Text in place of the reason of a failed run that left none."""
 STATES = ("done", "diverged", "running", "failed", "stopped", "queued", "waiting")
-"""The states of a run, in the order in which they are shown. ``stopped``: it has begun, and nobody
-trains it now.
+"""The states of a run, in the order in which they are shown. ``stopped``: it has begun, and no
+process trains it now; ``queued``: a cluster has it, and has not started it yet.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """State of one run as its directory shows it."""
+    """State of one run, as its directory shows it."""
 
     state: str
     """One of ``STATES``."""
@@ -44,17 +46,22 @@ class Seen:
     reason: str = ""
     """Why the run failed; empty for a run that did not."""
     progress: Progress = field(default_factory=Progress)
+    """How far the run is, by its log; zero for a run that is done or has failed."""
 
 
 class Overview:
-    """States of a study's runs, to be read again and again: finished runs are read once, of others
-    only new lines of the log.
+    """Reads the states of a study's runs from their directories, and shows them as text.
+
+    It is made to be read repeatedly: a finished run is read once, and of the log of another one
+    only the new lines.
     """
 
     def __init__(self, expansion: Expansion) -> None:
         self.expansion = expansion
         self.runs = {run.run_id: (trial, run) for (trial, _), run in expansion.runs().items()}
-        """Trial (an arm, unless keys are tuned) and configuration of every run, by its id."""
+        """For every run, by its id, the name of what is trained and the run's configuration. The
+        name is an arm's or, where keys are tuned, that of an arm at one value: ``residual@0.1``.
+        """
         self._directories = {
             run_id: RunDirectory.of(run.runtime.outputs, run_id)
             for run_id, (_, run) in self.runs.items()
@@ -66,40 +73,42 @@ class Overview:
         """States of the runs with a record, by id, which do not change any more."""
 
     def name(self, run_id: str) -> str:
-        """Trial and seed of a run, in words."""
+        """Return the name of a run in words, such as ``residual seed 0``."""
         trial, run = self.runs[run_id]
         return f"{trial} seed {run.seed}"
 
     def reason(self, run_id: str) -> str:
-        """Why a run failed."""
+        """Return why a run failed, in words; ``NO_REASON`` where that is not known."""
         return self._directories[run_id].failure() or NO_REASON
 
     def log(self, run_id: str) -> Path:
-        """Path of the file with a run's output."""
+        """Return the path of the file with all that a run has printed."""
         return self._directories[run_id].path / "log.txt"
 
     def read(self, states: Mapping[str, State]) -> dict[str, Seen]:
-        """Read every run's directory; returns the runs by id.
+        """Read every run's directory, and return the states of the runs by id.
 
         Args:
-            states: States of the runs that a launcher has taken on, by id.
+            states: What a launcher says of the runs that it has accepted, by id.
         """
         seen = {}
         for run_id, (_, run) in self.runs.items():
-            if run_id not in self._ended:
-                directory = self._directories[run_id]
-                seen[run_id] = run_status(
-                    directory, self._followers[run_id], run.train.epochs, states.get(run_id)
-                )
-                if seen[run_id].state in ("done", "diverged"):
-                    self._ended[run_id] = seen[run_id]
-            else:
+            if run_id in self._ended:
                 seen[run_id] = self._ended[run_id]
+                continue
+            directory = self._directories[run_id]
+            follower = self._followers[run_id]
+            seen[run_id] = run_status(directory, follower, run.train.epochs, states.get(run_id))
+            if seen[run_id].state in ("done", "diverged"):
+                self._ended[run_id] = seen[run_id]
         return seen
 
     def table(self, states: Mapping[str, State] = {}) -> Group:
-        """The study for a terminal: counts, running runs with their progress, reasons of failures,
-        names of the others.
+        """Return what a terminal shows of the study: counts, running runs with their progress,
+        reasons of failures, and the names of all other runs.
+
+        Args:
+            states: What a launcher says of the runs that it has accepted, by id.
         """
         seen = self.read(states)
         by_state = {
@@ -144,7 +153,11 @@ class Overview:
         return view
 
     def _failures(self, reasons: Mapping[str, str]) -> list[Text | Table]:
-        """Lines with each reason of failure once, and the runs that failed for it."""
+        """Return lines with each reason of failure once, and the runs that failed for it.
+
+        Args:
+            reasons: The reason of every failed run, by the run's id.
+        """
         by_reason: dict[str, list[str]] = {}
         for run_id, reason in reasons.items():
             by_reason.setdefault(reason, []).append(run_id)
@@ -167,17 +180,18 @@ class Overview:
 def run_status(
     directory: RunDirectory, follower: Follower, epochs: int, state: State | None = None
 ) -> Seen:
-    """Read one run's directory.
+    """Read the state of one run from its directory.
 
     Args:
         directory: The run's directory.
         follower: Follows the run's log.
         epochs: Number of epochs that the run is to train.
-        state: State of the run in a launcher's hands; None where no launcher has it.
+        state: What a launcher says of the run; None where no launcher has accepted it.
     """
     try:
         record = directory.record()
-    except Refused as error:  # one run's file keeps nobody from seeing the others
+    except Refused as error:
+        # A damaged file of one run must not hide the others.
         return Seen(state="failed", reason=str(error))
     if record:
         return Seen(state="diverged" if record.status == "diverged" else "done")
@@ -194,8 +208,8 @@ def run_status(
 
 
 def _process_that_trains(directory: RunDirectory) -> str:
-    """Machine and number of the process that trains a run, by the run's lease; empty without a
-    process that lives.
+    """Return the process that trains a run, by the lease in the run's directory, such as
+    ``host:4711``; empty where none does.
     """
     found = read_leases(directory.path)
     if not found:
@@ -212,7 +226,9 @@ def _process_that_trains(directory: RunDirectory) -> str:
 
 
 def show(expansion: Expansion) -> None:
-    """Show a study: live in a terminal, until it is done or Ctrl-C; elsewhere once."""
+    """Print the progress of a study: in a terminal live, until all runs are done or Ctrl-C;
+    elsewhere once.
+    """
     overview = Overview(expansion)
     console = Console(highlight=False)
     runs = (expansion.directory().parents[1] / "runs").resolve()
@@ -228,12 +244,13 @@ def show(expansion: Expansion) -> None:
             while not overview.complete:
                 time.sleep(REFRESH_SECONDS)
                 live.update(overview.table(), refresh=True)
-    except KeyboardInterrupt:  # the user is done looking
+    except KeyboardInterrupt:
+        # The user has seen enough, which is no error.
         pass
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, such as 3:05 or 1:00:10."""
+    """Return seconds as text of hours, minutes and seconds, such as 3:05 or 1:00:10."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""Run what is missing of a study, and show it live."""
+"""Train the missing runs of a study by a launcher, and show their progress live."""
 
 import dataclasses
 import time
@@ -26,39 +26,49 @@ LEAVING = "Leaving: the jobs go on, and the same command finds them"
 
 
 def run_until_decided(
-    expansion: Expansion, jobs: int | None, main: Main, *, quiet: bool = False
+    expansion: Expansion, max_jobs: int | None, main: Main, *, quiet: bool = False
 ) -> tuple[Expansion, dict[str, Path]]:
     """Train the missing runs of a study and, where it adds seeds until its claims are decided, the
     runs of added seeds.
 
-    The arguments are those of ``run_missing``.
+    Args:
+        expansion: The study.
+        max_jobs: Largest number of runs at a time; None for as many as there is room for.
+        main: ``xceptlab``'s main function.
+        quiet: Whether to show nothing while the runs are trained.
 
     Returns:
-        The study with the seeds that it needed, and the logs of the runs that failed, by id.
+        The study with the seeds that it needed, and the paths of the logs of the runs that failed,
+        by the run's id; empty where none failed.
     """
-    failed = run_missing(expansion, jobs, main, quiet=quiet)
+    failed = run_missing(expansion, max_jobs, main, quiet=quiet)
     while not failed:
         extended = with_needed_seeds(expansion)
         if extended.seeds == expansion.seeds:
             break
         expansion = extended
-        failed = run_missing(expansion, jobs, main, quiet=quiet)
+        failed = run_missing(expansion, max_jobs, main, quiet=quiet)
     return expansion, failed
 
 
 def run_missing(
-    expansion: Expansion, jobs: int | None, main: Main, *, quiet: bool = False
+    expansion: Expansion, max_jobs: int | None, main: Main, *, quiet: bool = False
 ) -> dict[str, Path]:
-    """Train every run of a study that has no record; what is done is not done again.
+    """Train every run of a study that has no record yet; what is done is not done again.
 
     Args:
         expansion: The study.
-        jobs: Largest number of runs at a time; None for as many as there is room for.
+        max_jobs: Largest number of runs at a time; None for as many as there is room for.
         main: ``xceptlab``'s main function.
-        quiet: Show nothing while the runs are trained.
+        quiet: Whether to show nothing while the runs are trained.
 
     Returns:
-        The logs of the runs that failed, by id.
+        The paths of the logs of the runs that failed, by the run's id; empty where none failed.
+
+    Raises:
+        Refused: The data are not those of earlier runs, data or weights are missing, or a run can
+            never start here.
+        Interrupted, KeyboardInterrupt: A signal asked to stop.
     """
     missing = _missing(expansion)
     older = sum(map(outdated, missing.values()))
@@ -66,9 +76,12 @@ def run_missing(
         print(
             f"{older} of the missing runs were begun by an older version, whose results differ; they start anew"
         )
-    launcher = _start(expansion, missing, jobs, main) if missing else None
+    launcher = None
+    if missing:
+        launcher = _make_launcher_with_runs(expansion, missing, max_jobs, main)
     remember_files(expansion)
-    Registration.register(expansion)  # before the first poll, which starts the first run
+    # The claims are registered before the launcher's first poll, which starts the first run.
+    Registration.register(expansion)
     for directory in expansion.directories().values():
         directory.join(expansion.name)
     if launcher is None:
@@ -82,7 +95,8 @@ def run_missing(
             stop_runs = not (launcher.outlived and isinstance(error, Interrupted))
             for run_id, log in display.failures().items():
                 say(f"{run_id}: {display.overview.reason(run_id)} (see {log})", "failed")
-            with suppress(OSError):  # the terminal may have been closed
+            # The terminal may have been closed.
+            with suppress(OSError):
                 display.print(STOPPING if stop_runs else LEAVING)
             raise
         finally:
@@ -92,7 +106,8 @@ def run_missing(
 
 
 def _missing(expansion: Expansion) -> dict[str, RunConfig]:
-    """Runs without a record, by id; checkpoints and leases of runs that have one are removed.
+    """Return the configurations of the runs without a record, by the run's id; remove checkpoints
+    and leases that runs with a record have left.
 
     Raises:
         Refused: Runs were trained on other data than those at hand.
@@ -113,19 +128,23 @@ def _missing(expansion: Expansion) -> dict[str, RunConfig]:
         if records[key]:
             directories[key].tidy()
         else:
-            missing[run.run_id] = _with_study_and_arm(run, expansion.name, trial)
+            missing[run.run_id] = _with_study_and_trial(run, expansion.name, trial)
     return missing
 
 
-def _with_study_and_arm(run: RunConfig, study: str, arm: str) -> RunConfig:
-    """A run's configuration that also names the study and the arm for which it is trained."""
-    return dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, study=study, arm=arm))
+def _with_study_and_trial(run: RunConfig, study: str, trial: str) -> RunConfig:
+    """Return a run's configuration that also names the study and the trial for which it is trained:
+    an arm or, where keys are tuned, an arm at one value.
+    """
+    runtime = dataclasses.replace(run.runtime, study=study, arm=trial)
+    return dataclasses.replace(run, runtime=runtime)
 
 
-def _start(
-    expansion: Expansion, missing: dict[str, RunConfig], jobs: int | None, main: Main
+def _make_launcher_with_runs(
+    expansion: Expansion, missing: dict[str, RunConfig], max_jobs: int | None, main: Main
 ) -> Launcher:
-    """Check that the missing runs can be trained, and hand them to their launcher.
+    """Check that the missing runs can be trained, and make a launcher that has accepted them;
+    nothing is started yet.
 
     Raises:
         Refused: Data or weights are not there, or a run can never start here.
@@ -134,12 +153,13 @@ def _start(
         require_files(arm_config.data)
     for weights in {run.model.weights for run in missing.values()} - {""}:
         identity.weights_file(weights)
-    launcher = make_launcher(next(iter(missing.values())), jobs, main)
-    launcher.start(list(missing.values()))
+    launcher = make_launcher(next(iter(missing.values())), max_jobs, main)
+    launcher.accept(list(missing.values()))
     return launcher
 
 
 def _poll_until_all_ended(launcher: Launcher, display: "_Display") -> None:
+    """Let the launcher start runs and show their states, until each is done or has failed."""
     with display:
         states = launcher.poll()
         while not _all_ended(states):
@@ -150,11 +170,17 @@ def _poll_until_all_ended(launcher: Launcher, display: "_Display") -> None:
 
 
 def _all_ended(states: dict[str, State]) -> bool:
+    """Whether every run, whose state is given by its id, is done or has failed."""
     return set(states.values()) <= {"done", "failed"}
 
 
-def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
-    """Make the launcher that a run's configuration asks for.
+def make_launcher(config: RunConfig, max_jobs: int | None, main: Main) -> Launcher:
+    """Make the launcher that a run's configuration asks for by ``launcher.name``.
+
+    Args:
+        config: Configuration of a run.
+        max_jobs: Largest number of runs at a time; None for as many as there is room for.
+        main: ``xceptlab``'s main function.
 
     Raises:
         Refused: The launcher needs something that is not installed or not there.
@@ -162,21 +188,24 @@ def make_launcher(config: RunConfig, jobs: int | None, main: Main) -> Launcher:
     if config.launcher.name == "slurm":
         from xceptlab.launch.slurm import Slurm
 
-        return Slurm(main, jobs)
+        return Slurm(main, max_jobs)
     if config.launcher.name == "ray":
         from xceptlab.launch.ray import Ray
 
-        return Ray(main, jobs, config.launcher.address)
+        return Ray(main, max_jobs, config.launcher.address)
     from xceptlab.launch.local import Local
 
-    return Local(main, jobs)
+    return Local(main, max_jobs)
 
 
 class _Display:
-    """Shows how far a study is: live in a terminal, once a second; elsewhere one line whenever a
-    run starts or ends.
+    """Shows the progress of a study while a launcher trains its runs: live in a terminal, once a
+    second; elsewhere by one line whenever a run starts or ends.
 
-    With ``quiet`` it shows nothing.
+    Args:
+        expansion: The study.
+        missing: Configurations of the runs that are trained, by the run's id.
+        quiet: Whether to show nothing.
     """
 
     def __init__(self, expansion: Expansion, missing: dict[str, RunConfig], quiet: bool) -> None:
@@ -189,6 +218,7 @@ class _Display:
             Live(console=console, auto_refresh=False) if console.is_terminal and not quiet else None
         )
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
+        """The states that were shown last, by the run's id."""
         self.done = len(self.overview.runs) - len(missing)
         """Number of runs whose end was shown, or that were done before."""
         self.refreshed = 0.0
@@ -207,10 +237,12 @@ class _Display:
 
     def __exit__(self, *error: object) -> None:
         if self.live:
-            with suppress(OSError):  # the terminal may have been closed
+            # The terminal may have been closed.
+            with suppress(OSError):
                 self.live.stop()
 
     def show(self, states: dict[str, State]) -> None:
+        """Show the present states of the runs, which are given by the run's id."""
         if self.live:
             self._refresh(self.live, states)
         else:
@@ -240,7 +272,7 @@ class _Display:
             print(line, flush=True)
 
     def failures(self) -> dict[str, Path]:
-        """The logs of the runs that failed, by id."""
+        """Return the paths of the logs of the runs that failed, by the run's id."""
         return {
             run_id: self.overview.log(run_id)
             for run_id, state in self.before.items()
@@ -248,7 +280,7 @@ class _Display:
         }
 
     def _reason(self, run_id: str) -> str:
-        """Text on why a run failed: the reason, if it was not shown before, and where to read on."""
+        """Return text on why a run failed: the reason, unless it was shown before, and the log."""
         reason = self.overview.reason(run_id)
         log = f" (see {self.overview.log(run_id)})"
         if reason in self.reasons_shown:
@@ -257,6 +289,7 @@ class _Display:
         return f", {reason}{log}"
 
     def _score(self, run_id: str) -> str:
+        """Return the test accuracy of a run that is done, or that it diverged, as text."""
         record = RunDirectory.of(self.missing[run_id].runtime.outputs, run_id).record()
         if record is None or record.status == "diverged":
             return ", diverged"

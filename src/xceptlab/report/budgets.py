@@ -1,5 +1,5 @@
-"""Whether the arms of a claim had the same budget, which else might explain their difference, and
-how fast they trained.
+"""Compare the budgets of a claim's arms, such as epochs, steps and parameters, since unequal ones
+might explain the difference; and how fast the arms trained.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from xceptlab.study.expansion import Expansion
 from xceptlab.study.verdict import Verdict
 
 UNMATCHED = 0.01
-"""Relative difference of budgets beyond which arms that are to match do not."""
+"""Relative difference beyond which two budgets count as unmatched."""
 BUDGET_KEYS = {
     "train.epochs",
     "train.batch_size",
@@ -24,18 +24,22 @@ BUDGET_KEYS = {
     "model.width",
     "model.middle_blocks",
 }
-"""Keys that set a budget; arms that differ in nothing else compare the budget itself."""
+"""Keys of the configuration that set a budget. Arms that differ in nothing else compare the budget
+itself.
+"""
 SPEED = 0.25
-"""Relative difference of images per second, which vary by themselves, beyond which it is mentioned.
+"""Relative difference of images per second beyond which it is mentioned; smaller ones occur by
+themselves.
 """
 SHORTEST = 5.0
-"""Seconds of training below which images per second tell of a run's start rather than of its steps.
+"""Seconds of training below which images per second depend on a run's start rather than on its
+steps, so that they are not compared.
 """
 
 
 def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -> str:
-    """Relative excess of a value over a baseline, as text such as ``-4.3%``; empty within the
-    tolerance.
+    """Return the relative excess of a value over a baseline, as text such as ``-4.3%``; empty where
+    it is at most ``tolerance``, or where there is no baseline.
     """
     if not baseline:
         return ""
@@ -47,7 +51,7 @@ def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """How the budgets of a claim's two arms differ: a sentence each, empty where there is nothing
+    """Sentences on how the budgets of a claim's arms differ; each is empty where there is nothing
     to say.
     """
 
@@ -66,26 +70,32 @@ class Budgets:
 
     @property
     def sentences(self) -> list[str]:
-        """The sentences that are not empty."""
+        """The sentences that are not empty, in the order in which they are shown."""
         return [sentence for sentence in (self.unmatched, self.declared, self.speed) if sentence]
 
 
 def compare_budgets(
-    verdicts: list[Verdict], expansion: Expansion, records: Records
+    verdicts: list[Verdict], expansion: Expansion, arm_records: Records, records: Records
 ) -> dict[str, Budgets]:
-    """How the budgets of each claim's arms differ, by the claim's id; empty before both arms have a
-    run.
+    """Return how the budgets of each claim's arms differ, by the claim's id; without sentences
+    before both arms have a run.
 
     Args:
         verdicts: Verdicts on the study's claims.
         expansion: The study.
-        records: Records of all its runs, by (trial, seed), and of those that stand for the arms, by
-            (arm, seed).
+        arm_records: Records of the runs that stand for the arms, by (arm, seed).
+        records: Records of all runs, by (trial, seed), which tell what ran at the same time. Where
+            keys are tuned, a trial is an arm at one value, and a run of one trial stands for the
+            arm; else trials are arms.
     """
+    done = _done(records)
     budgets = {}
     for verdict in verdicts:
         claim = verdict.claim
-        pairs = [_compare(a, b, expansion, records) for a, b in pairs_of(claim, expansion.study)]
+        pairs = [
+            _compare(a, b, expansion, arm_records, done)
+            for a, b in pairs_of(claim, expansion.study)
+        ]
         budgets[claim.id] = Budgets(
             unmatched=_joined(pair.unmatched for pair in pairs),
             declared=_joined(pair.declared for pair in pairs),
@@ -98,10 +108,18 @@ def _joined(sentences: Iterable[str]) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _compare(a: str, b: str, expansion: Expansion, records: Records) -> Budgets:
-    """How the budgets of two arms differ."""
-    runs_a = _runs(a, expansion, records)
-    runs_b = _runs(b, expansion, records)
+def _done(records: Records) -> list[Record]:
+    """Return the records that there are, each of them once: arms of equal science share runs."""
+    by_run_id = {record.run_id: record for record in records.values() if record}
+    return list(by_run_id.values())
+
+
+def _compare(
+    a: str, b: str, expansion: Expansion, arm_records: Records, done: list[Record]
+) -> Budgets:
+    """Return how the budgets of two arms differ; ``done`` are the records of all runs."""
+    runs_a = _runs(a, expansion, arm_records)
+    runs_b = _runs(b, expansion, arm_records)
     if not runs_a or not runs_b:
         return Budgets()
     config_a, config_b = expansion.arms[a], expansion.arms[b]
@@ -115,23 +133,25 @@ def _compare(a: str, b: str, expansion: Expansion, records: Records) -> Budgets:
     return Budgets(
         unmatched=_sentence(f"Unmatched budgets, {arms}", unmatched),
         declared=_sentence(f"The budget is what is compared, {arms}", declared),
-        speed=_compare_speeds(a, b, expansion, records),
+        speed=_compare_speeds(a, b, expansion, arm_records, done),
     )
 
 
 def _sentence(beginning: str, differences: list[str]) -> str:
-    """Join differences into a sentence; empty where there are none."""
+    """Return differences as one sentence; empty where there are none."""
     return f"{beginning}: {', '.join(differences)}." if differences else ""
 
 
-def _runs(arm: str, expansion: Expansion, records: Records) -> list[Record]:
-    """The records that an arm has."""
-    of_seeds = [records[arm, seed] for seed in expansion.seeds]
+def _runs(arm: str, expansion: Expansion, arm_records: Records) -> list[Record]:
+    """Return the records of the runs that stand for an arm, in the order of the seeds."""
+    of_seeds = [arm_records[arm, seed] for seed in expansion.seeds]
     return [record for record in of_seeds if record]
 
 
 def _unequal_processes(runs_a: Sequence[Record], runs_b: Sequence[Record]) -> list[str]:
-    """The numbers of processes of two arms' runs, in words, where they differ; else an empty list."""
+    """Return a clause on the numbers of processes of two arms' runs; an empty list where they are
+    the same.
+    """
     processes_a, processes_b = _processes(runs_a), _processes(runs_b)
     if processes_a == processes_b:
         return []
@@ -139,23 +159,23 @@ def _unequal_processes(runs_a: Sequence[Record], runs_b: Sequence[Record]) -> li
 
 
 def _processes(runs: Sequence[Record]) -> str:
-    """Numbers of processes with which runs were made, in words such as ``1 or 2``."""
+    """Return the numbers of processes with which runs were made, in words such as ``1 or 2``."""
     sizes = {run.world_size for run in runs}
     return " or ".join(map(str, sorted(sizes)))
 
 
 def _differ_in_budget_only(a: RunConfig, b: RunConfig) -> bool:
+    """Whether two configurations differ in none but ``BUDGET_KEYS``."""
     science_a, science_b = a.science(), b.science()
     differing = {key for key in science_a if science_a[key] != science_b.get(key)}
     return differing <= BUDGET_KEYS
 
 
 def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
-    """An arm's budgets by name, as far as they are known; a run that diverged did not take all the
-    steps that it was given.
-    """
+    """Return an arm's budgets by name, such as ``epochs``, as far as they are known."""
     recorded_images = max(run.train_images for run in runs)
     images = recorded_images or config.data.images()[0]
+    # A run that diverged did not take all the steps that it was given.
     steps = [run.steps for run in runs if run.status == "finished"]
     spent = {
         "epochs": config.train.epochs,
@@ -170,8 +190,8 @@ def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
 
 
 def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
-    """How much an arm's budgets exceed the other arm's, such as ``epochs +100.0%``; what follows
-    from others is left out.
+    """Return by how much the budgets of arm a exceed those of arm b, such as ``epochs +100.0%``;
+    equal ones, and those that follow from others, are left out.
     """
     unequal = {}
     for name, spent in spent_a.items():
@@ -187,8 +207,8 @@ def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
 
 
 def _steps_as_planned(spent: dict[str, float]) -> bool:
-    """Whether an arm's steps are those of its images in batches of their size, but for a part of a
-    step in each epoch.
+    """Whether an arm took as many optimizer steps as its images fill batches, up to one step in
+    each epoch.
     """
     planned = spent.get("images seen", 0) / spent["batch size"]
     return abs(spent.get("optimizer steps", 0) - planned) <= spent["epochs"]
@@ -197,14 +217,15 @@ def _steps_as_planned(spent: dict[str, float]) -> bool:
 # ---- speed ---------------------------------------------------------------------------------------
 
 
-def _compare_speeds(a: str, b: str, expansion: Expansion, records: Records) -> str:
-    """The speed of arm a against b's, from the pairs of runs that were made together; empty with
-    fewer than 2 of them.
+def _compare_speeds(
+    a: str, b: str, expansion: Expansion, arm_records: Records, done: list[Record]
+) -> str:
+    """Return a sentence on how fast arm a trained against arm b, from the pairs of runs that were
+    made together; empty with fewer than 2 such pairs, or where the speeds are about equal.
     """
-    done = _without_repetition(records)
     ratios = []
     for seed in expansion.seeds:
-        first, second = records[a, seed], records[b, seed]
+        first, second = arm_records[a, seed], arm_records[b, seed]
         if not first or not second or not second.images_per_second:
             continue
         if _made_together(first, second, done):
@@ -217,20 +238,9 @@ def _compare_speeds(a: str, b: str, expansion: Expansion, records: Records) -> s
     return f"Speed, {a} against {b}: images/s {faster} (the median of {len(ratios)} pairs of runs made together)."
 
 
-def _without_repetition(records: Records) -> list[Record]:
-    """The records, each of them once: a run may be known by its trial and by the arm that it stands
-    for.
-    """
-    by_run_id = {}
-    for record in records.values():
-        if record:
-            by_run_id[record.run_id] = record
-    return list(by_run_id.values())
-
-
 def _made_together(first: Record, second: Record, done: list[Record]) -> bool:
-    """Whether two runs had the same machine at the same time, beside as many others of the study:
-    else speeds do not compare.
+    """Whether the speeds of two runs can be compared: they ran on the same machine, close in time,
+    beside equally many others of the study, and were long enough. ``done`` are all records.
     """
     if min(first.seconds, second.seconds) < SHORTEST:
         return False
@@ -250,17 +260,21 @@ def _machine(run: Record) -> tuple[str, str, int]:
 
 
 def _elapsed(run: Record) -> float:
-    """Seconds from the run's start to its end, as the clock had them."""
+    """Return the seconds from a run's start to its end by the machine's clock, which may have been
+    set back.
+    """
     return run.finished - run.started
 
 
 def _ran_at_once(run: Record) -> bool:
-    """Whether the run was not interrupted, and the clock was not set back while it ran."""
+    """Whether a run was not interrupted for long, and the clock was not set back while it ran."""
     return 0 < _elapsed(run) <= 2 * run.seconds + 60
 
 
 def _running_beside(run: Record, done: list[Record]) -> float:
-    """How many runs of the study, itself among them, ran on its machine at a time, on average."""
+    """Return how many runs of the study, this one among them, ran on its machine while it ran, on
+    average over its time.
+    """
     shared = 0.0
     for other in done:
         if other.host == run.host:

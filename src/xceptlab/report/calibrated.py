@@ -1,5 +1,5 @@
-"""How often verdicts are wrong for data like the reader's, as text: a table, a sentence a claim,
-and warnings.
+"""Put a simulation of how often verdicts are wrong, for data like the reader's own, into text: a
+table, a sentence for each claim, and warnings.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,15 @@ from xceptlab.study.calibration import Calibration, ClaimRates, Rate, Rates
 from xceptlab.study.definition import Seeds
 
 FEW = 10
-"""Number of differences below which they are called few, since a resample repeats them often."""
+"""Number of paired differences below which they are called few: a simulation that draws from them
+repeats them often.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """A calibration as text: what was simulated, a table of error rates, and what follows for each
-    claim.
+    """Text on how often verdicts are wrong: what was simulated, a table of error rates, and what
+    follows for each claim.
     """
 
     described: str
@@ -26,11 +28,13 @@ class Calibrated:
     sentences: list[str]
     """One sentence for each claim, in the claims' order."""
     warnings: list[str]
-    """Warnings of verdicts that would be wrong more than twice as often as alpha."""
+    """Warnings of verdicts that would be wrong more than twice as often as alpha; empty where none
+    would be.
+    """
 
 
 def calibrated(calibration: Calibration) -> Calibrated:
-    """Put a calibration into words and a table."""
+    """Return the results of a simulation as words and a table."""
     return Calibrated(
         described=" ".join(_described(calibration)),
         table=_table(calibration),
@@ -40,7 +44,7 @@ def calibrated(calibration: Calibration) -> Calibrated:
 
 
 def _described(calibration: Calibration) -> list[str]:
-    """Sentences on what was simulated, and what the numbers mean."""
+    """Return sentences on what was simulated, and what the numbers in the table mean."""
     if not any(one.rates for one in calibration.claims):
         return ["Nothing was simulated."]
     seeds, claims = calibration.seeds, len(calibration.claims)
@@ -66,6 +70,7 @@ def _described(calibration: Calibration) -> list[str]:
 
 
 def _table(calibration: Calibration) -> Rows:
+    """Return the table of error rates; a claim has a row for each distribution of differences."""
     rows = [["claim", "differences", "false supported", "false contradicted", "power"]]
     for one in calibration.claims:
         name = one.observed.claim.id
@@ -80,6 +85,7 @@ def _table(calibration: Calibration) -> Rows:
 
 
 def _cells(rates: Rates) -> list[str]:
+    """Return the cells of a row of the table, after the claim's name."""
     power = "–"
     if rates.power:
         power = f"{_percent(rates.power)} {rates.right_verdict}{_where(rates.power)}"
@@ -92,7 +98,9 @@ def _percent(rate: Rate) -> str:
 
 
 def _where(rate: Rate) -> str:
-    """The case that a rate belongs to, in brackets; empty where there is only one case."""
+    """Return the case that a rate is of, such as ``(residual fails in 20%)`` after a space; empty
+    where there is only one case.
+    """
     if rate.failing is None:
         return ""
     arm, share = rate.failing
@@ -100,18 +108,18 @@ def _where(rate: Rate) -> str:
 
 
 def _sentence(one: ClaimRates, studies: int) -> str:
-    """A sentence on a claim's error rates for differences as they were seen, and on what the table
-    cannot say.
+    """Return a sentence on a claim's error rates for differences as they were seen, and on why
+    something was not simulated; ``studies`` is the number of simulated studies.
     """
     observed = one.observed
     if observed.why_not_simulated:
         return f"{observed.claim.id} is not simulated: {observed.why_not_simulated}."
+    # The first rates are those for differences as they were seen.
     rates = one.rates[0]
-    nothing = (
-        "nothing is there to find"
-        if observed.claim.kind == "superior"
-        else "the arms are apart by the margin"
-    )
+    if observed.claim.kind == "superior":
+        nothing = "nothing is there to find"
+    else:
+        nothing = "the arms are apart by the margin"
     false = f"{rates.supported.share:.1%} said supported and {rates.contradicted.share:.1%} contradicted"
     sentence = f"{observed.claim.id}: of {studies:,} simulated studies like this one in which {nothing}, {false}"
     if rates.power:
@@ -122,7 +130,9 @@ def _sentence(one: ClaimRates, studies: int) -> str:
 
 
 def _warnings(calibration: Calibration) -> list[str]:
-    """Warnings of error rates above twice alpha, by more than the simulation's error."""
+    """Return warnings of error rates that are above twice alpha by more than the simulation's
+    error, as the differences were seen or if runs failed more often than was seen.
+    """
     warnings = _warnings_as_seen(calibration)
     assumed, claims = [], []
     for one in calibration.claims:
@@ -138,7 +148,9 @@ def _warnings(calibration: Calibration) -> list[str]:
 
 
 def _warnings_as_seen(calibration: Calibration) -> list[str]:
-    """Warnings for differences as they were seen: of the claims, or else of all of them together."""
+    """Return warnings of error rates for differences as they were seen: of each claim or, where
+    there is none, of all claims together.
+    """
     warnings = []
     for one in calibration.claims:
         as_seen = [rates for rates in one.rates if not rates.assumed]
@@ -158,21 +170,24 @@ def _warnings_as_seen(calibration: Calibration) -> list[str]:
 
 
 def _by_chance(n: int) -> str:
-    """Remark that so few differences may look worse than their distribution is; empty where they
-    are not few (``FEW``).
+    """Return a remark in brackets that so few differences may look worse than their distribution
+    is; empty where ``n`` is not below ``FEW``.
     """
     return f" ({n} differences may look so by chance)" if n < FEW else ""
 
 
 def _fewest(calibration: Calibration) -> int:
-    """The smallest number of differences from which studies are drawn; ``FEW`` where none are."""
-    return min(
-        (len(one.observed.differences) for one in calibration.claims if one.rates), default=FEW
-    )
+    """Return the smallest number of differences, over the simulated claims, from which studies were
+    drawn; ``FEW`` where no claim was simulated.
+    """
+    numbers = [len(one.observed.differences) for one in calibration.claims if one.rates]
+    return min(numbers, default=FEW)
 
 
 def _too_often_wrong(candidates: Sequence[Rates], alpha: float) -> str:
-    """The largest rate of false verdicts, in words, where it is more than twice alpha; else empty."""
+    """Return a clause on the largest rate of false verdicts among the candidates, where it is
+    clearly more than twice alpha; else empty.
+    """
     worst, text = 0.0, ""
     for rates in candidates:
         for verdict, rate in (("supported", rates.supported), ("contradicted", rates.contradicted)):

@@ -1,5 +1,8 @@
-"""The warnings of a report: what stands between its verdicts and believing them, and what a
+"""The warnings of a report: what a reader should know before believing its verdicts, and what a
 reviewer would ask.
+
+In a study that tunes keys a *trial* is an arm at one of the values, such as ``residual@0.1``; in
+any other study the trials are the arms.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +23,7 @@ from xceptlab.study.tuning_warnings import tuning_warnings
 from xceptlab.study.verdict import Verdict
 
 RunKey = tuple[str, int]
-"""The trial and the seed of a run."""
+"""The trial and the seed of a run or, where it is said, the arm and the seed."""
 
 
 def warnings(
@@ -32,16 +35,18 @@ def warnings(
     verdicts: list[Verdict],
     sampling: Mapping[str, Sampling],
 ) -> list[str]:
-    """All warnings of a report, a sentence each.
+    """Return all warnings of a report, a sentence or two each.
 
     Args:
         expansion: The study.
-        records: Records of its runs, by (trial, seed).
+        records: Records of all its runs, by (trial, seed).
         logs: Logs of the runs that stand for the arms, by (arm, seed).
-        reached: Epoch that each run that has begun has reached, by (trial, seed).
+        reached: Epoch that each run without a record has reached, by (trial, seed); without those
+            that have not begun.
         failures: Why runs failed, of those that were given up, by (trial, seed).
         verdicts: Verdicts on the study's claims.
-        sampling: The sources of each claim's error, by the claim's id.
+        sampling: Sources of the error of each claim's mean difference, by the claim's id, as far as
+            they are known.
     """
     first_look = [f"This is {expansion.first_look}."] if expansion.first_look else []
     return [
@@ -50,7 +55,7 @@ def warnings(
         *_of_ended_arms(expansion),
         *_of_diverged_runs(records),
         *_of_failed_runs(failures),
-        *_of_unfinished_runs(expansion, records, reached, failures),
+        *_of_unfinished_runs(expansion, reached, failures),
         *_of_short_runs(expansion, records),
         *_of_devices(_done(records)),
         *_of_libraries(_done(records)),
@@ -65,8 +70,8 @@ def warnings(
 
 
 def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str]:
-    """Warn of arms whose runs, by their logs, were trained on other photographs in place of those
-    that cannot be decoded.
+    """Warn of runs that, by their logs, were trained on other photographs in place of those that
+    could not be decoded.
     """
     runs = []
     for (arm, seed), log in logs.items():
@@ -81,6 +86,7 @@ def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str
 
 
 def _done(records: Records) -> list[Record]:
+    """Return the records that there are."""
     return [record for record in records.values() if record]
 
 
@@ -95,12 +101,17 @@ def _of_ended_arms(expansion: Expansion) -> list[str]:
     """Warn of arms with fewer seeds than others, since their claims were settled, and of what that
     means for comparisons.
     """
-    if not any(n < len(expansion.seeds) for n in expansion.seeds_by_stopped_arm.values()):
+    seeds = len(expansion.seeds)
+    ended = []
+    for arm, n in expansion.seeds_by_stopped_arm.items():
+        # An earlier version may have trained a stopped arm at all seeds that there are by now.
+        if n < seeds:
+            ended.append(f"{arm} after {n}")
+    if not ended:
         return []
-    ended = ", ".join(f"{arm} after {n}" for arm, n in expansion.seeds_by_stopped_arm.items())
     in_common = len(expansion.seeds_of(expansion.arms))
     return [
-        f"No further seeds, as their claims were settled: {ended} (of {len(expansion.seeds)}); the means of the arms are over "
+        f"No further seeds, as their claims were settled: {', '.join(ended)} (of {seeds}); the means of the arms are over "
         f"different seeds, and effects of factors over the {in_common} that all arms have."
     ]
 
@@ -108,9 +119,9 @@ def _of_ended_arms(expansion: Expansion) -> list[str]:
 def _of_diverged_runs(records: Records) -> list[str]:
     """Warn of runs whose loss was not finite."""
     diverged = []
-    for (arm, seed), record in records.items():
+    for (trial, seed), record in records.items():
         if record and record.status == "diverged":
-            diverged.append(f"{arm} seed {seed}")
+            diverged.append(f"{trial} seed {seed}")
     if not diverged:
         return []
     return [f"Diverged, scored as guessing unless the claim says otherwise: {', '.join(diverged)}."]
@@ -138,28 +149,27 @@ def _of_short_runs(expansion: Expansion, records: Records) -> list[str]:
 def _of_failed_runs(failures: Mapping[RunKey, str]) -> list[str]:
     """Warn of runs that were given up, together where they failed for the same reason."""
     runs_by_reason: dict[str, list[str]] = {}
-    for (arm, seed), reason in failures.items():
+    for (trial, seed), reason in failures.items():
         in_one_line = " ".join(reason.split()).rstrip(".")
-        runs_by_reason.setdefault(in_one_line, []).append(f"{arm} seed {seed}")
+        runs_by_reason.setdefault(in_one_line, []).append(f"{trial} seed {seed}")
     return [f"Failed: {', '.join(runs)}: {reason}." for reason, runs in runs_by_reason.items()]
 
 
 def _of_unfinished_runs(
-    expansion: Expansion,
-    records: Records,
-    reached: Mapping[RunKey, float],
-    failures: Mapping[RunKey, str],
+    expansion: Expansion, reached: Mapping[RunKey, float], failures: Mapping[RunKey, str]
 ) -> list[str]:
-    """Warn of runs that began and have no record, because they are running or were stopped."""
+    """Warn of runs that have begun and have no record, because they are being trained or were
+    stopped; those that failed have a warning of their own.
+    """
     being_trained = []
     stopped = []
     directories = expansion.directories()
-    for (arm, seed), epoch in reached.items():
-        if records[arm, seed] or (arm, seed) in failures:
+    for (trial, seed), epoch in reached.items():
+        if (trial, seed) in failures:
             continue
-        epochs = expansion.trials[arm].config.train.epochs
-        run = f"{arm} seed {seed} (at epoch {epoch:g} of {epochs})"
-        if leases.Watch(directories[arm, seed].path).holders():
+        epochs = expansion.trials[trial].config.train.epochs
+        run = f"{trial} seed {seed} (at epoch {epoch:g} of {epochs})"
+        if leases.Watch(directories[trial, seed].path).holders():
             being_trained.append(run)
         else:
             stopped.append(run)
@@ -182,7 +192,7 @@ def _of_devices(done: list[Record]) -> list[str]:
     arithmetics = {(record.device, record.arithmetic) for record in done if record.arithmetic}
     if len(devices) <= 1 and len(arithmetics) <= 1:
         return []
-    described = {f"{record.device}, {record.arithmetic}".removesuffix(", ") for record in done}
+    described = {", ".join(filter(None, (record.device, record.arithmetic))) for record in done}
     different = "; ".join(sorted(described))
     return [
         f"The runs were made on different devices, on which one and the same run comes to different scores: {different}."
@@ -192,8 +202,9 @@ def _of_devices(done: list[Record]) -> list[str]:
 def _of_libraries(done: list[Record]) -> list[str]:
     """Warn of runs that were made with versions of libraries that may round differently."""
     packages = {package for record in done for package in record.versions}
+    # Of code in a checkout the revisions are compared, which say more than the version.
     if all(record.git for record in done):
-        packages.discard("xceptlab")  # whose revision is compared
+        packages.discard("xceptlab")
     warnings = []
     for package in sorted(packages):
         versions = {record.versions.get(package, "unknown") for record in done}
@@ -205,7 +216,9 @@ def _of_libraries(done: list[Record]) -> list[str]:
 
 
 def _of_origins(done: list[Record]) -> list[str]:
-    """Warn of runs with other data, of other code, or with another number of processes."""
+    """Warn of runs with other data, by other code, or with another number of processes; and of code
+    with uncommitted changes.
+    """
     origins: dict[str, set[Any]] = {
         "The runs saw different data": {record.data_fingerprint for record in done},
         "The runs were made by different revisions of the code": {
@@ -223,7 +236,7 @@ def _of_origins(done: list[Record]) -> list[str]:
 
 
 def _of_changed_data(expansion: Expansion, records: Records) -> list[str]:
-    """Warn where the data here are other ones than a run was trained on."""
+    """Warn where the data here are not those that a run was trained on."""
     runs_with_records = ((run, records[key]) for key, run in expansion.runs().items())
     changes = identity.changes(runs_with_records)
     return [
@@ -233,7 +246,9 @@ def _of_changed_data(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _of_match(expansion: Expansion, records: Records) -> list[str]:
-    """Warn of arms whose budget is not that of the first arm, though ``model.match`` asks for it."""
+    """Warn of arms whose parameters or MACs are not those of the first arm, though ``model.match``
+    asks for that.
+    """
     baseline, config = next(iter(expansion.arms.items()))
     budget = config.model.match
     if budget == "none":
@@ -259,21 +274,24 @@ def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> l
     warnings = []
     for verdict in verdicts:
         claim = verdict.claim
-        caveats = [f"{why}." for why in verdict.warnings]
+        sentences = [f"{why}." for why in verdict.warnings]
         if claim.statistic == "mean" and statistics.skewed(verdict.values):
-            caveats.append(
+            sentences.append(
                 "the differences are skewed, so that the t-test may err several times as often as alpha; "
                 "look at the single seeds (a claim on the median is judged soundly there)."
             )
-        # A verdict with a variance of its images is for other images already.
-        if claim.id in sampling and verdict.decided and verdict.image_variance is None:
-            caveats += _of_sampling(verdict, sampling[claim.id])
-        warnings += [f"Claim {claim.id}: {caveat}" for caveat in caveats]
+        # A verdict that has a variance of its images counts the error of the images already.
+        for_these_images = verdict.image_variance is None
+        if claim.id in sampling and verdict.decided and for_these_images:
+            sentences += _of_sampling(verdict, sampling[claim.id])
+        warnings += [f"Claim {claim.id}: {sentence}" for sentence in sentences]
     return warnings
 
 
 def _of_sampling(verdict: Verdict, errors: Sampling) -> list[str]:
-    """Warn of a verdict on these test images that other test images might turn."""
+    """Warn of a decided verdict that other test images might turn; ``errors`` are the standard
+    errors of its mean difference.
+    """
     distance = min(abs(verdict.estimate - margin) for margin in verdict.claim.margins)
     quantile = float(stats.t.ppf((1 + verdict.level) / 2, errors.freedom))
     half_width = errors.both * quantile

@@ -1,4 +1,4 @@
-"""A study in the terminal: what it would run, and what its records say."""
+"""Print a study in the terminal: what it would train (``show_plan``), and what its records say."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -39,9 +39,11 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
 
     Args:
         expansion: The study.
-        networks: The module tree of each arm's network, by arm.
+        networks: By arm the rows of its network's module tree, the first of which is the whole
+            network.
     """
-    from xceptlab.models.cost import changes  # loads torch, which `report` does without
+    # This loads torch, which the other functions here do without.
+    from xceptlab.models.cost import changes
 
     study = expansion.study
     records = expansion.records()
@@ -73,7 +75,7 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
 
 
 def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Verdict]) -> str:
-    """Sentence on how many runs there are to train, and how many may follow."""
+    """Return a sentence on how many runs there are to train, and how many may follow."""
     missing = sum(record is None for record in records.values())
     size = _size(expansion)
     seeds_to_come = _seeds_to_come(expansion, verdicts)
@@ -81,13 +83,14 @@ def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Ve
 
 
 def _size(expansion: Expansion) -> str:
-    """How the number of a tuned study's runs comes about, in words; empty for a study that tunes
-    nothing.
+    """Return how the number of a tuned study's runs comes about, in words; empty for a study that
+    tunes nothing.
     """
     tune = expansion.study.tune
     if tune is None:
         return ""
     values = f"{len(tune.trial_values)} values of {' and '.join(tune.keys)}"
+    # Arms that were stopped have fewer seeds than others, so that no product tells the number.
     if expansion.seeds_by_stopped_arm:
         return f": every arm and seed at {values}"
     return f": {len(expansion.arms)} arms x {len(expansion.seeds)} seeds x {values}"
@@ -96,14 +99,15 @@ def _size(expansion: Expansion) -> str:
 def _table_of_differences(
     expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]"
 ) -> Table:
-    """Table of the arms: the keys in which each differs from the baseline, its costs, and how many
-    of its runs are done.
+    """Return the table of the arms: the keys in which each differs from the baseline, its costs,
+    and how many of its runs are done.
     """
     baseline, baseline_tree = next(iter(networks.items()))
     table = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
     for name in ("arm", "differs in", "parameters", "MACs", "runs done"):
         table.add_column(name, overflow="fold")
-    whole_baseline = baseline_tree[0]  # the first row is the whole network's
+    # The first row of a tree is the whole network.
+    whole_baseline = baseline_tree[0]
     for arm, tree in networks.items():
         whole = tree[0]
         table.add_row(
@@ -117,8 +121,14 @@ def _table_of_differences(
 
 
 def _differences(arm: str, expansion: Expansion, network: "Row", baseline: "Row") -> str:
-    """Keys in which an arm differs from the baseline, a line each, and a note where budgets differ
-    that should match.
+    """Return lines on how an arm differs from the baseline: one for each key, and a note where
+    ``model.match`` asks for equal budgets and they are not equal.
+
+    Args:
+        arm: The arm.
+        expansion: The study.
+        network: The row of the arm's whole network.
+        baseline: The row of the baseline's whole network.
     """
     lines = [
         f"{key}: {before} -> {after}" for key, (before, after) in expansion.differences(arm).items()
@@ -130,7 +140,7 @@ def _differences(arm: str, expansion: Expansion, network: "Row", baseline: "Row"
 
 
 def _runs_done(arm: str, expansion: Expansion, records: Records) -> str:
-    """How many of an arm's runs have a record, such as ``2 of 3``."""
+    """Return how many of an arm's runs have a record, such as ``2 of 3``."""
     runs = [record for (trial, _), record in records.items() if expansion.trials[trial].arm == arm]
     done = sum(record is not None for record in runs)
     return f"{done} of {len(runs)}"
@@ -144,7 +154,9 @@ def _at_most(lines: list[str], most: int) -> list[str]:
 
 
 def _planned_claim(verdict: Verdict, expansion: Expansion) -> list[str]:
-    """Lines on a claim of a plan: what is claimed, and what the runs that are done say of it."""
+    """Return lines on a claim for a plan: what is claimed, what its runs so far say of it, and
+    warnings.
+    """
     claim = verdict.claim
     a, b = claim.sides
     gain = f"{claim.gain}: " if claim.gain else ""
@@ -160,7 +172,9 @@ def _planned_claim(verdict: Verdict, expansion: Expansion) -> list[str]:
 
 
 def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
-    """How seeds will be added to the missing ones, in words; empty where none will be."""
+    """Return a clause on the seeds that may be added to those of the plan; empty where none will be
+    added.
+    """
     seeds = expansion.study.seeds
     if not isinstance(seeds, Seeds) or len(expansion.seeds) == seeds.max:
         return ""
@@ -172,8 +186,8 @@ def _seeds_to_come(expansion: Expansion, verdicts: Sequence[Verdict]) -> str:
 
 
 def show_verdicts(verdicts: Sequence[Verdict], calibrated: Calibrated | None = None) -> None:
-    """Print verdicts on scores from elsewhere, their warnings, and how often such verdicts are
-    wrong.
+    """Print verdicts on scores that another tool made, their warnings and, unless ``calibrated`` is
+    None, how often such verdicts are wrong.
     """
     console = Console(highlight=False)
     for verdict in verdicts:
@@ -191,7 +205,7 @@ def _show_warnings(console: Console, warnings: Sequence[str]) -> None:
 
 
 def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
-    """Print the table of error rates, and what it says of each claim."""
+    """Print how often verdicts are wrong: a table of error rates, and a sentence on each claim."""
     header, *rows = calibrated.table
     table = Table(
         title="How often such verdicts are wrong",
@@ -219,7 +233,12 @@ def _show_verdict(console: Console, verdict: Verdict) -> None:
 
 
 def show_summary(summary: Summary, written: bool = True) -> None:
-    """Print the verdicts and the arms, and where the report is if it could be ``written``."""
+    """Print a study's arms, verdicts and warnings, and where its report is.
+
+    Args:
+        summary: What there is to show.
+        written: Whether the report could be written.
+    """
     console = Console(highlight=False)
     console.print(Text(summary.expansion.study.question, style="bold"))
     console.print(Text(f"Data: {summary.expansion.data()}.", style="dim"))
@@ -249,9 +268,10 @@ def _show_effects(console: Console, summary: Summary) -> None:
 
 
 def _table_of_arms(summary: Summary) -> Table:
-    """Table of the arms that fits into a terminal of 80 characters."""
+    """Return a table of the arms that fits into a terminal of 80 characters."""
     header = arm_header(summary.metric)
-    left_out = header.index("test se")  # a sentence tells it; 80 characters have no room for it
+    # There is no room for this column, and a sentence below each verdict tells the same.
+    left_out = header.index("test se")
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold", min_width=10)
     for column, name in enumerate(header):
@@ -265,7 +285,7 @@ def _table_of_arms(summary: Summary) -> Table:
 
 
 def _notes(verdict: Verdict, summary: Summary) -> list[str]:
-    """Notes on a verdict: budgets that differ, and where its error comes from."""
+    """Return sentences on a verdict: budgets that differ, and where its error comes from."""
     claim = verdict.claim.id
     notes = summary.budgets[claim].sentences
     if sampling := summary.sampling.get(claim):

@@ -1,5 +1,8 @@
-"""Warnings on when the claims were made: no registration, edits and runs from before it, and seeds
-added after the verdict.
+"""Warn of what makes it doubtful that a study's claims were made before its scores were known.
+
+A study's registration, ``registered.yaml``, is written before its first run and has the claims. The
+warnings are of a missing one, of later edits, of runs from before it, and of seeds that were added
+after the verdict.
 """
 
 import math
@@ -14,7 +17,12 @@ from xceptlab.text import counted
 
 
 def warnings_without_registration(expansion: Expansion, records: Records) -> list[str]:
-    """Warn where runs were made and no registration proves that the claims were made before them."""
+    """Warn where there are runs, and no registration proves that the claims were made before them.
+
+    Args:
+        expansion: The study.
+        records: Records of all its runs, by (trial, seed).
+    """
     if not any(records.values()) or Registration.load_for(expansion):
         return []
     return [
@@ -25,8 +33,12 @@ def warnings_without_registration(expansion: Expansion, records: Records) -> lis
 
 
 def registration_warnings(expansion: Expansion, records: Records) -> list[str]:
-    """Warn of edits after the registration, of runs from before it, and of seeds added after the
-    verdict.
+    """Warn of edits after the registration, of runs from before it, and of seeds that were added
+    after the verdict; without a registration there are no such warnings.
+
+    Args:
+        expansion: The study.
+        records: Records of all its runs, by (trial, seed).
     """
     registration = Registration.load_for(expansion)
     if not registration:
@@ -59,17 +71,16 @@ def _of_older_runs(registration: Registration, records: Records) -> list[str]:
 
 
 def _is_older(record: Record, registration: Registration) -> bool:
-    """Whether a run began before the study was registered; only records of older versions are
-    compared by clocks, which err.
-    """
+    """Whether a run began before the study was registered."""
+    # Records of older versions name no registrations, so that clocks are compared, which err.
     if record.registrations is None:
         return record.finished < registration.time
     return registration.digest not in record.registrations
 
 
 def _added_by_hand(registration: Registration, records: Records) -> list[int]:
-    """Seeds that were not registered and whose runs began when those of all registered seeds had
-    ended, in order.
+    """Return, sorted, the seeds that were not registered and with which a run began after the runs
+    of all registered seeds had ended.
     """
     planned = registration.seeds
     registered = range(Seeds(**planned).max) if isinstance(planned, dict) else planned

@@ -1,6 +1,4 @@
-"""Fill the templates of reports: what they are given, and the filters that show a verdict's
-evidence and make text safe.
-"""
+"""Fill the templates of reports with values; text is made safe for Markdown, HTML and LaTeX."""
 
 import functools
 import html
@@ -35,11 +33,13 @@ TEX = {
     "−": "$-$",
     "–": "--",
 }
-"""LaTeX's notation of the characters that mean something to it, or that its fonts lack."""
+"""What LaTeX needs in place of a character that is a command to it, or that its fonts lack."""
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of this folder, such as ``report.md.j2``, with values."""
+    """Return the text of a template of this folder, such as ``report.md.j2``, filled with values.
+    In HTML all values are escaped.
+    """
     environment = _environment(autoescape=template.endswith(".html.j2"))
     return environment.get_template(template).render(
         figures=figures, version=xceptlab.__version__, **values
@@ -48,7 +48,9 @@ def render(template: str, **values: Any) -> str:
 
 @functools.cache
 def _environment(autoescape: bool) -> jinja2.Environment:
-    """The jinja environment that reads templates and compiles each once per process."""
+    """Return the Jinja environment that reads the templates; it is made once per process, and so
+    compiles each template once.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("xceptlab", "report"),
         autoescape=autoescape,
@@ -57,7 +59,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    # arms are shown in the study's order
+    # Arms are shown in the study's order, which sorted keys would lose.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters["cell"] = _markdown_cell
     environment.filters["tex"] = _tex
@@ -66,7 +68,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
 
 
 def study_values(summary: Summary) -> dict[str, Any]:
-    """Values with which the templates of a study's report are filled."""
+    """Return the values with which the templates of a study's report are filled, by name."""
     expansion = summary.expansion
     return {
         "s": summary,
@@ -89,7 +91,7 @@ def study_values(summary: Summary) -> dict[str, Any]:
 
 
 def _notes(summary: Summary) -> list[str]:
-    """Notes of a report: budgets that differ, then the warnings."""
+    """Return the notes of a report: sentences on budgets that differ, then the warnings."""
     notes = []
     for budgets in summary.budgets.values():
         notes += budgets.sentences
@@ -97,7 +99,9 @@ def _notes(summary: Summary) -> list[str]:
 
 
 def _tuning_tables(summary: Summary) -> list[tuple[str, Rows]]:
-    """Tables of what tuning chose and found, each with its title."""
+    """Return pairs of title and table on what tuning chose and found; empty where a study tunes
+    nothing.
+    """
     study = summary.expansion.study
     if summary.tuned is None or study.tune is None:
         return []
@@ -113,7 +117,9 @@ def _tuning_tables(summary: Summary) -> list[tuple[str, Rows]]:
 
 
 def _curves_in_words(summary: Summary) -> str:
-    """Text that says where each arm's learning curve ends, for readers who do not see the figure."""
+    """Return text that says where each arm's mean learning curve ends, for readers who do not see
+    the figure.
+    """
     sentences = []
     for arm, curve in summary.curves.items():
         if curve.values.size:
@@ -123,7 +129,7 @@ def _curves_in_words(summary: Summary) -> str:
 
 
 def _commands(summary: Summary) -> str:
-    """The commands that made the study."""
+    """Return the commands that made the study, a line each: checkouts of the code, and the study."""
     revisions = set()
     for record in summary.records.values():
         if record and "revision" in record.git:
@@ -133,7 +139,7 @@ def _commands(summary: Summary) -> str:
 
 
 def _markdown_cell(text: Any) -> str:
-    """Escape text for a cell of a Markdown table, so that it stays in the cell and brings no HTML."""
+    """Escape text for a cell of a Markdown table, so that it stays in the cell and has no HTML."""
     return html.escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
 
 

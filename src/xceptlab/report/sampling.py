@@ -1,4 +1,6 @@
-"""Where the error of a claim's mean difference comes from: the seeds, or the finite test set."""
+"""Find out where the error of a claim's mean difference comes from: from the seeds, or from the
+finite number of test images.
+"""
 
 import math
 from collections.abc import Mapping
@@ -16,8 +18,8 @@ from xceptlab.study.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The two sources of a mean difference's error kept apart, as standard errors in the metric's
-    unit.
+    """The standard error of a claim's mean difference, by its two sources; in percentage points, or
+    in the metric's unit. As text it is two sentences.
     """
 
     seeds: float
@@ -27,12 +29,15 @@ class Sampling:
     it.
     """
     both: float
+    """Standard error from drawing other seeds and other test images."""
     freedom: float
     """Degrees of freedom of ``both``."""
     n: int
     """Number of seeds."""
     test_images: int
+    """Number of test images."""
     metric: str
+    """The claim's metric, such as ``test/top1``."""
 
     def __str__(self) -> str:
         seeds = self._rounded(self.seeds)
@@ -54,8 +59,10 @@ class Sampling:
 def sampling_errors(
     verdicts: list[Verdict], study: Study, directories: Mapping[tuple[str, int], RunDirectory]
 ) -> dict[str, Sampling]:
-    """Sources of error by claim, for judged claims on a mean of pairs whose runs have all kept
-    their values image by image.
+    """Return the sources of error of mean differences, by the claim's id.
+
+    Claims are left out that are not judged yet, that are not on a mean of pairs, or of which a run
+    has not kept the metric's value for each test image.
 
     Args:
         verdicts: Verdicts on the study's claims.
@@ -74,15 +81,15 @@ def sampling_errors(
 
 
 def _has_paired_mean(verdict: Verdict) -> bool:
-    """Whether the verdict is of a mean over pairs, and has an error."""
+    """Whether a verdict is on a mean over pairs, and there are enough pairs for its error."""
     claim = verdict.claim
     of_pairs = claim.statistic == "mean" and claim.pairing == "seed"
     return of_pairs and verdict.n >= 2 and verdict.outcome != "incomplete"
 
 
 def _sampling(verdict: Verdict, differences: np.ndarray) -> Sampling:
-    """The sources of a verdict's error, from the differences of every seed on every test image
-    (seeds, images).
+    """Compute the sources of a verdict's error from its differences (seeds, images), one for every
+    seed and test image.
     """
     n, test_images = differences.shape
     variance_of_images = image_variance(differences)

@@ -1,4 +1,10 @@
-"""A study's records, gathered: what the tables, the figures, the page and the terminal all show."""
+"""Gather what a report shows of a study: ``summarise`` reads records and logs once, for the tables,
+the figures, the page and the terminal.
+
+In a study that tunes keys a *trial* is an arm at one of the values, such as ``residual@0.1``, and
+at every seed the run of one trial, the chosen one, stands for the arm. In any other study the
+trials are the arms.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from xceptlab.files import read
+from xceptlab.report import caveats
 from xceptlab.report.budgets import Budgets, compare_budgets
 from xceptlab.report.calibrated import Calibrated, calibrated
-from xceptlab.report.caveats import warnings
 from xceptlab.report.sampling import Sampling, sampling_errors
 from xceptlab.report.tuned import Tuned, tuned
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
 from xceptlab.runs.record import Record
-from xceptlab.study import statistics
+from xceptlab.study import choice, statistics
 from xceptlab.study.calibration import calibrate_study
-from xceptlab.study.choice import Records, arm_directories, arm_records
+from xceptlab.study.choice import Records
 from xceptlab.study.contrasts import arms_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.judging import judge_study
@@ -29,7 +35,7 @@ from xceptlab.study.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRow:
-    """One arm of a study in numbers."""
+    """One arm of a study in numbers, as a row of the table of arms."""
 
     name: str
     n: int
@@ -41,41 +47,47 @@ class ArmRow:
     declares to be a failure.
     """
     mean: float
-    """Mean of the study's main metric over all runs, diverged ones scored as in the first claim;
-    NaN without a run.
+    """Mean of the study's main metric over the recorded runs, diverged ones scored as in the first
+    claim; NaN without a run.
     """
     spread: float
-    """Standard deviation of the study's main metric over seeds; NaN with fewer than 2."""
-    sampling: float
+    """Standard deviation of the study's main metric over seeds; NaN with fewer than 2 runs."""
+    sampling_error: float
     """Standard error that the finite test set adds to the accuracy of a run that finished, in
-    points; NaN for other metrics.
+    percentage points; NaN for other metrics, and without such a run.
     """
     parameters: int | None
+    """Number of trainable parameters; None without a run."""
     macs: int | None
+    """Multiply-accumulates of one image's forward pass; None without a run."""
     images_per_second: float
+    """Mean speed of the training; NaN without a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Learning curves of an arm: at (E,) epochs the values of R runs, (R, E); NaN where a run has
-    none.
-    """
+    """Learning curves of an arm, of R runs at E epochs."""
 
     epochs: Array
+    """Epochs (E,), ascending, at which any run has a value."""
     values: Array
+    """The metric (R, E) of every run at every epoch; NaN where a run has no value."""
     seeds: list[int]
-    """Seed of each run, R in number."""
+    """Seeds of the R runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EffectRow:
-    """An effect of a factorial study in words and numbers."""
+    """An effect of a factorial study in words and numbers, in the unit of the metric's differences."""
 
     name: str
     """Name of the effect, such as ``model.residual: all → none``."""
     estimate: float
+    """Mean of the effect over seeds."""
     low: float
+    """Lower end of the confidence interval."""
     high: float
+    """Upper end of the confidence interval."""
     p_adjusted: float
     """The p-value of no effect, after Holm's correction over all effects; NaN where every seed has
     the same effect.
@@ -90,34 +102,39 @@ class Summary:
     records: Records
     """Records of all runs, by (trial, seed)."""
     arm_records: Records
-    """Records by (arm, seed) on which the arms are compared; where keys are tuned, those of the
-    chosen trials.
-    """
+    """Records of the runs that stand for the arms, by (arm, seed); None where there is none yet."""
     verdicts: list[Verdict]
+    """A verdict for each claim, in the study's order."""
     metric: str
     """The first claim's metric, by which the arms are compared."""
     arms: list[ArmRow]
+    """A row for each arm, in the study's order; the first one is the baseline."""
     curve_metric: str
     """Metric of the learning curves: accuracy in validation, or in training where nothing is held
     out.
     """
     curves: dict[str, Curve]
+    """Learning curves by arm."""
     sampling: dict[str, Sampling]
-    """Sources of each claim's error, by the claim's id, as far as it is known which test images
-    were right.
+    """Sources of the error of each claim's mean difference, by the claim's id, for claims of which
+    the runs have kept their values for each test image.
     """
     budgets: dict[str, Budgets]
     """How the budgets of each claim's arms differ, by the claim's id."""
     effects: list[EffectRow]
-    """The effects of a grid whose cells all have at least 2 seeds."""
+    """The effects of a factorial study (``grid``); empty in any other one, and before all arms have
+    2 seeds in common.
+    """
     tuned: Tuned | None
     """What tuning chose and found; None where nothing is tuned."""
     calibrated: Calibrated | None
     """How often verdicts are wrong for data like these; None where it was not asked for."""
     environment: dict[str, str]
+    """Devices, code and versions that the runs were made with, by what they are."""
     links: dict[tuple[str, int], str]
     """Addresses of the runs in W&B, by (trial, seed), for those that are there."""
     warnings: list[str]
+    """What a reader should know before believing the verdicts, a sentence or two each."""
 
     @property
     def done(self) -> int:
@@ -126,56 +143,62 @@ class Summary:
 
 
 def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
-    """Read the records and curves of a study and judge its claims; ``calibrate`` simulates how
-    often that is wrong.
+    """Read the records and logs of a study, and judge its claims.
+
+    Args:
+        expansion: The study.
+        calibrate: Whether to simulate how often such verdicts are wrong, which takes some seconds.
     """
     records = expansion.records()
-    by_arm = arm_records(expansion, records)
+    arm_records = choice.arm_records(expansion, records)
     directories = expansion.directories()
-    directories_by_arm = arm_directories(expansion, records)
+    arm_directories = choice.arm_directories(expansion, records)
     metric = _main_metric(expansion)
     curve_metric = _curve_metric(expansion)
-    logs = _logs(directories_by_arm)
+    logs = _logs(arm_directories)
     verdicts = judge_study(expansion, records)
-    sampling = sampling_errors(verdicts, expansion.study, directories_by_arm)
-    diverged = {arm: _score_of_divergence(arm, expansion, metric) for arm in expansion.arms}
+    sampling = sampling_errors(verdicts, expansion.study, arm_directories)
     reached = _reached(directories, records)
-    caveats = warnings(
-        expansion, records, logs, reached, _failures(directories, records), verdicts, sampling
-    )
+    failures = _failures(directories, records)
+    warnings = caveats.warnings(expansion, records, logs, reached, failures, verdicts, sampling)
     calibration = None
     if calibrate:
-        calibration = calibrated(calibrate_study(expansion, by_arm, verdicts))
-        caveats += calibration.warnings
+        calibration = calibrated(calibrate_study(expansion, arm_records, verdicts))
+        warnings += calibration.warnings
+    scores_if_diverged = {}
+    for arm in expansion.arms:
+        scores_if_diverged[arm] = _score_of_divergence(arm, expansion, metric)
     return Summary(
         expansion=expansion,
         records=records,
-        arm_records=by_arm,
+        arm_records=arm_records,
         verdicts=verdicts,
         metric=metric,
-        arms=[_arm(name, expansion, by_arm, metric) for name in expansion.arms],
+        arms=[_arm(name, expansion, arm_records, metric) for name in expansion.arms],
         curve_metric=curve_metric,
         curves={arm: _curve(arm, expansion.seeds, logs, curve_metric) for arm in expansion.arms},
         sampling=sampling,
-        budgets=compare_budgets(verdicts, expansion, {**records, **by_arm}),
-        effects=_effects(expansion, by_arm, metric),
-        tuned=tuned(expansion, records, metric, diverged),
+        budgets=compare_budgets(verdicts, expansion, arm_records, records),
+        effects=_effects(expansion, arm_records, metric),
+        tuned=tuned(expansion, records, metric, scores_if_diverged),
         calibrated=calibration,
         environment=_environment(records),
         links=_links(directories),
-        warnings=caveats,
+        warnings=warnings,
     )
 
 
 def _main_metric(expansion: Expansion) -> str:
-    """The metric by which the arms are compared: the first claim's, or accuracy on the test split."""
+    """Return the metric by which the arms are compared: the first claim's or, without claims,
+    accuracy on the test split.
+    """
     claims = expansion.study.claims
     return claims[0].metric if claims else f"test/{ACCURACY}"
 
 
 def _curve_metric(expansion: Expansion) -> str:
-    """The metric of the learning curves: accuracy in validation, or in training where an arm holds
-    nothing out.
+    """Return the metric of the learning curves: accuracy in validation, or in training where an arm
+    holds nothing out.
     """
     held_out = all(config.data.has_validation_images for config in expansion.arms.values())
     return f"val/{ACCURACY}" if held_out else f"train/{ACCURACY}"
@@ -184,7 +207,9 @@ def _curve_metric(expansion: Expansion) -> str:
 def _reached(
     directories: dict[tuple[str, int], RunDirectory], records: Records
 ) -> dict[tuple[str, int], float]:
-    """Epoch reached by each run that has begun and has no record, by (trial, seed)."""
+    """Return the epoch that each run without a record has reached, by (trial, seed); runs that have
+    not begun are left out.
+    """
     unfinished = {key: directory for key, directory in directories.items() if not records[key]}
     reached = {}
     for key, log in _logs(unfinished).items():
@@ -195,7 +220,7 @@ def _reached(
 def _failures(
     directories: dict[tuple[str, int], RunDirectory], records: Records
 ) -> dict[tuple[str, int], str]:
-    """Why runs without a record failed, by (trial, seed), for those that were given up."""
+    """Return why runs without a record failed, by (trial, seed), for those that were given up."""
     failures = {}
     for key, directory in directories.items():
         if records[key]:
@@ -206,7 +231,7 @@ def _failures(
 
 
 def _links(directories: dict[tuple[str, int], RunDirectory]) -> dict[tuple[str, int], str]:
-    """Addresses of the runs in W&B, by (trial, seed), for those that are there."""
+    """Read the addresses of the runs in W&B, by (trial, seed), for those that are there."""
     links = {}
     for key, directory in directories.items():
         file = directory.path / "wandb_url"
@@ -215,13 +240,14 @@ def _links(directories: dict[tuple[str, int], RunDirectory]) -> dict[tuple[str, 
     return links
 
 
-def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmRow:
-    """Summarise one arm's records as its row in the table of arms."""
-    of_seeds = [records[name, seed] for seed in expansion.seeds]
+def _arm(name: str, expansion: Expansion, arm_records: Records, metric: str) -> ArmRow:
+    """Summarise the records of one arm, by its name, as its row in the table of arms."""
+    of_seeds = [arm_records[name, seed] for seed in expansion.seeds]
     done = [record for record in of_seeds if record]
     diverged = sum(record.status == "diverged" for record in done)
     finished = [record.metrics[metric] for record in done if metric in record.metrics]
-    values = np.array(finished + diverged * [_score_of_divergence(name, expansion, metric)])
+    score_if_diverged = _score_of_divergence(name, expansion, metric)
+    values = np.array(finished + diverged * [score_if_diverged])
     speeds = [record.images_per_second for record in done]
     claims = [claim for claim in expansion.study.claims if name in arms_of(claim, expansion.study)]
     images = max((record.test_images for record in done), default=0)
@@ -232,7 +258,7 @@ def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmR
         failed=sum(has_failed(record, claims) for record in done),
         mean=float(values.mean()) if len(values) else math.nan,
         spread=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
-        sampling=_sampling_error(metric, finished, images),
+        sampling_error=_sampling_error(metric, finished, images),
         parameters=done[0].parameters if done else None,
         macs=done[0].macs if done else None,
         images_per_second=float(np.mean(speeds)) if done else math.nan,
@@ -240,8 +266,16 @@ def _arm(name: str, expansion: Expansion, records: Records, metric: str) -> ArmR
 
 
 def _sampling_error(metric: str, scores: list[float], images: int) -> float:
-    """The binomial standard error, in points, of one run's accuracy on so many test images; NaN
-    where it cannot be told.
+    """Compute the binomial standard error, in percentage points, of one run's accuracy on so many
+    test images.
+
+    Args:
+        metric: The metric of the scores.
+        scores: Scores of an arm's runs that finished, whose mean is taken for the accuracy.
+        images: Number of test images.
+
+    Returns:
+        NaN where the metric is no accuracy on the test split, or where there are no scores.
     """
     on_test = split_of(metric) == "test" and metric_of(metric).in_percent
     if not on_test or not images or not scores:
@@ -251,8 +285,11 @@ def _sampling_error(metric: str, scores: list[float], images: int) -> float:
 
 
 def _score_of_divergence(arm: str, expansion: Expansion, metric: str) -> float:
-    """Score of a diverged run of the arm in the study's main metric, as in the first claim."""
-    classes, claims = expansion.arms[arm].data.classes, expansion.study.claims
+    """Return the score that a diverged run of an arm is given in the study's main metric, as in the
+    first claim.
+    """
+    classes = expansion.arms[arm].data.classes
+    claims = expansion.study.claims
     if claims:
         return score_of_divergence(claims[0], classes)
     return metric_of(metric).guessing(classes)
@@ -263,6 +300,7 @@ Logs = dict[tuple[str, int], list[dict[str, Any]]]
 
 
 def _logs(directories: dict[tuple[str, int], RunDirectory]) -> Logs:
+    """Read the logs of those of the runs that have begun, by the keys of ``directories``."""
     logs = {}
     for key, directory in directories.items():
         lines = directory.log()
@@ -272,8 +310,8 @@ def _logs(directories: dict[tuple[str, int], RunDirectory]) -> Logs:
 
 
 def _curve(arm: str, seeds: Sequence[int], logs: Logs, metric: str) -> Curve:
-    """Learning curves of an arm: the metric at the ends of epochs, for every run that has any
-    value.
+    """Return the learning curves of an arm: the metric at the ends of epochs, for every run that
+    has any value.
     """
     by_seed = {}
     for seed in seeds:
@@ -289,7 +327,7 @@ def _curve(arm: str, seeds: Sequence[int], logs: Logs, metric: str) -> Curve:
 
 
 def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, float]:
-    """The metric's last value at the end of each completed epoch, by epoch."""
+    """Return the metric's last value in a log at the end of each completed epoch, by epoch."""
     ends = {}
     for line in lines:
         at_end = line["epoch"] % 1 == 0
@@ -298,17 +336,20 @@ def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, flo
     return ends
 
 
-def _effects(expansion: Expansion, records: Records, metric: str) -> list[EffectRow]:
-    """Main effects and interactions over the seeds that every cell has; a diverged run scores as in
-    the first claim.
+def _effects(expansion: Expansion, arm_records: Records, metric: str) -> list[EffectRow]:
+    """Compute main effects and interactions of the factors over the seeds that every arm has; a
+    diverged run scores as in the first claim.
+
+    Returns:
+        Empty for a study that is not factorial, and before all arms have 2 seeds in common.
     """
     grid = expansion.study.grid
     complete = [
-        seed for seed in expansion.seeds if all(records[arm, seed] for arm in expansion.arms)
+        seed for seed in expansion.seeds if all(arm_records[arm, seed] for arm in expansion.arms)
     ]
     if not grid or len(complete) < 2:
         return []
-    scores = _scores(expansion, records, complete, metric)
+    scores = _scores(expansion, arm_records, complete, metric)
     shape = [len(levels) for levels in grid.values()]
     by_level = scores.reshape(len(complete), *shape)
     rows = []
@@ -324,19 +365,20 @@ def _effects(expansion: Expansion, records: Records, metric: str) -> list[Effect
     return rows
 
 
-def _scores(expansion: Expansion, records: Records, seeds: Sequence[int], metric: str) -> Array:
-    """Scores (seeds, arms) at seeds of which every arm has a record."""
+def _scores(expansion: Expansion, arm_records: Records, seeds: Sequence[int], metric: str) -> Array:
+    """Return the scores (seeds, arms) at seeds at which every arm has a record."""
     scores = np.empty((len(seeds), len(expansion.arms)))
     for column, arm in enumerate(expansion.arms):
-        diverged = _score_of_divergence(arm, expansion, metric)
+        score_if_diverged = _score_of_divergence(arm, expansion, metric)
         for row, seed in enumerate(seeds):
-            record = records[arm, seed]
+            record = arm_records[arm, seed]
             assert record is not None
-            scores[row, column] = record.metrics.get(metric, diverged)
+            scores[row, column] = record.metrics.get(metric, score_if_diverged)
     return scores
 
 
 def _name_of_effect(effect: statistics.Effect, grid: dict[str, list[Any]]) -> str:
+    """Return the name of an effect: for each factor of it the levels that it compares."""
     factors = list(grid)
     changes = []
     for factor_index, level_index in zip(effect.factors, effect.levels, strict=True):
@@ -347,8 +389,8 @@ def _name_of_effect(effect: statistics.Effect, grid: dict[str, list[Any]]) -> st
 
 
 def _environment(records: Records) -> dict[str, str]:
-    """Devices, code and versions that the runs were made with, by name; several values where runs
-    differ.
+    """Return devices, code and versions that the runs were made with, by what they are; several
+    values, joined by commas, where runs differ.
     """
     values: dict[str, set[str]] = {}
     done = [record for record in records.values() if record]
@@ -360,8 +402,8 @@ def _environment(records: Records) -> dict[str, str]:
 
 
 def _made_with(record: Record, packages: Sequence[str]) -> dict[str, str]:
-    """Device, code and versions that a run was made with, by name; the versions are of all packages
-    that any run names.
+    """Return device, code and versions that a run was made with, by what they are; ``unknown`` is
+    the version of those of the ``packages`` that the run does not name.
     """
     revision = str(record.git.get("revision", "unknown"))
     if record.git.get("dirty"):

@@ -1,5 +1,5 @@
-"""The rows of the tables of arms and of effects, as text: the same on the page, in Markdown, in
-LaTeX and in the terminal.
+"""Write the rows of the tables of arms and of effects as text, which is the same on the page, in
+Markdown, in LaTeX and in the terminal.
 """
 
 import math
@@ -22,19 +22,25 @@ EFFECT_HEADER = ["effect", "estimate", "low", "high", "p (Holm)"]
 
 
 def arm_header(metric: str) -> list[str]:
-    """Header of the table of arms, whose rows are ``arm_cells``."""
+    """Return the header of the table of arms, whose rows are ``arm_cells``."""
     return ["arm", "runs", "failed", metric, "seed sd", "test se", "params", "MACs", "img/s"]
 
 
 def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
-    """One arm as the cells of a row, for every kind of table; ``arm_header`` names the columns."""
+    """Return the cells of one arm's row, for the columns that ``arm_header`` names.
+
+    Args:
+        row: The arm.
+        baseline: The arm against whose costs those of the arm are compared, in percent.
+        metric: The study's main metric.
+    """
     return [
         row.name,
         _runs(row),
         _failed(row),
         number(row.mean, decimals(metric)),
         number(row.spread, decimals(metric)),
-        number(row.sampling, 2),
+        number(row.sampling_error, 2),
         amount(row.parameters, baseline.parameters),
         amount(row.macs, baseline.macs),
         number(row.images_per_second, 0),
@@ -42,13 +48,16 @@ def arm_cells(row: ArmRow, baseline: ArmRow, metric: str) -> list[str]:
 
 
 def _runs(row: ArmRow) -> str:
+    """Return the number of an arm's runs with a record, and of those that diverged, if any."""
     if row.diverged:
         return f"{row.n} ({row.diverged} diverged)"
     return f"{row.n}"
 
 
 def _failed(row: ArmRow) -> str:
-    """Number of an arm's runs that failed, and the share of all seeds that this may be."""
+    """Return the number of an arm's runs that failed, with an upper bound of the share of all seeds
+    that this may be, such as ``1 (≤ 66%)``; a dash without a run.
+    """
     if not row.n:
         return "–"
     upper_bound = statistics.upper_share(row.failed, row.n)
@@ -56,8 +65,8 @@ def _failed(row: ArmRow) -> str:
 
 
 def effect_cells(row: EffectRow, metric: str) -> list[str]:
-    """One effect as the cells of a row, for every kind of table; ``EFFECT_HEADER`` names the
-    columns.
+    """Return the cells of one effect's row, for the columns that ``EFFECT_HEADER`` names; ``metric``
+    is the study's main metric.
     """
     numbers = [f"{value:+.{decimals(metric)}f}" for value in (row.estimate, row.low, row.high)]
     p = "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"
@@ -65,12 +74,14 @@ def effect_cells(row: EffectRow, metric: str) -> list[str]:
 
 
 def number(value: float, digits: int) -> str:
-    """A number with so many decimals, or a dash where it is not known."""
+    """Return a number with so many decimals as text, or a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def amount(value: int | None, baseline: int | None) -> str:
-    """A count with its difference from the baseline's, such as ``22.86 M (-4.3%)``."""
+    """Return a count as text with its difference from the baseline's, such as ``22.86 M (-4.3%)``;
+    a dash for None.
+    """
     if value is None:
         return "–"
     text = f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""What a study trained, in a few lines: the data, the network and the recipe that its arms share."""
+"""Describe what a study trained in a few lines: the data, the network and the recipe."""
 
 import json
 import shlex
@@ -17,8 +17,8 @@ from xceptlab.study.tuning import Tune, value_name
 
 
 def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
-    """The rows of the table "What was trained", by name; where arms, or their trials, differ, a row
-    says in what.
+    """Return the rows of the table "What was trained", each as its name and its text; where arms,
+    or the values at which they are tuned, differ, the text says in what.
 
     Args:
         expansion: The study.
@@ -28,16 +28,17 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
     configs = {name: trial.config for name, trial in expansion.trials.items()}
 
     def row(words: Callable[[RunConfig], str]) -> str:
-        """Make a row from every trial's configuration, in words."""
+        """Return a row's text; ``words`` puts into words what it says of one configuration."""
         return _by_arm({name: words(config) for name, config in configs.items()})
 
     def recorded_row(words: Callable[[RunConfig, Record | None], str]) -> str:
-        """Make a row from every arm's configuration and a record, which knows more of some things,
-        in words.
+        """Return a row's text; ``words`` puts into words what it says of one arm's configuration
+        and a record, which knows more of some things, or None.
         """
-        return _by_arm(
-            {arm: words(config, _first(arm, records)) for arm, config in expansion.arms.items()}
-        )
+        texts = {}
+        for arm, config in expansion.arms.items():
+            texts[arm] = words(config, _first(arm, records))
+        return _by_arm(texts)
 
     rows = {
         "data set": row(_data_set),
@@ -63,8 +64,8 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
 
 
 def shared_science(expansion: Expansion) -> dict[str, str]:
-    """Every science key in which no arm and no trial differs from another, with its value; the seed
-    is no such key.
+    """Return every key, with its value as JSON, that can change a result and in which neither arms
+    nor the values at which they are tuned differ; the seed is left out.
     """
     first, *others = (trial.config.science() for trial in expansion.trials.values())
     shared = {}
@@ -75,7 +76,7 @@ def shared_science(expansion: Expansion) -> dict[str, str]:
 
 
 def _all_have(configs: Iterable[Mapping[str, Any]], key: str, value: Any) -> bool:
-    """Whether configurations, flattened by key, have one and the same value at a key."""
+    """Whether all configurations, mappings by dotted key, have this value at this key."""
     return all(config.get(key) == value for config in configs)
 
 
@@ -83,7 +84,9 @@ def _all_have(configs: Iterable[Mapping[str, Any]], key: str, value: Any) -> boo
 
 
 def _by_arm(words: dict[str, str]) -> str:
-    """Join the words of all arms: what the baseline has, and what other arms have in its place."""
+    """Join the texts of all arms, which are given by arm, into one: what the baseline has, and what
+    other arms have in its place.
+    """
     arms_with: dict[str, list[str]] = {}
     for arm, text in words.items():
         arms_with.setdefault(text, []).append(arm)
@@ -95,7 +98,7 @@ def _by_arm(words: dict[str, str]) -> str:
 
 
 def _first(arm: str, records: Records) -> Record | None:
-    """The first record that an arm has."""
+    """Return the first record that an arm has; None without any."""
     for (name, _), record in records.items():
         if name == arm and record:
             return record
@@ -107,7 +110,9 @@ def _data_set(config: RunConfig) -> str:
 
 
 def _images(config: RunConfig, record: Record | None) -> str:
-    """The sizes of the splits: a record's, or those that the configuration tells."""
+    """Return the sizes of the splits in words: a record's, or else those that the configuration
+    tells.
+    """
     train, validation, test = config.data.images()
     if record:
         train = record.train_images or train
@@ -148,12 +153,16 @@ def _augmentation(config: RunConfig) -> str:
 
 
 def _listed(used: dict[str, Any]) -> str:
-    """The parts of a recipe that are used, in words: those with a value other than 0 or false."""
+    """Join those parts of a recipe whose value is not 0 or false; ``used`` has the values by the
+    parts' texts.
+    """
     return ", ".join(part for part, value in used.items() if value)
 
 
 def _network(expansion: Expansion) -> str:
-    """The network that the arms share, by the fields that differ from the paper's Xception."""
+    """Return the network that the arms share in words, by the fields of ``model`` that differ from
+    the paper's Xception.
+    """
     fields = _shared_fields_of_network(expansion)
     if "timm" in fields:
         name = f"timm's {fields.pop('timm')}"
@@ -169,7 +178,9 @@ def _network(expansion: Expansion) -> str:
 
 
 def _shared_fields_of_network(expansion: Expansion) -> dict[str, Any]:
-    """The fields of the network that differ from their defaults, with the same value in all arms."""
+    """Return the fields of ``model`` that have the same value in all arms and not their default;
+    those that other rows tell are left out.
+    """
     first, *others = (config.changed() for config in expansion.arms.values())
     shared = {}
     for key, value in first.items():
@@ -182,8 +193,8 @@ def _shared_fields_of_network(expansion: Expansion) -> dict[str, Any]:
 
 
 def _arms_differ_in_network(expansion: Expansion) -> bool:
-    """Whether an arm differs from the baseline in its network itself; initial weights have a row of
-    their own.
+    """Whether an arm differs from the baseline in its network, leaving initial weights aside, which
+    have a row of their own.
     """
     for arm in expansion.arms:
         for key in expansion.differences(arm):
@@ -193,8 +204,8 @@ def _arms_differ_in_network(expansion: Expansion) -> bool:
 
 
 def _initial_weights(config: RunConfig, record: Record | None) -> str:
-    """The weights from which the training starts, in words; a run's record knows more of them than
-    its configuration.
+    """Return in words the weights from which the training starts; a run's record, if there is one,
+    knows more of them than its configuration.
     """
     if record and record.weights:
         return f"{record.weights}, as {config.model.weights_digest}"
@@ -219,13 +230,14 @@ def _tuning(tune: Tune) -> str:
 
 
 def _configuration_files(expansion: Expansion) -> list[str]:
-    """The configuration files of the command line, which apply after the base."""
-    arguments = shlex.split(expansion.command)[3:]  # after xceptlab study STUDY
+    """Return the configuration files that the command line gives, which apply after the base."""
+    # The command is `xceptlab study STUDY` and then what the command line has given.
+    arguments = shlex.split(expansion.command)[3:]
     return [value for key, value in loading.overrides(arguments) if key == "config" and value]
 
 
 def _registered(expansion: Expansion) -> str:
-    """When the claims were registered, and the digest by which a reader recognises them."""
+    """Return when the claims were registered, and the digest of the registration, as text."""
     registration = Registration.load_for(expansion)
     if not registration:
         return "not yet"

@@ -1,4 +1,7 @@
-"""What tuning chose and what it found at each value, as the tables of a report."""
+"""Make the tables of a study that tunes keys: which values were chosen, and the scores at each.
+
+A *trial* is an arm at one of the values, such as ``residual@0.1``.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ from xceptlab.study.tuning import value_name
 from xceptlab.study.verdict import Verdict
 
 Rows = list[list[str]]
-"""A table of text, as a list of rows."""
+"""A table as a list of rows, each a list of cells of text."""
 
 UNKNOWN = "–"
 """Text of a cell where there is no value yet."""
@@ -26,7 +29,7 @@ class Tuned:
     """What tuning chose and found, as tables of text; the first row of each is its header."""
 
     described: str
-    """How the arms are tuned, in a sentence."""
+    """A sentence on how the arms are tuned."""
     chosen: Rows
     """Table of the value that was chosen for every arm at every seed."""
     by_value: Rows
@@ -38,15 +41,15 @@ class Tuned:
 
 
 def tuned(
-    expansion: Expansion, records: Records, metric: str, diverged: Mapping[str, float]
+    expansion: Expansion, records: Records, metric: str, scores_if_diverged: Mapping[str, float]
 ) -> Tuned | None:
-    """Make the tables of a study that tunes keys; None for another study.
+    """Make the tables of a study that tunes keys; None for any other study.
 
     Args:
         expansion: The study.
         records: Records of all its runs, by (trial, seed).
         metric: The metric by which the arms are compared.
-        diverged: Score of a diverged run of each arm in this metric, by arm.
+        scores_if_diverged: Score that a diverged run is given in this metric, by arm.
     """
     tune = expansion.study.tune
     if tune is None:
@@ -54,12 +57,13 @@ def tuned(
     return Tuned(
         described=tune.described,
         chosen=_chosen(expansion, records),
-        by_value=_by_value(expansion, records, metric, diverged),
+        by_value=_by_value(expansion, records, metric, scores_if_diverged),
         contrasts=_contrasts(expansion, records),
     )
 
 
 def _chosen(expansion: Expansion, records: Records) -> Rows:
+    """Return the table of the value that was chosen for every arm at every seed."""
     choice = chosen(expansion, records)
     header = ["arm"]
     for seed in expansion.seeds:
@@ -75,8 +79,9 @@ def _chosen(expansion: Expansion, records: Records) -> Rows:
 
 
 def _by_value(
-    expansion: Expansion, records: Records, metric: str, diverged: Mapping[str, float]
+    expansion: Expansion, records: Records, metric: str, scores_if_diverged: Mapping[str, float]
 ) -> Rows:
+    """Return the table of each arm's scores at each value, and of how often it was chosen."""
     tune = expansion.study.tune
     assert tune
     times_chosen = Counter(chosen(expansion, records).values())
@@ -84,27 +89,27 @@ def _by_value(
     for arm in expansion.arms:
         row = [arm]
         for trial in expansion.trials_of(arm):
-            scores = _scores_of_trial(trial, expansion, records, metric, diverged[arm])
+            scores = _scores_of_trial(trial, expansion, records, metric, scores_if_diverged[arm])
             row.append(_cell_of_scores(scores, decimals(metric), times_chosen[trial]))
         rows.append(row)
     return rows
 
 
 def _scores_of_trial(
-    trial: str, expansion: Expansion, records: Records, metric: str, diverged: float
+    trial: str, expansion: Expansion, records: Records, metric: str, score_if_diverged: float
 ) -> list[float]:
-    """Scores of a trial's runs that have a record; a run that diverged scores ``diverged``."""
+    """Return the scores of those of a trial's runs that have a record."""
     scores = []
     for seed in expansion.seeds:
         record = records.get((trial, seed))
         if record:
-            scores.append(record.metrics.get(metric, diverged))
+            scores.append(record.metrics.get(metric, score_if_diverged))
     return scores
 
 
 def _cell_of_scores(scores: list[float], places: int, times_chosen: int) -> str:
-    """Text of a cell: the mean of scores, the standard deviation where there is one, and how many
-    seeds chose the value.
+    """Return the text of a cell: the mean of scores, their standard deviation where there is one,
+    and at how many seeds the value was chosen; a dash without scores.
     """
     if not scores:
         return UNKNOWN
@@ -115,6 +120,7 @@ def _cell_of_scores(scores: list[float], places: int, times_chosen: int) -> str:
 
 
 def _contrasts(expansion: Expansion, records: Records) -> Rows:
+    """Return the table of what every claim compares, with all arms at one and the same value."""
     study = expansion.study
     assert study.tune
     rows = [["claim", "value", "difference", "low", "high", "p"]]
@@ -129,8 +135,8 @@ def _contrasts(expansion: Expansion, records: Records) -> Rows:
 
 
 def _numbers(verdict: Verdict) -> list[str]:
-    """A verdict's estimate, the ends of its interval and its p-value; those that are known come
-    first, then dashes.
+    """Return four cells: a verdict's estimate, the ends of its interval and its p-value, with a
+    dash for each that is not known yet.
     """
     known = []
     if verdict.n:

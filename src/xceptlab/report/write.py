@@ -1,4 +1,6 @@
-"""Write a study's report: report.html, report.md with its figures, and results.csv."""
+"""Write a study's report, report.html, report.md with its figures and results.csv; publish it
+beside the study, and send it to W&B.
+"""
 
 import csv
 import io
@@ -30,7 +32,11 @@ FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
 
 
 def make_report(expansion: Expansion, latex: bool = False) -> Summary:
-    """Judge a study by the records that are there, and write its report.
+    """Judge a study by the records that there are, and write its report.
+
+    Args:
+        expansion: The study.
+        latex: Whether to write report.tex, too.
 
     Raises:
         Refused: There is nothing to report, perhaps because the outputs are elsewhere.
@@ -41,8 +47,11 @@ def make_report(expansion: Expansion, latex: bool = False) -> Summary:
 
 
 def gather(expansion: Expansion, calibrate: bool = False) -> Summary:
-    """Judge a study by the records that are there, and write nothing; ``calibrate`` simulates how
-    often that is wrong.
+    """Judge a study by the records that there are; nothing is written.
+
+    Args:
+        expansion: The study.
+        calibrate: Whether to simulate how often such verdicts are wrong, which takes some seconds.
 
     Raises:
         Refused: There is nothing to report, perhaps because the outputs are elsewhere, or nothing
@@ -56,19 +65,25 @@ def gather(expansion: Expansion, calibrate: bool = False) -> Summary:
 
 
 def write_study(summary: Summary, latex: bool = False) -> None:
-    """Write a study's report, and note which files the study is made of."""
+    """Write a study's report, with report.tex if ``latex``, and remember in the study's folder
+    which files the study is made of.
+    """
     remember_files(summary.expansion)
     write_report(summary, latex)
 
 
 def write_report(summary: Summary, latex: bool = False) -> Path:
-    """Write the report into the study's folder, report.tex with ``latex``; returns the path of
-    report.html.
+    """Write the report into the study's folder, and return the path of report.html.
 
-    A finished report is not lost to one that lacks its runs, as when the data were changed: it is
-    moved into a folder beside.
+    A finished report is not overwritten by one that lacks its runs, as after the data were changed:
+    it is moved into a folder of its own there.
+
+    Args:
+        summary: What the report shows.
+        latex: Whether to write report.tex, too.
     """
-    from xceptlab.report import figures  # Altair takes a while to load
+    # Altair, which draws the figures, takes a while to load.
+    from xceptlab.report import figures
     from xceptlab.report.render import render, study_values
 
     folder = summary.expansion.directory()
@@ -90,8 +105,8 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
 
 
 def _keep_finished(summary: Summary, folder: Path) -> None:
-    """Move a finished report away from an unfinished one that lacks some of its runs, and say where
-    to.
+    """Move the report in ``folder``, if it is finished and has runs that the present one lacks,
+    into a folder of its own, and tell the user where that is.
     """
     results = folder / "results.csv"
     if summary.done == len(summary.records) or not results.is_file():
@@ -117,8 +132,13 @@ def _keep_finished(summary: Summary, folder: Path) -> None:
 def _why_runs_are_missing(
     expansion: Expansion, reported: set[str | None], done: set[str]
 ) -> list[str]:
-    """Why runs of a finished report are not done any more: they are of another study, or their
-    records are gone.
+    """Return clauses on why runs of an earlier report are not done any more: the study has other
+    runs now, or their records are gone.
+
+    Args:
+        expansion: The study.
+        reported: Ids of the runs in the earlier report.
+        done: Ids of the runs that have a record now.
     """
     runs = expansion.runs()
     others = reported - {run.run_id for run in runs.values()}
@@ -154,7 +174,7 @@ RECORDED = (
 
 
 def results_csv(summary: Summary) -> str:
-    """Text of results.csv, with a line per run: the raw scores and what made them."""
+    """Return the text of results.csv: a line for each run, with its scores and what made them."""
     study = summary.expansion.study
     metrics: set[str] = set()
     for record in summary.records.values():
@@ -185,7 +205,9 @@ def results_csv(summary: Summary) -> str:
 
 
 def _result(record: Record | None) -> dict[str, Any]:
-    """Values of a record by the column of results.csv; some values have no column."""
+    """Return a record's values by the columns of results.csv, and further ones that have no column;
+    None is the record of a run that is not done.
+    """
     if record is None:
         return {"status": "missing"}
     packages = "; ".join(f"{package} {version}" for package, version in record.versions.items())
@@ -193,7 +215,7 @@ def _result(record: Record | None) -> dict[str, Any]:
 
 
 def write_comparison(summaries: list[Summary]) -> Path:
-    """Write one page on several studies, each of which has its report; returns its path."""
+    """Write one page on several studies, whose reports are written already, and return its path."""
     from xceptlab.report.render import render
 
     folder = summaries[0].expansion.directory().parents[1] / "comparisons"
@@ -219,12 +241,15 @@ def write_comparison(summaries: list[Summary]) -> Path:
 
 
 def _cells_of_arms(summary: Summary) -> list[list[str]]:
+    """Return the rows of a study's table of arms."""
     baseline = summary.arms[0]
     return [arm_cells(row, baseline, summary.metric) for row in summary.arms]
 
 
 def _arms_with_metric(summaries: list[Summary], metric: str) -> list[ArmRow]:
-    """The arms of all studies that compare theirs by this metric, named by study and arm."""
+    """Return the rows of all arms of those studies that compare their arms by this metric; each is
+    named by its study and arm.
+    """
     arms = []
     for summary in summaries:
         if summary.metric == metric:
@@ -237,8 +262,14 @@ def _arms_with_metric(summaries: list[Summary], metric: str) -> list[ArmRow]:
 def write_judged(
     file: Path, verdicts: Sequence[Verdict], folder: Path, calibration: Calibrated | None = None
 ) -> Path:
-    """Write report.md and its figure, of verdicts on the scores of a file, into a folder; returns
-    the report's path.
+    """Write report.md and its figure on scores that another tool made, and return the report's
+    path.
+
+    Args:
+        file: The file of the scores, which the report names.
+        verdicts: The verdicts on them.
+        folder: Where to write.
+        calibration: How often such verdicts are wrong; None where it was not asked for.
     """
     from xceptlab.report import figures
     from xceptlab.report.render import render
@@ -253,14 +284,16 @@ def write_judged(
 
 
 def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
-    """Copy report.md, its figures, results.csv and the registration beside the study file, to be
-    committed.
+    """Copy a study's report.md, its figures, results.csv and the registration, to be committed.
 
-    With ``latex``, report.tex is copied, too.
+    Args:
+        summary: What the report shows, which is written already.
+        folder: Where to copy them: the folder of the study file.
+        latex: Whether to copy report.tex, too.
 
     Raises:
-        Refused: The folder has such files of another study, as where two study files are in one
-            folder.
+        Refused: The study is a first look with some of its seeds; or the folder has such files of
+            another study, as where two study files are in one folder.
     """
     if summary.expansion.is_first_look:
         raise Refused(
@@ -276,12 +309,16 @@ def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
         shutil.copyfile(summary.expansion.directory() / name, folder / name)
     for name in ("report.tex", REGISTERED):
         if name not in names:
-            # of an earlier publication, whose numbers these are not
+            # A file of an earlier publication would not have the present numbers.
             (folder / name).unlink(missing_ok=True)
 
 
 def _refuse_files_of_others(folder: Path, names: list[str], study: str) -> None:
-    """Refuse a folder whose files of these names are not an earlier publication of the study."""
+    """Check that files of these names in a folder are an earlier publication of the study.
+
+    Raises:
+        Refused: They are of another study, or of none.
+    """
     there = [name for name in names if (folder / name).exists()]
     publisher = _study_of(folder / "report.md")
     if not there or publisher == study:
@@ -293,7 +330,9 @@ def _refuse_files_of_others(folder: Path, names: list[str], study: str) -> None:
 
 
 def _study_of(report: Path) -> str:
-    """The name of the study that a report.md is of; empty where it is none."""
+    """Return the name of the study that a report.md is on; empty where the file is no report, or is
+    not there.
+    """
     if not report.is_file():
         return ""
     found = re.search(
@@ -305,8 +344,8 @@ def _study_of(report: Path) -> str:
 
 
 def sync_report(summary: Summary) -> str:
-    """Send the verdicts and the report, which is written already, to W&B; returns the address
-    there.
+    """Send a study's verdicts and its report, which is written already, to W&B, and return the
+    address there.
 
     Raises:
         Refused: W&B refuses or cannot be reached.
@@ -325,7 +364,7 @@ def sync_report(summary: Summary) -> str:
 
 
 def _verdict_row(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as a row of the table in W&B."""
+    """Return a verdict as a row of W&B's table of verdicts, by column."""
     return {
         "claim": verdict.claim.id,
         "statement": verdict.claim.statement,

@@ -40,23 +40,23 @@ from xceptlab.runs.log import Follower, read_log
 from xceptlab.runs.record import Record
 
 SETTLED = 3_000_000_000
-"""Nanoseconds that must lie between two changes of a folder for their times to differ, on any file
-system.
+"""Nanoseconds after which a further change of a folder gets another time of change on any file
+system; some keep times in steps of 2 s.
 """
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The directory of one run; nothing exists until ``create``."""
+    """The directory of one run, with functions to read and write its files. It need not exist."""
 
     path: Path
 
     @classmethod
     def of(cls, outputs: str, run_id: str) -> "RunDirectory":
-        """The directory of the run of this id.
+        """Return the directory of the run with an id, which need not exist.
 
-        The hash at the id's end is the identity. Where a directory's name ends with it and begins
-        otherwise, because an older version wrote it, that directory is the run's.
+        The hash at the id's end is the run's identity. A directory of an older version, whose name
+        ends with the same hash and begins otherwise, is the run's, too.
         """
         path = Path(outputs) / "runs" / run_id
         hashed = re.search(rf"(?:^|-)([0-9a-f]{{{HASH}}})$", run_id)
@@ -68,8 +68,8 @@ class RunDirectory:
     def find(
         cls, name: str | os.PathLike[str], outputs: str | os.PathLike[str]
     ) -> "RunDirectory | None":
-        """Find the run that a folder, or an id below ``outputs``, names; None where no such run has
-        begun.
+        """Find a run by its folder, or by its id among the runs in ``outputs``; None where no such
+        run has begun.
         """
         for path in (Path(name), cls.of(str(outputs), str(name)).path):
             if (path / "config.yaml").is_file():
@@ -78,31 +78,33 @@ class RunDirectory:
 
     @classmethod
     def around(cls, file: Path) -> "RunDirectory | None":
-        """The run whose weights or checkpoint a file is; None for a lone file."""
+        """Find the directory of the run to which a file of weights or a checkpoint belongs; None
+        for a file outside of any run.
+        """
         for folder in file.parents[:2]:
             if (folder / "config.yaml").is_file():
                 return cls(folder)
         return None
 
     def create(self) -> None:
-        """Make the directory for a run that starts or continues, and forget an earlier failure."""
+        """Make the directory for a run that starts or continues, and remove failure.txt."""
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         (self.path / "failure.txt").unlink(missing_ok=True)
 
     def fail(self, reason: str) -> None:
-        """Write down why the run failed."""
+        """Write down, in failure.txt, why the run failed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        # a full disk may be why it failed, and the study goes on with other runs
+        # A full disk may be why the run failed, and the study goes on with other runs.
         with suppress(OSError):
             write_atomically(self.path / "failure.txt", reason.encode())
 
     def failure(self) -> str:
-        """Why the run failed; empty for one that did not, or that was started again."""
+        """Return why the run failed; empty where it did not, or where it was started again."""
         file = self.path / "failure.txt"
         return file.read_text("utf-8", errors="replace") if file.is_file() else ""
 
     def record(self) -> Record | None:
-        """The record, or None while the run is not done.
+        """Read the run's record; None while the run is not done.
 
         Raises:
             Refused: The file is damaged, or is not a record.
@@ -126,14 +128,15 @@ class RunDirectory:
             ) from None
 
     def record_of_its_id(self) -> Record | None:
-        """The record, as ``record`` gives it, of a run that is what its id says.
+        """Read the run's record, and check that it is of the run that the directory's name tells;
+        None while the run is not done.
 
         Earlier versions had ``train.compile`` and ``train.deterministic`` in ``runtime``, and not
         in a run's id, though they change what is learned.
 
         Raises:
-            Refused: The file is damaged, or is not a record; or it is another run's, or of one that
-                was trained with another value of these keys.
+            Refused: The file is damaged, is not a record or is another run's; or an earlier version
+                trained the run with values of these two keys that are not the defaults.
         """
         record = self.record()
         if record and record.run_id[-HASH:] != self.path.name[-HASH:]:
@@ -153,8 +156,8 @@ class RunDirectory:
         return record
 
     def _runtime_section(self) -> list[str]:
-        """The lines of the section ``runtime`` in the run's configuration, without their
-        indentation.
+        """Return the lines of the section ``runtime`` in config.yaml, without their indentation;
+        empty where the file or the section is missing.
         """
         file = self.path / "config.yaml"
         if not file.is_file():
@@ -163,23 +166,26 @@ class RunDirectory:
         return [line.strip() for line in section[1].splitlines()] if section else []
 
     def write_record(self, record: Record) -> None:
+        """Write record.json, by which the run is done."""
         text = json.dumps(dataclasses.asdict(record), indent=2, allow_nan=False)
         write_atomically(self.path / "record.json", text.encode() + b"\n")
 
     def log(self) -> list[dict[str, Any]]:
-        """Lines of the run's log, metrics.jsonl; see ``read_log``."""
+        """Read the lines of the run's log, metrics.jsonl, as ``read_log`` does; empty where there
+        is no log.
+        """
         return read_log(self.path / "metrics.jsonl")
 
     def follow(self) -> Follower:
-        """Make a follower of the run's log, for while the run is trained."""
+        """Return a follower of the run's log, which reads on while the run is trained."""
         return Follower(self.path / "metrics.jsonl")
 
     def began_with(self) -> dict[str, str]:
-        """Fingerprint and files of the data when the run began; empty where they were not written
-        down.
+        """Read, from data.json, the fingerprint and the files of the data when the run began; empty
+        where there is no such file.
 
         Raises:
-            Refused: The file holds something else.
+            Refused: The file is damaged, or holds something else.
         """
         file = self.path / "data.json"
         if not file.is_file():
@@ -195,47 +201,53 @@ class RunDirectory:
         return data
 
     def begin_with(self, data: dict[str, str]) -> None:
-        """Write down fingerprint and files of the data that the run begins with."""
+        """Write down, in data.json, the fingerprint and the files of the data that the run begins
+        with.
+        """
         write_atomically(self.path / "data.json", json.dumps(data).encode())
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the run's lease for this process.
+        """Return a context manager within which this process alone trains the run.
 
         Raises:
-            Busy: Another process holds it.
+            Busy: On entering: another process is training the run.
         """
         return leases.hold(self.path)
 
     def tidy(self) -> None:
-        """Remove checkpoints and leases of a run that was killed after it had written its record."""
+        """Remove checkpoints and leases of a run that was killed after it had written its record;
+        a run that another process trains is left alone.
+        """
         if (self.path / "checkpoints").exists() and not leases.Watch(self.path).holders():
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
             for name in leases.read_leases(self.path):
                 (self.path / name).unlink(missing_ok=True)
 
     def studies(self) -> list[str]:
-        """The studies that use the run."""
+        """Read the names of the studies that use the run."""
         file = self.path / "studies.txt"
         return read(file).split() if file.exists() else []
 
     def join(self, study: str) -> None:
-        """Remember that a study uses the run."""
+        """Write down, in studies.txt, that a study uses the run."""
         if study not in self.studies():
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(
-                self.path / "studies.txt", "\n".join([*self.studies(), study, ""]).encode()
-            )
+            lines = [*self.studies(), study, ""]
+            write_atomically(self.path / "studies.txt", "\n".join(lines).encode())
 
     def registrations(self) -> list[str]:
-        """The digests of the registrations that stood before the run began."""
+        """Read the digests of those registrations of studies that stood before the run began."""
         file = self.path / "registrations.txt"
         return read(file).split() if file.exists() else []
 
     def register(self, registration: str) -> None:
-        """Remember that a study was registered before the run, by the registration's digest.
+        """Write down, in registrations.txt, that a study was registered before the run began.
 
-        A run that has begun is left as it is: its scores may have been known to whoever registered
-        the study.
+        Nothing is written for a run that has begun: whoever registered the study may have known its
+        scores.
+
+        Args:
+            registration: The registration's digest.
         """
         log = self.path / "metrics.jsonl"
         begun = self.record() is not None or (log.exists() and log.stat().st_size > 0)
@@ -246,14 +258,14 @@ class RunDirectory:
 
 
 _listed: dict[Path, tuple[int, dict[str, str]]] = {}
-"""Cache of ``_names``: for each folder of runs, its time of change when it was listed, and the
-names found.
+"""Cache of ``_names``: for each folder of runs its time of change, in nanoseconds, when it was
+listed, and what ``_names`` returned.
 """
 
 
 def _names(runs: Path) -> dict[str, str]:
-    """The names of the runs' directories by the hash that they end with; listed again only when the
-    folder has changed.
+    """Return the names of the runs' directories in the folder ``runs``, by the hash at their end.
+    The folder is listed again only when it has changed; empty where there is no such folder.
     """
     try:
         changed = runs.stat().st_mtime_ns
@@ -268,17 +280,19 @@ def _names(runs: Path) -> dict[str, str]:
 
 
 def outdated(config: RunConfig) -> bool:
-    """Whether a run was begun by an older version of this package, whose results differ."""
+    """Whether a run was begun by a version of this package with another ``SCIENCE_VERSION``, whose
+    results differ.
+    """
     older = (config.id_in(version) for version in range(1, SCIENCE_VERSION))
     return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)
 
 
 def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
-    """Refuse to take up a run that was trained with other versions of the registered components
-    that it uses.
+    """Check that a run was trained with the present versions of the registered components, such as
+    activations, that it uses.
 
     Raises:
-        Refused: Versions differ; the message names the components with their versions.
+        Refused: Versions differ; the message names a component with both versions.
     """
     record = directory.record()
     trained: dict[str, int] = record.science.get("extensions", {}) if record else {}
@@ -290,8 +304,8 @@ def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
 
 
 def begun_on_other_files(config: RunConfig) -> str:
-    """The unfinished run, in words, that differs from this one only in what its files hold; empty
-    where there is none.
+    """Find an unfinished run that differs from this one only in what the files of its data or
+    weights hold, and return a clause about it; empty where there is none.
     """
     import yaml
 
@@ -311,23 +325,28 @@ def begun_on_other_files(config: RunConfig) -> str:
 
 
 CONTENTS = {"data.content": "photographs", "model.weights_digest": "weights"}
-"""Kind of the files, in words, of each key of the science configuration that is a digest of files.
-"""
+"""For each key of the science configuration that is a digest of files: what these files are."""
 
 
 def _differing_contents(config: RunConfig, values: dict[str, Any]) -> list[str]:
-    """Kinds of files whose contents differ from those of another run, given by the values of its
-    config.yaml.
+    """Return the kinds of files, by the words of ``CONTENTS``, whose contents differ between a run
+    and another one.
 
-    Empty unless the two runs differ in nothing else, and both know the contents.
+    Args:
+        config: The run.
+        values: The values in the other run's config.yaml.
+
+    Returns:
+        Empty unless the two runs differ in nothing else, and both know their files' digests.
     """
     science = config.science()
     theirs = RunConfig().science() | {"seed": values["seed"]}
     for part in ("model", "data", "train"):
         theirs |= {f"{part}.{key}": value for key, value in values[part].items()}
     differing = {key for key in science if theirs.get(key) != science[key]}
+    # A class that was added to the files since has changed the number of classes, too.
     if "data.content" in differing:
-        differing.discard("data.num_classes")  # a class that was added since has changed it, too
+        differing.discard("data.num_classes")
     if not differing <= CONTENTS.keys():
         return []
     if not all(theirs[key] and science[key] for key in differing):

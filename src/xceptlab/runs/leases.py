@@ -1,5 +1,5 @@
-"""Which process trains a run: a lease in the run's directory, respected by every machine that sees
-it, that expires by itself.
+"""Let only one process train a run: it holds a lease, a file in the run's directory, which every
+machine that sees the directory respects, and which expires by itself.
 
 A holder keeps a file of its own, ``lease.<random>``, with its host and process, and touches it
 every HEARTBEAT seconds. To take a run is to create such a file and *then* to look: whoever finds
@@ -38,33 +38,36 @@ from xceptlab.text import say
 HEARTBEAT = 10.0
 """Seconds between two signs of life of a holder."""
 STALE = 60.0
-"""Seconds of watching without a sign of life after which a holder on another machine counts as
-gone.
+"""Seconds without a sign of life, while it is watched, after which a holder on another machine
+counts as gone.
 """
 
 
 class Busy(Exception):
-    """Another process is training the run."""
+    """Raised where a run cannot be trained, since another process is training it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The process that a lease names as the run's holder."""
+    """The process that holds a run, as the run's lease names it.
+
+    The defaults are of a lease whose file cannot be read.
+    """
 
     host: str = "another host"
     pid: int = 0
     machine: str = ""
-    """Boot, process namespace and user within which the process's number means something; empty
-    where that cannot be told.
+    """Boot, process namespace and user, as text: where they are the same, processes see each other
+    and ``pid`` tells them apart; empty where the system does not tell them.
     """
     started: str = ""
-    """When the process started, in the kernel's ticks, by which it differs from a later process of
-    the same number.
+    """When the process started, in the kernel's ticks since boot; by it the process differs from a
+    later one with the same pid.
     """
 
     @classmethod
     def this_process(cls) -> "Holder":
-        """Describe this process as a holder."""
+        """Return the current process as a holder, as it is written into a lease."""
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -74,14 +77,14 @@ class Holder:
 
     @property
     def here(self) -> bool:
-        """Whether the holder is where this process can see if it lives: same boot, process
+        """Whether this process can see if the holder lives: both have the same boot, process
         namespace and user.
         """
         return bool(self.machine) and self.machine == _machine()
 
     @property
     def alive(self) -> bool:
-        """Whether the holder's process lives; only meaningful if it is ``here``."""
+        """Whether the holder's process lives; meaningless unless the holder is ``here``."""
         return _started(self.pid) == self.started
 
     def __str__(self) -> str:
@@ -90,57 +93,60 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lease:
-    """A lease in a run's directory."""
+    """A lease as it was read from a run's directory."""
 
     holder: Holder
     heartbeat: int
-    """The latest sign of life: a time of the file server, in nanoseconds."""
+    """Time of the holder's latest sign of life, in nanoseconds by the file server's clock."""
 
 
 def read_leases(folder: Path) -> dict[str, Lease]:
-    """The leases in a run's directory, stale ones among them, by file name."""
+    """Read the leases in a run's directory, stale ones among them; returns them by file name."""
     found = {}
     for file in folder.glob("lease.*"):
-        # opening asks a network file system for what is new
+        # Opening the file makes a network file system ask its server for what is new.
         with suppress(FileNotFoundError), open(file, "rb") as opened:
             heartbeat = os.fstat(opened.fileno()).st_mtime_ns
             try:
                 holder = from_values(Holder, json.loads(opened.read()))
-            except (
-                RecursionError,
-                ValueError,
-            ):  # its process is about to write it, or died before it could
+            except (RecursionError, ValueError):
+                # The holder is about to write the file, or died before it could.
                 holder = Holder()
             found[file.name] = Lease(holder, heartbeat)
     return found
 
 
 class Watch:
-    """Watches the leases of a run by repeated looks, which tell holders that live from those that
-    are gone.
+    """Watches the leases of a run: repeated reading tells holders that live from those that are
+    gone.
+
+    Args:
+        folder: The run's directory.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.living: set[str] = set()
-        """Names of leases whose holders were seen to live."""
+        """File names of leases whose holders were seen to live."""
         self.stale: set[str] = set()
-        """Names of leases whose holders are gone."""
+        """File names of leases whose holders are gone."""
         self._heartbeats: dict[str, int] = {}
         """Latest heartbeat of each lease, by file name."""
         self._silent_since: dict[str, float] = {}
-        """Time, by this process's clock, at which the latest heartbeat of each lease was first
-        seen, by file name.
+        """Time at which the latest heartbeat of each lease was first seen, by file name, in seconds
+        on the monotonic clock.
         """
         self._looked = 0.0
+        """Time of the last call of ``holders``, in seconds on the monotonic clock."""
 
     def holders(self) -> dict[str, Holder]:
-        """Look now: who holds the run, by lease; stale leases are left out.
+        """Read the leases now, and return who holds the run, by the lease's file name.
 
-        That is one holder or none, and more for a moment when they meet.
+        Stale leases are left out. There is one holder or none; more, for a moment, when several
+        processes try to take the run at once.
         """
         now = time.monotonic()
-        # this process slept, or the file server did not answer: nobody was watched
+        # This process slept, or the file server did not answer: nobody was watched meanwhile.
         was_away = now - self._looked > HEARTBEAT
         self._looked = now
         leases = read_leases(self.folder)
@@ -158,7 +164,9 @@ class Watch:
 
     @staticmethod
     def _is_gone(holder: Holder, silent: float) -> bool:
-        """Whether a holder is gone that was ``silent`` for this many seconds."""
+        """Whether a holder is gone: its process has ended or, where that cannot be seen, it has
+        been ``silent`` for more than STALE seconds.
+        """
         if holder.here:
             return not holder.alive
         return silent > STALE
@@ -166,11 +174,14 @@ class Watch:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold the run of this directory for this process.
+    """Hold a run for this process within a ``with`` block.
+
+    Args:
+        folder: The run's directory.
 
     Raises:
-        Busy: Another process holds it. Whether one on another machine still lives takes up to STALE
-            seconds to tell.
+        Busy: Another process holds the run. Whether one on another machine still lives takes up to
+            STALE seconds to tell.
     """
     file = _take(folder)
     ended = threading.Event()
@@ -185,10 +196,10 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def _take(folder: Path) -> Path:
-    """Take the run; returns this process's lease.
+    """Take the run whose directory ``folder`` is, and return the file of this process's lease.
 
     Raises:
-        Busy: Another process holds it.
+        Busy: Another process holds the run.
     """
     watch = Watch(folder)
     lease = folder / f"lease.{secrets.token_hex(4)}"
@@ -210,35 +221,42 @@ def _take(folder: Path) -> Path:
             lease.unlink(missing_ok=True)
             raise
         lease.unlink()
-        time.sleep(random.uniform(0, 0.2))  # two processes met; one of them will be alone next time
+        # Two processes met. After waits of different lengths one of them will be alone.
+        time.sleep(random.uniform(0, 0.2))
 
 
 def _beat(file: Path, ended: threading.Event) -> None:
-    """Touch a lease every HEARTBEAT seconds; end the process when another one has taken the run
-    over.
+    """Touch the lease ``file`` every HEARTBEAT seconds until ``ended`` is set; exit this process
+    when another one has taken the run over.
     """
     while not ended.wait(HEARTBEAT):
         try:
             os.utime(file)
         except FileNotFoundError:
             say(f"{file.parent}: another process has taken this run over")
-            os._exit(INTERRUPTED)  # started again, it is told who trains the run
+            # With this exit code the run is started again, and is then told who trains it.
+            os._exit(INTERRUPTED)
         except OSError:
-            pass  # the file server is away, for everybody
+            # The file server is away, and so it is for everybody who might take the run.
+            pass
 
 
 def _machine() -> str:
-    """Boot, process namespace and user of this process; empty where the system does not tell them."""
+    """Return boot, process namespace and user of this process, as text; empty where the system does
+    not tell them.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
-        # /proc may hide other users' processes
+        # The user is part of it, since /proc may hide other users' processes.
         return f"{boot} {os.readlink('/proc/self/ns/pid')} {os.getuid()}"
     except OSError:
         return ""
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine started, in the kernel's ticks; empty when it does not live."""
+    """Return when a process of this machine started, in the kernel's ticks since boot; empty where
+    it does not live.
+    """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     except OSError:

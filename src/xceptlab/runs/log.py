@@ -1,4 +1,8 @@
-"""A run's log, ``metrics.jsonl``: one line of numbers by name per logged step and per evaluation."""
+"""Read a run's log, ``metrics.jsonl``, at once or while the run is trained.
+
+The log has a line for each logged step and each evaluation: a JSON object of numbers by name, such
+as ``{"step": 10, "time": 1.7e9, "epoch": 0.5, "train/loss": 2.1}``.
+"""
 
 import json
 import os
@@ -13,8 +17,8 @@ from xceptlab.runs.metrics import ACCURACY
 
 
 def is_line(values: Any) -> bool:
-    """Whether values are those of a line of a log: numbers by name, finite or not, with step, time
-    and epoch among them.
+    """Whether values, parsed from JSON, may be a line of a log: numbers by name, finite or not,
+    with step, time and epoch among them.
     """
     if not isinstance(values, dict) or not {"step", "time", "epoch"} <= values.keys():
         return False
@@ -25,8 +29,9 @@ def is_line(values: Any) -> bool:
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """Read the lines of a log, each of numbers by name; a last line that a kill cut short is left
-    out.
+    """Read a log, and return its lines, each of numbers by name; empty where there is no log.
+
+    A last line that was not written to its end, as by a process that was killed, is left out.
 
     Raises:
         Refused: A line is something else.
@@ -37,13 +42,13 @@ def read_log(file: Path) -> list[dict[str, Any]]:
         return []
     lines = [line for line in lines if line.endswith(b"\n")]
     try:
-        # a third of the time that parsing line by line takes
+        # Parsing all lines at once takes a third of the time of parsing them one by one.
         parsed = json.loads(b"[" + b",".join(lines) + b"]")
     except (RecursionError, ValueError):
         parsed = []
     if len(parsed) == len(lines) and all(map(is_line, parsed)):
         return parsed
-    # to find the line that is wrong
+    # Parsing line by line finds the one that is wrong.
     return [_parsed(file, number, line) for number, line in enumerate(lines, start=1)]
 
 
@@ -51,7 +56,7 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
     """Parse one line of a log.
 
     Raises:
-        Refused: It is something else.
+        Refused: It is something else; the message names the ``file`` and the line's ``number``.
     """
     try:
         values = json.loads(line)
@@ -65,7 +70,9 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def final_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
-    """Metrics of the last validation in a log; empty where nothing was validated."""
+    """Return the metrics of the last validation in a log, by name such as ``val/top1``; empty where
+    nothing was validated.
+    """
     for line in reversed(log):
         if is_evaluation(line, "val"):
             return {name: value for name, value in line.items() if name.startswith("val/")}
@@ -78,8 +85,11 @@ def is_evaluation(line: dict[str, Any], split: str) -> bool:
 
 
 def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
-    """Seconds of training in a log, and images per second in them, over all interruptions;
-    evaluation excluded.
+    """Return how long and how fast a run was trained, by its log.
+
+    Returns:
+        The seconds of training, without evaluation, added up over interruptions; and the images per
+        second in them. Both are 0 before the first logged step.
     """
     timed = [line for line in log if "seconds" in line]
     seconds = sum(line["seconds"] for line in timed)
@@ -89,22 +99,23 @@ def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Progress of a run, by its log."""
+    """How far a run is, by its log."""
 
     epoch: float = 0.0
     """Epochs trained so far, in fractions."""
     top1: float | None = None
-    """Latest accuracy in validation (or else in training), in percent; None before there is any."""
+    """Latest accuracy in validation, or else in training, in percent; None before there is any."""
     images_per_second: float | None = None
+    """Latest speed of the training; None before there is any."""
     seconds_left: float | None = None
-    """Estimated seconds to the end, at the speed of the training so far; pauses and evaluations are
-    not counted.
+    """Estimated seconds of training to the end, at the speed so far; evaluations are not counted.
+    None before there is a speed.
     """
 
 
 class Follower:
-    """Follows a run's log: each read takes only what was added. It works on any machine that sees
-    the file.
+    """Follows a run's log while the run is trained: each call reads only what was added. It works
+    on any machine that sees the file.
     """
 
     def __init__(self, file: Path) -> None:
@@ -114,11 +125,14 @@ class Follower:
         self._seconds = 0.0
         """Seconds of training, summed over all lines of the log."""
         self._inode = 0
+        """Number by which the file system tells a file that was replaced from the one before."""
         self._bytes_read = 0
 
     def progress(self, epochs: int) -> Progress:
-        """Read what was added to the log; returns how far the run has come, which will train for
-        ``epochs``.
+        """Read what was added to the log, and return how far the run is.
+
+        Args:
+            epochs: Number of epochs that the run is to train.
         """
         try:
             self._read()
@@ -138,19 +152,20 @@ class Follower:
         )
 
     def _read(self) -> None:
-        """Read the lines appended to the log since the last call; start over if the file was
-        replaced or shortened.
+        """Read the lines that were added to the log since the last call; start over where the file
+        was replaced or shortened.
         """
         with open(self._file, "rb") as file:
             status = os.fstat(file.fileno())
-            # the run was continued, or trained anew
+            # The run was continued from an earlier step, or trained anew.
             if status.st_ino != self._inode or status.st_size < self._bytes_read:
                 self._latest, self._seconds = {}, 0.0
                 self._inode, self._bytes_read = status.st_ino, 0
             file.seek(self._bytes_read)
             whole_lines = file.read().rpartition(b"\n")[0]
         for line in whole_lines.splitlines():
-            with suppress(RecursionError, ValueError):  # whoever judges the log will complain
+            # A line that is wrong is left to whoever reads the whole log, who refuses it.
+            with suppress(RecursionError, ValueError):
                 values = json.loads(line)
                 if is_line(values):
                     self._latest |= values

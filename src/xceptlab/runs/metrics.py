@@ -1,4 +1,4 @@
-"""What every metric is: its unit, whether lower is better, how it is shown, and what guessing
+"""Define every metric: its unit, whether lower is better, how it is shown, and what guessing
 scores.
 
 A record names a metric after the split that it was measured on, ``test/top1``. How it is computed
@@ -15,26 +15,28 @@ from xceptlab import register
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric, whatever the split it is measured on."""
+    """A metric, whatever split it is measured on."""
 
     name: str
     """Name without the split, such as ``top1``."""
     unit: str
-    """``%`` or ``nats``; empty where nothing is known of the metric."""
+    """``%``, ``nats``, or the unit that a registered metric has; empty where none is known."""
     decimals: int
     """Number of decimals with which a value is shown."""
     lower_is_better: bool = False
     guessing: Callable[[int], float]
-    """Score of uniform guessing, by the number of classes."""
+    """Function from the number of classes to the score of uniform guessing; its value is NaN where
+    none is known.
+    """
     highest: float = math.inf
-    """The highest score that there is; the lowest one is 0."""
+    """The highest score of a built-in metric, whose lowest score is 0."""
     more_classes_than: int = 0
-    """The metric is measured only where there are more classes: among the 5 best of 5 classes is
-    every one.
+    """The metric is measured only where there are more classes than this: with 5 classes the label
+    is always among the 5 best.
     """
     per_image_file: str = ""
-    """The file in a run's folder that has its value for each test image; empty for a metric of
-    another tool's scores.
+    """Name of the file in a run's folder with the metric's value for each test image; empty for a
+    metric of another tool's scores.
     """
 
     @property
@@ -44,18 +46,16 @@ class Metric:
 
     @property
     def allowed(self) -> str:
-        """The scores that a run can have in this metric, in words for an error message, such as
-        ``0 or more``.
+        """Range of a run's scores in this metric, in words for an error message, such as ``0 or
+        more``.
         """
-        return (
-            "0 or more"
-            if math.isinf(self.highest)
-            else f"0 to {self.highest:g}, as accuracies are in percent"
-        )
+        if math.isinf(self.highest):
+            return "0 or more"
+        return f"0 to {self.highest:g}, as accuracies are in percent"
 
     @property
     def unit_of_difference(self) -> str:
-        """Unit of a difference of two values: ``points`` or ``nats``."""
+        """Unit of a difference of two values: ``points`` for percent, and else the metric's unit."""
         return "points" if self.in_percent else self.unit
 
 
@@ -89,10 +89,10 @@ METRICS = {
         ),
     )
 }
-"""Every metric of a run's evaluation, by its name."""
+"""The built-in metrics of a run's evaluation, by name; ``metric_of`` knows registered ones, too."""
 
 ACCURACY = "top1"
-"""The metric that tells whether a network has learned anything: that of learning curves and of
+"""Name of the metric that tells whether a network has learned anything, for learning curves and
 warnings.
 """
 
@@ -100,14 +100,16 @@ SPLITS = ("test", "val")
 """The splits on which a trained network is evaluated."""
 
 NAMES = tuple(f"{split}/{name}" for split in SPLITS for name in METRICS)
-"""The metrics on which a study's claims can be."""
+"""Names of the built-in metrics with their split, such as ``test/top1``. A study's claims can be on
+them, and on registered ones.
+"""
 
 
 def metric_of(name: str) -> Metric:
-    """The metric that a name such as ``test/top1`` ends in.
+    """Return the metric, registered or built-in, that a name such as ``test/top1`` ends in.
 
-    Scores that another tool made have names of their own: ``valid_loss`` is a loss, too, and of
-    ``kappa`` nothing is known.
+    Scores that another tool made have names of their own: ``valid_loss`` is taken for a loss, and
+    for a name such as ``kappa`` the metric has no unit and no score of guessing.
     """
     entry = register.loaded("metric", name.rpartition("/")[2])
     if entry:
@@ -119,6 +121,7 @@ def metric_of(name: str) -> Metric:
 
 
 def _registered(entry: register.Entry) -> Metric:
+    """Return a registered metric, which ``entry`` describes."""
     return Metric(
         name=entry.name,
         unit=entry.about["unit"],
@@ -130,18 +133,18 @@ def _registered(entry: register.Entry) -> Metric:
 
 
 def decimals(name: str) -> int:
-    """Number of decimals with which a value of the metric is shown."""
+    """Return the number of decimals with which a value of the metric is shown."""
     return metric_of(name).decimals
 
 
 def split_of(name: str) -> str:
-    """Split on which a metric such as ``test/top1`` was measured."""
+    """Return the split on which a metric such as ``test/top1`` was measured."""
     return name.split("/")[0]
 
 
 def measured(classes: int, registered: Sequence[str] = ()) -> list[Metric]:
-    """The built-in metrics that tell something about a network of so many classes, and the
-    registered ones of these names.
+    """Return the metrics that an evaluation computes: the built-in ones that tell something about a
+    network with so many classes, and the registered ones with these names.
     """
     built_in = [metric for metric in METRICS.values() if classes > metric.more_classes_than]
     return built_in + [_registered(register.entry("metric", name)) for name in registered]

@@ -1,4 +1,4 @@
-"""The record of a finished run."""
+"""The record of a run: what ``record.json`` in its directory holds once the run is done."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -7,17 +7,18 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a finished run leaves behind, in ``record.json``."""
+    """What a run that is done leaves behind in ``record.json``: its scores and what made them."""
 
     run_id: str
     status: Literal["finished", "diverged"]
-    """How the run ended; ``diverged``: the loss was not finite at some step, and there are no
-    metrics.
+    """How the run ended. ``diverged``: the loss was not finite at some step, so that the training
+    ended there and there are no metrics.
     """
     science: dict[str, Any]
-    """The science configuration, by dotted key."""
+    """The part of the configuration that can change a result, by dotted key such as ``train.lr``.
+    """
     metrics: dict[str, float]
-    """Every final metric, such as test/top1 (percent) and test/loss (nats)."""
+    """Every metric at the end of the training, such as test/top1 (percent) and test/loss (nats)."""
     parameters: int
     """Number of trainable parameters."""
     macs: int
@@ -27,23 +28,29 @@ class Record:
     steps: int
     """Number of optimizer steps done."""
     seconds: float
-    """Seconds of training, evaluation excluded, over all interruptions."""
+    """Seconds of training, without evaluation, added up over interruptions."""
     images_per_second: float
-    """Throughput of the training in images per second, over all devices."""
+    """Throughput of the training in images per second, of all devices together."""
     device: str
+    """Model of the CPU or GPU."""
     world_size: int
+    """Number of processes, one for each device."""
     precision: str
+    """Precision of the arithmetic, by Lightning's name such as ``bf16-mixed``."""
     data_fingerprint: str
     """Hash of the decoded images and labels."""
     data_files: str = ""
-    """Layout of a known data set's files, and a digest of their names and sizes; for other sets
-    ``data.content`` says it.
+    """Layout of a known data set's files, and a digest of their names and sizes; empty for a user's
+    own photographs, which ``data.content`` in ``science`` identifies.
     """
     classes: list[str] = dataclasses.field(default_factory=list)
     """The names of the classes, by label; empty where the files do not say."""
     versions: dict[str, str]
+    """Versions of Python, of this package and of the libraries that compute, by name."""
     git: dict[str, str | bool]
-    """Revision and dirty flag of the code; empty where it is not a checkout."""
+    """``revision`` of the code, and whether the checkout is ``dirty``; empty where the code is no
+    checkout.
+    """
     started: float
     """Unix time at which the run first started."""
     finished: float
@@ -55,20 +62,21 @@ class Record:
     validation_images: int = 0
     """Number of images held out for validation; 0 also in records of older versions."""
     majority_class: dict[str, float] = field(default_factory=dict)
-    """Percent that always answering with a split's majority class would score, by metric:
+    """The accuracy, in percent, of always answering with a split's most frequent class, by metric:
     test/top1, and val/top1 where there are images to validate on; empty in records of older
-    versions."""
+    versions.
+    """
     host: str = ""
-    """Name of the machine (of the first process); empty in records of older versions."""
+    """Name of the machine of the first process; empty in records of older versions."""
     registrations: list[str] | None = None
     """Digests of the studies' registrations that stood before the run began; None in records of
     older versions.
     """
     arithmetic: str = ""
-    """Properties of the device and its libraries that decide how sums are rounded; empty in records
-    of older versions.
+    """Properties of the device and its libraries that decide how sums are rounded, as text; empty
+    in records of older versions.
     """
     weights: str = ""
     """Source of the weights that the training started from (``model.weights``), in words; empty
-    where they were drawn.
+    where they were drawn at random.
     """

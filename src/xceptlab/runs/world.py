@@ -1,6 +1,6 @@
-"""Which of a run's processes this one is, as what started it says.
+"""Find out which of a run's processes this one is, by what its starter has put into the environment.
 
-A run's world has ``runtime.devices`` times ``runtime.num_nodes`` processes. What other launchers
+A run has ``runtime.devices`` times ``runtime.num_nodes`` processes, its world. What other launchers
 and schedulers leave in the environment, such as RANK in a shell or SLURM_PROCID in one of several
 tasks that train a seed each, says nothing about it.
 """
@@ -32,8 +32,8 @@ VARIABLES = (
         "PMI_SIZE",
     ),
 )
-"""Environment variables by which launchers and schedulers describe a world, and which libraries
-read when they are imported.
+"""Environment variables by which launchers and schedulers tell a process its place among others,
+and which libraries read when they are imported.
 """
 
 EXPLANATION_SECONDS = 10.0
@@ -44,29 +44,36 @@ can say what is wrong.
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Place of a process among those of its run."""
+    """Place of this process among the processes of its run."""
 
     starter: Literal["itself", "first process", "torchrun", "srun"] = "itself"
-    """What started this process. One that started itself is the first, and starts the others."""
+    """What started this process. One that started ``itself``, as a user or a launcher's task does,
+    is the first, and starts the others.
+    """
     size: int = 1
-    """Number of processes, on all machines."""
+    """Number of processes of the run, on all machines."""
     rank: int = 0
-    """Number of this process among all."""
+    """Number of this process among all of them, from 0."""
     local_rank: int = 0
-    """Number of this process among those of its machine, which is also the number of its device."""
+    """Number of this process among those of its machine, from 0, which is also the number of its
+    device.
+    """
     node_rank: int = 0
-    """Number of this process's machine."""
+    """Number of this process's machine, from 0."""
     other_tasks: int = 0
-    """Number of tasks that srun has started, this process among them; 0 where they are the
-    processes of one run of this size. They may train a seed each, so this is no error."""
+    """Number of tasks that srun has started, this one among them, where they are not the processes
+    of one run; else 0. They may train a seed each, so this is no error.
+    """
 
     @classmethod
     def join(cls, runtime: RuntimeConfig) -> "World":
-        """Find this process's place in the world of the run; remove variables of the environment
-        that describe other worlds.
+        """Find the place of this process among those of the run.
+
+        Where the environment has variables that describe other processes than those of the run,
+        they are removed, so that no library reads them.
 
         Raises:
-            Refused: The run needs more processes than were started, or fewer.
+            Refused: torchrun or srun has started more processes than the run needs, or fewer.
         """
         size = runtime.devices * runtime.num_nodes
         if _started_by_torchrun():
@@ -87,8 +94,10 @@ class World:
                 f"or by srun with {runtime.devices} tasks on each of {runtime.num_nodes} nodes, as launcher.name slurm does"
             )
         tasks = _tasks_of_srun()
-        # or it has started the others, which are still there
-        if os.environ.get(PARENT) != str(os.getpid()):
+        # A process that has started others of this run before keeps its variables: the others are
+        # still there.
+        has_started_others = os.environ.get(PARENT) == str(os.getpid())
+        if not has_started_others:
             forget()
         return cls(size=size, other_tasks=tasks if tasks > 1 else 0)
 
@@ -117,8 +126,8 @@ class World:
 
     @property
     def why_busy(self) -> str:
-        """What may explain that another process is training the run, to be appended to the error;
-        empty where nothing is.
+        """What may explain that another process is training the run, as text to be appended to that
+        error; empty where nothing is known to.
         """
         if not self.other_tasks:
             return ""
@@ -127,21 +136,21 @@ class World:
 
 
 def forget() -> None:
-    """Remove variables from the environment that describe a world; neither this process nor those
-    that it starts belong to it.
+    """Remove the ``VARIABLES`` by which a launcher or scheduler describes its processes from the
+    environment; neither this process nor those that it starts belong to them.
     """
     for name in VARIABLES:
         os.environ.pop(name, None)
 
 
 def _number(name: str) -> int:
-    """The whole number that a variable of the environment holds, or 0."""
+    """Return the whole number that a variable of the environment holds; 0 where it holds none."""
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else 0
 
 
 def _started_by_torchrun() -> bool:
-    """Whether torchrun started this process: its id is there, and all that it gives to a process."""
+    """Whether torchrun started this process: all variables that it gives to a process are there."""
     numbers = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
     return "TORCHELASTIC_RUN_ID" in os.environ and all(
         os.environ.get(name, "").isdecimal() for name in numbers
@@ -149,11 +158,12 @@ def _started_by_torchrun() -> bool:
 
 
 def _check_torchrun(runtime: RuntimeConfig) -> None:
-    """Refuse a run that is not configured for the processes that torchrun has started.
+    """Check that a run is configured for the processes that torchrun has started.
 
     Raises:
-        Refused: At once in the first process of a machine, and later in the others: when one has
-            ended, torchrun ends all of them, and only the first is to say why.
+        Refused: It is not. This is raised at once in the first process of a machine, and later in
+            the others: when one has ended, torchrun ends all of them, and only the first is to say
+            why.
     """
     processes, per_machine = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
     machines = processes // max(1, per_machine)
@@ -179,8 +189,8 @@ def _check_torchrun(runtime: RuntimeConfig) -> None:
 
 
 def _tasks_of_srun() -> int:
-    """Number of tasks in the step of SLURM to which this process belongs; 0 for a process that is
-    no task.
+    """Return the number of tasks in the step of SLURM to which this process belongs; 0 for a
+    process that is no task.
 
     A shell in an allocation is no such task, though it sees the allocation's variables: srun gives
     a terminal to a shell, and sbatch starts a script in no numbered step.
@@ -192,7 +202,7 @@ def _tasks_of_srun() -> int:
 
 
 def _started_by_srun(runtime: RuntimeConfig) -> bool:
-    """Whether this is one of as many tasks of a step of SLURM as the run needs processes.
+    """Whether this process is one of exactly as many tasks of a step of SLURM as the run needs.
 
     Raises:
         Refused: The tasks are on another number of nodes than the run is configured for.
@@ -209,7 +219,7 @@ def _started_by_srun(runtime: RuntimeConfig) -> bool:
 
 
 def count_cores() -> int:
-    """Number of CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

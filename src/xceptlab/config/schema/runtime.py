@@ -48,7 +48,9 @@ class RuntimeConfig(Section):
     study: str = ""
     """Name of the study that started the run; set by ``xceptlab study``."""
     arm: str = ""
-    """Name of the arm in that study; set by ``xceptlab study``."""
+    """Name of the arm in that study and, where keys are tuned, the value that the run tries, as in
+    ``residual@0.1``; set by ``xceptlab study``.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,11 @@
 """The figures of a report. Each is one Altair chart: drawn by Vega-Lite in the page, and as SVG
 beside report.md.
 
-============
-========================================================================================= ``claims``
-a claim's interval, its differences by seed, and the pairs of scores behind them ``curves``    the
-learning curves of all arms ``arms``      scores against costs, and the effects of a factorial study
-``style``     colours, fonts, titles of axes: what all of them share ``output``    a chart as a part
-of the page or as SVG ============
-=========================================================================================
+- ``claims``: a claim's interval, its differences by seed, and the pairs of scores behind them
+- ``curves``: the learning curves of all arms
+- ``arms``: scores against costs, and the effects of a factorial study
+- ``style``: what all figures share: colours, fonts, titles of axes
+- ``output``: a chart as a part of the page, or as SVG
 """
 
 from xceptlab.report.figures.arms import costs_chart, effects_chart

@@ -24,8 +24,8 @@ Cost = Literal["parameters", "macs"]
 
 
 def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:
-    """Chart of a metric against parameters or multiply-accumulates; a bar is one standard deviation
-    over seeds.
+    """Draw the mean of a metric against parameters or multiply-accumulates, a point for each arm;
+    its bar is one standard deviation over seeds.
     """
     rows = _cost_rows(arms, cost)
     title = {"parameters": "parameters", "macs": "MACs"}[cost]
@@ -52,7 +52,7 @@ def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:
 
 
 def _cost_rows(arms: Sequence[ArmRow], cost: Cost) -> list[dict[str, Any]]:
-    """A row for each arm whose cost and mean are known."""
+    """Return a row of the chart's data for each arm whose cost and mean are known."""
     rows = []
     for i, arm in enumerate(arms):
         spent = getattr(arm, cost)
@@ -72,7 +72,7 @@ def _cost_rows(arms: Sequence[ArmRow], cost: Cost) -> list[dict[str, Any]]:
 
 
 def _domain_of_costs(rows: list[dict[str, Any]]) -> list[float]:
-    """Range of the axis of costs, which is more than a point also where all arms cost the same."""
+    """Return the ends of the axis of costs, which differ also where all arms cost the same."""
     costs = [row["cost"] for row in rows] or [0, 1]
     low, high = min(costs), max(costs)
     padding = max(0.1 * (high - low), 0.02 * high)
@@ -80,8 +80,8 @@ def _domain_of_costs(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def effects_chart(effects: Sequence[EffectRow], metric: str) -> Chart:
-    """Chart of main effects and interactions, one under the other, each with its name above its
-    interval.
+    """Draw main effects and interactions on a metric, one under the other, each with its name above
+    its interval.
     """
     rows = [_effect_row(effect) for effect in effects]
     lines_of_names = [row["words"].count("\n") + 1 for row in rows]
@@ -120,7 +120,9 @@ def effects_chart(effects: Sequence[EffectRow], metric: str) -> Chart:
 
 
 def _effect_row(effect: EffectRow) -> dict[str, Any]:
-    """An effect with its name in lines, one for each factor of an interaction."""
+    """Return the row of an effect in the chart's data, with its name in lines, one for each factor
+    of an interaction.
+    """
     return {
         "name": effect.name,
         "estimate": effect.estimate,

@@ -1,5 +1,5 @@
-"""The figures of one claim: its interval, its differences by seed, and the pairs of scores that
-they are made of.
+"""Draw the figures of one claim: its interval, its differences by seed, and the pairs of scores
+that they are made of.
 """
 
 from collections.abc import Sequence
@@ -29,17 +29,23 @@ from xceptlab.study.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """Range of an axis of a claim's differences, and the part of it in which the claim holds."""
+    """Range of an axis of a claim's differences, and the part of it in which the claim holds; all
+    in the unit of the metric's differences.
+    """
 
     low: float
+    """Lower end of the axis."""
     high: float
+    """Upper end of the axis."""
     holds_from: float
+    """Smallest difference for which the claim holds."""
     holds_to: float
+    """Largest difference for which the claim holds, or the end of the axis."""
 
     @classmethod
     def of(cls, verdict: Verdict) -> "Extent":
-        """The extent that shows no difference, the margins, every seed, and the interval as far as
-        it is finite.
+        """Return the range in which a difference of 0, the margins, every seed's difference and the
+        finite ends of the interval can be seen.
         """
         shown = [0.0, *verdict.claim.margins, *verdict.differences.values()]
         for end in (verdict.low, verdict.high):
@@ -56,11 +62,11 @@ class Extent:
         )
 
     def interval(self, verdict: Verdict) -> tuple[float, float]:
-        """The verdict's interval, cut where it leaves the picture."""
+        """Return the ends of the verdict's interval, cut where it leaves the axis."""
         return max(verdict.low, self.low), min(verdict.high, self.high)
 
     def alignment(self, value: float) -> Literal["left", "center", "right"]:
-        """How to align words at a value, so that the edges of the picture do not cut them."""
+        """Return how to align words at a value, so that the edges of the picture do not cut them."""
         place = (value - self.low) / (self.high - self.low)
         if place < 0.2:
             return "left"
@@ -70,15 +76,15 @@ class Extent:
 
 
 def effect_size(verdict: Verdict) -> str:
-    """The estimate with its unit, such as ``+6.60 points``."""
+    """Return a verdict's estimate with its unit, such as ``+6.60 points``."""
     claim = verdict.claim
     estimate = format(verdict.estimate, difference_format(claim.metric))
     return f"{estimate} {claim.measure.unit_of_difference}".rstrip()
 
 
 def verdict_chart(verdict: Verdict) -> Chart:
-    """Chart of a claim's interval over each seed's difference; where the claim holds is shaded up
-    to the dashed margin.
+    """Draw a claim's estimate with its interval above each seed's difference, along one axis; where
+    the claim holds is shaded up to the dashed margin.
     """
     extent = Extent.of(verdict)
     estimate_row = f"{verdict.claim.statistic}, {100 * verdict.level:g}%"
@@ -103,8 +109,8 @@ def verdict_chart(verdict: Verdict) -> Chart:
 
 
 def differences_chart(verdict: Verdict) -> Chart:
-    """Chart of each seed's difference, over the interval of their mean or median; where the claim
-    holds is shaded.
+    """Draw the difference of each seed as a point, over a band for the interval of their mean or
+    median; where the claim holds is shaded.
     """
     extent = Extent.of(verdict)
     x = alt.X("seed:O").title("seed").axis(labelAngle=0, labelOverlap=True)
@@ -126,8 +132,11 @@ def differences_chart(verdict: Verdict) -> Chart:
 
 
 def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> Chart:
-    """Chart of each seed's pair of scores, as a line from arm to arm; ``arms`` are the study's, in
-    the order of their colours.
+    """Draw each seed's pair of scores as a line from one arm to the other.
+
+    Args:
+        verdict: The verdict on the claim that compares the two.
+        arms: Names of the study's arms, in the order of their colours.
     """
     claim = verdict.claim
     rows = _score_rows(verdict)
@@ -158,12 +167,12 @@ def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> Chart:
 
 
 def _seed_rows(verdict: Verdict) -> list[dict[str, Any]]:
-    """One row per seed with its difference."""
+    """Return a row of the chart's data for each seed, with its difference."""
     return [{"seed": seed, "value": value} for seed, value in verdict.differences.items()]
 
 
 def _score_rows(verdict: Verdict) -> list[dict[str, Any]]:
-    """One row per side of the claim and seed, with the score."""
+    """Return a row of the chart's data for each side of the claim and each seed, with the score."""
     rows = []
     for side, scores in zip(verdict.claim.sides, verdict.scores, strict=True):
         for seed in verdict.differences:
@@ -180,14 +189,14 @@ def _seed_tooltips(verdict: Verdict) -> list[alt.Tooltip]:
 
 
 def _interval_text(verdict: Verdict) -> dict[str, str]:
-    """The ends of the interval as text, since JSON has no infinity."""
+    """Return the ends of the interval as text, since JSON has no infinity."""
     sign = difference_format(verdict.claim.metric)
     return {"low": format(verdict.low, sign), "high": format(verdict.high, sign)}
 
 
 def _title_of_differences(verdict: Verdict) -> list[str]:
-    """Title of an axis of differences, in lines: what is subtracted from what, and what a positive
-    one means.
+    """Return the lines of the title of an axis of differences: what is subtracted from what, and
+    what a positive difference means.
     """
     claim = verdict.claim
     a, b = (short(side) for side in claim.sides)
@@ -207,8 +216,8 @@ def _title_of_differences(verdict: Verdict) -> list[str]:
 
 
 def _margin_layers(verdict: Verdict, extent: Extent, differences: alt.X | alt.Y) -> list[Any]:
-    """The layers below a claim's differences: the region where it holds, no difference, and its
-    margins.
+    """Return the layers below a claim's differences: the region where it holds, a line at 0, and
+    its margins. ``differences`` is the axis of the differences.
     """
     end = alt.X2("end:Q") if isinstance(differences, alt.X) else alt.Y2("end:Q")
     margin_rows = [{"value": margin} for margin in verdict.claim.margins]
@@ -225,7 +234,7 @@ def _margin_layers(verdict: Verdict, extent: Extent, differences: alt.X | alt.Y)
 
 
 def _label_of_region(extent: Extent, x: alt.X) -> alt.Chart:
-    """Words above the region where the claim holds, as a layer of the chart."""
+    """Return a layer with words above the region where the claim holds."""
     middle = (extent.holds_from + extent.holds_to) / 2
     alignment = extent.alignment(middle)
     value = {"left": extent.low, "center": middle, "right": extent.high}[alignment]
@@ -237,6 +246,7 @@ def _label_of_region(extent: Extent, x: alt.X) -> alt.Chart:
 
 
 def _seeds_in_a_row(verdict: Verdict, x: alt.X, y: alt.Y) -> alt.Chart:
+    """Return a layer with each seed's difference as a point, in the row ``seeds``."""
     rows = [{"row": "seeds"} | row for row in _seed_rows(verdict)]
     return (
         chart_of(*rows)
@@ -246,6 +256,7 @@ def _seeds_in_a_row(verdict: Verdict, x: alt.X, y: alt.Y) -> alt.Chart:
 
 
 def _interval_bar(verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y) -> alt.Chart:
+    """Return a layer with the interval as a bar in the row of this name."""
     start, end = extent.interval(verdict)
     interval = {"row": row, "value": start, "end": end}
     return (
@@ -258,7 +269,7 @@ def _interval_bar(verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y
 def _estimate_layers(
     verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y
 ) -> list[alt.Chart]:
-    """Layers that show the estimate as a tick and as a number below it."""
+    """Return layers with the estimate as a tick in the row of this name, and as a number below it."""
     text = format(verdict.estimate, difference_format(verdict.claim.metric))
     estimate = {"row": row, "value": verdict.estimate, "text": text}
     tick = chart_of(estimate).mark_tick(size=22, thickness=3.5, color=TONES[verdict.outcome])
@@ -272,7 +283,7 @@ def _estimate_layers(
 
 
 def _interval_across_seeds(verdict: Verdict, extent: Extent, y: alt.Y) -> list[alt.Chart]:
-    """Layers that show the interval as a band behind all seeds, and the estimate as a line in it."""
+    """Return layers with the interval as a band behind all seeds, and the estimate as a line in it."""
     tone = TONES[verdict.outcome]
     start, end = extent.interval(verdict)
     row = {"value": start, "end": end, "estimate": verdict.estimate}

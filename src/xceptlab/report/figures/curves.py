@@ -1,4 +1,4 @@
-"""The learning curves of a study's arms."""
+"""Draw the learning curves of a study's arms."""
 
 from typing import Any
 
@@ -12,20 +12,21 @@ MEANS, RUNS = "mean ± sd", "single runs"
 """The two views of the learning curves between which a reader chooses."""
 
 PLACE_OF_EPOCH = "logarithmic ? log(datum.epoch) / LN2 : datum.epoch"
-"""Vega expression for the place of an epoch on its axis."""
+"""Vega expression for the place of an epoch on its axis, which a reader may make logarithmic."""
 
 LABEL_OF_EPOCH = "logarithmic ? '' + pow(2, datum.value) : datum.label"
 """Vega expression for the label at a tick of the axis of epochs."""
 
 TEXTS_AT_EPOCH = "isDefined(datum.datum) ? datum.datum.texts : datum.texts"
-"""Vega expression for the arms' values at an epoch, as text; evaluated at a rule, or at the cell
-around one.
+"""Vega expression for the texts of all arms' values at the epoch of a vertical rule. It is
+evaluated for the rule's data, or for the cell of the chart around it, which holds them in
+``datum``.
 """
 
 
 def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over runs (E,), (E,), of the finite values; the deviation is 0
-    where there is one.
+    """Compute mean (E,) and standard deviation (E,) over runs at each of E epochs, of the finite
+    values; both are NaN where there is none, and the deviation is 0 where there is one.
     """
     values = np.where(np.isfinite(curve.values), curve.values, np.nan)
     count = (~np.isnan(values)).sum(axis=0)
@@ -37,11 +38,13 @@ def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
-    """Chart of learning curves: the arms' means with a band of one standard deviation, or on demand
-    the single runs.
+    """Draw learning curves: the arms' means with a band of one standard deviation or, if the reader
+    of the page chooses so, the single runs.
 
-    The page has a legend of its own, which finds room on a phone and sets ``hidden``, the arms that
-    are not drawn.
+    Args:
+        summary: Has the curves.
+        legend: The legend; None for the page, which has one of its own. That finds room on a phone,
+            and sets the chart's parameter ``hidden``, the arms that are not drawn.
     """
     curves = {arm: curve for arm, curve in summary.curves.items() if curve.values.size}
     labels = {arm: f"{arm} (n = {len(curve.values)})" for arm, curve in curves.items()}
@@ -82,7 +85,7 @@ def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
 
 
 def _choices() -> list[alt.Parameter]:
-    """Controls with which a reader of the page changes the curves."""
+    """Return the parameters by which a reader of the page changes the curves."""
     means_or_runs = alt.binding_radio(options=[MEANS, RUNS], name="show ")
     return [
         alt.param(name="shown", value=MEANS, bind=means_or_runs),
@@ -94,8 +97,8 @@ def _choices() -> list[alt.Parameter]:
 
 
 def _rules(text_rows: list[dict[str, Any]], x: alt.X) -> alt.Chart:
-    """Vertical rules at the epochs, of which the one next to the pointer is shown and tells the
-    values there.
+    """Return a layer of vertical rules at the epochs; only the one next to the pointer is shown,
+    and tells the values there.
     """
     near = alt.selection_point(
         name="near",
@@ -115,13 +118,13 @@ def _rules(text_rows: list[dict[str, Any]], x: alt.X) -> alt.Chart:
 
 
 def _at_epochs(chart: alt.Chart) -> alt.Chart:
-    """Add to a chart's rows their places on the axis of epochs."""
+    """Return a chart whose rows have their place on the axis of epochs, ``x``, too."""
     return chart.transform_calculate(x=PLACE_OF_EPOCH)
 
 
 def _epochs_unfolded(rows: list[dict[str, Any]], *columns: str) -> alt.Chart:
-    """Make a chart of the arms that are not hidden, from rows in which some columns are lists over
-    epochs.
+    """Return a chart with a row for each epoch, from rows in which ``epoch`` and ``columns`` are
+    lists over epochs; arms that the reader has hidden are left out.
     """
     shown = chart_of(*rows).transform_filter("indexof(hidden, datum.arm) < 0")
     return _at_epochs(shown.transform_flatten(["epoch", *columns]))
@@ -131,7 +134,7 @@ def _epochs_unfolded(rows: list[dict[str, Any]], *columns: str) -> alt.Chart:
 
 
 def _mean_row(arm: str, label: str, curve: Curve) -> dict[str, Any]:
-    """An arm's mean and band, each a list over epochs."""
+    """Return a row of the chart's data with an arm's mean and band, each a list over epochs."""
     mean, deviation = band(curve)
     return {
         "arm": arm,
@@ -144,7 +147,9 @@ def _mean_row(arm: str, label: str, curve: Curve) -> dict[str, Any]:
 
 
 def _run_rows(arm: str, label: str, curve: Curve) -> list[dict[str, Any]]:
-    """A row for each run of an arm, with its values as a list over epochs."""
+    """Return a row of the chart's data for each run of an arm, with its values as a list over
+    epochs.
+    """
     rows = []
     for seed, values in zip(curve.seeds, curve.values, strict=True):
         row = {
@@ -159,7 +164,9 @@ def _run_rows(arm: str, label: str, curve: Curve) -> list[dict[str, Any]]:
 
 
 def _text_rows(curves: dict[str, Curve], labels: dict[str, str]) -> list[dict[str, Any]]:
-    """A row for each epoch, with the text of every arm's mean and standard deviation there."""
+    """Return a row of the chart's data for each epoch, with the texts of every arm's mean and
+    standard deviation there, by the arm's label.
+    """
     texts: dict[float, dict[str, str]] = {}
     for arm, curve in curves.items():
         mean, deviation = band(curve)
@@ -171,7 +178,7 @@ def _text_rows(curves: dict[str, Curve], labels: dict[str, str]) -> list[dict[st
 
 
 def _as_json(values: np.ndarray) -> list[float | None]:
-    """The values as JSON has them: rounded to what a picture can show, and null where one is not
-    finite.
+    """Return values as JSON can hold them: rounded to what a picture can show, and None, which is
+    null, where one is not finite.
     """
     return [round(value, 4) if np.isfinite(value) else None for value in values.tolist()]

@@ -1,4 +1,4 @@
-"""Charts as they leave the package: in the page, where a browser draws them, and as SVG."""
+"""Put charts into the page, where a browser draws them, or into SVG files."""
 
 import contextlib
 import functools
@@ -17,18 +17,19 @@ from xceptlab.report.summary import Summary
 from xceptlab.study.verdict import Verdict
 
 PAGE_FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
+"""Fonts of the figures in the page: those of its text."""
 
 SVG_FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
-"""Fonts of one width, which vl-convert measures, so that a label takes the place that was laid out
-for it.
+"""Fonts of the SVG files. A letter is equally wide in all of them, so that a label fits the place
+that vl-convert has measured for it, whichever font is installed.
 """
 
 SVG_WIDTH = 480
-"""Pixels that the axes of an SVG span."""
+"""Width of the axes of an SVG file, in pixels."""
 
 
 def page(chart: Any) -> dict[str, Any]:
-    """Vega-Lite specification of a chart that is as wide as its place in the page."""
+    """Return the Vega-Lite specification of a chart for the page, where it fills its place's width."""
     specification = chart.to_dict(validate=False)
     return specification | {
         "width": "container",
@@ -39,7 +40,7 @@ def page(chart: Any) -> dict[str, Any]:
 
 
 def curves_svg(summary: Summary) -> bytes:
-    """Learning curves as SVG, for report.md."""
+    """Draw a study's learning curves as SVG, for report.md."""
     longest_name = max(map(len, summary.curves), default=0)
     columns = SVG_WIDTH // (7 * longest_name + 90)
     legend = alt.Legend(
@@ -55,7 +56,7 @@ def curves_svg(summary: Summary) -> bytes:
 
 
 def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
-    """Every claim's interval as SVG, one under the other, for report.md."""
+    """Draw every claim's interval as SVG, one under the other, for report.md."""
     charts: list[Any] = []
     for verdict in verdicts:
         title = alt.Title(
@@ -72,8 +73,9 @@ def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
 
 
 def _svg(chart: Any) -> bytes:
-    """A chart as SVG on white, for pages of any background."""
-    import vl_convert  # starts threads, which a process that only imports this module does without
+    """Return a chart as SVG on white, so that it can be read on any background."""
+    # It starts threads, which a process that only imports this module does without.
+    import vl_convert
 
     specification = chart.to_dict(validate=False)
     specification |= {"background": "white", "padding": 8, "config": vega_config(SVG_FONT)}
@@ -82,21 +84,23 @@ def _svg(chart: Any) -> bytes:
 
 @functools.cache
 def script() -> str:
-    """Vega, Vega-Lite and Vega-Embed, to stand in the page itself: it must open from disk without a
-    network.
+    """Return Vega, Vega-Lite and Vega-Embed as one script, to be put into the page itself, which
+    must open from disk without a network.
 
-    Bundling them takes seconds, so the bundle is kept in the user's cache where it can be.
+    Bundling them takes seconds, so that the script is kept in the user's cache, where there is one.
     """
     import vl_convert
 
     try:
         file = user_cache() / f"vega-{version('vl-convert-python')}.js"
-    except RuntimeError:  # the user has no home
-        return vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub lacks the default
+    except RuntimeError:
+        # The user has no home, and so no cache. The stub of the function lacks the default.
+        return vl_convert.javascript_bundle()  # type: ignore[call-arg]
     if file.is_file():
         return file.read_text("utf-8")
     bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    with contextlib.suppress(OSError):  # a full disk
+    # The page is complete also where the disk is full.
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, bundle.encode())
     return bundle

@@ -8,18 +8,19 @@ import altair as alt
 from xceptlab.runs.metrics import decimals, metric_of
 
 Chart = alt.LayerChart | alt.FacetChart
+"""What the functions that draw a figure return."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; dark red in place of its
-yellow, pale on white.
+"""Colours of the arms: Okabe and Ito's palette, which colour-blind readers can tell apart, with a
+dark red in place of its yellow, which is pale on white.
 """
 
 GREY = COLOURS[6]
 """Colour of whatever is no arm of the study, such as the sides of a claim on an effect."""
 
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
-"""Dash patterns of lines: solid for the arms that use the colours first, dashed for those that use
-them again.
+"""Dash patterns of the arms' lines, as lengths of dash and gap: solid for the first arms, which
+have a colour each, and dashed for those that have the same colours again.
 """
 
 TONES = {
@@ -34,23 +35,23 @@ HOLDS = TONES["supported"]
 """The colour of the region in which a claim holds."""
 
 INK = "currentColor"
-"""The colour of text and axes: that of the text around the figure, whether the page is light, dark
-or on paper.
+"""The colour of text and axes, by CSS: that of the text around the figure, so that it fits to a
+light page, a dark one and paper.
 """
 
 
 def colour(i: int) -> str:
-    """The colour of the i-th arm of a study, in every figure."""
+    """Return the colour of a study's i-th arm, from 0, in every figure."""
     return COLOURS[i % len(COLOURS)]
 
 
 def dash(i: int) -> tuple[int, ...]:
-    """The dash pattern of the i-th arm's lines."""
+    """Return the dash pattern of the lines of a study's i-th arm, from 0."""
     return DASHES[i // len(COLOURS) % len(DASHES)]
 
 
 def short(name: str, most: int = 32) -> str:
-    """Shorten a name, where there is little room, to its beginning and its end."""
+    """Shorten a name to ``most`` characters: its beginning and its end."""
     if len(name) <= most:
         return name
     beginning = name[: most // 2]
@@ -59,38 +60,40 @@ def short(name: str, most: int = 32) -> str:
 
 
 def wrapped(name: str) -> str:
-    """An arm's name as the label of an axis, in lines of 18 characters."""
+    """Return an arm's name as the label of an axis, in lines of at most 18 characters."""
     lines = textwrap.wrap(short(name), 18)
     return "\n".join(lines) or name
 
 
 def with_unit(name: str, unit: str) -> str:
-    """A name with its unit in brackets, where it has one."""
+    """Return a name with a unit in brackets; without them where ``unit`` is empty."""
     return f"{name} ({unit})" if unit else name
 
 
 def metric_axis(metric: str) -> str:
-    """Title of an axis of scores."""
+    """Return the title of an axis of scores: the metric with its unit."""
     return with_unit(metric, metric_of(metric).unit)
 
 
 def score_format(metric: str) -> str:
-    """The number format of a metric's scores, as d3 and Python write it."""
+    """Return the format of a metric's scores, in the notation that d3 and Python share."""
     return f".{decimals(metric)}f"
 
 
 def difference_format(metric: str) -> str:
-    """The number format of differences of a metric, which have a sign."""
+    """Return the format of a metric's differences, which have a sign, in the notation that d3 and
+    Python share.
+    """
     return f"+.{decimals(metric)}f"
 
 
 def chart_of(*rows: dict[str, Any]) -> alt.Chart:
-    """A chart whose data are these rows."""
+    """Return a chart without marks whose data are these rows."""
     return alt.Chart(alt.InlineData(values=list(rows)))
 
 
 def vega_config(font: str) -> dict[str, Any]:
-    """Vega-Lite configuration that all figures share."""
+    """Return the Vega-Lite configuration that all figures share, with this font."""
     text = {
         "labelColor": INK,
         "titleColor": INK,
