@@ -715,6 +715,25 @@ def test_what_an_evaluation_does_otherwise_or_not_at_all_is_said(tree, tmp_path,
     assert command("evaluate", run, "--data.size=16", layers=[])[2] == []
 
 
+@pytest.mark.parametrize("override", ["--model.intermediate=relu", "--model.bn_eps=0.1"])
+def test_a_runs_weights_are_evaluated_and_exported_in_the_network_that_they_were_trained_in(
+    tree, tmp_path, command, override
+):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    key, value = override.split("=")
+    before = {"--model.intermediate": "none", "--model.bn_eps": "0.001"}[key]
+    for words in (
+        ("evaluate", run),
+        ("evaluate", run / "model.safetensors"),
+        ("export", run, "x.onnx"),
+    ):
+        code, _, said = command(*words, override, layers=[])
+        assert (code, len(said)) == (2, 1)
+        assert f"{key}: {value} is not allowed; it must be {before}, with which" in said[0]
+    assert command("evaluate", run, f"{key}={before}", layers=[])[0] == 0
+
+
 def test_another_runs_record_in_a_runs_folder_is_not_taken_for_its_own(tree, tmp_path, command):
     for seed in (1, 2):
         assert command("train", f"--data.root={tree}", f"--seed={seed}")[0] == 0

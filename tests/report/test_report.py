@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+import xceptlab
 from made import data_fingerprint, leave, log_lines
 from xceptlab.cli import main
 from xceptlab.errors import Refused
@@ -558,6 +559,37 @@ def test_a_diverged_run_is_shown_and_scored_as_guessing(study):
     assert summary.arms[1].mean == pytest.approx((90 + 10 + 91) / 3)  # as the verdict has it
     assert "without,1," in files["results.csv"]
     assert ",diverged," in files["results.csv"]
+
+
+def test_diverged_runs_without_a_speed_have_no_part_in_an_arms_speed(study):
+    expansion = finish(study(), images_per_second=1000.0)
+    none = {"status": "diverged", "metrics": {}, "images_per_second": 0.0}
+    run(expansion, "without", 1, **none)
+    assert [row.images_per_second for row in summarise(expansion).arms] == [1000.0, 1000.0]
+    for seed in (0, 2):
+        run(expansion, "without", seed, **none)
+    assert np.isnan(summarise(expansion).arms[1].images_per_second)
+    assert "Speed" not in texts(expansion)["report.md"]
+    run(expansion, "with", 1, **none)
+    assert "-100" not in texts(expansion)["report.md"]
+
+
+def test_more_arms_than_colours_have_points_of_other_shapes():
+    signs = [(figures.colour(i), figures.shape(i)) for i in range(32)]
+    assert len(set(signs)) == 32
+
+
+def test_the_callbacks_of_arms_are_part_of_what_was_trained(study):
+    @xceptlab.register.callback("frozen_report", version=1)
+    def frozen_report(config):
+        raise AssertionError
+
+    arms = {"with": {}, "without": {"train.callbacks": ["frozen_report"]}}
+    assert (
+        "| callbacks | none; without: frozen_report |"
+        in texts(finish(study(arms=arms)))["report.md"]
+    )
+    assert "| callbacks |" not in texts(finish(study()))["report.md"]
 
 
 def test_an_arm_that_always_diverged_scores_what_the_claim_declares(study):
@@ -1302,7 +1334,8 @@ def test_latex_is_booktabs_and_sets_text_as_it_is_written(study):
     rows = [
         line.replace(r"\&", "").count("&") for line in text.splitlines() if line.endswith(r"\\")
     ]
-    assert rows == [8] * 3 + [1] * 15 + [7] * 2
+    assert rows == [8] * 3 + [1] * 15 + [8] * 2
+    assert "with - without & test/top1 (points) & superior (0.5)" in text
     assert (
         "\\begin{itemize}\n\\item Unmatched budgets, with against without: parameters +1.3\\%."
         in text

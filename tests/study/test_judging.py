@@ -762,9 +762,25 @@ def test_chance_is_what_the_most_frequent_class_scores():
     assert "not more than guessing (70.00%) explains" in v.warnings[0]
 
 
-def test_arms_whose_runs_all_diverged_are_at_chance():
-    (v,) = judge_study(study([claim()]), records([DIVERGED] * 3, [DIVERGED] * 3))
-    assert "both arms are at chance: 10.00% and 10.00%" in v.warnings[0]
+@pytest.mark.parametrize("metric", ["test/top1", "test/loss"])
+def test_an_arm_whose_runs_all_diverged_has_no_score_beside_one_at_chance(metric):
+    runs = with_top1([10.0, 10.4, 9.6], [0.0] * 3)
+    runs |= {("b", seed): DIVERGED for seed in range(3)}
+    (v,) = judge_study(study([claim(metric=metric)]), runs)
+    assert v.warnings[0].startswith(
+        "both arms are at chance or diverged: 10.00% and none, as 3 runs diverged, in test/top1"
+    )
+    assert "Both arms are at chance or diverged, so this says nothing" in v.summary
+
+
+def test_a_verdict_says_which_of_its_scores_are_those_of_diverged_runs():
+    (v,) = judge_study(study([claim()]), records(GOOD, [DIVERGED, *WORSE[1:]]))
+    assert v.summary.endswith(" 1 of 3 runs of b diverged; each counts as 10.")
+    (v,) = judge_study(study([claim(diverged=12.5)]), records(GOOD, [DIVERGED] * 3))
+    assert v.summary.endswith(" 3 of 3 runs of b diverged; each counts as 12.5.")
+    runs = with_top1([0.0, 10.0, 9.0], [10.0, 10.4, 9.6]) | {("a", 0): DIVERGED}
+    (v,) = judge_study(study([claim()]), runs)
+    assert "9.50% (2 of 3 runs, the others diverged) and 10.00%" in v.warnings[0]
 
 
 @pytest.mark.parametrize(

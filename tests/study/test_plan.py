@@ -916,6 +916,8 @@ def test_two_layers_of_the_same_name_make_two_studies(write, tmp_path):
     [
         ({"alpha": 0.01}, ["alpha 0.05 -> 0.01"]),
         ({"seeds": [0, 1]}, ["seeds [0, 1, 2] -> [0, 1]"]),
+        ({"seeds": [2, 1, 0]}, ["seeds [0, 1, 2] -> [2, 1, 0]"]),
+        ({"seeds": [3, 4, 5]}, ["seeds [0, 1, 2] -> [3, 4, 5]"]),
         ({"seeds": UNTIL}, [f"seeds [0, 1, 2] -> {UNTIL | {'futility': None}}"]),
         ({"claims": [CLAIM | {"margin": 0.1}]}, ["claim c: margin 0.5 -> 0.1"]),
         ({"claims": [CLAIM | {"kind": "equivalent"}]}, ["claim c: kind superior -> equivalent"]),

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -154,6 +155,8 @@ def _other_options_of_data(config: RunConfig, record: Record, given: Collection[
             remarks.append(
                 f"{key}: evaluated with {science[key]}, the run was trained with {record.science[key]}"
             )
+            if key in ("data.validation", "data.validation_seed"):
+                remarks[-1] += "; its training images may be among these validation images"
     return remarks
 
 
@@ -239,7 +242,8 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
         The configuration, and the file of the weights or timm's name.
 
     Raises:
-        Refused: There are no such weights, or the run was trained with other versions of registered
+        Refused: There are no such weights, the layers ask for another network than that of the run
+            whose weights they are, or the run was trained with other versions of registered
             components.
     """
     path = _file_or_run(name, layers)
@@ -260,8 +264,22 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     if run is None:
         return load_run(layers), weights
     config = load_run(layers, of_run=str(run.path / "config.yaml"))
+    _refuse_other_network(config, run)
     refuse_other_versions(config, run)
     return config, weights
+
+
+def _refuse_other_network(config: RunConfig, run: RunDirectory) -> None:
+    """Refuse a configuration whose network differs from the one that a run has trained: its weights
+    may fit, but the other network was never trained.
+    """
+    extensions = [f"--extensions={json.dumps(config.extensions)}"] if config.extensions else []
+    trained = load_run(extensions, of_run=str(run.path / "config.yaml")).science()
+    for key, value in config.science().items():
+        if key.startswith("model.") and value != trained[key]:
+            raise Refused(
+                f"--{key}: {value} is not allowed; it must be {trained[key]}, with which the weights in {run.path} were trained"
+            )
 
 
 def _without_effect(layers: list[str], what: str, read: Collection[str] = ()) -> list[str]:

@@ -226,9 +226,10 @@ def _compare_speeds(
     ratios = []
     for seed in expansion.seeds:
         first, second = arm_records[a, seed], arm_records[b, seed]
-        if not first or not second or not second.images_per_second:
+        if not first or not second or not _made_together(first, second, done):
             continue
-        if _made_together(first, second, done):
+        # A run that diverges before the first line of its log has no speed.
+        if first.images_per_second and second.images_per_second:
             ratios.append(first.images_per_second / second.images_per_second)
     if len(ratios) < 2:
         return ""

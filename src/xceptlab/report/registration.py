@@ -23,7 +23,10 @@ def warnings_without_registration(expansion: Expansion, records: Records) -> lis
         expansion: The study.
         records: Records of all its runs, by (trial, seed).
     """
-    if not any(records.values()) or Registration.load_for(expansion):
+    # A first look, which judges fewer seeds than the study has, decides no claim.
+    if expansion.is_first_look or not any(records.values()):
+        return []
+    if Registration.load_for(expansion):
         return []
     return [
         "There is no registration of this study: nothing tells that its claims were made before its runs. "

@@ -248,7 +248,8 @@ def _arm(name: str, expansion: Expansion, arm_records: Records, metric: str) -> 
     finished = [record.metrics[metric] for record in done if metric in record.metrics]
     score_if_diverged = _score_of_divergence(name, expansion, metric)
     values = np.array(finished + diverged * [score_if_diverged])
-    speeds = [record.images_per_second for record in done]
+    # A run that diverges before the first line of its log has no speed.
+    speeds = [record.images_per_second for record in done if record.images_per_second]
     claims = [claim for claim in expansion.study.claims if name in arms_of(claim, expansion.study)]
     images = max((record.test_images for record in done), default=0)
     return ArmRow(
@@ -261,7 +262,7 @@ def _arm(name: str, expansion: Expansion, arm_records: Records, metric: str) -> 
         sampling_error=_sampling_error(metric, finished, images),
         parameters=done[0].parameters if done else None,
         macs=done[0].macs if done else None,
-        images_per_second=float(np.mean(speeds)) if done else math.nan,
+        images_per_second=float(np.mean(speeds)) if speeds else math.nan,
     )
 
 

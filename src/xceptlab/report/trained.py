@@ -53,6 +53,8 @@ def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
         "learning rate": row(_learning_rate),
         "regularisation": row(_regularisation),
     }
+    if any(config.train.callbacks for config in configs.values()):
+        rows["callbacks"] = row(lambda config: ", ".join(config.train.callbacks) or "none")
     if expansion.study.tune:
         rows["tuning"] = _tuning(expansion.study.tune)
     return rows | {

@@ -123,14 +123,14 @@ def _contrasts(expansion: Expansion, records: Records) -> Rows:
     """Return the table of what every claim compares, with all arms at one and the same value."""
     study = expansion.study
     assert study.tune
-    rows = [["claim", "value", "difference", "low", "high", "p"]]
+    rows = [["claim", "value", "difference", "low", "high", "p", "by itself"]]
     for claim in study.claims:
         for number, values in enumerate(study.tune.trial_values):
             scores = scores_of_runs(claim, expansion, records_at(expansion, records, number))
             (verdict,) = judge(
                 [claim], [scores], expansion.seeds_of(arms_of(claim, study)), study.alpha
             )
-            rows.append([claim.id, value_name(values), *_numbers(verdict)])
+            rows.append([claim.id, value_name(values), *_numbers(verdict), verdict.outcome])
     return rows
 
 

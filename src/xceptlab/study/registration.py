@@ -189,6 +189,9 @@ class Registration:
         # An older version knew fewer fields; the default of a newer one is what it did.
         science_defaults = RunConfig().science()
         arms = {name: science_defaults | science for name, science in self.arms.items()}
+        # The seeds are compared above; an arm is registered at the first one.
+        for science in [*arms.values(), *today.arms.values()]:
+            del science["seed"]
         return edits + _edits("claim", claims, claims_today) + _edits("arm", arms, today.arms)
 
 

@@ -14,8 +14,9 @@ from xceptlab.study.choice import Records
 from xceptlab.study.claims import Claim
 from xceptlab.study.contrasts import arms_of
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.run_scores import has_failed
+from xceptlab.study.run_scores import has_failed, score_of_divergence
 from xceptlab.study.verdict import Verdict
+from xceptlab.text import counted
 
 
 def of_units(verdict: Verdict) -> tuple[str, ...]:
@@ -60,21 +61,41 @@ def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> V
         *_of_few_images(verdict.claim, min(arm.images for arm in arms)),
         *of_failures(verdict, failed_runs(verdict, expansion, records)),
     ]
+    summary = " ".join([verdict.summary, *_of_diverged_runs(verdict, expansion, records)])
     if not all(arm.at_chance for arm in arms):
-        return replace(verdict, warnings=tuple(warnings))
-    found = " and ".join(f"{arm.mean:.2f}%" for arm in arms)
+        return replace(verdict, summary=summary, warnings=tuple(warnings))
+    found = " and ".join(arm.described for arm in arms)
     chance = " and ".join(dict.fromkeys(f"{arm.chance:.2f}%" for arm in arms))
     all_arms = "both" if len(arms) == 2 else f"all {len(arms)}"
-    metric = f"{split}/{ACCURACY}"
-    at_chance = f"{all_arms} arms are at chance: {found} in {metric}, which is not more than guessing ({chance}) explains"
-    meaningless = f"{all_arms.capitalize()} arms are at chance, so this says nothing about what they differ in."
-    # Losses may truly differ where no arm tells the classes apart.
-    if verdict.claim.measure.unit == "nats":
-        guessed = "the loss tells how sure they are of answers that are guessed"
-        meaningless = f"{all_arms.capitalize()} arms are at chance in {metric}: {guessed}."
-    return replace(
-        verdict, summary=f"{verdict.summary} {meaningless}", warnings=(at_chance, *warnings)
+    have_scores = all(arm.finished for arm in arms)
+    state = (
+        f"{all_arms} arms are at chance"
+        if have_scores
+        else f"{all_arms} arms are at chance or diverged"
     )
+    metric = f"{split}/{ACCURACY}"
+    at_chance = f"{state}: {found} in {metric}, which is not more than guessing ({chance}) explains"
+    # Losses may truly differ where no arm tells the classes apart.
+    if verdict.claim.measure.unit == "nats" and have_scores:
+        meaning = f" in {metric}: the loss tells how sure they are of answers that are guessed."
+    else:
+        meaning = ", so this says nothing about what they differ in."
+    meaningless = state[0].upper() + state[1:] + meaning
+    return replace(verdict, summary=f"{summary} {meaningless}", warnings=(at_chance, *warnings))
+
+
+def _of_diverged_runs(verdict: Verdict, expansion: Expansion, records: Records) -> list[str]:
+    """Return a sentence for each arm of which runs diverged: how many, and what they count as."""
+    sentences = []
+    for arm in arms_of(verdict.claim, expansion.study):
+        of_seeds = [records[arm, seed] for seed in verdict.differences]
+        diverged = sum(record is not None and record.status == "diverged" for record in of_seeds)
+        if diverged:
+            score = score_of_divergence(verdict.claim, expansion.arms[arm].data.classes)
+            sentences.append(
+                f"{diverged} of {counted(len(of_seeds), 'run')} of {arm} diverged; each counts as {score:.4g}."
+            )
+    return sentences
 
 
 def _of_few_images(claim: Claim, images: int) -> list[str]:
@@ -128,6 +149,10 @@ class _Accuracy:
     """Mean top-1 accuracy in percent over the runs that finished; that of guessing where all runs
     diverged; NaN without runs.
     """
+    runs: int
+    """The number of runs that are done."""
+    finished: int
+    """The number of runs that are done and did not diverge."""
     chance: float
     """Top-1 accuracy in percent of guessing, or of always answering with the most frequent class,
     whichever is higher.
@@ -152,7 +177,18 @@ class _Accuracy:
         else:
             mean = math.nan
         images = images_of_split(split, done) or _planned_images(split, expansion, arm)
-        return cls(mean=mean, chance=chance, images=images)
+        return cls(
+            mean=mean, runs=len(done), finished=len(accuracies), chance=chance, images=images
+        )
+
+    @property
+    def described(self) -> str:
+        """The accuracy in words, with the number of runs that have one, if some diverged."""
+        if not self.finished:
+            return f"none, as {counted(self.runs, 'run')} diverged,"
+        if self.finished < self.runs:
+            return f"{self.mean:.2f}% ({self.finished} of {self.runs} runs, the others diverged)"
+        return f"{self.mean:.2f}%"
 
     @property
     def at_chance(self) -> bool:

@@ -17,7 +17,7 @@ from xceptlab.report.figures.claims import (
 )
 from xceptlab.report.figures.curves import band, curves_chart
 from xceptlab.report.figures.output import curves_svg, differences_svg, page, script
-from xceptlab.report.figures.style import TONES, colour
+from xceptlab.report.figures.style import TONES, colour, shape
 
 __all__ = [
     "TONES",
@@ -33,5 +33,6 @@ __all__ = [
     "page",
     "pairs_chart",
     "script",
+    "shape",
     "verdict_chart",
 ]

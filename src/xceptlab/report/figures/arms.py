@@ -15,6 +15,7 @@ from xceptlab.report.figures.style import (
     difference_format,
     metric_axis,
     score_format,
+    shape,
     with_unit,
 )
 from xceptlab.report.summary import ArmRow, EffectRow
@@ -37,16 +38,17 @@ def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:
     )
     y = alt.Y(type="quantitative").scale(zero=False).title(metric_axis(metric))
     arm_colour = alt.Color("colour:N").scale(None)
+    arm_shape = alt.Shape("shape:N").scale(None)
     tooltips = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("mean:Q", format=score_format(metric), title=metric),
         alt.Tooltip("cost:Q", format=",", title=title),
     ]
     bars = chart_of(*rows).mark_rule(strokeWidth=1.5)
-    points = chart_of(*rows).mark_circle(size=130, opacity=1)
+    points = chart_of(*rows).mark_point(size=130, opacity=1, filled=True)
     layers = [
         bars.encode(x, y.field("low"), y2=alt.Y2("high:Q"), color=arm_colour),
-        points.encode(x, y.field("mean"), color=arm_colour, tooltip=tooltips),
+        points.encode(x, y.field("mean"), color=arm_colour, shape=arm_shape, tooltip=tooltips),
     ]
     return alt.layer(*layers).properties(height=230)
 
@@ -64,6 +66,7 @@ def _cost_rows(arms: Sequence[ArmRow], cost: Cost) -> list[dict[str, Any]]:
             "cost": spent,
             "mean": arm.mean,
             "colour": colour(i),
+            "shape": shape(i),
             "low": arm.mean - spread,
             "high": arm.mean + spread,
         }

@@ -23,6 +23,11 @@ DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
 have a colour each, and dashed for those that have the same colours again.
 """
 
+SHAPES = ("circle", "square", "triangle-up", "diamond")
+"""Shapes of the arms' points, by Vega's names, which change as the dash patterns do; the page's
+style sheet has a class for each.
+"""
+
 TONES = {
     "supported": "#009E73",
     "contradicted": "#D55E00",
@@ -48,6 +53,11 @@ def colour(i: int) -> str:
 def dash(i: int) -> tuple[int, ...]:
     """Return the dash pattern of the lines of a study's i-th arm, from 0."""
     return DASHES[i // len(COLOURS) % len(DASHES)]
+
+
+def shape(i: int) -> str:
+    """Return the shape of the points of a study's i-th arm, from 0, and of its place in a legend."""
+    return SHAPES[i // len(COLOURS) % len(SHAPES)]
 
 
 def short(name: str, most: int = 32) -> str:
