@@ -1,5 +1,5 @@
-"""The data sets: whether the files of one are there (``require_files``) and which images each of its
-splits has (``splits``). Importing this module does not import torch.
+"""The data sets: whether the files of one are there (``require_files``) and which images each of
+its splits has (``splits``). Importing this module does not import torch.
 
 Where to find what: ``module`` has the batches that the network gets, ``crop`` crops images,
 ``augment`` varies them, ``order`` says which image comes when, ``layouts`` and ``cifar`` find

@@ -1,5 +1,5 @@
-"""Augmentation except for crops, and normalisation: functions of images and of random numbers, which
-belong to the image and the epoch (``order.draws``).
+"""Augmentation except for crops, and normalisation: functions of images and of random numbers,
+which belong to the image and the epoch (``order.draws``).
 
 Two places call them, after ``crop``. On the device, for whole batches: ``normalise``, ``cutout``,
 ``mix``; see ``module.DataModule``. In the loader, for one photograph: ``vary``; see

@@ -33,8 +33,8 @@ def user_cache() -> Path:
 def cached(
     name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]
 ) -> tuple[Arrays, Arrays]:
-    """Return a data set's training and test images: mapped from the user's cache, or else decoded and
-    kept there.
+    """Return a data set's training and test images: mapped from the user's cache, or else decoded
+    and kept there.
 
     Of several processes that begin at once, one decodes and the others wait for its file. Where the
     file is damaged, the images are decoded anew. Where they cannot be kept, such as on a full disk,
@@ -108,7 +108,7 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
 
     Raises:
         OSError: The file cannot be read.
-        Refused: The file is damaged, or its images were decoded from something else than ``origin``.
+        Refused: The file is damaged, or its images were decoded from something else.
     """
     from safetensors import safe_open
 
@@ -136,8 +136,8 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
 
 
 def _has_right_shape(arrays: Arrays) -> bool:
-    """Whether the arrays have the types and shapes of images with labels. The fingerprint, a hash of
-    their bytes, does not tell.
+    """Whether the arrays have the types and shapes of images with labels. The fingerprint, a hash
+    of their bytes, does not tell.
     """
     images, labels = arrays.images, arrays.labels
     are_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3

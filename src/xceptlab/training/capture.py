@@ -153,7 +153,7 @@ class Captured:
         return self._capture(key, batch, variant)
 
     def _prepare(self, variant: bool) -> None:
-        """Prepare the tensors that the work writes to beside its outputs; an evaluation has none."""
+        """Prepare the tensors that the work writes beside its outputs; an evaluation has none."""
 
     def _computed(self, batch: Batch, variant: bool) -> Outputs:
         """Compute the outputs of a batch kernel by kernel."""
@@ -164,7 +164,7 @@ class Captured:
             return self.forward(batch)
 
     def _changed(self) -> list[Tensor]:
-        """Return the tensors that the work changes beside its outputs; an evaluation changes none."""
+        """Return the tensors that the work changes beside its outputs: none in an evaluation."""
         return []
 
     def _capture(self, key: Hashable, batch: Batch, variant: bool) -> Outputs:

@@ -63,7 +63,7 @@ class Processes(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        """Whether Lightning should choose this environment by itself: no, it is given as a plugin."""
+        """Whether Lightning should choose this environment by itself: no, it is a plugin."""
         return False
 
     def world_size(self) -> int:

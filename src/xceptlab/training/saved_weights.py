@@ -50,7 +50,7 @@ def refuse_lost_state(
     if not registered:
         return
     trained = _logits(network, images, trainer)
-    # Another seed draws other numbers: a tensor that was drawn, and is not among the weights, shows.
+    # Another seed draws other numbers, so that a drawn tensor that is not among the weights shows.
     other = build(config.model, config.data.classes, config.seed + 1)
     try:
         restored = _logits(_with(other, network.state_dict()), images, trainer)

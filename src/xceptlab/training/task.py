@@ -139,8 +139,8 @@ class Task(pl.LightningModule):
         """
         logits = self.network(batch.images)
         loss = self._loss(logits, batch) * batch.weight
-        # Take argmax, which is faster than the topk of evaluations (metrics.among_best). The two may
-        # differ where logits are equal.
+        # Take argmax, which is faster than the topk of evaluations (metrics.among_best). The two
+        # may differ where logits are equal.
         correct = (logits.detach().argmax(1) == batch.labels).sum() * batch.weight
         return {"loss": loss, "top1": 100 * correct}
 

@@ -248,8 +248,8 @@ def _open(
     tags: Sequence[str] = (),
     **options: Any,
 ) -> Any:
-    """Open a directory's run in W&B, and continue it where there is one. The run's address goes into
-    the directory's file ``wandb_url``.
+    """Open a directory's run in W&B, and continue it where there is one. The run's address goes
+    into the directory's file ``wandb_url``.
 
     W&B's environment variables count where nothing is given here, and their tags are added. In a
     sweep the run belongs to the sweep, but keeps its id: the sweep's agent gives one id to all that
@@ -307,8 +307,8 @@ def _id_of(directory: Path, prefix: str) -> str:
 
 
 def _settings(sweep: str | None) -> Any:
-    """Return W&B's settings of a run: it gets what is on disk, and nothing that W&B would collect by
-    itself.
+    """Return W&B's settings of a run: it gets what is on disk, and nothing that W&B would collect
+    by itself.
 
     Args:
         sweep: Id of the sweep that the run belongs to; None for none.
@@ -353,6 +353,6 @@ def _closing(run: Any, exit_code: int) -> Iterator[None]:
         yield
     finally:
         run.finish(exit_code=exit_code)
-        # finish() returns before W&B's process has written its file, and a forked run calls no
+        # W&B's finish() returns before its process has written the file, and a forked run calls no
         # functions at its exit that would wait for it.
         wandb.teardown()
