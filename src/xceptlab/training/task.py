@@ -45,7 +45,7 @@ class Task(pl.LightningModule):
         self.config = config
         self.network = network
         self.steps_per_epoch = steps_per_epoch
-        # Sums are exact in 64 bits, which Apple's GPUs do not have.
+        # Sums over a whole split need 64 bits to be precise, which Apple's GPUs do not have.
         exact = torch.float32 if torch.backends.mps.is_available() else torch.float64
         self._metrics = measured(config.data.classes, config.train.metrics)
         names = ["images", *(metric.name for metric in self._metrics)]
@@ -125,8 +125,8 @@ class Task(pl.LightningModule):
         return self._recorder
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Compute what a batch adds to its step's loss and top-1, as ``_outputs`` does. A captured
-        CUDA graph is replayed where there is one, and computes the gradients, too.
+        """Compute loss and top-1 of a batch as ``_outputs`` does. A captured CUDA graph is replayed
+        where there is one, and computes the gradients, too.
         """
         first_of_step = batch_idx % self.config.train.accumulate == 0
         replayed = self._step(batch, first_of_step) if self._step else None
@@ -134,8 +134,9 @@ class Task(pl.LightningModule):
         return replayed or self._outputs(batch)
 
     def _outputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute what a batch adds to the global batch's loss and top-1 (percent): sums over its
-        images times ``Batch.weight``. Both have no dimensions, by the names ``loss`` and ``top1``.
+        """Compute loss and top-1 (percent), summed over a batch's images and multiplied by
+        ``Batch.weight``. Averaged over processes and accumulated batches, both are means over the
+        global batch.
         """
         logits = self.network(batch.images)
         loss = self._loss(logits, batch) * batch.weight

@@ -33,8 +33,8 @@ class Diverged(Exception):
 
 
 class Curves(pl.Callback):
-    """Callback that logs the training at every ``every`` steps and at the end of each epoch, and
-    logs each evaluation.
+    """Callback that logs the training every ``every`` optimizer steps and at the end of each epoch,
+    and logs each evaluation.
 
     ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in fractions. ``train/``
     values are those of the step's global batch. ``images_per_second`` and ``seconds`` are of the
@@ -197,7 +197,8 @@ def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
 
 
 class LocalLog(Logger):
-    """Logger that writes ``metrics.jsonl``: one line a call, in the file when it returns.
+    """Logger that writes ``metrics.jsonl``. Each call adds one line, which is in the file when the
+    call returns.
 
     Args:
         directory: The run's directory.
