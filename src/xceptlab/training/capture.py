@@ -124,7 +124,9 @@ class Captured:
         self._device = next(network.parameters()).device
         self._graphs: dict[Hashable, _Graph] = {}
         self._seen: Counter[Hashable] = Counter()
+        """Number of batches that came without a graph, by kind of work and shape."""
         self._given_up = False
+        """Whether no further graph is tried, as one could not be captured or came to other bits."""
 
     def __call__(self, batch: Batch, variant: bool = False) -> Outputs | None:
         """Compute the outputs of a batch, if there is a graph for it or one is captured now.
@@ -250,13 +252,15 @@ class CapturedStep(Captured):
         super().__init__(forward, network, record)
         self.accumulate = accumulate
         self._parameters: list[nn.Parameter] = []
+        """The parameters that get gradients; known from the first captured batch on."""
         self._gradients: list[Tensor] = []
+        """The tensors to which graphs write the gradients of these parameters, in their order."""
 
     def _prepare(self, first: bool) -> None:
-        """Make the tensors that graphs write to the gradients of the parameters.
+        """Use the tensors that graphs write to as the gradients of the parameters.
 
-        The step's batch before may have been computed kernel by kernel, and its gradients be in
-        other tensors. They are copied unless this batch is the first of its step.
+        The batch before may have been computed kernel by kernel, so that its gradients are in other
+        tensors. They are copied unless this batch is the first of its step.
         """
         # Batches were computed before: a parameter without a gradient is frozen or has no part in
         # the loss.
@@ -294,7 +298,7 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
 
 
 def _same(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
-    """Whether two sequences of tensors are equal bit by bit, NaN equal to NaN.
+    """Whether two sequences of tensors have equal values, NaN equal to NaN.
 
     Without ``torch.use_deterministic_algorithms`` two correct results may differ. Then nothing is
     compared, and the answer is yes.
