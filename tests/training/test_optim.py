@@ -9,7 +9,13 @@ from torch.optim import SGD, AdamW, RMSprop
 from torch.optim.swa_utils import AveragedModel
 
 from xceptlab.config.schema import TrainConfig
-from xceptlab.training.optim import AverageWeights, factor, optimizer, parameter_groups, schedule
+from xceptlab.training.optim import (
+    AverageWeights,
+    learning_rate_factor,
+    optimizer,
+    parameter_groups,
+    schedule,
+)
 
 
 def network() -> nn.Module:
@@ -20,25 +26,27 @@ def network() -> nn.Module:
 
 
 def test_the_papers_schedule_is_a_staircase_of_094_every_2_epochs():
-    at = factor(TrainConfig(epochs=6), steps_per_epoch=10)
+    at = learning_rate_factor(TrainConfig(epochs=6), steps_per_epoch=10)
     assert [at(step) for step in (0, 10, 19)] == [1.0, 1.0, 1.0]
     assert [at(step) for step in (20, 39)] == pytest.approx([0.94, 0.94])
     assert [at(step) for step in (40, 59)] == pytest.approx([0.94**2, 0.94**2])
 
 
 def test_the_stairs_may_be_parts_of_an_epoch():
-    at = factor(TrainConfig(epochs=2, decay_epochs=0.5, decay_rate=0.5), steps_per_epoch=10)
+    at = learning_rate_factor(
+        TrainConfig(epochs=2, decay_epochs=0.5, decay_rate=0.5), steps_per_epoch=10
+    )
     assert [at(step) for step in (4, 5, 9, 10, 19)] == [1.0, 0.5, 0.5, 0.25, 0.125]
 
 
 def test_constant_is_constant():
-    at = factor(TrainConfig(epochs=3, schedule="constant"), steps_per_epoch=10)
+    at = learning_rate_factor(TrainConfig(epochs=3, schedule="constant"), steps_per_epoch=10)
     assert {at(step) for step in range(30)} == {1.0}
 
 
 @pytest.mark.parametrize("kind", ["constant", "exponential", "cosine"])
 def test_the_warm_up_rises_linearly_to_the_full_rate_and_never_starts_at_zero(kind):
-    at = factor(
+    at = learning_rate_factor(
         TrainConfig(epochs=10, schedule=kind, warmup=0.1, decay_epochs=100.0), steps_per_epoch=10
     )
     assert [at(step) for step in range(10)] == pytest.approx(
@@ -48,7 +56,9 @@ def test_the_warm_up_rises_linearly_to_the_full_rate_and_never_starts_at_zero(ki
 
 
 def test_the_cosine_passes_half_in_the_middle_and_ends_near_zero():
-    at = factor(TrainConfig(epochs=10, schedule="cosine", warmup=0.2), steps_per_epoch=10)
+    at = learning_rate_factor(
+        TrainConfig(epochs=10, schedule="cosine", warmup=0.2), steps_per_epoch=10
+    )
     assert at(20) == 1.0
     assert at(60) == pytest.approx(0.5)
     assert 0 < at(99) < 0.001
@@ -64,7 +74,7 @@ def test_the_schedule_sets_the_optimizers_rate_at_every_step():
         rates.append(own.param_groups[0]["lr"])
         own.step()
         ruler.step()
-    assert rates == pytest.approx([0.1 * factor(train, 4)(step) for step in range(8)])
+    assert rates == pytest.approx([0.1 * learning_rate_factor(train, 4)(step) for step in range(8)])
     assert rates[:2] == pytest.approx([0.05, 0.1])
 
 

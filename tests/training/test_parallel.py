@@ -11,7 +11,7 @@ from torch import nn
 
 from conftest import ROOT, TINY
 from xceptlab.runs.directory import RunDirectory
-from xceptlab.training.parallel import GlobalBatchNormOnCPU, SyncBatchNorm
+from xceptlab.training.parallel import GlobalBatchNormOnCPU, SyncBatchNormPlugin
 from xceptlab.training.train import train
 
 
@@ -27,7 +27,7 @@ def test_a_network_is_after_training_what_it_was_activations_included():
     types, state = [type(module) for module in system.modules()], list(system.state_dict())
     images = torch.randn(2, 3, 4, 4)
     before = system.network(images)
-    sync = SyncBatchNorm()
+    sync = SyncBatchNormPlugin()
     assert sync.apply(system) is system
     assert [isinstance(module, GlobalBatchNormOnCPU) for module in system.network] == [True, True]
     assert list(system.state_dict()) == state

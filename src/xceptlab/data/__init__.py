@@ -1,7 +1,7 @@
-"""The data sets: whether one is there (``require_files``) and which images each split has
-(``splits``), without importing torch.
+"""The data sets: whether the files of one are there (``require_files``) and which images each of
+its splits has (``splits``). Importing this module does not import torch.
 
-Where to find what: ``module`` gives the batches that the network gets, ``crop`` crops images,
+Where to find what: ``module`` has the batches that the network gets, ``crop`` crops images,
 ``augment`` varies them, ``order`` says which image comes when, ``layouts`` and ``cifar`` find
 files, ``photographs`` decodes, ``sets`` lists the data sets.
 """
@@ -25,7 +25,8 @@ __all__ = ["SETS", "data_set", "require_files", "resolved", "splits"]
 
 
 def require_files(config: DataConfig) -> None:
-    """Check that the files of the data set are there, before anything is started.
+    """Check that the files of a data set are there. With ``data.download`` fetch what is missing,
+    where it can be fetched.
 
     Raises:
         Refused: They are not; the message says what was looked for, where, and how to get it.
@@ -34,11 +35,12 @@ def require_files(config: DataConfig) -> None:
 
 
 def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices]"]:
-    """The splits ``train``, ``validation`` and ``test``: for each its source, and the numbers (n,)
-    of the source's images it has.
+    """Load the splits of a data set, ``train``, ``validation`` and ``test``.
 
-    ``validation`` has no images where none are held out and the data set has no part of its own for
-    it.
+    Returns:
+        For each split, by name, the source of its images and the numbers (n,) of those images in
+        the source. ``validation`` has no images where none are held out and the data set has no
+        part of its own for it.
 
     Raises:
         Refused: The data set cannot be read, or has too few images for what is asked of it.
@@ -68,8 +70,18 @@ def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices
 
 
 def _limited(labels: Indices, count: int, key: str) -> Indices:
-    """The numbers of ``count`` images with labels (n,), each class in proportion to its size; of
-    all images where it is 0.
+    """Choose ``count`` of n images, each class in proportion to its size.
+
+    Args:
+        labels: Labels (n,) of the images.
+        count: Number of images; 0 for all.
+        key: Field of ``DataConfig`` with the count, for the error.
+
+    Returns:
+        The numbers of the chosen images, sorted.
+
+    Raises:
+        Refused: There are fewer images.
     """
     n = len(labels)
     if count > n:

@@ -1,4 +1,4 @@
-"""Photographs in tar files, read in place by a table of where they lie."""
+"""Photographs in tar files that are not unpacked: a table says where in the files they lie."""
 
 import functools
 import io
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Archive(Store):
-    """Members of tar files, read in place.
+    """Store of photographs that are members of tar files.
 
     Args:
         files: The tar files.
-        table: Per photograph: ``part`` (which file), ``offset`` and ``size`` (bytes), ``label``,
-            ``name`` and, where it was written by ``prepare``, its ``crc``.
+        table: One row a photograph: ``part`` (number of the file), ``offset`` and ``size`` (bytes),
+            ``label``, ``name`` and, where ``data.prepare`` wrote it, ``crc`` (its CRC-32).
     """
 
     files: tuple[Path, ...]
@@ -39,7 +39,7 @@ class Archive(Store):
     def read(self, i: int) -> bytes:
         file = self.files[self._cell("part", i)]
         size = self._cell("size", i)
-        # opened anew each time: a thousand files cannot be kept open
+        # The file is opened for each photograph, since a thousand files cannot be kept open.
         with reading(file), open(file, "rb") as opened:
             opened.seek(self._cell("offset", i))
             data = opened.read(size)
@@ -60,8 +60,8 @@ class Archive(Store):
 
 
 def write_table(table: "pyarrow.Table", file: Path) -> None:
-    """Write the table of an archive, as a file that is mapped into memory when it is read; whole or
-    not at all.
+    """Write the table of an ``Archive``, whole or not at all, as a file that ``read_table`` can map
+    into memory.
     """
     import pyarrow.feather
 
@@ -71,18 +71,18 @@ def write_table(table: "pyarrow.Table", file: Path) -> None:
 
 
 def read_table(file: Path) -> "pyarrow.Table":
-    """Map a table that ``write_table`` has written into memory.
+    """Map the table of an ``Archive``, which ``write_table`` has written, into memory.
 
     Raises:
-        Refused: It is damaged.
+        Refused: The file is damaged.
     """
     import pyarrow
     import pyarrow.feather
 
     with reading(file, "damaged; remove it, and it is written again"):
-        # a name need not be UTF-8
+        # The name of the file need not be UTF-8.
         table = pyarrow.feather.read_table(pyarrow.memory_map(os.fsencode(file)))
-        # raises where a column is missing
+        # This raises where a column is missing.
         table.select(["part", "offset", "size", "label", "name"])
         if not len(table):
             raise Refused("it has no rows")

@@ -1,5 +1,5 @@
-"""Augmentation but for crops: functions of images and of uniform draws that belong to the image and
-the epoch (``order.draws``).
+"""Augmentation except for crops, and normalisation: functions of images and of random numbers,
+which belong to the image and the epoch (``order.draws``).
 
 Two places call them, after ``crop``. On the device, for whole batches: ``normalise``, ``cutout``,
 ``mix``; see ``module.DataModule``. In the loader, for one photograph: ``vary``; see
@@ -43,8 +43,8 @@ def cutout(images: Tensor, draws: Tensor, side: int) -> Tensor:
 
 
 def _in_box(low: Tensor, high: Tensor, height: int, width: int) -> Tensor:
-    """Mask (B, 1, H, W) of the pixels from row and column ``low`` (B, 2) up to, but without,
-    ``high`` (B, 2).
+    """Return the mask (B, 1, H, W) of the pixels from row and column ``low`` (B, 2) up to, but
+    without, row and column ``high`` (B, 2).
     """
     row = torch.arange(height, device=low.device)
     column = torch.arange(width, device=low.device)
@@ -80,12 +80,13 @@ def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.f
         cuts = pair[:, order.MIX_COIN] < 0.5
     else:
         cuts = np.full(len(draws), bool(cutmix))
-    # a kind that is off needs a valid alpha that nothing reads
+    # A kind of mixing that is off has no alpha; 1 is a valid one, and its result is not used.
     alpha = np.where(cuts, cutmix or 1.0, mixup or 1.0)
     ratio = betaincinv(alpha, alpha, pair[:, order.MIX_RATIO])
     partners_part = np.where(cuts, 1 - ratio, np.minimum(ratio, 1 - ratio))
 
-    whole_image = 2 * size  # half a side of a box that covers the image wherever its centre lies
+    # With this half side a box covers the image wherever its centre lies.
+    whole_image = 2 * size
     half = np.where(cuts, size * np.sqrt(partners_part) / 2, whole_image)[:, None]
     centre = pair[:, order.MIX_CENTRE] * size
     box = np.concatenate([centre - half, centre + half], axis=1)
@@ -101,7 +102,7 @@ def mix(images: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         images: (B, C, H, W).
-        plan: (B, 5), what ``mixing`` has drawn.
+        plan: (B, 5), the weights and boxes that ``mixing`` has drawn.
 
     Returns:
         The mixed images (B, C, H, W), and the weights (B,) of the images' own labels; their
@@ -111,8 +112,8 @@ def mix(images: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
     low = plan[:, 1:3]
     high = plan[:, 3:5]
     partner = images[partners(len(images), images.device)]  # (B, C, H, W)
-    # (B, 1, H, W)
-    weight = plan[:, :1, None, None].to(images.dtype) * _in_box(low, high, height, width)
+    in_box = _in_box(low, high, height, width)  # (B, 1, H, W)
+    weight = plan[:, :1, None, None].to(images.dtype) * in_box  # (B, 1, H, W)
     mixed = images.lerp(partner, weight)
     area = (high - low).prod(1)  # (B,)
     label_weight = 1 - plan[:, 0] * area / (height * width)
@@ -120,8 +121,8 @@ def mix(images: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def partners(n: int, device: torch.device) -> Tensor:
-    """The image (n,) that each of n is mixed with: 2k with 2k + 1; the last of an odd number with
-    itself.
+    """Return for each of n images the number (n,) of the one that it is mixed with: 2k for 2k + 1,
+    2k + 1 for 2k, and itself for the last of an odd number.
     """
     other_of_pair = torch.arange(n, device=device) ^ 1
     return other_of_pair.clamp(max=n - 1)
@@ -166,8 +167,10 @@ def _with_other_colours(image: Tensor, draws: Draws, largest_change: float) -> T
 
 
 def _with_rand_augment(image: Tensor, draws: Draws, magnitude: int) -> Tensor:
-    """Apply torchvision's RandAugment to one image, drawn by the image's numbers; torch's global
-    generator stays as it was.
+    """Apply torchvision's RandAugment to one image (3, H, W).
+
+    It draws from torch's global generator, which is seeded with the image's draws (DRAWS,) and then
+    put back as it was.
     """
     from torchvision.transforms import v2
 

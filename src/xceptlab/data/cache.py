@@ -1,8 +1,9 @@
-"""The user's cache folder, and the images of sets in memory in it, decoded: one run decodes them,
-later ones map them.
+"""The user's cache folder, and in it the decoded images of small data sets: one run decodes them,
+later runs map them into memory.
 
-A file of images is found by what it was decoded from, is checked as a whole whenever it is read,
-and is written whole or not at all. It may be removed at any time; it is then written again.
+The name of a file of images says what it was decoded from. The file is checked as a whole whenever
+it is read, and is written whole or not at all. It may be removed at any time; it is then written
+again.
 """
 
 import contextlib
@@ -20,8 +21,8 @@ from xceptlab.text import say
 
 
 def user_cache() -> Path:
-    """Where files are kept that can be made again: ``xceptlab`` in ``$XDG_CACHE_HOME`` or else in
-    ``~/.cache``.
+    """Return the folder for files that can be made again: ``xceptlab`` in ``$XDG_CACHE_HOME`` or,
+    where that is not set, in ``~/.cache``.
 
     Raises:
         RuntimeError: The user has no home.
@@ -32,22 +33,23 @@ def user_cache() -> Path:
 def cached(
     name: str, origin: str, decode: Callable[[], tuple[Arrays, Arrays]]
 ) -> tuple[Arrays, Arrays]:
-    """Training and test images, mapped from the user's cache, or decoded and kept there.
+    """Return a data set's training and test images: mapped from the user's cache, or else decoded
+    and kept there.
 
-    Of several processes that come first one decodes, and the others wait for its file. A damaged
-    file is decoded anew. Where nothing can be kept, such as on a full disk, the images are decoded,
-    which is said.
+    Of several processes that begin at once, one decodes and the others wait for its file. Where the
+    file is damaged, the images are decoded anew. Where they cannot be kept, such as on a full disk,
+    the user is told.
 
     Args:
         name: Name of the data set, with which the file's name begins.
-        origin: A digest of all that determines what ``decode`` gives.
+        origin: A digest of all that determines what ``decode`` returns.
         decode: Decodes the training and the test images; called where they are not in the cache.
     """
     try:
         file = user_cache() / f"{name}-{origin}.safetensors"
     except RuntimeError:
         return decode()
-    # the process that decodes the images says so below
+    # A fault of the file is reported below, by the one process that then decodes the images.
     with contextlib.suppress(OSError, ValueError):
         images = _read(file, origin)
         if images:
@@ -60,7 +62,8 @@ def cached(
             return decode()
         try:
             images = _read(file, origin)
-            if images:  # another process has decoded them meanwhile
+            # Another process may have decoded them meanwhile.
+            if images:
                 return images
         except (OSError, ValueError) as error:
             say(f"{error}; its images are decoded anew")
@@ -77,7 +80,12 @@ def _say_not_kept(file: Path, error: OSError) -> None:
 
 
 def _write(file: Path, origin: str, images: tuple[Arrays, Arrays]) -> None:
-    """Keep images in a file, whole or not at all.
+    """Write training and test images to a file, whole or not at all.
+
+    Args:
+        file: The file.
+        origin: Digest of all that determines the images, which the file keeps.
+        images: The training and the test images.
 
     Raises:
         OSError: The file cannot be written, such as on a full disk.
@@ -95,18 +103,19 @@ def _write(file: Path, origin: str, images: tuple[Arrays, Arrays]) -> None:
 
 
 def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
-    """Map what ``_write`` has written into memory, privately: to change an array changes no file.
-    None where there is no file.
+    """Map the training and test images that ``_write`` has written into memory; returns None where
+    there is no file. Changing the arrays does not change the file.
 
     Raises:
         OSError: The file cannot be read.
-        Refused: The file is damaged, or of another origin.
+        Refused: The file is damaged, or its images were decoded from something else.
     """
     from safetensors import safe_open
 
-    if not os.path.isfile(file):  # also where the folder may not be read
+    # Path.is_file would raise where the folder may not be read.
+    if not os.path.isfile(file):
         return None
-    # its framework "pt" maps the file, "numpy" copies it
+    # The framework "pt" of safetensors maps the file, while "numpy" copies it.
     with reading(file), safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
 
@@ -127,8 +136,8 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
 
 
 def _has_right_shape(arrays: Arrays) -> bool:
-    """Whether types and shapes are those of images with labels, which the fingerprint, a hash of
-    bytes, does not tell.
+    """Whether the arrays have the types and shapes of images with labels. The fingerprint, a hash
+    of their bytes, does not tell.
     """
     images, labels = arrays.images, arrays.labels
     are_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3

@@ -1,4 +1,6 @@
-"""``xceptlab data check``: what is in a data set and what is wrong with it, before a run finds out."""
+"""The command ``xceptlab data check``: what is in a data set, and what is wrong with it, before a
+run finds out.
+"""
 
 import contextlib
 import hashlib
@@ -31,9 +33,10 @@ class Counts:
 
     split: str
     images: int
+    """Number of images that a run uses."""
     available: int
-    """Number of images in the split's files; ``data.validation`` and other keys may leave some of
-    them out.
+    """Number of images in the split's files, of which ``data.validation`` and other keys may leave
+    some out.
     """
     classes: int
     """Number of classes with an image."""
@@ -42,43 +45,45 @@ class Counts:
     largest: int
     """Number of images in the largest class."""
     notes: tuple[str, ...] = ()
-    """Remarks on what is no fault but may surprise: an original of more images, ignored files, a
-    class without an image here.
+    """Remarks on what is no fault but may surprise: the original data set has more images, files
+    are ignored, a class has no image in this split.
     """
 
 
 @dataclass(frozen=True)
 class AbsentClasses:
-    """A class, or several, of which a split of a run has no image."""
+    """One class, or several, without an image in a split of a run."""
 
     split: str
     """``train``, ``validation`` or ``test``."""
     text: str
-    """Line that names the split and the classes."""
+    """Line for the user that names the split and the classes."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """A remark of the decoder on an image that it could decode: no fault, but it may surprise."""
+    """A warning of the decoder on an image that it could decode: no fault, but it may surprise."""
 
     text: str
+    """Line for the user that names the image."""
 
 
 def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts | Remark | str]:
     """Check a data set as a run would use it.
 
-    Faults are classes that are missing in a part, and images that cannot be decoded. With
-    ``everything`` they are, in an own data set, also pictures that are in two splits or in two
-    classes.
+    Faults are classes without an image in a split's files, and images that cannot be decoded. In an
+    own data set (``data.name: folder``) and with ``everything``, pictures that are in two splits or
+    in two classes are faults, too.
 
     Args:
         config: The data set.
         everything: Decode all images, not only up to ``SAMPLE`` of each split.
-        workers: Processes beside this one that decode.
+        workers: Number of processes beside this one that decode.
 
     Yields:
-        For each split its ``Counts``, then a ``Remark`` or, as text, a fault for each image that
-        deserves one. Where the set as a whole is unsound, the lines of its faults only.
+        For each split its ``Counts``, then its faults as text and its ``Remark`` objects; at last
+        the pictures that are there twice. Of a data set that cannot be used at all, only the lines
+        of its faults.
 
     Raises:
         Refused: The data set is not there, or cannot be read.
@@ -96,22 +101,24 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
             continue
         yield _counts(config, split, source, members, names)
         yield from _absent(config, split, source, names)
+        # All images of a set in memory were decoded when it was loaded.
         if isinstance(source, Arrays):
-            continue  # all of it was decoded when it was loaded
+            continue
         chosen = members if everything else _sample(members)
-        trials = DataLoader(_Trial(source), sampler=chosen, batch_size=None, num_workers=workers)
-        for i, trial in zip(chosen, trials, strict=True):
-            if trial.fault:
-                yield trial.fault
-            elif trial.printed:
-                yield Remark(f"{source.store.name(i)}: {trial.printed}")
-            if trial.digest and find_copies:
-                pictures.add(split, source, i, trial.digest)
+        decoder = _Decoder(source)
+        results = DataLoader(decoder, sampler=chosen, batch_size=None, num_workers=workers)
+        for i, result in zip(chosen, results, strict=True):
+            if result.fault:
+                yield result.fault
+            elif result.printed:
+                yield Remark(f"{source.store.name(i)}: {result.printed}")
+            if result.digest and find_copies:
+                pictures.add(split, source, i, result.digest)
     yield from pictures.faults()
 
 
 def _sample(members: Indices) -> Indices:
-    """Up to ``SAMPLE`` images, spread evenly over the split."""
+    """Choose up to ``SAMPLE`` of a split's images, evenly spread: numbers in the source, (n,)."""
     count = min(SAMPLE, len(members))
     places = np.linspace(0, len(members) - 1, count).astype(np.int64)
     return members[places]
@@ -147,8 +154,8 @@ def _notes(
 
 
 def absent_classes(config: DataConfig) -> Iterator[AbsentClasses]:
-    """Find the classes of which a split has no image, worded as ``check`` words them; nothing is
-    decoded.
+    """Yield, for each split of a run, the classes of which it has no image, in the words of
+    ``check``. Nothing is decoded.
 
     Raises:
         Refused: The data set is not there, or cannot be read.
@@ -157,21 +164,21 @@ def absent_classes(config: DataConfig) -> Iterator[AbsentClasses]:
     for split, (source, members) in splits(config).items():
         if not len(members):
             continue
-        for text in (
-            *_absent(config, split, source, names),
-            *_left_out(split, source, members, names),
-        ):
+        for text in _absent(config, split, source, names):
+            yield AbsentClasses(split, text)
+        for text in _left_out(split, source, members, names):
             yield AbsentClasses(split, text)
 
 
 def _class_names(config: DataConfig) -> tuple[str, ...]:
+    """Return the names of the classes by label, or else the labels as text."""
     return identity.class_names(config) or tuple(map(str, range(config.classes)))
 
 
 def _absent(
     config: DataConfig, split: str, source: Source, names: tuple[str, ...]
 ) -> Iterator[str]:
-    """A line for each class of which the files of a split have no image."""
+    """Yield a line for each class of which the files of a split have no image."""
     for label in np.setdiff1d(np.arange(config.classes), source.labels):
         yield f"{split} holds no image of class {names[label]}"
 
@@ -179,8 +186,8 @@ def _absent(
 def _left_out(
     split: str, source: Source, members: Indices, names: tuple[str, ...]
 ) -> Iterator[str]:
-    """One line on the classes that have images in the files, of which ``data.validation`` and other
-    keys leave none.
+    """Yield at most one line: on the classes with images in a split's files of which a run uses
+    none, since ``data.validation`` or another key leaves them out.
     """
     labels = np.setdiff1d(source.labels, source.labels[members])
     if not len(labels):
@@ -191,11 +198,11 @@ def _left_out(
     yield f"{split}: of the images that a run uses none is of class {shown}"
 
 
-class _TrialResult(NamedTuple):
-    """Result of decoding one image."""
+class _DecodingResult(NamedTuple):
+    """What came of decoding one image."""
 
     fault: str
-    """Why the image cannot be decoded; empty where it can be."""
+    """Line that names the image and says why it cannot be decoded; empty where it can be."""
     printed: str
     """Warnings that C libraries such as libjpeg wrote to standard error while the image was
     decoded.
@@ -204,31 +211,30 @@ class _TrialResult(NamedTuple):
     """16 bytes of a hash of the decoded pixels; empty for an image that cannot be decoded."""
 
 
-class _Trial(Dataset[_TrialResult]):
-    """Decodes images, given by their numbers in the source, and notes what is wrong with each."""
+class _Decoder(Dataset[_DecodingResult]):
+    """Decodes images of a source, asked for by their numbers, and notes what is wrong with each."""
 
     def __init__(self, source: Photographs) -> None:
         self.source = source
 
-    def __getitem__(self, i: int) -> _TrialResult:
+    def __getitem__(self, i: int) -> _DecodingResult:
         printed: list[str] = []
         try:
             with _printed_by_c(printed):
                 image = self.source.decoded(i)
         except (Unreadable, OSError) as error:
-            return _TrialResult(fault=str(error), printed="", digest=b"")
-        # so that no image equals one of another shape with the same bytes
+            return _DecodingResult(fault=str(error), printed="", digest=b"")
+        # Hash the width, too, or an image would equal one of another shape with the same bytes.
         width = b"%d" % image.shape[2]
         pixels = hashlib.blake2b(image.contiguous().numpy().data, digest_size=16, key=width)
-        return _TrialResult(
-            fault="", printed="; ".join(dict.fromkeys(printed)), digest=pixels.digest()
-        )
+        distinct = "; ".join(dict.fromkeys(printed))
+        return _DecodingResult(fault="", printed=distinct, digest=pixels.digest())
 
 
 @contextlib.contextmanager
 def _printed_by_c(lines: list[str]) -> Iterator[None]:
-    """Gather what is printed on file descriptor 2: libjpeg's warnings name no file, and Python does
-    not see them.
+    """Append to ``lines`` what is printed on file descriptor 2 in the block. libjpeg prints its
+    warnings there, without the file's name, and Python does not see them.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -256,13 +262,14 @@ class _Pictures:
         """The pictures of each split, by their numbers in the source."""
 
     def add(self, split: str, source: Photographs, i: int, digest: bytes) -> None:
+        """Add the i-th picture of a split's source by its digest, 16 bytes."""
         self.sources[split] = source
         self.images.setdefault(split, []).append(int(i))
         self.digests += digest
 
     def faults(self) -> Iterator[str]:
-        """A line for each picture that is in two splits or in two classes; copies within a class of
-        a split do no harm.
+        """Yield a line for each picture that is in two splits or in two classes. Copies within a
+        class of a split do no harm.
         """
         keys = np.frombuffer(bytes(self.digests), np.uint64).reshape(-1, 2)  # (n, 2)
         order = np.lexsort(keys.T)  # (n,): equal pictures are neighbours
@@ -274,7 +281,7 @@ class _Pictures:
                 yield f"{other_name} ({other_split}, class {other_label}) is the same picture as {name} ({split}, class {label})"
 
     def _at(self, number: int) -> tuple[str, str, str]:
-        """Split, name and class of the picture with this number among all."""
+        """Return split, name and class of a picture, by its number in the order of ``digests``."""
         for split, images in self.images.items():
             if number < len(images):
                 source = self.sources[split]

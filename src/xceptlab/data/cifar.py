@@ -1,11 +1,15 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 images of 32x32, in memory.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32x32 pixels,
+which are kept in memory.
 
-Read from a folder in the Hugging Face parquet layout (``train-*.parquet``, ``test-*.parquet``, in
-the folder or in one below it; columns ``img`` or ``image``, ``label`` or, of CIFAR-100,
-``fine_label``) or from torchvision's files, which torchvision checks by their MD5 before it reads
-them and downloads where ``data.download`` is true.
+They are read from one of two layouts in ``data.root``:
 
-The parquet files hold PNGs, which take seconds to decode: one run does it, later ones find the
+- parquet files of the Hugging Face hub, ``train-*.parquet`` and ``test-*.parquet``, in the folder
+  or in one below it; their columns are ``img`` or ``image``, and ``label`` or, for CIFAR-100,
+  ``fine_label``;
+- torchvision's files, which torchvision checks by their MD5 before it reads them, and downloads
+  where ``data.download`` is true.
+
+The parquet files hold PNGs, which take seconds to decode: one run does it, and later runs find the
 images in the user's cache.
 """
 
@@ -58,12 +62,14 @@ count.
 """
 _SPLITS = ("train", "test")
 _LABELS = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
+"""Possible names of the column of labels in parquet files, by data set; the first there counts."""
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+"""Name in the Hugging Face hub, by data set."""
 
 
 def require_files(config: DataConfig) -> None:
-    """Check that the files are there; with ``data.download`` fetch them, one process while the
-    others wait.
+    """Check that CIFAR's files are there. With ``data.download`` fetch them if they are not: one
+    process does it, while others wait.
 
     Raises:
         Refused: They are not there, and the message says how to get them; or the download failed.
@@ -99,7 +105,8 @@ def _download(config: DataConfig) -> None:
 
 
 def files(config: DataConfig) -> str:
-    """Layout of the data set's files, and a digest of the names and sizes of those that are read.
+    """Return the layout of CIFAR's files and a digest of the names and sizes of those that are
+    read, such as ``parquet-0123456789abcdef``.
 
     Raises:
         Refused: They are not there.
@@ -118,7 +125,7 @@ def files(config: DataConfig) -> str:
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The names of the classes, by label; empty where the files do not tell."""
+    """Return the names of the classes, by label; empty where the files do not tell."""
     if _has_parquet(config):
         file = find_shards(folder(config), "train")[0]
         return feature_names(file, "label") or feature_names(file, "fine_label")
@@ -126,7 +133,8 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
     meta = _dataset(config).meta
     file = Path(config.root) / _TORCHVISION[config.name] / meta["filename"]
-    if not check_integrity(file, meta["md5"]):  # only the original file's pickle is safe to load
+    # Unpickling executes code, which is safe for the original file only.
+    if not check_integrity(file, meta["md5"]):
         return ()
     names = pickle.loads(file.read_bytes(), encoding="latin1")[meta["key"]]
     return tuple(names)
@@ -139,7 +147,11 @@ def _dataset(config: DataConfig) -> Any:
 
 
 def load(config: DataConfig) -> tuple[Arrays, Arrays]:
-    """Load the training and the test images, from the user's cache if they are there."""
+    """Load the training and the test images, from the user's cache if they are in it.
+
+    Raises:
+        Refused: The files are not there, are damaged, or are those of another data set.
+    """
     require_files(config)
     if _has_parquet(config):
         return cached(
@@ -149,8 +161,8 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
 
 
 def _digest_of_what_is_decoded(config: DataConfig) -> str:
-    """A digest of all that determines the decoded images: the set, the decoders, and the bytes of
-    the parquet files.
+    """Return a digest of all that determines the images decoded from parquet files: the data set,
+    the decoders' versions, and the bytes of the files.
     """
     decoders = [
         f"{package} {importlib.metadata.version(package)}" for package in ("pillow", "torchvision")
@@ -167,8 +179,11 @@ def _digest_of_what_is_decoded(config: DataConfig) -> str:
 def _read(
     config: DataConfig, read_split: Callable[[DataConfig, str], Arrays]
 ) -> tuple[Arrays, Arrays]:
-    """Decode the training and the test images by the reader of their layout, and check that all
-    classes are there.
+    """Decode the training and the test images, and check that all classes are there.
+
+    Args:
+        config: The data set.
+        read_split: Decodes the split ``train`` or ``test`` from the layout that was found.
 
     Raises:
         Refused: Classes have no image, as where the files of CIFAR-10 are read as CIFAR-100.
@@ -205,12 +220,12 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
 
 
 def _decoded(data: bytes | None, where: str, name: str) -> "Tensor":
-    """Decode an image to (3, 32, 32) uint8.
+    """Decode an image of CIFAR to (3, 32, 32) uint8.
 
     Args:
         data: The encoded image; None for an empty cell.
-        where: File and row, for errors.
-        name: The data set.
+        where: File and row, for the error.
+        name: The data set, for the error.
 
     Raises:
         Refused: It is no image of this size.

@@ -24,20 +24,21 @@ Box = tuple[int, int, int, int]
 
 
 def for_evaluation(image: Tensor, config: DataConfig) -> Tensor:
-    """Cut the central square of ``data.eval_crop`` out of a photograph: (3, H, W) to (3, size,
-    size).
+    """Cut a central square out of a photograph and resize it: (3, H, W) to (3, size, size).
+
+    The square's side is the part ``data.eval_crop`` of the photograph's short side.
     """
     box = central_box(image, config.eval_crop)
     return resized(image, box, config.size, config.eval_interpolation)
 
 
 def for_training(image: Tensor, draws: Draws, config: DataConfig) -> Tensor:
-    """Cut a part of a photograph out to train on: a random one where ``data.crop`` is resized, else
-    that of evaluation.
+    """Cut the part of a photograph that is trained on out of it, and resize it: a random part with
+    ``data.crop: resized``, otherwise the one that is evaluated.
 
     Args:
         image: (3, H, W) uint8.
-        draws: (DRAWS,), uniform in [0, 1).
+        draws: Random numbers (DRAWS,) of the image in this epoch, uniform in [0, 1).
         config: The data set.
 
     Returns:
@@ -51,8 +52,8 @@ def for_training(image: Tensor, draws: Draws, config: DataConfig) -> Tensor:
 
 
 def central_box(image: Tensor, part: float) -> Box:
-    """Find the central square of an image (3, H, W) whose side is this part of the image's short
-    side.
+    """Return the central square of an image (3, H, W) with ``part`` of the image's short side as
+    its side.
     """
     height, width = image.shape[1:]
     side = round(min(height, width) * part) or 1
@@ -63,8 +64,8 @@ def random_box(draws: Draws, height: int, width: int) -> Box:
     """Draw the box of Inception's random crop (Szegedy et al. 2015), as torchvision's
     RandomResizedCrop does.
 
-    The box has 8% to 100% of the area and an aspect ratio from 3/4 to 4/3. After ten tries that do
-    not fit into the image it is the largest central box of an allowed ratio.
+    The box has 8% to 100% of the area and an aspect ratio from 3/4 to 4/3. If none of ten tries
+    fits into the image, it is the largest central box with an allowed ratio.
 
     Args:
         draws: (DRAWS,), uniform in [0, 1).
@@ -91,7 +92,7 @@ def random_box(draws: Draws, height: int, width: int) -> Box:
 def resized(image: Tensor, box: Box, size: int, interpolation: str) -> Tensor:
     """Cut a box out of an image (3, H, W) and resize it to (3, size, size)."""
     top, left, height, width = box
-    # as one piece in this layout it is resized, and then copied, in half the time
+    # In one piece and in this layout, resizing and the copy that follows take half the time.
     region = image[None, :, top : top + height, left : left + width].contiguous(
         memory_format=torch.channels_last
     )
@@ -102,14 +103,14 @@ def resized(image: Tensor, box: Box, size: int, interpolation: str) -> Tensor:
 
 
 def crop_flip(images: Tensor, index: Tensor, draws: Tensor, pad: int, flip: bool) -> Tensor:
-    """Crop and mirror images that lie in memory: pad each by reflection, cut the old size back out,
-    flip it left to right.
+    """Crop and mirror images of a set in memory: pad each by reflection, cut a random part of the
+    old size out, and flip it left to right.
 
-    One gather does all of it; nothing is padded in memory.
+    One gather does all of it, so that no padded image exists.
 
     Args:
         images: (n, H, W, C), any type: the whole set.
-        index: (B,), which images of the set.
+        index: (B,), numbers of the batch's images in the set.
         draws: (B, DRAWS), uniform in [0, 1).
         pad: Pixels of padding on each side; 0 for no crop.
         flip: Mirror the images whose draw is below a half.
@@ -130,7 +131,7 @@ def crop_flip(images: Tensor, index: Tensor, draws: Tensor, pad: int, flip: bool
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Mirror positions outside 0 to size - 1 at the border pixels."""
+    """Mirror positions that lie outside 0 to size - 1 at the border pixels."""
     last = size - 1
     inside_first = positions.abs()
     return last - (last - inside_first).abs()

@@ -1,8 +1,8 @@
 """scikit-learn's handwritten digits: 1,797 real 8x8 images in 10 classes, embedded in the library;
 no download.
 
-The last third is the test split, by strata: 500 images. Source: UCI, "Optical Recognition of
-Handwritten Digits" (Alpaydin and Kaynak 1998).
+500 of them, each class in proportion to its size, are the test split. Source: UCI, "Optical
+Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998).
 """
 
 import numpy as np
@@ -12,6 +12,7 @@ from xceptlab.data.order import stratified
 from xceptlab.data.sources import Arrays
 
 TEST_IMAGES = 500
+"""Number of images in the test split."""
 
 
 def require_files(config: DataConfig) -> None:
@@ -19,7 +20,7 @@ def require_files(config: DataConfig) -> None:
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The names of the classes, by label: the digits."""
+    """Return the names of the classes, by label: the digits."""
     return tuple(map(str, range(10)))
 
 

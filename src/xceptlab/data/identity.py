@@ -1,12 +1,12 @@
-"""Which files a run depends on, by digests, so that it recognises what it was trained on; nothing
-is decoded.
+"""Digests of the files that a run depends on, by which it recognises what it was trained on.
 
-The digest of a data set is one of its files' names and sizes. It stays when the folder is moved,
-and changes when a file is mended, added, renamed or put into another class. Of an own data set
-(``data.name: folder``) it is part of the science, as ``data.content``; of the known sets the record
-keeps it, to be compared before the record is trusted. The digest of weights that a training starts
-from (``model.weights``) is one of their file's bytes, and part of the science as
-``model.weights_digest``.
+The digest of a data set is one of its files' names and sizes; nothing is decoded. It stays when the
+folder is moved, and changes when a file is mended, added, renamed or put into another class. For an
+own data set (``data.name: folder``) it is part of the run's id, as ``data.content``. For a known
+data set the run's record keeps it, and it is compared before the record is trusted.
+
+The digest of weights that a training starts from (``model.weights``) is one of their file's bytes.
+It is part of the run's id, as ``model.weights_digest``.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ _SAVE_TIMMS = (
     "; timm's weights need one, by which they are known: "
     "torch.save(timm.create_model('{}', pretrained=True).state_dict(), 'legacy_xception.pth')"
 )
+"""End of the error where ``model.weights`` names a model of timm's in place of a file."""
 _DIGITS_ARE_MADE_BY = ("scikit-learn", "numpy", "pillow")
 """Packages that determine the digits' images: with equal versions of these the images are equal."""
 
@@ -47,7 +48,7 @@ class Contents:
 
 
 ReadContents = Callable[[DataConfig], Contents]
-"""Type of ``contents``, and of a cache of it for runs that share their data."""
+"""Type of the function ``contents``, and of caches of it for runs that share their data."""
 
 
 def resolved(
@@ -55,17 +56,18 @@ def resolved(
     registered: Mapping[str, Any] | None = None,
     read_contents: ReadContents | None = None,
 ) -> RunConfig:
-    """Fill in what a run's identity needs: the digests of its own data set and of the weights that
-    it starts from.
+    """Return a run's configuration with the digests that its id needs: of an own data set, and of
+    the weights that it starts from.
 
-    Every command, and everything else that asks for a run's id, goes this way. Where the files are
-    not at hand, the digest in the configuration is used, or else the registered one, and the user
-    is told.
+    Every command, and everything else that asks for a run's id, calls this first. Where the files
+    are not at hand, the digest in the configuration is used, or else the registered one, and the
+    user is told.
 
     Args:
         config: The configuration as it was loaded.
-        registered: The science of the same run as a study has registered it.
-        read_contents: Reads the contents of the data's files; ``contents`` by default.
+        registered: The science fields of the same run, by dotted key, as a study has registered
+            them; None without a registration.
+        read_contents: Reads the contents of the data's files; None for ``contents``.
 
     Raises:
         Refused: The files are not there and there is no digest to use instead, or they are others
@@ -87,15 +89,15 @@ def resolved_data(
     read_contents: ReadContents | None = None,
     study: str = "",
 ) -> DataConfig:
-    """Fill in the content and the number of classes of an own data set; other data sets stay as
-    they are.
+    """Return a data configuration with the content and the number of classes of an own data set;
+    that of another data set is returned as it is.
 
     This is enough for commands that train nothing, such as an evaluation of given weights.
 
     Args:
         data: The configuration of the data as it was loaded.
-        registered: The content that a study has registered; empty without one.
-        read_contents: Reads the contents of the data's files; ``contents`` by default.
+        registered: The content that a study has registered; empty without a registration.
+        read_contents: Reads the contents of the data's files; None for ``contents``.
         study: Name of the study that started the run, and has filled the content in; empty without
             one.
 
@@ -152,16 +154,16 @@ def _agreed_digest(
     changed: str,
     study: str,
 ) -> str:
-    """The digest of files, or where they are not at hand the configured or registered digest, which
-    the user is told.
+    """Return the digest of files. Where they are not at hand, return the configured digest or else
+    the registered one, and tell the user.
 
     Args:
-        key: The field that keeps the digest.
-        configured: Its value in the configuration; empty before it was filled in.
-        registered: Its value in a study's registration; empty without one.
-        place: Where the files are looked for.
-        kind: Kind of the files, in words: ``photographs`` or ``weights``.
-        read: Reads the files' digest.
+        key: The field of the configuration that keeps the digest.
+        configured: The field's value; empty before it was filled in.
+        registered: The field's value in a study's registration; empty without one.
+        place: Where the files are looked for, for messages.
+        kind: Kind of the files, for messages: ``photographs`` or ``weights``.
+        read: Reads the files' digest; raises ``Refused`` where they are not at hand.
         changed: What may have happened to files whose digest is not the configured one, in words.
         study: Name of the study that has filled the digest in; empty where the user has.
 
@@ -192,8 +194,8 @@ def _agreed_digest(
 
 
 def weights_file(weights: str) -> Path:
-    """The file that ``model.weights`` names; for a run's folder the file of the run's evaluated
-    weights.
+    """Return the file that ``model.weights`` names. For a run's folder it is the file of the run's
+    evaluated weights.
 
     Raises:
         Refused: There is no such file.
@@ -217,11 +219,12 @@ def _file_digest(file: Path) -> str:
 
 
 def contents(config: DataConfig) -> Contents:
-    """Identify the files of an own data set; prepared photographs by the note of what they were
-    prepared from.
+    """Read the identity and the classes of an own data set from its files' names and sizes, or from
+    the note beside prepared photographs on what they were prepared from.
 
     Raises:
-        Refused: They are not there, or are of fewer than two classes.
+        Refused: The files are not there, or are of fewer than two classes; or the photographs were
+            prepared from others than there are now.
     """
     layout = layouts.find_layout(config)
     if layout.kind == "prepared":
@@ -243,14 +246,21 @@ def contents(config: DataConfig) -> Contents:
 
 
 def _refuse_other_originals(config: DataConfig, prepared: Path, noted: str) -> None:
-    """Refuse prepared photographs whose originals, where they are at hand, have changed since.
+    """Check that the originals of prepared photographs, where they are at hand, are the same as
+    when the photographs were prepared.
+
+    Args:
+        config: The data set, with ``data.short_side``.
+        prepared: The folder of the prepared photographs, for the error.
+        noted: ``data.content`` of the originals then.
 
     Raises:
         Refused: The originals have changed.
     """
     try:
         now = contents(dataclasses.replace(config, short_side=0, download=False)).content
-    except Refused:  # they are not here, or no data set any more
+    # The originals are not at hand, or are no data set any more.
+    except Refused:
         return
     if now != noted:
         remedy = f"remove {prepared} and prepare them again, or put back what was there"
@@ -260,8 +270,8 @@ def _refuse_other_originals(config: DataConfig, prepared: Path, noted: str) -> N
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The names of the classes, by label, as far as the files tell; empty where they do not, or are
-    not here.
+    """Return the names of the classes, by label; empty where the files do not tell, or are not at
+    hand.
     """
     try:
         return data_set(config.name).class_names(config)
@@ -270,8 +280,14 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def other_classes(here: Sequence[str], before: Sequence[str]) -> str:
-    """How the names of classes, by label, differ from earlier ones, in words; empty where they do
-    not, or either is unknown.
+    """Return in words how the classes of data differ from earlier ones.
+
+    Args:
+        here: Names of the classes now, by label; empty where they are not known.
+        before: Names of the classes then, likewise.
+
+    Returns:
+        A part of a sentence; empty where the names are equal, or either are not known.
     """
     if not here or not before or [*here] == [*before]:
         return ""
@@ -279,31 +295,34 @@ def other_classes(here: Sequence[str], before: Sequence[str]) -> str:
 
 
 def files(config: DataConfig) -> str:
-    """Layout of a known data set's files and a digest of their names and sizes; empty where there
-    are no files.
+    """Return the layout of a known data set's files and a digest of their names and sizes, such as
+    ``parquet-0123456789abcdef``.
+
+    It is empty for an own data set, whose digest is ``data.content``, and where there are no files
+    or they are not at hand.
     """
-    if config.name == "folder":  # its content is data.content, a part of the run's id
+    if config.name == "folder":
         return ""
     try:
         return data_set(config.name).files(dataclasses.replace(config, download=False))
-    except Refused:  # the files are not on this machine
+    except Refused:
         return ""
 
 
 def same(
     config: DataConfig, files: str, fingerprint: Callable[[], str], before: Mapping[str, str]
 ) -> bool:
-    """Whether the data are those that were seen before, in other files perhaps.
+    """Whether a data set has the same images as before, even if in other files.
 
-    The fingerprint decides, since it is of every image. Only ImageNet's is of a few images: in an
-    equal layout its files must be equal, too.
+    The fingerprint, a hash of the decoded images, decides. Only ImageNet's is of a few images: its
+    files must be equal, too, if they lie in the same layout.
 
     Args:
         config: The data set.
-        files: The result of ``files`` now.
-        fingerprint: Gives the result of ``fingerprint`` now, which takes reading the images; called
-            only where it decides.
-        before: The earlier results, under the keys ``files`` and ``fingerprint``.
+        files: What the function ``files`` returns now.
+        fingerprint: Returns what the function ``fingerprint`` does now. That takes reading the
+            images, so it is called only where it decides.
+        before: What both returned before, under the keys ``files`` and ``fingerprint``.
     """
     equal_layout = files.partition("-")[0] == before["files"].partition("-")[0]
     if config.name == "imagenet" and equal_layout and files != before["files"]:
@@ -314,16 +333,16 @@ def same(
 def changed(
     config: DataConfig, record: Record, read_files: Callable[[DataConfig], str] = files
 ) -> str:
-    """How the data at hand differ from those of a record, in words; empty where they do not, or are
-    not at hand.
+    """Return in words how the data at hand differ from those that a run was trained on; empty where
+    they do not, or are not at hand.
 
-    An own data set is part of the run's id, so that this is for known data sets: their files, or
-    else their images, are compared.
+    This is for known data sets, since an own data set is part of the run's id. Names and sizes of
+    the files are compared and, where these differ, the images.
 
     Args:
         config: The data set.
         record: The record of a run that was trained on it.
-        read_files: ``files``, or a cache of it for runs of the same data.
+        read_files: The function ``files``, or a cache of it for runs of the same data.
     """
     if config.name == "digits":
         return _changed_digits(config, record)
@@ -340,11 +359,11 @@ def changed(
 
 
 def _changed_digits(config: DataConfig, record: Record) -> str:
-    if all(
-        record.versions.get(name) == importlib.metadata.version(name)
-        for name in _DIGITS_ARE_MADE_BY
-    ):
-        return ""  # known without loading the digits, which takes a second
+    here = {name: importlib.metadata.version(name) for name in _DIGITS_ARE_MADE_BY}
+    then = {name: record.versions.get(name) for name in _DIGITS_ARE_MADE_BY}
+    # Loading the digits to compare them takes a second.
+    if then == here:
+        return ""
     now = _digits_fingerprint(config)
     if record.data_fingerprint in ("", now):
         return ""
@@ -352,10 +371,14 @@ def _changed_digits(config: DataConfig, record: Record) -> str:
 
 
 def changes(runs: Iterable[tuple[RunConfig, Record | None]]) -> list[str]:
-    """All differences, in words, between the data at hand and those that runs were trained on, by
-    the runs' records.
+    """Return in words how the data at hand differ from those that runs were trained on, each
+    difference once.
+
+    Args:
+        runs: Runs with their records; None for a run that has none, which is passed over.
     """
-    read_files = functools.cache(files)  # runs of a study share their data
+    # The runs of a study share their data: look at the files once.
+    read_files = functools.cache(files)
     differences = []
     for run, record in runs:
         if record:
@@ -364,7 +387,8 @@ def changes(runs: Iterable[tuple[RunConfig, Record | None]]) -> list[str]:
 
 
 def fingerprint(config: DataConfig) -> str:
-    """A hash of the decoded images and labels, as the record keeps it.
+    """Load a data set and return a hash of its decoded images and labels, as a run's record keeps
+    it.
 
     Raises:
         Refused: The data set cannot be read.
@@ -379,5 +403,5 @@ def _digits_fingerprint(config: DataConfig) -> str:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    """Tell the user a line once in this process, however many arms of a study cause it."""
+    """Tell the user a line, once in this process, however many runs of a study cause it."""
     say(line)

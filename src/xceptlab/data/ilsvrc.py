@@ -1,8 +1,8 @@
 """ImageNet's original files: the tar files of ILSVRC 2012, read in place, and the labels in its
 development kit.
 
-The photographs in a tar file are searched for once; where they lie is kept as a table in the user's
-cache.
+A tar file is searched for its photographs once: a table of where in it they lie is kept in the
+user's cache.
 """
 
 import hashlib
@@ -24,52 +24,61 @@ VAL_TAR = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 TARS = (TRAIN_TAR, VAL_TAR, DEVKIT)
 SAY_SECONDS = 10
-"""Seconds between two messages on how far a long search is."""
+"""Seconds between two messages on the progress of a long search."""
 
 Row = dict[str, Any]
-"""One row of an archive's table; see ``archive.Archive``."""
+"""The row of one photograph in a table of where photographs lie; see ``archive.Archive``."""
 
 
 def train_archive(file: Path) -> Archive:
-    """The training photographs, in a tar file that holds one tar file per class."""
+    """Open the training photographs, which are in a tar file that holds one tar file per class.
+
+    Raises:
+        Refused: The file is no whole tar file, or holds no photograph.
+    """
     return _indexed(file, _train_rows)
 
 
 def val_archive(root: Path) -> Archive:
-    """The validation photographs, in one tar file; their labels are in the development kit."""
+    """Open the validation photographs, which are in one tar file in the folder ``root``; their
+    labels are in the development kit beside it.
+
+    Raises:
+        Refused: A file is missing or damaged, or there are not as many labels as photographs.
+    """
     return _indexed(root / VAL_TAR, lambda file: _val_rows(file, root), labels_from=root / DEVKIT)
 
 
 def _indexed(
     file: Path, search: Callable[[Path], Iterator[list[Row]]], labels_from: Path | None = None
 ) -> Archive:
-    """The photographs in a tar file, sorted by label and name as in the unpacked tree.
+    """Open the photographs in a tar file, sorted by label and name as in an unpacked tree of
+    folders. Where they lie is read from the user's cache, or searched for and kept there.
 
     Args:
         file: The tar file.
         search: Finds its photographs, some at a time.
-        labels_from: Another file that the labels depend on.
+        labels_from: Another file that the labels depend on; None for none.
     """
     import pyarrow
 
     table_file = user_cache() / f"{file.stem}-{_state_digest(file, labels_from)}.arrow"
     if not table_file.is_file():
-        # of several processes one searches, and the others find what it has written
+        # Of several processes one searches, and the others find what it has written.
         with locked(table_file.parent):
             if not table_file.is_file():
                 tables = [pyarrow.Table.from_pylist(rows) for rows in search(file) if rows]
                 if not tables:
                     raise Refused(f"{file}: holds no photograph")
                 table = pyarrow.concat_tables(tables)
-                write_table(
-                    table.sort_by([("label", "ascending"), ("name", "ascending")]), table_file
-                )
+                by_label_and_name = [("label", "ascending"), ("name", "ascending")]
+                write_table(table.sort_by(by_label_and_name), table_file)
     return Archive((file,), read_table(table_file))
 
 
 def _state_digest(*files: Path | None) -> str:
-    """Digest of the paths, sizes and times of files, so that a table made of an earlier state of
-    them is not used.
+    """Return a digest of the paths, sizes and times of files, so that a table made of an earlier
+    state of them is not used. None and files that are not there are left out.
     """
     states = []
     for file in files:
@@ -80,8 +89,8 @@ def _state_digest(*files: Path | None) -> str:
 
 
 def _train_rows(file: Path) -> Iterator[list[Row]]:
-    """Find the training photographs, class by class, and say how far it is: reading 1.28 million
-    headers takes minutes.
+    """Yield the table rows of the training photographs, those of a class at a time. Reading 1.28
+    million headers takes minutes, so that the user is told how far it is.
     """
     with _opened(file, file) as outer:
         classes = sorted(_files(outer, file), key=lambda member: member.name)
@@ -110,8 +119,13 @@ def _val_rows(file: Path, root: Path) -> Iterator[list[Row]]:
 
 
 def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> Row:
-    """Table row (part, byte offset, size, label, name) that locates one photograph; ``start`` is
-    where its tar file begins in the outer file."""
+    """Return the table row of one photograph.
+
+    Args:
+        member: The photograph's place in its tar file.
+        label: Its label.
+        start: Byte at which its tar file begins in an outer tar file; 0 where there is none.
+    """
     return {
         "part": 0,
         "offset": start + member.offset_data,
@@ -123,6 +137,10 @@ def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> Row:
 
 def _opened(file: Any, where: object) -> tarfile.TarFile:
     """Open a tar file.
+
+    Args:
+        file: Its path, or an open file.
+        where: Its name in errors.
 
     Raises:
         Refused: It is no tar file.
@@ -143,7 +161,8 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
         members = []
         end = 0
         for member in tar:
-            if member.size < 0:  # getmembers() of Python up to 3.11.13 would loop for ever
+            # Up to Python 3.11.13 tarfile would loop for ever.
+            if member.size < 0:
                 raise Refused(f"{member.name} has a negative size")
             members.append(member)
             blocks = math.ceil(member.size / tarfile.BLOCKSIZE)
@@ -157,11 +176,14 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
 
 
 def val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
-    """Read the development kit.
+    """Read classes and validation labels from the development kit of ILSVRC 2012.
+
+    Args:
+        root: The folder with the development kit.
 
     Returns:
-        The names of the classes, by label, and the labels of the validation photographs in the
-        order of their names.
+        The names of the classes (WordNet ids) by label, and the label of each validation
+        photograph, from 0, in the order of the photographs' names.
 
     Raises:
         Refused: The development kit is not there, or is not that of ILSVRC 2012.
@@ -175,7 +197,7 @@ def val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
     if not kit.is_file():
         raise Refused(f"{root}: {DEVKIT} is missing, which has the labels of {VAL_TAR}")
     with reading(kit, "not the development kit of ILSVRC 2012"):
-        # verifies the checksum: SciPy crashes on a damaged .mat file
+        # This verifies the checksum: SciPy crashes on a damaged .mat file.
         unpacked = gzip.decompress(kit.read_bytes())
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
             files = {
@@ -185,6 +207,7 @@ def val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
             }
             meta = loadmat(io.BytesIO(files["meta.mat"].read()), squeeze_me=True)  # type: ignore[union-attr]
             truth = files["ILSVRC2012_validation_ground_truth.txt"].read().split()  # type: ignore[union-attr]
+        # Classes are the synsets without children; those with children are their hypernyms.
         leaves = []
         for synset in meta["synsets"]:
             if int(synset["num_children"]) == 0:

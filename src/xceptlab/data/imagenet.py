@@ -27,17 +27,22 @@ if TYPE_CHECKING:
 
 
 def require_files(config: DataConfig) -> None:
-    """Raise a ``Refused`` if the data set's files are not there."""
+    """Check that the data set's files are there.
+
+    Raises:
+        Refused: They are not; the message says what was looked for, where, and how to get it.
+    """
     find_layout(config)
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The names of the classes, by label; empty where the files do not tell."""
+    """Return the names of the classes, by label; empty where the files do not tell."""
     return layouts.classes(find_layout(config))
 
 
 def files(config: DataConfig) -> str:
-    """Layout of the data set's files, and a digest of their names and sizes.
+    """Return the layout of the data set's files and a digest of their names and sizes, such as
+    ``tree-0123456789abcdef``.
 
     Raises:
         Refused: They are not there.
@@ -47,8 +52,11 @@ def files(config: DataConfig) -> str:
 
 
 def load(config: DataConfig) -> "tuple[Photographs, ...]":
-    """Open the training and the test photographs and, where there are files of their own, those to
-    validate on.
+    """Open the training and the test photographs and, as a third source, the validation photographs
+    where these have files of their own.
+
+    Raises:
+        Refused: The files are not there, or the data set is unsound; see ``stores``.
     """
     from xceptlab.data.photographs import Photographs
 
@@ -59,11 +67,13 @@ def load(config: DataConfig) -> "tuple[Photographs, ...]":
 
 
 def stores(config: DataConfig) -> dict[str, Store]:
-    """The encoded photographs of each part.
+    """Open the encoded photographs of each part of the data set, by the part's name: ``train``, and
+    ``val``, ``test`` or both.
 
     Raises:
-        Unsound: They are not of as many classes as configured, a class is empty, or one of another
-            part is not in train.
+        Refused: The files are not there, or cannot be read.
+        Unsound: There are not as many classes as configured, a part or a class has no photograph,
+            or a class of another part is not in train.
     """
     layout = find_layout(config)
     open_layout = {
@@ -80,8 +90,8 @@ def stores(config: DataConfig) -> dict[str, Store]:
 
 
 def _faults(by_part: Mapping[str, Store], root: Path, config: DataConfig) -> Iterator[str]:
-    """A line for each fault of the data set as a whole: its classes, and parts and classes without
-    an image.
+    """Yield a line for each fault of the data set as a whole: an unexpected number of classes, a
+    class that train does not have, labels out of range, a part or a class without an image.
     """
     train = by_part["train"]
     no_image = "holds no image"
@@ -131,8 +141,8 @@ def _open_tree(layout: Layout) -> dict[str, Store]:
 
 
 def _open_flat_val(root: Path, classes: tuple[str, ...]) -> Tree:
-    """ImageNet's validation photographs as they are given out, in one folder without classes; the
-    development kit has the labels.
+    """Open ImageNet's validation photographs as they are given out, in one folder without classes.
+    The development kit has their labels.
 
     Raises:
         Refused: The development kit is not there, or is of other classes than those of train.
@@ -155,7 +165,8 @@ def _open_parquet(layout: Layout) -> dict[str, Store]:
 
 
 def _open_tars(layout: Layout) -> dict[str, Store]:
-    # first: its search takes seconds and may find that the development kit is missing
+    # Open val before train: its search takes seconds, and may find that the development kit is
+    # missing, while the search of train takes minutes.
     val = ilsvrc.val_archive(layout.root)
     return {"train": ilsvrc.train_archive(layout.root / ilsvrc.TRAIN_TAR), "val": val}
 

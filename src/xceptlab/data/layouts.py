@@ -1,13 +1,14 @@
-"""Where the files of ImageNet or of an own data set lie, found in ``data.root``, in one of four
-layouts:
+"""The four layouts in which the files of ImageNet or of an own data set may lie in ``data.root``:
 
-- ``tree``: the ImageFolder tree ``train/<class>/*`` and ``val/<class>/*``; of ImageNet ``val/*``,
-  too, as it is given out, with ``ILSVRC2012_devkit_t12.tar.gz`` beside it;
-- ``parquet``: the hub's shards ``train-*.parquet`` and ``validation-*.parquet``, in the folder or
-one below;
-- ``tars``: of ImageNet the original ``ILSVRC2012_img_train.tar`` and ``ILSVRC2012_img_val.tar``
-  with ``ILSVRC2012_devkit_t12.tar.gz``, read in place;
-- ``prepared``: with ``data.short_side``, what ``xceptlab data prepare`` made of one of these.
+- ``tree``: torchvision's ImageFolder, ``train/<class>/*`` and ``val/<class>/*``; ImageNet may also
+  have ``val/*``, as it is given out, with ``ILSVRC2012_devkit_t12.tar.gz`` beside ``val``;
+- ``parquet``: files of the Hugging Face hub, ``train-*.parquet`` and ``validation-*.parquet``, in
+  the folder or in one below it;
+- ``tars``: ImageNet's original ``ILSVRC2012_img_train.tar`` and ``ILSVRC2012_img_val.tar``, with
+  ``ILSVRC2012_devkit_t12.tar.gz``; they are not unpacked;
+- ``prepared``: with ``data.short_side``, what ``xceptlab data prepare`` made of one of the others.
+
+An own data set may have ``test`` (``test-*.parquet``) beside or in place of ``val``.
 """
 
 import functools
@@ -28,35 +29,36 @@ from xceptlab.data.tree import folders, is_photograph
 from xceptlab.errors import Refused
 
 PARTS = ("train", "val", "test")
+"""Names of the parts that a data set's files may have; ``train`` and one other must be there."""
 _SPLITS_OF_THE_HUB = {"train": "train", "val": "validation", "test": "test"}
-"""Name of each part in the files of the Hugging Face hub."""
+"""By part, how the file names of the Hugging Face hub call it."""
 NOTE = "originals.json"
 """Name of the file beside prepared photographs that says what they were prepared from."""
 _READERS = 16
-"""Number of threads that ask for the sizes of files, which takes long over a network."""
+"""Number of threads that ask for the sizes of files; over a network each answer takes long."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of a data set's files: its kind, its folder, and which of the parts train, val and
-    test are there.
-    """
+    """How and where the files of a data set lie."""
 
     kind: Literal["tree", "parquet", "tars", "prepared"]
     root: Path
+    """The folder of the files."""
     parts: tuple[str, ...]
+    """Those of ``PARTS`` that are there."""
 
     def is_complete(self) -> bool:
         """Whether the data set has a part to train on and a part to evaluate on."""
         return "train" in self.parts and len(self.parts) > 1
 
     def shards(self, part: str) -> list[Path]:
-        """The parquet files of one part of the data set."""
+        """Return the parquet files of one of ``PARTS``; empty where there are none."""
         return find_shards(self.root, _SPLITS_OF_THE_HUB[part])
 
 
 def find_layout(config: DataConfig) -> Layout:
-    """Find the files of a data set.
+    """Find out in which layout the files of ImageNet or of an own data set lie.
 
     Raises:
         Refused: They are not there; the message says what was looked for, where, and how to get it.
@@ -66,14 +68,12 @@ def find_layout(config: DataConfig) -> Layout:
     root = folder(config)
     known = config.name == "imagenet"
     parts = ("train", "val") if known else PARTS
-    tree = Layout("tree", root, tuple(part for part in parts if (root / part).is_dir()))
+    folders_there = tuple(part for part in parts if (root / part).is_dir())
+    tree = Layout("tree", root, folders_there)
     if tree.is_complete():
         return tree
-    parquet = Layout(
-        "parquet",
-        root,
-        tuple(part for part in parts if find_shards(root, _SPLITS_OF_THE_HUB[part])),
-    )
+    shards_there = tuple(part for part in parts if find_shards(root, _SPLITS_OF_THE_HUB[part]))
+    parquet = Layout("parquet", root, shards_there)
     if parquet.is_complete():
         return parquet
     if not known:
@@ -108,8 +108,8 @@ def _find_prepared(config: DataConfig) -> Layout:
 
 
 def prepared_folder(config: DataConfig) -> Path:
-    """The folder of the photographs that are prepared with the configuration's short side and
-    quality.
+    """Return the folder of the photographs that are prepared as a configuration says: with its
+    short side, quality and orientation. It need not be there.
     """
     name = f"short{config.short_side}-quality{config.quality}"
     if not config.exif_orientation:
@@ -119,8 +119,8 @@ def prepared_folder(config: DataConfig) -> Path:
 
 
 def originals(root: Path) -> dict[str, Any]:
-    """Read the note that ``prepare`` has left in a folder on the originals of its photographs;
-    empty where there is none.
+    """Read what ``data.prepare`` has noted in a folder on the originals of its photographs; returns
+    an empty mapping where there is no note.
 
     Raises:
         Refused: The note is damaged.
@@ -133,7 +133,7 @@ def originals(root: Path) -> dict[str, Any]:
 
 
 def classes(layout: Layout) -> tuple[str, ...]:
-    """The names of the classes, by label; empty where the files do not tell."""
+    """Return the names of the classes, by label; empty where the files do not tell."""
     if layout.kind == "tree":
         return tuple(map(printable, folders(layout.root / "train")))
     if layout.kind == "parquet":
@@ -147,8 +147,10 @@ def classes(layout: Layout) -> tuple[str, ...]:
 
 
 def names_and_sizes(layout: Layout) -> Iterator[tuple[bytes, int]]:
-    """Names (relative to the data set's folder) and sizes of the files; for prepared photographs
-    the note of their originals.
+    """Yield the name, relative to the data set's folder, and the size in bytes of each file.
+
+    Prepared photographs are identified by their originals: for them the note on the originals is
+    yielded as a name, with size 0.
     """
     if layout.kind == "tree":
         yield from _names_and_sizes_of_tree(layout)
@@ -169,7 +171,8 @@ def _names_and_sizes_of_tree(layout: Layout) -> Iterator[tuple[bytes, int]]:
     subfolders = []
     for part in layout.parts:
         of_classes = [f"{part}/{name}" for name in folders(layout.root / part)]
-        subfolders += of_classes or [part]  # ImageNet's val may be one folder without classes
+        # ImageNet's val may be one folder without classes.
+        subfolders += of_classes or [part]
     list_one = functools.partial(_names_and_sizes_in, layout.root)
     with ThreadPoolExecutor(_READERS) as threads:
         for files in threads.map(list_one, subfolders):

@@ -1,4 +1,6 @@
-"""The LightningDataModule: one for every data set, since they differ in their source only."""
+"""The LightningDataModule, which is one for every data set, since they differ in the source of
+their images only.
+"""
 
 import functools
 import sys
@@ -32,39 +34,39 @@ class Batch(NamedTuple):
     number: Tensor
     """Numbers (B,) of the images in their split."""
     label_weight: Tensor | None
-    """Weight (B,) of each image's own label in its loss; the label of its partner
-    (``augment.partners``) has the rest. None where nothing is mixed."""
+    """Weight (B,) of each image's own label in its loss; the label of the image that it is mixed
+    with (``augment.partners``) has the rest. None where nothing is mixed.
+    """
     weight: float
-    """Factor of the batch's summed loss; see ``order.Key``."""
+    """Factor by which the batch's summed loss is multiplied; see ``order.Key``."""
     replaced: int
     """Number of photographs that could not be decoded and have others in their place."""
 
 
 class DataModule(pl.LightningDataModule):
-    """Training, validation and test images of a run.
+    """Training, validation and test images of a run, as ``Batch`` objects.
 
-    The order and the draws of augmentation are functions of (seed, epoch, step) alone: workers,
-    processes and interruptions change neither.
+    The order of the images and the random numbers of their augmentation are functions of (seed,
+    epoch, step) alone: workers, processes and interruptions change neither.
 
-    Without a Trainer, as in a notebook, ``setup("test")`` and then a loader give finished batches,
-    those of training as in the first epoch of one process.
+    Without a Trainer, as in a notebook, call ``setup("test")`` and then a loader, such as
+    ``test_dataloader()``. ``train_dataloader()`` then gives the batches of the first epoch of one
+    process.
     """
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.config = config
         self.train: Split
-        # Lightning then calls prepare_data in one process of all machines
+        # Lightning then calls prepare_data in one process only, not in one on each machine.
         self.prepare_data_per_node = False
         self._reported_left_alone = False
         self._on_device: dict[Arrays, Tensor] = {}
-        """The images (n, size, size, 3) uint8 of each set in memory, which were moved to the device
-        as a whole.
-        """
+        """By set in memory, its images (n, size, size, 3) uint8 as a whole on the device."""
 
     def prepare_data(self) -> None:
-        """Tell the user once which files are left alone; Lightning calls this in the first process
-        only.
+        """Tell the user once which files of the data set are ignored. Lightning calls this in the
+        first process only.
         """
         self.setup("fit")
         if self._reported_left_alone:
@@ -76,6 +78,11 @@ class DataModule(pl.LightningDataModule):
             say(line)
 
     def setup(self, stage: str) -> None:
+        """Load the splits, at the first call only; the stage makes no difference.
+
+        Raises:
+            Refused: The data set cannot be read, or has too few images for what is asked of it.
+        """
         if hasattr(self, "train"):
             return
         data = self.config.data
@@ -90,14 +97,14 @@ class DataModule(pl.LightningDataModule):
         return self.config.train.steps_per_epoch(len(self.train))
 
     def fingerprint(self) -> str:
-        """A hash of the decoded images and labels of every source: training, test and, where it has
-        its own files, validation.
+        """Return a hash of the decoded images and labels of every source: training, test and, where
+        it has its own files, validation.
         """
         return sources.fingerprint([self.train.source, self.test.source, self.validation.source])
 
     def majority_class(self) -> dict[str, float]:
-        """The score of always answering with a split's majority class, in percent by metric:
-        ``val/top1``, ``test/top1``.
+        """Return the accuracy in percent of always answering with a split's most frequent class, by
+        metric: ``test/top1`` and, where there are images to validate on, ``val/top1``.
         """
         scores = {}
         for name, split in (("val", self.validation), ("test", self.test)):
@@ -126,8 +133,8 @@ class DataModule(pl.LightningDataModule):
         return self._loader(self.train, sampler)
 
     def _position(self) -> tuple[int, int]:
-        """Where the run stands when an epoch begins or the run continues: (epoch, batches done in
-        it).
+        """Return where the run stands when an epoch begins or the run continues: the epoch, from 0,
+        and the number of its batches that are done.
 
         Lightning's loops count both. They keep the count of an epoch's batches until the next epoch
         begins.
@@ -147,13 +154,18 @@ class DataModule(pl.LightningDataModule):
         return self._evaluation_loader(self.test)
 
     def as_in_evaluation(self, split: Literal["train", "val", "test"]) -> DataLoader:
-        """Loader of a split for evaluation: its images in order, each once, without augmentation
-        even for the training split.
+        """Return a loader that gives a split's images in their order, each once, and without
+        augmentation, even for the training split.
         """
         of_split = {"train": self.train, "val": self.validation, "test": self.test}[split]
         return self._evaluation_loader(Split(of_split.source, of_split.members, self.config.data))
 
     def _evaluation_loader(self, split: Split) -> DataLoader:
+        """Return a loader of a split's images in their order, each once.
+
+        Raises:
+            Refused: There are more processes than images.
+        """
         rank, world = self._rank_and_world_size()
         if len(split) < world:
             raise Refused(
@@ -169,27 +181,29 @@ class DataModule(pl.LightningDataModule):
     ) -> DataLoader:
         in_memory = isinstance(split.source, Arrays)
         workers = 0 if in_memory else self.config.runtime.workers
+        # A Trainer calls on_after_batch_transfer to finish a batch; without one the loader does it.
         collate = None
-        if self.trainer is None:  # without a Trainer nobody would call on_after_batch_transfer
+        if self.trainer is None:
             collate = functools.partial(self._finished, split)
-        # Workers of a forkserver would be started by the server and outlive the run: fork them from
-        # the run itself.
+        # Workers are forked from the run itself: a forkserver would start them as its own children,
+        # and they would outlive the run.
         context = "fork" if workers and sys.platform == "linux" else None
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             split,
             sampler=sampler,
-            batch_size=None,  # no batching by the loader: each key of the sampler is a whole batch
+            # Each key of the sampler stands for a whole batch, so that the loader makes none.
+            batch_size=None,
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=self.trainer is not None
-            and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=on_gpu,
             worker_init_fn=leave_signals_to_parent,
             multiprocessing_context=context,
         )
 
     def on_after_batch_transfer(self, batch: LoadedBatch, dataloader_idx: int) -> Batch:
-        """Finish a batch that Lightning has moved to the device."""
+        """Finish a batch that Lightning has moved to the device; see ``_finished``."""
         assert self.trainer is not None
         if self.trainer.training:
             split = self.train
@@ -200,12 +214,13 @@ class DataModule(pl.LightningDataModule):
         return self._finished(split, batch)
 
     def _finished(self, split: Split, loaded: LoadedBatch) -> Batch:
-        """Apply the augmentation of whole batches, on the device, and normalise."""
+        """Normalise a batch that lies on the device and, if it is of the training split, apply the
+        augmentation of whole batches.
+        """
         training = split is self.train
         pixels = self._pixels(split, loaded)  # (B, size, size, 3) uint8
-        double = self.config.train.precision == "64-true"
-        # (B, 3, size, size)
-        images = augment.normalise(pixels, torch.float64 if double else torch.float32)
+        dtype = torch.float64 if self.config.train.precision == "64-true" else torch.float32
+        images = augment.normalise(pixels, dtype)  # (B, 3, size, size)
         side = self.config.data.cutout
         if training and side:
             assert loaded.draws is not None
@@ -223,8 +238,8 @@ class DataModule(pl.LightningDataModule):
         )
 
     def _pixels(self, split: Split, loaded: LoadedBatch) -> Tensor:
-        """Pixels (B, size, size, 3) uint8 of a batch: loaded photographs, or images in memory,
-        which training crops and flips.
+        """Return the pixels (B, size, size, 3) uint8 of a batch: of photographs as they were
+        loaded, of a set in memory cropped and flipped if the batch is of the training split.
         """
         if not isinstance(split.source, Arrays):
             assert loaded.pixels is not None
@@ -238,8 +253,8 @@ class DataModule(pl.LightningDataModule):
         return whole_set[loaded.source_index]
 
     def _moved(self, source: Arrays, device: torch.device) -> Tensor:
-        """All images (n, size, size, 3) uint8 of a set in memory, on the device, to which they are
-        moved once.
+        """Return all images (n, size, size, 3) uint8 of a set in memory on a device. They are moved
+        there at the first call and kept.
         """
         if source not in self._on_device:
             self._on_device[source] = torch.from_numpy(source.images).to(device)

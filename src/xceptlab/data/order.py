@@ -1,9 +1,9 @@
-"""Which image at which step, and what is drawn for it: pure functions of (seed, epoch, step) and
-(seed, epoch, image).
+"""Which image is used at which step, and which random numbers are drawn for it: pure functions of
+(seed, epoch, step) and of (seed, epoch, image).
 
-Nothing here has a state: not the workers, the number of processes, prefetching or an interruption
-can change what comes out. All randomness is a hash (splitmix64, Steele et al. 2014) of its key,
-computed for whole arrays; unlike a library's generator it is the same in every version.
+Nothing here has a state. So neither workers nor the number of processes, prefetching or an
+interruption can change what comes out. All randomness is a hash (splitmix64, Steele et al. 2014) of
+its key, computed for whole arrays; unlike a library's generator it is the same in every version.
 """
 
 import math
@@ -16,31 +16,39 @@ from numpy.typing import NDArray
 from xceptlab.errors import Refused
 
 Indices = NDArray[np.int64]
+"""Numbers of images, or labels."""
 Draws = NDArray[np.float32]
+"""Uniform random numbers in [0, 1); see ``draws``."""
 
-# The first word of each key, so that the streams of random numbers never meet.
+# Each kind of random numbers has its own first word of the key, so that no two kinds are equal.
 _ORDER = 1
 _DRAWS = 2
 _SPLIT = 3
 DRAWS = 36
-"""Number of uniform random numbers drawn for each image and epoch."""
+"""Number of uniform random numbers that are drawn for each image and epoch."""
 
-# The columns of ``draws``, by what they decide in ``crop`` and ``augment``.
+# The columns of ``draws`` are named by what they decide in ``crop`` and ``augment``.
 TOP = 0
 LEFT = 1
 PLACE = slice(TOP, LEFT + 1)
+"""Top and left of a crop."""
 FLIP = 2
-TRIES = slice(3, 23)  # an area and an aspect ratio for each of the ten tries of a resized crop
+TRIES = slice(3, 23)
+"""An area and an aspect ratio for each of the ten tries of a resized crop."""
 CUTOUT_CENTRE = slice(23, 25)
-COLOUR = slice(25, 28)  # brightness, contrast, saturation
+COLOUR = slice(25, 28)
+"""Brightness, contrast and saturation."""
 MIX_RATIO = 28
-MIX_COIN = 29  # mixup or CutMix, where both are on
+MIX_COIN = 29
+"""Choice between mixup and CutMix, where both are on."""
 MIX_CENTRE = slice(30, 32)
 RAND_AUGMENT_SEED = slice(32, 34)
 
 
 def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
-    """64 random bits for each key; integer arrays among the key's words broadcast."""
+    """Return 64 random bits for each key. The words of a key are whole numbers; arrays among them
+    stand for many keys, and broadcast.
+    """
     h = np.zeros(1, np.uint64)
     with np.errstate(over="ignore"):
         for word in key:
@@ -53,19 +61,27 @@ def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def permutation(seed: int, epoch: int, n: int) -> Indices:
-    """The order of an epoch's n images, (n,)."""
+    """Return the numbers of n images in the order in which an epoch uses them, (n,)."""
     return np.argsort(bits(_ORDER, seed, epoch, np.arange(n)), kind="stable")
 
 
 def draws(seed: int, epoch: int, index: Indices) -> Draws:
-    """Uniform numbers in [0, 1) that belong to each image in this epoch: (B,) -> (B, DRAWS)."""
+    """Return the uniform random numbers in [0, 1) that belong to images in an epoch, (B, DRAWS).
+
+    Args:
+        seed: The run's seed.
+        epoch: The epoch, from 0.
+        index: Numbers (B,) of the images in their source.
+    """
     words = bits(_DRAWS, seed, epoch, index[:, None], np.arange(DRAWS)[None])
     return (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def stratified(labels: Indices, count: int, seed: int) -> Indices:
-    """Choose ``count`` of n images with labels (n,), each class in proportion to its size; returns
-    their numbers, sorted.
+    """Choose ``count`` of n images with labels (n,), each class in proportion to its size.
+
+    Returns:
+        The numbers (count,) of the chosen images, sorted.
     """
     key = bits(_SPLIT, seed, np.arange(len(labels)))
     quantile = np.empty(len(labels))
@@ -77,15 +93,17 @@ def stratified(labels: Indices, count: int, seed: int) -> Indices:
 
 
 def share(total: int, parts: int, part: int) -> slice:
-    """The ``part``-th of ``parts`` consecutive, almost equal slices of ``total`` things."""
+    """Return the ``part``-th, from 0, of ``parts`` consecutive and almost equal slices of a
+    sequence of ``total`` things.
+    """
     start = total * part // parts
     stop = total * (part + 1) // parts
     return slice(start, stop)
 
 
 def _share_of_pairs(total: int, parts: int, part: int) -> slice:
-    """A slice as of ``share`` with even bounds: images 2k and 2k + 1 of a global batch, which may
-    be mixed, stay together.
+    """Return a slice as ``share`` does, but with even bounds: the images 2k and 2k + 1 of a global
+    batch, which may be mixed with each other, stay together.
     """
     pairs = share((total + 1) // 2, parts, part)
     return slice(2 * pairs.start, 2 * pairs.stop)
@@ -93,28 +111,33 @@ def _share_of_pairs(total: int, parts: int, part: int) -> slice:
 
 @dataclass(frozen=True)
 class Key:
-    """Key of one batch of one process, by which the loader is asked for it."""
+    """Stands for one batch of one process; a loader is asked for the batch by it."""
 
     epoch: int
+    """The epoch, from 0, to which the random numbers of augmentation belong."""
     number: Indices
     """Numbers (B,) of the images in the split."""
     weight: float
-    """Factor of the summed loss by which gradients, averaged over processes and accumulated
-    batches, are those of the mean over the global batch."""
+    """Factor by which the summed loss of the batch is multiplied.
+
+    It is processes * accumulated batches / images of the global batch. The average of all gradients
+    over processes and accumulated batches is then the gradient of the mean over the global batch.
+    """
 
 
 class TrainingOrder:
-    """The training batches of one process: its slice of each global batch, from where the run
-    stands to the end of the epoch.
+    """Sampler of the training batches of one process: it yields the process's slice of each global
+    batch, from where the run stands to the end of the epoch.
 
     Args:
-        n: Images in an epoch. The last global batch of an epoch holds what is left.
-        batch_size: Images of a global batch.
-        accumulate: Batches that one optimizer step accumulates.
+        n: Number of images in an epoch. The last global batch of an epoch holds what is left.
+        batch_size: Number of images in a global batch, which one optimizer step uses.
+        accumulate: Number of batches that one optimizer step accumulates.
         seed: The run's seed.
-        rank: Number of this process.
+        rank: Number of this process, from 0.
         world: Number of processes.
-        position: Gives (epoch, batches done in it) when an epoch begins or a run continues.
+        position: Returns the epoch, from 0, and how many of its batches are done, when an epoch
+            begins or a run continues.
 
     Raises:
         Refused: The last batch is too small for every process to have the two images that BatchNorm
@@ -156,7 +179,8 @@ class TrainingOrder:
     def __iter__(self) -> Iterator[Key]:
         epoch, done = self.position()
         order = permutation(self.seed, epoch, self.n)
-        first = done % len(self)  # 0 where all are done: the next epoch begins
+        # Where all batches are done, the next epoch begins.
+        first = done % len(self)
         for batch in range(first, len(self)):
             step, part = divmod(batch, self.accumulate)
             global_batch = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -167,28 +191,33 @@ class TrainingOrder:
 
 
 def _last_batch(n: int, batch_size: int) -> int:
-    """Number of images in the last batch of an epoch of n images."""
+    """Return the number of images in the last batch of an epoch of n images."""
     return n % batch_size or batch_size
 
 
 def _sizes_that_fit(n: int, batch_size: int, needed: int) -> str:
-    """Sizes nearest to a batch size, one below and one above, that leave the last batch ``needed``
-    images or more, in words.
+    """Return in words the sizes nearest to a batch size, one below and one above it, with which the
+    last batch of n images has ``needed`` images or more.
     """
-    below = next(
-        (size for size in range(batch_size - 1, needed - 1, -1) if _last_batch(n, size) >= needed),
-        None,
-    )
-    above = next(
-        (size for size in range(batch_size + 1, n + 1) if _last_batch(n, size) >= needed), None
-    )
-    fitting = [str(size) for size in (below, above) if size]
-    return f"{' or '.join(fitting)} would do" if fitting else "there are too few training images"
+    fitting = []
+    for sizes in (range(batch_size - 1, needed - 1, -1), range(batch_size + 1, n + 1)):
+        nearest = next((size for size in sizes if _last_batch(n, size) >= needed), None)
+        if nearest:
+            fitting.append(str(nearest))
+    if not fitting:
+        return "there are too few training images"
+    return f"{' or '.join(fitting)} would do"
 
 
 class EvaluationOrder:
-    """The evaluation batches of one process: its slice of n images in their order, none twice, no
-    padding.
+    """Sampler of the evaluation batches of one process: its slice of n images in their order. No
+    image is in the slices of two processes, as padding would put it.
+
+    Args:
+        n: Number of images in the split.
+        batch_size: Number of images in a batch of this process.
+        rank: Number of this process, from 0.
+        world: Number of processes.
     """
 
     def __init__(self, *, n: int, batch_size: int, rank: int, world: int) -> None:

@@ -1,5 +1,5 @@
-"""Photographs: encoded images of any size, decoded, cropped and resized when they are asked for, in
-uint8.
+"""Photographs: encoded images of any size, which are decoded, cropped and resized when they are
+asked for. Their pixels stay uint8.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 _JPEG = b"\xff\xd8\xff"
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""Markers of a JPEG's frame header, which has the image's size."""
+"""Codes of the markers that begin a JPEG's frame header, which has the image's size."""
 _JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-"""Markers of a JPEG that no length follows."""
+"""Codes of the markers in a JPEG that no length follows."""
 _PNG = b"\x89PNG"
 _RAW = re.compile(rb"P6 (\d+) (\d+) 255\n")
-"""The header of a PPM file, as which ``prepare`` writes pixels with quality 0."""
+"""Header of a PPM file, as which ``data.prepare`` writes pixels with ``data.quality: 0``."""
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """The photographs of a store, cropped, resized and, in training, varied as the configuration
-    says.
+    """The photographs of a store, decoded, cropped, resized and, in training, varied as a
+    configuration says.
     """
 
     store: Store
@@ -50,8 +50,7 @@ class Photographs:
         return self.store.labels
 
     def read(self, i: int, draws: Draws | None) -> Tensor:
-        """Decode the i-th photograph, crop and resize it as the network's batches need it: (size,
-        size, 3) uint8.
+        """Decode, crop and resize the i-th photograph: (size, size, 3) uint8.
 
         Args:
             i: Number of the photograph in the store.
@@ -74,9 +73,8 @@ class Photographs:
             return decode(
                 data, exif_orientation=config.exif_orientation, max_pixels=config.max_pixels
             )
-        except (
-            ValueError
-        ) as error:  # an OSError, such as a disk that fails, is no corrupt photograph
+        # An OSError, such as that of a disk that fails, is no corrupt photograph and passes.
+        except ValueError as error:
             raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
 
     def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:
@@ -90,12 +88,13 @@ class Photographs:
         )
 
     def fingerprint(self) -> str:
-        """A hash of all labels and up to 16 decoded images; hashing a million photographs would
-        take an hour.
+        """Return a hash of all labels and of up to 16 decoded images; hashing a million photographs
+        would take an hour.
         """
         sample = []
         for i in np.linspace(0, len(self.labels) - 1, 16).astype(np.int64):
-            with contextlib.suppress(Unreadable):  # training replaces or refuses it, and says so
+            # Training replaces or refuses an unreadable photograph, and says so.
+            with contextlib.suppress(Unreadable):
                 sample.append(self.read(i, None).numpy())
         return digest(self.labels, *sample)
 
@@ -105,21 +104,21 @@ def decode(
 ) -> Tensor:
     """Decode an image to (3, H, W) uint8 in RGB.
 
-    torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time;
-    Pillow takes the rest (torchvision 0.29 crashes on a PNG with a wrong byte).
+    torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time.
+    Pillow decodes the rest (torchvision 0.29 crashes on a PNG with a wrong byte).
 
-    A JPEG that ends too early is refused. What libjpeg conceals passes, with a warning of its own:
-    wrong bytes inside, which leave shifted or grey blocks, and sometimes a missing end marker.
-    Pillow lets the same pass. EXIF data that are damaged turn nothing.
+    A JPEG that ends too early is refused. Damage that libjpeg conceals passes, as it does in
+    Pillow, and libjpeg prints a warning: wrong bytes inside, which leave shifted or grey blocks,
+    and sometimes a missing end marker. EXIF data that are damaged are ignored.
 
     Args:
         data: Bytes of the image's file.
-        exif_orientation: Turn it upright as its EXIF data say; else it is as Pillow opens it.
+        exif_orientation: Turn the image upright as its EXIF data say.
         max_pixels: Largest number of pixels; an image that claims more is refused before anything
             is decoded.
 
     Raises:
-        Refused: It cannot be decoded.
+        Refused: The image cannot be decoded, or claims too many pixels.
     """
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -134,7 +133,7 @@ def decode(
         if pixels > max_pixels:
             raise _too_large(f"Image size ({pixels} pixels)", max_pixels)
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        # Pillow may decode it, or says better what is wrong
+        # Where torchvision fails, Pillow may decode it, or says better what is wrong.
         with contextlib.suppress(RuntimeError):
             return decode_jpeg(
                 encoded, mode=ImageReadMode.RGB, apply_exif_orientation=exif_orientation
@@ -147,8 +146,8 @@ def _too_large(found: str, max_pixels: int) -> Refused:
 
 
 def _jpeg_pixels(data: bytes) -> int:
-    """Number of pixels by the header of a JPEG, found as libjpeg finds it, past wrong bytes; 0
-    where there is no header.
+    """Return the number of pixels that a JPEG's frame header claims; 0 where there is no header. It
+    is found as libjpeg finds it, past wrong bytes.
     """
     at = 0
     while marker := _JPEG_MARKER.search(data, at):
@@ -163,13 +162,19 @@ def _jpeg_pixels(data: bytes) -> int:
 
 
 def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) -> Tensor:
+    """Decode an image by Pillow to (3, H, W) uint8.
+
+    Raises:
+        Refused: It cannot be decoded, or claims more than ``max_pixels``.
+    """
     from PIL import Image, UnidentifiedImageError
 
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # Pillow warns from here on, and raises from twice as many
+        # Pillow warns of more pixels than this, and raises for more than twice as many.
+        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]
         with warnings.catch_warnings():
-            # Pillow's warnings name no file, and are about metadata
+            # Pillow's warnings name no file, and are about metadata.
             warnings.simplefilter("ignore")
             try:
                 return _opened_with_pillow(data, exif_orientation)
@@ -179,7 +184,8 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
                 return _opened_with_pillow(_without_metadata(data), exif_orientation)
     except Image.DecompressionBombError as error:
         raise _too_large(str(error).partition(" exceeds")[0], max_pixels) from None
-    except Exception as error:  # Pillow's plugins raise errors of every kind
+    # Pillow's plugins raise errors of every kind.
+    except Exception as error:
         raise Refused(str(error).partition(" <_io")[0] or type(error).__name__) from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -194,22 +200,24 @@ def _opened_with_pillow(data: bytes, exif_orientation: bool) -> Tensor:
 
 
 def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
-    """Convert a Pillow picture, whose pixels are loaded, to 8-bit RGB; turn it upright by its EXIF
-    data if that is asked for.
+    """Convert a Pillow image, whose pixels are loaded, to 8-bit RGB and, with ``exif_orientation``,
+    turn it upright as its EXIF data say.
     """
     from PIL import Image, ImageOps
 
     if exif_orientation:
-        with contextlib.suppress(Exception):  # of damaged EXIF data: the pixels are sound
+        # EXIF data may be damaged where the pixels are sound.
+        with contextlib.suppress(Exception):
             image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # convert() would clip the 16 bits to 8, not scale them
+    # Scale 16 bits to 8, since convert() would clip them.
+    if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
 
 
 def _without_metadata(png: bytes) -> bytes:
-    """Remove EXIF data and texts from a PNG: Pillow insists on their checksums, which other readers
-    pass over.
+    """Return the bytes of a PNG without EXIF data and texts: Pillow refuses those with a wrong
+    checksum, while other readers pass over them.
     """
     signature_size = 8
     chunks = [png[:signature_size]]
@@ -217,7 +225,8 @@ def _without_metadata(png: bytes) -> bytes:
     while start < len(png):
         length = int.from_bytes(png[start : start + 4])
         kind = png[start + 4 : start + 8]
-        end = start + 12 + length  # length, kind and checksum take four bytes each
+        # A chunk's length, kind and checksum take four bytes each.
+        end = start + 12 + length
         if kind not in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
             chunks.append(png[start:end])
         start = end

@@ -1,18 +1,20 @@
-"""``xceptlab data prepare``: photographs once reduced, so that every later epoch decodes a quarter
-of the pixels.
+"""The command ``xceptlab data prepare``: photographs are reduced once, so that every later epoch
+has fewer pixels to decode.
 
-The result is tar files of at most 1,000 photographs (``train-00000.tar``, which any tool reads),
-each with a table of where they lie, their labels, names and CRC-32s (``train-00000.arrow``), and
-per split one table of all (``train.arrow``). Each tar file is written beside its place, read back,
-compared and moved there, so that an interruption loses at most the ones in work; the same command
-continues. The checksums are compared whenever a photograph is read; ``xceptlab data check --all``
-reads them all.
+The result is tar files of at most 1,000 photographs (``train-00000.tar``, which any tool reads).
+Each has a table of where its photographs lie, with their labels, names and CRC-32s
+(``train-00000.arrow``), and each split has one table of all (``train.arrow``).
+
+A tar file is written under another name, read back, compared and then renamed. So an interruption
+loses at most the files in work, and the same command continues. The CRC-32 is compared whenever a
+photograph is read; ``xceptlab data check --all`` reads them all.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import tarfile
@@ -49,17 +51,19 @@ be decoded.
 
 
 def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
-    """Prepare the photographs that are missing; yields (photographs done, photographs in all),
-    first and after each tar file.
+    """Prepare those photographs of a data set that are not prepared yet.
 
     Args:
         config: The data set, with the ``short_side`` and ``quality`` wanted.
         workers: Number of further processes that do the work; with 0 this process does it.
 
+    Yields:
+        The number of photographs done and the number of all, at first and after each tar file.
+
     Raises:
         Refused: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` names it
-            and keeps its bytes as they are); the folder is of other originals, or another process
-            is at it.
+            and keeps its bytes as they are); the folder's photographs were prepared from others, or
+            another process is preparing them.
         OSError: A file cannot be written: no space, no permission.
     """
     folder = layouts.prepared_folder(config)
@@ -74,7 +78,8 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
                 leftover.unlink()
             files = _TarFiles(folder, splits, config)
             missing = [key for key in files.all if not files.written(*key)]
-            for key in missing:  # what is written again may differ
+            # What is written again may differ, so that the tables of what was there are void.
+            for key in missing:
                 (folder / f"{key[0]}.arrow").unlink(missing_ok=True)
                 files.table(*key).unlink(missing_ok=True)
             total = sum(map(files.size, files.all))
@@ -92,10 +97,15 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
 
 
 def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
-    """Record in the folder what its photographs are prepared from.
+    """Note in a folder what its photographs are prepared from.
+
+    Args:
+        folder: The folder of the prepared photographs.
+        splits: The originals, by split.
+        given: The data set of the originals.
 
     Raises:
-        Refused: The folder's were prepared from other originals.
+        Refused: The folder's photographs were prepared from other originals.
     """
     originals = {split: _identity(store) for split, store in splits.items()}
     noted = layouts.originals(folder)
@@ -112,6 +122,9 @@ def _claim(folder: Path, splits: dict[str, Store], given: DataConfig) -> None:
 
 
 def _identity(store: Store) -> dict[str, Any]:
+    """Return what identifies the originals of a split without reading them: their number, and
+    hashes of their labels and of their files' names and sizes.
+    """
     files = hashlib.sha256()
     for name, size in store.files_and_sizes():
         files.update(f"{name} {size}\n".encode())
@@ -123,23 +136,35 @@ def _identity(store: Store) -> dict[str, Any]:
 
 
 class _TarFiles:
-    """The tar files of prepared photographs, known by split and number, with a table beside each."""
+    """The tar files of prepared photographs, each with a table of where its photographs lie.
+
+    Args:
+        folder: The folder of the files.
+        splits: The originals, by split.
+        config: How they are prepared.
+    """
 
     def __init__(self, folder: Path, splits: dict[str, Store], config: DataConfig) -> None:
-        self.folder, self.splits, self.config = folder, splits, config
+        self.folder = folder
+        self.splits = splits
+        self.config = config
         self.all: list[Key] = []
         for split, store in splits.items():
-            count = -(-len(store.labels) // MEMBERS)
+            count = math.ceil(len(store.labels) / MEMBERS)
             self.all += [(split, number) for number in range(count)]
 
     def written(self, split: str, part: int) -> bool:
+        """Whether a tar file and its table are there, and so complete."""
         return self._tar(split, part).is_file() and self.table(split, part).is_file()
 
-    def size(self, key: tuple[str, int]) -> int:
+    def size(self, key: Key) -> int:
+        """Return the number of photographs in a tar file, whether it is there or not."""
         return len(self._members(*key))
 
     def _members(self, split: str, part: int) -> range:
-        return range(part * MEMBERS, min((part + 1) * MEMBERS, len(self.splits[split].labels)))
+        """Return the numbers of a tar file's photographs among the originals of the split."""
+        end = min((part + 1) * MEMBERS, len(self.splits[split].labels))
+        return range(part * MEMBERS, end)
 
     def _tar(self, split: str, part: int) -> Path:
         return self.folder / f"{split}-{part:05d}.tar"
@@ -148,7 +173,7 @@ class _TarFiles:
         return self.folder / f"{split}-{part:05d}.arrow"
 
     def write(self, key: Key) -> Written:
-        """Write a tar file and its table.
+        """Write a tar file and its table; the table comes last, as the sign that both are complete.
 
         Raises:
             Refused: An original cannot be decoded, and ``on_corrupt`` is ``error``.
@@ -169,8 +194,17 @@ class _TarFiles:
         return len(rows), unreadable
 
     def _write_tar(self, key: Key, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-        """Write the photographs of a tar file; returns the rows of its table, and a line for each
-        that cannot be decoded.
+        """Write the photographs of a tar file.
+
+        Args:
+            key: The tar file's split and number.
+            path: The file to write.
+
+        Returns:
+            The rows of its table, and a line for each photograph that cannot be decoded.
+
+        Raises:
+            Refused: An original cannot be decoded, and ``on_corrupt`` is ``error``.
         """
         split, part = key
         store = self.splits[split]
@@ -187,25 +221,25 @@ class _TarFiles:
                         unreadable.append(f"{store.name(i)}: no readable image ({error})")
                         if self.config.on_corrupt == "error":
                             raise Refused(unreadable[0]) from None
-                    member = tarfile.TarInfo(
-                        f"{label:04d}/{i:08d}.{'jpg' if self.config.quality else 'ppm'}"
-                    )
+                    suffix = "jpg" if self.config.quality else "ppm"
+                    member = tarfile.TarInfo(f"{label:04d}/{i:08d}.{suffix}")
                     member.size = len(data)
-                    place = {
+                    row = {
                         "part": part,
                         "offset": tar.offset + tarfile.BLOCKSIZE,
                         "size": len(data),
+                        "crc": zlib.crc32(data),
+                        "label": label,
+                        "name": member.name,
                     }
-                    rows.append(
-                        {**place, "crc": zlib.crc32(data), "label": label, "name": member.name}
-                    )
+                    rows.append(row)
                     tar.addfile(member, io.BytesIO(data))
             file.flush()
             os.fsync(file.fileno())
         return rows, unreadable
 
     def join(self, split: str) -> None:
-        """Write one table of all tar files of a split, which is the sign that the split is
+        """Join the tables of a split's tar files to one, which is the sign that the split is
         complete.
         """
         import pyarrow
@@ -217,8 +251,12 @@ class _TarFiles:
 
 
 def _write_all(files: _TarFiles, keys: Sequence[Key], workers: int) -> Iterator[Written]:
-    """Write tar files, in this process (0 workers) or in so many others; yields in the order of the
-    keys.
+    """Write tar files; yields what came of each, in the order of the keys.
+
+    Args:
+        files: All tar files.
+        keys: Those to write.
+        workers: Number of further processes that write; with 0 this process does.
     """
     if not workers:
         yield from map(files.write, keys)
@@ -227,9 +265,8 @@ def _write_all(files: _TarFiles, keys: Sequence[Key], workers: int) -> Iterator[
     with ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(files,)) as pool:
         try:
             yield from pool.map(_write, keys)
-        except (
-            BaseException
-        ):  # do not wait for the tar files in work, which are written anew the next time
+        # Do not wait for the tar files in work: they are written anew the next time.
+        except BaseException:
             for process in multiprocessing.active_children():
                 if process not in before:
                     process.kill()
@@ -237,14 +274,14 @@ def _write_all(files: _TarFiles, keys: Sequence[Key], workers: int) -> Iterator[
 
 
 _files: _TarFiles
-"""The tar files that a worker process writes; passed to it once, as the lists of photographs are
-long.
+"""The tar files, as a worker process knows them. They are passed to it once, since the lists of
+photographs in them are long.
 """
 
 
 def _begin_worker(files: _TarFiles) -> None:
-    """Initialise a worker process: it ends with its parent, leaves signals to it, and uses one
-    core.
+    """Initialise a worker process: let it end with its parent, leave signals to the parent, and use
+    one core.
     """
     import torch
 
@@ -260,8 +297,14 @@ def _write(key: Key) -> Written:
 
 
 def _reduced(data: bytes, config: DataConfig) -> bytes:
-    """Reduce a photograph to the short side wanted, never enlarging it; returns a JPEG or, with
-    quality 0, a PPM file.
+    """Reduce a photograph to the short side wanted; a smaller one is not enlarged.
+
+    Args:
+        data: The bytes of the photograph's file.
+        config: The short side in pixels, and the JPEG quality.
+
+    Returns:
+        The bytes of a JPEG file or, with quality 0, of a PPM file.
 
     Raises:
         Refused: The photograph cannot be decoded, or has a side that no JPEG can have.
@@ -272,13 +315,13 @@ def _reduced(data: bytes, config: DataConfig) -> bytes:
     image = decode(data, exif_orientation=config.exif_orientation, max_pixels=config.max_pixels)
     if min(image.shape[1:]) > config.short_side:
         image = resize(image, [config.short_side], antialias=True)
-    if config.quality:
-        if max(image.shape[1:]) > JPEG_SIDE:  # torchvision 0.29 crashes
-            raise Refused(
-                f"its longer side has {max(image.shape[1:])} pixels; a JPEG has at most {JPEG_SIDE}"
-            )
-        return encode_jpeg(image.contiguous(), config.quality).numpy().tobytes()
-    return (
-        b"P6 %d %d 255\n" % (image.shape[2], image.shape[1])
-        + image.permute(1, 2, 0).numpy().tobytes()
-    )
+    height, width = image.shape[1:]
+    if not config.quality:
+        header = b"P6 %d %d 255\n" % (width, height)
+        return header + image.permute(1, 2, 0).numpy().tobytes()
+    # A longer side crashes torchvision 0.29.
+    if max(height, width) > JPEG_SIDE:
+        raise Refused(
+            f"its longer side has {max(height, width)} pixels; a JPEG has at most {JPEG_SIDE}"
+        )
+    return encode_jpeg(image.contiguous(), config.quality).numpy().tobytes()

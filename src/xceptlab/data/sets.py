@@ -1,13 +1,13 @@
-"""The data sets by name. Each is a module of four functions of the configuration, or a registered
-set, which has them as methods:
+"""The data sets by name. Each is a module with four functions of the data configuration, or a set
+that a user's module has registered, with the same functions as methods:
 
-- ``require_files`` raises a ``Refused`` where files are missing, and fetches them where
-``data.download`` allows it.
-- ``load`` gives the training and the test source and, where the images to validate on have files of
-their own, their source.
-- ``class_names`` gives the names of the classes, by label; empty where the files do not tell.
-- ``files`` says how the files lie and gives a digest of their names and sizes; empty where there
-are none.
+- ``require_files`` raises ``Refused`` where files are missing, and fetches them where
+  ``data.download`` allows it.
+- ``load`` returns the training and the test source and, where the validation images have files of
+  their own, a source of these.
+- ``class_names`` returns the names of the classes, by label; empty where the files do not tell.
+- ``files`` returns the layout of the files and a digest of their names and sizes; empty where there
+  are no files.
 """
 
 from dataclasses import dataclass
@@ -30,13 +30,15 @@ SETS: dict[str, ModuleType] = {
     "imagenet": imagenet,
     "folder": imagenet,
 }
+"""The module of each data set of this package, by name."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A data set of small images that a module of the user's has registered."""
+    """A data set of images in memory that a module of the user's has registered."""
 
     entry: register.Entry
+    """What was registered: the set's name, and the function that makes its images."""
 
     def require_files(self, config: DataConfig) -> None:
         """Do nothing: only the user's function knows whether it needs files."""
@@ -55,8 +57,8 @@ class Registered:
         """Load the training and the test images by the user's function, and check them.
 
         Raises:
-            Refused: The user's function gives something else than two pairs of images and labels,
-                or not as many as are registered.
+            Refused: The images or labels that the function returns are of a wrong type, shape,
+                range or number.
         """
         train, test = self.entry.make(Path(config.root), config.size)
         arrays = self._arrays(train, "training", config), self._arrays(test, "test", config)
@@ -88,5 +90,7 @@ class Registered:
 
 
 def data_set(name: str) -> ModuleType | Registered:
-    """The data set of a name: a module of this package, or a registered set."""
-    return SETS[name] if name in SETS else Registered(register.entry("data", name))
+    """Return the data set of a name: a module of this package, or a registered set."""
+    if name in SETS:
+        return SETS[name]
+    return Registered(register.entry("data", name))

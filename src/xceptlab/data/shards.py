@@ -1,5 +1,5 @@
-"""Photographs in parquet files, as the Hugging Face hub has them, and where the files of a split
-lie.
+"""Photographs in parquet files, as the Hugging Face hub has them: they are cut into several files,
+shards, for each split.
 """
 
 import re
@@ -23,22 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shards(Store):
-    """Parquet files with a column of encoded images and a column ``label``.
+    """Store of photographs in parquet files with a column of encoded images and a column ``label``.
 
-    A photograph is had by reading its whole row group, usually 100 of them: fine in their order,
-    slow for training, where ``prepare`` helps.
+    To read one photograph is to read its whole row group, usually 100 of them: fast in their order,
+    slow in the random order of training. ``xceptlab data prepare`` helps there.
     """
 
     files: tuple[Path, ...]
     labels: Indices
+    """Labels (n,) of the photographs."""
     groups: Indices
-    """Table (g, 3) of the row groups: number of the file, number of the group in it, number of its
-    first photograph.
+    """Table (g, 3) of all row groups in their order: number of the file, number of the group in the
+    file, number of the group's first photograph among all.
     """
 
     @classmethod
     def of(cls, files: list[Path]) -> "Shards":
-        """Read the labels and the places of the row groups of all files.
+        """Open parquet files: read the labels, and which photographs are in which row group.
 
         Raises:
             Refused: A file is no parquet file, or its columns are not as ``tables`` says.
@@ -72,8 +73,8 @@ class Shards(Store):
         return ((printable(file.name), file.stat().st_size) for file in self.files)
 
     def _place(self, i: int) -> tuple[int, int]:
-        """Find the i-th photograph: the row of ``groups`` that holds it, and its row within that
-        row group.
+        """Return where the i-th photograph is: the row of ``groups`` of its row group, and its own
+        row within that group.
         """
         first = self.groups[:, 2]
         group = int(np.searchsorted(first, i, side="right")) - 1
@@ -82,16 +83,17 @@ class Shards(Store):
 
 _CACHE_BYTES = 128 * 2**20
 _cache: "dict[tuple[Path, int], pyarrow.ChunkedArray]" = {}
-"""The row groups, by file and number, that this process has read last: up to ``_CACHE_BYTES``, or
-one where that is larger.
+"""The row groups that this process has used last, by file and number: up to ``_CACHE_BYTES``, but
+at least one. The one used last is the last in the dictionary's order.
 """
 
 
 def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
+    """Return the encoded images of a row group, from the cache if they are in it."""
     cells = _cache.pop((file, group), None)
     if cells is None:
         cells = open_table(file).images(group)
-    _cache[file, group] = cells  # now the last one in the dictionary's order, and dropped last
+    _cache[file, group] = cells
     while len(_cache) > 1 and sum(kept.nbytes for kept in _cache.values()) > _CACHE_BYTES:
         oldest = next(iter(_cache))
         del _cache[oldest]
@@ -99,8 +101,12 @@ def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
 
 
 def find_shards(root: Path, split: str) -> list[Path]:
-    """The parquet files of a split, in the folder or in one below it; an empty list where there are
-    none.
+    """Find the parquet files of a split, sorted, in a folder or in one below it; returns an empty
+    list where there are none.
+
+    Args:
+        root: The folder.
+        split: Name of the split in the files' names, such as ``validation``.
 
     Raises:
         Refused: They are in several folders, or some of them are missing.

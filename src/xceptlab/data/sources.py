@@ -1,5 +1,5 @@
-"""What all data sets need: the folder of their files, images in memory, fingerprints, locks, and
-errors that name a file.
+"""What all data sets need: the folder of their files, images in memory, hashes, locks, and errors
+that name a file.
 """
 
 import contextlib
@@ -25,15 +25,16 @@ from xceptlab.runs import leases
 from xceptlab.text import say
 
 HUB = "hf://"
+"""Beginning of ``data.root`` where it names a data set of the Hugging Face hub."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
-"""Errors of flock on file systems without locks: some of FUSE, Lustre and NFS (where a folder is
-not open for writing).
+"""Error numbers of flock on file systems that have no locks: some kinds of FUSE and Lustre, and NFS
+for a folder, which cannot be opened for writing.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Images in memory, which move to the device as a whole."""
+    """Images of one size in memory, with their labels."""
 
     images: NDArray[np.uint8]
     """Images (n, size, size, 3)."""
@@ -41,7 +42,7 @@ class Arrays:
     """Labels (n,) of the images."""
 
     def fingerprint(self) -> str:
-        """Hash of the images and labels, computed once, since nobody changes them."""
+        """Return a hash of the images and labels, computed once since nobody changes them."""
         return self._fingerprint
 
     @functools.cached_property
@@ -50,7 +51,11 @@ class Arrays:
 
 
 class Unsound(Refused):
-    """Faults of a data set as a whole, a line each, the first of which is the error's message."""
+    """A data set cannot be used. The error's message is the first of its faults.
+
+    Args:
+        lines: The faults, a line each.
+    """
 
     def __init__(self, lines: list[str]) -> None:
         message = lines[0]
@@ -65,7 +70,7 @@ class Unreadable(Refused):
 
 
 def digest(*arrays: NDArray) -> str:
-    """Hash of the bytes of arrays; their types and shapes do not count."""
+    """Return a hash of the bytes of arrays; their types and shapes do not count."""
     h = hashlib.sha256()
     for array in arrays:
         h.update(np.ascontiguousarray(array).data)
@@ -76,19 +81,19 @@ class Source(Protocol):
     """Images with labels: ``Arrays``, or ``photographs.Photographs``."""
 
     def fingerprint(self) -> str:
-        """A hash of images and labels."""
+        """Return a hash of the images and labels."""
 
 
 def fingerprint(sources: Iterable[Source]) -> str:
-    """One hash for the sources of a data set: training, test and, where it is another than that of
-    training, validation.
+    """Return one text of the hashes of a data set's sources: training, test and perhaps validation.
+    A source that is there twice, since it serves two splits, counts once.
     """
     distinct = {id(source): source for source in sources}
     return "-".join(source.fingerprint() for source in distinct.values())
 
 
 def digest_of_files(files: Iterable[tuple[bytes, int]]) -> str:
-    """A hash of files' names and sizes; the files themselves are not read."""
+    """Return a hash of files' names and sizes (bytes), in the order in which they are given."""
     h = hashlib.sha256()
     for name, size in files:
         h.update(b"%s\0%d\n" % (name, size))
@@ -96,8 +101,8 @@ def digest_of_files(files: Iterable[tuple[bytes, int]]) -> str:
 
 
 def folder(config: DataConfig) -> Path:
-    """The folder of a data set's files: ``data.root``, or one in the Hugging Face hub's cache,
-    which ``data.download`` fills.
+    """Return the folder of a data set's files: ``data.root`` or, where that begins with ``hf://``,
+    a folder in the cache of the Hugging Face hub, which ``data.download`` fills.
 
     Raises:
         Refused: The data set of the hub is not in the cache, or cannot be fetched.
@@ -109,7 +114,8 @@ def folder(config: DataConfig) -> Path:
     )
     try:
         return _snapshot(config.root, ("train", *evaluated), config.download)
-    except (OSError, ValueError) as error:  # the hub's errors are of these kinds
+    # All errors of the hub's library are of these kinds.
+    except (OSError, ValueError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         hint = "" if config.download else "; --data.download true fetches it"
@@ -118,8 +124,12 @@ def folder(config: DataConfig) -> Path:
 
 @functools.cache
 def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
-    """The folder of a data set in the hub's cache, named by its commit; the hub is asked once by
-    each process.
+    """Find the folder of a data set in the hub's cache; the hub is asked once by each process.
+
+    Args:
+        root: ``data.root``: ``hf://``, the data set's name and, after an ``@``, a revision.
+        splits: Names of the splits whose parquet files are wanted.
+        download: Fetch what is not in the cache.
     """
     from huggingface_hub import snapshot_download
 
@@ -139,11 +149,15 @@ def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Make a folder and hold its lock until the block, or the process, ends; other processes that
-    ask for it have to wait.
+    """Make a folder and hold its lock until the block, or the process, ends. Other processes that
+    ask for the lock have to wait.
 
-    On a file system without locks (ENOLCK, EOPNOTSUPP, ENOSYS) a lease takes its place, as runs
-    have it.
+    On a file system without locks a lease takes the lock's place: a file in the folder that names
+    its holder and is renewed, as runs have it (``runs.leases``).
+
+    Args:
+        folder: The folder.
+        wait: Wait while another process holds the lock, instead of raising.
 
     Raises:
         BlockingIOError: Another process holds the lock; only without ``wait``.
@@ -151,29 +165,40 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        with (
-            _leased(folder, wait=wait)
-            if _has_no_locks(lock, wait=wait)
-            else contextlib.nullcontext()
-        ):
+        if _lock(lock, wait=wait):
             yield
+        else:
+            with _leased(folder, wait=wait):
+                yield
     finally:
         os.close(lock)
 
 
-def _has_no_locks(descriptor: int, *, wait: bool) -> bool:
-    """Lock an open folder; returns true, without a lock, if its file system has no locks."""
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    """Lock an open folder; returns False, without a lock, if its file system has no locks.
+
+    Raises:
+        BlockingIOError: Another process holds the lock; only without ``wait``.
+    """
+    operation = fcntl.LOCK_EX
+    if not wait:
+        operation |= fcntl.LOCK_NB
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, operation)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return True
-    return False
+        return False
+    return True
 
 
 @contextlib.contextmanager
 def _leased(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a lease on a folder in the block; see ``locked``.
+
+    Raises:
+        BlockingIOError: Another process holds it; only without ``wait``.
+    """
     with contextlib.ExitStack() as lease:
         while True:
             try:
@@ -188,21 +213,24 @@ def _leased(folder: Path, *, wait: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
-    """Turn whatever a library raises while it reads a user's file into one ``Refused``; keep the
-    body to the library's calls.
+    """Turn whatever a library raises in the block, while it reads a user's file, into one
+    ``Refused``. Nothing but the library's calls should be in the block.
 
-    Parsers let through what they stumble over: struct.error, OverflowError, MemoryError by a header
-    that claims a billion rows. An OSError with a number, such as that of a disk that fails, says
-    nothing about the file and passes.
+    Parsers raise errors of every kind: struct.error, OverflowError, or MemoryError where a header
+    claims a billion rows. An OSError with a number, such as that of a disk that fails, says nothing
+    about the file and passes.
 
     Args:
         where: The file, and the place in it, as the message names them.
-        what: What the message then says of the file.
+        what: What is wrong with the file, as the message says it.
+
+    Raises:
+        Refused: The library raised an error about the file.
     """
     try:
         yield
     except Exception as error:
-        # EINVAL: the file names a wrong offset
+        # EINVAL is an error about the file, which names a wrong offset.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -210,11 +238,11 @@ def reading(where: object, what: str = "a damaged file") -> Iterator[None]:
 
 
 def regular_bytes(file: str | Path) -> bytes:
-    """The bytes of a file; a pipe or a device, from which one may read for ever, is refused.
+    """Read the bytes of a file.
 
     Raises:
         OSError: It cannot be read.
-        Refused: It is no regular file.
+        Refused: It is a pipe or a device, from which one may read for ever.
     """
     with open(file, "rb", opener=_without_waiting_for_a_writer) as opened:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
@@ -227,14 +255,21 @@ def _without_waiting_for_a_writer(path: str, flags: int) -> int:
 
 
 def printable(name: str) -> str:
-    """A file's name to print: bytes that are no UTF-8, which Python keeps as surrogates, are
-    written as ``\\xe9``.
+    """Return a file's name as it can be printed: bytes that are no UTF-8, which Python keeps as
+    surrogates, are written as ``\\xe9``.
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def missing(name: str, root: str | Path, looked_for: str, remedy: str) -> Refused:
-    """The error for a data set that is not where it should be."""
+    """Return the error for a data set that is not where it should be.
+
+    Args:
+        name: Name of the data set.
+        root: Where it should be.
+        looked_for: The files that were looked for, in words.
+        remedy: What the user can do, in words.
+    """
     return Refused(
         f"data.root: {name} is not in {os.path.realpath(root)}: looked for {looked_for}; {remedy}"
     )

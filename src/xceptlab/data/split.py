@@ -1,5 +1,5 @@
-"""One split as the loader's workers see it: numbers of images go in, a whole batch that the device
-can finish comes out.
+"""One split as the workers of a data loader see it: numbers of images go in, and a whole batch
+comes out, which is finished on the device.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from xceptlab.errors import Refused
 from xceptlab.text import say
 
 REPLACEMENTS = 10
-"""Number of photographs that are tried in place of one that cannot be decoded before the data set
+"""Number of photographs that are tried in place of one that cannot be decoded, before the data set
 is refused.
 """
 _LIST_THEM = "`xceptlab data check --all` lists all such"
@@ -29,8 +29,8 @@ class LoadedBatch(NamedTuple):
     """
 
     pixels: Tensor | None
-    """Pixels (B, size, size, 3) uint8 of the photographs; None for a set in memory, whose images
-    lie on the device already.
+    """Pixels (B, size, size, 3) uint8 of photographs; None for a set in memory, whose images lie on
+    the device already.
     """
     source_index: Tensor
     """Numbers (B,) of the images in their source, by which a set in memory finds them."""
@@ -43,7 +43,7 @@ class LoadedBatch(NamedTuple):
     mixing: Tensor | None
     """Weights and boxes (B, 5) that ``augment.mixing`` has drawn; None where nothing is mixed."""
     weight: float
-    """Factor of the batch's summed loss; see ``order.Key``."""
+    """Factor by which the batch's summed loss is multiplied; see ``order.Key``."""
     replaced: int
     """Number of photographs that could not be decoded and have others in their place."""
 
@@ -52,11 +52,11 @@ class Split(Dataset[LoadedBatch]):
     """The images of a source that belong to one split, asked for by whole batches.
 
     Args:
-        source: Where the images are.
+        source: The images.
         members: Numbers (n,) of the split's images in the source.
         config: How the images are varied.
-        seed: The run's seed for the split that is trained on; None for one that is evaluated,
-            without augmentation.
+        seed: The run's seed for the split that is trained on; None for one that is evaluated, which
+            gets no augmentation.
     """
 
     def __init__(
@@ -75,6 +75,11 @@ class Split(Dataset[LoadedBatch]):
         return len(self.members)
 
     def __getitem__(self, key: Key) -> LoadedBatch:
+        """Load a batch.
+
+        Raises:
+            Refused: A photograph cannot be decoded, and may not be replaced by another one.
+        """
         number = key.number  # (B,)
         pixels = None
         if isinstance(self.source, Photographs):
@@ -93,13 +98,18 @@ class Split(Dataset[LoadedBatch]):
         )
 
     def _draws(self, epoch: int, index: Indices) -> Draws | None:
-        """Random numbers (B, DRAWS) by the images' numbers in the source, so that holding out
-        others does not change them; None in evaluation."""
+        """Return the random numbers (B, DRAWS) of images in an epoch; None in evaluation. They
+        follow from the images' numbers ``index`` (B,) in the source, so that holding out other
+        images does not change them.
+        """
         if self.seed is None:
             return None
         return order.draws(self.seed, epoch, index)
 
     def _mixing(self, draws: Draws | None) -> Tensor | None:
+        """Return the weights and boxes (B, 5) that ``augment.mixing`` draws by an image's random
+        numbers (B, DRAWS); None where nothing is mixed.
+        """
         config = self.config
         if draws is None or not (config.mixup or config.cutmix):
             return None
@@ -109,8 +119,11 @@ class Split(Dataset[LoadedBatch]):
         """Decode a batch of photographs.
 
         Returns:
-            The numbers (B,) in the split of what was read, which differ from the key's where a
-            photograph had to be replaced, and the pixels (B, size, size, 3).
+            The numbers (B,) in the split of the photographs that were read, and their pixels (B,
+            size, size, 3). A number differs from the key's where a photograph had to be replaced.
+
+        Raises:
+            Refused: A photograph cannot be decoded, and may not be replaced by another one.
         """
         number = key.number.copy()
         index = self.members[number]
@@ -129,12 +142,12 @@ class Split(Dataset[LoadedBatch]):
     def _replacement(
         self, source: Photographs, epoch: int, number: int, error: Unreadable
     ) -> tuple[int, Tensor]:
-        """Read the next photograph of the split that can be decoded, which is the same one in every
-        arm.
+        """Read the next photograph of the split that can be decoded. Which one that is follows from
+        the data set alone, so that it is the same in every run.
 
         Args:
             source: The photographs.
-            epoch: The epoch, for the draws.
+            epoch: The epoch, whose random numbers vary the photograph.
             number: The number in the split of the photograph that cannot be decoded.
             error: Why it cannot be decoded.
 
@@ -142,8 +155,8 @@ class Split(Dataset[LoadedBatch]):
             The number in the split of the photograph in its place, and its pixels (size, size, 3).
 
         Raises:
-            Refused: Photographs may not be replaced here, or ``REPLACEMENTS`` of them cannot be
-                decoded either.
+            Refused: Photographs may not be replaced here, or the ``REPLACEMENTS`` next ones cannot
+                be decoded either.
         """
         if self.seed is None:
             raise Refused(

@@ -1,4 +1,4 @@
-"""What a store of encoded photographs is; three kinds have this interface:
+"""The interface of a store of encoded photographs. There are three kinds of stores:
 
 - ``tree.Tree``: a folder of files for each class;
 - ``archive.Archive``: members of tar files;
@@ -21,17 +21,17 @@ class Store(Protocol):
     """Labels (n,) of the photographs."""
 
     def read(self, i: int) -> bytes:
-        """The encoded i-th photograph, as it stands in its file.
+        """Return the bytes of the i-th photograph, encoded as it stands in its file.
 
         Raises:
             OSError: It cannot be read.
-            Refused: The photograph is not what it was when the store was made.
+            Refused: There is no such photograph any more, or its checksum differs.
         """
 
     def name(self, i: int) -> str:
-        """Name of the i-th photograph in messages: its file, and its place in the file."""
+        """Return the i-th photograph's name in messages: its file, and its place in the file."""
 
     def files_and_sizes(self) -> Iterator[tuple[str, int]]:
-        """Names and sizes, in bytes, of the files, by which ``prepare`` recognises the originals
-        without reading them.
+        """Yield the names and sizes (bytes) of the files, by which ``data.prepare`` recognises the
+        originals without reading them.
         """

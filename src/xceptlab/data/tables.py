@@ -1,7 +1,8 @@
-"""Parquet files of images and labels, as the Hugging Face hub has them: what their columns must be.
+"""Parquet files of images and labels, as the Hugging Face hub has them, and what their columns must
+be.
 
-Both columns' types are checked when a file is opened, before anything is read. What is no image or
-no label is then one line that names file, column and row, what was found and what is allowed.
+The types of both columns are checked when a file is opened, before anything is read. An error is
+one line that names the file, the column and perhaps the row, what was found and what is allowed.
 """
 
 import json
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 IMAGES = ("img", "image")
-"""Names of the column of images in the hub's data sets."""
+"""Possible names of the column of images."""
 LABELS = ("label",)
+"""Possible names of the column of labels, but for those of CIFAR-100."""
 MAX_CLASSES = 1_000_000
-"""Largest number of classes; a label beyond it is no number of a class, but an id or wrong bytes.
-"""
+"""Largest number of classes; a larger label is no number of a class, but an id or wrong bytes."""
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """A parquet file with a column of images and one of labels, both checked; ``open_table`` opens
-    one.
+    """An open parquet file with a column of images and one of labels, whose types have been
+    checked. ``open_table`` makes one.
     """
 
     file: Path
@@ -42,7 +43,7 @@ class ImageTable:
     """The number of rows in each row group."""
 
     def labels(self, classes: int = MAX_CLASSES) -> Indices:
-        """The labels (n,), each from 0 to ``classes`` - 1.
+        """Read the labels (n,) of all rows, each from 0 to ``classes`` - 1.
 
         Raises:
             Refused: A row holds no such label; the message names the first one.
@@ -66,7 +67,7 @@ class ImageTable:
         return values.astype(np.int64)
 
     def images(self, group: int) -> "pyarrow.ChunkedArray":
-        """The encoded images of a row group; an empty cell is null.
+        """Read the encoded images of a row group, as bytes; an empty cell is null.
 
         Raises:
             Refused: The images cannot be read.
@@ -77,7 +78,8 @@ class ImageTable:
         name = self.image_column
         nested = pyarrow.types.is_struct(self.parquet.schema_arrow.field(name).type)
         with reading(f"{self.file}: row group {group}"):
-            if nested:  # the paths beside the bytes are not read: they need not be UTF-8
+            if nested:
+                # The paths beside the bytes are not read, since they need not be UTF-8.
                 structs = self.parquet.read_row_group(group, columns=[f"{name}.bytes"])[name]
                 cells = pyarrow.compute.struct_field(structs, "bytes")
             else:
@@ -121,8 +123,8 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
 
 
 def feature_names(file: Path, column: str) -> tuple[str, ...]:
-    """The names of a column's classes, as the hub's files keep them in their schema; empty where
-    this file has none.
+    """Read the names of the classes, by label, that the hub's files keep in their schema for a
+    column of labels; returns an empty tuple where the file has none.
 
     Raises:
         Refused: It is no parquet file.
@@ -139,8 +141,10 @@ def feature_names(file: Path, column: str) -> tuple[str, ...]:
 
 
 def _regular(file: Path) -> "pyarrow.NativeFile":
-    """Open a file, whose name need not be UTF-8; a pipe or a device, whose reader may wait for
-    ever, is refused.
+    """Open a file, whose name need not be UTF-8.
+
+    Raises:
+        Refused: It is a pipe or a device, whose reader may wait for ever.
     """
     import pyarrow
 
@@ -150,7 +154,7 @@ def _regular(file: Path) -> "pyarrow.NativeFile":
 
 
 def _present(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:
-    """The first of the wanted columns that is among a file's.
+    """Return the first of the ``wanted`` columns that is among a file's ``names``.
 
     Raises:
         Refused: None of them is there, or one is there twice.
@@ -167,7 +171,11 @@ def _present(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:
 
 
 def _check_images(table: ImageTable) -> None:
-    """Refuse a table whose column of images does not hold the bytes of images."""
+    """Check that a table's column of images is of bytes.
+
+    Raises:
+        Refused: It is of another type.
+    """
     import pyarrow.types
 
     found = table.parquet.schema_arrow.field(table.image_column).type
@@ -183,8 +191,10 @@ def _check_images(table: ImageTable) -> None:
 
 
 def _check_labels(table: ImageTable) -> None:
-    """Refuse a table whose column of labels does not hold whole numbers; the error shows the first
-    row.
+    """Check that a table's column of labels is of whole numbers.
+
+    Raises:
+        Refused: It is of another type; the message shows the first row.
     """
     import pyarrow.types
 

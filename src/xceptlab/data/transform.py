@@ -1,4 +1,4 @@
-"""From a picture to the tensor that a run's network expects, as the run's own images are prepared
+"""Turn a picture into the tensor that a run's network expects, as the run's own images are prepared
 for evaluation.
 """
 
@@ -24,16 +24,22 @@ if TYPE_CHECKING:
 class Transform:
     """Turns a picture into the network's input: (3, size, size), RGB, in [-1, 1].
 
-    A photograph is turned upright, cropped in its centre and resized as ``data.exif_orientation``,
-    ``eval_crop`` and ``eval_interpolation`` say; what stands for an image of a small set, such as
-    the digits or CIFAR, is resized as a whole.
+    For a run on photographs (ImageNet, an own data set) the picture is turned upright, cropped in
+    its centre and resized, as ``data.exif_orientation``, ``data.eval_crop`` and
+    ``data.eval_interpolation`` say. For a run on a small set in memory (the digits, CIFAR) the
+    whole picture is resized.
     """
 
     config: DataConfig
+    """The data configuration of the run."""
     dtype: torch.dtype = torch.float32
+    """Type of the tensors that come out."""
 
     def __call__(self, picture: "Image.Image | NDArray[np.uint8]") -> Tensor:
-        """Prepare one picture: Pillow's image, or an array (H, W), (H, W, 1) or (H, W, 3) of uint8.
+        """Turn one picture into the network's input, (3, size, size).
+
+        Args:
+            picture: Pillow's image, or an array (H, W), (H, W, 1) or (H, W, 3) of uint8.
 
         Raises:
             Refused: The picture is something else.
@@ -44,30 +50,33 @@ class Transform:
         size = self.config.size
         if self.config.in_memory:
             image = in_rgb(image, exif_orientation=False)
-            pixels = torch.from_numpy(
-                np.array(image.resize((size, size), Image.Resampling.BILINEAR))
-            )
+            small = image.resize((size, size), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(small))  # (size, size, 3)
         else:
             image = in_rgb(image, self.config.exif_orientation)
-            whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-            pixels = crop.for_evaluation(whole, self.config).permute(1, 2, 0)
+            whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
+            pixels = crop.for_evaluation(whole, self.config).permute(1, 2, 0)  # (size, size, 3)
         return augment.normalise(pixels[None], self.dtype)[0]
 
 
 def _image(array: Any) -> "Image.Image":
+    """Convert an array (H, W), (H, W, 1) or (H, W, 3) of uint8 to Pillow's image.
+
+    Raises:
+        Refused: It is something else.
+    """
     from PIL import Image
 
     if not isinstance(array, np.ndarray):
         raise Refused(
             f"{shown(type(array).__name__)} is no picture; it must be Pillow's image or an array of uint8"
         )
-    if (
-        array.dtype != np.uint8
-        or array.ndim not in (2, 3)
-        or (array.ndim == 3 and array.shape[2] not in (1, 3))
-    ):
+    has_channels = array.ndim == 3 and array.shape[2] in (1, 3)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or has_channels):
         found = f"{array.dtype} of shape {array.shape}"
         raise Refused(
             f"an array of {found} is no picture; it must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
         )
-    return Image.fromarray(array.squeeze(2) if array.ndim == 3 and array.shape[2] == 1 else array)
+    if has_channels and array.shape[2] == 1:
+        array = array.squeeze(2)
+    return Image.fromarray(array)

@@ -1,4 +1,4 @@
-"""Photographs as files in a folder for each class, and what else lies in those folders."""
+"""Photographs as files in a folder for each class, and which other files lie in those folders."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -19,31 +19,37 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm")
 """Suffixes, in lower case, of the files that are taken for photographs."""
 _NAMED = 3
-"""Largest number of ignored files of a folder that a message names."""
+"""Number of ignored files of a folder that a message names; of more files it gives the number."""
 
 
 @dataclass(frozen=True)
 class Tree(Store):
-    """``<folder>/<class>/<file>``, the layout of torchvision's ImageFolder, in the order of the
-    sorted names.
+    """Store of photographs that are files ``<folder>/<class>/<file>``, the layout of torchvision's
+    ImageFolder. They are sorted by class, and by name within a class.
     """
 
     folder: Path
     classes: tuple[str, ...]
+    """Names of the classes, which are also those of their folders, by label."""
     labels: Indices
+    """Labels (n,) of the photographs."""
     files: "pyarrow.Array"
-    """Names (n,) of the files as bytes, which need not be UTF-8."""
+    """Names (n,) of the files as bytes, since they need not be UTF-8."""
     flat: bool = False
     """Whether the photographs lie in the folder itself, not in a folder for each class."""
     others: dict[str, list[str]] = field(default_factory=dict)
-    """Entries of the class folders that are no photographs by their suffix, by class; under ""
-    photographs in no such folder.
+    """By class, the names in its folder that are no photographs by their suffix, which are ignored;
+    under "" the photographs that lie in no class's folder.
     """
 
     @classmethod
     def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
-        """List the photographs of these classes by their files' suffixes; other files are left
-        alone.
+        """List the photographs in the folders of some classes. Files with other suffixes than
+        ``SUFFIXES`` are ignored.
+
+        Args:
+            folder: The folder of the class folders.
+            classes: Names of the classes, by label.
         """
         import pyarrow
 
@@ -66,13 +72,13 @@ class Tree(Store):
 
     @classmethod
     def of_flat(cls, folder: Path, classes: tuple[str, ...], labels: list[int]) -> "Tree":
-        """List the photographs that lie in one folder, and number them as if each class had a
-        folder of its own.
+        """List photographs that lie in one folder without class folders, in the same order as if
+        each class had a folder of its own.
 
         Args:
-            folder: The folder in which the photographs lie.
-            classes: The names of the classes.
-            labels: Labels of the photographs, in the order of their names.
+            folder: The folder of the photographs.
+            classes: Names of the classes, by label.
+            labels: Labels of the photographs, in the order of the photographs' names.
 
         Raises:
             Refused: There are not as many photographs as labels.
@@ -111,7 +117,7 @@ class Tree(Store):
             yield printable(os.fsdecode(file.as_py())), os.path.getsize(self._path(i))
 
     def left_alone(self) -> Iterator[str]:
-        """A line for each folder with entries that are left alone: their names and the reason."""
+        """Yield a line for each folder with ignored files: their names and the reason."""
         for name, entries in self.others.items():
             described = [self._described(name, entry) for entry in entries[:_NAMED]]
             shown = ", ".join(described)
@@ -121,13 +127,16 @@ class Tree(Store):
             yield f"{printable(str(self.folder / name))}: {shown}: left alone, {reason}"
 
     def _described(self, name: str, entry: str) -> str:
+        """Return an ignored entry of a class's folder as a message names it; of a folder with the
+        number of photographs in it.
+        """
         path = self.folder / name / entry
         if path.is_dir():
             return printable(f"{entry}/ ({_photographs_below(path)} photographs)")
         return printable(entry)
 
     def left_alone_in_short(self) -> str:
-        """One line that counts the files that are left alone, by the reason; empty where there are
+        """Return one line with the number of ignored files for each reason; empty where there are
         none.
         """
         nested = 0
@@ -153,7 +162,7 @@ class Tree(Store):
 
 
 def left_alone(stores: Iterable[Store]) -> Iterator[str]:
-    """A line for each tree of files in which some are left alone."""
+    """Yield a line for each of the stores that is a tree of files of which some are ignored."""
     for store in stores:
         if not isinstance(store, Tree):
             continue
@@ -163,11 +172,16 @@ def left_alone(stores: Iterable[Store]) -> Iterator[str]:
 
 
 def photographs_in(folder: Path) -> list[str]:
-    """The names of the photographs that lie in a folder itself, sorted."""
+    """Return the sorted names of the photographs that lie in a folder itself; an empty list where
+    there is no such folder.
+    """
     return [name for name in _entries(folder) if is_photograph(name)]
 
 
 def _entries(folder: Path) -> list[str]:
+    """Return the sorted names of what is in a folder and not hidden; an empty list where there is
+    no such folder.
+    """
     if not folder.is_dir():
         return []
     return sorted(name for name in os.listdir(folder) if not is_hidden(name))
@@ -186,16 +200,17 @@ def is_photograph(name: str) -> bool:
 
 
 def _photographs_below(folder: Path) -> int:
+    """Return the number of photographs in a folder and in all folders below it."""
     count = 0
     for _, subfolders, names in os.walk(folder):
-        # os.walk goes on with what is left here
+        # The walk goes on with the folders that are left in this list.
         subfolders[:] = [name for name in subfolders if not is_hidden(name)]
         count += sum(map(is_photograph, names))
     return count
 
 
 def folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted, without hidden ones."""
+    """Return the sorted names of the folders in a folder, without hidden ones."""
     return sorted(
         entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name)
     )

@@ -22,25 +22,30 @@ from xceptlab.data.module import Batch
 from xceptlab.text import say
 
 WARM_UP = 2
-"""Number of batches of a shape that are done kernel by kernel before capture, while libraries load
-and compile what they need.
+"""Number of batches of a shape that are computed kernel by kernel before one is captured; libraries
+load and compile what they need meanwhile.
 """
 
 Outputs = dict[str, Tensor]
+"""What is computed for a batch, by name, such as ``loss`` or ``logits``."""
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
-"""A function that records another one, which works on fixed tensors, and returns one that repeats
-that work when called.
+"""A function that takes a function without arguments, which computes on tensors at fixed places in
+memory, records what it computes, and returns a function that repeats it when called.
 """
 
 
 def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
-    """Make the recorder that captures a run's work; None where nothing is captured, as on a CPU."""
+    """Return the recorder that captures a run's work as CUDA graphs; None where nothing is
+    captured: on a CPU, or with ``runtime.capture: false``.
+    """
     on_gpu = trainer.strategy.root_device.type == "cuda"
-    return cuda_recorder() if config.runtime.capture and on_gpu else None
+    if config.runtime.capture and on_gpu:
+        return cuda_recorder()
+    return None
 
 
 def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
-    """Whether training steps can be captured, too, and not only evaluations; if not, the user is
+    """Whether a run's training steps can be captured as its evaluations can; if not, the user is
     told why.
     """
     if trainer.world_size > 1:
@@ -55,19 +60,19 @@ def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
 
 
 def say_not_captured(work: str, why: str) -> None:
-    """Say on standard error that the run goes on without graphs for this work, and why."""
+    """Tell the user that some work, such as "training steps", is not captured, and why."""
     say(f"{work} are launched kernel by kernel, not replayed from a CUDA graph: {why}")
 
 
 def cuda_recorder() -> Recorder:
-    """Make a recorder of CUDA graphs, which share their memory, since one is replayed after the
-    other.
+    """Return a recorder of CUDA graphs. All that it records share their memory, so that only one
+    may be replayed at a time.
     """
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
-        # other threads may pin memory meanwhile
+        # Let other threads pin memory meanwhile, as those of data loaders do.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             work()
         return graph.replay
@@ -80,15 +85,17 @@ class _Graph:
     """Captured work: fill the inputs, call replay, read the outputs."""
 
     inputs: dict[str, Tensor]
-    """The tensors of a batch, by the names of its fields."""
+    """The tensors of a batch, by the names of its fields; a batch is copied into them."""
     outputs: Outputs
+    """The tensors that a replay writes its results to."""
     replay: Callable[[], None]
+    """Does the work once more, on what ``inputs`` hold."""
 
 
 @dataclass(frozen=True)
 class _State:
-    """Snapshot of the tensors and random state that captured work modifies in place, from which
-    ``_restore`` puts them back.
+    """A copy of the tensors and the random state that captured work changes; ``_restore`` puts them
+    back.
     """
 
     tensors: list[Tensor]
@@ -97,17 +104,18 @@ class _State:
 
 
 class Captured:
-    """The evaluation of batches, which is captured once a shape of batch has come often enough.
+    """Evaluates batches by CUDA graphs: one is captured for each shape of batch, once ``WARM_UP``
+    batches of the shape have been computed kernel by kernel.
 
     Args:
         forward: Computes the outputs of a batch.
         network: The network that ``forward`` calls; its parameters and buffers keep their places in
             memory.
-        record: Captures the work.
+        record: Captures the work as a graph.
     """
 
     work = "evaluations"
-    """Name of the captured work, in words."""
+    """Name of the captured work in messages, a plural."""
 
     def __init__(
         self, forward: Callable[[Batch], Outputs], network: nn.Module, record: Recorder
@@ -116,16 +124,21 @@ class Captured:
         self._device = next(network.parameters()).device
         self._graphs: dict[Hashable, _Graph] = {}
         self._seen: Counter[Hashable] = Counter()
+        """Number of batches that came without a graph, by kind of work and shape."""
         self._given_up = False
+        """Whether no further graph is tried, as one could not be captured or came to other bits."""
 
     def __call__(self, batch: Batch, variant: bool = False) -> Outputs | None:
-        """The batch's outputs, valid until the next call; None where the caller has to do it kernel
-        by kernel.
+        """Compute the outputs of a batch, if there is a graph for it or one is captured now.
 
         Args:
             batch: The batch, on the device.
-            variant: Which of two kinds of work it is, each of which has graphs of its own; an
-                evaluation is of one kind only.
+            variant: Tells apart two kinds of work, which have graphs of their own; an evaluation is
+                of one kind only.
+
+        Returns:
+            The outputs, valid until the next call. None where nothing was computed, and the caller
+            has to do it kernel by kernel.
         """
         key = (variant, batch.weight, *(value.shape for value in _tensors(batch).values()))
         graph = self._graphs.get(key)
@@ -142,25 +155,31 @@ class Captured:
         return self._capture(key, batch, variant)
 
     def _prepare(self, variant: bool) -> None:
-        """Make ready the tensors that the work writes to beside its outputs; an evaluation has
-        none.
-        """
+        """Prepare the tensors that the work writes beside its outputs; an evaluation has none."""
 
     def _computed(self, batch: Batch, variant: bool) -> Outputs:
-        """Do the work kernel by kernel."""
+        """Compute the outputs of a batch kernel by kernel."""
         kind = self._device.type
         dtype, mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-        # weights that are cast must be cast anew in each replay
+        # Autocast must not keep the weights that it has cast: each replay has other weights.
         with torch.autocast(kind, dtype, mixed, cache_enabled=False):
             return self.forward(batch)
 
     def _changed(self) -> list[Tensor]:
-        """The tensors that the work changes beside its outputs; an evaluation changes none."""
+        """Return the tensors that the work changes beside its outputs: none in an evaluation."""
         return []
 
     def _capture(self, key: Hashable, batch: Batch, variant: bool) -> Outputs:
-        """Do a batch kernel by kernel, then by a new graph, and keep the graph if both come to the
-        same bits.
+        """Compute a batch kernel by kernel, then by a new graph, and keep the graph if both come to
+        the same bits. If not, or if nothing can be captured, no further graph is tried.
+
+        Args:
+            key: The key under which the graph is kept.
+            batch: The batch, on the device.
+            variant: The kind of work; see ``__call__``.
+
+        Returns:
+            The outputs of the batch.
         """
         inputs: dict[str, Any] = {name: value.clone() for name, value in _tensors(batch).items()}
         copied = batch._replace(**inputs)
@@ -180,9 +199,8 @@ class Captured:
             self._give_up(str(error).splitlines()[0])
         else:
             replay()
-            if _same(
-                [*self._state().tensors, *outputs.values()], [*after.tensors, *expected.values()]
-            ):
+            replayed = [*self._state().tensors, *outputs.values()]
+            if _same(replayed, [*after.tensors, *expected.values()]):
                 self._graphs[key] = _Graph(inputs, outputs, replay)
                 return outputs
             self._give_up("what is captured comes to other bits than what is not")
@@ -208,20 +226,18 @@ class Captured:
 
 
 class CapturedStep(Captured):
-    """Forward and backward of training batches, captured once a shape of batch has come often
-    enough.
+    """Runs forward and backward of training batches by CUDA graphs, as ``Captured`` evaluates them.
 
-    It has two kinds of work: the gradients of the first batch of an optimizer step (``variant`` is
-    true) replace those that are there; those of the step's other batches are added.
+    Its two kinds of work differ in what happens to the gradients. Those of the first batch of an
+    optimizer step (``variant`` is true) replace those that are there; those of the step's other
+    batches are added.
 
     Args:
-        forward: Computes the step's outputs of a batch; the gradients are those of ``loss`` among
-            them.
-        network: The network, whose parameters get the gradients, and whose buffers are what a
-            forward pass changes.
-        record: Captures the work.
-        accumulate: Number of batches of an optimizer step; each adds the gradients of its loss
-            divided by this.
+        forward: Computes the outputs of a batch; the gradients are those of ``loss`` among them.
+        network: The network, whose parameters get the gradients. A forward pass may change its
+            buffers, and nothing else.
+        record: Captures the work as a graph.
+        accumulate: Number of batches of an optimizer step; the loss of each is divided by it.
     """
 
     work = "training steps"
@@ -236,15 +252,18 @@ class CapturedStep(Captured):
         super().__init__(forward, network, record)
         self.accumulate = accumulate
         self._parameters: list[nn.Parameter] = []
+        """The parameters that get gradients; known from the first captured batch on."""
         self._gradients: list[Tensor] = []
+        """The tensors to which graphs write the gradients of these parameters, in their order."""
 
     def _prepare(self, first: bool) -> None:
-        """Let the parameters' gradients be the tensors that graphs write to.
+        """Use the tensors that graphs write to as the gradients of the parameters.
 
-        A batch that was done kernel by kernel may have put its gradients elsewhere; they are copied
-        if the step goes on.
+        The batch before may have been computed kernel by kernel, so that its gradients are in other
+        tensors. They are copied unless this batch is the first of its step.
         """
-        # parameters without a gradient by now are frozen or have no part in the loss
+        # Batches were computed before: a parameter without a gradient is frozen or has no part in
+        # the loss.
         if not self._gradients:
             self._parameters = [
                 parameter for parameter in self.network.parameters() if parameter.grad is not None
@@ -257,8 +276,8 @@ class CapturedStep(Captured):
             parameter.grad = gradient
 
     def _computed(self, batch: Batch, first: bool) -> Outputs:
-        """Do forward and backward; the gradients replace those that are there or, after the first
-        batch, are added to them.
+        """Run forward and backward kernel by kernel. The gradients of the first batch of a step
+        replace those that are there; those of others are added.
         """
         outputs = super()._computed(batch, first)
         with torch.autocast(self._device.type, enabled=False):
@@ -274,14 +293,15 @@ class CapturedStep(Captured):
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
-    """The tensors of a batch, by the names of its fields."""
+    """Return the tensors of a batch, by the names of its fields; other fields are left out."""
     return {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
 
 
 def _same(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
-    """Whether all tensors are equal, NaN counting as equal to NaN.
+    """Whether two sequences of tensors have equal values, NaN equal to NaN.
 
-    Always true where arithmetic itself does not repeat to the bit.
+    Without ``torch.use_deterministic_algorithms`` two correct results may differ. Then nothing is
+    compared, and the answer is yes.
     """
     if not torch.are_deterministic_algorithms_enabled():
         return True

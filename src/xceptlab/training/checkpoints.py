@@ -1,5 +1,5 @@
-"""Checkpoints: written whole or not at all, checked by a checksum in their name, read without
-executing anything.
+"""Checkpoints of a run: written whole or not at all, checked by a checksum in their file's name,
+read without executing anything.
 """
 
 import hashlib
@@ -21,21 +21,21 @@ from xceptlab.signals import StopSignals
 from xceptlab.text import say
 
 KEPT = 2
-"""Number of a run's checkpoints that are kept: should the newest be corrupt, the run continues from
-the one before.
+"""Number of checkpoints that a run keeps. Should the newest be corrupt, it continues from the one
+before.
 """
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Lightning's checkpoint files; the name ends in a checksum:
-    ``step00000120-0123456789abcdef.ckpt``.
+    """Lightning plugin that writes and reads checkpoint files. Their names end in a checksum of the
+    content: ``step00000120-0123456789abcdef.ckpt``.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write ``<path>-<checksum>.ckpt``; remove the oldest beside it, and files that a kill left
-        half written.
+        """Write ``<path>-<checksum>.ckpt``, and remove from its folder all but the ``KEPT`` newest
+        checkpoints and what a killed process left half written.
 
         Raises:
             OSError: The file cannot be written, such as on a full disk; the older checkpoints stay.
@@ -53,7 +53,7 @@ class CheckpointFiles(TorchCheckpointIO):
         """Read a checkpoint, executing nothing that it holds.
 
         Raises:
-            Refused: The file is no checkpoint, or of another version.
+            Refused: The file is no checkpoint, or cannot be read.
         """
         try:
             return super().load_checkpoint(path, *args, **kwargs)
@@ -64,17 +64,17 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def checksum(data: bytes) -> str:
-    """Checksum of a checkpoint's bytes, of 16 hexadecimal digits."""
+    """Return the checksum of a checkpoint's bytes, 16 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def oldest_first(directory: Path) -> list[Path]:
-    """The checkpoints in a folder, in the order in which they were written."""
+    """Return the checkpoints in a folder, in the order in which they were written."""
     return sorted(directory.glob("*.ckpt"))
 
 
 def newest(directory: Path) -> Path | None:
-    """The checkpoint to continue from, the newest that is whole; None where there is none.
+    """Find the newest checkpoint in a folder that is whole; returns None where there is none.
 
     A corrupt one is reported and renamed, so that it is not tried again.
     """
@@ -83,20 +83,25 @@ def newest(directory: Path) -> Path | None:
             if checksum(path.read_bytes()) == path.stem.rpartition("-")[2]:
                 return path
             path.rename(path.with_suffix(".corrupt"))
-        except FileNotFoundError:  # another process of this run was faster
+        # Another process of this run may have renamed it first.
+        except FileNotFoundError:
             continue
         say(f"{path}: corrupt, its checksum differs; the run goes back to the one before")
     return None
 
 
 def steps_done(checkpoint: Path | None) -> int:
-    """The optimizer steps of the training that a checkpoint continues, by its name; 0 without one."""
-    return int(checkpoint.name.removeprefix("step").partition("-")[0]) if checkpoint else 0
+    """Return the number of optimizer steps done when a checkpoint was written, by its file's name;
+    0 for None.
+    """
+    if checkpoint is None:
+        return 0
+    return int(checkpoint.name.removeprefix("step").partition("-")[0])
 
 
 class Checkpoints(Checkpoint):
-    """Write a checkpoint at the end of each epoch and, within it, every some steps and minutes and
-    when asked to stop.
+    """Callback that writes a checkpoint at the end of each epoch and, within it, after a number of
+    steps or minutes and when a signal asks the run to stop.
 
     All processes decide together, so that a signal which reaches one of them stops all after the
     same step. After the last step of an epoch, both the checkpoint and a request to stop wait for
@@ -104,32 +109,32 @@ class Checkpoints(Checkpoint):
 
     Args:
         directory: The folder for the checkpoints.
-        steps: Optimizer steps between two checkpoints; with 0 steps decide nothing.
-        minutes: Time between two checkpoints.
+        steps: A checkpoint is written every so many optimizer steps; with 0 only the minutes count.
+        minutes: A checkpoint is written at the first step that ends this long after the last one.
         stop_signals: The signals that ask the run to stop.
     """
 
     def __init__(
         self, directory: Path, steps: int, minutes: float, stop_signals: StopSignals
     ) -> None:
-        self.directory, self.steps, self.minutes, self.stop_signals = (
-            directory,
-            steps,
-            minutes,
-            stop_signals,
-        )
+        self.directory = directory
+        self.steps = steps
+        self.minutes = minutes
+        self.stop_signals = stop_signals
         self._group: Any = None
+        """Group of the run's processes that talk over CPUs; None where there is one process."""
         self._saved = 0.0
+        """Time of the last checkpoint, by ``time.monotonic``."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Agree on where the run continues.
+        """Check that all processes continue from the same checkpoint.
 
         Raises:
             Refused: The processes see different checkpoints.
         """
         self._saved = time.monotonic()
         if trainer.world_size > 1:
-            # CPUs talk over it: no decision waits for a GPU
+            # Over this backend the processes' CPUs talk, so that no decision waits for a GPU.
             self._group = torch.distributed.new_group(backend="gloo")
             names = [""] * trainer.world_size
             torch.distributed.all_gather_object(
@@ -164,8 +169,14 @@ class Checkpoints(Checkpoint):
         self._stop(trainer, self._agreed(True)[1])
 
     def _agreed(self, due: bool) -> tuple[bool, int]:
-        """Whether any process wants a checkpoint, and the number of the signal that asked any to
-        stop, or 0.
+        """Agree with the other processes on what all do now.
+
+        Args:
+            due: Whether this process wants a checkpoint.
+
+        Returns:
+            Whether any process wants a checkpoint, and the number of the signal that asked one to
+            stop; 0 if none was asked.
         """
         wishes = torch.tensor([due, self.stop_signals.number])
         if self._group:
@@ -179,10 +190,16 @@ class Checkpoints(Checkpoint):
         self._saved = time.monotonic()
 
     def _stop(self, trainer: pl.Trainer, signal: int) -> None:
+        """Stop this process if a signal has asked for it. The run's first process reports which.
+
+        Args:
+            trainer: The run's Trainer.
+            signal: Number of the signal; 0 for none.
+        """
         if signal and not trainer.is_global_zero:
             self.stop_signals.number = signal
-            # after another code, Lightning's launcher would kill the first process, which is to
-            # report the outcome
+            # The code must be 0: after another one Lightning's launcher would kill the first
+            # process, which is to report the outcome.
             sys.exit(0)
         if signal:
             self.stop_signals.stop(signal)

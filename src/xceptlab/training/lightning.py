@@ -79,7 +79,9 @@ REPLACED: dict[type, tuple[str, ...]] = {
         "node_rank",
     ),
 }
-"""Methods of Lightning that classes of this package replace, by Lightning's class."""
+"""Names of the methods that classes of this package replace, by the class of Lightning that has
+them.
+"""
 
 
 def check() -> None:
@@ -100,13 +102,13 @@ def check() -> None:
 
 
 def leave_signals_to_us(trainer: pl.Trainer) -> None:
-    """Keep Lightning from handling signals: its handlers hang, as they broadcast.
+    """Keep Lightning from handling signals. Its handlers talk to the other processes, and may hang.
 
-    It would also ask in each batch whether the first process got a SIGTERM, and wait for the GPU to
-    do so.
+    Lightning would also ask in each batch whether the first process got a SIGTERM, and would wait
+    for the GPU to answer.
 
     Raises:
-        Refused: Lightning does it by other methods than those replaced here.
+        Refused: Lightning handles signals by other methods than those replaced here.
     """
     _require(trainer, "_signal_connector", "its handlers of signals could not be turned off")
     signals = trainer._signal_connector
@@ -118,8 +120,8 @@ def leave_signals_to_us(trainer: pl.Trainer) -> None:
 
 
 def set_rank(rank: int) -> None:
-    """Tell what Lightning runs in the first process only which process this is; it has guessed that
-    from the environment.
+    """Set the number of this process among those of the run, by which Lightning decides what runs
+    in the first process only. Lightning has guessed it from the environment.
 
     Raises:
         Refused: Lightning keeps the rank elsewhere.
@@ -130,8 +132,8 @@ def set_rank(rank: int) -> None:
 
 @contextmanager
 def keyboard_interrupt() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` for Ctrl-C in a Trainer, which turns it into a ``SystemExit``
-    with exit code 1.
+    """Raise ``KeyboardInterrupt`` where Ctrl-C was pressed while a Trainer ran in the block. The
+    Trainer itself turns it into a ``SystemExit`` with exit code 1.
     """
     try:
         yield
@@ -142,10 +144,10 @@ def keyboard_interrupt() -> Iterator[None]:
 
 
 class WeightAveraging(callbacks.WeightAveraging):
-    """Lightning's callback that averages weights, with public names for what it keeps.
+    """Lightning's callback that averages weights, with public names for what it keeps privately.
 
     Raises:
-        Refused: Lightning keeps the average elsewhere.
+        Refused: Lightning keeps the average under other names.
     """
 
     def __init__(self) -> None:
@@ -155,12 +157,12 @@ class WeightAveraging(callbacks.WeightAveraging):
 
     @property
     def average_model(self) -> AveragedModel | None:
-        """The averages, from the beginning of the training on."""
+        """The network that holds the averages; None before the training begins."""
         return self._average_model
 
     @property
     def latest_update_step(self) -> int:
-        """The number of optimizer steps whose weights the average holds; a checkpoint keeps it."""
+        """Number of the optimizer step whose weights were averaged last; a checkpoint keeps it."""
         return self._latest_update_step
 
     @latest_update_step.setter
@@ -169,19 +171,24 @@ class WeightAveraging(callbacks.WeightAveraging):
 
 
 class ProgressBar(callbacks.RichProgressBar):
-    """Lightning's bar, with the epochs counted from 1 as everywhere else."""
+    """Lightning's progress bar, with the epochs counted from 1 as everywhere else."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
-        # or the bars below each other would flicker
+        # Descriptions of different lengths would let the bars below each other flicker.
         return text.ljust(len(self.validation_description))
 
 
 def _require(owner: Any, name: str, otherwise: str) -> None:
-    """Check that an object of Lightning has an attribute.
+    """Check that an object or class of Lightning has an attribute.
+
+    Args:
+        owner: The object or class.
+        name: Name of the attribute.
+        otherwise: What goes wrong without it, as the error says it.
 
     Raises:
-        Refused: It has none of this name.
+        Refused: It has no attribute of this name.
     """
     if not hasattr(owner, name):
         raise _unfit(getattr(owner, "__name__", type(owner).__name__), name, otherwise)

@@ -1,7 +1,7 @@
 """The functions that compute the metrics of ``runs/metrics.py``, by the metrics' names.
 
-An evaluation reports the mean of a metric over all images, so that each is a function that gives
-one value an image.
+An evaluation reports the mean of a metric over all images. So each metric is a function that
+returns one value for each image.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,22 @@ from xceptlab.runs.metrics import METRICS
 
 
 def among_best(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether each image's label is among its k highest logits, (B,): logits (B, classes), labels
-    (B,).
+    """Return for each image (B,) whether its label is among its k highest logits, k at most 5.
+
+    Args:
+        logits: (B, classes).
+        labels: (B,).
+        k: Number of logits that count as a hit.
     """
-    # of which the first are taken, so that equal logits are ranked alike for every k
+    # Rank the same number of classes for every k: topk may order equal logits otherwise for another
+    # number, and then an image could be right in top-1 and wrong in top-5.
     most = min(5, logits.shape[1])
     ranked = logits.topk(most).indices  # (B, most)
     return (ranked[:, :k] == labels[:, None]).any(1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each image's loss in nats, (B,): logits (B, classes), labels (B,)."""
+    """Return the loss of each image (B,) in nats, from logits (B, classes) and labels (B,)."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
@@ -35,22 +40,27 @@ PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "top5": partial(among_best, k=5),
     "loss": cross_entropy,
 }
-"""Function of logits (B, classes) and labels (B,) that gives a value for each image (B,), by
-metric; 0 or 1 for accuracies.
+"""The built-in metrics: by name a function of logits (B, classes) and labels (B,) that returns a
+value for each image (B,); for accuracies whether the answer is right.
 """
 
 ACCURACIES = tuple(name for name, metric in METRICS.items() if metric.in_percent)
-"""The built-in metrics whose value for an image is 0 or 1; a registered one in percent may have
-values between.
+"""Names of the built-in metrics whose value for an image is 0 or 1. A registered metric in percent
+is not among them, as it may have values between.
 """
 
 
 def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """A built-in or registered metric's value for each image, (B,): logits (B, classes), labels
-    (B,).
+    """Compute the value of a built-in or registered metric for each image, (B,).
+
+    Args:
+        name: The metric.
+        logits: (B, classes).
+        labels: (B,).
 
     Raises:
-        Refused: A registered metric gives something else.
+        Refused: A registered metric gives no tensor, another shape, or values that are not finite
+            for logits that are.
     """
     if name in PER_IMAGE:
         return PER_IMAGE[name](logits, labels)

@@ -1,5 +1,5 @@
-"""Optimizers, weight-decay groups, learning-rate schedules and the average of weights, by the
-training configuration.
+"""Optimizers, weight-decay groups, learning-rate schedules and the average of weights, as a run's
+training configuration asks for them.
 """
 
 import itertools
@@ -20,15 +20,14 @@ from xceptlab.training.lightning import WeightAveraging
 
 
 def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
-    """Make the optimizer of the network's parameters, in one group or, with
-    ``decay_norm_bias: false``, two.
+    """Build the optimizer of a network's parameters, in the groups of ``parameter_groups``.
 
-    torch's classes with torch's constants. timm's factory knows more, but its ``sgd`` is
-    Nesterov's, its ``rmsprop`` decays by 0.9 where torch's decays by 0.99, and it loads all of
-    timm, which no other part of most runs needs.
+    It is one of torch's classes with torch's constants, or what a user's module has registered.
+    timm's factory knows more, but its ``sgd`` is Nesterov's, its ``rmsprop`` decays by 0.9 where
+    torch's decays by 0.99, and it loads all of timm, which no other part of most runs needs.
 
     Raises:
-        Refused: A registered function gives no optimizer.
+        Refused: A registered function gives something other than an optimizer.
     """
     groups = parameter_groups(network, train)
     if train.optimizer == "sgd":
@@ -45,8 +44,11 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
 
 
 def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
-    """Group the parameters by weight decay: all have it or, if so configured, all but norms and
-    biases (of one dimension).
+    """Group a network's parameters by their weight decay, as torch's optimizers take them.
+
+    There is one group with ``train.weight_decay`` or, with ``train.decay_norm_bias: false``, a
+    second one without decay. It holds the weights of norms and all biases, which have one
+    dimension.
     """
     decayed, not_decayed = [], []
     for parameter in network.parameters():
@@ -60,10 +62,12 @@ def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, A
     return groups
 
 
-def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """The factor of the learning rate as a function of the step, 0 to epochs x steps_per_epoch - 1.
+def learning_rate_factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """Return the schedule as a function: from a step, 0 to epochs * steps_per_epoch - 1, to the
+    factor by which ``train.lr`` is multiplied in it.
 
-    The function raises Refused where a registered schedule gives no number.
+    The factor rises linearly during the warm-up and then follows ``train.schedule``. The function
+    raises Refused where a registered schedule gives no number.
     """
     steps = train.epochs * steps_per_epoch
     warmup_steps = round(train.warmup * steps)
@@ -75,9 +79,8 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         if train.schedule == "cosine":
-            return (
-                1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps))
-            ) / 2
+            angle = math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)
+            return (1 + math.cos(angle)) / 2
         if train.schedule == "exponential":
             return train.decay_rate ** math.floor(step / steps_per_epoch / train.decay_epochs)
         if registered:
@@ -92,13 +95,13 @@ def factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
 
 
 def schedule(optimizer: Optimizer, train: TrainConfig, steps_per_epoch: int) -> LambdaLR:
-    """Make the schedule of the learning rate, which is to be advanced after each step."""
-    return LambdaLR(optimizer, factor(train, steps_per_epoch))
+    """Build torch's scheduler of the learning rate, to be advanced after each optimizer step."""
+    return LambdaLR(optimizer, learning_rate_factor(train, steps_per_epoch))
 
 
 class AverageWeights(WeightAveraging):
-    """Evaluate an exponential moving average of the weights and BatchNorm statistics (the paper:
-    Polyak averaging).
+    """Callback that averages weights and BatchNorm statistics exponentially over the steps, and
+    lets the averages be evaluated in their place (the paper: Polyak averaging).
 
     The decay at step t is min(decay, (1 + t) / (10 + t)), TensorFlow's warm-up: a constant decay of
     0.99 would leave a run of 100 steps near its random start.
@@ -108,29 +111,32 @@ class AverageWeights(WeightAveraging):
         super().__init__()
         self.decay = decay
         self._averaged: tuple[list[Tensor], list[Tensor]] = [], []
-        """Averages and current values of weights and statistics."""
+        """The averages and, in the same order, the network's current values: weights, biases and
+        BatchNorm statistics.
+        """
         self._copied: tuple[list[Tensor], list[Tensor]] = [], []
-        """The average's and the network's counts of batches in BatchNorm, which are whole numbers.
+        """Tensors of whole numbers of the average and, in the same order, of the network: they are
+        copied, since BatchNorm's counts of batches cannot be averaged.
         """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the weights for the average, and convert the copy to 64 bits where the precision
-        will convert the weights.
+        """Copy the weights for the average, in 64 bits where the precision will convert the weights
+        to that.
         """
         super().setup(trainer, pl_module, stage)
         if self.average_model is not None:
             trainer.precision_plugin.convert_module(self.average_model)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Move the average to the weights' device; Lightning leaves it on the CPU, where its count
-        of updates stays.
+        """Move the averages to the weights' device, since Lightning leaves them on the CPU; the
+        count of updates stays there.
         """
         assert self.average_model is not None
         self.average_model.module.to(pl_module.device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """List the tensors once: torch's own update walks through all modules at each step, longer
-        than a GPU takes for it.
+        """List the tensors once. torch's own update walks through all modules at each step, which
+        takes longer than a GPU takes to average them.
         """
         assert self.average_model is not None
         self._averaged, self._copied = ([], []), ([], [])
@@ -151,8 +157,8 @@ class AverageWeights(WeightAveraging):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Update the average with the weights of an optimizer step; after the first step these are
-        the average.
+        """Update the average with the weights of an optimizer step; those of the first step are
+        copied.
         """
         if trainer.global_step == self.latest_update_step:
             return
@@ -175,5 +181,5 @@ class AverageWeights(WeightAveraging):
         """
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Swap in the averaged weights, also in a run that continued and found all its epochs done."""
+        """Swap in the averaged weights, also in a run that continued and found all epochs done."""
         super().on_train_end(trainer, pl_module)

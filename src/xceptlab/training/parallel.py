@@ -1,4 +1,6 @@
-"""What lets N processes compute what one would: their world, and BatchNorm over the whole batch."""
+"""What lets several processes compute what one would: Lightning is told which processes there are,
+and BatchNorm takes its statistics over the images of all of them.
+"""
 
 import os
 import socket
@@ -14,16 +16,21 @@ from xceptlab.runs.world import World
 
 
 class Processes(ClusterEnvironment):
-    """The run's world for Lightning, which would otherwise guess one from the environment."""
+    """Tells Lightning the processes of the run, which it would otherwise guess from the
+    environment.
+
+    Args:
+        world: This process's place among those of the run.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Whether the other processes are there already, and Lightning need not start them.
+        """Whether the other processes are there already, so that Lightning need not start them.
 
-        It starts them once, for the first of the Trainer's runs, and sets LOCAL_RANK when it has.
+        Lightning sets LOCAL_RANK when it has started them.
         """
         return self.world.starter != "itself" or "LOCAL_RANK" in os.environ
 
@@ -39,8 +46,10 @@ class Processes(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        """The port on which the first process listens: any free one, unless all processes must know
-        it without having met.
+        """The port on which the first process listens.
+
+        It is any free one where the first process starts the others and tells them. Processes of
+        torchrun and srun find it in their environment, each by itself.
         """
         if not self.creates_processes_externally:
             with socket.socket() as probe:
@@ -48,14 +57,13 @@ class Processes(ClusterEnvironment):
                 return probe.getsockname()[1]
         if "MASTER_PORT" in os.environ:
             return int(os.environ["MASTER_PORT"])
-        return (
-            15000
-            + (int(os.environ["SLURM_JOB_ID"]) + 1000 * int(os.environ["SLURM_STEP_ID"])) % 10000
-        )
+        job = int(os.environ["SLURM_JOB_ID"])
+        step = int(os.environ["SLURM_STEP_ID"])
+        return 15000 + (job + 1000 * step) % 10000
 
     @staticmethod
     def detect() -> bool:
-        """Whether Lightning should choose this environment by itself: no, it is given as a plugin."""
+        """Whether Lightning should choose this environment by itself: no, it is a plugin."""
         return False
 
     def world_size(self) -> int:
@@ -81,7 +89,9 @@ class Processes(ClusterEnvironment):
 
 
 class GlobalBatchNorm(nn.SyncBatchNorm):
-    """BatchNorm over the images of all GPUs."""
+    """BatchNorm with statistics over the images of all GPUs, torch's ``SyncBatchNorm``, followed by
+    the activation that timm's BatchNorm has within it.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise this process's images (N, C, H, W), in training by the statistics of all
@@ -91,62 +101,81 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
 
 
 class GlobalBatchNormOnCPU(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes on CPUs, by differentiable sums; torch's class for
-    it refuses CPUs.
+    """BatchNorm with statistics over the images of all processes, on CPUs, which torch's
+    ``SyncBatchNorm`` refuses.
 
-    The variance is that of the centred values, as in one process: a difference of squares would
-    cost half of the digits.
+    The variance is the mean square of the centred values, as in one process: the mean square minus
+    the squared mean would cost half of the digits.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise this process's images (N, C, H, W), in training by the statistics of all
         processes' images.
         """
-        return _activated(self, self._summed(input) if self.training else super().forward(input))
+        if self.training:
+            y = self._normalised_over_processes(input)
+        else:
+            y = super().forward(input)
+        return _activated(self, y)
 
-    def _summed(self, x: Tensor) -> Tensor:
+    def _normalised_over_processes(self, x: Tensor) -> Tensor:
+        """Normalise images (N, C, H, W) by the statistics of all processes' images, and update the
+        running statistics.
+        """
         assert self.momentum is not None
-        shape, dims = (1, -1, 1, 1), (0, 2, 3)
-        values = x.to(self.weight.dtype)
-        images = values.new_full((1,), values.numel() / values.shape[1])
-        total, count = _Sum.apply(torch.cat([values.sum(dims), images])).split([values.shape[1], 1])
-        mean = total / count
-        centred = values - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(dims)) / count
+        channels = x.shape[1]
+        per_channel = (1, channels, 1, 1)
+        all_but_channels = (0, 2, 3)
+        values = x.to(self.weight.dtype)  # (N, C, H, W)
+        own_count = values.new_full((1,), values.numel() / channels)  # (1,): N * H * W
+        own_sums = torch.cat([values.sum(all_but_channels), own_count])  # (C + 1,)
+        total, count = _SumOverProcesses.apply(own_sums).split([channels, 1])  # (C,), (1,)
+        mean = total / count  # (C,)
+        centred = values - mean.view(per_channel)  # (N, C, H, W)
+        own_squares = centred.square().sum(all_but_channels)  # (C,)
+        variance = _SumOverProcesses.apply(own_squares) / count  # (C,)
         with torch.no_grad():
             self.get_buffer("num_batches_tracked").add_(1)
             self.get_buffer("running_mean").lerp_(mean, self.momentum)
             self.get_buffer("running_var").lerp_(variance * count / (count - 1), self.momentum)
-        y = centred * (torch.rsqrt(variance + self.eps) * self.weight).view(shape) + self.bias.view(
-            shape
-        )
+        scale = torch.rsqrt(variance + self.eps) * self.weight  # (C,)
+        y = centred * scale.view(per_channel) + self.bias.view(per_channel)  # (N, C, H, W)
         return y.to(x.dtype)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over processes; backward, each gets the sum of all their gradients."""
+class _SumOverProcesses(torch.autograd.Function):
+    """Sums a tensor over all processes. In the backward pass each process gets the sum of all
+    processes' gradients.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        torch.distributed.all_reduce(total := x.clone())
+        total = x.clone()
+        torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        torch.distributed.all_reduce(total := gradient.clone())
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
         return total
 
 
 def _activated(norm: nn.Module, y: Tensor) -> Tensor:
-    """The output of a norm after its dropout and activation, which timm's BatchNorm has within it."""
-    return norm.act(norm.drop(y)) if hasattr(norm, "act") else y  # type: ignore[operator]
+    """Apply the dropout and activation that timm's BatchNorm has within it to the output of a norm;
+    other norms' output is returned as it is.
+    """
+    if hasattr(norm, "act"):
+        return norm.act(norm.drop(y))  # type: ignore[operator]
+    return y
 
 
-class SyncBatchNorm(LayerSync):
-    """Make every BatchNorm of a network global while it is trained.
+class SyncBatchNormPlugin(LayerSync):
+    """Lightning plugin that lets every BatchNorm of a network take its statistics over all
+    processes while the network is trained.
 
-    Lightning's own replaces modules, and loses the activation in timm's. Here modules only change
-    their class, so that parameters, buffers and names stay, and change it back in the end.
+    Lightning's own plugin replaces modules, and loses the activation in timm's. Here modules only
+    change their class, so that parameters, buffers and names stay, and change it back in the end.
     """
 
     def __init__(self) -> None:

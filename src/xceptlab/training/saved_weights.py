@@ -1,4 +1,4 @@
-"""The weights that a run leaves behind, and the proof that they are all of its network."""
+"""The weights that a run leaves behind, and the check that its network has no other state."""
 
 import pytorch_lightning as pl
 import safetensors.torch
@@ -11,14 +11,16 @@ from xceptlab.models.build import build
 from xceptlab.models.state import State
 
 TOLERANCE = 1e-3
-"""Largest difference of logits that is put down to rounding, in standard deviations of the logits."""
+"""Largest difference of two logits that is taken for rounding, in standard deviations of all
+logits.
+"""
 
 
 def serialised(network: nn.Module) -> bytes:
-    """The bytes of the safetensors file that holds a network's parameters and buffers.
+    """Return the bytes of a safetensors file with a network's parameters and buffers.
 
-    A tensor that has two names is written under both, since safetensors takes none that share
-    memory.
+    A tensor that has two names is copied and written under both, since safetensors refuses tensors
+    that share memory.
     """
     weights = {}
     for name, tensor in network.state_dict().items():
@@ -31,9 +33,9 @@ def refuse_lost_state(
 ) -> None:
     """Check that a new network with the weights of a trained one computes the same logits.
 
-    Only what comes from outside of this package can keep other state: a tensor that is a plain
-    attribute, a buffer that is not persistent, a counter in Python. A run without it is not
-    checked.
+    Only a user's own modules can keep state that the weights do not hold: a tensor that is a plain
+    attribute, a buffer that is not persistent, a counter in Python. Without such modules nothing
+    is checked.
 
     Args:
         config: The run.
@@ -42,17 +44,18 @@ def refuse_lost_state(
         trainer: The run's Trainer, whose precision is that of the evaluation.
 
     Raises:
-        Refused: The logits differ by more than rounding.
+        Refused: The logits differ by more than rounding, or the new network cannot compute them.
     """
     registered = config.registered_versions()
     if not registered:
         return
     trained = _logits(network, images, trainer)
-    # of another seed, so that nothing that was drawn is taken for what the weights hold
+    # Another seed draws other numbers, so that a drawn tensor that is not among the weights shows.
     other = build(config.model, config.data.classes, config.seed + 1)
     try:
         restored = _logits(_with(other, network.state_dict()), images, trainer)
-    except Exception as error:  # such as the TypeError of an attribute that training would set
+    # Any error tells, such as the TypeError of an attribute that only training sets.
+    except Exception as error:
         raise _lost_state(registered) from error
     spread = float(trained[trained.isfinite()].std())
     if not torch.allclose(restored, trained, rtol=0, atol=TOLERANCE * spread, equal_nan=True):
@@ -60,15 +63,15 @@ def refuse_lost_state(
 
 
 def _with(network: nn.Module, state: State) -> nn.Module:
-    """Load weights into a network, laid out in memory as those of runs are."""
+    """Return a network with weights loaded into it, laid out in memory as in a run."""
     network.load_state_dict(state)
     return network.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def _logits(network: nn.Module, images: Tensor, trainer: pl.Trainer) -> Tensor:
-    """The logits (B, classes) of images as an evaluation computes them, without compilation; equal
-    draws where a network draws in its evaluation.
+    """Compute the logits (B, classes) of images (B, 3, size, size) as an evaluation does, but
+    without compilation. A network that draws random numbers gets the same ones in each call.
     """
     precision = trainer.precision_plugin
     network = precision.convert_module(network.to(images.device)).eval()

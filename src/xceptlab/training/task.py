@@ -1,4 +1,4 @@
-"""The LightningModule: steps and metrics, nothing else."""
+"""The LightningModule of a run: its training and evaluation steps, and its metrics."""
 
 from typing import Any
 
@@ -19,17 +19,17 @@ from xceptlab.training import capture, optim
 from xceptlab.training.metrics import ACCURACIES, per_image
 
 _DROPOUT = 4
-"""First word of the key from which dropout's seeds are drawn; other kinds of draws have other
-words.
+"""First word of the key from which dropout's seeds are drawn. ``data.order`` has the first words of
+other kinds of draws, which differ, so that no two kinds draw the same numbers.
 """
 
 
 class Task(pl.LightningModule):
-    """Image classification with cross-entropy.
+    """Image classification with cross-entropy: what Lightning's Trainer trains and evaluates.
 
-    ``evaluation`` holds the latest metrics by name (``val/top1``); after a test ``test_values``
-    holds, by name, what each image adds to a metric: 0 or 1 to an accuracy, nats to the loss, and
-    ``first_test_images`` is the first batch of this process, (B, 3, size, size).
+    ``evaluation`` holds the latest scores by name (``val/top1``). After a test ``test_values``
+    holds, by the metric's name, the values (n,) of the n test images: 0 or 1 of an accuracy, nats
+    of the loss. ``first_test_images`` is then the first batch of this process, (B, 3, size, size).
 
     Args:
         config: The run.
@@ -45,7 +45,7 @@ class Task(pl.LightningModule):
         self.config = config
         self.network = network
         self.steps_per_epoch = steps_per_epoch
-        # MPS has no float64
+        # Sums over a whole split need 64 bits to be precise, which Apple's GPUs do not have.
         exact = torch.float32 if torch.backends.mps.is_available() else torch.float64
         self._metrics = measured(config.data.classes, config.train.metrics)
         names = ["images", *(metric.name for metric in self._metrics)]
@@ -64,7 +64,7 @@ class Task(pl.LightningModule):
         self._has_gradients = False
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another network, as an older version may have written it.
+        """Check that a checkpoint is of this network; an older version may have written another.
 
         Raises:
             Refused: Names or shapes of the weights differ.
@@ -87,8 +87,8 @@ class Task(pl.LightningModule):
             self.current_epoch * self.steps_per_epoch * self.config.train.accumulate + batch_idx
         )
         seed = int(bits(_DROPOUT, self.config.seed, number, self.global_rank)[0] >> 1)
-        # torch.manual_seed would take a millisecond to ask for every kind of device that might be
-        # there.
+        # Seed this device only: torch.manual_seed would ask for every kind of device that might be
+        # there, and take a millisecond.
         generator = (
             torch.default_generator
             if self.device.type == "cpu"
@@ -112,50 +112,60 @@ class Task(pl.LightningModule):
         self.on_validation_start()
 
     def teardown(self, stage: str) -> None:
-        """Forget the graphs: the Trainer is about to move the weights off the device, and graphs
-        know where they lay.
+        """Forget the captured CUDA graphs: they hold the weights' addresses on the device, and the
+        Trainer is about to move the weights off it.
         """
         self._recorder = self._step = self._inference = None
 
     def _capturing(self) -> capture.Recorder | None:
-        """Recorder of this run's work, one for all graphs so that they share their memory; None
-        where nothing is captured.
+        """Return the recorder that captures this run's work as CUDA graphs; None where nothing is
+        captured. It is one for all graphs, so that they share their memory.
         """
         self._recorder = self._recorder or capture.recorder(self.trainer, self.config)
         return self._recorder
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Compute loss and top-1 of a batch as ``_outputs`` does. A captured CUDA graph is replayed
+        where there is one, and computes the gradients, too.
+        """
         first_of_step = batch_idx % self.config.train.accumulate == 0
         replayed = self._step(batch, first_of_step) if self._step else None
         self._has_gradients = replayed is not None
         return replayed or self._outputs(batch)
 
     def _outputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute a batch's parts, by ``Batch.weight``, of the loss and of top-1 (percent) as means
-        over the global batch.
+        """Compute loss and top-1 (percent), summed over a batch's images and multiplied by
+        ``Batch.weight``. Averaged over processes and accumulated batches, both are means over the
+        global batch.
         """
         logits = self.network(batch.images)
         loss = self._loss(logits, batch) * batch.weight
-        # argmax takes less time than the topk of evaluations (metrics.among_best); where logits are
-        # equal, the two may differ
+        # Take argmax, which is faster than the topk of evaluations (metrics.among_best). The two
+        # may differ where logits are equal.
         correct = (logits.detach().argmax(1) == batch.labels).sum() * batch.weight
         return {"loss": loss, "top1": 100 * correct}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Compute the gradients, unless the batch was replayed, which has computed them already."""
+        """Run Lightning's backward pass, unless a replayed CUDA graph has computed this batch's
+        gradients already.
+        """
         if not self._has_gradients:
             super().backward(loss, *args, **kwargs)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Drop the last step's gradients, unless the batch was replayed, whose gradients have
-        replaced them already.
+        """Drop the last step's gradients, unless a replayed CUDA graph has put this batch's
+        gradients in their place already.
         """
         if not self._has_gradients:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Sum the cross-entropy over a batch; an image that is mixed with its partner counts for
-        both labels, by their shares.
+        """Sum the cross-entropy over a batch. An image that is mixed with another one (see
+        ``augment.partners``) counts for both labels, by their shares.
+
+        Args:
+            logits: (B, classes).
+            batch: The batch of the logits.
         """
         smoothing = self.config.train.label_smoothing
         if batch.label_weight is None:
@@ -186,8 +196,10 @@ class Task(pl.LightningModule):
         return {"logits": self.network(batch.images)}
 
     def _evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """Evaluate a batch and add it to the sums; returns the values (B,) of its images for each
-        metric, by name.
+        """Evaluate a batch and add its images to the sums over the split.
+
+        Returns:
+            For each metric, by name, the values (B,) of the images.
         """
         replayed = self._inference(batch) if self._inference else None
         logits = (replayed or self._logits(batch))["logits"].float()
@@ -200,8 +212,11 @@ class Task(pl.LightningModule):
         return values
 
     def _report(self, split: str) -> None:
-        """Log the mean of every metric over the images, in its unit; exact, since only sums are
-        added over processes.
+        """Log the mean of every metric over a split's images, in the metric's unit, and begin the
+        next sums. The means are exact for any number of processes, since these add up sums only.
+
+        Args:
+            split: ``val`` or ``test``, with which the scores' names begin.
         """
         totals = {name: float(total) for name, total in self.sums.compute().items()}
         values = {}
@@ -219,8 +234,12 @@ class Task(pl.LightningModule):
 
 
 class PerImage(Metric):
-    """Values (n,) of each of n images for some metrics, by name; the same on every process after
-    ``compute``.
+    """Gathers the value of each of n images for some metrics. Each process adds its own images;
+    after ``compute`` all have the values of all.
+
+    Args:
+        types: The type of the values, by the metric's name.
+        n: Number of images.
     """
 
     full_state_update = False
@@ -232,8 +251,10 @@ class PerImage(Metric):
             self.add_state(name, torch.zeros(n, dtype=kind), dist_reduce_fx="sum")
 
     def update(self, index: Tensor, values: dict[str, Tensor]) -> None:
+        """Add values (B,), by the metric's name, of the images with the numbers ``index`` (B,)."""
         for name, kind in self.types.items():
             getattr(self, name)[index] = values[name].to(kind)
 
     def compute(self) -> dict[str, Tensor]:
+        """Return the values (n,) of all images, by the metric's name."""
         return {name: getattr(self, name) for name in self.types}

@@ -1,5 +1,5 @@
-"""Where curves are written: metrics.jsonl, which is the truth, and beside it Weights & Biases and
-TensorBoard.
+"""Where a run's curves are written: ``metrics.jsonl``, which is the truth, and as copies of it
+Weights & Biases and TensorBoard.
 """
 
 import json
@@ -29,17 +29,22 @@ _TENSORBOARD = RequirementCache("tensorboard")
 
 
 class Diverged(Exception):
-    """The loss is not a finite number any more; raised on every process at the same step."""
+    """The training loss is not finite any more; raised on every process at the same step."""
 
 
 class Curves(pl.Callback):
-    """Log the training every ``log_every`` steps and at the end of each epoch, and each evaluation.
+    """Callback that logs the training every ``every`` optimizer steps and at the end of each epoch,
+    and logs each evaluation.
 
     ``step`` counts completed optimizer steps, ``epoch`` completed epochs, in fractions. ``train/``
     values are those of the step's global batch. ``images_per_second`` and ``seconds`` are of the
     training since the last line, on all devices and without evaluations. ``replaced``, only where
     it is not 0, counts the images since the last line that could not be decoded
     (``data.on_corrupt``).
+
+    Args:
+        every: Number of optimizer steps between two lines of the log.
+        quiet: Print no line after each epoch.
 
     Raises:
         Diverged: At the next logged step after a loss that is not finite.
@@ -51,15 +56,15 @@ class Curves(pl.Callback):
         self._images = 0.0
         """Number of images trained on since the last line, by all processes."""
         self._since = 0.0
-        """Time from which the next line counts its seconds, on the performance counter."""
+        """Time from which the next line counts its seconds, by ``time.perf_counter``."""
         self._seconds = 0.0
-        """Seconds since the last line that had passed when the checkpoint was written from which
-        this run continues.
+        """Seconds between the last line and the checkpoint from which this run continues; 0.0 in a
+        run that began.
         """
         self._loss: Tensor | float = 0.0
-        """This process's part of the loss of the step, summed over accumulated batches."""
+        """This process's part of the step's loss, summed over the batches accumulated so far."""
         self._top1: Tensor | float = 0.0
-        """This process's part of the accuracy of the step, summed over accumulated batches."""
+        """This process's part of the step's accuracy in percent, summed likewise."""
         self._replaced = 0
         """Number of images of this process since the last line that could not be decoded."""
         self._broken: Tensor | bool = False
@@ -68,7 +73,7 @@ class Curves(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep in the checkpoint what has been counted since the last line of the log."""
+        """Keep in the checkpoint what all processes have counted since the last line of the log."""
         broken = self._mean(trainer, torch.as_tensor(self._broken, device=pl_module.device)) > 0
         seconds = time.perf_counter() - self._since
         replaced = self._total_replaced(trainer)
@@ -82,16 +87,18 @@ class Curves(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        """Go on counting from where the checkpoint stands."""
         state = checkpoint["since_last_line"]
-        self._images, self._seconds, self._broken = (
-            state["images"],
-            state["seconds"],
-            state["broken"],
-        )
-        self._replaced = state["replaced"] if trainer.is_global_zero else 0
+        self._images = state["images"]
+        self._seconds = state["seconds"]
+        self._broken = state["broken"]
+        # The number in the checkpoint is the total of all processes, and the next line adds their
+        # numbers up: only one of them may carry it on.
+        if trainer.is_global_zero:
+            self._replaced = state["replaced"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        _local(trainer).keep(trainer.global_step)
+        _local(trainer).drop_after(trainer.global_step)
         self._since = time.perf_counter() - self._seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -105,14 +112,21 @@ class Curves(pl.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        parts = trainer.accumulate_grad_batches
+        """Count the batch and, where a line is due, log the step that it completes.
+
+        Raises:
+            Diverged: A line is due, and a loss since the last one was not finite.
+        """
+        accumulate = trainer.accumulate_grad_batches
+        # The weight is world size * accumulate / images of the global batch (see order.Key): this
+        # adds the share of one accumulated batch, over all processes.
         self._images += trainer.world_size / batch.weight
         self._replaced += batch.replaced
-        # Lightning has divided it by the number of parts
+        # Lightning has divided the loss by the number of accumulated batches, but not top-1.
         self._loss = self._loss + outputs["loss"].detach()
-        self._top1 = self._top1 + outputs["top1"] / parts
+        self._top1 = self._top1 + outputs["top1"] / accumulate
         self._broken = self._broken | ~outputs["loss"].detach().isfinite()
-        if (batch_idx + 1) % parts:
+        if (batch_idx + 1) % accumulate:
             return
         loss, top1, broken = map(torch.as_tensor, (self._loss, self._top1, self._broken))
         self._loss = self._top1 = 0.0
@@ -129,7 +143,8 @@ class Curves(pl.Callback):
             "images_per_second": self._images / seconds,
             "seconds": seconds,
         }
-        if replaced := self._total_replaced(trainer):
+        replaced = self._total_replaced(trainer)
+        if replaced:
             line["replaced"] = replaced
         self._write(trainer, line)
         self._broken, self._replaced = False, 0
@@ -139,7 +154,7 @@ class Curves(pl.Callback):
         self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **_metrics(pl_module, "val/")})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print one line an epoch where no progress bar shows it."""
+        """Print one line after each epoch where no progress bar shows it."""
         if trainer.progress_bar_callback is None and trainer.is_global_zero and not self.quiet:
             scores = ", ".join(
                 f"{name} {value:.4g}" for name, value in _metrics(pl_module, "val/").items()
@@ -151,19 +166,19 @@ class Curves(pl.Callback):
             )
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        _local(trainer).keep(trainer.global_step)
+        _local(trainer).drop_after(trainer.global_step)
         self._write(
             trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")}
         )
 
     def _total_replaced(self, trainer: pl.Trainer) -> int:
-        """Number of images of all processes since the last line that could not be decoded."""
+        """Count the images of all processes since the last line that could not be decoded."""
         replaced = torch.tensor(self._replaced, device=trainer.strategy.root_device)
         return round(trainer.world_size * self._mean(trainer, replaced))
 
     @staticmethod
     def _mean(trainer: pl.Trainer, value: Tensor) -> float:
-        """Average a value over processes."""
+        """Return the mean of a value (no dimensions) over all processes."""
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         return float(trainer.strategy.reduce(value, reduce_op="mean"))
 
@@ -174,13 +189,21 @@ class Curves(pl.Callback):
 
 
 def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
-    """Latest metrics of a split, whose names begin with the prefix ``val/`` or ``test/``."""
+    """Return the latest scores of a split by name; the split is given by the names' prefix,
+    ``val/`` or ``test/``.
+    """
     assert isinstance(task, Task)
     return {name: value for name, value in task.evaluation.items() if name.startswith(prefix)}
 
 
 class LocalLog(Logger):
-    """Logger of metrics.jsonl: one flushed line per call, written by the run's first process."""
+    """Logger that writes ``metrics.jsonl``. Each call adds one line, which is in the file when the
+    call returns.
+
+    Args:
+        directory: The run's directory.
+        first: Whether this is the run's first process; the others write nothing.
+    """
 
     def __init__(self, directory: RunDirectory, *, first: bool) -> None:
         super().__init__()
@@ -190,8 +213,8 @@ class LocalLog(Logger):
     name = "local"
     version = ""
 
-    def keep(self, step: int) -> None:
-        """Drop the lines after ``step``, where an interrupted run continues, and a final
+    def drop_after(self, step: int) -> None:
+        """Drop the lines after ``step``, from which an interrupted run continues, and the final
         evaluation, which is repeated.
         """
         if not self.first:
@@ -215,8 +238,8 @@ class LocalLog(Logger):
 
 
 class WandbLog(Logger):
-    """Logger that mirrors the local log in Weights & Biases. When that fails, the run goes on
-    without it.
+    """Logger that sends the lines of the local log to Weights & Biases. When that fails, the run
+    goes on without it.
     """
 
     name = "W&B"
@@ -235,14 +258,16 @@ class WandbLog(Logger):
         self._safely(lambda mirror: mirror.send(self._local.lines))
 
     def finish(self, record: Record) -> None:
-        """Send what only the record knows, and wait until all has arrived."""
+        """Send what only the run's record knows, and wait until all has arrived."""
         self._safely(lambda mirror: mirror.close(record))
 
     def _safely(self, action: Callable[[Mirror], None]) -> None:
+        """Call an action; if it raises, warn the user and send nothing from then on."""
         try:
             if self._mirror is not None:
                 action(self._mirror)
-        except Exception as error:  # whatever it is, it is not worth a run
+        # No error of W&B's client is worth ending a training.
+        except Exception as error:
             self._mirror = None
             say(
                 f"{self.name} failed, the run goes on without it: {type(error).__name__} {error}",
@@ -255,8 +280,8 @@ def _local(trainer: pl.Trainer) -> LocalLog:
 
 
 def _rate_of_last_step(trainer: pl.Trainer) -> float:
-    """The learning rate of the step that was just done; the optimizer already has that of the next
-    one.
+    """Return the learning rate of the step that was just done; the optimizer already has that of
+    the next one.
     """
     schedule = trainer.lr_scheduler_configs[0].scheduler
     assert isinstance(schedule, LambdaLR)
@@ -264,13 +289,14 @@ def _rate_of_last_step(trainer: pl.Trainer) -> float:
 
 
 def loggers(config: RunConfig, directory: RunDirectory, *, step: int, first: bool) -> list[Logger]:
-    """Make the run's loggers: the local one, and in its ``first`` process those of W&B and
-    TensorBoard that are configured.
+    """Build the run's loggers: the local one and, in the run's first process, those of W&B and
+    TensorBoard where they are configured.
 
     Args:
         config: The run.
         directory: The run's directory.
-        step: Number of optimizer steps done by the checkpoint from which the run continues.
+        step: Number of optimizer steps done by the checkpoint from which the run continues; 0 in a
+            run that begins.
         first: Whether this is the run's first process.
 
     Raises:
@@ -289,15 +315,19 @@ def loggers(config: RunConfig, directory: RunDirectory, *, step: int, first: boo
 
 
 def finish(trainer: pl.Trainer, record: Record) -> None:
-    """Tell W&B what only the record knows, and wait until all of it has arrived."""
+    """Send W&B what only a run's record knows, and wait until all of it has arrived."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLog):
             logger.finish(record)
 
 
 def _tensorboard(directory: RunDirectory, step: int) -> Logger:
-    """Make TensorBoard's logger into the run's folder; what an interrupted run logged after
-    ``step`` is hidden by TensorBoard.
+    """Build TensorBoard's logger, which writes into the run's folder.
+
+    Args:
+        directory: The run's directory.
+        step: Number of optimizer steps from which the run continues. TensorBoard hides what an
+            earlier attempt logged after it.
 
     Raises:
         Refused: TensorBoard is not installed.
@@ -314,8 +344,8 @@ def _tensorboard(directory: RunDirectory, step: int) -> Logger:
 
 
 def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
-    """Open the run in W&B, offline where nothing else is possible; None where it is not wanted or
-    cannot be opened.
+    """Open the run in W&B, offline where nothing else is possible; returns None where it is not
+    wanted or cannot be opened.
 
     Raises:
         Refused: W&B is asked for explicitly, and cannot be used.

@@ -47,7 +47,7 @@ from xceptlab.signals import PARENT, StopSignals, die_with_parent
 from xceptlab.text import counted, say
 from xceptlab.training import checkpoints, lightning, saved_weights, tracking
 from xceptlab.training.optim import AverageWeights
-from xceptlab.training.parallel import Processes, SyncBatchNorm
+from xceptlab.training.parallel import Processes, SyncBatchNormPlugin
 from xceptlab.training.task import Task
 
 QUIET = (
@@ -56,13 +56,15 @@ QUIET = (
     "is smaller than the logging interval",
     "isinstance.treespec, LeafSpec",
     "Checkpoint directory .* exists and is not empty",
-    "Total length of `list` across ranks is zero",  # no validation images
-    # our metrics are summed over processes before they are logged
+    # A run may have no validation images.
+    "Total length of `list` across ranks is zero",
+    # The metrics are summed over all processes before they are logged.
     "It is recommended to use `self.log",
-    "your dataloader is not resumable",  # it begins where the run stands
+    # The order of the training images begins where the run stands.
+    "your dataloader is not resumable",
     "The `srun` command is available",
 )
-"""Warnings that tell a user nothing, by a part of their text."""
+"""Regular expressions for parts of warnings that tell a user nothing, and are not shown."""
 
 
 def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> Record:
@@ -71,15 +73,19 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
 
     Args:
         config: The run, as ``data.resolved`` gives it.
-        progress: Show a progress bar; else there is a line an epoch.
-        quiet: Show neither.
+        progress: Show a progress bar; without one a line is printed after each epoch.
+        quiet: Show neither the bar nor the lines.
+
+    Returns:
+        The record of the run, which may have diverged.
 
     Raises:
-        Refused: The configuration does not fit the data, the devices or what is installed.
+        Refused: The configuration does not fit the data, the devices or what is installed, or the
+            run was trained on other data than there are now.
         Busy: Another process is training this run.
         Interrupted: A signal asked to stop; the same call continues.
-        KeyboardInterrupt: The user did; the same call continues.
-        OSError: Disk full, no permission.
+        KeyboardInterrupt: The user pressed Ctrl-C; the same call continues.
+        OSError: A file cannot be read or written, such as on a full disk.
     """
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
     record = directory.record_of_its_id()
@@ -90,11 +96,12 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
     world = World.join(config.runtime)
     die_with_parent(world.starter == "torchrun")
     with StopSignals(explain=world.first) as stop_signals:
-        git_state()  # of the code as it is loaded, not as it will be when the run ends
+        # The result is cached now: when the run ends, the code may be another than is loaded.
+        git_state()
         prepare(config)
         data = DataModule(config)
         data.setup("fit")
-        # refuses files that have changed; they may have come only now, with data.download
+        # This refuses files that have changed. With data.download they are here only now.
         resolved(config)
         network = build(config)
         start = warm_start(config.model, network)
@@ -104,15 +111,17 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
             config, world, directory, stop_signals, progress=progress and not quiet, quiet=quiet
         )
         directory.create()
-        if not world.first:  # only the first process keeps the directory
+        # Only the first process writes to the directory, and holds its lease.
+        if not world.first:
             return _train(config, directory, data, network, start, trainer, stop_signals)
         with directory.locked():
             record = directory.record()
-            if record:  # the process that held the run until now has finished it
+            # The process that held the lease until now may have finished the run.
+            if record:
                 return record
             write_atomically(directory.path / "config.yaml", dump_run(config).encode())
             record = _train(config, directory, data, network, start, trainer, stop_signals)
-        # without the lease: W&B may take its time, and the run is done
+        # The lease is given back by now, since W&B may take its time and the run is done.
         tracking.finish(trainer, record)
         return record
 
@@ -120,6 +129,11 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
 def _refuse_record_of_other_data(
     config: RunConfig, directory: RunDirectory, record: Record
 ) -> None:
+    """Check that a finished run was trained on the data that there are now.
+
+    Raises:
+        Refused: They are other data.
+    """
     difference = identity.changed(config.data, record)
     if difference:
         raise Refused(
@@ -137,11 +151,12 @@ def _train(
     trainer: pl.Trainer,
     stop_signals: StopSignals,
 ) -> Record:
-    """Train in a directory that is this run's alone; see ``train``."""
+    """Fit, evaluate and record a run whose directory no other run writes to; see ``train``."""
     started = time.time()
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
+    # The data's files are there now, and may be gone when the run ends.
     files = {"fingerprint": data.fingerprint(), "files": identity.files(config.data)}
-    classes = list(identity.class_names(config.data))  # now, while the files are known to be there
+    classes = list(identity.class_names(config.data))
     latest = checkpoints.newest(directory.path / "checkpoints")
     task = Task(config, network, data.steps_per_epoch, len(data.test))
     trainer.loggers = tracking.loggers(
@@ -158,47 +173,25 @@ def _train(
             say(line, "Warning")
 
     metrics = _fit_and_test(task, data, directory, latest, trainer, stop_signals)
-    if trainer.is_global_zero and metrics:
-        check_curves(directory)
-        planned = config.train.steps(len(data.train))
-        if trainer.global_step < planned:
-            say(
-                f"{config.run_id}: made {trainer.global_step:,} of {planned:,} optimizer steps; a callback ended it or gathered "
-                "batches",
-                "Warning",
-            )
-    seconds, images_per_second = throughput(directory.log())
-    record = Record(
-        run_id=config.run_id,
-        status="finished" if metrics else "diverged",
-        science=config.science(),
+    log = directory.log()
+    record = _record(
+        config,
+        data,
+        trainer,
+        log,
         metrics=metrics,
+        started=started,
         parameters=parameters,
         macs=macs,
-        test_images=len(data.test),
-        steps=trainer.global_step,
-        seconds=seconds,
-        images_per_second=images_per_second,
-        device=device_name(trainer.strategy.root_device),
-        arithmetic=arithmetic(trainer.strategy.root_device),
-        world_size=trainer.world_size,
-        precision=config.train.precision,
-        data_fingerprint=files["fingerprint"],
-        data_files=files["files"],
+        files=files,
         classes=classes,
-        versions=versions(),
-        git=git_state(),
-        started=min([started, *(line["time"] for line in directory.log())]),
-        finished=time.time(),
-        train_images=len(data.train),
-        validation_images=len(data.validation),
-        majority_class=data.majority_class(),
-        host=socket.gethostname(),
         registrations=directory.registrations(),
         weights=start.source if start else "",
     )
     if trainer.is_global_zero:
-        if metrics:
+        if metrics is not None:
+            check_curves(log, directory.path / "metrics.jsonl")
+            _warn_of_missing_steps(config, trainer.global_step, len(data.train))
             _keep_evaluated(network, task, directory, trainer)
         directory.write_record(record)
         shutil.rmtree(directory.path / "checkpoints")
@@ -208,6 +201,17 @@ def _train(
 def _refuse_to_continue_on_other_data(
     config: RunConfig, directory: RunDirectory, began_with: dict[str, str], files: dict[str, str]
 ) -> None:
+    """Check that the data are those with which an interrupted run began.
+
+    Args:
+        config: The run.
+        directory: The run's directory.
+        began_with: The data's ``fingerprint`` and ``files`` (names and sizes) when the run began.
+        files: The same of the data that there are now.
+
+    Raises:
+        Refused: They are other data.
+    """
     if not identity.same(config.data, files["files"], lambda: files["fingerprint"], began_with):
         raise Refused(
             f"{directory.path}: the run began with other data than are in {config.data.root} now; put back what was there, or "
@@ -222,9 +226,19 @@ def _fit_and_test(
     latest: Path | None,
     trainer: pl.Trainer,
     stop_signals: StopSignals,
-) -> dict[str, float]:
-    """Train from the latest checkpoint to the last epoch, then evaluate; returns the final metrics,
-    none if the run diverged.
+) -> dict[str, float] | None:
+    """Train from a checkpoint to the last epoch, then evaluate.
+
+    Args:
+        task: The network and how it is trained.
+        data: The images.
+        directory: The run's directory.
+        latest: The checkpoint to continue from; None for a run that begins.
+        trainer: The run's Trainer.
+        stop_signals: The signals that ask the run to stop, which it does between two steps.
+
+    Returns:
+        The final metrics by name, all of them finite; None if the run diverged.
 
     Raises:
         Refused: Lightning says that a registered callback cannot work in this run.
@@ -234,30 +248,109 @@ def _fit_and_test(
             with stop_signals.deferred():
                 trainer.fit(task, datamodule=data, ckpt_path=latest, weights_only=True)
             trainer.test(task, datamodule=data, verbose=False)
-        # the log knows what was evaluated before an interruption
-        metrics = final_metrics(directory.log()) | task.evaluation
-        if not np.isfinite(list(metrics.values())).all():
-            raise tracking.Diverged("the final evaluation is not finite")
     except MisconfigurationException as error:
         callbacks = ", ".join(task.config.train.callbacks)
         if not callbacks:
             raise
         raise Refused(f"train.callbacks: {callbacks}: {' '.join(str(error).split())}") from error
     except tracking.Diverged as error:
-        if trainer.is_global_zero:
-            say(f"{task.config.run_id} diverged: {error}", "Warning")
-        return {}
+        _warn_of_divergence(task.config, trainer, str(error))
+        return None
+    # The last validation may have been before an interruption: only the log has its scores then.
+    metrics = final_metrics(directory.log()) | task.evaluation
+    if not np.isfinite(list(metrics.values())).all():
+        _warn_of_divergence(task.config, trainer, "the final evaluation is not finite")
+        return None
     return metrics
+
+
+def _warn_of_divergence(config: RunConfig, trainer: pl.Trainer, why: str) -> None:
+    if trainer.is_global_zero:
+        say(f"{config.run_id} diverged: {why}", "Warning")
+
+
+def _warn_of_missing_steps(config: RunConfig, steps: int, train_images: int) -> None:
+    """Tell the user if a run made fewer optimizer steps than its configuration asks for."""
+    planned = config.train.steps(train_images)
+    if steps < planned:
+        say(
+            f"{config.run_id}: made {steps:,} of {planned:,} optimizer steps; a callback ended it or gathered batches",
+            "Warning",
+        )
+
+
+def _record(
+    config: RunConfig,
+    data: DataModule,
+    trainer: pl.Trainer,
+    log: list[dict[str, Any]],
+    *,
+    metrics: dict[str, float] | None,
+    started: float,
+    parameters: int,
+    macs: int,
+    files: dict[str, str],
+    classes: list[str],
+    registrations: list[str],
+    weights: str,
+) -> Record:
+    """Build the record of a run that has just ended.
+
+    Args:
+        config: The run.
+        data: Its images.
+        trainer: Its Trainer, which knows the devices and the number of steps.
+        log: The lines of its log.
+        metrics: Its final metrics; None if it diverged.
+        started: Unix time at which this process took the run up; the log may begin earlier.
+        parameters: Number of the network's trainable parameters.
+        macs: Multiply-accumulates of one image's forward pass.
+        files: The data's ``fingerprint`` and ``files`` (names and sizes).
+        classes: Names of the classes by label; empty where they are not known.
+        registrations: Digests of the studies' registrations that stood before the run began.
+        weights: Source of the weights that the run started from; empty for drawn ones.
+    """
+    device = trainer.strategy.root_device
+    seconds, images_per_second = throughput(log)
+    return Record(
+        run_id=config.run_id,
+        status="diverged" if metrics is None else "finished",
+        science=config.science(),
+        metrics=metrics or {},
+        parameters=parameters,
+        macs=macs,
+        test_images=len(data.test),
+        steps=trainer.global_step,
+        seconds=seconds,
+        images_per_second=images_per_second,
+        device=device_name(device),
+        arithmetic=arithmetic(device),
+        world_size=trainer.world_size,
+        precision=config.train.precision,
+        data_fingerprint=files["fingerprint"],
+        data_files=files["files"],
+        classes=classes,
+        versions=versions(),
+        git=git_state(),
+        started=min([started, *(line["time"] for line in log)]),
+        finished=time.time(),
+        train_images=len(data.train),
+        validation_images=len(data.validation),
+        majority_class=data.majority_class(),
+        host=socket.gethostname(),
+        registrations=registrations,
+        weights=weights,
+    )
 
 
 def _keep_evaluated(
     network: nn.Module, task: Task, directory: RunDirectory, trainer: pl.Trainer
 ) -> None:
-    """Write the evaluated weights, and the values of each test image, into the run's directory.
+    """Write the evaluated weights and each test image's values into the run's directory.
 
     Raises:
-        Refused: The network keeps state that the weights do not hold. The checkpoints, which lack
-            it, too, are removed, so that no second attempt evaluates what they give.
+        Refused: The network keeps state that the weights do not hold. The checkpoints lack it, too,
+            and are removed, so that no second attempt continues from them.
     """
     try:
         saved_weights.refuse_lost_state(task.config, network, task.first_test_images, trainer)
@@ -274,7 +367,7 @@ def announce(config: RunConfig, latest: Path | None, start: WarmStart | None) ->
 
     Args:
         config: The run.
-        latest: The checkpoint from which it continues.
+        latest: The checkpoint from which it continues; None for a run that begins.
         start: Weights from which the run starts in place of drawn ones; None for drawn ones.
     """
 
@@ -300,7 +393,7 @@ def _remarks(
     start: WarmStart | None,
     device: torch.device,
 ) -> list[str]:
-    """Remarks on settings that are allowed but hardly meant, a line each.
+    """Return remarks on settings that are allowed but hardly meant, a line each.
 
     Args:
         config: The run.
@@ -325,17 +418,19 @@ def _remarks(
     return remarks
 
 
-def check_curves(directory: RunDirectory) -> None:
-    """Check that a run's log holds its training and its final evaluation before the run is called
+def check_curves(log: list[dict[str, Any]], file: Path) -> None:
+    """Check that a run's log holds its training and its final evaluation, before the run is called
     finished.
+
+    Args:
+        log: The lines of the log.
+        file: The file that they were read from.
 
     Raises:
         OSError: Lines are missing, though the run has written them.
     """
-    log = directory.log()
     for name in ("train/loss", "test/loss"):
         if not any(name in line for line in log):
-            file = directory.path / "metrics.jsonl"
             raise OSError(
                 f"{file}: no line has {name}, as if nothing had been logged; remove the folder to train the run again"
             )
@@ -344,10 +439,10 @@ def check_curves(directory: RunDirectory) -> None:
 def prepare(config: RunConfig) -> None:
     """Set what is global to a process: threads, arithmetic, and which warnings are not shown."""
     torch.set_num_threads(config.train.threads)
-    # or Lightning's launcher shares the cores out
+    # Without this variable Lightning's launcher would share the cores out among the processes.
     os.environ["OMP_NUM_THREADS"] = str(config.train.threads)
-    torch.backends.cudnn.allow_tf32 = False  # 32-true means what it says,
-    # also in containers whose environment allows TF32
+    # Precision 32-true means 32 bits, also in containers whose environment allows TF32.
+    torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
     # No layer reads memory that it has not written, and filling all of it costs a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -358,8 +453,8 @@ def prepare(config: RunConfig) -> None:
 
 
 def build(config: RunConfig) -> nn.Module:
-    """Build the run's network with the weights that its seed draws, channels last in memory (2.5
-    times as fast on a CPU).
+    """Build a run's network, its weights drawn by the run's seed and its memory laid out with
+    channels last (2.5 times as fast on a CPU).
     """
     return _laid_out(models.build(config.model, config.data.classes, config.seed), config)
 
@@ -370,9 +465,9 @@ def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
     """
     network = network.to(memory_format=torch.channels_last)
     if config.train.compile:
-        # A graph for each shape: with sizes left open, what a batch is computed by would depend on
-        # which came first. A run has a dozen at most (whole and last batches, training and
-        # evaluation), while torch gives up at 8.
+        # Compile once for each shape of batch: with sizes left open, the bits of a batch would
+        # depend on which shapes came before it. A run has a dozen shapes at most (whole and last
+        # batches, training and evaluation), but torch's limit is 8.
         torch._dynamo.config.recompile_limit = 32
         network.compile(dynamic=False)
     return network
@@ -387,12 +482,21 @@ def make_trainer(
     progress: bool,
     quiet: bool,
 ) -> pl.Trainer:
-    """Make Lightning's Trainer with our curves and checkpoints; the logs are added once the run is
-    this process's.
+    """Build Lightning's Trainer for a run, with our callbacks for curves and checkpoints.
+
+    It has no loggers: ``_train`` adds them once this process holds the run's directory.
+
+    Args:
+        config: The run.
+        world: This process's place among those of the run.
+        directory: The run's directory.
+        stop_signals: The signals that ask the run to stop.
+        progress: Show a progress bar.
+        quiet: Without a progress bar, print no line after each epoch.
 
     Raises:
         Refused: The accelerator or the devices are not there, this version of Lightning does not
-            fit, or a registered callback is none.
+            fit, or what a user's function gives is no callback that may be used.
     """
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"
@@ -422,10 +526,11 @@ def make_trainer(
 
 
 def _registered_callback(name: str, config: RunConfig) -> pl.Callback:
-    """Make a registered callback.
+    """Build the Lightning callback that a module of the user's has registered as ``name``.
 
     Raises:
-        Refused: The function gives none, or one that writes checkpoints.
+        Refused: The registered function gives something other than a Callback, or a callback that
+            writes checkpoints.
     """
     entry = register.entry("callback", name)
     made = entry.make(config)
@@ -439,21 +544,27 @@ def _registered_callback(name: str, config: RunConfig) -> pl.Callback:
 def trainer_on_devices(
     config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any
 ) -> pl.Trainer:
-    """Make a Trainer on the run's devices and in its precision. This package handles signals and
-    processes, not Lightning.
+    """Build a Trainer on a run's devices and in its precision. Signals and the number of processes
+    are handled by this package, not by Lightning.
+
+    Args:
+        config: The run.
+        world: This process's place among those of the run.
+        plugins: Further plugins of the Trainer.
+        options: Further arguments of the Trainer.
 
     Raises:
-        Refused: The accelerator or the devices are not there, or this version of Lightning does not
-            fit.
+        Refused: The accelerator or the devices are not there, this version of Lightning does not
+            fit, or the precision is not to be had on the device.
     """
     runtime = config.runtime
     lightning.check()
     lightning.set_rank(world.rank)
     plugins = [*plugins, Processes(world)]
     if world.size > 1:
-        plugins.append(SyncBatchNorm())
+        plugins.append(SyncBatchNormPlugin())
     if world.size > 1 and world.starter == "itself":
-        # by which the processes that Lightning starts know that they belong to this one
+        # By this variable the processes that Lightning starts know that they belong to this one.
         os.environ[PARENT] = str(os.getpid())
     try:
         trainer = pl.Trainer(
@@ -463,7 +574,8 @@ def trainer_on_devices(
             precision=config.train.precision,
             deterministic=config.train.deterministic,
             plugins=list(plugins),
-            use_distributed_sampler=False,  # ours shards itself
+            # The orders in data/order.py give each process its own images.
+            use_distributed_sampler=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
             **options,
@@ -485,16 +597,18 @@ def evaluate(
     split: Literal["test", "val"],
     given: Collection[str] = (),
 ) -> dict[str, float]:
-    """Evaluate weights on a split: top-1 and top-5 (percent) and loss (nats), by name such as
-    ``test/top1``.
+    """Evaluate weights on the images of a split.
 
     Args:
         config: The network, the data and the devices.
         weights: A ``model.safetensors`` or a checkpoint of a run, or what else
             ``models.pretrained.load`` reads.
         split: The split on whose images to evaluate.
-        given: Keys of the configuration that the source of foreign weights does not change; see
-            ``models.pretrained``.
+        given: Keys that the user has set for this evaluation, which the published preprocessing of
+            foreign weights does not change; see ``pretrained.with_published_preprocessing``.
+
+    Returns:
+        Scores by name, such as ``test/top1`` and ``test/top5`` (percent) and ``test/loss`` (nats).
 
     Raises:
         Refused: The weights do not fit the network, or the split is empty.
@@ -521,14 +635,14 @@ def evaluate(
 
 
 def npy(array: np.ndarray) -> bytes:
-    """The bytes of a .npy file that holds an array."""
+    """Return the bytes of a .npy file that holds an array."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
 
 
 def device_name(device: torch.device) -> str:
-    """Name of a device's model, such as ``NVIDIA H100 80GB HBM3`` or that of the CPU."""
+    """Return the name of a device's model, such as ``NVIDIA H100 80GB HBM3`` or a CPU's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -540,18 +654,22 @@ def device_name(device: torch.device) -> str:
 
 
 def arithmetic(device: torch.device) -> str:
-    """What, besides the device's model, determines summation order and rounding: compute
-    capability, CUDA and cuDNN on a GPU, the instruction set on a CPU."""
+    """Return what, besides a device's model, determines how sums are ordered and rounded on it.
+
+    On an NVIDIA GPU these are the compute capability and the versions of CUDA and cuDNN, on a CPU
+    the instruction set that torch uses; empty for other devices.
+    """
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        return f"compute capability {major}.{minor}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        cudnn = torch.backends.cudnn.version()
+        return f"compute capability {major}.{minor}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
     if device.type == "cpu":
         return torch.backends.cpu.get_cpu_capability()
     return ""
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that compute."""
+    """Return the versions of Python and of the packages that take part in computing, by name."""
     found = {
         "xceptlab": xceptlab.__version__,
         "python": platform.python_version(),
@@ -572,8 +690,8 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Revision of this code and whether it was changed since; empty where the code is not in a git
-    checkout.
+    """Return the git revision of this code, and as ``dirty`` whether files differ from it; empty
+    where the code is not in a git checkout.
     """
     here = Path(__file__)
 

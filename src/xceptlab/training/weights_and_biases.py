@@ -1,5 +1,5 @@
-"""Weights & Biases mirrors the directories of runs and studies. A directory can be sent again, and
-only what W&B lacks is added.
+"""Copies of the directories of runs and studies in Weights & Biases. A directory can be sent again,
+and only what W&B lacks is added.
 
 A run has one id in W&B for its whole life: its run id with a random suffix, kept in its directory.
 The number of a log's line in W&B (``_step``; charts are drawn over ``step``) follows from the line,
@@ -26,13 +26,15 @@ from xceptlab.runs.record import Record
 
 WANDB = RequirementCache("wandb")
 
+ID_FILE = "wandb_id"
+"""Name of the file in a directory that keeps the id of the directory's run in W&B."""
+
 Mode = Literal["online", "offline"]
 
 UPLOAD_SECONDS = 120
-"""Seconds that W&B may take to receive what is left when a run ends; `xceptlab sync` can send it
-later.
+"""Seconds that W&B may take to receive what is left when a run ends. What it does not get in that
+time, `xceptlab sync` can send later.
 """
-
 
 SUMMARY = (
     "status",
@@ -44,11 +46,16 @@ SUMMARY = (
     "world_size",
     "git",
 )
-"""Fields of the record that W&B shows in its table of runs."""
+"""Fields of a run's record that W&B shows in its table of runs, beside the final metrics."""
 
 
 class Mirror:
-    """One run that is opened in W&B and gets what its log has gained.
+    """A run that is open in W&B, and is sent the lines of its log that W&B lacks.
+
+    Args:
+        config: The run.
+        directory: The run's directory.
+        mode: ``offline`` only writes files, which `xceptlab sync` can send later.
 
     Raises:
         Refused: W&B refuses, or cannot be reached.
@@ -69,9 +76,14 @@ class Mirror:
         )
         self._run.define_metric("*", step_metric="step")
         self._next: int = self._run.starting_step
+        """The lowest number of a line that W&B lacks; see ``_number``."""
 
     def send(self, log: Sequence[dict[str, Any]]) -> None:
-        """Send the lines of the run's log that W&B lacks."""
+        """Send those lines of the run's log that W&B lacks.
+
+        Args:
+            log: All lines of the log.
+        """
         first = bisect.bisect_left(log, self._next, key=_number)
         for line in log[first:]:
             values = {name: value for name, value in line.items() if name != "time"}
@@ -79,23 +91,24 @@ class Mirror:
             self._next = _number(line) + 1
 
     def close(self, record: Record | None) -> None:
-        """Send what only the record knows, and wait until all has arrived; without a record the run
-        stays unfinished.
+        """Send what only the record knows, and wait until all has arrived.
+
+        Args:
+            record: The run's record; with None the run stays unfinished in W&B.
         """
         with _closing(self._run, exit_code=0 if record else 1):
             if not record:
                 return
-            self._run.summary.update(
-                {name: getattr(record, name) for name in SUMMARY} | record.metrics
-            )
+            shown = {name: getattr(record, name) for name in SUMMARY}
+            self._run.summary.update(shown | record.metrics)
             self._run.summary["training_seconds"] = record.seconds
             if self._weights and record.status == "finished":
                 self._run.log_artifact(self._weights, name=record.run_id, type="model")
 
 
 def _number(line: dict[str, Any]) -> int:
-    """Number of a log's line in W&B: a step has at most three lines, of training, of validation, of
-    the final evaluation.
+    """Return the number of a log's line in W&B, by which W&B knows what it has. A step has at most
+    three lines, in this order: of training, of validation, of the final evaluation.
     """
     number = 3 * int(line["step"])
     if is_evaluation(line, "test"):
@@ -106,7 +119,7 @@ def _number(line: dict[str, Any]) -> int:
 
 
 def client() -> Any:
-    """The module ``wandb``, set to be quiet and to report no errors to its developers."""
+    """Return the module ``wandb``, set to be quiet and to report no errors to its developers."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -115,8 +128,9 @@ def client() -> Any:
 
 
 def chosen(runtime: RuntimeConfig) -> Mode | None:
-    """Mode in which ``runtime.wandb`` sends a run; None for none. ``auto`` is online where a key is
-    configured, and never asks.
+    """Return the mode that ``runtime.wandb`` means here; None where a run is not tracked by W&B.
+
+    ``auto`` is online where a key is configured, else offline; it never asks for a key.
 
     Raises:
         Refused: W&B is asked for and not installed, or there is no key that it accepts.
@@ -136,7 +150,7 @@ def chosen(runtime: RuntimeConfig) -> Mode | None:
 
 
 def sync_run(config: RunConfig, directory: RunDirectory) -> str:
-    """Send a run's directory to W&B; returns the run's address there. The key is checked already.
+    """Send a run's directory to W&B; returns the run's address there. ``check_key`` comes before.
 
     Raises:
         Refused: W&B refuses or cannot be reached.
@@ -163,7 +177,7 @@ def sync_study(
     summary: dict[str, Any],
 ) -> str:
     """Send a study's verdicts and its report to a run of their own in W&B; returns its address
-    there. The key is checked already.
+    there. ``check_key`` comes before.
 
     Args:
         directory: The study's folder, with its report.html.
@@ -171,7 +185,7 @@ def sync_study(
         project: Project in W&B; see ``runtime.wandb_project``.
         question: The study's question.
         verdicts: Rows of the table of verdicts.
-        summary: Values that W&B shows of this run in its table of runs.
+        summary: Values by name that W&B shows in its table of runs.
 
     Raises:
         Refused: W&B refuses or cannot be reached.
@@ -199,7 +213,7 @@ def sync_study(
 
 
 def check_key() -> None:
-    """Check that W&B can be used.
+    """Check that W&B can be used online.
 
     Raises:
         Refused: W&B is not installed, there is no key, or W&B does not accept the key.
@@ -213,18 +227,15 @@ def check_key() -> None:
 
 
 def _has_key() -> bool:
-    """Whether a key is configured.
+    """Whether a key for W&B is configured.
 
     Raises:
-        Refused: W&B does not accept it.
+        Refused: W&B does not know the key, or it cannot be one.
     """
     wandb = client()
     try:
         return bool(wandb.login(prompt=False))
-    except (
-        wandb.Error,
-        ValueError,
-    ) as error:  # a key that W&B does not know, or that cannot be one
+    except (wandb.Error, ValueError) as error:
         raise Refused(f"W&B: {error}") from None
 
 
@@ -237,32 +248,38 @@ def _open(
     tags: Sequence[str] = (),
     **options: Any,
 ) -> Any:
-    """Open W&B's run of a directory, and continue it where there is one; its address goes into
-    ``wandb_url``.
+    """Open a directory's run in W&B, and continue it where there is one. The run's address goes
+    into the directory's file ``wandb_url``.
 
     W&B's environment variables count where nothing is given here, and their tags are added. In a
     sweep the run belongs to the sweep, but keeps its id: the sweep's agent gives one id to all that
     its command runs.
 
+    Args:
+        directory: The directory of a run or of a study.
+        prefix: Beginning of the run's id, and its name where ``options`` has none.
+        mode: Whether W&B is asked, or only files are written.
+        project: Project in W&B; empty for that of the environment, or else ``xceptlab``.
+        tags: Tags of the run in W&B.
+        options: Further arguments of ``wandb.init``.
+
     Raises:
         Refused: W&B refuses or cannot be reached.
     """
     wandb = client()
-    id_file = directory / "wandb_id"
-    if not id_file.exists():
-        write_atomically(id_file, f"{prefix}-{secrets.token_hex(4)}".encode())
+    run_id = _id_of(directory, prefix)
+    name = options.get("name", prefix)
+    remedy = f"if it was deleted there, remove {directory / ID_FILE} to send it anew"
     environment = wandb.setup().settings
     sweep_and_run = environment.sweep_id, environment.run_id
-    # a sweep is in the environment's project
+    # A sweep is in the environment's project, so that a run in another one cannot belong to it.
     settings = _settings(sweep=None if project else environment.sweep_id)
-    # W&B would prefer them to what a run is opened with
+    # W&B would prefer the environment's ids to those that a run is opened with.
     environment.sweep_id = environment.run_id = None
     try:
-        with _refusals(
-            f"{options.get('name', prefix)}; if it was deleted there, remove {id_file} to send it anew"
-        ):
+        with _refusals(f"{name}; {remedy}"):
             run = wandb.init(
-                id=read(id_file).strip(),
+                id=run_id,
                 dir=directory,
                 resume="allow",
                 mode=mode,
@@ -272,31 +289,50 @@ def _open(
                 **{"name": prefix, **options},
             )
     finally:
-        environment.sweep_id, environment.run_id = sweep_and_run  # this process may open other runs
+        # This process may open other runs, which need the environment as it was.
+        environment.sweep_id, environment.run_id = sweep_and_run
     if run.url:
         write_atomically(directory / "wandb_url", run.url.encode())
     return run
 
 
+def _id_of(directory: Path, prefix: str) -> str:
+    """Return the id in W&B of a directory's run, which the directory keeps in a file. At the first
+    call it is made up: the prefix and a random suffix.
+    """
+    file = directory / ID_FILE
+    if not file.exists():
+        write_atomically(file, f"{prefix}-{secrets.token_hex(4)}".encode())
+    return read(file).strip()
+
+
 def _settings(sweep: str | None) -> Any:
-    """W&B's settings of a run: it mirrors what is on disk, and nothing that W&B would collect by
-    itself.
+    """Return W&B's settings of a run: it gets what is on disk, and nothing that W&B would collect
+    by itself.
+
+    Args:
+        sweep: Id of the sweep that the run belongs to; None for none.
     """
     return client().Settings(
         sweep_id=sweep,
         console="off",
         save_code=False,
-        disable_git=True,  # the record has the revision
+        # The run's record has the revision.
+        disable_git=True,
         reinit="finish_previous",
         finish_timeout=UPLOAD_SECONDS,
         finish_timeout_raises=True,
-        x_transaction_log_flush_interval=1.0,  # seconds; else a kill costs the last 15
+        # Write every second: by default a killed process loses the last 15 seconds.
+        x_transaction_log_flush_interval=1.0,
     )
 
 
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
-    """Turn W&B's errors into one line that says what W&B does not take.
+    """Turn W&B's errors in the block into one line that says what W&B does not take.
+
+    Args:
+        what: What is sent, in words.
 
     Raises:
         Refused: W&B raised an error, or cannot be reached.
@@ -317,4 +353,6 @@ def _closing(run: Any, exit_code: int) -> Iterator[None]:
         yield
     finally:
         run.finish(exit_code=exit_code)
-        wandb.teardown()  # finish() returns before the file is written; a forked run has no atexit
+        # W&B's finish() returns before its process has written the file, and a forked run calls no
+        # functions at its exit that would wait for it.
+        wandb.teardown()
