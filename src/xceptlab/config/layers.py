@@ -253,7 +253,7 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
 
 
 def _nested(values: Values) -> dict[str, Any]:
-    """Nest values by section, as a file does: ``{"train.lr": 1}`` becomes ``{"train": {"lr": 1}}``."""
+    """Nest values by section as in files: ``{"train.lr": 1}`` becomes ``{"train": {"lr": 1}}``."""
     nested: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.rpartition(".")

@@ -141,7 +141,7 @@ def _refuse_unchecked_types(schema: type) -> None:
 
 
 def with_defaults(schema: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all options of a family by name: those that are given, and the defaults of the rest."""
+    """Return all options of a family by name: the given values, and the defaults of the rest."""
     defaults = schema()
     values = {f.name: getattr(defaults, f.name) for f in fields(schema)}
     return {**values, **given}

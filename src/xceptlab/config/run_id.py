@@ -115,8 +115,8 @@ def _recipes_for(kind: type[Section]) -> list[Values]:
 
 
 def _as_part(key: str, value: Any) -> str:
-    """Format a key's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``,
-    ``fc64_32``.
+    """Format the value of a key as a part of a run's id: ``lr0.05``, ``residual_none``,
+    ``flip_true``, ``fc64_32``.
     """
     _, _, name = key.partition(".")
     if key == "model.weights_digest":
@@ -129,7 +129,7 @@ def _as_part(key: str, value: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """Format a value so that it can follow its field's name: words after ``_``, numbers directly."""
+    """Format a value to follow the name of its field: words after ``_``, numbers directly."""
     if isinstance(value, list):
         return "_".join(map(str, value)) or "_none"
     if isinstance(value, bool):
