@@ -57,7 +57,7 @@ class SeparableConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.depthwise_first = config.order == "depthwise_first"
-        # The depthwise convolution keeps the number of channels, which so depends on the order.
+        # The 3x3 convolution keeps its number of channels, which depends on whether it comes first.
         channels = inputs if self.depthwise_first else outputs
         groups = self._groups(config, channels, place)
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
