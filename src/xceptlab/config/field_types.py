@@ -162,8 +162,7 @@ def _list_error(kind: Any, values: list[Any] | tuple[Any, ...], key: str) -> Fie
     length = _fixed_length(kind)
     if length and len(values) != length:
         return FieldError(key, values, in_words(kind))
-    item_kind = get_args(kind)[0]
-    for item in values:
+    for item_kind, item in zip(_item_kinds(kind, len(values)), values, strict=True):
         error = type_error(item_kind, item, key)
         if error:
             return FieldError(key, values, _list_in_words(kind, error.allowed))
@@ -197,13 +196,14 @@ def canonical(kind: Any, value: Any) -> Any:
     unions, too. A value that is not of the type stays as it is.
     """
     kind, _ = without_bounds(kind)
-    origin, inner = get_origin(kind) or kind, get_args(kind)
+    origin, inner = get_origin(kind), get_args(kind)
     if origin in UNIONS:
         return _canonical_in_union(inner, value)
-    if origin is float and _is_of(float, value):
+    if kind is float and _is_of(float, value):
         return float(value)
-    if origin in (list, tuple) and isinstance(value, list | tuple):
-        items = [canonical(inner[0], item) for item in value]
+    if origin in (list, tuple) and type_error(kind, value, "") is None:
+        item_kinds = _item_kinds(kind, len(value))
+        items = [canonical(one, item) for one, item in zip(item_kinds, value, strict=True)]
         return tuple(items) if origin is tuple else items
     if origin is dict and isinstance(value, dict):
         return {name: canonical(inner[1], item) for name, item in value.items()}
@@ -247,12 +247,25 @@ def in_words(kind: Any) -> str:
 
 
 def _list_in_words(kind: Any, item: str) -> str:
-    """Say in words what a type of lists allows, such as ``a list of 2 (each text)``; ``item`` is
-    what each item must be, in words, and empty for anything.
+    """Say in words what a type of lists allows, such as ``a list of 2 (each text)``.
+
+    Args:
+        kind: The type.
+        item: What each item must be, in words; empty for anything. It is not used for a type such
+            as ``tuple[int, str]``, whose items differ.
     """
     length = _fixed_length(kind)
     words = f"a list of {length}" if length else "a list"
+    inner = get_args(kind)
+    if length and len(set(inner)) > 1:
+        return f"{words} ({', '.join(map(in_words, inner))})"
     return f"{words} (each {item})" if item else words
+
+
+def _item_kinds(kind: Any, count: int) -> tuple[Any, ...]:
+    """Return the types of the items of a list or tuple that has so many."""
+    inner = get_args(kind)
+    return inner if _fixed_length(kind) else inner[:1] * count
 
 
 def _fixed_length(kind: Any) -> int:
