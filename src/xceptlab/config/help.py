@@ -16,7 +16,6 @@ from typing import Any
 from xceptlab.config.field_types import in_words
 from xceptlab.config.schema import RunConfig
 
-# Printed above the help of the fields.
 USAGE = """\
 usage: xceptlab train [-c FILE ...] [--SECTION.FIELD VALUE ...]
 
@@ -29,6 +28,7 @@ options:
                         a layer of configuration, a YAML file; repeatable
   --print_config        print the resulting configuration and exit
 """
+"""Beginning of the help, above that of the fields."""
 WIDEST = 110
 """Largest width of the help, in columns; longer lines are hard to read."""
 

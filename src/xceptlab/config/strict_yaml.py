@@ -22,7 +22,7 @@ MOST_DIGITS = 100
 MOST_VALUES = 10_000
 """Largest number of values that a file may hold, far above what any study needs."""
 
-# PyYAML's names of the types that it gives to scalars.
+# PyYAML has these names for the types of scalars.
 INT = "tag:yaml.org,2002:int"
 FLOAT = "tag:yaml.org,2002:float"
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
