@@ -394,7 +394,8 @@ def test_an_option_of_a_type_that_cannot_be_checked_is_refused_whatever_its_valu
     ("kind", "value", "wrong", "allowed"),
     [
         (list[int], [1, 2], [1, "a"], "a list (each a whole number)"),
-        (tuple[int, int], [1, 2], [1], "a list of 2 (each a whole number)"),
+        (tuple[int, int], (1, 2), [1], "a list of 2 (each a whole number)"),
+        (tuple[int, str], (1, "a"), [1, 2], "a list of 2 (a whole number, text)"),
         (dict[str, float], {"a": 1.0}, {"a": "b"}, "a finite number"),
         (Literal["a", "b"] | None, "b", "c", "one of a, b or null"),
         (Annotated[int, Bounds(at_least=1)], 3, 0, "at least 1"),
@@ -411,6 +412,54 @@ def test_an_option_of_a_type_that_can_be_checked_is_checked(kind, value, wrong, 
             xceptlab.Refused, match=rf"model\.options\.depth.*it must be {re.escape(allowed)}"
         ):
             ModelConfig(family="odd", options={"depth": wrong})
+
+
+def run_with_depth(depth):
+    """The run of the family of ``register_odd`` with an option as the command line has it."""
+    return load_run(["--model.family=odd", f"--model.options.depth={depth}"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "also", "value"),
+    [
+        (Annotated[float, Bounds(at_least=0)], "1", "1.0", 1.0),
+        (float | None, "1", "1.0", 1.0),
+        (list[float], "[1, 2]", "[1.0, 2.0]", [1.0, 2.0]),
+        (dict[str, float], "{a: 1}", "{a: 1.0}", {"a": 1.0}),
+        (tuple[float, ...], "[1, 2]", "[1.0, 2.0]", (1.0, 2.0)),
+        (tuple[float, int], "[1, 2]", "[1.0, 2]", (1.0, 2)),
+        (tuple[tuple[int, ...], ...] | None, "[[1], [2]]", "[[1],[2]]", ((1,), (2,))),
+    ],
+)
+def test_equal_options_are_equal_values_and_the_same_run(kind, given, also, value):
+    register_odd(kind)
+    run = run_with_depth(given)
+    (depth,) = run.model.options.values()
+    assert repr(depth) == repr(value)
+    assert run.run_id == run_with_depth(also).run_id
+    assert run.to_dict() == run_with_depth(also).to_dict()
+    assert run.science() == json.loads(json.dumps(run.science()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "given"),
+    [
+        (tuple[int, ...], (2, 3), "[2, 3]"),
+        (tuple[tuple[int, int], ...], ((2, 3),), "[[2, 3]]"),
+        (list[int], (2, 3), "[2, 3]"),
+        (float | None, 1, "1.0"),
+    ],
+)
+def test_a_default_that_is_given_as_yaml_has_it_makes_no_other_run(kind, default, given):
+    register_odd(kind, default)
+    run = run_with_depth(given)
+    assert run.model.options == {}
+    assert run.run_id == load_run(["--model.family=odd"]).run_id
+
+
+def test_numbers_that_a_family_keeps_apart_are_different_runs():
+    register_odd(int | float)
+    assert run_with_depth("1").run_id != run_with_depth("1.0").run_id
 
 
 @pytest.mark.parametrize(

@@ -418,7 +418,7 @@ ILL_FORMED = [
     ({"seeds": UNTIL | {"start": "four"}}, ["seeds.start", "'four'"]),
     (
         {"seeds": UNTIL | {"futility": 0}},
-        ["seeds.futility: 0 is not allowed", "above 0 and below 1"],
+        ["seeds.futility: 0", "is not allowed", "above 0 and below 1"],
     ),
     (
         {"seeds": UNTIL | {"futility": 1.0}},

@@ -39,18 +39,22 @@ SYNONYMS = {
     "num_workers": "workers",
     "device": "accelerator",
 }
-"""Names of settings in other libraries, each with our name of the field."""
+"""Our name of a field, by the name that other libraries give such a setting."""
 
 
 class FieldError(Refused):
     """A key whose value is refused; the text of the error is the one line that the user sees.
 
-    Attributes: key: The dotted key, such as ``train.lr``. value: The value that is refused.
-        allowed: The values that the key allows, in words. depends: Other keys that decide what is
-        allowed. origin: Source of the value: a file, an option such as ``--train.lr``, or an arm of
-        a study; empty for a default. is_default: Whether the value is the field's default, as far
-        as that is known. context: Values of the keys in ``depends`` that have another origin, such
-        as ``--data.size 32``.
+    Attributes:
+        key: The dotted key, such as ``train.lr``.
+        value: The value that is refused.
+        allowed: The values that the key allows, in words.
+        depends: Other keys that decide what is allowed.
+        origin: Source of the value: a file, an option such as ``--train.lr``, or an arm of a study.
+            Empty for a default, and as long as the source is not known.
+        is_default: Whether the value is known to be the field's default.
+        context: Values of the keys in ``depends`` that come from another source, such as
+            ``--data.size 32``.
     """
 
     def __init__(self, key: str, value: Any, allowed: str, depends: tuple[str, ...] = ()) -> None:
@@ -65,7 +69,7 @@ class FieldError(Refused):
 
     @property
     def problem(self) -> str:
-        """What is wrong with the value, and what is allowed."""
+        """What is wrong and what is allowed, in words, without key and source."""
         default = ", the default," if self.is_default else ""
         return f"{shown(self.value)}{default} is not allowed; it must be {self.allowed}"
 
@@ -79,20 +83,20 @@ class FieldError(Refused):
         return message
 
     def within(self, place: str) -> "FieldError":
-        """Put a place, such as a file's name, before the error's message, and return the error."""
+        """Put a place, such as a file's name, before the error's message; returns the error."""
         if self.origin:
             place = f"{place}: {self.origin}"
         self.origin = place
         return self
 
     def traced(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> "FieldError":
-        """Add to the error where the refused value, and the values that make it impossible, come
-        from; return the error.
+        """Add the sources of the refused value, and of the values that make it impossible; returns
+        the error.
 
         Args:
             values: Value of each field that was set, by dotted key.
-            origins: Source of each of these values, by dotted key: a file, an option or an arm of a
-                study.
+            origins: Source of each of these values, by dotted key: a file, an option such as
+                ``--train.lr``, or an arm of a study.
         """
         self.origin = origins.get(self.key, "")
         self.is_default = self.key not in origins
@@ -107,7 +111,7 @@ class FieldError(Refused):
 
 
 class MissingKey(FieldError):
-    """A required key that is not there."""
+    """A required key that is not there; its value is None."""
 
     @property
     def problem(self) -> str:
@@ -115,7 +119,7 @@ class MissingKey(FieldError):
 
 
 class UnknownKey(FieldError):
-    """A key that does not exist; ``allowed`` names the one that was probably meant, or those that
+    """A key that does not exist; ``allowed`` names the key that was probably meant, or those that
     exist.
     """
 
@@ -125,8 +129,8 @@ class UnknownKey(FieldError):
 
 
 class Misread(FieldError):
-    """Text that YAML reads as another value than its reader expects; ``allowed`` says as which, and
-    what to write.
+    """Text that YAML reads as another value than people do; ``allowed`` says as which value, and
+    what to write in its place.
     """
 
     @property
@@ -138,13 +142,13 @@ class Misread(FieldError):
 
 
 def unknown_key(key: str, known: Iterable[str], otherwise: str = "") -> UnknownKey:
-    """Make the error for a key that does not exist, which names the key that was probably meant.
+    """Make the error for a key that does not exist; it names the key that was probably meant.
 
     Args:
         key: The dotted key.
         known: The keys that exist.
-        otherwise: Text of the error where no known key is similar; by default it lists the known
-            keys.
+        otherwise: What the error says where no known key is similar; if it is empty, the error
+            lists the known keys.
     """
     known = list(known)
     similar = synonyms(key, known) or difflib.get_close_matches(key, known, n=1)
@@ -155,8 +159,8 @@ def unknown_key(key: str, known: Iterable[str], otherwise: str = "") -> UnknownK
 
 
 def synonyms(key: str, known: Iterable[str]) -> list[str]:
-    """Known keys in other sections whose last part is that of ``key``, or is our name for it
-    (``SYNONYMS``).
+    """Return the known keys whose last part equals that of ``key`` or its synonym: ``train.lr`` for
+    ``optim.learning_rate``. Empty where there is none.
     """
     name = _last_part(key)
     wanted = SYNONYMS.get(name, name)
@@ -164,6 +168,7 @@ def synonyms(key: str, known: Iterable[str]) -> list[str]:
 
 
 def _last_part(key: str) -> str:
+    """Return the name at the end of a dotted key, such as ``lr``."""
     return key.rpartition(".")[2]
 
 
@@ -179,6 +184,7 @@ def shown(value: Any) -> str:
 
 
 def _in_yaml(value: Any) -> str:
+    """Format a value as in a YAML file, in one line, whatever its length."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,5 @@
-"""Types of fields: whether a value is of a type, and what a type allows in words.
+"""Types of fields: whether a value is of a type, its canonical form, and the allowed values in
+words.
 
 Limits of a number are a part of its type, as in ``Annotated[int, Bounds(at_least=1)]``.
 """
@@ -19,7 +20,7 @@ PLAIN_WORDS: dict[Any, str] = {
     str: "text",
     type(None): "null",
 }
-"""Allowed values of each elementary type, in words for errors and the help."""
+"""Allowed values of each elementary type, in the words of errors and of the help."""
 CHECKED = (
     "int, float, bool, str, None, Any, Literal[...], Annotated[int or float, Bounds(...)], "
     "or list[...], tuple[...], dict[str, ...] and unions of these"
@@ -29,7 +30,7 @@ CHECKED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Limits of a number, each of which may be left out."""
+    """Limits of a number; None for a limit that the number does not have."""
 
     at_least: float | None = None
     above: float | None = None
@@ -69,8 +70,8 @@ Rate = Annotated[float, Bounds(at_least=0, below=1)]
 
 
 def without_bounds(kind: Any) -> tuple[Any, Bounds | None]:
-    """Split a field's type into the type itself and the limits that ``Annotated`` adds to it; None
-    where it adds none.
+    """Split a field's type into the type itself and its ``Bounds``, None for a type without
+    ``Annotated``.
     """
     if get_origin(kind) is not Annotated:
         return kind, None
@@ -79,7 +80,7 @@ def without_bounds(kind: Any) -> tuple[Any, Bounds | None]:
 
 
 def is_checked(kind: Any) -> bool:
-    """Whether ``type_error`` can check a type, whatever the value; ``CHECKED`` names these types."""
+    """Whether ``type_error`` can check values against a type; ``CHECKED`` names all such types."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         number, *limits = inner
@@ -99,10 +100,19 @@ def is_checked(kind: Any) -> bool:
 
 
 def type_error(kind: Any, value: Any, key: str) -> FieldError | None:
-    """The error of a value that is not of its field's type, None if it is; in a mapping it names
-    the entry that does not fit.
+    """Check a value against its field's type.
+
+    Args:
+        kind: The type, one of those that ``is_checked`` accepts, or a dataclass.
+        value: The value.
+        key: The field's dotted key, for the error. For a mapping the error names the first entry
+            that does not fit: ``arms.a`` for the entry ``a`` of ``arms``.
+
+    Returns:
+        The error, which the caller raises; None for a value that is of the type.
     """
-    if isinstance(value, str) and "\0" in value:  # which no path may hold
+    # No path may hold NUL, and opening one would raise an error that names no key.
+    if isinstance(value, str) and "\0" in value:
         return FieldError(key, value, "text without the character NUL")
     kind, bounds = without_bounds(kind)
     origin = get_origin(kind)
@@ -126,7 +136,8 @@ def _is_of(kind: Any, value: Any) -> bool:
         return any(type_error(one, value, "") is None for one in get_args(kind))
     if origin is Literal:
         return value in get_args(kind)
-    if isinstance(value, bool):  # which Python takes for an int
+    # Python takes true and false for whole numbers; a field does not.
+    if isinstance(value, bool):
         return origin is bool
     if origin is float:
         return isinstance(value, int | float) and abs(value) <= sys.float_info.max
@@ -134,8 +145,8 @@ def _is_of(kind: Any, value: Any) -> bool:
 
 
 def _asked_for(kind: Any, value: Any) -> str:
-    """Allowed values of a type, in words; where a number stands in the place of text, also that it
-    needs quotes.
+    """Say in words what a type allows, for the error of a wrong value; where a number stands in the
+    place of text, also that it needs quotes.
     """
     if kind is str and isinstance(value, int | float):
         return f"{in_words(kind)}, in quotes"
@@ -143,12 +154,15 @@ def _asked_for(kind: Any, value: Any) -> str:
 
 
 def _list_error(kind: Any, values: list[Any] | tuple[Any, ...], key: str) -> FieldError | None:
-    """The error of a list or tuple of a wrong length, or with an item that does not fit."""
+    """Check a list or tuple against its type.
+
+    Returns:
+        The error of a wrong length or of the first item that does not fit; None without one.
+    """
     length = _fixed_length(kind)
     if length and len(values) != length:
         return FieldError(key, values, in_words(kind))
-    item_kind = get_args(kind)[0]
-    for item in values:
+    for item_kind, item in zip(_item_kinds(kind, len(values)), values, strict=True):
         error = type_error(item_kind, item, key)
         if error:
             return FieldError(key, values, _list_in_words(kind, error.allowed))
@@ -156,7 +170,11 @@ def _list_error(kind: Any, values: list[Any] | tuple[Any, ...], key: str) -> Fie
 
 
 def _dict_error(kind: Any, values: dict[Any, Any], key: str) -> FieldError | None:
-    """The error of the first key of a mapping, or else of its first value, that does not fit."""
+    """Check a mapping against its type ``dict[K, V]``.
+
+    Returns:
+        The error of the first wrong key, else of the first wrong value, else None.
+    """
     key_kind, value_kind = get_args(kind)
     for name in values:
         error = type_error(key_kind, name, key)
@@ -169,11 +187,46 @@ def _dict_error(kind: Any, values: dict[Any, Any], key: str) -> FieldError | Non
     return None
 
 
+def canonical(kind: Any, value: Any) -> Any:
+    """Return a value of a type in canonical form: equal settings become equal values, and so give
+    one run id.
+
+    A whole number becomes a float where the type is ``float``. A list becomes a tuple where the
+    type is ``tuple``, as YAML and JSON know lists only. Both hold within lists, mappings and
+    unions, too. A value that is not of the type stays as it is.
+    """
+    kind, _ = without_bounds(kind)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in UNIONS:
+        return _canonical_in_union(inner, value)
+    if kind is float and _is_of(float, value):
+        return float(value)
+    if origin in (list, tuple) and type_error(kind, value, "") is None:
+        item_kinds = _item_kinds(kind, len(value))
+        items = [canonical(one, item) for one, item in zip(item_kinds, value, strict=True)]
+        return tuple(items) if origin is tuple else items
+    if origin is dict and isinstance(value, dict):
+        return {name: canonical(inner[1], item) for name, item in value.items()}
+    return value
+
+
+def _canonical_in_union(kinds: tuple[Any, ...], value: Any) -> Any:
+    """Return a value of a union in canonical form.
+
+    A value whose own class is in the union stays as it is, so that ``int | float`` keeps 1 and 1.0
+    apart. Otherwise the first type that fits decides.
+    """
+    fitting = [kind for kind in kinds if type_error(kind, value, "") is None]
+    if not fitting or any(without_bounds(kind)[0] is type(value) for kind in fitting):
+        return value
+    return canonical(fitting[0], value)
+
+
 # ---- words ---------------------------------------------------------------------------------------
 
 
 def in_words(kind: Any) -> str:
-    """Values that a field's type allows, in words for errors and the help."""
+    """Say in words which values a field's type allows, for errors and the help."""
     kind, bounds = without_bounds(kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if is_dataclass(kind):
@@ -194,17 +247,30 @@ def in_words(kind: Any) -> str:
 
 
 def _list_in_words(kind: Any, item: str) -> str:
-    """A list type in words, such as ``a list of 2 (each text)``; ``item`` is what each item must
-    be, empty for anything.
+    """Say in words what a type of lists allows, such as ``a list of 2 (each text)``.
+
+    Args:
+        kind: The type.
+        item: What each item must be, in words; empty for anything. It is not used for a type such
+            as ``tuple[int, str]``, whose items differ.
     """
     length = _fixed_length(kind)
     words = f"a list of {length}" if length else "a list"
+    inner = get_args(kind)
+    if length and len(set(inner)) > 1:
+        return f"{words} ({', '.join(map(in_words, inner))})"
     return f"{words} (each {item})" if item else words
 
 
+def _item_kinds(kind: Any, count: int) -> tuple[Any, ...]:
+    """Return the types of the items of a list or tuple that has so many."""
+    inner = get_args(kind)
+    return inner if _fixed_length(kind) else inner[:1] * count
+
+
 def _fixed_length(kind: Any) -> int:
-    """The length of a tuple such as ``tuple[str, str]``; 0 for a list, and for a tuple of any
-    length.
+    """Return the length that a type such as ``tuple[str, str]`` asks for; 0 for lists, and for
+    tuples of any length.
     """
     inner = get_args(kind)
     if get_origin(kind) is not tuple or ... in inner:

@@ -1,5 +1,5 @@
-"""Sections of typed fields: frozen dataclasses that check their values when they are made, and the
-keys that they have.
+"""Sections of a configuration: frozen dataclasses whose typed fields are checked when they are
+made; their dotted keys; and how they are made from the values of a file.
 """
 
 import functools
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from xceptlab import register
 from xceptlab.config.field_errors import FieldError, MissingKey, shown, unknown_key
-from xceptlab.config.field_types import in_words, type_error, without_bounds
+from xceptlab.config.field_types import canonical, in_words, type_error
 from xceptlab.errors import Refused
 
 T = TypeVar("T")
@@ -18,10 +18,10 @@ Values = dict[str, Any]
 """Values by dotted key, such as ``{"train.lr": 0.1}``."""
 
 NO_IDENTITY = {"identity": False}
-"""Metadata of a field that cannot change a result, and so is no part of a run's identity."""
+"""Metadata of a field that is no part of a run's identity, as its value cannot change a result."""
 LOCATION = NO_IDENTITY | {"path": True}
-"""Metadata of a field that says where something lies, in which a first ``~`` stands for the user's
-home.
+"""Metadata of a field that holds a path: no part of a run's identity, and a leading ``~`` stands
+for the user's home.
 """
 
 
@@ -41,8 +41,16 @@ class Section:
             object.__setattr__(self, f.name, _normalised(f, value))
 
     def _require(self, name: str, holds: bool, allowed: str, *depends: str) -> None:
-        """Refuse the value of a field unless a condition holds; ``depends`` are fields of this
-        section that it depends on.
+        """Refuse the value of a field unless a condition holds.
+
+        Args:
+            name: The field's name.
+            holds: Whether the value is allowed.
+            allowed: The allowed values in words, for the error.
+            depends: Names of the fields of this section that decide what is allowed.
+
+        Raises:
+            FieldError: The condition does not hold.
         """
         if not holds:
             others = tuple(self.PREFIX + other for other in depends)
@@ -50,22 +58,18 @@ class Section:
 
 
 def _normalised(f: Field[Any], value: Any) -> Any:
-    """Bring a field's value into a canonical form, so that equal settings are equal values and give
-    one run id.
+    """Return a field's value in canonical form: a path without ``~``, any other as ``canonical``
+    has it.
     """
+    # A shell expands ~ at the beginning of a word only, and not in --data.root=~/data.
     if f.metadata.get("path"):
-        return os.path.expanduser(value)  # a shell expands only some of them
-    kind, _ = without_bounds(f.type)
-    if kind is float:  # 1 and 1.0 are the same science
-        return float(value)
-    if get_origin(kind) is tuple:  # YAML and JSON keep it as a list
-        return tuple(value)
-    return value
+        return os.path.expanduser(value)
+    return canonical(f.type, value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtensibleSection(Section):
-    """A section in which some fields also accept names that the user's modules register
+    """A section with fields that also accept names of components which the user's modules register
     (``xceptlab.register``).
     """
 
@@ -79,7 +83,11 @@ class ExtensibleSection(Section):
                 self._check_name(field_name, kind, value)
 
     def _check_name(self, field_name: str, kind: register.Kind, value: str) -> None:
-        """Refuse a name that is neither built in nor registered, or both."""
+        """Check a name in a field's value.
+
+        Raises:
+            Refused: The name is neither built in nor registered, or it is both.
+        """
         built_in = self._built_in(field_name)
         if value in built_in:
             if value in register.names(kind):
@@ -96,7 +104,9 @@ class ExtensibleSection(Section):
             raise FieldError(self.PREFIX + field_name, value, allowed)
 
     def registered_entries(self) -> list[register.Entry]:
-        """Entries of the registered components that this section uses."""
+        """Return the registered components that this section uses, field by field; empty where all
+        it names is built in.
+        """
         used = []
         for field_name, kind in self.REGISTRABLE.items():
             built_in = self._built_in(field_name)
@@ -106,13 +116,15 @@ class ExtensibleSection(Section):
         return used
 
     def _named(self, field_name: str) -> tuple[str, ...]:
-        """The names in a field's value, whether that is one name or a tuple of names."""
+        """Return the names in a field's value, which is one name or a tuple of names."""
         value = getattr(self, field_name)
         return (value,) if isinstance(value, str) else value
 
     @classmethod
     def _built_in(cls, field_name: str) -> tuple[str, ...]:
-        """Names that a field accepts without any registration: those of the ``Literal`` in ``Literal[...] | str``."""
+        """Return the names that a field accepts without registration: those of the ``Literal`` in
+        ``Literal[...] | str``; empty for another type.
+        """
         for part in get_args(cls.__dataclass_fields__[field_name].type):
             if get_origin(part) is Literal:
                 return get_args(part)
@@ -121,7 +133,9 @@ class ExtensibleSection(Section):
 
 @functools.cache
 def keys(schema: Any, prefix: str = "") -> dict[str, Any]:
-    """The dotted keys of a schema, those of its sections among them, with their types."""
+    """Return the type of each dotted key of a dataclass. A field that is a dataclass itself has a
+    key, and its fields have theirs: ``train`` and ``train.lr``.
+    """
     found: dict[str, Any] = {}
     for f in fields(schema):
         key = prefix + f.name
@@ -140,17 +154,18 @@ def is_required(f: Field[Any]) -> bool:
 
 
 def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
-    """Make a dataclass from the plain nested values of a file, with all types checked.
+    """Make a dataclass from the plain nested values of a file. All types are checked, and values
+    get their canonical form.
 
     Args:
-        schema: The dataclass. A section checks types itself, since it may take more than they say:
-            a number as an arm's name.
-        values: A mapping with its fields; in the place of a dataclass within it, or of a list of
-            them, mappings.
-        prefix: Prefix of the keys in messages; a section has its own.
+        schema: The dataclass. A ``Section`` checks types itself, since it may take more than they
+            say, such as a number as the name of an arm.
+        values: A mapping by field name. Where a field is a dataclass, or a list of them, it holds
+            mappings in their place.
+        prefix: Prefix of the keys in messages. It is ignored for a ``Section``, which has its own.
 
     Raises:
-        Refused: The values are no mapping, a key is not known or missing, or a value is not of its
+        Refused: The values are no mapping, a key is unknown or missing, or a value is not of its
             field's type.
     """
     if not isinstance(values, dict):
@@ -162,11 +177,12 @@ def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
     made = {name: _with_dataclasses(known[name], value) for name, value in values.items()}
     if not issubclass(schema, Section):
         _check_types(known, made, prefix)
+        made = {name: canonical(known[name].type, value) for name, value in made.items()}
     return schema(**made)
 
 
 def _check_keys(known: dict[str, Field[Any]], values: dict[Any, Any], prefix: str) -> None:
-    """Refuse a key that is not known, and values without a required one."""
+    """Refuse a key that is not known, and values in which a required key is missing."""
     for name in values:
         if name not in known:
             raise unknown_key(f"{prefix}{name}", [prefix + other for other in known])
@@ -184,7 +200,9 @@ def _check_types(known: dict[str, Field[Any]], values: dict[str, Any], prefix: s
 
 
 def _with_dataclasses(f: Field[Any], value: Any) -> Any:
-    """A field's value, in which each mapping that stands for a dataclass has become that dataclass."""
+    """Make the dataclasses that mappings in a field's value stand for; any other value is returned
+    as it is.
+    """
     schema = _dataclass_in(f.type)
     if schema is None:
         return value
@@ -198,7 +216,9 @@ def _with_dataclasses(f: Field[Any], value: Any) -> Any:
 
 
 def _dataclass_in(kind: Any) -> Any:
-    """The dataclass that a type such as ``Paper``, ``list[Claim]`` or ``Tune | None`` names; None if it names none."""
+    """Return the dataclass in a type such as ``Paper``, ``list[Claim]`` or ``Tune | None``; None if
+    there is none.
+    """
     for part in (kind, *get_args(kind)):
         if is_dataclass(part):
             return part
@@ -206,8 +226,13 @@ def _dataclass_in(kind: Any) -> Any:
 
 
 def _item(schema: Any, item: Any, thing: str, number: int) -> Any:
-    """Make an item of a list from its mapping; errors name the ``thing`` that failed, by its id or
-    else its number.
+    """Make the dataclass of an item of a list; an item that is no mapping is returned as it is.
+
+    Args:
+        schema: The dataclass.
+        item: The item as the file has it.
+        thing: What an item is, for errors, such as ``claim``.
+        number: The item's place in the list, from 1; errors name it unless the item has an ``id``.
     """
     if not isinstance(item, dict):
         return item

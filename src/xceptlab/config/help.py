@@ -1,5 +1,5 @@
-"""What every field of a configuration means: the docstring below it, for ``xceptlab train --help``
-and the JSON Schemas.
+"""The help of ``xceptlab train --help``, and the meaning of every field: the docstring below it in
+the source. The JSON Schemas show these docstrings, too.
 """
 
 import ast
@@ -28,13 +28,14 @@ options:
                         a layer of configuration, a YAML file; repeatable
   --print_config        print the resulting configuration and exit
 """
+"""Beginning of the help, above that of the fields."""
 WIDEST = 110
 """Largest width of the help, in columns; longer lines are hard to read."""
 
 
 def print_help() -> None:
-    """Print every field of a run with what is allowed, its default and its meaning, section by
-    section.
+    """Print the help of ``xceptlab train``: each field of a run with the allowed values, the
+    default and the meaning, section by section.
     """
     columns = min(shutil.get_terminal_size().columns, WIDEST)
     lines = [USAGE]
@@ -49,8 +50,8 @@ def print_help() -> None:
 
 
 def _options(section: Any, columns: int) -> list[str]:
-    """Lines of help for a section: each field's option with its meaning below; nested sections are
-    left out.
+    """Format the help of a section's fields: lines of at most so many columns, each field's option
+    with its meaning below. Fields that are sections themselves are left out.
     """
     meanings = docstrings(section)
     lines = []
@@ -63,7 +64,7 @@ def _options(section: Any, columns: int) -> list[str]:
 
 
 def _default(f: Field[Any]) -> str:
-    """A field's default as one would write it on the command line."""
+    """Format a field's default as one would write it on the command line."""
     value = f.default if f.default_factory is MISSING else f.default_factory()
     if isinstance(value, str) and value:
         return value
@@ -71,14 +72,15 @@ def _default(f: Field[Any]) -> str:
 
 
 def _wrapped(text: str, columns: int, indent: str) -> list[str]:
+    """Wrap a text into lines of at most so many columns; ``indent`` is that of the first line."""
     return textwrap.wrap(
         text, columns, initial_indent=indent, subsequent_indent="      ", break_on_hyphens=False
     )
 
 
 def docstrings(schema: Any) -> dict[str, str]:
-    """Meaning of each field of a dataclass, by name: the text below the field in the source, joined
-    into one line.
+    """Return the meaning of each field of a dataclass, by name: the docstring below the field in
+    the source, joined into one line.
     """
     found: dict[str, str] = {}
     for base in reversed(schema.__mro__):
@@ -90,7 +92,9 @@ def docstrings(schema: Any) -> dict[str, str]:
 
 @functools.cache
 def _texts_of(module: str) -> dict[str, dict[str, str]]:
-    """Texts below the fields of a module's classes, as ``{class: {field: text}}``."""
+    """Read a module's source, and return the docstrings below the fields of its classes, as
+    ``{class: {field: text}}``.
+    """
     source = inspect.getsource(sys.modules[module])
     found = {}
     for definition in ast.parse(source).body:
@@ -100,7 +104,9 @@ def _texts_of(module: str) -> dict[str, dict[str, str]]:
 
 
 def _texts_below_fields(statements: list[ast.stmt]) -> dict[str, str]:
-    """Texts below the fields in the body of a class, by name; fields without a text are left out."""
+    """Return the docstrings below the fields in the body of a class, by name; fields without one
+    are left out.
+    """
     texts = {}
     for above, below in itertools.pairwise(statements):
         match above, below:

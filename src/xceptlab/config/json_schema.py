@@ -1,8 +1,8 @@
-"""JSON Schema of our YAML files, from the dataclasses that check them, so that an editor completes
-and checks what is written.
+"""JSON Schemas of YAML files, made from the dataclasses that check these files, so that editors can
+complete and check what is written.
 
-It knows each key's type, limits, default and meaning. What depends on other keys is checked when a
-file is used.
+A schema knows each key's type, limits, default and meaning. It does not know which values exclude
+each other: that is checked when a file is used.
 """
 
 import json
@@ -34,7 +34,7 @@ LIMITS = {
 
 
 def of_dataclass(schema: Any) -> dict[str, Any]:
-    """JSON Schema of a mapping that has the fields of a dataclass."""
+    """Return the JSON Schema of a mapping that has the fields of a dataclass."""
     meanings = docstrings(schema)
     properties = {f.name: _of_field(f, meanings[f.name]) for f in fields(schema)}
     found: dict[str, Any] = {
@@ -49,7 +49,7 @@ def of_dataclass(schema: Any) -> dict[str, Any]:
 
 
 def _of_field(f: Field[Any], meaning: str) -> dict[str, Any]:
-    """JSON Schema of a field's values, with the field's meaning and default."""
+    """Return the JSON Schema of a field's values, with the field's meaning and default."""
     found = of_type(f.type)
     found["description"] = meaning.replace("``", "`")
     if f.default is not MISSING and f.default is not None:
@@ -58,7 +58,7 @@ def _of_field(f: Field[Any], meaning: str) -> dict[str, Any]:
 
 
 def of_type(kind: Any) -> dict[str, Any]:
-    """JSON Schema of the values of a type."""
+    """Return the JSON Schema of the values of a field's type."""
     kind, bounds = without_bounds(kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if is_dataclass(kind):
@@ -82,7 +82,7 @@ def of_type(kind: Any) -> dict[str, Any]:
 
 
 def _limits(bounds: Bounds | None) -> dict[str, float]:
-    """Limits of a number as JSON Schema's keywords; empty for a type without limits."""
+    """Return the limits of a number by JSON Schema's keywords; empty for a type without limits."""
     found = {}
     for name, word in LIMITS.items():
         limit = getattr(bounds, name, None)
@@ -92,6 +92,6 @@ def _limits(bounds: Bounds | None) -> dict[str, float]:
 
 
 def text(title: str, schema: dict[str, Any]) -> str:
-    """The text of a schema file: the schema with its dialect and title, as JSON."""
+    """Format a schema, with its dialect and title, as the JSON text of a schema file."""
     contents = {"$schema": DIALECT, "title": title} | schema
     return json.dumps(contents, indent=1, ensure_ascii=False) + "\n"

@@ -1,5 +1,6 @@
-"""Layers of values by dotted key, of which the last one wins, and the run that they describe; every
-value knows what gave it.
+"""Layers of a run's configuration: values by dotted key from files, options and arms of a study.
+
+The last layer wins. Each layer knows its origin, so that an error can name what gave a value.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,20 +17,41 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 
 MOVED = {"runtime.compile": "train.compile", "runtime.deterministic": "train.deterministic"}
-"""Keys that runs of earlier versions have in their configuration files, each with its present name.
-"""
+"""Present names of keys that configuration files of earlier versions have, by earlier name."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Source of a layer's values: a file, an option of the command line, or an arm of a study."""
+
+    text: str
+    """The source as errors name it: a file's path, an option such as ``--train.lr``, or an arm with
+    its study's file.
+    """
+    folder: Path = Path()
+    """Folder in which relative paths of ``extensions`` begin; by default the working directory."""
+    is_command_line: bool = False
+    """Whether the values are text as it was typed, in which a number is not a number yet."""
+
+    @classmethod
+    def of_file(cls, file: str) -> "Origin":
+        """Make the origin of values in a YAML file; relative paths begin beside the file."""
+        path = Path(file)
+        # A pipe such as /dev/stdin has no folder in which the user's modules lie.
+        folder = path.parent if path.is_file() else Path()
+        return cls(file, folder)
+
+    @classmethod
+    def of_option(cls, key: str) -> "Origin":
+        """Make the origin of a value that an option of the command line gives, ``--KEY VALUE``."""
+        return cls(f"--{key}", is_command_line=True)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Values of a run's configuration from one source, such as a file or an option; each value is
-    of its field's type.
-    """
+    """Values of a run's configuration from one source; each value is of its field's type."""
 
-    origin: str
-    """Source of the values, for error messages: a file, an option such as ``--train.lr``, or an arm
-    of a study.
-    """
+    origin: Origin
     values: Values
     """Values by dotted key; each option of a model family has a key of its own, such as
     ``model.options.depth``.
@@ -37,31 +59,38 @@ class Layer:
 
 
 def file_layer(file: str) -> Layer:
-    """Read a YAML file as a layer; keys of earlier versions get their present names (``MOVED``)."""
-    # which takes some time that --help and errors need not wait for
+    """Read a YAML file as a layer; keys of earlier versions get their present names (``MOVED``).
+
+    Raises:
+        Refused: There is no such file, it is no mapping in YAML, or it holds what ``layer``
+            refuses.
+    """
+    # PyYAML takes a while to load, for which --help and errors need not wait.
     from xceptlab.config import strict_yaml
 
-    return layer(strict_yaml.read(file), file, MOVED)
+    return layer(strict_yaml.read(file), Origin.of_file(file), MOVED)
 
 
-def layer(values: Mapping[Any, Any], origin: str, moved: Mapping[str, str] | None = None) -> Layer:
+def layer(
+    values: Mapping[Any, Any], origin: Origin, moved: Mapping[str, str] | None = None
+) -> Layer:
     """Make a layer from values whose keys are dotted or nested.
 
     Args:
         values: The values as a file or the command line has them.
-        origin: Source of the values, for error messages.
-        moved: Present names of renamed keys, by earlier name.
+        origin: Source of the values.
+        moved: Present names of renamed keys, by earlier name; None renames nothing.
 
     Raises:
-        Refused: A key is not known or given twice, or a value is not of its field's type; the line
+        Refused: A key is unknown or given twice, or a value is not of its field's type; the message
             names the origin.
     """
     renamed = moved or {}
     found: Values = {}
-    for given, value in by_dotted_key(values, origin).items():
+    for given, value in by_dotted_key(values, origin.text).items():
         key = renamed.get(given, given)
-        for name, one in _checked(key, value, origin).items():
-            _add(found, name, one, origin)
+        for name, one in _as_typed_values(key, value, origin).items():
+            _add(found, name, one, origin.text)
     return Layer(origin, found)
 
 
@@ -72,7 +101,7 @@ def by_dotted_key(values: Mapping[Any, Any], place: str) -> Values:
     """Flatten a run's values to dotted keys: ``{"train": {"lr": 1}}`` becomes ``{"train.lr": 1}``.
 
     Raises:
-        Refused: A key is given twice; the line names the place.
+        Refused: A key is given twice; the message names ``place``, such as a file.
     """
     found: Values = {}
     _add_nested(found, values, "", place)
@@ -80,7 +109,7 @@ def by_dotted_key(values: Mapping[Any, Any], place: str) -> Values:
 
 
 def _add_nested(found: Values, values: Mapping[Any, Any], prefix: str, place: str) -> None:
-    """Add nested values to ``found`` by dotted keys, which begin with the prefix."""
+    """Add nested values to ``found``, by dotted keys that begin with ``prefix``."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if _stands_for_its_keys(key, value):
@@ -95,24 +124,26 @@ def _stands_for_its_keys(key: str, value: Any) -> bool:
     """
     if not isinstance(value, dict) or options.is_option(key):
         return False
+    # Empty options are a value of their own: they drop the options of the layers before.
     if key == options.OPTIONS:
-        return bool(value)  # an empty mapping is a value: it drops the options of the layers before
+        return bool(value)
     known = keys(RunConfig)
     if key in known:
         return is_dataclass(known[key])
-    return bool(value)  # so that the error of a section that does not exist names the keys in it
+    # The error for a section that does not exist names the keys in it, if there are any.
+    return bool(value)
 
 
 def _add(found: Values, key: str, value: Any, place: str) -> None:
-    """Add a value to ``found``, or refuse it where its key is there already."""
+    """Add a value to ``found``, or refuse it if its key is there already."""
     if key in found:
         raise Refused(f"{place}: the key {key} stands there twice")
     found[key] = value
 
 
 def unknown_run_key(key: str, known: Iterable[str]) -> UnknownKey:
-    """Make the error for a key that a run does not have, which names the one of ``known`` that was
-    probably meant.
+    """Make the error for a key that a run does not have; it names the key among ``known`` that was
+    probably meant, or else the command that explains all keys.
     """
     return unknown_key(key, known, otherwise="xceptlab train --help explains the keys")
 
@@ -120,52 +151,61 @@ def unknown_run_key(key: str, known: Iterable[str]) -> UnknownKey:
 # ---- values --------------------------------------------------------------------------------------
 
 
-def _checked(key: str, value: Any, origin: str) -> Values:
-    """Check a value against its field's type; returns it by dotted key, options of a model family
-    each by a key of its own.
+def _as_typed_values(key: str, value: Any, origin: Origin) -> Values:
+    """Return a given value, of its field's type, by dotted key.
+
+    That is one value, or one for each option of a model family in ``model.options``.
+
+    Raises:
+        Refused: The key is unknown, or the value is not of its field's type.
     """
-    known = keys(RunConfig)
     if options.is_option(key):
         return {key: _option(value, key, origin)}
-    if key not in known:
-        without_sections = [name for name, kind in known.items() if not is_dataclass(kind)]
-        raise unknown_run_key(key, without_sections).within(origin)
-    value = _read_text(known[key], value, key, origin)
+    kind = _type_of(key, origin)
+    value = _read_text(kind, value, key, origin)
     if key == "extensions":
-        named = [value] if isinstance(value, str) else value
-        value = register.located(named, _folder(origin))
-    error = type_error(known[key], value, key)
+        value = _located(value, origin)
+    error = type_error(kind, value, key)
     if error:
-        raise error.within(origin)
+        raise error.within(origin.text)
     if key == options.OPTIONS and value:
         return options.by_key(value)
     return {key: value}
 
 
-def _option(value: Any, key: str, origin: str) -> Any:
-    """The value of a model family's option, whose type only the family knows; text from the command
-    line is parsed as YAML.
+def _type_of(key: str, origin: Origin) -> Any:
+    """Return the type of a key's field, or refuse a key that a run does not have."""
+    known = keys(RunConfig)
+    if key not in known:
+        without_sections = [name for name, kind in known.items() if not is_dataclass(kind)]
+        raise unknown_run_key(key, without_sections).within(origin.text)
+    return known[key]
+
+
+def _option(value: Any, key: str, origin: Origin) -> Any:
+    """Return the value of a model family's option, whose type only the family knows; text from the
+    command line is parsed as YAML.
     """
-    is_of_command_line = origin == f"--{key}"
-    if is_of_command_line and isinstance(value, str):
+    if origin.is_command_line and isinstance(value, str):
         return _read_yaml(value, key, origin)
     return value
 
 
-def _read_text(kind: Any, value: Any, key: str, origin: str) -> Any:
-    """Parse text as YAML, also from a file, where its field wants a number, a list or the like;
-    other values stay as they are.
+def _read_text(kind: Any, value: Any, key: str, origin: Origin) -> Any:
+    """Parse text as YAML if its field wants a number, a list or the like, also if it stands in a
+    file; any other value is returned as it is.
     """
     is_to_be_text = kind is str or is_dataclass(kind)
     if is_to_be_text or not isinstance(value, str):
         return value
-    if type_error(kind, value, key) is None:  # one of several words
+    # A word that a field such as `Literal["all"] | int` allows is no YAML to be parsed.
+    if type_error(kind, value, key) is None:
         return value
     return _read_yaml(value, key, origin)
 
 
-def _read_yaml(text: str, key: str, origin: str) -> Any:
-    """Parse text as YAML; empty text stays empty text."""
+def _read_yaml(text: str, key: str, origin: Origin) -> Any:
+    """Parse text as YAML; empty text stays empty text, and text that is no YAML stays as it is."""
     from xceptlab.config import strict_yaml
 
     if not text.strip():
@@ -173,26 +213,26 @@ def _read_yaml(text: str, key: str, origin: str) -> Any:
     try:
         return strict_yaml.value_of(text)
     except strict_yaml.Trap as trap:
-        raise Misread(key, text, trap.problem).within(origin) from None
+        raise Misread(key, text, trap.problem).within(origin.text) from None
 
 
-def _folder(origin: str) -> Path:
-    """The folder where relative paths of a layer begin: that of its configuration file, or else the
-    working directory.
-    """
-    file = Path(origin)
-    return file.parent if file.is_file() else Path()
+def _located(extensions: Any, origin: Origin) -> Any:
+    """Make the paths of the user's modules absolute; a single module becomes a list of one."""
+    named = [extensions] if isinstance(extensions, str) else extensions
+    return register.located(named, origin.folder)
 
 
 # ---- the run -------------------------------------------------------------------------------------
 
 
 def resolve(layers: Iterable[Layer]) -> RunConfig:
-    """Combine layers, of which the last one wins, into a run's configuration; load the modules that
-    any of them names.
+    """Combine layers, the last of which wins, into a run's configuration.
+
+    The user's modules (``extensions``) of all layers are executed, each once.
 
     Raises:
-        Refused: A value is impossible beside the others; the line names what gave it and them.
+        Refused: A module cannot be loaded, or a value is impossible beside the others; the message
+            names the origin of each of these values.
     """
     values: Values = {}
     origins: dict[str, str] = {}
@@ -200,7 +240,8 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
     for one in layers:
         options.overlay(values, one.values)
         for key in one.values:
-            origins[key] = origins[options.field_of(key)] = one.origin
+            origins[key] = one.origin.text
+            origins[options.field_of(key)] = one.origin.text
         extensions |= dict.fromkeys(one.values.get("extensions", ()))
     if extensions:
         register.load(extensions)
@@ -212,7 +253,7 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
 
 
 def _nested(values: Values) -> dict[str, Any]:
-    """Nest values by section, as a file does: ``{"train.lr": 1}`` becomes ``{"train": {"lr": 1}}``."""
+    """Nest values by section as in files: ``{"train.lr": 1}`` becomes ``{"train": {"lr": 1}}``."""
     nested: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.rpartition(".")

@@ -1,8 +1,9 @@
-"""From the command line and YAML files to checked dataclasses and back, in LightningCLI's syntax.
+"""Loading of configurations from the command line and YAML files, in LightningCLI's syntax, and
+writing them as YAML.
 
 ``-c FILE`` may be repeated; a shipped file is found from anywhere. Files and
-``--section.field value`` overrides are layers, of which the last one wins. Whatever is wrong
-becomes a ``Refused`` of one line that names the file, the key, the value and what is allowed.
+``--section.field value`` overrides are layers, the last of which wins. Whatever is wrong is raised
+as a ``Refused`` of one line that names the file, the key, the value and what is allowed.
 """
 
 import json
@@ -12,15 +13,15 @@ from typing import Any, TypeVar
 from xceptlab.config import shipped
 from xceptlab.config.field_errors import FieldError
 from xceptlab.config.fields import Section, from_values, keys
-from xceptlab.config.layers import Layer, file_layer, layer, resolve
+from xceptlab.config.layers import Layer, Origin, file_layer, layer, resolve
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 
 T = TypeVar("T", bound=Section)
 
 PRINT_CONFIG = ("print_config", None)
-"""The option ``--print_config`` as ``overrides`` returns it: print the run's configuration and
-exit.
+"""The option ``--print_config``, which prints the run's configuration and exits, as ``overrides``
+returns it.
 """
 
 
@@ -28,18 +29,18 @@ exit.
 
 
 def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
-    """Load the run that arguments such as
-    ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]`` describe.
+    """Load the configuration of a run from arguments of the command line, such as
+    ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]``.
 
-    ``--print_config`` prints it and exits.
+    With ``--print_config`` among the arguments the configuration is printed, and the process exits.
 
     Args:
         args: Files and overrides, as on the command line.
-        of_run: The config.yaml of a run, as the lowest layer; since it may come from anyone, it
-            must not name code.
+        of_run: Path of the config.yaml in a run's folder, below all other layers. As it may come
+            from anyone, it must not name code. Empty for none.
 
     Raises:
-        Refused: One line, for anything that is not as the schema allows.
+        Refused: A file, a key or a value is not as the schema allows.
     """
     below = [_run_layer(of_run)] if of_run else []
     config = resolve([*below, *layers_of(args)])
@@ -50,8 +51,10 @@ def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
 
 
 def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Split arguments into pairs, ``("config", FILE)`` or ``("train.lr", "0.05")``, in their order;
-    None for a missing value.
+    """Split the arguments of a command line into pairs such as ``("config", FILE)`` and
+    ``("train.lr", "0.05")``, in their order.
+
+    The second element is None for ``--print_config``, and where the value is missing.
     """
     found: list[tuple[str, str | None]] = []
     pieces = iter(args)
@@ -68,7 +71,11 @@ def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
 
 
 def layers_of(args: Sequence[str]) -> list[Layer]:
-    """Make a layer from each file and override of a command line; every file is read once."""
+    """Read each file and override of a command line as a layer, in their order.
+
+    Raises:
+        Refused: A file cannot be read, a key is unknown, or a value is missing or not of its type.
+    """
     found = []
     for key, text in overrides(args):
         if (key, text) != PRINT_CONFIG:
@@ -77,20 +84,21 @@ def layers_of(args: Sequence[str]) -> list[Layer]:
 
 
 def _layer_of_argument(key: str, text: str | None) -> Layer:
+    """Make the layer of one file or override of a command line, as ``overrides`` returns it."""
     if key == "config":
         if not text:
             raise Refused("argument -c/--config: expected one argument")
         return file_layer(str(shipped.find(text)))
     if text is None and key in keys(RunConfig):
         raise Refused(f"argument --{key}: expected one argument")
-    return layer({key: text}, f"--{key}")
+    return layer({key: text}, Origin.of_option(key))
 
 
 def _run_layer(file: str) -> Layer:
-    """Read the configuration in a run's folder as a layer.
+    """Read the config.yaml in a run's folder as a layer.
 
     Raises:
-        Refused: It asks for code to be executed, which ``dump_run`` never writes.
+        Refused: It names modules to be executed, which ``dump_run`` never writes.
     """
     found = file_layer(file)
     if found.values.get("extensions"):
@@ -102,15 +110,17 @@ def _run_layer(file: str) -> Layer:
 
 def dump(config: RunConfig) -> str:
     """Format a run's configuration as YAML, from which the same configuration can be loaded."""
-    # which takes some time that --help and errors need not wait for
+    # PyYAML takes a while to load, for which --help and errors need not wait.
     from xceptlab.config import strict_yaml
 
     return strict_yaml.dump(config.to_dict())
 
 
 def dump_run(config: RunConfig) -> str:
-    """Format a run's configuration for its folder: the user's modules stand in a comment, so that
-    no reader executes them.
+    """Format a run's configuration as the config.yaml of its folder.
+
+    The user's modules (``extensions``) stand in a comment only, so that nobody who reads the file
+    executes them.
     """
     from xceptlab.config import strict_yaml
 
@@ -127,8 +137,16 @@ def dump_run(config: RunConfig) -> str:
 
 
 def load_file(schema: type[T], file: str, section: str = "") -> T:
-    """Load the dataclass ``schema`` from a YAML file, or from one of its sections; raises
-    ``Refused`` as ``load_run`` does.
+    """Load a dataclass from a YAML file.
+
+    Args:
+        schema: The dataclass.
+        file: Path of the file.
+        section: Key of the file whose mapping holds the fields; empty for the whole file. A file
+            without this key gives the defaults.
+
+    Raises:
+        Refused: The file cannot be read, or a key or value is not as the dataclass allows.
     """
     from xceptlab.config import strict_yaml
 

@@ -1,9 +1,9 @@
-"""Options of a registered model family: the one mapping of a configuration whose keys only the
-family knows.
+"""Options of a registered model family, the mapping ``model.options``: only the family knows its
+keys and their types.
 
-``model.options`` is a field of the schema. ``model.options.depth`` is none, and yet a key of its
-own for whoever writes it, layers it, varies it in a study or looks for what differs. Whatever is
-special about such keys is here.
+The schema has a field ``model.options``, but none for an option such as ``model.options.depth``.
+Still an option is set, layered, varied in a study and compared by a dotted key of its own. Whatever
+is special about such keys is in this module.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from xceptlab.config.field_errors import FieldError
-from xceptlab.config.field_types import CHECKED, is_checked
+from xceptlab.config.field_types import CHECKED, canonical, is_checked
 from xceptlab.config.fields import Values, from_values
 from xceptlab.errors import Refused
 
@@ -26,7 +26,7 @@ PATTERN = f"^{re.escape(PREFIX)}"
 
 
 class Options(dict[str, Any]):
-    """Options of a model family, by name. It is hashable like the frozen section that holds it, so
+    """Options of a model family, by name. Hashable, as the frozen section that holds it is, and so
     it must not be changed.
     """
 
@@ -38,25 +38,26 @@ class Options(dict[str, Any]):
 
 
 def is_option(key: str) -> bool:
-    """Whether a dotted key is that of one option of a family."""
+    """Whether a dotted key is that of an option, such as ``model.options.depth``."""
     return key.startswith(PREFIX)
 
 
 def field_of(key: str) -> str:
-    """The field of the schema that a dotted key belongs to: ``model.options`` for an option, and
-    any other key itself.
+    """Return the schema's field that a dotted key belongs to: ``model.options`` for an option, else
+    the key itself.
     """
     return OPTIONS if is_option(key) else key
 
 
 def by_key(options: Mapping[Any, Any]) -> Values:
-    """Give options their dotted keys: ``{"depth": 2}`` becomes ``{"model.options.depth": 2}``."""
+    """Return options by dotted key: ``{"depth": 2}`` becomes ``{"model.options.depth": 2}``."""
     return {f"{PREFIX}{name}": value for name, value in options.items()}
 
 
 def overlay(values: Values, layer: Values) -> None:
-    """Add a layer to values. An option replaces that option alone, an empty mapping drops all of
-    them.
+    """Overwrite values by dotted key, in place, with those of a layer above them.
+
+    An option replaces that option alone; ``model.options: {}`` drops the options that were set.
     """
     for key, value in layer.items():
         if is_option(key):
@@ -67,15 +68,21 @@ def overlay(values: Values, layer: Values) -> None:
 
 
 def is_declared(key: str, declared: Collection[str]) -> bool:
-    """Whether a key is among those that an arm declares; one that declares ``model.options: {}``
-    declares every option.
+    """Whether a dotted key is among those that an arm of a study declares; an arm that declares
+    ``model.options`` declares every option.
     """
     return key in declared or field_of(key) in declared
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Options in which two networks differ, by dotted key, with both values; None where a network
-    has no such option.
+    """Return the options in which two networks differ, by dotted key.
+
+    Args:
+        before: All options of one network, by name.
+        after: All options of the other.
+
+    Returns:
+        Pairs of values, ``(before, after)``; None for a network that has no such option.
     """
     found = {}
     for name in {**before, **after}:
@@ -89,15 +96,19 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 
 def checked(schema: type, given: Mapping[str, Any]) -> Options:
-    """Check options by the types of the family's own dataclass, and return those that differ from
-    their defaults.
+    """Check options against the types of the family's dataclass, and return those that differ from
+    their defaults, in canonical form.
 
-    Those that have their defaults are left out, as if nobody had set them, so that both are the
-    same run.
+    Options that have their defaults are left out. A run that sets them is so the same run as one
+    that does not.
+
+    Args:
+        schema: The dataclass of the family's options.
+        given: The options that are set, by name.
 
     Raises:
-        Refused: There is no such option, its value is not of its type, or its type is none that can
-            be checked.
+        Refused: There is no such option, its value is not allowed, or its type is none that can be
+            checked.
     """
     _refuse_unchecked_types(schema)
     try:
@@ -106,20 +117,20 @@ def checked(schema: type, given: Mapping[str, Any]) -> Options:
     except FieldError as error:
         error.depends = ("model.family",)
         raise
-    except ValueError as error:  # of the dataclass itself
+    # The dataclass may have checks of its own.
+    except ValueError as error:
         raise Refused(f"{OPTIONS}: {error}") from None
     differing = Options()
     for f in fields(schema):
-        value = getattr(made, f.name)
-        if value == getattr(defaults, f.name):
-            continue
-        if f.type is float:  # 1 and 1.0 are the same science
-            value = float(value)
-        differing[f.name] = value
+        value = canonical(f.type, getattr(made, f.name))
+        default = canonical(f.type, getattr(defaults, f.name))
+        if value != default:
+            differing[f.name] = value
     return differing
 
 
 def _refuse_unchecked_types(schema: type) -> None:
+    """Refuse a family whose options have a type against which no value can be checked."""
     for f in fields(schema):
         if not is_checked(f.type):
             declared = inspect.formatannotation(f.type)
@@ -130,7 +141,7 @@ def _refuse_unchecked_types(schema: type) -> None:
 
 
 def with_defaults(schema: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a family by name: the given ones, and the defaults of the rest."""
+    """Return all options of a family by name: the given values, and the defaults of the rest."""
     defaults = schema()
     values = {f.name: getattr(defaults, f.name) for f in fields(schema)}
     return {**values, **given}

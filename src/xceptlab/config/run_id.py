@@ -1,5 +1,5 @@
-"""The id of a run, such as ``digits-lr0.05-seed3-c6a3e5812a``: how it differs from the shipped
-recipes, its seed, a hash.
+"""The id of a run, such as ``digits-lr0.05-seed3-c6a3e5812a``: its data set, how it differs from
+the shipped recipes, its seed, and a hash of all that can change its result.
 """
 
 import functools
@@ -13,7 +13,9 @@ from xceptlab.config import shipped
 from xceptlab.config.fields import Section, Values
 
 SCIENCE_VERSION = 2
-"""Part of every run's identity; raised whenever a change of the code changes results."""
+"""Version of the results, part of every run's identity: raised whenever a change of the code
+changes what a run computes.
+"""
 HASH = 10
 """Number of characters of the hash at the end of a run's id."""
 READABLE = 54
@@ -21,17 +23,19 @@ READABLE = 54
 the seed.
 """
 SHORT = 6
-"""Number of digits shown of the digest of pretrained weights, in a run's id and where arms are
-compared.
+"""Number of hexadecimal digits that are shown of the digest of ``model.weights``, in a run's id and
+elsewhere.
 """
 NOT_READABLE = ("data.name", "data.content", "data.num_classes")
-"""Keys left out of the readable part: the name of the data set stands in front, and digests are in
-the hash at the end.
+"""Keys that are left out of the readable part: the data set's name stands in front anyway, and an
+own data set's content would be unreadable. The hash at the end covers them all.
 """
 
 
 def science_of(section: Section) -> Values:
-    """Science values of a section by dotted key, each in the form that JSON and YAML keep."""
+    """Return the values of a section that can change a result, by dotted key, as JSON and YAML have
+    them: tuples become lists.
+    """
     science = {}
     for f in fields(section):
         if f.metadata.get("identity", True):
@@ -40,18 +44,19 @@ def science_of(section: Section) -> Values:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
+    """Return a value with lists for tuples and plain dictionaries for mappings, at every depth."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, dict):
-        return dict(value)
+        return {name: _plain(item) for name, item in value.items()}
     return value
 
 
 def science_hash(changed: Values, version: int) -> str:
-    """The hash at the end of a run's id.
+    """Return the hash at the end of a run's id, ``HASH`` hexadecimal digits.
 
     Args:
-        changed: The science values that differ from their defaults, by dotted key.
+        changed: The values that can change a result and differ from their defaults, by dotted key.
         version: The ``SCIENCE_VERSION`` to hash under, today's or an earlier one.
     """
     science = json.dumps([version, changed], sort_keys=True)
@@ -64,10 +69,10 @@ def science_hash(changed: Values, version: int) -> str:
 
 @functools.lru_cache(1000)
 def readable_parts(*sections: Section) -> list[str]:
-    """Parts of a run's id such as ``lr0.05``: the values in which each section differs from the
+    """Return parts of a run's id such as ``lr0.05``: the values in which sections differ from their
     closest shipped recipe.
 
-    What does not fit into ``READABLE`` characters is left out, and ``etc`` stands for it.
+    A part that does not fit into ``READABLE`` characters is left out. Then ``etc`` comes last.
     """
     parts: list[str] = []
     for section in sections:
@@ -86,8 +91,8 @@ def readable_parts(*sections: Section) -> list[str]:
 
 
 def _differing_from_closest_recipe(section: Section) -> Values:
-    """Science values in which a section differs from the closest recipe, one of the same data set
-    if there is any.
+    """Return the values in which a section differs from the shipped recipe that is closest to it,
+    by dotted key. The recipe is one of the same data set if there is any.
     """
     science = science_of(section)
     recipes = _recipes_for(type(section))
@@ -101,15 +106,17 @@ def _differing_from_closest_recipe(section: Section) -> Values:
 
 
 def _recipes_for(kind: type[Section]) -> list[Values]:
-    """Science values of a section in every shipped recipe, by dotted key."""
+    """Return the values that each shipped recipe gives a section, by dotted key, including
+    defaults.
+    """
     defaults = science_of(kind())
     name = kind.PREFIX.removesuffix(".")
     return [defaults | recipe for recipe in shipped.recipes()[name]]
 
 
 def _as_part(key: str, value: Any) -> str:
-    """Format a field's value as a part of a run's id: ``lr0.05``, ``residual_none``, ``flip_true``,
-    ``fc64_32``.
+    """Format the value of a key as a part of a run's id: ``lr0.05``, ``residual_none``,
+    ``flip_true``, ``fc64_32``.
     """
     _, _, name = key.partition(".")
     if key == "model.weights_digest":
@@ -122,7 +129,7 @@ def _as_part(key: str, value: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """Format a value to follow its field's name: words after ``_``, numbers directly."""
+    """Format a value to follow the name of its field: words after ``_``, numbers directly."""
     if isinstance(value, list):
         return "_".join(map(str, value)) or "_none"
     if isinstance(value, bool):

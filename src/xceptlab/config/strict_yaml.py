@@ -1,7 +1,7 @@
-"""YAML without its traps: what a file or an override holds is what its reader takes it for, or is
-refused.
+"""YAML without its traps: a value is read as a person reads it, or refused.
 
-Safe: no tags, so nothing is executed. Unlike in PyYAML, 1e-3 is a number and a date is text.
+Tags are refused, so nothing in a file is executed. Unlike in PyYAML, 1e-3 is a number and a date is
+text.
 """
 
 import re
@@ -16,32 +16,39 @@ from xceptlab.config.field_errors import shown
 from xceptlab.errors import Refused
 
 MOST_DIGITS = 100
-"""The longest whole number that is read; one of more than some 300 digits cannot become a decimal
-number.
+"""Largest number of digits of a whole number. Python cannot make a float of one with more than some
+300 digits.
 """
 MOST_VALUES = 10_000
-"""The largest number of values that a file may hold; no study comes near."""
+"""Largest number of values that a file may hold, far above what any study needs."""
 
+# PyYAML has these names for the types of scalars.
 INT = "tag:yaml.org,2002:int"
 FLOAT = "tag:yaml.org,2002:float"
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 EXPONENT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
-"""A number such as 1e-3, which PyYAML reads as text."""
+"""Pattern of a number such as 1e-3, which PyYAML reads as text."""
 NUMBER_BEGINS = list("-+.0123456789")
-"""The characters that a number may begin with, by which PyYAML chooses the patterns to try."""
+"""Characters that a number may begin with; PyYAML chooses by the first character which patterns it
+tries.
+"""
 
 
 class Trap(Refused):
-    """Something that YAML allows and nobody means.
+    """The error for something that YAML allows and nobody means, such as a key that is given twice.
 
     Attributes:
-        problem: What is wrong, without the line.
+        problem: What is wrong, without the number of the line.
     """
 
     def __init__(self, node: Any, problem: str) -> None:
-        """Make the error for a node or an event of PyYAML, whose line it names; None for the
-        document as a whole.
+        """Make the error.
+
+        Args:
+            node: A node or an event of PyYAML, whose line the error names; None for the document as
+                a whole.
+            problem: What is wrong, in words.
         """
         place = f"line {node.start_mark.line + 1}: " if node else ""
         super().__init__(place + problem)
@@ -49,11 +56,11 @@ class Trap(Refused):
 
 
 def read(file: str) -> dict[Any, Any]:
-    """The mapping that a YAML file holds.
+    """Read a YAML file, which must hold one mapping.
 
     Raises:
-        Refused: There is no such file, or it is no YAML of one mapping without traps; the line
-            names the file.
+        Refused: There is no such file, it is not YAML, it holds something other than a mapping, or
+            there is a trap in it; the message names the file.
     """
     try:
         values = parse(files.decoded(Path(file).read_bytes()))
@@ -67,7 +74,7 @@ def read(file: str) -> dict[Any, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Why a file could not be read, in one line."""
+    """Say in one line why a file could not be read."""
     if isinstance(error, OSError):
         return str(error.strerror)
     if isinstance(error, yaml.MarkedYAMLError):
@@ -78,11 +85,11 @@ def _reason(error: Exception) -> str:
 
 
 def parse(contents: str) -> Any:
-    """The value that a text stands for.
+    """Parse a text as YAML and return its value; None for an empty text.
 
     Raises:
         Trap: It holds what nobody means, or is nested too deeply.
-        yaml.YAMLError: It is no YAML of one document.
+        yaml.YAMLError: It is not YAML, or more than one document.
     """
     loader = _Loader(contents)
     try:
@@ -98,8 +105,10 @@ def parse(contents: str) -> Any:
 
 
 def value_of(contents: str) -> Any:
-    """The value that a text stands for, or the text itself where it is no YAML; traps are refused
-    as by ``parse``.
+    """Parse a text as YAML and return its value, or the text itself if it is not YAML.
+
+    Raises:
+        Trap: It holds what nobody means, or is nested too deeply.
     """
     try:
         return parse(contents)
@@ -108,7 +117,7 @@ def value_of(contents: str) -> Any:
 
 
 def dump(values: dict[str, Any]) -> str:
-    """Values as YAML, which ``parse`` reads back as they are."""
+    """Format values as YAML that ``parse`` reads back as they are."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
@@ -116,7 +125,9 @@ def dump(values: dict[str, Any]) -> str:
 
 
 def _patterns_without_dates() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """PyYAML's patterns of scalars by their first character, without those of dates."""
+    """Return PyYAML's patterns of scalars, without those of dates: pairs of a tag and a pattern, by
+    the scalar's first character.
+    """
     patterns = {}
     for first, of_first in yaml.SafeLoader.yaml_implicit_resolvers.items():
         patterns[first] = [(tag, pattern) for tag, pattern in of_first if tag != TIMESTAMP]
@@ -124,22 +135,23 @@ def _patterns_without_dates() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without tags and dates, for which 1e-3 is a number."""
+    """PyYAML's safe loader, but tags are refused, dates are text and 1e-3 is a number."""
 
     yaml_implicit_resolvers = _patterns_without_dates()
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         tag = getattr(event, "tag", None)
-        if tag:  # PyYAML would raise errors of many kinds for values that do not fit it
+        # PyYAML would raise errors of many types for a value that does not fit its tag.
+        if tag:
             short = tag.replace("tag:yaml.org,2002:", "!!")
             raise Trap(event, f"a value has no tag here, such as {short}")
         return super().compose_node(parent, index)
 
 
 def _number(construct: Callable[[_Loader, Any], Any]) -> Callable[[_Loader, Any], Any]:
-    """PyYAML's constructor of a number, which also refuses what is no number, or what only YAML
-    reads as it does.
+    """Wrap PyYAML's constructor of a number into one that refuses what is no number, and what YAML
+    reads as another number than people do.
     """
 
     def checked(loader: _Loader, node: Any) -> Any:
@@ -169,8 +181,8 @@ def _number(construct: Callable[[_Loader, Any], Any]) -> Callable[[_Loader, Any]
 
 
 def _unusual_base(number: str) -> int:
-    """The base, 8 or 60, in which only YAML reads a number; 0 for all others, such as 0x1F and
-    0b11, which are read as usual.
+    """Return the base, 8 or 60, in which YAML reads a number that people read as decimal; 0 for
+    every other number, also for 0x1F and 0b11, which show their base.
     """
     if ":" in number:
         return 60
@@ -195,10 +207,14 @@ _Dumper.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
 
 
 def _refuse_traps(root: Any) -> None:
-    """Refuse keys that are given twice or are no text, and aliases without end.
+    """Refuse keys that are given twice or are not text, and aliases that stand for too much.
 
-    Of two equal keys the last would win, so that an arm could vanish without a word. An alias may
-    stand for a value that it is in itself, or nested ones for more values than memory holds.
+    Of two equal keys the last one would win, so that an arm of a study could vanish unnoticed. An
+    alias may stand for a value in which it is itself, and nested aliases for more values than fit
+    into memory.
+
+    Raises:
+        Trap: There is one of these in the tree of nodes below ``root``.
     """
     for count, node in enumerate(_nodes(root, ()), start=1):
         if count > MOST_VALUES:
@@ -208,7 +224,15 @@ def _refuse_traps(root: Any) -> None:
 
 
 def _nodes(node: Any, above: tuple[Any, ...]) -> Iterator[Any]:
-    """Iterate over a node and all nodes in it; a node with aliases comes once for each of them."""
+    """Yield a node and all nodes in it; a node with aliases once for each of them.
+
+    Args:
+        node: The node.
+        above: The nodes that contain it, outermost first.
+
+    Raises:
+        Trap: A node contains itself, by an alias.
+    """
     if any(node is other for other in above):
         raise Trap(node, "an alias stands in the value that it stands for")
     yield node
@@ -217,8 +241,8 @@ def _nodes(node: Any, above: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _children(node: Any) -> list[Any]:
-    """Child nodes of a node: the items of a list, the keys and values of a mapping, none for a
-    scalar.
+    """Return the nodes directly in a node: the items of a list, the keys and values of a mapping;
+    empty for a scalar.
     """
     if node.id == "sequence":
         return node.value
@@ -228,7 +252,7 @@ def _children(node: Any) -> list[Any]:
 
 
 def _refuse_bad_keys(mapping: Any, outermost: bool) -> None:
-    """Refuse a key that a mapping has twice, or that is no text."""
+    """Refuse a key that a mapping has twice, or that is not text."""
     names: set[str] = set()
     for key, _ in mapping.value:
         _refuse_key_that_is_no_text(key, outermost)
@@ -238,10 +262,10 @@ def _refuse_bad_keys(mapping: Any, outermost: bool) -> None:
 
 
 def _refuse_key_that_is_no_text(key: Any, outermost: bool) -> None:
-    """Refuse a key that is a list, a mapping or null, and in the outermost mapping also a number, a
-    date or the like.
+    """Refuse a key that is a list, a mapping or null; in the outermost mapping also any other key
+    that is not text, such as a number.
 
-    Further in they are left to the schema, which names their place.
+    Further in, numbers and the like are left to the schema, whose errors name their place.
     """
     if key.id == "sequence":
         raise Trap(key, "a key is a list; it must be text")

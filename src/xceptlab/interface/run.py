@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from xceptlab.config.layers import by_dotted_key, layer
+from xceptlab.config.layers import Origin, by_dotted_key, layer
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
@@ -271,7 +271,7 @@ def _as_text(key: str, value: Any) -> str:
     """
     plain = _plain(key, value)
     # The type is checked here, since a field of text would take the JSON of any value for its text.
-    layer({key: plain}, f"--{key}")
+    layer({key: plain}, Origin.of_option(key))
     return plain if isinstance(plain, str) else json.dumps(plain)
 
 

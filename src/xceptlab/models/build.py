@@ -1,5 +1,5 @@
-"""The network that a configuration describes: Xception, one of timm's as a baseline, or one of a
-registered family.
+"""Building the network that a configuration describes: Xception, a timm model as a baseline, or one
+of a registered family.
 """
 
 import difflib
@@ -16,12 +16,12 @@ from xceptlab.models.xception import Xception, initialise_module, named_seed
 
 
 def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
-    """Build the network, from images (N, 3, H, W) to logits (N, classes), with initial weights
-    drawn from the seed.
+    """Build the network of a configuration, from images (N, 3, H, W) to logits (N, classes), with
+    initial weights drawn from the seed.
 
-    In Xception and in a registered family, modules that two variants share by name and shape start
-    equal. A timm model draws its weights by its own scheme from one generator: equal seeds give one
-    model equal weights, two models nothing in common.
+    In Xception and in registered families, modules of equal name and shape start equal in every
+    variant. A timm model draws all weights by its own scheme from one generator: the same model
+    starts equal under the same seed, but two models have nothing in common.
 
     Raises:
         Refused: There is no such network, or it cannot be built.
@@ -34,8 +34,11 @@ def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
 
 
 def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
-    """Build a timm model. Inception V3's auxiliary classifier is off, as in the paper's comparison
-    (section 4.3).
+    """Build a timm model, for Inception V3 without its auxiliary classifier, as in the paper's
+    comparison (section 4.3).
+
+    Raises:
+        Refused: timm has no such model, or cannot build it.
     """
     import timm
 
@@ -45,37 +48,43 @@ def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
         raise Refused(f"model.timm: timm has no model {config.timm!r}{hint}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        # timm raises these for an unknown tag of weights, and for a model without dropout.
         try:
             network = timm.create_model(
                 config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout
             )
-        except (
-            RuntimeError,
-            TypeError,
-        ) as error:  # an unknown tag of weights, a model without dropout
+        except (RuntimeError, TypeError) as error:
             raise Refused(f"model.timm: timm cannot build {config.timm!r} ({error})") from None
     return protected(network)
 
 
 def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
-    """Build a network of a registered family, and draw the weights of its modules by their names.
+    """Build a network of a registered family, and draw the weights of each module by its name.
 
     Raises:
-        Refused: The family builds no new ``nn.Module``, or one with parameters that cannot be drawn.
+        Refused: The family's function does not give a new ``nn.Module``, or gives one with
+            parameters that cannot be drawn.
     """
     entry = register.entry("model", config.family)
     schema = entry.about["options"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = new_module(entry, schema(**config.options) if schema else None, classes)
+        options = schema(**config.options) if schema else None
+        network = new_module(entry, options, classes)
         for name, module in network.named_modules():
             _draw_anew(module, name, config.init, seed)
     return protected(network)
 
 
 def _draw_anew(module: nn.Module, name: str, scheme: str, seed: int) -> None:
-    """Draw a module's own parameters by (seed, name): by ``model.init`` for torch's convolutions
-    and linear layers, else by the module's own ``reset_parameters``."""
+    """Draw a module's own parameters, without those of its submodules, by (seed, name).
+
+    torch's convolutions and linear layers are drawn as ``scheme`` says (``model.init``), all other
+    modules by their own ``reset_parameters``.
+
+    Raises:
+        Refused: A module of another kind has parameters, and no such method.
+    """
     if not list(module.parameters(recurse=False)):
         return
     if isinstance(module, nn.Conv2d | nn.Linear) and type(module) in (nn.Conv2d, nn.Linear):

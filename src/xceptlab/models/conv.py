@@ -1,4 +1,6 @@
-"""A convolution that trains soundly on CPUs whatever its number of channels."""
+"""A convolution that works around a defect of oneDNN, by which training on a CPU dies or goes
+wrong.
+"""
 
 from typing import TypeVar
 
@@ -7,25 +9,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 VECTOR = 16
-"""Number of channels in a vector of oneDNN on a CPU with AVX-512. With AVX2 it is 8, and 16 does as
-well.
+"""Number of channels in a vector of oneDNN on a CPU with AVX-512. With AVX2 it is 8, for which 16
+is good, too.
 """
-
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d``, but for a defect of oneDNN in the gradient of strided 1x1 convolutions of few
-    channels.
+    """``nn.Conv2d`` with a workaround for a defect of oneDNN in the gradient of strided 1x1
+    convolutions of few channels.
 
-    Before its backward pass oneDNN copies such a layer's input without the pixels that the stride
-    skips, and writes behind the end of that copy where the input has fewer channels than a vector:
+    Before its backward pass oneDNN copies the layer's input without the pixels that the stride
+    skips. If the input has fewer channels than a vector, it writes behind the end of that copy, and
     the process dies, hangs or gets wrong gradients (uxlfoundation/oneDNN issue 6035, in torch 2.14
-    at least). Seen in 32-bit only, channels last, where the stride divides the size; which sizes
-    and batches depends on the CPU and its threads. Channels of zeros, up to a whole vector, avoid
-    it. They add exact zeros and leave the order of the sums, so that the results of layers that
-    worked are the same to the last bit.
+    at least). This was seen in 32-bit only, with channels last, and where the stride divides the
+    size; for which sizes and batches depends on the CPU and its threads.
+
+    The workaround fills the channels up to a whole vector with zeros. These add exact zeros and
+    leave the order of the sums, so that layers without the defect give the same bits as before.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -37,6 +39,7 @@ class Conv2d(nn.Conv2d):
         return self._conv_forward(padded, weight, self.bias)
 
     def _is_affected(self, x: Tensor) -> bool:
+        """Whether the defect may occur in the backward pass for an input (N, C, H, W)."""
         if not _is_small_and_strided(self) or not torch.is_grad_enabled():
             return False
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
@@ -46,10 +49,10 @@ class Conv2d(nn.Conv2d):
 
 
 def protected(network: Network) -> Network:
-    """Replace, in place, those convolutions of another library's network that the defect concerns
-    by our ``Conv2d``.
+    """Turn the convolutions of a network that oneDNN's defect may concern into our ``Conv2d``, in
+    place, and return the network.
 
-    Parameters, their names, hooks and all else stay as they are: ours has no attributes of its own.
+    Parameters, their names and hooks stay as they are, since our class adds no attributes.
     """
     for module in network.modules():
         if type(module) is nn.Conv2d and _is_small_and_strided(module):
@@ -58,6 +61,6 @@ def protected(network: Network) -> Network:
 
 
 def _is_small_and_strided(layer: nn.Conv2d) -> bool:
-    """Whether a layer is a strided 1x1 convolution of fewer input channels than a vector has."""
+    """Whether a layer is a strided 1x1 convolution with fewer input channels than ``VECTOR``."""
     strided = layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.groups == 1
     return strided and layer.in_channels < VECTOR

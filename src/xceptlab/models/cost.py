@@ -1,5 +1,6 @@
-"""What a network costs: parameters and multiply-accumulates, counted on its structure, without
-memory for weights.
+"""Cost of a network, module by module: parameters and multiply-accumulates (MACs).
+
+Everything is counted on torch's meta device, where a network has shapes but no memory for weights.
 """
 
 import math
@@ -19,10 +20,13 @@ from xceptlab.models.separable import SeparableConv2d
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One module of the network, with its cost."""
+    """One module of a network, with its cost."""
 
     name: str
+    """Name in ``named_modules``, such as ``middle.3``; for the whole network the name of its class.
+    """
     kind: str
+    """Name of the module's class."""
     shape: tuple[int, ...]
     """Shape of the module's output, (C, H, W) or (C,)."""
     parameters: int
@@ -30,34 +34,35 @@ class Row:
     macs: int
     """Multiply-accumulates of one image's forward pass, including those of submodules."""
     description: tuple[str, ...]
-    """What the module is without its submodules: its class, its constants, the shapes of its
-    parameters.
+    """The module without its submodules, word by word: its class, its constants and the shapes of
+    its parameters, such as ``64x3x3x3``.
     """
     regular: tuple[int, int] | None
-    """Parameters and MACs of a regular 3x3 convolution in place of a separable one; None for other
-    modules.
+    """Parameters and MACs that a regular 3x3 convolution would have in place of this separable one;
+    None for other modules.
     """
 
 
 def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
-    """List every module with its cost for one image (3, size, size), in the order of the network;
-    the first row is the whole.
+    """Return a row for every module with its cost for one image (3, size, size), in the order of
+    the network. The first row is the whole network.
 
-    Counts convolutions and linear layers, as papers do: torch's FlopCounterMode on the meta device,
-    two operations to one MAC.
+    Only convolutions and linear layers are counted, as in papers: by torch's ``FlopCounterMode``,
+    of whose operations two are one MAC. A module without a tensor as its output has no row.
 
     Raises:
-        Refused: The network does not take images of this size.
+        Refused: The network does not take images of this size, or does not give a logit for each
+            class.
     """
     with torch.device("meta"):
         network = build(model, classes).eval()
-    shapes = _output_shapes(network)
-    with FlopCounterMode(display=False) as counter:
-        refusal = _refusal(network, size)
-    if refusal:
-        raise Refused(
-            f"data.size: {size} does not fit this network ({refusal}){_hint_of_smallest_size(network)}"
-        )
+    shapes = _record_output_shapes(network)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            _forward(network, size)
+    except (RuntimeError, AssertionError) as error:
+        hint = _hint_of_smallest_size(network)
+        raise Refused(f"data.size: {size} does not fit this network ({error}){hint}") from None
     logits = shapes.get("", ())
     if logits != (classes,):
         raise Refused(f"model: gives {logits} for an image, and there are {classes} classes")
@@ -65,9 +70,11 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     root = type(network).__name__
     rows = []
     for name, module in network.named_modules():
-        if name not in shapes:  # its output is no tensor, or it was not called
+        # The module was not called, or its output is not a tensor.
+        if name not in shapes:
             continue
-        counted_as = f"{root}.{name}" if name else root  # the counter's name of the module
+        # The counter names modules by their path from the class of the whole network.
+        counted_as = f"{root}.{name}" if name else root
         row = Row(
             name=name or root,
             kind=type(module).__name__,
@@ -81,13 +88,17 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     return rows
 
 
-def _output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of the modules' outputs for one image, by module name; filled in when the network
-    is called.
+def _record_output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Let every module of a network record the shape of its output, (C, H, W) or (C,), whenever the
+    network is called.
+
+    Returns:
+        The shapes by module name, empty as long as the network was not called. A module whose
+        output is not a tensor records none.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note_shape_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def record_shape_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(output, Tensor):
                 shapes[name] = tuple(output.shape[1:])
@@ -95,28 +106,35 @@ def _output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
         return hook
 
     for name, module in network.named_modules():
-        module.register_forward_hook(note_shape_of(name))
+        module.register_forward_hook(record_shape_of(name))
     return shapes
 
 
 @torch.no_grad()
-def _refusal(network: nn.Module, size: int) -> str:
-    """Why a network on the meta device does not take images (3, size, size); empty if it does."""
-    try:
-        network(torch.empty(1, 3, size, size, device="meta"))
-    except (RuntimeError, AssertionError) as error:
-        return str(error)
-    return ""
+def _forward(network: nn.Module, size: int) -> None:
+    """Call a network on the meta device with one image (3, size, size).
+
+    Raises:
+        RuntimeError, AssertionError: The network does not take images of this size.
+    """
+    network(torch.empty(1, 3, size, size, device="meta"))
 
 
 def _hint_of_smallest_size(network: nn.Module) -> str:
-    for side in range(1, 2049):
-        if not _refusal(network, side):
-            return f"; the smallest that does is {side}"
+    """Say which is the smallest size that a network on the meta device takes, as the end of an
+    error; empty if it takes none up to 2048.
+    """
+    for size in range(1, 2049):
+        try:
+            _forward(network, size)
+        except (RuntimeError, AssertionError):
+            continue
+        return f"; the smallest that does is {size}"
     return ""
 
 
 def _description(module: nn.Module) -> tuple[str, ...]:
+    """Describe a module without its submodules: its class, constants and parameters' shapes."""
     commas_outside_brackets = r", (?![^(]*\))"
     constants = re.split(commas_outside_brackets, module.extra_repr())
     shapes = ["x".join(map(str, parameter.shape)) for parameter in module.parameters(recurse=False)]
@@ -124,6 +142,9 @@ def _description(module: nn.Module) -> tuple[str, ...]:
 
 
 def _regular(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return parameters and MACs of a regular 3x3 convolution in place of a separable one, whose
+    output is of ``shape`` (C, H, W); None for another module.
+    """
     if not isinstance(module, SeparableConv2d):
         return None
     parameters = 3 * 3 * module.pointwise.in_channels * module.pointwise.out_channels
@@ -132,17 +153,24 @@ def _regular(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | Non
 
 
 def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
-    """Trainable parameters and multiply-accumulates for one image of (3, size, size)."""
+    """Return a network's trainable parameters, and its multiply-accumulates for one image (3, size,
+    size).
+
+    Raises:
+        Refused: The network does not take images of this size, or does not give a logit for each
+            class.
+    """
     whole = table(model, classes, size)[0]
     return whole.parameters, whole.macs
 
 
 def changes(a: list[Row], b: list[Row]) -> list[str]:
-    """Differences of module tree b from tree a, a line each: ``- name kind``, ``+ name kind`` or
+    """Return the differences of module tree b from module tree a, one in a line: ``- name kind``
+    for a module that only a has, ``+ name kind`` for one that only b has, and
     ``~ name before -> after``.
 
-    A module whose parent is wholly added or removed is left out, and so is one that differs only
-    through its submodules.
+    A module is left out if its parent is added or removed as a whole, or if it differs only in its
+    submodules.
     """
     before = {row.name: row for row in a[1:]}
     after = {row.name: row for row in b[1:]}
@@ -158,7 +186,9 @@ def changes(a: list[Row], b: list[Row]) -> list[str]:
 
 
 def _topmost_missing(rows: dict[str, Row], others: dict[str, Row]) -> list[Row]:
-    """The rows whose names are not among the others, without those whose parent is such a row."""
+    """Return the rows whose names are not among the others, without rows whose parent is missing
+    there, too.
+    """
     missing = [name for name in rows if name not in others]
     topmost = []
     for name in missing:
@@ -169,4 +199,5 @@ def _topmost_missing(rows: dict[str, Row], others: dict[str, Row]) -> list[Row]:
 
 
 def _words_only_in(words: tuple[str, ...], others: tuple[str, ...]) -> str:
+    """Join the words that are not among the others, each once."""
     return " ".join(dict.fromkeys(word for word in words if word not in others))

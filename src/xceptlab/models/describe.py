@@ -1,4 +1,4 @@
-"""The network as a table in the terminal."""
+"""Printing networks as tables in the terminal: one with all its modules, or two side by side."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,8 +11,12 @@ from xceptlab.models.cost import Row, changes, cost, table
 
 
 def describe(config: RunConfig, depth: int) -> None:
-    """Print every module by flow, ``depth`` levels deep, and what regular convolutions would cost
-    in place of separable ones.
+    """Print a table of a network's modules with their costs.
+
+    Args:
+        config: The run whose network it is.
+        depth: Number of levels of modules to print. Separable convolutions are printed however deep
+            they are, with what regular convolutions would cost in their place.
     """
     rows = _table(config)
     whole = rows[0]
@@ -21,14 +25,17 @@ def describe(config: RunConfig, depth: int) -> None:
         view.add_column(column)
     for column in ("output", "parameters", "MACs", "regular: parameters", "MACs"):
         view.add_column(column, justify="right")
-    # a ModuleList has no output of its own: what is in it has its whole name
-    shown = {"", *(row.name for row in rows)}
+    names = {row.name for row in rows}
     for row in rows[1:]:
+        parent, _, _ = row.name.rpartition(".")
         level = row.name.count(".")
         if level == 0:
             view.add_section()
+        # A ModuleList has no output and so no row, below which its children could be indented.
+        can_be_indented = level == 0 or parent in names
+        deepest_indent = depth if can_be_indented else 0
         if level < depth or row.regular:
-            view.add_row(*_cells(row, depth if row.name.rpartition(".")[0] in shown else 0))
+            view.add_row(*_cells(row, deepest_indent))
     view.add_section()
     view.add_row("total", whole.kind, "", f"{whole.parameters:,}", f"{whole.macs:,}")
     console = _console()
@@ -42,21 +49,31 @@ def describe(config: RunConfig, depth: int) -> None:
         )
 
 
-def _cells(row: Row, depth: int) -> list[str]:
-    """A module's line in the table; its name is indented by its level, and has a dot for each level
-    deeper than ``depth``.
+def _cells(row: Row, deepest_indent: int) -> list[str]:
+    """Format a module's row of the table.
+
+    Each parent of the module indents its name by a step, ``deepest_indent`` steps at most. Further
+    parents stay in the name, as in ``units.0.separable``.
     """
     parts = row.name.split(".")
-    indent = min(len(parts) - 1, depth)
+    indent = min(len(parts) - 1, deepest_indent)
     name = "  " * indent + ".".join(parts[indent:])
-    cells = [name, row.kind, "x".join(map(str, row.shape)), f"{row.parameters:,}", f"{row.macs:,}"]
+    shape = "x".join(map(str, row.shape))
+    cells = [name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}"]
     if row.regular:
         cells += [f"{amount:,}" for amount in row.regular]
     return cells
 
 
 def compare(a: RunConfig, b: RunConfig, names: Sequence[str]) -> None:
-    """Print two networks side by side, flow by flow, and how their module trees differ."""
+    """Print the costs of two networks side by side, by topmost module, and how their module trees
+    differ.
+
+    Args:
+        a: The run of the first network.
+        b: The run of the second network.
+        names: Names of the two networks, for the table's columns.
+    """
     rows_a = _table(a)
     rows_b = _table(b)
     inputs = dict.fromkeys([_input(a), _input(b)])
@@ -79,13 +96,15 @@ def compare(a: RunConfig, b: RunConfig, names: Sequence[str]) -> None:
 
 
 def _flows(rows: list[Row]) -> dict[str, Row]:
-    """The topmost modules by name, without the network itself, which is the first row."""
+    """Return the rows of the topmost modules by name; the first row, the whole network, is none of
+    them.
+    """
     return {row.name: row for row in rows[1:] if "." not in row.name}
 
 
 def _side_by_side(a: Row | None, b: Row | None) -> list[str]:
-    """The cells of both networks' parameters with their ratio, then of their MACs; a part that one
-    lacks costs nothing there.
+    """Format parameters of a and b with their ratio, then their MACs likewise: six cells. A network
+    without this part has None, and costs nothing there.
     """
     parameters_a, macs_a = (a.parameters, a.macs) if a else (0, 0)
     parameters_b, macs_b = (b.parameters, b.macs) if b else (0, 0)
@@ -93,18 +112,23 @@ def _side_by_side(a: Row | None, b: Row | None) -> list[str]:
 
 
 def _amounts_and_ratio(a: int, b: int) -> list[str]:
+    """Format a, b and their ratio b / a, which is empty where a is 0."""
     ratio = f"{b / a:.3f}" if a else ""
     return [f"{a:,}", f"{b:,}", ratio]
 
 
 def _console() -> Console:
-    """Make a console wide enough that no number is cut; a narrower terminal wraps the lines."""
+    """Make a console that is at least 132 columns wide, so that no number is cut; a narrower
+    terminal wraps the lines.
+    """
     return Console(highlight=False, width=max(Console().width, 132))
 
 
 def _table(config: RunConfig) -> list[Row]:
+    """Return the rows of a run's network; the first one is the whole network."""
     return table(config.model, config.data.classes, config.data.size)
 
 
 def _input(config: RunConfig) -> str:
+    """Say in words what the costs are for, as the title of a table."""
     return f"One image of {config.data.size}x{config.data.size}, {config.data.classes} classes"

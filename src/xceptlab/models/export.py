@@ -1,5 +1,5 @@
-"""A network for other tools: ONNX, torch.export's program, or timm's checkpoint. The suffix of the
-file decides.
+"""Exporting a network for other tools, as ONNX, as a program of torch.export or as timm's
+checkpoint; the suffix of the file says which.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from xceptlab.models.pretrained import CONSTANTS, restore
 from xceptlab.runs.directory import RunDirectory
 
 TOLERANCE = 1e-4
-"""Largest allowed difference of onnxruntime's logits from torch's, in standard deviations of
+"""Bound on the difference between onnxruntime's and torch's logits, in standard deviations of
 torch's.
 """
 
@@ -35,18 +35,20 @@ DYNAMIC_SHAPES = ({0: torch.export.Dim("batch")},)
 """
 
 PHOTOGRAPHS = ("imagenet", "folder")
-"""Data sets whose images are cropped before they are evaluated; those of others have the network's
-size already.
+"""Data sets whose images are cropped and resized for evaluation; the images of all others have the
+network's size.
 """
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""Packages that writing ONNX files needs, the extra ``onnx``."""
 
 
 def export(config: RunConfig, weights: str | Path, output: Path) -> str:
-    """Write a network for other tools, in the format that the file's suffix names.
+    """Write a network for other tools, in the format that the suffix of the file names: ``.onnx``,
+    ``.pt2`` or ``.safetensors``.
 
-    It takes images (batch, 3, size, size), normalised to the range -1 to 1; the size is
-    ``data.size``, the batch is free.
+    The exported network takes images (batch, 3, size, size), normalised to the range -1 to 1. Size
+    is ``data.size``; batch may be any number.
 
     Args:
         config: The run's configuration.
@@ -57,8 +59,8 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
         What was written and how far it was checked, in words.
 
     Raises:
-        Refused: The weights do not fit, the format does not have this network, or what was made
-            computes something else.
+        Refused: The weights do not fit, the format cannot hold this network, or the exported
+            network computes something else.
     """
     if not output.parent.is_dir():
         raise Refused(f"{output}: there is no folder {output.parent}")
@@ -69,7 +71,8 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     if output.suffix == ".safetensors":
         return _write_for_timm(network, model, about, output)
     side = config.data.size
-    cost(model, config.data.classes, side)  # refuses a size that the network does not take
+    # This refuses a size that the network does not take, which torch.export would not explain.
+    cost(model, config.data.classes, side)
     network.eval()
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     if output.suffix == ".pt2":
@@ -80,17 +83,27 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
 
 
 def _require_onnx(output: Path) -> None:
+    """Refuse to write an ONNX file where a package for it is not installed."""
     absent = [name for name in ONNX_PACKAGES if not RequirementCache(name)]
     if absent:
         raise Refused(f"{output}: ONNX needs {', '.join(absent)} (pip install 'xceptlab[onnx]')")
 
 
 def _write_onnx(network: nn.Module, images: Tensor, about: dict[str, str], output: Path) -> float:
-    """Write the ONNX file; returns the largest difference of onnxruntime's logits from torch's, in
-    standard deviations.
+    """Write a network as an ONNX file.
+
+    Args:
+        network: The network, in eval mode.
+        images: Two images (2, 3, size, size) on which torch and onnxruntime are compared.
+        about: The file's metadata.
+        output: The file.
+
+    Returns:
+        The largest difference of onnxruntime's logits from torch's, in standard deviations of
+        torch's logits.
 
     Raises:
-        Refused: The difference is not below ``TOLERANCE``; nothing is written.
+        Refused: The difference is not below ``TOLERANCE``. Nothing is written then.
     """
     data = _onnx(network, images, about)
     logits = _outputs(network, images)
@@ -107,6 +120,12 @@ def _write_onnx(network: nn.Module, images: Tensor, about: dict[str, str], outpu
 def _write_for_timm(
     network: nn.Module, model: ModelConfig, about: dict[str, str], output: Path
 ) -> str:
+    """Write the weights of a network as a checkpoint of timm's legacy_xception; returns in words
+    what was written.
+
+    Raises:
+        Refused: timm's network would compute something else with these weights.
+    """
     _refuse_what_timm_lacks(model, output)
     state = {name: value.contiguous() for name, value in to_timm(network.state_dict()).items()}
     write_atomically(output, safetensors.torch.save(state, {"format": "pt"} | about))
@@ -114,14 +133,14 @@ def _write_for_timm(
 
 
 def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict[str, str]:
-    """Metadata that is needed to use the network, as texts by key, for every format; docs/export.md
-    explains the keys.
+    """Return the metadata that an exported file holds in every format: how to use the network, as
+    texts by key. docs/export.md explains the keys.
 
     Args:
-        config: The configuration that the network is exported with.
-        model: The network, with the constants of the weights' source.
-        weights: The file of weights; a record of the run beside it adds the run's id and the names
-            of the classes.
+        config: The configuration with which the network is exported.
+        model: The network's configuration, with the constants of the weights' source.
+        weights: The file of weights. If the record of a run is beside it or in the folder above,
+            the metadata have the run's id and the names of its classes.
     """
     records = [RunDirectory(folder).record() for folder in Path(weights).parents[:2]]
     record = next(filter(None, records), None)
@@ -149,8 +168,8 @@ def metadata(config: RunConfig, model: ModelConfig, weights: str | Path) -> dict
 
 @torch.no_grad()
 def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The logits (7, classes) of batches of one, two and four images: a program made with two must
-    take any number.
+    """Compute the logits (7, classes) of batches of one, two and four images, made of two images
+    (2, 3, size, size). A program that was exported with two images must take any number.
     """
     one = network(images[:1])
     two = network(images)
@@ -159,8 +178,8 @@ def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
-    """Raise a Refused for a network other than timm's: its checkpoint could name neither the
-    padding nor an activation.
+    """Refuse a network that is not timm's legacy_xception. A checkpoint holds no padding or
+    activation, for example, and timm's network would compute something else with its weights.
     """
     if model.timm:
         raise Refused(
@@ -190,7 +209,7 @@ def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
 
 @torch.no_grad()
 def _program(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
-    """Bytes of the file of torch.export's program, with its metadata."""
+    """Export a network with torch.export, and return the bytes of the ``.pt2`` file."""
     buffer = io.BytesIO()
     with _quiet():
         program = torch.export.export(network, (images,), dynamic_shapes=DYNAMIC_SHAPES)
@@ -200,7 +219,7 @@ def _program(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes
 
 @torch.no_grad()
 def _onnx(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
-    """Bytes of the ONNX file, with its metadata."""
+    """Export a network as ONNX, and return the bytes of the ``.onnx`` file."""
     with _quiet():
         program = torch.onnx.export(
             network,
@@ -219,7 +238,9 @@ def _onnx(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
 
 
 def _onnxruntime(data: bytes, images: Tensor) -> Tensor:
-    """The logits (7, classes) of ``_outputs`` as onnxruntime computes them from an ONNX file."""
+    """Compute the logits (7, classes) of ``_outputs`` with onnxruntime, from the bytes of an ONNX
+    file.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -233,7 +254,9 @@ def _onnxruntime(data: bytes, images: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporters' remarks on torch's own decompositions."""
+    """Silence warnings and logging inside a ``with``: the exporters remark on torch's own
+    decompositions, about which the user can do nothing.
+    """
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

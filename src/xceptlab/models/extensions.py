@@ -1,4 +1,6 @@
-"""Modules that a function of the user's makes: model families and activations."""
+"""Calling the functions that users register for model families and activations, and checking the
+modules that these give.
+"""
 
 import weakref
 from typing import Any
@@ -10,16 +12,22 @@ from xceptlab import register
 from xceptlab.errors import Refused
 
 _made: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
-"""The modules that registered functions have made and that are still in use."""
+"""Modules that registered functions have given and that are still in use, to notice one that is
+given twice.
+"""
 
 
 def new_module(entry: register.Entry, *arguments: Any) -> nn.Module:
-    """Call a registered function and check that it makes a module, a new one with each call, whose
-    weights can be drawn and saved.
+    """Call a registered function, and return the new module that it gives.
+
+    Args:
+        entry: The registered component.
+        arguments: Arguments of its function.
 
     Raises:
-        Refused: It gives something else, a module that it has given before, one with lazy layers,
-            or one with state that is no tensor.
+        Refused: The function gives something other than a module, a module that it has given
+            before, or one whose weights cannot be drawn or saved: with lazy layers, or with state
+            that is not a tensor.
     """
     module = entry.make(*arguments)
     if not isinstance(module, nn.Module):
@@ -32,6 +40,7 @@ def new_module(entry: register.Entry, *arguments: Any) -> nn.Module:
 
 
 def _refuse_unsaveable(entry: register.Entry, module: nn.Module) -> None:
+    """Refuse a module with lazy layers, or with state that is not a tensor."""
     for name, submodule in module.named_modules():
         own = [*submodule.parameters(recurse=False), *submodule.buffers(recurse=False)]
         if any(map(is_lazy, own)):

@@ -1,4 +1,4 @@
-"""What a network's classifier sees: the activations before its last layer."""
+"""Features of images: the activations that a network's classifier gets as its input."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,8 +11,10 @@ from xceptlab.errors import Refused
 
 @torch.no_grad()
 def features(network: nn.Module, images: Tensor) -> Tensor:
-    """Compute the inputs (N, D) of the network's classifier for images (N, 3, H, W), on the
-    network's device and in eval mode; the network is left in the mode that it was in.
+    """Compute the inputs (N, D) of a network's classifier for images (N, 3, H, W).
+
+    The images are copied to the network's device, and the network computes in eval mode. Afterwards
+    it is in the mode in which it was.
 
     Raises:
         Refused: The network does not tell which of its modules is the classifier.
@@ -32,8 +34,8 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode, and afterwards each of its modules into the mode that it was
-    in, which may differ from the network's.
+    """Put a network into eval mode inside a ``with``, and afterwards each of its modules into its
+    former mode, which may be another one than the network's.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -45,8 +47,8 @@ def _eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 def classifier(network: nn.Module) -> nn.Module:
-    """The last layer: the module ``classifier``, or what ``get_classifier()`` returns, as timm's
-    networks have it.
+    """Return the last layer of a network: its module ``classifier``, or else what its method
+    ``get_classifier()`` returns, which timm's networks have.
 
     Raises:
         Refused: The network has neither of the two.

@@ -1,16 +1,16 @@
-"""Keras's files of Xception (``.weights.h5``, ``.keras`` and the older ``.h5``) to weights by our
-names.
+"""Reading Keras's weight files of Xception: ``.weights.h5``, ``.keras`` and the older ``.h5``.
 
-The files need h5py to be read, not Keras. Their two layouts differ in what they call a layer: the
-newer one names layers by their class and a number, the older one by the names that the model gives
-them.
+This needs h5py, but not Keras. There are two layouts: the newer one (``.weights.h5``, ``.keras``)
+names layers by their class and a number, the older one by the names that the model gives them.
+Where a name does not tell which layer it is, its place among the layers of its kind does.
 """
 
 import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,30 @@ ARRAYS = {
     "batch_normalization": ["weight", "bias", "running_mean", "running_var"],
     "dense": ["weight", "bias"],
 }
-"""Our names of a layer's arrays, by the kind of layer, in the order in which Keras stores them."""
+"""Our names of the arrays of a layer, by the kind of layer, in the order in which Keras stores
+them.
+"""
+SHORTCUTS = {
+    "conv2d": re.compile(r"(conv2d|convolution2d)(_\d+)?"),
+    "batch_normalization": re.compile(r"batch_?normalization(_\d+)?"),
+}
+"""Patterns of the names that Keras itself gives to the layers of the shortcuts in an ``.h5`` file,
+by kind.
+"""
 
 Arrays = dict[str, list[np.ndarray]]
-"""Arrays of each layer, by our name of the layer. A layer that is not Xception's has Keras's name
-and no arrays.
+"""Arrays of each layer, by our name of the layer. A layer that is not Xception's stands under its
+name in the file, without arrays.
 """
 
 
 def read(path: Path) -> State:
-    """Read the weights of a file, by our names; without the classifier's where the file has no top.
+    """Read the weights of a Keras file, by our names. A file without top has none of the
+    classifier's.
 
     Raises:
-        Refused: The file is not there or not readable, or holds another network.
+        Refused: There is no such file, it cannot be read, it holds another network, or h5py is not
+            installed.
     """
     try:
         import h5py
@@ -62,6 +73,7 @@ def read(path: Path) -> State:
             with h5py.File(path) as file:
                 arrays = _by_kind(file) if "layers" in file else _by_name(file)
         return _as_tensors(arrays, str(path))
+    # A Refused is a ValueError, which is caught below, but says already what is wrong.
     except Refused:
         raise
     except FileNotFoundError:
@@ -80,85 +92,86 @@ def read(path: Path) -> State:
 
 
 def _by_kind(file: Any) -> Arrays:
-    """Read the layers of ``.weights.h5`` and ``.keras``, which are named by their class and counted
-    in the order of the model.
+    """Read the layers of a ``.weights.h5`` or ``.keras`` file, whose names are their kind and a
+    number, counted in the order of the model.
     """
-    names_of_kind: dict[str, list[str]] = {}
-    for name in file["layers"]:
+    unread: defaultdict[str, deque[str]] = defaultdict(deque)
+    for name in _by_number(file["layers"]):
         if len(file["layers"][name].get("vars", ())):
             kind = re.sub(r"_\d+$", "", name)
-            names_of_kind.setdefault(kind, []).append(name)
-    remaining = {kind: _in_order(names) for kind, names in names_of_kind.items()}
+            unread[kind].append(name)
     found: Arrays = {}
     for layer in layers():
-        name = next(remaining.get(layer.kind, iter(())), None)
-        if name is not None:
-            variables = file["layers"][name]["vars"]
-            found[layer.ours] = [np.asarray(variables[str(i)]) for i in range(len(variables))]
-    for names in remaining.values():
-        found |= {name: [] for name in names}
+        if not unread[layer.kind]:
+            continue
+        name = unread[layer.kind].popleft()
+        variables = file["layers"][name]["vars"]
+        found[layer.ours] = [np.asarray(variables[str(i)]) for i in range(len(variables))]
+    for unexpected in unread.values():
+        found |= {name: [] for name in unexpected}
     return found
 
 
 def _by_name(file: Any) -> Arrays:
-    """Read the layers of ``.h5``, which have the model's names; only those of the shortcuts are
-    counted.
+    """Read the layers of an ``.h5`` file, which have the model's names; those of the shortcuts have
+    a kind and a number, counted in the order of the model.
     """
     root = file.get("model_weights", file)
-    names = [
-        name.decode() if isinstance(name, bytes) else name for name in root.attrs["layer_names"]
-    ]
-    weighted = dict.fromkeys(name for name in names if len(root[name].attrs["weight_names"]))
-    shortcuts = {
-        "conv2d": _in_order(
-            name for name in weighted if re.fullmatch(r"(conv2d|convolution2d)(_\d+)?", name)
-        ),
-        "batch_normalization": _in_order(
-            name for name in weighted if re.fullmatch(r"batch_?normalization(_\d+)?", name)
-        ),
-    }
+    names = [_as_text(name) for name in root.attrs["layer_names"]]
+    unread = dict.fromkeys(name for name in names if len(root[name].attrs["weight_names"]))
+    shortcuts: dict[str, deque[str]] = {}
+    for kind, pattern in SHORTCUTS.items():
+        of_kind = filter(pattern.fullmatch, unread)
+        shortcuts[kind] = deque(_by_number(of_kind))
     found: Arrays = {}
     for layer in layers():
-        name = layer.keras or next(shortcuts[layer.kind], "")
-        if name in weighted:
+        name = layer.keras
+        if not name and shortcuts[layer.kind]:
+            name = shortcuts[layer.kind].popleft()
+        if name in unread:
             group = root[name]
-            found[layer.ours] = [
-                np.asarray(group[weight]) for weight in group.attrs["weight_names"]
-            ]
-            del weighted[name]
-    return found | {name: [] for name in weighted}
+            weights = group.attrs["weight_names"]
+            found[layer.ours] = [np.asarray(group[weight]) for weight in weights]
+            del unread[name]
+    return found | {name: [] for name in unread}
 
 
-def _in_order(names: Iterable[str]) -> Iterator[str]:
-    """Sort names that Keras has numbered, by number: ``conv2d``, ``conv2d_1``, ``conv2d_2``."""
+def _as_text(name: str | bytes) -> str:
+    """Return a name as text; h5py gives bytes for some files."""
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def _by_number(names: Iterable[str]) -> list[str]:
+    """Sort names by the number that Keras has added: ``conv2d``, ``conv2d_1``, ``conv2d_2``."""
 
     def number(name: str) -> int:
         found = re.search(r"_(\d+)$", name)
         return int(found[1]) if found else 0
 
-    return iter(sorted(names, key=number))
+    return sorted(names, key=number)
 
 
 def _as_tensors(arrays: Arrays, where: str) -> State:
-    """Convert Keras's arrays to torch's tensors.
+    """Convert Keras's arrays to torch's tensors, by the names of our weights.
+
+    Args:
+        arrays: The arrays of a file.
+        where: The file, for errors.
 
     Raises:
         Refused: Layers are missing or are not Xception's, or a layer has another number of arrays.
     """
-    described = {
-        layer.ours: layer.keras or f"{layer.kind} of the shortcut {layer.ours}"
-        for layer in layers()
-    }
-    problems = [
-        f"{text} is missing"
-        for name, text in described.items()
-        if name not in arrays and name != "classifier"
-    ]
+    described = {}
+    for layer in layers():
+        described[layer.ours] = layer.keras or f"{layer.kind} of the shortcut {layer.ours}"
+    missing = [name for name in described if name not in arrays and name != "classifier"]
+    problems = [f"{described[name]} is missing" for name in missing]
     problems += [f"{name} is unexpected" for name in arrays if name not in described]
     refuse_any(problems, where)
     state: dict[str, Tensor] = {}
     for layer in layers():
-        if layer.ours not in arrays:  # the classifier of a file without top
+        # Only the classifier may be missing here: the file has no top then.
+        if layer.ours not in arrays:
             continue
         found, names = arrays[layer.ours], ARRAYS[layer.kind]
         if len(found) != len(names):
@@ -166,18 +179,19 @@ def _as_tensors(arrays: Arrays, where: str) -> State:
                 f"{where}: {layer.keras or layer.ours} has {len(found)} arrays, not {len(names)}"
             )
         for name, array in zip(names, found, strict=True):
-            state[f"{layer.ours}.{name}"] = torch.from_numpy(
-                np.ascontiguousarray(_torchs_axes(name, array))
-            )
+            values = np.ascontiguousarray(_in_torchs_axes(name, array))
+            state[f"{layer.ours}.{name}"] = torch.from_numpy(values)
     return state
 
 
-def _torchs_axes(name: str, array: np.ndarray) -> np.ndarray:
-    """Bring one of Keras's arrays into torch's order of axes.
+def _in_torchs_axes(name: str, array: np.ndarray) -> np.ndarray:
+    """Return one of Keras's arrays with its axes in torch's order.
 
-    Kernels (H, W, in, out) become (out, in, H, W), depthwise ones (H, W, in, 1) become (in, 1, H,
-    W), matrices (in, out) become (out, in).
+    Kernels (H, W, in, out) become (out, in, H, W), depthwise kernels (H, W, in, 1) become
+    (in, 1, H, W), and matrices (in, out) become (out, in). Vectors stay as they are.
     """
+    if array.ndim == 4 and name.startswith("depthwise"):
+        return array.transpose(2, 3, 0, 1)
     if array.ndim == 4:
-        return array.transpose((2, 3, 0, 1) if name.startswith("depthwise") else (3, 2, 0, 1))
+        return array.transpose(3, 2, 0, 1)
     return array.T if array.ndim == 2 else array

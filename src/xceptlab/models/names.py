@@ -1,5 +1,5 @@
-"""What Keras and timm call the layers of the paper's network, and timm's weights by our names and
-back.
+"""Names of the layers of the paper's network in Keras and in timm, and renaming weights from timm's
+names to ours and back.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,25 +13,28 @@ BLOCKS = (
     *(f"middle.{i}" for i in range(8)),
     "exit.block",
 )
-"""Our names of the blocks between stem and last convolutions, in order."""
+"""Our names of the blocks between the stem and the last convolutions, in order."""
 
 
 class Layer(NamedTuple):
-    """One layer with weights."""
+    """One layer with weights of the paper's network, by its names here, in Keras and in timm."""
 
     ours: str
+    """Our name of the layer, such as ``entry.stem.conv1``."""
     kind: str
     """Kind of the layer: conv2d, separable_conv2d, batch_normalization or dense."""
     keras: str
-    """Keras's explicit name of the layer; empty for a shortcut's layers, which Keras names by
-    itself.
+    """Name of the layer in Keras's model; empty for the layers of a shortcut, which have no name
+    there but the one that Keras generates.
     """
     timm: str
     """Name of the layer in timm's legacy_xception."""
 
 
 def layers() -> Iterator[Layer]:
-    """The layers of the paper's network, in the order of Keras's ``model.layers``."""
+    """Yield the layers with weights of the paper's network, in the order of Keras's
+    ``model.layers``.
+    """
     for i in (1, 2):
         yield Layer(f"entry.stem.conv{i}", "conv2d", f"block1_conv{i}", f"conv{i}")
         yield Layer(f"entry.stem.norm{i}", "batch_normalization", f"block1_conv{i}_bn", f"bn{i}")
@@ -44,16 +47,20 @@ def layers() -> Iterator[Layer]:
 
 
 def _layers_of_block(block: str, number: int) -> Iterator[Layer]:
-    """The layers of a block; timm counts blocks from 1 and Keras, to which the stem is a block,
-    from 2.
+    """Yield the layers of a block.
 
-    timm's ``rep`` is a sequence of ReLU, convolution and norm for each unit; the first block does
-    not begin with a ReLU.
+    Args:
+        block: Our name of the block, one of ``BLOCKS``.
+        number: Its place among them, from 1. timm counts likewise; Keras counts from 2, as the stem
+            is its first block.
     """
     in_middle_flow = block.startswith("middle")
-    for unit in range(3 if in_middle_flow else 2):
+    units = 3 if in_middle_flow else 2
+    # timm's `rep` holds ReLU, convolution and norm of each unit; its first block has no first ReLU.
+    position_of_first_convolution = 0 if number == 1 else 1
+    for unit in range(units):
         keras = f"block{number + 1}_sepconv{unit + 1}"
-        position = 3 * unit + (0 if number == 1 else 1)
+        position = 3 * unit + position_of_first_convolution
         yield Layer(
             f"{block}.units.{unit}.separable",
             "separable_conv2d",
@@ -72,7 +79,7 @@ def _layers_of_block(block: str, number: int) -> Iterator[Layer]:
 
 
 def timm_names() -> dict[str, str]:
-    """Map our modules' names to those of timm's legacy_xception."""
+    """Return the names of modules in timm's legacy_xception, by our names of the modules."""
     names = {}
     for layer in layers():
         if layer.kind == "separable_conv2d":
@@ -84,20 +91,25 @@ def timm_names() -> dict[str, str]:
 
 
 def from_timm(state: State, where: str) -> State:
-    """Rename legacy_xception's weights to our names.
+    """Rename the weights of timm's legacy_xception to our names.
+
+    Args:
+        state: The weights by timm's names.
+        where: The weights' source, for errors.
 
     Raises:
-        Refused: The weights have a key that the network does not have.
+        Refused: There is a key that legacy_xception does not have.
     """
     ours = {theirs: ours for ours, theirs in timm_names().items()}
     return _renamed(state, ours, f"{where}: {{}} is unexpected in a legacy_xception checkpoint")
 
 
 def to_timm(state: State) -> State:
-    """Rename the weights of the paper's network to legacy_xception's names.
+    """Rename the weights of the paper's network to the names in timm's legacy_xception.
 
     Raises:
-        Refused: The weights are of a variant that timm's network does not have.
+        Refused: There is a layer that legacy_xception does not have, as in a variant of the
+            network.
     """
     return _renamed(
         state,
@@ -107,8 +119,13 @@ def to_timm(state: State) -> State:
 
 
 def _renamed(state: State, names: Mapping[str, str], problem: str) -> State:
-    """Rename the modules of a state; ``problem`` is the error's text, with ``{}`` for a key whose
-    module has no name.
+    """Rename the modules in the keys of weights.
+
+    Args:
+        state: The weights by name.
+        names: New names of the modules, by present name.
+        problem: Text of the error for a key whose module is not in ``names``, with ``{}`` for the
+            key.
     """
     renamed = {}
     for name, value in state.items():

@@ -1,12 +1,13 @@
-"""The paper's network with weights from elsewhere: a run of ours, Keras's Xception files or timm's
-``legacy_xception``.
+"""Loading the paper's network with existing weights: from a run, from Keras's Xception files, or
+from timm's ``legacy_xception``.
 
-Keras and timm differ in what a checkpoint does not hold: Keras pads max poolings as TensorFlow does
-and has BatchNorm constants of 1e-3 and 0.99, timm pads symmetrically with torch's 1e-5 and 0.1.
-``load`` chooses by the source and says so.
+Keras and timm differ in settings that a checkpoint does not hold. Keras pads max poolings as
+TensorFlow does, and its BatchNorm has an epsilon of 1e-3 and a momentum of 0.99 (0.01 in torch's
+sense). timm pads symmetrically, with torch's 1e-5 and 0.1. ``load`` chooses these settings by the
+source of the weights, and says so on standard error.
 
-Verified with files that Keras 3.15 and timm 1.0.31 wrote from random weights
-(tests/models/test_parity.py); never with the published ones.
+This is verified with files that Keras 3.15 and timm 1.0.31 wrote from random weights
+(tests/models/test_parity.py); it was never tried with the published weights.
 """
 
 import dataclasses
@@ -32,32 +33,34 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "timm": {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1},
     "xceptlab": {},
 }
-"""Fields of ``ModelConfig`` that checkpoints do not state, with their values for each source."""
+"""Values of fields of ``ModelConfig`` that a checkpoint does not hold, by source of the weights.
+Empty for xceptlab, as the configuration of the run holds them.
+"""
 
 TIMM_NAMES = ("legacy_xception", "xception")
-"""timm's present and former name of the paper's network; its xception41, 65 and 71 are other
-networks.
+"""timm's present and former name of the paper's network. timm's xception41, xception65 and
+xception71 are other networks.
 """
 
 TIMMS_KEY = "conv1.weight"
-"""A key of timm's checkpoints that ours do not have."""
+"""Key by which a checkpoint of timm's is told from one of ours, which has no such key."""
 
 
 def load(path_or_name: str | Path, **overrides: Any) -> Xception:
-    """Load the network with weights from a file or from timm, in eval mode.
+    """Load Xception with weights from a file or from timm, in eval mode.
 
     Args:
-        path_or_name: A Keras ``.weights.h5``, ``.h5`` or ``.keras`` file of Xception, with or
-            without top; a checkpoint of timm's ``legacy_xception`` or one of ours
-            (``.safetensors``, ``.pth``); a run's folder, for its weights; or the name of a timm
-            model, which timm downloads. The network of one of ours is what the run's config.yaml
-            beside it says.
-        overrides: Fields of ``ModelConfig`` that differ from the source's, and ``classes`` for a
-            file without top (default 1000).
+        path_or_name: One of: a Keras file of Xception (``.weights.h5``, ``.h5``, ``.keras``), with
+            or without top; a checkpoint of timm's ``legacy_xception`` or of ours
+            (``.safetensors``, ``.pth``); a run's folder; or timm's name of the network, whose
+            weights timm downloads. For our weights the config.yaml beside them says which network
+            they belong to.
+        overrides: Fields of ``ModelConfig`` that differ from those of the source, and ``classes``
+            for a file without top (default 1000).
 
     Raises:
-        Refused: The file cannot be read, or its keys do not fit: which are missing, unexpected or
-            of another shape.
+        Refused: The file cannot be read, the weights are not Xception's, or their keys do not fit;
+            the message names keys that are missing, unexpected or of another shape.
     """
     classes = overrides.pop("classes", None)
     unknown = set(overrides) - {field.name for field in dataclasses.fields(ModelConfig)}
@@ -81,13 +84,8 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     network = Xception(config, classes or (len(head[0]) if head else 1000))
     if not head:
         print(f"{path_or_name}: has no top, so the classifier is random", file=sys.stderr)
-        state = {
-            **state,
-            **{
-                f"classifier.{name}": value
-                for name, value in network.classifier.state_dict().items()
-            },
-        }
+        drawn = network.classifier.state_dict(prefix="classifier.")
+        state = {**state, **drawn}
     try:
         fit(network, state, str(path_or_name))
     except ValueError as error:
@@ -101,16 +99,25 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
 def restore(
     config: ModelConfig, classes: int, weights: str | Path
 ) -> tuple[nn.Module, ModelConfig]:
-    """Build the network with weights from any source that ``load`` reads; returns its
-    configuration, too, in which foreign weights set their constants.
+    """Build the network of a configuration with weights from any source that ``load`` reads.
+
+    Args:
+        config: The network's configuration.
+        classes: Number of classes.
+        weights: A file, a run's folder or timm's name of the network, as for ``load``; a file of
+            tensors for a network other than Xception.
+
+    Returns:
+        The network, and its configuration with the constants of the weights' source.
 
     Raises:
         Refused: The weights cannot be read or do not fit the network.
     """
     config = _without_start(config)
-    source, state = (
-        read(weights) if config.is_xception else ("xceptlab", read_tensors(Path(weights)))
-    )
+    if config.is_xception:
+        source, state = read(weights)
+    else:
+        source, state = "xceptlab", read_tensors(Path(weights))
     if source != "xceptlab":
         config = dataclasses.replace(config, **CONSTANTS[source])
         announce(weights, source, config)
@@ -120,7 +127,11 @@ def restore(
 
 
 def read(path_or_name: str | Path) -> tuple[str, State]:
-    """Read weights; returns their source (Keras, timm or xceptlab), and the weights by our names.
+    """Read weights from a file, or download those that timm has under a name.
+
+    Returns:
+        The source of the weights, ``Keras``, ``timm`` or ``xceptlab``; and the weights by our
+        names.
 
     Raises:
         Refused: There is no such file and timm has no such network, or the file holds something
@@ -131,16 +142,23 @@ def read(path_or_name: str | Path) -> tuple[str, State]:
         return "Keras", keras.read(path)
     if path.suffix in TENSOR_FILES:
         state = read_tensors(path)
-        return ("timm", from_timm(state, str(path))) if TIMMS_KEY in state else ("xceptlab", state)
+        if TIMMS_KEY in state:
+            return "timm", from_timm(state, str(path))
+        return "xceptlab", state
     return "timm", _download(str(path_or_name))
 
 
 def _download(name: str) -> State:
-    """Fetch the weights that timm has under a name, by our names.
+    """Download timm's pretrained weights of the model ``name``, one of ``TIMM_NAMES``.
+
+    A tag may follow the name, as in ``legacy_xception.tf_in1k``.
+
+    Returns:
+        The weights by our names.
 
     Raises:
-        Refused: timm has no weights of the paper's network under this name, or they cannot be
-            fetched here.
+        Refused: The name is not one of the paper's network, or timm cannot download its weights
+            here.
     """
     if name.split(".")[0] not in TIMM_NAMES:
         raise Refused(
@@ -157,24 +175,29 @@ def _download(name: str) -> State:
 
 
 def model_of_run(file: Path) -> ModelConfig | None:
-    """The network of a run's weights or checkpoint, by the run's configuration; None where that is
-    not at hand.
+    """Read which network a run's weights or checkpoint belong to, from the run's configuration;
+    None for a file that is in no run's folder.
     """
     run = RunDirectory.around(file)
-    return (
-        _without_start(load_file(ModelConfig, str(run.path / "config.yaml"), "model"))
-        if run
-        else None
-    )
+    if run is None:
+        return None
+    return _without_start(load_file(ModelConfig, str(run.path / "config.yaml"), "model"))
 
 
 def _without_start(config: ModelConfig) -> ModelConfig:
-    """The network's configuration without the weights that its training started from."""
+    """Return a network's configuration without the weights that its training started from."""
     return dataclasses.replace(config, weights="", weights_digest="")
 
 
 def announce(where: str | Path, source: str, config: ModelConfig) -> None:
-    """Say on standard error where weights come from, and which constants their source has set."""
+    """Print on standard error the source of weights, and the constants of the network that go with
+    them.
+
+    Args:
+        where: The file or name of the weights.
+        source: ``Keras``, ``timm`` or ``xceptlab``.
+        config: The network's configuration.
+    """
     constants = (
         f"padding {config.padding}, bn_eps {config.bn_eps:g}, bn_momentum {config.bn_momentum:g}"
     )
@@ -184,17 +207,17 @@ def announce(where: str | Path, source: str, config: ModelConfig) -> None:
 def with_published_preprocessing(
     config: RunConfig, weights: str | Path, given: Collection[str] = ()
 ) -> RunConfig:
-    """Let a run's evaluation prepare images as the source of its weights does, and say so on
-    standard error.
+    """Return a run's configuration in which images are prepared for evaluation as the source of the
+    weights does it; a change is printed on standard error.
 
-    timm states it with the network; Keras states the range of pixels only, which is ours, and our
-    own weights are evaluated as their run says.
+    Only timm publishes such settings (crop and interpolation) with its weights. Keras publishes the
+    range of pixels only, which is ours, too; and our weights are evaluated as their run says.
 
     Args:
-        config: The run that the weights are to be evaluated by.
+        config: The run with which the weights are evaluated.
         weights: A file, a run's folder or a name, as for ``load``.
-        given: Keys that the user has set for this evaluation. These, and fields that are not at
-            their default, stay as they are.
+        given: Dotted keys that the user has set for this evaluation. These stay as they are, and so
+            do fields whose value is not the default.
     """
     if not config.model.is_xception or config.data.in_memory or not _is_from_timm(weights):
         return config
@@ -210,16 +233,16 @@ def with_published_preprocessing(
         if is_default and f"data.{name}" not in given:
             taken[name] = value
     data = dataclasses.replace(config.data, **taken)
-    used = ", ".join(
-        f"data.{name} {getattr(data, name)}" + ("" if name in taken else " (as configured)")
-        for name in theirs
-    )
-    print(f"{weights}: preprocessing of timm; {used}", file=sys.stderr)
+    used = []
+    for name in theirs:
+        remark = "" if name in taken else " (as configured)"
+        used.append(f"data.{name} {getattr(data, name)}{remark}")
+    print(f"{weights}: preprocessing of timm; {', '.join(used)}", file=sys.stderr)
     return dataclasses.replace(config, data=data)
 
 
 def _is_from_timm(weights: str | Path) -> bool:
-    """Whether weights are timm's, by the keys of a file or by the name."""
+    """Whether weights are timm's: a file with timm's keys, or timm's name of the network."""
     path = Path(weights)
     if path.suffix in TENSOR_FILES:
         return TIMMS_KEY in read_tensors(path)

@@ -1,11 +1,11 @@
-"""The convolution that the paper is about, with what the paper and its critics vary about it.
+"""The separable convolution, which the paper is about, and its variants.
 
 A separable convolution splits a 3x3 convolution in two: a *depthwise* 3x3 convolution that looks at
 each channel alone, and a *pointwise* 1x1 convolution that mixes the channels. The paper
-(arXiv:1610.02357) does the depthwise one first and puts nothing between them. It sees a continuum
-between the regular and the separable convolution (section 1.2): after a pointwise convolution, a
-3x3 convolution on ``segments`` groups of channels, from 1 group (regular) to as many as there are
-channels (depthwise).
+(arXiv:1610.02357) does the depthwise one first and puts nothing between them. It also describes a
+continuum between the regular and the separable convolution (section 1.2): after a pointwise
+convolution comes a 3x3 convolution on ``segments`` groups of channels, from 1 group (regular) to as
+many groups as there are channels (depthwise).
 """
 
 import math
@@ -29,8 +29,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
     "tanh": nn.Tanh,
 }
-"""Activations that may stand between the depthwise and the pointwise convolution, by their names in
-the configuration.
+"""Activations that may stand between the depthwise and the pointwise convolution, by the names that
+``model.intermediate`` has for them.
 """
 
 CHANNELS = (128, 256, 728, 1024, 1536, 2048)
@@ -44,7 +44,8 @@ class SeparableConv2d(nn.Module):
     Args:
         inputs: Channels of the input.
         outputs: Channels of the output.
-        config: ``order``, ``segments``, ``intermediate`` and ``intermediate_norm`` are read.
+        config: The architecture; ``order``, ``segments``, ``intermediate``, ``intermediate_norm``
+            and BatchNorm's constants are read.
         place: The name of the layer, for errors.
 
     Raises:
@@ -56,7 +57,7 @@ class SeparableConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.depthwise_first = config.order == "depthwise_first"
-        # of the depthwise one, and between the two
+        # The 3x3 convolution keeps its number of channels, which depends on whether it comes first.
         channels = inputs if self.depthwise_first else outputs
         groups = self._groups(config, channels, place)
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
@@ -68,7 +69,12 @@ class SeparableConv2d(nn.Module):
 
     @staticmethod
     def _groups(config: ModelConfig, channels: int, place: str) -> int:
-        """Number of groups of the 3x3 convolution; as many as channels make it depthwise."""
+        """Return the number of groups of a 3x3 convolution of so many channels; as many groups as
+        channels make it depthwise.
+
+        Raises:
+            Refused: ``segments`` does not divide the channels.
+        """
         if config.segments == "all":
             return channels
         if channels % config.segments:
@@ -94,10 +100,10 @@ class SeparableConv2d(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """Make the activation of a name, built in or registered.
+    """Make the activation that ``model.intermediate`` names, built in or registered.
 
     Raises:
-        Refused: A registered function gives no new ``nn.Module``.
+        Refused: A registered function does not give a new ``nn.Module``.
     """
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]()
@@ -105,8 +111,13 @@ def activation(name: str) -> nn.Module:
 
 
 def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> nn.Module:
-    """Make a 3x3 convolution of the network's blocks: separable, or with ``convolution: regular`` a
-    regular one in its place.
+    """Make a 3x3 convolution of a block, separable or regular as ``config.convolution`` says.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        config: The architecture.
+        place: The name of the layer, for errors.
     """
     if config.convolution == "regular":
         return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
@@ -114,5 +125,5 @@ def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> n
 
 
 def batch_norm(config: ModelConfig, channels: int) -> nn.BatchNorm2d:
-    """Make a BatchNorm with the configuration's constants."""
+    """Make a BatchNorm with the constants of the configuration, ``bn_eps`` and ``bn_momentum``."""
     return nn.BatchNorm2d(channels, eps=config.bn_eps, momentum=config.bn_momentum)

@@ -1,4 +1,4 @@
-"""Weights by name: read from a file of tensors, and checked against the network that they are for."""
+"""Weights by name: reading them from a file of tensors, and fitting them to a network."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,19 @@ SHOWN_PROBLEMS = 3
 
 
 def read_tensors(path: Path) -> State:
-    """Read tensors by name from safetensors or a torch file; a Lightning checkpoint gives its
-    network. Nothing is executed.
+    """Read the weights in a safetensors file, a torch file or a Lightning checkpoint, by name.
+
+    Of a Lightning checkpoint only the network's weights are returned. Nothing in a file is
+    executed.
 
     Raises:
-        Refused: The file is none of these.
+        Refused: There is no such file, or it is none of these.
     """
     import safetensors.torch
 
     is_safetensors = path.suffix == ".safetensors"
     try:
-        # torch warns of odd bytes before it refuses them
+        # torch warns of bytes that it does not know before it refuses them.
         with warnings.catch_warnings(action="ignore"):
             if is_safetensors:
                 state: Any = safetensors.torch.load_file(path)
@@ -41,7 +43,8 @@ def read_tensors(path: Path) -> State:
         raise Refused(f"{path}: no such file") from None
     except (IsADirectoryError, PermissionError):
         raise
-    except Exception:  # of any type, as the bytes have it; the unpickler's own texts advise to execute what the file holds
+    # Damaged bytes raise errors of any type. torch's own messages advise to execute the file.
+    except Exception:
         kind = (
             "a file of safetensors"
             if is_safetensors
@@ -51,10 +54,9 @@ def read_tensors(path: Path) -> State:
             f"{path}: not a readable weight file; by its suffix it must be {kind}"
         ) from None
     state = _weights_in(state)
-    named_tensors = all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    )
-    if not state or not named_tensors:
+    have_names = all(isinstance(name, str) for name in state)
+    are_tensors = all(isinstance(value, Tensor) for value in state.values())
+    if not (state and have_names and are_tensors):
         raise Refused(
             f"{path}: not a readable weight file; it holds something other than tensors by name"
         )
@@ -62,7 +64,9 @@ def read_tensors(path: Path) -> State:
 
 
 def _weights_in(content: Any) -> dict[Any, Any]:
-    """The part of a file's content that is a network's state; empty where there is none."""
+    """Return the part of a file's content that is the state of a network; empty where there is
+    none.
+    """
     if not isinstance(content, dict):
         return {}
     state = content.get("state_dict", content)
@@ -70,7 +74,8 @@ def _weights_in(content: Any) -> dict[Any, Any]:
         return {}
     if "pytorch-lightning_version" not in content:
         return state
-    prefix = "network."  # of the LightningModule's attribute
+    # The network is the attribute `network` of the LightningModule.
+    prefix = "network."
     return {
         name.removeprefix(prefix): value
         for name, value in state.items()
@@ -79,7 +84,12 @@ def _weights_in(content: Any) -> dict[Any, Any]:
 
 
 def fit(network: nn.Module, state: State, where: str) -> None:
-    """Load weights into a network, to which they must fit to the last key.
+    """Load weights into a network, which must have exactly the same keys and shapes.
+
+    Args:
+        network: The network.
+        state: The weights to be loaded; BatchNorm's counts of batches may be absent.
+        where: The weights' source, for errors.
 
     Raises:
         Refused: Keys are missing, unexpected or of another shape; the message names them.
@@ -88,14 +98,15 @@ def fit(network: nn.Module, state: State, where: str) -> None:
 
 
 def fitted(wanted: State, state: State, where: str) -> State:
-    """Check that weights have exactly the keys and shapes that a network wants, and return them.
+    """Return weights that have exactly the keys and shapes of a network.
 
-    BatchNorm's counts of batches may be absent; the network's own are taken then.
+    These are the given weights, and those of BatchNorm's counts of batches that are absent from
+    them, with the network's values.
 
     Args:
         wanted: The network's present state.
         state: The weights to be loaded.
-        where: The weights' source, for the error.
+        where: The weights' source, for errors.
 
     Raises:
         Refused: Keys are missing, unexpected or of another shape; the message names them.
@@ -114,10 +125,14 @@ def fitted(wanted: State, state: State, where: str) -> State:
 
 
 def refuse_any(problems: Sequence[str], where: str) -> None:
-    """Refuse weights that have problems.
+    """Refuse weights if they have problems.
+
+    Args:
+        problems: What does not fit, in words; empty if all fits.
+        where: The weights' source, for the error.
 
     Raises:
-        Refused: There are problems; the message names the first few.
+        Refused: There are problems; the message names the first ``SHOWN_PROBLEMS``.
     """
     if problems:
         hidden = len(problems) - SHOWN_PROBLEMS

@@ -1,4 +1,4 @@
-"""The weights from which a training starts in place of drawn ones: ``model.weights``."""
+"""Starting a training from existing weights (``model.weights``) in place of drawn ones."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,26 +24,26 @@ FUNCTION = (
     "convolution",
     "stem",
 )
-"""Fields of ``ModelConfig`` that change what weights compute; not all of them show in the weights'
-names and shapes.
+"""Fields of ``ModelConfig`` that change what a network computes with given weights. Some of them do
+not show in the weights' names and shapes.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """The weights that a training starts from."""
+    """Existing weights that a training starts from."""
 
     state: State
     """All weights of the network, by name."""
     source: str
-    """Source of the weights in words, as the record keeps it."""
+    """Source of the weights in words, as the run's record keeps it."""
     anew: str
-    """Layers that are drawn all the same, and why, in words; empty where every weight is the
-    source's.
+    """Layers that are drawn although there are weights, and why, in words; empty where every weight
+    comes from the source.
     """
     classes: tuple[str, ...] = ()
-    """Names of the classifier's classes, by label, where they are known and the classifier is the
-    source's.
+    """Names of the classes, by label, that the classifier was trained on; empty where they are not
+    known, and where the classifier is drawn.
     """
 
     def __str__(self) -> str:
@@ -51,15 +51,15 @@ class WarmStart:
 
 
 def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
-    """Read the weights of ``model.weights`` for a network with drawn ones, which is not changed;
-    None without ``model.weights``.
+    """Read the weights of ``model.weights`` for a network; None where the configuration has none.
 
-    Where the number of classes differs, the classifier is drawn, and so are optional fully
-    connected layers that do not fit.
+    Neither the network nor its configuration is changed. If the number of classes differs, the
+    classifier keeps its drawn weights, and so do optional fully connected layers that do not fit.
 
     Args:
-        config: The network's configuration, which is never changed to fit the weights.
-        network: The network; it may be on the meta device, to see only whether the weights fit.
+        config: The network's configuration.
+        network: The network with drawn weights. It may be on the meta device, which is enough to
+            see whether the weights fit.
 
     Raises:
         Refused: The weights are not there, cannot be read or do not fit, or were trained with other
@@ -87,8 +87,12 @@ def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
 
 
 def check(config: ModelConfig, classes: int) -> None:
-    """Refuse weights that a training could not start from; those that are not at hand are left to
-    the training.
+    """Check that a training can start from ``model.weights``. Weights that are not at hand are not
+    checked; the training will.
+
+    Args:
+        config: The network's configuration.
+        classes: Number of classes.
 
     Raises:
         Refused: The weights cannot be read or do not fit, or were trained with other constants.
@@ -105,13 +109,18 @@ def check(config: ModelConfig, classes: int) -> None:
 
 
 def _refuse_other_constants(config: ModelConfig, trained: ModelConfig, where: str) -> None:
-    """Refuse constants with which the weights would compute something else.
+    """Refuse a padding or an epsilon of BatchNorm with which weights would compute something else.
 
     BatchNorm's momentum may differ: it says how fast running statistics follow, not what the
     weights compute.
 
+    Args:
+        config: The configuration of the network that is to start from the weights.
+        trained: The configuration with which they were trained.
+        where: The weights' source, for the error.
+
     Raises:
-        Refused: Padding or BatchNorm's epsilon differ.
+        Refused: Padding or epsilon differ.
     """
     differing = [
         name for name in ("padding", "bn_eps") if getattr(config, name) != getattr(trained, name)
@@ -123,14 +132,21 @@ def _refuse_other_constants(config: ModelConfig, trained: ModelConfig, where: st
 
 
 def _classes(state: State) -> int:
-    """Number of the classifier's units in a state; 0 without a classifier."""
+    """Return the number of classes of the classifier in a state; 0 for one without a classifier."""
     head = state.get("classifier.weight", state.get("classifier.bias"))
     return head.shape[0] if head is not None and head.ndim else 0
 
 
 def _with_drawn_top(state: State, drawn: State) -> tuple[State, str]:
-    """Replace the layers of a state's top that do not fit by drawn ones; returns also which these
-    are and why, in words.
+    """Replace the layers of the top (fully connected layers and classifier) that do not fit.
+
+    Args:
+        state: The source's weights.
+        drawn: The network's drawn weights.
+
+    Returns:
+        The weights of the source with drawn ones in place of those that do not fit; and which
+        layers are drawn and why, in words.
     """
     replaced = _layers_of_top_to_draw(state, drawn)
     kept = {name: value for name, value in state.items() if _module(name) not in replaced}
@@ -143,39 +159,48 @@ def _with_drawn_top(state: State, drawn: State) -> tuple[State, str]:
 
 
 def _layers_of_top_to_draw(state: State, drawn: State) -> list[str]:
-    """Names of the classifier, and of those fully connected layers before it that only one state
-    has, or in another shape.
+    """Return the names of the layers of the top that are to be drawn: the classifier, and each
+    fully connected layer that only one of the states has, or that has another shape in the other.
     """
 
     def fits(module: str) -> bool:
-        names = (f"{module}.weight", f"{module}.bias")
-        return all(
-            name in state and name in drawn and state[name].shape == drawn[name].shape
-            for name in names
-        )
+        for name in (f"{module}.weight", f"{module}.bias"):
+            if name not in state or name not in drawn or state[name].shape != drawn[name].shape:
+                return False
+        return True
 
-    top = dict.fromkeys(
-        _module(name) for name in [*drawn, *state] if name.startswith(("fc.", "classifier."))
-    )
+    in_top = [name for name in [*drawn, *state] if name.startswith(("fc.", "classifier."))]
+    top = dict.fromkeys(map(_module, in_top))
     return [module for module in top if module == "classifier" or not fits(module)]
 
 
 def _module(name: str) -> str:
-    """The module that a weight belongs to, by the weight's name."""
+    """Return the name of the module that a weight belongs to, from the weight's name."""
     return name.rpartition(".")[0]
 
 
 def _record(file: Path, source: str) -> Record | None:
-    """The record of the run whose weights a file holds; None where they are of no run that is done."""
+    """Return the record of the run whose weights a file holds; None where the weights are not those
+    of a run, or the run has not finished.
+    """
+    if source != "xceptlab":
+        return None
     run = RunDirectory.around(file)
-    return run.record() if run and source == "xceptlab" else None
+    return run.record() if run else None
 
 
 def _source(
     file: Path, source: str, record: Record | None, config: ModelConfig, trained: ModelConfig | None
 ) -> str:
-    """Source of weights in words and, as far as it is known, in which settings their network
-    computed something else.
+    """Say in words where weights come from, and in which settings their network computed something
+    else.
+
+    Args:
+        file: The file of the weights.
+        source: ``Keras``, ``timm`` or ``xceptlab``.
+        record: The record of the run that trained them; None where there is none.
+        config: The configuration of the network that is to start from them.
+        trained: The configuration with which they were trained; None where it is not known.
     """
     words = f"the run {record.run_id}" if record else f"{file.name} ({source})"
     if not trained:
@@ -183,4 +208,5 @@ def _source(
     differing = [name for name in FUNCTION if getattr(trained, name) != getattr(config, name)]
     if not differing:
         return words
-    return f"{words}, trained with {', '.join(f'{name} {getattr(trained, name)}' for name in differing)}"
+    settings = [f"{name} {getattr(trained, name)}" for name in differing]
+    return f"{words}, trained with {', '.join(settings)}"

@@ -1,9 +1,9 @@
 """Xception (Chollet 2017, arXiv:1610.02357, fig. 5): the whole network, top to bottom.
 
-Shapes stand on the tensor lines as (N, C, H, W), for the paper's 299x299 input at width 1. The
-names of the modules say the place in the network (``entry``, ``middle.3``, ``exit``); they are also
-what the initial weights are drawn by, so that two variants begin with equal weights wherever they
-share a module (``initialise``).
+Shapes are (N, C, H, W) and stand on the tensor lines, for the paper's 299x299 input at width 1. A
+module's name says its place in the network (``entry``, ``middle.3``, ``exit``). Its initial weights
+are drawn by that name, so that two variants start with equal weights in every module that they
+share (``initialise``).
 """
 
 import hashlib
@@ -19,11 +19,12 @@ from xceptlab.models.separable import batch_norm, convolution
 
 
 class MaxPool(nn.Module):
-    """3x3 max pooling with stride 2, any H and W to ceil(H / 2), ceil(W / 2).
+    """3x3 max pooling with stride 2: (N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2)).
 
-    ``same`` is TensorFlow's rule, the paper's: an even size is padded at the bottom and right only.
-    ``symmetric`` pads by one on every side, as timm does; on even sizes its windows lie one pixel
-    further up and left.
+    Args:
+        padding: ``same`` for TensorFlow's rule, which is the paper's: an even size is padded at the
+            bottom and right only. ``symmetric`` for one pixel on every side, as in timm; on even
+            sizes its windows lie one pixel further up and left.
     """
 
     def __init__(self, padding: str) -> None:
@@ -43,12 +44,11 @@ class MaxPool(nn.Module):
 
 
 class Block(nn.Module):
-    """Separable convolutions with BatchNorm, a ReLU before each (the first only if ``relu_first``),
-    and the skip around them.
+    """Separable convolutions, each with a ReLU before and a BatchNorm behind it, and the skip
+    around them: (N, inputs, H, W) -> (N, widths[-1], ceil(H / stride), ceil(W / stride)).
 
-    With ``stride`` 2 the block ends in a max pooling and its skip is a projection: a strided 1x1
-    convolution with BatchNorm. Otherwise the skip is the identity. (N, inputs, H, W) -> (N,
-    widths[-1], ceil(H / stride), ceil(W / stride)).
+    With stride 2 the block ends in a max pooling, and its skip is a projection: a strided 1x1
+    convolution with BatchNorm. With stride 1 the skip is the identity.
 
     Args:
         config: The architecture; ``residual`` says which skips there are.
@@ -75,7 +75,7 @@ class Block(nn.Module):
         for i, width in enumerate(widths):
             unit = nn.Sequential()
             if i > 0 or relu_first:
-                # not in place for i = 0, whose input is the skip's, too
+                # The first ReLU must not overwrite its input, which the skip needs, too.
                 unit.add_module("relu", nn.ReLU(inplace=i > 0))
             unit.add_module("separable", convolution(channels, width, config, f"{place}.units.{i}"))
             unit.add_module("norm", batch_norm(config, width))
@@ -99,10 +99,16 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """The two regular convolutions of the entry flow: (N, 3, H, W) -> (N, 64, ...).
+    """The two regular convolutions at the beginning of the entry flow: (N, 3, H, W) -> (N, second,
+    H', W').
 
-    ``imagenet`` is the paper's: stride 2, no padding, 299 -> 149 -> 147. ``cifar`` keeps the size:
-    stride 1, zero padding 1.
+    The stem ``imagenet`` is the paper's: stride 2 and no padding, 299 -> 149 -> 147. The stem
+    ``cifar`` keeps the size: stride 1, zero padding 1.
+
+    Args:
+        config: The architecture; ``stem`` and BatchNorm's constants are read.
+        first: Channels of the first convolution.
+        second: Channels of the second convolution.
     """
 
     def __init__(self, config: ModelConfig, first: int, second: int) -> None:
@@ -119,13 +125,13 @@ class Stem(nn.Module):
 
 
 class Entry(nn.Module):
-    """Entry flow: the stem and three blocks that halve the size."""
+    """Entry flow: the stem, and three blocks that each halve the size."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         w = config.channels
         self.stem = Stem(config, w(32), w(64))
-        # No ReLU first: the stem ends in one.
+        # The stem ends in a ReLU already.
         self.block1 = Block(
             config, "entry.block1", w(64), (w(128), w(128)), stride=2, relu_first=False
         )
@@ -159,7 +165,7 @@ class Exit(nn.Module):
 
 
 class Xception(nn.Module):
-    """The network: images (N, 3, H, W), normalised to the range -1 to 1, to logits (N, classes).
+    """Xception, from images (N, 3, H, W), normalised to the range -1 to 1, to logits (N, classes).
 
     Args:
         config: The architecture.
@@ -187,11 +193,11 @@ class Xception(nn.Module):
         initialise(self, config.init, seed)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile by ``torch.compile``, which takes the arguments, in regions: the entry flow, each
-        middle block, the exit flow.
+        """Compile the network with ``torch.compile``, region by region: the entry flow, each middle
+        block and the exit flow.
 
-        The middle blocks are equal, and torch reuses the code of the first for the others; in one
-        graph it would compile all.
+        The middle blocks are equal, so torch compiles the first and reuses its code for the others.
+        As one graph it would compile every block. The arguments are those of ``torch.compile``.
         """
         for region in (self.entry, *self.middle, self.exit):
             region.compile(*args, **kwargs)
@@ -210,11 +216,10 @@ class Xception(nn.Module):
 
 
 def initialise(network: nn.Module, scheme: str, seed: int) -> None:
-    """Draw every convolution's and linear layer's weights, each from its own generator, seeded by
-    (seed, module name).
+    """Draw the weights of every convolution and linear layer, each from a generator of its own that
+    is seeded by (seed, module name).
 
-    So a module that two variants share by name and shape starts equal in both, whatever else they
-    have.
+    Modules of equal name and shape so start equal in two variants, whatever else these have.
 
     Args:
         network: The network, whose weights are replaced.
@@ -230,13 +235,13 @@ def initialise(network: nn.Module, scheme: str, seed: int) -> None:
 
 
 def named_seed(seed: int, name: str) -> int:
-    """Seed of one module's initial weights, by the run's seed and the module's name."""
+    """Return the seed of a module's initial weights, from the run's seed and the module's name."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def initialise_module(module: nn.Conv2d | nn.Linear, scheme: str, module_seed: int) -> None:
-    """Draw the weights of one module from its own seed; the schemes are those of ``initialise``."""
+    """Draw the weights of a module from a seed of its own; ``initialise`` explains the schemes."""
     generator = torch.Generator().manual_seed(module_seed)
     if scheme == "keras":
         _initialise_as_keras(module, generator)
@@ -245,12 +250,16 @@ def initialise_module(module: nn.Conv2d | nn.Linear, scheme: str, module_seed: i
 
 
 def _initialise_as_keras(module: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    """Draw Glorot uniform weights and set biases to zero."""
     nn.init.xavier_uniform_(module.weight, generator=generator)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
 def _initialise_as_timm(module: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    """Draw weights as timm's legacy_xception does: He normal by fan out for convolutions, uniform
+    within 1 / sqrt(fan in) for linear layers and biases.
+    """
     fan_in = module.weight[0].numel()
     bound = fan_in**-0.5
     if isinstance(module, nn.Conv2d):

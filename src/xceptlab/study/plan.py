@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xceptlab.config import loading, options, shipped
-from xceptlab.config.layers import Layer, file_layer, layer, resolve
+from xceptlab.config.layers import Layer, Origin, file_layer, layer, resolve
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity, resolved
 from xceptlab.errors import Refused
@@ -110,14 +110,15 @@ def _arms(study: Study, file: Path, given: Sequence[Layer]) -> dict[str, RunConf
     declares.
     """
     base = [file_layer(_find(name, file)) for name in study.base]
-    base.append(layer({"extensions": study.extensions}, str(file)))
+    base.append(layer({"extensions": study.extensions}, Origin.of_file(str(file))))
     first_seed = 0 if isinstance(study.seeds, Seeds) else study.seeds[0]
     arms = {}
     for name, declared in study.cells().items():
         values = {**declared, "seed": first_seed}
         if "model.weights" in values:
             values["model.weights"] = _beside(values["model.weights"], file)
-        arms[name] = resolve([*base, *given, layer(values, f"{file}: arm {name!r}")])
+        origin = Origin(f"{file}: arm {name!r}", file.parent)
+        arms[name] = resolve([*base, *given, layer(values, origin)])
     return arms
 
 

@@ -1,9 +1,9 @@
 """What a run is: its configuration, what is allowed in it, and the identity that follows from it.
 
-Every field is explained where it stands; these texts are also the help of the command line.
-*Science* fields (model, data, train, seed) can change a result and make up the identity of a run;
-*runtime* fields (runtime, launcher) must not and do not. Each section has a file of its own, and
-``run`` puts them together.
+The docstring below a field explains it; the help of the command line shows the same text. *Science*
+fields (``model``, ``data``, ``train``, ``seed``) can change a result and make up a run's identity.
+*Runtime* fields (``runtime``, ``launcher``) must not change a result and are no part of the
+identity. Each section has a module of its own, and ``run`` puts them together.
 """
 
 from xceptlab.config.schema.data import DataConfig

@@ -11,7 +11,7 @@ from xceptlab.config.fields import LOCATION, NO_IDENTITY, ExtensibleSection
 from xceptlab.errors import Refused
 
 CONTENT = re.compile(r"(train\+val|train\+test|train\+val\+test)-\d+-[0-9a-f]{16}")
-"""Pattern of ``data.content``: the parts, the number of classes and the digest, such as
+"""Pattern of ``data.content``: the parts, the number of classes and a digest, as in
 ``train+val-3-0123456789abcdef``.
 """
 TITLE = re.compile(r"[^\W_][\w.-]*")
@@ -26,74 +26,76 @@ class DataConfig(ExtensibleSection):
     REGISTRABLE: ClassVar[dict[str, register.Kind]] = {"name": "data"}
 
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] | str = "imagenet"
-    """The data set: digits is embedded (scikit-learn's 1,797 handwritten digits), the others are
-    read from ``root``; folder is an own set of photographs, whose classes are read there, too; or a
-    registered set of small images."""
+    """The data set. digits is embedded (scikit-learn's 1,797 handwritten digits); the others are
+    read from ``root``. folder is an own set of photographs, whose classes are read from ``root``,
+    too. Any other name is that of a registered set of small images."""
     title: str = field(default="", metadata=NO_IDENTITY)
-    """Name of an own data set (``name: folder``) in the ids of its runs; under another title a run
-    stays the same.
+    """Name of an own data set (``name: folder``), with which the ids of its runs begin in place of
+    folder. Under another title a run is still the same.
     """
     content: str = ""
-    """Identity of an own data set's files: its parts, its number of classes and a digest of the
-    files' names and sizes. Filled in by xceptlab; if it is given, it must be that of the files, or
-    stands for them where they are not at hand."""
+    """Identity of the files of an own data set: its parts, its number of classes and a digest of
+    the files' names and sizes. xceptlab fills it in. If it is given, it is compared with the files;
+    where these are not at hand, it stands for them."""
     root: str = field(default="data", metadata=LOCATION)
-    """Folder that holds the data set, or hf://OWNER/NAME or hf://OWNER/NAME@REVISION for a data set
-    of the Hugging Face hub.
+    """Folder that holds the data set; hf://OWNER/NAME or hf://OWNER/NAME@REVISION for a data set of
+    the Hugging Face hub.
     """
     download: bool = field(default=False, metadata=NO_IDENTITY)
-    """Download what is not there: CIFAR into ``root`` (through torchvision), a set of the hub into
-    its own cache.
+    """Download what is not there: CIFAR into ``root`` (through torchvision), a data set of the
+    Hugging Face hub into the hub's cache.
     """
     size: Annotated[int, Bounds(at_least=8, at_most=2048)] = 299
     """Side of the images that the network sees, in pixels."""
     validation: Annotated[float, Bounds(at_least=0, at_most=0.5)] = 0.0
-    """Part of the training images held out for validation, stratified by class; 0 trains on all."""
+    """Part of the training images that is held out for validation, stratified by class; 0 trains on
+    all.
+    """
     validation_seed: CountOrZero = 0
-    """Seed by which the held-out images are drawn; independent of the run's seed."""
+    """Seed by which the images for ``validation`` are drawn; independent of the run's seed."""
     train_images: int = 0
-    """Use this many of the training images only, stratified by class; 0 uses all. Those held out for
-    ``validation`` are among them: of 300 with validation 0.1, 270 are trained on."""
+    """Use only this many of the training images, stratified by class; 0 uses all. The images for
+    ``validation`` are held out of these: of 300 with validation 0.1, 270 are trained on."""
     test_images: CountOrZero = 0
-    """Test on this many images only, stratified by class; 0 uses all."""
+    """Test on only this many images, stratified by class; 0 uses all."""
     on_corrupt: Literal["error", "skip"] = "error"
-    """What happens at a training photograph that cannot be decoded: error ends the run with its
-    name; skip takes the next one of the split in its place, says so and counts it in the log."""
+    """What happens at a training photograph that cannot be decoded. error ends the run and names
+    the file. skip takes the next photograph of the split in its place, says so and counts it in the
+    log."""
     max_pixels: Count = 178_956_970
-    """Largest number of pixels of a photograph that is decoded; a larger one, which a few bytes may
-    claim to be, counts as one that cannot be. With ``on_corrupt: skip`` others stand in for it, so
-    this is part of the science. The default is Pillow's limit."""
+    """Largest number of pixels of a photograph that is decoded, by default Pillow's limit. A larger
+    one counts as one that cannot be decoded, since a file of a few bytes may claim any size. With
+    ``on_corrupt: skip`` another photograph takes its place, so this can change a result."""
     exif_orientation: bool = True
-    """Turn photographs upright as their EXIF data say, which concerns about 1 of 1,000 of
-    ImageNet's. timm, torchvision and Keras take them as they are stored: so does false, for scores
-    that are to be compared with theirs."""
+    """Turn photographs upright as their EXIF data say, which concerns about 1 of 1,000 in ImageNet.
+    false takes them as they are stored, as timm, torchvision and Keras do, for scores that are to
+    be compared with theirs."""
     short_side: CountOrZero = 0
-    """Read photographs whose short side ``xceptlab data prepare`` has reduced to this many pixels;
-    0 decodes the originals.
+    """Read the copies of the photographs whose short side ``xceptlab data prepare`` has reduced to
+    this many pixels; 0 decodes the originals.
     """
     quality: Annotated[int, Bounds(at_least=0, at_most=100)] = 90
     """JPEG quality of the prepared photographs; 0 keeps their pixels as they are."""
     cache: str = field(default="", metadata=LOCATION)
-    """Folder of the prepared photographs; prepared/ under ``root`` if empty."""
+    """Folder of the prepared photographs; empty for prepared/ under ``root``."""
     crop: Literal["none", "pad", "resized"] = "resized"
-    """Random crop in training: none; after reflecting ``pad`` pixels at the borders; or Inception's
-    random resized crop.
-    """
+    """Random crop of training images. none: no crop. pad: a crop of the same size, after ``pad``
+    pixels were added at each border by reflection. resized: Inception's random resized crop."""
     pad: CountOrZero = 4
-    """Pixels that ``crop: pad`` reflects at each border."""
+    """Number of pixels that ``crop: pad`` adds at each border by reflection."""
     flip: bool = True
-    """Mirror half of the training images."""
+    """Mirror training images left to right, each with probability 1/2."""
     cutout: CountOrZero = 0
     """Side in pixels of a square of each training image that is blanked (DeVries and Taylor 2017);
     0 blanks nothing.
     """
     colour: Rate = 0.0
-    """Vary brightness, contrast and saturation of each training photograph by factors of 1 - colour
-    to 1 + colour.
+    """Multiply brightness, contrast and saturation of each training photograph by random factors
+    from 1 - colour to 1 + colour; 0 changes nothing.
     """
     rand_augment: Annotated[int, Bounds(at_least=0, at_most=30)] = 0
-    """Magnitude of torchvision's RandAugment for training photographs (Cubuk et al. 2020; 9 is
-    usual), 1 to 30; 0 for none.
+    """Magnitude of torchvision's RandAugment for training photographs, 1 to 30 (Cubuk et al. 2020;
+    9 is usual); 0 does without it.
     """
     mixup: NotNegative = 0.0
     """Mix pairs of training images by a ratio from Beta(mixup, mixup) (Zhang et al. 2018); 0 mixes
@@ -103,7 +105,7 @@ class DataConfig(ExtensibleSection):
     """Paste a box of each other into pairs of training images, its area from Beta(cutmix, cutmix)
     (Yun et al. 2019); 0 pastes none. With mixup too, a coin decides for each pair."""
     eval_crop: Annotated[float, Bounds(above=0, at_most=1)] = 0.875
-    """Side of the central crop in evaluation, as a part of the short side of the image (photographs
+    """Side of the central crop in evaluation, as a part of the image's short side (photographs
     only).
     """
     eval_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -112,7 +114,7 @@ class DataConfig(ExtensibleSection):
     """
 
     num_classes: int = 0
-    """Number of classes that an own data set must have; 0 is as many as it has."""
+    """Number of classes that an own data set must have; 0 allows any number."""
 
     CLASSES: ClassVar[dict[str, int]] = {
         "digits": 10,
@@ -127,10 +129,10 @@ class DataConfig(ExtensibleSection):
         "cifar100": (50_000, 10_000),
         "imagenet": (1_281_167, 50_000),
     }
-    """Number of training and of test images of each known data set, as long as it is complete."""
+    """Number of training and of test images of each known data set when it is complete."""
     PHOTOGRAPHS: ClassVar[tuple[str, ...]] = ("imagenet", "folder")
-    """Data sets of photographs of any size, decoded on demand; all other sets are small images,
-    held in memory.
+    """Data sets of photographs, which have any size and are decoded on demand. All other data sets
+    are small images held in memory.
     """
     OF_PHOTOGRAPHS: ClassVar[tuple[str, ...]] = (
         "short_side",
@@ -140,8 +142,8 @@ class DataConfig(ExtensibleSection):
         "max_pixels",
         "eval_interpolation",
     )
-    """Fields that apply to photographs only; for small images other values than the defaults are
-    refused.
+    """Fields that apply to photographs only. For small images any value but the default is
+    refused, while fields that merely have no effect there are not.
     """
 
     def __post_init__(self) -> None:
@@ -159,6 +161,7 @@ class DataConfig(ExtensibleSection):
             self._require("num_classes", self.num_classes >= 2, "0 or at least 2")
 
     def _check_identity_of_own_set(self) -> None:
+        """Refuse a title or a content that is not of the form which an own data set has."""
         if self.title:
             allowed = "made of letters, digits, '_', '.' and '-', the first one a letter or a digit"
             self._require("title", bool(TITLE.fullmatch(self.title)), allowed)
@@ -167,6 +170,7 @@ class DataConfig(ExtensibleSection):
             self._require("content", bool(CONTENT.fullmatch(self.content)), filled_in)
 
     def _check_split(self) -> None:
+        """Refuse to hold out validation images that cannot be, or need not be, held out."""
         if not self.validation:
             return
         train, held_out, _ = self.images()
@@ -179,6 +183,7 @@ class DataConfig(ExtensibleSection):
         )
 
     def _check_images(self) -> None:
+        """Refuse a size, a crop or a prepared short side that the data set's images cannot have."""
         random_crop = "pad" if self.in_memory else "resized"
         is_possible = self.crop in ("none", random_crop)
         self._require("crop", is_possible, f"one of none, {random_crop} for {self.name}", "name")
@@ -188,7 +193,7 @@ class DataConfig(ExtensibleSection):
             )
         self._require("pad", self.pad < self.size, "at least 0 and below data.size", "size")
         if self.short_side:
-            # evaluation would enlarge what is smaller
+            # Evaluation crops a part of the short side; it would have to enlarge a smaller crop.
             smallest = math.ceil(self.size / self.eval_crop - 1e-9)
             large_enough = f"0 (the originals) or at least {smallest}"
             self._require(
@@ -207,7 +212,7 @@ class DataConfig(ExtensibleSection):
             self._require(name, is_default, allowed, "name")
 
     def _check_no_own_set(self) -> None:
-        """Refuse settings that describe the user's own photographs, in a known or registered set."""
+        """Refuse settings for the user's own photographs in a known or registered data set."""
         classes = self._known_classes
         hint = f"0 or {classes} for {self.name}; photographs of one's own are data.name: folder"
         if self.name == "imagenet":
@@ -221,25 +226,27 @@ class DataConfig(ExtensibleSection):
 
     @property
     def identity_is_known(self) -> bool:
-        """True if no file needs to be read to know the identity of the data."""
+        """Whether the identity of the data is known without reading any file."""
         return self.name != "folder" or bool(self.content and self.num_classes)
 
     @property
     def in_memory(self) -> bool:
-        """Whether the data set is of small images, which are held in memory."""
+        """Whether the images are small and held in memory, as opposed to photographs."""
         return self.name not in self.PHOTOGRAPHS
 
     @property
     def _known_classes(self) -> int:
-        """Number of classes of a known or registered data set; 0 for an own one, whose files tell."""
+        """Number of classes of a known or registered data set; 0 for an own one, as only its files
+        tell.
+        """
         for entry in self.registered_entries():
             return entry.about["classes"]
         return self.CLASSES.get(self.name, 0)
 
     @property
     def _known_images(self) -> tuple[int, int]:
-        """Number of training and of test images of a complete known or registered data set; 0 where
-        only the files tell.
+        """Numbers of training and of test images of a known or registered data set when it is
+        complete; 0 where only the files tell.
         """
         for entry in self.registered_entries():
             return entry.about["images"]
@@ -247,10 +254,11 @@ class DataConfig(ExtensibleSection):
 
     @property
     def classes(self) -> int:
-        """Number of classes between which the network decides.
+        """Number of classes of the data set, which is that of the network's logits.
 
         Raises:
-            Refused: It depends on files that nobody has looked at.
+            Refused: Only the files tell it, and no one has read them yet
+                (``xceptlab.data.resolved`` does).
         """
         classes = self.num_classes or self._known_classes
         if not classes:
@@ -262,8 +270,8 @@ class DataConfig(ExtensibleSection):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Parts of an own data set, such as (train, val, test); empty for other sets, and before
-        its files were looked at.
+        """Parts of an own data set, such as ``("train", "val", "test")``; empty for other data
+        sets, and as long as ``content`` is not filled in.
         """
         if not self.content:
             return ()
@@ -272,13 +280,13 @@ class DataConfig(ExtensibleSection):
 
     @property
     def has_validation_images(self) -> bool:
-        """Whether there are validation images, held out of the training images or in a part of
+        """Whether there are validation images: held out of the training images, or in a part of
         their own.
         """
         return self.validation > 0 or len(self.parts) == 3
 
     def splits(self) -> str:
-        """Description of the data set in words: its name, and which of its parts is which split."""
+        """Describe the data set in words: its name, and which part is used for which split."""
         known_test = "val" if self.name == "imagenet" else "test"
         train, *others = self.parts or ("train", known_test)
         validation = "none"
@@ -289,8 +297,8 @@ class DataConfig(ExtensibleSection):
         return f"{self.title or self.name}, training on {train}, validation on {validation}, test on {others[-1]}"
 
     def images(self) -> tuple[int, int, int]:
-        """Number of images to train on, to validate on and to test on; 0 also where only the files
-        tell.
+        """Return the numbers of images to train on, to validate on and to test on; 0 where only the
+        files tell.
         """
         complete_train, complete_test = self._known_images
         train = self.train_images or complete_train

@@ -27,8 +27,8 @@ class ModelConfig(ExtensibleSection):
     }
 
     order: Literal["depthwise_first", "pointwise_first"] = "depthwise_first"
-    """Which convolution of a separable one comes first (the paper's section 1.2 calls the order
-    unimportant).
+    """Which of the two convolutions of a separable convolution comes first (the paper's section 1.2
+    calls the order unimportant).
     """
     intermediate: (
         Literal[
@@ -36,69 +36,74 @@ class ModelConfig(ExtensibleSection):
         ]
         | str
     ) = "none"
-    """Activation between the depthwise and the pointwise convolution (the paper's fig. 10), or a
-    registered one.
+    """Activation between the depthwise and the pointwise convolution (the paper's fig. 10). Any
+    other name is that of a registered activation.
     """
     intermediate_norm: bool = False
-    """BatchNorm between the two convolutions, before the activation (DeepLabv3+ has both)."""
-    residual: Literal["all", "none", "identity_only", "projection_only"] = "all"
-    """Residual connections around the blocks (the paper's fig. 9): the middle flow's are
-    identities, the others projections.
+    """Put a BatchNorm between the depthwise and the pointwise convolution, before the activation
+    (DeepLabv3+ has both).
     """
+    residual: Literal["all", "none", "identity_only", "projection_only"] = "all"
+    """Which residual connections around the blocks there are (the paper's fig. 9). Those of the
+    middle flow are identities, the others are projections."""
     segments: int | Literal["all"] = "all"
-    """Groups of channels that the 3x3 convolution after the pointwise one sees: 1 is a regular, all
-    a depthwise convolution (the paper's section 1.2); a number needs order pointwise_first."""
+    """Number of groups of channels in the 3x3 convolution after the pointwise one: 1 makes it a
+    regular, all a depthwise convolution (the paper's section 1.2). A number needs order
+    pointwise_first."""
     convolution: Literal["separable", "regular"] = "separable"
-    """regular puts one 3x3 convolution in the place of each separable one."""
+    """Kind of the blocks' convolutions; regular puts one regular 3x3 convolution in the place of
+    each separable one.
+    """
     width: Annotated[float, Bounds(at_most=16)] = 1.0
     """Multiplier of every layer's number of channels."""
     divisor: Count = 1
-    """Channels are rounded to multiples of this; 8 lets 1, 2, 4 and 8 segments divide every layer
-    at any width.
+    """Round every layer's number of channels to a multiple of this. With 8, ``segments`` of 1, 2, 4
+    and 8 divide every layer at any width.
     """
     match: Literal["none", "parameters", "macs"] = field(default="none", metadata=NO_IDENTITY)
-    """In a study: solve each arm's width for the first arm's number of parameters or
-    multiply-accumulates.
+    """In a study, choose the width of each arm so that the arm has as many parameters or
+    multiply-accumulates as the first arm.
     """
     timm: str = ""
-    """Name of a timm model to train in place of Xception, such as inception_v3; of the other fields
-    only dropout applies then.
+    """Name of a timm model to train in place of Xception, such as inception_v3. Only the field
+    dropout applies to it.
     """
     family: Literal["xception"] | str = "xception"
-    """The network: Xception, or a registered family, to which of the other fields only ``options``
-    and ``init`` apply.
+    """The network: Xception, or a registered family. Only the fields ``options`` and ``init`` apply
+    to a registered family.
     """
     options: dict[str, Any] = field(default_factory=dict)
-    """Options of a registered family, by name; those that are left out have its defaults."""
+    """Options of a registered family, by name; an option that is left out has its default."""
     middle_blocks: Annotated[int, Bounds(at_least=0, at_most=32)] = 8
-    """Number of blocks in the middle flow, 0 to 32."""
+    """Number of blocks in the middle flow."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """First two convolutions: the paper's (stride 2, no padding), or size-preserving ones for
-    images of 32x32 and smaller.
-    """
+    """The first two convolutions. imagenet: the paper's (stride 2, no padding). cifar: convolutions
+    that keep the size, for images of 32x32 and smaller."""
     fc: tuple[int, ...] = ()
-    """Units of fully connected layers with ReLU before the classifier (the paper's optional ones:
-    [4096, 4096]).
+    """Numbers of units of fully connected layers with ReLU before the classifier; the paper's
+    optional ones are [4096, 4096].
     """
     dropout: Rate = 0.0
     """Dropout rate before the classifier (the paper's ImageNet recipe uses 0.5)."""
     padding: Literal["same", "symmetric"] = "same"
-    """Padding of the max poolings: TensorFlow's, or one pixel on every side as in timm."""
-    bn_eps: Positive = 1e-3
-    """BatchNorm: what is added to the variance (Keras's value)."""
-    bn_momentum: Annotated[float, Bounds(above=0, at_most=1)] = 0.01
-    """BatchNorm: weight of a batch in the running statistics (Keras's momentum of 0.99)."""
-    init: Literal["keras", "timm"] = "keras"
-    """How initial weights are drawn: Glorot uniform as in the original, or as timm's port draws
-    them.
+    """Padding of the max poolings. same: TensorFlow's. symmetric: one pixel on every side, as in
+    timm.
     """
+    bn_eps: Positive = 1e-3
+    """Number that BatchNorm adds to the variance; the default is Keras's."""
+    bn_momentum: Annotated[float, Bounds(above=0, at_most=1)] = 0.01
+    """Weight of a batch in BatchNorm's running statistics; the default is Keras's momentum of 0.99.
+    """
+    init: Literal["keras", "timm"] = "keras"
+    """How initial weights are drawn. keras: Glorot uniform, as in the original. timm: as timm's
+    legacy_xception draws them."""
     weights: str = field(default="", metadata=LOCATION)
-    """Weights to start from in place of drawn ones: a file of Keras's or timm's Xception, one of
-    ours, or a run's folder. The classifier is drawn anew where they have another number of classes;
-    all else must fit."""
+    """Weights to start from in place of drawn ones: a file of Keras's or timm's Xception or of
+    xceptlab, or a run's folder. The classifier is drawn anew if its number of classes differs; all
+    else must fit. Empty draws all weights."""
     weights_digest: str = ""
-    """Digest of the file of ``model.weights``, part of the run's identity. Filled in by xceptlab;
-    if it is given, it must be the file's, or stands for the file where that is not at hand."""
+    """Digest of the file of ``model.weights``, part of the run's identity. xceptlab fills it in. If
+    it is given, it is compared with the file; where that is not at hand, it stands for the file."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,6 +119,7 @@ class ModelConfig(ExtensibleSection):
         self._check_weights()
 
     def _check_layers(self) -> None:
+        """Refuse a width, segments or fully connected layers with which no network can be built."""
         stem_has_a_channel = self.width > 0 and round(32 * self.width) >= 1
         self._require("width", stem_has_a_channel, "at least 0.016, to leave the stem a channel")
         if self.segments != "all":
@@ -125,8 +131,8 @@ class ModelConfig(ExtensibleSection):
         self._require("fc", have_units, "a list of numbers of units, each at least 1")
 
     def _check_options(self) -> None:
-        """Check ``options`` by the types of the family's own dataclass, and leave out those that
-        have their defaults.
+        """Check ``options`` against the types of the family's dataclass, and keep those that differ
+        from their defaults.
         """
         schema = self._options_schema
         if schema is None:
@@ -139,6 +145,9 @@ class ModelConfig(ExtensibleSection):
         object.__setattr__(self, "options", differing)
 
     def _check_weights(self) -> None:
+        """Refuse weights to start from with a network other than Xception, and a digest that cannot
+        be theirs.
+        """
         if self.weights:
             xception = "only Xception starts from a file"
             of_family = f"left out with model.family {self.family}: {xception}"
@@ -157,7 +166,7 @@ class ModelConfig(ExtensibleSection):
 
     @property
     def _options_schema(self) -> Any:
-        """The dataclass of a registered family's options; None for Xception and for a family
+        """Dataclass of the options of a registered family; None for Xception and for a family
         without options.
         """
         if self.family == "xception":
@@ -165,8 +174,8 @@ class ModelConfig(ExtensibleSection):
         return register.entry("model", self.family).about["options"]
 
     def all_options(self) -> dict[str, Any]:
-        """All options of a registered family by name, also those that have their defaults; empty
-        for Xception.
+        """Return all options of a registered family by name, including those that have their
+        defaults; empty for Xception.
         """
         schema = self._options_schema
         if schema is None:
@@ -175,20 +184,20 @@ class ModelConfig(ExtensibleSection):
 
     @property
     def is_xception(self) -> bool:
-        """Whether the network is Xception, which has a width to be solved and starts from files of
-        weights.
+        """Whether the network is Xception, the only one whose budget can be matched by its width
+        and which can start from files of weights.
         """
         return not self.timm and self.family == "xception"
 
     @property
     def identity_is_known(self) -> bool:
-        """True if no file needs to be read to know the identity of the initial weights."""
+        """Whether the identity of the initial weights is known without reading any file."""
         return not self.weights or bool(self.weights_digest)
 
     @property
     def initial_weights_description(self) -> str:
-        """Initial weights in words: ``drawn``, or the name of their file with the first digits of
-        its digest.
+        """The initial weights in words: ``drawn``, or the name of their file with the first digits
+        of its digest.
         """
         if not self.weights:
             return "drawn"
@@ -196,6 +205,6 @@ class ModelConfig(ExtensibleSection):
         return f"{name} ({self.weights_digest[:SHORT]})"
 
     def channels(self, paper: int) -> int:
-        """The number of channels of a layer that has ``paper`` channels in the paper."""
+        """Return the number of channels of a layer that has ``paper`` channels in the paper."""
         multiples = round(paper * self.width / self.divisor)
         return max(1, multiples) * self.divisor

@@ -1,4 +1,6 @@
-"""A run's whole configuration: its sections and its seed, and the identity that follows from them."""
+"""The whole configuration of a run: its sections, its seed and the user's modules; and the identity
+that follows from them.
+"""
 
 import dataclasses
 import functools
@@ -19,8 +21,8 @@ EXTENSION_DEFAULTS: dict[str, dict[str, Any]] = {
     "train": {"metrics": [], "callbacks": []},
     "": {"extensions": []},
 }
-"""Defaults, by section, of fields that only runs with the user's own modules set; written
-configurations leave them out.
+"""Defaults of the fields that only runs with the user's own modules set, by section and field; the
+empty section is the run itself. A written configuration leaves out fields with these values.
 """
 
 
@@ -35,25 +37,26 @@ class RunConfig(Section):
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    """Where and how it runs; must not change results."""
+    """Where and how the run is executed; must not change its result."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
-    """What starts the runs of a study; must not change results."""
+    """What starts the runs of a study; must not change their results."""
     seed: int = 0
     """Seed of the initial weights, the order of the images, their augmentation and dropout."""
     extensions: tuple[str, ...] = ()
     """The user's modules that register networks, metrics, data sets and the like: ``.py`` files,
-    looked up beside the configuration file that names them, or importable modules. They are
-    executed; a run's folder never names any."""
+    looked up beside the configuration file that names them, or names of importable modules. They
+    are executed, and so the configuration in a run's folder never names any."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")
 
     def science(self) -> dict[str, Any]:
-        """The science fields as ``{dotted key: value}``, in the order of the schema.
+        """Return the values that can change the run's result, by dotted key, in the order of the
+        schema.
 
-        Registered components that the run uses, if any, stand under ``extensions`` with their
-        versions: ``{"activation squash": 1}``.
+        If the run uses registered components, the key ``extensions`` holds their versions, as in
+        ``{"activation squash": 1}``.
         """
         science: dict[str, Any] = {}
         for section in self._science_sections:
@@ -65,10 +68,10 @@ class RunConfig(Section):
         return science
 
     def keys_without_effect(self) -> dict[str, str]:
-        """Keys whose values have no effect in this run, each with the setting that is the reason.
+        """Return the keys whose values have no effect in this run, each with the setting that is
+        the reason, such as ``data.crop none``.
 
-        Some of them (``DataConfig.OF_PHOTOGRAPHS``) are refused with another value than the
-        default, but may be given with it.
+        Keys in ``DataConfig.OF_PHOTOGRAPHS`` are stricter: any value but the default is refused.
         """
         without_effect = {}
         if self.data.crop != "pad":
@@ -88,8 +91,8 @@ class RunConfig(Section):
         return without_effect
 
     def registered_versions(self) -> dict[str, int]:
-        """Versions of the registered components that the run uses, by identity such as
-        ``activation squash``.
+        """Return the version of each registered component that the run uses, by identity such as
+        ``activation squash``; empty where it uses none.
         """
         versions = {}
         for section in self._science_sections:
@@ -103,7 +106,7 @@ class RunConfig(Section):
         return self.model, self.data, self.train
 
     def changed(self) -> dict[str, Any]:
-        """The science fields that differ from their defaults, by dotted key."""
+        """Return the values of ``science`` that differ from their defaults, by dotted key."""
         defaults = _default_science()
         changed = {}
         for key, value in self.science().items():
@@ -113,22 +116,24 @@ class RunConfig(Section):
 
     @functools.cached_property
     def run_id(self) -> str:
-        """The run's id, a readable part and a hash of the science: equal science is the same run,
-        whoever asks for it.
+        """Id of the run: a readable part and a hash of ``science``. Configurations of equal science
+        are the same run, whichever study asks for it.
 
-        The hash alone is the identity: ``RunDirectory.of`` finds a run also where its readable part
-        was another one.
+        The hash alone is the identity: ``RunDirectory.of`` finds a run also under another readable
+        part.
 
         Raises:
-            Refused: The id depends on files that nobody has looked at.
+            Refused: The id depends on files that nobody has read yet (``xceptlab.data.resolved``
+                does).
         """
         return self.id_in(SCIENCE_VERSION)
 
     def id_in(self, version: int) -> str:
-        """The run's id under a ``SCIENCE_VERSION``, today's or an earlier one.
+        """Return the run's id under a ``SCIENCE_VERSION``, today's or an earlier one.
 
         Raises:
-            Refused: The id depends on files that nobody has looked at.
+            Refused: The id depends on files that nobody has read yet (``xceptlab.data.resolved``
+                does).
         """
         is_known = self.data.identity_is_known and self.model.identity_is_known
         if not is_known:
@@ -143,8 +148,8 @@ class RunConfig(Section):
         return f"{readable}-{science_hash(self.changed(), version)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as in a configuration file; fields for the user's own modules only
-        where they are set.
+        """Return the configuration as nested plain values, as a file has them. Fields of
+        ``EXTENSION_DEFAULTS`` are left out unless they are set.
         """
         values = json.loads(json.dumps(dataclasses.asdict(self)))
         for section, defaults in EXTENSION_DEFAULTS.items():
@@ -157,4 +162,5 @@ class RunConfig(Section):
 
 @functools.cache
 def _default_science() -> dict[str, Any]:
+    """Return the default of each value that can change a result, by dotted key."""
     return RunConfig().science()

@@ -1,5 +1,5 @@
-"""The sections ``runtime`` and ``launcher``: where and how a run runs, which must not change its
-result.
+"""The sections ``runtime`` and ``launcher``: where and how a run is executed, which must not change
+its result.
 """
 
 from dataclasses import dataclass, field
@@ -11,40 +11,40 @@ from xceptlab.config.fields import LOCATION, Section
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Section):
-    """Where and how a run runs; nothing here may change its result."""
+    """Where and how a run is executed; nothing here may change its result."""
 
     PREFIX: ClassVar[str] = "runtime."
 
     outputs: str = field(default="outputs", metadata=LOCATION)
     """Folder that holds ``runs/`` and ``studies/``."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
-    """Kind of device, in Lightning's names."""
+    """Kind of device, by Lightning's name."""
     devices: Count = 1
-    """Devices of this kind per node; BatchNorm sees the images of all of them."""
+    """Number of devices of this kind per node; BatchNorm sees the images of all of them."""
     num_nodes: Count = 1
     """Number of machines (nodes) of a run."""
     workers: CountOrZero = 0
-    """Processes that load data, per device; 0 loads in the training process."""
+    """Number of processes that load data, per device; 0 loads in the training process."""
     capture: bool = True
-    """On one GPU replay forward and backward of a step from a CUDA graph, to the same bits (not in
-    16-mixed); false launches them kernel by kernel."""
+    """On one GPU, replay the forward and the backward pass of a step from a CUDA graph, which is
+    faster and gives the same bits (not in 16-mixed). false launches kernel by kernel."""
     log_every: Count = 50
     """Steps between two lines of the log."""
     checkpoint_steps: CountOrZero = 0
     """Steps between two checkpoints within an epoch; 0 writes them by time only."""
     checkpoint_minutes: Positive = 10.0
-    """Minutes between two checkpoints within an epoch; there is one at the end of each epoch, too.
+    """Minutes between two checkpoints within an epoch; another is written at the end of each epoch.
     """
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """Mode of Weights & Biases; auto is online where a key is configured, else offline."""
+    """Mode of Weights & Biases; auto is online where an API key is configured, else offline."""
     wandb_project: str = ""
-    """Project in Weights & Biases; empty for the one that WANDB_PROJECT or W&B's own settings name,
-    or else xceptlab.
+    """Project in Weights & Biases; empty for the project that WANDB_PROJECT or W&B's own settings
+    name, or else xceptlab.
     """
     wandb_weights: bool = False
-    """Send the evaluated weights to Weights & Biases, too, as an artifact."""
+    """Send the evaluated weights to Weights & Biases as an artifact."""
     tensorboard: bool = False
-    """Write the log for TensorBoard, too, into the run's folder."""
+    """Write the log also for TensorBoard, into the run's folder."""
     study: str = ""
     """Name of the study that started the run; set by ``xceptlab study``."""
     arm: str = ""
@@ -66,19 +66,23 @@ class LauncherConfig(Section):
     Ray's tasks. All nodes of a cluster must see the outputs, the data and the code under the same
     paths."""
     gpus: CountOrZero = 0
-    """GPUs to ask a cluster for, per node of a run; runtime.devices says how many it uses."""
+    """Number of GPUs to ask a cluster for, per node of a run; runtime.devices says how many of them
+    the run uses.
+    """
     memory: CountOrZero = 0
     """Memory to ask a cluster for, per node of a run, in GB; 0 for the cluster's default."""
     minutes: int = 1440
-    """SLURM: time limit of a job; a run that takes longer is continued by itself."""
+    """SLURM: time limit of a job, in minutes; a run that takes longer is continued automatically in
+    another job.
+    """
     partition: str = ""
-    """SLURM: partition; empty for the default one."""
+    """SLURM: the partition; empty for the default partition."""
     account: str = ""
-    """SLURM: account; empty for the default one."""
+    """SLURM: the account; empty for the default account."""
     options: tuple[str, ...] = ()
     """SLURM: further options of sbatch, such as [qos=long, constraint=a100]."""
     address: str = "auto"
-    """Ray: the cluster's address; auto for the one that this machine is in."""
+    """Ray: the cluster's address; auto for the cluster that this machine is in."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,8 +11,8 @@ from xceptlab.config.fields import ExtensibleSection
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(ExtensibleSection):
-    """The training. The defaults are the paper's ImageNet recipe as far as it states one (sections
-    4.2 and 4.3).
+    """The training. The defaults are the paper's recipe for ImageNet, as far as the paper states it
+    (sections 4.2 and 4.3).
     """
 
     PREFIX: ClassVar[str] = "train."
@@ -24,12 +24,12 @@ class TrainConfig(ExtensibleSection):
     }
 
     epochs: Count = 100
-    """Passes over the training images (not stated in the paper)."""
+    """Number of passes over the training images (not stated in the paper)."""
     batch_size: int = 1024
-    """Images per optimizer step over all devices together (not stated in the paper)."""
+    """Images per optimizer step, over all devices together (not stated in the paper)."""
     accumulate: Count = 1
-    """Split each step into this many smaller batches, one after another; BatchNorm sees the smaller
-    batches.
+    """Split the batch of each step into this many smaller ones, computed one after another;
+    BatchNorm sees the smaller ones.
     """
     optimizer: Literal["sgd", "rmsprop", "adamw"] | str = "sgd"
     """Name of the optimizer: one of torch's, or a registered one."""
@@ -38,46 +38,47 @@ class TrainConfig(ExtensibleSection):
     momentum: Rate = 0.9
     """Momentum of sgd and rmsprop."""
     nesterov: bool = False
-    """Nesterov's momentum, for sgd with momentum; with another optimizer it does not apply and
-    counts as false.
+    """Use Nesterov's momentum, for sgd with momentum. It does not apply to rmsprop and adamw, and
+    counts as false there.
     """
     weight_decay: NotNegative = 1e-5
-    """L2 regularisation (sgd, rmsprop), decoupled weight decay (adamw)."""
+    """Weight of the L2 regularisation (sgd, rmsprop) or of the decoupled weight decay (adamw)."""
     decay_norm_bias: bool = True
     """Apply the weight decay also to BatchNorm's parameters and to biases."""
     schedule: Literal["constant", "exponential", "cosine"] | str = "exponential"
-    """Learning rate after the warm-up: constant, times ``decay_rate`` every ``decay_epochs``, a
-    cosine to 0, or a registered schedule."""
+    """Learning rate after the warm-up. constant: ``lr``. exponential: ``lr``, multiplied by
+    ``decay_rate`` every ``decay_epochs``. cosine: from ``lr`` to 0 along half a cosine. Any other
+    name is that of a registered schedule."""
     decay_rate: Positive = 0.94
-    """Factor of the exponential schedule."""
+    """Factor by which the exponential schedule multiplies the learning rate."""
     decay_epochs: Positive = 2.0
-    """Epochs between two steps of the exponential schedule."""
+    """Number of epochs between two such multiplications in the exponential schedule."""
     warmup: Rate = 0.0
-    """Part of the training in which the learning rate rises linearly from 0."""
+    """Part of the training in which the learning rate rises linearly from 0 to ``lr``."""
     label_smoothing: Rate = 0.0
-    """Probability taken from the true class and spread over all."""
+    """Probability that is taken from the true class and spread evenly over all classes."""
     gradient_clip: NotNegative = 0.0
-    """Largest norm of the gradient; 0 does not clip."""
+    """Largest norm of the gradient, to which larger ones are scaled down; 0 does not clip."""
     ema: Rate = 0.0
-    """Decay d of the average of weights that is evaluated, min(d, (1 + t) / (10 + t)) at step t; 0
-    evaluates the weights.
-    """
+    """Decay d of an exponential moving average of the weights, min(d, (1 + t) / (10 + t)) at step
+    t; the averaged weights are the ones that are evaluated. 0 averages nothing."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    """Number format of the computation, in Lightning's names."""
+    """Number format of the computation, by Lightning's name."""
     threads: Count = 1
-    """CPU threads of a process; another number sums in another order, so it is part of the science.
+    """Number of CPU threads of a process. It can change a result, as another number of threads sums
+    in another order.
     """
     compile: bool = False
     """Compile the network with torch.compile, which is faster on a GPU. The first run compiles it,
-    later ones find the code in torch's cache (TORCHINDUCTOR_CACHE_DIR). Fused operations round
-    differently, so it is part of the science."""
+    later ones find the code in torch's cache (TORCHINDUCTOR_CACHE_DIR). It can change a result, as
+    fused operations round differently."""
     metrics: tuple[str, ...] = ()
-    """Registered metrics that every evaluation measures, besides top1, top5 and loss."""
+    """Names of registered metrics that every evaluation measures besides top1, top5 and loss."""
     callbacks: tuple[str, ...] = ()
-    """Registered Lightning callbacks, in their order."""
+    """Names of registered Lightning callbacks, in the order in which Lightning gets them."""
     deterministic: bool = True
-    """Use deterministic algorithms only. false is faster on a GPU (7% at 299 on an H100, steps
-    launched one by one), but then a run is repeated only within noise, not to the bit."""
+    """Use deterministic algorithms only. false is faster on a GPU (by 7% at 299 pixels on an H100,
+    steps launched one by one), but then a repeated run agrees only within noise, not to the bit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,16 +96,16 @@ class TrainConfig(ExtensibleSection):
             object.__setattr__(self, "nesterov", False)
 
     def steps_per_epoch(self, images: int) -> int:
-        """Number of optimizer steps in an epoch of so many training images."""
+        """Return the number of optimizer steps in an epoch of so many training images."""
         return math.ceil(images / self.batch_size)
 
     def steps(self, images: int) -> int:
-        """Number of optimizer steps in all epochs of so many training images."""
+        """Return the number of optimizer steps in all epochs of so many training images."""
         return self.epochs * self.steps_per_epoch(images)
 
     @property
     def unused(self) -> set[str]:
-        """Keys that do not apply to the chosen optimizer, and are reset; a registered optimizer may
-        read all of them.
+        """Keys that do not apply to the chosen optimizer, and so get their default. A registered
+        optimizer may read any key.
         """
         return {"train.nesterov"} if self.optimizer in ("rmsprop", "adamw") else set()
