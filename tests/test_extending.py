@@ -44,7 +44,7 @@ DIGITS = [piece for kind, name in (("model", "xception_tiny"), ("data", "digits"
 @pytest.fixture(autouse=True)
 def _registers_nothing_for_others(monkeypatch):
     monkeypatch.setattr(register, "_entries", {})
-    monkeypatch.setattr(register, "_loaded", set())
+    monkeypatch.setattr(register, "_loaded", {})
 
 
 @pytest.fixture
@@ -797,6 +797,35 @@ class Early(pl.Callback):
     assert (
         f"3 of {steps}, as a callback ended the training or gathered batches: a seed 0," in printed
     )
+
+
+def test_a_module_of_which_nothing_is_used_is_pointed_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    used, unused = activation(tmp_path), activation(tmp_path, name="other.py")
+    (tmp_path / unused).write_text((tmp_path / unused).read_text().replace("mine", "spare"))
+    arms = {"a": {}, "b": {"model.intermediate": "mine"}}
+    study = {"question": "?", "extensions": [used, unused], "base": [], "seeds": [0], "arms": arms}
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    assert main(["plan", "study.yaml", *TINY]) == 0
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "extensions" in line]
+    assert warning.endswith("other.py: registers activation spare, and nothing of it is used")
+    assert main(["train", *TINY, f"--extensions=[{used}]"]) == 0
+    assert "registers activation mine, and nothing of it is used" in capsys.readouterr().err
+
+
+def test_parameters_that_an_optimizer_is_not_given_are_pointed_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = """
+@xceptlab.register.optimizer("careless", version=1)
+def careless(groups, train):
+    return torch.optim.SGD(groups[0]["params"][2:], lr=train.lr)
+"""
+    extensions = f"--extensions=[{module(tmp_path, text)}]"
+    assert main(["train", *TINY, extensions, "--train.optimizer=careless"]) == 0
+    said = capsys.readouterr().err
+    assert "careless has not been given 2 parameters of the network, which stay as they are" in said
+    assert main(["train", *TINY, extensions, "--train.optimizer=sgd"]) == 0
+    assert "has not been given" not in capsys.readouterr().err
 
 
 def test_a_registered_data_set_is_split_as_any_other(folder):

@@ -560,3 +560,8 @@ def test_a_run_without_a_score_is_refused_unless_it_is_declared_what_it_scores()
 def test_what_cannot_be_judged_is_refused_in_one_line(arguments, message):
     with pytest.raises(xceptlab.Refused, match=message):
         xceptlab.judge(SCORES, **arguments)
+
+
+def test_a_single_module_need_not_stand_in_a_list(run):
+    with pytest.raises(xceptlab.Refused, match=r"^extensions: .*/spy\.py: no such file"):
+        xceptlab.Run(run.path, extensions="spy.py")

@@ -26,7 +26,7 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -88,8 +88,10 @@ class Entry:
 
 
 _entries: dict[tuple[str, str], Entry] = {}
-_loaded: set[str] = set()
-"""Modules that this process has loaded, by their absolute path or name."""
+_loaded: dict[str, frozenset[str]] = {}
+"""Modules that this process has loaded, by their absolute path or name, each with the identities of
+the components that it registered then.
+"""
 
 
 # ---- for modules of yours ------------------------------------------------------------------------
@@ -319,14 +321,37 @@ def load(modules: Iterable[str]) -> None:
             line of the module.
     """
     for module in modules:
-        path = Path(module).resolve() if module.endswith(".py") else None
+        path = _path(module)
         key = str(path or module)
         if key in _loaded:
             continue
         if path and not path.is_file():
             raise Refused(f"extensions: {module}: no such file")
+        before = set(_entries)
         _execute(module, path)
-        _loaded.add(key)
+        _loaded[key] = frozenset(_entries[key].identity for key in _entries.keys() - before)
+
+
+def unused(modules: Iterable[str], used: Collection[str]) -> list[str]:
+    """Return a line for each of the modules that has registered components none of which is used.
+
+    Args:
+        modules: Modules that ``load`` has executed.
+        used: The identities of the components that are used.
+    """
+    lines = []
+    for module in modules:
+        registered = _loaded[str(_path(module) or module)]
+        if registered and registered.isdisjoint(used):
+            lines.append(
+                f"extensions: {module}: registers {', '.join(sorted(registered))}, and nothing of it is used"
+            )
+    return lines
+
+
+def _path(module: str) -> Path | None:
+    """Return the absolute path of a module that is named by its ``.py`` file; None for a name."""
+    return Path(module).resolve() if module.endswith(".py") else None
 
 
 def _execute(module: str, path: Path | None) -> None:
@@ -416,6 +441,6 @@ def _load_installed() -> None:
     """
     if ENTRY_POINTS in _loaded:
         return
-    _loaded.add(ENTRY_POINTS)
+    _loaded[ENTRY_POINTS] = frozenset()
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         load([point.value.partition(":")[0]])

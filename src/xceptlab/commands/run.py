@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from xceptlab import register
 from xceptlab.commands.remarks import absent_classes, few_images, warn
 from xceptlab.config import shipped
 from xceptlab.config.loading import load_run, overrides
@@ -56,6 +57,7 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
 
         if world.first:
             warn(few_images(config.data))
+            warn(register.unused(config.extensions, config.registered_versions()))
             given = {key for key, _ in overrides(layers)}
             warn(
                 f"--{key}: changes nothing with {why}"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xceptlab import register
 from xceptlab.commands.remarks import absent_classes, few_images, warn
 from xceptlab.config.loading import load_run, overrides
 from xceptlab.errors import BAD_INPUT, FAILED, Refused
@@ -71,7 +72,8 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
-    """Build every arm's network; warn where arms do not differ, or where a data set lacks images.
+    """Build every arm's network; warn where arms do not differ, where a data set lacks images, or
+    where a module registers nothing that an arm uses.
 
     Returns:
         By arm the rows of its module tree, the first of which is the whole network.
@@ -86,6 +88,10 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
     for data in dict.fromkeys(arm.data for arm in expansion.arms.values()):
         warnings_of_data += few_images(data)
         warnings_of_data += [absent.text for absent in absent_classes(data)]
+    used: set[str] = set()
+    for arm in expansion.arms.values():
+        used |= arm.registered_versions().keys()
+    warn(register.unused(expansion.baseline.extensions, used))
     warn(identical_arms(expansion, trees))
     warn(dict.fromkeys(warnings_of_data))
     return trees

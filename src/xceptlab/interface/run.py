@@ -109,7 +109,7 @@ class Run:
             )
         self._directory = found
         self.config = load_run(
-            arguments([{"extensions": list(extensions)}]), of_run=str(self.path / "config.yaml")
+            arguments([{"extensions": extensions}]), of_run=str(self.path / "config.yaml")
         )
         refuse_other_versions(self.config, self._directory)
 

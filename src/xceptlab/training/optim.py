@@ -62,6 +62,18 @@ def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, A
     return groups
 
 
+def left_out(optimizer: Optimizer, network: nn.Module) -> list[str]:
+    """Return the names of the network's trainable parameters that the optimizer does not update,
+    since a registered function has not given them to it.
+    """
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and id(parameter) not in held
+    ]
+
+
 def learning_rate_factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
     """Return the schedule as a function: from a step, 0 to epochs * steps_per_epoch - 1, to the
     factor by which ``train.lr`` is multiplied in it.

@@ -15,6 +15,7 @@ from xceptlab.data.module import Batch
 from xceptlab.data.order import bits
 from xceptlab.errors import Refused
 from xceptlab.runs.metrics import measured
+from xceptlab.text import counted, say
 from xceptlab.training import capture, optim
 from xceptlab.training.metrics import ACCURACIES, per_image
 
@@ -229,6 +230,14 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = optim.optimizer(self.network, self.config.train)
+        left_out = optim.left_out(optimizer, self.network)
+        if left_out and self.trainer.is_global_zero:
+            count = counted(len(left_out), "parameter")
+            say(
+                f"train.optimizer: {self.config.train.optimizer} has not been given {count} of the network, which stay as they "
+                f"are, such as {left_out[0]}",
+                "Warning",
+            )
         schedule = optim.schedule(optimizer, self.config.train, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
