@@ -87,9 +87,9 @@ class MadeUp:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="xceptlab bench loop")
-    parser.add_argument("--network", choices=("cifar", "tiny"), default="cifar" if CUDA else "tiny")
-    parser.add_argument("--batch", type=int, default=256 if CUDA else 64)
-    parser.add_argument("--steps", type=int, default=150 if CUDA else 40, help="steps of an epoch")
+    parser.add_argument("--network", choices=("cifar", "tiny"), default="cifar")
+    parser.add_argument("--batch", type=int, default=256 if CUDA else 32)
+    parser.add_argument("--steps", type=int, default=150 if CUDA else 16, help="steps of an epoch")
     parser.add_argument(
         "--profile",
         action="store_true",

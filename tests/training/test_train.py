@@ -1,8 +1,10 @@
 """One run: what it leaves behind, and that it comes out the same whatever happens to it."""
 
+import ctypes
 import errno
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -554,3 +556,15 @@ def test_mixed_images_count_for_both_labels_as_a_soft_target_would(tiny):
         targets[i, labels[partner]] += 1 - own[i]
     wanted = torch.nn.functional.cross_entropy(images, targets, label_smoothing=0.1)
     assert float(task.training_step(batch, 0)["loss"]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's malloc is not here")
+def test_memory_that_a_step_frees_stays_for_the_next_one():
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24).sum()  # 64 MiB, in pages of 4 KiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    prepare(load_run([]))
+    faults()
+    assert faults() < 100

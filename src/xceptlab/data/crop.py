@@ -127,7 +127,11 @@ def crop_flip(images: Tensor, index: Tensor, draws: Tensor, pad: int, flip: bool
     if flip:
         mirrored = draws[:, order.FLIP, None] < 0.5  # (B, 1)
         columns = torch.where(mirrored, columns.flip(1), columns)
-    return images[index[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+    # Among the pixels of the whole set in one row; on a CPU this is twice as fast as indexing by
+    # image, row and column.
+    pixels = (index[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]  # (B, H, W)
+    chosen = images.flatten(0, 2).index_select(0, pixels.flatten())  # (B * H * W, C)
+    return chosen.view(*pixels.shape, -1)
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
