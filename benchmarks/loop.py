@@ -196,7 +196,7 @@ class TakingTurns(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        steps = int(trainer.num_training_batches) // TURNS
+        steps = max(1, int(trainer.num_training_batches) // TURNS)
         if (batch_idx + 1) % steps:
             return
         synchronise()

@@ -811,6 +811,32 @@ def test_a_module_of_which_nothing_is_used_is_pointed_out(tmp_path, monkeypatch,
     assert warning.endswith("other.py: registers activation spare, and nothing of it is used")
     assert main(["train", *TINY, f"--extensions=[{used}]"]) == 0
     assert "registers activation mine, and nothing of it is used" in capsys.readouterr().err
+    # Another arm of a study may use what this one does not.
+    extensions = f"--extensions=[{used}]"
+    assert (
+        main(["train", *TINY, extensions, "--seed=1", "--runtime.study=s", "--runtime.arm=a"]) == 0
+    )
+    assert "nothing of it is used" not in capsys.readouterr().err
+
+
+def test_a_component_that_only_tuning_names_is_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = """
+@xceptlab.register.optimizer("plain", version=1)
+def plain(groups, train):
+    return torch.optim.SGD(groups, lr=train.lr)
+"""
+    study = {
+        "question": "?",
+        "extensions": [module(tmp_path, text)],
+        "base": [],
+        "seeds": [0],
+        "arms": {"a": {"model.residual": "all"}, "b": {"model.residual": "none"}},
+        "tune": {"keys": {"train.optimizer": ["sgd", "plain"]}, "select": "val/loss"},
+    }
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    assert main(["plan", "study.yaml", *TINY]) == 0
+    assert "nothing of it is used" not in capsys.readouterr().err
 
 
 def test_parameters_that_an_optimizer_is_not_given_are_pointed_out(tmp_path, monkeypatch, capsys):

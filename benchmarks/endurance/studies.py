@@ -164,7 +164,7 @@ def lies(folder: Path, full: bool) -> Counts:
     from xceptlab.launch.local import Local
 
     launcher, count = Local(_lie, 2), 50 if full else 10
-    launcher.start(
+    launcher.accept(
         [
             load_run([*TINY, f"--seed={seed}", f"--runtime.outputs={folder}"])
             for seed in range(count)

@@ -12,6 +12,7 @@ from conftest import TINY
 from xceptlab.config.loading import load_run
 from xceptlab.data import order
 from xceptlab.data.module import DataModule
+from xceptlab.data.sources import Arrays
 from xceptlab.runs.world import World
 from xceptlab.training.train import trainer_on_devices
 
@@ -366,3 +367,15 @@ def test_in_a_notebook_training_batches_are_those_of_the_first_epoch():
     batch = next(iter(data.train_dataloader()))
     assert torch.equal(batch.images, expected.images)
     assert torch.equal(batch.labels, expected.labels)
+
+
+def test_images_whose_memory_is_in_another_order_are_copied_once_and_not_for_each_batch():
+    data = DataModule(load_run(TINY))
+    data.setup("fit")
+    images = data.train.source.images
+    turned = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    source = Arrays(turned, data.train.source.labels)
+    moved = data._moved(source, torch.device("cpu"))
+    assert moved.is_contiguous()
+    assert moved is data._moved(source, torch.device("cpu"))
+    assert np.array_equal(moved.numpy(), images)

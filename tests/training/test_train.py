@@ -562,7 +562,7 @@ def test_mixed_images_count_for_both_labels_as_a_soft_target_would(tiny):
 def test_memory_that_a_step_frees_stays_for_the_next_one():
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(2**24).sum()  # 64 MiB, in pages of 4 KiB
+        [torch.ones(3 * 2**21) for _ in range(4)]  # 24 MiB each, in pages of 4 KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     prepare(load_run([]))

@@ -57,7 +57,8 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
 
         if world.first:
             warn(few_images(config.data))
-            warn(register.unused(config.extensions, config.registered_versions()))
+            if not config.runtime.study:  # Another arm may use what this one does not.
+                warn(register.unused(config.extensions, config.registered_versions()))
             given = {key for key, _ in overrides(layers)}
             warn(
                 f"--{key}: changes nothing with {why}"

@@ -89,8 +89,8 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
         warnings_of_data += few_images(data)
         warnings_of_data += [absent.text for absent in absent_classes(data)]
     used: set[str] = set()
-    for arm in expansion.arms.values():
-        used |= arm.registered_versions().keys()
+    for trial in expansion.trials.values():
+        used |= trial.config.registered_versions().keys()
     warn(register.unused(expansion.baseline.extensions, used))
     warn(identical_arms(expansion, trees))
     warn(dict.fromkeys(warnings_of_data))

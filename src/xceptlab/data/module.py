@@ -257,5 +257,5 @@ class DataModule(pl.LightningDataModule):
         there at the first call and kept.
         """
         if source not in self._on_device:
-            self._on_device[source] = torch.from_numpy(source.images).to(device)
+            self._on_device[source] = torch.from_numpy(source.images).to(device).contiguous()
         return self._on_device[source]

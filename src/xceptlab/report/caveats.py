@@ -117,7 +117,7 @@ def _of_ended_arms(expansion: Expansion) -> list[str]:
 
 
 def _of_diverged_runs(records: Records) -> list[str]:
-    """Warn of runs whose loss was not finite."""
+    """Warn of runs whose loss, or whose final evaluation, was not finite."""
     diverged = []
     for (trial, seed), record in records.items():
         if record and record.status == "diverged":

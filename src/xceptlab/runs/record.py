@@ -11,8 +11,8 @@ class Record:
 
     run_id: str
     status: Literal["finished", "diverged"]
-    """How the run ended. ``diverged``: the loss was not finite at some step, so that the training
-    ended there and there are no metrics.
+    """How the run ended. ``diverged``: the training loss was not finite at some step, where the
+    training ended, or the final evaluation was not finite; there are no metrics.
     """
     science: dict[str, Any]
     """The part of the configuration that can change a result, by dotted key such as ``train.lr``.

@@ -80,7 +80,7 @@ class Verdict:
     """
     summary: str = ""
     """The verdict in a sentence of plain words; further ones say how the arms were tuned,
-    and that they are at chance, where that is so."""
+    which runs diverged and what they count as, and that arms are at chance, where that is so."""
     warnings: tuple[str, ...] = ()
     """Why the verdict may mean less than it says, a clause each; empty where nothing is known."""
 

@@ -44,7 +44,7 @@ def of_units(verdict: Verdict) -> tuple[str, ...]:
 
 def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> Verdict:
     """Return the verdict with further warnings: of too few images, of failed runs, and of arms at
-    chance, which its summary names, too.
+    chance. Its summary names arms at chance, too, and runs that diverged.
 
     Args:
         verdict: The verdict.

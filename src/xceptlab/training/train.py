@@ -465,9 +465,11 @@ def _keep_freed_memory() -> None:
     tenth of a step at 299 x 299 pixels on a CPU. Other C libraries have no such function.
     """
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
+    if not hasattr(libc, "mallopt"):
+        return
+    # Older versions of glibc allow 32 MiB at most, and refuse more by returning 0.
+    if libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def build(config: RunConfig) -> nn.Module:
