@@ -276,10 +276,15 @@ def _refuse_other_network(config: RunConfig, run: RunDirectory) -> None:
     """Refuse a configuration whose network differs from the one that a run has trained: its weights
     may fit, but the other network was never trained.
     """
-    extensions = [f"--extensions={json.dumps(config.extensions)}"] if config.extensions else []
-    trained = load_run(extensions, of_run=str(run.path / "config.yaml")).science()
+    record = run.record()
+    if record:
+        trained = record.science
+    else:
+        extensions = [f"--extensions={json.dumps(config.extensions)}"]
+        trained = load_run(extensions, of_run=str(run.path / "config.yaml")).science()
     for key, value in config.science().items():
-        if key.startswith("model.") and value != trained[key]:
+        # The record of an older version lacks keys that later ones have.
+        if key.startswith("model.") and value != trained.get(key, value):
             raise Refused(
                 f"--{key}: {value} is not allowed; it must be {trained[key]}, with which the weights in {run.path} were trained"
             )
