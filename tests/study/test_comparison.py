@@ -81,6 +81,24 @@ def _wider(model, steps):
     return dataclasses.replace(model, width=model.width + steps * STEP)
 
 
+@pytest.mark.parametrize(("segments", "match"), [(1, "parameters"), (4, "macs")])
+def test_where_the_steps_are_too_coarse_no_finer_width_comes_nearer(
+    tmp_path, monkeypatch, segments, match
+):
+    monkeypatch.setattr(comparison, "UNMATCHED", 0.0)
+    arms = {"all": {}, "other": {"model.segments": segments, "model.divisor": segments}}
+    order = "--model.order=pointwise_first"
+    path, layers = write(tmp_path, arms, order, "--model.width=0.125", f"--model.match={match}")
+    first, other = matched(expand(path, layers)).arms.values()
+    found = 16 * 1024 * other.model.width
+    assert found.is_integer()
+    nearest = min(
+        abs(budget_of(comparison._at_width(other, (found + more) / 16)) - budget_of(first))
+        for more in range(-20, 21, 2)
+    )
+    assert abs(budget_of(other) - budget_of(first)) <= nearest
+
+
 def test_without_match_widths_stay(tmp_path):
     assert [config.model.width for config in study(tmp_path, "none").arms.values()] == [0.5, 0.5]
 

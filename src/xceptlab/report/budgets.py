@@ -10,11 +10,9 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.runs.record import Record
 from xceptlab.study.choice import Records
 from xceptlab.study.contrasts import pairs_of
-from xceptlab.study.expansion import Expansion
+from xceptlab.study.expansion import UNMATCHED, Expansion
 from xceptlab.study.verdict import Verdict
 
-UNMATCHED = 0.01
-"""Relative difference beyond which two budgets count as unmatched."""
 BUDGET_KEYS = {
     "train.epochs",
     "train.batch_size",

@@ -17,10 +17,15 @@ from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.models import warm_start
 from xceptlab.models.cost import Row, changes, cost, table
-from xceptlab.study.expansion import Expansion
+from xceptlab.study.expansion import UNMATCHED, Expansion
 
 STEP = 1 / 1024
 """The widths that ``matched`` tries are multiples of this."""
+
+FINER = 16
+"""Number of parts of a step that ``matched`` tries where no multiple of ``STEP`` comes near enough
+to the budget.
+"""
 
 LEAST, MOST = int(0.016 / STEP) + 1, int(16 / STEP)
 """The smallest and the largest width that ``matched`` tries, as multiples of ``STEP``."""
@@ -132,29 +137,39 @@ def budget_of(config: RunConfig) -> int:
 
 def _solved(config: RunConfig, budget: int) -> RunConfig:
     """Return the configuration at the width whose cost is nearest to the budget, among the
-    multiples of ``STEP`` from ``LEAST`` to ``MOST``.
+    multiples of ``STEP`` from ``LEAST`` to ``MOST`` or, if that leaves it unmatched, among the
+    parts of the step in which the budget lies.
     """
 
     # To build a network takes a quarter of a second, and the search asks for some widths again.
     @functools.cache
-    def cost_at(step: int) -> int:
+    def cost_at(step: float) -> int:
         return budget_of(_at_width(config, step))
 
     guess = _first_guess(cost_at, round(config.model.width / STEP), budget)
     low, high = _bracket(cost_at, guess, budget)
     above = bisect.bisect_left(range(high), budget, lo=low, key=cost_at)
     below = max(above - 1, LEAST)
-    nearest = min(below, above, key=lambda step: abs(cost_at(step) - budget))
+    nearest = _nearest(cost_at, below, above, budget)
+    if abs(cost_at(nearest) - budget) > UNMATCHED * budget:
+        parts = [below + part / FINER for part in range(FINER + 1)]
+        first_above = bisect.bisect_left(parts, budget, lo=1, hi=FINER, key=cost_at)
+        nearest = _nearest(cost_at, parts[first_above - 1], parts[first_above], budget)
     return _at_width(config, nearest)
 
 
-def _at_width(config: RunConfig, step: int) -> RunConfig:
+def _nearest(cost_at: Callable[[float], int], a: float, b: float, budget: int) -> float:
+    """Return the one of two widths whose cost is nearer to the budget, the first of equal ones."""
+    return min(a, b, key=lambda step: abs(cost_at(step) - budget))
+
+
+def _at_width(config: RunConfig, step: float) -> RunConfig:
     """Return the configuration at the width of ``step`` times ``STEP``."""
     model = dataclasses.replace(config.model, width=step * STEP)
     return dataclasses.replace(config, model=model)
 
 
-def _first_guess(cost_at: Callable[[int], int], step: int, budget: int) -> int:
+def _first_guess(cost_at: Callable[[float], int], step: int, budget: int) -> int:
     """Return a width, in steps, near the one that costs the budget, starting at any width.
 
     The cost of a network grows about as the square of its width.
@@ -165,7 +180,7 @@ def _first_guess(cost_at: Callable[[int], int], step: int, budget: int) -> int:
     return step
 
 
-def _bracket(cost_at: Callable[[int], int], guess: int, budget: int) -> tuple[int, int]:
+def _bracket(cost_at: Callable[[float], int], guess: int, budget: int) -> tuple[int, int]:
     """Return two widths, in steps, between which the budget lies, found from a guess by strides
     that double.
 

@@ -14,6 +14,9 @@ from xceptlab.runs.record import Record
 from xceptlab.study.definition import Seeds, Study
 from xceptlab.study.tuning import Trial, trials
 
+UNMATCHED = 0.01
+"""Relative difference beyond which two arms' budgets, such as parameters, count as unmatched."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Expansion:
