@@ -577,3 +577,11 @@ def test_a_study_adds_seeds_until_its_claims_are_decided_and_no_more(tmp_path, m
     assert "SUPPORTED easy" in said
     assert "3 of at most 5 seeds" in said
     assert "INCONCLUSIVE hopeless" in said
+
+
+def test_keys_that_the_network_does_not_read_are_pointed_out(capsys):
+    keys = ["--model.convolution=regular", "--model.intermediate=relu", "--model.width=0.25"]
+    assert main(["describe", "-c", "configs/model/xception_tiny.yaml", *keys, "--depth=1"]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "Warning" in line]
+    said = "Warning: --model.intermediate: changes nothing with model.convolution regular"
+    assert warnings == [said]

@@ -324,3 +324,38 @@ def test_every_field_shows_in_the_module_tree():
         "~ middle.0.units.0.separable.depthwise groups=92 92x1x3x3 -> groups=4 92x23x3x3"
         in changes(pointwise, four)
     )
+
+
+OTHERWISE = {
+    "order": "pointwise_first",
+    "intermediate": "relu",
+    "intermediate_norm": True,
+    "residual": "none",
+    "convolution": "regular",
+    "width": 0.5,
+    "divisor": 8,
+    "middle_blocks": 2,
+    "stem": "imagenet",
+    "fc": (16,),
+    "padding": "symmetric",
+    "bn_eps": 0.1,
+    "bn_momentum": 0.3,
+}
+"""Another value of each key that Xception may not read."""
+
+
+@pytest.mark.parametrize(
+    "changes", [{"convolution": "regular"}, {"timm": "resnet10t"}], ids=["regular", "timm"]
+)
+def test_keys_that_a_network_is_said_not_to_read_change_nothing_in_it_and_others_do(changes):
+    """Widths have other weights, constants other descriptions: what a table of modules shows."""
+    config = ModelConfig(stem="cifar", width=0.125, middle_blocks=1, **changes)
+    unread = config.keys_without_effect()
+    for name, value in OTHERWISE.items():
+        if name in changes:
+            continue
+        other = dataclasses.replace(config, **{name: value})
+        same = repr(build(config, 10)) == repr(build(other, 10))
+        assert same == (f"model.{name}" in unread), name
+    assert set(unread) - {f"model.{name}" for name in OTHERWISE} <= {"model.segments", "model.init"}
+    assert ModelConfig().keys_without_effect() == {}

@@ -59,12 +59,7 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
             warn(few_images(config.data))
             if not config.runtime.study:  # Another arm may use what this one does not.
                 warn(register.unused(config.extensions, config.registered_versions()))
-            given = {key for key, _ in overrides(layers)}
-            warn(
-                f"--{key}: changes nothing with {why}"
-                for key, why in config.keys_without_effect().items()
-                if key in given
-            )
+            warn(_given_in_vain(config, layers))
             if config.model.match != "none" and not config.runtime.study:
                 warn(
                     [
@@ -81,6 +76,18 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
         remark = " (was trained before)" if was_trained else ""
         print(f"{directory.path}: {scores or record.status}{remark}")
     return 0
+
+
+def _given_in_vain(config: RunConfig, layers: list[str]) -> list[str]:
+    """Return a line for each key that the command line gives, and that another setting of the
+    configuration leaves without effect.
+    """
+    given = {key for key, _ in overrides(layers)}
+    return [
+        f"--{key}: changes nothing with {why}"
+        for key, why in config.keys_without_effect().items()
+        if key in given
+    ]
 
 
 def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
@@ -316,6 +323,7 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
         describing.compare(a, b, options.compare)
         return 0
     config = _configured(options.run, layers) if options.run else load_run(layers)
+    warn(_given_in_vain(config, layers))
     describing.describe(_with_classes(config), options.depth)
     return 0
 

@@ -15,6 +15,25 @@ from xceptlab.config.run_id import SHORT
 DIGEST = re.compile(r"[0-9a-f]{16}")
 """Pattern of ``model.weights_digest``: 16 hexadecimal digits."""
 
+OF_SEPARABLE: tuple[str, ...] = ("order", "intermediate", "intermediate_norm")
+"""Fields that only separable convolutions read."""
+
+OF_XCEPTION: tuple[str, ...] = (
+    *OF_SEPARABLE,
+    "residual",
+    "segments",
+    "convolution",
+    "width",
+    "divisor",
+    "middle_blocks",
+    "stem",
+    "fc",
+    "padding",
+    "bn_eps",
+    "bn_momentum",
+)
+"""Fields that only Xception reads."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(ExtensibleSection):
@@ -163,6 +182,23 @@ class ModelConfig(ExtensibleSection):
             self._require(
                 "weights_digest", bool(self.weights), "left out without model.weights", "weights"
             )
+
+    def keys_without_effect(self) -> dict[str, str]:
+        """Return the keys that this network does not read, each with the setting that is the
+        reason, such as ``model.timm resnet18``.
+        """
+        if self.timm:
+            reason = f"model.timm {self.timm}"
+            unread = (*OF_XCEPTION, "init")
+        elif self.family != "xception":
+            reason = f"model.family {self.family}"
+            unread = (*OF_XCEPTION, "dropout")
+        elif self.convolution == "regular":
+            reason = "model.convolution regular"
+            unread = OF_SEPARABLE
+        else:
+            return {}
+        return {f"{self.PREFIX}{name}": reason for name in unread}
 
     @property
     def _options_schema(self) -> Any:

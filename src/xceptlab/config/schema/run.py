@@ -73,7 +73,7 @@ class RunConfig(Section):
 
         Keys in ``DataConfig.OF_PHOTOGRAPHS`` are stricter: any value but the default is refused.
         """
-        without_effect = {}
+        without_effect = self.model.keys_without_effect()
         if self.data.crop != "pad":
             without_effect["data.pad"] = f"data.crop {self.data.crop}"
         if not self.data.short_side:
