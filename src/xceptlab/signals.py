@@ -16,6 +16,8 @@ the first one tells of it.
 - ``launch.slurm``: stops runs by scancel; in a job, turns SLURM's notice into SIGTERM, and puts a
 job that was interrupted back into the queue.
 - ``launch.failures``: says what a signal that has ended a run may mean.
+
+Those that only enter ``StopSignals``, or leave signals to a parent, are not listed.
 """
 
 import functools

@@ -29,7 +29,7 @@ def few_images(data: DataConfig) -> list[str]:
 
 
 def absent_classes(data: DataConfig) -> "list[AbsentClasses]":
-    """Find the classes of which a split of a user's own data set has no image. None are found in
+    """Find the classes of which a split of a user's data set has no image. None are found in
     known data sets, or where the files are not here.
     """
     from xceptlab.data import check

@@ -111,7 +111,9 @@ class FieldError(Refused):
 
 
 class MissingKey(FieldError):
-    """A required key that is not there; its value is None."""
+    """The error for a required key that is missing: ``value`` is None, and ``allowed`` says in words
+    what the key takes.
+    """
 
     @property
     def problem(self) -> str:

@@ -1,5 +1,7 @@
 """The id of a run, such as ``digits-lr0.05-seed3-c6a3e5812a``: its data set, how it differs from
 the shipped recipes, its seed, and a hash of all that can change its result.
+
+W&B's id of a run is another: ``training.weights_and_biases``.
 """
 
 import functools

@@ -105,10 +105,12 @@ def parse(contents: str) -> Any:
 
 
 def value_of(contents: str) -> Any:
-    """Parse a text as YAML and return its value, or the text itself if it is not YAML.
+    """Parse the text of an override as YAML and return its value: None for empty text, and the text
+    itself where it is not YAML.
 
     Raises:
-        Trap: It holds what nobody means, or is nested too deeply.
+        Trap: It holds something that YAML allows and nobody means, such as a key given twice, or is
+            nested too deeply.
     """
     try:
         return parse(contents)

@@ -147,7 +147,10 @@ def _dataset(config: DataConfig) -> Any:
 
 
 def load(config: DataConfig) -> tuple[Arrays, Arrays]:
-    """Load the training and the test images, from the user's cache if they are in it.
+    """Load CIFAR's training and test images, in this order.
+
+    Images from parquet files are decoded once and then taken from the user's cache; torchvision's
+    files are read anew each time. With ``data.download``, missing files are fetched first.
 
     Raises:
         Refused: The files are not there, are damaged, or are those of another data set.

@@ -56,7 +56,7 @@ def resolved(
     registered: Mapping[str, Any] | None = None,
     read_contents: ReadContents | None = None,
 ) -> RunConfig:
-    """Return a run's configuration with the digests that its id needs: of an own data set, and of
+    """Return a run's configuration with the digests that its id needs: of a user's data set, and of
     the weights that it starts from.
 
     Every command, and everything else that asks for a run's id, calls this first. Where the files
@@ -89,7 +89,7 @@ def resolved_data(
     read_contents: ReadContents | None = None,
     study: str = "",
 ) -> DataConfig:
-    """Return a data configuration with the content and the number of classes of an own data set;
+    """Return a data configuration with the content and the number of classes of a user's data set;
     that of another data set is returned as it is.
 
     This is enough for commands that train nothing, such as an evaluation of given weights.
@@ -219,7 +219,7 @@ def _file_digest(file: Path) -> str:
 
 
 def contents(config: DataConfig) -> Contents:
-    """Read the identity and the classes of an own data set from its files' names and sizes, or from
+    """Read the identity and the classes of a user's data set from its files' names and sizes, or from
     the note beside prepared photographs on what they were prepared from.
 
     Raises:
@@ -298,8 +298,8 @@ def files(config: DataConfig) -> str:
     """Return the layout of a known data set's files and a digest of their names and sizes, such as
     ``parquet-0123456789abcdef``.
 
-    It is empty for an own data set, whose digest is ``data.content``, and where there are no files
-    or they are not at hand.
+    It is empty for a user's data set, whose digest is ``data.content``, and where there
+    are no files or they are not at hand.
     """
     if config.name == "folder":
         return ""
@@ -336,7 +336,7 @@ def changed(
     """Return in words how the data at hand differ from those that a run was trained on; empty where
     they do not, or are not at hand.
 
-    This is for known data sets, since an own data set is part of the run's id. Names and sizes of
+    This is for known data sets, since a user's data set is part of the run's id. Names and sizes of
     the files are compared and, where these differ, the images.
 
     Args:

@@ -1,4 +1,4 @@
-"""The four layouts in which the files of ImageNet or of an own data set may lie in ``data.root``:
+"""The four layouts in which the files of ImageNet or of a user's data set may lie in ``data.root``:
 
 - ``tree``: torchvision's ImageFolder, ``train/<class>/*`` and ``val/<class>/*``; ImageNet may also
   have ``val/*``, as it is given out, with ``ILSVRC2012_devkit_t12.tar.gz`` beside ``val``;
@@ -58,7 +58,7 @@ class Layout:
 
 
 def find_layout(config: DataConfig) -> Layout:
-    """Find out in which layout the files of ImageNet or of an own data set lie.
+    """Find out in which layout the files of ImageNet or of a user's data set lie.
 
     Raises:
         Refused: They are not there; the message says what was looked for, where, and how to get it.

@@ -89,7 +89,13 @@ at least one. The one used last is the last in the dictionary's order.
 
 
 def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
-    """Return the encoded images of a row group, from the cache if they are in it."""
+    """Return the encoded images (n,) of a row group of a parquet file as bytes, null for an empty
+    cell. The groups that were read last are kept in this process's memory.
+
+    Args:
+        file: The parquet file.
+        group: Number of the row group in this file, from 0.
+    """
     cells = _cache.pop((file, group), None)
     if cells is None:
         cells = open_table(file).images(group)

@@ -105,7 +105,7 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
     import pyarrow.parquet
 
     with reading(file, "not a readable parquet file"):
-        parquet = pyarrow.parquet.ParquetFile(_regular(file))
+        parquet = pyarrow.parquet.ParquetFile(_open_regular(file))
         sizes = tuple(
             parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)
         )
@@ -132,7 +132,7 @@ def feature_names(file: Path, column: str) -> tuple[str, ...]:
     import pyarrow.parquet
 
     with reading(file, "not a readable parquet file"):
-        metadata = pyarrow.parquet.read_schema(_regular(file)).metadata or {}
+        metadata = pyarrow.parquet.read_schema(_open_regular(file)).metadata or {}
     try:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
         return tuple(map(str, feature["names"]))
@@ -140,11 +140,12 @@ def feature_names(file: Path, column: str) -> tuple[str, ...]:
         return ()
 
 
-def _regular(file: Path) -> "pyarrow.NativeFile":
-    """Open a file, whose name need not be UTF-8.
+def _open_regular(file: Path) -> "pyarrow.NativeFile":
+    """Open a parquet file for pyarrow, also one whose name is not UTF-8.
 
     Raises:
-        Refused: It is a pipe or a device, whose reader may wait for ever.
+        Refused: It is no regular file: a folder, or a pipe or a device, on which a reader may wait
+            for ever.
     """
     import pyarrow
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Transform:
     """Turns a picture into the network's input: (3, size, size), RGB, in [-1, 1].
 
-    For a run on photographs (ImageNet, an own data set) the picture is turned upright, cropped in
+    For a run on photographs (ImageNet, a user's data set) the picture is turned upright, cropped in
     its centre and resized, as ``data.exif_orientation``, ``data.eval_crop`` and
     ``data.eval_interpolation`` say. For a run on a small set in memory (the digits, CIFAR) the
     whole picture is resized.

@@ -1,4 +1,7 @@
-"""Photographs as files in a folder for each class, and which other files lie in those folders."""
+"""The store of photographs that are single files, in a folder for each class or all in one folder.
+
+It also lists the other files in class folders, which are ignored, for messages about the data.
+"""
 
 import os
 from collections.abc import Iterable, Iterator

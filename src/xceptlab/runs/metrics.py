@@ -3,7 +3,8 @@ scores.
 
 A record names a metric after the split that it was measured on, ``test/top1``. How it is computed
 stands under the same name in ``training/metrics.py``. A new built-in metric is an entry in both
-files, its name in ``register.RESERVED_METRICS``, and its file in ``runs/directory.py``.
+files, its name in ``register.RESERVED_METRICS``, and its file in the list at the top of
+``runs/directory.py``.
 """
 
 import math

@@ -95,8 +95,8 @@ def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[st
 
 
 def _idle_arms(expansion: Expansion) -> list[str]:
-    """Return a warning for each arm that differs from the baseline only in keys that neither of the
-    two reads.
+    """Return a warning for each arm that differs from the baseline, the first arm, only in
+    configuration keys that have no effect in either of the two; empty where there is none.
     """
     baseline, *others = expansion.arms
     lines = []

@@ -45,9 +45,11 @@ class Estimand(ABC):
         self.claim, self.seeds = claim, seeds
 
     def adjust(self, p: Array) -> Array:
-        """Adjust one-sided p-values (...) for the repeated analyses of a sequential study.
+        """Return one-sided p-values (...) made valid over all the repeated analyses of a sequential
+        study.
 
-        With a list of seeds they are returned as they are.
+        A study with a fixed list of seeds is analysed once, and its p-values are returned as they
+        are.
         """
         return p if self.boundary is None else self.boundary.chance(p)
 

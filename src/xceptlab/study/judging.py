@@ -1,6 +1,7 @@
 """Judge claims by scores: ``judge`` for scores of any origin, ``judge_study`` for those of a study.
 
-docs/statistics.md says what the verdicts mean.
+docs/statistics.md says what the verdicts mean. ``_outcome`` is the rule by which a verdict is
+decided; ``_conclude`` applies it to p-values that Holm's method has corrected over all claims.
 """
 
 import math
@@ -142,14 +143,24 @@ def _one_analysis(
     alpha: float,
     settled: Mapping[int, _Draft],
 ) -> list[_Draft]:
-    """Judge all claims on these seeds; verdicts that an earlier analysis has ``settled``, by the
-    claim's index, stay.
+    """Judge every claim by the scores of these seeds, at one of the analyses of a study.
 
-    Holm's family is all the claims of the study: one that cannot be tested yet counts with p = 1,
-    so that a verdict never flips to inconclusive when the other claims' runs arrive. In a
-    sequential study each p-value accounts for all analyses (``Estimand``), so that p-values of
-    different analyses, those of settled verdicts among them, may stand in one family: each is at
-    least the smallest that the claim would reach at any analysis, and that is a valid one.
+    Verdicts that are settled (decided or given up at an earlier analysis) stay as they are. Holm's
+    correction is over all claims of the study. A claim that cannot be tested yet counts in it with
+    p = 1, so that no verdict changes for the worse when its scores arrive. In a sequential study
+    the p-values of a claim are adjusted for its repeated tests (``Estimand.adjust``), which makes
+    the smallest one over all analyses valid; that of any single analysis is no smaller, and so is
+    valid, too. P-values from different analyses can therefore be corrected together.
+
+    Args:
+        estimands: The estimand of each claim.
+        scores: The scores of each claim's two sides.
+        seeds: The seeds of this analysis, those of earlier analyses among them.
+        alpha: Familywise error rate.
+        settled: The settled verdicts of earlier analyses, by the claim's index; empty at the first.
+
+    Returns:
+        The verdict on each claim with its p-values, in the order of the claims.
     """
     open_claims = [i for i in range(len(estimands)) if i not in settled]
     drafts = dict(settled)

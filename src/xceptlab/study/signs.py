@@ -125,8 +125,9 @@ def power(share: float, n: int, level: float) -> float:
 
 
 def share_needed(n: int, level: float) -> float:
-    """Return the share of all seeds in which a difference must lie beyond the margin for a test of
-    n pairs to reject with a chance of ``POWER``; NaN where it never can.
+    """Return the smallest share (0 to 1) of all seeds whose difference must be beyond the margin, so
+    that a one-sided sign test of n pairs at ``level`` rejects with a chance of ``POWER``; NaN where
+    not even n wins reject.
     """
     wins = threshold(n, level)
     if wins > n:
@@ -136,7 +137,8 @@ def share_needed(n: int, level: float) -> float:
 
 
 def pairs_needed(share: float, level: float, max_pairs: int) -> int:
-    """Return the number of pairs with which the test rejects with a chance of ``POWER`` if each
+    """Return the smallest number of pairs with which a one-sided sign test at ``level`` rejects with
+    a chance of ``POWER`` if each
     difference is beyond the margin with chance ``share``; ``max_pairs`` where fewer do not suffice.
     """
     for n in range(1, max_pairs):

@@ -192,7 +192,10 @@ class _Accuracy:
 
     @property
     def at_chance(self) -> bool:
-        """Whether this accuracy cannot be told from that of guessing."""
+        """Whether this accuracy is not significantly above ``chance``, by a one-sided binomial test
+        at 1% on ``images`` images; without a number of images, whether it is not above ``chance``
+        at all. False without runs.
+        """
         return statistics.at_chance(self.mean, self.chance, self.images)
 
 

@@ -27,14 +27,14 @@ class DataConfig(ExtensibleSection):
 
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"] | str = "imagenet"
     """The data set. digits is embedded (scikit-learn's 1,797 handwritten digits); the others are
-    read from ``root``. folder is an own set of photographs, whose classes are read from ``root``,
+    read from ``root``. folder is a user's set of photographs, whose classes are read from ``root``,
     too. Any other name is that of a registered set of small images."""
     title: str = field(default="", metadata=NO_IDENTITY)
-    """Name of an own data set (``name: folder``), with which the ids of its runs begin in place of
+    """Name of a user's data set (``name: folder``), with which the ids of its runs begin in place of
     folder. Under another title a run is still the same.
     """
     content: str = ""
-    """Identity of the files of an own data set: its parts, its number of classes and a digest of
+    """Identity of the files of a user's data set: its parts, its number of classes and a digest of
     the files' names and sizes. xceptlab fills it in. If it is given, it is compared with the files;
     where these are not at hand, it stands for them."""
     root: str = field(default="data", metadata=LOCATION)
@@ -114,7 +114,7 @@ class DataConfig(ExtensibleSection):
     """
 
     num_classes: int = 0
-    """Number of classes that an own data set must have; 0 allows any number."""
+    """Number of classes that a user's data set must have; 0 allows any number."""
 
     CLASSES: ClassVar[dict[str, int]] = {
         "digits": 10,
@@ -161,7 +161,7 @@ class DataConfig(ExtensibleSection):
             self._require("num_classes", self.num_classes >= 2, "0 or at least 2")
 
     def _check_identity_of_own_set(self) -> None:
-        """Refuse a title or a content that is not of the form which an own data set has."""
+        """Refuse a title or a content that is not of the form which a user's data set has."""
         if self.title:
             allowed = "made of letters, digits, '_', '.' and '-', the first one a letter or a digit"
             self._require("title", bool(TITLE.fullmatch(self.title)), allowed)
@@ -236,8 +236,8 @@ class DataConfig(ExtensibleSection):
 
     @property
     def _known_classes(self) -> int:
-        """Number of classes of a known or registered data set; 0 for an own one, as only its files
-        tell.
+        """Number of classes of a data set that xceptlab knows or that is registered; 0 for the
+        user's own photographs (``data.name: folder``), whose classes only the files tell.
         """
         for entry in self.registered_entries():
             return entry.about["classes"]
@@ -270,7 +270,7 @@ class DataConfig(ExtensibleSection):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Parts of an own data set, such as ``("train", "val", "test")``; empty for other data
+        """Parts of a user's data set, such as ``("train", "val", "test")``; empty for other data
         sets, and as long as ``content`` is not filled in.
         """
         if not self.content:

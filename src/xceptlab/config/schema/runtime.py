@@ -11,7 +11,7 @@ from xceptlab.config.fields import LOCATION, Section
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Section):
-    """Where and how a run is executed; nothing here may change its result."""
+    """Where and how a run is executed; nothing here may change its result beyond rounding."""
 
     PREFIX: ClassVar[str] = "runtime."
 

@@ -56,7 +56,9 @@ def curves_svg(summary: Summary) -> bytes:
 
 
 def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
-    """Draw every claim's interval as SVG, one under the other, for report.md."""
+    """Draw the confidence interval of each claim's difference as one SVG, the claims one under the
+    other, for report.md.
+    """
     charts: list[Any] = []
     for verdict in verdicts:
         title = alt.Title(
