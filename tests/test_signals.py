@@ -175,3 +175,34 @@ def test_a_rank_and_a_coordinators_run_die_with_their_parent_and_others_do_not(e
     assert alive(child) is not dies
     if not dies:
         os.kill(child, signal.SIGKILL)
+
+
+ENDS_WHILE_WORKERS_START = """
+import os, signal, time
+from torch.utils.data import DataLoader
+from xceptlab.signals import belong_to_parent
+
+def begin(number):
+    belong_to_parent(number)
+    print(os.getpid(), flush=True)
+    time.sleep(3)
+
+loader = DataLoader(range(8), num_workers=2, worker_init_fn=begin, multiprocessing_context="fork")
+batches = iter(loader)
+time.sleep(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+def test_workers_end_with_a_parent_that_is_killed_while_they_start():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ENDS_WHILE_WORKERS_START], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    assert parent.wait() == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))

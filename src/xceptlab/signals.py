@@ -17,7 +17,7 @@ the first one tells of it.
 job that was interrupted back into the queue.
 - ``launch.failures``: says what a signal that has ended a run may mean.
 
-Those that only enter ``StopSignals``, or leave signals to a parent, are not listed.
+Those that only enter ``StopSignals``, or bind workers to their parent, are not listed.
 """
 
 import functools
@@ -129,14 +129,6 @@ class StopSignals:
             say("stops after this step; Ctrl-C again stops at once")
 
 
-def leave_signals_to_parent(*_: object) -> None:
-    """Ignore the signals that ask to stop, in a worker of a ``DataLoader``: the run's process gets
-    them too, and still needs images for its last step.
-    """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def started_by_parent() -> bool:
     """Whether this process was started by a run's first process or a launcher, which put their ids
     into the environment.
@@ -177,3 +169,15 @@ def _die_with(launcher: BaseProcess | None) -> None:
             time.sleep(0.5)
     leads_a_group = os.getpgrp() == os.getpid()
     os.kill(0 if leads_a_group else os.getpid(), signal.SIGKILL)
+
+
+def belong_to_parent(*_: object) -> None:
+    """Bind a worker process, such as one of a ``DataLoader``, to the process that it works for.
+
+    The worker ignores the signals that ask to stop: its parent gets them too, and still needs
+    images for its last step. It is killed as soon as the parent has ended. torch's workers look for
+    their parent themselves, but not if it was killed while they started.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent()

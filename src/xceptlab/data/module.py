@@ -20,7 +20,7 @@ from xceptlab.data.split import LoadedBatch, Split
 from xceptlab.data.tree import left_alone
 from xceptlab.errors import Refused
 from xceptlab.runs.metrics import ACCURACY
-from xceptlab.signals import leave_signals_to_parent
+from xceptlab.signals import belong_to_parent
 from xceptlab.text import say
 
 
@@ -198,7 +198,7 @@ class DataModule(pl.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=on_gpu,
-            worker_init_fn=leave_signals_to_parent,
+            worker_init_fn=belong_to_parent,
             multiprocessing_context=context,
         )
 

@@ -34,7 +34,7 @@ from xceptlab.data.stores import Store
 from xceptlab.data.tree import left_alone
 from xceptlab.errors import Refused
 from xceptlab.files import write_atomically
-from xceptlab.signals import die_with_parent, leave_signals_to_parent
+from xceptlab.signals import belong_to_parent
 from xceptlab.text import say
 
 MEMBERS = 1000
@@ -287,8 +287,7 @@ def _begin_worker(files: _TarFiles) -> None:
 
     global _files
     _files = files
-    die_with_parent()
-    leave_signals_to_parent()
+    belong_to_parent()
     torch.set_num_threads(1)
 
 
