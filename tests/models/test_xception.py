@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from xceptlab.config.schema import ModelConfig
-from xceptlab.models.build import build
+from xceptlab.models.build import build, channels_last
 from xceptlab.models.cost import changes, cost, table
 from xceptlab.models.separable import ACTIVATIONS, SeparableConv2d
 from xceptlab.models.xception import MaxPool, Xception
@@ -213,10 +213,6 @@ def test_a_timm_name_that_does_not_exist_suggests_the_nearest():
         ValueError, match=r"timm has no model 'inception_v33'; did you mean inception_v3\?"
     ):
         build(ModelConfig(timm="inception_v33"), classes=3)
-    with pytest.raises(
-        ValueError, match=r"timm cannot build 'inception_v3.tagg' \(Invalid pretrained tag"
-    ):
-        build(ModelConfig(timm="inception_v3.tagg"), classes=3)
 
 
 def test_the_relu_at_the_head_of_a_block_leaves_the_skips_input_alone():
@@ -359,3 +355,27 @@ def test_keys_that_a_network_is_said_not_to_read_change_nothing_in_it_and_others
         assert same == (f"model.{name}" in unread), name
     assert set(unread) - {f"model.{name}" for name in OTHERWISE} <= {"model.segments", "model.init"}
     assert ModelConfig().keys_without_effect() == {}
+
+
+def test_weights_are_laid_out_as_torch_does_it_and_those_of_five_dimensions_stay():
+    ours, torchs = (build(ModelConfig(**SMALL), 10) for _ in range(2))
+    channels_last(ours)
+    torchs.to(memory_format=torch.channels_last)
+    for a, b in zip(ours.parameters(), torchs.parameters(), strict=True):
+        assert a.stride() == b.stride()
+    weights = channels_last(torch.nn.Conv3d(2, 4, 3)).weight
+    assert weights.is_contiguous()
+
+
+def test_the_products_of_attention_are_counted():
+    model = ModelConfig(timm="pit_ti_224")
+    _, macs = cost(model, 10, 224)
+    assert macs == 698_806_016
+
+
+def test_a_tag_of_published_weights_is_refused_as_all_weights_are_drawn():
+    message = (
+        "model.timm: 'resnet10t.c3_in1k' is not allowed; it must be resnet10t, without the tag"
+    )
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(timm="resnet10t.c3_in1k")

@@ -171,7 +171,7 @@ def test_unpaired_arms_need_runs_that_are_numbered_alike(tmp_path, capsys):
         == 2
     )
     assert (
-        "'a' has other seeds than 'b'; pairing: none compares as many runs of both arms, numbered alike"
+        "'a' has other seeds than 'b'; pairing: none compares as many runs of both arms, numbered alike, such as from 0"
         in capsys.readouterr().err
     )
 

@@ -168,10 +168,9 @@ class Run:
         Raises:
             Refused: The run is not done, diverged, or its weights were removed.
         """
-        import torch
 
         from xceptlab.models import pretrained
-        from xceptlab.models.build import build
+        from xceptlab.models.build import build, channels_last
 
         weights = self.path / "model.safetensors"
         if not weights.is_file():
@@ -183,7 +182,7 @@ class Run:
         if self.config.train.precision == "64-true":
             network = network.double()
         pretrained.fit(network, pretrained.read_tensors(weights), str(weights))
-        return network.to(memory_format=torch.channels_last).eval()
+        return channels_last(network).eval()
 
     @property
     def transform(self) -> "Transform":

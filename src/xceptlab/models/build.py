@@ -15,6 +15,18 @@ from xceptlab.models.extensions import new_module
 from xceptlab.models.xception import Xception, initialise_module, named_seed
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """Lay out a network's weights of four dimensions, those of 2d convolutions, with channels last
+    in memory; returns the network.
+
+    ``Module.to`` does so, too, but refuses networks that have weights of five dimensions.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return network
+
+
 def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
     """Build the network of a configuration, from images (N, 3, H, W) to logits (N, classes), with
     initial weights drawn from the seed.
@@ -48,7 +60,7 @@ def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
         raise Refused(f"model.timm: timm has no model {config.timm!r}{hint}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        # timm raises these for an unknown tag of weights, and for a model without dropout.
+        # timm raises these for a model without dropout, or without a number of classes.
         try:
             network = timm.create_model(
                 config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout

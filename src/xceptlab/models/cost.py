@@ -47,15 +47,16 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     """Return a row for every module with its cost for one image (3, size, size), in the order of
     the network. The first row is the whole network.
 
-    Only convolutions and linear layers are counted, as in papers: by torch's ``FlopCounterMode``,
-    of whose operations two are one MAC. A module without a tensor as its output has no row.
+    Only products are counted, as in papers, those of convolutions, linear layers and attention: by
+    torch's ``FlopCounterMode``, of whose operations two are one MAC. A module without a tensor as its output has no row.
 
     Raises:
         Refused: The network does not take images of this size, or does not give a logit for each
             class.
     """
     with torch.device("meta"):
-        network = build(model, classes).eval()
+        # The counter would look for gradients of parameters that are trained.
+        network = build(model, classes).eval().requires_grad_(False)
     shapes = _record_output_shapes(network)
     try:
         with FlopCounterMode(display=False) as counter:

@@ -218,7 +218,9 @@ def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[
             )
         if claim.pairing == "none" and table[arm].keys() != table[claim.sides[0]].keys():
             first = claim.sides[0]
-            alike = "pairing: none compares as many runs of both arms, numbered alike"
+            alike = (
+                "pairing: none compares as many runs of both arms, numbered alike, such as from 0"
+            )
             raise Refused(
                 f"{place}: claim {claim.id!r}: {first!r} has other seeds than {arm!r}; {alike}"
             )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.models.build import build
+from xceptlab.models.build import build, channels_last
 from xceptlab.models.state import State
 
 TOLERANCE = 1e-3
@@ -65,7 +65,7 @@ def refuse_lost_state(
 def _with(network: nn.Module, state: State) -> nn.Module:
     """Return a network with weights loaded into it, laid out in memory as in a run."""
     network.load_state_dict(state)
-    return network.to(memory_format=torch.channels_last)
+    return channels_last(network)
 
 
 @torch.no_grad()

@@ -483,7 +483,7 @@ def _laid_out(network: nn.Module, config: RunConfig) -> nn.Module:
     """Lay a network out as the run needs it: channels last in memory, and compiled where the
     configuration says so.
     """
-    network = network.to(memory_format=torch.channels_last)
+    network = models.channels_last(network)
     if config.train.compile:
         # Compile once for each shape of batch: with sizes left open, the bits of a batch would
         # depend on which shapes came before it. A run has a dozen shapes at most (whole and last

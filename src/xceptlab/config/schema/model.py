@@ -128,6 +128,9 @@ class ModelConfig(ExtensibleSection):
         super().__post_init__()
         self._check_layers()
         if self.timm:
+            model, _, tag = self.timm.partition(".")
+            allowed = f"{model}, without the tag of published weights, as all weights are drawn"
+            self._require("timm", not tag, allowed)
             self._require(
                 "family",
                 self.family == "xception",
