@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from xceptlab.training.train import device_name
+from xceptlab.training.provenance import device_name
 
 ROOT = Path(__file__).parents[1]
 CIFAR, PHOTOGRAPHS = ROOT / "data" / "cifar10", ROOT / "data" / "photographs"

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 import torchvision
 
-from xceptlab.training.train import device_name
+from xceptlab.training.provenance import device_name
 
 ROOT = Path(__file__).parents[1]
 CUDA = torch.cuda.is_available()

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from _kernels import Tile, depthwise, depthwise_backward, max_pool, max_pool_backward
-from xceptlab.training.train import device_name
+from xceptlab.training.provenance import device_name
 
 SEPARABLE = [
     (64, 147, 1),

@@ -322,7 +322,7 @@ def startup() -> list[str]:
 
 
 def processor() -> str:
-    from xceptlab.training.train import device_name
+    from xceptlab.training.provenance import device_name
 
     return device_name(torch.device("cpu"))
 

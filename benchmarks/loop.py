@@ -45,6 +45,7 @@ from xceptlab.config.loading import load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.data.sources import Arrays
 from xceptlab.training import optim, train
+from xceptlab.training.provenance import device_name
 
 ROOT = Path(__file__).parents[1]
 CUDA = torch.cuda.is_available()
@@ -149,7 +150,7 @@ def main() -> None:
     lines = [
         "# `train` in steady state",
         "",
-        f"{date.today()}, {train.device_name(DEVICE)}, {os.cpu_count()} cores, torch {torch.__version__}; `xceptlab bench loop`:",
+        f"{date.today()}, {device_name(DEVICE)}, {os.cpu_count()} cores, torch {torch.__version__}; `xceptlab bench loop`:",
         f"xception_{options.network} at 32x32, batch {options.batch}, {config.train.precision}; images/s and their ratio to",
         "the hand loop's, each block of steps against the hand loop's that follows it: median and quartiles.",
         "",

@@ -40,7 +40,7 @@ from _measure import spread, synchronise
 from xceptlab.config.schema import ModelConfig
 from xceptlab.models.build import build
 from xceptlab.models.cost import cost
-from xceptlab.training.train import device_name
+from xceptlab.training.provenance import device_name
 
 RESULTS = Path(__file__).parent / "results"
 CUDA = torch.cuda.is_available()

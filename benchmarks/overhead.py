@@ -28,6 +28,7 @@ from xceptlab.config.loading import load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.training import optim, train
+from xceptlab.training.provenance import device_name
 from xceptlab.training.task import Task
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +122,7 @@ def main() -> None:
     batches = batches_of(config)
     bare(config, batches)  # warms up
     rounds = [(bare(config, batches), framework(config)) for _ in range(ROUNDS)]
-    device = train.device_name(batches[0][0].device)
+    device = device_name(batches[0][0].device)
     steps = config.train.epochs * len(batches)
     print(
         f"{device}, torch {torch.__version__}, Lightning {pl.__version__}; {ROUNDS} rounds of {steps} steps each, alternating\n"

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from _measure import synchronise
 from xceptlab.config.schema import ModelConfig
 from xceptlab.models.build import build
-from xceptlab.training.train import device_name
+from xceptlab.training.provenance import device_name
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")

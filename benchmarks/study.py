@@ -28,7 +28,7 @@ import yaml
 from _measure import spread
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.log import is_evaluation
-from xceptlab.training.train import device_name
+from xceptlab.training.provenance import device_name
 
 ROOT = Path(__file__).parents[1]
 CUDA = torch.cuda.is_available()

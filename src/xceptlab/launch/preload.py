@@ -18,7 +18,7 @@ import sklearn.datasets  # noqa: E402, F401
 from xceptlab.config.loading import load_run  # noqa: E402
 from xceptlab.models.cost import cost  # noqa: E402
 from xceptlab.training import weights_and_biases  # noqa: E402
-from xceptlab.training.train import git_state  # noqa: E402
+from xceptlab.training.provenance import git_state  # noqa: E402
 
 # The state of the code that is loaded here is cached for the records of all runs.
 git_state()

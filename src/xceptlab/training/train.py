@@ -4,15 +4,11 @@ run works.
 
 import ctypes
 import dataclasses
-import functools
-import importlib.metadata
 import io
 import logging
 import os
-import platform
 import shutil
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -27,7 +23,6 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-import xceptlab
 from xceptlab import register
 from xceptlab.config.loading import dump_run
 from xceptlab.config.schema import RunConfig
@@ -46,7 +41,7 @@ from xceptlab.runs.record import Record
 from xceptlab.runs.world import World, count_cores
 from xceptlab.signals import PARENT, StopSignals, die_with_parent
 from xceptlab.text import counted, say
-from xceptlab.training import checkpoints, lightning, saved_weights, tracking
+from xceptlab.training import checkpoints, lightning, provenance, saved_weights, tracking
 from xceptlab.training.optim import AverageWeights
 from xceptlab.training.parallel import Processes, SyncBatchNormPlugin
 from xceptlab.training.task import Task
@@ -102,7 +97,7 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
     die_with_parent(world.starter == "torchrun")
     with StopSignals(explain=world.first) as stop_signals:
         # The result is cached now: when the run ends, the code may be another than is loaded.
-        git_state()
+        provenance.git_state()
         prepare(config)
         data = DataModule(config)
         data.setup("fit")
@@ -328,15 +323,15 @@ def _record(
         steps=trainer.global_step,
         seconds=seconds,
         images_per_second=images_per_second,
-        device=device_name(device),
-        arithmetic=arithmetic(device),
+        device=provenance.device_name(device),
+        arithmetic=provenance.arithmetic(device),
         world_size=trainer.world_size,
         precision=config.train.precision,
         data_fingerprint=files["fingerprint"],
         data_files=files["files"],
         classes=classes,
-        versions=versions(),
-        git=git_state(),
+        versions=provenance.versions(),
+        git=provenance.git_state(),
         started=min([started, *(line["time"] for line in log)]),
         finished=time.time(),
         train_images=len(data.train),
@@ -659,73 +654,3 @@ def npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a device's model, such as ``NVIDIA H100 80GB HBM3`` or a CPU's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if device.type == "cpu" and cpuinfo.exists():
-        for line in cpuinfo.read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return f"{device.type} ({platform.machine()})"
-
-
-def arithmetic(device: torch.device) -> str:
-    """Return what, besides a device's model, determines how sums are ordered and rounded on it.
-
-    On an NVIDIA GPU these are the compute capability and the versions of CUDA and cuDNN, on a CPU
-    the instruction set that torch uses; empty for other devices.
-    """
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        cudnn = torch.backends.cudnn.version()
-        return f"compute capability {major}.{minor}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
-    if device.type == "cpu":
-        return torch.backends.cpu.get_cpu_capability()
-    return ""
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that take part in computing, by name."""
-    found = {
-        "xceptlab": xceptlab.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-    }
-    for name in (
-        "torchvision",
-        "timm",
-        "pytorch-lightning",
-        "torchmetrics",
-        "numpy",
-        "pillow",
-        "scikit-learn",
-    ):
-        found[name] = importlib.metadata.version(name)
-    return found
-
-
-@functools.cache
-def git_state() -> dict[str, Any]:
-    """Return the git revision of this code, and as ``dirty`` whether files differ from it; empty
-    where the code is not in a git checkout.
-    """
-    here = Path(__file__)
-
-    def git(*arguments: str) -> str:
-        command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
-        return subprocess.run(
-            command, capture_output=True, encoding="utf-8", check=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)
-        return {
-            "revision": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.CalledProcessError):
-        return {}
