@@ -21,6 +21,7 @@ from torch import nn
 
 import xceptlab
 from conftest import ROOT, TINY
+from made import CLAIM
 from xceptlab import register
 from xceptlab.cli import main
 from xceptlab.config.field_types import Bounds
@@ -59,6 +60,12 @@ def folder(tmp_path, monkeypatch):
 def module(folder, text, name="mine.py"):
     (folder / name).write_text("import torch\nfrom torch import nn\nimport xceptlab\n" + text)
     return name
+
+
+def write_study(extensions, arms, **more):
+    """Write study.yaml, of one seed unless more is said, into the working directory."""
+    study = {"question": "?", "extensions": extensions, "base": [], "seeds": [0], "arms": arms}
+    Path("study.yaml").write_text(yaml.safe_dump(study | more))
 
 
 def activation(folder, version=1, name="mine.py"):
@@ -780,16 +787,9 @@ class Early(pl.Callback):
     def on_train_batch_end(self, trainer, *_):
         trainer.should_stop = trainer.global_step >= 3
 """
-    claim = {"id": "c", "contrast": ["a", "b"], "metric": "test/top1", "kind": "superior"}
-    study = {
-        "question": "Which rate?",
-        "extensions": [module(tmp_path, text)],
-        "base": [],
-        "seeds": [0, 1, 2],
-        "arms": {"a": {"train.lr": 0.1}, "b": {"train.lr": 0.2}},
-        "claims": [claim | {"margin": 0}],
-    }
-    Path("study.yaml").write_text(yaml.safe_dump(study))
+    arms = {"a": {"train.lr": 0.1}, "b": {"train.lr": 0.2}}
+    claims = [CLAIM | {"margin": 0}]
+    write_study([module(tmp_path, text)], arms, seeds=[0, 1, 2], claims=claims)
     assert main(["study", "study.yaml", *TINY, "--train.callbacks=[early]"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     log = next(Path("outputs/runs").glob("*/log.txt")).read_text()
@@ -804,8 +804,7 @@ def test_a_module_of_which_nothing_is_used_is_pointed_out(tmp_path, monkeypatch,
     used, unused = activation(tmp_path), activation(tmp_path, name="other.py")
     (tmp_path / unused).write_text((tmp_path / unused).read_text().replace("mine", "spare"))
     arms = {"a": {}, "b": {"model.intermediate": "mine"}}
-    study = {"question": "?", "extensions": [used, unused], "base": [], "seeds": [0], "arms": arms}
-    Path("study.yaml").write_text(yaml.safe_dump(study))
+    write_study([used, unused], arms)
     assert main(["plan", "study.yaml", *TINY]) == 0
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "extensions" in line]
     assert warning.endswith("other.py: registers activation spare, and nothing of it is used")
@@ -826,15 +825,9 @@ def test_a_component_that_only_tuning_names_is_used(tmp_path, monkeypatch, capsy
 def plain(groups, train):
     return torch.optim.SGD(groups, lr=train.lr)
 """
-    study = {
-        "question": "?",
-        "extensions": [module(tmp_path, text)],
-        "base": [],
-        "seeds": [0],
-        "arms": {"a": {"model.residual": "all"}, "b": {"model.residual": "none"}},
-        "tune": {"keys": {"train.optimizer": ["sgd", "plain"]}, "select": "val/loss"},
-    }
-    Path("study.yaml").write_text(yaml.safe_dump(study))
+    arms = {"a": {"model.residual": "all"}, "b": {"model.residual": "none"}}
+    tune = {"keys": {"train.optimizer": ["sgd", "plain"]}, "select": "val/loss"}
+    write_study([module(tmp_path, text)], arms, tune=tune)
     assert main(["plan", "study.yaml", *TINY]) == 0
     assert "nothing of it is used" not in capsys.readouterr().err
 

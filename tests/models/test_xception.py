@@ -373,9 +373,8 @@ def test_the_products_of_attention_are_counted():
     assert macs == 698_806_016
 
 
-def test_a_tag_of_published_weights_is_refused_as_all_weights_are_drawn():
-    message = (
-        "model.timm: 'resnet10t.c3_in1k' is not allowed; it must be resnet10t, without the tag"
-    )
+@pytest.mark.parametrize("name", ["resnet10t.c3_in1k", "resnet10t.tagg"])
+def test_a_tag_of_published_weights_is_refused_as_all_weights_are_drawn(name):
+    message = f"model.timm: '{name}' is not allowed; it must be resnet10t, without the tag"
     with pytest.raises(ValueError, match=message):
-        ModelConfig(timm="resnet10t.c3_in1k")
+        ModelConfig(timm=name)

@@ -762,6 +762,12 @@ def test_chance_is_what_the_most_frequent_class_scores():
     assert "not more than guessing (70.00%) explains" in v.warnings[0]
 
 
+def test_arms_whose_runs_all_diverged_have_no_scores_and_say_nothing():
+    (v,) = judge_study(study([claim()]), records([DIVERGED] * 3, [DIVERGED] * 3))
+    none = "none, as 3 runs diverged,"
+    assert f"both arms are at chance or diverged: {none} and {none} in test/top1" in v.warnings[0]
+
+
 @pytest.mark.parametrize("metric", ["test/top1", "test/loss"])
 def test_an_arm_whose_runs_all_diverged_has_no_score_beside_one_at_chance(metric):
     runs = with_top1([10.0, 10.4, 9.6], [0.0] * 3)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from made import CLAIM
 from xceptlab.cli import main
 from xceptlab.study.judging import judge
 from xceptlab.study.score_files import read_table, scores_of
@@ -238,14 +239,7 @@ def test_a_run_without_a_score_counts_as_the_claim_declares(tmp_path, capsys):
     file = wide(tmp_path, b=[*B[:4], ""])
     assert main(["judge", str(file), "--metric", "acc", "--contrast", "a", "b"]) == 2
     assert "arm 'b', seed 4 has no finite acc; `diverged` declares" in capsys.readouterr().err
-    claim = {
-        "id": "c",
-        "contrast": ["a", "b"],
-        "metric": "acc",
-        "kind": "superior",
-        "margin": 0.5,
-        "diverged": 10.0,
-    }
+    claim = CLAIM | {"metric": "acc", "diverged": 10.0}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
     out = tmp_path / "out"
     assert (
