@@ -329,7 +329,8 @@ def load(modules: Iterable[str]) -> None:
             raise Refused(f"extensions: {module}: no such file")
         before = set(_entries)
         _execute(module, path)
-        _loaded[key] = frozenset(_entries[key].identity for key in _entries.keys() - before)
+        new = _entries.keys() - before
+        _loaded[key] = frozenset(_entries[kind_and_name].identity for kind_and_name in new)
 
 
 def unused(modules: Iterable[str], used: Collection[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 from xceptlab import register
 from xceptlab.commands.remarks import absent_classes, few_images, warn
 from xceptlab.config import shipped
-from xceptlab.config.loading import load_run, overrides
-from xceptlab.config.schema import RunConfig
+from xceptlab.config.loading import load_file, load_run, overrides
+from xceptlab.config.run_id import science_of
+from xceptlab.config.schema import ModelConfig, RunConfig
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory, refuse_other_versions
 from xceptlab.runs.leases import Busy
@@ -274,24 +274,18 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
     if run is None:
         return load_run(layers), weights
     config = load_run(layers, of_run=str(run.path / "config.yaml"))
-    _refuse_other_network(config, run)
+    _refuse_other_network(config.model, run)
     refuse_other_versions(config, run)
     return config, weights
 
 
-def _refuse_other_network(config: RunConfig, run: RunDirectory) -> None:
-    """Refuse a configuration whose network differs from the one that a run has trained: its weights
-    may fit, but the other network was never trained.
+def _refuse_other_network(model: ModelConfig, run: RunDirectory) -> None:
+    """Refuse a network that differs from the one that a run has trained: the run's weights may fit
+    it, but it was never trained.
     """
-    record = run.record()
-    if record:
-        trained = record.science
-    else:
-        extensions = [f"--extensions={json.dumps(config.extensions)}"]
-        trained = load_run(extensions, of_run=str(run.path / "config.yaml")).science()
-    for key, value in config.science().items():
-        # The record of an older version lacks keys that later ones have.
-        if key.startswith("model.") and value != trained.get(key, value):
+    trained = science_of(load_file(ModelConfig, str(run.path / "config.yaml"), "model"))
+    for key, value in science_of(model).items():
+        if value != trained[key]:
             raise Refused(
                 f"--{key}: {value} is not allowed; it must be {trained[key]}, with which the weights in {run.path} were trained"
             )

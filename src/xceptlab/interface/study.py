@@ -96,9 +96,8 @@ class Study:
             there = (
                 f"arms {', '.join(self.arms)} and seeds {', '.join(map(str, self.expansion.seeds))}"
             )
-            for arm, n in self.expansion.seeds_by_stopped_arm.items():
-                if n < len(self.expansion.seeds):
-                    there += f" (of {arm} the first {n}, as its claims were settled)"
+            for arm, n in self.expansion.ended_arms.items():
+                there += f" (of {arm} the first {n}, as its claims were settled)"
             raise Refused(f"{self.name}: there is no run {arm_and_seed!r}; there are the {there}")
         return Run(directories[arm_and_seed].path)
 

@@ -60,7 +60,8 @@ def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
         raise Refused(f"model.timm: timm has no model {config.timm!r}{hint}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        # timm raises these for a model without dropout, or without a number of classes.
+        # A model that takes no dropout raises a TypeError; whatever else timm cannot build is a
+        # RuntimeError of timm's.
         try:
             network = timm.create_model(
                 config.timm, pretrained=False, num_classes=classes, drop_rate=config.dropout

@@ -101,14 +101,10 @@ def _of_ended_arms(expansion: Expansion) -> list[str]:
     """Warn of arms with fewer seeds than others, since their claims were settled, and of what that
     means for comparisons.
     """
-    seeds = len(expansion.seeds)
-    ended = []
-    for arm, n in expansion.seeds_by_stopped_arm.items():
-        # An earlier version may have trained a stopped arm at all seeds that there are by now.
-        if n < seeds:
-            ended.append(f"{arm} after {n}")
+    ended = [f"{arm} after {n}" for arm, n in expansion.ended_arms.items()]
     if not ended:
         return []
+    seeds = len(expansion.seeds)
     in_common = len(expansion.seeds_of(expansion.arms))
     return [
         f"No further seeds, as their claims were settled: {', '.join(ended)} (of {seeds}); the means of the arms are over "

@@ -80,6 +80,14 @@ class Expansion:
             return list(range(seeds.analyses[self.interim_analysis]))
         return seeds
 
+    @property
+    def ended_arms(self) -> dict[str, int]:
+        """The number of seeds of each arm that has fewer than the study, since its claims were
+        settled; an earlier version may have trained a stopped arm at all seeds that there are.
+        """
+        seeds = len(self.seeds)
+        return {arm: n for arm, n in self.seeds_by_stopped_arm.items() if n < seeds}
+
     def seeds_of(self, arms: Iterable[str]) -> list[int]:
         """Return the seeds with which all of these arms are trained."""
         stopped = self.seeds_by_stopped_arm
