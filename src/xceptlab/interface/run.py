@@ -52,7 +52,7 @@ def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
     that is done is only returned.
 
     Afterwards PyTorch stays configured as the run asks for: ``train.threads``, deterministic
-    algorithms, no TF32.
+    algorithms, no TF32; and on Linux the process keeps freed memory for itself.
 
     Args:
         layers: A configuration, or layers of one as ``configure`` takes them.
