@@ -420,6 +420,9 @@ def test_without_a_key_auto_is_offline_and_sync_says_what_is_missing(tiny, monke
     assert capsys.readouterr().err == (
         "xceptlab: W&B: there is no key; `wandb login` keeps one, and the environment's WANDB_API_KEY is one\n"
     )
+    # A misspelt name is told before the key that is missing, too.
+    assert cli.main(["sync", str(directory(config).path), "no_such_run"]) == 2
+    assert "no_such_run: neither a study nor a run under" in capsys.readouterr().err
 
 
 def test_a_run_that_is_being_trained_is_not_sent_by_another_process(tiny, server):

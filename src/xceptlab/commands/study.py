@@ -204,20 +204,23 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.training.weights_and_biases import check_key
 
     outputs = Path(load_run(layers).runtime.outputs)
-    check_key()
-    code = 0
+    # All names are looked up before W&B is asked for anything, so that a misspelt one is told first.
+    named: list[RunDirectory | Expansion] = []
     for name in options.names:
         run = RunDirectory.find(name, outputs)
-        if run:
-            if options.seeds is not None:
-                raise Refused(
-                    f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study"
-                )
-            code = _sync_runs([run], layers) or code
+        if run and options.seeds is not None:
+            raise Refused(
+                f"--seeds: {options.seeds} is not allowed with the run {name}; a first look is one at a study"
+            )
+        named.append(run or expand(_study_named(name, outputs), layers, options.seeds))
+    check_key()
+    code = 0
+    for sent in named:
+        if isinstance(sent, RunDirectory):
+            code = _sync_runs([sent], layers) or code
         else:
-            expansion = expand(_study_named(name, outputs), layers, options.seeds)
-            code = _sync_runs(expansion.directories().values(), layers) or code
-            _sync_study(make_report(expansion))
+            code = _sync_runs(sent.directories().values(), layers) or code
+            _sync_study(make_report(sent))
     return code
 
 
