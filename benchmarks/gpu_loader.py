@@ -22,7 +22,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from xceptlab.config.schema import DataConfig, ModelConfig
 from xceptlab.data import SETS, augment, crop, order
-from xceptlab.data.order import Key
+from xceptlab.data.order import BatchKey
 from xceptlab.data.prepare import prepare
 from xceptlab.data.split import Split
 from xceptlab.models.build import build
@@ -81,7 +81,7 @@ def decoding(photographs: Path, scratch: Path) -> None:
     for name, each in (("originals", config), ("prepared, short side 256", reduced)):
         source = SETS["imagenet"].load(each)[0]
         split = Split(source, np.arange(n) % len(source.labels), each, seed=0)
-        keys = [Key(0, np.arange(start, start + BATCH), 1.0) for start in range(0, n, BATCH)]
+        keys = [BatchKey(0, np.arange(start, start + BATCH), 1.0) for start in range(0, n, BATCH)]
         for workers in (8, 16):
             loader = DataLoader(
                 split,

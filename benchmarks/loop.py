@@ -123,7 +123,7 @@ def main() -> None:
             *layers,
         ]
     )
-    train.prepare(config)
+    train.configure_process(config)
     torch.use_deterministic_algorithms(config.train.deterministic)  # for the hand loops, too
     if options.profile:
         print(profiled(config))

@@ -42,11 +42,12 @@ def decoded(data: bytes) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: beside the target, flushed to the disk, then renamed onto it.
+    """Write a whole file or nothing: the data go to a temporary file beside the target, which is
+    flushed to the disk and then renamed onto the target.
 
     Raises:
-        OSError: The file cannot be written (disk full, no permission); the old file stands and the
-            new one is gone.
+        OSError: The file cannot be written (disk full, no permission): the old file stands and the
+            temporary one is removed. Or only its folder cannot be flushed: the new file stands.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -88,7 +89,8 @@ def write_once(path: Path, data: bytes) -> None:
     except FileExistsError:
         pass
     except OSError:
-        # The file system has no hard links.
+        # Most likely the file system has no hard links. Of two writers at the same moment the last
+        # one may win then.
         if not path.exists():
             os.replace(temporary, path)
     finally:

@@ -291,7 +291,7 @@ def _file(entry: Entry) -> str:
     return str(entry.source.path) if entry.source else entry.make.__module__
 
 
-# ---- for this package ----------------------------------------------------------------------------
+# ---- called by xceptlab itself ----------------------------------------------------------------------------
 
 
 def located(modules: Any, folder: Path) -> Any:

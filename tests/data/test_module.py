@@ -265,10 +265,10 @@ def test_only_the_corrupt_photograph_is_decoded_again(photographs, tmp_path, mon
         "read",
         lambda self, i, draws: (seen.append(int(i)), read(self, i, draws))[1],
     )
-    batch = data.train[order.Key(1, np.array([3, 4, 8]), 1.0)]
+    batch = data.train[order.BatchKey(1, np.array([3, 4, 8]), 1.0)]
     assert seen == [3, 4, 5, 6, 8]
     assert (batch.number.tolist(), batch.replaced) == ([3, 6, 8], 1)
-    asked_for = data.train[order.Key(1, np.array([3, 6, 8]), 1.0)]
+    asked_for = data.train[order.BatchKey(1, np.array([3, 6, 8]), 1.0)]
     assert torch.equal(batch.pixels, asked_for.pixels)
     assert torch.equal(batch.draws, asked_for.draws)
 
@@ -297,7 +297,7 @@ def test_evaluation_never_replaces_a_photograph(photographs, tmp_path):
         ValueError,
         match=r"a1.jpg: no readable image .*; it must be evaluated, so mend or remove it",
     ):
-        data.test[order.Key(0, np.arange(4), 1.0)]
+        data.test[order.BatchKey(0, np.arange(4), 1.0)]
 
 
 def test_images_in_memory_are_the_same_for_one_process_and_two_and_from_every_step():

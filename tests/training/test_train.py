@@ -28,7 +28,7 @@ from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.leases import Busy
 from xceptlab.training import checkpoints, lightning, tracking
 from xceptlab.training.task import Task
-from xceptlab.training.train import evaluate, prepare, train
+from xceptlab.training.train import configure_process, evaluate, train
 
 
 def directory(config):
@@ -535,10 +535,10 @@ def test_lightnings_launcher_leaves_each_of_several_processes_its_threads(tiny, 
 
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
     monkeypatch.delenv("OMP_NUM_THREADS")
-    prepare(tiny("--train.threads=3"))
+    configure_process(tiny("--train.threads=3"))
     _set_num_threads_if_needed(num_processes=1)
     assert torch.get_num_threads() == 3
-    prepare(tiny())
+    configure_process(tiny())
 
 
 def test_mixed_images_count_for_both_labels_as_a_soft_target_would(tiny):
@@ -565,12 +565,12 @@ def test_memory_that_a_step_frees_stays_for_the_next_one():
     program = """
 import resource, torch
 from xceptlab.config.loading import load_run
-from xceptlab.training.train import prepare
+from xceptlab.training.train import configure_process
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     [torch.ones(3 * 2**21) for _ in range(4)]  # 24 MiB each, in pages of 4 KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-prepare(load_run([]))
+configure_process(load_run([]))
 print(*(faults() for _ in range(5)))
 """
     found = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)

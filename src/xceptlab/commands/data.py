@@ -11,7 +11,20 @@ from xceptlab.text import say
 
 
 def data(options: argparse.Namespace, layers: list[str]) -> int:
-    """Check a data set as a run would use it, or prepare reduced photographs (data.short_side)."""
+    """Execute ``xceptlab data``: check a data set as a run would use it, or prepare reduced
+    photographs of it (``data.short_side``).
+
+    Args:
+        options: The command's own options: ``action`` and, for a check, ``all``.
+        layers: The remaining arguments, configuration files and overrides, as ``load_run`` takes
+            them.
+
+    Returns:
+        The exit code: ``BAD_INPUT`` where the check finds faults, else 0.
+
+    Raises:
+        Refused: The configuration is not allowed, or gives no size to prepare.
+    """
     config = load_run(layers)
     # torch warns of more workers than cores, but this is what the user asked for.
     warnings.filterwarnings("ignore", "This DataLoader will create")

@@ -51,7 +51,7 @@ def train(options: argparse.Namespace, layers: list[str]) -> int:
     require_files(config.data)
     config = resolved(config)
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
-    # Signals are handled from here on, since torch takes seconds to load.
+    # Loading torch takes seconds, in which a SIGTERM has to end in exit code INTERRUPTED, too.
     with StopSignals(explain=world.first):
         from xceptlab.training import train as training
 

@@ -27,7 +27,12 @@ for the user's home.
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a configuration or of a study file: frozen, its types checked when it is made."""
+    """Base of all parts of a configuration or of a study file: a frozen dataclass.
+
+    When it is made, the type of every field is checked and its value brought into canonical form
+    (``canonical``; paths without ``~``). A subclass checks more in a ``__post_init__`` of its own,
+    which calls this one and then ``_require``.
+    """
 
     PREFIX: ClassVar[str] = ""
     """Prefix of this section's keys, such as ``model.``."""

@@ -26,8 +26,10 @@ PATTERN = f"^{re.escape(PREFIX)}"
 
 
 class Options(dict[str, Any]):
-    """Options of a model family, by name. Hashable, as the frozen section that holds it is, and so
-    it must not be changed.
+    """Options of a model family, by name.
+
+    The frozen section that holds them is hashable, so they have to be, too. Their hash is that of
+    their contents, so nothing may change them once a section holds them.
     """
 
     def __hash__(self) -> int:  # type: ignore[override]

@@ -42,7 +42,7 @@ class Trap(Refused):
         problem: What is wrong, without the number of the line.
     """
 
-    def __init__(self, node: Any, problem: str) -> None:
+    def __init__(self, node: yaml.Node | yaml.Event | None, problem: str) -> None:
         """Make the error.
 
         Args:
@@ -50,7 +50,8 @@ class Trap(Refused):
                 a whole.
             problem: What is wrong, in words.
         """
-        place = f"line {node.start_mark.line + 1}: " if node else ""
+        mark = node.start_mark if node else None
+        place = f"line {mark.line + 1}: " if mark else ""
         super().__init__(place + problem)
         self.problem = problem
 
@@ -156,7 +157,7 @@ def _number(construct: Callable[[_Loader, Any], Any]) -> Callable[[_Loader, Any]
     reads as another number than people do.
     """
 
-    def checked(loader: _Loader, node: Any) -> Any:
+    def checked(loader: _Loader, node: yaml.Node) -> Any:
         written = node.value
         if node.tag == INT and len(written) > MOST_DIGITS:
             raise Trap(node, f"a number of {len(written)} digits is too large")
@@ -208,7 +209,7 @@ _Dumper.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
 # ---- keys and aliases ----------------------------------------------------------------------------
 
 
-def _refuse_traps(root: Any) -> None:
+def _refuse_traps(root: yaml.Node) -> None:
     """Refuse keys that are given twice or are not text, and aliases that stand for too much.
 
     Of two equal keys the last one would win, so that an arm of a study could vanish unnoticed. An
@@ -221,12 +222,13 @@ def _refuse_traps(root: Any) -> None:
     for count, node in enumerate(_nodes(root, ()), start=1):
         if count > MOST_VALUES:
             raise Trap(node, f"its aliases stand for more than {MOST_VALUES:,} values")
-        if node.id == "mapping":
+        if isinstance(node, yaml.MappingNode):
             _refuse_bad_keys(node, outermost=node is root)
 
 
-def _nodes(node: Any, above: tuple[Any, ...]) -> Iterator[Any]:
-    """Yield a node and all nodes in it; a node with aliases once for each of them.
+def _nodes(node: yaml.Node, above: tuple[yaml.Node, ...]) -> Iterator[yaml.Node]:
+    """Yield a node of PyYAML's tree and, recursively, all nodes in it. A node that aliases refer to
+    is yielded where it stands and once more for each alias, and so are the nodes in it.
 
     Args:
         node: The node.
@@ -242,18 +244,18 @@ def _nodes(node: Any, above: tuple[Any, ...]) -> Iterator[Any]:
         yield from _nodes(child, (*above, node))
 
 
-def _children(node: Any) -> list[Any]:
+def _children(node: yaml.Node) -> list[yaml.Node]:
     """Return the nodes directly in a node: the items of a list, the keys and values of a mapping;
     empty for a scalar.
     """
-    if node.id == "sequence":
+    if isinstance(node, yaml.SequenceNode):
         return node.value
-    if node.id == "mapping":
+    if isinstance(node, yaml.MappingNode):
         return [child for pair in node.value for child in pair]
     return []
 
 
-def _refuse_bad_keys(mapping: Any, outermost: bool) -> None:
+def _refuse_bad_keys(mapping: yaml.MappingNode, outermost: bool) -> None:
     """Refuse a key that a mapping has twice, or that is not text."""
     names: set[str] = set()
     for key, _ in mapping.value:
@@ -263,15 +265,15 @@ def _refuse_bad_keys(mapping: Any, outermost: bool) -> None:
         names.add(key.value)
 
 
-def _refuse_key_that_is_no_text(key: Any, outermost: bool) -> None:
+def _refuse_key_that_is_no_text(key: yaml.Node, outermost: bool) -> None:
     """Refuse a key that is a list, a mapping or null; in the outermost mapping also any other key
     that is not text, such as a number.
 
     Further in, numbers and the like are left to the schema, whose errors name their place.
     """
-    if key.id == "sequence":
+    if isinstance(key, yaml.SequenceNode):
         raise Trap(key, "a key is a list; it must be text")
-    if key.id == "mapping":
+    if isinstance(key, yaml.MappingNode):
         raise Trap(key, "a key is a mapping; it must be text")
     is_text = key.tag.endswith((":str", ":merge"))
     is_null = key.tag.endswith(":null")

@@ -1,9 +1,17 @@
 """The data sets: whether the files of one are there (``require_files``) and which images each of
 its splits has (``splits``). Importing this module does not import torch.
 
-Where to find what: ``module`` has the batches that the network gets, ``crop`` crops images,
-``augment`` varies them, ``order`` says which image comes when, ``layouts`` and ``cifar`` find
-files, ``photographs`` decodes, ``sets`` lists the data sets.
+Where to find what:
+
+- the images of a batch: ``module`` (the LightningDataModule), ``split`` (what the loader's workers
+  see), ``order`` (which image comes when, and its random numbers), ``crop``, ``augment``;
+  ``transform`` makes one picture ready for a trained network
+- data sets: ``sets`` (the list of them), ``digits``, ``cifar``, ``imagenet`` (also a user's own
+  ``folder``)
+- files: ``layouts`` (how ImageNet or a user's set may lie on disk), ``ilsvrc``, ``tables``,
+  ``photographs`` (decoding), ``stores`` (the interface of ``tree``, ``archive`` and ``shards``)
+- for all of them: ``sources`` (images in memory, hashes, locks), ``cache``, ``identity`` (digests)
+- commands: ``check``, ``prepare``
 """
 
 from typing import TYPE_CHECKING

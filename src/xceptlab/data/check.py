@@ -118,7 +118,14 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
 
 
 def _sample(members: Indices) -> Indices:
-    """Choose up to ``SAMPLE`` of a split's images, evenly spread: numbers in the source, (n,)."""
+    """Choose up to ``SAMPLE`` of a split's images, evenly spread over the split.
+
+    Args:
+        members: Numbers (n,) of the split's images in their source.
+
+    Returns:
+        The numbers of the chosen images in the source, (at most ``SAMPLE``,).
+    """
     count = min(SAMPLE, len(members))
     places = np.linspace(0, len(members) - 1, count).astype(np.int64)
     return members[places]

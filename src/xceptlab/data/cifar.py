@@ -68,8 +68,9 @@ _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
 
 def require_files(config: DataConfig) -> None:
-    """Check that CIFAR's files are there. With ``data.download`` fetch them if they are not: one
-    process does it, while others wait.
+    """Check that CIFAR's files are there. With ``data.download`` fetch them if they are not, in
+    torchvision's layout: one process does it, while others wait. Of a ``data.root`` in the Hugging
+    Face hub (``hf://``) ``sources.folder`` fetches the files.
 
     Raises:
         Refused: They are not there, and the message says how to get them; or the download failed.

@@ -40,7 +40,8 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
 
     digits = load_digits()
     labels = digits.target.astype(np.int64)  # (n,)
-    small = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8), of 16 grey levels
+    # The grey levels are 0 to 16.
+    small = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
     side = config.size
     enlarged = [
         Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR) for image in small

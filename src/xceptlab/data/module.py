@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     with (``augment.partners``) has the rest. None where nothing is mixed.
     """
     weight: float
-    """Factor by which the batch's summed loss is multiplied; see ``order.Key``."""
+    """Factor by which the batch's summed loss is multiplied; see ``order.BatchKey``."""
     replaced: int
     """Number of photographs that could not be decoded and have others in their place."""
 

@@ -110,7 +110,7 @@ def _share_of_pairs(total: int, parts: int, part: int) -> slice:
 
 
 @dataclass(frozen=True)
-class Key:
+class BatchKey:
     """Stands for one batch of one process; a loader is asked for the batch by it."""
 
     epoch: int
@@ -126,22 +126,26 @@ class Key:
 
 
 class TrainingOrder:
-    """Sampler of the training batches of one process: it yields the process's slice of each global
-    batch, from where the run stands to the end of the epoch.
+    """Sampler of the training batches of one process, from where the run stands to the end of the
+    epoch.
+
+    A global batch is the images of one optimizer step. It is cut into ``accumulate`` batches, and
+    each of these into a slice for each process. The sampler yields a key for each slice of this
+    process, so ``accumulate`` of them for an optimizer step.
 
     Args:
         n: Number of images in an epoch. The last global batch of an epoch holds what is left.
-        batch_size: Number of images in a global batch, which one optimizer step uses.
+        batch_size: Number of images in a global batch; where it is more than n, n is used.
         accumulate: Number of batches that one optimizer step accumulates.
         seed: The run's seed.
         rank: Number of this process, from 0.
         world: Number of processes.
-        position: Returns the epoch, from 0, and how many of its batches are done, when an epoch
-            begins or a run continues.
+        position: Called when an epoch begins or a run continues; returns the epoch, from 0, and how
+            many of its accumulated batches are done.
 
     Raises:
-        Refused: The last batch is too small for every process to have the two images that BatchNorm
-            needs.
+        Refused: The last global batch is too small for every slice to have the two images that
+            BatchNorm needs.
     """
 
     def __init__(
@@ -176,7 +180,7 @@ class TrainingOrder:
     def __len__(self) -> int:
         return math.ceil(self.n / self.batch_size) * self.accumulate
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[BatchKey]:
         epoch, done = self.position()
         order = permutation(self.seed, epoch, self.n)
         # Where all batches are done, the next epoch begins.
@@ -187,7 +191,7 @@ class TrainingOrder:
             accumulated = global_batch[_share_of_pairs(len(global_batch), self.accumulate, part)]
             of_this_rank = accumulated[_share_of_pairs(len(accumulated), self.world, self.rank)]
             weight = self.world * self.accumulate / len(global_batch)
-            yield Key(epoch, of_this_rank, weight)
+            yield BatchKey(epoch, of_this_rank, weight)
 
 
 def _last_batch(n: int, batch_size: int) -> int:
@@ -227,6 +231,6 @@ class EvaluationOrder:
     def __len__(self) -> int:
         return math.ceil(len(self.of_this_rank) / self.batch_size)
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[BatchKey]:
         for start in range(0, len(self.of_this_rank), self.batch_size):
-            yield Key(0, self.of_this_rank[start : start + self.batch_size], 1.0)
+            yield BatchKey(0, self.of_this_rank[start : start + self.batch_size], 1.0)

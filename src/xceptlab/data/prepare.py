@@ -42,7 +42,7 @@ MEMBERS = 1000
 JPEG_SIDE = 65_500
 """Longest side, in pixels, of an image that libjpeg writes."""
 
-Key = tuple[str, int]
+TarKey = tuple[str, int]
 """Key of a tar file: its split and its number."""
 Written = tuple[int, list[str]]
 """Result of writing a tar file: the number of its photographs, and a line for each that could not
@@ -148,7 +148,7 @@ class _TarFiles:
         self.folder = folder
         self.splits = splits
         self.config = config
-        self.all: list[Key] = []
+        self.all: list[TarKey] = []
         for split, store in splits.items():
             count = math.ceil(len(store.labels) / MEMBERS)
             self.all += [(split, number) for number in range(count)]
@@ -157,7 +157,7 @@ class _TarFiles:
         """Whether a tar file and its table are there, and so complete."""
         return self._tar(split, part).is_file() and self.table(split, part).is_file()
 
-    def size(self, key: Key) -> int:
+    def size(self, key: TarKey) -> int:
         """Return the number of photographs in a tar file, whether it is there or not."""
         return len(self._members(*key))
 
@@ -172,7 +172,7 @@ class _TarFiles:
     def table(self, split: str, part: int) -> Path:
         return self.folder / f"{split}-{part:05d}.arrow"
 
-    def write(self, key: Key) -> Written:
+    def write(self, key: TarKey) -> Written:
         """Write a tar file and its table; the table comes last, as the sign that both are complete.
 
         Raises:
@@ -193,7 +193,7 @@ class _TarFiles:
         write_table(pyarrow.Table.from_pylist(rows), self.table(*key))
         return len(rows), unreadable
 
-    def _write_tar(self, key: Key, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    def _write_tar(self, key: TarKey, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         """Write the photographs of a tar file.
 
         Args:
@@ -250,7 +250,7 @@ class _TarFiles:
             write_table(pyarrow.concat_tables(tables), whole)
 
 
-def _write_all(files: _TarFiles, keys: Sequence[Key], workers: int) -> Iterator[Written]:
+def _write_all(files: _TarFiles, keys: Sequence[TarKey], workers: int) -> Iterator[Written]:
     """Write tar files; yields what came of each, in the order of the keys.
 
     Args:
@@ -280,8 +280,8 @@ photographs in them are long.
 
 
 def _begin_worker(files: _TarFiles) -> None:
-    """Initialise a worker process: let it end with its parent, leave signals to the parent, and use
-    one core.
+    """Initialise a worker process: keep the tar files for ``_write``, let the process end with its
+    parent, leave signals to the parent, and let torch use one core.
     """
     import torch
 
@@ -291,7 +291,7 @@ def _begin_worker(files: _TarFiles) -> None:
     torch.set_num_threads(1)
 
 
-def _write(key: Key) -> Written:
+def _write(key: TarKey) -> Written:
     return _files.write(key)
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from xceptlab.config.schema import DataConfig
 from xceptlab.data import augment, order
-from xceptlab.data.order import Draws, Indices, Key
+from xceptlab.data.order import BatchKey, Draws, Indices
 from xceptlab.data.photographs import Photographs
 from xceptlab.data.sources import Arrays, Unreadable
 from xceptlab.errors import Refused
@@ -43,7 +43,7 @@ class LoadedBatch(NamedTuple):
     mixing: Tensor | None
     """Weights and boxes (B, 5) that ``augment.mixing`` has drawn; None where nothing is mixed."""
     weight: float
-    """Factor by which the batch's summed loss is multiplied; see ``order.Key``."""
+    """Factor by which the batch's summed loss is multiplied; see ``order.BatchKey``."""
     replaced: int
     """Number of photographs that could not be decoded and have others in their place."""
 
@@ -74,7 +74,7 @@ class Split(Dataset[LoadedBatch]):
     def __len__(self) -> int:
         return len(self.members)
 
-    def __getitem__(self, key: Key) -> LoadedBatch:
+    def __getitem__(self, key: BatchKey) -> LoadedBatch:
         """Load a batch.
 
         Raises:
@@ -115,7 +115,7 @@ class Split(Dataset[LoadedBatch]):
             return None
         return torch.from_numpy(augment.mixing(draws, config.size, config.mixup, config.cutmix))
 
-    def _read(self, source: Photographs, key: Key) -> tuple[Indices, Tensor]:
+    def _read(self, source: Photographs, key: BatchKey) -> tuple[Indices, Tensor]:
         """Decode a batch of photographs.
 
         Returns:

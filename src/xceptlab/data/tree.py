@@ -203,7 +203,9 @@ def is_photograph(name: str) -> bool:
 
 
 def _photographs_below(folder: Path) -> int:
-    """Return the number of photographs in a folder and in all folders below it."""
+    """Return the number of photographs, by their suffix, in a folder and in all folders below it;
+    hidden files and folders are left out.
+    """
     count = 0
     for _, subfolders, names in os.walk(folder):
         # The walk goes on with the folders that are left in this list.

@@ -86,8 +86,8 @@ class Local(Launcher):
             fresh = job.config.runtime.devices > 1
             arguments = (self.main, job.write_config(), job.log, visible_gpus, fresh)
             process = self._context.Process(target=_run, args=arguments, name=job.config.run_id)
-            # The first start waits until the fork server has loaded. The state and the handle are
-            # set only afterwards, as an interruption there leaves no process to be stopped.
+            # The first start waits until the fork server has loaded. State and handle are set only
+            # after it: a Ctrl-C during that wait leaves a waiting job, with no process to stop.
             with _without_main():
                 process.start()
             job.state = "running"

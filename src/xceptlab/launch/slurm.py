@@ -290,8 +290,9 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
         requeue()
     if first:
         _leave_outcome(code, log)
-    # A task that exits with a code other than 0 ends the job's other tasks. After a signal the
-    # first one must not be ended, since it still has to write the outcome.
+    # With srun's --kill-on-bad-exit, which `_submit` asks for, a task that exits with a code other
+    # than 0 ends the job's other tasks. After a stop signal all but the first exit with 0, so that
+    # the first one can still write the outcome.
     leave_first_alone = not first and code == INTERRUPTED
     sys.exit(0 if leave_first_alone else code)
 

@@ -72,11 +72,14 @@ def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
 
 
 def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
-    """Build a network of a registered family, and draw the weights of each module by its name.
+    """Build a network of a registered family, and draw its weights anew.
+
+    Each module's parameters are drawn from random numbers that depend on the seed and on the
+    module's name only, so that modules of equal name and shape start equal in every variant.
 
     Raises:
-        Refused: The family's function does not give a new ``nn.Module``, or gives one with
-            parameters that cannot be drawn.
+        Refused: The family's function does not give a new ``nn.Module`` whose state can be saved,
+            or gives one with parameters that cannot be drawn.
     """
     entry = register.entry("model", config.family)
     schema = entry.about["options"]

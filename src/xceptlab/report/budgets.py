@@ -8,7 +8,7 @@ from statistics import median
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.runs.record import Record
-from xceptlab.study.choice import Records
+from xceptlab.study.choice import ArmRecords, Records
 from xceptlab.study.contrasts import pairs_of
 from xceptlab.study.expansion import UNMATCHED, Expansion
 from xceptlab.study.verdict import Verdict
@@ -73,7 +73,7 @@ class Budgets:
 
 
 def compare_budgets(
-    verdicts: list[Verdict], expansion: Expansion, arm_records: Records, records: Records
+    verdicts: list[Verdict], expansion: Expansion, arm_records: ArmRecords, records: Records
 ) -> dict[str, Budgets]:
     """Return how the budgets of each claim's arms differ, by the claim's id; without sentences
     before both arms have a run.
@@ -113,7 +113,7 @@ def _done(records: Records) -> list[Record]:
 
 
 def _compare(
-    a: str, b: str, expansion: Expansion, arm_records: Records, done: list[Record]
+    a: str, b: str, expansion: Expansion, arm_records: ArmRecords, done: list[Record]
 ) -> Budgets:
     """Return how the budgets of two arms differ; ``done`` are the records of all runs."""
     runs_a = _runs(a, expansion, arm_records)
@@ -140,7 +140,7 @@ def _sentence(beginning: str, differences: list[str]) -> str:
     return f"{beginning}: {', '.join(differences)}." if differences else ""
 
 
-def _runs(arm: str, expansion: Expansion, arm_records: Records) -> list[Record]:
+def _runs(arm: str, expansion: Expansion, arm_records: ArmRecords) -> list[Record]:
     """Return the records of the runs that stand for an arm, in the order of the seeds."""
     of_seeds = [arm_records[arm, seed] for seed in expansion.seeds]
     return [record for record in of_seeds if record]
@@ -216,7 +216,7 @@ def _steps_as_planned(spent: dict[str, float]) -> bool:
 
 
 def _compare_speeds(
-    a: str, b: str, expansion: Expansion, arm_records: Records, done: list[Record]
+    a: str, b: str, expansion: Expansion, arm_records: ArmRecords, done: list[Record]
 ) -> str:
     """Return a sentence on how fast arm a trained against arm b, from the pairs of runs that were
     made together; empty with fewer than 2 such pairs, or where the speeds are about equal.

@@ -88,8 +88,11 @@ def _cells(rates: Rates) -> list[str]:
     """Return the cells of a row of the table, after the claim's name."""
     power = "–"
     if rates.power:
-        power = f"{_percent(rates.power)} {rates.right_verdict}{_where(rates.power)}"
-    false = [f"{_percent(rate)}{_where(rate)}" for rate in (rates.supported, rates.contradicted)]
+        power = f"{_percent(rates.power)} {rates.right_verdict}{_assumed_failures(rates.power)}"
+    false = [
+        f"{_percent(rate)}{_assumed_failures(rate)}"
+        for rate in (rates.supported, rates.contradicted)
+    ]
     return [rates.differences, *false, power]
 
 
@@ -97,9 +100,10 @@ def _percent(rate: Rate) -> str:
     return f"{100 * rate.share:.1f} ± {100 * rate.error:.1f}%"
 
 
-def _where(rate: Rate) -> str:
-    """Return the case that a rate is of, such as ``(residual fails in 20%)`` after a space; empty
-    where there is only one case.
+def _assumed_failures(rate: Rate) -> str:
+    """Return the failures that were assumed for a rate, in parentheses after a space, such as ``
+    (residual fails in 20%)``: the arm, and the share of its seeds in which it fails. Empty where no
+    arm is assumed to fail more often than was seen.
     """
     if rate.failing is None:
         return ""
@@ -193,5 +197,5 @@ def _too_often_wrong(candidates: Sequence[Rates], alpha: float) -> str:
         for verdict, rate in (("supported", rates.supported), ("contradicted", rates.contradicted)):
             if rate.share > worst and rate.share - 2 * rate.error > 2 * alpha:
                 worst = rate.share
-                text = f"{rate.share:.0%} of studies would falsely say {verdict}{_where(rate)}, more than twice alpha"
+                text = f"{rate.share:.0%} of studies would falsely say {verdict}{_assumed_failures(rate)}, more than twice alpha"
     return text

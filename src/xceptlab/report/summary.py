@@ -24,7 +24,7 @@ from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
 from xceptlab.runs.record import Record
 from xceptlab.study import choice, statistics
 from xceptlab.study.calibration import calibrate_study
-from xceptlab.study.choice import Records
+from xceptlab.study.choice import ArmRecords, Records
 from xceptlab.study.contrasts import arms_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.judging import judge_study
@@ -101,7 +101,7 @@ class Summary:
     expansion: Expansion
     records: Records
     """Records of all runs, by (trial, seed)."""
-    arm_records: Records
+    arm_records: ArmRecords
     """Records of the runs that stand for the arms, by (arm, seed); None where there is none yet."""
     verdicts: list[Verdict]
     """A verdict for each claim, in the study's order."""
@@ -240,7 +240,7 @@ def _links(directories: dict[tuple[str, int], RunDirectory]) -> dict[tuple[str, 
     return links
 
 
-def _arm(name: str, expansion: Expansion, arm_records: Records, metric: str) -> ArmRow:
+def _arm(name: str, expansion: Expansion, arm_records: ArmRecords, metric: str) -> ArmRow:
     """Summarise the records of one arm, by its name, as its row in the table of arms."""
     of_seeds = [arm_records[name, seed] for seed in expansion.seeds]
     done = [record for record in of_seeds if record]
@@ -337,7 +337,7 @@ def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, flo
     return ends
 
 
-def _effects(expansion: Expansion, arm_records: Records, metric: str) -> list[EffectRow]:
+def _effects(expansion: Expansion, arm_records: ArmRecords, metric: str) -> list[EffectRow]:
     """Compute main effects and interactions of the factors over the seeds that every arm has; a
     diverged run scores as in the first claim.
 
@@ -366,8 +366,20 @@ def _effects(expansion: Expansion, arm_records: Records, metric: str) -> list[Ef
     return rows
 
 
-def _scores(expansion: Expansion, arm_records: Records, seeds: Sequence[int], metric: str) -> Array:
-    """Return the scores (seeds, arms) at seeds at which every arm has a record."""
+def _scores(
+    expansion: Expansion, arm_records: ArmRecords, seeds: Sequence[int], metric: str
+) -> Array:
+    """Return the arms' scores in a metric, (seeds, arms).
+
+    A diverged run gets the score that the study's first claim gives to one; without claims, that of
+    guessing.
+
+    Args:
+        expansion: The study.
+        arm_records: The records of the runs that stand for the arms, by (arm, seed).
+        seeds: Seeds at which every arm has a record.
+        metric: The metric, such as ``test/top1``.
+    """
     scores = np.empty((len(seeds), len(expansion.arms)))
     for column, arm in enumerate(expansion.arms):
         score_if_diverged = _score_of_divergence(arm, expansion, metric)

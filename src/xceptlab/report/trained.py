@@ -9,14 +9,14 @@ from typing import Any
 from xceptlab.config import loading
 from xceptlab.config.schema import RunConfig
 from xceptlab.runs.record import Record
-from xceptlab.study.choice import Records
+from xceptlab.study.choice import ArmRecords
 from xceptlab.study.definition import Seeds
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import Registration
 from xceptlab.study.tuning import Tune, value_name
 
 
-def recipe(expansion: Expansion, records: Records) -> dict[str, str]:
+def recipe(expansion: Expansion, records: ArmRecords) -> dict[str, str]:
     """Return the rows of the table "What was trained", each as its name and its text; where arms,
     or the values at which they are tuned, differ, the text says in what.
 
@@ -99,7 +99,7 @@ def _by_arm(words: dict[str, str]) -> str:
     return "; ".join(parts)
 
 
-def _first(arm: str, records: Records) -> Record | None:
+def _first(arm: str, records: ArmRecords) -> Record | None:
     """Return the first record that an arm has; None without any."""
     for (name, _), record in records.items():
         if name == arm and record:

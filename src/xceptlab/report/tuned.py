@@ -63,7 +63,9 @@ def tuned(
 
 
 def _chosen(expansion: Expansion, records: Records) -> Rows:
-    """Return the table of the value that was chosen for every arm at every seed."""
+    """Return the table of chosen values: a row for each arm, a column for each seed, and a dash
+    where the choice is not known yet.
+    """
     choice = chosen(expansion, records)
     header = ["arm"]
     for seed in expansion.seeds:

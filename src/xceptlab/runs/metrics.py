@@ -1,10 +1,11 @@
-"""Define every metric: its unit, whether lower is better, how it is shown, and what guessing
-scores.
+"""Define every built-in metric: its unit, whether lower is better, how it is shown, and what
+guessing scores. ``metric_of`` also finds those that a user's module has registered.
 
-A record names a metric after the split that it was measured on, ``test/top1``. How it is computed
-stands under the same name in ``training/metrics.py``. A new built-in metric is an entry in both
-files, its name in ``register.RESERVED_METRICS``, and its file in the list at the top of
-``runs/directory.py``.
+A record names a metric after the split that it was measured on, such as ``test/top1``. The function
+that computes a metric stands under the same name in ``training/metrics.py`` (``PER_IMAGE``). A new
+built-in metric is an entry in both files, its name in ``register.RESERVED_METRICS``, its file in
+the list at the top of ``runs/directory.py`` and, for arms to be tuned by it, its name in
+``study.tuning.Tune.select``.
 """
 
 import math

@@ -14,7 +14,7 @@ import numpy as np
 
 from xceptlab.runs.metrics import split_of
 from xceptlab.study import statistics
-from xceptlab.study.choice import Records
+from xceptlab.study.choice import ArmRecords
 from xceptlab.study.definition import Seeds
 from xceptlab.study.estimands import MIN_PAIRS, estimand_of
 from xceptlab.study.expansion import Expansion
@@ -338,7 +338,7 @@ def _share(rate: Rate) -> float:
 
 
 def calibrate_study(
-    expansion: Expansion, records: Records, verdicts: Sequence[Verdict]
+    expansion: Expansion, records: ArmRecords, verdicts: Sequence[Verdict]
 ) -> Calibration:
     """Calibrate the verdicts on a study's claims.
 
@@ -369,7 +369,7 @@ def calibrate_study(
     return calibrate(observed, study.seeds, study.alpha)
 
 
-def _points_per_image(verdict: Verdict, records: Records) -> float:
+def _points_per_image(verdict: Verdict, records: ArmRecords) -> float:
     """Return the percentage points by which one more correct image changes an accuracy; 0 for
     another metric, and where the number of images is not known.
     """

@@ -9,6 +9,7 @@ same.
 
 import math
 from collections.abc import Mapping
+from typing import NewType
 
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory
@@ -17,8 +18,10 @@ from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 
 Records = Mapping[tuple[str, int], Record | None]
-"""What finished runs have left behind: of all runs by (trial, seed), or of those that stand for
-the arms by (arm, seed). None where a run has not finished.
+"""What all runs of a study have left behind, by (trial, seed); None where a run has not finished."""
+ArmRecords = NewType("ArmRecords", Records)
+"""What those runs have left behind that stand for the arms, by (arm, seed); None where a run has not
+finished.
 """
 
 
@@ -54,7 +57,7 @@ def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> 
     return max(scores, key=lambda name: scores[name])
 
 
-def arm_records(expansion: Expansion, records: Records) -> Records:
+def arm_records(expansion: Expansion, records: Records) -> ArmRecords:
     """Return the records that stand for the arms, by (arm, seed).
 
     None where a run that is needed has not finished, and where an arm gets no more seeds.
@@ -62,13 +65,15 @@ def arm_records(expansion: Expansion, records: Records) -> Records:
     found: dict[tuple[str, int], Record | None] = dict.fromkeys(_arms_by_seed(expansion))
     for (arm, seed), trial in chosen(expansion, records).items():
         found[arm, seed] = records[trial, seed]
-    return found
+    return ArmRecords(found)
 
 
 def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, int], RunDirectory]:
-    """Return the directories of the runs that stand for the arms, by (arm, seed).
+    """Return the directory of the run that stands for each arm at each seed, by (arm, seed),
+    whether it exists or not.
 
-    Where keys are tuned, an arm and seed are left out until the choice is known.
+    Where keys are tuned, that is the run of the chosen trial; an arm and seed are left out until
+    all of the arm's trials have finished with this seed.
     """
     directories = expansion.directories()
     if expansion.study.tune is None:
@@ -77,7 +82,7 @@ def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, i
     return {(arm, seed): directories[trial, seed] for (arm, seed), trial in choice.items()}
 
 
-def records_at(expansion: Expansion, records: Records, number: int) -> Records:
+def records_at(expansion: Expansion, records: Records, number: int) -> ArmRecords:
     """Return the records of every arm at one and the same tuned value, by (arm, seed).
 
     None where a run has not finished. ``number`` is the value's index in ``Tune.trial_values``.
@@ -85,7 +90,9 @@ def records_at(expansion: Expansion, records: Records, number: int) -> Records:
     assert expansion.study.tune
     values = expansion.study.tune.trial_values[number]
     names = {trial.arm: name for name, trial in expansion.trials.items() if trial.values == values}
-    return {(arm, seed): records.get((names[arm], seed)) for arm, seed in _arms_by_seed(expansion)}
+    return ArmRecords(
+        {(arm, seed): records.get((names[arm], seed)) for arm, seed in _arms_by_seed(expansion)}
+    )
 
 
 def _arms_by_seed(expansion: Expansion) -> list[tuple[str, int]]:

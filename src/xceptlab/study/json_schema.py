@@ -36,7 +36,8 @@ def _study() -> dict[str, Any]:
     keys["claims"]["items"]["properties"]["effect"] |= _of_factors(
         {"type": "array", "minItems": 2, "maxItems": 2}
     )
-    # Arms may be named by numbers, too.
+    # Arms may be named by numbers, too. The first alternative of a contrast is its list of two
+    # names, the second is null.
     arm = {"type": ["string", "number"]}
     keys["claims"]["items"]["properties"]["contrast"]["anyOf"][0]["items"] = arm
     return schema | {"definitions": _factors()}

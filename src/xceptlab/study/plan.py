@@ -126,7 +126,8 @@ def _command(path: str, args: Sequence[str], seeds: int | None) -> str:
     """Return the command that runs the study, as one would type it."""
     first_look = [f"--seeds={seeds}"] if seeds is not None else []
     typed = shlex.join(["xceptlab", "study", path, *first_look, *args])
-    # Arguments are in the terminal's encoding, but the report is in UTF-8.
+    # The report is in UTF-8, but an argument may hold any bytes. Those that are no UTF-8 are
+    # replaced.
     return os.fsencode(typed).decode("utf-8", errors="replace")
 
 

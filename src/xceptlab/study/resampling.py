@@ -254,10 +254,12 @@ class DifferenceDistribution:
         return differences
 
     def _moved(self, differences: Array, truth: float, numbers: RandomNumbers) -> Array:
-        """Shift drawn differences (studies, seeds) so that the true difference is ``truth``.
+        """Shift drawn differences (studies, seeds) so that the distribution's mean or median,
+        whichever the claim is about, becomes ``truth``.
 
-        Ties at the median are split so that half of all differences lie on each side: a real
-        difference is never exactly the median of all that are possible.
+        Of a median, the drawn differences that equal it are put just below or just above ``truth``,
+        at random by ``numbers.tie``, so that a difference lies on each side with a chance of one
+        half: a real difference is never exactly the median of all that are possible.
         """
         moved = differences + (truth - self.true_difference)
         if self.claim.statistic == "mean":

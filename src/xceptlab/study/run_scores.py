@@ -1,12 +1,14 @@
-"""The scores of a study's runs as its claims compare them, with those of diverged runs replaced and
-those of several arms combined to an effect.
+"""The scores of a study's runs as its claims compare them: two sides, with a score for each seed.
+
+A side is an arm or, in a claim on an effect of a grid, a weighted sum of several arms' scores. A
+diverged run counts with the score that the claim declares, or else with that of guessing.
 """
 
 from collections.abc import Mapping, Sequence
 
 from xceptlab.errors import Refused
 from xceptlab.runs.record import Record
-from xceptlab.study.choice import Records
+from xceptlab.study.choice import ArmRecords
 from xceptlab.study.claims import Claim
 from xceptlab.study.contrasts import arms_of, weights
 from xceptlab.study.expansion import Expansion
@@ -19,7 +21,7 @@ Accuracies are in percent, losses in nats.
 """
 
 
-def scores_of_runs(claim: Claim, expansion: Expansion, records: Records) -> Scores:
+def scores_of_runs(claim: Claim, expansion: Expansion, records: ArmRecords) -> Scores:
     """Return the scores of a claim's two sides, for the seeds that all their arms have.
 
     A diverged run scores what the claim declares (``diverged``), by default what guessing would.
@@ -43,7 +45,7 @@ def scores_of_runs(claim: Claim, expansion: Expansion, records: Records) -> Scor
 
 
 def _scores_of_arm(
-    arm: str, claim: Claim, expansion: Expansion, records: Records
+    arm: str, claim: Claim, expansion: Expansion, records: ArmRecords
 ) -> dict[int, float]:
     """Return an arm's scores in the claim's metric by seed, as far as its runs have records."""
     found = {}

@@ -137,9 +137,9 @@ def share_needed(n: int, level: float) -> float:
 
 
 def pairs_needed(share: float, level: float, max_pairs: int) -> int:
-    """Return the smallest number of pairs with which a one-sided sign test at ``level`` rejects with
-    a chance of ``POWER`` if each
-    difference is beyond the margin with chance ``share``; ``max_pairs`` where fewer do not suffice.
+    """Return the smallest number of pairs with which a one-sided sign test at ``level`` rejects
+    with a chance of ``POWER`` if each difference is beyond the margin with chance ``share``;
+    ``max_pairs`` where fewer do not suffice.
     """
     for n in range(1, max_pairs):
         if power(share, n, level) >= POWER:
@@ -195,8 +195,13 @@ def _chances(analyses: range) -> tuple[Array, Array]:
 
 
 def _crossing(analyses: range, level: float) -> float:
-    """Return the chance that the wins reach the threshold at ``level`` in any analysis, with a
-    median on the margin.
+    """Return the exact chance that a one-sided sign test at the nominal ``level`` rejects at one of
+    the analyses or more, if the true median is on the margin, so that a difference lies beyond it
+    with a chance of one half.
+
+    Args:
+        analyses: The number of pairs at each analysis, rising; later ones contain the earlier.
+        level: The nominal level of each single analysis.
     """
     # This holds, by number of wins, the chance of so many without having reached a threshold.
     alive = np.ones(1)

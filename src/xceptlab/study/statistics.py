@@ -292,7 +292,8 @@ class Boundary:
         """
         logarithm = np.log(np.maximum(p, 1e-300))
         tabulated = np.exp(np.interp(logarithm, self._nominal, self._chance))
-        # Below the smallest p in the table, Bonferroni's bound is the smaller one.
+        # Below the smallest p in the table, np.interp stays at the chance of that p, which is too
+        # large. Bonferroni's bound falls with p; it is taken where it is the smaller one.
         return np.minimum(tabulated, self._analyses * np.asarray(p))
 
     def nominal(self, chance: float) -> float:

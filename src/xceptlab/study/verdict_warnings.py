@@ -10,7 +10,7 @@ from statistics import fmean
 from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
 from xceptlab.runs.record import Record
 from xceptlab.study import statistics
-from xceptlab.study.choice import Records
+from xceptlab.study.choice import ArmRecords
 from xceptlab.study.claims import Claim
 from xceptlab.study.contrasts import arms_of
 from xceptlab.study.expansion import Expansion
@@ -42,7 +42,7 @@ def of_units(verdict: Verdict) -> tuple[str, ...]:
     return ()
 
 
-def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> Verdict:
+def with_warnings(verdict: Verdict, expansion: Expansion, records: ArmRecords) -> Verdict:
     """Return the verdict with further warnings: of too few images, of failed runs, and of arms at
     chance. Its summary names arms at chance, too, and runs that diverged.
 
@@ -84,7 +84,7 @@ def with_warnings(verdict: Verdict, expansion: Expansion, records: Records) -> V
     return replace(verdict, summary=f"{summary} {meaningless}", warnings=(at_chance, *warnings))
 
 
-def _of_diverged_runs(verdict: Verdict, expansion: Expansion, records: Records) -> list[str]:
+def _of_diverged_runs(verdict: Verdict, expansion: Expansion, records: ArmRecords) -> list[str]:
     """Return a sentence for each arm of which runs diverged: how many, and what they count as."""
     sentences = []
     for arm in arms_of(verdict.claim, expansion.study):
@@ -111,11 +111,18 @@ def _of_few_images(claim: Claim, images: int) -> list[str]:
     return [f"the margin of {claim.margin:g} is less than a single image: {one}"]
 
 
-def failed_runs(verdict: Verdict, expansion: Expansion, records: Records) -> list[tuple[str, int]]:
-    """Return the failed runs, each as (arm, seed), among the runs of a study that a verdict rests
-    on.
+def failed_runs(
+    verdict: Verdict, expansion: Expansion, records: ArmRecords
+) -> list[tuple[str, int]]:
+    """Return the failed runs, each as (arm, seed), among those that a verdict rests on: the runs of
+    the claim's arms at the seeds of ``verdict.differences``.
 
-    ``records`` are those of the runs that stand for the arms, by (arm, seed).
+    A run has failed if it diverged, or if its score is worse than the claim's ``failed``.
+
+    Args:
+        verdict: The verdict on the claim.
+        expansion: The study.
+        records: The records of the runs that stand for the arms, by (arm, seed).
     """
     failed = []
     for arm in arms_of(verdict.claim, expansion.study):
@@ -161,7 +168,7 @@ class _Accuracy:
     """The number of images of the split; 0 where neither a record nor the configuration tells."""
 
     @classmethod
-    def of(cls, arm: str, split: str, expansion: Expansion, records: Records) -> "_Accuracy":
+    def of(cls, arm: str, split: str, expansion: Expansion, records: ArmRecords) -> "_Accuracy":
         """Return the accuracy of an arm from its runs that have a record."""
         metric = f"{split}/{ACCURACY}"
         of_all_seeds = [records[arm, seed] for seed in expansion.seeds]

@@ -82,7 +82,9 @@ def cuda_recorder() -> Recorder:
 
 @dataclass(frozen=True)
 class _Graph:
-    """Captured work: fill the inputs, call replay, read the outputs."""
+    """The work on a batch of one shape, captured as a CUDA graph. Copy a batch into ``inputs``,
+    call ``replay``, and read ``outputs``.
+    """
 
     inputs: dict[str, Tensor]
     """The tensors of a batch, by the names of its fields; a batch is copied into them."""
@@ -128,22 +130,22 @@ class Captured:
         self._given_up = False
         """Whether no further graph is tried, as one could not be captured or came to other bits."""
 
-    def __call__(self, batch: Batch, variant: bool = False) -> Outputs | None:
+    def __call__(self, batch: Batch, first_of_step: bool = False) -> Outputs | None:
         """Compute the outputs of a batch, if there is a graph for it or one is captured now.
 
         Args:
             batch: The batch, on the device.
-            variant: Tells apart two kinds of work, which have graphs of their own; an evaluation is
-                of one kind only.
+            first_of_step: Whether the batch is the first of its optimizer step, whose work has a
+                graph of its own; an evaluation leaves it False.
 
         Returns:
             The outputs, valid until the next call. None where nothing was computed, and the caller
             has to do it kernel by kernel.
         """
-        key = (variant, batch.weight, *(value.shape for value in _tensors(batch).values()))
+        key = (first_of_step, batch.weight, *(value.shape for value in _tensors(batch).values()))
         graph = self._graphs.get(key)
         if graph:
-            self._prepare(variant)
+            self._prepare(first_of_step)
             for name, value in _tensors(batch).items():
                 graph.inputs[name].copy_(value, non_blocking=True)
             graph.replay()
@@ -151,13 +153,13 @@ class Captured:
         self._seen[key] += 1
         if self._given_up or self._seen[key] <= WARM_UP:
             return None
-        self._prepare(variant)
-        return self._capture(key, batch, variant)
+        self._prepare(first_of_step)
+        return self._capture(key, batch, first_of_step)
 
-    def _prepare(self, variant: bool) -> None:
+    def _prepare(self, first_of_step: bool) -> None:
         """Prepare the tensors that the work writes beside its outputs; an evaluation has none."""
 
-    def _computed(self, batch: Batch, variant: bool) -> Outputs:
+    def _computed(self, batch: Batch, first_of_step: bool) -> Outputs:
         """Compute the outputs of a batch kernel by kernel."""
         kind = self._device.type
         dtype, mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
@@ -169,14 +171,18 @@ class Captured:
         """Return the tensors that the work changes beside its outputs: none in an evaluation."""
         return []
 
-    def _capture(self, key: Hashable, batch: Batch, variant: bool) -> Outputs:
-        """Compute a batch kernel by kernel, then by a new graph, and keep the graph if both come to
-        the same bits. If not, or if nothing can be captured, no further graph is tried.
+    def _capture(self, key: Hashable, batch: Batch, first_of_step: bool) -> Outputs:
+        """Capture the work on a batch as a CUDA graph, and keep the graph if it repeats the work to
+        the bit.
+
+        The batch is computed twice from the same state: kernel by kernel, then by the graph. If the
+        outputs or the tensors that the work changes differ, or if the work cannot be captured, the
+        results of the first computation stand and no further graph is tried.
 
         Args:
             key: The key under which the graph is kept.
             batch: The batch, on the device.
-            variant: The kind of work; see ``__call__``.
+            first_of_step: The kind of work; see ``__call__``.
 
         Returns:
             The outputs of the batch.
@@ -184,12 +190,12 @@ class Captured:
         inputs: dict[str, Any] = {name: value.clone() for name, value in _tensors(batch).items()}
         copied = batch._replace(**inputs)
         before = self._state()
-        expected = self._computed(copied, variant)
+        expected = self._computed(copied, first_of_step)
         after = self._state()
         outputs = {name: torch.empty_like(value) for name, value in expected.items()}
 
         def work() -> None:
-            for name, value in self._computed(copied, variant).items():
+            for name, value in self._computed(copied, first_of_step).items():
                 outputs[name].copy_(value)
 
         self._restore(before)
@@ -229,7 +235,7 @@ class CapturedStep(Captured):
     """Runs forward and backward of training batches by CUDA graphs, as ``Captured`` evaluates them.
 
     Its two kinds of work differ in what happens to the gradients. Those of the first batch of an
-    optimizer step (``variant`` is true) replace those that are there; those of the step's other
+    optimizer step (``first_of_step``) replace those that are there; those of the step's other
     batches are added.
 
     Args:
@@ -256,7 +262,7 @@ class CapturedStep(Captured):
         self._gradients: list[Tensor] = []
         """The tensors to which graphs write the gradients of these parameters, in their order."""
 
-    def _prepare(self, first: bool) -> None:
+    def _prepare(self, first_of_step: bool) -> None:
         """Use the tensors that graphs write to as the gradients of the parameters.
 
         The batch before may have been computed kernel by kernel, so that its gradients are in other
@@ -269,20 +275,20 @@ class CapturedStep(Captured):
                 parameter for parameter in self.network.parameters() if parameter.grad is not None
             ]
             self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
-        if not first and self._parameters[0].grad is not self._gradients[0]:
+        if not first_of_step and self._parameters[0].grad is not self._gradients[0]:
             elsewhere = [parameter.grad for parameter in self._parameters]
             torch._foreach_copy_(self._gradients, elsewhere)  # type: ignore[arg-type]
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
 
-    def _computed(self, batch: Batch, first: bool) -> Outputs:
+    def _computed(self, batch: Batch, first_of_step: bool) -> Outputs:
         """Run forward and backward kernel by kernel. The gradients of the first batch of a step
         replace those that are there; those of others are added.
         """
-        outputs = super()._computed(batch, first)
+        outputs = super()._computed(batch, first_of_step)
         with torch.autocast(self._device.type, enabled=False):
             gradients = torch.autograd.grad(outputs["loss"] / self.accumulate, self._parameters)
-        if first:
+        if first_of_step:
             torch._foreach_copy_(self._gradients, gradients)
         else:
             torch._foreach_add_(self._gradients, gradients)

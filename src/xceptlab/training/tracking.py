@@ -118,7 +118,7 @@ class Curves(pl.Callback):
             Diverged: A line is due, and a loss since the last one was not finite.
         """
         accumulate = trainer.accumulate_grad_batches
-        # The weight is world size * accumulate / images of the global batch (see order.Key): this
+        # The weight is world size * accumulate / images of the global batch (see BatchKey): this
         # adds the share of one accumulated batch, over all processes.
         self._images += trainer.world_size / batch.weight
         self._replaced += batch.replaced
@@ -189,8 +189,12 @@ class Curves(pl.Callback):
 
 
 def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
-    """Return the latest scores of a split by name; the split is given by the names' prefix,
-    ``val/`` or ``test/``.
+    """Return the latest scores of one split, as ``Task.evaluation`` holds them, by full name such
+    as ``val/top1``; empty where the split was not evaluated.
+
+    Args:
+        task: The run's ``Task``.
+        prefix: ``val/`` or ``test/``; the scores with these names are returned.
     """
     assert isinstance(task, Task)
     return {name: value for name, value in task.evaluation.items() if name.startswith(prefix)}

@@ -98,7 +98,7 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
     with StopSignals(explain=world.first) as stop_signals:
         # The result is cached now: when the run ends, the code may be another than is loaded.
         provenance.git_state()
-        prepare(config)
+        configure_process(config)
         data = DataModule(config)
         data.setup("fit")
         # This refuses files that have changed. With data.download they are here only now.
@@ -436,8 +436,11 @@ def check_curves(log: list[dict[str, Any]], file: Path) -> None:
             )
 
 
-def prepare(config: RunConfig) -> None:
-    """Set what is global to a process: threads, arithmetic, and which warnings are not shown."""
+def configure_process(config: RunConfig) -> None:
+    """Set what is global to this process, before a Trainer is made: torch's threads and those that
+    OMP_NUM_THREADS gives to the run's other processes, arithmetic in full 32 bits (no TF32), memory
+    that is kept from step to step, and which warnings and log messages are not shown.
+    """
     torch.set_num_threads(config.train.threads)
     # Without this variable Lightning's launcher would share the cores out among the processes.
     os.environ["OMP_NUM_THREADS"] = str(config.train.threads)
@@ -629,7 +632,7 @@ def evaluate(
         Refused: The weights do not fit the network, or the split is empty.
     """
     config = dataclasses.replace(config, data=identity.resolved_data(config.data))
-    prepare(config)
+    configure_process(config)
     network = _laid_out(pretrained.restore(config.model, config.data.classes, weights)[0], config)
     config = pretrained.with_published_preprocessing(config, weights, given)
     data = DataModule(config)

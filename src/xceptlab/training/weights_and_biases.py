@@ -270,12 +270,12 @@ def _open(
     run_id = _id_of(directory, prefix)
     name = options.get("name", prefix)
     remedy = f"if it was deleted there, remove {directory / ID_FILE} to send it anew"
-    environment = wandb.setup().settings
-    sweep_and_run = environment.sweep_id, environment.run_id
+    global_settings = wandb.setup().settings
+    sweep_and_run = global_settings.sweep_id, global_settings.run_id
     # A sweep is in the environment's project, so that a run in another one cannot belong to it.
-    settings = _settings(sweep=None if project else environment.sweep_id)
+    settings = _settings(sweep=None if project else global_settings.sweep_id)
     # W&B would prefer the environment's ids to those that a run is opened with.
-    environment.sweep_id = environment.run_id = None
+    global_settings.sweep_id = global_settings.run_id = None
     try:
         with _refusals(f"{name}; {remedy}"):
             run = wandb.init(
@@ -284,13 +284,14 @@ def _open(
                 resume="allow",
                 mode=mode,
                 settings=settings,
-                project=project or environment.project or "xceptlab",
-                tags=list(dict.fromkeys([*tags, *(environment.run_tags or ())])) or None,
+                project=project or global_settings.project or "xceptlab",
+                tags=list(dict.fromkeys([*tags, *(global_settings.run_tags or ())])) or None,
                 **{"name": prefix, **options},
             )
     finally:
-        # This process may open other runs, which need the environment as it was.
-        environment.sweep_id, environment.run_id = sweep_and_run
+        # W&B keeps one object of settings per process. Other runs that this process opens need it
+        # as it was.
+        global_settings.sweep_id, global_settings.run_id = sweep_and_run
     if run.url:
         write_atomically(directory / "wandb_url", run.url.encode())
     return run

@@ -129,7 +129,13 @@ class RunConfig(Section):
         return self.id_in(SCIENCE_VERSION)
 
     def id_in(self, version: int) -> str:
-        """Return the run's id under a ``SCIENCE_VERSION``, today's or an earlier one.
+        """Return the id that this run has, or had, under a version of the results.
+
+        ``SCIENCE_VERSION`` goes into the hash, so that results of another version are another run.
+        ``runs.directory.outdated`` looks for the ids of earlier ones.
+
+        Args:
+            version: Today's ``SCIENCE_VERSION`` or an earlier one.
 
         Raises:
             Refused: The id depends on files that nobody has read yet (``xceptlab.data.resolved``

@@ -52,9 +52,11 @@ class TrainConfig(ExtensibleSection):
     decay_rate: Positive = 0.94
     """Factor by which the exponential schedule multiplies the learning rate."""
     decay_epochs: Positive = 2.0
-    """Number of epochs between two such multiplications in the exponential schedule."""
+    """Number of epochs between two such multiplications in the exponential schedule, counted from
+    the start of the run, warm-up included."""
     warmup: Rate = 0.0
-    """Part of the training in which the learning rate rises linearly from 0 to ``lr``."""
+    """Part of the training in which the learning rate rises linearly to ``lr``; its first step has
+    ``lr`` / number of warm-up steps."""
     label_smoothing: Rate = 0.0
     """Probability that is taken from the true class and spread evenly over all classes."""
     gradient_clip: NotNegative = 0.0

@@ -75,7 +75,12 @@ def _cost_rows(arms: Sequence[ArmRow], cost: Cost) -> list[dict[str, Any]]:
 
 
 def _domain_of_costs(rows: list[dict[str, Any]]) -> list[float]:
-    """Return the ends of the axis of costs, which differ also where all arms cost the same."""
+    """Return the lower and the upper end of the axis of costs.
+
+    The range of the arms' costs is widened at both ends by a tenth of it, and by 2% of the highest
+    cost at least, so that the ends differ even where all arms cost the same. Without rows it is 0
+    to 1, widened likewise.
+    """
     costs = [row["cost"] for row in rows] or [0, 1]
     low, high = min(costs), max(costs)
     padding = max(0.1 * (high - low), 0.02 * high)
