@@ -13,7 +13,7 @@ import yaml
 
 import xceptlab as package
 from conftest import TINY
-from made import leave
+from made import leave, photographs
 from xceptlab.cli import main
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.plan import expand
@@ -70,11 +70,52 @@ def test_help_and_errors_import_nothing_heavy(arguments):
     assert loaded_by(f"from xceptlab.cli import main; main({arguments})") == set()
 
 
-def test_a_defect_is_not_shown_as_the_users_mistake(monkeypatch):
-    # C raises it, from our line
-    monkeypatch.setattr("xceptlab.study.plan.expand", lambda *arguments, **options: int("x"))
-    with pytest.raises(ValueError, match="invalid literal"):
-        main(["plan", "experiments/residual"])
+DESCRIBE = ["describe", "-c", "configs/model/xception_tiny.yaml"]
+PLAN = ["plan", "experiments/residual"]
+PLACES = [
+    ("xceptlab.study.plan.expand", PLAN),
+    ("xceptlab.study.plan._name", PLAN),
+    ("xceptlab.config.strict_yaml._refuse_traps", DESCRIBE),
+    ("xceptlab.config.strict_yaml._refuse_bad_keys", DESCRIBE),
+    ("xceptlab.files.decoded", DESCRIBE),
+    ("xceptlab.config.fields.canonical", DESCRIBE),
+    ("xceptlab.models.separable.SeparableConv2d.forward", DESCRIBE),
+    ("xceptlab.models.xception.Xception.forward", DESCRIBE),
+    ("xceptlab.data.photographs.Photographs.decoded", ["data", "check"]),
+    ("xceptlab.data.layouts.find_layout", ["data", "check"]),
+]
+DEFECTS = {
+    "int": lambda: int("x"),
+    "zip": lambda: list(zip([1], [1, 2], strict=True)),
+    "unpacking": lambda: dict([(1, 2, 3)]),
+    "file": lambda: (Path(package.__file__).parent / "table.csv").read_bytes(),
+}
+"""What C raises from a line of ours, and a file of the package that is not there."""
+INJECTED = [
+    (place, command, defect)
+    for place, command in PLACES
+    for defect in DEFECTS
+    # A photograph that is not there is a fault of the data, which the check counts.
+    if (place, defect) != ("xceptlab.data.photographs.Photographs.decoded", "file")
+]
+
+
+@pytest.mark.parametrize(("place", "command", "defect"), INJECTED)
+def test_a_defect_is_not_shown_as_the_users_mistake(monkeypatch, tmp_path, place, command, defect):
+    if command[0] == "data":
+        root = photographs(tmp_path / "pictures", "ab", train=2, val=2)
+        command = [*command, "--data.name=folder", f"--data.root={root}", "--data.size=32"]
+    ran = []
+
+    def defective(*arguments, **options):
+        ran.append(place)
+        return DEFECTS[defect]()
+
+    monkeypatch.setattr(place, defective)
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        main(command)
+    assert not isinstance(raised.value, package.Refused)
+    assert ran
 
 
 def test_importing_the_package_costs_nothing():

@@ -27,6 +27,7 @@ from xceptlab.cli import main
 from xceptlab.config.field_types import Bounds
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.data.sets import data_set
 from xceptlab.models.build import build
 from xceptlab.models.cost import cost
 from xceptlab.runs.directory import RunDirectory
@@ -584,6 +585,106 @@ def finder(config):
     config = load_run([*args, f"--runtime.outputs={tmp_path / 'outputs'}"])
     with pytest.raises(xceptlab.Refused, match=r"^train.callbacks: finder: .*batch_size"):
         train(config, progress=False, quiet=True)
+
+
+# ---- what the code of a user raises --------------------------------------------------------------
+
+FORWARD = """
+class Bad(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.classifier = nn.Linear(4, classes)
+    def forward(self, x):
+        {line}
+@xceptlab.register.model("bad", version=1)
+def bad(options, classes):
+    return Bad(classes)
+"""
+FUNCTION = """
+@xceptlab.register.{kind}("bad", version=1{about})
+def bad(*given):
+    {line}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "use", "line", "message"),
+    [
+        ("model", "model.family=bad", "return nn.Linear('a', 3)", "TypeError: "),
+        ("activation", "model.intermediate=bad", "raise KeyError('x')", "KeyError: 'x'"),
+        ("optimizer", "train.optimizer=bad", "return torch.optim.SGD(given[0], lr=-1)", "ValueError: "),
+        ("schedule", "train.schedule=bad", "return 1 / 0", "ZeroDivisionError: division by zero"),
+        ("metric", "train.metrics=[bad]", "return given[0] @ given[0]", "RuntimeError: "),
+        ("callback", "train.callbacks=[bad]", "assert not given", "AssertionError:"),
+        ("data", "data.name=bad", "return int('x')", "ValueError: invalid literal"),
+    ],
+)  # fmt: skip
+def test_an_error_that_a_function_raises_is_one_line_that_names_its_own(
+    tmp_path, monkeypatch, capsys, kind, use, line, message
+):
+    monkeypatch.chdir(tmp_path)
+    about = ", classes=3" if kind == "data" else ""
+    file = module(tmp_path, FUNCTION.format(kind=kind, about=about, line=line))
+    args = [*TINY, "--extensions", file, f"--{use}", f"--runtime.outputs={tmp_path / 'outputs'}"]
+    assert main(["train", *args]) == 2
+    at = (tmp_path / file).read_text().splitlines().index(f"    {line}") + 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(
+        f"xceptlab: {kind} 'bad': {(tmp_path / file).resolve()}: line {at}: {message}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("return self.clasifier(x)", "AttributeError: 'Bad' object has no attribute 'clasifier'"),
+        ("return self.classifier(x.mean((2, 3)))", "RuntimeError: "),
+        ("assert x.shape[1] == 4, 'four channels'", "AssertionError: four channels"),
+    ],
+)
+def test_an_error_that_no_size_of_images_mends_names_the_line_of_the_network(
+    tmp_path, monkeypatch, capsys, line, message
+):
+    monkeypatch.chdir(tmp_path)
+    file = module(tmp_path, FORWARD.format(line=line))
+    assert main(["describe", "--extensions", file, "--model.family=bad"]) == 2
+    at = (tmp_path / file).read_text().splitlines().index(f"        {line}") + 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(
+        f"xceptlab: model 'bad': {(tmp_path / file).resolve()}: line {at}: {message}"
+    )
+
+
+def test_a_data_set_that_gives_something_else_than_two_pairs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = FUNCTION.format(kind="data", about=", classes=3", line="return 1, 2, 3")
+    args = ["--extensions", module(tmp_path, text), "--data.name=bad", "--data.crop=none"]
+    config = load_run(args)
+    with pytest.raises(
+        xceptlab.Refused, match=r"^data 'bad': gives a value of type tuple; it must"
+    ):
+        data_set("bad").load(config.data)
+
+
+def test_what_the_options_of_a_family_raise_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = """
+import dataclasses
+
+@dataclasses.dataclass(frozen=True)
+class Wide:
+    width: int = 8
+    def __post_init__(self):
+        if self.width % 8:
+            raise ValueError("width must be a multiple of 8")
+
+@xceptlab.register.model("wide", version=1, options=Wide)
+def wide(options, classes):
+    return nn.Linear(options.width, classes)
+"""
+    args = ["--extensions", module(tmp_path, text), "--model.family=wide"]
+    with pytest.raises(xceptlab.Refused, match=r"model\.options: width must be a multiple of 8"):
+        load_run([*args, "--model.options.width=9"])
 
 
 # ---- what a network keeps ------------------------------------------------------------------------

@@ -118,6 +118,8 @@ def main(argv: list[str]) -> int:
     except Interrupted as error:
         return _say(str(error), INTERRUPTED)
     except OSError as error:
+        if _is_of_this_package(error.filename):
+            raise
         message = f"{error.filename}: {error.strerror}" if error.filename else _raised(error)
         return _say(message, BAD_INPUT if isinstance(error, MENDABLE) else FAILED)
     except Refused as error:
@@ -164,6 +166,13 @@ def _have_a_home() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["LOGNAME"] = str(os.getuid())
+
+
+def _is_of_this_package(file: object) -> bool:
+    """Whether a file is one that is installed with this package, which no user can mend."""
+    if not isinstance(file, str | Path):
+        return False
+    return Path(file).resolve().is_relative_to(Path(__file__).resolve().parent)
 
 
 def _raised(error: Exception) -> str:
@@ -253,6 +262,14 @@ def _parser() -> _Parser:
 # ---- arguments of several commands ---------------------------------------------------------------
 
 
+def _whole_number(text: str) -> int:
+    """Parse an option's whole number; argparse prints the message of the error."""
+    try:
+        return whole_number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
 def _add_study_and_seeds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", metavar="STUDY", help=STUDY_HELP)
     _add_seeds(parser)
@@ -263,7 +280,7 @@ def _add_seeds(parser: argparse.ArgumentParser) -> None:
         "a first look with the first N of the study's seeds: a study by itself (STUDY+seedsN), "
         "which shares its runs with it"
     )
-    parser.add_argument("--seeds", type=whole_number, metavar="N", help=first_look)
+    parser.add_argument("--seeds", type=_whole_number, metavar="N", help=first_look)
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
@@ -280,7 +297,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
 def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", metavar="STUDY", help=STUDY_HELP)
     at_a_time = "runs at a time (default: as many as there are GPUs or cores for)"
-    parser.add_argument("--jobs", type=whole_number, metavar="N", help=at_a_time)
+    parser.add_argument("--jobs", type=_whole_number, metavar="N", help=at_a_time)
     _add_seeds(parser)
 
 
@@ -400,7 +417,7 @@ def _add_describe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--depth",
-        type=whole_number,
+        type=_whole_number,
         default=3,
         metavar="N",
         help="levels of modules to show (default: 3)",

@@ -21,8 +21,8 @@ def read(file: str | os.PathLike[str]) -> str:
     data = Path(file).read_bytes()
     try:
         return decoded(data)
-    except ValueError as error:
-        raise Refused(f"{file}: {error}") from None
+    except Refused as error:
+        raise error.within(str(file)) from None
 
 
 def decoded(data: bytes) -> str:

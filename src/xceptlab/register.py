@@ -76,6 +76,32 @@ class Entry:
         """
         return f"{self.kind} {self.name}"
 
+    def call(self, *arguments: Any) -> Any:
+        """Call the registered function and return what it gives.
+
+        Raises:
+            Refused: The function raises an error; the message names the error and the line.
+            OSError: The function raises this one: a file that is missing, or a full disk.
+        """
+        try:
+            return self.make(*arguments)
+        except (Refused, OSError):
+            raise
+        except Exception as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: Exception) -> Refused:
+        """Return the error that tells the user of one that the component's code has raised: the
+        line, its type and its message.
+        """
+        path = self.source.path if self.source else None
+        place = f"{path}: {_line(error, path)}" if path else ""
+        return Refused(f"{self.kind} {self.name!r}: {place}{type(error).__name__}: {error}")
+
+    def raised(self, error: Exception) -> bool:
+        """Whether an error was raised by code in the component's file, or by what that has called."""
+        return bool(self.source and _line(error, self.source.path))
+
     def refusal(self, given: object, allowed: str) -> Refused:
         """Return the error for a registered function that gave something else than it must.
 
@@ -291,7 +317,7 @@ def _file(entry: Entry) -> str:
     return str(entry.source.path) if entry.source else entry.make.__module__
 
 
-# ---- called by xceptlab itself ----------------------------------------------------------------------------
+# ---- called by xceptlab itself -------------------------------------------------------------------
 
 
 def located(modules: Any, folder: Path) -> Any:
@@ -382,11 +408,11 @@ def _execute(module: str, path: Path | None) -> None:
         raise Refused(f"extensions: {module}: {error}") from None
     except Exception as error:
         raise Refused(
-            f"extensions: {module}: {_where(error, path)}{type(error).__name__}: {error}"
+            f"extensions: {module}: {_line(error, path)}{type(error).__name__}: {error}"
         ) from error
 
 
-def _where(error: Exception, path: Path | None) -> str:
+def _line(error: Exception, path: Path | None) -> str:
     """Return the line of a module's file at which an error was raised, as the beginning of a
     message such as ``line 3: ``; empty where the line is not known.
     """

@@ -170,8 +170,8 @@ def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
         prefix: Prefix of the keys in messages. It is ignored for a ``Section``, which has its own.
 
     Raises:
-        Refused: The values are no mapping, a key is unknown or missing, or a value is not of its
-            field's type.
+        Refused: The values are no mapping, a key is unknown or missing, a value is not of its
+            field's type, or a dataclass that is no ``Section`` raises a TypeError or a ValueError.
     """
     if not isinstance(values, dict):
         raise Refused(f"{shown(values)} is no mapping")
@@ -183,7 +183,15 @@ def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
     if not issubclass(schema, Section):
         _check_types(known, made, prefix)
         made = {name: canonical(known[name].type, value) for name, value in made.items()}
-    return schema(**made)
+    try:
+        return schema(**made)
+    except Refused:
+        raise
+    # A user's dataclass of a family's options may have checks of its own.
+    except (TypeError, ValueError) as error:
+        if issubclass(schema, Section):
+            raise
+        raise Refused(str(error)) from error
 
 
 def _check_keys(known: dict[str, Field[Any]], values: dict[Any, Any], prefix: str) -> None:

@@ -115,13 +115,12 @@ def checked(schema: type, given: Mapping[str, Any]) -> Options:
     _refuse_unchecked_types(schema)
     try:
         made: Any = from_values(schema, given, PREFIX)
-        defaults = schema()
+        defaults: Any = from_values(schema, {}, PREFIX)
     except FieldError as error:
         error.depends = ("model.family",)
         raise
-    # The dataclass may have checks of its own.
-    except ValueError as error:
-        raise Refused(f"{OPTIONS}: {error}") from None
+    except Refused as error:
+        raise error.within(OPTIONS) from None
     differing = Options()
     for f in fields(schema):
         value = canonical(f.type, getattr(made, f.name))

@@ -64,8 +64,13 @@ def read(file: str) -> dict[Any, Any]:
             there is a trap in it; the message names the file.
     """
     try:
-        values = parse(files.decoded(Path(file).read_bytes()))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        contents = Path(file).read_bytes()
+    # Python raises a ValueError for a name that no file can have.
+    except (OSError, ValueError) as error:
+        raise Refused(f"{file}: {_reason(error)}") from None
+    try:
+        values = parse(files.decoded(contents))
+    except (Refused, yaml.YAMLError) as error:
         raise Refused(f"{file}: {_reason(error)}") from None
     if values is None:
         raise Refused(f"{file}: holds nothing; it must hold a mapping, KEY: VALUE")

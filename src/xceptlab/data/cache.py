@@ -50,7 +50,7 @@ def cached(
     except RuntimeError:
         return decode()
     # A fault of the file is reported below, by the one process that then decodes the images.
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, Refused):
         images = _read(file, origin)
         if images:
             return images
@@ -65,7 +65,7 @@ def cached(
             # Another process may have decoded them meanwhile.
             if images:
                 return images
-        except (OSError, ValueError) as error:
+        except (OSError, Refused) as error:
             say(f"{error}; its images are decoded anew")
         images = decode()
         try:

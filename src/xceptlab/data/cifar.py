@@ -240,7 +240,7 @@ def _decoded(data: bytes | None, where: str, name: str) -> "Tensor":
         raise Refused(f"{where} is no image (the cell holds no bytes)")
     try:
         image = decode(data)
-    except ValueError as error:
+    except Refused as error:
         raise Refused(f"{where} is no image ({error})") from None
     if image.shape != (3, 32, 32):
         raise Refused(f"{where} is an image of {image.shape[2]}x{image.shape[1]}; {name} has 32x32")

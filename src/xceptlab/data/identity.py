@@ -275,7 +275,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
     """
     try:
         return data_set(config.name).class_names(config)
-    except (OSError, ValueError):
+    except (OSError, Refused):
         return ()
 
 
@@ -353,7 +353,7 @@ def changed(
             return ""
         if same(config, now, lambda: fingerprint(config), before):
             return ""
-    except (OSError, ValueError) as error:
+    except (OSError, Refused) as error:
         return f"the files of {config.name} in {config.root} cannot be read ({error})"
     return f"the files of {config.name} in {config.root} have other names or sizes"
 

@@ -74,7 +74,7 @@ class Photographs:
                 data, exif_orientation=config.exif_orientation, max_pixels=config.max_pixels
             )
         # An OSError, such as that of a disk that fails, is no corrupt photograph and passes.
-        except ValueError as error:
+        except Refused as error:
             raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
 
     def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:

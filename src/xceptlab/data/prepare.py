@@ -217,7 +217,7 @@ class _TarFiles:
                     try:
                         data = store.read(i)
                         data = _reduced(data, self.config)
-                    except ValueError as error:
+                    except Refused as error:
                         unreadable.append(f"{store.name(i)}: no readable image ({error})")
                         if self.config.on_corrupt == "error":
                             raise Refused(unreadable[0]) from None

@@ -60,8 +60,16 @@ class Registered:
             Refused: The images or labels that the function returns are of a wrong type, shape,
                 range or number.
         """
-        train, test = self.entry.make(Path(config.root), config.size)
-        arrays = self._arrays(train, "training", config), self._arrays(test, "test", config)
+        given = self.entry.call(Path(config.root), config.size)
+        try:
+            (train_images, train_labels), (test_images, test_labels) = given
+        except (TypeError, ValueError):
+            pairs = "two pairs (images, labels), of the training and of the test split"
+            raise self.entry.refusal(given, pairs) from None
+        arrays = (
+            self._arrays(train_images, train_labels, "training", config),
+            self._arrays(test_images, test_labels, "test", config),
+        )
         for split, registered, given in zip(
             ("training", "test"), self.entry.about["images"], arrays, strict=True
         ):
@@ -72,8 +80,13 @@ class Registered:
                 )
         return arrays
 
-    def _arrays(self, pair: tuple[Any, Any], split: str, config: DataConfig) -> Arrays:
-        images, labels = map(np.asarray, pair)
+    def _arrays(self, images: Any, labels: Any, split: str, config: DataConfig) -> Arrays:
+        """Check what the user's function gives of a split, and return it as arrays.
+
+        Raises:
+            Refused: The type, the shape or the range is wrong.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
         size, classes = config.size, config.classes
         place = f"data.name: {self.entry.name}: the {split}"
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):

@@ -55,7 +55,7 @@ def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
     import timm
 
     if not timm.is_model(config.timm):
-        similar = difflib.get_close_matches(config.timm, timm.list_models(), n=1, cutoff=0.3)
+        similar = difflib.get_close_matches(config.timm, timm.list_models(), n=1)
         hint = f"; did you mean {similar[0]}?" if similar else ""
         raise Refused(f"model.timm: timm has no model {config.timm!r}{hint}")
     with torch.random.fork_rng():

@@ -51,8 +51,8 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     torch's ``FlopCounterMode``, of whose operations two are one MAC. A module without a tensor as its output has no row.
 
     Raises:
-        Refused: The network does not take images of this size, or does not give a logit for each
-            class.
+        Refused: The network does not take images of this size, does not give a logit for each
+            class, or is a user's whose code raises an error.
     """
     with torch.device("meta"):
         # The counter would look for gradients of parameters that are trained.
@@ -61,9 +61,16 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     try:
         with FlopCounterMode(display=False) as counter:
             _forward(network, size)
-    except (RuntimeError, AssertionError) as error:
-        hint = _hint_of_smallest_size(network)
-        raise Refused(f"data.size: {size} does not fit this network ({error}){hint}") from None
+    except Exception as error:
+        smallest = _smallest_size(network)
+        if smallest:
+            raise Refused(
+                f"data.size: {size} does not fit this network ({error}); the smallest that does is {smallest}"
+            ) from None
+        for entry in model.registered_entries():
+            if entry.raised(error):
+                raise entry.failure(error) from error
+        raise
     logits = shapes.get("", ())
     if logits != (classes,):
         raise Refused(f"model: gives {logits} for an image, and there are {classes} classes")
@@ -113,25 +120,23 @@ def _record_output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @torch.no_grad()
 def _forward(network: nn.Module, size: int) -> None:
-    """Call a network on the meta device with one image (3, size, size).
-
-    Raises:
-        RuntimeError, AssertionError: The network does not take images of this size.
+    """Call a network on the meta device with one image (3, size, size). It raises an error of any
+    type if the network does not take images of this size.
     """
     network(torch.empty(1, 3, size, size, device="meta"))
 
 
-def _hint_of_smallest_size(network: nn.Module) -> str:
-    """Say which is the smallest size that a network on the meta device takes, as the end of an
-    error; empty if it takes none up to 2048.
+def _smallest_size(network: nn.Module) -> int | None:
+    """Return the smallest size of images that a network on the meta device takes; None if it takes
+    none up to 2048, so that the size is not what is wrong.
     """
     for size in range(1, 2049):
         try:
             _forward(network, size)
-        except (RuntimeError, AssertionError):
+        except Exception:
             continue
-        return f"; the smallest that does is {size}"
-    return ""
+        return size
+    return None
 
 
 def _description(module: nn.Module) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ def new_module(entry: register.Entry, *arguments: Any) -> nn.Module:
             before, or one whose weights cannot be drawn or saved: with lazy layers, or with state
             that is not a tensor.
     """
-    module = entry.make(*arguments)
+    module = entry.call(*arguments)
     if not isinstance(module, nn.Module):
         raise entry.refusal(module, "an nn.Module")
     if module in _made:

@@ -88,7 +88,7 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
         state = {**state, **drawn}
     try:
         fit(network, state, str(path_or_name))
-    except ValueError as error:
+    except Refused as error:
         hint = ""
         if source == "xceptlab" and not trained:
             hint = "; the run's config.yaml is not beside it: give the fields of its model, such as width=0.125"

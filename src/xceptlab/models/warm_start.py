@@ -101,7 +101,7 @@ def check(config: ModelConfig, classes: int) -> None:
         return
     try:
         weights_file(config.weights)
-    except ValueError:
+    except Refused:
         return
     with torch.device("meta"):
         network = build(config, classes)

@@ -122,7 +122,7 @@ class RunDirectory:
             ) from None
         try:
             return from_values(Record, values)
-        except (RecursionError, ValueError) as error:
+        except (RecursionError, Refused) as error:
             raise Refused(
                 f"{file}: not a record of this version ({error}); remove its folder to train the run again"
             ) from None

@@ -161,7 +161,7 @@ def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
     read_contents = functools.cache(identity.contents)
     try:
         registration = Registration.load_file(expansion.directory())
-    except (OSError, ValueError):
+    except (OSError, Refused):
         # Whoever needs the registration calls load_for, which says what is wrong with the file.
         registration = None
     registered = registration.arms if registration else {}

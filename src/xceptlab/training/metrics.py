@@ -65,7 +65,7 @@ def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
     if name in PER_IMAGE:
         return PER_IMAGE[name](logits, labels)
     entry = register.entry("metric", name)
-    values = entry.make(logits, labels)
+    values = entry.call(logits, labels)
     if not isinstance(values, Tensor):
         raise entry.refusal(values, "a tensor (B,) of a value for each image")
     if values.shape != labels.shape:

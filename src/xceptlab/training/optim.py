@@ -37,7 +37,7 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
     if train.optimizer == "adamw":
         return AdamW(groups, lr=train.lr)
     entry = register.entry("optimizer", train.optimizer)
-    made = entry.make(groups, train)
+    made = entry.call(groups, train)
     if not isinstance(made, Optimizer):
         raise entry.refusal(made, "a torch.optim.Optimizer")
     return made
@@ -97,7 +97,7 @@ def learning_rate_factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[
             return train.decay_rate ** math.floor(step / steps_per_epoch / train.decay_epochs)
         if registered:
             part = (step - warmup_steps) / max(1, steps - warmup_steps)
-            value = registered.make(part, train)
+            value = registered.call(part, train)
             if not isinstance(value, Real):
                 raise registered.refusal(value, "a number")
             return cast(float, value)

@@ -551,7 +551,7 @@ def _registered_callback(name: str, config: RunConfig) -> pl.Callback:
             writes checkpoints.
     """
     entry = register.entry("callback", name)
-    made = entry.make(config)
+    made = entry.call(config)
     if not isinstance(made, pl.Callback):
         raise entry.refusal(made, "a Lightning Callback")
     if isinstance(made, Checkpoint):
