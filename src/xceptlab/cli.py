@@ -172,7 +172,7 @@ def _is_of_this_package(file: object) -> bool:
     """Whether a file is one that is installed with this package, which no user can mend."""
     if not isinstance(file, str | Path):
         return False
-    return Path(file).resolve().is_relative_to(Path(__file__).resolve().parent)
+    return Path(os.path.realpath(file)).is_relative_to(Path(os.path.realpath(__file__)).parent)
 
 
 def _raised(error: Exception) -> str:
