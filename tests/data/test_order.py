@@ -24,6 +24,18 @@ def test_the_hash_is_pinned():
     ]
 
 
+def test_what_each_random_number_of_an_image_decides_is_pinned():
+    """As the bits are; no number decides two things."""
+    columns = [
+        *(order.TOP, order.LEFT, order.FLIP, order.TRIES, order.CUTOUT_CENTRE, order.COLOUR),
+        *(order.MIX_RATIO, order.MIX_COIN, order.MIX_CENTRE, order.RAND_AUGMENT_SEED),
+    ]
+    decided = [np.atleast_1d(np.arange(order.DRAWS)[column]).tolist() for column in columns]
+    assert np.concatenate(decided).tolist() == list(range(34))
+    assert list(map(len, decided)) == [1, 1, 1, 20, 2, 3, 1, 1, 2, 2]
+    assert np.arange(order.DRAWS)[order.PLACE].tolist() == [order.TOP, order.LEFT]
+
+
 @given(SEEDS, EPOCHS, st.integers(0, 500))
 def test_an_epoch_is_a_permutation(seed, epoch, n):
     assert np.array_equal(np.sort(order.permutation(seed, epoch, n)), np.arange(n))
