@@ -243,4 +243,5 @@ def test_evaluation_counts_each_image_once(n, batch_size, world):
     assert max(sizes) - min(sizes) <= 1
     images = [key.number for batches in keys for key in batches]
     assert max(map(len, images), default=0) <= batch_size
+    assert {(key.epoch, key.weight) for batches in keys for key in batches} <= {(0, 1.0)}
     assert np.array_equal(np.concatenate([*images, np.arange(0)]), np.arange(n))
