@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 
 import processes
 from processes import ROOT
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 # Read when torch is loaded, which is later. By default an OpenMP thread that waits for another one
 # spins, which costs four times the processor time where several workers of pytest share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# The same examples in every run, so that a failure is there for whoever looks for it.
+settings.register_profile(
+    "xceptlab", derandomize=True, database=None, deadline=None, max_examples=50
+)
+settings.load_profile("xceptlab")
 
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenet-sample"
@@ -59,6 +67,7 @@ def _own_cache() -> Iterator[None]:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("XDG_CACHE_HOME", cache)
+        set_hypothesis_home_dir(cache)
         yield
 
 

@@ -57,9 +57,10 @@ def test_a_long_line_keeps_its_beginning_and_its_end(length):
     assert (" ... " in line) == (length > LENGTH)
 
 
-def test_short_texts_stay():
-    assert shortened("abc", 3) == "abc"
-    assert shortened("x" * 90 + "there is none", 50).endswith("there is none")
+def test_short_texts_stay_and_of_longer_ones_the_middle_goes():
+    assert shortened("abcdefgh", 8) == "abcdefgh"
+    assert shortened("abcdefghijklmnop", 14) == "abcdef ... nop"
+    assert shortened("x" * 90 + "there is none", 50) == "x" * 30 + " ... " + "xxthere is none"
 
 
 def test_a_terminal_that_is_gone_is_no_error(monkeypatch):

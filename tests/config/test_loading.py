@@ -1,15 +1,22 @@
 """From files and overrides to a configuration, and one line for whatever is wrong with them."""
 
 import itertools
+import json
 import pickle
+import re
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from xceptlab.config import strict_yaml
+from xceptlab.config import options, strict_yaml
 from xceptlab.config.field_errors import SYNONYMS, FieldError
 from xceptlab.config.fields import keys
+from xceptlab.config.layers import Origin, layer, resolve
 from xceptlab.config.loading import dump, load_run, overrides
 from xceptlab.config.schema import RunConfig
 
@@ -49,26 +56,103 @@ def test_files_layer_in_order_and_the_last_wins(file):
     assert load_run(["-c", b, "-c", a]).train.lr == 0.1
 
 
-@pytest.mark.parametrize(
-    "order",
-    [
-        ["-c", "FILE", "--train.lr", "0.3"],
-        ["-c", "FILE", "--train.lr=0.3"],
-        ["--config=FILE", "--train.lr=0.3"],
-    ],
+VALUES = {
+    "seed": st.integers(0, 1000),
+    "train.lr": st.floats(1e-6, 10),
+    "train.epochs": st.integers(1, 1000),
+    "train.nesterov": st.booleans(),
+    "model.width": st.floats(0.1, 4),
+    "model.residual": st.sampled_from(["all", "none"]),
+    "model.fc": st.lists(st.integers(1, 4096), max_size=3),
+    "runtime.arm": st.sampled_from(["wide", "010", "a b", "~"]),
+}
+"""Values of each type, which are possible beside each other."""
+LAYER = st.fixed_dictionaries({}, optional=VALUES)
+ARGUMENTS = st.lists(
+    st.tuples(st.sampled_from(["-c FILE", "-c=FILE", "--config=FILE"]), LAYER)
+    | st.tuples(st.sampled_from(["--KEY VALUE", "--KEY=VALUE"]), LAYER.filter(bool)),
+    max_size=5,
 )
-def test_an_override_after_a_file_wins(file, order):
-    layer = file("train: {lr: 0.1, epochs: 3}")
-    run = load_run([arg.replace("FILE", layer) for arg in order])
-    assert (run.train.lr, run.train.epochs) == (0.3, 3)
+"""Files and overrides in any order, as a user may write them, each with its values."""
 
 
-def test_a_file_after_an_override_wins(file):
-    assert load_run(["--train.lr", "0.3", "-c", file("train: {lr: 0.1}")]).train.lr == 0.1
+def nested(values):
+    """Values as a file has them: ``{"train.lr": 1}`` becomes ``{"train": {"lr": 1}}``."""
+    found = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (found.setdefault(section, {}) if section else found)[name] = value
+    return found
 
 
-def test_the_last_of_two_overrides_wins():
-    assert load_run(["--seed", "1", "--seed", "2"]).seed == 2
+def command_line(arguments, folder):
+    """The arguments of a command line, whose files are written into ``folder``."""
+    args = []
+    for number, (form, values) in enumerate(arguments):
+        if "FILE" in form:
+            file = folder / f"{number}.yaml"
+            file.write_text(yaml.safe_dump(nested(values), sort_keys=False))
+            args += form.replace("FILE", str(file)).split()
+            continue
+        for key, value in values.items():
+            flag, separator, _ = re.split("([ =])", form.replace("KEY", key))
+            text = value if isinstance(value, str) else json.dumps(value)
+            args += [flag, text] if separator == " " else [f"{flag}={text}"]
+    return args
+
+
+def canonical(values):
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
+def value_of(run, key):
+    section, _, name = key.rpartition(".")
+    return getattr(getattr(run, section) if section else run, name)
+
+
+@given(ARGUMENTS)
+def test_of_files_and_overrides_the_last_wins_key_by_key(arguments):
+    expected = {}
+    for _, values in arguments:
+        expected |= canonical(values)
+    with TemporaryDirectory() as folder:
+        run = load_run(command_line(arguments, Path(folder)))
+    assert {key: value_of(run, key) for key in expected} == expected
+    untouched = VALUES.keys() - expected.keys()
+    assert {key: value_of(run, key) for key in untouched} == {
+        key: value_of(RunConfig(), key) for key in untouched
+    }
+
+
+@given(LAYER, st.randoms(use_true_random=False))
+def test_in_a_file_the_order_of_keys_has_no_effect_nor_whether_they_are_dotted(values, random):
+    shuffled = random.sample(list(values.items()), len(values))
+    origin = Origin("layer.yaml")
+    assert resolve([layer(dict(shuffled), origin)]) == resolve([layer(nested(values), origin)])
+
+
+@given(st.lists(LAYER, max_size=4), st.data())
+def test_a_layer_above_one_that_it_equals_and_a_run_above_itself_change_nothing(several, data):
+    layers = [layer(values, Origin(f"{number}.yaml")) for number, values in enumerate(several)]
+    run = resolve(layers)
+    twice = data.draw(st.integers(0, len(layers)))
+    assert resolve([*layers[:twice], *layers[max(0, twice - 1) :]]) == run
+    assert resolve([*layers, layer(run.to_dict(), Origin("config.yaml"))]) == run
+    assert resolve([layer(yaml.safe_load(dump(run)), Origin("config.yaml"))]) == run
+
+
+OPTIONS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(["depth", "width", "kernel"], st.integers(0, 9))
+)
+
+
+@given(st.lists(OPTIONS, max_size=5))
+def test_an_option_of_a_family_replaces_that_option_alone_and_none_at_all_drop_all(layers):
+    found, expected = {}, {}
+    for given_options in layers:
+        options.overlay(found, options.by_key(given_options) or {options.OPTIONS: {}})
+        expected = {**expected, **given_options} if given_options else {}
+    assert found.get(options.OPTIONS, {}) == expected
 
 
 @pytest.mark.parametrize("number", ["1e-2", "0.01", "1.0e-2", ".01"])
@@ -374,8 +458,8 @@ def test_text_in_the_place_of_another_value_is_read_as_that_in_a_file_as_on_the_
 ):
     section, name = key.split(".")
     written = str(list(value) if isinstance(value, tuple) else value).lower()
-    for given in (["-c", file(f"{section}: {{{name}: '{written}'}}")], [f"--{key}={written}"]):
-        assert getattr(getattr(load_run(given), section), name) == value
+    for args in (["-c", file(f"{section}: {{{name}: '{written}'}}")], [f"--{key}={written}"]):
+        assert getattr(getattr(load_run(args), section), name) == value
 
 
 SLIPS = [

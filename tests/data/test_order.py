@@ -1,11 +1,18 @@
 """Which image at which step: pure functions, whatever the world around them does."""
 
+import math
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
 from xceptlab.data import order
+
+SEEDS = st.integers(0, 2**32 - 1)
+EPOCHS = st.integers(0, 10_000)
 
 
 def test_the_hash_is_pinned():
@@ -17,149 +24,224 @@ def test_the_hash_is_pinned():
     ]
 
 
-def test_an_epoch_is_a_permutation_and_epochs_and_seeds_differ():
-    orders = [order.permutation(seed, epoch, 1000) for seed in (0, 1) for epoch in (0, 1)]
-    for one in orders:
-        assert np.array_equal(np.sort(one), np.arange(1000))
-    assert all((a != b).mean() > 0.9 for i, a in enumerate(orders) for b in orders[:i])
-
-
-def test_draws_are_uniform_and_belong_to_the_image():
-    index = np.arange(20_000)
-    draws = order.draws(3, 5, index)
-    assert draws.dtype == np.float32
-    assert draws.min() >= 0
-    assert draws.max() < 1
-    assert np.abs(draws.mean(axis=0) - 0.5).max() < 5 * np.sqrt(1 / 12 / len(index))
-    assert np.abs(np.corrcoef(draws.T) - np.eye(order.DRAWS)).max() < 0.05
-    shuffled = np.random.default_rng(0).permutation(index)[:100]
-    assert np.array_equal(order.draws(3, 5, shuffled), draws[shuffled])
-    assert not np.array_equal(order.draws(3, 6, index), draws)
-    assert not np.array_equal(order.draws(4, 5, index), draws)
-
-
-@pytest.mark.parametrize("count", [1, 57, 500, 999])
-def test_a_stratified_choice_keeps_the_classes_proportions(count):
-    labels = np.random.default_rng(0).choice(3, size=1000, p=[0.7, 0.2, 0.1])
-    chosen = order.stratified(labels, count, seed=0)
-    assert len(chosen) == len(set(chosen)) == count
-    for label in range(3):
-        assert abs((labels[chosen] == label).sum() - count * (labels == label).mean()) <= 1.5
-    assert not np.array_equal(chosen, order.stratified(labels, count, seed=1))
-
-
-def epoch_of(world, accumulate=1, n=1000, batch_size=128, epoch=3, done=0):
-    """Per step the images of all ranks and accumulated batches, and the weights."""
-    orders = [
-        order.TrainingOrder(
-            n=n,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            seed=7,
-            rank=rank,
-            world=world,
-            position=lambda: (epoch, done),
-        )
-        for rank in range(world)
+def test_what_each_random_number_of_an_image_decides_is_pinned():
+    """As the bits are; no number decides two things."""
+    columns = [
+        *(order.TOP, order.LEFT, order.FLIP, order.TRIES, order.CUTOUT_CENTRE, order.COLOUR),
+        *(order.MIX_RATIO, order.MIX_COIN, order.MIX_CENTRE, order.RAND_AUGMENT_SEED),
     ]
-    return list(zip(*map(list, orders), strict=True))
+    decided = [np.atleast_1d(np.arange(order.DRAWS)[column]).tolist() for column in columns]
+    assert np.concatenate(decided).tolist() == list(range(34))
+    assert list(map(len, decided)) == [1, 1, 1, 20, 2, 3, 1, 1, 2, 2]
+    assert np.arange(order.DRAWS)[order.PLACE].tolist() == [order.TOP, order.LEFT]
 
 
-def test_each_image_once_per_epoch():
-    for world in (1, 2, 4):
-        for accumulate in (1, 2):
-            images = np.concatenate(
-                [key.number for step in epoch_of(world, accumulate) for key in step]
-            )
-            assert np.array_equal(np.sort(images), np.arange(1000))
+@given(SEEDS, EPOCHS, st.integers(0, 500))
+def test_an_epoch_is_a_permutation(seed, epoch, n):
+    assert np.array_equal(np.sort(order.permutation(seed, epoch, n)), np.arange(n))
 
 
-def test_every_world_size_sees_the_same_global_batches():
-    one = [set(step[0].number) for step in epoch_of(1)]
-    for world in (2, 4):
-        assert [
-            set(np.concatenate([key.number for key in step])) for step in epoch_of(world)
-        ] == one
+@given(st.tuples(SEEDS, EPOCHS), st.tuples(SEEDS, EPOCHS))
+@example((0, 0), (0, 1))
+@example((0, 0), (1, 0))
+@example((0, 1), (1, 0))
+def test_epochs_and_seeds_differ_in_their_order(one, other):
+    assume(one != other)
+    assert (order.permutation(*one, 1000) != order.permutation(*other, 1000)).mean() > 0.9
 
 
-@pytest.mark.parametrize("batch_size", [128, 90])
-def test_images_that_may_be_mixed_share_a_process(batch_size):
-    """2k and 2k + 1 of each global batch, also of the last, which has an odd number of images."""
-    partner = {}
-    for (key,) in epoch_of(1, n=1003, batch_size=batch_size):
-        for first, second in key.number[: len(key.number) // 2 * 2].reshape(-1, 2):
-            partner[first], partner[second] = second, first
-    for world, accumulate in ((2, 1), (3, 2), (2, 3)):
-        for step in epoch_of(world, accumulate, n=1003, batch_size=batch_size):
-            for key in step:
-                for first, second in key.number[: len(key.number) // 2 * 2].reshape(-1, 2):
-                    assert partner[first] == second
+def test_draws_are_uniform_and_independent_of_each_other():
+    draws = order.draws(3, 5, np.arange(20_000))
+    assert np.abs(draws.mean(axis=0) - 0.5).max() < 5 * np.sqrt(1 / 12 / len(draws))
+    assert np.abs(np.corrcoef(draws.T) - np.eye(order.DRAWS)).max() < 0.05
 
 
-@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (4, 1), (1, 2), (2, 3)])
-def test_weights_make_the_gradient_the_mean_over_the_global_batch(world, accumulate):
+@given(SEEDS, EPOCHS, st.lists(st.integers(0, 2_000_000), min_size=1, max_size=50))
+def test_draws_belong_to_the_image_whatever_its_batch(seed, epoch, index):
+    together = order.draws(seed, epoch, np.array(index))
+    assert together.dtype == np.float32
+    assert together.shape == (len(index), order.DRAWS)
+    assert together.min() >= 0
+    assert together.max() < 1
+    alone = [order.draws(seed, epoch, np.array([image])) for image in index]
+    assert np.array_equal(together, np.concatenate(alone))
+    for other in (
+        order.draws(seed + 1, epoch, np.array(index)),
+        order.draws(seed, epoch + 1, np.array(index)),
+    ):
+        assert (together != other).mean() > 0.9
+
+
+# ---- the batches of training ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a user may choose of an epoch, and that its last batch is large enough for."""
+
+    n: int
+    batch_size: int
+    accumulate: int
+    world: int
+    seed: int
+    epoch: int
+
+    def batches_of(self, rank, done=0):
+        """The batches of one process, from where the run stands."""
+        position = (self.epoch, done)
+        return order.TrainingOrder(
+            n=self.n,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            seed=self.seed,
+            rank=rank,
+            world=self.world,
+            position=lambda: position,
+        )
+
+    def steps(self):
+        """The batches of all processes, of each optimizer step in a list: of one accumulated batch
+        after the other, of one process after the other.
+        """
+        of_ranks = [list(self.batches_of(rank)) for rank in range(self.world)]
+        in_turn = list(zip(*of_ranks, strict=True))
+        return [
+            [key for batches in in_turn[first : first + self.accumulate] for key in batches]
+            for first in range(0, len(in_turn), self.accumulate)
+        ]
+
+
+@st.composite
+def sizes(draw):
+    world, accumulate = draw(st.integers(1, 8)), draw(st.integers(1, 4))
+    least = 2 * world * accumulate
+    batch_size = draw(st.integers(least, least + 200))
+    whole = draw(st.integers(0, 5))
+    rest = draw(
+        st.integers(least, batch_size)
+        if whole == 0
+        else st.just(0) | st.integers(least, batch_size)
+    )
+    return Sizes(
+        whole * batch_size + rest, batch_size, accumulate, world, draw(SEEDS), draw(EPOCHS)
+    )
+
+
+@given(sizes())
+def test_each_image_once_per_epoch(sizes):
+    keys = [key for step in sizes.steps() for key in step]
+    assert np.array_equal(np.sort(np.concatenate([key.number for key in keys])), np.arange(sizes.n))
+    assert {key.epoch for key in keys} == {sizes.epoch}
+    assert min(len(key.number) for key in keys) >= 2  # which BatchNorm needs
+    lengths = {len(sizes.batches_of(rank)) for rank in range(sizes.world)}
+    steps = math.ceil(sizes.n / sizes.batch_size)
+    assert lengths == {steps * sizes.accumulate}
+    assert len(sizes.steps()) == steps
+
+
+@given(sizes())
+def test_whatever_the_processes_and_accumulated_batches_the_global_batches_are_the_same(sizes):
+    """And the images in their order."""
+    whole = order.permutation(sizes.seed, sizes.epoch, sizes.n)
+    for number, step in enumerate(sizes.steps()):
+        first = number * sizes.batch_size
+        images = np.concatenate([key.number for key in step])
+        assert np.array_equal(images, whole[first : first + sizes.batch_size])
+
+
+def pairs(keys):
+    """The images that may be mixed with each other: 2k and 2k + 1 of a batch."""
+    found = set()
+    for key in keys:
+        whole_pairs = key.number[: len(key.number) // 2 * 2].reshape(-1, 2)
+        found |= set(map(tuple, whole_pairs.tolist()))
+    return found
+
+
+@given(sizes())
+def test_images_that_may_be_mixed_share_a_process(sizes):
+    """Also those of a batch of an odd number of images, whose last one stays alone."""
+    for step in sizes.steps():
+        together = np.concatenate([key.number for key in step])
+        assert pairs(step) == pairs([order.BatchKey(0, together, 1.0)])
+
+
+@given(sizes())
+def test_weights_make_the_gradient_the_mean_over_the_global_batch(sizes):
     """Lightning divides by the accumulated batches, DDP averages over processes: each image must
     count 1 / global batch.
     """
-    batches = epoch_of(world, accumulate)
-    for step in range(0, len(batches), accumulate):
-        keys = [key for part in batches[step : step + accumulate] for key in part]
-        total = sum(len(key.number) for key in keys)
-        for key in keys:
-            assert key.weight / (world * accumulate) == pytest.approx(1 / total)
+    for step in sizes.steps():
+        total = sum(len(key.number) for key in step)
+        for key in step:
+            assert key.weight / (sizes.world * sizes.accumulate) == pytest.approx(1 / total)
 
 
-def test_a_run_continues_where_it_stood():
-    whole = epoch_of(2, 2)
-    for done in range(len(whole)):
-        rest = epoch_of(2, 2, done=done)
-        assert len(rest) == len(whole) - done
-        for a, b in zip(rest, whole[done:], strict=True):
-            assert all(np.array_equal(x.number, y.number) for x, y in zip(a, b, strict=True))
+@given(sizes(), st.data())
+def test_a_run_continues_where_it_stood(sizes, data):
+    """Where all batches of an epoch are done, Lightning's count stays until the next one begins."""
+    rank = data.draw(st.integers(0, sizes.world - 1))
+    whole = list(sizes.batches_of(rank))
+    done = data.draw(st.integers(0, len(whole)))
+    rest = list(sizes.batches_of(rank, done=done))
+    assert len(rest) == (len(whole) - done or len(whole))
+    for a, b in zip(rest, whole[-len(rest) :], strict=True):
+        assert (a.epoch, a.weight) == (b.epoch, b.weight)
+        assert np.array_equal(a.number, b.number)
+
+
+def refused(n, batch_size, accumulate=1, world=1):
+    """Why these sizes are refused; empty where they are not."""
+    try:
+        Sizes(n, batch_size, accumulate, world, seed=0, epoch=0).batches_of(0)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def test_a_last_batch_too_small_for_batchnorm_says_so():
-    with pytest.raises(
-        ValueError,
-        match=r"the 129 training images would have 1 of at least 2 images, which BatchNorm needs; ",
-    ):
-        epoch_of(1, n=129)
-    with pytest.raises(
-        ValueError,
-        match="7 of at least 8 images, two for each of 2 processes x 2 accumulated batches; ",
-    ):
-        epoch_of(2, 2, n=128 + 7)
+    assert (
+        "the 129 training images would have 1 of at least 2 images, which BatchNorm needs; "
+        in refused(129, 128)
+    )
+    assert (
+        "7 of at least 8 images, two for each of 2 processes x 2 accumulated batches; "
+        in refused(128 + 7, 128, 2, 2)
+    )
+    assert refused(129, 64).endswith("; 63 or 65 would do")
+    assert refused(3, 2).endswith("; 3 would do")
+    assert refused(1, 1).endswith("; there are too few training images")
 
 
-@pytest.mark.parametrize(("n", "size", "said"), [
-    (321, 32, "31 or 33 would do"), (129, 64, "63 or 65 would do"), (5, 4, "3 or 5 would do"),
-    (3, 2, "3 would do"), (1, 1, "there are too few training images"),
-])  # fmt: skip
-def test_of_a_last_batch_too_small_the_nearest_sizes_that_fit_are_said_and_do_fit(n, size, said):
-    def of_size(batch_size):
-        return order.TrainingOrder(
-            n=n,
-            batch_size=batch_size,
-            accumulate=1,
-            seed=0,
-            rank=0,
-            world=1,
-            position=lambda: (0, 0),
-        )
-
-    with pytest.raises(ValueError, match=f"; {said}$"):
-        of_size(size)
-    for fitting in re.findall(r"\d+", said):
-        of_size(int(fitting))
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 3), st.integers(1, 3))
+def test_of_a_last_batch_too_small_the_nearest_sizes_that_fit_are_said_and_do_fit(
+    n, batch_size, accumulate, world
+):
+    last = n % min(batch_size, n) or min(batch_size, n)
+    message = refused(n, batch_size, accumulate, world)
+    assert bool(message) == (last < 2 * world * accumulate)
+    if message:
+        said = [int(size) for size in re.findall(r"\d+", message.rpartition("; ")[2])]
+        fitting = [size for size in range(1, n + 1) if not refused(n, size, accumulate, world)]
+        below = [size for size in fitting if size < batch_size]
+        above = [size for size in fitting if size > batch_size]
+        assert said == below[-1:] + above[:1]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_evaluation_counts_each_image_once(world):
+# ---- the batches of evaluation -------------------------------------------------------------------
+
+
+@given(st.integers(0, 500), st.integers(1, 64), st.integers(1, 9))
+def test_evaluation_counts_each_image_once(n, batch_size, world):
     orders = [
-        order.EvaluationOrder(n=103, batch_size=10, rank=rank, world=world) for rank in range(world)
+        order.EvaluationOrder(n=n, batch_size=batch_size, rank=rank, world=world)
+        for rank in range(world)
     ]
     keys = [list(one) for one in orders]
     assert [len(one) for one in orders] == [len(batches) for batches in keys]
-    assert np.array_equal(
-        np.sort(np.concatenate([key.number for batches in keys for key in batches])), np.arange(103)
-    )
+    sizes = [sum(len(key.number) for key in batches) for batches in keys]
+    assert max(sizes) - min(sizes) <= 1
+    images = [key.number for batches in keys for key in batches]
+    assert max(map(len, images), default=0) <= batch_size
+    assert {(key.epoch, key.weight) for batches in keys for key in batches} <= {(0, 1.0)}
+    assert np.array_equal(np.concatenate([*images, np.arange(0)]), np.arange(n))

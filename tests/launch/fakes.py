@@ -37,6 +37,14 @@ def calls(outputs: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def record(argv: list[str]) -> int:
     """A run that is done at once. Its seed says what goes wrong: see the functions below."""
     file = Path(argv[argv.index("-c") + 1])
@@ -69,6 +77,8 @@ def record(argv: list[str]) -> int:
         time.sleep(600)
     if config.seed % 10 == 7:  # hangs
         time.sleep(600)
+    if config.seed == 9 and attempt == 1:  # waits until it is asked to stop
+        return _wait_for_a_stop_signal(directory)
     if config.seed == 10:  # crashes, after coming further than before up to its third epoch
         with open(directory.path / "metrics.jsonl", "a") as log:
             log.write(
@@ -78,6 +88,22 @@ def record(argv: list[str]) -> int:
     assert yaml.safe_load(file.read_text())["seed"] == config.seed
     write_record(config)
     return 0
+
+
+def _wait_for_a_stop_signal(directory: RunDirectory) -> int:
+    """Wait in short turns: Ray interrupts by a signal that Python only simulates."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        (directory.path / "waits").write_text(str(os.getpid()))
+        while True:
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        (directory.path / "asked to stop").touch()
+    return 75
 
 
 def write_record(config: RunConfig) -> None:

@@ -2,10 +2,8 @@
 this machine's files.
 """
 
-import fcntl
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 
@@ -13,17 +11,12 @@ import pytest
 
 from conftest import ROOT, TINY
 from launch import fakes
+from launch.clusters import SLURM, needs_slurm, slurm_alone
 from launch.fakes import calls, finish
 from xceptlab.config.loading import load_run
 from xceptlab.launch.study import make_launcher
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.training.train import train
-
-slurm = pytest.mark.skipif(
-    "SLURM_CONF" not in os.environ or not shutil.which("sbatch"),
-    reason="no test cluster of SLURM; see .ci/slurm",
-)
-SLURM = ("--launcher.name=slurm", "--launcher.partition=low", "--runtime.accelerator=cpu")
 
 
 @pytest.fixture
@@ -34,10 +27,7 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def launcher(monkeypatch, tmp_path):
-    cluster = os.open(os.environ["SLURM_CONF"], os.O_RDONLY)
-    fcntl.flock(cluster, fcntl.LOCK_EX)  # one test at a time, in whatever process
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}")
+def launcher():
     launchers = []
 
     def make(main=fakes.record, jobs=None):
@@ -45,10 +35,10 @@ def launcher(monkeypatch, tmp_path):
         launchers.append(make_launcher(config, jobs, main))
         return launchers[-1]
 
-    yield make
-    for one in launchers:
-        one.stop()
-    os.close(cluster)
+    with slurm_alone():
+        yield make
+        for one in launchers:
+            one.stop()
 
 
 def scontrol(*arguments):
@@ -78,23 +68,6 @@ def preempt():
     subprocess.run(["srun", "--partition=high", "--exclusive", "true"], check=True, timeout=120)
 
 
-@slurm
-def test_one_runs_failure_stops_no_other_and_a_crash_is_tried_once_more(run, launcher, tmp_path):
-    one = launcher()
-    runs = {seed: run(seed) for seed in (0, 1, 2, 3, 4)}
-    one.accept(list(runs.values()))
-    states = finish(one)
-    assert {seed: states[config.run_id] for seed, config in runs.items()} == {
-        0: "done", 1: "failed", 2: "done", 3: "failed", 4: "failed",
-    }  # fmt: skip
-    attempts = [call["seed"] for call in calls(tmp_path)]
-    assert [attempts.count(seed) for seed in range(5)] == [1, 2, 2, 2, 1]
-    assert (
-        "it crashed"
-        in (RunDirectory.of(str(tmp_path), runs[1].run_id).path / "log.txt").read_text()
-    )
-
-
 @pytest.mark.parametrize(("body", "code", "reason"), [
     ("print('xceptlab: the data are gone', file=sys.stderr)\n    return 2", 2, "the data are gone"),
     ("raise RuntimeError('it crashed')", 1, "RuntimeError: it crashed"),
@@ -114,7 +87,7 @@ def test_a_job_whose_coordinator_is_gone_notes_itself_why_it_failed(tmp_path, bo
     assert (tmp_path / "slurm_job").read_text() == f"7 {code}"
 
 
-@slurm
+@needs_slurm
 def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_is_stopped(
     run, launcher, tmp_path
 ):
@@ -133,7 +106,7 @@ def test_jobs_outlive_their_coordinator_are_found_by_the_next_and_end_when_that_
     assert subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout == ""
 
 
-@slurm
+@needs_slurm
 def test_what_slurm_refuses_is_one_line(run, launcher, capfd):
     one = launcher()
     one.accept([run(0, "--launcher.partition=nowhere"), run(8, "--launcher.partition=nowhere")])
@@ -145,7 +118,7 @@ def test_what_slurm_refuses_is_one_line(run, launcher, capfd):
     assert capfd.readouterr().err == ""
 
 
-@slurm
+@needs_slurm
 def test_of_jobs_that_slurm_refuses_half_are_submitted_and_the_others_later(
     run, launcher, monkeypatch, capfd
 ):
@@ -159,7 +132,7 @@ def test_of_jobs_that_slurm_refuses_half_are_submitted_and_the_others_later(
     )
 
 
-@slurm
+@needs_slurm
 def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_the_same_bits(
     tiny, launcher, tmp_path
 ):
@@ -188,7 +161,7 @@ def test_a_run_that_is_preempted_and_then_out_of_time_is_requeued_and_comes_to_t
     ).read_bytes()
 
 
-@slurm
+@needs_slurm
 def test_a_run_on_two_nodes_that_is_preempted_comes_to_the_bits_of_two_processes_on_one_machine(
     tiny, launcher, fresh_xceptlab, tmp_path, monkeypatch
 ):
@@ -222,7 +195,7 @@ def test_a_run_on_two_nodes_that_is_preempted_comes_to_the_bits_of_two_processes
     ).read_bytes()
 
 
-@slurm
+@needs_slurm
 def test_tasks_of_one_srun_train_a_seed_each_or_one_run_together(tmp_path):
     train = shlex.join([sys.executable, "-m", "xceptlab", "train", *TINY])
     for arguments in (

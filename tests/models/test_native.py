@@ -95,5 +95,9 @@ def test_narrow_models_of_timm_have_our_layer_where_torchs_own_fails(monkeypatch
 def test_where_no_gradient_is_wanted_the_layer_is_torchs_own(monkeypatch):
     """So an exported network has no trace of it."""
     monkeypatch.setattr(nn.functional, "pad", None)
+    layer, images = Conv2d(4, 8, 1, stride=2), torch.randn(1, 4, 8, 8)
+    with pytest.raises(TypeError):
+        layer(images)
     with torch.no_grad():
-        Conv2d(4, 8, 1, stride=2)(torch.randn(1, 4, 8, 8))
+        found = layer(images)
+        assert torch.equal(found, nn.Conv2d.forward(layer, images))

@@ -37,14 +37,14 @@ def test_an_arm_that_differs_in_a_key_it_does_not_declare_is_refused():
 
 
 def test_a_key_that_the_baseline_declares_may_differ():
-    expansion = hand_made(
-        {"a": {"model.residual": "none"}, "b": {"model.width": 0.5}},
-        {
-            "a": RunConfig(model=ModelConfig(residual="none")),
-            "b": RunConfig(model=ModelConfig(width=0.5)),
-        },
-    )
-    check(expansion, FILE)
+    configs = {
+        "a": RunConfig(model=ModelConfig(residual="none")),
+        "b": RunConfig(model=ModelConfig(width=0.5)),
+    }
+    arm = {"model.width": 0.5}
+    check(hand_made({"a": {"model.residual": "none"}, "b": arm}, configs), FILE)
+    with pytest.raises(ValueError, match=r"arm 'b' differs from 'a' in model\.residual"):
+        check(hand_made({"a": {}, "b": arm}, configs), FILE)
 
 
 def check_claims(seeds: int, statistic: str, claims: int) -> None:
@@ -76,3 +76,5 @@ def test_too_few_seeds_for_any_verdict_on_a_median_are_refused_with_good_numbers
 
 def test_means_need_no_such_number():
     check_claims(3, "mean", 1)
+    with pytest.raises(ValueError, match="a median needs 5 seeds or more"):
+        check_claims(3, "median", 1)

@@ -650,7 +650,9 @@ def test_the_command_line_may_not_override_what_the_study_decides(write, args):
 
 
 def test_an_abbreviated_factor_is_no_way_around_that(write):
-    refusal(write(), "--model.residua", "none")
+    assert refusal(write(), "--model.residua", "none") == (
+        "model.residua: there is no such key; did you mean model.residual?"
+    )
 
 
 @pytest.mark.parametrize(

@@ -84,12 +84,16 @@ def test_skewed_differences_do_break_the_t_test_as_the_docs_say():
 @pytest.mark.parametrize("seeds", DESIGNS, ids=NAMES)
 @pytest.mark.parametrize("share", errors.SHARES)
 def test_where_an_arm_fails_claims_on_the_mean_are_not_sound(share, seeds):
+    """They are wrong three times as often as alpha, and up to 90% of the time, unless two failures
+    or more are to be expected: then the t-test sees the spread.
+    """
     wrong = errors.false_verdicts(
         errors.DIFFERENCES[f"a fails in {share:.0%}"], "mean", "superior", seeds, TRIALS, seed=0
     )
-    # so that the t-test sees the spread
-    enough_seen = isinstance(seeds, range) and share * len(seeds) > 1.5
-    assert wrong[0, 0] > 0.1 or enough_seen
+    if isinstance(seeds, range) and share * len(seeds) >= 2:
+        assert 0.05 < wrong[0, 0] < 0.15
+    else:
+        assert 0.15 < wrong[0, 0] < 0.92
 
 
 def test_the_median_finds_what_a_collapse_hides_from_the_mean():

@@ -1,27 +1,38 @@
 """What training relies on in Lightning is there, or the first run says what is not."""
 
+import importlib
 import inspect
+import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
 
-from xceptlab.data.module import DataModule
+import xceptlab
 from xceptlab.errors import Refused
-from xceptlab.training import checkpoints, lightning, optim, parallel, task, tracking
+from xceptlab.training import lightning
 from xceptlab.training.train import train
 
-MODULES = (checkpoints, lightning, optim, parallel, task, tracking)
+
+def modules():
+    """The modules of this package that import Lightning, and all of ``training``, which may build
+    on these.
+    """
+    for found in pkgutil.walk_packages(xceptlab.__path__, "xceptlab."):
+        source = Path(found.module_finder.find_spec(found.name).origin).read_text()
+        imports_lightning = re.search(r"^\s*(import|from) (pytorch_)?lightning\b", source, re.M)
+        if imports_lightning or found.name.startswith("xceptlab.training."):
+            yield importlib.import_module(found.name)
 
 
 def ours():
     """The classes of this package that Lightning calls."""
-    kinds = {kind for module in MODULES for _, kind in inspect.getmembers(module, inspect.isclass)}
-    found = [
-        kind
-        for kind in kinds | {DataModule}
-        if kind.__module__.startswith("xceptlab") and lightnings(kind)
-    ]
+    kinds = {
+        kind for module in modules() for _, kind in inspect.getmembers(module, inspect.isclass)
+    }
+    found = [kind for kind in kinds if kind.__module__.startswith("xceptlab") and lightnings(kind)]
     return sorted(found, key=lambda kind: kind.__name__)
 
 
@@ -47,6 +58,15 @@ def test_each_method_that_ours_replaces_is_one_that_is_checked(kind):
         for name in names
     }
     assert replaced <= checked
+
+
+def test_the_classes_that_lightning_calls_are_found_wherever_they_stand():
+    places = {kind.__module__ for kind in ours()}
+    assert places >= {
+        "xceptlab.data.module",
+        "xceptlab.training.task",
+        "xceptlab.training.lightning",
+    }
 
 
 def test_nothing_is_checked_that_nothing_replaces():

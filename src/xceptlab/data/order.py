@@ -80,6 +80,9 @@ def draws(seed: int, epoch: int, index: Indices) -> Draws:
 def stratified(labels: Indices, count: int, seed: int) -> Indices:
     """Choose ``count`` of n images with labels (n,), each class in proportion to its size.
 
+    A class of s images gets its share to within (1 + s / mean size of a class) / 2 images. That is
+    one image where all classes have the same size, and more for a class that is much larger.
+
     Returns:
         The numbers (count,) of the chosen images, sorted.
     """

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from xceptlab.errors import FAILED
 from xceptlab.runs.world import forget
 from xceptlab.signals import PARENT
 
@@ -43,8 +45,19 @@ def execute(main: Callable[[list[str]], int], argv: list[str], log: Path, *, fre
     # processes that nobody starts.
     forget()
     if not fresh:
-        return main(argv)
+        return call(main, argv)
     return _execute_in_new_interpreter(argv)
+
+
+def call(main: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Call ``main`` and return its exit code. An exception is a defect of the program: its
+    traceback is printed, so that it stands in the run's log whatever a launcher does with it.
+    """
+    try:
+        return main(argv)
+    except Exception:
+        traceback.print_exc()
+        return FAILED
 
 
 def _execute_in_new_interpreter(argv: list[str]) -> int:

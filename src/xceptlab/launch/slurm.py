@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -28,7 +27,7 @@ from lightning_utilities.core.imports import RequirementCache
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import BAD_INPUT, FAILED, INTERRUPTED, Refused
 from xceptlab.files import write_atomically
-from xceptlab.launch.child import print_to
+from xceptlab.launch.child import call, print_to
 from xceptlab.launch.failures import note_failure
 from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus
 
@@ -280,12 +279,7 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, on_notice)
-    try:
-        code = main(argv)
-    except Exception:
-        # This is a defect of the program, whose traceback belongs into the log.
-        traceback.print_exc()
-        code = FAILED
+    code = call(main, argv)
     if notified and code == INTERRUPTED:
         requeue()
     if first:
