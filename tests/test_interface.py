@@ -115,6 +115,22 @@ def test_a_study_with_a_path_as_outputs_is_the_one_with_its_text(tmp_path):
     assert by_path.expansion == by_text.expansion
 
 
+def test_a_study_has_the_name_and_the_command_that_its_values_would_have_as_options(tmp_path):
+    values = {"train.lr": 0.05, "data.flip": False, "model.fc": [8], "runtime.outputs": tmp_path}
+    options = ["--train.lr=0.05", "--data.flip=false", "--model.fc=[8]"]
+    by_text = expand("residual", [*options, f"--runtime.outputs={tmp_path}"])
+    by_value = xceptlab.Study("residual", values).expansion
+    assert by_value == by_text
+    assert by_value.name == "residual+train.lr=0.05+data.flip=false+model.fc=_8_"
+    assert "--train.lr=0.05 --data.flip=false '--model.fc=[8]'" in by_value.command
+
+
+def test_what_only_a_command_line_knows_is_no_key():
+    for key in ("print_config", "config"):
+        with pytest.raises(xceptlab.Refused, match=f"{key}: there is no such key"):
+            xceptlab.Study("residual", {key: None})
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

@@ -17,7 +17,7 @@ from xceptlab.config import options, strict_yaml
 from xceptlab.config.field_errors import SYNONYMS, FieldError
 from xceptlab.config.fields import keys
 from xceptlab.config.layers import Origin, layer, resolve
-from xceptlab.config.loading import dump, load_run, overrides
+from xceptlab.config.loading import Value, dump, layers_of, load_run, overrides
 from xceptlab.config.schema import RunConfig
 
 
@@ -182,6 +182,24 @@ def test_overrides_are_pairs_in_their_order_however_they_are_written():
     assert overrides(args) == [
         ("config", "a.yaml"), ("train.lr", "-0.1"), ("config", "b=c.yaml"), ("print_config", None), ("config", "d.yaml"),
         ("model.timm", ""), ("seed", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["8", "none", 1e-05, True, None, ["8"], {"a": "1e3"}])
+def test_a_value_from_python_reaches_the_configuration_as_it_is(value):
+    (found,) = layers_of([Value("model.options.depth", value)])
+    assert found.values == {"model.options.depth": value}
+
+
+def test_text_that_is_typed_is_read_as_yaml_where_nobody_knows_the_type():
+    (found,) = layers_of(["--model.options.depth", "8"])
+    assert found.values == {"model.options.depth": 8}
+
+
+def test_values_from_python_are_overrides_of_the_text_that_one_would_type():
+    args = ["-c", "a.yaml", Value("train.lr", 0.5), Value("model.fc", [8]), Value("data.name", "a")]
+    assert overrides(args) == [
+        ("config", "a.yaml"), ("train.lr", "0.5"), ("model.fc", "[8]"), ("data.name", "a"),
     ]  # fmt: skip
 
 

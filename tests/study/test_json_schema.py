@@ -74,10 +74,17 @@ def test_an_editor_shows_what_a_configuration_file_may_not_hold(values, place):
         ({"grid": {"model.width": [0.5, "wide"]}}, "grid.model.width.1"),
         ({"seeds": "all"}, "seeds"),
         ({"alpha": "small"}, "alpha"),
+        ({"tune": {"keys": {"train.lr": [0.1, 0.2]}, "select": "test/top1"}}, "tune"),
     ],
 )
 def test_an_editor_shows_what_a_study_file_may_not_hold(changes, place):
     assert refused_by(STUDY, {"question": "?", "base": [], "seeds": [0, 1, 2]} | changes) == [place]
+
+
+def test_an_editor_takes_a_registered_metric_to_tune_arms_by():
+    tune = {"keys": {"train.lr": [0.1, 0.2]}, "select": "val/brier"}
+    claims = {"question": "?", "base": [], "seeds": [0, 1, 2]}
+    assert refused_by(STUDY, claims | {"tune": tune}) == []
 
 
 def test_every_key_has_its_meaning_and_arms_have_all_factors():

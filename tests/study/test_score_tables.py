@@ -277,6 +277,15 @@ def test_of_a_loss_the_lower_one_is_better_unless_it_is_said_otherwise(tmp_path,
     assert "CONTRADICTED" in capsys.readouterr().out
 
 
+def test_a_metric_that_is_no_text_is_one_line(tmp_path, capsys):
+    claim = {"id": "c", "contrast": ["a", "b"], "metric": 5, "kind": "superior", "margin": 0.5}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))
+    assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml")]) == 2
+    assert "claim 'c': metric: 5 is not allowed; it must be text, in quotes" in (
+        capsys.readouterr().err
+    )
+
+
 def test_what_a_claims_file_says_is_not_said_on_the_command_line_too(tmp_path, capsys):
     claim = {"id": "c", "contrast": ["a", "b"], "metric": "acc", "kind": "superior"}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"claims": [claim]}))

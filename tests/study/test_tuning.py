@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from made import leave
+from xceptlab import register
 from xceptlab.cli import main
 from xceptlab.report.summary import summarise
 from xceptlab.report.write import results_csv, write_report
@@ -56,6 +57,33 @@ def study(tmp_path):
         )
 
     return write
+
+
+def brier(logits, labels):
+    """No run is trained here that would call it."""
+    raise AssertionError
+
+
+@pytest.fixture
+def tuned_by(study, monkeypatch):
+    """Expand the study with every arm measuring a registered metric and tuned by it, or by
+    ``select``.
+    """
+    monkeypatch.setattr(register, "_entries", {})
+
+    def expanded(name: str, select: str = "") -> Expansion:
+        base = BASE.replace("lr: 0.1", f"lr: 0.1, metrics: [{name}]")
+        tune = {"keys": {"train.lr": VALUES}, "select": select or f"val/{name}"}
+        return study(base=base, tune=tune)
+
+    return expanded
+
+
+def leave_scores(expansion: Expansion, metric: str, scores: dict[str, float]) -> None:
+    """Leave all runs behind with these scores in a metric, by trial; 1 where none is given."""
+    for trial, seed in expansion.runs():
+        metrics = {"test/top1": 90.0, "val/top1": 50.0, metric: scores.get(trial, 1.0)}
+        leave(expansion, trial, seed, 90.0, metrics=metrics)
 
 
 def finish(
@@ -153,7 +181,12 @@ def test_values_of_several_keys_are_crossed(study):
         ({"tune": {"keys": {"train.learning_rate": [1, 2]}}}, "did you mean train.lr?"),
         ({"tune": {"keys": {"train.lr": [0.1, -1]}}}, "tune.keys: train.lr: -1"),
         ({"tune": {"keys": {"train.lr": [0.1, "much"]}}}, "tune.keys: train.lr: 'much' is not allowed"),
-        ({"tune": {"keys": {"train.lr": [0.1, 1]}, "select": "test/top1"}}, "tune.select: 'test/top1' is not allowed"),
+        (
+            {"tune": {"keys": {"train.lr": [0.1, 1]}, "select": "test/top1"}},
+            "study.yaml: tune.select: 'test/top1' is not allowed; it must be one of val/top1, val/top5, val/loss",
+        ),
+        ({"tune": {"keys": {"train.lr": [0.1, 1]}, "select": "val/brier"}}, "tune.select: 'val/brier' is not allowed; it"),
+        ({"tune": {"keys": {"train.lr": [0.1, 1]}, "select": 1}}, "tune.select: 1 is not allowed; it must be one of val/top1, "),
         ({"arms": {"a": {}, "b": {"train.lr": 0.2}}}, "arm 'b': train.lr is tuned, so that no arm may declare it"),
         ({"base": BASE.replace("validation: 0.1", "validation: 0")}, "tune.select: val/top1 needs data.validation"),
     ],
@@ -211,6 +244,27 @@ def test_the_lower_loss_is_the_better_one(study):
     assert chosen(expansion, expansion.records())["a", 0] == "a@0.3"
 
 
+def test_a_registered_metric_chooses_by_its_own_direction(tuned_by):
+    register.metric("brier", version=1, lower_is_better=True)(brier)
+    expansion = tuned_by("brier")
+    leave_scores(expansion, "val/brier", {"a@0.03": 0.5, "a@0.1": 0.25, "a@0.3": 0.75})
+    assert chosen(expansion, expansion.records())["a", 0] == "a@0.1"
+    register.metric("brier", version=1)(brier)
+    assert chosen(expansion, expansion.records())["a", 0] == "a@0.3"
+
+
+def test_a_registered_metric_that_an_arm_does_not_measure_is_refused_with_those_that_it_does(
+    tuned_by,
+):
+    register.metric("brier", version=1, lower_is_better=True)(brier)
+    with pytest.raises(ValueError) as error:
+        tuned_by("brier", select="val/kappa")
+    allowed = "one of val/top1, val/top5, val/loss, val/brier"
+    assert str(error.value).endswith(
+        f"study.yaml: tune.select: 'val/kappa' is not allowed; it must be {allowed}"
+    )
+
+
 def test_a_diverged_value_stands_for_an_arm_only_where_all_diverged(study):
     expansion = finish(study(), VALIDATION, TEST)
     for trial in ("a@0.1", "b@0.03", "b@0.1", "b@0.3"):
@@ -258,6 +312,13 @@ def test_many_images_tell_them_apart(study):
     assert not any(
         "apart" in warning for warning in tuning_warnings(expansion, expansion.records())
     )
+
+
+def test_nothing_is_said_of_the_error_of_a_registered_metric_in_percent(tuned_by):
+    register.metric("wrong", version=1, unit="%", lower_is_better=True)(brier)
+    expansion = tuned_by("wrong")
+    leave_scores(expansion, "val/wrong", {"a@0.03": 120.0, "a@0.1": 119.9})
+    assert not any("apart" in one for one in tuning_warnings(expansion, expansion.records()))
 
 
 def test_the_report_shows_what_was_chosen_and_every_value(study):

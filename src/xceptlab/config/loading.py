@@ -8,6 +8,7 @@ as a ``Refused`` of one line that names the file, the key, the value and what is
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from xceptlab.config import shipped
@@ -19,6 +20,30 @@ from xceptlab.errors import Refused
 
 T = TypeVar("T", bound=Section)
 
+
+@dataclass(frozen=True)
+class Value:
+    """A value that Python gives for a key, in the place of an option of the command line."""
+
+    key: str
+    """The dotted key, such as ``train.lr``."""
+    value: Any
+    """The value: text, a number, true or false, None, or a list or mapping of such."""
+
+    @property
+    def text(self) -> str:
+        """The value as one would type it: text as it is, anything else as JSON."""
+        return self.value if isinstance(self.value, str) else json.dumps(self.value)
+
+    @property
+    def option(self) -> str:
+        """The option that one would type, such as ``--train.lr=0.05``."""
+        return f"--{self.key}={self.text}"
+
+
+Argument = str | Value
+"""A piece of a command line, or a value that Python gives in the place of an option."""
+
 PRINT_CONFIG = ("print_config", None)
 """The option ``--print_config``, which prints the run's configuration and exits, as ``overrides``
 returns it.
@@ -28,14 +53,14 @@ returns it.
 # ---- a run ---------------------------------------------------------------------------------------
 
 
-def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
-    """Load the configuration of a run from arguments of the command line, such as
+def load_run(args: Sequence[Argument] = (), *, of_run: str = "") -> RunConfig:
+    """Load the configuration of a run from arguments such as
     ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]``.
 
     With ``--print_config`` among the arguments the configuration is printed, and the process exits.
 
     Args:
-        args: Files and overrides, as on the command line.
+        args: Files and overrides, as on the command line or as values.
         of_run: Path of the config.yaml in a run's folder, below all other layers. As it may come
             from anyone, it must not name code. Empty for none.
 
@@ -50,15 +75,26 @@ def load_run(args: Sequence[str] = (), *, of_run: str = "") -> RunConfig:
     return config
 
 
-def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Split the arguments of a command line into pairs such as ``("config", FILE)`` and
-    ``("train.lr", "0.05")``, in their order.
+def overrides(args: Sequence[Argument]) -> list[tuple[str, str | None]]:
+    """Split arguments into pairs of text such as ``("config", FILE)`` and ``("train.lr", "0.05")``,
+    in their order.
 
     The second element is None for ``--print_config``, and where the value is missing.
     """
-    found: list[tuple[str, str | None]] = []
+    pairs = []
+    for key, given in _split(args):
+        pairs.append((key, given.text if isinstance(given, Value) else given))
+    return pairs
+
+
+def _split(args: Sequence[Argument]) -> list[tuple[str, Argument | None]]:
+    """Split arguments into pairs as ``overrides`` does, but leave values from Python as they are."""
+    found: list[tuple[str, Argument | None]] = []
     pieces = iter(args)
     for piece in pieces:
+        if isinstance(piece, Value):
+            found.append((piece.key, piece))
+            continue
         flag, equals, value = piece.partition("=")
         key = "config" if flag == "-c" else flag.removeprefix("--")
         if equals:
@@ -70,21 +106,23 @@ def overrides(args: Sequence[str]) -> list[tuple[str, str | None]]:
     return found
 
 
-def layers_of(args: Sequence[str]) -> list[Layer]:
-    """Read each file and override of a command line as a layer, in their order.
+def layers_of(args: Sequence[Argument]) -> list[Layer]:
+    """Read each file and override as a layer, in their order.
 
     Raises:
         Refused: A file cannot be read, a key is unknown, or a value is missing or not of its type.
     """
     found = []
-    for key, text in overrides(args):
-        if (key, text) != PRINT_CONFIG:
-            found.append(_layer_of_argument(key, text))
+    for key, given in _split(args):
+        if isinstance(given, Value):
+            found.append(layer({key: given.value}, Origin(f"--{key}")))
+        elif (key, given) != PRINT_CONFIG:
+            found.append(_typed_layer(key, given))
     return found
 
 
-def _layer_of_argument(key: str, text: str | None) -> Layer:
-    """Make the layer of one file or override of a command line, as ``overrides`` returns it."""
+def _typed_layer(key: str, text: str | None) -> Layer:
+    """Make the layer of one file or override that was typed on the command line."""
     if key == "config":
         if not text:
             raise Refused("argument -c/--config: expected one argument")

@@ -3,14 +3,13 @@ scores and features.
 """
 
 import functools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from xceptlab.config.layers import Origin, by_dotted_key, layer
-from xceptlab.config.loading import load_run
+from xceptlab.config.layers import by_dotted_key
+from xceptlab.config.loading import Argument, Value, load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory, refuse_other_versions
@@ -242,36 +241,25 @@ class Features(NamedTuple):
     """The index of each image's class (N,)."""
 
 
-def arguments(layers: Sequence[Layer]) -> list[str]:
-    """Return the command-line arguments that mean the same as these layers.
+def arguments(layers: Sequence[Layer]) -> list[Argument]:
+    """Return the arguments of ``load_run`` that mean the same as these layers.
 
     Raises:
-        Refused: A layer is neither a file nor values by key, or a value is not of its field's type.
+        Refused: A layer is neither a file nor values by key, or a value is none that a
+            configuration file could hold.
     """
-    written: list[str] = []
+    found: list[Argument] = []
     for one in layers:
         if isinstance(one, Mapping):
             for key, value in by_dotted_key(one, "the layer").items():
-                written.append(f"--{key}={_as_text(key, value)}")
+                found.append(Value(key, _plain(key, value)))
         elif isinstance(one, str | os.PathLike):
-            written += ["-c", os.fspath(one)]
+            found += ["-c", os.fspath(one)]
         else:
             raise Refused(
                 f"a layer is {type(one).__name__}; it must be a configuration file or values by key"
             )
-    return written
-
-
-def _as_text(key: str, value: Any) -> str:
-    """Return a value as one writes it on the command line: text as it is, anything else as JSON.
-
-    Raises:
-        Refused: The value is not of its field's type.
-    """
-    plain = _plain(key, value)
-    # The type is checked here, since a field of text would take the JSON of any value for its text.
-    layer({key: plain}, Origin.of_option(key))
-    return plain if isinstance(plain, str) else json.dumps(plain)
+    return found
 
 
 def _plain(key: str, value: Any) -> Any:

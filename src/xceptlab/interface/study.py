@@ -11,6 +11,7 @@ from xceptlab.errors import Refused
 from xceptlab.interface.judging import Verdicts
 from xceptlab.interface.run import POINT, Layer, Run, arguments, points
 from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.metrics import split_of
 from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 
@@ -280,4 +281,4 @@ def _metric_columns(records: Iterable[Record | None]) -> list[str]:
 
 def _test_first(metric: str) -> tuple[bool, str]:
     """Return a sorting key for metrics: the test split before others, then by name."""
-    return not metric.startswith("test/"), metric
+    return split_of(metric) != "test", metric

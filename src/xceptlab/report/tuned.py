@@ -145,7 +145,7 @@ def _numbers(verdict: Verdict) -> list[str]:
         known.append(verdict.estimate)
     if verdict.n > 1:
         known += [verdict.low, verdict.high]
-    places = decimals(verdict.claim.metric)
+    places = verdict.claim.decimals
     cells = [f"{value:+.{places}f}" for value in known]
     if verdict.tested:
         cells.append(f"{verdict.p_adjusted:.2g}")

@@ -19,7 +19,6 @@ from xceptlab.files import write_atomically
 from xceptlab.report.calibrated import Calibrated
 from xceptlab.report.summary import ArmRow, Summary, summarise
 from xceptlab.report.tables import arm_cells, arm_header
-from xceptlab.runs.metrics import decimals
 from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import REGISTERED, remember_files
@@ -276,9 +275,7 @@ def write_judged(
 
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "differences.svg", figures.differences_svg(verdicts))
-    text = render(
-        "judged.md.j2", file=file.name, verdicts=verdicts, decimals=decimals, calibrated=calibration
-    )
+    text = render("judged.md.j2", file=file.name, verdicts=verdicts, calibrated=calibration)
     write_atomically(folder / "report.md", text.encode())
     return folder / "report.md"
 

@@ -7,9 +7,8 @@
     record.json          written at the very end; a run is done when, and only when, this file exists
     metrics.jsonl        the log: one flushed line per logged step and per evaluation
     model.safetensors    the weights that were evaluated
-    test_correct.npy     one byte per test image, in the data set's order: 1 where top-1 was right
-    test_top5.npy        the same of top-5, where there are more than 5 classes
-    test_loss.npy        the loss of each test image, in nats, 4 bytes each
+    test_*.npy           for each metric its values for the test images, in the data set's order, one byte each for an accuracy
+                         (1 where it was right), else 4; ``runs/metrics.py`` has the names (``per_image_file``)
     studies.txt          the studies that use the run
     registrations.txt    the registrations of studies that stood before the run began
     log.txt              what the run printed, when a study started it

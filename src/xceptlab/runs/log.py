@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xceptlab.errors import Refused
-from xceptlab.runs.metrics import ACCURACY
+from xceptlab.runs.metrics import ACCURACY, on_split, split_of
 
 
 def is_line(values: Any) -> bool:
@@ -75,13 +75,13 @@ def final_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
     """
     for line in reversed(log):
         if is_evaluation(line, "val"):
-            return {name: value for name, value in line.items() if name.startswith("val/")}
+            return on_split(line, "val")
     return {}
 
 
 def is_evaluation(line: dict[str, Any], split: str) -> bool:
     """Whether a line of a log has the scores of an evaluation on a split, ``val`` or ``test``."""
-    return any(name.startswith(f"{split}/") for name in line)
+    return any(split_of(name) == split for name in line)
 
 
 def throughput(log: list[dict[str, Any]]) -> tuple[float, float]:

@@ -1,15 +1,17 @@
 """Define every built-in metric: its unit, whether lower is better, how it is shown, and what
-guessing scores. ``metric_of`` also finds those that a user's module has registered.
+guessing scores. ``metric_of`` also finds those that a user's module has registered, and
+``metric_of_another_tool`` guesses what the scores of another tool are.
 
 A record names a metric after the split that it was measured on, such as ``test/top1``. The function
 that computes a metric stands under the same name in ``training/metrics.py`` (``PER_IMAGE``). A new
-built-in metric is an entry in both files, its name in ``register.RESERVED_METRICS``, its file in
-the list at the top of ``runs/directory.py`` and, for arms to be tuned by it, its name in
-``study.tuning.Tune.select``.
+built-in metric is an entry in ``METRICS`` and one in ``PER_IMAGE``. Its names are repeated only
+where they cannot be derived, and tests say so: in ``register.RESERVED_METRICS``, since no module
+below this one may import it, and in the tables of ``docs/study.md`` and the JSON Schemas.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xceptlab import register
@@ -26,6 +28,11 @@ class Metric:
     decimals: int
     """Number of decimals with which a value is shown."""
     lower_is_better: bool = False
+    is_accuracy: bool = False
+    """Whether the metric's value is 1 for an image that is answered rightly and 0 for any other, so
+    that a score is the share of these images, in percent. A registered metric in percent may have
+    values between, and is none.
+    """
     guessing: Callable[[int], float]
     """Function from the number of classes to the score of uniform guessing; its value is NaN where
     none is known.
@@ -68,6 +75,7 @@ METRICS = {
             name="top1",
             unit="%",
             decimals=2,
+            is_accuracy=True,
             highest=100,
             guessing=lambda classes: 100 / classes,
             per_image_file="test_correct.npy",
@@ -76,6 +84,7 @@ METRICS = {
             name="top5",
             unit="%",
             decimals=2,
+            is_accuracy=True,
             highest=100,
             guessing=lambda classes: 100 * min(5, classes) / classes,
             more_classes_than=5,
@@ -101,25 +110,96 @@ warnings.
 SPLITS = ("test", "val")
 """The splits on which a trained network is evaluated."""
 
-NAMES = tuple(f"{split}/{name}" for split in SPLITS for name in METRICS)
-"""Names of the built-in metrics with their split, such as ``test/top1``. A study's claims can be on
-them, and on registered ones.
+ERRORS = frozenset((
+    "err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer", "bpb",
+    "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss",
+))  # fmt: skip
+"""Words in the names of other tools' metrics in which a lower score usually is the better one."""
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+def names_on(split: str, registered: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the names, such as ``val/top1``, of the built-in metrics and of the registered ones with
+    these names on a split.
+    """
+    return tuple(f"{split}/{name}" for name in (*METRICS, *registered))
+
+
+VALIDATION_NAMES = names_on("val")
+"""Names of the built-in metrics by which arms can be tuned; registered ones can be, too."""
+
+NAMES = (*names_on("test"), *VALIDATION_NAMES)
+"""Names of the built-in metrics that a study's claims can be on; they can be on registered ones, too.
 """
 
 
-def metric_of(name: str) -> Metric:
-    """Return the metric, registered or built-in, that a name such as ``test/top1`` ends in.
-
-    Scores that another tool made have names of their own: ``valid_loss`` is taken for a loss, and
-    for a name such as ``kappa`` the metric has no unit and no score of guessing.
+def split_of(name: str) -> str:
+    """Return the split on which a metric such as ``test/top1`` was measured; empty for a name
+    without one.
     """
-    entry = register.loaded("metric", name.rpartition("/")[2])
+    split, slash, _ = name.partition("/")
+    return split if slash else ""
+
+
+def on_split(values: Mapping[str, float], split: str) -> dict[str, float]:
+    """Return those of the values by name that were measured on a split, such as ``val/top1`` on
+    ``val``.
+    """
+    return {name: value for name, value in values.items() if split_of(name) == split}
+
+
+# ---- what a name stands for ----------------------------------------------------------------------
+
+
+def metric_of(name: str) -> Metric:
+    """Return the metric, registered or built-in, that a name such as ``test/top1`` stands for.
+
+    For any other name the metric has no unit and no score of guessing.
+    """
+    entry = _entry_of(name)
     if entry:
         return _registered(entry)
-    for metric in METRICS.values():
-        if name.endswith(metric.name):
-            return metric
-    return Metric(name=name, unit="", decimals=4, guessing=lambda classes: math.nan)
+    unknown = Metric(name=name, unit="", decimals=4, guessing=lambda classes: math.nan)
+    return METRICS.get(_without_split(name), unknown)
+
+
+def metric_of_another_tool(name: str) -> Metric:
+    """Return the metric that a score of another tool is taken for, by the end of its name: a loss
+    for ``valid_loss``.
+
+    For a name such as ``kappa`` the metric has no unit and no score of guessing.
+    """
+    if not _entry_of(name):
+        for metric in METRICS.values():
+            if name.endswith(metric.name):
+                return metric
+    return metric_of(name)
+
+
+def direction_is_known(name: str) -> bool:
+    """Whether it is known if a lower score of another tool is the better one.
+
+    It is not where the name has one of the words in ``ERRORS``, and is neither that of a registered
+    metric nor taken for a built-in one in which lower is better.
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    if ERRORS.isdisjoint(words):
+        return True
+    return _entry_of(name) is not None or metric_of_another_tool(name).lower_is_better
+
+
+def _without_split(name: str) -> str:
+    """Return the name of a metric such as ``test/top1`` without its split."""
+    return name.rpartition("/")[2]
+
+
+def _entry_of(name: str) -> register.Entry | None:
+    """Return the registered metric that a name such as ``test/brier`` stands for; None if there is
+    none.
+    """
+    return register.loaded("metric", _without_split(name))
 
 
 def _registered(entry: register.Entry) -> Metric:
@@ -139,9 +219,7 @@ def decimals(name: str) -> int:
     return metric_of(name).decimals
 
 
-def split_of(name: str) -> str:
-    """Return the split on which a metric such as ``test/top1`` was measured."""
-    return name.split("/")[0]
+# ---- what is measured ----------------------------------------------------------------------------
 
 
 def measured(classes: int, registered: Sequence[str] = ()) -> list[Metric]:

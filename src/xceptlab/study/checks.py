@@ -3,14 +3,14 @@ are declared?
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from xceptlab.config import options
 from xceptlab.config.field_errors import shown
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
-from xceptlab.runs.metrics import ACCURACY, METRICS, SPLITS, metric_of, split_of
+from xceptlab.runs.metrics import ACCURACY, SPLITS, metric_of, names_on, split_of
 from xceptlab.study import signs
 from xceptlab.study.claims import Claim
 from xceptlab.study.contrasts import arms_of
@@ -85,16 +85,24 @@ def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
     """Return why a claim cannot be judged on its metric in an arm; empty where it can."""
     if split_of(claim.metric) == "val" and not config.data.has_validation_images:
         return f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
-    registered = config.train.metrics
-    names = [f"{split}/{name}" for split in SPLITS for name in (*METRICS, *registered)]
-    if claim.metric not in names:
-        return f"metric: {shown(claim.metric)} is not allowed; it must be one of {', '.join(names)}"
+    if not_measured := _not_measured(claim.metric, SPLITS, config):
+        return f"metric: {not_measured}"
     classes = config.data.classes
     if claim.diverged is None and math.isnan(claim.measure.guessing(classes)):
         return f"diverged: is missing; nothing says what guessing scores in {claim.metric}"
     if always := _always(claim.metric, classes):
         return f"metric: {always}, as in arm {arm!r}; claim {ACCURACY}"
     return ""
+
+
+def _not_measured(name: str, splits: Sequence[str], config: RunConfig) -> str:
+    """Return a clause on a name that is none of the metrics that a run measures on some splits, with
+    the names that are; empty where it is one.
+    """
+    measured = [one for split in splits for one in names_on(split, config.train.metrics)]
+    if name in measured:
+        return ""
+    return f"{shown(name)} is not allowed; it must be one of {', '.join(measured)}"
 
 
 def _always(name: str, classes: int) -> str:
@@ -111,7 +119,8 @@ def _always(name: str, classes: int) -> str:
 
 def _check_tuning(expansion: Expansion, file: Path) -> None:
     """Refuse a tuned value that a configuration does not allow, two values that give the same run,
-    and arms without validation images, or with too few classes, to choose values by.
+    a metric to choose values by that one of the arms does not measure, and arms without validation
+    images, or with too few classes, to choose them by.
     """
     tune = expansion.study.tune
     if tune is None:
@@ -124,6 +133,8 @@ def _check_tuning(expansion: Expansion, file: Path) -> None:
         first, second = equal
         raise Refused(f"{file}: tune.keys: {first} and {second} are the same science")
     for arm, config in expansion.arms.items():
+        if not_measured := _not_measured(tune.select, ["val"], config):
+            raise Refused(f"{file}: tune.select: {not_measured}")
         if not config.data.has_validation_images:
             raise Refused(
                 f"{file}: tune.select: {tune.select} needs data.validation, which is 0 in arm {arm!r}"

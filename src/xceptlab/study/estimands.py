@@ -65,7 +65,9 @@ class Estimand(ABC):
     def scope(self) -> str:
         """The images that a verdict holds for, in words such as ``on this test set``."""
         sets = {"test": "on this test set", "val": "on this validation set"}
-        return sets.get(split_of(self.claim.metric), "on the data that were scored")
+        # Another tool may name a score by its split alone.
+        split = split_of(self.claim.metric) or self.claim.metric
+        return sets.get(split, "on the data that were scored")
 
     @abstractmethod
     def estimate(self, differences: Array) -> float:

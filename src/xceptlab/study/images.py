@@ -22,6 +22,9 @@ FILES = {f"test/{name}": metric.per_image_file for name, metric in METRICS.items
 accuracy, nats for the loss.
 """
 
+ACCURACY_FILES = {metric.per_image_file for metric in METRICS.values() if metric.is_accuracy}
+"""Those of the files that hold nothing but 0 and 1."""
+
 
 def by_image(
     claim: Claim,
@@ -44,7 +47,7 @@ def by_image(
         return {}
     a, b = contrasts.weights(claim, study)
     weights = {arm: a.get(arm, 0.0) - b.get(arm, 0.0) for arm in contrasts.arms_of(claim, study)}
-    in_the_metrics_unit = 1.0 if claim.measure.lower_is_better else 100.0
+    in_the_metrics_unit = 100.0 if claim.measure.in_percent else 1.0
     found: dict[int, Array] = {}
     for seed in seeds:
         files = {
@@ -119,7 +122,7 @@ def _values(file: Path) -> Array | None:
             or not np.isfinite(values).all()
         ):
             raise Refused("its values are no finite numbers, one an image")
-        if file.name != FILES["test/loss"] and not np.isin(values, (0, 1)).all():
+        if file.name in ACCURACY_FILES and not np.isin(values, (0, 1)).all():
             raise Refused("its values are not 0 and 1, one an image")
         return values.astype(np.float64)
     return None

@@ -40,6 +40,10 @@ def _study() -> dict[str, Any]:
     # names, the second is null.
     arm = {"type": ["string", "number"]}
     keys["claims"]["items"]["properties"]["contrast"]["anyOf"][0]["items"] = arm
+    # Arms are tuned by a metric of validation. The first alternative of tune is its mapping; the
+    # first one of select is a built-in metric, the second any name.
+    tune = keys["tune"]["anyOf"][0]["properties"]
+    tune["select"]["anyOf"][1]["pattern"] = "^val/"
     return schema | {"definitions": _factors()}
 
 

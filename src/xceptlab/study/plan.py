@@ -14,6 +14,7 @@ from typing import Any
 
 from xceptlab.config import loading, options, shipped
 from xceptlab.config.layers import Layer, Origin, file_layer, layer, resolve
+from xceptlab.config.loading import Argument, Value
 from xceptlab.config.schema import RunConfig
 from xceptlab.data import identity, resolved
 from xceptlab.errors import Refused
@@ -42,14 +43,14 @@ def find_study_file(path: str) -> Path:
     )
 
 
-def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Expansion:
+def expand(path: str, args: Sequence[Argument] = (), seeds: int | None = None) -> Expansion:
     """Read a study, resolve its arms, check it, and judge the records there are to see how many
     seeds its claims need.
 
     Args:
         path: The study's folder, its file, or the name of a shipped one.
-        args: Configuration files and overrides, as on the command line, which apply after the
-            study's base and before its arms.
+        args: Configuration files and overrides, as on the command line or as values, which apply
+            after the study's base and before its arms.
         seeds: Number of the study's first seeds, for a first look: a study by itself, whose name
             says so, and which shares its runs with the whole one. None for the whole study.
 
@@ -85,20 +86,21 @@ def expand(path: str, args: Sequence[str] = (), seeds: int | None = None) -> Exp
     return with_needed_seeds(expansion)
 
 
-def _refuse_overrides_of(study: Study, args: Sequence[str], file: Path) -> None:
-    """Refuse a command line that sets the seed, a tuned key, or a key that an arm declares, and one
-    that asks for ``--print_config``.
+def _refuse_overrides_of(study: Study, args: Sequence[Argument], file: Path) -> None:
+    """Refuse arguments that set the seed, a tuned key, or a key that an arm declares, and those
+    that ask for ``--print_config``.
     """
     decided = {"seed"}
     if study.tune:
         decided |= study.tune.keys.keys()
     for declared in study.cells().values():
         decided |= declared.keys()
-    for key, _ in loading.overrides(args):
-        if key == "print_config":
-            raise Refused(
-                "--print_config: xceptlab train shows a configuration; xceptlab plan shows a study"
-            )
+    given = loading.overrides(args)
+    if loading.PRINT_CONFIG in given:
+        raise Refused(
+            "--print_config: xceptlab train shows a configuration; xceptlab plan shows a study"
+        )
+    for key, _ in given:
         if key in decided:
             raise Refused(f"--{key}: the study {file} decides it; edit the study to change it")
 
@@ -122,10 +124,11 @@ def _arms(study: Study, file: Path, given: Sequence[Layer]) -> dict[str, RunConf
     return arms
 
 
-def _command(path: str, args: Sequence[str], seeds: int | None) -> str:
+def _command(path: str, args: Sequence[Argument], seeds: int | None) -> str:
     """Return the command that runs the study, as one would type it."""
     first_look = [f"--seeds={seeds}"] if seeds is not None else []
-    typed = shlex.join(["xceptlab", "study", path, *first_look, *args])
+    pieces = [piece.option if isinstance(piece, Value) else piece for piece in args]
+    typed = shlex.join(["xceptlab", "study", path, *first_look, *pieces])
     # The report is in UTF-8, but an argument may hold any bytes. Those that are no UTF-8 are
     # replaced.
     return os.fsencode(typed).decode("utf-8", errors="replace")
@@ -198,8 +201,8 @@ def _find(base: str, file: Path) -> str:
     )
 
 
-def _naming_layers(args: Sequence[str], layers: Sequence[Layer]) -> list[tuple[str, str]]:
-    """Return those files and overrides of the command line that make another study, since they can
+def _naming_layers(args: Sequence[Argument], layers: Sequence[Layer]) -> list[tuple[str, str]]:
+    """Return those files and overrides among the arguments that make another study, since they can
     change a result, as (key, text); for a file the key is ``config``.
     """
     science = {*FACTORS, "model.match"}

@@ -1,18 +1,16 @@
 """Judge claims on scores that any other tool made: ``xceptlab judge``."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from xceptlab import register
 from xceptlab.config.field_types import Bounds
 from xceptlab.config.fields import Section
 from xceptlab.config.loading import load_file
 from xceptlab.errors import Refused
-from xceptlab.runs.metrics import ACCURACY, Metric
+from xceptlab.runs.metrics import ACCURACY, Metric, direction_is_known, metric_of_another_tool
 from xceptlab.study import verdict_warnings
 from xceptlab.study.claims import Claim, refuse_repeated
 from xceptlab.study.judging import judge
@@ -22,14 +20,6 @@ from xceptlab.text import counted
 
 Runs = tuple[tuple[str, int], ...]
 """Runs, each as (arm, seed)."""
-
-ERRORS = frozenset((
-    "err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer", "bpb",
-    "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss",
-))  # fmt: skip
-"""Words in the names of metrics in which a lower score usually is the better one. A claim on such a
-metric has to say whether it is.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +33,12 @@ class ScoreClaim(Claim):
     whether the metric's name ends in loss, and is refused for other names of errors."""
 
     def __post_init__(self) -> None:
-        if self.lower_is_better is None:
-            words = set(re.split(r"[^a-z0-9]+", self.metric.lower()))
-            is_known = self.measure.lower_is_better or register.loaded(
-                "metric", self.metric.rpartition("/")[2]
-            )
-            if words & ERRORS and not is_known:
-                says = "lower_is_better (--lower-is-better, --no-lower-is-better) says it"
-                raise Refused(
-                    f"metric: whether a lower {self.metric} is the better one is not known; {says}"
-                )
         super().__post_init__()
+        if self.lower_is_better is None and not direction_is_known(self.metric):
+            says = "lower_is_better (--lower-is-better, --no-lower-is-better) says it"
+            raise Refused(
+                f"metric: whether a lower {self.metric} is the better one is not known; {says}"
+            )
         self._require(
             "effect", not self.effect, "left out; effects are judged in the grid of a study"
         )
@@ -61,8 +46,10 @@ class ScoreClaim(Claim):
 
     @property
     def measure(self) -> Metric:
-        """The claim's metric, with the direction that the claim declares (``lower_is_better``)."""
-        metric = super().measure
+        """The metric that the claim's is taken for, with the direction that the claim declares
+        (``lower_is_better``).
+        """
+        metric = metric_of_another_tool(self.metric)
         if self.lower_is_better is None:
             return metric
         return replace(metric, lower_is_better=self.lower_is_better)

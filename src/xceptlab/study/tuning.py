@@ -14,6 +14,7 @@ from xceptlab.config.fields import keys as run_keys
 from xceptlab.config.layers import unknown_run_key
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
+from xceptlab.runs.metrics import VALIDATION_NAMES
 
 TUNABLE = (
     "train.lr",
@@ -60,9 +61,10 @@ class Tune(Section):
     """Number of values that are drawn from ranges, the same values for all arms; 0 where values are
     listed.
     """
-    select: Literal["val/top1", "val/top5", "val/loss"] = "val/top1"
+    select: Literal[VALIDATION_NAMES] | str = "val/top1"  # type: ignore[valid-type]
     """The metric at the last epoch by which the best value of an arm is chosen, anew for every
-    seed; ties go to the first value.
+    seed: a built-in one or, as ``val/NAME``, a metric of ``train.metrics``. Ties go to the first
+    value.
     """
 
     def __post_init__(self) -> None:

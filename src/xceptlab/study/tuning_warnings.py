@@ -73,8 +73,8 @@ def _indistinct(expansion: Expansion, records: Records) -> list[str]:
     same ones the true error is smaller, so that this warns rather too often than too seldom.
     """
     assert expansion.study.tune
-    # The standard error of a loss is not known, so that nothing can be said of it.
-    if not metric_of(expansion.study.tune.select).in_percent:
+    # The standard error of another metric is not known, so that nothing can be said of it.
+    if not metric_of(expansion.study.tune.select).is_accuracy:
         return []
     warnings = []
     for arm in expansion.arms:

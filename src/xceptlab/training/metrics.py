@@ -44,10 +44,8 @@ PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 value for each image (B,); for accuracies whether the answer is right.
 """
 
-ACCURACIES = tuple(name for name, metric in METRICS.items() if metric.in_percent)
-"""Names of the built-in metrics whose value for an image is 0 or 1. A registered metric in percent
-is not among them, as it may have values between.
-"""
+ACCURACIES = tuple(name for name, metric in METRICS.items() if metric.is_accuracy)
+"""Names of the metrics whose value for an image is 0 or 1."""
 
 
 def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from xceptlab.errors import Refused
 from xceptlab.files import write_atomically
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.log import is_evaluation
+from xceptlab.runs.metrics import on_split
 from xceptlab.runs.record import Record
 from xceptlab.text import say
 from xceptlab.training.task import Task
@@ -151,13 +152,13 @@ class Curves(pl.Callback):
         self._images, self._since = 0.0, time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **_metrics(pl_module, "val/")})
+        self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **_scores(pl_module, "val")})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print one line after each epoch where no progress bar shows it."""
         if trainer.progress_bar_callback is None and trainer.is_global_zero and not self.quiet:
             scores = ", ".join(
-                f"{name} {value:.4g}" for name, value in _metrics(pl_module, "val/").items()
+                f"{name} {value:.4g}" for name, value in _scores(pl_module, "val").items()
             )
             colon = ": " if scores else ""
             print(
@@ -167,9 +168,7 @@ class Curves(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).drop_after(trainer.global_step)
-        self._write(
-            trainer, {"epoch": float(trainer.current_epoch), **_metrics(pl_module, "test/")}
-        )
+        self._write(trainer, {"epoch": float(trainer.current_epoch), **_scores(pl_module, "test")})
 
     def _total_replaced(self, trainer: pl.Trainer) -> int:
         """Count the images of all processes since the last line that could not be decoded."""
@@ -188,16 +187,12 @@ class Curves(pl.Callback):
             logger.log_metrics(line, step=trainer.global_step)
 
 
-def _metrics(task: pl.LightningModule, prefix: str) -> dict[str, float]:
-    """Return the latest scores of one split, as ``Task.evaluation`` holds them, by full name such
-    as ``val/top1``; empty where the split was not evaluated.
-
-    Args:
-        task: The run's ``Task``.
-        prefix: ``val/`` or ``test/``; the scores with these names are returned.
+def _scores(task: pl.LightningModule, split: str) -> dict[str, float]:
+    """Return the latest scores of one split, ``val`` or ``test``, as ``Task.evaluation`` of the
+    run's ``Task`` holds them; empty where the split was not evaluated.
     """
     assert isinstance(task, Task)
-    return {name: value for name, value in task.evaluation.items() if name.startswith(prefix)}
+    return on_split(task.evaluation, split)
 
 
 class LocalLog(Logger):

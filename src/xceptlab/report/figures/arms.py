@@ -19,7 +19,7 @@ from xceptlab.report.figures.style import (
     with_unit,
 )
 from xceptlab.report.summary import ArmRow, EffectRow
-from xceptlab.runs.metrics import metric_of
+from xceptlab.runs.metrics import decimals, metric_of
 
 Cost = Literal["parameters", "macs"]
 
@@ -41,7 +41,7 @@ def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:
     arm_shape = alt.Shape("shape:N").scale(None)
     tooltips = [
         alt.Tooltip("arm:N"),
-        alt.Tooltip("mean:Q", format=score_format(metric), title=metric),
+        alt.Tooltip("mean:Q", format=score_format(decimals(metric)), title=metric),
         alt.Tooltip("cost:Q", format=",", title=title),
     ]
     bars = chart_of(*rows).mark_rule(strokeWidth=1.5)
@@ -101,7 +101,7 @@ def effects_chart(effects: Sequence[EffectRow], metric: str) -> Chart:
         .axis(tickCount=5)
     )
     y = alt.Y("name:N").sort([effect.name for effect in effects]).title(None).axis(None)
-    sign = difference_format(metric)
+    sign = difference_format(decimals(metric))
     tooltips = [
         alt.Tooltip("name:N"),
         alt.Tooltip("estimate:Q", format=sign),

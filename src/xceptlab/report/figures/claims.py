@@ -18,7 +18,6 @@ from xceptlab.report.figures.style import (
     chart_of,
     colour,
     difference_format,
-    metric_axis,
     score_format,
     short,
     with_unit,
@@ -78,7 +77,7 @@ class Extent:
 def effect_size(verdict: Verdict) -> str:
     """Return a verdict's estimate with its unit, such as ``+6.60 points``."""
     claim = verdict.claim
-    estimate = format(verdict.estimate, difference_format(claim.metric))
+    estimate = format(verdict.estimate, difference_format(claim.decimals))
     return f"{estimate} {claim.measure.unit_of_difference}".rstrip()
 
 
@@ -140,7 +139,7 @@ def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> Chart:
     """
     claim = verdict.claim
     rows = _score_rows(verdict)
-    title = metric_axis(claim.metric)
+    title = with_unit(claim.metric, claim.measure.unit)
     names = [wrapped(side) for side in claim.sides]
     x = alt.X("side:N").sort(names).title(None).scale(paddingOuter=0.1)
     y = alt.Y("score:Q").scale(zero=False).title(f"gain, {title}" if claim.gain else title)
@@ -151,7 +150,7 @@ def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> Chart:
     tooltips = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("seed:Q", format="d"),
-        alt.Tooltip("score:Q", format=score_format(claim.metric)),
+        alt.Tooltip("score:Q", format=score_format(claim.decimals)),
     ]
     lines = (
         chart_of(*rows)
@@ -181,7 +180,7 @@ def _score_rows(verdict: Verdict) -> list[dict[str, Any]]:
 
 
 def _seed_tooltips(verdict: Verdict) -> list[alt.Tooltip]:
-    sign = difference_format(verdict.claim.metric)
+    sign = difference_format(verdict.claim.decimals)
     return [
         alt.Tooltip("seed:Q", format="d"),
         alt.Tooltip("value:Q", format=sign, title="difference"),
@@ -190,7 +189,7 @@ def _seed_tooltips(verdict: Verdict) -> list[alt.Tooltip]:
 
 def _interval_text(verdict: Verdict) -> dict[str, str]:
     """Return the ends of the interval as text, since JSON has no infinity."""
-    sign = difference_format(verdict.claim.metric)
+    sign = difference_format(verdict.claim.decimals)
     return {"low": format(verdict.low, sign), "high": format(verdict.high, sign)}
 
 
@@ -270,7 +269,7 @@ def _estimate_layers(
     verdict: Verdict, extent: Extent, row: str, x: alt.X, y: alt.Y
 ) -> list[alt.Chart]:
     """Return layers with the estimate as a tick in the row of this name, and as a number below it."""
-    text = format(verdict.estimate, difference_format(verdict.claim.metric))
+    text = format(verdict.estimate, difference_format(verdict.claim.decimals))
     estimate = {"row": row, "value": verdict.estimate, "text": text}
     tick = chart_of(estimate).mark_tick(size=22, thickness=3.5, color=TONES[verdict.outcome])
     alignment = extent.alignment(verdict.estimate)
@@ -288,7 +287,7 @@ def _interval_across_seeds(verdict: Verdict, extent: Extent, y: alt.Y) -> list[a
     start, end = extent.interval(verdict)
     row = {"value": start, "end": end, "estimate": verdict.estimate}
     interval = chart_of(row | _interval_text(verdict))
-    sign = difference_format(verdict.claim.metric)
+    sign = difference_format(verdict.claim.decimals)
     tooltips = [
         alt.Tooltip("estimate:Q", format=sign, title=verdict.claim.statistic),
         alt.Tooltip("low:N"),

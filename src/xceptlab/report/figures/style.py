@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from xceptlab.runs.metrics import decimals, metric_of
+from xceptlab.runs.metrics import metric_of
 
 Chart = alt.LayerChart | alt.FacetChart
 """What the functions that draw a figure return."""
@@ -85,16 +85,16 @@ def metric_axis(metric: str) -> str:
     return with_unit(metric, metric_of(metric).unit)
 
 
-def score_format(metric: str) -> str:
-    """Return the format of a metric's scores, in the notation that d3 and Python share."""
-    return f".{decimals(metric)}f"
+def score_format(decimals: int) -> str:
+    """Return the format of scores with so many decimals, in the notation that d3 and Python share."""
+    return f".{decimals}f"
 
 
-def difference_format(metric: str) -> str:
-    """Return the format of a metric's differences, which have a sign, in the notation that d3 and
-    Python share.
+def difference_format(decimals: int) -> str:
+    """Return the format of differences with so many decimals, which have a sign, in the notation
+    that d3 and Python share.
     """
-    return f"+.{decimals(metric)}f"
+    return f"+.{decimals}f"
 
 
 def chart_of(*rows: dict[str, Any]) -> alt.Chart:
