@@ -85,8 +85,10 @@ def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
     """Return why a claim cannot be judged on its metric in an arm; empty where it can."""
     if split_of(claim.metric) == "val" and not config.data.has_validation_images:
         return f"metric: {claim.metric} needs data.validation, which is 0 in arm {arm!r}"
-    registered = config.train.metrics
-    names = [f"{split}/{name}" for split in SPLITS for name in (*METRICS, *registered)]
+    metrics = (*METRICS, *config.train.metrics)
+    names = []
+    for split in SPLITS:
+        names += [f"{split}/{metric}" for metric in metrics]
     if claim.metric not in names:
         return f"metric: {shown(claim.metric)} is not allowed; it must be one of {', '.join(names)}"
     classes = config.data.classes
