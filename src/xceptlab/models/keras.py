@@ -1,7 +1,7 @@
 """Reading Keras's weight files of Xception: ``.weights.h5``, ``.keras`` and the older ``.h5``.
 
 This is a converter, of which no network, training or export knows: its one user is
-``pretrained.load``, which calls ``read`` for a file with one of the suffixes ``FILES``.
+``pretrained.read``, which calls ``read`` for a file with one of the suffixes ``FILES``.
 
 Reading needs h5py, but not Keras. There are two layouts: the newer one (``.weights.h5``, ``.keras``)
 names layers by their class and a number, the older one by the names that the model gives them.
