@@ -277,8 +277,8 @@ def _add_study_and_seeds(parser: argparse.ArgumentParser) -> None:
 
 def _add_seeds(parser: argparse.ArgumentParser) -> None:
     first_look = (
-        "a first look with the first N of the study's seeds: a study by itself (STUDY+seedsN), "
-        "which shares its runs with it"
+        "take a first look, with the first N of the study's seeds: it is judged as a study by itself "
+        "(STUDY+seedsN), decides no claim of the whole study, and shares its runs with it"
     )
     parser.add_argument("--seeds", type=_whole_number, metavar="N", help=first_look)
 

@@ -65,7 +65,7 @@ def test_a_width_is_found_with_few_networks(tmp_path, monkeypatch, segments, wid
     monkeypatch.setattr(
         comparison, "budget_of", lambda config: tried.append(config) or budget_of(config)
     )
-    found = comparison._solved(
+    found = comparison._with_matched_width(
         replace(other, model=replace(other.model, width=0.5)), budget_of(first)
     )
     assert len(tried) <= 12

@@ -244,9 +244,9 @@ def test_a_server_that_is_gone_at_the_end_costs_neither_the_run_nor_minutes(
 ):
     monkeypatch.setattr(weights_and_biases, "UPLOAD_SECONDS", 2)
     config = tiny("--runtime.wandb=online")
-    close = weights_and_biases.Mirror.close
+    close = weights_and_biases.WandbRun.close
     monkeypatch.setattr(
-        weights_and_biases.Mirror,
+        weights_and_biases.WandbRun,
         "close",
         lambda self, record: (server.stop(), close(self, record)),
     )

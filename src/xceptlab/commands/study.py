@@ -83,7 +83,7 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
     """
     from xceptlab.study.comparison import identical_arms, module_trees
 
-    trees = module_trees(expansion)
+    rows_by_arm = module_trees(expansion)
     warnings_of_data = []
     for data in dict.fromkeys(arm.data for arm in expansion.arms.values()):
         warnings_of_data += few_images(data)
@@ -92,9 +92,9 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
     for trial in expansion.trials.values():
         used |= trial.config.registered_versions().keys()
     warn(register.unused(expansion.baseline.extensions, used))
-    warn(identical_arms(expansion, trees))
+    warn(identical_arms(expansion, rows_by_arm))
     warn(dict.fromkeys(warnings_of_data))
-    return trees
+    return rows_by_arm
 
 
 def status(options: argparse.Namespace, layers: list[str]) -> int:

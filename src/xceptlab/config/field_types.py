@@ -81,10 +81,12 @@ def without_bounds(kind: Any) -> tuple[Any, Bounds | None]:
 
 def is_checked(kind: Any) -> bool:
     """Whether ``type_error`` can check values against a type; ``CHECKED`` names all such types."""
-    origin, inner = get_origin(kind), get_args(kind)
+    origin = get_origin(kind)
+    inner = get_args(kind)
     if origin is Annotated:
         number, *limits = inner
-        return number in (int, float) and len(limits) == 1 and isinstance(limits[0], Bounds)
+        has_bounds_alone = len(limits) == 1 and isinstance(limits[0], Bounds)
+        return number in (int, float) and has_bounds_alone
     if origin is Literal:
         return True
     if origin is dict:
@@ -162,7 +164,8 @@ def _list_error(kind: Any, values: list[Any] | tuple[Any, ...], key: str) -> Fie
     length = _fixed_length(kind)
     if length and len(values) != length:
         return FieldError(key, values, in_words(kind))
-    for item_kind, item in zip(_item_kinds(kind, len(values)), values, strict=True):
+    item_kinds = _item_kinds(kind, len(values))
+    for item_kind, item in zip(item_kinds, values, strict=True):
         error = type_error(item_kind, item, key)
         if error:
             return FieldError(key, values, _list_in_words(kind, error.allowed))
@@ -196,17 +199,20 @@ def canonical(kind: Any, value: Any) -> Any:
     unions, too. A value that is not of the type stays as it is.
     """
     kind, _ = without_bounds(kind)
-    origin, inner = get_origin(kind), get_args(kind)
+    origin = get_origin(kind)
     if origin in UNIONS:
-        return _canonical_in_union(inner, value)
+        return _canonical_in_union(get_args(kind), value)
     if kind is float and _is_of(float, value):
         return float(value)
     if origin in (list, tuple) and type_error(kind, value, "") is None:
+        items = []
         item_kinds = _item_kinds(kind, len(value))
-        items = [canonical(one, item) for one, item in zip(item_kinds, value, strict=True)]
+        for item_kind, item in zip(item_kinds, value, strict=True):
+            items.append(canonical(item_kind, item))
         return tuple(items) if origin is tuple else items
     if origin is dict and isinstance(value, dict):
-        return {name: canonical(inner[1], item) for name, item in value.items()}
+        _, value_kind = get_args(kind)
+        return {name: canonical(value_kind, item) for name, item in value.items()}
     return value
 
 
@@ -217,8 +223,12 @@ def _canonical_in_union(kinds: tuple[Any, ...], value: Any) -> Any:
     apart. Otherwise the first type that fits decides.
     """
     fitting = [kind for kind in kinds if type_error(kind, value, "") is None]
-    if not fitting or any(without_bounds(kind)[0] is type(value) for kind in fitting):
+    if not fitting:
         return value
+    for kind in fitting:
+        plain_kind, _ = without_bounds(kind)
+        if plain_kind is type(value):
+            return value
     return canonical(fitting[0], value)
 
 
@@ -228,10 +238,11 @@ def _canonical_in_union(kinds: tuple[Any, ...], value: Any) -> Any:
 def in_words(kind: Any) -> str:
     """Say in words which values a field's type allows, for errors and the help."""
     kind, bounds = without_bounds(kind)
-    origin, inner = get_origin(kind) or kind, get_args(kind)
+    origin = get_origin(kind) or kind
+    inner = get_args(kind)
     if is_dataclass(kind):
-        names = [f.name for f in fields(kind)]
-        return f"a mapping with keys of {', '.join(names)}"
+        names = ", ".join(f.name for f in fields(kind))
+        return f"a mapping with keys of {names}"
     if origin in UNIONS:
         return " or ".join(map(in_words, inner))
     if origin is Literal:
@@ -257,15 +268,20 @@ def _list_in_words(kind: Any, item: str) -> str:
     length = _fixed_length(kind)
     words = f"a list of {length}" if length else "a list"
     inner = get_args(kind)
-    if length and len(set(inner)) > 1:
-        return f"{words} ({', '.join(map(in_words, inner))})"
+    items_differ = len(set(inner)) > 1
+    if length and items_differ:
+        kinds = ", ".join(map(in_words, inner))
+        return f"{words} ({kinds})"
     return f"{words} (each {item})" if item else words
 
 
 def _item_kinds(kind: Any, count: int) -> tuple[Any, ...]:
     """Return the types of the items of a list or tuple that has so many."""
     inner = get_args(kind)
-    return inner if _fixed_length(kind) else inner[:1] * count
+    if _fixed_length(kind):
+        return inner
+    kind_of_all = inner[:1]
+    return kind_of_all * count
 
 
 def _fixed_length(kind: Any) -> int:

@@ -19,8 +19,11 @@ def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Scale pixels to [-1, 1], the range of the paper's code: (B, H, W, C) uint8 to (B, C, H, W),
     channels last in memory.
     """
-    channels_first = images.permute(0, 3, 1, 2)
-    return channels_first.to(dtype).div_(127.5).sub_(1)
+    channels_first = images.permute(0, 3, 1, 2)  # (B, C, H, W)
+    scaled = channels_first.to(dtype)
+    scaled.div_(127.5)  # 0 to 2
+    scaled.sub_(1)  # -1 to 1
+    return scaled
 
 
 def cutout(images: Tensor, draws: Tensor, side: int) -> Tensor:
@@ -36,22 +39,34 @@ def cutout(images: Tensor, draws: Tensor, side: int) -> Tensor:
         (B, C, H, W).
     """
     height, width = images.shape[2:]
-    size = torch.tensor(images.shape[2:], device=images.device)
-    low = (draws[:, order.CUTOUT_CENTRE] * size).long() - side // 2  # (B, 2)
-    high = low + side
-    return images.masked_fill(_in_box(low, high, height, width), 0)
+    size = torch.tensor([height, width], device=images.device)
+    centre = draws[:, order.CUTOUT_CENTRE] * size  # (B, 2)
+    low = centre.long() - side // 2  # (B, 2)
+    high = low + side  # (B, 2)
+    in_square = _in_box(low, high, height, width)  # (B, 1, H, W)
+    return images.masked_fill(in_square, 0)
 
 
 def _in_box(low: Tensor, high: Tensor, height: int, width: int) -> Tensor:
     """Return the mask (B, 1, H, W) of the pixels from row and column ``low`` (B, 2) up to, but
     without, row and column ``high`` (B, 2).
     """
-    row = torch.arange(height, device=low.device)
-    column = torch.arange(width, device=low.device)
-    in_rows = (row >= low[:, :1]) & (row < high[:, :1])  # (B, H)
-    in_columns = (column >= low[:, 1:]) & (column < high[:, 1:])  # (B, W)
+    top, left = low.split(1, dim=1)  # (B, 1) each
+    bottom, right = high.split(1, dim=1)  # (B, 1) each
+    in_rows = _between(top, bottom, height)  # (B, H)
+    in_columns = _between(left, right, width)  # (B, W)
     mask = in_rows[:, :, None] & in_columns[:, None, :]  # (B, H, W)
     return mask[:, None]
+
+
+def _between(first: Tensor, end: Tensor, size: int) -> Tensor:
+    """Return the mask (B, size) of the positions along a side of ``size`` pixels from ``first``
+    (B, 1) up to, but without, ``end`` (B, 1).
+    """
+    position = torch.arange(size, device=first.device)
+    is_behind_start = position >= first
+    is_before_end = position < end
+    return is_behind_start & is_before_end
 
 
 def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.float32]:
@@ -74,27 +89,36 @@ def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.f
     """
     from scipy.special import betaincinv
 
-    first_of_pair = np.arange(len(draws)) // 2 * 2
-    pair = draws[first_of_pair].astype(np.float64)  # (B, DRAWS)
+    number = np.arange(len(draws))
+    first_of_pair = number // 2 * 2
+    draws_of_pair = draws[first_of_pair].astype(np.float64)  # (B, DRAWS)
     if mixup and cutmix:
-        cuts = pair[:, order.MIX_COIN] < 0.5
+        cuts = draws_of_pair[:, order.MIX_COIN] < 0.5  # (B,)
     else:
         cuts = np.full(len(draws), bool(cutmix))
     # A kind of mixing that is off has no alpha; 1 is a valid one, and its result is not used.
-    alpha = np.where(cuts, cutmix or 1.0, mixup or 1.0)
-    ratio = betaincinv(alpha, alpha, pair[:, order.MIX_RATIO])
-    partners_part = np.where(cuts, 1 - ratio, np.minimum(ratio, 1 - ratio))
+    cutmix_alpha = cutmix or 1.0
+    mixup_alpha = mixup or 1.0
+    alpha = np.where(cuts, cutmix_alpha, mixup_alpha)
+    ratio = betaincinv(alpha, alpha, draws_of_pair[:, order.MIX_RATIO])  # (B,)
+    complement = 1 - ratio
+    partners_part = np.where(cuts, complement, np.minimum(ratio, complement))
 
+    side_of_cut = size * np.sqrt(partners_part)
     # With this half side a box covers the image wherever its centre lies.
-    whole_image = 2 * size
-    half = np.where(cuts, size * np.sqrt(partners_part) / 2, whole_image)[:, None]
-    centre = pair[:, order.MIX_CENTRE] * size
-    box = np.concatenate([centre - half, centre + half], axis=1)
+    half_of_mixup = 2 * size
+    half = np.where(cuts, side_of_cut / 2, half_of_mixup)
+    half = half[:, None]  # (B, 1)
+    centre = draws_of_pair[:, order.MIX_CENTRE] * size  # (B, 2)
+    box = np.concatenate([centre - half, centre + half], axis=1)  # (B, 4)
     box = np.clip(np.round(box), 0, size)
+
     weight = np.where(cuts, 1.0, partners_part)
-    if len(draws) % 2:
+    last_has_no_partner = len(draws) % 2 == 1
+    if last_has_no_partner:
         weight[-1] = 0
-    return np.concatenate([weight[:, None], box], axis=1).astype(np.float32)
+    plan = np.concatenate([weight[:, None], box], axis=1)  # (B, 5)
+    return plan.astype(np.float32)
 
 
 def mix(images: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,23 +133,27 @@ def mix(images: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
         partners' labels have the rest.
     """
     height, width = images.shape[2:]
-    low = plan[:, 1:3]
-    high = plan[:, 3:5]
-    partner = images[partners(len(images), images.device)]  # (B, C, H, W)
+    partners_weight, low, high = plan.split([1, 2, 2], dim=1)  # (B, 1), (B, 2), (B, 2)
+
+    partner_of = partners(len(images), images.device)  # (B,)
+    partner = images[partner_of]  # (B, C, H, W)
     in_box = _in_box(low, high, height, width)  # (B, 1, H, W)
-    weight = plan[:, :1, None, None].to(images.dtype) * in_box  # (B, 1, H, W)
-    mixed = images.lerp(partner, weight)
+    weight = partners_weight[:, :, None, None].to(images.dtype)  # (B, 1, 1, 1)
+    mixed = images.lerp(partner, weight * in_box)
+
     area = (high - low).prod(1)  # (B,)
-    label_weight = 1 - plan[:, 0] * area / (height * width)
-    return mixed, label_weight
+    partners_label_weight = partners_weight[:, 0] * area / (height * width)
+    return mixed, 1 - partners_label_weight
 
 
 def partners(n: int, device: torch.device) -> Tensor:
     """Return for each of n images the number (n,) of the one that it is mixed with: 2k for 2k + 1,
     2k + 1 for 2k, and itself for the last of an odd number.
     """
-    other_of_pair = torch.arange(n, device=device) ^ 1
-    return other_of_pair.clamp(max=n - 1)
+    number = torch.arange(n, device=device)
+    other_of_pair = number ^ 1
+    last = n - 1
+    return other_of_pair.clamp(max=last)
 
 
 def vary(image: Tensor, draws: Draws, *, flip: bool, colour: float, rand_augment: int) -> Tensor:
@@ -175,9 +203,14 @@ def _with_rand_augment(image: Tensor, draws: Draws, magnitude: int) -> Tensor:
     from torchvision.transforms import v2
 
     operations = v2.RandAugment(
-        2, magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=[128, 128, 128]
+        num_ops=2,
+        magnitude=magnitude,
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=[128, 128, 128],
     )
-    high, low = (int(draw * 2**24) for draw in draws[order.RAND_AUGMENT_SEED])
+    # A draw has 24 random bits; the seed is made of two of them.
+    high, low = draws[order.RAND_AUGMENT_SEED]
+    seed = (int(high * 2**24) << 24) + int(low * 2**24)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed((high << 24) + low)
+        torch.default_generator.manual_seed(seed)
         return operations(image)

@@ -7,7 +7,9 @@ the device, in training only (``crop_flip``).
 """
 
 import math
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,8 +18,14 @@ from xceptlab.config.schema import DataConfig
 from xceptlab.data import order
 from xceptlab.data.order import Draws
 
-Box = tuple[int, int, int, int]
-"""A part of an image in pixels: top, left, height, width."""
+
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 # ---- photographs ---------------------------------------------------------------------------------
@@ -45,7 +53,8 @@ def for_training(image: Tensor, draws: Draws, config: DataConfig) -> Tensor:
         (3, size, size) uint8.
     """
     if config.crop == "resized":
-        box = random_box(draws, *image.shape[1:])
+        height, width = image.shape[1:]
+        box = random_box(draws, height, width)
     else:
         box = central_box(image, config.eval_crop)
     return resized(image, box, config.size, "bilinear")
@@ -56,8 +65,18 @@ def central_box(image: Tensor, part: float) -> Box:
     its side.
     """
     height, width = image.shape[1:]
-    side = round(min(height, width) * part) or 1
-    return (height - side) // 2, (width - side) // 2, side, side
+    short_side = min(height, width)
+    side = max(1, round(short_side * part))
+    return _centred(side, side, height, width)
+
+
+def _centred(box_height: int, box_width: int, height: int, width: int) -> Box:
+    """Return the box of ``box_height`` x ``box_width`` in the middle of an image of ``height`` x
+    ``width`` pixels.
+    """
+    top = (height - box_height) // 2
+    left = (width - box_width) // 2
+    return Box(top, left, box_height, box_width)
 
 
 def random_box(draws: Draws, height: int, width: int) -> Box:
@@ -73,30 +92,54 @@ def random_box(draws: Draws, height: int, width: int) -> Box:
         width: Pixels of the photograph.
 
     Returns:
-        The box in pixels: top, left, height, width.
+        The box, which lies inside the photograph.
     """
-    for area_draw, ratio_draw in draws[order.TRIES].reshape(-1, 2):
-        area = height * width * (0.08 + 0.92 * area_draw)
-        ratio = math.exp(math.log(3 / 4) + ratio_draw * 2 * math.log(4 / 3))
-        w = round(math.sqrt(area * ratio))
-        h = round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            top = int(draws[order.TOP] * (height - h + 1))
-            left = int(draws[order.LEFT] * (width - w + 1))
-            return top, left, h, w
-    w = min(width, round(height * 4 / 3))
-    h = min(height, round(width * 4 / 3))
-    return (height - h) // 2, (width - w) // 2, h, w
+    tries = draws[order.TRIES].reshape(-1, 2)  # (10, 2)
+    for area_draw, ratio_draw in tries:
+        box_height, box_width = _random_size(area_draw, ratio_draw, height * width)
+        fits_in_height = 0 < box_height <= height
+        fits_in_width = 0 < box_width <= width
+        if fits_in_height and fits_in_width:
+            possible_tops = height - box_height + 1
+            possible_lefts = width - box_width + 1
+            top = int(draws[order.TOP] * possible_tops)
+            left = int(draws[order.LEFT] * possible_lefts)
+            return Box(top, left, box_height, box_width)
+    box_height = min(height, round(width * 4 / 3))
+    box_width = min(width, round(height * 4 / 3))
+    return _centred(box_height, box_width, height, width)
+
+
+def _random_size(area_draw: np.float32, ratio_draw: np.float32, pixels: int) -> tuple[int, int]:
+    """Return the height and the width of the box that one try of ``random_box`` draws, which need
+    not fit into the photograph.
+
+    Args:
+        area_draw: Uniform in [0, 1): where the box's area lies between 8% and 100% of the image's.
+        ratio_draw: Uniform in [0, 1): where the logarithm of its aspect ratio, width by height,
+            lies between those of 3/4 and 4/3.
+        pixels: The area of the photograph.
+    """
+    share_of_area = 0.08 + 0.92 * area_draw
+    area = pixels * share_of_area
+    range_of_log_ratio = 2 * math.log(4 / 3)
+    log_ratio = math.log(3 / 4) + ratio_draw * range_of_log_ratio
+    ratio = math.exp(log_ratio)
+    box_height = math.sqrt(area / ratio)
+    box_width = math.sqrt(area * ratio)
+    return round(box_height), round(box_width)
 
 
 def resized(image: Tensor, box: Box, size: int, interpolation: str) -> Tensor:
     """Cut a box out of an image (3, H, W) and resize it to (3, size, size)."""
-    top, left, height, width = box
+    rows = slice(box.top, box.top + box.height)
+    columns = slice(box.left, box.left + box.width)
+    region = image[None, :, rows, columns]  # (1, 3, height, width)
     # In one piece and in this layout, resizing and the copy that follows take half the time.
-    region = image[None, :, top : top + height, left : left + width].contiguous(
-        memory_format=torch.channels_last
-    )
-    return F.interpolate(region, (size, size), mode=interpolation, antialias=True)[0]
+    region = region.contiguous(memory_format=torch.channels_last)
+    new_size = (size, size)
+    result = F.interpolate(region, new_size, mode=interpolation, antialias=True)
+    return result[0]  # (3, size, size)
 
 
 # ---- images in memory ----------------------------------------------------------------------------
@@ -119,23 +162,33 @@ def crop_flip(images: Tensor, index: Tensor, draws: Tensor, pad: int, flip: bool
         (B, H, W, C), of the images' type.
     """
     height, width = images.shape[1:3]
-    offset = (draws[:, order.PLACE] * (2 * pad + 1)).long() - pad  # (B, 2), from -pad to pad
-    rows = torch.arange(height, device=images.device) + offset[:, :1]  # (B, H)
-    columns = torch.arange(width, device=images.device) + offset[:, 1:]  # (B, W)
-    rows = _reflect(rows, height)
-    columns = _reflect(columns, width)
+    possible_offsets = 2 * pad + 1
+    offset = (draws[:, order.PLACE] * possible_offsets).long() - pad  # (B, 2), from -pad to pad
+    down = offset[:, :1]  # (B, 1)
+    right = offset[:, 1:]  # (B, 1)
+    rows = _shifted_and_reflected(height, down)  # (B, H)
+    columns = _shifted_and_reflected(width, right)  # (B, W)
     if flip:
         mirrored = draws[:, order.FLIP, None] < 0.5  # (B, 1)
         columns = torch.where(mirrored, columns.flip(1), columns)
-    # Among the pixels of the whole set in one row; on a CPU this is twice as fast as indexing by
-    # image, row and column.
-    pixels = (index[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]  # (B, H, W)
-    chosen = images.flatten(0, 2).index_select(0, pixels.flatten())  # (B * H * W, C)
+
+    # A pixel's number counts the pixels of the whole set, image by image and row by row. On a CPU
+    # this is twice as fast as indexing by image, row and column.
+    first_rows = index[:, None] * height  # (B, 1)
+    rows_of_set = first_rows + rows  # (B, H)
+    first_pixels = rows_of_set[:, :, None] * width  # (B, H, 1)
+    pixels = first_pixels + columns[:, None, :]  # (B, H, W)
+    all_pixels = images.flatten(0, 2)  # (n * H * W, C)
+    chosen = all_pixels.index_select(0, pixels.flatten())  # (B * H * W, C)
     return chosen.view(*pixels.shape, -1)
 
 
-def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Mirror positions that lie outside 0 to size - 1 at the border pixels."""
+def _shifted_and_reflected(size: int, offset: Tensor) -> Tensor:
+    """Return the positions (B, size) along a side of ``size`` pixels that an image of this size
+    takes when it is shifted by its offset (B, 1); those outside of the side are mirrored at its
+    border pixels.
+    """
+    positions = torch.arange(size, device=offset.device) + offset  # (B, size)
     last = size - 1
     inside_first = positions.abs()
     return last - (last - inside_first).abs()

@@ -62,7 +62,8 @@ def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
 
 def permutation(seed: int, epoch: int, n: int) -> Indices:
     """Return the numbers of n images in the order in which an epoch uses them, (n,)."""
-    return np.argsort(bits(_ORDER, seed, epoch, np.arange(n)), kind="stable")
+    keys = bits(_ORDER, seed, epoch, np.arange(n))  # (n,)
+    return np.argsort(keys, kind="stable")
 
 
 def draws(seed: int, epoch: int, index: Indices) -> Draws:
@@ -73,8 +74,10 @@ def draws(seed: int, epoch: int, index: Indices) -> Draws:
         epoch: The epoch, from 0.
         index: Numbers (B,) of the images in their source.
     """
-    words = bits(_DRAWS, seed, epoch, index[:, None], np.arange(DRAWS)[None])
-    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    column = np.arange(DRAWS)
+    words = bits(_DRAWS, seed, epoch, index[:, None], column[None])  # (B, DRAWS)
+    upper_24_bits = words >> np.uint64(40)
+    return upper_24_bits.astype(np.float32) * np.float32(2.0**-24)
 
 
 def stratified(labels: Indices, count: int, seed: int) -> Indices:
@@ -86,13 +89,19 @@ def stratified(labels: Indices, count: int, seed: int) -> Indices:
     Returns:
         The numbers (count,) of the chosen images, sorted.
     """
-    key = bits(_SPLIT, seed, np.arange(len(labels)))
-    quantile = np.empty(len(labels))
+    n = len(labels)
+    key = bits(_SPLIT, seed, np.arange(n))
+    # An image's place in the random order of its class, from 0 to 1. The images with the smallest
+    # ones make up nearly the same part of every class.
+    quantile = np.empty(n)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        members = members[np.argsort(key[members], kind="stable")]
-        quantile[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(np.lexsort((key, quantile))[:count])
+        by_key = np.argsort(key[members], kind="stable")
+        members = members[by_key]
+        place = np.arange(len(members)) + 0.5
+        quantile[members] = place / len(members)
+    by_quantile = np.lexsort((key, quantile))
+    return np.sort(by_quantile[:count])
 
 
 def share(total: int, parts: int, part: int) -> slice:
@@ -104,12 +113,15 @@ def share(total: int, parts: int, part: int) -> slice:
     return slice(start, stop)
 
 
-def _share_of_pairs(total: int, parts: int, part: int) -> slice:
-    """Return a slice as ``share`` does, but with even bounds: the images 2k and 2k + 1 of a global
-    batch, which may be mixed with each other, stay together.
+def _part_of_pairs(images: Indices, parts: int, part: int) -> Indices:
+    """Return the ``part``-th of ``parts`` consecutive and almost equal parts of a sequence of images.
+
+    Unlike with ``share`` their bounds are even: the images 2k and 2k + 1 of a global batch, which
+    may be mixed with each other, stay together.
     """
-    pairs = share((total + 1) // 2, parts, part)
-    return slice(2 * pairs.start, 2 * pairs.stop)
+    number_of_pairs = (len(images) + 1) // 2
+    pairs = share(number_of_pairs, parts, part)
+    return images[2 * pairs.start : 2 * pairs.stop]
 
 
 @dataclass(frozen=True)
@@ -181,18 +193,21 @@ class TrainingOrder:
             )
 
     def __len__(self) -> int:
-        return math.ceil(self.n / self.batch_size) * self.accumulate
+        steps = math.ceil(self.n / self.batch_size)
+        return steps * self.accumulate
 
     def __iter__(self) -> Iterator[BatchKey]:
         epoch, done = self.position()
         order = permutation(self.seed, epoch, self.n)
-        # Where all batches are done, the next epoch begins.
+        # When an epoch begins, ``done`` still counts all batches of the epoch before it, which makes
+        # 0 here: the new epoch begins with its first batch.
         first = done % len(self)
         for batch in range(first, len(self)):
             step, part = divmod(batch, self.accumulate)
-            global_batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            accumulated = global_batch[_share_of_pairs(len(global_batch), self.accumulate, part)]
-            of_this_rank = accumulated[_share_of_pairs(len(accumulated), self.world, self.rank)]
+            start = step * self.batch_size
+            global_batch = order[start : start + self.batch_size]
+            accumulated = _part_of_pairs(global_batch, self.accumulate, part)
+            of_this_rank = _part_of_pairs(accumulated, self.world, self.rank)
             weight = self.world * self.accumulate / len(global_batch)
             yield BatchKey(epoch, of_this_rank, weight)
 
@@ -228,7 +243,8 @@ class EvaluationOrder:
     """
 
     def __init__(self, *, n: int, batch_size: int, rank: int, world: int) -> None:
-        self.of_this_rank = np.arange(n)[share(n, world, rank)]
+        numbers = np.arange(n)
+        self.of_this_rank = numbers[share(n, world, rank)]
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -236,4 +252,5 @@ class EvaluationOrder:
 
     def __iter__(self) -> Iterator[BatchKey]:
         for start in range(0, len(self.of_this_rank), self.batch_size):
-            yield BatchKey(0, self.of_this_rank[start : start + self.batch_size], 1.0)
+            batch = self.of_this_rank[start : start + self.batch_size]
+            yield BatchKey(epoch=0, number=batch, weight=1.0)

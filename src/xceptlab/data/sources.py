@@ -134,12 +134,14 @@ def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     name, _, revision = root.removeprefix(HUB).partition("@")
-    files = [f"{folder}{split}-*.parquet" for folder in ("", "*/") for split in splits]
+    patterns = []
+    for folder in ("", "*/"):
+        patterns += [f"{folder}{split}-*.parquet" for split in splits]
     here = snapshot_download(
         name,
         repo_type="dataset",
         revision=revision or None,
-        allow_patterns=files,
+        allow_patterns=patterns,
         local_files_only=not download,
     )
     if Path(here).name != revision:

@@ -113,10 +113,10 @@ class Study:
         """
         import pandas as pd
 
-        trees = self._module_trees()
+        rows_by_arm = self._module_trees()
         factors = _factors(self._expansion)
         rows = []
-        for arm, (whole_network, *_) in trees.items():
+        for arm, (whole_network, *_) in rows_by_arm.items():
             costs = {"parameters": whole_network.parameters, "macs": whole_network.macs}
             rows.append({"arm": arm, **factors[arm], **costs})
         return pd.DataFrame(rows)
@@ -229,10 +229,10 @@ class Study:
         """
         from xceptlab.study.comparison import identical_arms, module_trees
 
-        trees = module_trees(self._expansion)
-        for line in identical_arms(self._expansion, trees):
+        rows_by_arm = module_trees(self._expansion)
+        for line in identical_arms(self._expansion, rows_by_arm):
             warnings.warn(line, stacklevel=3)
-        return trees
+        return rows_by_arm
 
 
 def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:

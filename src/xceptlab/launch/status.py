@@ -111,9 +111,9 @@ class Overview:
             states: What a launcher says of the runs that it has accepted, by id.
         """
         seen = self.read(states)
-        by_state = {
-            state: [run_id for run_id in seen if seen[run_id].state == state] for state in STATES
-        }
+        by_state: dict[str, list[str]] = {state: [] for state in STATES}
+        for run_id, run in seen.items():
+            by_state[run.state].append(run_id)
         parts: list[Text | Table] = [self._counts(by_state)]
         if by_state["running"]:
             parts.append(self._progress({run_id: seen[run_id] for run_id in by_state["running"]}))

@@ -42,10 +42,13 @@ class Conv2d(nn.Conv2d):
         """Whether the defect may occur in the backward pass for an input (N, C, H, W)."""
         if not _is_small_and_strided(self) or not torch.is_grad_enabled():
             return False
-        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        if x.device.type != "cpu":
+            return False
+        if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return False
         height, width = x.shape[-2:]
-        return height % self.stride[0] == 0 and width % self.stride[1] == 0
+        stride_down, stride_right = self.stride
+        return height % stride_down == 0 and width % stride_right == 0
 
 
 def protected(network: Network) -> Network:
@@ -62,5 +65,6 @@ def protected(network: Network) -> Network:
 
 def _is_small_and_strided(layer: nn.Conv2d) -> bool:
     """Whether a layer is a strided 1x1 convolution with fewer input channels than ``VECTOR``."""
-    strided = layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.groups == 1
-    return strided and layer.in_channels < VECTOR
+    is_pointwise = layer.kernel_size == (1, 1) and layer.groups == 1
+    is_strided = layer.stride != (1, 1)
+    return is_pointwise and is_strided and layer.in_channels < VECTOR

@@ -34,19 +34,31 @@ def describe(config: RunConfig, depth: int) -> None:
         # A ModuleList has no output and so no row, below which its children could be indented.
         can_be_indented = level == 0 or parent in names
         deepest_indent = depth if can_be_indented else 0
-        if level < depth or row.regular:
+        is_printed = level < depth or row.regular
+        if is_printed:
             view.add_row(*_cells(row, deepest_indent))
     view.add_section()
     view.add_row("total", whole.kind, "", f"{whole.parameters:,}", f"{whole.macs:,}")
     console = _console()
     console.print(view)
-    if any(row.regular for row in rows) and config.model.segments == "all":
-        regular = dataclasses.replace(config.model, convolution="regular")
-        parameters, macs = cost(regular, config.data.classes, config.data.size)
-        console.print(
-            f"With regular convolutions in place of the separable ones: {parameters:,} parameters "
-            f"({parameters / whole.parameters:.2f} times as many), {macs:,} MACs ({macs / whole.macs:.2f} times)."
-        )
+    has_separable = any(row.regular for row in rows)
+    if has_separable and config.model.segments == "all":
+        console.print(_with_regular_convolutions(config, whole))
+
+
+def _with_regular_convolutions(config: RunConfig, whole: Row) -> str:
+    """Return a sentence on what the network would cost with regular convolutions in place of the
+    separable ones; ``whole`` is the row of the network as it is.
+    """
+    regular = dataclasses.replace(config.model, convolution="regular")
+    parameters, macs = cost(regular, config.data.classes, config.data.size)
+    times_parameters = parameters / whole.parameters
+    times_macs = macs / whole.macs
+    return (
+        "With regular convolutions in place of the separable ones: "
+        f"{parameters:,} parameters ({times_parameters:.2f} times as many), "
+        f"{macs:,} MACs ({times_macs:.2f} times)."
+    )
 
 
 def _cells(row: Row, deepest_indent: int) -> list[str]:
@@ -56,12 +68,21 @@ def _cells(row: Row, deepest_indent: int) -> list[str]:
     parents stay in the name, as in ``units.0.separable``.
     """
     parts = row.name.split(".")
-    indent = min(len(parts) - 1, deepest_indent)
-    name = "  " * indent + ".".join(parts[indent:])
-    shape = "x".join(map(str, row.shape))
-    cells = [name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}"]
+    parents = len(parts) - 1
+    steps = min(parents, deepest_indent)
+    indent = "  " * steps
+    name = ".".join(parts[steps:])
+    cells = [
+        indent + name,
+        row.kind,
+        "x".join(map(str, row.shape)),
+        f"{row.parameters:,}",
+        f"{row.macs:,}",
+    ]
     if row.regular:
-        cells += [f"{amount:,}" for amount in row.regular]
+        regular_parameters, regular_macs = row.regular
+        cells.append(f"{regular_parameters:,}")
+        cells.append(f"{regular_macs:,}")
     return cells
 
 
@@ -76,8 +97,9 @@ def compare(a: RunConfig, b: RunConfig, names: Sequence[str]) -> None:
     """
     rows_a = _table(a)
     rows_b = _table(b)
-    inputs = dict.fromkeys([_input(a), _input(b)])
-    view = Table(title="; ".join(inputs), title_justify="left")
+    distinct_inputs = dict.fromkeys([_input(a), _input(b)])
+    title = "; ".join(distinct_inputs)
+    view = Table(title=title, title_justify="left")
     view.add_column("part")
     for amount in ("parameters", "MACs"):
         for name in names:
@@ -85,10 +107,14 @@ def compare(a: RunConfig, b: RunConfig, names: Sequence[str]) -> None:
         view.add_column(f"{amount}\nratio", justify="right")
     flows_a = _flows(rows_a)
     flows_b = _flows(rows_b)
-    for flow in dict.fromkeys([*flows_a, *flows_b]):
-        view.add_row(flow, *_side_by_side(flows_a.get(flow), flows_b.get(flow)))
+    all_flows = dict.fromkeys([*flows_a, *flows_b])
+    for flow in all_flows:
+        cells = _side_by_side(flows_a.get(flow), flows_b.get(flow))
+        view.add_row(flow, *cells)
     view.add_section()
-    view.add_row("total", *_side_by_side(rows_a[0], rows_b[0]))
+    whole_a = rows_a[0]
+    whole_b = rows_b[0]
+    view.add_row("total", *_side_by_side(whole_a, whole_b))
     console = _console()
     console.print(view)
     for line in changes(rows_a, rows_b):
@@ -99,16 +125,30 @@ def _flows(rows: list[Row]) -> dict[str, Row]:
     """Return the rows of the topmost modules by name; the first row, the whole network, is none of
     them.
     """
-    return {row.name: row for row in rows[1:] if "." not in row.name}
+    topmost = {}
+    for row in rows[1:]:
+        is_topmost = "." not in row.name
+        if is_topmost:
+            topmost[row.name] = row
+    return topmost
 
 
 def _side_by_side(a: Row | None, b: Row | None) -> list[str]:
     """Format parameters of a and b with their ratio, then their MACs likewise: six cells. A network
     without this part has None, and costs nothing there.
     """
-    parameters_a, macs_a = (a.parameters, a.macs) if a else (0, 0)
-    parameters_b, macs_b = (b.parameters, b.macs) if b else (0, 0)
-    return [*_amounts_and_ratio(parameters_a, parameters_b), *_amounts_and_ratio(macs_a, macs_b)]
+    parameters_a, macs_a = _cost_of(a)
+    parameters_b, macs_b = _cost_of(b)
+    cells = _amounts_and_ratio(parameters_a, parameters_b)
+    cells += _amounts_and_ratio(macs_a, macs_b)
+    return cells
+
+
+def _cost_of(row: Row | None) -> tuple[int, int]:
+    """Return the parameters and the MACs of a module; none for a module that is not there."""
+    if row is None:
+        return 0, 0
+    return row.parameters, row.macs
 
 
 def _amounts_and_ratio(a: int, b: int) -> list[str]:
@@ -121,7 +161,9 @@ def _console() -> Console:
     """Make a console that is at least 132 columns wide, so that no number is cut; a narrower
     terminal wraps the lines.
     """
-    return Console(highlight=False, width=max(Console().width, 132))
+    width_of_terminal = Console().width
+    width = max(width_of_terminal, 132)
+    return Console(highlight=False, width=width)
 
 
 def _table(config: RunConfig) -> list[Row]:
@@ -131,4 +173,5 @@ def _table(config: RunConfig) -> list[Row]:
 
 def _input(config: RunConfig) -> str:
     """Say in words what the costs are for, as the title of a table."""
-    return f"One image of {config.data.size}x{config.data.size}, {config.data.classes} classes"
+    side = config.data.size
+    return f"One image of {side}x{side}, {config.data.classes} classes"

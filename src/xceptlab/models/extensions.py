@@ -42,8 +42,9 @@ def new_module(entry: register.Entry, *arguments: Any) -> nn.Module:
 def _refuse_unsaveable(entry: register.Entry, module: nn.Module) -> None:
     """Refuse a module with lazy layers, or with state that is not a tensor."""
     for name, submodule in module.named_modules():
-        own = [*submodule.parameters(recurse=False), *submodule.buffers(recurse=False)]
-        if any(map(is_lazy, own)):
+        parameters = submodule.parameters(recurse=False)
+        buffers = submodule.buffers(recurse=False)
+        if any(map(is_lazy, [*parameters, *buffers])):
             layer = f"{type(submodule).__name__} {name!r}" if name else type(submodule).__name__
             raise Refused(
                 f"{entry.kind} {entry.name!r}: {layer} has no shape before its first batch; use the layer that is told its inputs"

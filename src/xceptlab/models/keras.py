@@ -1,6 +1,9 @@
 """Reading Keras's weight files of Xception: ``.weights.h5``, ``.keras`` and the older ``.h5``.
 
-This needs h5py, but not Keras. There are two layouts: the newer one (``.weights.h5``, ``.keras``)
+This is a converter, of which no network, training or export knows: its one user is
+``pretrained.read``, which calls ``read`` for a file with one of the suffixes ``FILES``.
+
+Reading needs h5py, but not Keras. There are two layouts: the newer one (``.weights.h5``, ``.keras``)
 names layers by their class and a number, the older one by the names that the model gives them.
 Where a name does not tell which layer it is, its place among the layers of its kind does.
 """
@@ -73,7 +76,7 @@ def read(path: Path) -> State:
             with h5py.File(path) as file:
                 arrays = _by_kind(file) if "layers" in file else _by_name(file)
         return _as_tensors(arrays, str(path))
-    # A Refused is a ValueError, which is caught below, but says already what is wrong.
+    # A Refused says already what is wrong. It is a ValueError, which the last clause would catch.
     except Refused:
         raise
     except FileNotFoundError:
@@ -170,10 +173,12 @@ def _as_tensors(arrays: Arrays, where: str) -> State:
     refuse_any(problems, where)
     state: dict[str, Tensor] = {}
     for layer in layers():
-        # Only the classifier may be missing here: the file has no top then.
+        # Keras can save a network without its top, which is the classifier. Of all other layers it
+        # was checked above that the file has them.
         if layer.ours not in arrays:
             continue
-        found, names = arrays[layer.ours], ARRAYS[layer.kind]
+        found = arrays[layer.ours]
+        names = ARRAYS[layer.kind]
         if len(found) != len(names):
             raise Refused(
                 f"{where}: {layer.keras or layer.ours} has {len(found)} arrays, not {len(names)}"

@@ -197,7 +197,9 @@ def _of_devices(done: list[Record]) -> list[str]:
 
 def _of_libraries(done: list[Record]) -> list[str]:
     """Warn of runs that were made with versions of libraries that may round differently."""
-    packages = {package for record in done for package in record.versions}
+    packages: set[str] = set()
+    for record in done:
+        packages |= record.versions.keys()
     # Of code in a checkout the revisions are compared, which say more than the version.
     if all(record.git for record in done):
         packages.discard("xceptlab")

@@ -278,7 +278,7 @@ def _sampling_error(metric: str, scores: list[float], images: int) -> float:
     Returns:
         NaN where the metric is no accuracy on the test split, or where there are no scores.
     """
-    on_test = split_of(metric) == "test" and metric_of(metric).in_percent
+    on_test = split_of(metric) == "test" and metric_of(metric).is_accuracy
     if not on_test or not images or not scores:
         return math.nan
     accuracy = float(np.mean(scores))
@@ -345,9 +345,11 @@ def _effects(expansion: Expansion, arm_records: ArmRecords, metric: str) -> list
         Empty for a study that is not factorial, and before all arms have 2 seeds in common.
     """
     grid = expansion.study.grid
-    complete = [
-        seed for seed in expansion.seeds if all(arm_records[arm, seed] for arm in expansion.arms)
-    ]
+    complete = []
+    for seed in expansion.seeds:
+        of_arms = [arm_records[arm, seed] for arm in expansion.arms]
+        if all(of_arms):
+            complete.append(seed)
     if not grid or len(complete) < 2:
         return []
     scores = _scores(expansion, arm_records, complete, metric)
@@ -405,9 +407,11 @@ def _environment(records: Records) -> dict[str, str]:
     """Return devices, code and versions that the runs were made with, by what they are; several
     values, joined by commas, where runs differ.
     """
-    values: dict[str, set[str]] = {}
     done = [record for record in records.values() if record]
-    packages = {package for record in done for package in record.versions}
+    packages: set[str] = set()
+    for record in done:
+        packages |= record.versions.keys()
+    values: dict[str, set[str]] = {}
     for record in done:
         for name, value in _made_with(record, sorted(packages)).items():
             values.setdefault(name, set()).add(value)

@@ -136,7 +136,7 @@ class Watch:
         """Time at which the latest heartbeat of each lease was first seen, by file name, in seconds
         on the monotonic clock.
         """
-        self._looked = 0.0
+        self._last_read = 0.0
         """Time of the last call of ``holders``, in seconds on the monotonic clock."""
 
     def holders(self) -> dict[str, Holder]:
@@ -147,8 +147,8 @@ class Watch:
         """
         now = time.monotonic()
         # This process slept, or the file server did not answer: nobody was watched meanwhile.
-        was_away = now - self._looked > HEARTBEAT
-        self._looked = now
+        was_away = now - self._last_read > HEARTBEAT
+        self._last_read = now
         leases = read_leases(self.folder)
         for name, lease in leases.items():
             latest = self._heartbeats.get(name, lease.heartbeat)

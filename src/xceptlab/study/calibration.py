@@ -221,9 +221,11 @@ class _Simulation:
         self.studies = min(STUDIES, max(100, affordable // 100 * 100))
         self._alpha = alpha
         self._seeds = seeds
-        seen = sorted({one_seed for one in observed for one_seed in one.seeds})
+        seen: set[int] = set()
+        for one in observed:
+            seen.update(one.seeds)
         self._numbers = RandomNumbers.of(
-            np.random.default_rng(seed), self.studies, self._analyses[-1], seen
+            np.random.default_rng(seed), self.studies, self._analyses[-1], sorted(seen)
         )
         self._simulated = [i for i, one in enumerate(observed) if not one.why_not_simulated]
         self._as_seen = self._p_of_all()
@@ -374,9 +376,14 @@ def _points_per_image(verdict: Verdict, records: ArmRecords) -> float:
     another metric, and where the number of images is not known.
     """
     claim = verdict.claim
-    runs = [records[arm, seed] for arm in claim.sides for seed in verdict.differences]
-    images = images_of_split(split_of(claim.metric), [record for record in runs if record])
-    if not claim.measure.in_percent or not images:
+    done = []
+    for arm in claim.sides:
+        for seed in verdict.differences:
+            record = records[arm, seed]
+            if record:
+                done.append(record)
+    images = images_of_split(split_of(claim.metric), done)
+    if not claim.measure.is_accuracy or not images:
         return 0.0
     return 100 / images
 

@@ -53,6 +53,7 @@ def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> 
         record = records.get((name, seed))
         if record is None:
             return None
+        # Without tuning an arm has one trial, which needs no score to be the best.
         scores[name] = _selection_score(record, tune.select) if tune else 0.0
     return max(scores, key=lambda name: scores[name])
 
@@ -78,8 +79,10 @@ def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, i
     directories = expansion.directories()
     if expansion.study.tune is None:
         return directories
-    choice = chosen(expansion, records)
-    return {(arm, seed): directories[trial, seed] for (arm, seed), trial in choice.items()}
+    found = {}
+    for (arm, seed), trial in chosen(expansion, records).items():
+        found[arm, seed] = directories[trial, seed]
+    return found
 
 
 def records_at(expansion: Expansion, records: Records, number: int) -> ArmRecords:
@@ -89,15 +92,24 @@ def records_at(expansion: Expansion, records: Records, number: int) -> ArmRecord
     """
     assert expansion.study.tune
     values = expansion.study.tune.trial_values[number]
-    names = {trial.arm: name for name, trial in expansion.trials.items() if trial.values == values}
-    return ArmRecords(
-        {(arm, seed): records.get((names[arm], seed)) for arm, seed in _arms_by_seed(expansion)}
-    )
+    trial_of_arm = {}
+    for name, trial in expansion.trials.items():
+        if trial.values == values:
+            trial_of_arm[trial.arm] = name
+    found = {}
+    for arm, seed in _arms_by_seed(expansion):
+        name = trial_of_arm[arm]
+        found[arm, seed] = records.get((name, seed))
+    return ArmRecords(found)
 
 
 def _arms_by_seed(expansion: Expansion) -> list[tuple[str, int]]:
     """Return every (arm, seed) of the study, seed by seed."""
-    return [(arm, seed) for seed in expansion.seeds for arm in expansion.arms]
+    pairs = []
+    for seed in expansion.seeds:
+        for arm in expansion.arms:
+            pairs.append((arm, seed))
+    return pairs
 
 
 def _selection_score(record: Record, select: str) -> float:

@@ -42,7 +42,9 @@ def matched(expansion: Expansion) -> Expansion:
     arms = {}
     for name, config in expansion.arms.items():
         has_width = config.model.is_xception
-        arms[name] = _solved(config, budget) if has_width and config is not first else config
+        if has_width and config is not first:
+            config = _with_matched_width(config, budget)
+        arms[name] = config
     return dataclasses.replace(expansion, arms=arms)
 
 
@@ -62,12 +64,12 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
         except Refused as error:
             raise Refused(f"arm {arm!r}: {error}") from None
         baseline = next(iter(found))
-        more = changes(found[baseline], found[arm])
-        declared = [key for key in expansion.differences(arm) if key.startswith("model.")]
-        if more and not declared:
-            raise Refused(
-                f"arm {arm!r} differs from {baseline!r} in its modules, though in no key of model: {more[0]}"
-            )
+        changed = changes(found[baseline], found[arm])
+        keys = expansion.differences(arm)
+        differs_in_model = any(key.startswith("model.") for key in keys)
+        if changed and not differs_in_model:
+            in_modules = "in its modules, though in no key of model"
+            raise Refused(f"arm {arm!r} differs from {baseline!r} {in_modules}: {changed[0]}")
     return found
 
 
@@ -86,7 +88,8 @@ def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[st
     lines = _idle_arms(expansion)
     for arm, config in expansion.arms.items():
         modules = [(row.name, row.description) for row in found[arm]]
-        what_is_trained = repr((_beside_the_modules(config), modules))
+        beside = _beside_the_modules(config)
+        what_is_trained = repr((beside, modules))
         first = seen.setdefault(what_is_trained, arm)
         if first != arm:
             may_do_nothing = "so that what differs between them may do nothing"
@@ -99,16 +102,17 @@ def _idle_arms(expansion: Expansion) -> list[str]:
     configuration keys that have no effect in either of the two; empty where there is none.
     """
     baseline, *others = expansion.arms
+    idle_in_baseline = expansion.baseline.keys_without_effect()
     lines = []
     for arm in others:
-        idle = (
-            expansion.baseline.keys_without_effect().keys()
-            & expansion.arms[arm].keys_without_effect().keys()
-        )
+        idle_in_arm = expansion.arms[arm].keys_without_effect()
+        idle_in_both = idle_in_baseline.keys() & idle_in_arm.keys()
         keys = expansion.differences(arm).keys()
-        if keys and keys <= idle:
+        if keys and keys <= idle_in_both:
+            listed = ", ".join(keys)
             lines.append(
-                f"the arms {baseline!r} and {arm!r} differ in {', '.join(keys)} alone, which changes nothing in them"
+                f"the arms {baseline!r} and {arm!r} differ in {listed} alone, "
+                "which changes nothing in them"
             )
     return lines
 
@@ -117,12 +121,13 @@ def _beside_the_modules(config: RunConfig) -> dict[str, Any]:
     """Return the values, by key, that can change a run's result and that no module tree shows: all
     but those of ``model``, and the network's initial weights.
     """
-    starts = ("model.init", "model.weights_digest")
-    return {
-        key: value
-        for key, value in config.science().items()
-        if key in starts or not key.startswith("model.")
-    }
+    initial_weights = ("model.init", "model.weights_digest")
+    found = {}
+    for key, value in config.science().items():
+        in_tree = key.startswith("model.") and key not in initial_weights
+        if not in_tree:
+            found[key] = value
+    return found
 
 
 def budget_of(config: RunConfig) -> int:
@@ -135,7 +140,7 @@ def budget_of(config: RunConfig) -> int:
     return parameters
 
 
-def _solved(config: RunConfig, budget: int) -> RunConfig:
+def _with_matched_width(config: RunConfig, budget: int) -> RunConfig:
     """Return the configuration at the width whose cost is nearest to the budget, among the
     multiples of ``STEP`` from ``LEAST`` to ``MOST`` or, if that leaves it unmatched, among the
     parts of the step in which the budget lies.
@@ -146,26 +151,32 @@ def _solved(config: RunConfig, budget: int) -> RunConfig:
     def cost_at(step: float) -> int:
         return budget_of(_at_width(config, step))
 
-    guess = _first_guess(cost_at, round(config.model.width / STEP), budget)
+    start = round(config.model.width / STEP)
+    guess = _first_guess(cost_at, start, budget)
     low, high = _bracket(cost_at, guess, budget)
     above = bisect.bisect_left(range(high), budget, lo=low, key=cost_at)
     below = max(above - 1, LEAST)
     nearest = _nearest(cost_at, below, above, budget)
-    if abs(cost_at(nearest) - budget) > UNMATCHED * budget:
+    off = abs(cost_at(nearest) - budget)
+    if off > UNMATCHED * budget:
         parts = [below + part / FINER for part in range(FINER + 1)]
         first_above = bisect.bisect_left(parts, budget, lo=1, hi=FINER, key=cost_at)
-        nearest = _nearest(cost_at, parts[first_above - 1], parts[first_above], budget)
+        last_below = first_above - 1
+        nearest = _nearest(cost_at, parts[last_below], parts[first_above], budget)
     return _at_width(config, nearest)
 
 
 def _nearest(cost_at: Callable[[float], int], a: float, b: float, budget: int) -> float:
     """Return the one of two widths whose cost is nearer to the budget, the first of equal ones."""
-    return min(a, b, key=lambda step: abs(cost_at(step) - budget))
+    distance_a = abs(cost_at(a) - budget)
+    distance_b = abs(cost_at(b) - budget)
+    return a if distance_a <= distance_b else b
 
 
 def _at_width(config: RunConfig, step: float) -> RunConfig:
     """Return the configuration at the width of ``step`` times ``STEP``."""
-    model = dataclasses.replace(config.model, width=step * STEP)
+    width = step * STEP
+    model = dataclasses.replace(config.model, width=width)
     return dataclasses.replace(config, model=model)
 
 
@@ -175,7 +186,8 @@ def _first_guess(cost_at: Callable[[float], int], step: int, budget: int) -> int
     The cost of a network grows about as the square of its width.
     """
     for _ in range(2):
-        guess = round(step * math.sqrt(budget / cost_at(step)))
+        missing_factor = budget / cost_at(step)
+        guess = round(step * math.sqrt(missing_factor))
         step = min(max(guess, LEAST), MOST)
     return step
 

@@ -21,7 +21,9 @@ def weights(claim: Claim, study: Study) -> tuple[dict[str, float], dict[str, flo
     if claim.contrast:
         a, b = claim.contrast
         return {a: 1.0}, {b: 1.0}
-    return _side(0, claim.effect, study), _side(1, claim.effect, study)
+    side_a = _side(0, claim.effect, study)
+    side_b = _side(1, claim.effect, study)
+    return side_a, side_b
 
 
 def _side(side: int, effect: dict[str, list[Any]], study: Study) -> dict[str, float]:
@@ -47,10 +49,11 @@ def _weight(
         grid: All levels of every factor.
     """
     *before, last = effect
+    last_level = effect[last][side]
     weight = 1.0
     for factor, level in levels.items():
         if factor == last:
-            if level_name(level) != level_name(effect[factor][side]):
+            if level_name(level) != level_name(last_level):
                 return 0.0
         elif factor in before:
             weight *= _sign(level, effect[factor])
@@ -88,14 +91,19 @@ def pairs_of(claim: Claim, study: Study) -> list[tuple[str, str]]:
         return [claim.contrast]
     factor, (a, b) = next(iter(claim.effect.items()))
     levels_of = {}
+    arm_at = {}
     for arm, levels in study.cells().items():
-        levels_of[arm] = [level_name(level) for level in levels.values()]
-    arm_at = {tuple(levels): arm for arm, levels in levels_of.items()}
-    place = list(study.grid).index(factor)
+        names = tuple(level_name(level) for level in levels.values())
+        levels_of[arm] = names
+        arm_at[names] = arm
+    factors = list(study.grid)
+    place = factors.index(factor)
     pairs = []
     for arm in arms_of(claim, study):
-        levels_b = list(levels_of[arm])
-        if levels_b[place] == level_name(a):
-            levels_b[place] = level_name(b)
-            pairs.append((arm, arm_at[tuple(levels_b)]))
+        names = levels_of[arm]
+        is_at_a = names[place] == level_name(a)
+        if is_at_a:
+            names_of_partner = (*names[:place], level_name(b), *names[place + 1 :])
+            partner = arm_at[names_of_partner]
+            pairs.append((arm, partner))
     return pairs

@@ -42,7 +42,8 @@ class Estimand(ABC):
     """
 
     def __init__(self, claim: Claim, seeds: Sequence[int] | Seeds) -> None:
-        self.claim, self.seeds = claim, seeds
+        self.claim = claim
+        self.seeds = seeds
 
     def adjust(self, p: Array) -> Array:
         """Return one-sided p-values (...) made valid over all the repeated analyses of a sequential
@@ -51,7 +52,9 @@ class Estimand(ABC):
         A study with a fixed list of seeds is analysed once, and its p-values are returned as they
         are.
         """
-        return p if self.boundary is None else self.boundary.chance(p)
+        if self.boundary is None:
+            return p
+        return self.boundary.chance(p)
 
     def nominal(self, level: float) -> float:
         """Return the level of each single analysis that gives all analyses of a sequential study
@@ -59,7 +62,9 @@ class Estimand(ABC):
 
         With a list of seeds it is ``level`` itself.
         """
-        return level if self.boundary is None else self.boundary.nominal(level)
+        if self.boundary is None:
+            return level
+        return self.boundary.nominal(level)
 
     @property
     def scope(self) -> str:
@@ -198,43 +203,57 @@ class Mean(Estimand):
         """Return the standard error (...) of the mean of n differences with this standard deviation
         (...), and its degrees of freedom.
         """
-        return spread / math.sqrt(n), n - 1
+        error = spread / math.sqrt(n)
+        degrees_of_freedom = n - 1
+        return error, degrees_of_freedom
 
     def estimate(self, differences: Array) -> float:
         return float(differences.mean())
 
     def interval(self, differences: Array, alpha: float) -> tuple[float, float]:
-        return self._interval(differences, 1 - 2 * self.nominal(alpha))
+        nominal = self.nominal(alpha)
+        return self._interval(differences, 1 - 2 * nominal)
 
     def _interval(self, differences: Array, level: float) -> tuple[float, float]:
         """Return the ends (low, high) of the t interval of the mean at ``level``, such as 0.9."""
-        error, degrees_of_freedom = self.error(self.spread(differences), len(differences))
-        low, high = statistics.t_interval(
-            self.estimate(differences), error, degrees_of_freedom, level
-        )
+        mean = self.estimate(differences)
+        spread = self.spread(differences)
+        error, degrees_of_freedom = self.error(spread, len(differences))
+        low, high = statistics.t_interval(mean, error, degrees_of_freedom, level)
         return float(low), float(high)
 
     def p_values(self, differences: Array) -> Array:
-        error, degrees_of_freedom = self.error(self.spread(differences), differences.shape[-1])
-        mean, kind, margin = differences.mean(axis=-1), self.claim.kind, self.claim.margin
-        return statistics.t_tests(mean, error, degrees_of_freedom, kind, margin, self.adjust)
+        n = differences.shape[-1]
+        spread = self.spread(differences)
+        error, degrees_of_freedom = self.error(spread, n)
+        return statistics.t_tests(
+            differences.mean(axis=-1),
+            error,
+            degrees_of_freedom,
+            self.claim.kind,
+            self.claim.margin,
+            self.adjust,
+        )
 
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        return np.asarray(np.ptp(differences, axis=-1) > tolerance)
+        ranges = np.ptp(differences, axis=-1)
+        return np.asarray(ranges > tolerance)
 
     def untestable(self, differences: Array) -> str:
         if self.has_spread(differences, 0.0):
             return ""
-        a, b = self.claim.sides
-        a_minus_b = -differences[0] if self.claim.measure.lower_is_better else differences[0]
-        same = f"{a} - {b} is {a_minus_b:+.{self.claim.decimals}f}{self.claim.unit_suffix} for every seed"
+        claim = self.claim
+        a, b = claim.sides
+        a_minus_b = -differences[0] if claim.measure.lower_is_better else differences[0]
+        same = f"{a} - {b} is {a_minus_b:+.{claim.decimals}f}{claim.unit_suffix} for every seed"
         return f"{same}, and without spread a t-test has nothing to go by (`statistic: median` counts seeds)"
 
     def power_sentence(self, differences: Array, level: float) -> str:
-        error, degrees_of_freedom = map(
-            float, self.error(self.spread(differences), len(differences))
+        spread = self.spread(differences)
+        error, degrees_of_freedom = self.error(spread, len(differences))
+        detectable = statistics.detectable(
+            float(error), float(degrees_of_freedom), self.claim.kind, level
         )
-        detectable = statistics.detectable(error, degrees_of_freedom, self.claim.kind, level)
         smallest = f"{detectable:.{self.claim.decimals}f}"
         if self.claim.kind == "equivalent":
             found = f"equivalence within {smallest}"
@@ -252,19 +271,22 @@ class Mean(Estimand):
 
         It adds the range of this number over all means within their 80% interval.
         """
-        if self.estimate(differences) in self.claim.margins:
+        estimate = self.estimate(differences)
+        if estimate in self.claim.margins:
             return "the estimate lies on the margin, so that no number of seeds would decide it"
-        need = self._seeds_needed(self.estimate(differences), differences, levels)
+        need = self._seeds_needed(estimate, differences, levels)
         if need >= MAX_PAIRS:
             return self._too_many()
-        plausible = [
-            self._seeds_needed(mean, differences, levels)
-            for mean in self._plausible_means(differences)
-        ]
-        fewest, most = min(need, *plausible), max(need, *plausible)
+        needs = [need]
+        for mean in self._plausible_means(differences):
+            need_at_mean = self._seeds_needed(mean, differences, levels)
+            needs.append(need_at_mean)
+        fewest = min(needs)
+        most = max(needs)
         others = f"{fewest} to {most}" if most < MAX_PAIRS else f"{fewest} or more"
         power = f"80% power; {others} for means within their 80% interval"
-        return f"at this mean and spread about {need} seeds would decide it, {need - len(differences)} more ({power})"
+        more = need - len(differences)
+        return f"at this mean and spread about {need} seeds would decide it, {more} more ({power})"
 
     def _plausible_means(self, differences: Array) -> list[float]:
         """Return the means within their 80% interval at which the claim needs the fewest and the
@@ -277,26 +299,38 @@ class Mean(Estimand):
         turns = [*self.claim.margins]
         if self.claim.kind == "equivalent":
             turns.append(0.0)
-        return [low, high, *(mean for mean in turns if low < mean < high)]
+        means = [low, high]
+        for mean in turns:
+            if low < mean < high:
+                means.append(mean)
+        return means
 
     def _seeds_needed(self, mean: float, differences: Array, levels: Sequence[float]) -> int:
         """Return how many seeds decide the claim with 80% power if ``mean`` is the true one;
         ``MAX_PAIRS`` if fewer do not.
         """
         margin = self.claim.margin
+        level_of_claim, level_of_opposite = levels
         if self.claim.kind == "superior":
             distances = [abs(mean - margin)]
-            level = levels[0] if mean > margin else levels[1]
+            level = level_of_claim if mean > margin else level_of_opposite
         elif abs(mean) < margin:
-            distances, level = [margin - mean, margin + mean], levels[0]
+            distances = [margin - mean, margin + mean]
+            level = level_of_claim
         else:
+            distances = [abs(mean) - margin]
             # Either of two outer tests shows the opposite, so that each has half the level.
-            distances, level = [abs(mean) - margin], levels[1] / 2
+            level = level_of_opposite / 2
         if min(distances) == 0:
             return MAX_PAIRS
         spread = self.spread(differences)
-        need = statistics.pairs_needed(distances, lambda n: self.error(spread, n), level)
-        return max(need, len(differences) + 1, MIN_PAIRS)
+
+        def error(n: int) -> tuple[Array, Array | float]:
+            return self.error(spread, n)
+
+        need = statistics.pairs_needed(distances, error, level)
+        one_more = len(differences) + 1
+        return max(need, one_more, MIN_PAIRS)
 
     def _too_many(self) -> str:
         """Return a clause for a claim that fewer than ``MAX_PAIRS`` seeds would not decide."""
@@ -306,22 +340,26 @@ class Mean(Estimand):
 
     def description(self, differences: Array) -> str:
         places = self.claim.decimals
+        mean = self.estimate(differences)
         spread = float(self.spread(differences))
-        mean = f"mean {self.estimate(differences):+.{places}f}"
-        sure = f"80% sure: at most {statistics.upper_spread(spread, len(differences)):.{places}f}"
-        return f"{self._size(differences)} have {mean}, standard deviation {spread:.{places}f} ({sure})"
+        upper = statistics.upper_spread(spread, len(differences))
+        size = self._size(differences)
+        sure = f"80% sure: at most {upper:.{places}f}"
+        return (
+            f"{size} have mean {mean:+.{places}f}, standard deviation {spread:.{places}f} ({sure})"
+        )
 
     def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
-        return self._conditional_power_at(self.estimate(differences), differences, level)
+        mean = self.estimate(differences)
+        return self._conditional_power_at(mean, differences, level)
 
     def _conditional_power_at(
         self, mean: float, differences: Array, level: float
     ) -> tuple[float, float]:
         """Return what ``conditional_power`` does, if ``mean`` were the true one."""
         observed = tuple(differences.tolist())
-        return statistics.sequential_power(
-            mean, observed=observed, **self._simulation_arguments(differences, level)
-        )
+        arguments = self._simulation_arguments(differences, level)
+        return statistics.sequential_power(mean, observed=observed, **arguments)
 
     def _simulation_arguments(self, differences: Array, level: float) -> dict[str, Any]:
         """Return the arguments by keyword that ``statistics.sequential_power`` and
@@ -339,11 +377,14 @@ class Mean(Estimand):
 
     def stopping_sentence(self, differences: Array, level: float) -> str:
         mean = self.estimate(differences)
-        bias = statistics.stopping_bias(mean, **self._simulation_arguments(differences, level))
-        bias = round(bias, self.claim.decimals)
-        if bias == 0:
+        arguments = self._simulation_arguments(differences, level)
+        bias = statistics.stopping_bias(mean, **arguments)
+        places = self.claim.decimals
+        rounded = round(bias, places)
+        if rounded == 0:
             return ""
-        off = f"by {bias:+.{self.claim.decimals}f}{self.claim.unit_suffix} on average if this one were true"
+        size = f"{rounded:+.{places}f}{self.claim.unit_suffix}"
+        off = f"by {size} on average if this one were true"
         return f"To stop when decided moves an estimate away from the margin, {off}."
 
     def forecast_clause(self, differences: Array, level: float) -> str:
@@ -354,7 +395,9 @@ class Mean(Estimand):
         for mean in self._plausible_means(differences):
             chance_at_mean, _ = self._conditional_power_at(mean, differences, level)
             chances.append(chance_at_mean)
-        others = f"{min(chances):.0%} to {max(chances):.0%} for means within their 80% interval"
+        lowest = min(chances)
+        highest = max(chances)
+        others = f"{lowest:.0%} to {highest:.0%} for means within their 80% interval"
         return f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average ({others})"
 
 
@@ -373,15 +416,20 @@ class UnpairedMean(Mean):
         self.arms = arms
 
     def spread(self, differences: Array) -> Array:
-        return np.sqrt(self.arms.var(axis=-1, ddof=1).sum(axis=0))
+        variances = self.arms.var(axis=-1, ddof=1)  # (2, ...)
+        return np.sqrt(variances.sum(axis=0))
 
     def error(self, spread: Array, n: int) -> tuple[Array, Array | float]:
-        _, degrees_of_freedom = statistics.unpaired_error(self.arms[0], self.arms[1])
-        per_seed = degrees_of_freedom / (self.arms.shape[-1] - 1)
+        scores_a, scores_b = self.arms
+        _, degrees_of_freedom = statistics.unpaired_error(scores_a, scores_b)
+        seeds = self.arms.shape[-1]
+        # With other numbers of seeds, Welch's degrees of freedom grow like n - 1.
+        per_seed = degrees_of_freedom / (seeds - 1)
         return spread / math.sqrt(n), per_seed * (n - 1)
 
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        return self.spread(differences) > tolerance
+        spread = self.spread(differences)
+        return spread > tolerance
 
     def _size(self, differences: Array) -> str:
         return f"{len(differences)} seeds of either arm"
@@ -419,7 +467,8 @@ class MeanOverImages(Mean):
         return f"{len(differences)} pairs on so many images"
 
     def _too_many(self) -> str:
-        floor = f"{math.sqrt(self.image_variance):.{self.claim.decimals}f}"
+        error_of_images = math.sqrt(self.image_variance)
+        floor = f"{error_of_images:.{self.claim.decimals}f}"
         return f"at this mean no number of seeds would decide it on so many test images, whose error alone is {floor}"
 
 
@@ -438,7 +487,8 @@ class Median(Estimand):
         return float(np.median(differences))
 
     def interval(self, differences: Array, alpha: float) -> tuple[float, float]:
-        low, high = signs.interval(differences, self.nominal(alpha))
+        nominal = self.nominal(alpha)
+        low, high = signs.interval(differences, nominal)
         return float(low), float(high)
 
     def p_values(self, differences: Array) -> Array:
@@ -452,11 +502,12 @@ class Median(Estimand):
         return ""
 
     def power_sentence(self, differences: Array, level: float) -> str:
-        share = signs.share_needed(len(differences), level)
+        n = len(differences)
+        share = signs.share_needed(n, level)
         if math.isnan(share):
-            return f"{len(differences)} pairs can find nothing at this level."
+            return f"{n} pairs can find nothing at this level."
         where = "within the margins" if self.claim.kind == "equivalent" else "beyond the margin"
-        return f"{len(differences)} pairs would have found a difference {where} in {share:.0%} of all seeds with 80% power."
+        return f"{n} pairs would have found a difference {where} in {share:.0%} of all seeds with 80% power."
 
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
         """Return a clause on how many seeds would decide the claim with 80% power if the same share
@@ -465,27 +516,38 @@ class Median(Estimand):
         holds, fails = signs.shares(differences, self.claim.kind, self.claim.margin)
         if holds == fails:
             return "as many differences speak for the claim as against it, so that no number of seeds would decide it"
+        level_of_claim, level_of_opposite = levels
         if holds > fails:
-            share, level, side = holds, levels[0], "speaks for the claim"
+            share = holds
+            level = level_of_claim
+            side = "speaks for the claim"
         else:
-            share, level, side = fails, levels[1], "speaks against it"
-        need = max(signs.pairs_needed(share, level, MAX_PAIRS), len(differences) + 1)
+            share = fails
+            level = level_of_opposite
+            side = "speaks against it"
+        n = len(differences)
+        need = signs.pairs_needed(share, level, MAX_PAIRS)
+        need = max(need, n + 1)
         if need >= MAX_PAIRS:
             seeds = f"more than {MAX_PAIRS - 1} would be needed to decide it"
         else:
-            more = need - len(differences)
+            more = need - n
             seeds = f"about {need} would decide it, {more} more (80% power)"
         return f"if it {side} in {share:.0%} of all seeds, {seeds}"
 
     def description(self, differences: Array) -> str:
         places = self.claim.decimals
-        around = f"{differences.min():+.{places}f} to {differences.max():+.{places}f}"
-        return f"{len(differences)} pairs have median {self.estimate(differences):+.{places}f} ({around})"
+        lowest = differences.min()
+        highest = differences.max()
+        median = self.estimate(differences)
+        around = f"{lowest:+.{places}f} to {highest:+.{places}f}"
+        return f"{len(differences)} pairs have median {median:+.{places}f} ({around})"
 
     def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
         assert self.boundary is not None
+        observed = tuple(differences.tolist())
         return signs.sequential_power(
-            tuple(differences.tolist()), self.claim.kind, self.claim.margin, self.boundary, level
+            observed, self.claim.kind, self.claim.margin, self.boundary, level
         )
 
     def stopping_sentence(self, differences: Array, level: float) -> str:
@@ -495,5 +557,5 @@ class Median(Estimand):
         if not isinstance(self.seeds, Seeds):
             return self.more_seeds_clause(differences, (level, level))
         chance, seeds = self.conditional_power(differences, level)
-        resampled = f"{chance:.0%} chance to be decided by {self.seeds.max} seeds, {seeds:.1f} seeds on average"
-        return f"{resampled} (further seeds drawn from these)"
+        decided = f"{chance:.0%} chance to be decided by {self.seeds.max} seeds"
+        return f"{decided}, {seeds:.1f} seeds on average (further seeds drawn from these)"

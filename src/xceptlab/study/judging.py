@@ -60,7 +60,7 @@ def judge(
     Raises:
         Refused: A score that is not a finite number.
     """
-    analyses = [range(n) for n in seeds.analyses] if isinstance(seeds, Seeds) else [seeds]
+    analyses = _seeds_of_analyses(seeds)
     estimands = []
     for claim, known in zip(claims, scores, strict=True):
         _, paired_scores = _pairs(claim, known, analyses[-1])
@@ -70,7 +70,8 @@ def judge(
     verdicts = []
     for draft, estimand, known in zip(drafts, estimands, scores, strict=True):
         since = _since_decided(draft.verdict, estimand, known, latest_seeds, alpha)
-        stopping = " ".join(filter(None, (draft.verdict.stopping, since)))
+        sentences = (draft.verdict.stopping, since)
+        stopping = " ".join(filter(None, sentences))
         warnings = verdict_warnings.of_units(draft.verdict)
         verdicts.append(replace(draft.verdict, warnings=warnings, stopping=stopping))
     return verdicts
@@ -107,6 +108,13 @@ def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
 
 
 # ---- the analyses --------------------------------------------------------------------------------
+
+
+def _seeds_of_analyses(seeds: Sequence[int] | Seeds) -> list[Sequence[int]]:
+    """Return the seeds of each analysis of a study: of its only one, where the seeds are a list."""
+    if isinstance(seeds, Seeds):
+        return [range(n) for n in seeds.analyses]
+    return [seeds]
 
 
 def _run_analyses(
@@ -207,8 +215,11 @@ def _test_alone(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha:
     """
     verdict = _untested_verdict(estimand, scores, seeds, alpha)
     is_complete = verdict.n == len(seeds)
-    if is_complete and verdict.n >= MIN_PAIRS and not estimand.untestable(verdict.values):
-        return _Draft(verdict=replace(verdict, tested=True), p=estimand.p_values(verdict.values))
+    enough = verdict.n >= MIN_PAIRS
+    if is_complete and enough and not estimand.untestable(verdict.values):
+        tested = replace(verdict, tested=True)
+        p = estimand.p_values(verdict.values)
+        return _Draft(verdict=tested, p=p)
     return _Draft(verdict=verdict, p=np.ones(2))
 
 
@@ -249,14 +260,17 @@ def _refuse_infinite(claim: Claim, a: Mapping[int, float], b: Mapping[int, float
     for side, by_seed in zip(claim.sides, (a, b), strict=True):
         for seed, score in by_seed.items():
             if not math.isfinite(score):
-                raise Refused(
-                    f"claim {claim.id!r}: the score of arm {side!r}, seed {seed} is {score}, not a finite number"
-                )
+                of_run = f"the score of arm {side!r}, seed {seed}"
+                raise Refused(f"claim {claim.id!r}: {of_run} is {score}, not a finite number")
 
 
 def _known(scores: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float]:
     """Return the scores of these seeds as far as they are known, by rising seed."""
-    return {seed: scores[seed] for seed in sorted(seeds) if seed in scores}
+    known = {}
+    for seed in sorted(seeds):
+        if seed in scores:
+            known[seed] = scores[seed]
+    return known
 
 
 def _pairs(claim: Claim, scores: Scores, seeds: Iterable[int]) -> tuple[list[int], Array]:
@@ -278,8 +292,9 @@ def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Arr
     sign = -1 if lower_is_better else 1
     differences = sign * (scores_a - scores_b)
     if len(differences):
-        largest = max(np.abs(scores_a).max(), np.abs(scores_b).max())
-        if np.ptp(differences) <= ROUNDING * largest:
+        largest_score = max(np.abs(scores_a).max(), np.abs(scores_b).max())
+        rounding = ROUNDING * largest_score
+        if np.ptp(differences) <= rounding:
             differences[:] = differences[0]
     return differences
 
@@ -307,7 +322,9 @@ def _conclude(verdict: Verdict, estimand: Estimand, p: Array, i: int, alpha: flo
     unadjusted_outcome = _outcome(p[i], alpha)
     p_adjusted = math.nan
     if verdict.tested:
-        p_adjusted = float(adjusted[1] if unadjusted_outcome == "contradicted" else adjusted[0])
+        adjusted_for, adjusted_against = adjusted
+        is_against = unadjusted_outcome == "contradicted"
+        p_adjusted = float(adjusted_against if is_against else adjusted_for)
     chance_when_given_up = None
     if verdict.tested and outcome == "inconclusive":
         chance_when_given_up = _chance_if_futile(estimand, verdict.values, easier_level)

@@ -63,9 +63,10 @@ class Observed:
             points_per_image: As the field.
             why_not: As the field.
         """
-        fails = [
-            [(arm, seed) in failed for seed in verdict.differences] for arm in verdict.claim.sides
-        ]
+        fails = []  # (2, n): the two sides' runs
+        for arm in verdict.claim.sides:
+            of_side = [(arm, seed) in failed for seed in verdict.differences]
+            fails.append(of_side)
         return cls(
             claim=verdict.claim,
             scores=verdict.arms,

@@ -70,7 +70,11 @@ def _weighted(
     """Return the weighted sum of the arms' scores by seed, for the seeds that all of these arms
     have.
     """
-    complete = [seed for seed in seeds if all(seed in by_arm[arm] for arm in weights)]
+    complete = []
+    for seed in seeds:
+        in_all_arms = all(seed in by_arm[arm] for arm in weights)
+        if in_all_arms:
+            complete.append(seed)
     if len(weights) == 1:
         (arm,) = weights
         return {seed: by_arm[arm][seed] for seed in complete}

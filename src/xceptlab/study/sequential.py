@@ -43,7 +43,9 @@ def _with_more_seeds(expansion: Expansion, undecided: Sequence[Claim]) -> Expans
     """Return the study at its next analysis, with further seeds for the arms of undecided claims
     only.
     """
-    wanted = {arm for claim in undecided for arm in arms_of(claim, expansion.study)}
+    wanted: set[str] = set()
+    for claim in undecided:
+        wanted.update(arms_of(claim, expansion.study))
     stopped = dict(expansion.seeds_by_stopped_arm)
     for arm in expansion.arms:
         if arm not in wanted and arm not in stopped:

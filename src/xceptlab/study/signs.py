@@ -22,7 +22,9 @@ def upper_tail(wins: ArrayLike, n: int) -> Array:
     """Return the sign test's one-sided p-values, P(Bin(n, 1/2) >= wins) (...), for numbers of wins
     (...) among n pairs.
     """
-    return np.asarray(binom.sf(np.asarray(wins) - 1, n, 0.5))
+    one_fewer = np.asarray(wins) - 1
+    p = binom.sf(one_fewer, n, 0.5)
+    return np.asarray(p)
 
 
 def p_values(
@@ -41,16 +43,21 @@ def p_values(
     """
     n = differences.shape[-1]
 
-    def one_sided(wins: Booleans) -> Array:
-        return np.asarray(adjust(upper_tail(wins.sum(axis=-1), n)))
+    def one_sided(is_win: Booleans) -> Array:
+        wins = is_win.sum(axis=-1)
+        p = upper_tail(wins, n)
+        return np.asarray(adjust(p))
 
     above = one_sided(differences > margin)
     below = one_sided(differences < margin)
     if kind == "superior":
         return np.stack([above, below], axis=-1)
-    inside = np.maximum(one_sided(differences > -margin), below)
-    outside = 2 * np.minimum(above, one_sided(differences < -margin))
-    return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
+    above_lower_margin = one_sided(differences > -margin)
+    below_lower_margin = one_sided(differences < -margin)
+    p_inside = np.maximum(above_lower_margin, below)
+    smaller_outside = np.minimum(above, below_lower_margin)
+    p_outside = np.minimum(1.0, 2 * smaller_outside)
+    return np.stack([p_inside, p_outside], axis=-1)
 
 
 def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]:
@@ -61,15 +68,18 @@ def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]
     count as all.
     """
 
-    def share(wins: Booleans) -> float:
-        return float((wins.sum() + 0.5) / (len(wins) + 1))
+    def share(is_win: Booleans) -> float:
+        wins = is_win.sum()
+        return float((wins + 0.5) / (len(is_win) + 1))
 
     above = share(differences > margin)
     below = share(differences < margin)
     if kind == "superior":
         return above, below
-    inside = min(share(differences > -margin), below)
-    outside = max(above, share(differences < -margin))
+    above_lower_margin = share(differences > -margin)
+    below_lower_margin = share(differences < -margin)
+    inside = min(above_lower_margin, below)
+    outside = max(above, below_lower_margin)
     return inside, outside
 
 
@@ -81,47 +91,60 @@ def interval(differences: Array, alpha: float) -> Array:
     P(Bin(n, 1/2) <= r - 1) <= alpha. Where not even the smallest and the largest value reach the
     level, the ends are infinite.
     """
-    n = differences.shape[-1]
-    # This is the smallest count for which the chance of at most so many wins is alpha or more.
+    *leading, n = differences.shape
+    # The smallest count for which the chance of at most so many wins is alpha or more is the r that
+    # is looked for, except where that chance is exactly alpha: then the next larger one keeps to
+    # the level, too.
     r = int(binom.ppf(alpha, n, 0.5))
-    # Where this chance is exactly alpha, the next larger r still keeps to it.
     if binom.cdf(r, n, 0.5) <= alpha:
         r += 1
     if r == 0:
-        shape = (*differences.shape[:-1], 2)
-        return np.broadcast_to([-np.inf, np.inf], shape).copy()
+        whole_line = [-np.inf, np.inf]
+        return np.broadcast_to(whole_line, (*leading, 2)).copy()
     ordered = np.sort(differences, axis=-1)
-    return np.stack([ordered[..., r - 1], ordered[..., n - r]], axis=-1)
+    low = ordered[..., r - 1]
+    high = ordered[..., n - r]
+    return np.stack([low, high], axis=-1)
 
 
 def fewest(level: float) -> int:
     """Return the smallest number of pairs with which a one-sided sign test at ``level`` can reject:
     5 at 0.05, 6 at 0.025.
     """
-    return int(np.ceil(-np.log2(level) - 1e-12))
+    # The p-value of n wins among n pairs is 2 ** -n.
+    halvings = -np.log2(level)
+    return int(np.ceil(halvings - 1e-12))
 
 
 def good_sizes(level: float, max_pairs: int) -> list[int]:
     """Return the numbers of pairs, up to ``max_pairs``, with which the test needs no more wins than
     with one pair fewer: 5, 8, 11, 13, 16 ... at 0.05.
     """
-    sizes = range(fewest(level), max_pairs + 1)
-    return [n for n in sizes if threshold(n, level) == threshold(n - 1, level)]
+    good = []
+    for n in range(fewest(level), max_pairs + 1):
+        with_one_fewer = threshold(n - 1, level)
+        if threshold(n, level) == with_one_fewer:
+            good.append(n)
+    return good
 
 
 def threshold(n: int, level: float) -> int:
     """Return the smallest number of wins among n pairs with which a one-sided test at ``level``
     rejects; n + 1 where even n do not suffice.
     """
-    p = upper_tail(np.arange(n + 2), n)  # (n + 2,), falling
-    return int(np.searchsorted(-p, -level))
+    wins = np.arange(n + 2)  # 0 to n, and n + 1, whose p-value is 0
+    p = upper_tail(wins, n)  # (n + 2,), falling
+    first_that_rejects = np.searchsorted(-p, -level)
+    return int(first_that_rejects)
 
 
 def power(share: float, n: int, level: float) -> float:
     """Return the chance that a test of n pairs rejects at ``level`` if each difference is beyond
     the margin with chance ``share``.
     """
-    return float(binom.sf(threshold(n, level) - 1, n, share))
+    wins = threshold(n, level)
+    chance = binom.sf(wins - 1, n, share)
+    return float(chance)
 
 
 def share_needed(n: int, level: float) -> float:
@@ -132,8 +155,9 @@ def share_needed(n: int, level: float) -> float:
     wins = threshold(n, level)
     if wins > n:
         return float("nan")
-    # This is the share for which P(Bin(n, share) >= wins) = POWER.
-    return float(beta.ppf(POWER, wins, n - wins + 1))
+    # The beta distribution's quantile solves P(Bin(n, share) >= wins) = POWER for the share.
+    share = beta.ppf(POWER, wins, n - wins + 1)
+    return float(share)
 
 
 def pairs_needed(share: float, level: float, max_pairs: int) -> int:
@@ -161,7 +185,9 @@ class SignBoundary:
         self._nominal, self._chances = _chances(analyses)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SignBoundary) and self.analyses == other.analyses
+        if not isinstance(other, SignBoundary):
+            return False
+        return self.analyses == other.analyses
 
     def __hash__(self) -> int:
         return hash(self.analyses)
@@ -172,15 +198,22 @@ class SignBoundary:
 
         It is a p-value that is valid over all analyses.
         """
-        place = np.searchsorted(self._nominal, np.asarray(p) * (1 + 1e-12), side="right") - 1
-        return np.where(place < 0, 0.0, self._chances[np.maximum(place, 0)])
+        # Equal p-values may differ by rounding.
+        slightly_above = np.asarray(p) * (1 + 1e-12)
+        possible = np.searchsorted(self._nominal, slightly_above, side="right")
+        largest = possible - 1  # the index of the largest possible p-value up to p; -1 for none
+        chances = self._chances[np.maximum(largest, 0)]
+        return np.where(largest < 0, 0.0, chances)
 
     def nominal(self, level: float) -> float:
         """Return the largest nominal p whose ``chance`` is at most ``level``; 0 where there is
         none.
         """
-        allowed = self._nominal[self._chances <= level]
-        return float(allowed[-1]) if len(allowed) else 0.0
+        keeps_to_level = self._chances <= level
+        allowed = self._nominal[keeps_to_level]
+        if len(allowed) == 0:
+            return 0.0
+        return float(allowed[-1])
 
 
 @functools.cache
@@ -188,13 +221,16 @@ def _chances(analyses: range) -> tuple[Array, Array]:
     """Return every p-value that an analysis can have, rising (c,), and for each the chance that the
     p-value of any analysis is at most this one (c,).
     """
-    possible = [upper_tail(np.arange(n + 1), n) for n in analyses]
+    possible = []
+    for n in analyses:
+        wins = np.arange(n + 1)
+        possible.append(upper_tail(wins, n))
     nominal = np.unique(np.concatenate(possible))
-    chances = [_crossing(analyses, level) for level in nominal]
+    chances = [_chance_to_reject(analyses, level) for level in nominal]
     return nominal, np.array(chances)
 
 
-def _crossing(analyses: range, level: float) -> float:
+def _chance_to_reject(analyses: range, level: float) -> float:
     """Return the exact chance that a one-sided sign test at the nominal ``level`` rejects at one of
     the analyses or more, if the true median is on the margin, so that a difference lies beyond it
     with a chance of one half.
@@ -203,18 +239,21 @@ def _crossing(analyses: range, level: float) -> float:
         analyses: The number of pairs at each analysis, rising; later ones contain the earlier.
         level: The nominal level of each single analysis.
     """
-    # This holds, by number of wins, the chance of so many without having reached a threshold.
-    alive = np.ones(1)
-    crossed = 0.0
-    before = 0
+    # not_rejected[w] is the chance to have w wins so far without any analysis having rejected.
+    not_rejected = np.ones(1)
+    rejected = 0.0
+    pairs_before = 0
     for n in analyses:
-        steps = n - before
-        alive = np.convolve(alive, binom.pmf(np.arange(steps + 1), steps, 0.5))
-        barrier = threshold(n, level * (1 + 1e-12))
-        crossed += float(alive[barrier:].sum())
-        alive[barrier:] = 0.0
-        before = n
-    return crossed
+        new_pairs = n - pairs_before
+        new_wins = np.arange(new_pairs + 1)
+        chances_of_new_wins = binom.pmf(new_wins, new_pairs, 0.5)
+        not_rejected = np.convolve(not_rejected, chances_of_new_wins)  # (n + 1,)
+        wins_to_reject = threshold(n, level * (1 + 1e-12))
+        rejected_here = not_rejected[wins_to_reject:].sum()
+        rejected += float(rejected_here)
+        not_rejected[wins_to_reject:] = 0.0
+        pairs_before = n
+    return rejected
 
 
 # A study is judged again at every analysis and by every report, often on the same differences.
@@ -238,8 +277,14 @@ def sequential_power(
         level: The level of all analyses together.
         paths: The number of simulated studies.
     """
-    differences = np.random.default_rng(0).choice(observed, (paths, boundary.analyses[-1]))
+    max_pairs = boundary.analyses[-1]
+    generator = np.random.default_rng(0)
+    differences = generator.choice(observed, (paths, max_pairs))
     differences[:, : len(observed)] = observed
     to_come = [n for n in boundary.analyses if n > len(observed)]
-    p = [p_values(differences[:, :n], kind, margin, boundary.chance).min(axis=-1) for n in to_come]
-    return decisions(np.stack(p), to_come, level)
+    smaller_p = []
+    for n in to_come:
+        so_far = differences[:, :n]
+        p = p_values(so_far, kind, margin, boundary.chance)  # (paths, 2)
+        smaller_p.append(p.min(axis=-1))
+    return decisions(np.stack(smaller_p), to_come, level)

@@ -26,7 +26,8 @@ def p_values_at(
         analyses: The number of pairs at each analysis, n at most.
         rounding_tolerance: How far apart differences may lie that still count as equal.
     """
-    p = np.ones((len(analyses), *differences.shape[:-1], 2))
+    *leading, _ = differences.shape
+    p = np.ones((len(analyses), *leading, 2))
     for number, n in enumerate(analyses):
         if n < MIN_PAIRS:
             continue
@@ -54,14 +55,18 @@ def decided(p: Array, alpha: float) -> tuple[Integers, Integers]:
         The outcomes (studies, claims), each ``SUPPORTED``, ``CONTRADICTED`` or 0, and the indices
         (studies, claims) of the analyses that gave them, the last one for 0.
     """
-    outcome = np.zeros(p.shape[1:3], dtype=np.int_)
-    at = np.full(p.shape[1:3], len(p) - 1)
+    analyses, studies, claims, _ = p.shape
+    outcome = np.zeros((studies, claims), dtype=np.int_)
+    at = np.full((studies, claims), analyses - 1)
+    # A decided claim keeps the p-values of the analysis that decided it.
     current = p[0]
     for number, fresh in enumerate(p):
-        is_open = outcome == 0
-        current = np.where(is_open[..., None], fresh, current)
-        supported = is_open & (statistics.holm(current[..., 0]) <= alpha)
-        contradicted = is_open & ~supported & (statistics.holm(current[..., 1]) <= alpha)
+        is_open = outcome == 0  # (studies, claims)
+        current = np.where(is_open[..., None], fresh, current)  # (studies, claims, 2)
+        adjusted_for = statistics.holm(current[..., 0])
+        adjusted_against = statistics.holm(current[..., 1])
+        supported = is_open & (adjusted_for <= alpha)
+        contradicted = is_open & ~supported & (adjusted_against <= alpha)
         outcome[supported] = SUPPORTED
         outcome[contradicted] = CONTRADICTED
         at[supported | contradicted] = number

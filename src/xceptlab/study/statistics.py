@@ -46,9 +46,9 @@ def p_values(
     sequential study, as ``Boundary.chance`` does.
     """
     n = differences.shape[-1]
-    return t_tests(
-        differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, kind, margin, adjust
-    )
+    mean = differences.mean(axis=-1)
+    error = stats.sem(differences, axis=-1)
+    return t_tests(mean, error, n - 1, kind, margin, adjust)
 
 
 def t_tests(
@@ -75,16 +75,21 @@ def t_tests(
     """
 
     def above(limit: float) -> Array:
-        return np.asarray(adjust(stats.t.sf((mean - limit) / error, degrees_of_freedom)))
+        t = (mean - limit) / error
+        p = stats.t.sf(t, degrees_of_freedom)
+        return np.asarray(adjust(p))
 
     def below(limit: float) -> Array:
-        return np.asarray(adjust(stats.t.cdf((mean - limit) / error, degrees_of_freedom)))
+        t = (mean - limit) / error
+        p = stats.t.cdf(t, degrees_of_freedom)
+        return np.asarray(adjust(p))
 
     if kind == "superior":
         return np.stack([above(margin), below(margin)], axis=-1)
-    inside = np.maximum(above(-margin), below(margin))
-    outside = 2 * np.minimum(above(margin), below(-margin))
-    return np.stack([inside, np.minimum(1.0, outside)], axis=-1)
+    p_inside = np.maximum(above(-margin), below(margin))
+    smaller_outside = np.minimum(above(margin), below(-margin))
+    p_outside = np.minimum(1.0, 2 * smaller_outside)
+    return np.stack([p_inside, p_outside], axis=-1)
 
 
 def holm(p: Array) -> Array:
@@ -92,21 +97,26 @@ def holm(p: Array) -> Array:
 
     The chance that any true null hypothesis gets one at or below alpha is at most alpha.
     """
+    m = p.shape[-1]
     order = np.argsort(p, axis=-1)
     rank = np.argsort(order, axis=-1)
-    factors = np.arange(p.shape[-1], 0, -1)
-    ordered = np.take_along_axis(p, order, axis=-1)
+    factors = np.arange(m, 0, -1)  # (m,): m, m - 1, ..., 1
+    ordered = np.take_along_axis(p, order, axis=-1)  # (..., m), rising
     rising = np.maximum.accumulate(ordered * factors, axis=-1)
-    return np.take_along_axis(np.minimum(1.0, rising), rank, axis=-1)
+    adjusted = np.minimum(1.0, rising)
+    return np.take_along_axis(adjusted, rank, axis=-1)
 
 
 def holm_level(p: Array, i: int, alpha: float) -> float:
     """Return the level at which Holm's method tests hypothesis i of m, given the p-values (m,) of
     all: alpha / (m - the number that is rejected before it).
     """
-    others = np.where(np.arange(len(p)) == i, 1.0, p)
-    rejected = int((holm(others) <= alpha).sum())
-    return alpha / (len(p) - rejected)
+    m = len(p)
+    is_this_one = np.arange(m) == i
+    others = np.where(is_this_one, 1.0, p)
+    is_rejected = holm(others) <= alpha
+    rejected = int(is_rejected.sum())
+    return alpha / (m - rejected)
 
 
 def interval(differences: Array, level: float) -> Array:
@@ -114,7 +124,9 @@ def interval(differences: Array, level: float) -> Array:
     its lower and its upper end (..., 2).
     """
     n = differences.shape[-1]
-    return t_interval(differences.mean(axis=-1), stats.sem(differences, axis=-1), n - 1, level)
+    mean = differences.mean(axis=-1)
+    error = stats.sem(differences, axis=-1)
+    return t_interval(mean, error, n - 1, level)
 
 
 def t_interval(
@@ -123,8 +135,11 @@ def t_interval(
     """Return the t interval at ``level``, such as 0.9, of a mean (...) with this standard error
     (...): its lower and its upper end (..., 2).
     """
-    half = error * stats.t.ppf((1 + level) / 2, degrees_of_freedom)
-    return np.stack([mean - half, mean + half], axis=-1)
+    critical = stats.t.ppf((1 + level) / 2, degrees_of_freedom)
+    half = error * critical
+    low = mean - half
+    high = mean + half
+    return np.stack([low, high], axis=-1)
 
 
 def power(
@@ -135,11 +150,11 @@ def power(
 
     The standard error of the mean (...) is above 0.
     """
-    found = stats.nct.sf(
-        stats.t.ppf(1 - level, degrees_of_freedom), degrees_of_freedom, distance / error
-    )
+    critical = stats.t.ppf(1 - level, degrees_of_freedom)
+    noncentrality = distance / error
+    chance = stats.nct.sf(critical, degrees_of_freedom, noncentrality)
     # For enormous effects scipy gives NaN.
-    return np.where(np.isnan(found), 1.0, found)
+    return np.where(np.isnan(chance), 1.0, chance)
 
 
 def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float) -> float:
@@ -149,13 +164,21 @@ def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float
     ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest
     margin that would be shown for a true difference of 0, by two tests.
     """
-    power_of_each = POWER if kind == "superior" else 1 - (1 - POWER) / 2
+    power_of_each = POWER
+    if kind == "equivalent":
+        # Either of two tests can fail; the chances that they do add up.
+        chance_to_fail = 1 - POWER
+        power_of_each = 1 - chance_to_fail / 2
 
-    def short_of(errors: float) -> float:
-        return float(power(errors, 1.0, degrees_of_freedom, level)) - power_of_each
+    def excess_power(errors: float) -> float:
+        """Return how much more power than needed an effect of so many standard errors has."""
+        chance = power(errors, 1.0, degrees_of_freedom, level)
+        return float(chance) - power_of_each
 
     critical = stats.t.ppf(1 - level, degrees_of_freedom)
-    return error * float(optimize.brentq(short_of, 0.0, critical + 50.0))
+    large = critical + 50.0
+    smallest = optimize.brentq(excess_power, 0.0, large)
+    return error * float(smallest)
 
 
 def pairs_needed(
@@ -177,8 +200,12 @@ def pairs_needed(
     """
 
     def suffice(n: int) -> bool:
-        misses = [1 - float(power(distance, *error(n), level)) for distance in distances]
-        return 1 - sum(misses) >= POWER
+        standard_error, degrees_of_freedom = error(n)
+        chance_to_fail = 0.0
+        for distance in distances:
+            chance = power(distance, standard_error, degrees_of_freedom, level)
+            chance_to_fail += 1 - float(chance)
+        return 1 - chance_to_fail >= POWER
 
     sizes = range(2, MAX_PAIRS)
     return sizes.start + bisect.bisect_left(sizes, True, key=suffice)
@@ -195,7 +222,9 @@ def at_chance(accuracy: float, chance: float, images: int) -> bool:
         return accuracy <= chance
     # A mean over runs need not be a whole number of images.
     right = np.ceil(accuracy * images / 100 - 1e-6)
-    return bool(stats.binom.sf(right - 1, images, chance / 100) > 0.01)
+    share_by_guessing = chance / 100
+    p = stats.binom.sf(right - 1, images, share_by_guessing)
+    return bool(p > 0.01)
 
 
 def upper_share(hits: int, n: int, level: float = 0.95) -> float:
@@ -207,7 +236,9 @@ def upper_share(hits: int, n: int, level: float = 0.95) -> float:
     """
     if hits == n:
         return 1.0
-    return float(stats.beta.ppf(level, hits + 1, n - hits))
+    misses = n - hits
+    bound = stats.beta.ppf(level, hits + 1, misses)
+    return float(bound)
 
 
 def unpaired_error(a: Array, b: Array) -> tuple[Array, Array]:
@@ -217,10 +248,13 @@ def unpaired_error(a: Array, b: Array) -> tuple[Array, Array]:
     The degrees of freedom are Welch's (1947), for variances that differ.
     """
     n = a.shape[-1]
-    of_a, of_b = a.var(axis=-1, ddof=1) / n, b.var(axis=-1, ddof=1) / n
+    of_a = a.var(axis=-1, ddof=1) / n  # the variance of a's mean
+    of_b = b.var(axis=-1, ddof=1) / n
     both = of_a + of_b
+    squares = of_a**2 + of_b**2
     with np.errstate(invalid="ignore"):
-        degrees_of_freedom = np.where(both > 0, (n - 1) * both**2 / (of_a**2 + of_b**2), n - 1)
+        welch = (n - 1) * both**2 / squares
+    degrees_of_freedom = np.where(both > 0, welch, n - 1)
     return np.sqrt(both), degrees_of_freedom
 
 
@@ -239,18 +273,26 @@ def variance_left(a: Array, b: Array, level: float = 0.95) -> tuple[float, float
     n = len(a)
     if n < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return (np.nan, np.nan, np.nan)
-    differences, sums = a - b, a + b
-    of_differences, of_sums = differences.var(ddof=1), sums.var(ddof=1)
+    differences = a - b
+    sums = a + b
+    of_differences = differences.var(ddof=1)
+    of_sums = sums.var(ddof=1)
     left = float(2 * of_differences / (of_differences + of_sums))
     # The scores lie on a line of slope 1 or -1, so that the interval has no width.
     if min(of_differences, of_sums) == 0:
         return (left, left, left)
+    ratio = of_differences / of_sums
     correlation = np.corrcoef(differences, sums)[0, 1]
+    unexplained = 1 - correlation**2
     critical = stats.t.ppf((1 + level) / 2, n - 2)
-    widening = 1 + 2 * (1 - correlation**2) * critical**2 / (n - 2)
+    # The ends of the ratio's interval are ratio * (widening - root) and ratio * (widening + root).
+    widening = 1 + 2 * unexplained * critical**2 / (n - 2)
     root = np.sqrt(widening**2 - 1)
-    low, high = (of_differences / of_sums * (widening + side * root) for side in (-1, 1))
-    return left, float(2 * low / (1 + low)), float(2 * high / (1 + high))
+    lowest_ratio = ratio * (widening - root)
+    highest_ratio = ratio * (widening + root)
+    low = 2 * lowest_ratio / (1 + lowest_ratio)
+    high = 2 * highest_ratio / (1 + highest_ratio)
+    return left, float(low), float(high)
 
 
 # ---- seeds until decided -------------------------------------------------------------------------
@@ -274,12 +316,18 @@ class Boundary:
         self.schedule = start, step, max_pairs
         self._analyses = 1 + (max_pairs - start) // step
         chances = table[start, step, max_pairs]
-        smooth = interpolate.PchipInterpolator(np.log([*nominal, 1.0]), np.log([*chances, 1.0]))
-        self._nominal = np.linspace(np.log(nominal[0]), 0, 2000)
-        self._chance = smooth(self._nominal)
+        # At p = 1 the chance is 1, which the table leaves out.
+        log_nominal = np.log([*nominal, 1.0])
+        log_chances = np.log([*chances, 1.0])
+        smooth = interpolate.PchipInterpolator(log_nominal, log_chances)
+        lowest = np.log(nominal[0])
+        self._log_nominal = np.linspace(lowest, 0, 2000)
+        self._log_chance = smooth(self._log_nominal)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Boundary) and self.schedule == other.schedule
+        if not isinstance(other, Boundary):
+            return False
+        return self.schedule == other.schedule
 
     def __hash__(self) -> int:
         return hash(self.schedule)
@@ -290,20 +338,26 @@ class Boundary:
 
         It is a p-value that is valid over all analyses.
         """
-        logarithm = np.log(np.maximum(p, 1e-300))
-        tabulated = np.exp(np.interp(logarithm, self._nominal, self._chance))
+        above_zero = np.maximum(p, 1e-300)
+        logarithm = np.log(above_zero)
+        log_chance = np.interp(logarithm, self._log_nominal, self._log_chance)
+        tabulated = np.exp(log_chance)
         # Below the smallest p in the table, np.interp stays at the chance of that p, which is too
         # large. Bonferroni's bound falls with p; it is taken where it is the smaller one.
-        return np.minimum(tabulated, self._analyses * np.asarray(p))
+        bonferroni = self._analyses * np.asarray(p)
+        return np.minimum(tabulated, bonferroni)
 
     def nominal(self, chance: float) -> float:
         """Return the nominal p that has this ``chance``; below the smallest chance in the table
         Bonferroni's, which is smaller than the true one.
         """
         logarithm = np.log(chance)
-        if logarithm < self._chance[0]:
-            return float(chance / self._analyses)
-        return float(np.exp(np.interp(logarithm, self._chance, self._nominal)))
+        smallest_in_table = self._log_chance[0]
+        if logarithm < smallest_in_table:
+            bonferroni = chance / self._analyses
+            return float(bonferroni)
+        log_nominal = np.interp(logarithm, self._log_chance, self._log_nominal)
+        return float(np.exp(log_nominal))
 
 
 @functools.cache
@@ -314,12 +368,17 @@ def _boundaries() -> tuple[Array, dict[tuple[int, int, int], Array]]:
         The nominal p-values (c,) and, by (start, step, max_pairs), for each of them the chance (c,)
         that the p-value of any analysis is below it.
     """
-    with (
-        resources.files("xceptlab.study").joinpath("boundaries.csv").open(encoding="utf-8") as file
-    ):
-        nominal = np.array(file.readline().split(",")[3:], dtype=float)
+    path = resources.files("xceptlab.study").joinpath("boundaries.csv")
+    with path.open(encoding="utf-8") as file:
+        header = file.readline().split(",")
         rows = np.loadtxt(file, delimiter=",")
-    return nominal, {(int(row[0]), int(row[1]), int(row[2])): row[3:] for row in rows}
+    # The first three columns are start, step and max_pairs.
+    nominal = np.array(header[3:], dtype=float)
+    chances: dict[tuple[int, int, int], Array] = {}
+    for row in rows:
+        start, step, max_pairs = map(int, row[:3])
+        chances[start, step, max_pairs] = row[3:]
+    return nominal, chances
 
 
 # A study is judged again at every analysis and by every report, often on the same differences.
@@ -349,11 +408,16 @@ def sequential_power(
         observed: The differences so far (n,), with which every simulated study begins.
         paths: The number of simulated studies.
     """
-    differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
+    generator = np.random.default_rng(0)
+    differences = generator.normal(mean, spread, (paths, analyses[-1]))
     differences[:, : len(observed)] = observed
     to_come = [n for n in analyses if n > len(observed)]
-    p = [p_values(differences[:, :n], kind, margin, boundary.chance).min(axis=-1) for n in to_come]
-    return decisions(np.stack(p), to_come, level)
+    smaller_p = []
+    for n in to_come:
+        so_far = differences[:, :n]
+        p = p_values(so_far, kind, margin, boundary.chance)  # (paths, 2)
+        smaller_p.append(p.min(axis=-1))
+    return decisions(np.stack(smaller_p), to_come, level)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -373,14 +437,17 @@ def stopping_bias(
     A study stops when its scores happen to be clear, so that its estimate is biased away from the
     margin (Whitehead 1986, *Biometrika* 73). The arguments are those of ``sequential_power``.
     """
-    differences = np.random.default_rng(0).normal(mean, spread, (paths, analyses[-1]))
+    generator = np.random.default_rng(0)
+    differences = generator.normal(mean, spread, (paths, analyses[-1]))
     # A study that nothing decides stops at the last analysis.
-    at_stop = differences.mean(axis=-1)
+    at_stop = differences.mean(axis=-1)  # (paths,)
     for n in reversed(analyses):
         so_far = differences[:, :n]
-        decided = p_values(so_far, kind, margin, boundary.chance).min(axis=-1) <= level
+        p = p_values(so_far, kind, margin, boundary.chance)  # (paths, 2)
+        decided = p.min(axis=-1) <= level
         at_stop = np.where(decided, so_far.mean(axis=-1), at_stop)
-    return float(at_stop.mean() - differences.mean())
+    bias = at_stop.mean() - differences.mean()
+    return float(bias)
 
 
 def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, float]:
@@ -392,18 +459,24 @@ def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, f
         analyses: The number of pairs at each analysis.
         level: A claim is decided by a p-value at or below this.
     """
-    below = p <= level
-    decided = below.any(axis=0)
-    pairs = np.asarray(analyses)[below.argmax(axis=0)]
+    decides = p <= level  # (analyses, studies)
+    decided = decides.any(axis=0)
+    first_that_decides = decides.argmax(axis=0)
+    pairs = np.asarray(analyses)[first_that_decides]
     needed = np.where(decided, pairs, analyses[-1])
-    return float(decided.mean()), float(needed.mean())
+    share = decided.mean()
+    average = needed.mean()
+    return float(share), float(average)
 
 
 def upper_spread(spread: float, n: int) -> float:
     """Return the one-sided upper 80% confidence limit of a standard deviation that n normal values
     estimate as ``spread``.
     """
-    return float(spread * np.sqrt((n - 1) / stats.chi2.ppf(1 - 0.8, n - 1)))
+    degrees_of_freedom = n - 1
+    low_quantile = stats.chi2.ppf(1 - 0.8, degrees_of_freedom)
+    factor = np.sqrt(degrees_of_freedom / low_quantile)
+    return float(spread * factor)
 
 
 # ---- where the error comes from ------------------------------------------------------------------
@@ -465,9 +538,11 @@ def effects(scores: Array, level: float) -> list[Effect]:
     compared = _levels_to_compare(shape)
     contrasts = np.stack([_contrast(scores, levels) for levels in compared])  # (effects, seeds)
     # An effect that varies by the rounding of 32-bit scores alone counts as the same in all seeds.
-    vary = np.ptp(contrasts, axis=-1) > 1e-6 * np.abs(scores).max()
+    rounding = 1e-6 * np.abs(scores).max()
+    vary = np.ptp(contrasts, axis=-1) > rounding  # (effects,)
     p = np.ones(len(compared))
-    p[vary] = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1).pvalue
+    test = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1)
+    p[vary] = test.pvalue
     adjusted = np.where(vary, holm(p), np.nan)
     ends = interval(contrasts, level)
     found = []
@@ -510,10 +585,13 @@ def _contrast(scores: Array, levels: dict[int, int]) -> Array:
         scores: Scores (seeds, levels of factor 1, levels of factor 2, ...).
         levels: ``{factor: level}`` of the levels that are compared with the factors' first ones.
     """
-    for factor in reversed(range(scores.ndim - 1)):
+    factors = scores.ndim - 1
+    # The last factor is reduced first, so that the axes of the ones before it keep their places.
+    for factor in reversed(range(factors)):
         by_level = np.moveaxis(scores, factor + 1, 0)
         if factor in levels:
-            scores = by_level[levels[factor]] - by_level[0]
+            level = levels[factor]
+            scores = by_level[level] - by_level[0]
         else:
             scores = by_level.mean(axis=0)
     return scores
@@ -531,13 +609,22 @@ def image_variance(differences: Array) -> Array:
     s^2/n + B/N, so that no number of seeds takes the standard error below the root of B / N.
     """
     *_, n, images = differences.shape
-    by_image = differences.mean(axis=-2, keepdims=True)
-    by_seed = differences.mean(axis=-1, keepdims=True)
-    mean = by_image.mean(axis=-1, keepdims=True)
-    of_images = n * ((by_image - mean) ** 2).sum(axis=(-2, -1)) / (images - 1)
-    rest = differences - by_image - by_seed + mean
-    of_rest = (rest**2).sum(axis=(-2, -1)) / ((n - 1) * (images - 1))
-    return np.asarray(np.maximum(0.0, (of_images - of_rest) / n) / images)
+    by_image = differences.mean(axis=-2, keepdims=True)  # (..., 1, N)
+    by_seed = differences.mean(axis=-1, keepdims=True)  # (..., n, 1)
+    mean = by_image.mean(axis=-1, keepdims=True)  # (..., 1, 1)
+    ms_images = n * _sum_of_squares(by_image - mean) / (images - 1)  # (...)
+    residual = differences - by_image - by_seed + mean  # (..., n, N)
+    degrees_of_freedom = (n - 1) * (images - 1)
+    ms_residual = _sum_of_squares(residual) / degrees_of_freedom  # (...)
+    component = (ms_images - ms_residual) / n
+    variance_over_images = np.maximum(0.0, component)
+    return np.asarray(variance_over_images / images)
+
+
+def _sum_of_squares(table: Array) -> Array:
+    """Return the sum of squares (...) over the last two axes of a table (..., n, N)."""
+    squares = table**2
+    return np.asarray(squares.sum(axis=(-2, -1)))
 
 
 def error_over_images(spread: Array | float, n: int, added: Array | float) -> tuple[Array, Array]:
@@ -555,5 +642,6 @@ def error_over_images(spread: Array | float, n: int, added: Array | float) -> tu
     of_seeds = np.asarray(spread**2 / n)
     both = of_seeds + added
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = np.where(of_seeds > 0, both**2 * (n - 1) / of_seeds**2, np.inf)
-    return np.sqrt(both), freedom
+        satterthwaite = both**2 * (n - 1) / of_seeds**2
+    degrees_of_freedom = np.where(of_seeds > 0, satterthwaite, np.inf)
+    return np.sqrt(both), degrees_of_freedom

@@ -100,9 +100,9 @@ class Verdict:
     def arms(self) -> Array:
         """The scores of the sides a and b that form pairs, (2, n)."""
         a, b = self.scores
-        return np.array(
-            [[scores[seed] for seed in self.differences] for scores in (a, b)], dtype=np.float64
-        )
+        paired_a = [a[seed] for seed in self.differences]
+        paired_b = [b[seed] for seed in self.differences]
+        return np.array([paired_a, paired_b], dtype=np.float64)
 
     @property
     def decided(self) -> bool:

@@ -102,7 +102,7 @@ def _of_few_images(claim: Claim, images: int) -> list[str]:
     """Return a warning of a margin that is smaller than what a single image changes; empty where it
     is not, and where the number of images is not known (0).
     """
-    if not claim.measure.in_percent or not images:
+    if not claim.measure.is_accuracy or not images:
         return []
     single = 100 / images
     if not 0 < claim.margin < single:

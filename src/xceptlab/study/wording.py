@@ -23,10 +23,13 @@ def waiting(verdict: Verdict, seeds: Sequence[int], estimand: Estimand) -> str:
         estimand: The claim's estimand.
     """
     missing = [seed for seed in seeds if seed not in verdict.differences]
-    if isinstance(estimand.seeds, Seeds) and missing[0] >= estimand.seeds.start:
-        return f"Not decided yet: {named(missing, 'comes', 'come')} next, {verdict.max_seeds} seeds in all at most."
+    planned = estimand.seeds
+    if isinstance(planned, Seeds) and missing[0] >= planned.start:
+        seeds_come = named(missing, "comes", "come")
+        return f"Not decided yet: {seeds_come} next, {verdict.max_seeds} seeds in all at most."
+    seeds_are = named(missing, "is", "are")
     arms = "both" if estimand.claim.contrast else "all"
-    return f"Not judged yet: {named(missing, 'is', 'are')} not trained in {arms} arms."
+    return f"Not judged yet: {seeds_are} not trained in {arms} arms."
 
 
 def named(seeds: Sequence[int], singular: str, plural: str) -> str:
@@ -71,7 +74,8 @@ def summary(
         ended = f"; given up, with {chance} (futility)"
     elif verdict.n == verdict.max_seeds:
         ended = "; the seeds that were planned are used up"
-    return f"Inconclusive: {estimated}{ended}; {estimand.more_seeds_clause(verdict.values, nominal_levels)}."
+    more_seeds = estimand.more_seeds_clause(verdict.values, nominal_levels)
+    return f"Inconclusive: {estimated}{ended}; {more_seeds}."
 
 
 def _too_few_pairs(verdict: Verdict, estimand: Estimand, nominal_levels: Sequence[float]) -> str:
@@ -81,7 +85,8 @@ def _too_few_pairs(verdict: Verdict, estimand: Estimand, nominal_levels: Sequenc
     needed = "1 more seed is" if missing == 1 else f"{missing} more seeds are"
     more = ""
     if verdict.n > 1 and not estimand.untestable(verdict.values):
-        more = f"; {estimand.more_seeds_clause(verdict.values, nominal_levels)}"
+        more_seeds = estimand.more_seeds_clause(verdict.values, nominal_levels)
+        more = f"; {more_seeds}"
     return f"Inconclusive: {pairs} of runs cannot be judged; at least {needed} needed{more}."
 
 
@@ -89,12 +94,13 @@ def _estimated(verdict: Verdict, scope: str) -> str:
     """Return the estimate in words, with the ``scope`` for which it holds (``Estimand.scope``), its
     interval, its number of seeds and its p-value.
     """
-    claim, places = verdict.claim, verdict.claim.decimals
+    claim = verdict.claim
     text = _compared(claim, verdict.estimate)
     if claim.statistic == "median":
         text += " in the median"
     text += f" {scope}"
-    interval = f"{100 * verdict.level:g}% interval"
+    percent = 100 * verdict.level
+    interval = f"{percent:g}% interval"
     seeds = f"{verdict.n} seeds"
     if verdict.max_seeds is not None:
         interval = f"repeated {interval}"
@@ -102,6 +108,7 @@ def _estimated(verdict: Verdict, scope: str) -> str:
     if math.isinf(verdict.low):
         interval = f"no finite {interval}"
     else:
+        places = claim.decimals
         interval = f"{interval} {verdict.low:+.{places}f} to {verdict.high:+.{places}f}"
     return f"{text} ({interval}, {seeds}, adjusted p = {verdict.p_adjusted:.2g})"
 
@@ -109,15 +116,19 @@ def _estimated(verdict: Verdict, scope: str) -> str:
 def _compared(claim: Claim, estimate: float) -> str:
     """Return an estimate in words, such as ``a is 1.20 points better than b in test/top1``."""
     a, b = claim.sides
-    size = f"{abs(estimate):.{claim.decimals}f}{claim.unit_suffix}"
-    if len(claim.effect) > 1:
+    places = claim.decimals
+    size = f"{abs(estimate):.{places}f}{claim.unit_suffix}"
+    is_interaction = len(claim.effect) > 1
+    if is_interaction:
         direction = "larger" if estimate >= 0 else "smaller"
         return f"{claim.gain} is {size} {direction} with {a} than with {b} in {claim.metric}"
-    averaged = ", averaged over the other factors" if claim.effect else ""
-    if round(estimate, claim.decimals) == 0:
-        return f"{a} and {b} are {size} apart in {claim.metric}{averaged}"
+    in_metric = f"in {claim.metric}"
+    if claim.effect:
+        in_metric += ", averaged over the other factors"
+    if round(estimate, places) == 0:
+        return f"{a} and {b} are {size} apart {in_metric}"
     direction = "better" if estimate >= 0 else "worse"
-    return f"{a} is {size} {direction} than {b} in {claim.metric}{averaged}"
+    return f"{a} is {size} {direction} than {b} {in_metric}"
 
 
 def _against_the_margin(verdict: Verdict) -> str:
@@ -164,7 +175,10 @@ def stopping(verdict: Verdict, estimand: Estimand, level: float) -> str:
 
     ``level`` is that of all analyses together.
     """
-    if not verdict.decided or verdict.max_seeds is None or verdict.n >= verdict.max_seeds:
+    if verdict.max_seeds is None or not verdict.decided:
+        return ""
+    stopped_early = verdict.n < verdict.max_seeds
+    if not stopped_early:
         return ""
     return estimand.stopping_sentence(verdict.values, level)
 
@@ -180,17 +194,18 @@ def since(decided: Verdict, latest: Verdict) -> str:
     if latest.n <= decided.n:
         return ""
     places = decided.claim.decimals
-    interval = f"repeated {100 * latest.level:g}% interval {latest.low:+.{places}f} to {latest.high:+.{places}f}"
-    return f"With all {latest.n} seeds that there are by now it is {latest.estimate:+.{places}f} ({interval})."
+    percent = 100 * latest.level
+    ends = f"{latest.low:+.{places}f} to {latest.high:+.{places}f}"
+    estimate = f"{latest.estimate:+.{places}f} (repeated {percent:g}% interval {ends})"
+    return f"With all {latest.n} seeds that there are by now it is {estimate}."
 
 
 def evidence(verdict: Verdict) -> str:
     """Return the sentences that reports show beside a verdict: in how many seeds it holds, what the
     pairing gained, which effect could have been found, and what stopping early means.
     """
-    return " ".join(
-        filter(None, (sign_count(verdict), verdict.pairing_and_power, verdict.stopping))
-    )
+    sentences = (sign_count(verdict), verdict.pairing_and_power, verdict.stopping)
+    return " ".join(filter(None, sentences))
 
 
 def sign_count(verdict: Verdict) -> str:
@@ -203,16 +218,22 @@ def sign_count(verdict: Verdict) -> str:
     """
     if not verdict.tested or verdict.claim.statistic == "median":
         return ""
-    differences, kind, margin = verdict.values, verdict.claim.kind, verdict.claim.margin
+    differences = verdict.values
+    kind = verdict.claim.kind
+    margin = verdict.claim.margin
     if kind == "superior":
-        where, holds = "beyond", differences > margin
+        where = "beyond"
+        holds = differences > margin
     else:
-        where, holds = "within", np.abs(differences) < margin
-    count = f"The difference is {where} the margin in {int(holds.sum())} of {verdict.n} seeds"
+        where = "within"
+        holds = np.abs(differences) < margin
+    seeds = int(holds.sum())
+    count = f"The difference is {where} the margin in {seeds} of {verdict.n} seeds"
     alpha = (1 - verdict.level) / 2
-    if verdict.max_seeds is not None or verdict.n < signs.fewest(alpha):
+    too_few = verdict.n < signs.fewest(alpha)
+    if too_few or verdict.max_seeds is not None:
         return f"{count}."
-    p = signs.p_values(differences, kind, margin)[0]
+    p, _ = signs.p_values(differences, kind, margin)
     return f"{count} (sign test p = {p:.2g}, by itself)."
 
 
@@ -224,12 +245,14 @@ def forecast(verdict: Verdict, study: Study) -> str:
     estimand = estimand_of(verdict.claim, study.seeds, verdict.arms, verdict.image_variance)
     if verdict.settled or verdict.n < 2 or estimand.untestable(verdict.values):
         return ""
+    values = verdict.values
     level = study.alpha / len(study.claims)
     # An inconclusive claim has been judged on all the seeds that were planned.
     if verdict.outcome == "inconclusive":
         nominal = estimand.nominal(level)
-        more = estimand.more_seeds_clause(verdict.values, (nominal, nominal))
+        more = estimand.more_seeds_clause(values, (nominal, nominal))
         decided_by = f"all {verdict.n} planned seeds are used: {more}"
     else:
-        decided_by = estimand.forecast_clause(verdict.values, level)
-    return f"{estimand.description(verdict.values)}; {decided_by}."
+        decided_by = estimand.forecast_clause(values, level)
+    description = estimand.description(values)
+    return f"{description}; {decided_by}."

@@ -66,12 +66,14 @@ def left_out(optimizer: Optimizer, network: nn.Module) -> list[str]:
     """Return the names of the network's trainable parameters that the optimizer does not update,
     since a registered function has not given them to it.
     """
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return [
-        name
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad and id(parameter) not in held
-    ]
+    updated: set[int] = set()
+    for group in optimizer.param_groups:
+        updated.update(id(parameter) for parameter in group["params"])
+    names = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and id(parameter) not in updated:
+            names.append(name)
+    return names
 
 
 def learning_rate_factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:

@@ -24,7 +24,7 @@ from xceptlab.runs.metrics import on_split
 from xceptlab.runs.record import Record
 from xceptlab.text import say
 from xceptlab.training.task import Task
-from xceptlab.training.weights_and_biases import Mirror, chosen
+from xceptlab.training.weights_and_biases import WandbRun, chosen
 
 _TENSORBOARD = RequirementCache("tensorboard")
 
@@ -244,9 +244,9 @@ class WandbLog(Logger):
     name = "W&B"
     version = ""
 
-    def __init__(self, mirror: Mirror, local: LocalLog) -> None:
+    def __init__(self, wandb_run: WandbRun, local: LocalLog) -> None:
         super().__init__()
-        self._mirror: Mirror | None = mirror
+        self._wandb_run: WandbRun | None = wandb_run
         self._local = local
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -254,20 +254,20 @@ class WandbLog(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Send the lines that the local log has gained."""
-        self._safely(lambda mirror: mirror.send(self._local.lines))
+        self._safely(lambda wandb_run: wandb_run.send(self._local.lines))
 
     def finish(self, record: Record) -> None:
         """Send what only the run's record knows, and wait until all has arrived."""
-        self._safely(lambda mirror: mirror.close(record))
+        self._safely(lambda wandb_run: wandb_run.close(record))
 
-    def _safely(self, action: Callable[[Mirror], None]) -> None:
+    def _safely(self, action: Callable[[WandbRun], None]) -> None:
         """Call an action; if it raises, warn the user and send nothing from then on."""
         try:
-            if self._mirror is not None:
-                action(self._mirror)
+            if self._wandb_run is not None:
+                action(self._wandb_run)
         # No error of W&B's client is worth ending a training.
         except Exception as error:
-            self._mirror = None
+            self._wandb_run = None
             say(
                 f"{self.name} failed, the run goes on without it: {type(error).__name__} {error}",
                 "Warning",
@@ -305,9 +305,9 @@ def loggers(config: RunConfig, directory: RunDirectory, *, step: int, first: boo
     if not first:
         return [local]
     found: list[Logger] = [local]
-    mirror = _wandb(config, directory)
-    if mirror:
-        found.append(WandbLog(mirror, local))
+    wandb_run = _wandb(config, directory)
+    if wandb_run:
+        found.append(WandbLog(wandb_run, local))
     if config.runtime.tensorboard:
         found.append(_tensorboard(directory, step))
     return found
@@ -342,7 +342,7 @@ def _tensorboard(directory: RunDirectory, step: int) -> Logger:
     )
 
 
-def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
+def _wandb(config: RunConfig, directory: RunDirectory) -> WandbRun | None:
     """Open the run in W&B, offline where nothing else is possible; returns None where it is not
     wanted or cannot be opened.
 
@@ -351,7 +351,7 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
     """
     try:
         mode = chosen(config.runtime)
-        return Mirror(config, directory, mode) if mode else None
+        return WandbRun(config, directory, mode) if mode else None
     except Refused as error:
         if config.runtime.wandb != "auto":
             raise Refused(
@@ -361,7 +361,7 @@ def _wandb(config: RunConfig, directory: RunDirectory) -> Mirror | None:
             f"{error}; the run is tracked offline, and `xceptlab sync` can send it later", "Warning"
         )
     try:
-        return Mirror(config, directory, "offline")
+        return WandbRun(config, directory, "offline")
     except Refused as error:
         say(f"{error}; the run goes on without it", "Warning")
         return None

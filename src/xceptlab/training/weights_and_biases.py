@@ -49,7 +49,7 @@ SUMMARY = (
 """Fields of a run's record that W&B shows in its table of runs, beside the final metrics."""
 
 
-class Mirror:
+class WandbRun:
     """A run that is open in W&B, and is sent the lines of its log that W&B lacks.
 
     Args:
@@ -162,9 +162,9 @@ def sync_run(config: RunConfig, directory: RunDirectory) -> str:
         )
     log, record = directory.log(), directory.record()
     with _refusals(directory.path.name):
-        mirror = Mirror(config, directory, "online")
-        mirror.send(log)
-        mirror.close(record)
+        wandb_run = WandbRun(config, directory, "online")
+        wandb_run.send(log)
+        wandb_run.close(record)
     return read(directory.path / "wandb_url").strip()
 
 

@@ -28,13 +28,15 @@ def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     """Compute mean (E,) and standard deviation (E,) over runs at each of E epochs, of the finite
     values; both are NaN where there is none, and the deviation is 0 where there is one.
     """
-    values = np.where(np.isfinite(curve.values), curve.values, np.nan)
-    count = (~np.isnan(values)).sum(axis=0)
+    is_finite = np.isfinite(curve.values)
+    values = np.where(is_finite, curve.values, np.nan)  # (runs, E)
+    count = is_finite.sum(axis=0)  # (E,)
     count_or_nan = np.where(count, count, np.nan)
     mean = np.nansum(values, axis=0) / count_or_nan
-    squares = np.nansum((values - mean) ** 2, axis=0)
-    deviation = np.sqrt(squares / np.maximum(count - 1, 1))
-    return mean, deviation
+    squares = (values - mean) ** 2
+    degrees_of_freedom = np.maximum(count - 1, 1)
+    variance = np.nansum(squares, axis=0) / degrees_of_freedom
+    return mean, np.sqrt(variance)
 
 
 def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
@@ -46,18 +48,26 @@ def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
         legend: The legend; None for the page, which has one of its own. That finds room on a phone,
             and sets the chart's parameter ``hidden``, the arms that are not drawn.
     """
-    curves = {arm: curve for arm, curve in summary.curves.items() if curve.values.size}
-    labels = {arm: f"{arm} (n = {len(curve.values)})" for arm, curve in curves.items()}
-    mean_rows = [_mean_row(arm, labels[arm], curve) for arm, curve in curves.items()]
+    curves = {}
+    labels = {}
+    colours = []
+    dashes = []
+    mean_rows = []
     run_rows = []
-    for arm, curve in curves.items():
-        run_rows += _run_rows(arm, labels[arm], curve)
+    # An arm without a curve keeps its place, so that the others have the same colours without it.
+    for place, (arm, curve) in enumerate(summary.curves.items()):
+        if not curve.values.size:
+            continue
+        label = f"{arm} (n = {len(curve.values)})"
+        curves[arm] = curve
+        labels[arm] = label
+        colours.append(colour(place))
+        dashes.append(dash(place))
+        mean_rows.append(_mean_row(arm, label, curve))
+        run_rows += _run_rows(arm, label, curve)
     text_rows = _text_rows(curves, labels)
 
-    places = [list(summary.curves).index(arm) for arm in curves]
     domain = list(labels.values())
-    colours = [colour(i) for i in places]
-    dashes = [dash(i) for i in places]
     arm_colour = alt.Color("label:N").scale(domain=domain, range=colours).legend(legend)
     arm_dash = alt.StrokeDash("label:N").scale(domain=domain, range=dashes).legend(legend)
     x = alt.X("x:Q").scale(zero=False, nice=False).title("epoch")
@@ -65,9 +75,10 @@ def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
     y = alt.Y(type="quantitative").scale(zero=False).title(metric_axis(summary.curve_metric))
 
     averages = _epochs_unfolded(mean_rows, "mean", "low", "high")
+    band_opacity = 0.2 if len(curves) < 5 else 0.1
     bands = (
         averages.transform_filter(f"shown == '{MEANS}'")
-        .mark_area(opacity=0.2 if len(curves) < 5 else 0.1)
+        .mark_area(opacity=band_opacity)
         .encode(x, y.field("low"), alt.Y2("high:Q"), arm_colour)
     )
     single_runs = (
@@ -169,16 +180,26 @@ def _text_rows(curves: dict[str, Curve], labels: dict[str, str]) -> list[dict[st
     """
     texts: dict[float, dict[str, str]] = {}
     for arm, curve in curves.items():
+        label = labels[arm]
         mean, deviation = band(curve)
-        for epoch, value, spread in zip(curve.epochs.tolist(), mean, deviation, strict=True):
-            if np.isfinite(value):
-                at_epoch = texts.setdefault(epoch, {"epoch": f"{epoch:g}"})
-                at_epoch[labels[arm]] = f"{value:.2f} ± {spread:.2f}"
-    return [{"epoch": epoch, "texts": at_epoch} for epoch, at_epoch in texts.items()]
+        epochs = curve.epochs.tolist()
+        for epoch, value, spread in zip(epochs, mean, deviation, strict=True):
+            if not np.isfinite(value):
+                continue
+            at_epoch = texts.setdefault(epoch, {"epoch": f"{epoch:g}"})
+            at_epoch[label] = f"{value:.2f} ± {spread:.2f}"
+    rows = []
+    for epoch, at_epoch in texts.items():
+        rows.append({"epoch": epoch, "texts": at_epoch})
+    return rows
 
 
 def _as_json(values: np.ndarray) -> list[float | None]:
     """Return values as JSON can hold them: rounded to what a picture can show, and None, which is
     null, where one is not finite.
     """
-    return [round(value, 4) if np.isfinite(value) else None for value in values.tolist()]
+    numbers: list[float | None] = []
+    for value in values.tolist():
+        number = round(value, 4) if np.isfinite(value) else None
+        numbers.append(number)
+    return numbers
