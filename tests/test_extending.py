@@ -655,6 +655,69 @@ def test_an_error_that_no_size_of_images_mends_names_the_line_of_the_network(
     )
 
 
+ONLY_LARGE = """
+class Bad(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.classifier = nn.Linear(3, classes)
+    def forward(self, x):
+        if x.shape[-1] > 16:
+            {line}
+        return self.classifier(x.mean((2, 3)))
+@xceptlab.register.model("bad", version=1)
+def bad(options, classes):
+    return Bad(classes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("return self.oops(x)", "model 'bad': {file}: line {at}: AttributeError: "),
+        (
+            "assert False, 'too large'",
+            "data.size: 64 does not fit this network (too large); the sm",
+        ),
+        ("open('/nowhere/weights')", "/nowhere/weights: No such file or directory"),
+        ("raise xceptlab.Refused('my own words')", "my own words"),
+    ],
+)
+def test_the_size_of_images_is_blamed_for_errors_about_it_only(
+    tmp_path, monkeypatch, capsys, line, message
+):
+    monkeypatch.chdir(tmp_path)
+    file = module(tmp_path, ONLY_LARGE.format(line=line))
+    args = ["--extensions", file, "--model.family=bad", "--data.size=64"]
+    assert main(["describe", *args]) == 2
+    at = (tmp_path / file).read_text().splitlines().index(f"            {line}") + 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("xceptlab: " + message.format(file=(tmp_path / file).resolve(), at=at))
+
+
+def test_the_line_is_named_also_of_a_module_that_is_found_by_a_link(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    module(tmp_path / "there", FORWARD.format(line="return self.clasifier(x)"), "linked_one.py")
+    (tmp_path / "link").symlink_to("there")
+    monkeypatch.syspath_prepend(tmp_path / "link")
+    register.load(["linked_one"])
+    with pytest.raises(
+        xceptlab.Refused, match=r"^model 'bad': .*there/linked_one.py: line \d+: Attr"
+    ):
+        cost(ModelConfig(family="bad"), 3, 16)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),
+                                   RuntimeError("CUDA error: an illegal memory access")])  # fmt: skip
+def test_an_error_of_the_device_is_not_the_functions_that_ran_then(error):
+    def raising(*given):
+        raise error
+
+    entry = register.Entry(kind="metric", name="innocent", version=1, make=raising)
+    with pytest.raises(type(error)) as raised:
+        entry.call()
+    assert raised.value is error
+
+
 def test_a_data_set_that_gives_something_else_than_two_pairs_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = FUNCTION.format(kind="data", about=", classes=3", line="return 1, 2, 3")

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from enum import IntEnum, StrEnum
 
 import numpy as np
 import pandas as pd
@@ -131,6 +132,14 @@ def test_what_only_a_command_line_knows_is_no_key():
             xceptlab.Study("residual", {key: None})
 
 
+class Optimizers(StrEnum):
+    ADAMW = "adamw"
+
+
+class Widths(IntEnum):
+    NARROW = 8
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -139,13 +148,20 @@ def test_what_only_a_command_line_knows_is_no_key():
         ({"data.flip": np.bool_(False)}, False),
         ({"data.mixup": np.float64(0.25)}, 0.25),
         ({"data.pad": np.array(2)}, 2),
+        ({"train.optimizer": np.str_("adamw")}, "adamw"),
+        ({"train.optimizer": Optimizers.ADAMW}, "adamw"),
+        ({"model.fc": [Widths.NARROW]}, [8]),
     ],
 )
-def test_values_of_numpy_are_pythons(value, expected):
+def test_values_of_numpy_and_of_enumerations_are_pythons(value, expected):
     ((key, _),) = value.items()
     section, name = key.split(".")
     found = getattr(getattr(xceptlab.configure(*DIGITS, value), section), name)
-    assert (list(found) if isinstance(found, tuple) else found) == expected
+    plain = list(found) if isinstance(found, tuple) else found
+    assert plain == expected
+    assert type(plain) is type(expected)
+    if isinstance(plain, list):
+        assert [type(item) for item in plain] == [type(item) for item in expected]
 
 
 @pytest.mark.parametrize(

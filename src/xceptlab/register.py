@@ -23,6 +23,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -40,6 +41,8 @@ RESERVED_METRICS = ("top1", "top5", "loss", "images", "correct")
 """Names that no registered metric may have, because the sums of an evaluation or the files of its
 values for each image have these names already.
 """
+ERRORS_OF_DEVICES = ("OutOfMemoryError", "AcceleratorError")
+"""Names of torch's errors that a device raises, whatever code runs on it."""
 ENTRY_POINTS = "xceptlab"
 """The group of entry points by which an installed package offers a module that registers."""
 
@@ -81,13 +84,16 @@ class Entry:
 
         Raises:
             Refused: The function raises an error; the message names the error and the line.
-            OSError: The function raises this one: a file that is missing, or a full disk.
+            OSError, MemoryError: The function raises this one. So it is with torch's errors about
+                a GPU's memory and about its kernels, which may be an earlier one's.
         """
         try:
             return self.make(*arguments)
-        except (Refused, OSError):
+        except (Refused, OSError, MemoryError):
             raise
         except Exception as error:
+            if type(error).__name__ in ERRORS_OF_DEVICES or str(error).startswith("CUDA error"):
+                raise
             raise self.failure(error) from error
 
     def failure(self, error: Exception) -> Refused:
@@ -96,7 +102,8 @@ class Entry:
         """
         path = self.source.path if self.source else None
         place = f"{path}: {_line(error, path)}" if path else ""
-        return Refused(f"{self.kind} {self.name!r}: {place}{type(error).__name__}: {error}")
+        reason = " ".join(str(error).split())
+        return Refused(f"{self.kind} {self.name!r}: {place}{type(error).__name__}: {reason}")
 
     def raised(self, error: Exception) -> bool:
         """Whether an error was raised by code in the component's file, or by what that has called."""
@@ -418,10 +425,11 @@ def _line(error: Exception, path: Path | None) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"line {error.lineno}: "
+    # Python names a file as it was found, perhaps by a link, and ``path`` is resolved.
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(path)
+        if os.path.realpath(frame.filename) == str(path)
     ]
     return f"line {lines[-1]}: " if lines else ""
 

@@ -19,6 +19,7 @@ from xceptlab.config.fields import keys
 from xceptlab.config.layers import Origin, layer, resolve
 from xceptlab.config.loading import Value, dump, layers_of, load_run, overrides
 from xceptlab.config.schema import RunConfig
+from xceptlab.errors import Refused
 
 
 @pytest.fixture
@@ -46,6 +47,21 @@ def refusal(*args: str) -> str:
 
 def test_nothing_given_is_the_default():
     assert load_run().changed() == {}
+
+
+@pytest.mark.parametrize("escape", [r"\U00110000", r"\UFFFFFFFF"])
+def test_an_escape_that_is_no_character_is_one_line(tmp_path, escape):
+    file = tmp_path / "config.yaml"
+    file.write_text(f'runtime: {{arm: "{escape}"}}')
+    for arguments in (["-c", str(file)], [f'--model.options.x="{escape}"']):
+        with pytest.raises(Refused, match="an escape in it is no character of Unicode"):
+            load_run(arguments)
+
+
+@pytest.mark.parametrize("text", ["8", "null", "1e3", "[1]", " 8", '"8"', "deep"])
+def test_an_option_that_python_gives_as_text_is_typed_so_that_it_reads_as_text(text):
+    assert strict_yaml.value_of(Value("model.options.x", text).text) == text
+    assert Value("model.options.x", "deep").text == "deep"
 
 
 def test_files_layer_in_order_and_the_last_wins(file):

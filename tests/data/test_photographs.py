@@ -263,6 +263,11 @@ def test_a_tar_file_that_is_cut_short_is_refused(tars, name, part):
         load(tars)
 
 
+def test_a_size_of_thousands_of_digits_is_an_unreadable_image():
+    with pytest.raises(Refused):
+        decode(b"P6 " + b"1" * 5000 + b" 1 255\n")
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>not here</html>" * 60])
 def test_what_is_no_tar_file_is_refused(tars, content):
     (tars / "ILSVRC2012_img_train.tar").write_bytes(content)

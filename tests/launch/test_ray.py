@@ -1,5 +1,6 @@
 """The Ray launcher on a real cluster of two nodes, which Ray starts on this machine."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def test_a_lost_nodes_run_is_retried_elsewhere_to_the_same_bits(cluster, tiny, t
         "a run needs {'CPU': 100, 'GPU': 0, 'memory': 0}, and no node of the Ray cluster has that"
         in capfd.readouterr().err
     )
+    # A run that does not listen to a signal is ended by force.
+    one.accept([load_run([*RAY, "--seed=7", f"--runtime.outputs={tmp_path}"])])
+    finish(one, lambda _: [call["seed"] for call in fakes.calls(tmp_path)].count(7) == 1)
+    one.stop()
+    pid = fakes.calls(tmp_path)[-1]["pid"]
+    deadline = time.monotonic() + 300
+    while fakes.alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_no_cluster_is_one_line(monkeypatch):

@@ -171,7 +171,7 @@ def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
 
     Raises:
         Refused: The values are no mapping, a key is unknown or missing, a value is not of its
-            field's type, or a dataclass that is no ``Section`` raises a TypeError or a ValueError.
+            field's type, or a dataclass that is no ``Section`` raises an error.
     """
     if not isinstance(values, dict):
         raise Refused(f"{shown(values)} is no mapping")
@@ -187,11 +187,12 @@ def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
         return schema(**made)
     except Refused:
         raise
-    # A user's dataclass of a family's options may have checks of its own.
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         if issubclass(schema, Section):
             raise
-        raise Refused(str(error)) from error
+        # A user's dataclass of a family's options may have checks of its own, or a defect.
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise Refused(f"{kind}{error}") from error
 
 
 def _check_keys(known: dict[str, Field[Any]], values: dict[Any, Any], prefix: str) -> None:

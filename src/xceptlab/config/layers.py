@@ -46,6 +46,11 @@ class Origin:
         """Make the origin of a value that an option of the command line gives, ``--KEY VALUE``."""
         return cls(f"--{key}", is_command_line=True)
 
+    @classmethod
+    def of_value(cls, key: str) -> "Origin":
+        """Make the origin of a value that Python gives; messages name it like an option."""
+        return cls(f"--{key}")
+
 
 @dataclass(frozen=True)
 class Layer:

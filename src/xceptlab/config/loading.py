@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from xceptlab.config import shipped
+from xceptlab.config import options, shipped, strict_yaml
 from xceptlab.config.field_errors import FieldError
 from xceptlab.config.fields import Section, from_values, keys
 from xceptlab.config.layers import Layer, Origin, file_layer, layer, resolve
@@ -32,8 +32,13 @@ class Value:
 
     @property
     def text(self) -> str:
-        """The value as one would type it: text as it is, anything else as JSON."""
-        return self.value if isinstance(self.value, str) else json.dumps(self.value)
+        """The value as one would type it: text as it is, anything else as JSON. Options of a model
+        family are read as YAML, so that text which YAML takes for something else is in quotes.
+        """
+        is_text = isinstance(self.value, str)
+        if is_text and (not options.is_option(self.key) or strict_yaml.is_text(self.value)):
+            return str(self.value)
+        return json.dumps(self.value)
 
     @property
     def option(self) -> str:
@@ -115,7 +120,7 @@ def layers_of(args: Sequence[Argument]) -> list[Layer]:
     found = []
     for key, given in _split(args):
         if isinstance(given, Value):
-            found.append(layer({key: given.value}, Origin(f"--{key}")))
+            found.append(layer({key: given.value}, Origin.of_value(key)))
         elif (key, given) != PRINT_CONFIG:
             found.append(_typed_layer(key, given))
     return found

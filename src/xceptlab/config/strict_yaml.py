@@ -99,7 +99,7 @@ def parse(contents: str) -> Any:
     """
     loader = _Loader(contents)
     try:
-        root = loader.get_single_node()
+        root = _composed(loader)
         if root is None:
             return None
         _refuse_traps(root)
@@ -108,6 +108,17 @@ def parse(contents: str) -> Any:
         raise Trap(None, "its values are nested too deeply") from None
     finally:
         loader.dispose()
+
+
+def _composed(loader: "_Loader") -> yaml.Node | None:
+    """Return the tree of nodes of a loader's text; None for an empty text."""
+    try:
+        return loader.get_single_node()
+    except Refused:
+        raise
+    # PyYAML's scanner calls chr() on the number in an escape such as "\U00110000".
+    except (OverflowError, ValueError):
+        raise Trap(None, "an escape in it is no character of Unicode") from None
 
 
 def value_of(contents: str) -> Any:
@@ -122,6 +133,14 @@ def value_of(contents: str) -> Any:
         return parse(contents)
     except yaml.YAMLError:
         return contents
+
+
+def is_text(contents: str) -> bool:
+    """Whether ``value_of`` returns a text as it is."""
+    try:
+        return bool(value_of(contents) == contents)
+    except Refused:
+        return False
 
 
 def dump(values: dict[str, Any]) -> str:

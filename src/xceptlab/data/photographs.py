@@ -31,7 +31,7 @@ _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 """Codes of the markers in a JPEG that no length follows."""
 _PNG = b"\x89PNG"
-_RAW = re.compile(rb"P6 (\d+) (\d+) 255\n")
+_RAW = re.compile(rb"P6 (\d{1,9}) (\d{1,9}) 255\n")
 """Header of a PPM file, as which ``data.prepare`` writes pixels with ``data.quality: 0``."""
 
 

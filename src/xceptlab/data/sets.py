@@ -60,12 +60,11 @@ class Registered:
             Refused: The images or labels that the function returns are of a wrong type, shape,
                 range or number.
         """
-        given = self.entry.call(Path(config.root), config.size)
-        try:
-            (train_images, train_labels), (test_images, test_labels) = given
-        except (TypeError, ValueError):
-            pairs = "two pairs (images, labels), of the training and of the test split"
-            raise self.entry.refusal(given, pairs) from None
+        pairs = self.entry.call(Path(config.root), config.size)
+        if not (_is_pair(pairs) and all(map(_is_pair, pairs))):
+            two_pairs = "two pairs (images, labels), of the training and of the test split"
+            raise self.entry.refusal(pairs, two_pairs)
+        (train_images, train_labels), (test_images, test_labels) = pairs
         arrays = (
             self._arrays(train_images, train_labels, "training", config),
             self._arrays(test_images, test_labels, "test", config),
@@ -86,9 +85,13 @@ class Registered:
         Raises:
             Refused: The type, the shape or the range is wrong.
         """
-        images, labels = np.asarray(images), np.asarray(labels)
         size, classes = config.size, config.classes
         place = f"data.name: {self.entry.name}: the {split}"
+        try:
+            images, labels = np.asarray(images), np.asarray(labels)
+        # Rows of different lengths, for example.
+        except ValueError as error:
+            raise Refused(f"{place} images and labels must be arrays ({error})") from None
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             found = f"{images.dtype} of shape {images.shape}"
             raise Refused(
@@ -100,6 +103,10 @@ class Registered:
                 f"{place} labels must be {len(images)} whole numbers from 0 to {classes - 1}, one for each image"
             )
         return Arrays(np.ascontiguousarray(images), labels.astype(np.int64))
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def data_set(name: str) -> ModuleType | Registered:

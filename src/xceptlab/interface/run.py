@@ -269,8 +269,15 @@ def _plain(key: str, value: Any) -> Any:
     Raises:
         Refused: The value, or one within it, is of another type.
     """
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, bool):
         return value
+    # Members of enumerations and NumPy's numbers are of subclasses of these types.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, os.PathLike):
         # What a path-like object stands for may be bytes, which are refused.
         return _plain(key, os.fspath(value))

@@ -61,12 +61,11 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     try:
         with FlopCounterMode(display=False) as counter:
             _forward(network, size)
+    except (Refused, OSError):
+        raise
     except Exception as error:
-        smallest = _smallest_size(network)
-        if smallest:
-            raise Refused(
-                f"data.size: {size} does not fit this network ({error}); the smallest that does is {smallest}"
-            ) from None
+        if isinstance(error, RuntimeError | AssertionError | ValueError):
+            _refuse_size(size, network, error)
         for entry in model.registered_entries():
             if entry.raised(error):
                 raise entry.failure(error) from error
@@ -126,17 +125,25 @@ def _forward(network: nn.Module, size: int) -> None:
     network(torch.empty(1, 3, size, size, device="meta"))
 
 
-def _smallest_size(network: nn.Module) -> int | None:
-    """Return the smallest size of images that a network on the meta device takes; None if it takes
-    none up to 2048, so that the size is not what is wrong.
+def _refuse_size(size: int, network: nn.Module, error: Exception) -> None:
+    """Refuse a size of images if it is what is wrong: a network on the meta device raises an error
+    for it again and again, and takes another size up to 2048.
     """
-    for size in range(1, 2049):
-        try:
-            _forward(network, size)
-        except Exception:
-            continue
-        return size
-    return None
+    if _takes(network, size):
+        return
+    for smallest in range(1, 2049):
+        if _takes(network, smallest):
+            raise Refused(
+                f"data.size: {size} does not fit this network ({error}); the smallest that does is {smallest}"
+            ) from error
+
+
+def _takes(network: nn.Module, size: int) -> bool:
+    try:
+        _forward(network, size)
+    except Exception:
+        return False
+    return True
 
 
 def _description(module: nn.Module) -> tuple[str, ...]:
@@ -163,8 +170,7 @@ def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
     size).
 
     Raises:
-        Refused: The network does not take images of this size, or does not give a logit for each
-            class.
+        Refused: As ``table`` does.
     """
     whole = table(model, classes, size)[0]
     return whole.parameters, whole.macs

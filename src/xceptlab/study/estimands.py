@@ -325,10 +325,10 @@ class Mean(Estimand):
             return MAX_PAIRS
         spread = self.spread(differences)
 
-        def error(n: int) -> tuple[Array, Array | float]:
+        def error_of(n: int) -> tuple[Array, Array | float]:
             return self.error(spread, n)
 
-        need = statistics.pairs_needed(distances, error, level)
+        need = statistics.pairs_needed(distances, error_of, level)
         one_more = len(differences) + 1
         return max(need, one_more, MIN_PAIRS)
 
