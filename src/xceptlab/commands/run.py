@@ -308,8 +308,8 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
     """Show the network as a table: modules, output shapes, parameters, multiply-accumulates."""
     from xceptlab.models import describe as describing
 
-    if options.depth < 1:
-        raise Refused(f"--depth: {options.depth} is not allowed; it must be at least 1")
+    if options.depth < 0:
+        raise Refused(f"--depth: {options.depth} is not allowed; it must be at least 0")
     if options.run:
         warn(_without_effect(layers, "the description of a run's network"))
     if options.compare:
