@@ -544,6 +544,8 @@ CHECKPOINTS = "a value of type ModelCheckpoint; it must give no callback that wr
         ("optimizer", "train.optimizer=bad", "1", "a value of type int; it must give a torch.opt"),
         ("schedule", "train.schedule=bad", "None", "None; it must give a number"),
         ("schedule", "train.schedule=bad", "'1'", "a value of type str; it must give a number"),
+        ("schedule", "train.schedule=bad", "float('nan')", "nan; it must give a factor of 0 or more"),
+        ("schedule", "train.schedule=bad", "-1.0", "-1; it must give a factor of 0 or more"),
         ("callback", "train.callbacks=[bad]", "None", "None; it must give a Lightning Callback"),
         ("callback", "train.callbacks=[bad]", "[1]", "a value of type list; it must give a Light"),
         ("callback", "train.callbacks=[bad]", "callbacks.ModelCheckpoint()", CHECKPOINTS),
@@ -570,6 +572,61 @@ def bad(*given):
     assert main(["train", *args, f"--runtime.outputs={tmp_path / 'outputs'}"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"xceptlab: {kind} 'bad': gives {message}")
+
+
+@pytest.mark.parametrize(
+    ("about", "given", "message"),
+    [
+        ("", "100.0 * (given[0].argmax(1) != given[1]).float()", "metric 'wrong': gives 100 for an im"),
+        (", guessing=lambda classes: 1 - 1 / classes", "(given[0].argmax(1) != given[1]).float()",
+         "register.metric('wrong'): guessing gives 0.5 with 2 classes; it must"),
+    ],
+)  # fmt: skip
+def test_a_metric_in_percent_gives_shares_and_is_guessed_in_percent(
+    tmp_path, monkeypatch, capsys, about, given, message
+):
+    monkeypatch.chdir(tmp_path)
+    text = f"""
+@xceptlab.register.metric("wrong", version=1, unit="%", lower_is_better=True{about})
+def wrong(*given):
+    return {given}
+"""
+    args = [*TINY, "--extensions", module(tmp_path, text), "--train.metrics=[wrong]"]
+    assert main(["train", *args, f"--runtime.outputs={tmp_path / 'outputs'}"]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_report_tells_a_registered_optimizer_and_schedule_by_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = """
+@xceptlab.register.optimizer("mine", version=1)
+def mine(groups, train):
+    return torch.optim.SGD(groups, lr=train.lr)
+
+@xceptlab.register.schedule("halved", version=1)
+def halved(part, train):
+    return 0.5
+"""
+    file = module(tmp_path, text)
+    train = {"epochs": 1, "optimizer": "mine", "schedule": "halved"}
+    Path("base.yaml").write_text(yaml.safe_dump({"train": train, "data": {"train_images": 100}}))
+    arms = {"one": {}, "two": {"model.residual": "none"}}
+    base = [*map(str, DIGITS[1::2]), "base.yaml"]
+    write_study([file], arms, base=base, claims=[CLAIM | {"contrast": ["one", "two"]}])
+    assert main(["study", "study.yaml", *QUICK]) == 0
+    report = next(Path("outputs/studies").glob("*/report.md")).read_text()
+    assert "| optimizer | mine |" in report
+    assert re.search(r"\| learning rate \| [\d.]+, halved", report)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_exit_of_the_users_code_is_no_exit_code_of_ours(tmp_path, monkeypatch, capsys, code):
+    monkeypatch.chdir(tmp_path)
+    file = module(tmp_path, FORWARD.format(line=f"raise SystemExit({code})"))
+    args = [*TINY, "--extensions", file, "--model.family=bad"]
+    assert main(["train", *args, f"--runtime.outputs={tmp_path / 'outputs'}"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(rf"xceptlab: model 'bad': .*mine.py: line \d+: SystemExit: {code}$", told)
 
 
 def test_a_callback_that_lightning_finds_impossible_is_refused_by_its_name(tmp_path, monkeypatch):

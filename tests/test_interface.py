@@ -126,6 +126,14 @@ def test_a_study_has_the_name_and_the_command_that_its_values_would_have_as_opti
     assert "--train.lr=0.05 --data.flip=false '--model.fc=[8]'" in by_value.command
 
 
+@pytest.mark.parametrize("seeds", ["3", [0, 1], True, 2.0])
+def test_a_number_of_seeds_is_a_whole_one(seeds):
+    with pytest.raises(
+        xceptlab.Refused, match=r"^seeds: .* is not allowed; it must be a whole number"
+    ):
+        xceptlab.Study("residual", seeds=seeds)
+
+
 def test_what_only_a_command_line_knows_is_no_key():
     for key in ("print_config", "config"):
         with pytest.raises(xceptlab.Refused, match=f"{key}: there is no such key"):

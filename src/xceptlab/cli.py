@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from xceptlab import __version__
+from xceptlab import __version__, register
 from xceptlab.commands import bench, data, run, study
 from xceptlab.config.field_errors import synonyms
 from xceptlab.config.fields import keys
@@ -93,6 +93,7 @@ class _Parser(argparse.ArgumentParser):
             similar = [f"--{key}" for key in synonyms(word.removeprefix("--"), known)]
             options = [*self._option_string_actions, *(f"--{key}" for key in known)]
             similar += difflib.get_close_matches(word, options, n=1)
+            similar = [one for one in similar if one != word]
         raise Refused(f"{unknown}: no such argument; {self._hint(similar)}")
 
 
@@ -126,6 +127,12 @@ def main(argv: list[str]) -> int:
         return _say(_raised(error), BAD_INPUT)
     except Busy as error:
         return _say(str(error), INTERRUPTED)
+    except SystemExit as error:
+        # Its exit code would be this program's, and 0 would say that all is done.
+        culprit = register.that_raised(error)
+        if culprit is None:
+            raise
+        return _say(str(culprit.failure(error)), BAD_INPUT)
     except KeyboardInterrupt:
         return _say("interrupted; the same command continues", CANCELLED)
 

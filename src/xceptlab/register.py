@@ -96,7 +96,7 @@ class Entry:
                 raise
             raise self.failure(error) from error
 
-    def failure(self, error: Exception) -> Refused:
+    def failure(self, error: BaseException) -> Refused:
         """Return the error that tells the user of one that the component's code has raised: the
         line, its type and its message.
         """
@@ -105,7 +105,7 @@ class Entry:
         reason = " ".join(str(error).split())
         return Refused(f"{self.kind} {self.name!r}: {place}{type(error).__name__}: {reason}")
 
-    def raised(self, error: Exception) -> bool:
+    def raised(self, error: BaseException) -> bool:
         """Whether an error was raised by code in the component's file, or by what that has called."""
         return bool(self.source and _line(error, self.source.path))
 
@@ -190,7 +190,7 @@ def metric(
         name: The metric's name.
         version: Raised whenever its code changes its values.
         unit: Unit of the values. ``%`` says that the function gives shares of 1, which are reported
-            in percent; empty for values without a unit.
+            in percent; empty for values without a unit. What guessing scores is in percent.
         lower_is_better: Whether lower values are better, so that claims are about b - a.
         decimals: Number of decimals with which a value is shown.
         guessing: Function from the number of classes to the score of uniform guessing, which a
@@ -199,6 +199,10 @@ def metric(
     if name in RESERVED_METRICS:
         raise Refused(
             f"register.metric({name!r}): every evaluation has {', '.join(RESERVED_METRICS)}; give it another name"
+        )
+    if unit == "%" and guessing and 0 < guessing(2) <= 1:
+        raise Refused(
+            f"register.metric({name!r}): guessing gives {guessing(2):g} with 2 classes; it must be in percent, as scores are"
         )
     about = {
         "unit": unit,
@@ -419,7 +423,7 @@ def _execute(module: str, path: Path | None) -> None:
         ) from error
 
 
-def _line(error: Exception, path: Path | None) -> str:
+def _line(error: BaseException, path: Path | None) -> str:
     """Return the line of a module's file at which an error was raised, as the beginning of a
     message such as ``line 3: ``; empty where the line is not known.
     """
@@ -432,6 +436,11 @@ def _line(error: Exception, path: Path | None) -> str:
         if os.path.realpath(frame.filename) == str(path)
     ]
     return f"line {lines[-1]}: " if lines else ""
+
+
+def that_raised(error: BaseException) -> Entry | None:
+    """Return a registered component whose file's code has raised an error; None if there is none."""
+    return next((entry for entry in _entries.values() if entry.raised(error)), None)
 
 
 def find(kind: Kind, name: str) -> Entry | None:

@@ -50,6 +50,8 @@ class Study:
     ) -> None:
         from xceptlab.study.plan import expand
 
+        if seeds is not None and type(seeds) is not int:
+            raise Refused(f"seeds: {seeds!r} is not allowed; it must be a whole number")
         self._expansion = expand(os.fspath(path), arguments(layers), seeds)
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from xceptlab import register
 from xceptlab.config import loading
 from xceptlab.config.schema import RunConfig
 from xceptlab.runs.record import Record
@@ -261,6 +262,9 @@ def _batch_size(config: RunConfig) -> str:
 def _optimizer(config: RunConfig) -> str:
     train = config.train
     words: list[str] = [train.optimizer]
+    if register.find("optimizer", train.optimizer):
+        # What a user's function reads of the configuration is not known.
+        return train.optimizer
     if train.optimizer != "adamw":
         words.append(f"momentum {train.momentum:g}")
         if train.nesterov:
@@ -279,7 +283,8 @@ def _learning_rate(config: RunConfig) -> str:
         "exponential": f"times {train.decay_rate:g} every {train.decay_epochs:g} epochs",
         "cosine": "cosine to 0",
     }
-    words = f"{train.lr:g}, {schedules[train.schedule]}"
+    # A registered schedule is told by its name.
+    words = f"{train.lr:g}, {schedules.get(train.schedule, train.schedule)}"
     if train.warmup:
         words += f", linear warm-up over {100 * train.warmup:g}% of the training"
     return words

@@ -44,6 +44,9 @@ PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 value for each image (B,); for accuracies whether the answer is right.
 """
 
+SHARE_ROUNDING = 0.01
+"""How much a share may be above 1, as sums of probabilities in 16 bits are."""
+
 ACCURACIES = tuple(name for name, metric in METRICS.items() if metric.is_accuracy)
 """Names of the metrics whose value for an image is 0 or 1."""
 
@@ -57,8 +60,8 @@ def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
         labels: (B,).
 
     Raises:
-        Refused: A registered metric gives no tensor, another shape, or values that are not finite
-            for logits that are.
+        Refused: A registered metric gives no tensor, another shape, values that are not finite
+            for logits that are, or more than shares of 1 with the unit ``%``.
     """
     if name in PER_IMAGE:
         return PER_IMAGE[name](logits, labels)
@@ -72,4 +75,9 @@ def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
         )
     if logits.isfinite().all() and not values.isfinite().all():
         raise Refused(f"metric {name!r}: gives a value that is not finite for logits that are")
+    if entry.about["unit"] == "%" and (values.abs() > 1 + SHARE_ROUNDING).any():
+        largest = float(values.abs().max())
+        raise Refused(
+            f"metric {name!r}: gives {largest:g} for an image; with the unit % it must give shares of 1, at most 1"
+        )
     return values

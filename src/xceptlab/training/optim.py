@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from xceptlab import register
 from xceptlab.config.schema import TrainConfig
+from xceptlab.errors import Refused
 from xceptlab.training.lightning import WeightAveraging
 
 
@@ -102,7 +103,12 @@ def learning_rate_factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[
             value = registered.call(part, train)
             if not isinstance(value, Real):
                 raise registered.refusal(value, "a number")
-            return cast(float, value)
+            factor = cast(float, value)
+            if not 0 <= factor < math.inf:
+                raise Refused(
+                    f"schedule {registered.name!r}: gives {factor:g}; it must give a factor of 0 or more"
+                )
+            return factor
         return 1.0
 
     return factor_at
