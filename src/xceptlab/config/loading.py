@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from xceptlab.config import options, shipped, strict_yaml
+from xceptlab.config import options, shipped
 from xceptlab.config.field_errors import FieldError
 from xceptlab.config.fields import Section, from_values, keys
 from xceptlab.config.layers import Layer, Origin, file_layer, layer, resolve
@@ -35,6 +35,8 @@ class Value:
         """The value as one would type it: text as it is, anything else as JSON. Options of a model
         family are read as YAML, so that text which YAML takes for something else is in quotes.
         """
+        from xceptlab.config import strict_yaml
+
         is_text = isinstance(self.value, str)
         if is_text and (not options.is_option(self.key) or strict_yaml.is_text(self.value)):
             return str(self.value)
