@@ -6,6 +6,7 @@ checkpoint.
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,4 +148,7 @@ def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh:
     os.chdir(folder)
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Ray cancels a task by a simulated SIGINT, which the processes of a cluster that was started in
+    # the background ignore.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return execute(main, argv, log, fresh=fresh)
