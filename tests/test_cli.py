@@ -79,7 +79,6 @@ PLACES = [
     ("xceptlab.config.strict_yaml._refuse_bad_keys", DESCRIBE),
     ("xceptlab.files.decoded", DESCRIBE),
     ("xceptlab.config.fields.canonical", DESCRIBE),
-    ("xceptlab.models.separable.SeparableConv2d.forward", DESCRIBE),
     ("xceptlab.models.xception.Xception.forward", DESCRIBE),
     ("xceptlab.data.photographs.Photographs.decoded", ["data", "check"]),
     ("xceptlab.data.layouts.find_layout", ["data", "check"]),
