@@ -20,6 +20,7 @@ from xceptlab.config.layers import Origin, layer, resolve
 from xceptlab.config.loading import Value, dump, layers_of, load_run, overrides
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import Refused
+from xceptlab.study.plan import expand
 
 
 @pytest.fixture
@@ -56,6 +57,15 @@ def test_an_escape_that_is_no_character_is_one_line(tmp_path, escape):
     for arguments in (["-c", str(file)], [f'--model.options.x="{escape}"']):
         with pytest.raises(Refused, match="an escape in it is no character of Unicode"):
             load_run(arguments)
+
+
+def test_a_mapping_in_the_place_of_a_bounded_number_is_one_line(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("{question: '?', base: [], seeds: [0], arms: {one: {}}, alpha: {a: 1}}")
+    with pytest.raises(
+        Refused, match=r"alpha: \{a: 1\} is not allowed; it must be a finite number"
+    ):
+        expand(str(file))
 
 
 @pytest.mark.parametrize("text", ["8", "null", "1e3", "[1]", " 8", '"8"', "deep"])

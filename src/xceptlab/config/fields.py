@@ -234,7 +234,8 @@ def _dataclass_in(kind: Any) -> Any:
     there is none.
     """
     for part in (kind, *get_args(kind)):
-        if is_dataclass(part):
+        # The bounds in an Annotated type are an instance of a dataclass.
+        if isinstance(part, type) and is_dataclass(part):
             return part
     return None
 
