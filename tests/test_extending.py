@@ -63,6 +63,15 @@ def module(folder, text, name="mine.py"):
     return name
 
 
+def number_of(line, file):
+    """The number of the one line of a module that is this one but for its indentation."""
+    numbers = [
+        i for i, one in enumerate(file.read_text().splitlines(), start=1) if one.strip() == line
+    ]
+    (number,) = numbers
+    return number
+
+
 def write_study(extensions, arms, **more):
     """Write study.yaml, of one seed unless more is said, into the working directory."""
     study = {"question": "?", "extensions": extensions, "base": [], "seeds": [0], "arms": arms}
@@ -684,7 +693,7 @@ def test_an_error_that_a_function_raises_is_one_line_that_names_its_own(
     file = module(tmp_path, FUNCTION.format(kind=kind, about=about, line=line))
     args = [*TINY, "--extensions", file, f"--{use}", f"--runtime.outputs={tmp_path / 'outputs'}"]
     assert main(["train", *args]) == 2
-    at = (tmp_path / file).read_text().splitlines().index(f"    {line}") + 1
+    at = number_of(line, tmp_path / file)
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(
         f"xceptlab: {kind} 'bad': {(tmp_path / file).resolve()}: line {at}: {message}"
@@ -705,7 +714,7 @@ def test_an_error_that_no_size_of_images_mends_names_the_line_of_the_network(
     monkeypatch.chdir(tmp_path)
     file = module(tmp_path, FORWARD.format(line=line))
     assert main(["describe", "--extensions", file, "--model.family=bad"]) == 2
-    at = (tmp_path / file).read_text().splitlines().index(f"        {line}") + 1
+    at = number_of(line, tmp_path / file)
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(
         f"xceptlab: model 'bad': {(tmp_path / file).resolve()}: line {at}: {message}"
@@ -746,7 +755,7 @@ def test_the_size_of_images_is_blamed_for_errors_about_it_only(
     file = module(tmp_path, ONLY_LARGE.format(line=line))
     args = ["--extensions", file, "--model.family=bad", "--data.size=64"]
     assert main(["describe", *args]) == 2
-    at = (tmp_path / file).read_text().splitlines().index(f"            {line}") + 1
+    at = number_of(line, tmp_path / file)
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("xceptlab: " + message.format(file=(tmp_path / file).resolve(), at=at))
 

@@ -129,7 +129,7 @@ def main(argv: list[str]) -> int:
         return _say(str(error), INTERRUPTED)
     except SystemExit as error:
         # Its exit code would be this program's, and 0 would say that all is done.
-        culprit = register.that_raised(error)
+        culprit = register.that_raised(error, register.all_loaded())
         if culprit is None:
             raise
         return _say(str(culprit.failure(error)), BAD_INPUT)

@@ -438,9 +438,16 @@ def _line(error: BaseException, path: Path | None) -> str:
     return f"line {lines[-1]}: " if lines else ""
 
 
-def that_raised(error: BaseException) -> Entry | None:
-    """Return a registered component whose file's code has raised an error; None if there is none."""
-    return next((entry for entry in _entries.values() if entry.raised(error)), None)
+def that_raised(error: BaseException, components: Iterable[Entry]) -> Entry | None:
+    """Return the first of some components whose file's code has raised an error; None if there is
+    none.
+    """
+    return next((entry for entry in components if entry.raised(error)), None)
+
+
+def all_loaded() -> list[Entry]:
+    """Return all components that modules which this process has loaded have registered."""
+    return list(_entries.values())
 
 
 def find(kind: Kind, name: str) -> Entry | None:

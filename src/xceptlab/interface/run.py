@@ -167,7 +167,6 @@ class Run:
         Raises:
             Refused: The run is not done, diverged, or its weights were removed.
         """
-
         from xceptlab.models import pretrained
         from xceptlab.models.build import build, channels_last
 

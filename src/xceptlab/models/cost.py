@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
 from xceptlab.models.build import build
@@ -48,7 +49,8 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     the network. The first row is the whole network.
 
     Only products are counted, as in papers, those of convolutions, linear layers and attention: by
-    torch's ``FlopCounterMode``, of whose operations two are one MAC. A module without a tensor as its output has no row.
+    torch's ``FlopCounterMode``, of whose operations two are one MAC. A module without a tensor as
+    its output has no row.
 
     Raises:
         Refused: The network does not take images of this size, does not give a logit for each
@@ -66,9 +68,9 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     except Exception as error:
         if isinstance(error, RuntimeError | AssertionError | ValueError):
             _refuse_size(size, network, error)
-        for entry in model.registered_entries():
-            if entry.raised(error):
-                raise entry.failure(error) from error
+        culprit = register.that_raised(error, model.registered_entries())
+        if culprit:
+            raise culprit.failure(error) from error
         raise
     logits = shapes.get("", ())
     if logits != (classes,):

@@ -101,9 +101,9 @@ def _percent(rate: Rate) -> str:
 
 
 def _assumed_failures(rate: Rate) -> str:
-    """Return the failures that were assumed for a rate, in parentheses after a space, such as ``
-    (residual fails in 20%)``: the arm, and the share of its seeds in which it fails. Empty where no
-    arm is assumed to fail more often than was seen.
+    """Return the failures that were assumed for a rate, such as ``(residual fails in 20%)``, after
+    a space: the arm, and the share of its seeds in which it fails. Empty where no arm is assumed to
+    fail more often than was seen.
     """
     if rate.failing is None:
         return ""

@@ -15,7 +15,7 @@ from xceptlab.report.budgets import excess
 from xceptlab.report.registration import registration_warnings, warnings_without_registration
 from xceptlab.report.sampling import Sampling
 from xceptlab.runs import leases
-from xceptlab.runs.record import Record
+from xceptlab.runs.record import Record, packages_of
 from xceptlab.study import statistics
 from xceptlab.study.choice import Records
 from xceptlab.study.expansion import Expansion
@@ -197,9 +197,7 @@ def _of_devices(done: list[Record]) -> list[str]:
 
 def _of_libraries(done: list[Record]) -> list[str]:
     """Warn of runs that were made with versions of libraries that may round differently."""
-    packages: set[str] = set()
-    for record in done:
-        packages |= record.versions.keys()
+    packages = packages_of(done)
     # Of code in a checkout the revisions are compared, which say more than the version.
     if all(record.git for record in done):
         packages.discard("xceptlab")

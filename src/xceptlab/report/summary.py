@@ -21,7 +21,7 @@ from xceptlab.report.sampling import Sampling, sampling_errors
 from xceptlab.report.tuned import Tuned, tuned
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.metrics import ACCURACY, metric_of, split_of
-from xceptlab.runs.record import Record
+from xceptlab.runs.record import Record, packages_of
 from xceptlab.study import choice, statistics
 from xceptlab.study.calibration import calibrate_study
 from xceptlab.study.choice import ArmRecords, Records
@@ -408,12 +408,10 @@ def _environment(records: Records) -> dict[str, str]:
     values, joined by commas, where runs differ.
     """
     done = [record for record in records.values() if record]
-    packages: set[str] = set()
-    for record in done:
-        packages |= record.versions.keys()
+    packages = sorted(packages_of(done))
     values: dict[str, set[str]] = {}
     for record in done:
-        for name, value in _made_with(record, sorted(packages)).items():
+        for name, value in _made_with(record, packages).items():
             values.setdefault(name, set()).add(value)
     return {name: ", ".join(sorted(different)) for name, different in values.items()}
 

@@ -261,10 +261,10 @@ def _batch_size(config: RunConfig) -> str:
 
 def _optimizer(config: RunConfig) -> str:
     train = config.train
-    words: list[str] = [train.optimizer]
     if register.find("optimizer", train.optimizer):
         # What a user's function reads of the configuration is not known.
         return train.optimizer
+    words: list[str] = [train.optimizer]
     if train.optimizer != "adamw":
         words.append(f"momentum {train.momentum:g}")
         if train.nesterov:

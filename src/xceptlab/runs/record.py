@@ -1,6 +1,7 @@
 """The record of a run: what ``record.json`` in its directory holds once the run is done."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -80,3 +81,11 @@ class Record:
     """Source of the weights that the training started from (``model.weights``), in words; empty
     where they were drawn at random.
     """
+
+
+def packages_of(records: Iterable[Record]) -> set[str]:
+    """Return the names of all packages whose versions any of the records has."""
+    packages: set[str] = set()
+    for record in records:
+        packages |= record.versions.keys()
+    return packages

@@ -281,10 +281,9 @@ def sequential_power(
     generator = np.random.default_rng(0)
     differences = generator.choice(observed, (paths, max_pairs))
     differences[:, : len(observed)] = observed
+
+    def p_of(so_far: Array) -> Array:
+        return p_values(so_far, kind, margin, boundary.chance)
+
     to_come = [n for n in boundary.analyses if n > len(observed)]
-    smaller_p = []
-    for n in to_come:
-        so_far = differences[:, :n]
-        p = p_values(so_far, kind, margin, boundary.chance)  # (paths, 2)
-        smaller_p.append(p.min(axis=-1))
-    return decisions(np.stack(smaller_p), to_come, level)
+    return decisions(differences, to_come, p_of, level)

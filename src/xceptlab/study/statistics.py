@@ -411,13 +411,12 @@ def sequential_power(
     generator = np.random.default_rng(0)
     differences = generator.normal(mean, spread, (paths, analyses[-1]))
     differences[:, : len(observed)] = observed
+
+    def p_of(so_far: Array) -> Array:
+        return p_values(so_far, kind, margin, boundary.chance)
+
     to_come = [n for n in analyses if n > len(observed)]
-    smaller_p = []
-    for n in to_come:
-        so_far = differences[:, :n]
-        p = p_values(so_far, kind, margin, boundary.chance)  # (paths, 2)
-        smaller_p.append(p.min(axis=-1))
-    return decisions(np.stack(smaller_p), to_come, level)
+    return decisions(differences, to_come, p_of, level)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -450,16 +449,24 @@ def stopping_bias(
     return float(bias)
 
 
-def decisions(p: Array, analyses: Sequence[int], level: float) -> tuple[float, float]:
+def decisions(
+    differences: Array, analyses: Sequence[int], p_of: Callable[[Array], Array], level: float
+) -> tuple[float, float]:
     """Return the share of simulated studies that are decided by the last analysis, and the number
     of pairs that a study takes on average.
 
     Args:
-        p: The smaller p-value of the claim and of its opposite, (analyses, studies).
-        analyses: The number of pairs at each analysis.
+        differences: The differences of the simulated studies, (studies, pairs).
+        analyses: The number of pairs at each analysis that is to come.
+        p_of: Function from the differences up to an analysis (studies, n) to the p-values
+            (studies, 2) of the claim and of its opposite, valid over all analyses.
         level: A claim is decided by a p-value at or below this.
     """
-    decides = p <= level  # (analyses, studies)
+    smaller_p = []
+    for n in analyses:
+        p = p_of(differences[:, :n])  # (studies, 2)
+        smaller_p.append(p.min(axis=-1))
+    decides = np.stack(smaller_p) <= level  # (analyses, studies)
     decided = decides.any(axis=0)
     first_that_decides = decides.argmax(axis=0)
     pairs = np.asarray(analyses)[first_that_decides]
