@@ -415,6 +415,7 @@ def test_an_option_of_a_type_that_cannot_be_checked_is_refused_whatever_its_valu
         (tuple[int, str], (1, "a"), [1, 2], "a list of 2 (a whole number, text)"),
         (dict[str, float], {"a": 1.0}, {"a": "b"}, "a finite number"),
         (Literal["a", "b"] | None, "b", "c", "one of a, b or null"),
+        (Literal[1, 2], 1, True, "one of 1, 2"),
         (Annotated[int, Bounds(at_least=1)], 3, 0, "at least 1"),
         (Any, {"a": [1]}, None, ""),
     ],
@@ -441,6 +442,8 @@ def run_with_depth(depth):
     [
         (Annotated[float, Bounds(at_least=0)], "1", "1.0", 1.0),
         (float | None, "1", "1.0", 1.0),
+        (Literal[0.5, 1.0], "1", "1.0", 1.0),
+        (Literal[1, 2], "1.0", "1", 1),
         (list[float], "[1, 2]", "[1.0, 2.0]", [1.0, 2.0]),
         (dict[str, float], "{a: 1}", "{a: 1.0}", {"a": 1.0}),
         (tuple[float, ...], "[1, 2]", "[1.0, 2.0]", (1.0, 2.0)),

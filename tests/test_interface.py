@@ -471,6 +471,11 @@ def test_what_a_study_lacks_is_refused_in_one_line(study):
         study.report()
     with pytest.raises(xceptlab.Refused, match="there is no run"):
         study["residual", 9]
+    tuned = xceptlab.Study("tuned", SMALL)
+    with pytest.raises(
+        xceptlab.Refused, match=r"there are the trials residual@0\.\d+, .* seeds 0,"
+    ):
+        tuned["residual", 0]
     with pytest.raises(xceptlab.Refused, match="jobs: 0 is not allowed"):
         study.run(jobs=0)
 

@@ -1,8 +1,9 @@
 """How a command ends: its exit codes, and the errors that mean something else than a defect of this
 program.
 
-``cli.main`` turns errors into exit codes. Every exception that is not named there keeps its
-traceback and ends with exit code 1.
+``cli.main`` turns errors into exit codes, also those of the operating system and
+``runs.leases.Busy``. An exception that it does not catch is a defect: it keeps its traceback and
+ends with exit code 1.
 """
 
 FAILED = 1

@@ -190,11 +190,12 @@ def metric(
         name: The metric's name.
         version: Raised whenever its code changes its values.
         unit: Unit of the values. ``%`` says that the function gives shares of 1, which are reported
-            in percent; empty for values without a unit. What guessing scores is in percent.
+            in percent; empty for values without a unit.
         lower_is_better: Whether lower values are better, so that claims are about b - a.
         decimals: Number of decimals with which a value is shown.
-        guessing: Function from the number of classes to the score of uniform guessing, which a
-            diverged run is given; with None, claims on the metric must declare ``diverged``.
+        guessing: Function from the number of classes to the score of uniform guessing, in percent
+            where the unit is ``%``. A diverged run is given this score; with None, claims on the
+            metric must declare ``diverged``.
     """
     if name in RESERVED_METRICS:
         raise Refused(

@@ -34,7 +34,7 @@ from torchvision.transforms import functional as F
 from conftest import PHOTOGRAPHS, ROOT, listen_to_ctrl_c
 from xceptlab import cli
 from xceptlab.config.schema import DataConfig
-from xceptlab.data import SETS, crop, ilsvrc, order, sources, splits
+from xceptlab.data import SETS, crop, ilsvrc, imagenet, order, sources, splits
 from xceptlab.data.check import Counts, check
 from xceptlab.data.layouts import find_layout, prepared_folder
 from xceptlab.data.photographs import Photographs, decode
@@ -306,6 +306,8 @@ def test_validation_photographs_without_labels_are_refused(tars):
         ValueError, match=r"ILSVRC2012_devkit_t12.tar.gz is missing, which has the labels"
     ):
         load(tars)
+    with pytest.raises(Refused, match=r"ILSVRC2012_devkit_t12.tar.gz is missing"):
+        imagenet.files(DataConfig(name="imagenet", root=str(tars)))
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])

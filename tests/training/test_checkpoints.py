@@ -5,6 +5,7 @@ continue from them.
 import errno
 import os
 import socket
+from fractions import Fraction
 
 import pytest
 import torch
@@ -93,7 +94,13 @@ def test_a_full_disk_keeps_the_old_ones(tmp_path, monkeypatch):
 def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
     (tmp_path / "step00000001.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match=r"step00000001.ckpt: not a readable checkpoint"):
-        CheckpointFiles().load_checkpoint(tmp_path / "step00000001.ckpt", weights_only=True)
+        CheckpointFiles().load_checkpoint(tmp_path / "step00000001.ckpt")
+
+
+def test_no_caller_has_a_checkpoint_executed(tmp_path):
+    torch.save({"step": Fraction(1)}, tmp_path / "step00000001.ckpt")
+    with pytest.raises(ValueError, match=r"step00000001.ckpt: not a readable checkpoint"):
+        CheckpointFiles().load_checkpoint(tmp_path / "step00000001.ckpt", weights_only=False)
 
 
 @pytest.fixture

@@ -436,6 +436,20 @@ def test_a_run_that_is_being_trained_is_not_sent_by_another_process(tiny, server
     assert not server.requests
 
 
+def test_sync_asks_to_be_repeated_where_a_run_is_being_trained_unless_something_is_to_be_mended(
+    tiny, server
+):
+    busy, damaged = tiny(), tiny("--seed=7")
+    train(busy, progress=False)
+    train(damaged, progress=False)
+    (directory(damaged).path / "config.yaml").write_text("seed: many\n")
+    paths = [str(directory(config).path) for config in (busy, damaged)]
+    with directory(busy).locked():
+        assert cli.main(["sync", paths[0]]) == 75
+        assert cli.main(["sync", *paths]) == 2
+        assert cli.main(["sync", *reversed(paths)]) == 2
+
+
 def test_a_wandb_that_fails_in_mid_run_costs_the_mirror_not_the_run(tiny, monkeypatch, capsys):
     monkeypatch.setattr(wandb.Run, "log", lambda *args, **kwargs: 1 / 0)
     assert train(tiny("--runtime.wandb=offline"), progress=False).status == "finished"

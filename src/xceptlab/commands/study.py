@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from xceptlab import register
 from xceptlab.commands.remarks import absent_classes, few_images, warn
 from xceptlab.config.loading import load_run, overrides
-from xceptlab.errors import BAD_INPUT, FAILED, Refused
+from xceptlab.errors import BAD_INPUT, FAILED, INTERRUPTED, Refused
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.leases import Busy
 from xceptlab.text import say
@@ -196,8 +196,8 @@ def judge(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def sync(options: argparse.Namespace, layers: list[str]) -> int:
-    """Send runs and studies to Weights & Biases: what ran offline, or what it lacks; trains
-    nothing.
+    """Send runs and studies to Weights & Biases: what ran offline, or what W&B lacks. The studies'
+    reports are written anew; nothing is trained.
     """
     from xceptlab.report.write import make_report
     from xceptlab.study.plan import expand
@@ -214,34 +214,41 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
             )
         named.append(run or expand(_study_named(name, outputs), layers, options.seeds))
     check_key()
-    code = 0
+    codes = []
     for sent in named:
         if isinstance(sent, RunDirectory):
-            code = _sync_runs([sent], layers) or code
+            codes += _sync_runs([sent], layers)
         else:
-            code = _sync_runs(sent.directories().values(), layers) or code
+            codes += _sync_runs(sent.directories().values(), layers)
             _sync_study(make_report(sent))
-    return code
+    # Input has to be mended before the same command can send everything.
+    return BAD_INPUT if BAD_INPUT in codes else max(codes, default=0)
 
 
-def _sync_runs(runs: Iterable[RunDirectory], layers: list[str]) -> int:
-    """Send those of the runs that have begun to W&B, and return the exit code. Where a run cannot
-    be sent, this is said and the others are sent all the same.
+def _sync_runs(runs: Iterable[RunDirectory], layers: list[str]) -> list[int]:
+    """Send those of the runs that have begun to W&B. Where a run cannot be sent, this is said and
+    the others are sent all the same.
+
+    Returns:
+        The exit code of each run that could not be sent.
     """
     from xceptlab.training.weights_and_biases import sync_run
 
     runtime = [f"--{key}={value}" for key, value in overrides(layers) if key.startswith("runtime.")]
-    code = 0
+    codes = []
     for run in runs:
         if not (run.path / "metrics.jsonl").is_file():
             continue
         try:
             config = load_run(runtime, of_run=str(run.path / "config.yaml"))
             print(f"{run.path.name}: {sync_run(config, run)}", flush=True)
-        except (Busy, Refused) as error:
-            code = BAD_INPUT
+        except Busy as error:
+            codes.append(INTERRUPTED)
             say(str(error))
-    return code
+        except Refused as error:
+            codes.append(BAD_INPUT)
+            say(str(error))
+    return codes
 
 
 def _study_named(name: str, outputs: Path) -> str:

@@ -137,13 +137,24 @@ def _is_of(kind: Any, value: Any) -> bool:
     if origin in UNIONS:
         return any(type_error(one, value, "") is None for one in get_args(kind))
     if origin is Literal:
-        return value in get_args(kind)
+        return bool(_equal_choices(kind, value))
     # Python takes true and false for whole numbers; a field does not.
     if isinstance(value, bool):
         return origin is bool
     if origin is float:
         return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return isinstance(value, origin)
+
+
+def _equal_choices(kind: Any, value: Any) -> list[Any]:
+    """Return the choices of a ``Literal`` that equal a value: one, or none. Python takes true for 1;
+    a field does not.
+    """
+    return [
+        choice
+        for choice in get_args(kind)
+        if choice == value and isinstance(choice, bool) == isinstance(value, bool)
+    ]
 
 
 def _asked_for(kind: Any, value: Any) -> str:
@@ -194,9 +205,10 @@ def canonical(kind: Any, value: Any) -> Any:
     """Return a value of a type in canonical form: equal settings become equal values, and so give
     one run id.
 
-    A whole number becomes a float where the type is ``float``. A list becomes a tuple where the
-    type is ``tuple``, as YAML and JSON know lists only. Both hold within lists, mappings and
-    unions, too. A value that is not of the type stays as it is.
+    A whole number becomes a float where the type is ``float`` or allows that float only. A list
+    becomes a tuple where the type is ``tuple``, as YAML and JSON know lists only. Both hold within
+    lists, mappings and unions, too, but a value whose own class is in the union stays as it is. So
+    does a value that is not of the type; of a mapping this holds entry by entry.
     """
     kind, _ = without_bounds(kind)
     origin = get_origin(kind)
@@ -204,6 +216,8 @@ def canonical(kind: Any, value: Any) -> Any:
         return _canonical_in_union(get_args(kind), value)
     if kind is float and _is_of(float, value):
         return float(value)
+    if origin is Literal and _is_of(kind, value):
+        return _equal_choices(kind, value)[0]
     if origin in (list, tuple) and type_error(kind, value, "") is None:
         items = []
         item_kinds = _item_kinds(kind, len(value))

@@ -72,7 +72,9 @@ def _default(f: Field[Any]) -> str:
 
 
 def _wrapped(text: str, columns: int, indent: str) -> list[str]:
-    """Wrap a text into lines of at most so many columns; ``indent`` is that of the first line."""
+    """Wrap a text into lines of at most so many columns: ``indent`` begins the first line, 6 spaces
+    begin the others.
+    """
     return textwrap.wrap(
         text, columns, initial_indent=indent, subsequent_indent="      ", break_on_hyphens=False
     )

@@ -30,6 +30,16 @@ Row = dict[str, Any]
 """The row of one photograph in a table of where photographs lie; see ``archive.Archive``."""
 
 
+def require_devkit(root: Path) -> None:
+    """Check that the development kit is in a folder.
+
+    Raises:
+        Refused: It is not.
+    """
+    if not (root / DEVKIT).is_file():
+        raise Refused(f"{root}: {DEVKIT} is missing, which has the labels of {VAL_TAR}")
+
+
 def train_archive(file: Path) -> Archive:
     """Open the training photographs, which are in a tar file that holds one tar file per class.
 
@@ -161,7 +171,7 @@ def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
         members = []
         end = 0
         for member in tar:
-            # Up to Python 3.11.13 tarfile would loop for ever.
+            # The tarfile of older Pythons would loop for ever (CVE-2025-8194).
             if member.size < 0:
                 raise Refused(f"{member.name} has a negative size")
             members.append(member)
@@ -193,9 +203,8 @@ def val_labels(root: Path) -> tuple[tuple[str, ...], list[int]]:
 
     from scipy.io import loadmat
 
+    require_devkit(root)
     kit = root / DEVKIT
-    if not kit.is_file():
-        raise Refused(f"{root}: {DEVKIT} is missing, which has the labels of {VAL_TAR}")
     with reading(kit, "not the development kit of ILSVRC 2012"):
         # This verifies the checksum: SciPy crashes on a damaged .mat file.
         unpacked = gzip.decompress(kit.read_bytes())

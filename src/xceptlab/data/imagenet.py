@@ -1,9 +1,9 @@
 """ImageNet, and photographs of one's own (``data.name: folder``), in whichever layout ``layouts``
 finds in ``data.root``.
 
-ImageNet's official validation set is the test split. An own data set has a part ``val``, or
-``test``, or both: of two parts the second one is the test split; of three ``val`` is the validation
-split.
+The files come in parts. The part ``val`` of ImageNet, its official validation set, is the test
+split. A user's data set has ``train``, and ``val``, ``test`` or both: where only one of the two is
+there, it is the test split; where both are, ``val`` is the validation split.
 """
 
 from collections.abc import Iterator, Mapping
@@ -90,41 +90,63 @@ def stores(config: DataConfig) -> dict[str, Store]:
 
 
 def _faults(by_part: Mapping[str, Store], root: Path, config: DataConfig) -> Iterator[str]:
-    """Yield a line for each fault of the data set as a whole: an unexpected number of classes, a
-    class that train does not have, labels out of range, a part or a class without an image.
-    """
+    """Yield a line for each fault of the data set as a whole."""
     train = by_part["train"]
-    no_image = "holds no image"
     if isinstance(train, Tree):
-        no_image += f" ({', '.join(SUFFIXES)})"
         count = len(train.classes)
     else:
         count = int(train.labels.max(initial=-1)) + 1
-    expected = config.num_classes or config.CLASSES.get(config.name, count)
-    if count != expected:
-        hint = (
-            "see data.num_classes"
-            if config.name == "folder"
-            else "photographs of one's own are data.name: folder"
-        )
-        yield f"{root}: train holds {count} classes, {expected} were expected; {hint}"
+    yield from _faults_of_count(count, root, config)
     for part, store in by_part.items():
-        if isinstance(store, Tree):
-            for name in sorted(set(folders(store.folder)) - set(store.classes)):
-                yield f"{store.folder}: the class {name} is not among those of train"
-        if not len(store.labels):
-            yield f"{root}: {part} {no_image}"
-        elif store.labels.min() < 0 or store.labels.max() >= count:
-            yield f"{root}: labels {store.labels.min()} to {store.labels.max()} of {part} do not fit {count} classes"
+        yield from _faults_of_part(part, store, count, root)
     for label in np.setdiff1d(np.arange(count), train.labels):
-        if not isinstance(train, Tree):
-            yield f"class {label}: {no_image}"
-            continue
-        for store in by_part.values():
-            if isinstance(store, Tree) and label not in store.labels:
-                folder = store.folder / train.classes[label]
-                if folder.is_dir():
-                    yield f"{folder}: {no_image}"
+        yield from _faults_of_class(label, by_part)
+
+
+def _faults_of_count(count: int, root: Path, config: DataConfig) -> Iterator[str]:
+    """Yield a line where train has another number of classes than expected."""
+    expected = config.num_classes or config.CLASSES.get(config.name, count)
+    if count == expected:
+        return
+    if config.name == "folder":
+        hint = "see data.num_classes"
+    else:
+        hint = "photographs of one's own are data.name: folder"
+    yield f"{root}: train holds {count} classes, {expected} were expected; {hint}"
+
+
+def _faults_of_part(part: str, store: Store, count: int, root: Path) -> Iterator[str]:
+    """Yield a line for each class that train does not have, and where a part holds no image or a
+    label that is out of range.
+    """
+    if isinstance(store, Tree):
+        for name in sorted(set(folders(store.folder)) - set(store.classes)):
+            yield f"{store.folder}: the class {name} is not among those of train"
+    if not len(store.labels):
+        yield f"{root}: {part} {_no_image(store)}"
+    elif store.labels.min() < 0 or store.labels.max() >= count:
+        yield f"{root}: labels {store.labels.min()} to {store.labels.max()} of {part} do not fit {count} classes"
+
+
+def _faults_of_class(label: int, by_part: Mapping[str, Store]) -> Iterator[str]:
+    """Yield a line for each folder without an image of a class that has none in train; in other
+    layouts than a tree of folders, one line for the class.
+    """
+    if not isinstance(by_part["train"], Tree):
+        yield f"class {label}: {_no_image(by_part['train'])}"
+        return
+    for store in by_part.values():
+        if isinstance(store, Tree) and label not in store.labels:
+            folder = store.folder / store.classes[label]
+            if folder.is_dir():
+                yield f"{folder}: {_no_image(store)}"
+
+
+def _no_image(store: Store) -> str:
+    """Say that there is no image and, where files are told by their suffix, by which."""
+    if isinstance(store, Tree):
+        return f"holds no image ({', '.join(SUFFIXES)})"
+    return "holds no image"
 
 
 def _open_tree(layout: Layout) -> dict[str, Store]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xceptlab.config.schema import DataConfig
-from xceptlab.data.ilsvrc import TARS, TRAIN_TAR, VAL_TAR
+from xceptlab.data.ilsvrc import TARS, TRAIN_TAR, VAL_TAR, require_devkit
 from xceptlab.data.shards import Shards, find_shards
 from xceptlab.data.sources import folder, missing, printable, reading
 from xceptlab.data.tables import feature_names
@@ -85,6 +85,7 @@ def find_layout(config: DataConfig) -> Layout:
             "set --data.root to the folder that holds them",
         )
     if (root / TRAIN_TAR).is_file() and (root / VAL_TAR).is_file():
+        require_devkit(root)
         return Layout("tars", root, parts)
     raise missing(
         config.name,

@@ -94,12 +94,13 @@ class Study:
         Raises:
             Refused: There is no such run, or it has not begun.
         """
-        directories = self.expansion.directories()
+        expansion = self.expansion
+        directories = expansion.directories()
         if arm_and_seed not in directories:
-            there = (
-                f"arms {', '.join(self.arms)} and seeds {', '.join(map(str, self.expansion.seeds))}"
-            )
-            for arm, n in self.expansion.ended_arms.items():
+            names = "trials" if expansion.study.tune else "arms"
+            seeds = ", ".join(map(str, expansion.seeds))
+            there = f"{names} {', '.join(expansion.trials)} and seeds {seeds}"
+            for arm, n in expansion.ended_arms.items():
                 there += f" (of {arm} the first {n}, as its claims were settled)"
             raise Refused(f"{self.name}: there is no run {arm_and_seed!r}; there are the {there}")
         return Run(directories[arm_and_seed].path)

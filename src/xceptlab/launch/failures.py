@@ -31,7 +31,7 @@ def describe_crash(code: int, log: Path) -> str:
         log: File of its output.
     """
     number = -code if code < 0 else code - 128
-    if number not in set(CRASHES):
+    if number not in CRASHES:
         return ""
     ended_by = signal.Signals(number)
     # SIGKILL leaves a process no time to write where it was.

@@ -143,7 +143,8 @@ def _task(main: Main, argv: list[str], log: Path, folder: str, gpus: int, fresh:
         folder: The coordinator's working directory, where relative paths of the configuration
             begin.
         gpus: Number of GPUs of the run.
-        fresh: See ``child.execute``.
+        fresh: Whether to train in a new interpreter, which Lightning can execute again for each
+            further device, rather than in this process.
     """
     os.chdir(folder)
     if not gpus:

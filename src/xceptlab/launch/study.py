@@ -200,7 +200,7 @@ def make_launcher(config: RunConfig, max_jobs: int | None, main: Main) -> Launch
 
 class _Display:
     """Shows the progress of a study while a launcher trains its runs: live in a terminal, once a
-    second; elsewhere by one line whenever a run starts or ends.
+    second; elsewhere by one line whenever a run is queued, starts or ends.
 
     Args:
         expansion: The study.
@@ -257,7 +257,7 @@ class _Display:
             self.refreshed = time.monotonic()
 
     def _print_line(self, run_id: str, state: State) -> None:
-        """Print one line on a run that has started or ended."""
+        """Print one line on a run that was queued, has started or has ended."""
         outcome = ""
         if state == "done":
             self.done += 1

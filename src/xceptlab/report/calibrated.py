@@ -61,7 +61,7 @@ def _described(calibration: Calibration) -> list[str]:
         )
     if isinstance(seeds, Seeds) and seeds.futility is not None:
         sentences.append("Giving up (futility) is left out; it makes every verdict rarer.")
-    fewest = _fewest(calibration)
+    fewest = _fewest_differences(calibration)
     if fewest < FEW:
         sentences.append(
             f"A resample of {fewest} differences knows only {fewest} values, so that these rates are rough."
@@ -166,7 +166,7 @@ def _warnings_as_seen(calibration: Calibration) -> list[str]:
     if warnings or calibration.any_claim is None:
         return warnings
     if wrong := _too_often_wrong([calibration.any_claim], calibration.alpha):
-        by_chance = _by_chance(_fewest(calibration))
+        by_chance = _by_chance(_fewest_differences(calibration))
         warnings.append(
             f"All claims together: with differences such as these {wrong}, of one claim at least{by_chance}."
         )
@@ -180,7 +180,7 @@ def _by_chance(n: int) -> str:
     return f" ({n} differences may look so by chance)" if n < FEW else ""
 
 
-def _fewest(calibration: Calibration) -> int:
+def _fewest_differences(calibration: Calibration) -> int:
     """Return the smallest number of differences, over the simulated claims, from which studies were
     drawn; ``FEW`` where no claim was simulated.
     """

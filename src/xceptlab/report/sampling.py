@@ -61,8 +61,9 @@ def sampling_errors(
 ) -> dict[str, Sampling]:
     """Return the sources of error of mean differences, by the claim's id.
 
-    Claims are left out that are not judged yet, that are not on a mean of pairs, or of which a run
-    has not kept the metric's value for each test image.
+    Claims are left out that are not judged yet or have fewer than 2 pairs, that are not on a mean
+    of pairs, that are on a registered metric, or of which a run has not kept the metric's value for
+    each test image.
 
     Args:
         verdicts: Verdicts on the study's claims.

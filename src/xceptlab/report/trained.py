@@ -87,8 +87,8 @@ def _all_have(configs: Iterable[Mapping[str, Any]], key: str, value: Any) -> boo
 
 
 def _by_arm(words: dict[str, str]) -> str:
-    """Join the texts of all arms, which are given by arm, into one: what the baseline has, and what
-    other arms have in its place.
+    """Join the texts of all arms or trials, which are given by name, into one: what the baseline
+    has, and what others have in its place.
     """
     arms_with: dict[str, list[str]] = {}
     for arm, text in words.items():

@@ -98,7 +98,9 @@ class RunDirectory:
             write_atomically(self.path / "failure.txt", reason.encode())
 
     def failure(self) -> str:
-        """Return why the run failed; empty where it did not, or where it was started again."""
+        """Return why the run failed, as a launcher has written it down; empty where it did not
+        fail, was started again, or was trained without a launcher.
+        """
         file = self.path / "failure.txt"
         return file.read_text("utf-8", errors="replace") if file.is_file() else ""
 

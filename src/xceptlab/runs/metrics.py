@@ -50,7 +50,7 @@ class Metric:
 
     @property
     def in_percent(self) -> bool:
-        """Whether a difference of two values is in percentage points."""
+        """Whether values are in percent, so that a difference of two is in percentage points."""
         return self.unit == "%"
 
     @property

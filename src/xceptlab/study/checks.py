@@ -90,7 +90,7 @@ def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
     classes = config.data.classes
     if claim.diverged is None and math.isnan(claim.measure.guessing(classes)):
         return f"diverged: is missing; nothing says what guessing scores in {claim.metric}"
-    if always := _always(claim.metric, classes):
+    if always := _always_the_same(claim.metric, classes):
         return f"metric: {always}, as in arm {arm!r}; claim {ACCURACY}"
     return ""
 
@@ -105,7 +105,7 @@ def _not_measured(name: str, splits: Sequence[str], config: RunConfig) -> str:
     return f"{shown(name)} is not allowed; it must be one of {', '.join(measured)}"
 
 
-def _always(name: str, classes: int) -> str:
+def _always_the_same(name: str, classes: int) -> str:
     """Return a clause on a metric that is the same for every network of so few classes; empty where
     the metric tells networks apart.
 
@@ -139,13 +139,13 @@ def _check_tuning(expansion: Expansion, file: Path) -> None:
             raise Refused(
                 f"{file}: tune.select: {tune.select} needs data.validation, which is 0 in arm {arm!r}"
             )
-        if always := _always(tune.select, config.data.classes):
+        if always := _always_the_same(tune.select, config.data.classes):
             raise Refused(f"{file}: tune.select: {always}; select {ACCURACY}")
 
 
 def _check_scope(study: Study, file: Path) -> None:
-    """Refuse ``scope: images`` with seeds until decided, with a median, and with a metric whose
-    values are not kept image by image.
+    """Refuse ``scope: images`` with seeds until decided, with a median, and with a metric that is
+    not built in.
     """
     if study.scope != "images":
         return
@@ -159,9 +159,9 @@ def _check_scope(study: Study, file: Path) -> None:
                 f"{file}: claim {claim.id!r}: statistic: with scope: images it must be mean, not median"
             )
         if claim.metric not in FILES:
-            kept = f"with scope: images it must be one of {', '.join(FILES)}, whose values are kept image by image"
+            allowed = f"with scope: images it must be a built-in metric of test images, one of {', '.join(FILES)}"
             raise Refused(
-                f"{file}: claim {claim.id!r}: metric: {claim.metric} is not allowed; {kept}"
+                f"{file}: claim {claim.id!r}: metric: {claim.metric} is not allowed; {allowed}"
             )
 
 

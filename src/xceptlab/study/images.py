@@ -112,7 +112,7 @@ def _values(file: Path) -> Array | None:
     """
     with (
         suppress(FileNotFoundError),
-        reading(file, "not a run's correctness by image; remove its folder to train the run again"),
+        reading(file, "not a run's values by image; remove its folder to train the run again"),
     ):
         values = np.load(file)
         if (

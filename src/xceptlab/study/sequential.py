@@ -17,8 +17,9 @@ from xceptlab.study.judging import judge_study
 def with_needed_seeds(expansion: Expansion) -> Expansion:
     """Return the study with as many seeds as its claims need, by the records of its runs.
 
-    Seeds are added while all runs so far have finished and leave a claim undecided. A study with a
-    list of seeds stays as it is.
+    Seeds are added, up to ``Seeds.max``, while all runs so far have finished and leave a claim
+    neither decided nor given up; none are added where a record cannot be read. A study with a list
+    of seeds stays as it is.
     """
     seeds = expansion.study.seeds
     if not isinstance(seeds, Seeds):

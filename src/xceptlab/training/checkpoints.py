@@ -56,7 +56,7 @@ class CheckpointFiles(TorchCheckpointIO):
             Refused: The file is no checkpoint, or cannot be read.
         """
         try:
-            return super().load_checkpoint(path, *args, **kwargs)
+            return super().load_checkpoint(path, *args, **kwargs | {"weights_only": True})
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise Refused(
                 f"{path}: not a readable checkpoint ({error}); remove it to start the run again"

@@ -30,7 +30,8 @@ class Task(pl.LightningModule):
 
     ``evaluation`` holds the latest scores by name (``val/top1``). After a test ``test_values``
     holds, by the metric's name, the values (n,) of the n test images: 0 or 1 of an accuracy, nats
-    of the loss. ``first_test_images`` is then the first batch of this process, (B, 3, size, size).
+    of the loss, of a registered metric what its function gives. ``first_test_images`` is then the
+    first batch of this process, (B, 3, size, size).
 
     Args:
         config: The run.
@@ -98,16 +99,16 @@ class Task(pl.LightningModule):
         generator.manual_seed(seed)
 
     def on_train_start(self) -> None:
-        record = self._capturing()
-        if record and capture.steps_are_capturable(self.trainer, self.config):
+        recorder = self._shared_recorder()
+        if recorder and capture.steps_are_capturable(self.trainer, self.config):
             self._step = capture.CapturedStep(
-                self._outputs, self.network, record, self.config.train.accumulate
+                self._outputs, self.network, recorder, self.config.train.accumulate
             )
 
     def on_validation_start(self) -> None:
-        record = self._capturing()
-        if record and not self._inference:
-            self._inference = capture.Captured(self._logits, self.network, record)
+        recorder = self._shared_recorder()
+        if recorder and not self._inference:
+            self._inference = capture.Captured(self._logits, self.network, recorder)
 
     def on_test_start(self) -> None:
         self.on_validation_start()
@@ -118,7 +119,7 @@ class Task(pl.LightningModule):
         """
         self._recorder = self._step = self._inference = None
 
-    def _capturing(self) -> capture.Recorder | None:
+    def _shared_recorder(self) -> capture.Recorder | None:
         """Return the recorder that captures this run's work as CUDA graphs; None where nothing is
         captured. It is one for all graphs, so that they share their memory.
         """
