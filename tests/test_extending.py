@@ -1278,6 +1278,19 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path, monkeypatch)
     assert load_run(["--model.intermediate=mine"]).science()["extensions"] == {"activation mine": 1}
 
 
+def test_a_broken_installed_package_is_told_each_time_and_hides_no_other(tmp_path, monkeypatch):
+    activation(tmp_path, name="sound.py")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [SimpleNamespace(value=f"{name}:x") for name in ("broken", "sound")]
+    monkeypatch.setattr(register.importlib.metadata, "entry_points", lambda group: points)
+    for _ in range(2):
+        with pytest.raises(xceptlab.Refused, match=r"broken: .*ZeroDivisionError"):
+            register.find("activation", "mine")
+    del points[0]
+    assert register.find("activation", "mine")
+
+
 def test_what_a_notebook_registers_is_used_in_its_process():
     @register.activation("of_a_cell", version=1)
     def of_a_cell():

@@ -522,8 +522,10 @@ SCORES = pd.DataFrame(
 def test_scores_of_other_tools_are_judged_as_by_the_command():
     assert xceptlab.judge(SCORES, ("a", "b"))["a superior b"].outcome == "supported"
     assert xceptlab.judge(SCORES, ("b", "a"))["b superior a"].outcome == "contradicted"
-    both = xceptlab.judge(SCORES, [("a", "b"), ("b", "a")], kind="equivalent", margin=1.0)
-    assert [verdict.outcome for verdict in both.values()] == ["contradicted", "contradicted"]
+    both = xceptlab.judge(SCORES, [("a", "b"), ("b", "a")])
+    assert [verdict.outcome for verdict in both.values()] == ["supported", "contradicted"]
+    with pytest.raises(xceptlab.Refused, match="is the same as the claim 'a equivalent b'"):
+        xceptlab.judge(SCORES, [("a", "b"), ("b", "a")], kind="equivalent", margin=1.0)
     long = SCORES.rename(columns={"test/top1": "value"}).assign(metric="test/top1")
     assert xceptlab.judge(long, ("a", "b"))["a superior b"].estimate == pytest.approx(
         9.9666, abs=1e-3

@@ -49,7 +49,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         OSError: The file cannot be written (disk full, no permission): the old file stands and the
             temporary one is removed. Or only its folder cannot be flushed: the new file stands.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)

@@ -45,6 +45,8 @@ ERRORS_OF_DEVICES = ("OutOfMemoryError", "AcceleratorError")
 """Names of torch's errors that a device raises, whatever code runs on it."""
 ENTRY_POINTS = "xceptlab"
 """The group of entry points by which an installed package offers a module that registers."""
+INSTALLED = "entry points of installed packages"
+"""Stands among the names of loaded modules for all modules of ``ENTRY_POINTS``."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,6 @@ _loaded: dict[str, frozenset[str]] = {}
 """Modules that this process has loaded, by their absolute path or name, each with the identities of
 the components that it registered then.
 """
-
-
 # ---- for modules of yours ------------------------------------------------------------------------
 
 
@@ -161,7 +161,7 @@ def _check_options(options: type, place: str) -> None:
     Raises:
         Refused: They are not; the message begins with ``place``.
     """
-    if not is_dataclass(options):
+    if not (isinstance(options, type) and is_dataclass(options)):
         raise Refused(f"{place}: options must be a dataclass")
     for f in fields(options):
         if f.default is MISSING and f.default_factory is MISSING:
@@ -220,13 +220,16 @@ def data(
     """Register a data set of small images, for ``data.name``: a function of (root, size) that gives
     its training and test images.
 
-    Each of the two is a pair of arrays: images (n, size, size, 3) of uint8 and labels (n,).
+    ``root`` is the ``Path`` of ``data.root``, ``size`` is ``data.size``. Each of the two is a pair
+    of arrays: images (n, size, size, 3) of uint8 and labels (n,), whole numbers from 0 to
+    ``classes`` - 1.
 
     Args:
         name: The data set's name.
         version: Raised whenever its code changes the images.
         classes: Number of classes.
-        images: Number of training and of test images; 0 where it is not known beforehand.
+        images: Number of training and of test images, with which those of the function are
+            compared; 0 where it is not known beforehand.
     """
     return _registering("data", name, version, classes=classes, images=images)
 
@@ -452,8 +455,11 @@ def all_loaded() -> list[Entry]:
 
 
 def find(kind: Kind, name: str) -> Entry | None:
-    """Return the component registered under a name, also by an installed package; None if there is
-    none.
+    """Return the component registered under a name; None if there is none. Where no loaded module
+    has registered it, the modules of installed packages are loaded first, once per process.
+
+    Raises:
+        Refused: The module of an installed package raises an error.
     """
     if (kind, name) not in _entries:
         _load_installed()
@@ -490,9 +496,17 @@ def names(kind: Kind) -> list[str]:
 def _load_installed() -> None:
     """Load, once per process, the modules that installed packages declare as entry points of the
     group ``xceptlab``.
+
+    Raises:
+        Refused: A module raises an error. The next call loads it, and those after it, again.
     """
-    if ENTRY_POINTS in _loaded:
+    if INSTALLED in _loaded:
         return
-    _loaded[ENTRY_POINTS] = frozenset()
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        load([point.value.partition(":")[0]])
+    # Set before, as a module may look for a component while it is loaded.
+    _loaded[INSTALLED] = frozenset()
+    try:
+        for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            load([point.value.partition(":")[0]])
+    except BaseException:
+        del _loaded[INSTALLED]
+        raise

@@ -3,6 +3,7 @@ of a study.
 """
 
 import dataclasses
+import math
 import os
 import shutil
 from pathlib import Path
@@ -233,6 +234,25 @@ def test_weights_that_do_not_fit_are_refused(changes, said, classes, tmp_path):
         started(dataclasses.replace(NARROW, **changes), tmp_path / "x.pth", classes)
 
 
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        (
+            lambda weight: weight.index_fill(0, torch.tensor([0]), math.nan),
+            "has values that are not finite",
+        ),
+        (lambda weight: weight * math.inf, "has values that are not finite"),
+        (lambda weight: weight.to(torch.int8), "is of int8, not float32"),
+        (lambda weight: weight.to(torch.complex64), "is of complex64, not float32"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(damaged, said, tmp_path):
+    name = "entry.stem.conv1.weight"
+    saved(tmp_path / "x.pth", NARROW, names=lambda state: {**state, name: damaged(state[name])})
+    with pytest.raises(ValueError, match=rf"does not fit the network: {name} {said}"):
+        started(NARROW, tmp_path / "x.pth")
+
+
 def test_with_as_many_classes_the_top_must_fit_too(tmp_path):
     saved(tmp_path / "x.pth", NARROW)
     with pytest.raises(ValueError, match=r"does not fit the network: fc\.0\.weight is missing"):
@@ -271,6 +291,26 @@ def test_a_run_starts_from_the_weights_of_another_and_its_record_says_so(run, tm
     assert (code, "(was trained before)" in out, err) == (0, True, "")
 
 
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ([], False),
+        (["--data.validation=0"], False),
+        (["--data.validation=0.2"], True),
+        (["--data.validation_seed=1"], True),
+        (["--data.train_images=200"], True),
+    ],
+)
+def test_a_start_from_a_run_that_trained_on_what_is_held_out_is_pointed_out(
+    run, tmp_path, command, changes, warned
+):
+    code, _, err = command("train", f"--model.weights={run}", "--train.epochs=1", *changes)
+    seen = "may have trained on images that are held out for validation here"
+    assert (code, seen in err) == (0, warned)
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    assert (f"; it {seen}" in RunDirectory(folder).record().weights) == warned
+
+
 def test_a_run_on_other_classes_draws_its_classifier(run, tmp_path, command):
     data = [
         f"--data.root={photographs(tmp_path / 'tree', 'abc', train=8, val=2)}",
@@ -287,7 +327,10 @@ def test_a_run_on_other_classes_draws_its_classifier(run, tmp_path, command):
     code, _, err = command(
         "train", f"--model.weights={run}", *data, "--seed=5", layers=[*TINY, *small]
     )
-    assert (code, "; classifier is drawn anew (10 classes there, 3 here)" in err) == (0, True)
+    drawn = "; classifier is drawn anew (10 classes there, 3 here)"
+    assert (code, drawn in err) == (0, True)
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    assert RunDirectory(folder).record().weights.endswith(drawn)
 
 
 def test_where_the_file_lies_is_not_part_of_the_identity_and_what_is_in_it_is(run, tmp_path, tiny):

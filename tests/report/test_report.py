@@ -877,7 +877,7 @@ def test_a_file_of_correctness_that_is_none_is_an_error_in_one_line(study, data)
     (directory.path / "test_correct.npy").write_bytes(data)
     with pytest.raises(
         ValueError,
-        match=r"test_correct.npy: not a run's correctness by image; remove its folder .*$",
+        match=r"test_correct.npy: not a run's values by image; remove its folder .*$",
     ):
         summarise(expansion)
 

@@ -250,7 +250,7 @@ def test_lists_of_a_run_that_are_no_text_are_one_line(directory, name):
         getattr(directory, name)()
 
 
-@pytest.mark.parametrize("text", ["", "3", "[]", '{"a": 1}', "\udcff"])
+@pytest.mark.parametrize("text", ["", "3", "[]", '{"a": 1}', '{"a": "b"}', "\udcff"])
 def test_a_note_of_the_data_that_is_none_is_one_line(directory, text):
     (directory.path / "data.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=r"data\.json: not what the run began with"):
@@ -398,5 +398,10 @@ def test_what_a_kill_between_record_and_end_left_is_dropped_but_not_under_a_runn
     with directory.locked():
         directory.tidy()
         assert (directory.path / "checkpoints").exists()
+    other_machines = directory.path / "lease.elsewhere"
+    other_machines.write_bytes(b"")
+    directory.tidy()
+    assert (directory.path / "checkpoints").exists()
+    other_machines.unlink()
     directory.tidy()
     assert list(directory.path.iterdir()) == []

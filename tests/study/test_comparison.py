@@ -7,6 +7,7 @@ import yaml
 
 from conftest import ROOT
 from xceptlab.cli import main
+from xceptlab.errors import Refused
 from xceptlab.study import comparison
 from xceptlab.study.comparison import budget_of, identical_arms, matched, module_trees
 from xceptlab.study.plan import expand
@@ -175,6 +176,18 @@ def test_arms_whose_modules_are_equal_are_told(tmp_path):
     expansion = expand(*write(tmp_path, arms))
     (line,) = identical_arms(expansion, module_trees(expansion))
     assert line.startswith("the arms 'b' and 'c' have the same modules")
+
+
+def test_an_arm_that_declares_the_width_that_is_matched_is_refused(tmp_path):
+    arms = {"a": {}, "b": {"model.width": 0.0625}}
+    expand(*write(tmp_path, arms))
+    with pytest.raises(
+        Refused, match=r"arm 'b' declares model.width, which model.match: parameters chooses"
+    ):
+        expand(*write(tmp_path, arms, "--model.match=parameters"))
+    arms = {"a": {"model.width": 0.25}, "b": {"model.residual": "none"}}
+    matched_to_a = expand(*write(tmp_path, arms, "--model.match=parameters"))
+    assert matched_to_a.arms["b"].model.width > matched_to_a.arms["a"].model.width == 0.25
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_the_report_warns_of_other_images_only_where_the_verdict_does_not_count_
     [
         ({"seeds": UNTIL}, "scope: images needs a list of seeds"),
         ({"seeds": list(range(8)), "claims": [CLAIM | {"statistic": "median"}]}, "statistic: with scope: images it must be mean"),
-        ({"claims": [CLAIM | {"metric": "val/top1"}]}, "metric: val/top1 is not allowed; with scope: images it must be one of"),
+        ({"claims": [CLAIM | {"metric": "val/top1"}]}, "with scope: images it must be a built-in metric of test images"),
         ({"scope": "everything"}, "scope: 'everything' is not allowed; it must be one of test_set, images"),
     ],
 )  # fmt: skip

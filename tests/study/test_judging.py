@@ -11,7 +11,7 @@ from scipy import stats as sp
 from statsmodels.stats.weightstats import ttost_paired
 
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
-from xceptlab.study import statistics
+from xceptlab.study import statistics, verdict_warnings
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Seeds, Study
 from xceptlab.study.expansion import Expansion
@@ -212,6 +212,56 @@ def test_differences_without_spread_are_inconclusive(kind, shift):
     v = one(A, {seed: value - shift for seed, value in A.items()}, kind=kind)
     assert v.outcome == "inconclusive"
     assert "spread" in v.summary
+
+
+TIES = [
+    ([96.4, 97.2, 96.8, 97.6, 96.0], [96.2, 97.0, 96.6, 97.4, 95.8], 0.2),
+    ([93.6, 92.7, 95.3, 90.7, 88.3, 91.1], [93.3, 92.4, 95.0, 90.4, 88.0, 90.8], 0.3),
+    ([0.935, 0.93, 0.95, 0.91, 0.889], [0.925, 0.92, 0.94, 0.9, 0.879], 0.01),
+]
+"""Scores of two arms, all of whose differences are the margin, which floating point hides."""
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("kind", ["superior", "equivalent"])
+@pytest.mark.parametrize(("scores_a", "scores_b", "margin"), TIES)
+def test_a_difference_on_the_margin_counts_for_neither_side(
+    scores_a, scores_b, margin, kind, turned
+):
+    lower = {"metric": "test/loss"} if turned else {}
+    a, b = (scores_b, scores_a) if turned else (scores_a, scores_b)
+    v = one(arm(*a), arm(*b), kind=kind, margin=margin, statistic="median", **lower)
+    assert (v.outcome, v.p_adjusted) == ("inconclusive", 1.0)
+    # Beside five true wins it is none.
+    six = one(arm(*a, 99.0), arm(*b, 90.0), kind="superior", margin=margin, statistic="median")
+    assert six.outcome == "inconclusive"
+
+
+def test_the_count_of_seeds_beside_a_mean_counts_no_difference_on_the_margin():
+    v = one(arm(82.1, 81.4, 84.9, 90.0), arm(81.8, 81.3, 84.6, 89.0), margin=0.3)
+    assert "The difference is beyond the margin in 1 of 4 seeds." in evidence(v)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+@pytest.mark.parametrize("n", [3, 5, 7])
+def test_without_pairing_rounding_is_no_spread_either(n, noise):
+    of_32_bits = [92.1 + 92.1 * noise * (seed % 2) for seed in range(n)]
+    v = one(arm(*of_32_bits), arm(*[92.05] * n), pairing="none", margin=0.0)
+    assert v.outcome == "inconclusive"
+    assert "without spread a t-test has nothing to go by" in v.summary
+    spread = one(
+        arm(*of_32_bits),
+        arm(*(92.05 - 0.01 * (seed % 2) for seed in range(n))),
+        pairing="none",
+        margin=0.0,
+    )
+    assert "without spread" not in spread.summary
+
+
+@pytest.mark.parametrize("kind", ["superior", "equivalent"])
+@pytest.mark.parametrize("alpha", [1e-3, 1e-5, 1e-8])
+def test_few_seeds_are_judged_at_any_level(alpha, kind):
+    assert one(arm(1.0, 2.0, 4.0), arm(0.5, 1.0, 2.0), alpha=alpha, kind=kind).tested
 
 
 def test_rounding_is_no_spread():
@@ -824,10 +874,12 @@ def test_fractions_in_place_of_percent_are_warned_of(metric, scale, warned):
         metric=metric,
         margin=0.005,
     )
-    assert bool(v.warnings) == warned
+    assert v.warnings == ()  # those of runs are in percent
+    warnings = verdict_warnings.of_fractions(v)
+    assert len(warnings) == warned
     assert all(
         "all scores lie between 0 and 1; accuracies are in percent" in warning
-        for warning in v.warnings
+        for warning in warnings
     )
 
 

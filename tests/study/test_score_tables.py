@@ -322,7 +322,7 @@ def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [
-        ("", [], "is empty; it must have a header and a row per run"),
+        ("", [], "has no header; its first line must be one, with a row per run below"),
         ("arm,seed,acc\n", [], "holds no row of scores, only a header"),
         ("arm,seed,acc,acc\na,0,1,2\n", [], "the column 'acc' stands there 2 times"),
         ("arm,seed,seed,acc\na,0,1,2\n", [], "the column 'seed' stands there 2 times"),
@@ -364,6 +364,18 @@ def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
         ("arm,seed,acc\na,0,1\na,0,2\n", [], "row 3: arm 'a', seed 0 stands there twice"),
         ("arm,seed,acc\na,0,1\n", [], "claim 'a superior b': there is no arm 'b'; there are a"),
         ("arm,seed,metric,value\na,0,f1,1\n", [], "there is no row of the metric 'acc'"),
+        (
+            "arm,seed,metric,metric,value\na,0,acc,loss,1\n",
+            [],
+            "the column 'metric' stands there 2 times",
+        ),
+        ("arm,seed,acc\n\n\na,0,high\n", [], "row 4: acc 'high' is no number"),
+        ("\narm,seed,acc\na,0,1\n", [], "has no header; its first line must be one"),
+        (
+            "arm,seed,acc\na,0,1\n",
+            ["--seed-column", "arm"],
+            "'arm' cannot be the column of both the arms and the seeds",
+        ),
         (
             "arm,seed,acc\na,0,1\n",
             ["--margin", "-1"],
@@ -441,3 +453,26 @@ def test_a_claim_is_not_made_twice(tmp_path, capsys):
     )
     assert main(["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml")]) == 2
     assert "claim 'y': is the same as the claim 'x'; remove one of them" in capsys.readouterr().err
+
+
+def test_equivalence_is_one_claim_in_either_direction_and_superiority_two(tmp_path, capsys):
+    claims = [
+        {"id": "x", "contrast": ["a", "b"], "metric": "acc", "margin": 0.5},
+        {"id": "y", "contrast": ["b", "a"], "metric": "acc", "margin": 0.5},
+    ]
+    for kind, code in (("superior", 0), ("equivalent", 2)):
+        written = {"claims": [claim | {"kind": kind} for claim in claims]}
+        (tmp_path / "claims.yaml").write_text(yaml.safe_dump(written))
+        judged = ["judge", str(wide(tmp_path)), "--claims", str(tmp_path / "claims.yaml")]
+        assert main(judged) == code
+    assert "claim 'y': is the same as the claim 'x'" in capsys.readouterr().err
+
+
+def test_a_seed_that_pandas_wrote_with_a_decimal_point_is_a_whole_number(tmp_path, capsys):
+    rows = [f"{arm},{seed}.0,{90 + seed + (arm == 'a')}" for arm in "ab" for seed in range(3)]
+    (tmp_path / "scores.csv").write_text("\n".join(["arm,seed,acc", *rows]))
+    assert (
+        main(["judge", str(tmp_path / "scores.csv"), "--contrast", "a", "b", "--metric", "acc"])
+        == 0
+    )
+    assert "a - b is +1.0000 for every seed" in " ".join(capsys.readouterr().out.split())

@@ -303,6 +303,14 @@ def test_a_choice_at_the_edge_and_one_of_too_few_images_are_warned_of(study):
     assert not any("two best values of b apart" in w for w in warnings)
 
 
+def test_of_two_values_either_is_at_the_edge(study):
+    expansion = study(tune={"keys": {"train.lr": [0.03, 0.3]}, "select": "val/top1"})
+    two = {name: scores for name, scores in VALIDATION.items() if not name.endswith("@0.1")}
+    finish(expansion, two, {name: TEST[name] for name in two})
+    warnings = tuning_warnings(expansion, expansion.records())
+    assert sum("is at the edge of the values that were tried" in w for w in warnings) == 2
+
+
 def test_many_images_tell_them_apart(study):
     clear = {
         trial: [own - 10 * (trial == "a@0.3") for own in values]

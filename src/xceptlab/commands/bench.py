@@ -44,7 +44,8 @@ def bench(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def benchmarks() -> list[str]:
-    """Return the names of the benchmarks, sorted; files whose names begin with ``_`` are no
+    """Return the names of the benchmarks, which are their files' names without ``.py``, sorted;
+    empty outside a checkout of the repository. Files whose names begin with ``_`` are no
     benchmarks, but hold what several of them use.
     """
     return sorted(file.stem for file in BENCHMARKS.glob("[!_]*.py"))

@@ -19,6 +19,7 @@ PLAIN_WORDS: dict[Any, str] = {
     bool: "true or false",
     str: "text",
     type(None): "null",
+    Any: "any value",
 }
 """Allowed values of each elementary type, in the words of errors and of the help."""
 CHECKED = (
@@ -95,7 +96,7 @@ def is_checked(kind: Any) -> bool:
     if origin in (list, tuple, *UNIONS):
         parts = [one for one in inner if one is not ...]
         return bool(parts) and all(map(is_checked, parts))
-    return kind is Any or any(kind is plain for plain in PLAIN_WORDS)
+    return any(kind is plain for plain in PLAIN_WORDS)
 
 
 # ---- values --------------------------------------------------------------------------------------
@@ -158,8 +159,8 @@ def _equal_choices(kind: Any, value: Any) -> list[Any]:
 
 
 def _asked_for(kind: Any, value: Any) -> str:
-    """Say in words what a type allows, for the error of a wrong value; where a number stands in the
-    place of text, also that it needs quotes.
+    """Say in words what a type allows, for the error of a wrong value; where a number, true or
+    false stands in the place of text, also that it needs quotes.
     """
     if kind is str and isinstance(value, int | float):
         return f"{in_words(kind)}, in quotes"

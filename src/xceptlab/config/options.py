@@ -2,8 +2,8 @@
 keys and their types.
 
 The schema has a field ``model.options``, but none for an option such as ``model.options.depth``.
-Still an option is set, layered, varied in a study and compared by a dotted key of its own. Whatever
-is special about such keys is in this module.
+Still an option is set, layered, varied in a study and compared by a dotted key of its own. How such
+keys are recognised, and how their values are layered, checked and compared, is in this module.
 """
 
 import inspect

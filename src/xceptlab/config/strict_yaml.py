@@ -60,8 +60,8 @@ def read(file: str) -> dict[Any, Any]:
     """Read a YAML file, which must hold one mapping.
 
     Raises:
-        Refused: There is no such file, it is not YAML, it holds something other than a mapping, or
-            there is a trap in it; the message names the file.
+        Refused: The file cannot be read, it is not YAML in UTF-8, it holds something other than a
+            mapping, or there is a trap in it (``Trap``); the message names the file.
     """
     try:
         contents = Path(file).read_bytes()
@@ -234,7 +234,9 @@ _Dumper.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
 
 
 def _refuse_traps(root: yaml.Node) -> None:
-    """Refuse keys that are given twice or are not text, and aliases that stand for too much.
+    """Refuse a key that is given twice, one that is a list, a mapping or null, in the outermost
+    mapping any other key that is not text, and more than ``MOST_VALUES`` values, those for which
+    aliases stand included.
 
     Of two equal keys the last one would win, so that an arm of a study could vanish unnoticed. An
     alias may stand for a value in which it is itself, and nested aliases for more values than fit
@@ -245,7 +247,10 @@ def _refuse_traps(root: yaml.Node) -> None:
     """
     for count, node in enumerate(_nodes(root, ()), start=1):
         if count > MOST_VALUES:
-            raise Trap(node, f"its aliases stand for more than {MOST_VALUES:,} values")
+            raise Trap(
+                node,
+                f"it holds more than {MOST_VALUES:,} values, those that aliases stand for included",
+            )
         if isinstance(node, yaml.MappingNode):
             _refuse_bad_keys(node, outermost=node is root)
 

@@ -32,7 +32,8 @@ class Box(NamedTuple):
 
 
 def for_evaluation(image: Tensor, config: DataConfig) -> Tensor:
-    """Cut a central square out of a photograph and resize it: (3, H, W) to (3, size, size).
+    """Cut a central square out of a photograph and resize it: (3, H, W) to (3, size, size), uint8,
+    where ``size`` is ``data.size``.
 
     The square's side is the part ``data.eval_crop`` of the photograph's short side.
     """

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 def require_files(config: DataConfig) -> None:
-    """Check that the data set's files are there.
+    """Check that the data set's files are there; with ``data.download`` fetch a data set of the
+    Hugging Face hub that is not in its cache.
 
     Raises:
         Refused: They are not; the message says what was looked for, where, and how to get it.
@@ -36,7 +37,13 @@ def require_files(config: DataConfig) -> None:
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """Return the names of the classes, by label; empty where the files do not tell."""
+    """Return the names of the classes, by label: those of the folders, of the parquet files'
+    metadata or of the note on prepared photographs. For parquet files without names they are the
+    labels as text, and empty for ImageNet's tar files.
+
+    Raises:
+        Refused: The files are not there, or cannot be read.
+    """
     return layouts.classes(find_layout(config))
 
 
@@ -143,7 +150,9 @@ def _faults_of_class(label: int, by_part: Mapping[str, Store]) -> Iterator[str]:
 
 
 def _no_image(store: Store) -> str:
-    """Say that there is no image and, where files are told by their suffix, by which."""
+    """Return the clause ``holds no image``; for a tree of folders, in which images are known by
+    their suffixes, it lists these.
+    """
     if isinstance(store, Tree):
         return f"holds no image ({', '.join(SUFFIXES)})"
     return "holds no image"

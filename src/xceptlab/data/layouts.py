@@ -134,7 +134,10 @@ def originals(root: Path) -> dict[str, Any]:
 
 
 def classes(layout: Layout) -> tuple[str, ...]:
-    """Return the names of the classes, by label; empty where the files do not tell."""
+    """Return the names of the classes, by label: those of the folders, of the parquet files'
+    metadata or of the note on prepared photographs. For parquet files without names they are the
+    labels as text, and empty for ImageNet's tar files.
+    """
     if layout.kind == "tree":
         return tuple(map(printable, folders(layout.root / "train")))
     if layout.kind == "parquet":

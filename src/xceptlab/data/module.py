@@ -1,5 +1,5 @@
-"""The LightningDataModule, which is one for every data set, since they differ in the source of
-their images only.
+"""The ``DataModule``, one LightningDataModule for all data sets: they differ only in the source of
+their images.
 """
 
 import functools

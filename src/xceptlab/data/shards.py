@@ -39,10 +39,12 @@ class Shards(Store):
 
     @classmethod
     def of(cls, files: list[Path]) -> "Shards":
-        """Open parquet files: read the labels, and which photographs are in which row group.
+        """Return the store of the photographs in parquet files, one file at least: their labels are
+        read, and which of them are in which row group.
 
         Raises:
-            Refused: A file is no parquet file, or its columns are not as ``tables`` says.
+            Refused: A file is no parquet file or is damaged, its columns are not as ``tables``
+                says, or a row holds no label.
         """
         labels: list[Indices] = []
         groups: list[tuple[int, int, int]] = []

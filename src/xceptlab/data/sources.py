@@ -257,8 +257,8 @@ def _without_waiting_for_a_writer(path: str, flags: int) -> int:
 
 
 def printable(name: str) -> str:
-    """Return a file's name as it can be printed: bytes that are no UTF-8, which Python keeps as
-    surrogates, are written as ``\\xe9``.
+    """Return a file's name as text that UTF-8 can encode: a byte that is no UTF-8, which Python
+    keeps as a surrogate, becomes an escape such as ``\\xe9``. Control characters stay.
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

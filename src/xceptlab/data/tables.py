@@ -172,7 +172,8 @@ def _present(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:
 
 
 def _check_images(table: ImageTable) -> None:
-    """Check that a table's column of images is of bytes.
+    """Check that a table's column of images is of bytes, or of structs with a field ``bytes`` of
+    them.
 
     Raises:
         Refused: It is of another type.

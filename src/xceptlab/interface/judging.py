@@ -3,6 +3,7 @@ tool.
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,7 +80,8 @@ def judge(
     arm: str = "arm",
     seed: str = "seed",
 ) -> Verdicts:
-    """Judge claims by scores that any tool made, as ``xceptlab judge`` does.
+    """Judge claims by scores that any tool made, as ``xceptlab judge`` does, and warn of what makes
+    a verdict doubtful.
 
     Args:
         scores: A row per run with a column per metric, or a row per run and metric with the columns
@@ -127,7 +129,11 @@ def judge(
             f"judge: {', '.join(names)}: not allowed with claims, whose file says it of each claim"
         ),
     )
-    return Verdicts.of(judge_table(table, "scores", claimed.claims, claimed.alpha, arm, seed))
+    verdicts = judge_table(table, "scores", claimed.claims, claimed.alpha, arm, seed)
+    for verdict in verdicts:
+        for line in verdict.warnings:
+            warnings.warn(f"{verdict.claim.id}: {line}", stacklevel=2)
+    return Verdicts.of(verdicts)
 
 
 def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
@@ -156,7 +162,8 @@ def _as_table(scores: "pd.DataFrame") -> "Table":
     rows = []
     for row in each_once.to_dict("records"):
         rows.append({str(key): _cell(value) for key, value in row.items()})
-    return Table(columns=[str(column) for column in scores.columns], rows=rows)
+    columns = [str(column) for column in scores.columns]
+    return Table(columns=columns, rows=rows, numbers=range(2, len(rows) + 2))
 
 
 def _cell(value: Any) -> str:

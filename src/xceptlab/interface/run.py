@@ -160,12 +160,14 @@ class Run:
 
     @functools.cached_property
     def network(self) -> "nn.Module":
-        """The network with the weights that were evaluated, in eval mode.
+        """The network with the weights that were evaluated, in eval mode; its tensors are float32,
+        or float64 where ``train.precision`` is 64-true.
 
         It is loaded once, on the CPU, and may be moved: ``run.network.cuda()``.
 
         Raises:
-            Refused: The run is not done, diverged, or its weights were removed.
+            Refused: There is no model.safetensors, since the run is not done, diverged, or its
+                weights were removed; or the file is damaged or does not fit the network.
         """
         from xceptlab.models import pretrained
         from xceptlab.models.build import build, channels_last
@@ -218,10 +220,10 @@ class Run:
         from xceptlab.data import resolved
         from xceptlab.data.module import DataModule
 
-        data = DataModule(resolved(self.config))
-        data.setup("test")
         if split not in SPLITS:
             raise Refused(f"{split!r} is no split; there are {', '.join(SPLITS)}")
+        data = DataModule(resolved(self.config))
+        data.setup("test")
         if split == "val" and not len(data.validation):
             raise Refused(f"val is empty; data.validation of {self.id} is 0")
         rows, labels = [], []

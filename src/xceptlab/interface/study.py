@@ -125,9 +125,11 @@ class Study:
         return pd.DataFrame(rows)
 
     def run(self, jobs: int | None = None, progress: bool = False) -> "Study":
-        """Train the runs that are missing, as ``xceptlab study`` does, and return the study.
+        """Train the runs that are missing, as ``xceptlab study`` does, and return the study. Where
+        seeds are added until claims are decided, their runs are trained, too.
 
-        Every run is trained in a process of its own, or on the cluster that the layers name.
+        Every run is trained in a process of its own, or on the cluster that the layers name. Arms
+        whose declared difference may do nothing are warned of.
 
         Args:
             jobs: Number of runs at a time; None for as many as there are GPUs or cores for.
@@ -136,6 +138,7 @@ class Study:
         Raises:
             Refused: The comparison is not controlled, a run can never start here, or runs failed.
                 Runs that are done stay done.
+            Interrupted, KeyboardInterrupt: A signal asked to stop; the same call continues.
         """
         from xceptlab.cli import main
         from xceptlab.launch.study import run_until_decided
@@ -155,15 +158,21 @@ class Study:
     def runs(self) -> "pd.DataFrame":
         """Return a table with a row per run: arm, seed, its values of the keys in which arms
         differ, status, scores, costs and id. What is not known yet is NaN.
+
+        Where keys are tuned, an arm has a run for each tuned value, and ``chosen`` says which of
+        them stands for the arm.
         """
         import pandas as pd
 
         from xceptlab.launch.status import Overview
+        from xceptlab.study.choice import chosen
 
         expansion = self.expansion
         factors = _factors(expansion)
         records = expansion.records()
         statuses = Overview(expansion).read({})
+        tuned_keys = _tuned_keys(expansion)
+        choice = chosen(expansion, records) if tuned_keys else {}
         rows = []
         for (trial, seed), run in _by_arm(expansion).items():
             arm = expansion.trials[trial].arm
@@ -175,16 +184,17 @@ class Study:
             }
             row |= factors[arm]
             row |= expansion.trials[trial].values
+            row["chosen"] = choice.get((arm, seed)) == trial
             record = records[trial, seed]
             if record:
                 row |= record.metrics
                 row |= {name: getattr(record, name) for name in RECORDED}
             rows.append(row)
-        varied = [*next(iter(factors.values())), *_tuned_keys(expansion)]
         columns = [
             "arm",
             "seed",
-            *varied,
+            *next(iter(factors.values())),
+            *([*tuned_keys, "chosen"] if tuned_keys else []),
             "status",
             *_metric_columns(records.values()),
             *RECORDED,
@@ -208,12 +218,15 @@ class Study:
 
     def verdicts(self) -> Verdicts:
         """Judge the study's claims by the runs that have finished; ``incomplete`` where more are
-        needed.
+        needed. What the report warns of, such as claims that were edited after the runs, is warned
+        of here, too.
         """
-        from xceptlab.study.judging import judge_study
+        from xceptlab.report.summary import summarise
 
-        expansion = self.expansion
-        return Verdicts.of(judge_study(expansion, expansion.records()))
+        summary = summarise(self.expansion)
+        for line in summary.warnings:
+            warnings.warn(line, stacklevel=2)
+        return Verdicts.of(summary.verdicts)
 
     def report(self) -> Path:
         """Write the study's report, and return the path of its page, ``report.html``.

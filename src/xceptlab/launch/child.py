@@ -61,8 +61,8 @@ def call(main: Callable[[list[str]], int], argv: list[str]) -> int:
 
 
 def _execute_in_new_interpreter(argv: list[str]) -> int:
-    """Execute ``xceptlab ARGV`` in a new interpreter, pass signals on to it, and return its exit
-    code: 128 + signal where a signal has ended it.
+    """Execute ``xceptlab ARGV`` in a new interpreter, pass SIGTERM and SIGINT on to it, both as
+    SIGTERM, and return its exit code: 128 + signal where a signal has ended it.
     """
     environment = os.environ | {PARENT: str(os.getpid()), "PYTHONFAULTHANDLER": "1"}
     process = subprocess.Popen(

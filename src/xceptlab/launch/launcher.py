@@ -79,6 +79,8 @@ class Job:
     def write_config(self) -> list[str]:
         """Write the run's configuration into its directory, and return the arguments with which
         ``xceptlab`` trains the run.
+
+        The directory is made where it is missing, and failure.txt is removed.
         """
         self.directory.create()
         file = self.directory.path / "config.yaml"
@@ -88,6 +90,11 @@ class Job:
         if self.config.extensions:
             arguments.append(f"--extensions={json.dumps(self.config.extensions)}")
         return arguments
+
+
+def cores_of_a_process(config: RunConfig) -> int:
+    """Return the number of CPU cores that a run's process on one device needs, with its workers."""
+    return config.train.threads + config.runtime.workers
 
 
 class Launcher(ABC):

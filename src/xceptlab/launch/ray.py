@@ -23,6 +23,7 @@ from xceptlab.launch.launcher import (
     Main,
     check_gpus,
     check_one_node,
+    cores_of_a_process,
 )
 
 
@@ -104,8 +105,8 @@ class Ray(Launcher):
         return codes
 
     def _exit_code(self, job: Job) -> int:
-        """Return the exit code of a run whose task has ended, ``LOST`` or -1 as ``exit_codes``
-        says.
+        """Return the exit code of a run whose task has ended: ``LOST`` where its node died, -1
+        where its process is gone or the task has raised an error.
         """
         try:
             return self.ray.get(job.handle)
@@ -129,7 +130,7 @@ class Ray(Launcher):
 
 def _resources(config: RunConfig) -> dict[str, int]:
     """Return what a run needs of one node, by Ray's names of resources; memory is in bytes."""
-    cpus = config.runtime.devices * (config.train.threads + config.runtime.workers)
+    cpus = config.runtime.devices * cores_of_a_process(config)
     return {"CPU": cpus, "GPU": config.launcher.gpus, "memory": config.launcher.memory * 2**30}
 
 

@@ -29,7 +29,7 @@ from xceptlab.errors import BAD_INPUT, FAILED, INTERRUPTED, Refused
 from xceptlab.files import write_atomically
 from xceptlab.launch.child import call, print_to
 from xceptlab.launch.failures import note_failure
-from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus
+from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, cores_of_a_process
 
 NOTICE = 90
 """Seconds before the end of its time at which SLURM sends a job SIGUSR2."""
@@ -90,7 +90,7 @@ class Slurm(Launcher):
         arrays = defaultdict(list)
         for job in ready:
             runtime = job.config.runtime
-            arrays[runtime.num_nodes, runtime.devices, _cores_of_a_task(job.config)].append(job)
+            arrays[runtime.num_nodes, runtime.devices, cores_of_a_process(job.config)].append(job)
         for jobs in arrays.values():
             self._submit(jobs)
 
@@ -128,7 +128,7 @@ class Slurm(Launcher):
         import submitit
 
         config = jobs[0].config
-        cpus = _cores_of_a_task(config)
+        cpus = cores_of_a_process(config)
         executor = submitit.SlurmExecutor(_folder(config))
         executor.update_parameters(
             job_name="xceptlab",
@@ -181,11 +181,6 @@ class Slurm(Launcher):
         for job in jobs[half:]:
             job.not_before = time.monotonic() + RESUBMIT_SECONDS
         self._say_once(f"{why}; tried again every {RESUBMIT_SECONDS:.0f} s")
-
-
-def _cores_of_a_task(config: RunConfig) -> int:
-    """Return the number of CPU cores that a run's process on one device needs, with its workers."""
-    return config.train.threads + config.runtime.workers
 
 
 def _sbatch_options(config: RunConfig) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def protected(network: Network) -> Network:
 
 
 def _is_small_and_strided(layer: nn.Conv2d) -> bool:
-    """Whether a layer is a strided 1x1 convolution with fewer input channels than ``VECTOR``."""
+    """Whether a layer is a strided 1x1 convolution, not a grouped one, with fewer input channels
+    than ``VECTOR``.
+    """
     is_pointwise = layer.kernel_size == (1, 1) and layer.groups == 1
     is_strided = layer.stride != (1, 1)
     return is_pointwise and is_strided and layer.in_channels < VECTOR

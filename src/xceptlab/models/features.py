@@ -17,7 +17,8 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
     it is in the mode in which it was.
 
     Raises:
-        Refused: The network does not tell which of its modules is the classifier.
+        Refused: The network does not tell which of its modules is the classifier, or does not call
+            it.
     """
     seen: list[Tensor] = []
     handle = classifier(network).register_forward_pre_hook(
@@ -29,6 +30,8 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
             network(images.to(device))
     finally:
         handle.remove()
+    if not seen:
+        raise Refused(f"{type(network).__name__} does not call its classifier")
     return seen[-1].flatten(1)
 
 

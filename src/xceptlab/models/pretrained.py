@@ -66,8 +66,7 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     unknown = set(overrides) - {field.name for field in dataclasses.fields(ModelConfig)}
     if unknown:
         raise Refused(f"{min(unknown)}: there is no such field of model")
-    if Path(path_or_name).is_dir():
-        path_or_name = Path(path_or_name) / "model.safetensors"
+    path_or_name = _file_of(path_or_name)
     source, state = read(path_or_name)
     trained = model_of_run(Path(path_or_name)) if source == "xceptlab" else None
     config = dataclasses.replace(trained or ModelConfig(), **CONSTANTS[source] | overrides)
@@ -99,13 +98,13 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
 def restore(
     config: ModelConfig, classes: int, weights: str | Path
 ) -> tuple[nn.Module, ModelConfig]:
-    """Build the network of a configuration with weights from any source that ``load`` reads.
+    """Build the network of a configuration with existing weights, in training mode, on the CPU.
 
     Args:
         config: The network's configuration.
         classes: Number of classes.
-        weights: A file, a run's folder or timm's name of the network, as for ``load``; a file of
-            tensors for a network other than Xception.
+        weights: For Xception any source that ``load`` reads; for another network a file of tensors
+            or a run's folder.
 
     Returns:
         The network, and its configuration with the constants of the weights' source.
@@ -114,6 +113,7 @@ def restore(
         Refused: The weights cannot be read or do not fit the network.
     """
     config = _without_start(config)
+    weights = _file_of(weights)
     if config.is_xception:
         source, state = read(weights)
     else:
@@ -124,6 +124,13 @@ def restore(
     network = build(config, classes)
     fit(network, state, str(weights))
     return network, config
+
+
+def _file_of(path_or_name: str | Path) -> str | Path:
+    """Return the file of a run's evaluated weights for the run's folder; anything else as it is."""
+    if Path(path_or_name).is_dir():
+        return Path(path_or_name) / "model.safetensors"
+    return path_or_name
 
 
 def read(path_or_name: str | Path) -> tuple[str, State]:

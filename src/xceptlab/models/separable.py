@@ -103,7 +103,8 @@ def activation(name: str) -> nn.Module:
     """Make the activation that ``model.intermediate`` names, built in or registered.
 
     Raises:
-        Refused: A registered function does not give a new ``nn.Module``.
+        Refused: Nothing is registered under the name, or the registered function raises an error or
+            does not give a new ``nn.Module``.
     """
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]()

@@ -92,7 +92,8 @@ def fit(network: nn.Module, state: State, where: str) -> None:
         where: The weights' source, for errors.
 
     Raises:
-        Refused: Keys are missing, unexpected or of another shape; the message names them.
+        Refused: Keys are missing, unexpected, or of another shape or kind of number, or values are
+            not finite; the message names the keys.
     """
     network.load_state_dict(fitted(network.state_dict(), state, where))
 
@@ -109,19 +110,30 @@ def fitted(wanted: State, state: State, where: str) -> State:
         where: The weights' source, for errors.
 
     Raises:
-        Refused: Keys are missing, unexpected or of another shape; the message names them.
+        Refused: Keys are missing, unexpected, or of another shape or kind of number, or values are
+            not finite; the message names the keys.
     """
     counts = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
     state = counts | dict(state)
     problems = [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} is unexpected" for name in state if name not in wanted]
     for name, value in wanted.items():
-        if name in state and state[name].shape != value.shape:
-            problems.append(
-                f"{name} has shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
-            )
+        if name in state:
+            problems += _misfits(name, state[name], value)
     refuse_any(problems, where)
     return state
+
+
+def _misfits(name: str, given: Tensor, wanted: Tensor) -> list[str]:
+    """Return, in words, why a tensor cannot stand in the place of a network's; empty if it can."""
+    if given.shape != wanted.shape:
+        return [f"{name} has shape {tuple(given.shape)}, not {tuple(wanted.shape)}"]
+    # BatchNorm's counts of batches are whole numbers, which a file may hold as others.
+    if wanted.is_floating_point() and not given.is_floating_point():
+        return [f"{name} is of {given.dtype}, not {wanted.dtype}".replace("torch.", "")]
+    if not given.isfinite().all():
+        return [f"{name} has values that are not finite"]
+    return []
 
 
 def refuse_any(problems: Sequence[str], where: str) -> None:

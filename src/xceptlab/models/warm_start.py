@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from xceptlab.config.schema import ModelConfig
+from xceptlab.config.loading import load_file
+from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.data.identity import weights_file
 from xceptlab.errors import Refused
 from xceptlab.models.build import build
@@ -27,6 +28,11 @@ FUNCTION = (
 """Fields of ``ModelConfig`` that change what a network computes with given weights. Some of them do
 not show in the weights' names and shapes.
 """
+SPLIT = ("validation", "validation_seed", "train_images")
+"""Fields of ``DataConfig`` that say which images are held out for validation."""
+
+SEEN = "may have trained on images that are held out for validation here"
+"""What is said of a run for which ``may_have_seen_validation`` is true."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,7 @@ class WarmStart:
     state: State
     """All weights of the network, by name."""
     source: str
-    """Source of the weights in words, as the run's record keeps it."""
+    """Source of the weights in words."""
     anew: str
     """Layers that are drawn although there are weights, and why, in words; empty where every weight
     comes from the source.
@@ -45,6 +51,13 @@ class WarmStart:
     """Names of the classes, by label, that the classifier was trained on; empty where they are not
     known, and where the classifier is drawn.
     """
+
+    def description(self, config: RunConfig) -> str:
+        """Return, for the record of the run that starts from the weights, their source and what a
+        reader should know of it.
+        """
+        seen = f"it {SEEN}" if may_have_seen_validation(config) else ""
+        return "; ".join(filter(None, (self.source, self.anew, seen)))
 
     def __str__(self) -> str:
         return f"starts from {self.source}; {self.anew or 'every weight is theirs, also those of the classifier'}"
@@ -97,15 +110,53 @@ def check(config: ModelConfig, classes: int) -> None:
     Raises:
         Refused: The weights cannot be read or do not fit, or were trained with other constants.
     """
+    _without_values(config, classes)
+
+
+def draws_a_layer(config: ModelConfig, classes: int) -> bool:
+    """Whether a training draws weights, so that ``model.init`` has an effect. It is taken to do so
+    where the weights to start from are not at hand.
+
+    Args:
+        config: The network's configuration.
+        classes: Number of classes.
+    """
+    start = _without_values(config, classes)
+    return start is None or start.anew != ""
+
+
+def _without_values(config: ModelConfig, classes: int) -> WarmStart | None:
+    """Return what a network starts from, which is built without values; None where it starts from no
+    weights, or from some that are not at hand.
+    """
     if not config.weights:
-        return
+        return None
     try:
         weights_file(config.weights)
     except Refused:
-        return
+        return None
     with torch.device("meta"):
         network = build(config, classes)
-    warm_start(config, network)
+    return warm_start(config, network)
+
+
+def may_have_seen_validation(config: RunConfig) -> bool:
+    """Whether the run whose weights a training starts from may have trained on images that are held
+    out for validation here; False where nothing is known of that run.
+    """
+    if not (config.model.weights and config.data.validation):
+        return False
+    run = RunDirectory.around(weights_file(config.model.weights))
+    if run is None:
+        return False
+    try:
+        theirs = load_file(DataConfig, str(run.path / "config.yaml"), "data")
+    except Refused:
+        # It is a data set that a module registers which is not loaded here.
+        return False
+    same_set = (theirs.name, theirs.content) == (config.data.name, config.data.content)
+    same_split = all(getattr(theirs, name) == getattr(config.data, name) for name in SPLIT)
+    return same_set and not same_split
 
 
 def _refuse_other_constants(config: ModelConfig, trained: ModelConfig, where: str) -> None:

@@ -107,9 +107,8 @@ def _joined(sentences: Iterable[str]) -> str:
 
 
 def _done(records: Records) -> list[Record]:
-    """Return the records that there are, each of them once: arms of equal science share runs."""
-    by_run_id = {record.run_id: record for record in records.values() if record}
-    return list(by_run_id.values())
+    """Return the records that there are."""
+    return [record for record in records.values() if record]
 
 
 def _compare(

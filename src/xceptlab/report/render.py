@@ -30,6 +30,10 @@ TEX = {
     "×": r"$\times$",
     "±": r"$\pm$",
     "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
     "−": "$-$",
     "–": "--",
 }
@@ -91,7 +95,9 @@ def study_values(summary: Summary) -> dict[str, Any]:
 
 
 def _notes(summary: Summary) -> list[str]:
-    """Return the notes of a report: sentences on budgets that differ, then the warnings."""
+    """Return the notes of a report: sentences on budgets and speeds that differ, then the
+    warnings.
+    """
     notes = []
     for budgets in summary.budgets.values():
         notes += budgets.sentences

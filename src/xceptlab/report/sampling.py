@@ -63,7 +63,7 @@ def sampling_errors(
 
     Claims are left out that are not judged yet or have fewer than 2 pairs, that are not on a mean
     of pairs, that are on a registered metric, or of which a run has not kept the metric's value for
-    each test image.
+    each test image, or that have a single test image.
 
     Args:
         verdicts: Verdicts on the study's claims.
@@ -75,8 +75,10 @@ def sampling_errors(
         if not _has_paired_mean(verdict):
             continue
         kept = by_image(verdict.claim, study, directories, list(verdict.differences))
-        if len(kept) == verdict.n:
-            differences = np.stack(list(kept.values()))
+        if len(kept) < verdict.n:
+            continue
+        differences = np.stack(list(kept.values()))
+        if differences.shape[1] > 1:
             sampling[verdict.claim.id] = _sampling(verdict, differences)
     return sampling
 

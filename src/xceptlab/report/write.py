@@ -72,14 +72,15 @@ def write_study(summary: Summary, latex: bool = False) -> None:
 
 
 def write_report(summary: Summary, latex: bool = False) -> Path:
-    """Write the report into the study's folder, and return the path of report.html.
+    """Write report.html, report.md with its figures, and results.csv into the study's folder, which
+    is made if need be, and return the path of report.html.
 
-    A finished report is not overwritten by one that lacks its runs, as after the data were changed:
-    it is moved into a folder of its own there.
+    Where runs are missing and a finished report has runs that this one lacks, as after the data
+    were changed, that report is first moved into a folder of its own there, ``finished-DATE-TIME``.
 
     Args:
         summary: What the report shows.
-        latex: Whether to write report.tex, too.
+        latex: Whether to write report.tex, too; without it an earlier one is removed.
     """
     # Altair, which draws the figures, takes a while to load.
     from xceptlab.report import figures
@@ -100,6 +101,9 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
     contents["report.html"] = render("report.html.j2", **values).encode()
     for name, content in contents.items():
         write_atomically(folder / name, content)
+    if not latex:
+        # One of an earlier report would show its numbers.
+        (folder / "report.tex").unlink(missing_ok=True)
     return folder / "report.html"
 
 

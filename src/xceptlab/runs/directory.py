@@ -182,8 +182,8 @@ class RunDirectory:
         return Follower(self.path / "metrics.jsonl")
 
     def began_with(self) -> dict[str, str]:
-        """Read, from data.json, the fingerprint and the files of the data when the run began; empty
-        where there is no such file.
+        """Read data.json: the data's fingerprint and files when the run began, under the keys
+        ``fingerprint`` and ``files``; empty where there is no such file.
 
         Raises:
             Refused: The file is damaged, or holds something else.
@@ -195,6 +195,8 @@ class RunDirectory:
             data = json.loads(decoded(file.read_bytes()))
             if invalid := type_error(dict[str, str], data, "data"):
                 raise invalid
+            if not {"fingerprint", "files"} <= data.keys():
+                raise Refused("it must have the keys fingerprint and files")
         except (RecursionError, ValueError) as error:
             raise Refused(
                 f"{file}: not what the run began with ({error}); remove its folder to train the run anew"
@@ -208,21 +210,30 @@ class RunDirectory:
         write_atomically(self.path / "data.json", json.dumps(data).encode())
 
     def locked(self) -> AbstractContextManager[None]:
-        """Return a context manager within which this process alone trains the run.
+        """Return a context manager within which this process alone trains the run. The directory
+        must exist (``create``).
 
         Raises:
-            Busy: On entering: another process is training the run.
+            Busy: On entering: another process is training the run. Whether one on another machine
+                still lives takes up to ``leases.STALE`` seconds to tell.
         """
         return leases.hold(self.path)
 
     def tidy(self) -> None:
-        """Remove checkpoints and leases of a run that was killed after it had written its record;
-        a run that another process trains is left alone.
+        """Remove what a run that was killed after it had written its record has left: checkpoints,
+        and leases beside them. Only for a run that has a record, which is not checked.
+
+        A run that another process trains is left alone. One look cannot tell whether a lease of
+        another machine is stale, so such a run is left alone, too.
         """
-        if (self.path / "checkpoints").exists() and not leases.Watch(self.path).holders():
-            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-            for name in leases.read_leases(self.path):
-                (self.path / name).unlink(missing_ok=True)
+        if not (self.path / "checkpoints").exists():
+            return
+        watch = leases.Watch(self.path)
+        if watch.holders():
+            return
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for name in watch.stale:
+            (self.path / name).unlink(missing_ok=True)
 
     def studies(self) -> list[str]:
         """Read the names of the studies that use the run."""

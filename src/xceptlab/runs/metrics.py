@@ -111,10 +111,14 @@ SPLITS = ("test", "val")
 """The splits on which a trained network is evaluated."""
 
 ERRORS = frozenset((
-    "err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer", "bpb",
-    "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss",
+    "err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer",
+    "bpb", "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss", "entropy",
+    "crossentropy", "xent", "ce", "bce", "kl", "kld", "kldiv", "divergence", "deviance", "likelihood", "elbo", "regret",
+    "distance", "hamming", "hausdorff", "lpips", "epe", "fpr", "fnr", "parameters", "params", "gap",
 ))  # fmt: skip
-"""Words in the names of other tools' metrics in which a lower score usually is the better one."""
+"""Words in the names of other tools' metrics of which it must be said whether a lower score is the
+better one: usually it is, or, as of a likelihood, names are used for it and for its negative.
+"""
 
 
 # ---- names ---------------------------------------------------------------------------------------
@@ -181,11 +185,12 @@ def metric_of_another_tool(name: str) -> Metric:
 def direction_is_known(name: str) -> bool:
     """Whether it is known if a lower score of another tool is the better one.
 
-    It is not where the name has one of the words in ``ERRORS``, and is neither that of a registered
-    metric nor taken for a built-in one in which lower is better.
+    It is not where the name has one of the words in ``ERRORS``, or begins as ``1-acc``, and is
+    neither that of a registered metric nor taken for a built-in one in which lower is better.
     """
-    words = re.split(r"[^a-z0-9]+", name.lower())
-    if ERRORS.isdisjoint(words):
+    words = re.findall(r"[a-z]+", name.lower())
+    is_complement = re.match(r"1\s*-", name) is not None
+    if ERRORS.isdisjoint(words) and not is_complement:
         return True
     return _entry_of(name) is not None or metric_of_another_tool(name).lower_is_better
 

@@ -73,7 +73,9 @@ class World:
         they are removed, so that no library reads them.
 
         Raises:
-            Refused: torchrun or srun has started more processes than the run needs, or fewer.
+            Refused: torchrun has started more processes than the run needs, or fewer; srun has
+                started them on another number of nodes; or a run on several machines is started by
+                neither.
         """
         size = runtime.devices * runtime.num_nodes
         if _started_by_torchrun():

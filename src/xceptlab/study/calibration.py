@@ -123,11 +123,12 @@ class Calibration:
 def calibrate(
     observed: Sequence[Observed], seeds: Sequence[int] | Seeds, alpha: float, seed: int = 0
 ) -> Calibration:
-    """Simulate studies of the same claims and seeds, and count how often they are judged wrongly.
+    """Simulate studies of the same claims and seeds, and count how often their claims are judged
+    wrongly, and rightly.
 
     Args:
-        observed: What is known of the claims of one study, over all of which Holm's correction
-            goes.
+        observed: What is known of the claims of one study, of which there is at least one; Holm's
+            correction is over all of them.
         seeds: The seeds of the study. Giving up (``futility``) is left out of the simulation: it
             makes every verdict rarer.
         alpha: Familywise error rate.

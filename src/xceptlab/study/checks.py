@@ -40,12 +40,17 @@ def check(expansion: Expansion, file: Path) -> None:
 
 
 def _check_control(expansion: Expansion, file: Path) -> None:
-    """Refuse an arm that differs from the baseline in more than the two declare, and two arms that
-    do not differ (docs/control.md).
+    """Refuse an arm that differs from the baseline in more than the two declare, one that declares
+    the width that is matched, and two arms that do not differ (docs/control.md).
     """
     cells = expansion.study.cells()
     baseline = next(iter(cells))
-    for arm in expansion.arms:
+    for arm, config in expansion.arms.items():
+        if arm != baseline and config.model.match != "none" and "model.width" in cells[arm]:
+            raise Refused(
+                f"{file}: arm {arm!r} declares model.width, which model.match: {config.model.match} chooses; "
+                "leave out one of the two"
+            )
         declared = {*cells[arm], *cells[baseline]}
         more = [key for key in expansion.differences(arm) if not options.is_declared(key, declared)]
         if more:
@@ -194,5 +199,6 @@ def _seeds_of_a_median(level: float, other_claims: int, max_seeds: int) -> str:
         beside = " beside 1 other claim"
     elif other_claims:
         beside = f" beside {other_claims} other claims"
-    good = ", ".join(map(str, signs.good_sizes(level, 24)))
-    return f"a median needs {signs.fewest(level)} seeds or more{beside}, not {max_seeds} (of {good} each seed counts)"
+    needed = f"a median needs {signs.fewest(level)} seeds or more{beside}, not {max_seeds}"
+    good = signs.good_sizes(level, 24)
+    return f"{needed}; with {', '.join(map(str, good))} none is wasted" if good else needed

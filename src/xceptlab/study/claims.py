@@ -178,8 +178,7 @@ def refuse_repeated(claims: Sequence[Claim]) -> None:
     made: dict[tuple[object, ...], str] = {}
     for claim in claims:
         said = (
-            claim.sides,
-            claim.gain,
+            _compared(claim),
             claim.metric,
             claim.kind,
             claim.margin,
@@ -193,6 +192,20 @@ def refuse_repeated(claims: Sequence[Claim]) -> None:
                 f"claim {claim.id!r}: is the same as the claim {made[said]!r}; remove one of them"
             )
         made[said] = claim.id
+
+
+def _compared(claim: Claim) -> object:
+    """Return what tells the difference that a claim is on from others. An interaction is the same in
+    whatever order its factors stand, and equivalence the same in either direction.
+    """
+    either_way = claim.kind == "equivalent"
+    if claim.contrast:
+        return frozenset(claim.contrast) if either_way else claim.contrast
+    factors: set[tuple[str, object]] = set()
+    for factor, levels in claim.effect.items():
+        names = tuple(map(level_name, levels))
+        factors.add((factor, frozenset(names) if either_way else names))
+    return frozenset(factors)
 
 
 def dotted(declared: Any, place: str) -> Any:

@@ -121,7 +121,9 @@ def _beside_the_modules(config: RunConfig) -> dict[str, Any]:
     """Return the values, by key, that can change a run's result and that no module tree shows: all
     but those of ``model``, and the network's initial weights.
     """
-    initial_weights = ("model.init", "model.weights_digest")
+    initial_weights = ["model.weights_digest"]
+    if warm_start.draws_a_layer(config.model, config.data.classes):
+        initial_weights.append("model.init")
     found = {}
     for key, value in config.science().items():
         in_tree = key.startswith("model.") and key not in initial_weights
@@ -142,8 +144,8 @@ def budget_of(config: RunConfig) -> int:
 
 def _with_matched_width(config: RunConfig, budget: int) -> RunConfig:
     """Return the configuration at the width whose cost is nearest to the budget, among the
-    multiples of ``STEP`` from ``LEAST`` to ``MOST`` or, if that leaves it unmatched, among the
-    parts of the step in which the budget lies.
+    multiples of ``STEP`` from ``LEAST`` to ``MOST`` or, if the nearest cost is off by more than
+    ``UNMATCHED`` of the budget, among the ``FINER`` parts of the step in which the budget lies.
     """
 
     # To build a network takes a quarter of a second, and the search asks for some widths again.

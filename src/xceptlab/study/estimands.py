@@ -1,9 +1,10 @@
-"""What a claim is about: the mean or the median of paired differences over seeds, and how either is
-tested.
+"""What a claim is about: the mean or the median of the differences of two sides over seeds, and how
+either is tested.
 
-The mean is tested by t-tests: powerful, and valid while the differences are near normal. The median
-is tested by counting signs: valid for any distribution, also where runs collapse or diverge, and
-blind to how large a difference is.
+The mean is tested by t-tests, paired or, with ``pairing: none``, Welch's: powerful, and valid while
+the differences are near normal. The median is tested by counting the signs of paired differences:
+valid for any distribution, also where runs collapse or diverge, and blind to how large a difference
+is.
 """
 
 import math
@@ -17,6 +18,7 @@ from xceptlab.runs.metrics import split_of
 from xceptlab.study import signs, statistics
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Seeds
+from xceptlab.study.differences import rounding_of
 from xceptlab.study.statistics import MAX_PAIRS, Array, Booleans
 
 MIN_PAIRS = 3
@@ -130,11 +132,12 @@ class Estimand(ABC):
     @abstractmethod
     def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
         """Return the chance (0 to 1) that the claim is decided, either way, by ``Seeds.max`` seeds,
-        and the number of seeds that this takes on average.
+        and the average number of seeds at the end; a study that decides nothing ends with
+        ``Seeds.max``.
 
         It is the conditional power under the current trend: further seeds are taken to be like
-        those of the differences (n,), n >= 2. ``level`` is that of all analyses together. Only for
-        a sequential study.
+        those of the differences (n,), 2 <= n < ``Seeds.max``. ``level`` is that of all analyses
+        together. Only for a sequential study.
         """
 
     @abstractmethod
@@ -167,10 +170,11 @@ def estimand_of(
     Args:
         claim: The claim.
         seeds: The seeds of the study.
-        arms: The scores of the claim's two sides with equal seeds, (2, n); needed only for
+        arms: The scores of the claim's two sides with equal seeds, (2, ..., n); needed only for
             ``pairing: none``.
-        image_variance: What the sample of images adds to the variance of the mean difference, where
-            verdicts are to hold for other images, too (``scope: images``); None in another study.
+        image_variance: What the sample of images adds to the variance of the mean difference, NaN
+            if not known, where verdicts are to hold for other images, too (``scope: images``); None
+            in another study.
     """
     if image_variance is not None:
         return MeanOverImages(claim, seeds, image_variance)
@@ -356,7 +360,10 @@ class Mean(Estimand):
     def _conditional_power_at(
         self, mean: float, differences: Array, level: float
     ) -> tuple[float, float]:
-        """Return what ``conditional_power`` does, if ``mean`` were the true one."""
+        """Return the chance (0 to 1) that the claim is decided by ``Seeds.max`` seeds, and the
+        average number of seeds at the end, if further differences had this ``mean``; see
+        ``conditional_power``.
+        """
         observed = tuple(differences.tolist())
         arguments = self._simulation_arguments(differences, level)
         return statistics.sequential_power(mean, observed=observed, **arguments)
@@ -428,8 +435,10 @@ class UnpairedMean(Mean):
         return spread / math.sqrt(n), per_seed * (n - 1)
 
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        spread = self.spread(differences)
-        return spread > tolerance
+        # The rounding of 32-bit scores is no spread, as it is none of paired differences.
+        largest = max(tolerance, rounding_of(self.arms))
+        ranges = np.ptp(self.arms, axis=-1)  # (2, ...)
+        return np.asarray((ranges > largest).any(axis=0))
 
     def _size(self, differences: Array) -> str:
         return f"{len(differences)} seeds of either arm"

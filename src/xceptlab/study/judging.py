@@ -15,11 +15,12 @@ from xceptlab.study import images, statistics, verdict_warnings, wording
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Seeds
+from xceptlab.study.differences import differences_of, rounding_of
 from xceptlab.study.estimands import MIN_PAIRS, Estimand, MeanOverImages, estimand_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.run_scores import Scores, scores_of_runs
 from xceptlab.study.statistics import Array
-from xceptlab.study.verdict import ROUNDING, Outcome, Verdict
+from xceptlab.study.verdict import Outcome, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def judge(
         since = _since_decided(draft.verdict, estimand, known, latest_seeds, alpha)
         sentences = (draft.verdict.stopping, since)
         stopping = " ".join(filter(None, sentences))
-        warnings = verdict_warnings.of_units(draft.verdict)
+        warnings = verdict_warnings.of_margin(draft.verdict)
         verdicts.append(replace(draft.verdict, warnings=warnings, stopping=stopping))
     return verdicts
 
@@ -235,8 +236,8 @@ def _untested_verdict(
     claim = estimand.claim
     a, b = (_known(scores[side], seeds) for side in claim.sides)
     _refuse_infinite(claim, a, b)
-    paired_seeds, (paired_a, paired_b) = _pairs(claim, scores, seeds)
-    differences = _differences(paired_a, paired_b, claim.measure.lower_is_better)
+    paired_seeds, paired_scores = _pairs(claim, scores, seeds)
+    differences = _differences(claim, paired_scores)
     n = len(differences)
     low, high = estimand.interval(differences, alpha) if n > 1 else (math.nan, math.nan)
     return Verdict(
@@ -247,7 +248,7 @@ def _untested_verdict(
         high=high,
         level=1 - 2 * alpha,
         n=n,
-        variance_left=statistics.variance_left(paired_a, paired_b),
+        variance_left=statistics.variance_left(*paired_scores),
         differences=dict(zip(paired_seeds, differences.tolist(), strict=True)),
         scores=(a, b),
         max_seeds=estimand.seeds.max if isinstance(estimand.seeds, Seeds) else None,
@@ -284,18 +285,14 @@ def _pairs(claim: Claim, scores: Scores, seeds: Iterable[int]) -> tuple[list[int
     return both, np.array([paired_a, paired_b], dtype=np.float64)
 
 
-def _differences(scores_a: Array, scores_b: Array, lower_is_better: bool) -> Array:
-    """Return the paired differences (n,) of two sides' scores (n,), above 0 where a is better.
+def _differences(claim: Claim, scores: Array) -> Array:
+    """Return the paired differences (n,) of both sides' scores (2, n), above 0 where a is better.
 
-    They are made equal where only the rounding of 32-bit scores tells them apart (``ROUNDING``).
+    They are made equal where only the rounding of 32-bit scores tells them apart.
     """
-    sign = -1 if lower_is_better else 1
-    differences = sign * (scores_a - scores_b)
-    if len(differences):
-        largest_score = max(np.abs(scores_a).max(), np.abs(scores_b).max())
-        rounding = ROUNDING * largest_score
-        if np.ptp(differences) <= rounding:
-            differences[:] = differences[0]
+    differences = differences_of(claim, scores)
+    if len(differences) and np.ptp(differences) <= rounding_of(scores):
+        differences[:] = differences[0]
     return differences
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from xceptlab.study.claims import Claim
+from xceptlab.study.differences import differences_of, rounding_of
 from xceptlab.study.statistics import Array, Booleans, Integers
-from xceptlab.study.verdict import ROUNDING, Outcome, Verdict
+from xceptlab.study.verdict import Outcome, Verdict
 from xceptlab.text import counted
 
 A_FAILS, B_FAILS = 1, 2
@@ -80,12 +81,12 @@ class Observed:
     @property
     def differences(self) -> Array:
         """The paired differences (n,), above 0 where a is better."""
-        return _differences(self.claim, self.scores)
+        return differences_of(self.claim, self.scores)
 
     @property
     def rounding_tolerance(self) -> float:
         """How far apart differences may lie that still count as equal, in the metric's unit."""
-        return ROUNDING * float(np.abs(self.scores).max(initial=0.0))
+        return rounding_of(self.scores)
 
     @property
     def why_not_simulated(self) -> str:
@@ -203,7 +204,7 @@ class DifferenceDistribution:
     @property
     def values(self) -> Array:
         """All differences that can be drawn: (4, n), by whose run fails, or (1, n)."""
-        return _differences(self.claim, self.scores)
+        return differences_of(self.claim, self.scores)
 
     @property
     def weights(self) -> Array:
@@ -246,15 +247,15 @@ class DifferenceDistribution:
         """Draw differences (studies, seeds), shifted so that the true difference is ``truth``; None
         shifts nothing.
         """
-        differences = _differences(self.claim, self.draw_scores(numbers))
+        drawn = differences_of(self.claim, self.draw_scores(numbers))
         if truth is not None:
-            differences = self._moved(differences, truth, numbers)
+            drawn = self._moved(drawn, truth, numbers)
         if self.points_per_image:
-            images = np.floor(differences / self.points_per_image + numbers.tie)
+            images = np.floor(drawn / self.points_per_image + numbers.tie)
             return np.round(images * self.points_per_image, 9)
-        return differences
+        return drawn
 
-    def _moved(self, differences: Array, truth: float, numbers: RandomNumbers) -> Array:
+    def _moved(self, drawn: Array, truth: float, numbers: RandomNumbers) -> Array:
         """Shift drawn differences (studies, seeds) so that the distribution's mean or median,
         whichever the claim is about, becomes ``truth``.
 
@@ -262,7 +263,7 @@ class DifferenceDistribution:
         at random by ``numbers.tie``, so that a difference lies on each side with a chance of one
         half: a real difference is never exactly the median of all that are possible.
         """
-        moved = differences + (truth - self.true_difference)
+        moved = drawn + (truth - self.true_difference)
         if self.claim.statistic == "mean":
             return moved
         above = self.weights[self.values > self.true_difference].sum()
@@ -270,13 +271,7 @@ class DifferenceDistribution:
         upwards = numbers.tie * tied < 0.5 - above
         next_to = 1e-9 * np.ptp(self.values)
         beside = truth + np.where(upwards, next_to, -next_to)
-        return np.where(differences == self.true_difference, beside, moved)
-
-
-def _differences(claim: Claim, scores: Array) -> Array:
-    """Return the differences (...) of both sides' scores (2, ...), above 0 where a is better."""
-    a, b = scores
-    return b - a if claim.measure.lower_is_better else a - b
+        return np.where(drawn == self.true_difference, beside, moved)
 
 
 def _median(values: Array, weights: Array) -> float:

@@ -20,6 +20,8 @@ class Table:
     """The names in the header, in order; a name may stand there twice."""
     rows: list[dict[str, str]]
     """The text of each row, by column."""
+    numbers: Sequence[int]
+    """The number of each row, for errors: the header is row 1, and blank lines count."""
 
 
 ScoreTable = dict[str, dict[int, float]]
@@ -34,12 +36,21 @@ OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 def read_table(file: Path) -> Table:
     """Read a CSV file with a header.
 
+    A row with fewer cells than the header has None in the columns that it lacks, one with more has
+    the others in a list under the key None; ``scores_of`` refuses both.
+
     Raises:
-        Refused: The file cannot be read, or is not CSV.
+        OSError: The file cannot be read.
+        Refused: It is not UTF-8, or not CSV.
     """
+    rows = []
+    numbers = []
     try:
         reader = csv.DictReader(io.StringIO(read(str(file)), newline=""))
-        return Table(columns=list(reader.fieldnames or ()), rows=list(reader))
+        for row in reader:
+            rows.append(row)
+            numbers.append(reader.line_num)
+        return Table(columns=list(reader.fieldnames or ()), rows=rows, numbers=numbers)
     except csv.Error as error:
         raise Refused(f"{file}: no CSV ({error})") from None
 
@@ -64,12 +75,13 @@ def scores_of(
     """
     row_per_metric = {"metric", "value"} <= set(table.columns)
     value_column = "value" if row_per_metric else metric
+    if row_per_metric:
+        _check_columns(table.columns, ("metric",), origin)
     _check_header(table.columns, arm_column, seed_column, value_column, origin)
     if not table.rows:
         raise Refused(f"{origin}: holds no row of scores, only a header")
     by_arm: ScoreTable = {}
-    # The header is row 1.
-    for row_number, row in enumerate(table.rows, start=2):
+    for row_number, row in zip(table.numbers, table.rows, strict=True):
         place = f"{origin}: row {row_number}"
         if None in row or None in row.values():
             raise Refused(f"{place} is not whole; it must have {len(table.columns)} columns")
@@ -90,10 +102,14 @@ def scores_of(
 def _check_header(
     columns: Sequence[str], arm_column: str, seed_column: str, value_column: str, origin: str
 ) -> None:
-    """Refuse a header that lacks a column that is needed or has it twice, or whose column of scores
-    is that of the arms or of the seeds.
+    """Refuse a header that lacks a column that is needed or has it twice, whose column of scores is
+    that of the arms or of the seeds, or in which these two are the same.
     """
     _check_columns(columns, (arm_column, seed_column, value_column), origin)
+    if arm_column == seed_column:
+        raise Refused(
+            f"{origin}: {arm_column!r} cannot be the column of both the arms and the seeds"
+        )
     for column, holds in ((arm_column, "arms"), (seed_column, "seeds")):
         if value_column == column:
             raise Refused(
@@ -106,7 +122,9 @@ def _check_columns(columns: Sequence[str], needed: Iterable[str], origin: str) -
     says which of the two is meant.
     """
     if not columns:
-        raise Refused(f"{origin}: is empty; it must have a header and a row per run")
+        raise Refused(
+            f"{origin}: has no header; its first line must be one, with a row per run below"
+        )
     for column in needed:
         if columns.count(column) > 1:
             raise Refused(
@@ -150,13 +168,14 @@ def _refuse_similar_arm(arm: str, by_arm: ScoreTable, place: str) -> None:
 
 
 def _seed(text: str, place: str) -> int:
-    """Parse the whole number in a cell; ``place`` says where it stands, for the error.
+    """Parse the whole number in a cell, which pandas may have written as 4.0; ``place`` says where
+    it stands, for the error.
 
     Raises:
         Refused: The text is no whole number.
     """
     try:
-        return whole_number(text)
+        return whole_number(text.removesuffix(".0"))
     except ValueError:
         raise Refused(f"{place} {text!r} is no whole number") from None
 

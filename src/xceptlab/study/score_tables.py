@@ -24,7 +24,9 @@ Runs = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreClaim(Claim):
-    """A claim on scores that another tool made."""
+    """A claim on scores that another tool made (``xceptlab judge``). It is on a contrast of two
+    arms; ``effect`` and ``failed`` must be left out.
+    """
 
     metric: str
     """Name of the metric that is compared, any that the scores have."""
@@ -179,10 +181,13 @@ def judge_table(
         without_score.append(runs)
         for by_seed in by_arm.values():
             seeds.update(by_seed)
-    verdicts = judge(claims, scores, sorted(seeds), alpha)
-    return [
-        _with_diverged(verdict, runs) for verdict, runs in zip(verdicts, without_score, strict=True)
-    ]
+    warned = []
+    for verdict, runs in zip(
+        judge(claims, scores, sorted(seeds), alpha), without_score, strict=True
+    ):
+        warnings = (*verdict_warnings.of_fractions(verdict), *verdict.warnings)
+        warned.append(_with_diverged(replace(verdict, warnings=warnings), runs))
+    return warned
 
 
 def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[ScoreTable, Runs]:

@@ -1,4 +1,6 @@
-"""Judge many simulated studies at once, by the tests and rules by which ``judging`` judges one."""
+"""Judge many simulated studies at once, by the tests and rules by which ``judging`` judges one; but
+no claim is given up (``futility``).
+"""
 
 from collections.abc import Sequence
 

@@ -176,7 +176,7 @@ def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float
         return float(chance) - power_of_each
 
     critical = stats.t.ppf(1 - level, degrees_of_freedom)
-    large = critical + 50.0
+    large = 3 * critical + 50.0
     smallest = optimize.brentq(excess_power, 0.0, large)
     return error * float(smallest)
 
@@ -193,8 +193,8 @@ def pairs_needed(
     upper bound.
 
     Args:
-        distances: The distance (> 0) of the true mean from each test's limit: one for a claim of
-            ``superior``, two for ``equivalent``.
+        distances: The distance (> 0) of the true mean from each test's limit: two to show a claim
+            of ``equivalent``, else one.
         error: Returns the mean's standard error and its degrees of freedom for a number of pairs.
         level: The level of each test.
     """
@@ -334,7 +334,7 @@ class Boundary:
 
     def chance(self, p: ArrayLike) -> Array:
         """Return the chance (...) that the p-value of any analysis is below the nominal p (...),
-        with a true mean on the margin.
+        with a true mean on the margin; an upper bound of it below the smallest p in the table.
 
         It is a p-value that is valid over all analyses.
         """

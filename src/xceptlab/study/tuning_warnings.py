@@ -51,10 +51,10 @@ def _edge_values(tried: list[Any]) -> list[Any]:
     """Return the values of a key beyond which a better one may lie: the smallest and the largest of
     those that were tried.
 
-    Empty for names, which have no order, and for fewer than 3 values, each of which is at an end. 0
-    is left out, since no tuned key can be negative.
+    Empty for names, which have no order, and for a single value. 0 is left out, since no tuned key
+    can be negative.
     """
-    if not all(map(_is_number, tried)) or len(set(tried)) < 3:
+    if not all(map(_is_number, tried)) or len(set(tried)) < 2:
         return []
     return [value for value in (min(tried), max(tried)) if value != 0]
 

@@ -9,11 +9,6 @@ import numpy as np
 from xceptlab.study.claims import Claim
 from xceptlab.study.statistics import Array
 
-ROUNDING = 1e-6
-"""How far apart differences may lie that count as equal, as a part of the largest score: the
-rounding of 32-bit scores may move them so far.
-"""
-
 Outcome = Literal["supported", "contradicted", "inconclusive", "incomplete"]
 """What is said of a claim: ``incomplete`` while scores are missing; ``inconclusive`` where they
 show neither the claim nor its opposite.

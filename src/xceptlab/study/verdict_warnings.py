@@ -19,9 +19,22 @@ from xceptlab.study.verdict import Verdict
 from xceptlab.text import counted
 
 
-def of_units(verdict: Verdict) -> tuple[str, ...]:
-    """Return a warning of accuracies that look like fractions, or of a margin in no known unit that
-    looks like percent; empty where neither is so.
+def of_fractions(verdict: Verdict) -> tuple[str, ...]:
+    """Return a warning of another tool's accuracies that look like fractions of 1; empty where they
+    do not. Those of runs are always in percent.
+    """
+    values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
+    is_percent = verdict.claim.measure.in_percent
+    if values and is_percent and min(values) >= 0 and max(values) <= 1:
+        return (
+            "all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",
+        )
+    return ()
+
+
+def of_margin(verdict: Verdict) -> tuple[str, ...]:
+    """Return a warning of a margin in no known unit that looks like percent, since it is as large as
+    the range of all scores; empty where it does not.
     """
     claim = verdict.claim
     # The scores of an interaction are differences, which may well be as small.
@@ -30,10 +43,6 @@ def of_units(verdict: Verdict) -> tuple[str, ...]:
     if is_interaction or not values:
         return ()
     low, high = min(values), max(values)
-    if claim.measure.in_percent and low >= 0 and high <= 1:
-        return (
-            "all scores lie between 0 and 1; accuracies are in percent, 0 to 100, and margins in percentage points",
-        )
     if not claim.measure.unit and 0 < high - low <= claim.margin:
         whole = f"the whole range of the scores, {low:g} to {high:g}"
         return (
@@ -99,8 +108,8 @@ def _of_diverged_runs(verdict: Verdict, expansion: Expansion, records: ArmRecord
 
 
 def _of_few_images(claim: Claim, images: int) -> list[str]:
-    """Return a warning of a margin that is smaller than what a single image changes; empty where it
-    is not, and where the number of images is not known (0).
+    """Return a warning of a margin above 0 that is smaller than what a single image changes in an
+    accuracy; empty for any other margin or metric, and where the number of images is not known (0).
     """
     if not claim.measure.is_accuracy or not images:
         return []

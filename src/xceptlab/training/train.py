@@ -33,7 +33,7 @@ from xceptlab.files import write_atomically
 from xceptlab.models import build as models
 from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
-from xceptlab.models.warm_start import WarmStart, warm_start
+from xceptlab.models.warm_start import SEEN, WarmStart, may_have_seen_validation, warm_start
 from xceptlab.runs.directory import RunDirectory, begun_on_other_files, outdated
 from xceptlab.runs.log import final_metrics, throughput
 from xceptlab.runs.metrics import metric_of
@@ -186,7 +186,7 @@ def _train(
         files=files,
         classes=classes,
         registrations=directory.registrations(),
-        weights=start.source if start else "",
+        weights=start.description(config) if start else "",
     )
     if trainer.is_global_zero:
         if metrics is not None:
@@ -415,6 +415,8 @@ def _remarks(
     other = identity.other_classes(start.classes, classes) if start else ""
     if other:
         remarks.append(f"model.weights: the classifier it starts from is {other}")
+    if may_have_seen_validation(config):
+        remarks.append(f"model.weights: the run that they are of {SEEN}")
     return remarks
 
 
@@ -547,8 +549,8 @@ def _registered_callback(name: str, config: RunConfig) -> pl.Callback:
     """Build the Lightning callback that a module of the user's has registered as ``name``.
 
     Raises:
-        Refused: The registered function gives something other than a Callback, or a callback that
-            writes checkpoints.
+        Refused: The registered function raises an error, or gives something other than a Callback,
+            or a callback that writes checkpoints.
     """
     entry = register.entry("callback", name)
     made = entry.call(config)
@@ -620,7 +622,7 @@ def evaluate(
     Args:
         config: The network, the data and the devices.
         weights: A ``model.safetensors`` or a checkpoint of a run, or what else
-            ``models.pretrained.load`` reads.
+            ``models.pretrained.restore`` reads.
         split: The split on whose images to evaluate.
         given: Keys that the user has set for this evaluation, which the published preprocessing of
             foreign weights does not change; see ``pretrained.with_published_preprocessing``.

@@ -183,7 +183,9 @@ class DataConfig(ExtensibleSection):
         )
 
     def _check_images(self) -> None:
-        """Refuse a size, a crop or a prepared short side that the data set's images cannot have."""
+        """Refuse a size, a crop, a padding, a prepared short side or a cutout that does not go with
+        the data set's images or with ``size``.
+        """
         random_crop = "pad" if self.in_memory else "resized"
         is_possible = self.crop in ("none", random_crop)
         self._require("crop", is_possible, f"one of none, {random_crop} for {self.name}", "name")
@@ -192,7 +194,7 @@ class DataConfig(ExtensibleSection):
                 "size", self.size == 32, f"32 for {self.name}, the size of its images", "name"
             )
         self._require("pad", self.pad < self.size, "at least 0 and below data.size", "size")
-        if self.short_side:
+        if self.short_side and not self.in_memory:
             # Evaluation crops a part of the short side; it would have to enlarge a smaller crop.
             smallest = math.ceil(self.size / self.eval_crop - 1e-9)
             large_enough = f"0 (the originals) or at least {smallest}"

@@ -25,8 +25,8 @@ Cost = Literal["parameters", "macs"]
 
 
 def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:
-    """Draw the mean of a metric against parameters or multiply-accumulates, a point for each arm;
-    its bar is one standard deviation over seeds.
+    """Draw the mean of a metric against parameters or multiply-accumulates, a point for each arm
+    whose mean and cost are known; its bar reaches one standard deviation over seeds to either side.
     """
     rows = _cost_rows(arms, cost)
     title = {"parameters": "parameters", "macs": "MACs"}[cost]
