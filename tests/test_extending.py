@@ -30,6 +30,7 @@ from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.data.sets import data_set
 from xceptlab.models.build import build
 from xceptlab.models.cost import cost
+from xceptlab.models.features import features
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.comparison import module_trees
 from xceptlab.study.plan import expand
@@ -796,6 +797,36 @@ def test_a_data_set_that_gives_something_else_than_two_pairs_is_refused(tmp_path
         xceptlab.Refused, match=r"^data 'bad': gives a value of type tuple; it must"
     ):
         data_set("bad").load(config.data)
+
+
+def test_options_that_are_no_class_are_refused_at_once():
+    @dataclasses.dataclass(frozen=True)
+    class Wide:
+        width: int = 8
+
+    with pytest.raises(xceptlab.Refused, match="options must be a dataclass"):
+        register.model("wide", version=1, options=Wide())
+
+
+def test_an_option_of_any_value_in_a_list_of_fixed_length_is_refused_in_words():
+    register_odd(tuple[Any, int])
+    with pytest.raises(
+        xceptlab.Refused, match=r"it must be a list of 2 \(any value, a whole number\)"
+    ):
+        ModelConfig(family="odd", options={"depth": [1, 2, 3]})
+
+
+def test_a_network_that_does_not_call_its_classifier_has_no_features():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classifier = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return x.mean((2, 3)) @ self.classifier.weight.T
+
+    with pytest.raises(xceptlab.Refused, match="Odd does not call its classifier"):
+        features(Odd(), torch.ones(1, 3, 4, 4))
 
 
 def test_what_the_options_of_a_family_raise_is_refused(tmp_path, monkeypatch):

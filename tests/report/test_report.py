@@ -259,6 +259,8 @@ def test_a_publication_leaves_nothing_of_the_one_before(study, tmp_path):
     assert (tmp_path / "report.tex").exists()
     publish(summarise(expansion), tmp_path)
     assert not (tmp_path / "report.tex").exists()
+    write_report(summarise(expansion))
+    assert not (expansion.directory() / "report.tex").exists()
 
 
 def test_a_first_look_is_not_published(study, tmp_path):
