@@ -15,8 +15,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+)
 from torch import nn
 
 import xceptlab
@@ -35,6 +41,7 @@ from xceptlab.runs.directory import RunDirectory
 from xceptlab.study.comparison import module_trees
 from xceptlab.study.plan import expand
 from xceptlab.training.metrics import per_image
+from xceptlab.training.task import Task
 from xceptlab.training.train import evaluate, train
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -187,6 +194,24 @@ def test_name_and_version_of_what_is_used_are_part_of_what_a_run_is(tmp_path, mo
         "--model.intermediate=mine",
     ]
     assert load_run([*DIGITS, *moved]).run_id == ids[1] != ids[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "given"),
+    [
+        (int | bool, 1, "true"),
+        (bool | float, False, "0.0"),
+        (int | float, 1, "1.0"),
+        (Any, 1, "true"),
+        (Any, 0, "0.0"),
+    ],
+)
+def test_what_python_takes_for_the_default_and_is_not_is_no_default(kind, default, given):
+    register_odd(kind, default)
+    run = run_with_depth(given)
+    (depth,) = run.model.options.values()
+    assert repr(depth).lower() == given
+    assert run.run_id != load_run(["--model.family=odd"]).run_id
 
 
 def test_options_that_have_their_defaults_make_no_other_run(folder):
@@ -1061,6 +1086,78 @@ class Early(pl.Callback):
     assert (
         f"3 of {steps}, as a callback ended the training or gathered batches: a seed 0," in printed
     )
+
+
+def lines_of(run):
+    return RunDirectory.of(run.runtime.outputs, run.run_id).log()
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        (lambda config: GradientAccumulationScheduler({0: 2}), 3),
+        (lambda config: GradientAccumulationScheduler({0: 100}), 1),
+        (lambda config: StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1), 5),
+    ],
+)
+def test_a_callback_of_lightnings_has_every_step_in_the_log(make, steps, tiny):
+    register.callback("theirs", version=1)(make)
+    run = tiny("--train.callbacks=[theirs]", "--train.batch_size=64")
+    train(run, progress=False)
+    lines = [line for line in lines_of(run) if "train/loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, 2 * steps + 1))
+    assert all(0 <= line["train/top1"] <= 100 for line in lines)
+    assert all(1 < line["train/loss"] < 4 for line in lines)
+    assert [line["epoch"] for line in lines][steps - 1 :: steps] == [1.0, 2.0]
+
+
+def test_a_training_that_a_callback_ends_between_two_lines_of_the_log_is_finished(tiny):
+    register.callback("early", version=1)(lambda config: Early())
+    run = tiny("--train.callbacks=[early]", "--runtime.log_every=100")
+    train(run, progress=False)
+    assert [line["step"] for line in lines_of(run) if "train/loss" in line] == [3]
+
+
+class Early(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step >= 3
+
+
+def test_a_training_that_a_callback_has_ended_is_not_trained_further_after_an_interruption(
+    tiny, tmp_path, monkeypatch
+):
+    register.callback("early", version=1)(
+        lambda config: EarlyStopping("val/top1", patience=1, mode="min")
+    )
+    options = ("--train.callbacks=[early]", "--train.epochs=6")
+    whole, halved = tiny(*options), tiny(*options, f"--runtime.outputs={tmp_path / 'halved'}")
+    train(whole, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "test_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(halved, progress=False)
+    train(halved, progress=False)
+    weights = [
+        RunDirectory.of(run.runtime.outputs, run.run_id).path / "model.safetensors"
+        for run in (whole, halved)
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert lines_of(whole)[-1]["step"] < 6 * 5
+    keys = ("step", "epoch", "test/loss")
+    assert [lines_of(whole)[-1][key] for key in keys] == [lines_of(halved)[-1][key] for key in keys]
+
+
+def test_a_module_that_changed_after_it_was_loaded_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = activation(tmp_path)
+    options = [f"--extensions=[{name}]", "--model.intermediate=mine"]
+    load_run(options)
+    load_run(options)
+    (tmp_path / name).write_text((tmp_path / name).read_text().replace("version=1", "version=2"))
+    with pytest.raises(xceptlab.Refused, match="has changed since this process loaded it"):
+        load_run(options)
+    (tmp_path / name).unlink()
+    load_run(options)
 
 
 def test_a_module_of_which_nothing_is_used_is_pointed_out(tmp_path, monkeypatch, capsys):

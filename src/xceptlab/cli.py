@@ -7,6 +7,7 @@ Nothing heavy is imported before a command needs it.
 import argparse
 import codecs
 import difflib
+import errno
 import getpass
 import io
 import itertools
@@ -122,7 +123,8 @@ def main(argv: list[str]) -> int:
         if _is_of_this_package(error.filename):
             raise
         message = f"{error.filename}: {error.strerror}" if error.filename else _raised(error)
-        return _say(message, BAD_INPUT if isinstance(error, MENDABLE) else FAILED)
+        is_mendable = isinstance(error, MENDABLE) or error.errno == errno.ENAMETOOLONG
+        return _say(message, BAD_INPUT if is_mendable else FAILED)
     except Refused as error:
         return _say(_raised(error), BAD_INPUT)
     except Busy as error:

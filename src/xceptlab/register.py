@@ -127,6 +127,8 @@ _loaded: dict[str, frozenset[str]] = {}
 """Modules that this process has loaded, by their absolute path or name, each with the identities of
 the components that it registered then.
 """
+_contents: dict[Path, bytes] = {}
+"""What the files of loaded modules held then."""
 # ---- for modules of yours ------------------------------------------------------------------------
 
 
@@ -365,6 +367,7 @@ def load(modules: Iterable[str]) -> None:
         path = _path(module)
         key = str(path or module)
         if key in _loaded:
+            _refuse_changed(module, path)
             continue
         if path and not path.is_file():
             raise Refused(f"extensions: {module}: no such file")
@@ -372,6 +375,18 @@ def load(modules: Iterable[str]) -> None:
         _execute(module, path)
         new = _entries.keys() - before
         _loaded[key] = frozenset(_entries[kind_and_name].identity for kind_and_name in new)
+        if path:
+            _contents[path] = path.read_bytes()
+
+
+def _refuse_changed(module: str, path: Path | None) -> None:
+    """Refuse a module whose file has changed since this process loaded it, and whose functions are
+    still the former ones. A file that is gone has not changed.
+    """
+    if path and path.is_file() and path.read_bytes() != _contents[path]:
+        raise Refused(
+            f"extensions: {module}: has changed since this process loaded it; start a new process"
+        )
 
 
 def unused(modules: Iterable[str], used: Collection[str]) -> list[str]:

@@ -337,6 +337,28 @@ def test_a_png_of_16_bits_keeps_its_brightness():
     assert image.mean() == pytest.approx(127.5, abs=1)
 
 
+@pytest.mark.parametrize(("form", "kind"), [("PPM", "uint16"), ("TIFF", "int32")])
+def test_other_files_of_16_bits_keep_it_too(form, kind):
+    gradient = np.linspace(0, 65535, 400).reshape(20, 20)
+    buffer = io.BytesIO()
+    Image.fromarray(gradient.astype(kind)).save(buffer, form)
+    assert decode(buffer.getvalue()).float().mean() == pytest.approx(127.5, abs=1)
+
+
+def test_pixels_of_no_known_range_are_refused():
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)).save(buffer, "TIFF")
+    with pytest.raises(Refused, match="its pixels are decimal numbers"):
+        decode(buffer.getvalue())
+
+
+def test_raw_pixels_have_the_same_limits():
+    with pytest.raises(Refused, match=r"exceeds data\.max_pixels, 50"):
+        decode(b"P6 10 10 255\n" + bytes(300), max_pixels=50)
+    with pytest.raises(Refused, match="it has no pixels"):
+        decode(b"P6 0 0 255\n")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photograph_is_turned_as_its_exif_data_say(orientation):
     exif = Image.Exif()
@@ -1101,6 +1123,10 @@ def test_missing_shards_and_neighbouring_sets_are_refused(shards):
         load(shards)
     (shards / "kept").rename(shards / "data" / "train-00001-of-00002.parquet")
     shutil.copytree(shards / "data", shards / "other")
+    with pytest.raises(ValueError, match="holds several data sets"):
+        load(shards)
+    for file in [*(shards / "other").glob("train-*"), *(shards / "data").glob("validation-*")]:
+        file.unlink()
     with pytest.raises(ValueError, match="holds several data sets"):
         load(shards)
 

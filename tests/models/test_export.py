@@ -217,7 +217,7 @@ def test_timms_layout_goes_out_and_in_to_the_same_bits(tmp_path, capsys):
             [],
             [
                 "model.padding same (timm: symmetric)",
-                "add --model.padding symmetric --model.bn_eps 1e-05",
+                ".onnx and .pt2 take it as it is",
             ],
         ),
         ([*AS_TIMM, "--model.width=0.25"], ["model.width 0.25 (timm: 1.0)"]),
@@ -381,6 +381,16 @@ def test_an_exported_file_says_how_photographs_are_made_into_images(tmp_path, ch
     found = xceptlab.models.export.metadata(config, config.model, tmp_path / "ours.safetensors")
     keys = ("central_crop", "interpolation", "exif_orientation", "class_names")
     assert {key: found[key] for key in keys if key in found} == told
+
+
+def test_a_file_of_timms_weights_says_the_preprocessing_that_evaluate_takes(tmp_path):
+    weights(tmp_path, *TWO, *AS_TIMM)
+    config = load_run([*TWO, *AS_TIMM])
+    export(config, tmp_path / "ours.safetensors", tmp_path / "timms.safetensors")
+    export(config, tmp_path / "timms.safetensors", tmp_path / "x.safetensors")
+    with safetensors.safe_open(tmp_path / "x.safetensors", "pt") as file:
+        told = file.metadata()
+    assert (told["central_crop"], told["interpolation"]) == ("0.8975", "bicubic")
 
 
 def test_a_run_is_loaded_by_its_configuration_whatever_its_network(tmp_path, tiny):

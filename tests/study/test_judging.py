@@ -11,6 +11,7 @@ from scipy import stats as sp
 from statsmodels.stats.weightstats import ttost_paired
 
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.errors import Refused
 from xceptlab.study import statistics, verdict_warnings
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Seeds, Study
@@ -259,9 +260,61 @@ def test_without_pairing_rounding_is_no_spread_either(n, noise):
 
 
 @pytest.mark.parametrize("kind", ["superior", "equivalent"])
-@pytest.mark.parametrize("alpha", [1e-3, 1e-5, 1e-8])
+@pytest.mark.parametrize("alpha", [1e-3, 1e-6])
 def test_few_seeds_are_judged_at_any_level(alpha, kind):
     assert one(arm(1.0, 2.0, 4.0), arm(0.5, 1.0, 2.0), alpha=alpha, kind=kind).tested
+
+
+@pytest.mark.parametrize("diverged", [100.0, 1e6])
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_a_large_score_of_a_diverged_run_hides_no_difference_of_others(diverged, statistic):
+    a = arm(0.51, 0.52, 0.50, 0.53, 0.49, 0.50, diverged)
+    b = arm(0.91, 0.95, 0.99, 0.90, 0.93, 0.94, diverged)
+    v = one(a, b, metric="test/loss", margin=0.1, statistic=statistic, diverged=diverged)
+    assert np.median(v.values) == pytest.approx(0.43, abs=0.02)
+    assert "without spread" not in v.summary
+
+
+def test_a_score_whose_square_is_no_number_is_refused():
+    with pytest.raises(Refused, match=r"the score of arm 'a', seed 1 is 1e\+200, too large"):
+        one(arm(1.0, 1e200, 3.0), B, metric="test/loss")
+
+
+def test_a_mean_on_the_margin_is_seen_as_such_whatever_floating_point_makes_of_it():
+    v = one(arm(90.1, 90.2, 90.3), arm(90.0, 90.0, 90.0), margin=0.2)
+    assert "the estimate lies on the margin" in v.summary
+
+
+def test_the_seeds_that_would_show_that_arms_differ_have_half_the_level_each():
+    a = arm(92.0, 93.0, 94.0, 92.5, 93.5)
+    v = one(a, arm(*[90.0] * 5), kind="equivalent", statistic="median", margin=1.0)
+    assert "in 92% of all seeds, about 9 would decide it" in v.summary
+
+
+def test_equivalence_is_forecast_by_the_share_of_seeds_within_both_margins():
+    values = [90.2, 89.8, 90.1, 89.9, 90.3, 89.7, 92.0, 92.1, 88.1, 88.0]
+    v = one(arm(*values), arm(*[90.0] * 10), kind="equivalent", statistic="median", margin=1.0)
+    assert f"in {6.5 / 11:.0%} of all seeds" in v.summary
+
+
+def test_a_claim_that_waits_for_another_ones_runs_is_still_open():
+    claims = [claim(), claim(id="y", contrast=("a", "c"))]
+    a = arm(97.0, 96.9, 97.4)
+    scores = {"a": a, "b": arm(96.0, 96.6, 96.9), "c": arm(96.0, 96.1)}
+    waiting, missing = judged(claims, scores, PLAN)
+    assert (waiting.outcome, missing.outcome) == ("incomplete", "incomplete")
+    assert "seeds 3, 4 come next" in waiting.summary
+    study = SimpleNamespace(seeds=PLAN, alpha=0.05, claims=claims)
+    assert "planned seeds are used" not in forecast(waiting, study)
+
+
+def test_images_that_are_not_the_limit_are_not_blamed():
+    rng = np.random.default_rng(3)
+    a, b = arm(*rng.normal(90.02, 1.1, 5)), arm(*[90.0] * 5)
+    a = {seed: score - np.mean(list(a.values())) + 90.02 for seed, score in a.items()}
+    (v,) = judge([claim(margin=0.0)], [{"a": a, "b": b}], list(a), 0.05, {"x": 0.0})
+    assert "on so many test images" not in v.summary
+    assert "more than 999 seeds would be needed" in v.summary
 
 
 def test_rounding_is_no_spread():

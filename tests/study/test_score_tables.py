@@ -353,7 +353,7 @@ def test_a_seed_that_one_arm_lacks_leaves_a_claim_incomplete(tmp_path, capsys):
         (
             "arm,seed,acc\na,0,1\n",
             ["--alpha", "0.7"],
-            "alpha: 0.7 is not allowed; it must be above 0 and below 0.5",
+            "alpha: 0.7 is not allowed; it must be at least 1e-06 and below 0.5",
         ),
         ("arm,seed\na,0\n", [], "there is no column 'acc'; there are arm, seed"),
         ("arm,seed,acc\na,x,1\n", [], "row 2: seed 'x' is no whole number"),

@@ -265,3 +265,23 @@ def test_the_intervals_of_effects_cover_as_often_as_they_say_however_the_cells_v
         )
         covered.append([e.low <= 0 <= e.high for e in statistics.effects(scores, 0.9)])
     assert np.mean(covered, axis=0) == pytest.approx(np.full(3, 0.9), abs=0.03)
+
+
+@pytest.mark.parametrize("mean", [25.0, 30.0])
+def test_where_every_study_stops_at_once_no_noise_of_the_simulation_is_told_as_a_bias(mean):
+    boundary = statistics.Boundary(3, 1, 5)
+    bias = statistics.stopping_bias(mean, 3.7, "superior", 0.5, range(3, 6), boundary, 0.05)
+    assert abs(bias) < 1e-3
+
+
+def test_a_cell_of_huge_scores_hides_no_effect_without_it():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(1.0, 0.01, (5, 2, 3))
+    scores[:, 1] += 0.5
+    alone = statistics.effects(scores, 0.9)
+    scores[:, :, 2] = 1e6 + rng.normal(0, 1.0, (5, 2))
+    with_huge = statistics.effects(scores, 0.9)
+    between_others = [i for i, e in enumerate(alone) if (e.factors, e.levels) == ((1,), (1,))]
+    assert between_others
+    for i in between_others:
+        assert with_huge[i].p_adjusted <= 1

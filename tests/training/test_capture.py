@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
+from xceptlab import register
 from xceptlab.config.schema import RunConfig
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.training import capture
@@ -105,6 +107,17 @@ def test_frozen_parameters_and_those_without_a_part_in_the_loss_are_left_alone(
     assert any(replays["training steps"])
     monkeypatch.setattr(capture, "recorder", lambda trainer, config: None)
     assert_equal(with_graphs, trained(tiny, tmp_path / "without", "--train.weight_decay=0.1"))
+
+
+def test_steps_of_which_a_callback_changes_how_many_batches_they_gather_are_not_replayed(
+    tiny, tmp_path, replays, monkeypatch
+):
+    monkeypatch.setattr(register, "_entries", {})
+    register.callback("gathers", version=1)(lambda config: GradientAccumulationScheduler({1: 2}))
+    options = ["--train.callbacks=[gathers]"]
+    with_graphs = trained(tiny, tmp_path / "with", *options)
+    monkeypatch.setattr(capture, "recorder", lambda trainer, config: None)
+    assert_equal(with_graphs, trained(tiny, tmp_path / "without", *options))
 
 
 def test_a_continued_run_comes_to_the_same_bits(tiny, tmp_path, replays, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from conftest import ROOT, TINY
+from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.training.parallel import GlobalBatchNormOnCPU, SyncBatchNormPlugin
 from xceptlab.training.train import train
@@ -35,6 +36,17 @@ def test_a_network_is_after_training_what_it_was_activations_included():
     assert (before >= 0).all()  # timm's ends in a ReLU
     sync.revert(system)
     assert [type(module) for module in system.modules()] == types
+
+
+class Doubled(nn.BatchNorm2d):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.BatchNorm3d, Doubled])
+def test_a_batch_norm_that_would_see_the_images_of_one_process_is_refused(norm):
+    with pytest.raises(Refused, match=f"{norm.__name__} would take its statistics over each one's"):
+        SyncBatchNormPlugin().apply(System(nn.Sequential(norm(3))))
 
 
 def test_torchrun_with_2_processes_equals_one_in_64_bits(tiny, tmp_path):

@@ -15,7 +15,7 @@ from xceptlab.config.schema import ModelConfig, RunConfig
 from xceptlab.errors import Refused
 from xceptlab.runs.directory import RunDirectory, refuse_other_versions
 from xceptlab.runs.leases import Busy
-from xceptlab.runs.metrics import metric_of
+from xceptlab.runs.metrics import metric_of, split_of
 from xceptlab.runs.record import Record
 from xceptlab.runs.world import World
 from xceptlab.signals import StopSignals
@@ -211,15 +211,16 @@ def _unlike_its_record(
     record = _record_of(weights)
     if record is None or record.science.get("data.content", "") != config.data.content:
         return []
-    # In percent; on another device rounding may change the answer for an image or two.
-    few_images = 2 * 100 / record.test_images
     remarks = []
     for name, value in scores.items():
         recorded = record.metrics.get(name, value)
         tolerance = UNLIKE * max(abs(value), abs(recorded))
-        if metric_of(name).in_percent:
-            tolerance = max(tolerance, few_images)
-        if abs(value - recorded) > tolerance:
+        images = record.validation_images if split_of(name) == "val" else record.test_images
+        if metric_of(name).in_percent and images:
+            # On another device rounding may change the answer for an image or two.
+            tolerance = max(tolerance, 2 * 100 / images)
+        # It is no score of the record's either where it is not finite.
+        if not abs(value - recorded) <= tolerance:
             remarks.append(
                 f"{name}: the run's record has {recorded:.6g}; "
                 "the data, the weights, or the network's or the metric's code have changed"
@@ -236,7 +237,8 @@ def export(options: argparse.Namespace, layers: list[str]) -> int:
     warn(_without_effect(layers, "an export"))
     from xceptlab.models import export as exporting
 
-    print(exporting.export(_with_classes(config), weights, output))
+    given = {key for key, _ in overrides(layers)}
+    print(exporting.export(_with_classes(config), weights, output, given))
     return 0
 
 

@@ -216,7 +216,8 @@ def canonical(kind: Any, value: Any) -> Any:
     if origin in UNIONS:
         return _canonical_in_union(get_args(kind), value)
     if kind is float and _is_of(float, value):
-        return float(value)
+        # -0.0 becomes 0.0, which is the same setting.
+        return float(value) + 0.0
     if origin is Literal and _is_of(kind, value):
         return _equal_choices(kind, value)[0]
     if origin in (list, tuple) and type_error(kind, value, "") is None:

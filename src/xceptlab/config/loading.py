@@ -6,7 +6,6 @@ writing them as YAML.
 as a ``Refused`` of one line that names the file, the key, the value and what is allowed.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,7 +39,7 @@ class Value:
         is_text = isinstance(self.value, str)
         if is_text and (not options.is_option(self.key) or strict_yaml.is_text(self.value)):
             return str(self.value)
-        return json.dumps(self.value)
+        return strict_yaml.as_json(self.value)
 
     @property
     def option(self) -> str:
@@ -170,7 +169,7 @@ def dump_run(config: RunConfig) -> str:
     from xceptlab.config import strict_yaml
 
     values = config.to_dict()
-    modules = json.dumps(values.pop("extensions", []))
+    modules = strict_yaml.as_json(values.pop("extensions", []))
     contents = strict_yaml.dump(values)
     used = [f"{name} {version}" for name, version in config.registered_versions().items()]
     if not used:

@@ -7,6 +7,7 @@ keys are recognised, and how their values are layered, checked and compared, is 
 """
 
 import inspect
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -89,9 +90,16 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     found = {}
     for name in {**before, **after}:
         one, other = before.get(name), after.get(name)
-        if one != other:
+        if differ(one, other):
             found[f"{PREFIX}{name}"] = (one, other)
     return found
+
+
+def differ(one: Any, other: Any) -> bool:
+    """Whether two values of options differ, as 1 does from true and from 1.0, which Python takes for
+    equal.
+    """
+    return json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True)
 
 
 # ---- values --------------------------------------------------------------------------------------
@@ -125,7 +133,7 @@ def checked(schema: type, given: Mapping[str, Any]) -> Options:
     for f in fields(schema):
         value = canonical(f.type, getattr(made, f.name))
         default = canonical(f.type, getattr(defaults, f.name))
-        if value != default:
+        if differ(value, default):
             differing[f.name] = value
     return differing
 

@@ -4,6 +4,7 @@ Tags are refused, so nothing in a file is executed. Unlike in PyYAML, 1e-3 is a 
 text.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,7 +103,7 @@ def parse(contents: str) -> Any:
         root = _composed(loader)
         if root is None:
             return None
-        _refuse_traps(root)
+        _refuse_traps(root, loader)
         return loader.construct_document(root)
     except RecursionError:
         raise Trap(None, "its values are nested too deeply") from None
@@ -223,6 +224,22 @@ _Loader.add_constructor(FLOAT, _number(yaml.SafeLoader.construct_yaml_float))
 _Loader.add_constructor(INT, _number(yaml.SafeLoader.construct_yaml_int))
 
 
+def as_json(value: Any) -> str:
+    """Format a value as JSON that ``parse`` reads as the same value.
+
+    JSON writes a character beyond U+FFFF, such as of an emoji, as two escapes, which YAML reads as
+    two characters. YAML has one escape for it.
+    """
+    pair = r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}"
+
+    def one_escape(found: re.Match[str]) -> str:
+        backslashes, escapes = found.groups()
+        character = json.loads(f'"{escapes}"')
+        return f"{backslashes}\\U{ord(character):08x}"
+
+    return re.sub(rf"(?<!\\)((?:\\\\)*)({pair})", one_escape, json.dumps(value))
+
+
 class _Dumper(yaml.SafeDumper):
     """PyYAML's safe dumper, which also quotes text that ``parse`` would read as a number."""
 
@@ -233,7 +250,7 @@ _Dumper.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
 # ---- keys and aliases ----------------------------------------------------------------------------
 
 
-def _refuse_traps(root: yaml.Node) -> None:
+def _refuse_traps(root: yaml.Node, loader: _Loader) -> None:
     """Refuse a key that is given twice, one that is a list, a mapping or null, in the outermost
     mapping any other key that is not text, and more than ``MOST_VALUES`` values, those for which
     aliases stand included.
@@ -252,7 +269,7 @@ def _refuse_traps(root: yaml.Node) -> None:
                 f"it holds more than {MOST_VALUES:,} values, those that aliases stand for included",
             )
         if isinstance(node, yaml.MappingNode):
-            _refuse_bad_keys(node, outermost=node is root)
+            _refuse_bad_keys(node, loader, outermost=node is root)
 
 
 def _nodes(node: yaml.Node, above: tuple[yaml.Node, ...]) -> Iterator[yaml.Node]:
@@ -284,14 +301,19 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return []
 
 
-def _refuse_bad_keys(mapping: yaml.MappingNode, outermost: bool) -> None:
-    """Refuse a key that a mapping has twice, or that is not text."""
-    names: set[str] = set()
+def _refuse_bad_keys(mapping: yaml.MappingNode, loader: _Loader, outermost: bool) -> None:
+    """Refuse a key that a mapping has twice, or that is not text.
+
+    Python takes 0.1, 0.10 and 1e-1 for one key, and true for 1.
+    """
+    names: set[Any] = set()
     for key, _ in mapping.value:
         _refuse_key_that_is_no_text(key, outermost)
-        if key.value in names:
+        is_merge = key.tag.endswith(":merge")
+        name = key.value if is_merge else loader.construct_object(key)
+        if name in names:
             raise Trap(key, f"the key {text.shortened(key.value, 100)} stands there twice")
-        names.add(key.value)
+        names.add(name)
 
 
 def _refuse_key_that_is_no_text(key: yaml.Node, outermost: bool) -> None:

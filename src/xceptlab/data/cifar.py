@@ -129,7 +129,8 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
     """Return the names of the classes, by label; empty where the files do not tell."""
     if _has_parquet(config):
         file = find_shards(folder(config), "train")[0]
-        return feature_names(file, "label") or feature_names(file, "fine_label")
+        names = feature_names(file, open_table(file, _LABELS[config.name]).label_column)
+        return names if len(names) == config.classes else ()
     from torchvision.datasets.utils import check_integrity
 
     meta = _dataset(config).meta

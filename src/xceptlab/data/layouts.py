@@ -75,6 +75,7 @@ def find_layout(config: DataConfig) -> Layout:
     shards_there = tuple(part for part in parts if find_shards(root, _SPLITS_OF_THE_HUB[part]))
     parquet = Layout("parquet", root, shards_there)
     if parquet.is_complete():
+        _refuse_several_folders(parquet)
         return parquet
     if not known:
         raise missing(
@@ -96,6 +97,16 @@ def find_layout(config: DataConfig) -> Layout:
     )
 
 
+def _refuse_several_folders(parquet: Layout) -> None:
+    """Refuse parts of a data set that lie in several folders, which may be of several data sets."""
+    files = [file for part in parquet.parts for file in parquet.shards(part)]
+    folders_with_files = sorted({str(file.parent) for file in files})
+    if len(folders_with_files) > 1:
+        raise Refused(
+            f"data.root: {parquet.root} holds several data sets, in {', '.join(folders_with_files)}; name one of these folders"
+        )
+
+
 def _find_prepared(config: DataConfig) -> Layout:
     root = prepared_folder(config)
     noted = originals(root)
@@ -115,6 +126,9 @@ def prepared_folder(config: DataConfig) -> Path:
     name = f"short{config.short_side}-quality{config.quality}"
     if not config.exif_orientation:
         name += "-as-stored"
+    # What is larger was left as it was.
+    if config.max_pixels != DataConfig.max_pixels:
+        name += f"-max{config.max_pixels}"
     parent = Path(config.cache) if config.cache else folder(config) / "prepared"
     return parent / name
 

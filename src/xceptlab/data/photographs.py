@@ -125,6 +125,10 @@ def decode(
     raw = _RAW.match(data)
     if raw:
         width, height = map(int, raw.groups())
+        if width * height > max_pixels:
+            raise _too_large(f"Image size ({width * height} pixels)", max_pixels)
+        if not width * height:
+            raise Refused("it has no pixels")
         values = torch.frombuffer(bytearray(data), dtype=torch.uint8)[raw.end() :]
         if len(values) == height * width * 3:
             return values.reshape(height, width, 3).permute(2, 0, 1)
@@ -202,6 +206,9 @@ def _opened_with_pillow(data: bytes, exif_orientation: bool) -> Tensor:
 def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
     """Convert a Pillow image, whose pixels are loaded, to 8-bit RGB and, with ``exif_orientation``,
     turn it upright as its EXIF data say.
+
+    Raises:
+        Refused: Its pixels are decimal numbers.
     """
     from PIL import Image, ImageOps
 
@@ -209,9 +216,12 @@ def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
         # EXIF data may be damaged where the pixels are sound.
         with contextlib.suppress(Exception):
             image = ImageOps.exif_transpose(image)
-    # Scale 16 bits to 8, since convert() would clip them.
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    # Scale 16 bits to 8, since convert() would clip them. Pillow opens PNM files of 16 bits as I.
+    if image.mode.startswith("I"):
+        values = np.asarray(image).clip(0, 2**16 - 1)
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise Refused("its pixels are decimal numbers, whose range is not known")
     return image.convert("RGB")
 
 

@@ -113,12 +113,21 @@ def judge(
     from xceptlab.study.score_tables import claims_given, judge_table
 
     table = _as_table(scores)
-    fields = {"metric": metric, "kind": kind, "margin": margin, "statistic": statistic}
+    fields: dict[str, Any] = {
+        "metric": metric,
+        "kind": kind,
+        "margin": margin,
+        "statistic": statistic,
+    }
     fields |= {
         "pairing": pairing,
         "lower_is_better": lower_is_better,
         "diverged": diverged,
         "alpha": alpha,
+    }
+    # NumPy's numbers are as good as Python's.
+    fields = {
+        name: value.item() if hasattr(value, "item") else value for name, value in fields.items()
     }
     claimed = claims_given(
         None if contrast is None else _as_pairs(contrast),
@@ -167,9 +176,13 @@ def _as_table(scores: "pd.DataFrame") -> "Table":
 
 
 def _cell(value: Any) -> str:
-    """Return a value's text in a CSV file: ``0`` for 0.0, too, since pandas turns a column of
-    integers with gaps into floats.
+    """Return a value's text in a CSV file: empty for a missing one; ``0`` for 0.0, too, since pandas
+    turns a column of integers with gaps into floats.
     """
+    import pandas as pd
+
+    if value is None or value is pd.NA:
+        return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

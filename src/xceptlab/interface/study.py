@@ -260,7 +260,11 @@ def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
             baseline[key] = value_of_baseline
     factors = {}
     for arm, found in differences.items():
+        config = expansion.arms[arm]
         factors[arm] = dict(baseline)
+        # A key that does not apply to the arm is no difference, and has its default there.
+        for key in baseline.keys() & config.train.unused:
+            factors[arm][key] = config.science()[key]
         for key, (_, value_of_arm) in found.items():
             factors[arm][key] = value_of_arm
     return factors

@@ -7,7 +7,6 @@ to that one.
 """
 
 import itertools
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from xceptlab.config import strict_yaml
 from xceptlab.config.loading import dump_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import BAD_INPUT, INTERRUPTED, Refused
@@ -88,7 +88,7 @@ class Job:
         arguments = ["train", "-c", str(file)]
         # The file never names code to be executed, so the extensions are an argument.
         if self.config.extensions:
-            arguments.append(f"--extensions={json.dumps(self.config.extensions)}")
+            arguments.append(f"--extensions={strict_yaml.as_json(self.config.extensions)}")
         return arguments
 
 

@@ -57,8 +57,10 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
             class, or is a user's whose code raises an error.
     """
     with torch.device("meta"):
-        # The counter would look for gradients of parameters that are trained.
-        network = build(model, classes).eval().requires_grad_(False)
+        network = build(model, classes).eval()
+    trained = {id(p) for p in network.parameters() if p.requires_grad}
+    # The counter would look for gradients of parameters that are trained.
+    network.requires_grad_(False)
     shapes = _record_output_shapes(network)
     try:
         with FlopCounterMode(display=False) as counter:
@@ -88,7 +90,7 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
             name=name or root,
             kind=type(module).__name__,
             shape=shapes[name],
-            parameters=sum(p.numel() for p in module.parameters()),
+            parameters=sum(p.numel() for p in module.parameters() if id(p) in trained),
             macs=macs.get(counted_as, 0),
             regular=_regular(module, shapes[name]),
             description=_description(module),

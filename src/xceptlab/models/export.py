@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import safetensors.torch
@@ -22,7 +22,7 @@ from xceptlab.errors import Refused
 from xceptlab.files import write_atomically
 from xceptlab.models.cost import cost
 from xceptlab.models.names import to_timm
-from xceptlab.models.pretrained import CONSTANTS, restore
+from xceptlab.models.pretrained import CONSTANTS, restore, with_published_preprocessing
 from xceptlab.runs.directory import RunDirectory
 
 TOLERANCE = 1e-4
@@ -43,7 +43,9 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """Packages that writing ONNX files needs, the extra ``onnx``."""
 
 
-def export(config: RunConfig, weights: str | Path, output: Path) -> str:
+def export(
+    config: RunConfig, weights: str | Path, output: Path, given: Collection[str] = ()
+) -> str:
     """Write a network for other tools, in the format that the suffix of the file names: ``.onnx``,
     ``.pt2`` or ``.safetensors``.
 
@@ -54,6 +56,8 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
         config: The run's configuration.
         weights: A file of weights, or timm's name of its Xception.
         output: The file to write.
+        given: Keys that the user has set for this export, which the published preprocessing of
+            foreign weights does not change; see ``pretrained.with_published_preprocessing``.
 
     Returns:
         What was written and how far it was checked, in words.
@@ -67,6 +71,7 @@ def export(config: RunConfig, weights: str | Path, output: Path) -> str:
     if output.suffix == ".onnx":
         _require_onnx(output)
     network, model = restore(config.model, config.data.classes, weights)
+    config = with_published_preprocessing(config, weights, given)
     about = metadata(config, model, weights)
     if output.suffix == ".safetensors":
         return _write_for_timm(network, model, about, output)
@@ -191,20 +196,15 @@ def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
         )
     timms = dataclasses.asdict(ModelConfig(**CONSTANTS["timm"]))
     differences = []
-    flags = []
-    only_constants = True
     for name, value in dataclasses.asdict(model).items():
         if name in ("bn_momentum", "dropout", "init", "match") or value == timms[name]:
             continue
         differences.append(f"model.{name} {value} (timm: {timms[name]})")
-        flags.append(f"--model.{name} {timms[name]}")
-        only_constants = only_constants and name in ("padding", "bn_eps")
-    if not differences:
-        return
-    message = f"{output}: timm's legacy_xception would compute something else, since this one has {', '.join(differences)}"
-    if only_constants:
-        message += f"; to write it as if it had timm's, add {' '.join(flags)}"
-    raise Refused(message)
+    if differences:
+        raise Refused(
+            f"{output}: timm's legacy_xception would compute something else, since this one has {', '.join(differences)}; "
+            ".onnx and .pt2 take it as it is"
+        )
 
 
 @torch.no_grad()

@@ -154,9 +154,12 @@ def may_have_seen_validation(config: RunConfig) -> bool:
     except Refused:
         # It is a data set that a module registers which is not loaded here.
         return False
-    same_set = (theirs.name, theirs.content) == (config.data.name, config.data.content)
+    if (theirs.name, theirs.content) != (config.data.name, config.data.content):
+        return False
+    record = run.record()
+    has_inherited = record is not None and SEEN in record.weights
     same_split = all(getattr(theirs, name) == getattr(config.data, name) for name in SPLIT)
-    return same_set and not same_split
+    return has_inherited or not same_split
 
 
 def _refuse_other_constants(config: ModelConfig, trained: ModelConfig, where: str) -> None:

@@ -41,10 +41,12 @@ def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -
     """
     if not baseline:
         return ""
-    relative = value / baseline - 1
-    if abs(relative) <= tolerance:
+    difference = value - baseline
+    # 101 is 1% more than 100, and to a computer a little more than that.
+    allowed = tolerance * abs(baseline) * (1 + 1e-9)
+    if abs(difference) <= allowed:
         return ""
-    return f"{100 * relative:+.1f}%"
+    return f"{100 * difference / baseline:+.1f}%"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@ beside the study, and send it to W&B.
 """
 
 import csv
+import hashlib
 import io
 import os
 import re
@@ -28,6 +29,8 @@ from xceptlab.training import weights_and_biases
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
 """Names of the files that ``publish`` copies."""
+LONGEST_NAME = 200
+"""Largest number of characters of the name of a page that compares studies, without its suffix."""
 
 
 def make_report(expansion: Expansion, latex: bool = False) -> Summary:
@@ -238,7 +241,10 @@ def write_comparison(summaries: list[Summary]) -> Path:
         runs=len(studies_with_run),
     )
     names = "--".join(summary.expansion.name for summary in summaries)
-    file = folder / f"{names[:200]}.html"
+    if len(names) > LONGEST_NAME:
+        digest = hashlib.sha256(names.encode()).hexdigest()[:10]
+        names = f"{names[: LONGEST_NAME - 11]}-{digest}"
+    file = folder / f"{names}.html"
     write_atomically(file, text.encode())
     return file
 
@@ -360,7 +366,7 @@ def sync_report(summary: Summary) -> str:
         project=baseline.runtime.wandb_project,
         question=expansion.study.question,
         verdicts=[_verdict_row(verdict) for verdict in summary.verdicts],
-        summary=outcomes | {"runs": summary.done},
+        summary={"runs": summary.done} | outcomes,
     )
 
 

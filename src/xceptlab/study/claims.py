@@ -201,11 +201,14 @@ def _compared(claim: Claim) -> object:
     either_way = claim.kind == "equivalent"
     if claim.contrast:
         return frozenset(claim.contrast) if either_way else claim.contrast
-    factors: set[tuple[str, object]] = set()
+    compared = set()
+    is_turned = False
     for factor, levels in claim.effect.items():
-        names = tuple(map(level_name, levels))
-        factors.add((factor, frozenset(names) if either_way else names))
-    return frozenset(factors)
+        a, b = map(level_name, levels)
+        compared.add((factor, frozenset((a, b))))
+        # Turning the levels of a factor turns the sign, and turning those of two leaves it.
+        is_turned ^= a > b
+    return frozenset(compared), is_turned and not either_way
 
 
 def dotted(declared: Any, place: str) -> Any:

@@ -123,7 +123,7 @@ class Study(Section):
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """In place of arms: the levels of each factor, fully crossed; an arm is named after its levels,
     joined by ``-`` (a list by ``_``, an empty one ``none``)."""
-    alpha: Annotated[float, Bounds(above=0, below=0.5)] = 0.05
+    alpha: Annotated[float, Bounds(at_least=1e-6, below=0.5)] = 0.05
     """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the
     file.
     """
@@ -250,6 +250,8 @@ def _named_arms(declared: dict[Any, Any]) -> dict[str, Any]:
             raise Refused(
                 f"arms: YAML reads a name as {shown(name)}; on, off, yes, no, true and false need quotes"
             )
+        if str(name) in arms:
+            raise Refused(f"arms: the name {str(name)!r} stands there twice")
         arms[str(name)] = dotted(values, f"arms.{name}")
     return arms
 

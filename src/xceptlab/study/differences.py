@@ -1,19 +1,39 @@
 """The differences of two sides' scores, without what rounding alone makes of them."""
 
+import math
+
 import numpy as np
 
 from xceptlab.study.claims import Claim
 from xceptlab.study.statistics import Array
 
 ROUNDING = 1e-6
-"""How far apart scores or differences may lie that count as equal, as a part of the largest score:
-the rounding of 32-bit scores may move them so far.
+"""How far apart scores or differences may lie that count as equal, as a part of the larger score: the
+rounding of 32-bit scores may move them so far.
 """
 
 
-def rounding_of(scores: Array) -> float:
-    """Return how far apart scores like these, or their differences, may lie that count as equal."""
-    return ROUNDING * float(np.abs(scores).max(initial=0.0))
+def rounding_of(scores: Array) -> Array:
+    """Return how far apart (...) differences of both sides' scores (2, ...) may lie that count as
+    equal.
+
+    Each pair has its own: a score of 1,000,000 that stands for a diverged run hides no difference
+    of other runs.
+    """
+    return ROUNDING * np.abs(scores).max(axis=0)
+
+
+def all_alike(scores: Array) -> bool:
+    """Whether rounding alone tells the differences of both sides' scores (2, n) apart, n >= 1."""
+    a, b = scores
+    return bool(np.ptp(a - b) <= rounding_of(scores).min())
+
+
+def is_on_margin(claim: Claim, value: float) -> bool:
+    """Whether a mean or a median of differences lies on one of the claim's margins, but for the
+    rounding of 64-bit numbers.
+    """
+    return any(math.isclose(value, margin, rel_tol=1e-9, abs_tol=1e-9) for margin in claim.margins)
 
 
 def differences_of(claim: Claim, scores: Array) -> Array:

@@ -18,8 +18,8 @@ from xceptlab.runs.metrics import split_of
 from xceptlab.study import signs, statistics
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Seeds
-from xceptlab.study.differences import rounding_of
-from xceptlab.study.statistics import MAX_PAIRS, Array, Booleans
+from xceptlab.study.differences import ROUNDING, is_on_margin
+from xceptlab.study.statistics import MAX_PAIRS, POWER, Array, Booleans
 
 MIN_PAIRS = 3
 """The smallest number of pairs that any test judges."""
@@ -276,11 +276,11 @@ class Mean(Estimand):
         It adds the range of this number over all means within their 80% interval.
         """
         estimate = self.estimate(differences)
-        if estimate in self.claim.margins:
+        if is_on_margin(self.claim, estimate):
             return "the estimate lies on the margin, so that no number of seeds would decide it"
         need = self._seeds_needed(estimate, differences, levels)
         if need >= MAX_PAIRS:
-            return self._too_many()
+            return self._too_many(estimate, levels)
         needs = [need]
         for mean in self._plausible_means(differences):
             need_at_mean = self._seeds_needed(mean, differences, levels)
@@ -313,6 +313,22 @@ class Mean(Estimand):
         """Return how many seeds decide the claim with 80% power if ``mean`` is the true one;
         ``MAX_PAIRS`` if fewer do not.
         """
+        distances, level = self._hurdles(mean, levels)
+        if min(distances) == 0:
+            return MAX_PAIRS
+        spread = self.spread(differences)
+
+        def error_of(n: int) -> tuple[Array, Array | float]:
+            return self.error(spread, n)
+
+        need = statistics.pairs_needed(distances, error_of, level)
+        one_more = len(differences) + 1
+        return max(need, one_more, MIN_PAIRS)
+
+    def _hurdles(self, mean: float, levels: Sequence[float]) -> tuple[list[float], float]:
+        """Return the distance of a true mean from the limit of each test that decides the claim, and
+        the level of each of these tests.
+        """
         margin = self.claim.margin
         level_of_claim, level_of_opposite = levels
         if self.claim.kind == "superior":
@@ -325,19 +341,12 @@ class Mean(Estimand):
             distances = [abs(mean) - margin]
             # Either of two outer tests shows the opposite, so that each has half the level.
             level = level_of_opposite / 2
-        if min(distances) == 0:
-            return MAX_PAIRS
-        spread = self.spread(differences)
+        return distances, level
 
-        def error_of(n: int) -> tuple[Array, Array | float]:
-            return self.error(spread, n)
-
-        need = statistics.pairs_needed(distances, error_of, level)
-        one_more = len(differences) + 1
-        return max(need, one_more, MIN_PAIRS)
-
-    def _too_many(self) -> str:
-        """Return a clause for a claim that fewer than ``MAX_PAIRS`` seeds would not decide."""
+    def _too_many(self, mean: float, levels: Sequence[float]) -> str:
+        """Return a clause for a claim that fewer than ``MAX_PAIRS`` seeds would not decide if
+        ``mean`` were the true one.
+        """
         return (
             f"at this mean and spread more than {MAX_PAIRS - 1} seeds would be needed to decide it"
         )
@@ -436,9 +445,9 @@ class UnpairedMean(Mean):
 
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
         # The rounding of 32-bit scores is no spread, as it is none of paired differences.
-        largest = max(tolerance, rounding_of(self.arms))
+        rounding = ROUNDING * np.abs(self.arms).max(axis=-1)  # (2, ...)
         ranges = np.ptp(self.arms, axis=-1)  # (2, ...)
-        return np.asarray((ranges > largest).any(axis=0))
+        return np.asarray((ranges > np.maximum(tolerance, rounding)).any(axis=0))
 
     def _size(self, differences: Array) -> str:
         return f"{len(differences)} seeds of either arm"
@@ -475,8 +484,11 @@ class MeanOverImages(Mean):
     def _size(self, differences: Array) -> str:
         return f"{len(differences)} pairs on so many images"
 
-    def _too_many(self) -> str:
+    def _too_many(self, mean: float, levels: Sequence[float]) -> str:
         error_of_images = math.sqrt(self.image_variance)
+        distances, level = self._hurdles(mean, levels)
+        if statistics.joint_power(distances, error_of_images, math.inf, level) >= POWER:
+            return super()._too_many(mean, levels)
         floor = f"{error_of_images:.{self.claim.decimals}f}"
         return f"at this mean no number of seeds would decide it on so many test images, whose error alone is {floor}"
 
@@ -533,6 +545,9 @@ class Median(Estimand):
         else:
             share = fails
             level = level_of_opposite
+            if self.claim.kind == "equivalent":
+                # Either of two outer tests shows the opposite, so that each has half the level.
+                level /= 2
             side = "speaks against it"
         n = len(differences)
         need = signs.pairs_needed(share, level, MAX_PAIRS)

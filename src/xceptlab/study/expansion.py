@@ -151,7 +151,7 @@ class Expansion:
         not_applicable = baseline.train.unused | config.train.unused | {"extensions"}
         found: dict[str, tuple[Any, Any]] = {}
         for key in before:
-            if key not in not_applicable and before[key] != after[key]:
+            if key not in not_applicable and options.differ(before[key], after[key]):
                 found[key] = (before[key], after[key])
         if found.pop(options.OPTIONS, None):
             found |= options.differences(baseline.model.all_options(), config.model.all_options())

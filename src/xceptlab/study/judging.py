@@ -15,12 +15,15 @@ from xceptlab.study import images, statistics, verdict_warnings, wording
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Seeds
-from xceptlab.study.differences import differences_of, rounding_of
+from xceptlab.study.differences import all_alike, differences_of
 from xceptlab.study.estimands import MIN_PAIRS, Estimand, MeanOverImages, estimand_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.run_scores import Scores, scores_of_runs
 from xceptlab.study.statistics import Array
 from xceptlab.study.verdict import Outcome, Verdict
+
+LARGEST_SCORE = 1e150
+"""Largest size of a score: squares of larger ones are no finite numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,28 @@ def _run_analyses(
         lacks_scores = any(draft.verdict.outcome == "incomplete" for draft in drafts)
         if lacks_scores or len(settled) == len(drafts):
             break
+    later = analyses[analyses.index(seeds) + 1 :]
+    if later:
+        drafts = [_waiting(*one, later[0]) for one in zip(drafts, estimands, strict=True)]
     return drafts, seeds
+
+
+def _waiting(draft: _Draft, estimand: Estimand, seeds: Sequence[int]) -> _Draft:
+    """Return the draft of a claim that waits for its next analysis, with these seeds: ``incomplete``
+    in place of inconclusive, since it is still open. Another draft is returned as it is.
+    """
+    verdict = draft.verdict
+    if verdict.outcome != "inconclusive" or verdict.settled:
+        return draft
+    waits = replace(
+        verdict,
+        outcome="incomplete",
+        summary=wording.waiting(verdict, seeds, estimand),
+        tested=False,
+        p_adjusted=math.nan,
+        pairing_and_power="",
+    )
+    return replace(draft, verdict=waits)
 
 
 def _one_analysis(
@@ -257,12 +281,19 @@ def _untested_verdict(
 
 
 def _refuse_infinite(claim: Claim, a: Mapping[int, float], b: Mapping[int, float]) -> None:
-    """Refuse a score by seed of either side, a or b, that is not a finite number."""
+    """Refuse a score by seed of either side, a or b, that is not a finite number, or so large that
+    its square is none.
+    """
     for side, by_seed in zip(claim.sides, (a, b), strict=True):
         for seed, score in by_seed.items():
             if not math.isfinite(score):
                 of_run = f"the score of arm {side!r}, seed {seed}"
                 raise Refused(f"claim {claim.id!r}: {of_run} is {score}, not a finite number")
+            if abs(score) > LARGEST_SCORE:
+                of_run = f"the score of arm {side!r}, seed {seed}"
+                raise Refused(
+                    f"claim {claim.id!r}: {of_run} is {score:g}, too large to compute with"
+                )
 
 
 def _known(scores: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float]:
@@ -291,7 +322,7 @@ def _differences(claim: Claim, scores: Array) -> Array:
     They are made equal where only the rounding of 32-bit scores tells them apart.
     """
     differences = differences_of(claim, scores)
-    if len(differences) and np.ptp(differences) <= rounding_of(scores):
+    if len(differences) and all_alike(scores):
         differences[:] = differences[0]
     return differences
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xceptlab.study.claims import Claim
-from xceptlab.study.differences import differences_of, rounding_of
+from xceptlab.study.differences import differences_of, is_on_margin, rounding_of
 from xceptlab.study.statistics import Array, Booleans, Integers
 from xceptlab.study.verdict import Outcome, Verdict
 from xceptlab.text import counted
@@ -86,7 +86,7 @@ class Observed:
     @property
     def rounding_tolerance(self) -> float:
         """How far apart differences may lie that still count as equal, in the metric's unit."""
-        return rounding_of(self.scores)
+        return float(rounding_of(self.scores).min(initial=math.inf))
 
     @property
     def why_not_simulated(self) -> str:
@@ -230,7 +230,7 @@ class DifferenceDistribution:
             inside = self.claim.margin - abs(self.true_difference)
         else:
             inside = self.true_difference - self.claim.margin
-        if inside == 0:
+        if is_on_margin(self.claim, self.true_difference):
             return "inconclusive"
         return "supported" if inside > 0 else "contradicted"
 

@@ -63,7 +63,7 @@ class ClaimsFile(Section):
 
     claims: list[ScoreClaim]
     """The claims, over all of which Holm's correction goes."""
-    alpha: Annotated[float, Bounds(above=0, below=0.5)] = 0.05
+    alpha: Annotated[float, Bounds(at_least=1e-6, below=0.5)] = 0.05
     """Chance of any false ``supported``, and of any false ``contradicted``, over all claims of the
     file.
     """

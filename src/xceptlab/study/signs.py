@@ -76,9 +76,8 @@ def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]
     below = share(differences < margin)
     if kind == "superior":
         return above, below
-    above_lower_margin = share(differences > -margin)
     below_lower_margin = share(differences < -margin)
-    inside = min(above_lower_margin, below)
+    inside = share(np.abs(differences) < margin)
     outside = max(above, below_lower_margin)
     return inside, outside
 

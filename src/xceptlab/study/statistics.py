@@ -150,11 +150,29 @@ def power(
 
     The standard error of the mean (...) is above 0.
     """
-    critical = stats.t.ppf(1 - level, degrees_of_freedom)
+    critical = stats.t.isf(level, degrees_of_freedom)
     noncentrality = distance / error
     chance = stats.nct.sf(critical, degrees_of_freedom, noncentrality)
     # For enormous effects scipy gives NaN.
     return np.where(np.isnan(chance), 1.0, chance)
+
+
+def joint_power(
+    distances: Sequence[float],
+    error: Array | float,
+    degrees_of_freedom: Array | float,
+    level: float,
+) -> float:
+    """Return the chance that all of some one-sided t-tests at ``level`` reject, whose limits lie at
+    these distances from the true mean; a standard error of 0 makes it certain.
+
+    The chance that any of them fails is taken to be the sum of their chances, which is its upper
+    bound.
+    """
+    if error == 0:
+        return 1.0
+    chances = [float(power(distance, error, degrees_of_freedom, level)) for distance in distances]
+    return 1 - sum(1 - chance for chance in chances)
 
 
 def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float) -> float:
@@ -175,7 +193,7 @@ def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float
         chance = power(errors, 1.0, degrees_of_freedom, level)
         return float(chance) - power_of_each
 
-    critical = stats.t.ppf(1 - level, degrees_of_freedom)
+    critical = stats.t.isf(level, degrees_of_freedom)
     large = 3 * critical + 50.0
     smallest = optimize.brentq(excess_power, 0.0, large)
     return error * float(smallest)
@@ -189,9 +207,6 @@ def pairs_needed(
     """Return the number of pairs with which one or two one-sided t-tests all reject with a chance
     of ``POWER``; ``MAX_PAIRS`` where fewer do not suffice.
 
-    The chance that either of two tests fails is taken to be the sum of their chances, which is its
-    upper bound.
-
     Args:
         distances: The distance (> 0) of the true mean from each test's limit: two to show a claim
             of ``equivalent``, else one.
@@ -201,11 +216,7 @@ def pairs_needed(
 
     def suffice(n: int) -> bool:
         standard_error, degrees_of_freedom = error(n)
-        chance_to_fail = 0.0
-        for distance in distances:
-            chance = power(distance, standard_error, degrees_of_freedom, level)
-            chance_to_fail += 1 - float(chance)
-        return 1 - chance_to_fail >= POWER
+        return joint_power(distances, standard_error, degrees_of_freedom, level) >= POWER
 
     sizes = range(2, MAX_PAIRS)
     return sizes.start + bisect.bisect_left(sizes, True, key=suffice)
@@ -438,6 +449,9 @@ def stopping_bias(
     """
     generator = np.random.default_rng(0)
     differences = generator.normal(mean, spread, (paths, analyses[-1]))
+    # Every fixed number of pairs has exactly this mean, so that the noise of the simulation is no
+    # bias.
+    differences += mean - differences.mean(axis=0)
     # A study that nothing decides stops at the last analysis.
     at_stop = differences.mean(axis=-1)  # (paths,)
     for n in reversed(analyses):
@@ -445,8 +459,7 @@ def stopping_bias(
         p = p_values(so_far, kind, margin, boundary.chance)  # (paths, 2)
         decided = p.min(axis=-1) <= level
         at_stop = np.where(decided, so_far.mean(axis=-1), at_stop)
-    bias = at_stop.mean() - differences.mean()
-    return float(bias)
+    return float(at_stop.mean() - mean)
 
 
 def decisions(
@@ -545,7 +558,7 @@ def effects(scores: Array, level: float) -> list[Effect]:
     compared = _levels_to_compare(shape)
     contrasts = np.stack([_contrast(scores, levels) for levels in compared])  # (effects, seeds)
     # An effect that varies by the rounding of 32-bit scores alone counts as the same in all seeds.
-    rounding = 1e-6 * np.abs(scores).max()
+    rounding = np.array([1e-6 * _smallest_scale(scores, levels) for levels in compared])
     vary = np.ptp(contrasts, axis=-1) > rounding  # (effects,)
     p = np.ones(len(compared))
     test = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1)
@@ -564,6 +577,19 @@ def effects(scores: Array, level: float) -> list[Effect]:
         )
         found.append(effect)
     return found
+
+
+def _smallest_scale(scores: Array, levels: dict[int, int]) -> float:
+    """Return the largest score, in size, among the cells that an effect compares, of the seed where
+    it is smallest.
+
+    Args:
+        scores: (seeds, levels of factor 1, levels of factor 2, ...).
+        levels: The level of each factor that is compared with its first level, by their indices.
+    """
+    for factor, level in levels.items():
+        scores = scores.take([0, level], axis=1 + factor)
+    return float(np.abs(scores).reshape(len(scores), -1).max(axis=1).min())
 
 
 def _levels_to_compare(shape: Sequence[int]) -> list[dict[int, int]]:

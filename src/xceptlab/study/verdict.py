@@ -87,6 +87,13 @@ class Verdict:
         return f"{self.outcome.upper()}  {self.claim.id}: {self.summary}"
 
     @property
+    def has_interval(self) -> bool:
+        """Whether the interval is known: not of fewer than 2 pairs, nor where ``scope: images`` asks
+        for values by image that runs have not kept.
+        """
+        return not math.isnan(self.low)
+
+    @property
     def values(self) -> Array:
         """The paired differences (n,)."""
         return np.array(list(self.differences.values()), dtype=np.float64)

@@ -125,6 +125,21 @@ class Checkpoints(Checkpoint):
         """Group of the run's processes that talk over CPUs; None where there is one process."""
         self._saved = 0.0
         """Time of the last checkpoint, by ``time.monotonic``."""
+        self._is_ended = False
+        """Whether another callback has ended the training at this epoch."""
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["ended_by_callback"] = self._is_ended
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """End a training again that had ended when it was interrupted. Checkpoints of older versions
+        do not say so.
+        """
+        trainer.should_stop = checkpoint.get("ended_by_callback", False)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that all processes continue from the same checkpoint.
@@ -165,6 +180,7 @@ class Checkpoints(Checkpoint):
             self._stop(trainer, signal)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._is_ended = trainer.should_stop
         self._save(trainer)
         self._stop(trainer, self._agreed(True)[1])
 

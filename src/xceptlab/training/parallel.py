@@ -10,8 +10,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from pytorch_lightning.plugins.layer_sync import LayerSync
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from xceptlab.errors import Refused
 from xceptlab.runs.world import World
 
 
@@ -170,6 +172,23 @@ def _activated(norm: nn.Module, y: Tensor) -> Tensor:
     return y
 
 
+def _refuse_other_batch_norm(module: nn.Module) -> None:
+    """Refuse a BatchNorm of other tensors than images, or one that computes something of its own.
+
+    Raises:
+        Refused: It is one of these.
+    """
+    computes = type(module).forward
+    if not isinstance(module, nn.BatchNorm2d) or computes not in (
+        nn.BatchNorm2d.forward,
+        BatchNormAct2d.forward,
+    ):
+        raise Refused(
+            f"runtime.devices: on several devices {type(module).__name__} would take its statistics over each one's images; "
+            "train on 1 device"
+        )
+
+
 class SyncBatchNormPlugin(LayerSync):
     """Lightning plugin that lets every BatchNorm of a network take its statistics over all
     processes while the network is trained.
@@ -185,10 +204,13 @@ class SyncBatchNormPlugin(LayerSync):
         assert isinstance(model, pl.LightningModule)
         kind = GlobalBatchNormOnCPU if model.device.type == "cpu" else GlobalBatchNorm
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                self.classes_before[module] = type(module)
-                module.__class__ = kind  # type: ignore[assignment]
-                module.process_group = None  # type: ignore[assignment]
+            is_batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if not is_batch_norm or isinstance(module, nn.SyncBatchNorm):
+                continue
+            _refuse_other_batch_norm(module)
+            self.classes_before[module] = type(module)
+            module.__class__ = kind
+            module.process_group = None  # type: ignore[assignment]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:

@@ -131,7 +131,9 @@ class Task(pl.LightningModule):
         where there is one, and computes the gradients, too.
         """
         first_of_step = batch_idx % self.config.train.accumulate == 0
-        replayed = self._step(batch, first_of_step) if self._step else None
+        # A callback may have changed how many batches a step gathers, which is captured.
+        as_captured = self.trainer.accumulate_grad_batches == self.config.train.accumulate
+        replayed = self._step(batch, first_of_step) if self._step and as_captured else None
         self._has_gradients = replayed is not None
         return replayed or self._outputs(batch)
 

@@ -66,6 +66,8 @@ class Curves(pl.Callback):
         """This process's part of the step's loss, summed over the batches accumulated so far."""
         self._top1: Tensor | float = 0.0
         """This process's part of the step's accuracy in percent, summed likewise."""
+        self._gathered = 0
+        """Number of batches that the step has gathered so far."""
         self._replaced = 0
         """Number of images of this process since the last line that could not be decoded."""
         self._broken: Tensor | bool = False
@@ -127,11 +129,18 @@ class Curves(pl.Callback):
         self._loss = self._loss + outputs["loss"].detach()
         self._top1 = self._top1 + outputs["top1"] / accumulate
         self._broken = self._broken | ~outputs["loss"].detach().isfinite()
-        if (batch_idx + 1) % accumulate:
+        self._gathered += 1
+        # A callback may end the training within an epoch.
+        is_last = batch_idx + 1 == trainer.num_training_batches or trainer.should_stop
+        if (batch_idx + 1) % accumulate and not is_last:
             return
-        loss, top1, broken = map(torch.as_tensor, (self._loss, self._top1, self._broken))
+        # A callback may also let steps gather so many batches that the last one has fewer.
+        scale = accumulate / self._gathered
+        sums = (scale * self._loss, scale * self._top1, self._broken)
+        loss, top1, broken = map(torch.as_tensor, sums)
         self._loss = self._top1 = 0.0
-        if batch_idx + 1 < trainer.num_training_batches and trainer.global_step % self.every:
+        self._gathered = 0
+        if not is_last and trainer.global_step % self.every:
             return
         if self._mean(trainer, broken):
             raise Diverged(f"the training loss is not finite by step {trainer.global_step}")
@@ -168,7 +177,10 @@ class Curves(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).drop_after(trainer.global_step)
-        self._write(trainer, {"epoch": float(trainer.current_epoch), **_scores(pl_module, "test")})
+        # Of a training that a callback has ended, Lightning forgets when it is continued.
+        lines = _local(trainer).lines
+        epoch = lines[-1]["epoch"] if lines else float(trainer.current_epoch)
+        self._write(trainer, {"epoch": epoch, **_scores(pl_module, "test")})
 
     def _total_replaced(self, trainer: pl.Trainer) -> int:
         """Count the images of all processes since the last line that could not be decoded."""
@@ -283,7 +295,9 @@ def _rate_of_last_step(trainer: pl.Trainer) -> float:
     the next one.
     """
     schedule = trainer.lr_scheduler_configs[0].scheduler
-    assert isinstance(schedule, LambdaLR)
+    if not isinstance(schedule, LambdaLR):
+        # A callback has put another schedule in the place of ours.
+        return float(trainer.optimizers[0].param_groups[0]["lr"])
     return float(schedule.base_lrs[0] * schedule.lr_lambdas[0](schedule.last_epoch - 1))
 
 

@@ -521,7 +521,6 @@ def make_trainer(
     train, runtime = config.train, config.runtime
     folder = directory.path / "checkpoints"
     callbacks: list[pl.Callback] = [
-        tracking.Curves(runtime.log_every, quiet),
         checkpoints.Checkpoints(
             folder, runtime.checkpoint_steps, runtime.checkpoint_minutes, stop_signals
         ),
@@ -529,6 +528,8 @@ def make_trainer(
     if train.ema:
         callbacks.append(AverageWeights(train.ema))
     callbacks += [_registered_callback(name, config) for name in train.callbacks]
+    # After those of the user, one of which may end the training with this batch.
+    callbacks.append(tracking.Curves(runtime.log_every, quiet))
     if progress:
         callbacks.append(lightning.ProgressBar())
     return trainer_on_devices(

@@ -171,6 +171,9 @@ class DataConfig(ExtensibleSection):
 
     def _check_split(self) -> None:
         """Refuse to hold out validation images that cannot be, or need not be, held out."""
+        self._require(
+            "validation_seed", self.validation_seed < 2**63, "between 0 and 9223372036854775807"
+        )
         if not self.validation:
             return
         train, held_out, _ = self.images()

@@ -100,7 +100,7 @@ def verdict_chart(verdict: Verdict) -> Chart:
         _label_of_region(extent, x),
         _seeds_in_a_row(verdict, x, y),
     ]
-    if verdict.n > 1:
+    if verdict.has_interval:
         layers.append(_interval_bar(verdict, extent, estimate_row, x, y))
     if verdict.n:
         layers += _estimate_layers(verdict, extent, estimate_row, x, y)
@@ -119,7 +119,7 @@ def differences_chart(verdict: Verdict) -> Chart:
         .title(with_unit("difference", verdict.claim.measure.unit_of_difference))
     )
     layers = _margin_layers(verdict, extent, y.field("value"))
-    if verdict.n > 1:
+    if verdict.has_interval:
         layers += _interval_across_seeds(verdict, extent, y)
     points = (
         chart_of(*_seed_rows(verdict))
