@@ -1544,7 +1544,7 @@ def test_plan_warns_of_a_margin_below_one_image_before_the_first_run(study, tmp_
 
 @pytest.mark.parametrize("seeds", [[0, 1, 2], {"start": 3, "step": 1, "max": 4, "stop": "decided"}])
 def test_plan_says_when_all_planned_seeds_are_used(study, tmp_path, capsys, seeds):
-    expansion = study(claims=[CLAIM | {"margin": 6.6}], seeds=seeds)
+    expansion = study(claims=[CLAIM | {"margin": 6.5}], seeds=seeds)
     expansion = replace(expansion, interim_analysis=0 if isinstance(seeds, list) else 1)
     for arm, seed in expansion.runs():
         leave(

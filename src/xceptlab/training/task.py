@@ -128,12 +128,13 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Compute loss and top-1 of a batch as ``_outputs`` does. A captured CUDA graph is replayed
-        where there is one, and computes the gradients, too.
+        where there is one, and computes the gradients, too; not where a callback has changed how
+        many batches a step gathers.
         """
         first_of_step = batch_idx % self.config.train.accumulate == 0
-        # A callback may have changed how many batches a step gathers, which is captured.
-        as_captured = self.trainer.accumulate_grad_batches == self.config.train.accumulate
-        replayed = self._step(batch, first_of_step) if self._step and as_captured else None
+        replayed = None
+        if self._step and self.trainer.accumulate_grad_batches == self.config.train.accumulate:
+            replayed = self._step(batch, first_of_step)
         self._has_gradients = replayed is not None
         return replayed or self._outputs(batch)
 
