@@ -407,7 +407,9 @@ def unused(modules: Iterable[str], used: Collection[str]) -> list[str]:
 
 
 def _path(module: str) -> Path | None:
-    """Return the absolute path of a module that is named by its ``.py`` file; None for a name."""
+    """Return the absolute path of a module that is given as a ``.py`` file; None for one that is
+    given by its import name, such as ``my_package.layers``.
+    """
     return Path(module).resolve() if module.endswith(".py") else None
 
 

@@ -226,11 +226,16 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _sync_runs(runs: Iterable[RunDirectory], layers: list[str]) -> list[int]:
-    """Send those of the runs that have begun to W&B. Where a run cannot be sent, this is said and
-    the others are sent all the same.
+    """Send runs to W&B, except those that have logged nothing yet. Where a run cannot be sent, the
+    user is told why, and the others are sent all the same.
+
+    Args:
+        runs: The runs to send.
+        layers: The command line's options, of which those of ``runtime`` apply.
 
     Returns:
-        The exit code of each run that could not be sent.
+        For each run that could not be sent, the exit code with which the command should end:
+        ``INTERRUPTED`` where a process is training the run, otherwise ``BAD_INPUT``.
     """
     from xceptlab.training.weights_and_biases import sync_run
 

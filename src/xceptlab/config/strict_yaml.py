@@ -225,10 +225,11 @@ _Loader.add_constructor(INT, _number(yaml.SafeLoader.construct_yaml_int))
 
 
 def as_json(value: Any) -> str:
-    """Format a value as JSON that ``parse`` reads as the same value.
+    """Format a value as text that ``parse`` reads as the same value: JSON, except that a character
+    beyond U+FFFF, such as an emoji, is written as one escape of YAML.
 
-    JSON writes a character beyond U+FFFF, such as of an emoji, as two escapes, which YAML reads as
-    two characters. YAML has one escape for it.
+    JSON would write such a character as two escapes, which YAML reads as two characters. Numbers
+    must be finite: infinity and NaN would be read as text.
     """
     pair = r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}"
 

@@ -25,8 +25,8 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def files(config: DataConfig) -> str:
-    """Return an empty string: the images are embedded in the library and have no files of their
-    own.
+    """Return an empty string, where other data sets return the layout and the digest of their
+    files: these images come with scikit-learn and have no files of their own.
     """
     return ""
 

@@ -161,7 +161,8 @@ class DataModule(pl.LightningDataModule):
         return self._evaluation_loader(Split(of_split.source, of_split.members, self.config.data))
 
     def _evaluation_loader(self, split: Split) -> DataLoader:
-        """Return a loader of a split's images in their order, each once.
+        """Return a loader of this process's part of a split: consecutive images in the split's
+        order, each once, and none that another process has. One process alone has the whole split.
 
         Raises:
             Refused: There are more processes than images.
@@ -203,7 +204,10 @@ class DataModule(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: LoadedBatch, dataloader_idx: int) -> Batch:
-        """Finish a batch that Lightning has moved to the device; see ``_finished``."""
+        """Make the network's input from a batch that Lightning has moved to the device: normalise
+        its pixels and, in training, apply the configured cutout, mixup and CutMix. Training images
+        of a data set in memory are cropped and flipped here, too; photographs were in the loader.
+        """
         assert self.trainer is not None
         if self.trainer.training:
             split = self.train

@@ -75,8 +75,11 @@ class Shards(Store):
         return ((printable(file.name), file.stat().st_size) for file in self.files)
 
     def _place(self, i: int) -> tuple[int, int]:
-        """Return where the i-th photograph is: the row of ``groups`` of its row group, and its own
-        row within that group.
+        """Locate the i-th photograph, counted from 0 over all files.
+
+        Returns:
+            The index in ``self.groups`` of the parquet row group that holds the photograph, and the
+            photograph's position within this row group, both from 0.
         """
         first = self.groups[:, 2]
         group = int(np.searchsorted(first, i, side="right")) - 1

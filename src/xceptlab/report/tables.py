@@ -55,8 +55,11 @@ def _runs(row: ArmRow) -> str:
 
 
 def _failed(row: ArmRow) -> str:
-    """Return the number of an arm's runs that failed, with an upper bound of the share of all seeds
-    that this may be, such as ``1 (≤ 66%)``; a dash without a run.
+    """Return how many of an arm's recorded runs failed, with the one-sided 95% upper confidence
+    bound of the probability that a run fails, such as ``1 (≤ 66%)`` for 1 of 5; a dash for an arm
+    without recorded runs.
+
+    A run failed if it diverged, or scored worse than a claim on the arm declares to be a failure.
     """
     if not row.n:
         return "–"

@@ -292,8 +292,8 @@ def _names(runs: Path) -> dict[str, str]:
 
 
 def outdated(config: RunConfig) -> bool:
-    """Whether a run was begun by a version of this package with another ``SCIENCE_VERSION``, whose
-    results differ.
+    """Whether a run was begun by an earlier version of this package, whose results differ: whether
+    there is a folder with the id that the run has under an earlier ``SCIENCE_VERSION``.
     """
     older = (config.id_in(version) for version in range(1, SCIENCE_VERSION))
     return any(RunDirectory.of(config.runtime.outputs, run_id).path.exists() for run_id in older)

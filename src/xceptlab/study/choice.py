@@ -59,9 +59,11 @@ def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> 
 
 
 def arm_records(expansion: Expansion, records: Records) -> ArmRecords:
-    """Return the records that stand for the arms, by (arm, seed).
+    """Return the record by which each arm is judged at each seed, by (arm, seed): that of its run
+    or, where keys are tuned, of its run with the best score in ``tune.select`` at this seed.
 
-    None where a run that is needed has not finished, and where an arm gets no more seeds.
+    None until the arm's run, or each of its runs where keys are tuned, has finished with this seed,
+    and at seeds with which the arm is not trained because all its claims were settled before.
     """
     found: dict[tuple[str, int], Record | None] = dict.fromkeys(_arms_by_seed(expansion))
     for (arm, seed), trial in chosen(expansion, records).items():

@@ -115,7 +115,11 @@ def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
 
 
 def _seeds_of_analyses(seeds: Sequence[int] | Seeds) -> list[Sequence[int]]:
-    """Return the seeds of each analysis of a study: of its only one, where the seeds are a list."""
+    """Return the seeds that each analysis of a study uses, from the first analysis to the last.
+
+    A study with a list of seeds has one analysis, which uses them all. Where seeds are added until
+    the claims are decided, each analysis uses all seeds so far, from 0 on.
+    """
     if isinstance(seeds, Seeds):
         return [range(n) for n in seeds.analyses]
     return [seeds]

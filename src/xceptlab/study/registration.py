@@ -129,8 +129,12 @@ class Registration:
         return dataclasses.replace(registered, digest=hashlib.sha256(written).hexdigest()[:16])
 
     def _check(self) -> None:
-        """Refuse what the types of the fields do not: wrong fields of ``Seeds``, and claims without
-        an id.
+        """Check of a registration that was read from a file what its fields' types leave open: that
+        ``seeds``, where it is a mapping, holds valid fields of ``Seeds``, and that every claim has
+        an ``id`` that is text.
+
+        Raises:
+            Refused: One of these is not so.
         """
         if isinstance(self.seeds, dict):
             from_values(Seeds, self.seeds)

@@ -24,8 +24,8 @@ Runs = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreClaim(Claim):
-    """A claim on scores that another tool made (``xceptlab judge``). It is on a contrast of two
-    arms; ``effect`` and ``failed`` must be left out.
+    """A claim that ``xceptlab judge`` decides by scores from another tool. It compares two arms,
+    given by ``contrast``; ``effect`` and ``failed`` must be left out.
     """
 
     metric: str

@@ -565,8 +565,9 @@ def _registered_callback(name: str, config: RunConfig) -> pl.Callback:
 def trainer_on_devices(
     config: RunConfig, world: World, plugins: Sequence[Any] = (), **options: Any
 ) -> pl.Trainer:
-    """Build a Trainer on a run's devices and in its precision. Signals and the number of processes
-    are handled by this package, not by Lightning.
+    """Build a Trainer on a run's devices and in its precision. It takes the ranks and the number of
+    the run's processes from ``world``, not from the environment, and handles no signals, which this
+    package does.
 
     Args:
         config: The run.
