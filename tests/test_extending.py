@@ -458,6 +458,12 @@ def test_an_option_of_a_type_that_can_be_checked_is_checked(kind, value, wrong, 
             ModelConfig(family="odd", options={"depth": wrong})
 
 
+def test_an_option_without_a_value_at_the_end_is_refused_as_any_key_is():
+    register_odd(int | None, 3)
+    with pytest.raises(xceptlab.Refused, match=r"argument --model\.options\.depth: expected one"):
+        load_run(["--model.family=odd", "--model.options.depth"])
+
+
 def run_with_depth(depth):
     """The run of the family of ``register_odd`` with an option as the command line has it."""
     return load_run(["--model.family=odd", f"--model.options.depth={depth}"])

@@ -541,6 +541,12 @@ def test_what_is_no_table_is_refused_in_one_line(scores):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("contrast", [3, "ab", [("a", "b"), 3]])
+def test_a_contrast_that_is_none_is_refused_in_one_line(contrast):
+    with pytest.raises(xceptlab.Refused, match=r"^contrast: .* must be a pair of arms"):
+        xceptlab.judge(SCORES, contrast)
+
+
 def test_a_claim_that_is_not_there_is_refused_with_those_that_are():
     verdicts = xceptlab.judge(SCORES, ("a", "b"))
     with pytest.raises(xceptlab.Refused, match="there is no claim 'nope'; there are a superior b"):

@@ -9,6 +9,7 @@ import codecs
 import difflib
 import errno
 import getpass
+import inspect
 import io
 import itertools
 import os
@@ -35,8 +36,8 @@ MENDABLE = (
     IsADirectoryError,
     NotADirectoryError,
 )
-"""Errors of the operating system that the user can mend, and that end with ``BAD_INPUT``; any
-other, such as a full disk, ends with ``FAILED``.
+"""Errors of the operating system that the user can mend, and that end with ``BAD_INPUT``, as does a
+file's name that is too long; any other, such as a full disk, ends with ``FAILED``.
 """
 
 ASCII = {
@@ -61,6 +62,8 @@ Every field of a run can be layered and overridden: -c FILE (repeatable, the las
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser that raises its errors as ``Refused``, with a suggestion for a misspelt choice."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(
             epilog=LAYERS,
@@ -78,7 +81,9 @@ class _Parser(argparse.ArgumentParser):
         raise Refused(f"{message}; {self._hint(similar)}")
 
     def _hint(self, similar: list[str]) -> str:
-        """Return the end of an error message: the most ``similar`` option, or where to read on."""
+        """Return the end of an error message: a question whether the first of the ``similar``
+        options was meant, or a pointer to the command's help where there are none.
+        """
         if similar:
             return f"did you mean {similar[0]}?"
         return f"see {self.prog} --help"
@@ -106,10 +111,17 @@ def console() -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
-    """Run a command and return its exit code.
+    """Run a command and return its exit code, one of those in ``errors``.
 
-    What the user can mend is said in one line on standard error. Any other error, a defect of this
-    program, is raised and keeps its traceback.
+    What the user can mend, what the operating system refuses and a request to stop are said in one
+    line on standard error. Any other error, a defect of this program, is raised and keeps its
+    traceback.
+
+    Args:
+        argv: The arguments of the command line, without the program's name.
+
+    Raises:
+        SystemExit: The command line has been answered already, as ``--help`` is.
     """
     _replace_characters_that_cannot_be_shown()
     _have_a_home()
@@ -151,7 +163,7 @@ def _replace_characters_that_cannot_be_shown() -> None:
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     """Return ASCII text for characters that cannot be encoded, and the position after them, as
-    ``codecs.register_error`` wants it of a handler.
+    ``codecs.register_error`` wants it of a handler. An error of decoding is raised again.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -160,8 +172,10 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _have_a_home() -> None:
-    """Set HOME and LOGNAME where the system does not know the user of this process, as in
-    containers; libraries ask for a user's name and for a folder for their caches.
+    """Set HOME to a temporary folder and LOGNAME to the user's number, each where it cannot be
+    found, as in containers whose system does not know the user of this process.
+
+    Libraries ask for a user's name and for a folder for their caches.
     """
     try:
         Path.home()
@@ -178,7 +192,9 @@ def _have_a_home() -> None:
 
 
 def _is_of_this_package(file: object) -> bool:
-    """Whether a file is one that is installed with this package, which no user can mend."""
+    """Whether a file is one that is installed with this package, which no user can mend; False for
+    what is no path, such as an error's ``filename`` that is None.
+    """
     if not isinstance(file, str | Path):
         return False
     return Path(os.path.realpath(file)).is_relative_to(Path(os.path.realpath(__file__)).parent)
@@ -192,13 +208,17 @@ def _raised(error: Exception) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    """Print the message of an error, and return the exit code."""
+    """Print the message of an error on standard error, and return ``code``."""
     say(message)
     return code
 
 
 def _dispatch(argv: list[str]) -> int:
-    """Parse the arguments, run the command that they name, and return its exit code."""
+    """Parse the arguments, run the command that they name, and return its exit code.
+
+    Raises:
+        Refused: An argument is unknown, missing or wrong, or the command refuses its input.
+    """
     layers, rest = _split(argv)
     options, unknown = _parser().parse_known_args(rest)
     if unknown:
@@ -210,8 +230,9 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     """Split the command line's arguments in two.
 
     Returns:
-        The files and overrides of a run's configuration, such as ``-c FILE`` and ``--train.lr
-        0.05``, and all other arguments, which the parser knows.
+        The arguments that make a run's configuration, such as ``-c FILE``, ``--seed 1`` and
+        ``--train.lr 0.05``, and with them ``--print_config``; and all other arguments, which are
+        left to the parser.
     """
     layers: list[str] = []
     rest: list[str] = []
@@ -246,9 +267,11 @@ def _parser() -> _Parser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(command: Command, **options: Any) -> argparse.ArgumentParser:
-        """Add a command to the parser, with the name of its function and its docstring as help."""
+        """Add a command to the parser, with the name of its function and its docstring as help, and
+        return the command's own parser.
+        """
         name = command.__name__
-        text = command.__doc__
+        text = inspect.cleandoc(command.__doc__ or "")
         added = subparsers.add_parser(name, help=text, description=text, **options)
         added.set_defaults(command=command, main=main, parser=added)
         return added
@@ -272,7 +295,12 @@ def _parser() -> _Parser:
 
 
 def _whole_number(text: str) -> int:
-    """Parse an option's whole number; argparse prints the message of the error."""
+    """Parse an option's whole number.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is no whole number. argparse catches this error and
+            puts its message after the option's name.
+    """
     try:
         return whole_number(text)
     except ValueError:

@@ -94,7 +94,11 @@ def overrides(args: Sequence[Argument]) -> list[tuple[str, str | None]]:
 
 
 def _split(args: Sequence[Argument]) -> list[tuple[str, Argument | None]]:
-    """Split arguments into pairs as ``overrides`` does, but leave values from Python as they are."""
+    """Split arguments into pairs of a key, ``config`` for a file, and the text that was given for
+    it or the ``Value`` that Python gives, in their order.
+
+    The second element is None for ``--print_config``, and where the value is missing.
+    """
     found: list[tuple[str, Argument | None]] = []
     pieces = iter(args)
     for piece in pieces:
@@ -128,12 +132,21 @@ def layers_of(args: Sequence[Argument]) -> list[Layer]:
 
 
 def _typed_layer(key: str, text: str | None) -> Layer:
-    """Make the layer of one file or override that was typed on the command line."""
+    """Make the layer of one file or override that was typed on the command line.
+
+    Args:
+        key: ``config`` for a file, else the dotted key.
+        text: The file's path or the key's value; None where it is missing.
+
+    Raises:
+        Refused: The file cannot be read, the key is unknown, or the value is missing or not of its
+            type.
+    """
     if key == "config":
         if not text:
             raise Refused("argument -c/--config: expected one argument")
         return file_layer(str(shipped.find(text)))
-    if text is None and key in keys(RunConfig):
+    if text is None and (key in keys(RunConfig) or options.is_option(key)):
         raise Refused(f"argument --{key}: expected one argument")
     return layer({key: text}, Origin.of_option(key))
 
@@ -142,7 +155,8 @@ def _run_layer(file: str) -> Layer:
     """Read the config.yaml in a run's folder as a layer.
 
     Raises:
-        Refused: It names modules to be executed, which ``dump_run`` never writes.
+        Refused: The file cannot be read, is no configuration of a run, or names modules to be
+            executed (``extensions``), which ``dump_run`` never writes.
     """
     found = file_layer(file)
     if found.values.get("extensions"):

@@ -86,7 +86,8 @@ def judge(
     Args:
         scores: A row per run with a column per metric, or a row per run and metric with the columns
             ``metric`` and ``value``.
-        contrast: The arms (a, b) of one claim, or a list of such pairs for several claims.
+        contrast: The arms (a, b) of one claim, or a list of such pairs for several claims; None
+            where ``claims`` is given.
         metric: The metric that is compared; ``test/top1`` where it is left out.
         kind: What the claims say. ``superior`` (the default): a - b > margin; ``equivalent``:
             -margin < a - b < margin.
@@ -108,7 +109,8 @@ def judge(
 
     Raises:
         Refused: The table cannot be read, a claim is not allowed, or it names an arm or a metric
-            that the table does not have.
+            that the table does not have; a score is not finite and there is no ``diverged``; or
+            there are both ``contrast`` and ``claims``, or neither.
     """
     from xceptlab.study.score_tables import claims_given, judge_table
 
@@ -146,8 +148,19 @@ def judge(
 
 
 def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
-    """Return a list of contrasts, whether one contrast or several are given."""
+    """Return a list of pairs of arms, whether one pair (a, b) or a list of pairs is given.
+
+    Raises:
+        Refused: It is neither.
+    """
+    if not isinstance(contrast, tuple | list):
+        raise Refused(
+            f"contrast: {contrast!r} is not allowed; it must be a pair of arms, or a list of pairs"
+        )
     several = any(isinstance(one, tuple | list) for one in contrast)
+    for pair in contrast if several else ():
+        if not isinstance(pair, tuple | list):
+            raise Refused(f"contrast: {pair!r} is not allowed; it must be a pair of arms")
     return contrast if several else [contrast]
 
 
@@ -176,8 +189,8 @@ def _as_table(scores: "pd.DataFrame") -> "Table":
 
 
 def _cell(value: Any) -> str:
-    """Return a value's text in a CSV file: empty for a missing one; ``0`` for 0.0, too, since pandas
-    turns a column of integers with gaps into floats.
+    """Return a value's text in a CSV file: empty for None and pandas's ``NA``, ``nan`` for a NaN,
+    and ``0`` for 0.0, since pandas turns a column of integers with gaps into floats.
     """
     import pandas as pd
 

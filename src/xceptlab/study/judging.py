@@ -22,13 +22,14 @@ from xceptlab.study.run_scores import Scores, scores_of_runs
 from xceptlab.study.statistics import Array
 from xceptlab.study.verdict import Outcome, Verdict
 
-LARGEST_SCORE = 1e150
-"""Largest size of a score: squares of larger ones are no finite numbers."""
+LARGEST_SCORE = 1e70
+"""Largest absolute value of a score that is accepted, so that sums of fourth powers, of which degrees
+of freedom are made, remain finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Draft:
-    """A verdict on its way through the analyses, with the p-values that it rests on."""
+    """The verdict on a claim as it stands at one analysis, with the p-values that it rests on."""
 
     verdict: Verdict
     p: Array
@@ -56,13 +57,14 @@ def judge(
             later; it is ``incomplete`` while the seeds of its next analysis have no scores.
         alpha: Familywise error rate.
         image_variances: For verdicts that are to hold for other images, too, what the sample of
-            images adds to the variance of each claim's mean difference, by the claim's id.
+            images adds to the variance of each claim's mean difference, by the claim's id; NaN if
+            not known. A claim that is left out is judged on the images that were scored.
 
     Returns:
         The verdict on each claim, in the order of the claims.
 
     Raises:
-        Refused: A score that is not a finite number.
+        Refused: A score is not a finite number, or its size is above ``LARGEST_SCORE``.
     """
     analyses = _seeds_of_analyses(seeds)
     estimands = []
@@ -91,8 +93,13 @@ def judge_study(expansion: Expansion, records: Records) -> list[Verdict]:
         expansion: The study.
         records: The records of all its runs, as ``Expansion.records`` returns them.
 
+    Returns:
+        The verdict on each claim, in the order of the claims, with its warnings.
+
     Raises:
-        Refused: A record lacks a score that a claim needs, or has one that is not finite.
+        Refused: A record lacks a score that a claim or the choice of tuned values needs, or has one
+            that is not finite or too large; or, with ``scope: images``, a run's file does not hold
+            the values of its images.
     """
     study = expansion.study
     of_arms = arm_records(expansion, records)
@@ -238,9 +245,13 @@ def _since_decided(
 
 
 def _test_alone(estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float) -> _Draft:
-    """Test a claim regardless of the other claims.
+    """Test a claim regardless of the other claims, on the scores of these seeds.
 
-    It is tested if both sides have a score of every seed and the differences can be tested.
+    It is tested if both sides have a score of every seed, the pairs are ``MIN_PAIRS`` or more, and
+    their differences can be tested. The draft of a claim that is not has p-values of 1.
+
+    Raises:
+        Refused: A score is not a finite number, or its size is above ``LARGEST_SCORE``.
     """
     verdict = _untested_verdict(estimand, scores, seeds, alpha)
     is_complete = verdict.n == len(seeds)
@@ -259,7 +270,7 @@ def _untested_verdict(
     interval, with the outcome ``incomplete`` and without words.
 
     Raises:
-        Refused: A score is not a finite number.
+        Refused: A score is not a finite number, or its size is above ``LARGEST_SCORE``.
     """
     claim = estimand.claim
     a, b = (_known(scores[side], seeds) for side in claim.sides)
@@ -285,8 +296,8 @@ def _untested_verdict(
 
 
 def _refuse_infinite(claim: Claim, a: Mapping[int, float], b: Mapping[int, float]) -> None:
-    """Refuse a score by seed of either side, a or b, that is not a finite number, or so large that
-    its square is none.
+    """Refuse a score by seed of either side, a or b, that is not a finite number or whose size
+    is above ``LARGEST_SCORE``.
     """
     for side, by_seed in zip(claim.sides, (a, b), strict=True):
         for seed, score in by_seed.items():
@@ -393,7 +404,8 @@ def _outcome(p: Array, alpha: float) -> Outcome:
 
 def _chance_if_futile(estimand: Estimand, differences: Array, level: float) -> float | None:
     """Return the chance that an undecided claim is decided by the last analysis, if that is below
-    the study's ``futility``; else None, and in a study that gives no claim up.
+    the study's ``futility``; else None. Also None at the last analysis, and in a study that gives
+    no claim up.
 
     The levels of the tests do not count on claims being given up. So a claim may also be continued,
     and giving up can only make false verdicts rarer (Lan, Simon & Halperin 1982; Lachin 2005).

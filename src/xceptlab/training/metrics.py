@@ -7,6 +7,7 @@ returns one value for each image.
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +22,7 @@ def among_best(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     Args:
         logits: (B, classes).
         labels: (B,).
-        k: Number of logits that count as a hit.
+        k: Number of highest logits among which the label counts as right.
     """
     # Rank the same number of classes for every k: topk may order equal logits otherwise for another
     # number, and then an image could be right in top-1 and wrong in top-5.
@@ -45,7 +46,7 @@ value for each image (B,); for accuracies whether the answer is right.
 """
 
 SHARE_ROUNDING = 0.01
-"""How much a share may be above 1, as sums of probabilities in 16 bits are."""
+"""How far the magnitude of a share may exceed 1 by rounding, as sums of 16-bit probabilities do."""
 
 ACCURACIES = tuple(name for name, metric in METRICS.items() if metric.is_accuracy)
 """Names of the metrics whose value for an image is 0 or 1."""
@@ -60,8 +61,9 @@ def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
         labels: (B,).
 
     Raises:
-        Refused: A registered metric gives no tensor, another shape, values that are not finite
-            for logits that are, or more than shares of 1 with the unit ``%``.
+        Refused: No metric has this name; or a registered one raises an error, or gives no tensor,
+            another shape, a value that is not finite though all logits are, or with the unit ``%``
+            a value whose magnitude is above 1.
     """
     if name in PER_IMAGE:
         return PER_IMAGE[name](logits, labels)
@@ -69,6 +71,8 @@ def per_image(name: str, logits: Tensor, labels: Tensor) -> Tensor:
     values = entry.call(logits, labels)
     if not isinstance(values, Tensor):
         raise entry.refusal(values, "a tensor (B,) of a value for each image")
+    # True and false, for example, are 1 and 0.
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
     if values.shape != labels.shape:
         raise Refused(
             f"metric {name!r}: gives values of shape {tuple(values.shape)} for {len(labels)} images; it must give one for each"
