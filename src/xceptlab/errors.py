@@ -7,7 +7,7 @@ ends with exit code 1.
 """
 
 FAILED = 1
-"""Exit code: a run failed, or the disk is full."""
+"""Exit code: a run failed, or the operating system raised an error, such as for a full disk."""
 BAD_INPUT = 2
 """Exit code: the same command would fail again; the user has to mend something."""
 INTERRUPTED = 75

@@ -16,7 +16,8 @@ def read(file: str | os.PathLike[str]) -> str:
 
     Raises:
         OSError: The file cannot be read.
-        Refused: It is not UTF-8; the message names the file and the place in it.
+        Refused: It is not UTF-8; the message names the file and the first wrong byte with its line,
+            or says that it is UTF-16.
     """
     data = Path(file).read_bytes()
     try:
@@ -29,7 +30,8 @@ def decoded(data: bytes) -> str:
     """Decode the bytes of a UTF-8 file, which may begin with a byte order mark.
 
     Raises:
-        Refused: The bytes are not UTF-8; the message names the first wrong one.
+        Refused: The bytes are not UTF-8; the message names the first wrong one and its line, or
+            says that they are UTF-16.
     """
     if data.startswith(_UTF_16):
         raise Refused("UTF-16 text; save it as UTF-8")
@@ -72,8 +74,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_once(path: Path, data: bytes) -> None:
-    """Write a whole file, unless it exists already. Of several writers, on several machines
-    perhaps, the first one wins.
+    """Write a whole file, unless it exists already, which is no error.
+
+    Of several writers, on several machines perhaps, the first one wins. On a file system without
+    hard links the last one may win where two write at the same moment.
 
     Raises:
         OSError: The file cannot be written.

@@ -46,7 +46,7 @@ ERRORS_OF_DEVICES = ("OutOfMemoryError", "AcceleratorError")
 ENTRY_POINTS = "xceptlab"
 """The group of entry points by which an installed package offers a module that registers."""
 INSTALLED = "entry points of installed packages"
-"""Stands among the names of loaded modules for all modules of ``ENTRY_POINTS``."""
+"""Key of ``_loaded`` that stands for the modules of all installed packages together."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Entry:
 
     @property
     def identity(self) -> str:
-        """Name by which a run's identity has the component and its version, such as ``activation
-        squash``.
+        """Kind and name, such as ``activation squash``: the key under which a run's configuration
+        holds the component's version.
         """
         return f"{self.kind} {self.name}"
 
@@ -85,9 +85,11 @@ class Entry:
         """Call the registered function and return what it gives.
 
         Raises:
-            Refused: The function raises an error; the message names the error and the line.
-            OSError, MemoryError: The function raises this one. So it is with torch's errors about
-                a GPU's memory and about its kernels, which may be an earlier one's.
+            Refused: The function raises an error; the message names the error and the line. A
+                ``Refused`` of the function's own is passed on as it is.
+            OSError, MemoryError: The function raises this one, which is passed on as it is. So are
+                torch's errors about a GPU's memory and kernels, since a kernel that fails may have
+                been started by other code.
         """
         try:
             return self.make(*arguments)
@@ -99,8 +101,8 @@ class Entry:
             raise self.failure(error) from error
 
     def failure(self, error: BaseException) -> Refused:
-        """Return the error that tells the user of one that the component's code has raised: the
-        line, its type and its message.
+        """Return the error that tells the user of one that the component's code has raised: its
+        type, its message and, where they are known, the file and the line that raised it.
         """
         path = self.source.path if self.source else None
         place = f"{path}: {_line(error, path)}" if path else ""
@@ -108,7 +110,9 @@ class Entry:
         return Refused(f"{self.kind} {self.name!r}: {place}{type(error).__name__}: {reason}")
 
     def raised(self, error: BaseException) -> bool:
-        """Whether an error was raised by code in the component's file, or by what that has called."""
+        """Whether an error was raised by code in the component's file, or by what that has called;
+        False for a component that has no file.
+        """
         return bool(self.source and _line(error, self.source.path))
 
     def refusal(self, given: object, allowed: str) -> Refused:
@@ -128,13 +132,17 @@ _loaded: dict[str, frozenset[str]] = {}
 the components that it registered then.
 """
 _contents: dict[Path, bytes] = {}
-"""What the files of loaded modules held then."""
+"""Content of each module's file when ``load`` executed it, by the file's absolute path."""
 # ---- for modules of yours ------------------------------------------------------------------------
 
 
 def activation(name: str, *, version: int) -> Callable[[F], F]:
-    """Register a function without arguments that makes an ``nn.Module``, for
-    ``model.intermediate``.
+    """Register an activation, for ``model.intermediate``: a function without arguments that makes a
+    new ``nn.Module`` with each call.
+
+    Args:
+        name: The activation's name.
+        version: Raised whenever its code changes what a run computes.
     """
     return _registering("activation", name, version)
 
@@ -150,7 +158,11 @@ def model(name: str, *, version: int, options: type | None = None) -> Callable[[
         name: The family's name.
         version: Raised whenever its code changes what a run computes.
         options: A frozen dataclass whose fields, all with defaults, are what ``model.options`` may
-            hold.
+            hold. With None there are no options, and the function gets None.
+
+    Raises:
+        Refused: The options are no dataclass, or one with a field that lacks a default or whose
+            type is text; or the name or the version is not allowed.
     """
     if options is not None:
         _check_options(options, f"register.model({name!r})")
@@ -198,6 +210,10 @@ def metric(
         guessing: Function from the number of classes to the score of uniform guessing, in percent
             where the unit is ``%``. A diverged run is given this score; with None, claims on the
             metric must declare ``diverged``.
+
+    Raises:
+        Refused: The name is reserved, the name or the version is not allowed, or the unit is ``%``
+            and ``guessing`` gives a share of 1 in place of percent.
     """
     if name in RESERVED_METRICS:
         raise Refused(
@@ -242,6 +258,10 @@ def optimizer(name: str, *, version: int) -> Callable[[F], F]:
 
     Each group has its ``weight_decay`` already; the learning rate before the schedule is
     ``train.lr``.
+
+    Args:
+        name: The optimizer's name.
+        version: Raised whenever its code changes what a run computes.
     """
     return _registering("optimizer", name, version)
 
@@ -251,6 +271,10 @@ def schedule(name: str, *, version: int) -> Callable[[F], F]:
     ``TrainConfig``) to the factor by which ``train.lr`` is multiplied.
 
     ``part`` is how much of the training after the warm-up is done, from 0 to 1.
+
+    Args:
+        name: The schedule's name.
+        version: Raised whenever its code changes the factor.
     """
     return _registering("schedule", name, version)
 
@@ -258,6 +282,10 @@ def schedule(name: str, *, version: int) -> Callable[[F], F]:
 def callback(name: str, *, version: int) -> Callable[[F], F]:
     """Register a callback, for ``train.callbacks``: a function of the ``RunConfig`` that makes a
     Lightning ``Callback``.
+
+    Args:
+        name: The callback's name.
+        version: Raised whenever its code changes what a run computes.
     """
     return _registering("callback", name, version)
 
@@ -273,7 +301,7 @@ def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[
 
     Raises:
         Refused: The name or the version is not allowed; or, when the decorator is called, another
-            module has registered the name.
+            function is registered under the name.
     """
     place = f"register.{kind}({name!r})"
     if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z]\w*", name):
@@ -299,8 +327,13 @@ def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[
 
 
 def _refuse_unless_same_file(registered: Entry, new: Entry, place: str) -> None:
-    """Refuse a component of another module under the name of a registered one, unless both modules
-    are the same file with the same content.
+    """Refuse a component under the name of a registered one, unless both are the function of the
+    same name in the same file, with the same content.
+
+    Args:
+        registered: The component that has the name.
+        new: The component that is to have it.
+        place: The call that registers the new one, for the error.
     """
     same_function = registered.make.__qualname__ == new.make.__qualname__
     if same_function and registered.source and registered.source == new.source:
@@ -361,7 +394,7 @@ def load(modules: Iterable[str]) -> None:
 
     Raises:
         Refused: There is no such module, or it raises an error; the message names the error and the
-            line of the module.
+            line of the module. Or its file has changed since this process loaded it.
     """
     for module in modules:
         path = _path(module)
@@ -390,11 +423,12 @@ def _refuse_changed(module: str, path: Path | None) -> None:
 
 
 def unused(modules: Iterable[str], used: Collection[str]) -> list[str]:
-    """Return a line for each of the modules that has registered components none of which is used.
+    """Return a warning, one line, for each of the modules that has registered components none of
+    which is used; empty where there is no such module.
 
     Args:
         modules: Modules that ``load`` has executed.
-        used: The identities of the components that are used.
+        used: The identities of the components that are used, such as ``activation squash``.
     """
     lines = []
     for module in modules:
@@ -460,8 +494,8 @@ def _line(error: BaseException, path: Path | None) -> str:
 
 
 def that_raised(error: BaseException, components: Iterable[Entry]) -> Entry | None:
-    """Return the first of some components whose file's code has raised an error; None if there is
-    none.
+    """Return the first of some components in whose file, or in what that has called, an error was
+    raised; None if there is none.
     """
     return next((entry for entry in components if entry.raised(error)), None)
 
@@ -494,7 +528,8 @@ def entry(kind: Kind, name: str) -> Entry:
     """Return the component registered under a name, also by an installed package.
 
     Raises:
-        Refused: Nothing is registered under this name.
+        Refused: Nothing is registered under this name, or the module of an installed package
+            raises an error.
     """
     found = find(kind, name)
     if found is None:
@@ -505,7 +540,9 @@ def entry(kind: Kind, name: str) -> Entry:
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the names of the registered components of a kind, sorted."""
+    """Return the names of the components of a kind that the modules which this process has loaded
+    have registered, sorted.
+    """
     assert kind in get_args(Kind)
     return sorted(name for one, name in _entries if one == kind)
 

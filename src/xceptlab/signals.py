@@ -53,7 +53,8 @@ class StopSignals:
 
     While ``deferred``, the signal is kept in ``number`` for the training loop, which looks at it
     after each step. Once a process has been asked to stop, only Ctrl-C is still heard, and stops it
-    at once.
+    at once. Signals that the process ignored before are ignored still, and in another thread than
+    the main one nothing changes.
 
     Args:
         explain: Whether to tell the user, on Ctrl-C, what it does; false in all processes of a run
@@ -62,7 +63,9 @@ class StopSignals:
 
     def __init__(self, *, explain: bool = True) -> None:
         self.number = 0
-        """Number of the first signal that asked to stop; 0 before there is any."""
+        """Number of the signal that asked to stop; 0 before there is any. After a second one, which
+        is heard only if it is Ctrl-C, it is the number of that.
+        """
         self._explain = explain
         self._deferred = False
 
@@ -88,10 +91,12 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Keep the first signal in ``number`` within this block, and ``stop`` at its end.
+        """Within a ``with`` block, keep the first signal that asks to stop in ``number``; raise its
+        exception at the end of the block. Ctrl-C after that signal raises an exception at once.
 
         Raises:
-            Interrupted, KeyboardInterrupt: See ``stop``.
+            KeyboardInterrupt: The user pressed Ctrl-C.
+            Interrupted: Another signal asked to stop.
         """
         self._deferred = True
         try:
@@ -102,11 +107,11 @@ class StopSignals:
             self.stop(self.number)
 
     def stop(self, number: int) -> NoReturn:
-        """Raise the exception that a signal stands for.
+        """Set ``number`` to a signal's number, and raise the exception that the signal stands for.
 
         Raises:
-            KeyboardInterrupt: The user asked to stop.
-            Interrupted: Another signal did.
+            KeyboardInterrupt: The signal is SIGINT, that of Ctrl-C.
+            Interrupted: It is another one.
         """
         # The signal may have reached another process of the run only.
         self.number = number
@@ -117,6 +122,9 @@ class StopSignals:
         )
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Raise the exception of the first signal or, while ``deferred``, keep its number. Of later
+        signals only Ctrl-C is heard.
+        """
         asked_to_stop_before = self.number != 0
         if asked_to_stop_before:
             if number == signal.SIGINT:
@@ -172,7 +180,8 @@ def _die_with(launcher: BaseProcess | None) -> None:
 
 
 def belong_to_parent(*_: object) -> None:
-    """Bind a worker process, such as one of a ``DataLoader``, to the process that it works for.
+    """Bind a worker process, such as one of a ``DataLoader``, to the process that it works for. Any
+    arguments, such as the worker's number that a ``worker_init_fn`` is given, have no effect.
 
     The worker ignores the signals that ask to stop: its parent gets them too, and still needs
     images for its last step. It is killed as soon as the parent has ended. torch's workers look for

@@ -27,7 +27,8 @@ def number(text: str) -> float:
 
 
 def whole_number(text: str) -> int:
-    """Parse a whole number, without underscores as in ``number``.
+    """Parse a whole number; unlike ``int`` this refuses ``1_0``, which is a slip in a file or a
+    command line.
 
     Raises:
         ValueError: The text is no whole number.
@@ -55,8 +56,8 @@ def one_line(message: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Shorten a text to ``length`` characters; its middle is left out, since messages end with what
-    is wrong.
+    """Return a text as it is if it has at most ``length`` characters. Of a longer one leave out the
+    middle, since messages end with what is wrong, so that ``length`` characters remain.
     """
     if len(text) <= length:
         return text

@@ -9,7 +9,8 @@ from pathlib import Path
 from xceptlab.errors import Refused
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-"""The folder of the benchmarks in a checkout of the repository."""
+"""The folder of the benchmarks in a checkout of the repository; outside of one it does not exist.
+"""
 
 
 def bench(options: argparse.Namespace, layers: list[str]) -> int:

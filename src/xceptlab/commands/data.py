@@ -11,19 +11,8 @@ from xceptlab.text import say
 
 
 def data(options: argparse.Namespace, layers: list[str]) -> int:
-    """Execute ``xceptlab data``: check a data set as a run would use it, or prepare reduced
-    photographs of it (``data.short_side``).
-
-    Args:
-        options: The command's own options: ``action`` and, for a check, ``all``.
-        layers: The remaining arguments, configuration files and overrides, as ``load_run`` takes
-            them.
-
-    Returns:
-        The exit code: ``BAD_INPUT`` where the check finds faults, else 0.
-
-    Raises:
-        Refused: The configuration is not allowed, or gives no size to prepare.
+    """Check a data set as a run would use it, or prepare reduced photographs of it, in the size
+    that data.short_side says. Faults that a check finds end it with exit code 2.
     """
     config = load_run(layers)
     # torch warns of more workers than cores, but this is what the user asked for.
@@ -39,7 +28,11 @@ def _check_data(config: RunConfig, everything: bool) -> int:
 
     Args:
         config: Configuration of a run on the data set.
-        everything: Whether to decode all images, in place of some of each split.
+        everything: Whether to decode all images, in place of a sample of each split, and to look
+            for pictures that a user's own data set holds twice.
+
+    Returns:
+        ``BAD_INPUT`` where there are faults, else 0.
     """
     from rich.console import Console
     from rich.table import Table
@@ -83,7 +76,9 @@ def _prepare_photographs(config: RunConfig) -> int:
     return the exit code.
 
     Raises:
-        Refused: ``data.short_side`` is 0, so that there is no size.
+        Refused: ``data.short_side`` is 0, so that there is no size; the originals are not there or
+            one cannot be decoded; what is prepared already is of others; or another process is
+            preparing them.
     """
     if not config.data.short_side:
         raise Refused(

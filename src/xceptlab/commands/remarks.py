@@ -29,8 +29,8 @@ def few_images(data: DataConfig) -> list[str]:
 
 
 def absent_classes(data: DataConfig) -> "list[AbsentClasses]":
-    """Find the classes of which a split of a user's data set has no image. None are found in
-    known data sets, or where the files are not here.
+    """Find the classes of which a split of a user's data set has no image, without downloading it.
+    None are found in known data sets, or where the files are not here or cannot be read.
     """
     from xceptlab.data import check
 

@@ -148,7 +148,8 @@ def _resolved_for_evaluation(
 
 def _other_options_of_data(config: RunConfig, record: Record, given: Collection[str]) -> list[str]:
     """Return a sentence for each key of the data, such as ``data.size``, to which the command line
-    gives another value than the run was trained with.
+    gives another value than the run was trained with. Keys that say which data set it is, such as
+    ``data.name``, are left out.
 
     Args:
         config: The configuration of the evaluation.
@@ -201,7 +202,8 @@ def _unlike_its_record(
     weights: Path | str, config: RunConfig, scores: Mapping[str, float]
 ) -> list[str]:
     """Return a sentence for each score that differs from the run's record by more than another
-    device or precision explains. The run must be evaluated as it was trained.
+    device or precision explains; no sentences where the run has no record. The run must be
+    evaluated as it was trained.
 
     Args:
         weights: The run's weights.
@@ -254,9 +256,9 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
         The configuration, and the file of the weights or timm's name.
 
     Raises:
-        Refused: There are no such weights, the layers ask for another network than that of the run
-            whose weights they are, or the run was trained with other versions of registered
-            components.
+        Refused: There are no such weights, the configuration is not allowed, the layers ask for
+            another network than that of the run whose weights they are, or the run was trained with
+            other versions of registered components.
     """
     path = _file_or_run(name, layers)
     if not path.exists():
@@ -334,7 +336,8 @@ def _configured(name: str, layers: list[str]) -> RunConfig:
         layers: The command line's configuration files and overrides, which come afterwards and win.
 
     Raises:
-        Refused: There is no such run or file, or weights lie outside of any run.
+        Refused: There is no such run or file, weights lie outside of any run, or the configuration
+            is not allowed.
     """
     path = _file_or_run(name, layers)
     if not path.exists():

@@ -79,7 +79,8 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
         By arm the rows of its module tree, the first of which is the whole network.
 
     Raises:
-        Refused: The comparison is not controlled: an arm differs in more than it declares.
+        Refused: A network cannot be built, does not take its images or cannot start from its
+            weights; or the comparison is not controlled: an arm differs in more than it declares.
     """
     from xceptlab.study.comparison import identical_arms, module_trees
 
@@ -139,8 +140,8 @@ def report(options: argparse.Namespace, layers: list[str]) -> int:
 def _reported(
     expansion: "Expansion", latex: bool = False, calibrate: bool = False
 ) -> "tuple[Summary, bool]":
-    """Judge a study and write its report. That a report cannot be written is said and no error,
-    since the verdicts can be shown all the same.
+    """Judge a study and write its report. Where the report cannot be written, the user is told why
+    and no error is raised, since the verdicts can be shown all the same.
 
     Args:
         expansion: The study.
@@ -149,6 +150,10 @@ def _reported(
 
     Returns:
         What there is to show, and whether the report was written.
+
+    Raises:
+        Refused: There is nothing to report or no claim to calibrate; or a file of a run or of the
+            registration is damaged, or does not fit the study.
     """
     from xceptlab.report.write import gather, write_study
 

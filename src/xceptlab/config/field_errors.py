@@ -161,8 +161,9 @@ def unknown_key(key: str, known: Iterable[str], otherwise: str = "") -> UnknownK
 
 
 def synonyms(key: str, known: Iterable[str]) -> list[str]:
-    """Return the known keys whose last part equals that of ``key`` or its synonym: ``train.lr`` for
-    ``optim.learning_rate``. Empty where there is none.
+    """Return the known keys that are probably meant by ``key``: those that end with our name of its
+    last part, such as ``train.lr`` for ``optim.learning_rate``, or with that part itself where
+    ``SYNONYMS`` has no name of ours. Empty where there is none.
     """
     name = _last_part(key)
     wanted = SYNONYMS.get(name, name)

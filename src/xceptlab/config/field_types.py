@@ -65,7 +65,7 @@ CountOrZero = Annotated[int, Bounds(at_least=0)]
 Positive = Annotated[float, Bounds(above=0)]
 """A decimal number above 0."""
 NotNegative = Annotated[float, Bounds(at_least=0)]
-"""A decimal number that may be 0."""
+"""A decimal number of at least 0."""
 Rate = Annotated[float, Bounds(at_least=0, below=1)]
 """A decimal number of at least 0 and below 1."""
 
@@ -106,13 +106,15 @@ def type_error(kind: Any, value: Any, key: str) -> FieldError | None:
     """Check a value against its field's type.
 
     Args:
-        kind: The type, one of those that ``is_checked`` accepts, or a dataclass.
+        kind: The type: one of those that ``is_checked`` accepts, or one such as ``Paper`` or
+            ``list[Claim]`` with a dataclass, of which the value or its items must be instances.
         value: The value.
         key: The field's dotted key, for the error. For a mapping the error names the first entry
             that does not fit: ``arms.a`` for the entry ``a`` of ``arms``.
 
     Returns:
-        The error, which the caller raises; None for a value that is of the type.
+        The error, which the caller raises; None for a value that is of the type. Text with the
+        character NUL is an error whatever the type.
     """
     # No path may hold NUL, and opening one would raise an error that names no key.
     if isinstance(value, str) and "\0" in value:
@@ -206,10 +208,12 @@ def canonical(kind: Any, value: Any) -> Any:
     """Return a value of a type in canonical form: equal settings become equal values, and so give
     one run id.
 
-    A whole number becomes a float where the type is ``float`` or allows that float only. A list
-    becomes a tuple where the type is ``tuple``, as YAML and JSON know lists only. Both hold within
-    lists, mappings and unions, too, but a value whose own class is in the union stays as it is. So
-    does a value that is not of the type; of a mapping this holds entry by entry.
+    A whole number becomes a float where the type is ``float``, and -0.0 becomes 0.0. A value of a
+    ``Literal`` becomes the choice that it equals: 1 becomes 1.0 for ``Literal[1.0]``. A list
+    becomes a tuple where the type is ``tuple``, as YAML and JSON know lists only, and a tuple a
+    list where it is ``list``. All this holds within lists, mappings and unions, too, but a value
+    whose own class is in the union stays as it is. So does a value that is not of the type; of a
+    mapping this holds entry by entry.
     """
     kind, _ = without_bounds(kind)
     origin = get_origin(kind)
@@ -236,7 +240,7 @@ def _canonical_in_union(kinds: tuple[Any, ...], value: Any) -> Any:
     """Return a value of a union in canonical form.
 
     A value whose own class is in the union stays as it is, so that ``int | float`` keeps 1 and 1.0
-    apart. Otherwise the first type that fits decides.
+    apart. So does a value that fits none of the types. Otherwise the first type that fits decides.
     """
     fitting = [kind for kind in kinds if type_error(kind, value, "") is None]
     if not fitting:
@@ -292,7 +296,12 @@ def _list_in_words(kind: Any, item: str) -> str:
 
 
 def _item_kinds(kind: Any, count: int) -> tuple[Any, ...]:
-    """Return the types of the items of a list or tuple that has so many."""
+    """Return the type of each item that a list or tuple type asks for.
+
+    Args:
+        kind: The type, such as ``list[int]`` or ``tuple[int, str]``.
+        count: Number of items of the value; for a tuple type with a fixed length, that length.
+    """
     inner = get_args(kind)
     if _fixed_length(kind):
         return inner

@@ -138,8 +138,9 @@ class ExtensibleSection(Section):
 
 @functools.cache
 def keys(schema: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the type of each dotted key of a dataclass. A field that is a dataclass itself has a
-    key, and its fields have theirs: ``train`` and ``train.lr``.
+    """Return the type of each dotted key of a dataclass; ``prefix`` is put before each key. A field
+    that is a dataclass itself has a key, and its fields have theirs: ``train`` and ``train.lr``.
+    The dictionary is cached, so it must not be changed.
     """
     found: dict[str, Any] = {}
     for f in fields(schema):

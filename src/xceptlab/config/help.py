@@ -83,6 +83,9 @@ def _wrapped(text: str, columns: int, indent: str) -> list[str]:
 def docstrings(schema: Any) -> dict[str, str]:
     """Return the meaning of each field of a dataclass, by name: the docstring below the field in
     the source, joined into one line.
+
+    Raises:
+        KeyError: A field has no docstring.
     """
     found: dict[str, str] = {}
     for base in reversed(schema.__mro__):

@@ -49,7 +49,9 @@ def of_dataclass(schema: Any) -> dict[str, Any]:
 
 
 def _of_field(f: Field[Any], meaning: str) -> dict[str, Any]:
-    """Return the JSON Schema of a field's values, with the field's meaning and default."""
+    """Return the JSON Schema of a field's values, with the field's meaning and its default, unless
+    that is None or made by a factory.
+    """
     found = of_type(f.type)
     found["description"] = meaning.replace("``", "`")
     if f.default is not MISSING and f.default is not None:
@@ -58,7 +60,9 @@ def _of_field(f: Field[Any], meaning: str) -> dict[str, Any]:
 
 
 def of_type(kind: Any) -> dict[str, Any]:
-    """Return the JSON Schema of the values of a field's type."""
+    """Return the JSON Schema of the values of a field's type. In that of a tuple all items are of
+    the first one's type.
+    """
     kind, bounds = without_bounds(kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if is_dataclass(kind):

@@ -35,7 +35,9 @@ class Origin:
 
     @classmethod
     def of_file(cls, file: str) -> "Origin":
-        """Make the origin of values in a YAML file; relative paths begin beside the file."""
+        """Make the origin of values in a YAML file. Relative paths of ``extensions`` in it begin in
+        the file's folder, or in the working directory where it is no regular file, such as a pipe.
+        """
         path = Path(file)
         # A pipe such as /dev/stdin has no folder in which the user's modules lie.
         folder = path.parent if path.is_file() else Path()
@@ -67,8 +69,8 @@ def file_layer(file: str) -> Layer:
     """Read a YAML file as a layer; keys of earlier versions get their present names (``MOVED``).
 
     Raises:
-        Refused: There is no such file, it is no mapping in YAML, or it holds what ``layer``
-            refuses.
+        Refused: The file cannot be read or is no mapping in YAML, a key in it is unknown or given
+            twice, or a value is not of its field's type.
     """
     # PyYAML takes a while to load, for which --help and errors need not wait.
     from xceptlab.config import strict_yaml
@@ -114,7 +116,9 @@ def by_dotted_key(values: Mapping[Any, Any], place: str) -> Values:
 
 
 def _add_nested(found: Values, values: Mapping[Any, Any], prefix: str, place: str) -> None:
-    """Add nested values to ``found``, by dotted keys that begin with ``prefix``."""
+    """Add nested values to ``found``, by dotted keys that begin with ``prefix``; refuse a key that
+    is given twice, in an error that names ``place``.
+    """
     for name, value in values.items():
         key = f"{prefix}{name}"
         if _stands_for_its_keys(key, value):
@@ -198,7 +202,11 @@ def _option(value: Any, key: str, origin: Origin) -> Any:
 
 def _read_text(kind: Any, value: Any, key: str, origin: Origin) -> Any:
     """Parse text as YAML if its field wants a number, a list or the like, also if it stands in a
-    file; any other value is returned as it is.
+    file; any other value, and text that the field allows, is returned as it is.
+
+    Raises:
+        Misread: The text holds something that YAML allows and nobody means, such as a number with a
+            leading 0.
     """
     is_to_be_text = kind is str or is_dataclass(kind)
     if is_to_be_text or not isinstance(value, str):
@@ -210,7 +218,12 @@ def _read_text(kind: Any, value: Any, key: str, origin: Origin) -> Any:
 
 
 def _read_yaml(text: str, key: str, origin: Origin) -> Any:
-    """Parse text as YAML; empty text stays empty text, and text that is no YAML stays as it is."""
+    """Parse text as YAML; empty text stays empty text, and text that is no YAML stays as it is.
+
+    Raises:
+        Misread: The text holds something that YAML allows and nobody means, such as a number with a
+            leading 0; the message names the key and the origin.
+    """
     from xceptlab.config import strict_yaml
 
     if not text.strip():
@@ -222,7 +235,9 @@ def _read_yaml(text: str, key: str, origin: Origin) -> Any:
 
 
 def _located(extensions: Any, origin: Origin) -> Any:
-    """Make the paths of the user's modules absolute; a single module becomes a list of one."""
+    """Make the paths of the user's modules absolute, where relative ones begin in the origin's
+    folder; a single module becomes a list of one. Any other value is returned as it is.
+    """
     named = [extensions] if isinstance(extensions, str) else extensions
     return register.located(named, origin.folder)
 
@@ -233,7 +248,8 @@ def _located(extensions: Any, origin: Origin) -> Any:
 def resolve(layers: Iterable[Layer]) -> RunConfig:
     """Combine layers, the last of which wins, into a run's configuration.
 
-    The user's modules (``extensions``) of all layers are executed, each once.
+    The user's modules (``extensions``) of all layers are executed, each once, and the configuration
+    names all of them.
 
     Raises:
         Refused: A module cannot be loaded, or a value is impossible beside the others; the message

@@ -22,15 +22,15 @@ HASH = 10
 """Number of characters of the hash at the end of a run's id."""
 READABLE = 54
 """Largest number of characters of the readable part of a run's id, between the data set's name and
-the seed.
+the seed, with a hyphen for each value; a last ``etc`` is not counted.
 """
 SHORT = 6
 """Number of hexadecimal digits that are shown of the digest of ``model.weights``, in a run's id and
 elsewhere.
 """
 NOT_READABLE = ("data.name", "data.content", "data.num_classes")
-"""Keys that are left out of the readable part: the data set's name stands in front anyway, and an
-own data set's content would be unreadable. The hash at the end covers them all.
+"""Keys that are left out of the readable part of a run's id: the data set's name stands in front
+anyway, and a digest of a user's files cannot be read. The hash at the end covers them all.
 """
 
 
@@ -74,7 +74,8 @@ def readable_parts(*sections: Section) -> list[str]:
     """Return parts of a run's id such as ``lr0.05``: the values in which sections differ from their
     closest shipped recipe.
 
-    A part that does not fit into ``READABLE`` characters is left out. Then ``etc`` comes last.
+    A part that does not fit into ``READABLE`` characters is left out. Then ``etc`` comes last. The
+    list is cached, so it must not be changed.
     """
     parts: list[str] = []
     for section in sections:

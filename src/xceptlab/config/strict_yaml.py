@@ -21,7 +21,9 @@ MOST_DIGITS = 100
 300 digits.
 """
 MOST_VALUES = 10_000
-"""Largest number of values that a file may hold, far above what any study needs."""
+"""Largest number of values that a file may hold, far above what any study needs. Keys, lists and
+mappings count, too, and what an alias stands for counts again for each alias.
+"""
 
 # PyYAML has these names for the types of scalars.
 INT = "tag:yaml.org,2002:int"
@@ -95,7 +97,8 @@ def parse(contents: str) -> Any:
     """Parse a text as YAML and return its value; None for an empty text.
 
     Raises:
-        Trap: It holds what nobody means, or is nested too deeply.
+        Trap: It holds something that YAML allows and nobody means, such as a key given twice, or is
+            nested too deeply.
         yaml.YAMLError: It is not YAML, or more than one document.
     """
     loader = _Loader(contents)
@@ -112,7 +115,12 @@ def parse(contents: str) -> Any:
 
 
 def _composed(loader: "_Loader") -> yaml.Node | None:
-    """Return the tree of nodes of a loader's text; None for an empty text."""
+    """Return the tree of nodes of a loader's text; None for an empty text.
+
+    Raises:
+        Trap: A value has a tag, or an escape is no character of Unicode.
+        yaml.YAMLError: The text is not YAML, or more than one document.
+    """
     try:
         return loader.get_single_node()
     except Refused:
@@ -137,7 +145,9 @@ def value_of(contents: str) -> Any:
 
 
 def is_text(contents: str) -> bool:
-    """Whether ``value_of`` returns a text as it is."""
+    """Whether a text stays the same text when it is parsed as the YAML of an override: false for
+    ``5`` and ``true``, which become other values, for empty text, and for text that is refused.
+    """
     try:
         return bool(value_of(contents) == contents)
     except Refused:
@@ -252,16 +262,17 @@ _Dumper.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
 
 
 def _refuse_traps(root: yaml.Node, loader: _Loader) -> None:
-    """Refuse a key that is given twice, one that is a list, a mapping or null, in the outermost
-    mapping any other key that is not text, and more than ``MOST_VALUES`` values, those for which
-    aliases stand included.
+    """Refuse what YAML allows and nobody means, in the tree of nodes below ``root``.
 
     Of two equal keys the last one would win, so that an arm of a study could vanish unnoticed. An
     alias may stand for a value in which it is itself, and nested aliases for more values than fit
     into memory.
 
     Raises:
-        Trap: There is one of these in the tree of nodes below ``root``.
+        Trap: A mapping has a key twice, or one that is a list, a mapping or null; the outermost
+            mapping has any other key that is not text; an alias stands in the value that it stands
+            for; or there are more than ``MOST_VALUES`` values, those for which aliases stand
+            included.
     """
     for count, node in enumerate(_nodes(root, ()), start=1):
         if count > MOST_VALUES:
@@ -303,9 +314,10 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _refuse_bad_keys(mapping: yaml.MappingNode, loader: _Loader, outermost: bool) -> None:
-    """Refuse a key that a mapping has twice, or that is not text.
+    """Refuse a key that a mapping has twice, and one that is a list, a mapping or null; in the
+    ``outermost`` mapping also any other key that is not text.
 
-    Python takes 0.1, 0.10 and 1e-1 for one key, and true for 1.
+    As Python takes 0.1, 0.10 and 1e-1 for one key, and true for 1, so does this check.
     """
     names: set[Any] = set()
     for key, _ in mapping.value:

@@ -51,7 +51,8 @@ def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices
         part of its own for it.
 
     Raises:
-        Refused: The data set cannot be read, or has too few images for what is asked of it.
+        Refused: The data set cannot be read, has too few images for what is asked of it, or has
+            validation images of its own although ``data.validation`` is not 0.
     """
     train, test, *validation = data_set(config.name).load(config)
     if validation and config.validation:
@@ -89,7 +90,7 @@ def _limited(labels: Indices, count: int, key: str) -> Indices:
         The numbers of the chosen images, sorted.
 
     Raises:
-        Refused: There are fewer images.
+        Refused: There are fewer than ``count`` images.
     """
     n = len(labels)
     if count > n:

@@ -74,7 +74,8 @@ def read_table(file: Path) -> "pyarrow.Table":
     """Map the table of an ``Archive``, which ``write_table`` has written, into memory.
 
     Raises:
-        Refused: The file is damaged.
+        OSError: The file cannot be read.
+        Refused: It is damaged, lacks a column or has no rows.
     """
     import pyarrow
     import pyarrow.feather

@@ -16,8 +16,8 @@ from xceptlab.data.order import Draws
 
 
 def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scale pixels to [-1, 1], the range of the paper's code: (B, H, W, C) uint8 to (B, C, H, W),
-    channels last in memory.
+    """Scale pixels from 0 to 255 to the range -1 to 1, that of the paper's code: (B, H, W, C) uint8
+    to (B, C, H, W) of the floating-point type ``dtype``, channels last in memory.
     """
     channels_first = images.permute(0, 3, 1, 2)  # (B, C, H, W)
     scaled = channels_first.to(dtype)
@@ -73,14 +73,17 @@ def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.f
     """Draw how the images 2k and 2k + 1 of a batch are mixed with each other; the draws of the
     first of the two decide.
 
-    The ratio is from Beta(alpha, alpha). For mixup the smaller of the ratio and its complement is
-    the partner's weight: the choice only says which image is called which.
+    A ratio is drawn from Beta(alpha, alpha). CutMix takes from the partner a square around a random
+    centre, with the part 1 - ratio of the image's area, which is cut off at the image's borders.
+    For mixup the smaller of ratio and 1 - ratio is the partner's weight; the larger one would only
+    exchange the two mixed images.
 
     Args:
         draws: (B, DRAWS), uniform in [0, 1).
         size: Pixels of an image's side.
         mixup: Alpha of mixup; 0 switches it off.
-        cutmix: Alpha of CutMix; 0 switches it off. Where both are on, a coin decides for each pair.
+        cutmix: Alpha of CutMix; 0 switches it off. At least one of the two must be on; where both
+            are, a coin decides for each pair.
 
     Returns:
         (B, 5): the partner's weight inside a box, and the box in pixels: top, left, bottom, right.
@@ -122,7 +125,7 @@ def mixing(draws: Draws, size: int, mixup: float, cutmix: float) -> NDArray[np.f
 
 
 def mix(images: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix each image with its partner.
+    """Mix each image with its partner, the images 2k and 2k + 1 of a batch with each other.
 
     Args:
         images: (B, C, H, W).
@@ -181,6 +184,10 @@ def vary(image: Tensor, draws: Draws, *, flip: bool, colour: float, rand_augment
 
 
 def _with_other_colours(image: Tensor, draws: Draws, largest_change: float) -> Tensor:
+    """Multiply the brightness, the contrast and the saturation of an image (3, H, W) uint8 by
+    random factors from 1 - ``largest_change`` to 1 + ``largest_change``, which its draws (DRAWS,)
+    determine.
+    """
     from torchvision.transforms.v2 import functional
 
     adjustments = (

@@ -25,7 +25,7 @@ def user_cache() -> Path:
     where that is not set, in ``~/.cache``.
 
     Raises:
-        RuntimeError: The user has no home.
+        RuntimeError: ``$XDG_CACHE_HOME`` is not set, and the user has no home.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xceptlab"
 
@@ -38,7 +38,7 @@ def cached(
 
     Of several processes that begin at once, one decodes and the others wait for its file. Where the
     file is damaged, the images are decoded anew. Where they cannot be kept, such as on a full disk,
-    the user is told.
+    the user is told. For a user without a home, who has no cache, each call decodes them.
 
     Args:
         name: Name of the data set, with which the file's name begins.
@@ -76,6 +76,7 @@ def cached(
 
 
 def _say_not_kept(file: Path, error: OSError) -> None:
+    """Tell the user that decoded images cannot be kept in a file of the cache, and why."""
     say(f"{file}: decoded images cannot be kept ({error.strerror}); every run decodes them")
 
 
@@ -103,8 +104,8 @@ def _write(file: Path, origin: str, images: tuple[Arrays, Arrays]) -> None:
 
 
 def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
-    """Map the training and test images that ``_write`` has written into memory; returns None where
-    there is no file. Changing the arrays does not change the file.
+    """Map into memory the training and test images that ``_write`` has written to a file; returns
+    None where there is no file. Changing the arrays does not change the file.
 
     Raises:
         OSError: The file cannot be read.

@@ -45,8 +45,8 @@ class Counts:
     largest: int
     """Number of images in the largest class."""
     notes: tuple[str, ...] = ()
-    """Remarks on what is no fault but may surprise: the original data set has more images, files
-    are ignored, a class has no image in this split.
+    """Remarks on what is no fault but may surprise: the original data set has another number of
+    images, files are ignored, or a run uses none of a class's images.
     """
 
 
@@ -71,19 +71,20 @@ class Remark:
 def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts | Remark | str]:
     """Check a data set as a run would use it.
 
-    Faults are classes without an image in a split's files, and images that cannot be decoded. In an
-    own data set (``data.name: folder``) and with ``everything``, pictures that are in two splits or
-    in two classes are faults, too.
+    Faults are classes without an image in a split's files, and images that cannot be decoded. In a
+    user's data set (``data.name: folder``) and with ``everything``, pictures that are in two splits
+    or in two classes are faults, too.
 
     Args:
         config: The data set.
-        everything: Decode all images, not only up to ``SAMPLE`` of each split.
+        everything: Decode all photographs, not only up to ``SAMPLE`` of each split. Those of a data
+            set in memory are all decoded when it is loaded.
         workers: Number of processes beside this one that decode.
 
     Yields:
-        For each split its ``Counts``, then its faults as text and its ``Remark`` objects; at last
-        the pictures that are there twice. Of a data set that cannot be used at all, only the lines
-        of its faults.
+        For each split that has images its ``Counts``, then its faults, each as a line of text, and
+        its ``Remark`` objects; at last a line for each picture that is in two splits or in two
+        classes. Of a data set that cannot be used at all, only the lines of its faults.
 
     Raises:
         Refused: The data set is not there, or cannot be read.
@@ -134,6 +135,15 @@ def _sample(members: Indices) -> Indices:
 def _counts(
     config: DataConfig, split: str, source: Source, members: Indices, names: tuple[str, ...]
 ) -> Counts:
+    """Count the images of a split and of its classes, and collect the remarks on them.
+
+    Args:
+        config: The data set.
+        split: ``train``, ``validation`` or ``test``.
+        source: The images of the split's files.
+        members: Numbers (n,) in the source, one at least, of the images that a run uses.
+        names: Names of the classes, by label.
+    """
     images_by_class = np.bincount(source.labels[members], minlength=config.classes)
     return Counts(
         split=split,
@@ -149,6 +159,16 @@ def _counts(
 def _notes(
     config: DataConfig, split: str, source: Source, members: Indices, names: tuple[str, ...]
 ) -> Iterator[str]:
+    """Yield lines on what is no fault of a split but may surprise: the original data set has
+    another number of images, files are ignored, or a run uses no image of a class.
+
+    Args:
+        config: The data set.
+        split: ``train``, ``validation`` or ``test``.
+        source: The images of the split's files.
+        members: Numbers (n,) in the source of the images that a run uses.
+        names: Names of the classes, by label.
+    """
     if split in ("train", "test") and config.name in config.IMAGES:
         train_images, test_images = config.IMAGES[config.name]
         original = test_images if split == "test" else train_images
@@ -161,8 +181,9 @@ def _notes(
 
 
 def absent_classes(config: DataConfig) -> Iterator[AbsentClasses]:
-    """Yield, for each split of a run, the classes of which it has no image, in the words of
-    ``check``. Nothing is decoded.
+    """Yield the classes of which a split of a run has no image: one object for each class that is
+    absent from the split's files, and one for all classes whose images ``data.validation`` or
+    another key leaves out. A split without any image is passed over. No photograph is decoded.
 
     Raises:
         Refused: The data set is not there, or cannot be read.
@@ -178,7 +199,7 @@ def absent_classes(config: DataConfig) -> Iterator[AbsentClasses]:
 
 
 def _class_names(config: DataConfig) -> tuple[str, ...]:
-    """Return the names of the classes by label, or else the labels as text."""
+    """Return the names of the classes, by label; where they are not known, the labels as text."""
     return identity.class_names(config) or tuple(map(str, range(config.classes)))
 
 
@@ -212,7 +233,7 @@ class _DecodingResult(NamedTuple):
     """Line that names the image and says why it cannot be decoded; empty where it can be."""
     printed: str
     """Warnings that C libraries such as libjpeg wrote to standard error while the image was
-    decoded.
+    decoded, each once, joined by "; "; empty for an image that cannot be decoded.
     """
     digest: bytes
     """16 bytes of a hash of the decoded pixels; empty for an image that cannot be decoded."""
@@ -240,8 +261,9 @@ class _Decoder(Dataset[_DecodingResult]):
 
 @contextlib.contextmanager
 def _printed_by_c(lines: list[str]) -> Iterator[None]:
-    """Append to ``lines`` what is printed on file descriptor 2 in the block. libjpeg prints its
-    warnings there, without the file's name, and Python does not see them.
+    """Append to ``lines``, when the block ends, what was printed on file descriptor 2 in it, in
+    place of showing it. libjpeg prints its warnings there, without the file's name, and Python does
+    not see them.
     """
     sys.stderr.flush()
     stderr = os.dup(2)

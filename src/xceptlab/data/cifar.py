@@ -69,8 +69,8 @@ _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
 def require_files(config: DataConfig) -> None:
     """Check that CIFAR's files are there. With ``data.download`` fetch them if they are not, in
-    torchvision's layout: one process does it, while others wait. Of a ``data.root`` in the Hugging
-    Face hub (``hf://``) ``sources.folder`` fetches the files.
+    torchvision's layout: one process does it, while others wait. Where ``data.root`` names a data
+    set of the Hugging Face hub (``hf://``), its parquet files are fetched into the hub's cache.
 
     Raises:
         Refused: They are not there, and the message says how to get them; or the download failed.
@@ -89,14 +89,21 @@ def require_files(config: DataConfig) -> None:
 
 
 def _is_there(config: DataConfig) -> bool:
+    """Whether there are parquet files of both splits, or the folder that torchvision reads."""
     return _has_parquet(config) or (Path(config.root) / _TORCHVISION[config.name]).is_dir()
 
 
 def _has_parquet(config: DataConfig) -> bool:
+    """Whether there are parquet files of both splits, ``train`` and ``test``."""
     return all(find_shards(folder(config), split) for split in _SPLITS)
 
 
 def _download(config: DataConfig) -> None:
+    """Download CIFAR into ``data.root`` by torchvision, unless another process does it first.
+
+    Raises:
+        Refused: The download failed, or the files cannot be written.
+    """
     try:
         with locked(Path(config.root)):
             if not _is_there(config):
@@ -107,10 +114,11 @@ def _download(config: DataConfig) -> None:
 
 def files(config: DataConfig) -> str:
     """Return the layout of CIFAR's files and a digest of the names and sizes of those that are
-    read, such as ``parquet-0123456789abcdef``.
+    read, such as ``parquet-0123456789abcdef``. With ``data.download``, missing files are fetched
+    first.
 
     Raises:
-        Refused: They are not there.
+        Refused: They are not there, or cannot be fetched.
     """
     require_files(config)
     if _has_parquet(config):
@@ -126,7 +134,13 @@ def files(config: DataConfig) -> str:
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """Return the names of the classes, by label; empty where the files do not tell."""
+    """Return the names of the classes, by label; empty where the files do not tell or are not
+    there. Of torchvision's files only the original file of names is read.
+
+    Raises:
+        Refused: A parquet file is damaged, or the data set of the Hugging Face hub is not in its
+            cache.
+    """
     if _has_parquet(config):
         file = find_shards(folder(config), "train")[0]
         names = feature_names(file, open_table(file, _LABELS[config.name]).label_column)
@@ -143,6 +157,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def _dataset(config: DataConfig) -> Any:
+    """Return torchvision's class for the data set, ``CIFAR10`` or ``CIFAR100``."""
     from torchvision import datasets
 
     return {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[config.name]
@@ -167,7 +182,7 @@ def load(config: DataConfig) -> tuple[Arrays, Arrays]:
 
 def _digest_of_what_is_decoded(config: DataConfig) -> str:
     """Return a digest of all that determines the images decoded from parquet files: the data set,
-    the decoders' versions, and the bytes of the files.
+    ``SCIENCE_VERSION``, the decoders' versions, and the bytes of the files.
     """
     decoders = [
         f"{package} {importlib.metadata.version(package)}" for package in ("pillow", "torchvision")
@@ -184,14 +199,16 @@ def _digest_of_what_is_decoded(config: DataConfig) -> str:
 def _read(
     config: DataConfig, read_split: Callable[[DataConfig, str], Arrays]
 ) -> tuple[Arrays, Arrays]:
-    """Decode the training and the test images, and check that all classes are there.
+    """Decode the training and the test images, and check that there are training images of all
+    classes.
 
     Args:
         config: The data set.
         read_split: Decodes the split ``train`` or ``test`` from the layout that was found.
 
     Raises:
-        Refused: Classes have no image, as where the files of CIFAR-10 are read as CIFAR-100.
+        Refused: Classes have no training image, as where the files of CIFAR-10 are read as
+            CIFAR-100; or ``read_split`` refuses the files.
     """
     train = read_split(config, "train")
     test = read_split(config, "test")
@@ -204,6 +221,12 @@ def _read(
 
 
 def _read_parquet(config: DataConfig, split: str) -> Arrays:
+    """Decode all images of the split ``train`` or ``test`` from its parquet files.
+
+    Raises:
+        Refused: A file is damaged, a row holds no image of 32x32 pixels or no label, or there are
+            no rows.
+    """
     import torch
 
     images: list[Tensor] = []
@@ -249,6 +272,11 @@ def _decoded(data: bytes | None, where: str, name: str) -> "Tensor":
 
 
 def _read_torchvision(config: DataConfig, split: str) -> Arrays:
+    """Read all images of the split ``train`` or ``test`` from torchvision's files.
+
+    Raises:
+        Refused: The files are not there, or their MD5 is not that of the original ones.
+    """
     try:
         dataset = _dataset(config)(config.root, train=split == "train")
     except RuntimeError as error:

@@ -42,8 +42,8 @@ def for_evaluation(image: Tensor, config: DataConfig) -> Tensor:
 
 
 def for_training(image: Tensor, draws: Draws, config: DataConfig) -> Tensor:
-    """Cut the part of a photograph that is trained on out of it, and resize it: a random part with
-    ``data.crop: resized``, otherwise the one that is evaluated.
+    """Cut out of a photograph the part that is trained on, and resize it bilinearly: a random part
+    with ``data.crop: resized``, otherwise the central square of evaluation.
 
     Args:
         image: (3, H, W) uint8.
@@ -132,7 +132,9 @@ def _random_size(area_draw: np.float32, ratio_draw: np.float32, pixels: int) -> 
 
 
 def resized(image: Tensor, box: Box, size: int, interpolation: str) -> Tensor:
-    """Cut a box out of an image (3, H, W) and resize it to (3, size, size)."""
+    """Cut a box out of an image (3, H, W) uint8 and resize it to (3, size, size) by
+    ``interpolation``, bilinear or bicubic, with antialiasing.
+    """
     rows = slice(box.top, box.top + box.height)
     columns = slice(box.left, box.left + box.width)
     region = image[None, :, rows, columns]  # (1, 3, height, width)
@@ -185,9 +187,9 @@ def crop_flip(images: Tensor, index: Tensor, draws: Tensor, pad: int, flip: bool
 
 
 def _shifted_and_reflected(size: int, offset: Tensor) -> Tensor:
-    """Return the positions (B, size) along a side of ``size`` pixels that an image of this size
-    takes when it is shifted by its offset (B, 1); those outside of the side are mirrored at its
-    border pixels.
+    """Return which pixels (B, size) along a side of ``size`` pixels a shifted crop of the same
+    length takes: 0 to size - 1, plus the crop's ``offset`` (B, 1). Positions outside the side are
+    reflected at its border pixels; an offset must be smaller than ``size``.
     """
     positions = torch.arange(size, device=offset.device) + offset  # (B, size)
     last = size - 1

@@ -1,9 +1,10 @@
 """Digests of the files that a run depends on, by which it recognises what it was trained on.
 
 The digest of a data set is one of its files' names and sizes; nothing is decoded. It stays when the
-folder is moved, and changes when a file is mended, added, renamed or put into another class. For an
-own data set (``data.name: folder``) it is part of the run's id, as ``data.content``. For a known
-data set the run's record keeps it, and it is compared before the record is trusted.
+folder is moved, and changes when a file is added, removed, renamed, put into another class or
+replaced by one of another size. For a user's data set (``data.name: folder``) it is part of the
+run's id, as ``data.content``. For a known data set the run's record keeps it, and it is compared
+before the record is trusted.
 
 The digest of weights that a training starts from (``model.weights``) is one of their file's bytes.
 It is part of the run's id, as ``model.weights_digest``.
@@ -92,7 +93,8 @@ def resolved_data(
     """Return a data configuration with the content and the number of classes of a user's data set;
     that of another data set is returned as it is.
 
-    This is enough for commands that train nothing, such as an evaluation of given weights.
+    This is enough for commands that train nothing, such as an evaluation of given weights. Missing
+    files are fetched with ``data.download``, but only where no content is known without them.
 
     Args:
         data: The configuration of the data as it was loaded.
@@ -128,6 +130,19 @@ def resolved_data(
 
 
 def _resolved_weights(model: ModelConfig, registered: str, study: str) -> ModelConfig:
+    """Return a model configuration with the digest of the weights that a training starts from; one
+    without such weights is returned as it is.
+
+    Args:
+        model: The configuration of the model as it was loaded.
+        registered: The digest that a study has registered; empty without a registration.
+        study: Name of the study that started the run, and has filled the digest in; empty without
+            one.
+
+    Raises:
+        Refused: The file is not there and no digest is known, or its digest is not the configured
+            one.
+    """
     if not model.weights:
         return model
     digest = _agreed_digest(
@@ -155,7 +170,8 @@ def _agreed_digest(
     study: str,
 ) -> str:
     """Return the digest of files. Where they are not at hand, return the configured digest or else
-    the registered one, and tell the user.
+    the registered one, and tell the user. Where files at hand are not the registered ones, the user
+    is only told.
 
     Args:
         key: The field of the configuration that keeps the digest.
@@ -214,17 +230,18 @@ def weights_file(weights: str) -> Path:
 
 
 def _file_digest(file: Path) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file's bytes."""
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()[:16]
 
 
 def contents(config: DataConfig) -> Contents:
-    """Read the identity and the classes of a user's data set from its files' names and sizes, or from
-    the note beside prepared photographs on what they were prepared from.
+    """Read the identity and the classes of a user's data set from its files' names and sizes, or
+    from the note beside prepared photographs on what they were prepared from.
 
     Raises:
-        Refused: The files are not there, or are of fewer than two classes; or the photographs were
-            prepared from others than there are now.
+        Refused: The files are not there, are damaged, or are of fewer than two classes; or what
+            photographs were prepared from is not noted, or has changed since.
     """
     layout = layouts.find_layout(config)
     if layout.kind == "prepared":
@@ -314,15 +331,16 @@ def same(
 ) -> bool:
     """Whether a data set has the same images as before, even if in other files.
 
-    The fingerprint, a hash of the decoded images, decides. Only ImageNet's is of a few images: its
-    files must be equal, too, if they lie in the same layout.
+    The fingerprint, a hash of the labels and the decoded images, decides. That of photographs is of
+    a few images only. So ImageNet's files must be equal, too, if they lie in the same layout; a
+    user's data set is known by ``data.content``, which is not compared here.
 
     Args:
         config: The data set.
-        files: What the function ``files`` returns now.
-        fingerprint: Returns what the function ``fingerprint`` does now. That takes reading the
-            images, so it is called only where it decides.
-        before: What both returned before, under the keys ``files`` and ``fingerprint``.
+        files: Layout and digest of its files now, as the function ``files`` returns them.
+        fingerprint: Returns the fingerprint of the data now. That takes reading the images, so it
+            is called only where it decides.
+        before: The earlier values of both, under the keys ``files`` and ``fingerprint``.
     """
     equal_layout = files.partition("-")[0] == before["files"].partition("-")[0]
     if config.name == "imagenet" and equal_layout and files != before["files"]:
@@ -334,10 +352,13 @@ def changed(
     config: DataConfig, record: Record, read_files: Callable[[DataConfig], str] = files
 ) -> str:
     """Return in words how the data at hand differ from those that a run was trained on; empty where
-    they do not, or are not at hand.
+    they do not, where they are not at hand, and where the record does not tell. Files that cannot
+    be read are a difference.
 
-    This is for known data sets, since a user's data set is part of the run's id. Names and sizes of
-    the files are compared and, where these differ, the images.
+    This is for known data sets, since a user's data set is part of the run's id, and a registered
+    one has no files: for both the result is empty. Names and sizes of the files are compared and,
+    where these differ, the images; those of the digits, which have no files, where the libraries
+    that make them have other versions.
 
     Args:
         config: The data set.
@@ -359,6 +380,9 @@ def changed(
 
 
 def _changed_digits(config: DataConfig, record: Record) -> str:
+    """Return in words that the digits' images are others than those that a run was trained on;
+    empty where they are equal, or the record has no fingerprint.
+    """
     here = {name: importlib.metadata.version(name) for name in _DIGITS_ARE_MADE_BY}
     then = {name: record.versions.get(name) for name in _DIGITS_ARE_MADE_BY}
     # Loading the digits to compare them takes a second.
@@ -387,8 +411,8 @@ def changes(runs: Iterable[tuple[RunConfig, Record | None]]) -> list[str]:
 
 
 def fingerprint(config: DataConfig) -> str:
-    """Load a data set and return a hash of its decoded images and labels, as a run's record keeps
-    it.
+    """Load a data set and return a hash of its labels and decoded images, as a run's record keeps
+    it. Of photographs it is of up to 16 images of each source.
 
     Raises:
         Refused: The data set cannot be read.
@@ -398,6 +422,7 @@ def fingerprint(config: DataConfig) -> str:
 
 @functools.cache
 def _digits_fingerprint(config: DataConfig) -> str:
+    """Return the fingerprint of the digits, computed once in this process for a configuration."""
     return fingerprint(config)
 
 

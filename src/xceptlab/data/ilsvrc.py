@@ -27,7 +27,9 @@ SAY_SECONDS = 10
 """Seconds between two messages on the progress of a long search."""
 
 Row = dict[str, Any]
-"""The row of one photograph in a table of where photographs lie; see ``archive.Archive``."""
+"""The row of one photograph in the table of an ``archive.Archive``, by column: where in the tar
+file the photograph lies, its label and its name.
+"""
 
 
 def require_devkit(root: Path) -> None:
@@ -41,10 +43,12 @@ def require_devkit(root: Path) -> None:
 
 
 def train_archive(file: Path) -> Archive:
-    """Open the training photographs, which are in a tar file that holds one tar file per class.
+    """Open the training photographs, which are in a tar file that holds one tar file per class. The
+    labels follow the order of the inner files' names.
 
     Raises:
-        Refused: The file is no whole tar file, or holds no photograph.
+        OSError: The file cannot be read.
+        Refused: It is no whole tar file, or holds no photograph.
     """
     return _indexed(file, _train_rows)
 
@@ -54,7 +58,9 @@ def val_archive(root: Path) -> Archive:
     labels are in the development kit beside it.
 
     Raises:
-        Refused: A file is missing or damaged, or there are not as many labels as photographs.
+        OSError: A file cannot be read, such as a tar file that is not there.
+        Refused: The development kit is missing, a file is damaged, or there are not as many labels
+            as photographs.
     """
     return _indexed(root / VAL_TAR, lambda file: _val_rows(file, root), labels_from=root / DEVKIT)
 
@@ -67,8 +73,12 @@ def _indexed(
 
     Args:
         file: The tar file.
-        search: Finds its photographs, some at a time.
+        search: Yields the table rows of the photographs in a tar file, some at a time.
         labels_from: Another file that the labels depend on; None for none.
+
+    Raises:
+        OSError: The file cannot be read, or the table cannot be written.
+        Refused: The search refuses the file or finds no photograph, or the kept table is damaged.
     """
     import pyarrow
 
@@ -87,8 +97,8 @@ def _indexed(
 
 
 def _state_digest(*files: Path | None) -> str:
-    """Return a digest of the paths, sizes and times of files, so that a table made of an earlier
-    state of them is not used. None and files that are not there are left out.
+    """Return a digest of the paths, sizes and modification times of files, so that a table made of
+    an earlier state of them is not used. None and files that are not there are left out.
     """
     states = []
     for file in files:
@@ -118,6 +128,13 @@ def _train_rows(file: Path) -> Iterator[list[Row]]:
 
 
 def _val_rows(file: Path, root: Path) -> Iterator[list[Row]]:
+    """Yield the table rows of all validation photographs at once; their labels are in the
+    development kit in the folder ``root``.
+
+    Raises:
+        Refused: The development kit is missing, a file is damaged, or there are not as many labels
+            as photographs.
+    """
     _, labels = val_labels(root)
     with _opened(file, file) as tar:
         photographs = sorted(_files(tar, file), key=lambda member: member.name)

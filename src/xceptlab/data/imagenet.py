@@ -39,7 +39,7 @@ def require_files(config: DataConfig) -> None:
 def class_names(config: DataConfig) -> tuple[str, ...]:
     """Return the names of the classes, by label: those of the folders, of the parquet files'
     metadata or of the note on prepared photographs. For parquet files without names they are the
-    labels as text, and empty for ImageNet's tar files.
+    labels as text. The result is empty for ImageNet's tar files and what was prepared from them.
 
     Raises:
         Refused: The files are not there, or cannot be read.
@@ -49,7 +49,8 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 def files(config: DataConfig) -> str:
     """Return the layout of the data set's files and a digest of their names and sizes, such as
-    ``tree-0123456789abcdef``.
+    ``tree-0123456789abcdef``. For prepared photographs it is a digest of the note on their
+    originals.
 
     Raises:
         Refused: They are not there.
@@ -63,7 +64,8 @@ def load(config: DataConfig) -> "tuple[Photographs, ...]":
     where these have files of their own.
 
     Raises:
-        Refused: The files are not there, or the data set is unsound; see ``stores``.
+        Refused: The files are not there, or cannot be read.
+        Unsound: The data set as a whole has faults, such as a class without photographs.
     """
     from xceptlab.data.photographs import Photographs
 
@@ -79,8 +81,8 @@ def stores(config: DataConfig) -> dict[str, Store]:
 
     Raises:
         Refused: The files are not there, or cannot be read.
-        Unsound: There are not as many classes as configured, a part or a class has no photograph,
-            or a class of another part is not in train.
+        Unsound: There are not as many classes as configured, a part or, in train, a class has no
+            photograph, or a class of another part is not in train.
     """
     layout = find_layout(config)
     open_layout = {
@@ -136,8 +138,8 @@ def _faults_of_part(part: str, store: Store, count: int, root: Path) -> Iterator
 
 
 def _faults_of_class(label: int, by_part: Mapping[str, Store]) -> Iterator[str]:
-    """Yield a line for each folder without an image of a class that has none in train; in other
-    layouts than a tree of folders, one line for the class.
+    """Yield the faults of a class that has no image in train: in a tree of folders a line for each
+    of its folders that holds no image, also in other parts; in other layouts one line.
     """
     if not isinstance(by_part["train"], Tree):
         yield f"class {label}: {_no_image(by_part['train'])}"
@@ -159,6 +161,13 @@ def _no_image(store: Store) -> str:
 
 
 def _open_tree(layout: Layout) -> dict[str, Store]:
+    """Open the photographs of each part, by the part's name, in a tree of folders. The folders of
+    train are the classes of all parts.
+
+    Raises:
+        Refused: The photographs of val lie in no class's folder, and the development kit of
+            ImageNet does not give their labels.
+    """
     root = layout.root
     classes = tuple(folders(root / "train"))
     by_part: dict[str, Store] = {}
@@ -176,7 +185,8 @@ def _open_flat_val(root: Path, classes: tuple[str, ...]) -> Tree:
     The development kit has their labels.
 
     Raises:
-        Refused: The development kit is not there, or is of other classes than those of train.
+        Refused: The development kit is not there, or is of other classes than those of train or of
+            another number of photographs.
     """
     if not (root / ilsvrc.DEVKIT).is_file():
         raise Refused(
@@ -192,10 +202,12 @@ def _open_flat_val(root: Path, classes: tuple[str, ...]) -> Tree:
 
 
 def _open_parquet(layout: Layout) -> dict[str, Store]:
+    """Open the photographs of each part, by the part's name, in parquet files."""
     return {part: Shards.of(layout.shards(part)) for part in layout.parts}
 
 
 def _open_tars(layout: Layout) -> dict[str, Store]:
+    """Open the photographs of ``train`` and ``val`` in ImageNet's original tar files."""
     # Open val before train: its search takes seconds, and may find that the development kit is
     # missing, while the search of train takes minutes.
     val = ilsvrc.val_archive(layout.root)
@@ -203,6 +215,7 @@ def _open_tars(layout: Layout) -> dict[str, Store]:
 
 
 def _open_prepared(layout: Layout) -> dict[str, Store]:
+    """Open the photographs of each part, by the part's name, that ``data.prepare`` has written."""
     by_part: dict[str, Store] = {}
     for part in layout.parts:
         table = read_table(layout.root / f"{part}.arrow")

@@ -8,7 +8,7 @@
   ``ILSVRC2012_devkit_t12.tar.gz``; they are not unpacked;
 - ``prepared``: with ``data.short_side``, what ``xceptlab data prepare`` made of one of the others.
 
-An own data set may have ``test`` (``test-*.parquet``) beside or in place of ``val``.
+A user's data set may have ``test`` (``test-*.parquet``) beside or in place of ``val``.
 """
 
 import functools
@@ -53,15 +53,22 @@ class Layout:
         return "train" in self.parts and len(self.parts) > 1
 
     def shards(self, part: str) -> list[Path]:
-        """Return the parquet files of one of ``PARTS``; empty where there are none."""
+        """Return the parquet files of one of ``PARTS``, sorted; empty where there are none.
+
+        Raises:
+            Refused: Some of them are missing, or they lie in several folders.
+        """
         return find_shards(self.root, _SPLITS_OF_THE_HUB[part])
 
 
 def find_layout(config: DataConfig) -> Layout:
-    """Find out in which layout the files of ImageNet or of a user's data set lie.
+    """Find out in which layout the files of ImageNet or of a user's data set lie. With
+    ``data.short_side`` only prepared photographs are looked for. With ``data.download`` a data set
+    of the Hugging Face hub that is not in its cache is fetched.
 
     Raises:
-        Refused: They are not there; the message says what was looked for, where, and how to get it.
+        Refused: They are not there, and the message says what was looked for, where, and how to get
+            it; or some parquet files are missing, or they lie in several folders.
     """
     if config.short_side:
         return _find_prepared(config)
@@ -98,7 +105,9 @@ def find_layout(config: DataConfig) -> Layout:
 
 
 def _refuse_several_folders(parquet: Layout) -> None:
-    """Refuse parts of a data set that lie in several folders, which may be of several data sets."""
+    """Refuse parquet files of one data set's parts that lie in several folders, since they may be
+    of several data sets.
+    """
     files = [file for part in parquet.parts for file in parquet.shards(part)]
     folders_with_files = sorted({str(file.parent) for file in files})
     if len(folders_with_files) > 1:
@@ -108,6 +117,12 @@ def _refuse_several_folders(parquet: Layout) -> None:
 
 
 def _find_prepared(config: DataConfig) -> Layout:
+    """Find the photographs that were prepared with a configuration's ``short_side`` and other
+    options.
+
+    Raises:
+        Refused: They are not there, or a part of them is not complete.
+    """
     root = prepared_folder(config)
     noted = originals(root)
     parts = tuple(part for part in PARTS if part in noted) or ("train", "val")
@@ -120,8 +135,9 @@ def _find_prepared(config: DataConfig) -> Layout:
 
 
 def prepared_folder(config: DataConfig) -> Path:
-    """Return the folder of the photographs that are prepared as a configuration says: with its
-    short side, quality and orientation. It need not be there.
+    """Return the folder, which need not be there, of the photographs that are prepared as a
+    configuration says. It lies in ``data.cache`` or else in ``prepared`` below the data set's
+    folder, and is named by short side, quality, orientation and largest number of pixels.
     """
     name = f"short{config.short_side}-quality{config.quality}"
     if not config.exif_orientation:
@@ -137,6 +153,10 @@ def originals(root: Path) -> dict[str, Any]:
     """Read what ``data.prepare`` has noted in a folder on the originals of its photographs; returns
     an empty mapping where there is no note.
 
+    Its keys are the parts, each with the number of images and hashes of labels and files;
+    ``classes``, the names of the classes by label; and, for a user's data set, ``content``, the
+    ``data.content`` of the originals.
+
     Raises:
         Refused: The note is damaged.
     """
@@ -150,7 +170,10 @@ def originals(root: Path) -> dict[str, Any]:
 def classes(layout: Layout) -> tuple[str, ...]:
     """Return the names of the classes, by label: those of the folders, of the parquet files'
     metadata or of the note on prepared photographs. For parquet files without names they are the
-    labels as text, and empty for ImageNet's tar files.
+    labels as text. The result is empty for ImageNet's tar files and what was prepared from them.
+
+    Raises:
+        Refused: A parquet file or the note on prepared photographs is damaged.
     """
     if layout.kind == "tree":
         return tuple(map(printable, folders(layout.root / "train")))
@@ -165,10 +188,12 @@ def classes(layout: Layout) -> tuple[str, ...]:
 
 
 def names_and_sizes(layout: Layout) -> Iterator[tuple[bytes, int]]:
-    """Yield the name, relative to the data set's folder, and the size in bytes of each file.
+    """Yield the name and the size in bytes of each file by which the data set is identified.
 
-    Prepared photographs are identified by their originals: for them the note on the originals is
-    yielded as a name, with size 0.
+    A name is ``<part>/<class>/<file>`` for a photograph in a tree (``val/<file>`` for ImageNet's
+    validation photographs without class folders), ``<part>/<file>`` for a parquet file, and the
+    file's name for a tar file. Prepared photographs are identified by their originals: for them the
+    note on the originals is yielded as a name, with size 0.
     """
     if layout.kind == "tree":
         yield from _names_and_sizes_of_tree(layout)
@@ -186,6 +211,9 @@ def names_and_sizes(layout: Layout) -> Iterator[tuple[bytes, int]]:
 
 
 def _names_and_sizes_of_tree(layout: Layout) -> Iterator[tuple[bytes, int]]:
+    """Yield the name, relative to the layout's root, and the size in bytes of each photograph in a
+    tree of folders.
+    """
     subfolders = []
     for part in layout.parts:
         of_classes = [f"{part}/{name}" for name in folders(layout.root / part)]
@@ -198,6 +226,9 @@ def _names_and_sizes_of_tree(layout: Layout) -> Iterator[tuple[bytes, int]]:
 
 
 def _names_and_sizes_in(root: Path, subfolder: str) -> list[tuple[bytes, int]]:
+    """List the photographs in a subfolder of ``root``, sorted by name: the name of each, relative
+    to ``root``, and its size in bytes.
+    """
     with os.scandir(root / subfolder) as entries:
         photographs = [entry for entry in entries if is_photograph(entry.name)]
         return sorted(

@@ -38,9 +38,13 @@ class Batch(NamedTuple):
     with (``augment.partners``) has the rest. None where nothing is mixed.
     """
     weight: float
-    """Factor by which the batch's summed loss is multiplied; see ``order.BatchKey``."""
+    """Factor by which the batch's summed loss is multiplied: the average of the gradients over
+    processes and accumulated batches is then that of the mean over the global batch. It is 1 in
+    evaluation.
+    """
     replaced: int
-    """Number of photographs that could not be decoded and have others in their place."""
+    """Number of photographs of the batch that could not be decoded and have others in their place.
+    """
 
 
 class DataModule(pl.LightningDataModule):
@@ -65,8 +69,11 @@ class DataModule(pl.LightningDataModule):
         """By set in memory, its images (n, size, size, 3) uint8 as a whole on the device."""
 
     def prepare_data(self) -> None:
-        """Tell the user once which files of the data set are ignored. Lightning calls this in the
-        first process only.
+        """Load the splits, and tell the user once how many files in the folders of the training and
+        the test photographs are ignored, and why. Lightning calls this in the first process only.
+
+        Raises:
+            Refused: The splits cannot be loaded.
         """
         self.setup("fit")
         if self._reported_left_alone:
@@ -81,7 +88,8 @@ class DataModule(pl.LightningDataModule):
         """Load the splits, at the first call only; the stage makes no difference.
 
         Raises:
-            Refused: The data set cannot be read, or has too few images for what is asked of it.
+            Refused: The data set cannot be read, has too few images for what is asked of it, or has
+                validation images of its own although ``data.validation`` is not 0.
         """
         if hasattr(self, "train"):
             return
@@ -97,8 +105,8 @@ class DataModule(pl.LightningDataModule):
         return self.config.train.steps_per_epoch(len(self.train))
 
     def fingerprint(self) -> str:
-        """Return a hash of the decoded images and labels of every source: training, test and, where
-        it has its own files, validation.
+        """Return a hash of the labels and decoded images of every source: training, test and, where
+        it has its own files, validation. Of photographs it is of up to 16 images of each source.
         """
         return sources.fingerprint([self.train.source, self.test.source, self.validation.source])
 
@@ -114,11 +122,20 @@ class DataModule(pl.LightningDataModule):
         return scores
 
     def _rank_and_world_size(self) -> tuple[int, int]:
+        """Return the number of this process, from 0, and the number of processes; without a Trainer
+        there is one process.
+        """
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
     def train_dataloader(self) -> DataLoader:
+        """Return a loader of this process's training batches, from where the run stands to the end
+        of the epoch.
+
+        Raises:
+            Refused: ``train.batch_size`` leaves too few images for the last batch of an epoch.
+        """
         rank, world = self._rank_and_world_size()
         train = self.config.train
         sampler = order.TrainingOrder(
@@ -134,10 +151,10 @@ class DataModule(pl.LightningDataModule):
 
     def _position(self) -> tuple[int, int]:
         """Return where the run stands when an epoch begins or the run continues: the epoch, from 0,
-        and the number of its batches that are done.
+        and the number of its batches that are done. Without a Trainer both are 0.
 
         Lightning's loops count both. They keep the count of an epoch's batches until the next epoch
-        begins.
+        has begun: at its beginning the second number is that of all batches of the epoch before.
         """
         if self.trainer is None:
             return 0, 0
@@ -146,16 +163,30 @@ class DataModule(pl.LightningDataModule):
         return epochs.processed, loop.epoch_loop.batch_progress.current.ready
 
     def val_dataloader(self) -> DataLoader | list:
+        """Return a loader of this process's part of the validation images; an empty list, by which
+        Lightning skips validation, where there are none.
+
+        Raises:
+            Refused: There are more processes than images.
+        """
         if not len(self.validation):
             return []
         return self._evaluation_loader(self.validation)
 
     def test_dataloader(self) -> DataLoader:
+        """Return a loader of this process's part of the test images.
+
+        Raises:
+            Refused: There are more processes than images.
+        """
         return self._evaluation_loader(self.test)
 
     def as_in_evaluation(self, split: Literal["train", "val", "test"]) -> DataLoader:
         """Return a loader that gives a split's images in their order, each once, and without
-        augmentation, even for the training split.
+        augmentation, even for the training split. Of several processes each gives its part.
+
+        Raises:
+            Refused: There are fewer images than processes, such as none to validate on.
         """
         of_split = {"train": self.train, "val": self.validation, "test": self.test}[split]
         return self._evaluation_loader(Split(of_split.source, of_split.members, self.config.data))
@@ -180,6 +211,10 @@ class DataModule(pl.LightningDataModule):
     def _loader(
         self, split: Split, sampler: order.TrainingOrder | order.EvaluationOrder
     ) -> DataLoader:
+        """Return a loader of the batches of a split that a sampler asks for: of ``LoadedBatch``
+        objects, from which ``on_after_batch_transfer`` makes a ``Batch`` on the device, or without
+        a Trainer of ``Batch`` objects.
+        """
         in_memory = isinstance(split.source, Arrays)
         workers = 0 if in_memory else self.config.runtime.workers
         # A Trainer calls on_after_batch_transfer to finish a batch; without one the loader does it.

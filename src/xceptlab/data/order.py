@@ -114,7 +114,8 @@ def share(total: int, parts: int, part: int) -> slice:
 
 
 def _part_of_pairs(images: Indices, parts: int, part: int) -> Indices:
-    """Return the ``part``-th of ``parts`` consecutive and almost equal parts of a sequence of images.
+    """Return the ``part``-th, from 0, of ``parts`` consecutive and almost equal parts of a sequence
+    of images.
 
     Unlike with ``share`` their bounds are even: the images 2k and 2k + 1 of a global batch, which
     may be mixed with each other, stay together.
@@ -126,7 +127,7 @@ def _part_of_pairs(images: Indices, parts: int, part: int) -> Indices:
 
 @dataclass(frozen=True)
 class BatchKey:
-    """Stands for one batch of one process; a loader is asked for the batch by it."""
+    """Key of one batch of one process: a sampler yields it, and ``split.Split`` loads the batch."""
 
     epoch: int
     """The epoch, from 0, to which the random numbers of augmentation belong."""
@@ -137,6 +138,7 @@ class BatchKey:
 
     It is processes * accumulated batches / images of the global batch. The average of all gradients
     over processes and accumulated batches is then the gradient of the mean over the global batch.
+    In evaluation it is 1.
     """
 
 
@@ -156,7 +158,8 @@ class TrainingOrder:
         rank: Number of this process, from 0.
         world: Number of processes.
         position: Called when an epoch begins or a run continues; returns the epoch, from 0, and how
-            many of its accumulated batches are done.
+            many of its accumulated batches are done. The number of all batches of an epoch, which
+            Lightning still has from the epoch before, stands for none.
 
     Raises:
         Refused: The last global batch is too small for every slice to have the two images that
@@ -199,8 +202,8 @@ class TrainingOrder:
     def __iter__(self) -> Iterator[BatchKey]:
         epoch, done = self.position()
         order = permutation(self.seed, epoch, self.n)
-        # When an epoch begins, ``done`` still counts all batches of the epoch before it, which makes
-        # 0 here: the new epoch begins with its first batch.
+        # When an epoch begins, ``done`` still counts all batches of the epoch before it, which
+        # makes 0 here: the new epoch begins with its first batch.
         first = done % len(self)
         for batch in range(first, len(self)):
             step, part = divmod(batch, self.accumulate)
@@ -219,7 +222,7 @@ def _last_batch(n: int, batch_size: int) -> int:
 
 def _sizes_that_fit(n: int, batch_size: int, needed: int) -> str:
     """Return in words the sizes nearest to a batch size, one below and one above it, with which the
-    last batch of n images has ``needed`` images or more.
+    last batch of n images has ``needed`` images or more; or that there are too few images.
     """
     fitting = []
     for sizes in (range(batch_size - 1, needed - 1, -1), range(batch_size + 1, n + 1)):
@@ -232,8 +235,8 @@ def _sizes_that_fit(n: int, batch_size: int, needed: int) -> str:
 
 
 class EvaluationOrder:
-    """Sampler of the evaluation batches of one process: its slice of n images in their order. No
-    image is in the slices of two processes, as padding would put it.
+    """Sampler of the evaluation batches of one process: its slice of n images in their order. The
+    slices of the processes are not padded to one length, so that no image is evaluated twice.
 
     Args:
         n: Number of images in the split.

@@ -57,6 +57,7 @@ class Photographs:
             draws: Random numbers (DRAWS,) by which it is varied for training; None for evaluation.
 
         Raises:
+            OSError: Its file cannot be read.
             Unreadable: It cannot be decoded.
         """
         return self._cut(self.decoded(i), draws).permute(1, 2, 0)
@@ -65,6 +66,7 @@ class Photographs:
         """Decode the whole i-th photograph, (3, H, W) uint8.
 
         Raises:
+            OSError: Its file cannot be read.
             Unreadable: It cannot be decoded.
         """
         config = self.config
@@ -88,8 +90,9 @@ class Photographs:
         )
 
     def fingerprint(self) -> str:
-        """Return a hash of all labels and of up to 16 decoded images; hashing a million photographs
-        would take an hour.
+        """Return a hash of all labels and of up to 16 images, decoded and cropped as in evaluation;
+        hashing a million photographs would take an hour. Images that cannot be decoded are left
+        out.
         """
         sample = []
         for i in np.linspace(0, len(self.labels) - 1, 16).astype(np.int64):
@@ -105,7 +108,8 @@ def decode(
     """Decode an image to (3, H, W) uint8 in RGB.
 
     torchvision decodes JPEG, whatever the file is called, to the same bits as Pillow in less time.
-    Pillow decodes the rest (torchvision 0.29 crashes on a PNG with a wrong byte).
+    The PPM files of ``data.prepare`` hold plain pixels, which are taken over. Pillow decodes the
+    rest (torchvision 0.29 crashes on a PNG with a wrong byte).
 
     A JPEG that ends too early is refused. Damage that libjpeg conceals passes, as it does in
     Pillow, and libjpeg prints a warning: wrong bytes inside, which leave shifted or grey blocks,
@@ -146,6 +150,9 @@ def decode(
 
 
 def _too_large(found: str, max_pixels: int) -> Refused:
+    """Return the error for an image of more than ``max_pixels`` pixels; ``found`` is the beginning
+    of its message, such as ``Image size (900 pixels)``.
+    """
     return Refused(f"{found} exceeds data.max_pixels, {max_pixels}")
 
 
@@ -196,6 +203,7 @@ def _decode_with_pillow(data: bytes, exif_orientation: bool, max_pixels: int) ->
 
 
 def _opened_with_pillow(data: bytes, exif_orientation: bool) -> Tensor:
+    """Decode an image by Pillow to (3, H, W) uint8 in RGB; errors of Pillow, of any type, pass."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as file:

@@ -61,9 +61,9 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
         The number of photographs done and the number of all, at first and after each tar file.
 
     Raises:
-        Refused: An original cannot be decoded and ``on_corrupt`` is ``error`` (``skip`` names it
-            and keeps its bytes as they are); the folder's photographs were prepared from others, or
-            another process is preparing them.
+        Refused: The originals are not there, or have faults as a data set; one cannot be decoded
+            and ``on_corrupt`` is ``error`` (``skip`` names it and keeps its bytes as they are); the
+            folder's photographs were prepared from others, or another process is preparing them.
         OSError: A file cannot be written: no space, no permission.
     """
     folder = layouts.prepared_folder(config)
@@ -167,13 +167,21 @@ class _TarFiles:
         return range(part * MEMBERS, end)
 
     def _tar(self, split: str, part: int) -> Path:
+        """Return the path of a split's tar file number ``part``, whether it is there or not."""
         return self.folder / f"{split}-{part:05d}.tar"
 
     def table(self, split: str, part: int) -> Path:
+        """Return the path of the table of a split's tar file number ``part``, whether it is there
+        or not.
+        """
         return self.folder / f"{split}-{part:05d}.arrow"
 
     def write(self, key: TarKey) -> Written:
         """Write a tar file and its table; the table comes last, as the sign that both are complete.
+
+        Returns:
+            The number of photographs in the file, and a line for each of them that cannot be
+            decoded, whose bytes are kept as they are.
 
         Raises:
             Refused: An original cannot be decoded, and ``on_corrupt`` is ``error``.
@@ -201,7 +209,8 @@ class _TarFiles:
             path: The file to write.
 
         Returns:
-            The rows of its table, and a line for each photograph that cannot be decoded.
+            The rows of its table, and a line for each photograph that cannot be decoded. Its bytes
+            are kept as they are; where the store refuses to read them, there are none.
 
         Raises:
             Refused: An original cannot be decoded, and ``on_corrupt`` is ``error``.
@@ -240,7 +249,7 @@ class _TarFiles:
 
     def join(self, split: str) -> None:
         """Join the tables of a split's tar files to one, which is the sign that the split is
-        complete.
+        complete. Where that is there already, do nothing.
         """
         import pyarrow
 
@@ -251,7 +260,8 @@ class _TarFiles:
 
 
 def _write_all(files: _TarFiles, keys: Sequence[TarKey], workers: int) -> Iterator[Written]:
-    """Write tar files; yields what came of each, in the order of the keys.
+    """Write tar files; yields for each, in the order of the keys, the number of its photographs and
+    a line for each that cannot be decoded.
 
     Args:
         files: All tar files.
@@ -292,6 +302,7 @@ def _begin_worker(files: _TarFiles) -> None:
 
 
 def _write(key: TarKey) -> Written:
+    """Write a tar file and its table in a worker process that ``_begin_worker`` has initialised."""
     return _files.write(key)
 
 

@@ -57,8 +57,8 @@ class Registered:
         """Load the training and the test images by the user's function, and check them.
 
         Raises:
-            Refused: The images or labels that the function returns are of a wrong type, shape,
-                range or number.
+            Refused: The function raises an error, or the images or labels that it returns are of a
+                wrong type, shape, range or number.
         """
         pairs = self.entry.call(Path(config.root), config.size)
         if not (_is_pair(pairs) and all(map(_is_pair, pairs))):
@@ -81,6 +81,12 @@ class Registered:
 
     def _arrays(self, images: Any, labels: Any, split: str, config: DataConfig) -> Arrays:
         """Check what the user's function gives of a split, and return it as arrays.
+
+        Args:
+            images: What should be images (n, size, size, 3) of uint8.
+            labels: What should be labels (n,), whole numbers from 0 to the number of classes - 1.
+            split: ``training`` or ``test``, for the error.
+            config: The data set.
 
         Raises:
             Refused: The type, the shape or the range is wrong.
@@ -106,11 +112,16 @@ class Registered:
 
 
 def _is_pair(value: object) -> bool:
+    """Whether a value is a tuple or a list of two things."""
     return isinstance(value, tuple | list) and len(value) == 2
 
 
 def data_set(name: str) -> ModuleType | Registered:
-    """Return the data set of a name: a module of this package, or a registered set."""
+    """Return the data set of a name: a module of this package, or a registered set.
+
+    Raises:
+        Refused: No data set has this name.
+    """
     if name in SETS:
         return SETS[name]
     return Registered(register.entry("data", name))

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Shards(Store):
     """Store of photographs in parquet files with a column of encoded images and a column ``label``.
 
-    To read one photograph is to read its whole row group, usually 100 of them: fast in their order,
-    slow in the random order of training. ``xceptlab data prepare`` helps there.
+    To read one photograph is to read its whole row group, usually of 100 photographs: fast in their
+    order, slow in the random order of training. ``xceptlab data prepare`` helps there.
     """
 
     files: tuple[Path, ...]

@@ -101,8 +101,9 @@ def digest_of_files(files: Iterable[tuple[bytes, int]]) -> str:
 
 
 def folder(config: DataConfig) -> Path:
-    """Return the folder of a data set's files: ``data.root`` or, where that begins with ``hf://``,
-    a folder in the cache of the Hugging Face hub, which ``data.download`` fills.
+    """Return the folder of a data set's files: ``data.root``, which need not be there, or, where
+    that begins with ``hf://``, a folder in the cache of the Hugging Face hub. With
+    ``data.download`` what is missing in the cache is fetched.
 
     Raises:
         Refused: The data set of the hub is not in the cache, or cannot be fetched.
@@ -124,12 +125,17 @@ def folder(config: DataConfig) -> Path:
 
 @functools.cache
 def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
-    """Find the folder of a data set in the hub's cache; the hub is asked once by each process.
+    """Find the folder of a data set in the cache of the Hugging Face hub; the hub is asked once by
+    each process. Where no commit is given as revision, the user is told which one this is.
 
     Args:
         root: ``data.root``: ``hf://``, the data set's name and, after an ``@``, a revision.
         splits: Names of the splits whose parquet files are wanted.
         download: Fetch what is not in the cache.
+
+    Raises:
+        OSError, ValueError: The data set is not in the cache, cannot be fetched, or its name is not
+            allowed.
     """
     from huggingface_hub import snapshot_download
 
@@ -163,6 +169,7 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: Another process holds the lock; only without ``wait``.
+        OSError: The folder cannot be made, opened or locked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
@@ -196,7 +203,8 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 
 @contextlib.contextmanager
 def _leased(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a lease on a folder in the block; see ``locked``.
+    """Hold a lease (``runs.leases``) on a folder in the block, in place of a lock. With ``wait``,
+    wait while another process holds it.
 
     Raises:
         BlockingIOError: Another process holds it; only without ``wait``.
@@ -253,6 +261,9 @@ def regular_bytes(file: str | Path) -> bytes:
 
 
 def _without_waiting_for_a_writer(path: str, flags: int) -> int:
+    """Open a file for ``open``, which passes its path and flags, and return the descriptor. Even a
+    pipe that nobody writes to is opened at once.
+    """
     return os.open(path, flags | os.O_NONBLOCK)
 
 

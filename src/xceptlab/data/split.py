@@ -43,9 +43,13 @@ class LoadedBatch(NamedTuple):
     mixing: Tensor | None
     """Weights and boxes (B, 5) that ``augment.mixing`` has drawn; None where nothing is mixed."""
     weight: float
-    """Factor by which the batch's summed loss is multiplied; see ``order.BatchKey``."""
+    """Factor by which the batch's summed loss is multiplied: the average of the gradients over
+    processes and accumulated batches is then that of the mean over the global batch. It is 1 in
+    evaluation.
+    """
     replaced: int
-    """Number of photographs that could not be decoded and have others in their place."""
+    """Number of photographs of the batch that could not be decoded and have others in their place.
+    """
 
 
 class Split(Dataset[LoadedBatch]):
@@ -75,10 +79,12 @@ class Split(Dataset[LoadedBatch]):
         return len(self.members)
 
     def __getitem__(self, key: BatchKey) -> LoadedBatch:
-        """Load a batch.
+        """Load the batch of a key. Photographs are decoded, cropped and, in training, varied here;
+        of a set in memory no pixels are loaded, since its images lie on the device.
 
         Raises:
-            Refused: A photograph cannot be decoded, and may not be replaced by another one.
+            OSError: A file cannot be read.
+            Refused: A photograph cannot be decoded, and may not or cannot be replaced by another.
         """
         number = key.number  # (B,)
         pixels = None
@@ -107,7 +113,7 @@ class Split(Dataset[LoadedBatch]):
         return order.draws(self.seed, epoch, index)
 
     def _mixing(self, draws: Draws | None) -> Tensor | None:
-        """Return the weights and boxes (B, 5) that ``augment.mixing`` draws by an image's random
+        """Return the weights and boxes (B, 5) that ``augment.mixing`` draws by the images' random
         numbers (B, DRAWS); None where nothing is mixed.
         """
         config = self.config
@@ -123,7 +129,8 @@ class Split(Dataset[LoadedBatch]):
             size, size, 3). A number differs from the key's where a photograph had to be replaced.
 
         Raises:
-            Refused: A photograph cannot be decoded, and may not be replaced by another one.
+            OSError: A file cannot be read.
+            Refused: A photograph cannot be decoded, and may not or cannot be replaced by another.
         """
         number = key.number.copy()
         index = self.members[number]
@@ -155,8 +162,8 @@ class Split(Dataset[LoadedBatch]):
             The number in the split of the photograph in its place, and its pixels (size, size, 3).
 
         Raises:
-            Refused: Photographs may not be replaced here, or the ``REPLACEMENTS`` next ones cannot
-                be decoded either.
+            Refused: The split is evaluated, or ``data.on_corrupt`` is ``error``, or the
+                ``REPLACEMENTS`` next photographs cannot be decoded either.
         """
         if self.seed is None:
             raise Refused(

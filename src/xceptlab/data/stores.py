@@ -24,14 +24,15 @@ class Store(Protocol):
         """Return the bytes of the i-th photograph, encoded as it stands in its file.
 
         Raises:
-            OSError: It cannot be read.
-            Refused: There is no such photograph any more, or its checksum differs.
+            OSError: Its file cannot be read, such as one that was removed.
+            Refused: The file is damaged, cut short or no regular one, its cell in a parquet file is
+                empty, or its checksum differs.
         """
 
     def name(self, i: int) -> str:
         """Return the i-th photograph's name in messages: its file, and its place in the file."""
 
     def files_and_sizes(self) -> Iterator[tuple[str, int]]:
-        """Yield the names and sizes (bytes) of the files, by which ``data.prepare`` recognises the
-        originals without reading them.
+        """Yield the names and sizes (bytes) of the photographs or, for parquet files, of the files;
+        by them ``data.prepare`` recognises the originals without reading them.
         """

@@ -46,7 +46,8 @@ class ImageTable:
         """Read the labels (n,) of all rows, each from 0 to ``classes`` - 1.
 
         Raises:
-            Refused: A row holds no such label; the message names the first one.
+            Refused: The file is damaged, or a row holds no such label; the message names the first
+                such row.
         """
         name = self.label_column
         with reading(self.file):
@@ -67,10 +68,11 @@ class ImageTable:
         return values.astype(np.int64)
 
     def images(self, group: int) -> "pyarrow.ChunkedArray":
-        """Read the encoded images of a row group, as bytes; an empty cell is null.
+        """Read the encoded images (n,) of a row group, given by its number from 0, as bytes; an
+        empty cell is null.
 
         Raises:
-            Refused: The images cannot be read.
+            Refused: The file is damaged.
         """
         import pyarrow.compute
         import pyarrow.types
@@ -99,8 +101,8 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
         labels: Possible names of the column of labels; the first one that is there is taken.
 
     Raises:
-        Refused: It is no parquet file, a column is missing, or a column is not of images or of
-            labels.
+        Refused: It is no parquet file, or a damaged one; a column is missing or there twice; or a
+            column is not of images or of labels.
     """
     import pyarrow.parquet
 
@@ -196,7 +198,7 @@ def _check_labels(table: ImageTable) -> None:
     """Check that a table's column of labels is of whole numbers.
 
     Raises:
-        Refused: It is of another type; the message shows the first row.
+        Refused: It is of another type; the message shows the first row's value, if there is one.
     """
     import pyarrow.types
 

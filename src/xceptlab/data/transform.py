@@ -42,7 +42,7 @@ class Transform:
             picture: Pillow's image, or an array (H, W), (H, W, 1) or (H, W, 3) of uint8.
 
         Raises:
-            Refused: The picture is something else.
+            Refused: The picture is something else, or its pixels are decimal numbers.
         """
         from PIL import Image
 

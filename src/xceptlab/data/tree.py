@@ -47,8 +47,8 @@ class Tree(Store):
 
     @classmethod
     def of(cls, folder: Path, classes: tuple[str, ...]) -> "Tree":
-        """List the photographs in the folders of some classes. Files with other suffixes than
-        ``SUFFIXES`` are ignored.
+        """List the photographs in the folders of some classes; a class without a folder has none.
+        Files with other suffixes than ``SUFFIXES`` are ignored.
 
         Args:
             folder: The folder of the class folders.
@@ -110,6 +110,7 @@ class Tree(Store):
         return printable(self._path(i))
 
     def _path(self, i: int) -> str:
+        """Return the path of the i-th photograph's file."""
         file = os.fsdecode(self.files[int(i)].as_py())
         if self.flat:
             return os.path.join(self.folder, file)
@@ -120,7 +121,9 @@ class Tree(Store):
             yield printable(os.fsdecode(file.as_py())), os.path.getsize(self._path(i))
 
     def left_alone(self) -> Iterator[str]:
-        """Yield a line for each folder with ignored files: their names and the reason."""
+        """Yield a line for each folder with ignored files: the names of the first of them, the
+        number of the others, and the reason.
+        """
         for name, entries in self.others.items():
             described = [self._described(name, entry) for entry in entries[:_NAMED]]
             shown = ", ".join(described)
@@ -140,7 +143,7 @@ class Tree(Store):
 
     def left_alone_in_short(self) -> str:
         """Return one line with the number of ignored files for each reason; empty where there are
-        none.
+        none. Of a folder below a class's only the photographs are counted.
         """
         nested = 0
         wrong_suffix = 0
@@ -165,7 +168,9 @@ class Tree(Store):
 
 
 def left_alone(stores: Iterable[Store]) -> Iterator[str]:
-    """Yield a line for each of the stores that is a tree of files of which some are ignored."""
+    """Yield a line for each of the stores that is a tree of files of which some are ignored: how
+    many these are, and why.
+    """
     for store in stores:
         if not isinstance(store, Tree):
             continue
@@ -215,7 +220,11 @@ def _photographs_below(folder: Path) -> int:
 
 
 def folders(folder: Path) -> list[str]:
-    """Return the sorted names of the folders in a folder, without hidden ones."""
+    """Return the sorted names of the folders in a folder, without hidden ones.
+
+    Raises:
+        OSError: The folder is not there, or cannot be read.
+    """
     return sorted(
         entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name)
     )

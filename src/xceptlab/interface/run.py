@@ -58,9 +58,11 @@ def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
         progress: Show a progress bar.
 
     Raises:
-        Refused: The configuration does not fit the data, the device or what is installed, or asks
-            for several devices.
+        Refused: A layer is not allowed; the configuration does not fit the data, the device or what
+            is installed, or asks for several devices; or the run was trained on other data than
+            there are now.
         Busy: Another process is training this run.
+        Interrupted, KeyboardInterrupt: A signal asked to stop; the same call continues.
     """
     if len(layers) == 1 and isinstance(layers[0], RunConfig):
         config = layers[0]
@@ -136,7 +138,7 @@ class Run:
     @property
     def status(self) -> str:
         """State of the run: ``done``, ``diverged``, ``running``, ``failed``, ``stopped`` (it has
-        begun, and no process trains it now) or ``waiting`` (it has not begun).
+        logged something, and no process trains it now) or ``waiting`` (it has logged nothing yet).
         """
         from xceptlab.launch.status import run_status
 
@@ -152,7 +154,7 @@ class Run:
 
     def curves(self) -> "pd.DataFrame":
         """Return the run's log as a tidy table, a row per logged value: step, epoch (in fractions),
-        metric and value.
+        metric and value. It has no rows while nothing is logged.
         """
         import pandas as pd
 
@@ -186,8 +188,8 @@ class Run:
 
     @property
     def transform(self) -> "Transform":
-        """The function that turns a Pillow image, or an array of uint8, into the network's input
-        (3, size, size).
+        """The function that turns a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3) of
+        uint8, into the network's input (3, size, size), as the run's evaluation does.
         """
         import torch
 
@@ -200,7 +202,11 @@ class Run:
         """Compute the classifier's inputs (N, D) for images (N, 3, size, size) that ``transform``
         has prepared.
 
-        They are those of ``network`` as it is now, in eval mode.
+        They are those of ``network`` as it is now, in eval mode, and on its device.
+
+        Raises:
+            Refused: The run has no ``network``, or it is not known which of the network's modules
+                is the classifier.
         """
         from xceptlab.models.features import features
 
@@ -213,7 +219,8 @@ class Run:
         They are those of ``network`` as it is now, in eval mode.
 
         Raises:
-            Refused: There is no such split, it is empty, or the data are not there.
+            Refused: There is no such split, it is empty, the data are not there, the run has no
+                ``network``, or it is not known which of the network's modules is the classifier.
         """
         import torch
 
@@ -243,7 +250,8 @@ class Features(NamedTuple):
 
 
 def arguments(layers: Sequence[Layer]) -> list[Argument]:
-    """Return the arguments of ``load_run`` that mean the same as these layers.
+    """Return the arguments of ``load_run`` that mean the same as these layers: ``-c`` and the path
+    of each file, and a ``Value`` for each dotted key.
 
     Raises:
         Refused: A layer is neither a file nor values by key, or a value is none that a
@@ -264,8 +272,8 @@ def arguments(layers: Sequence[Layer]) -> list[Argument]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """Convert a value to one that JSON has: a path to text, NumPy's scalars and arrays to Python's
-    numbers and lists.
+    """Convert a value to one that JSON has: a path to text, a tuple to a list, NumPy's scalars and
+    arrays to Python's numbers and lists. ``key`` says in an error which value it is.
 
     Raises:
         Refused: The value, or one within it, is of another type.
@@ -309,7 +317,9 @@ def _name(key: str, name: Any) -> str:
 
 
 def points(directory: RunDirectory) -> list[tuple[int, float, str, float]]:
-    """Read a run's log as rows (step, epoch, metric, value), one for each logged value."""
+    """Read a run's log as rows (step, epoch in fractions, metric, value), one for each logged
+    value; empty where nothing is logged.
+    """
     points = []
     for line in directory.log():
         names = [name for name in line if name not in ("step", "epoch", "time")]

@@ -37,12 +37,14 @@ class Study:
 
     Args:
         path: The study's folder (with a study.yaml in it), its file, or the name of a shipped one.
-        layers: Layers of configuration, as ``configure`` takes them, which apply after the study's
-            base and before its arms.
-        seeds: Number of the study's first seeds, for a first look; None for the whole study.
+        layers: Configuration files and values by key, as ``configure`` takes them, which apply
+            after the study's base and before its arms.
+        seeds: Number of the study's first seeds, for a first look, which is judged as a study by
+            itself and shares its runs with the whole one; None for the whole study.
 
     Raises:
-        Refused: The study is not well formed, or its comparison is not controlled.
+        Refused: There is no such study, it is not well formed, its comparison is not controlled, or
+            the layers or the number of seeds are not allowed.
     """
 
     def __init__(
@@ -61,8 +63,8 @@ class Study:
 
     @property
     def expansion(self) -> Expansion:
-        """The study with every arm's configuration resolved, and with the seeds that its claims
-        need by the runs that have finished.
+        """The study with every arm's configuration resolved, at its present number of seeds. Where
+        seeds are added until the claims are decided, it grows as runs finish.
         """
         from xceptlab.study.sequential import with_needed_seeds
 
@@ -71,7 +73,9 @@ class Study:
 
     @property
     def name(self) -> str:
-        """Name of the study, with those of the layers that make another study of it."""
+        """Name of the study, with the layers and the number of first seeds that make another study
+        of it, such as ``residual+cifar10+seeds3``.
+        """
         return self._expansion.name
 
     @property
@@ -107,7 +111,7 @@ class Study:
 
     def plan(self) -> "pd.DataFrame":
         """Return a table with a row per arm: its values of the keys in which arms differ, its
-        parameters and its multiply-accumulates.
+        number of trainable parameters and its multiply-accumulates for one image.
 
         Arms whose declared difference may do nothing are warned of.
 
@@ -136,8 +140,8 @@ class Study:
             progress: Show the runs as the command does.
 
         Raises:
-            Refused: The comparison is not controlled, a run can never start here, or runs failed.
-                Runs that are done stay done.
+            Refused: ``jobs`` is below 1, the comparison is not controlled, a run can never start
+                here, or runs failed. Runs that are done stay done.
             Interrupted, KeyboardInterrupt: A signal asked to stop; the same call continues.
         """
         from xceptlab.cli import main
@@ -204,7 +208,8 @@ class Study:
 
     def curves(self) -> "pd.DataFrame":
         """Return the logs of all runs as a tidy table, a row per logged value: arm, seed, tuned
-        values, step, epoch (in fractions), metric and value.
+        values, step, epoch (in fractions), metric and value. A run that has logged nothing has no
+        rows.
         """
         import pandas as pd
 
@@ -217,9 +222,11 @@ class Study:
         return pd.DataFrame(rows, columns=["arm", "seed", *_tuned_keys(expansion), *POINT])
 
     def verdicts(self) -> Verdicts:
-        """Judge the study's claims by the runs that have finished; ``incomplete`` where more are
-        needed. What the report warns of, such as claims that were edited after the runs, is warned
-        of here, too.
+        """Judge the study's claims by the runs that have finished, and return the verdicts by the
+        claims' ids. A claim that needs more runs has the outcome ``incomplete``.
+
+        What the report warns of, such as claims that were edited after the runs, is warned of here,
+        too.
         """
         from xceptlab.report.summary import summarise
 
@@ -239,9 +246,13 @@ class Study:
         return make_report(self.expansion).expansion.directory() / "report.html"
 
     def _module_trees(self) -> "dict[str, list[Row]]":
-        """Build every arm's network, and return the rows of its module tree, by arm.
+        """Build every arm's network, and return the rows of its module tree, by arm; the first row
+        is the whole network.
 
         Arms whose declared difference may do nothing are warned of.
+
+        Raises:
+            Refused: A network cannot be built, or an arm differs in more than it declares.
         """
         from xceptlab.study.comparison import identical_arms, module_trees
 
@@ -252,7 +263,9 @@ class Study:
 
 
 def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
-    """Return the values, by arm and key, of all keys in which any arm differs from the baseline."""
+    """Return, by arm and then by key, the values of all keys in which any arm differs from the
+    baseline. Every arm has the same keys.
+    """
     differences = {arm: expansion.differences(arm) for arm in expansion.arms}
     baseline: dict[str, Any] = {}
     for found in differences.values():

@@ -50,8 +50,9 @@ def execute(main: Callable[[list[str]], int], argv: list[str], log: Path, *, fre
 
 
 def call(main: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Call ``main`` and return its exit code. An exception is a defect of the program: its
-    traceback is printed, so that it stands in the run's log whatever a launcher does with it.
+    """Call ``main`` and return its exit code; ``FAILED`` where it raises an exception. That is a
+    defect of the program: its traceback is printed, so that it stands in the run's log whatever a
+    launcher does with it.
     """
     try:
         return main(argv)

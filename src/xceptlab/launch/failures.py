@@ -40,8 +40,9 @@ def describe_crash(code: int, log: Path) -> str:
 
 
 def _last_python_line(log: Path) -> str:
-    """Return the innermost line of Python in the latest traceback that ``faulthandler`` has written
-    into a log, such as ``in f (file.py, line 3)`` after a space; empty where there is none.
+    """Return the innermost place in the latest traceback that ``faulthandler`` has written into a
+    log, as text after a leading space such as `` in f (file.py, line 3)``; empty where there is no
+    log, or no such traceback in it.
     """
     if not log.exists():
         return ""
@@ -56,8 +57,8 @@ def _last_python_line(log: Path) -> str:
 
 
 def note_failure(log: Path) -> None:
-    """Write down why a run failed: the last line of its ``log`` becomes the reason in the run's
-    directory, which is the log's folder.
+    """Write down why a run failed: the last line of its ``log``, or ``no output``, becomes the
+    reason in the run's directory, which is the log's folder.
     """
     text = log.read_text("utf-8", errors="replace") if log.exists() else ""
     lines = text.strip().splitlines()

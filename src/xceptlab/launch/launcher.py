@@ -93,7 +93,9 @@ class Job:
 
 
 def cores_of_a_process(config: RunConfig) -> int:
-    """Return the number of CPU cores that a run's process on one device needs, with its workers."""
+    """Return the number of CPU cores that a run's process on one device needs: one for each of its
+    threads and of its data loader's workers.
+    """
     return config.train.threads + config.runtime.workers
 
 
@@ -185,8 +187,8 @@ class Launcher(ABC):
         return max(0, self.max_jobs - started)
 
     def _ready(self) -> Iterator[Job]:
-        """Yield the waiting runs that can start as soon as there is room; runs that another process
-        trains or has finished are left out.
+        """Yield the waiting runs that can start as soon as there is room. A run that has a record
+        is set to done, and one that another process trains goes on waiting.
         """
         for job in self.jobs.values():
             if job.state != "waiting" or time.monotonic() < job.not_before:
@@ -215,8 +217,11 @@ class Launcher(ABC):
             self._count_crash(job, code)
 
     def _count_crash(self, job: Job, code: int) -> None:
-        """Count a crash of a run, and describe it in the run's log; the run has failed where
-        another try would come to the same end, and else waits for one.
+        """Count a crash of a run, and describe it in the run's log where a signal tells why.
+
+        The run has failed if the exit code is ``BAD_INPUT``, or after too many crashes without
+        progress: ``MAX_CRASHES``, or ``MAX_LOSSES`` if its machine was lost now. Else it goes on
+        waiting, to be tried again.
         """
         description = describe_crash(code, job.log)
         if description:

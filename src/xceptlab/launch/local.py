@@ -109,7 +109,8 @@ class Local(Launcher):
 
     def choose_devices(self, config: RunConfig) -> list[str] | None:
         """Choose the least used GPUs or cores for a run, and return their names; None while the run
-        has to wait for free ones.
+        has to wait for free ones, which it never has to with ``max_jobs``. A run that asks for more
+        cores than there are gets all of them.
         """
         runs_on: Counter[str] = Counter()
         for job in self.jobs.values():
@@ -185,7 +186,8 @@ def _run(main: Main, argv: list[str], log: Path, visible_gpus: str | None, fresh
         argv: Arguments of ``main``.
         log: File of the run's output.
         visible_gpus: Value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
-        fresh: See ``child.execute``.
+        fresh: Whether to train in a new interpreter, which Lightning can execute again for each
+            further device, rather than in this process.
     """
     os.setsid()
     if visible_gpus is not None:

@@ -129,7 +129,9 @@ class Ray(Launcher):
 
 
 def _resources(config: RunConfig) -> dict[str, int]:
-    """Return what a run needs of one node, by Ray's names of resources; memory is in bytes."""
+    """Return what a run needs of one node, by Ray's names of resources; memory is in bytes, 0 where
+    the configuration asks for none.
+    """
     cpus = config.runtime.devices * cores_of_a_process(config)
     return {"CPU": cpus, "GPU": config.launcher.gpus, "memory": config.launcher.memory * 2**30}
 

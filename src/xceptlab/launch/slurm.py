@@ -64,15 +64,15 @@ class Slurm(Launcher):
         if not shutil.which("sbatch"):
             raise Refused("launcher.name: slurm needs SLURM, and there is no command sbatch here")
         self._queue: dict[str, str] | None = None
-        """What ``_squeue`` answered last: the state of each of the user's jobs by its number, or
-        None where SLURM did not answer.
+        """What SLURM answered last: the state of each of the user's jobs by its number; None where
+        it did not answer, or was not asked yet.
         """
 
     def check(self, config: RunConfig) -> None:
         check_gpus(config)
 
     def _ready(self) -> Iterator[Job]:
-        """Yield the waiting runs that can start, as ``Launcher._ready`` does. Runs whose jobs an
+        """Yield the waiting runs that can start as soon as there is room. Runs whose jobs an
         earlier coordinator has submitted are taken over first, and not submitted again.
         """
         queue = self._queue or {}
@@ -124,7 +124,16 @@ class Slurm(Launcher):
             subprocess.run(["scancel", "--quiet", "--signal=KILL", *numbers], check=False)
 
     def _submit(self, jobs: list[Job]) -> None:
-        """Submit runs as one job array, and write each one's job number into its directory."""
+        """Submit runs as one job array, and write each one's job number into its directory. If
+        SLURM refuses the array, fewer runs are submitted, and the others wait.
+
+        Args:
+            jobs: At least one run; all ask for the same nodes, devices and cores.
+
+        Raises:
+            Refused: Not even one job is accepted, though no other one of this study is in the
+                queue.
+        """
         import submitit
 
         config = jobs[0].config

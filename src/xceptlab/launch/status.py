@@ -42,7 +42,9 @@ class Seen:
     state: str
     """One of ``STATES``."""
     where: str = ""
-    """Machine and number of the process that trains the run; empty where there is none."""
+    """Machine and id of the process that trains the run, such as ``host:4711``; empty where there
+    is none.
+    """
     reason: str = ""
     """Why the run failed; empty for a run that did not."""
     progress: Progress = field(default_factory=Progress)
@@ -89,7 +91,7 @@ class Overview:
         """Read every run's directory, and return the states of the runs by id.
 
         Args:
-            states: What a launcher says of the runs that it has accepted, by id.
+            states: What a launcher says of the runs that it has accepted, by id; empty without one.
         """
         seen = {}
         for run_id, (_, run) in self.runs.items():
@@ -108,7 +110,7 @@ class Overview:
         reasons of failures, and the names of all other runs.
 
         Args:
-            states: What a launcher says of the runs that it has accepted, by id.
+            states: What a launcher says of the runs that it has accepted, by id; empty without one.
         """
         seen = self.read(states)
         by_state: dict[str, list[str]] = {state: [] for state in STATES}
@@ -153,7 +155,8 @@ class Overview:
         return view
 
     def _failures(self, reasons: Mapping[str, str]) -> list[Text | Table]:
-        """Return lines with each reason of failure once, and the runs that failed for it.
+        """Return a line for each reason of failure, with the runs that failed for it: for the first
+        ``REASONS`` of them, and one more that counts the others.
 
         Args:
             reasons: The reason of every failed run, by the run's id.
@@ -173,7 +176,7 @@ class Overview:
 
     @property
     def complete(self) -> bool:
-        """Whether every run was done when the directories were last read."""
+        """Whether every run was done or had diverged when the directories were last read."""
         return len(self._ended) == len(self.runs)
 
 
@@ -209,7 +212,8 @@ def run_status(
 
 def _process_that_trains(directory: RunDirectory) -> str:
     """Return the process that trains a run, by the lease in the run's directory, such as
-    ``host:4711``; empty where none does.
+    ``host:4711``; empty where none does. A note follows where a process on another machine has
+    given no sign of life for more than ``STALE`` seconds.
     """
     found = read_leases(directory.path)
     if not found:

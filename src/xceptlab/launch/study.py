@@ -39,7 +39,12 @@ def run_until_decided(
 
     Returns:
         The study with the seeds that it needed, and the paths of the logs of the runs that failed,
-        by the run's id; empty where none failed.
+        by the run's id; empty where none failed. After a failure no seeds are added.
+
+    Raises:
+        Refused: The data are not those of earlier runs; or data, weights or what the launcher needs
+            are missing; or a run can never start here.
+        Interrupted, KeyboardInterrupt: A signal asked to stop.
     """
     failed = run_missing(expansion, max_jobs, main, quiet=quiet)
     while not failed:
@@ -66,8 +71,8 @@ def run_missing(
         The paths of the logs of the runs that failed, by the run's id; empty where none failed.
 
     Raises:
-        Refused: The data are not those of earlier runs, data or weights are missing, or a run can
-            never start here.
+        Refused: The data are not those of earlier runs; or data, weights or what the launcher needs
+            are missing; or a run can never start here.
         Interrupted, KeyboardInterrupt: A signal asked to stop.
     """
     missing = _missing(expansion)
@@ -147,7 +152,8 @@ def _make_launcher_with_runs(
     nothing is started yet.
 
     Raises:
-        Refused: Data or weights are not there, or a run can never start here.
+        Refused: Data, weights or what the launcher needs are not there, or a run can never start
+            here.
     """
     for arm_config in expansion.arms.values():
         require_files(arm_config.data)
@@ -220,7 +226,9 @@ class _Display:
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
         """The states that were shown last, by the run's id."""
         self.done = len(self.overview.runs) - len(missing)
-        """Number of runs whose end was shown, or that were done before."""
+        """Number of runs that are done: those that were before, and those of which a line has said
+        so.
+        """
         self.refreshed = 0.0
         """When the live view was last refreshed, on the monotonic clock."""
         self.reasons_shown: set[str] = set()
@@ -280,7 +288,9 @@ class _Display:
         }
 
     def _reason(self, run_id: str) -> str:
-        """Return text on why a run failed: the reason, unless it was shown before, and the log."""
+        """Return why a run failed, as text to follow its state: the reason, unless it was shown
+        before, and the path of its log.
+        """
         reason = self.overview.reason(run_id)
         log = f" (see {self.overview.log(run_id)})"
         if reason in self.reasons_shown:
@@ -289,7 +299,9 @@ class _Display:
         return f", {reason}{log}"
 
     def _score(self, run_id: str) -> str:
-        """Return the test accuracy of a run that is done, or that it diverged, as text."""
+        """Return the test accuracy of a run that is done, in percent, or that it diverged, as text
+        to follow its state.
+        """
         record = RunDirectory.of(self.missing[run_id].runtime.outputs, run_id).record()
         if record is None or record.status == "diverged":
             return ", diverged"

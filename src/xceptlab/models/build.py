@@ -46,8 +46,8 @@ def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
 
 
 def _timm(config: ModelConfig, classes: int, seed: int) -> nn.Module:
-    """Build a timm model, for Inception V3 without its auxiliary classifier, as in the paper's
-    comparison (section 4.3).
+    """Build a timm model, with weights that timm draws from the seed. Inception V3 has no auxiliary
+    classifier, as in the paper's comparison (section 4.3).
 
     Raises:
         Refused: timm has no such model, or cannot build it.
@@ -78,8 +78,8 @@ def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
     module's name only, so that modules of equal name and shape start equal in every variant.
 
     Raises:
-        Refused: The family's function does not give a new ``nn.Module`` whose state can be saved,
-            or gives one with parameters that cannot be drawn.
+        Refused: No such family is registered, its function raises an error or does not give a new
+            ``nn.Module`` whose state can be saved, or a parameter cannot be drawn.
     """
     entry = register.entry("model", config.family)
     schema = entry.about["options"]
@@ -93,9 +93,10 @@ def _registered(config: ModelConfig, classes: int, seed: int) -> nn.Module:
 
 
 def _draw_anew(module: nn.Module, name: str, scheme: str, seed: int) -> None:
-    """Draw a module's own parameters, without those of its submodules, by (seed, name).
+    """Draw a module's own parameters, without those of its submodules, from random numbers that
+    depend on the seed and on the module's name only.
 
-    torch's convolutions and linear layers are drawn as ``scheme`` says (``model.init``), all other
+    torch's ``Conv2d`` and ``Linear`` are drawn as ``scheme`` says (``model.init``), all other
     modules by their own ``reset_parameters``.
 
     Raises:

@@ -29,7 +29,7 @@ class Row:
     kind: str
     """Name of the module's class."""
     shape: tuple[int, ...]
-    """Shape of the module's output, (C, H, W) or (C,)."""
+    """Shape of the module's output for one image, such as (C, H, W) or (C,)."""
     parameters: int
     """Number of trainable parameters, including those of submodules."""
     macs: int
@@ -53,8 +53,8 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     its output has no row.
 
     Raises:
-        Refused: The network does not take images of this size, does not give a logit for each
-            class, or is a user's whose code raises an error.
+        Refused: The network cannot be built, does not take images of this size, does not give a
+            logit for each class, or has a component of a user's whose code raises an error.
     """
     with torch.device("meta"):
         network = build(model, classes).eval()
@@ -100,8 +100,8 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
 
 
 def _record_output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Let every module of a network record the shape of its output, (C, H, W) or (C,), whenever the
-    network is called.
+    """Let every module of a network record the shape of its output for one image, such as
+    (C, H, W) or (C,), whenever the network is called.
 
     Returns:
         The shapes by module name, empty as long as the network was not called. A module whose
@@ -130,8 +130,13 @@ def _forward(network: nn.Module, size: int) -> None:
 
 
 def _refuse_size(size: int, network: nn.Module, error: Exception) -> None:
-    """Refuse a size of images if it is what is wrong: a network on the meta device raises an error
-    for it again and again, and takes another size up to 2048.
+    """Refuse the size of images if a network's error is due to it, and else return: the network
+    raises an error for this size again, and takes some other size up to 2048.
+
+    Args:
+        size: Height and width of the images, in pixels.
+        network: The network, on the meta device.
+        error: The error that it has raised for images of this size.
     """
     if _takes(network, size):
         return
@@ -143,6 +148,7 @@ def _refuse_size(size: int, network: nn.Module, error: Exception) -> None:
 
 
 def _takes(network: nn.Module, size: int) -> bool:
+    """Whether a network on the meta device takes an image (3, size, size)."""
     try:
         _forward(network, size)
     except Exception:
@@ -151,7 +157,9 @@ def _takes(network: nn.Module, size: int) -> bool:
 
 
 def _description(module: nn.Module) -> tuple[str, ...]:
-    """Describe a module without its submodules: its class, constants and parameters' shapes."""
+    """Describe a module without its submodules, word by word: its class, its constants and the
+    shapes of its parameters, such as ``64x3x3x3``.
+    """
     commas_outside_brackets = r", (?![^(]*\))"
     constants = re.split(commas_outside_brackets, module.extra_repr())
     shapes = ["x".join(map(str, parameter.shape)) for parameter in module.parameters(recurse=False)]
@@ -170,11 +178,12 @@ def _regular(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | Non
 
 
 def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
-    """Return a network's trainable parameters, and its multiply-accumulates for one image (3, size,
-    size).
+    """Return the number of a network's trainable parameters, and its number of multiply-accumulates
+    for one image (3, size, size).
 
     Raises:
-        Refused: As ``table`` does.
+        Refused: The network cannot be built, does not take images of this size, does not give a
+            logit for each class, or has a component of a user's whose code raises an error.
     """
     whole = table(model, classes, size)[0]
     return whole.parameters, whole.macs
@@ -183,10 +192,15 @@ def cost(model: ModelConfig, classes: int, size: int) -> tuple[int, int]:
 def changes(a: list[Row], b: list[Row]) -> list[str]:
     """Return the differences of module tree b from module tree a, one in a line: ``- name kind``
     for a module that only a has, ``+ name kind`` for one that only b has, and
-    ``~ name before -> after``.
+    ``~ name before -> after`` for one that both have, with the words that differ.
 
     A module is left out if its parent is added or removed as a whole, or if it differs only in its
     submodules.
+
+    Args:
+        a: The rows of the first network, as ``table`` returns them: the whole network comes first,
+            and is not compared.
+        b: Those of the second network.
     """
     before = {row.name: row for row in a[1:]}
     after = {row.name: row for row in b[1:]}
@@ -215,5 +229,7 @@ def _topmost_missing(rows: dict[str, Row], others: dict[str, Row]) -> list[Row]:
 
 
 def _words_only_in(words: tuple[str, ...], others: tuple[str, ...]) -> str:
-    """Join the words that are not among the others, each once."""
+    """Join the words that are not among the others, each once, with blanks; empty if there are
+    none.
+    """
     return " ".join(dict.fromkeys(word for word in words if word not in others))

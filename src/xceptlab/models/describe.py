@@ -11,7 +11,8 @@ from xceptlab.models.cost import Row, changes, cost, table
 
 
 def describe(config: RunConfig, depth: int) -> None:
-    """Print a table of a network's modules with their costs.
+    """Print a table of a network's modules with their costs for one image: trainable parameters and
+    multiply-accumulates (MACs).
 
     Args:
         config: The run whose network it is.
@@ -87,8 +88,8 @@ def _cells(row: Row, deepest_indent: int) -> list[str]:
 
 
 def compare(a: RunConfig, b: RunConfig, names: Sequence[str]) -> None:
-    """Print the costs of two networks side by side, by topmost module, and how their module trees
-    differ.
+    """Print the costs of two networks for one image side by side, by topmost module and with the
+    ratios b / a, and then how their module trees differ.
 
     Args:
         a: The run of the first network.
@@ -122,8 +123,8 @@ def compare(a: RunConfig, b: RunConfig, names: Sequence[str]) -> None:
 
 
 def _flows(rows: list[Row]) -> dict[str, Row]:
-    """Return the rows of the topmost modules by name; the first row, the whole network, is none of
-    them.
+    """Return the rows of the topmost modules, such as ``entry``, by name; the first row, the whole
+    network, is none of them.
     """
     topmost = {}
     for row in rows[1:]:
@@ -134,8 +135,8 @@ def _flows(rows: list[Row]) -> dict[str, Row]:
 
 
 def _side_by_side(a: Row | None, b: Row | None) -> list[str]:
-    """Format parameters of a and b with their ratio, then their MACs likewise: six cells. A network
-    without this part has None, and costs nothing there.
+    """Format the parameters of a part of networks a and b with their ratio b / a, then its MACs
+    likewise: six cells. A network without this part has None, and costs nothing there.
     """
     parameters_a, macs_a = _cost_of(a)
     parameters_b, macs_b = _cost_of(b)
@@ -145,7 +146,7 @@ def _side_by_side(a: Row | None, b: Row | None) -> list[str]:
 
 
 def _cost_of(row: Row | None) -> tuple[int, int]:
-    """Return the parameters and the MACs of a module; none for a module that is not there."""
+    """Return the parameters and the MACs of a module; 0 and 0 where there is no module."""
     if row is None:
         return 0, 0
     return row.parameters, row.macs
@@ -172,6 +173,6 @@ def _table(config: RunConfig) -> list[Row]:
 
 
 def _input(config: RunConfig) -> str:
-    """Say in words what the costs are for, as the title of a table."""
+    """Return the title of a table of costs: the size of the image, and the number of classes."""
     side = config.data.size
     return f"One image of {side}x{side}, {config.data.classes} classes"

@@ -47,7 +47,7 @@ def export(
     config: RunConfig, weights: str | Path, output: Path, given: Collection[str] = ()
 ) -> str:
     """Write a network for other tools, in the format that the suffix of the file names: ``.onnx``,
-    ``.pt2`` or ``.safetensors``.
+    ``.pt2`` (torch.export) or ``.safetensors`` (weights only, as timm's legacy_xception has them).
 
     The exported network takes images (batch, 3, size, size), normalised to the range -1 to 1. Size
     is ``data.size``; batch may be any number.
@@ -55,16 +55,17 @@ def export(
     Args:
         config: The run's configuration.
         weights: A file of weights, or timm's name of its Xception.
-        output: The file to write.
-        given: Keys that the user has set for this export, which the published preprocessing of
-            foreign weights does not change; see ``pretrained.with_published_preprocessing``.
+        output: The file to write, with one of these suffixes.
+        given: Dotted keys that the user has set for this export. For timm's weights the metadata
+            have the crop and the interpolation that timm publishes, but for those set here.
 
     Returns:
         What was written and how far it was checked, in words.
 
     Raises:
-        Refused: The weights do not fit, the format cannot hold this network, or the exported
-            network computes something else.
+        Refused: The weights cannot be read or do not fit, a package or the folder for the file is
+            not there, the network does not take this size, the format cannot hold the network, or
+            the exported network computes something else.
     """
     if not output.parent.is_dir():
         raise Refused(f"{output}: there is no folder {output.parent}")
@@ -238,8 +239,8 @@ def _onnx(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
 
 
 def _onnxruntime(data: bytes, images: Tensor) -> Tensor:
-    """Compute the logits (7, classes) of ``_outputs`` with onnxruntime, from the bytes of an ONNX
-    file.
+    """Compute with onnxruntime, from the bytes of an ONNX file, the logits (7, classes) of batches
+    of one, two and four images, made of two images (2, 3, size, size).
     """
     import onnxruntime
 
@@ -254,8 +255,8 @@ def _onnxruntime(data: bytes, images: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings and logging inside a ``with``: the exporters remark on torch's own
-    decompositions, about which the user can do nothing.
+    """Silence Python's warnings, and logging up to the level of warnings, inside a ``with``: the
+    exporters remark on torch's own decompositions, about which the user can do nothing.
     """
     logging.disable(logging.WARNING)
     try:

@@ -25,9 +25,9 @@ def new_module(entry: register.Entry, *arguments: Any) -> nn.Module:
         arguments: Arguments of its function.
 
     Raises:
-        Refused: The function gives something other than a module, a module that it has given
-            before, or one whose weights cannot be drawn or saved: with lazy layers, or with state
-            that is not a tensor.
+        Refused: The function raises an error, or gives something other than a module, a module that
+            was given before, or one whose weights cannot be drawn or saved: with lazy layers, or
+            with state that is not a tensor.
     """
     module = entry.call(*arguments)
     if not isinstance(module, nn.Module):

@@ -11,10 +11,10 @@ from xceptlab.errors import Refused
 
 @torch.no_grad()
 def features(network: nn.Module, images: Tensor) -> Tensor:
-    """Compute the inputs (N, D) of a network's classifier for images (N, 3, H, W).
+    """Compute the inputs of a network's classifier, flattened to (N, D), for images (N, 3, H, W).
 
-    The images are copied to the network's device, and the network computes in eval mode. Afterwards
-    it is in the mode in which it was.
+    The images are copied to the network's device, where the result stays, and the network computes
+    in eval mode. Afterwards it is in the mode in which it was.
 
     Raises:
         Refused: The network does not tell which of its modules is the classifier, or does not call

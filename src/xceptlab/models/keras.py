@@ -95,8 +95,9 @@ def read(path: Path) -> State:
 
 
 def _by_kind(file: Any) -> Arrays:
-    """Read the layers of a ``.weights.h5`` or ``.keras`` file, whose names are their kind and a
-    number, counted in the order of the model.
+    """Return the arrays of each layer of an open ``.weights.h5`` or ``.keras`` file, by our name of
+    the layer. In the file a layer's name is its kind and a number, counted in the order of the
+    model. A layer that is not Xception's has its name in the file, and no arrays.
     """
     unread: defaultdict[str, deque[str]] = defaultdict(deque)
     for name in _by_number(file["layers"]):
@@ -116,8 +117,10 @@ def _by_kind(file: Any) -> Arrays:
 
 
 def _by_name(file: Any) -> Arrays:
-    """Read the layers of an ``.h5`` file, which have the model's names; those of the shortcuts have
-    a kind and a number, counted in the order of the model.
+    """Return the arrays of each layer of an open ``.h5`` file, by our name of the layer. In the
+    file a layer has the name that Keras's model gives it or, on a shortcut, its kind and a number,
+    counted in the order of the model. A layer that is not Xception's has its name in the file, and
+    no arrays.
     """
     root = file.get("model_weights", file)
     names = [_as_text(name) for name in root.attrs["layer_names"]]
@@ -158,11 +161,12 @@ def _as_tensors(arrays: Arrays, where: str) -> State:
     """Convert Keras's arrays to torch's tensors, by the names of our weights.
 
     Args:
-        arrays: The arrays of a file.
+        arrays: The arrays of each layer of a file, by our name of the layer.
         where: The file, for errors.
 
     Raises:
-        Refused: Layers are missing or are not Xception's, or a layer has another number of arrays.
+        Refused: Layers other than the classifier are missing, layers are not Xception's, or a layer
+            has another number of arrays.
     """
     described = {}
     for layer in layers():

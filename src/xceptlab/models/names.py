@@ -126,6 +126,9 @@ def _renamed(state: State, names: Mapping[str, str], problem: str) -> State:
         names: New names of the modules, by present name.
         problem: Text of the error for a key whose module is not in ``names``, with ``{}`` for the
             key.
+
+    Raises:
+        Refused: There is such a key.
     """
     renamed = {}
     for name, value in state.items():

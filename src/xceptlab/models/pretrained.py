@@ -47,20 +47,24 @@ TIMMS_KEY = "conv1.weight"
 
 
 def load(path_or_name: str | Path, **overrides: Any) -> Xception:
-    """Load Xception with weights from a file or from timm, in eval mode.
+    """Load Xception with weights from a file or from timm, in eval mode, on the CPU.
+
+    The source of the weights is printed on standard error. The classifier is drawn where the source
+    has none.
 
     Args:
         path_or_name: One of: a Keras file of Xception (``.weights.h5``, ``.h5``, ``.keras``), with
             or without top; a checkpoint of timm's ``legacy_xception`` or of ours
             (``.safetensors``, ``.pth``); a run's folder; or timm's name of the network, whose
-            weights timm downloads. For our weights the config.yaml beside them says which network
-            they belong to.
+            weights timm downloads. For our weights the config.yaml beside them, or in the folder
+            above, says which network they belong to; without one it is the default network.
         overrides: Fields of ``ModelConfig`` that differ from those of the source, and ``classes``
             for a file without top (default 1000).
 
     Raises:
-        Refused: The file cannot be read, the weights are not Xception's, or their keys do not fit;
-            the message names keys that are missing, unexpected or of another shape.
+        Refused: ``ModelConfig`` has no such field, the file cannot be read, the weights are not
+            Xception's, or their keys do not fit; the message names keys that are missing,
+            unexpected or of another shape.
     """
     classes = overrides.pop("classes", None)
     unknown = set(overrides) - {field.name for field in dataclasses.fields(ModelConfig)}
@@ -107,10 +111,11 @@ def restore(
             or a run's folder.
 
     Returns:
-        The network, and its configuration with the constants of the weights' source.
+        The network; and its configuration with the constants of the weights' source, and without
+        the weights that its own training started from (``model.weights``).
 
     Raises:
-        Refused: The weights cannot be read or do not fit the network.
+        Refused: The weights cannot be read or do not fit the network, or there is no such network.
     """
     config = _without_start(config)
     weights = _file_of(weights)
@@ -141,8 +146,8 @@ def read(path_or_name: str | Path) -> tuple[str, State]:
         names.
 
     Raises:
-        Refused: There is no such file and timm has no such network, or the file holds something
-            else.
+        Refused: There is no such file, it holds something else, the name is not timm's of the
+            paper's network, or timm cannot download the weights here.
     """
     path = Path(path_or_name)
     if path.suffix in keras.FILES:
@@ -184,6 +189,9 @@ def _download(name: str) -> State:
 def model_of_run(file: Path) -> ModelConfig | None:
     """Read which network a run's weights or checkpoint belong to, from the run's configuration;
     None for a file that is in no run's folder.
+
+    Raises:
+        Refused: The run's configuration cannot be read, or is not allowed.
     """
     run = RunDirectory.around(file)
     if run is None:
@@ -215,10 +223,12 @@ def with_published_preprocessing(
     config: RunConfig, weights: str | Path, given: Collection[str] = ()
 ) -> RunConfig:
     """Return a run's configuration in which images are prepared for evaluation as the source of the
-    weights does it; a change is printed on standard error.
+    weights does it.
 
-    Only timm publishes such settings (crop and interpolation) with its weights. Keras publishes the
-    range of pixels only, which is ours, too; and our weights are evaluated as their run says.
+    For timm's weights of Xception these are timm's crop and interpolation; those that are used are
+    printed on standard error. With other weights, and for images in memory, the configuration is
+    returned as it is: Keras publishes the range of pixels only, which is ours, too, and our weights
+    are evaluated as their run says.
 
     Args:
         config: The run with which the weights are evaluated.

@@ -38,8 +38,8 @@ CHANNELS = (128, 256, 728, 1024, 1536, 2048)
 
 
 class SeparableConv2d(nn.Module):
-    """A 3x3 depthwise separable convolution, stride 1, zero padding 1, no biases: (N, inputs, H, W)
-    -> (N, outputs, H, W).
+    """A 3x3 separable convolution and its variants (``model.order``, ``model.segments``), stride 1,
+    zero padding 1, no biases: (N, inputs, H, W) -> (N, outputs, H, W).
 
     Args:
         inputs: Channels of the input.
@@ -49,7 +49,8 @@ class SeparableConv2d(nn.Module):
         place: The name of the layer, for errors.
 
     Raises:
-        Refused: ``segments`` does not divide the layer's channels.
+        Refused: ``segments`` does not divide the channels of the 3x3 convolution, or the activation
+            ``intermediate`` cannot be made.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ def activation(name: str) -> nn.Module:
 
     Raises:
         Refused: Nothing is registered under the name, or the registered function raises an error or
-            does not give a new ``nn.Module``.
+            does not give a new ``nn.Module`` whose state can be saved.
     """
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]()
@@ -112,13 +113,18 @@ def activation(name: str) -> nn.Module:
 
 
 def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> nn.Module:
-    """Make a 3x3 convolution of a block, separable or regular as ``config.convolution`` says.
+    """Make a 3x3 convolution, separable or regular as ``config.convolution`` says, with stride 1,
+    zero padding 1 and no biases: (N, inputs, H, W) -> (N, outputs, H, W).
 
     Args:
         inputs: Channels of the input.
         outputs: Channels of the output.
         config: The architecture.
         place: The name of the layer, for errors.
+
+    Raises:
+        Refused: A separable convolution cannot be made of this configuration: ``segments`` does not
+            divide its channels, or there is no such activation.
     """
     if config.convolution == "regular":
         return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)

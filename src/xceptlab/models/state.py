@@ -27,7 +27,9 @@ def read_tensors(path: Path) -> State:
     executed.
 
     Raises:
-        Refused: There is no such file, or it is none of these.
+        Refused: There is no such file, it is none of these, or it holds something other than
+            tensors by name, or no tensors.
+        IsADirectoryError, PermissionError: The file cannot be opened.
     """
     import safetensors.torch
 

@@ -32,7 +32,9 @@ SPLIT = ("validation", "validation_seed", "train_images")
 """Fields of ``DataConfig`` that say which images are held out for validation."""
 
 SEEN = "may have trained on images that are held out for validation here"
-"""What is said of a run for which ``may_have_seen_validation`` is true."""
+"""What a run's record says of the run whose weights it started from, where that one may have seen
+validation images. Runs that start from this run's weights find it there.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +68,9 @@ class WarmStart:
 def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
     """Read the weights of ``model.weights`` for a network; None where the configuration has none.
 
-    Neither the network nor its configuration is changed. If the number of classes differs, the
-    classifier keeps its drawn weights, and so do optional fully connected layers that do not fit.
+    Neither the network nor its configuration is changed. If the source has another number of
+    classes or no classifier, the result has the network's drawn weights for the classifier and for
+    those optional fully connected layers that do not fit.
 
     Args:
         config: The network's configuration.
@@ -100,8 +103,8 @@ def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
 
 
 def check(config: ModelConfig, classes: int) -> None:
-    """Check that a training can start from ``model.weights``. Weights that are not at hand are not
-    checked; the training will.
+    """Check that a training can start from ``model.weights``. Nothing is checked where it is empty,
+    or its file is not there, which the training refuses.
 
     Args:
         config: The network's configuration.
@@ -114,8 +117,8 @@ def check(config: ModelConfig, classes: int) -> None:
 
 
 def draws_a_layer(config: ModelConfig, classes: int) -> bool:
-    """Whether a training draws weights, so that ``model.init`` has an effect. It is taken to do so
-    where the weights to start from are not at hand.
+    """Whether a training draws any weights, so that ``model.init`` has an effect. It is taken to do
+    so where the file of the weights to start from is not there.
 
     Args:
         config: The network's configuration.
@@ -126,8 +129,12 @@ def draws_a_layer(config: ModelConfig, classes: int) -> bool:
 
 
 def _without_values(config: ModelConfig, classes: int) -> WarmStart | None:
-    """Return what a network starts from, which is built without values; None where it starts from no
-    weights, or from some that are not at hand.
+    """Return the weights that a configuration's network starts from, without drawing the network's
+    own: it is built on the meta device. None where it starts from no weights, or the file of the
+    weights is not there.
+
+    Raises:
+        Refused: The weights cannot be read or do not fit, or were trained with other constants.
     """
     if not config.weights:
         return None
@@ -142,7 +149,14 @@ def _without_values(config: ModelConfig, classes: int) -> WarmStart | None:
 
 def may_have_seen_validation(config: RunConfig) -> bool:
     """Whether the run whose weights a training starts from may have trained on images that are held
-    out for validation here; False where nothing is known of that run.
+    out for validation here.
+
+    It may where both have the same data set, and either that run split it in another way or its
+    record says the same of the weights that it started from itself. False where nothing is known of
+    that run, where the training starts from no weights, and where no images are held out.
+
+    Raises:
+        Refused: The file of the weights is not there.
     """
     if not (config.model.weights and config.data.validation):
         return False

@@ -125,7 +125,9 @@ class Stem(nn.Module):
 
 
 class Entry(nn.Module):
-    """Entry flow: the stem, and three blocks that each halve the size."""
+    """Entry flow: the stem, and three blocks that each halve the size: (N, 3, H, W) -> (N, 728, H',
+    W') at width 1.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -146,7 +148,9 @@ class Entry(nn.Module):
 
 
 class Exit(nn.Module):
-    """Exit flow: a last halving block, two wide separable convolutions, global average pooling."""
+    """Exit flow: a last halving block, two wide separable convolutions, global average pooling:
+    (N, 728, H, W) -> (N, 2048) at width 1.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -203,7 +207,9 @@ class Xception(nn.Module):
             region.compile(*args, **kwargs)
 
     def features(self, x: Tensor) -> Tensor:
-        """Compute the pooled features, (N, 3, H, W) -> (N, 2048)."""
+        """Compute the features after global average pooling, before the optional fully connected
+        layers: (N, 3, H, W) -> (N, 2048) at width 1.
+        """
         x = self.entry(x)  # (N, 728, 19, 19)
         x = self.middle(x)  # (N, 728, 19, 19)
         return self.exit(x)  # (N, 2048)
@@ -216,8 +222,8 @@ class Xception(nn.Module):
 
 
 def initialise(network: nn.Module, scheme: str, seed: int) -> None:
-    """Draw the weights of every convolution and linear layer, each from a generator of its own that
-    is seeded by (seed, module name).
+    """Draw the weights and biases of every 2d convolution and linear layer, each layer's from a
+    generator of its own that is seeded by (seed, module name).
 
     Modules of equal name and shape so start equal in two variants, whatever else these have.
 
@@ -241,7 +247,14 @@ def named_seed(seed: int, name: str) -> int:
 
 
 def initialise_module(module: nn.Conv2d | nn.Linear, scheme: str, module_seed: int) -> None:
-    """Draw the weights of a module from a seed of its own; ``initialise`` explains the schemes."""
+    """Draw the weights and biases of a module from a seed of its own.
+
+    Args:
+        module: The layer, whose weights are replaced.
+        scheme: ``keras`` for Keras's defaults (Glorot uniform, zero biases); else those of timm's
+            legacy_xception (He normal by fan out for convolutions, uniform for the rest).
+        module_seed: The module's seed, as ``named_seed`` makes it of the run's.
+    """
     generator = torch.Generator().manual_seed(module_seed)
     if scheme == "keras":
         _initialise_as_keras(module, generator)

@@ -37,7 +37,8 @@ steps, so that they are not compared.
 
 def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -> str:
     """Return the relative excess of a value over a baseline, as text such as ``-4.3%``; empty where
-    it is at most ``tolerance``, or where there is no baseline.
+    the baseline is None or 0, or the two differ by no more than ``tolerance``, a share such as 0.01
+    of the baseline.
     """
     if not baseline:
         return ""
@@ -105,18 +106,21 @@ def compare_budgets(
 
 
 def _joined(sentences: Iterable[str]) -> str:
+    """Return the sentences that are not empty as one text."""
     return " ".join(filter(None, sentences))
 
 
 def _done(records: Records) -> list[Record]:
-    """Return the records that there are."""
+    """Return the records of those runs that are done."""
     return [record for record in records.values() if record]
 
 
 def _compare(
     a: str, b: str, expansion: Expansion, arm_records: ArmRecords, done: list[Record]
 ) -> Budgets:
-    """Return how the budgets of two arms differ; ``done`` are the records of all runs."""
+    """Return how the budgets of arms a and b differ; without sentences where one has no run yet.
+    ``done`` are the records of all the study's runs, which tell what ran at the same time.
+    """
     runs_a = _runs(a, expansion, arm_records)
     runs_b = _runs(b, expansion, arm_records)
     if not runs_a or not runs_b:
@@ -137,7 +141,7 @@ def _compare(
 
 
 def _sentence(beginning: str, differences: list[str]) -> str:
-    """Return differences as one sentence; empty where there are none."""
+    """Return one sentence, ``BEGINNING: DIFFERENCE, DIFFERENCE.``; empty without differences."""
     return f"{beginning}: {', '.join(differences)}." if differences else ""
 
 
@@ -148,8 +152,8 @@ def _runs(arm: str, expansion: Expansion, arm_records: ArmRecords) -> list[Recor
 
 
 def _unequal_processes(runs_a: Sequence[Record], runs_b: Sequence[Record]) -> list[str]:
-    """Return a clause on the numbers of processes of two arms' runs; an empty list where they are
-    the same.
+    """Return a list with one clause on the numbers of processes with which two arms' runs were
+    made; an empty list where these are the same.
     """
     processes_a, processes_b = _processes(runs_a), _processes(runs_b)
     if processes_a == processes_b:
@@ -164,14 +168,18 @@ def _processes(runs: Sequence[Record]) -> str:
 
 
 def _differ_in_budget_only(a: RunConfig, b: RunConfig) -> bool:
-    """Whether two configurations differ in none but ``BUDGET_KEYS``."""
+    """Whether two configurations differ in none but ``BUDGET_KEYS``, of the keys that can change a
+    result.
+    """
     science_a, science_b = a.science(), b.science()
     differing = {key for key in science_a if science_a[key] != science_b.get(key)}
     return differing <= BUDGET_KEYS
 
 
 def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
-    """Return an arm's budgets by name, such as ``epochs``, as far as they are known."""
+    """Return an arm's budgets by name, such as ``epochs``, as far as they are known, from its
+    configuration and the records of its runs, of which there is at least one.
+    """
     recorded_images = max(run.train_images for run in runs)
     images = recorded_images or config.data.images()[0]
     # A run that diverged did not take all the steps that it was given.
@@ -189,8 +197,10 @@ def _spent(config: RunConfig, runs: list[Record]) -> dict[str, float]:
 
 
 def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
-    """Return by how much the budgets of arm a exceed those of arm b, such as ``epochs +100.0%``;
-    equal ones, and those that follow from others, are left out.
+    """Return by how much the budgets of arm a exceed those of arm b, such as ``epochs +100.0%``.
+
+    Budgets are left out that differ by 1% at most, that follow from others which differ, or that
+    are not known of both arms.
     """
     unequal = {}
     for name, spent in spent_a.items():
@@ -206,8 +216,8 @@ def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
 
 
 def _steps_as_planned(spent: dict[str, float]) -> bool:
-    """Whether an arm took as many optimizer steps as its images fill batches, up to one step in
-    each epoch.
+    """Whether an arm took as many optimizer steps as the images that it has seen fill batches, give
+    or take one step in each epoch.
     """
     planned = spent.get("images seen", 0) / spent["batch size"]
     return abs(spent.get("optimizer steps", 0) - planned) <= spent["epochs"]
@@ -220,7 +230,8 @@ def _compare_speeds(
     a: str, b: str, expansion: Expansion, arm_records: ArmRecords, done: list[Record]
 ) -> str:
     """Return a sentence on how fast arm a trained against arm b, from the pairs of runs that were
-    made together; empty with fewer than 2 such pairs, or where the speeds are about equal.
+    made together; empty with fewer than 2 such pairs, or where the speeds differ by no more than
+    ``SPEED``. ``done`` are the records of all the study's runs.
     """
     ratios = []
     for seed in expansion.seeds:
@@ -239,8 +250,10 @@ def _compare_speeds(
 
 
 def _made_together(first: Record, second: Record, done: list[Record]) -> bool:
-    """Whether the speeds of two runs can be compared: they ran on the same machine, close in time,
-    beside equally many others of the study, and were long enough. ``done`` are all records.
+    """Whether the speeds of two runs can be compared: they ran on the same machine and model of
+    device with as many processes, close in time, without a long interruption, beside about as many
+    others of the study, and for ``SHORTEST`` seconds at least. ``done`` are the records of all the
+    study's runs.
     """
     if min(first.seconds, second.seconds) < SHORTEST:
         return False
@@ -256,12 +269,15 @@ def _made_together(first: Record, second: Record, done: list[Record]) -> bool:
 
 
 def _machine(run: Record) -> tuple[str, str, int]:
+    """Return where a run was trained: name of the machine, model of the device, and number of
+    processes.
+    """
     return run.host, run.device, run.world_size
 
 
 def _elapsed(run: Record) -> float:
-    """Return the seconds from a run's start to its end by the machine's clock, which may have been
-    set back.
+    """Return the seconds from a run's start to its end by the machine's clock, interruptions
+    included; negative where the clock was set back by more than that.
     """
     return run.finished - run.started
 

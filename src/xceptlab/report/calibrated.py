@@ -28,8 +28,7 @@ class Calibrated:
     sentences: list[str]
     """One sentence for each claim, in the claims' order."""
     warnings: list[str]
-    """Warnings of verdicts that would be wrong more than twice as often as alpha; empty where none
-    would be.
+    """Warnings of rates of false verdicts that are clearly above twice alpha; empty where none is.
     """
 
 
@@ -70,7 +69,11 @@ def _described(calibration: Calibration) -> list[str]:
 
 
 def _table(calibration: Calibration) -> Rows:
-    """Return the table of error rates; a claim has a row for each distribution of differences."""
+    """Return the table of error rates, with its header as the first row.
+
+    A claim has a row for each distribution of differences, or a single one that says that it was
+    not simulated. With 2 simulated claims or more, the last row is for any of them.
+    """
     rows = [["claim", "differences", "false supported", "false contradicted", "power"]]
     for one in calibration.claims:
         name = one.observed.claim.id
@@ -85,7 +88,10 @@ def _table(calibration: Calibration) -> Rows:
 
 
 def _cells(rates: Rates) -> list[str]:
-    """Return the cells of a row of the table, after the claim's name."""
+    """Return the cells of a row of the table of error rates, after the claim's name: the
+    distribution of the differences, the rates of false ``supported`` and ``contradicted``, and the
+    power, which is a dash where there is none.
+    """
     power = "–"
     if rates.power:
         power = f"{_percent(rates.power)} {rates.right_verdict}{_assumed_failures(rates.power)}"
@@ -97,6 +103,7 @@ def _cells(rates: Rates) -> list[str]:
 
 
 def _percent(rate: Rate) -> str:
+    """Return a rate in percent with its standard error, such as ``5.1 ± 0.3%``."""
     return f"{100 * rate.share:.1f} ± {100 * rate.error:.1f}%"
 
 
@@ -152,8 +159,9 @@ def _warnings(calibration: Calibration) -> list[str]:
 
 
 def _warnings_as_seen(calibration: Calibration) -> list[str]:
-    """Return warnings of error rates for differences as they were seen: of each claim or, where
-    there is none, of all claims together.
+    """Return warnings of error rates that are too high without assuming more failures than were
+    seen: one for each claim of which that is true or, if it is of none, one at most for the chance
+    that any claim is judged wrongly.
     """
     warnings = []
     for one in calibration.claims:
@@ -189,8 +197,8 @@ def _fewest_differences(calibration: Calibration) -> int:
 
 
 def _too_often_wrong(candidates: Sequence[Rates], alpha: float) -> str:
-    """Return a clause on the largest rate of false verdicts among the candidates, where it is
-    clearly more than twice alpha; else empty.
+    """Return a clause on the largest rate of false verdicts among those of the candidates that are
+    more than twice alpha by 2 standard errors of the simulation; empty where none is.
     """
     worst, text = 0.0, ""
     for rates in candidates:

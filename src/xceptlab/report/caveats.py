@@ -70,8 +70,8 @@ def warnings(
 
 
 def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str]:
-    """Warn of runs that, by their logs, were trained on other photographs in place of those that
-    could not be decoded.
+    """Return a warning, if there are any, of runs that, by their logs, were trained on other
+    photographs in place of those that could not be decoded. The logs are by (arm, seed).
     """
     runs = []
     for (arm, seed), log in logs.items():
@@ -86,11 +86,12 @@ def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str
 
 
 def _done(records: Records) -> list[Record]:
-    """Return the records that there are."""
+    """Return the records of those runs that are done."""
     return [record for record in records.values() if record]
 
 
 def _sorted_text(values: Iterable[Any]) -> str:
+    """Return values as text, sorted and joined by commas."""
     return ", ".join(sorted(map(str, values)))
 
 
@@ -98,8 +99,8 @@ def _sorted_text(values: Iterable[Any]) -> str:
 
 
 def _of_ended_arms(expansion: Expansion) -> list[str]:
-    """Warn of arms with fewer seeds than others, since their claims were settled, and of what that
-    means for comparisons.
+    """Return a warning, if there are any, of arms with fewer seeds than others, since their claims
+    were settled, and of what that means for comparisons.
     """
     ended = [f"{arm} after {n}" for arm, n in expansion.ended_arms.items()]
     if not ended:
@@ -113,7 +114,9 @@ def _of_ended_arms(expansion: Expansion) -> list[str]:
 
 
 def _of_diverged_runs(records: Records) -> list[str]:
-    """Warn of runs whose loss, or whose final evaluation, was not finite."""
+    """Return a warning, if there are any, of runs whose loss, or whose final evaluation, was not
+    finite.
+    """
     diverged = []
     for (trial, seed), record in records.items():
         if record and record.status == "diverged":
@@ -124,8 +127,8 @@ def _of_diverged_runs(records: Records) -> list[str]:
 
 
 def _of_short_runs(expansion: Expansion, records: Records) -> list[str]:
-    """Warn of finished runs with fewer optimizer steps than their epochs have, as a callback that
-    stops the training leaves them.
+    """Return warnings of finished runs with fewer optimizer steps than their epochs have, as after
+    a callback has stopped the training; one for all runs that lack the same steps.
     """
     runs_by_steps: dict[str, list[str]] = {}
     for (trial, seed), record in records.items():
@@ -143,7 +146,9 @@ def _of_short_runs(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _of_failed_runs(failures: Mapping[RunKey, str]) -> list[str]:
-    """Warn of runs that were given up, together where they failed for the same reason."""
+    """Return warnings of runs that were given up, one for all that failed for the same reason.
+    ``failures`` has the reasons by (trial, seed).
+    """
     runs_by_reason: dict[str, list[str]] = {}
     for (trial, seed), reason in failures.items():
         in_one_line = " ".join(reason.split()).rstrip(".")
@@ -154,8 +159,13 @@ def _of_failed_runs(failures: Mapping[RunKey, str]) -> list[str]:
 def _of_unfinished_runs(
     expansion: Expansion, reached: Mapping[RunKey, float], failures: Mapping[RunKey, str]
 ) -> list[str]:
-    """Warn of runs that have begun and have no record, because they are being trained or were
-    stopped; those that failed have a warning of their own.
+    """Return warnings of runs that have begun and have no record: one of those that are being
+    trained, and one of those that were stopped. Runs that failed are left out.
+
+    Args:
+        expansion: The study.
+        reached: Epoch that each run without a record has reached, by (trial, seed).
+        failures: Why runs failed, by (trial, seed).
     """
     being_trained = []
     stopped = []
@@ -183,7 +193,7 @@ def _of_unfinished_runs(
 
 
 def _of_devices(done: list[Record]) -> list[str]:
-    """Warn of runs that were made on devices that round differently."""
+    """Return a warning if the runs were made on devices that may round differently."""
     devices = {record.device for record in done}
     arithmetics = {(record.device, record.arithmetic) for record in done if record.arithmetic}
     if len(devices) <= 1 and len(arithmetics) <= 1:
@@ -196,7 +206,9 @@ def _of_devices(done: list[Record]) -> list[str]:
 
 
 def _of_libraries(done: list[Record]) -> list[str]:
-    """Warn of runs that were made with versions of libraries that may round differently."""
+    """Return a warning for each package, Python among them, of which the runs were made with
+    different versions. This package counts only if a run was not made in a checkout of its code.
+    """
     packages = packages_of(done)
     # Of code in a checkout the revisions are compared, which say more than the version.
     if all(record.git for record in done):
@@ -212,8 +224,8 @@ def _of_libraries(done: list[Record]) -> list[str]:
 
 
 def _of_origins(done: list[Record]) -> list[str]:
-    """Warn of runs with other data, by other code, or with another number of processes; and of code
-    with uncommitted changes.
+    """Return warnings if runs differ in their data, in the revision of the code, or in their number
+    of processes, and if the code of any had uncommitted changes.
     """
     origins: dict[str, set[Any]] = {
         "The runs saw different data": {record.data_fingerprint for record in done},
@@ -232,7 +244,9 @@ def _of_origins(done: list[Record]) -> list[str]:
 
 
 def _of_changed_data(expansion: Expansion, records: Records) -> list[str]:
-    """Warn where the data here are not those that a run was trained on."""
+    """Return a warning for each difference of the data here from those that the runs were trained
+    on.
+    """
     runs_with_records = ((run, records[key]) for key, run in expansion.runs().items())
     changes = identity.changes(runs_with_records)
     return [
@@ -242,8 +256,8 @@ def _of_changed_data(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _of_match(expansion: Expansion, records: Records) -> list[str]:
-    """Warn of arms whose parameters or MACs are not those of the first arm, though ``model.match``
-    asks for that.
+    """Return a warning, if there are any, of arms whose parameters or MACs differ by more than 1%
+    from those of the first arm, though ``model.match`` asks for equal ones.
     """
     baseline, config = next(iter(expansion.arms.items()))
     budget = config.model.match
@@ -266,7 +280,15 @@ def _of_match(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> list[str]:
-    """Warn where a verdict stands on less than it seems."""
+    """Return the warnings of single verdicts, each with the claim's id: those that the verdict has,
+    one of skewed differences, which may mislead its t-test, and one where other test images might
+    turn it.
+
+    Args:
+        verdicts: Verdicts on the study's claims.
+        sampling: Sources of the error of each claim's mean difference, by the claim's id, as far as
+            they are known.
+    """
     warnings = []
     for verdict in verdicts:
         claim = verdict.claim
@@ -285,8 +307,9 @@ def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> l
 
 
 def _of_sampling(verdict: Verdict, errors: Sampling) -> list[str]:
-    """Warn of a decided verdict that other test images might turn; ``errors`` are the standard
-    errors of its mean difference.
+    """Return a warning of a decided verdict if other test images might turn it: if its interval
+    includes a margin once it counts the sampling error of the images. ``errors`` are the standard
+    errors of the verdict's mean difference.
     """
     distance = min(abs(verdict.estimate - margin) for margin in verdict.claim.margins)
     quantile = float(stats.t.ppf((1 + verdict.level) / 2, errors.freedom))

@@ -83,8 +83,8 @@ def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Ve
 
 
 def _size(expansion: Expansion) -> str:
-    """Return how the number of a tuned study's runs comes about, in words; empty for a study that
-    tunes nothing.
+    """Return how the number of a tuned study's runs comes about, such as
+    ``: 2 arms x 5 seeds x 3 values of train.lr``; empty for a study that tunes nothing.
     """
     tune = expansion.study.tune
     if tune is None:
@@ -100,7 +100,8 @@ def _table_of_differences(
     expansion: Expansion, records: Records, networks: "Mapping[str, list[Row]]"
 ) -> Table:
     """Return the table of the arms: the keys in which each differs from the baseline, its costs,
-    and how many of its runs are done.
+    and how many of its runs are done. ``networks`` has by arm the rows of its network's module
+    tree, the first of which is the whole network.
     """
     baseline, baseline_tree = next(iter(networks.items()))
     table = Table(title=f"Each arm against the baseline, {baseline}", title_justify="left")
@@ -147,15 +148,17 @@ def _runs_done(arm: str, expansion: Expansion, records: Records) -> str:
 
 
 def _at_most(lines: list[str], most: int) -> list[str]:
-    """Shorten a list of lines to ``most``, and say how many more there are."""
+    """Return the first ``most`` lines, and a further line that says how many more there are, if
+    there are more.
+    """
     if len(lines) <= most:
         return lines
     return [*lines[:most], f"and {len(lines) - most} more"]
 
 
 def _planned_claim(verdict: Verdict, expansion: Expansion) -> list[str]:
-    """Return lines on a claim for a plan: what is claimed, what its runs so far say of it, and
-    warnings.
+    """Return lines on a claim for a plan: what is claimed; how many seeds would decide it, if it is
+    open and its runs so far tell, or else its verdict, if there is one; and warnings.
     """
     claim = verdict.claim
     a, b = claim.sides
@@ -200,6 +203,7 @@ def show_verdicts(verdicts: Sequence[Verdict], calibrated: Calibrated | None = N
 
 
 def _show_warnings(console: Console, warnings: Sequence[str]) -> None:
+    """Print each warning in a line."""
     for warning in warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
 
@@ -224,7 +228,7 @@ def _show_calibrated(console: Console, calibrated: Calibrated) -> None:
 
 
 def _show_verdict(console: Console, verdict: Verdict) -> None:
-    """Print a verdict: the outcome, the claim, and the sentences on it."""
+    """Print a verdict: its outcome, the claim, its summary and the evidence beside it."""
     claim = verdict.claim
     named = ": ".join(filter(None, (claim.id, claim.statement)))
     tone = COLOURS[verdict.outcome]
@@ -237,7 +241,7 @@ def show_summary(summary: Summary, written: bool = True) -> None:
 
     Args:
         summary: What there is to show.
-        written: Whether the report could be written.
+        written: Whether the report could be written; its path is printed only then.
     """
     console = Console(highlight=False)
     console.print(Text(summary.expansion.study.question, style="bold"))

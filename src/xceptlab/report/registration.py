@@ -17,7 +17,8 @@ from xceptlab.text import counted
 
 
 def warnings_without_registration(expansion: Expansion, records: Records) -> list[str]:
-    """Warn where there are runs, and no registration proves that the claims were made before them.
+    """Return a warning if any run is done, and no registration proves that the claims were made
+    before it; none for a first look (``--seeds``), which decides no claim.
 
     Args:
         expansion: The study.
@@ -36,8 +37,8 @@ def warnings_without_registration(expansion: Expansion, records: Records) -> lis
 
 
 def registration_warnings(expansion: Expansion, records: Records) -> list[str]:
-    """Warn of edits after the registration, of runs from before it, and of seeds that were added
-    after the verdict; without a registration there are no such warnings.
+    """Return warnings of edits after the registration, of runs from before it, and of seeds that
+    were added after the verdict; an empty list where the study has no registration.
 
     Args:
         expansion: The study.
@@ -62,7 +63,7 @@ def registration_warnings(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _of_older_runs(registration: Registration, records: Records) -> list[str]:
-    """Warn of runs that began before the study was registered."""
+    """Return a warning, if there are any, of runs that began before the study was registered."""
     older = [record for record in records.values() if record and _is_older(record, registration)]
     if not older:
         return []
@@ -74,7 +75,9 @@ def _of_older_runs(registration: Registration, records: Records) -> list[str]:
 
 
 def _is_older(record: Record, registration: Registration) -> bool:
-    """Whether a run began before the study was registered."""
+    """Whether a run began before the study was registered; of one that an older version has made,
+    whether it ended before.
+    """
     # Records of older versions name no registrations, so that clocks are compared, which err.
     if record.registrations is None:
         return record.finished < registration.time

@@ -52,8 +52,8 @@ def render(template: str, **values: Any) -> str:
 
 @functools.cache
 def _environment(autoescape: bool) -> jinja2.Environment:
-    """Return the Jinja environment that reads the templates; it is made once per process, and so
-    compiles each template once.
+    """Return the Jinja environment that reads the templates, which escapes values for HTML if
+    ``autoescape``. Each of the two is made once per process, and so compiles a template once.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("xceptlab", "report"),
@@ -135,7 +135,9 @@ def _curves_in_words(summary: Summary) -> str:
 
 
 def _commands(summary: Summary) -> str:
-    """Return the commands that made the study, a line each: checkouts of the code, and the study."""
+    """Return the commands that make the study again, a line each: a checkout of every revision of
+    the code that made a run, the installation, and the study's own command.
+    """
     revisions = set()
     for record in summary.records.values():
         if record and "revision" in record.git:
@@ -150,6 +152,6 @@ def _markdown_cell(text: Any) -> str:
 
 
 def _tex(text: Any) -> str:
-    """Escape text so that LaTeX sets it as it is written."""
+    """Escape text so that LaTeX sets it as it is written, in one line."""
     written = "".join(TEX.get(character, character) for character in str(text))
     return " ".join(written.split())

@@ -18,8 +18,8 @@ from xceptlab.study.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The standard error of a claim's mean difference, by its two sources; in percentage points, or
-    in the metric's unit. As text it is two sentences.
+    """The standard error of a claim's mean difference, by its two sources; in percentage points for
+    a metric in percent, else in the metric's unit. As text it is two sentences.
     """
 
     seeds: float
@@ -31,7 +31,7 @@ class Sampling:
     both: float
     """Standard error from drawing other seeds and other test images."""
     freedom: float
-    """Degrees of freedom of ``both``."""
+    """Degrees of freedom of ``both``; infinite where all seeds have the same difference."""
     n: int
     """Number of seeds."""
     test_images: int
@@ -53,6 +53,7 @@ class Sampling:
         return f"Standard error in {unit}: {sources}, {both} from both. {floor}."
 
     def _rounded(self, standard_error: float) -> str:
+        """Return a standard error as text, with the metric's number of decimals."""
         return f"{standard_error:.{decimals(self.metric)}f}"
 
 
@@ -61,9 +62,10 @@ def sampling_errors(
 ) -> dict[str, Sampling]:
     """Return the sources of error of mean differences, by the claim's id.
 
-    Claims are left out that are not judged yet or have fewer than 2 pairs, that are not on a mean
-    of pairs, that are on a registered metric, or of which a run has not kept the metric's value for
-    each test image, or that have a single test image.
+    Claims are left out that are not judged yet or have fewer than 2 pairs; that are not on a mean
+    of pairs; that are on a registered metric, or on the validation split; of which a run has not
+    kept the metric's value for each test image; and whose runs have a single test image, or test
+    sets of different sizes.
 
     Args:
         verdicts: Verdicts on the study's claims.
@@ -84,7 +86,9 @@ def sampling_errors(
 
 
 def _has_paired_mean(verdict: Verdict) -> bool:
-    """Whether a verdict is on a mean over pairs, and there are enough pairs for its error."""
+    """Whether a verdict is on a mean over pairs, is not incomplete, and has the 2 pairs that a
+    standard error needs.
+    """
     claim = verdict.claim
     of_pairs = claim.statistic == "mean" and claim.pairing == "seed"
     return of_pairs and verdict.n >= 2 and verdict.outcome != "incomplete"

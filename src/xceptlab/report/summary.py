@@ -41,17 +41,21 @@ class ArmRow:
     n: int
     """Number of this arm's runs with a record."""
     diverged: int
-    """Number of this arm's recorded runs whose loss was not finite; they have no metrics."""
+    """Number of this arm's recorded runs whose loss or final evaluation was not finite; they have
+    no metrics.
+    """
     failed: int
     """Number of this arm's recorded runs that diverged or scored worse than a claim on this arm
     declares to be a failure.
     """
     mean: float
-    """Mean of the study's main metric over the recorded runs, diverged ones scored as in the first
-    claim; NaN without a run.
+    """Mean of the study's main metric over the recorded runs, diverged ones scored as the first
+    claim declares, or else as guessing; NaN without a run, and where that score is not known.
     """
     spread: float
-    """Standard deviation of the study's main metric over seeds; NaN with fewer than 2 runs."""
+    """Standard deviation over seeds of the scores of which ``mean`` is the mean; NaN where that is,
+    and with fewer than 2 runs.
+    """
     sampling_error: float
     """Standard error that the finite test set adds to the accuracy of a run that finished, in
     percentage points; NaN for other metrics, and without such a run.
@@ -61,7 +65,9 @@ class ArmRow:
     macs: int | None
     """Multiply-accumulates of one image's forward pass; None without a run."""
     images_per_second: float
-    """Mean speed of the training; NaN without a run."""
+    """Mean over the recorded runs of the images that all devices together trained on per second;
+    NaN where no run has a speed.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +106,7 @@ class Summary:
 
     expansion: Expansion
     records: Records
-    """Records of all runs, by (trial, seed)."""
+    """Records of all runs, by (trial, seed); None where a run is not done."""
     arm_records: ArmRecords
     """Records of the runs that stand for the arms, by (arm, seed); None where there is none yet."""
     verdicts: list[Verdict]
@@ -130,9 +136,11 @@ class Summary:
     calibrated: Calibrated | None
     """How often verdicts are wrong for data like these; None where it was not asked for."""
     environment: dict[str, str]
-    """Devices, code and versions that the runs were made with, by what they are."""
+    """Devices, code and versions that the runs were made with, by name such as ``device``; several
+    values, joined by commas, where runs differ.
+    """
     links: dict[tuple[str, int], str]
-    """Addresses of the runs in W&B, by (trial, seed), for those that are there."""
+    """Addresses of those runs that were sent to W&B, by (trial, seed)."""
     warnings: list[str]
     """What a reader should know before believing the verdicts, a sentence or two each."""
 
@@ -143,7 +151,8 @@ class Summary:
 
 
 def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
-    """Read the records and logs of a study, and judge its claims.
+    """Return everything that a report shows of a study: read the records and logs of its runs, and
+    judge its claims.
 
     Args:
         expansion: The study.
@@ -207,8 +216,8 @@ def _curve_metric(expansion: Expansion) -> str:
 def _reached(
     directories: dict[tuple[str, int], RunDirectory], records: Records
 ) -> dict[tuple[str, int], float]:
-    """Return the epoch that each run without a record has reached, by (trial, seed); runs that have
-    not begun are left out.
+    """Return the epoch that each run without a record has reached by its log, by (trial, seed); 0
+    where nothing is logged yet. Runs that have not begun are left out.
     """
     unfinished = {key: directory for key, directory in directories.items() if not records[key]}
     reached = {}
@@ -231,7 +240,7 @@ def _failures(
 
 
 def _links(directories: dict[tuple[str, int], RunDirectory]) -> dict[tuple[str, int], str]:
-    """Read the addresses of the runs in W&B, by (trial, seed), for those that are there."""
+    """Read the addresses of those runs that were sent to W&B, by (trial, seed)."""
     links = {}
     for key, directory in directories.items():
         file = directory.path / "wandb_url"
@@ -276,7 +285,8 @@ def _sampling_error(metric: str, scores: list[float], images: int) -> float:
         images: Number of test images.
 
     Returns:
-        NaN where the metric is no accuracy on the test split, or where there are no scores.
+        NaN where the metric is no accuracy on the test split, or where there are no scores or no
+        images.
     """
     on_test = split_of(metric) == "test" and metric_of(metric).is_accuracy
     if not on_test or not images or not scores:
@@ -286,8 +296,9 @@ def _sampling_error(metric: str, scores: list[float], images: int) -> float:
 
 
 def _score_of_divergence(arm: str, expansion: Expansion, metric: str) -> float:
-    """Return the score that a diverged run of an arm is given in the study's main metric, as in the
-    first claim.
+    """Return the score that a diverged run of an arm is given in the study's main metric: the one
+    that the first claim declares or else, also without claims, that of guessing; NaN where that is
+    not known.
     """
     classes = expansion.arms[arm].data.classes
     claims = expansion.study.claims
@@ -393,7 +404,10 @@ def _scores(
 
 
 def _name_of_effect(effect: statistics.Effect, grid: dict[str, list[Any]]) -> str:
-    """Return the name of an effect: for each factor of it the levels that it compares."""
+    """Return the name of an effect: for each factor of it the levels that it compares, such as
+    ``model.residual: all → none``. Those of an interaction are joined by a multiplication sign.
+    ``grid`` has the levels of each factor.
+    """
     factors = list(grid)
     changes = []
     for factor_index, level_index in zip(effect.factors, effect.levels, strict=True):
@@ -404,8 +418,8 @@ def _name_of_effect(effect: statistics.Effect, grid: dict[str, list[Any]]) -> st
 
 
 def _environment(records: Records) -> dict[str, str]:
-    """Return devices, code and versions that the runs were made with, by what they are; several
-    values, joined by commas, where runs differ.
+    """Return devices, code and versions that the runs were made with, by name such as ``device``;
+    several values, joined by commas, where runs differ. Empty before the first record.
     """
     done = [record for record in records.values() if record]
     packages = sorted(packages_of(done))
@@ -417,8 +431,8 @@ def _environment(records: Records) -> dict[str, str]:
 
 
 def _made_with(record: Record, packages: Sequence[str]) -> dict[str, str]:
-    """Return device, code and versions that a run was made with, by what they are; ``unknown`` is
-    the version of those of the ``packages`` that the run does not name.
+    """Return device, code and versions that a run was made with, by name such as ``device`` or that
+    of one of the ``packages``; ``unknown`` for what its record does not tell.
     """
     revision = str(record.git.get("revision", "unknown"))
     if record.git.get("dirty"):

@@ -22,7 +22,9 @@ EFFECT_HEADER = ["effect", "estimate", "low", "high", "p (Holm)"]
 
 
 def arm_header(metric: str) -> list[str]:
-    """Return the header of the table of arms, whose rows are ``arm_cells``."""
+    """Return the header of the table of arms, whose rows are ``arm_cells``: the names of its
+    columns. The column of means is named by the study's main metric.
+    """
     return ["arm", "runs", "failed", metric, "seed sd", "test se", "params", "MACs", "img/s"]
 
 
@@ -77,13 +79,15 @@ def effect_cells(row: EffectRow, metric: str) -> list[str]:
 
 
 def number(value: float, digits: int) -> str:
-    """Return a number with so many decimals as text, or a dash for NaN."""
+    """Return a number as text with so many decimals (``digits``); a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def amount(value: int | None, baseline: int | None) -> str:
-    """Return a count as text with its difference from the baseline's, such as ``22.86 M (-4.3%)``;
-    a dash for None.
+    """Return a count as text with its difference from the baseline's, such as ``22.86 M (-4.3%)``.
+
+    The difference is left out where it is 0, or the baseline's count is not known (None). Text for
+    a count that is not known is a dash.
     """
     if value is None:
         return "–"

@@ -87,8 +87,8 @@ def _all_have(configs: Iterable[Mapping[str, Any]], key: str, value: Any) -> boo
 
 
 def _by_arm(words: dict[str, str]) -> str:
-    """Join the texts of all arms or trials, which are given by name, into one: what the baseline
-    has, and what others have in its place.
+    """Join the texts of all arms or trials, which are given by name, into one: what the first one,
+    the baseline, has, and what others have in its place, such as ``60; long: 120``.
     """
     arms_with: dict[str, list[str]] = {}
     for arm, text in words.items():
@@ -109,6 +109,7 @@ def _first(arm: str, records: ArmRecords) -> Record | None:
 
 
 def _data_set(config: RunConfig) -> str:
+    """Return in words the number of classes, the data set, and which part is which split."""
     return f"{config.data.classes:,} classes of {config.data.splits()}"
 
 
@@ -129,14 +130,19 @@ def _images(config: RunConfig, record: Record | None) -> str:
 
 
 def _count(images: int, use: str) -> str:
+    """Return a number of images with their use in words, such as ``50,000 to train on``; 0 is a
+    number that is not known.
+    """
     return f"{images:,} {use}" if images else f"an unknown number {use}"
 
 
 def _image_size(config: RunConfig) -> str:
+    """Return the size of the network's input images in words."""
     return f"{config.data.size} x {config.data.size} pixels"
 
 
 def _augmentation(config: RunConfig) -> str:
+    """Return the augmentations of the training images in words; ``none`` without any."""
     data = config.data
     crops = {
         "none": "",
@@ -216,6 +222,7 @@ def _initial_weights(config: RunConfig, record: Record | None) -> str:
 
 
 def _seeds(expansion: Expansion) -> str:
+    """Return the study's seeds so far as text and, where seeds are added, how many there may be."""
     seeds = ", ".join(map(str, expansion.seeds))
     plan = expansion.study.seeds
     if isinstance(plan, Seeds):
@@ -224,6 +231,7 @@ def _seeds(expansion: Expansion) -> str:
 
 
 def _tuning(tune: Tune) -> str:
+    """Return in words how the arms are tuned, and the values that are tried."""
     values = []
     for value in tune.trial_values:
         name = value_name(value)
@@ -233,14 +241,18 @@ def _tuning(tune: Tune) -> str:
 
 
 def _configuration_files(expansion: Expansion) -> list[str]:
-    """Return the configuration files that the command line gives, which apply after the base."""
+    """Return the configuration files that the study's command names, which apply after the base
+    files of the study.
+    """
     # The command is `xceptlab study STUDY` and then what the command line has given.
     arguments = shlex.split(expansion.command)[3:]
     return [value for key, value in loading.overrides(arguments) if key == "config" and value]
 
 
 def _registered(expansion: Expansion) -> str:
-    """Return when the claims were registered, and the digest of the registration, as text."""
+    """Return as text when the claims were registered, and the digest of the registration; ``not
+    yet`` where there is none.
+    """
     registration = Registration.load_for(expansion)
     if not registration:
         return "not yet"
@@ -249,10 +261,14 @@ def _registered(expansion: Expansion) -> str:
 
 
 def _epochs(config: RunConfig) -> str:
+    """Return the number of epochs as text."""
     return f"{config.train.epochs:,}"
 
 
 def _batch_size(config: RunConfig) -> str:
+    """Return as text the number of images in an optimizer step and, if they are computed in several
+    parts one after another, in how many.
+    """
     train = config.train
     if train.accumulate > 1:
         return f"{train.batch_size:,} in {train.accumulate} parts"
@@ -260,6 +276,9 @@ def _batch_size(config: RunConfig) -> str:
 
 
 def _optimizer(config: RunConfig) -> str:
+    """Return the optimizer in words, with its momentum and weight decay; of a registered one just
+    the name.
+    """
     train = config.train
     if register.find("optimizer", train.optimizer):
         # What a user's function reads of the configuration is not known.
@@ -277,6 +296,7 @@ def _optimizer(config: RunConfig) -> str:
 
 
 def _learning_rate(config: RunConfig) -> str:
+    """Return the learning rate in words, with its schedule and warm-up."""
     train = config.train
     schedules = {
         "constant": "constant",
@@ -291,6 +311,9 @@ def _learning_rate(config: RunConfig) -> str:
 
 
 def _regularisation(config: RunConfig) -> str:
+    """Return in words what regularises the training besides weight decay, such as dropout or
+    averaged weights; ``none besides weight decay`` where nothing does.
+    """
     train = config.train
     used = {
         f"dropout {config.model.dropout:g}": config.model.dropout,

@@ -37,7 +37,9 @@ class Tuned:
     the value was chosen.
     """
     contrasts: Rows
-    """Table of what every claim compares, with all arms at one and the same value."""
+    """Table with a row for every claim at each value, at which all arms are: the difference, its
+    interval, the unadjusted p-value, and what the verdict would be.
+    """
 
 
 def tuned(
@@ -100,7 +102,9 @@ def _by_value(
 def _scores_of_trial(
     trial: str, expansion: Expansion, records: Records, metric: str, score_if_diverged: float
 ) -> list[float]:
-    """Return the scores of those of a trial's runs that have a record."""
+    """Return a trial's scores in a metric, in the order of the seeds, of those runs that have a
+    record; a diverged run scores ``score_if_diverged``.
+    """
     scores = []
     for seed in expansion.seeds:
         record = records.get((trial, seed))
@@ -110,8 +114,9 @@ def _scores_of_trial(
 
 
 def _cell_of_scores(scores: list[float], places: int, times_chosen: int) -> str:
-    """Return the text of a cell: the mean of scores, their standard deviation where there is one,
-    and at how many seeds the value was chosen; a dash without scores.
+    """Return the text of a cell, with so many decimal ``places``: the mean of scores, their
+    standard deviation with 2 scores or more, and at how many seeds the value was chosen; a dash
+    without scores.
     """
     if not scores:
         return UNKNOWN
@@ -122,7 +127,9 @@ def _cell_of_scores(scores: list[float], places: int, times_chosen: int) -> str:
 
 
 def _contrasts(expansion: Expansion, records: Records) -> Rows:
-    """Return the table of what every claim compares, with all arms at one and the same value."""
+    """Return the table with a row for every claim at each tuned value, at which all arms are: the
+    difference, its interval, the p-value, and what the verdict would be with the claim by itself.
+    """
     study = expansion.study
     assert study.tune
     rows = [["claim", "value", "difference", "low", "high", "p", "by itself"]]

@@ -28,20 +28,22 @@ from xceptlab.text import say
 from xceptlab.training import weights_and_biases
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
-"""Names of the files that ``publish`` copies."""
+"""Names of the files of a report that ``publish`` always copies."""
 LONGEST_NAME = 200
 """Largest number of characters of the name of a page that compares studies, without its suffix."""
 
 
 def make_report(expansion: Expansion, latex: bool = False) -> Summary:
-    """Judge a study by the records that there are, and write its report.
+    """Judge a study by the records that there are, write its report, and return what it shows.
 
     Args:
         expansion: The study.
         latex: Whether to write report.tex, too.
 
     Raises:
-        Refused: There is nothing to report, perhaps because the outputs are elsewhere.
+        Refused: There is nothing to report, perhaps because the outputs are elsewhere; or a file of
+            a run or of the registration is damaged, or does not fit the study.
+        OSError: The report cannot be written.
     """
     summary = gather(expansion)
     write_study(summary, latex)
@@ -49,15 +51,17 @@ def make_report(expansion: Expansion, latex: bool = False) -> Summary:
 
 
 def gather(expansion: Expansion, calibrate: bool = False) -> Summary:
-    """Judge a study by the records that there are; nothing is written.
+    """Judge a study by the records that there are, and return what its report shows; nothing is
+    written.
 
     Args:
         expansion: The study.
         calibrate: Whether to simulate how often such verdicts are wrong, which takes some seconds.
 
     Raises:
-        Refused: There is nothing to report, perhaps because the outputs are elsewhere, or nothing
-            to calibrate.
+        Refused: There is nothing to report, perhaps because the outputs are elsewhere; there is no
+            claim to calibrate; or a file of a run or of the registration is damaged, or does not
+            fit the study.
     """
     if nothing := expansion.nothing_found():
         raise Refused(nothing)
@@ -221,7 +225,9 @@ def _result(record: Record | None) -> dict[str, Any]:
 
 
 def write_comparison(summaries: list[Summary]) -> Path:
-    """Write one page on several studies, whose reports are written already, and return its path."""
+    """Write one page on several studies, whose reports are written already, and return its path,
+    which is in the folder ``comparisons`` beside that of the studies.
+    """
     from xceptlab.report.render import render
 
     folder = summaries[0].expansion.directory().parents[1] / "comparisons"
@@ -250,7 +256,7 @@ def write_comparison(summaries: list[Summary]) -> Path:
 
 
 def _cells_of_arms(summary: Summary) -> list[list[str]]:
-    """Return the rows of a study's table of arms."""
+    """Return the cells of a study's table of arms as text, row by row, without the header."""
     baseline = summary.arms[0]
     return [arm_cells(row, baseline, summary.metric) for row in summary.arms]
 
@@ -291,7 +297,9 @@ def write_judged(
 
 
 def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
-    """Copy a study's report.md, its figures, results.csv and the registration, to be committed.
+    """Copy a study's report.md, its figures, results.csv and, where there is one, the registration,
+    to be committed. Of an earlier publication report.tex and the registration are removed if they
+    are not copied anew.
 
     Args:
         summary: What the report shows, which is written already.
@@ -299,8 +307,8 @@ def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
         latex: Whether to copy report.tex, too.
 
     Raises:
-        Refused: The study is a first look with some of its seeds; or the folder has such files of
-            another study, as where two study files are in one folder.
+        Refused: The study is a first look with some of its seeds; or the folder has files of these
+            names that are of another study, as where two study files are in one folder, or of none.
     """
     if summary.expansion.is_first_look:
         raise Refused(
@@ -321,10 +329,11 @@ def publish(summary: Summary, folder: Path, latex: bool = False) -> None:
 
 
 def _refuse_files_of_others(folder: Path, names: list[str], study: str) -> None:
-    """Check that files of these names in a folder are an earlier publication of the study.
+    """Check that files of these names in a folder, if there are any, are an earlier publication of
+    the study, as its report.md there says.
 
     Raises:
-        Refused: They are of another study, or of none.
+        Refused: There are such files, and they are of another study, or of none.
     """
     there = [name for name in names if (folder / name).exists()]
     publisher = _study_of(folder / "report.md")

@@ -52,10 +52,15 @@ class RunDirectory:
 
     @classmethod
     def of(cls, outputs: str, run_id: str) -> "RunDirectory":
-        """Return the directory of the run with an id, which need not exist.
+        """Return the directory of the run with an id; it need not exist.
 
-        The hash at the id's end is the run's identity. A directory of an older version, whose name
-        ends with the same hash and begins otherwise, is the run's, too.
+        The hash at the id's end is the run's identity. Where no directory has the id as its name,
+        one whose name ends with the same hash is returned: an older version of the package gave
+        the run another readable part.
+
+        Args:
+            outputs: The folder that holds ``runs/`` (``runtime.outputs``).
+            run_id: The run's id.
         """
         path = Path(outputs) / "runs" / run_id
         hashed = re.search(rf"(?:^|-)([0-9a-f]{{{HASH}}})$", run_id)
@@ -86,12 +91,16 @@ class RunDirectory:
         return None
 
     def create(self) -> None:
-        """Make the directory for a run that starts or continues, and remove failure.txt."""
+        """Make the directory, with checkpoints/ in it, for a run that starts or continues, and
+        remove failure.txt.
+        """
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         (self.path / "failure.txt").unlink(missing_ok=True)
 
     def fail(self, reason: str) -> None:
-        """Write down, in failure.txt, why the run failed."""
+        """Write down, in failure.txt, why the run failed; nothing is raised where the file cannot
+        be written, as on a full disk.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         # A full disk may be why the run failed, and the study goes on with other runs.
         with suppress(OSError):
@@ -129,8 +138,8 @@ class RunDirectory:
             ) from None
 
     def record_of_its_id(self) -> Record | None:
-        """Read the run's record, and check that it is of the run that the directory's name tells;
-        None while the run is not done.
+        """Read the run's record, and check that its run id ends with the same hash as the name of
+        the directory; None while the run is not done.
 
         Earlier versions had ``train.compile`` and ``train.deterministic`` in ``runtime``, and not
         in a run's id, though they change what is learned.
@@ -167,18 +176,27 @@ class RunDirectory:
         return [line.strip() for line in section[1].splitlines()] if section else []
 
     def write_record(self, record: Record) -> None:
-        """Write record.json, by which the run is done."""
+        """Write record.json; from then on the run counts as done.
+
+        Raises:
+            ValueError: A number in the record is not finite.
+        """
         text = json.dumps(dataclasses.asdict(record), indent=2, allow_nan=False)
         write_atomically(self.path / "record.json", text.encode() + b"\n")
 
     def log(self) -> list[dict[str, Any]]:
-        """Read the lines of the run's log, metrics.jsonl, as ``read_log`` does; empty where there
-        is no log.
+        """Read the lines of the run's log, metrics.jsonl, each of numbers by name; empty where
+        there is no log. A last line that was not written to its end is left out.
+
+        Raises:
+            Refused: A line is no line of a log.
         """
         return read_log(self.path / "metrics.jsonl")
 
     def follow(self) -> Follower:
-        """Return a follower of the run's log, which reads on while the run is trained."""
+        """Return an object that tells how far the run is, from what is added to the run's log
+        while it is trained.
+        """
         return Follower(self.path / "metrics.jsonl")
 
     def began_with(self) -> dict[str, str]:
@@ -204,8 +222,11 @@ class RunDirectory:
         return data
 
     def begin_with(self, data: dict[str, str]) -> None:
-        """Write down, in data.json, the fingerprint and the files of the data that the run begins
-        with.
+        """Write down, in data.json, which data the run begins with.
+
+        Args:
+            data: A hash of the images and labels under ``fingerprint``, and a description of the
+                data's files under ``files``.
         """
         write_atomically(self.path / "data.json", json.dumps(data).encode())
 
@@ -236,7 +257,7 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
 
     def studies(self) -> list[str]:
-        """Read the names of the studies that use the run."""
+        """Read the names of the studies that use the run; empty for a run outside of any study."""
         file = self.path / "studies.txt"
         return read(file).split() if file.exists() else []
 
@@ -248,15 +269,17 @@ class RunDirectory:
             write_atomically(self.path / "studies.txt", "\n".join(lines).encode())
 
     def registrations(self) -> list[str]:
-        """Read the digests of those registrations of studies that stood before the run began."""
+        """Read the digests of the registrations of studies that were made before the run began;
+        empty where there is none.
+        """
         file = self.path / "registrations.txt"
         return read(file).split() if file.exists() else []
 
     def register(self, registration: str) -> None:
         """Write down, in registrations.txt, that a study was registered before the run began.
 
-        Nothing is written for a run that has begun: whoever registered the study may have known its
-        scores.
+        Nothing is written for a run that has begun, that is, which has a record or a line in its
+        log: whoever registered the study may have known its scores.
 
         Args:
             registration: The registration's digest.
@@ -276,8 +299,9 @@ listed, and what ``_names`` returned.
 
 
 def _names(runs: Path) -> dict[str, str]:
-    """Return the names of the runs' directories in the folder ``runs``, by the hash at their end.
-    The folder is listed again only when it has changed; empty where there is no such folder.
+    """Return the names of the runs' directories in the folder ``runs``, by the hash at their end;
+    empty where there is no such folder. Of several names with one hash the first in sorted order
+    is returned. The folder is listed again only when it has changed.
     """
     try:
         changed = runs.stat().st_mtime_ns
@@ -301,7 +325,11 @@ def outdated(config: RunConfig) -> bool:
 
 def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
     """Check that a run was trained with the present versions of the registered components, such as
-    activations, that it uses.
+    activations, that it uses. A run without a record passes.
+
+    Args:
+        config: The run's configuration, by which the present versions are found.
+        directory: The run's directory, whose record has the versions with which it was trained.
 
     Raises:
         Refused: Versions differ; the message names a component with both versions.
@@ -317,7 +345,8 @@ def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
 
 def begun_on_other_files(config: RunConfig) -> str:
     """Find an unfinished run that differs from this one only in what the files of its data or
-    weights hold, and return a clause about it; empty where there is none.
+    weights hold, and return a clause about it for a message, such as ``outputs/runs/... was begun
+    on other photographs``; empty where there is none.
     """
     import yaml
 
@@ -349,7 +378,11 @@ def _differing_contents(config: RunConfig, values: dict[str, Any]) -> list[str]:
         values: The values in the other run's config.yaml.
 
     Returns:
-        Empty unless the two runs differ in nothing else, and both know their files' digests.
+        ``photographs``, ``weights`` or both; empty unless the two runs differ in nothing else, and
+        both know their files' digests.
+
+    Raises:
+        AttributeError, KeyError, TypeError: The values lack what a config.yaml of this version has.
     """
     science = config.science()
     theirs = RunConfig().science() | {"seed": values["seed"]}

@@ -36,10 +36,10 @@ from xceptlab.errors import INTERRUPTED
 from xceptlab.text import say
 
 HEARTBEAT = 10.0
-"""Seconds between two signs of life of a holder."""
+"""Seconds between two signs of life of the process that holds a run."""
 STALE = 60.0
-"""Seconds without a sign of life, while it is watched, after which a holder on another machine
-counts as gone.
+"""Seconds of watching without a sign of life, after which a holder whose process cannot be seen
+from here, as on another machine, counts as gone.
 """
 
 
@@ -62,7 +62,7 @@ class Holder:
     """
     started: str = ""
     """When the process started, in the kernel's ticks since boot; by it the process differs from a
-    later one with the same pid.
+    later one with the same pid. Empty where the system does not tell it.
     """
 
     @classmethod
@@ -101,7 +101,9 @@ class Lease:
 
 
 def read_leases(folder: Path) -> dict[str, Lease]:
-    """Read the leases in a run's directory, stale ones among them; returns them by file name."""
+    """Read the leases in a run's directory, stale ones among them; returns them by file name. A
+    lease whose file does not name its holder, or not yet, gets a ``Holder`` of defaults.
+    """
     found = {}
     for file in folder.glob("lease.*"):
         # Opening the file makes a network file system ask its server for what is new.
@@ -142,8 +144,11 @@ class Watch:
     def holders(self) -> dict[str, Holder]:
         """Read the leases now, and return who holds the run, by the lease's file name.
 
-        Stale leases are left out. There is one holder or none; more, for a moment, when several
-        processes try to take the run at once.
+        There is one holder or none; more, for a moment, when several processes try to take the run
+        at once. A holder whose process is seen to have ended is left out. One whose process cannot
+        be seen from here, as on another machine, is returned until it has given no sign of life for
+        STALE seconds of watching. Watching means to call this at least every HEARTBEAT seconds:
+        after a longer pause it starts anew.
         """
         now = time.monotonic()
         # This process slept, or the file server did not answer: nobody was watched meanwhile.
@@ -176,6 +181,10 @@ class Watch:
 def hold(folder: Path) -> Iterator[None]:
     """Hold a run for this process within a ``with`` block.
 
+    This process exits, with the exit code ``INTERRUPTED``, when it finds that its lease was
+    removed: another process has taken the run over, which happens only after this one has given no
+    sign of life for STALE seconds.
+
     Args:
         folder: The run's directory.
 
@@ -196,7 +205,8 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def _take(folder: Path) -> Path:
-    """Take the run whose directory ``folder`` is, and return the file of this process's lease.
+    """Take the run whose directory ``folder`` is, and return the file of this process's lease. Wait
+    for up to STALE seconds where it cannot be seen whether another holder still lives.
 
     Raises:
         Busy: Another process holds the run.
@@ -255,7 +265,7 @@ def _machine() -> str:
 
 def _started(pid: int) -> str:
     """Return when a process of this machine started, in the kernel's ticks since boot; empty where
-    it does not live.
+    it does not live, or the system has no /proc.
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()

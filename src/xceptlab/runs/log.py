@@ -17,8 +17,9 @@ from xceptlab.runs.metrics import ACCURACY, on_split, split_of
 
 
 def is_line(values: Any) -> bool:
-    """Whether values, parsed from JSON, may be a line of a log: numbers by name, finite or not,
-    with step, time and epoch among them.
+    """Whether values, parsed from JSON, may be a line of a log: numbers by name, with step, time
+    and epoch among them. Decimal numbers may be infinite or NaN; whole ones must be below 2**63 in
+    absolute value.
     """
     if not isinstance(values, dict) or not {"step", "time", "epoch"} <= values.keys():
         return False
@@ -34,7 +35,8 @@ def read_log(file: Path) -> list[dict[str, Any]]:
     A last line that was not written to its end, as by a process that was killed, is left out.
 
     Raises:
-        Refused: A line is something else.
+        Refused: A line is no JSON object of numbers with step, time and epoch among them; the
+            message names the line.
     """
     try:
         lines = file.read_bytes().splitlines(keepends=True)
@@ -53,10 +55,11 @@ def read_log(file: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
-    """Parse one line of a log.
+    """Parse one line of a log: a JSON object of numbers with step, time and epoch among them.
 
     Raises:
-        Refused: It is something else; the message names the ``file`` and the line's ``number``.
+        Refused: The line is something else; the message names the ``file`` and the line's
+            ``number``, which counts from 1.
     """
     try:
         values = json.loads(line)
@@ -114,8 +117,11 @@ class Progress:
 
 
 class Follower:
-    """Follows a run's log while the run is trained: each call reads only what was added. It works
-    on any machine that sees the file.
+    """Follows a run's log while the run is trained: each call of ``progress`` reads only what was
+    added. It works on any machine that sees the file.
+
+    Args:
+        file: The log, ``metrics.jsonl`` in the run's directory; it need not exist yet.
     """
 
     def __init__(self, file: Path) -> None:
@@ -129,7 +135,8 @@ class Follower:
         self._bytes_read = 0
 
     def progress(self, epochs: int) -> Progress:
-        """Read what was added to the log, and return how far the run is.
+        """Read what was added to the log, and return how far the run is; where there is no log, 0
+        epochs and None for all else.
 
         Args:
             epochs: Number of epochs that the run is to train.
@@ -154,6 +161,9 @@ class Follower:
     def _read(self) -> None:
         """Read the lines that were added to the log since the last call; start over where the file
         was replaced or shortened.
+
+        Raises:
+            FileNotFoundError: There is no log.
         """
         with open(self._file, "rb") as file:
             status = os.fstat(file.fileno())

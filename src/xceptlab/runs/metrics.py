@@ -30,22 +30,24 @@ class Metric:
     lower_is_better: bool = False
     is_accuracy: bool = False
     """Whether the metric's value is 1 for an image that is answered rightly and 0 for any other, so
-    that a score is the share of these images, in percent. A registered metric in percent may have
-    values between, and is none.
+    that a score is the share of these images, in percent. False for every registered metric, whose
+    values may lie between 0 and 1 even where the unit is percent.
     """
     guessing: Callable[[int], float]
     """Function from the number of classes to the score of uniform guessing; its value is NaN where
     none is known.
     """
     highest: float = math.inf
-    """The highest score of a built-in metric, whose lowest score is 0."""
+    """The highest score of a built-in metric, whose lowest score is 0; infinity for any other
+    metric, whose lowest score is not known.
+    """
     more_classes_than: int = 0
     """The metric is measured only where there are more classes than this: with 5 classes the label
     is always among the 5 best.
     """
     per_image_file: str = ""
     """Name of the file in a run's folder with the metric's value for each test image; empty for a
-    metric of another tool's scores.
+    metric that is neither built in nor registered.
     """
 
     @property
@@ -55,8 +57,8 @@ class Metric:
 
     @property
     def allowed(self) -> str:
-        """Range of a run's scores in this metric, in words for an error message, such as ``0 or
-        more``.
+        """Range of a run's scores in this built-in metric, in words for an error message, such as
+        ``0 or more``.
         """
         if math.isinf(self.highest):
             return "0 or more"
@@ -116,8 +118,9 @@ ERRORS = frozenset((
     "crossentropy", "xent", "ce", "bce", "kl", "kld", "kldiv", "divergence", "deviance", "likelihood", "elbo", "regret",
     "distance", "hamming", "hausdorff", "lpips", "epe", "fpr", "fnr", "parameters", "params", "gap",
 ))  # fmt: skip
-"""Words in the names of other tools' metrics of which it must be said whether a lower score is the
-better one: usually it is, or, as of a likelihood, names are used for it and for its negative.
+"""Words in the names of other tools' metrics for which the user must say whether a lower score is
+better. For most of them it is; some names, such as likelihood, are used for a quantity and for its
+negative.
 """
 
 
@@ -125,8 +128,8 @@ better one: usually it is, or, as of a likelihood, names are used for it and for
 
 
 def names_on(split: str, registered: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the names, such as ``val/top1``, of the built-in metrics and of the registered ones with
-    these names on a split.
+    """Return the full names of metrics on a split, such as ``val/top1``: those of all built-in
+    metrics, and then those of the ``registered`` ones, which are given without a split.
     """
     return tuple(f"{split}/{name}" for name in (*METRICS, *registered))
 
@@ -160,7 +163,8 @@ def on_split(values: Mapping[str, float], split: str) -> dict[str, float]:
 def metric_of(name: str) -> Metric:
     """Return the metric, registered or built-in, that a name such as ``test/top1`` stands for.
 
-    For any other name the metric has no unit and no score of guessing.
+    For any other name a metric is returned whose unit is empty, whose score of guessing is NaN, and
+    of which higher values count as better.
     """
     entry = _entry_of(name)
     if entry:
@@ -170,10 +174,11 @@ def metric_of(name: str) -> Metric:
 
 
 def metric_of_another_tool(name: str) -> Metric:
-    """Return the metric that a score of another tool is taken for, by the end of its name: a loss
-    for ``valid_loss``.
+    """Return the metric that a score of another tool is taken for: the registered one of this name,
+    or else the built-in one with whose name it ends, as ``valid_loss`` is taken for a loss.
 
-    For a name such as ``kappa`` the metric has no unit and no score of guessing.
+    For any other name, such as ``kappa``, a metric is returned whose unit is empty, whose score of
+    guessing is NaN, and of which higher values count as better.
     """
     if not _entry_of(name):
         for metric in METRICS.values():
@@ -183,10 +188,10 @@ def metric_of_another_tool(name: str) -> Metric:
 
 
 def direction_is_known(name: str) -> bool:
-    """Whether it is known if a lower score of another tool is the better one.
+    """Whether the name of another tool's metric tells if a lower or a higher score is better.
 
-    It is not where the name has one of the words in ``ERRORS``, or begins as ``1-acc``, and is
-    neither that of a registered metric nor taken for a built-in one in which lower is better.
+    It does not where it has one of the words in ``ERRORS``, or begins as ``1-acc``, and is neither
+    that of a registered metric nor taken for a built-in one in which lower is better.
     """
     words = re.findall(r"[a-z]+", name.lower())
     is_complement = re.match(r"1\s*-", name) is not None
@@ -201,8 +206,8 @@ def _without_split(name: str) -> str:
 
 
 def _entry_of(name: str) -> register.Entry | None:
-    """Return the registered metric that a name such as ``test/brier`` stands for; None if there is
-    none.
+    """Return the metric that a name such as ``test/brier`` stands for and that a module which this
+    process has loaded has registered; None if there is none.
     """
     return register.loaded("metric", _without_split(name))
 
@@ -220,7 +225,9 @@ def _registered(entry: register.Entry) -> Metric:
 
 
 def decimals(name: str) -> int:
-    """Return the number of decimals with which a value of the metric is shown."""
+    """Return the number of decimals with which a value of the metric that a name such as
+    ``test/top1`` stands for is shown; 4 for an unknown metric.
+    """
     return metric_of(name).decimals
 
 
@@ -228,8 +235,15 @@ def decimals(name: str) -> int:
 
 
 def measured(classes: int, registered: Sequence[str] = ()) -> list[Metric]:
-    """Return the metrics that an evaluation computes: the built-in ones that tell something about a
-    network with so many classes, and the registered ones with these names.
+    """Return the metrics that an evaluation computes: the built-in ones, without ``top5`` where
+    there are at most 5 classes, and then the registered ones.
+
+    Args:
+        classes: Number of classes that the network tells apart.
+        registered: Names of the registered metrics, without a split.
+
+    Raises:
+        Refused: No metric is registered under one of these names.
     """
     built_in = [metric for metric in METRICS.values() if classes > metric.more_classes_than]
     return built_in + [_registered(register.entry("metric", name)) for name in registered]

@@ -19,7 +19,9 @@ class Record:
     """The part of the configuration that can change a result, by dotted key such as ``train.lr``.
     """
     metrics: dict[str, float]
-    """Every metric at the end of the training, such as test/top1 (percent) and test/loss (nats)."""
+    """Every metric at the end of the training, such as test/top1 (percent) and test/loss (nats);
+    empty for a run that diverged.
+    """
     parameters: int
     """Number of trainable parameters."""
     macs: int
@@ -70,8 +72,8 @@ class Record:
     host: str = ""
     """Name of the machine of the first process; empty in records of older versions."""
     registrations: list[str] | None = None
-    """Digests of the studies' registrations that stood before the run began; None in records of
-    older versions.
+    """Digests of the registrations of studies that were made before the run began; None in records
+    of older versions.
     """
     arithmetic: str = ""
     """Properties of the device and its libraries that decide how sums are rounded, as text; empty

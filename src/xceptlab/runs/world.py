@@ -73,9 +73,10 @@ class World:
         they are removed, so that no library reads them.
 
         Raises:
-            Refused: torchrun has started more processes than the run needs, or fewer; srun has
-                started them on another number of nodes; or a run on several machines is started by
-                neither.
+            Refused: torchrun has started another number of processes on a machine than
+                ``runtime.devices``, or on another number of machines than ``runtime.num_nodes``;
+                srun has started the run's processes on another number of nodes; or a run on several
+                machines is started by neither.
         """
         size = runtime.devices * runtime.num_nodes
         if _started_by_torchrun():
@@ -128,8 +129,9 @@ class World:
 
     @property
     def why_busy(self) -> str:
-        """What may explain that another process is training the run, as text to be appended to that
-        error; empty where nothing is known to.
+        """What may explain that another process is training the run: a clause that begins with
+        ``;``, to be appended to that error's message. It is empty unless srun has started tasks
+        that are not the processes of one run.
         """
         if not self.other_tasks:
             return ""
@@ -160,7 +162,8 @@ def _started_by_torchrun() -> bool:
 
 
 def _check_torchrun(runtime: RuntimeConfig) -> None:
-    """Check that a run is configured for the processes that torchrun has started.
+    """Check that a run is configured for as many processes on each machine, and for as many
+    machines, as torchrun has started.
 
     Raises:
         Refused: It is not. This is raised at once in the first process of a machine, and later in

@@ -1,9 +1,10 @@
 """Simulate how often verdicts are wrong for data like the reader's (``--calibrate``).
 
 Many studies of the same design are simulated and judged. Their differences are drawn from those
-that were seen, and shifted so that the truth is known: onto the margin, where every verdict is
-false, or to the difference that was seen, where one verdict is right. They are judged by the tests
-that judge a study, with its seeds, its analyses and Holm's correction over its claims.
+that were seen, so that the truth is known: they are either shifted onto the margin, where both
+``supported`` and ``contradicted`` are false, or left where they are, where one of the two is right.
+They are judged by the tests that judge a study, with its seeds, its analyses and Holm's correction
+over its claims.
 """
 
 import math
@@ -26,10 +27,11 @@ from xceptlab.study.verdict import Outcome, Verdict
 from xceptlab.study.verdict_warnings import failed_runs, images_of_split
 
 STUDIES = 4000
-"""The number of studies that are simulated for every true difference."""
+"""The largest number of studies that are simulated for every true difference."""
 MAX_ANALYSES = 150_000
-"""The number of analyses, over all studies and claims, that are simulated for every true difference
-at most; a study with more gets fewer than ``STUDIES``. So many take some 10 s.
+"""The number of analyses, over all simulated studies and claims, up to which ``STUDIES`` studies
+are simulated for every true difference. Where they would be more, fewer studies are simulated, but
+at least 100. So many analyses take some 10 s.
 """
 SHARES = (0.02, 0.1)
 """Shares of the seeds in which an arm is assumed to fail, besides the upper confidence bound of the
@@ -57,7 +59,7 @@ class Rate:
     """The number of simulated studies."""
     failing: Failing = None
     """The assumption that gave this rate, where it is the worst of several: which arm fails, and in
-    which share of its seeds.
+    which share of its seeds. None where no arm is assumed to fail more often than was seen.
     """
 
     @property
@@ -68,24 +70,29 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """How often a claim is judged wrongly, and rightly, for some distribution of differences."""
+    """How often a claim, or any of a study's claims, is judged wrongly, and how often rightly, for
+    some distribution of differences.
+    """
 
     differences: str
-    """The distribution of the differences, in words."""
+    """The distribution of the differences, in words, such as ``as seen``."""
     supported: Rate
-    """Rate of false ``supported`` where the true difference is on the margin; of two margins the
-    worse one.
+    """Rate of false ``supported`` where the true difference is on the margin: the highest one over
+    the margins and over the assumptions about failures.
     """
     contradicted: Rate
-    """Rate of false ``contradicted`` where the true difference is on the margin; of two margins the
-    worse one.
+    """Rate of false ``contradicted`` where the true difference is on the margin: the highest one
+    over the margins and over the assumptions about failures.
     """
     power: Rate | None
-    """Rate of the right verdict where the true difference is the one that was seen. Of several
-    assumptions about failures it is the worst one under which that verdict is still right; None
-    where there is no such assumption."""
+    """Rate of the right verdict where the differences are not shifted. Of several assumptions about
+    failures it is the lowest rate among those under which that verdict is still right. None where
+    there is no such assumption, where the right verdict is ``inconclusive``, and for the rates over
+    all claims."""
     right_verdict: Outcome
-    """The verdict that is right if the true difference is the one that was seen."""
+    """The verdict that is right if the true difference is the one that was seen; ``inconclusive``
+    if that lies on the margin, and for the rates over all claims.
+    """
     assumed: bool = False
     """Whether more failures are assumed than were seen, up to their upper confidence bound."""
 
@@ -125,6 +132,9 @@ def calibrate(
 ) -> Calibration:
     """Simulate studies of the same claims and seeds, and count how often their claims are judged
     wrongly, and rightly.
+
+    Nothing is simulated for a list of fewer than ``MIN_PAIRS`` (3) seeds, with which no claim is
+    judged.
 
     Args:
         observed: What is known of the claims of one study, of which there is at least one; Holm's
@@ -209,8 +219,15 @@ def _shares(seen: float, bound: float) -> list[float]:
 class _Simulation:
     """Simulated studies of one design.
 
-    One claim's differences are varied at a time. The claim is judged beside the study's other
-    claims, whose differences are drawn as they were seen.
+    ``rates`` varies one claim's differences at a time, and judges the claim beside the study's
+    other claims, whose differences are drawn as they were seen. ``of_any_claim`` shifts the
+    differences of all claims at once.
+
+    Args:
+        observed: What is known of the study's claims, of which there is at least one.
+        seeds: The seeds of every simulated study.
+        alpha: Familywise error rate.
+        seed: The seed of the simulation's random numbers.
     """
 
     def __init__(
@@ -242,7 +259,8 @@ class _Simulation:
 
         Args:
             i: The claim's index.
-            cases: Each case's distribution, with the arm that is assumed to fail in it.
+            cases: One or more cases: the arm that is assumed to fail more often than was seen, with
+                the share of its seeds, or None, and the distribution of the differences.
             differences: What the cases are, in words.
             assumed: Whether they assume more failures than were seen.
         """
@@ -270,7 +288,7 @@ class _Simulation:
         """Simulate how often any claim is judged wrongly where the true differences of all claims
         are on their margins: all on the lower or all on the upper ones, whichever is worse.
 
-        None with fewer than 2 claims that can be simulated.
+        Return None with fewer than 2 claims that can be simulated.
         """
         if len(self._simulated) < 2:
             return None
@@ -318,7 +336,7 @@ class _Simulation:
         self, i: int, distribution: DifferenceDistribution, truth: float | None = None
     ) -> Integers:
         """Simulate the outcomes (studies,) of claim i beside the other claims as they were seen:
-        ``SUPPORTED``, ``CONTRADICTED`` or 0.
+        ``SUPPORTED``, ``CONTRADICTED`` or, for neither, 0.
 
         The true difference is ``truth`` or, where that is None, the distribution's own.
         """
@@ -328,7 +346,9 @@ class _Simulation:
         return outcome[:, i]
 
     def _rate(self, hits: Booleans, failing: Failing = None) -> Rate:
-        """Return the share of the simulated studies that are ``hits`` (studies,)."""
+        """Return the rate of ``hits`` (studies,) among the simulated studies, with the assumption
+        about failures under which they were simulated.
+        """
         return Rate(share=float(hits.mean()), studies=self.studies, failing=failing)
 
 
@@ -343,10 +363,12 @@ def _share(rate: Rate) -> float:
 def calibrate_study(
     expansion: Expansion, records: ArmRecords, verdicts: Sequence[Verdict]
 ) -> Calibration:
-    """Calibrate the verdicts on a study's claims.
+    """Simulate how often verdicts on a study's claims are wrong, for data like those of its runs.
+
+    With ``scope: images`` no claim is simulated.
 
     Args:
-        expansion: The study.
+        expansion: The study, which has at least one claim.
         records: The records of the runs that stand for the arms, by (arm, seed).
         verdicts: The verdict on each claim.
     """
@@ -373,8 +395,9 @@ def calibrate_study(
 
 
 def _points_per_image(verdict: Verdict, records: ArmRecords) -> float:
-    """Return the percentage points by which one more correct image changes an accuracy; 0 for
-    another metric, and where the number of images is not known.
+    """Return the percentage points by which one more correct image changes an accuracy that the
+    verdict compares between two arms; 0 for another metric, and where the number of images is not
+    known.
     """
     claim = verdict.claim
     done = []
@@ -390,7 +413,13 @@ def _points_per_image(verdict: Verdict, records: ArmRecords) -> float:
 
 
 def calibrate_scores(verdicts: Sequence[Verdict], alpha: float) -> Calibration:
-    """Calibrate verdicts on scores that another tool made, for all the seeds that any arm has."""
+    """Simulate how often verdicts on scores that another tool made are wrong, in studies with all
+    the seeds for which any of the compared arms has a score.
+
+    Args:
+        verdicts: The verdicts, at least one, made together.
+        alpha: Familywise error rate.
+    """
     seeds: set[int] = set()
     observed = []
     for verdict in verdicts:

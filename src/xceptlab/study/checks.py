@@ -40,8 +40,9 @@ def check(expansion: Expansion, file: Path) -> None:
 
 
 def _check_control(expansion: Expansion, file: Path) -> None:
-    """Refuse an arm that differs from the baseline in more than the two declare, one that declares
-    the width that is matched, and two arms that do not differ (docs/control.md).
+    """Refuse an arm that differs from the baseline in keys that neither of the two declares, an arm
+    that declares ``model.width`` although ``model.match`` chooses it, and two arms that differ in
+    nothing that can change a result (docs/control.md).
     """
     cells = expansion.study.cells()
     baseline = next(iter(cells))
@@ -101,8 +102,8 @@ def _metric_fault(claim: Claim, arm: str, config: RunConfig) -> str:
 
 
 def _not_measured(name: str, splits: Sequence[str], config: RunConfig) -> str:
-    """Return a clause on a name that is none of the metrics that a run measures on some splits, with
-    the names that are; empty where it is one.
+    """Return a clause that says that a name, such as ``test/top1``, is none of the metrics that a
+    run measures on these splits, and which names are; empty where it is one of them.
     """
     measured = [one for split in splits for one in names_on(split, config.train.metrics)]
     if name in measured:
@@ -149,8 +150,8 @@ def _check_tuning(expansion: Expansion, file: Path) -> None:
 
 
 def _check_scope(study: Study, file: Path) -> None:
-    """Refuse ``scope: images`` with seeds until decided, with a median, and with a metric that is
-    not built in.
+    """Refuse ``scope: images`` with seeds until decided, with a median, and with any metric but the
+    built-in ones of test images.
     """
     if study.scope != "images":
         return
@@ -171,8 +172,9 @@ def _check_scope(study: Study, file: Path) -> None:
 
 
 def _check_number_of_seeds(study: Study, file: Path) -> None:
-    """Refuse a study that has too few seeds for a claim on a median: it could not be supported,
-    whatever the runs score.
+    """Refuse a study that has too few seeds for a claim on a median: even if the differences of all
+    seeds spoke for the claim, its p-value would be above Bonferroni's level, alpha divided by the
+    number of claims.
     """
     seeds = study.seeds
     max_seeds = seeds.max if isinstance(seeds, Seeds) else len(seeds)
@@ -187,7 +189,8 @@ def _check_number_of_seeds(study: Study, file: Path) -> None:
 
 
 def _seeds_of_a_median(level: float, other_claims: int, max_seeds: int) -> str:
-    """Return a clause that says how many seeds a claim on a median needs.
+    """Return a clause that says how many seeds a claim on a median needs, and with which numbers of
+    seeds, up to 24, the last one is not wasted.
 
     Args:
         level: The level of the claim's test, Bonferroni's over all claims.

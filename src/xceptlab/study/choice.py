@@ -1,5 +1,5 @@
-"""Choose the run that stands for an arm where keys are tuned: at every seed the one whose value
-validates best.
+"""Choose the run by which an arm is judged where keys are tuned: at every seed the run with the
+best validation score.
 
 A trial is an arm at one of the tuned values, such as ``residual@0.1``. ``Expansion`` knows the runs
 by (trial, seed); claims are judged on those by (arm, seed), which ``arm_records`` and
@@ -18,10 +18,10 @@ from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 
 Records = Mapping[tuple[str, int], Record | None]
-"""What all runs of a study have left behind, by (trial, seed); None where a run has not finished."""
+"""The records of all runs of a study, by (trial, seed); None where a run has not finished."""
 ArmRecords = NewType("ArmRecords", Records)
-"""What those runs have left behind that stand for the arms, by (arm, seed); None where a run has not
-finished.
+"""The record of the run that stands for each arm at each seed, by (arm, seed); None where this run
+is not trained, has not finished or is not chosen yet.
 """
 
 
@@ -31,6 +31,10 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
     An arm and seed are left out until all of the arm's trials have finished with this seed. The
     test split has no part in the choice, nor have other arms and seeds. A run that diverged is
     chosen only where all of them did.
+
+    Raises:
+        Refused: Keys are tuned, and the record of a run that did not diverge has no score in
+            ``tune.select``.
     """
     found = {}
     for seed in expansion.seeds:
@@ -64,6 +68,10 @@ def arm_records(expansion: Expansion, records: Records) -> ArmRecords:
 
     None until the arm's run, or each of its runs where keys are tuned, has finished with this seed,
     and at seeds with which the arm is not trained because all its claims were settled before.
+
+    Raises:
+        Refused: Keys are tuned, and the record of a run that did not diverge has no score in
+            ``tune.select``.
     """
     found: dict[tuple[str, int], Record | None] = dict.fromkeys(_arms_by_seed(expansion))
     for (arm, seed), trial in chosen(expansion, records).items():
@@ -76,7 +84,12 @@ def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, i
     whether it exists or not.
 
     Where keys are tuned, that is the run of the chosen trial; an arm and seed are left out until
-    all of the arm's trials have finished with this seed.
+    all of the arm's trials have finished with this seed. Seeds with which an arm is not trained,
+    because all its claims were settled before, are left out, too.
+
+    Raises:
+        Refused: Keys are tuned, and the record of a run that did not diverge has no score in
+            ``tune.select``.
     """
     directories = expansion.directories()
     if expansion.study.tune is None:
@@ -90,7 +103,8 @@ def arm_directories(expansion: Expansion, records: Records) -> dict[tuple[str, i
 def records_at(expansion: Expansion, records: Records, number: int) -> ArmRecords:
     """Return the records of every arm at one and the same tuned value, by (arm, seed).
 
-    None where a run has not finished. ``number`` is the value's index in ``Tune.trial_values``.
+    A record is None where the run has not finished or is not trained. The study must tune keys;
+    ``number`` is the value's index in its ``Tune.trial_values``.
     """
     assert expansion.study.tune
     values = expansion.study.tune.trial_values[number]

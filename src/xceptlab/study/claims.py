@@ -89,7 +89,9 @@ class Claim(Section):
         self._check_range()
 
     def _check_range(self) -> None:
-        """Refuse a score that no run can have, and a margin that no difference can exceed."""
+        """Refuse a ``diverged`` or ``failed`` that no run can score, and a margin that no
+        difference can exceed, as far as the metric's range is known.
+        """
         if self.measure.in_percent:
             # With each further factor an effect is a difference of two effects, which may be twice
             # as large as either.
@@ -171,7 +173,7 @@ class Claim(Section):
 
 
 def refuse_repeated(claims: Sequence[Claim]) -> None:
-    """Refuse a claim that is made twice under two ids.
+    """Refuse a claim that is made twice under two ids, whatever its ``statement`` and ``failed``.
 
     Holm's correction would count both, which takes power from every claim.
     """
@@ -195,8 +197,11 @@ def refuse_repeated(claims: Sequence[Claim]) -> None:
 
 
 def _compared(claim: Claim) -> object:
-    """Return what tells the difference that a claim is on from others. An interaction is the same in
-    whatever order its factors stand, and equivalence the same in either direction.
+    """Return a hashable key of what a claim compares. Claims of one kind with equal keys are about
+    the same difference.
+
+    The order in which an interaction lists its factors makes no difference, nor, for equivalence,
+    does the direction of the comparison.
     """
     either_way = claim.kind == "equivalent"
     if claim.contrast:
@@ -221,6 +226,9 @@ def dotted(declared: Any, place: str) -> Any:
     Args:
         declared: The value in the study file.
         place: Where it stands in the study file, for errors.
+
+    Raises:
+        Refused: A key is given twice, such as nested and dotted.
     """
     if not isinstance(declared, dict) or not all(isinstance(key, str) for key in declared):
         return declared

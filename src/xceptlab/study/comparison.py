@@ -1,9 +1,10 @@
 """Make and check a controlled comparison on the arms' networks, before the first run.
 
 A comparison is controlled where budgets are equal and only the declared keys differ. ``matched``
-chooses the width of each arm so that its network costs as much as the first arm's
-(``model.match``). ``module_trees`` builds every arm's network, so that what cannot be built is
-refused before a run starts, and compares the modules with the configurations.
+chooses the width of each arm so that its network has about as many parameters, or
+multiply-accumulates, as the first arm's (``model.match``). ``module_trees`` builds every arm's
+network, so that what cannot be built is refused before a run starts, and compares the modules with
+the configurations.
 """
 
 import bisect
@@ -20,7 +21,7 @@ from xceptlab.models.cost import Row, changes, cost, table
 from xceptlab.study.expansion import UNMATCHED, Expansion
 
 STEP = 1 / 1024
-"""The widths that ``matched`` tries are multiples of this."""
+"""The widths that ``matched`` tries first are multiples of this."""
 
 FINER = 16
 """Number of parts of a step that ``matched`` tries where no multiple of ``STEP`` comes near enough
@@ -33,9 +34,12 @@ LEAST, MOST = int(0.016 / STEP) + 1, int(16 / STEP)
 
 def matched(expansion: Expansion) -> Expansion:
     """Return the study with every other arm at the width that brings it nearest to the budget of
-    the first arm.
+    the first arm: its number of parameters, or of multiply-accumulates with ``model.match: macs``.
 
     Networks of other families than Xception have no width, and stay as they are.
+
+    Raises:
+        Refused: A network cannot be built, or does not take its images.
     """
     first = expansion.baseline
     budget = budget_of(first)
@@ -54,7 +58,7 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
     Raises:
         Refused: An arm's network cannot be built, does not take its images, or cannot start from
             its weights; or its modules differ from the baseline's although no key of ``model``
-            does, such as the classifier when two data sets have other classes.
+            does, such as the classifier where data sets have different numbers of classes.
     """
     found: dict[str, list[Row]] = {}
     for arm, config in expansion.arms.items():
@@ -74,11 +78,13 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
 
 
 def identical_arms(expansion: Expansion, found: dict[str, list[Row]]) -> list[str]:
-    """Return a warning for each arm whose declared difference may do nothing.
+    """Return a warning for each arm whose declared difference may do nothing; empty if there is
+    none.
 
-    Either no network reads the keys in which it differs, or its module tree equals another arm's:
-    the order inside regular convolutions, for example, shows in no tree. These are warnings and not
-    errors, since what a timm model does between its modules is not in its tree either.
+    Either the keys in which the arm differs from the baseline have no effect in both, or another
+    arm has the same module tree and is trained in the same way: the order inside regular
+    convolutions, for example, shows in no tree. These are warnings and not errors, since what a
+    timm model does between its modules is not in its tree either.
 
     Args:
         expansion: The study.
@@ -118,8 +124,8 @@ def _idle_arms(expansion: Expansion) -> list[str]:
 
 
 def _beside_the_modules(config: RunConfig) -> dict[str, Any]:
-    """Return the values, by key, that can change a run's result and that no module tree shows: all
-    but those of ``model``, and the network's initial weights.
+    """Return the values, by dotted key, that can change a run's result and that no module tree
+    shows: all those outside ``model``, and those of ``model`` that decide the initial weights.
     """
     initial_weights = ["model.weights_digest"]
     if warm_start.draws_a_layer(config.model, config.data.classes):
@@ -183,7 +189,8 @@ def _at_width(config: RunConfig, step: float) -> RunConfig:
 
 
 def _first_guess(cost_at: Callable[[float], int], step: int, budget: int) -> int:
-    """Return a width, in steps, near the one that costs the budget, starting at any width.
+    """Return a width from ``LEAST`` to ``MOST``, in steps, near the one that costs the budget,
+    found from any width ``step`` to start with.
 
     The cost of a network grows about as the square of its width.
     """

@@ -84,8 +84,8 @@ def arms_of(claim: Claim, study: Study) -> list[str]:
 def pairs_of(claim: Claim, study: Study) -> list[tuple[str, str]]:
     """Return the pairs of arms (a, b) that a claim compares.
 
-    The two of a contrast are one pair. In an effect each pair differs only in the effect's first
-    factor.
+    The two of a contrast are one pair. In an effect, a pair is two arms that differ only in the
+    effect's first factor: a has the first of the two compared levels, b the second.
     """
     if claim.contrast:
         return [claim.contrast]

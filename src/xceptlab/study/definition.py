@@ -27,7 +27,9 @@ FACTORS = [
     *(key for key in RunConfig().science() if key not in ("seed", *DERIVED)),
     "model.weights",
 ]
-"""The keys in which arms may differ: those that can change a result, but for the seed."""
+"""The dotted keys in which arms may differ: those that can change a result, but for the seed and
+the ``DERIVED`` ones. An arm may also declare single options, such as ``model.options.depth``.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +154,8 @@ class Study(Section):
         refuse_repeated(self.claims)
 
     def _check_seeds(self) -> None:
-        """Refuse seeds that are repeated or out of range, and seeds until decided without a claim
-        to decide.
+        """Refuse a list of seeds that is empty, repeats one or has one out of range, and seeds
+        until decided without a claim to decide.
         """
         if isinstance(self.seeds, Seeds):
             self._require("seeds", bool(self.claims), "a list in a study without claims to decide")
@@ -164,8 +166,8 @@ class Study(Section):
         self._require("seeds", bool(self.seeds) and different and in_range, allowed)
 
     def _check_arms(self) -> None:
-        """Refuse fewer than two arms, cells of a grid with the same name, a name that is not
-        allowed, and a declared key in which arms may not differ or that is tuned.
+        """Refuse arms beside a grid, fewer than two arms, cells of a grid with the same name, a
+        name that is not allowed, and a declared key in which arms may not differ or that is tuned.
         """
         if bool(self.arms) == bool(self.grid):
             stands = "there is a grid, too" if self.arms else "missing"
@@ -242,7 +244,8 @@ def _named_arms(declared: dict[Any, Any]) -> dict[str, Any]:
     YAML reads a name such as 4 as a number, which is allowed.
 
     Raises:
-        Refused: YAML reads a name, such as ``on``, as true or false.
+        Refused: YAML reads a name, such as ``on``, as true or false; or an arm's name, or a key of
+            an arm, is given twice.
     """
     arms = {}
     for name, values in declared.items():

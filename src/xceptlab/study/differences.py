@@ -1,4 +1,6 @@
-"""The differences of two sides' scores, without what rounding alone makes of them."""
+"""The differences of the two sides' scores that a claim compares. Those that differ from each
+other, or from the margin, by no more than the rounding of scores count as equal.
+"""
 
 import math
 
@@ -8,14 +10,14 @@ from xceptlab.study.claims import Claim
 from xceptlab.study.statistics import Array
 
 ROUNDING = 1e-6
-"""How far apart scores or differences may lie that count as equal, as a part of the larger score: the
-rounding of 32-bit scores may move them so far.
+"""How far apart scores or differences may lie that count as equal, as a share of the larger score:
+the rounding of 32-bit scores may move them so far.
 """
 
 
 def rounding_of(scores: Array) -> Array:
-    """Return how far apart (...) differences of both sides' scores (2, ...) may lie that count as
-    equal.
+    """Return how far apart (...), in the scores' unit, differences of both sides' scores (2, ...)
+    may lie that count as equal.
 
     Each pair has its own: a score of 1,000,000 that stands for a diverged run hides no difference
     of other runs.
@@ -24,7 +26,7 @@ def rounding_of(scores: Array) -> Array:
 
 
 def all_alike(scores: Array) -> bool:
-    """Whether rounding alone tells the differences of both sides' scores (2, n) apart, n >= 1."""
+    """Whether the differences of both sides' scores (2, n), n >= 1, are equal but for rounding."""
     a, b = scores
     return bool(np.ptp(a - b) <= rounding_of(scores).min())
 
@@ -39,8 +41,8 @@ def is_on_margin(claim: Claim, value: float) -> bool:
 def differences_of(claim: Claim, scores: Array) -> Array:
     """Return the differences (...) of both sides' scores (2, ...), above 0 where a is better.
 
-    One that only rounding tells from the claim's margin is put on it: 96.4 - 96.2 is more than 0.2
-    to a computer, and would count as a win.
+    A difference that equals a margin of the claim but for rounding is set to that margin:
+    96.4 - 96.2 is more than 0.2 to a computer, and would count as a win.
     """
     a, b = scores
     found = b - a if claim.measure.lower_is_better else a - b

@@ -24,11 +24,13 @@ from xceptlab.study.statistics import MAX_PAIRS, POWER, Array, Booleans
 MIN_PAIRS = 3
 """The smallest number of pairs that any test judges."""
 PLAUSIBLE = 0.8
-"""The level of the interval of a mean, over which forecasts give a range."""
+"""The level of a mean's confidence interval; forecasts of a number of seeds or of a chance add the
+range that it has over the means within this interval.
+"""
 
 
 class Estimand(ABC):
-    """The statistic of paired differences that a claim is about, with its tests and their words.
+    """The statistic of paired differences that a claim is about, with its tests and sentences.
 
     Differences are above 0 where the claim's first arm is better. A study is sequential where seeds
     are added until its claims are decided: then its claims are tested again at every analysis.
@@ -62,7 +64,8 @@ class Estimand(ABC):
         """Return the level of each single analysis that gives all analyses of a sequential study
         ``level`` together.
 
-        With a list of seeds it is ``level`` itself.
+        With a list of seeds it is ``level`` itself. For a median it is 0 where no level of a single
+        analysis is low enough.
         """
         if self.boundary is None:
             return level
@@ -86,7 +89,9 @@ class Estimand(ABC):
         differences (n,), n >= 2.
 
         It belongs to the one-sided tests at ``alpha``. In a sequential study it is a repeated
-        confidence interval, valid at every analysis.
+        confidence interval, valid at every analysis. The ends are infinite with too few
+        differences to bound a median, and NaN where the variance over images is needed but not
+        known.
         """
 
     @abstractmethod
@@ -94,32 +99,39 @@ class Estimand(ABC):
         """Return one-sided p-values (..., 2) from paired differences (..., n).
 
         ``[..., 0]`` is small where the data support the claim, ``[..., 1]`` where they support its
-        opposite. In a sequential study both are already adjusted for repeated analyses.
+        opposite. In a sequential study both are already adjusted for repeated analyses. A test of
+        a mean needs n >= 2 and differences that vary (``has_spread``).
         """
 
     @abstractmethod
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        """Whether differences (..., n) vary by more than ``tolerance``, (...); always True for a
-        test that needs no spread.
+        """Whether differences (..., n) vary by more than ``tolerance``, (...), in the metric's
+        unit; always True for a test that needs no spread.
+
+        For unpaired arms it is whether the scores of either arm do.
         """
 
     @abstractmethod
     def untestable(self, differences: Array) -> str:
-        """Return in words why the differences (n,) cannot be tested; empty if they can."""
+        """Return in words why the differences (n,), n >= 1, cannot be tested; empty if they can.
+
+        Whether they are enough to be tested is not checked.
+        """
 
     @abstractmethod
     def power_sentence(self, differences: Array, level: float) -> str:
-        """Return a sentence on the effect that as many pairs as these differences (n,) would have
-        found with 80% power, at the ``level`` of a single analysis.
+        """Return a sentence on the effect that as many pairs as these differences (n,), n >= 2,
+        would have found with 80% power, at the ``level`` of a single analysis; or that so few pairs
+        can find nothing.
         """
 
     @abstractmethod
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
         """Return a clause on how many seeds would decide the claim with 80% power if further seeds
-        were like these.
+        were like these; or that no number, or none below ``MAX_PAIRS``, would.
 
         Args:
-            differences: The paired differences (n,).
+            differences: The paired differences (n,), n >= 2.
             levels: The levels at which a single analysis tests the claim and its opposite.
         """
 
@@ -132,8 +144,8 @@ class Estimand(ABC):
     @abstractmethod
     def conditional_power(self, differences: Array, level: float) -> tuple[float, float]:
         """Return the chance (0 to 1) that the claim is decided, either way, by ``Seeds.max`` seeds,
-        and the average number of seeds at the end; a study that decides nothing ends with
-        ``Seeds.max``.
+        and the average number of seeds with which the study ends, which is ``Seeds.max`` where it
+        decides nothing.
 
         It is the conditional power under the current trend: further seeds are taken to be like
         those of the differences (n,), 2 <= n < ``Seeds.max``. ``level`` is that of all analyses
@@ -143,7 +155,10 @@ class Estimand(ABC):
     @abstractmethod
     def stopping_sentence(self, differences: Array, level: float) -> str:
         """Return a sentence on how stopping early biases the estimate of a claim in a sequential
-        study; empty where the bias rounds to 0.
+        study.
+
+        For a mean it gives the simulated bias, and is empty where the bias rounds to 0. For a
+        median it gives the direction only, and is never empty.
 
         Args:
             differences: The paired differences (n,), n >= 2, that decided the claim.
@@ -200,6 +215,8 @@ class Mean(Estimand):
     def spread(self, differences: Array) -> Array:
         """Return the standard deviation (...) of differences (..., n), n >= 2; ``error`` turns it
         into the standard error of their mean.
+
+        For unpaired arms it is the root of the sum of both arms' variances.
         """
         return np.asarray(differences.std(axis=-1, ddof=1))
 
@@ -271,9 +288,11 @@ class Mean(Estimand):
 
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
         """Return a clause on how many seeds would decide the claim with 80% power if the observed
-        mean and spread were the true ones.
+        mean and spread were the true ones, with the range of this number over all means within the
+        80% interval of the observed one.
 
-        It adds the range of this number over all means within their 80% interval.
+        Where the mean lies on a margin, or fewer than ``MAX_PAIRS`` seeds would not decide the
+        claim, the clause says so instead.
         """
         estimate = self.estimate(differences)
         if is_on_margin(self.claim, estimate):
@@ -293,11 +312,11 @@ class Mean(Estimand):
         return f"at this mean and spread about {need} seeds would decide it, {more} more ({power})"
 
     def _plausible_means(self, differences: Array) -> list[float]:
-        """Return the means within their 80% interval at which the claim needs the fewest and the
-        most seeds.
+        """Return means within the 80% interval of the observed one, among them those at which the
+        claim needs the fewest and the most seeds.
 
-        They are among the interval's ends and, within it, the margins, where the claim is hardest
-        to decide, and 0, where an equivalence is easiest to show.
+        They are the interval's ends and, where they lie within it, the margins, where the claim is
+        hardest to decide, and for an equivalence 0, where it is easiest to show.
         """
         low, high = self._interval(differences, PLAUSIBLE)
         turns = [*self.claim.margins]
@@ -310,8 +329,10 @@ class Mean(Estimand):
         return means
 
     def _seeds_needed(self, mean: float, differences: Array, levels: Sequence[float]) -> int:
-        """Return how many seeds decide the claim with 80% power if ``mean`` is the true one;
-        ``MAX_PAIRS`` if fewer do not.
+        """Return how many seeds, more than there are differences (n,), decide the claim with 80%
+        power if ``mean`` is the true one; ``MAX_PAIRS`` if fewer do not.
+
+        ``levels`` are those at which a single analysis tests the claim and its opposite.
         """
         distances, level = self._hurdles(mean, levels)
         if min(distances) == 0:
@@ -328,6 +349,9 @@ class Mean(Estimand):
     def _hurdles(self, mean: float, levels: Sequence[float]) -> tuple[list[float], float]:
         """Return the distance of a true mean from the limit of each test that decides the claim, and
         the level of each of these tests.
+
+        The tests are those that show the claim where ``mean`` makes it true, else the one that
+        shows its opposite. ``levels`` are those at which a single analysis tests the two.
         """
         margin = self.claim.margin
         level_of_claim, level_of_opposite = levels
@@ -369,9 +393,11 @@ class Mean(Estimand):
     def _conditional_power_at(
         self, mean: float, differences: Array, level: float
     ) -> tuple[float, float]:
-        """Return the chance (0 to 1) that the claim is decided by ``Seeds.max`` seeds, and the
-        average number of seeds at the end, if further differences had this ``mean``; see
-        ``conditional_power``.
+        """Return the chance (0 to 1) that the claim is decided, either way, by ``Seeds.max`` seeds,
+        and the average number of seeds with which the study ends, if further differences were
+        normal with this ``mean`` and the spread of the ``differences`` (n,) so far.
+
+        ``level`` is that of all analyses together.
         """
         observed = tuple(differences.tolist())
         arguments = self._simulation_arguments(differences, level)
@@ -455,7 +481,7 @@ class UnpairedMean(Mean):
 
 class MeanOverImages(Mean):
     """The mean over seeds and images (``scope: images``), for verdicts that hold for other images,
-    too: the test images are taken for a sample.
+    too: the test images are taken for a sample, whose variance its t-tests count in.
 
     Args:
         claim: The claim.
@@ -531,8 +557,11 @@ class Median(Estimand):
         return f"{n} pairs would have found a difference {where} in {share:.0%} of all seeds with 80% power."
 
     def more_seeds_clause(self, differences: Array, levels: Sequence[float]) -> str:
-        """Return a clause on how many seeds would decide the claim with 80% power if the same share
-        of all seeds spoke for it, or against it, as of these.
+        """Return a clause on how many seeds would decide the claim with 80% power if the share of
+        these differences that speak for it (or against it, if more do) were that of all seeds.
+
+        The share counts half an imaginary difference in, as ``signs.shares`` returns it. Where no
+        number of seeds below ``MAX_PAIRS`` would decide the claim, the clause says so.
         """
         holds, fails = signs.shares(differences, self.claim.kind, self.claim.margin)
         if holds == fails:

@@ -20,14 +20,14 @@ UNMATCHED = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Expansion:
-    """A study with every arm's configuration resolved, at some number of seeds."""
+    """A study with every arm's configuration resolved, at the number of seeds it has come to."""
 
     name: str
     """Name of the study: that of its folder or file, with the configuration files and overrides of
     the command line that make another study of it, such as ``residual+cifar10``.
     """
     study: Study
-    """The study file."""
+    """The study as its file declares it; in a first look, with fewer seeds."""
     arms: dict[str, RunConfig]
     """The configuration of each arm with the first seed, by the arm's name; the first one is the
     baseline.
@@ -39,8 +39,9 @@ class Expansion:
     a list of seeds.
     """
     seeds_by_stopped_arm: Mapping[str, int] = field(default_factory=dict)
-    """The number of seeds of each arm that gets no more of them, by arm: all its claims are
-    settled, while other arms' are open.
+    """The number of seeds of each arm that gets no more of them, by arm: no claim on it
+    is open, while others are. It is above the number that the study has come to where runs of the
+    arm with further seeds had finished before.
     """
     seeds_of_whole_study: int = 0
     """The largest number of seeds of the whole study, where this is a first look with fewer of them
@@ -82,8 +83,11 @@ class Expansion:
 
     @property
     def ended_arms(self) -> dict[str, int]:
-        """The number of seeds of each arm that has fewer than the study, since its claims were
-        settled; an earlier version may have trained a stopped arm at all seeds that there are.
+        """The number of seeds, by arm, of each arm that has fewer than the study has come to, since
+        no claim on it was open any more.
+
+        A stopped arm whose runs have finished with all these seeds nevertheless, as an earlier
+        version of xceptlab trained them, is left out.
         """
         seeds = len(self.seeds)
         return {arm: n for arm, n in self.seeds_by_stopped_arm.items() if n < seeds}
@@ -98,6 +102,9 @@ class Expansion:
     def trials(self) -> dict[str, Trial]:
         """What is trained with every seed, by name: the arms or, where keys are tuned, every arm at
         each of the tuned values.
+
+        Raises:
+            Refused: A tuned value is not allowed.
         """
         return trials(self.arms, self.study.tune)
 
@@ -133,7 +140,8 @@ class Expansion:
         """Read the record of every run by (trial, seed); None where a run has not finished.
 
         Raises:
-            Refused: A file is not a record, or is the record of a run with another id.
+            Refused: A file is not a record, or is the record of a run with another id; or an
+                earlier version of xceptlab trained a run in a way that its id does not tell.
         """
         return {key: directory.record_of_its_id() for key, directory in self.directories().items()}
 

@@ -23,7 +23,9 @@ accuracy, nats for the loss.
 """
 
 ACCURACY_FILES = {metric.per_image_file for metric in METRICS.values() if metric.is_accuracy}
-"""Those of the files that hold nothing but 0 and 1."""
+"""The names of those files of values by image that hold an accuracy: 1 for an image that is
+answered rightly, else 0.
+"""
 
 
 def by_image(
@@ -34,14 +36,18 @@ def by_image(
 ) -> dict[int, Array]:
     """Return a claim's difference a - b on every one of N test images, by seed: ``{seed: (N,)}``.
 
-    It is in the metric's unit. A seed is left out where one of its runs has not kept its values.
-    Empty for a metric without values by image, and where the seeds' test sets differ in size.
+    It is in the metric's unit, with accuracies in percent. A seed is left out where one of its runs
+    has not kept its values, or where they are of different numbers of images. Empty for any metric
+    but a built-in one of the test split, and where the test sets of different seeds differ in size.
 
     Args:
         claim: The claim.
         study: The claim's study.
         directories: The directories of the runs that stand for the arms, by (arm, seed).
         seeds: The seeds that are wanted.
+
+    Raises:
+        Refused: A run's file does not hold the values of its images.
     """
     if claim.metric not in FILES:
         return {}
@@ -93,8 +99,17 @@ def variance_of(
     """Return what the sample of images adds to the variance of a claim's mean difference
     (``statistics.image_variance``).
 
-    NaN where fewer than 2 seeds have values by image, or where there are fewer than 2 images. The
-    arguments are those of ``by_image``.
+    NaN where fewer than 2 seeds have values by image in all arms of the claim, or where there are
+    fewer than 2 images.
+
+    Args:
+        claim: The claim.
+        study: The claim's study.
+        directories: The directories of the runs that stand for the arms, by (arm, seed).
+        seeds: The seeds that are used.
+
+    Raises:
+        Refused: A run's file does not hold the values of its images.
     """
     differences = list(by_image(claim, study, directories, seeds).values())
     if len(differences) < 2 or len(differences[0]) < 2:

@@ -48,7 +48,7 @@ def _study() -> dict[str, Any]:
 
 
 def _factors() -> dict[str, Any]:
-    """Return the schema of each factor's levels, by the factor's dotted key."""
+    """Return the schema of a level of each factor, by the factor's dotted key."""
     sections = of_dataclass(RunConfig)["properties"]
     found = {}
     for key in FACTORS:

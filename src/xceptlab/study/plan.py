@@ -55,9 +55,11 @@ def expand(path: str, args: Sequence[Argument] = (), seeds: int | None = None) -
             says so, and which shares its runs with the whole one. None for the whole study.
 
     Raises:
-        Refused: One line, for a study that is not well formed, an arm that differs from the
-            baseline in a key that neither declares, two arms of equal science, or an override of
-            what the study itself decides.
+        Refused: There is no study, or it is not well formed; its arms are not controlled, or its
+            claims cannot be judged (``checks.check``); an argument is not allowed, or sets what the
+            study itself decides; ``seeds`` is below 1 or above the study's number; files of data or
+            weights are missing or have changed; the study's directory belongs to another study; or
+            a finished run lacks a score that a claim needs. The message is one line.
     """
     file = find_study_file(path)
     whole = loading.load_file(Study, str(file))
@@ -158,7 +160,11 @@ def _with_first_seeds(study: Study, n: int) -> Study:
 def _resolved(expansion: Expansion) -> dict[str, RunConfig]:
     """Return the arms with the digests of their data and initial weights, on which run ids depend.
 
-    Where a data set of the user's own is not at hand, the digest is the registered one.
+    Where the files of a user's own data set, or of weights, are not at hand, the digest is that of
+    the configuration or else the registered one.
+
+    Raises:
+        Refused: There is no such digest, or the files are others than the configuration says.
     """
     # Arms share their data, which take long to read.
     read_contents = functools.cache(identity.contents)
@@ -204,6 +210,8 @@ def _find(base: str, file: Path) -> str:
 def _naming_layers(args: Sequence[Argument], layers: Sequence[Layer]) -> list[tuple[str, str]]:
     """Return those files and overrides among the arguments that make another study, since they can
     change a result, as (key, text); for a file the key is ``config``.
+
+    ``layers`` are the layers of the arguments, one for each file and override, in their order.
     """
     science = {*FACTORS, "model.match"}
     naming = []

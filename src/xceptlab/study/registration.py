@@ -82,11 +82,12 @@ class Registration:
 
     @classmethod
     def load_for(cls, expansion: Expansion) -> "Registration | None":
-        """Read the registration of this very study; None before its first run.
+        """Read the registration of this very study; None where nothing is registered, as before its
+        first run.
 
         Raises:
-            Refused: The file is no registration, or is that of another study, with which this one
-                shares neither question nor arm.
+            Refused: The file is no registration, or is that of another study: it has another
+                question, and no arm that equals one of this study.
         """
         registered = cls.load_file(expansion.directory())
         if registered is None:
@@ -148,6 +149,10 @@ class Registration:
         that has not begun.
 
         Where several commands do so at the same time, the first one's registration stays.
+
+        Raises:
+            Refused: The study's directory holds another study's registration or a file that is
+                none; or a run's record is damaged.
         """
         registered = cls.load_for(expansion)
         if registered is None:
@@ -171,7 +176,7 @@ class Registration:
 
     def edits(self, expansion: Expansion) -> list[str]:
         """Return in words, a clause each, how the study as it stands today differs from the
-        registered one; empty where it does not.
+        registered one; empty where it does not. The question is not compared.
         """
         today = Registration.of_today(expansion)
         seeds = (
@@ -249,11 +254,15 @@ def _edits(
 def refuse_namesake(expansion: Expansion) -> None:
     """Refuse a study whose directory belongs to another study of the same name.
 
-    It is not another study but the same one if the other one's file is gone, as when its folder was
-    moved, or if this one equals what was registered, as a copy in another clone does.
+    A directory that lists files (``files.txt``) belongs to the study that is made of them. A study
+    that is made of other files is the same one if no listed file but its own exists any more, as
+    when their folder was moved, or if it equals what was registered, as a copy in another clone
+    does.
 
     Raises:
-        Refused: The other study's file exists, and this study differs from what was registered.
+        Refused: A listed file that this study does not have exists, one of this study's files is
+            not listed, and the study differs from what was registered; or ``registered.yaml`` is no
+            registration, or another study's.
     """
     remembered = _remembered(expansion)
     others = [file for file in remembered if file not in expansion.files and file.is_file()]

@@ -60,9 +60,11 @@ class Observed:
         Args:
             verdict: The verdict.
             failed: The failed runs that it rests on, by (arm, seed).
-            failed_score: As the field.
-            points_per_image: As the field.
-            why_not: As the field.
+            failed_score: The score of a failed run; NaN where that is not known.
+            points_per_image: The percentage points by which one more correct image changes an
+                accuracy; 0 where that is not known.
+            why_not: Why nothing can be simulated for the claim, whatever its differences are; empty
+                where something can.
         """
         fails = []  # (2, n): the two sides' runs
         for arm in verdict.claim.sides:
@@ -85,7 +87,9 @@ class Observed:
 
     @property
     def rounding_tolerance(self) -> float:
-        """How far apart differences may lie that still count as equal, in the metric's unit."""
+        """How far apart differences may lie that still count as equal, in the metric's unit;
+        infinite without pairs.
+        """
         return float(rounding_of(self.scores).min(initial=math.inf))
 
     @property
@@ -122,10 +126,10 @@ class RandomNumbers:
     """
 
     seeds: Integers
-    """The seed that was seen and that a simulated seed repeats, the same for all claims."""
+    """The observed seed whose pair each simulated seed repeats, the same for all claims."""
     pair: Array
-    """Numbers from 0 to 1 that choose the pair to repeat, where a claim has no pair of the seed to
-    repeat.
+    """Numbers from 0 to 1 that choose the pair to repeat where a claim has no pair of the observed
+    seed.
     """
     fails_a: Array
     """Numbers from 0 to 1: a's run fails where the number is below its share of failures."""
@@ -141,7 +145,7 @@ class RandomNumbers:
         cls, rng: np.random.Generator, studies: int, n: int, seeds: Sequence[int]
     ) -> "RandomNumbers":
         """Draw the random numbers of ``studies`` studies of n seeds each, which repeat the
-        ``seeds`` that were seen.
+        ``seeds`` that were observed; where there are none, they repeat seed 0.
         """
         shape = (studies, n)
         # The numbers depend on the order in which they are drawn.
@@ -168,7 +172,7 @@ class DifferenceDistribution:
     seeds: tuple[int, ...]
     """The seed of each pair (n,)."""
     shares: tuple[float, float] = (0.0, 0.0)
-    """The shares of the seeds with which the runs of a and of b fail, independently."""
+    """The shares (0 to 1) of the seeds with which the runs of a and of b fail, independently."""
     points_per_image: float = 0.0
     """Differences are rounded to multiples of this, at random up or down so that the mean stays; 0
     rounds nothing.
@@ -192,7 +196,8 @@ class DifferenceDistribution:
         cls, observed: Observed, shares: tuple[float, float]
     ) -> "DifferenceDistribution":
         """Return the distribution of those pairs of which no run failed, in which the runs of a and
-        b fail, independently, with these shares of the seeds.
+        b fail, independently, with these shares (0 to 1) of the seeds, and then have the score
+        ``observed.failed_score``.
         """
         sound = ~observed.failed.any(axis=0)
         a, b = observed.scores[:, sound]
@@ -223,8 +228,8 @@ class DifferenceDistribution:
 
     @property
     def right_verdict(self) -> Outcome:
-        """The verdict that is right for the true difference; ``inconclusive`` if it lies exactly on
-        the margin.
+        """The verdict that is right for the true difference; ``inconclusive`` if it lies on a
+        margin, but for rounding.
         """
         if self.claim.kind == "equivalent":
             inside = self.claim.margin - abs(self.true_difference)
@@ -235,7 +240,7 @@ class DifferenceDistribution:
         return "supported" if inside > 0 else "contradicted"
 
     def draw_scores(self, numbers: RandomNumbers) -> Array:
-        """Draw the scores of both sides (2, studies, seeds)."""
+        """Draw the scores of both sides (2, studies, seeds) by random numbers (studies, seeds)."""
         pair = (numbers.pair * len(self.seeds)).astype(np.int_)
         for place, seed in enumerate(self.seeds):
             pair[numbers.seeds == seed] = place
@@ -244,8 +249,10 @@ class DifferenceDistribution:
         return self.scores[:, fails, pair]
 
     def draw(self, numbers: RandomNumbers, truth: float | None = None) -> Array:
-        """Draw differences (studies, seeds), shifted so that the true difference is ``truth``; None
-        shifts nothing.
+        """Draw differences (studies, seeds) by random numbers (studies, seeds), shifted so that the
+        true difference is ``truth``; None shifts nothing.
+
+        They are rounded to multiples of ``points_per_image``, if that is not 0.
         """
         drawn = differences_of(self.claim, self.draw_scores(numbers))
         if truth is not None:
@@ -275,7 +282,10 @@ class DifferenceDistribution:
 
 
 def _median(values: Array, weights: Array) -> float:
-    """Return the median of a distribution on values (n,) with weights (n,) that sum to 1."""
+    """Return the median of a distribution on values (n,) with weights (n,) that sum to 1.
+
+    It is the middle between two values where half of the weight lies at or below the smaller one.
+    """
     order = np.argsort(values)
     order = order[weights[order] > 0]
     up_to = np.cumsum(weights[order])

@@ -22,7 +22,8 @@ Accuracies are in percent, losses in nats.
 
 
 def scores_of_runs(claim: Claim, expansion: Expansion, records: ArmRecords) -> Scores:
-    """Return the scores of a claim's two sides, for the seeds that all their arms have.
+    """Return the scores of a claim's two sides by seed, of each side for the seeds with which all
+    its arms have a record.
 
     A diverged run scores what the claim declares (``diverged``), by default what guessing would.
 
@@ -47,7 +48,11 @@ def scores_of_runs(claim: Claim, expansion: Expansion, records: ArmRecords) -> S
 def _scores_of_arm(
     arm: str, claim: Claim, expansion: Expansion, records: ArmRecords
 ) -> dict[int, float]:
-    """Return an arm's scores in the claim's metric by seed, as far as its runs have records."""
+    """Return an arm's scores in the claim's metric by seed, as far as its runs have records.
+
+    Raises:
+        Refused: The record of a run that did not diverge has no score in the metric.
+    """
     found = {}
     for seed in expansion.seeds:
         record = records[arm, seed]
@@ -88,7 +93,7 @@ def _weighted(
 
 def score_of_divergence(claim: Claim, classes: int) -> float:
     """Return the score of a diverged run in a claim: the one that the claim declares, else that of
-    guessing among so many classes, which is NaN for a metric that does not know it.
+    guessing among so many classes, which is NaN for a metric whose score of guessing is not known.
     """
     if claim.diverged is not None:
         return claim.diverged

@@ -21,7 +21,9 @@ class Table:
     rows: list[dict[str, str]]
     """The text of each row, by column."""
     numbers: Sequence[int]
-    """The number of each row, for errors: the header is row 1, and blank lines count."""
+    """The number of each row, for errors: the header is row 1, and blank lines count. A row of
+    several lines has the number of its last one.
+    """
 
 
 ScoreTable = dict[str, dict[int, float]]
@@ -37,7 +39,8 @@ def read_table(file: Path) -> Table:
     """Read a CSV file with a header.
 
     A row with fewer cells than the header has None in the columns that it lacks, one with more has
-    the others in a list under the key None; ``scores_of`` refuses both.
+    the others in a list under the key None; ``scores_of`` refuses both. An empty file gives a
+    table without columns and rows.
 
     Raises:
         OSError: The file cannot be read.
@@ -58,20 +61,21 @@ def read_table(file: Path) -> Table:
 def scores_of(
     table: Table, origin: str, metric: str, arm_column: str, seed_column: str
 ) -> ScoreTable:
-    """Read the scores of a metric from a table, by arm and seed.
+    """Read the scores of a metric from a table, by arm and seed; an empty cell is a score of NaN.
 
     Args:
-        table: A row per run with a column of the metric's name, or a row per run and metric with
-            the columns ``metric`` and ``value``.
+        table: A row per run and metric, if there are the columns ``metric`` and ``value``; else a
+            row per run, with a column of the metric's name.
         origin: Where the table comes from, for errors.
         metric: The metric's name.
         arm_column: Name of the column that tells the arms apart.
         seed_column: Name of the column of seeds, which are whole numbers and pair the arms' runs.
 
     Raises:
-        Refused: A column is missing or stands there twice, there are no rows, a row is not whole, a
-            seed or a score is no number, a run stands there twice, or two arms' names differ in
-            blanks alone.
+        Refused: The table has no header or no row of the metric; a needed column is missing, stands
+            there twice, or is named for two of arms, seeds and scores; a row has fewer or more
+            cells than the header; a seed is no whole number, or a score no number; a run stands
+            there twice; or two arms' names differ only in blanks at their ends.
     """
     row_per_metric = {"metric", "value"} <= set(table.columns)
     value_column = "value" if row_per_metric else metric
@@ -102,8 +106,8 @@ def scores_of(
 def _check_header(
     columns: Sequence[str], arm_column: str, seed_column: str, value_column: str, origin: str
 ) -> None:
-    """Refuse a header that lacks a column that is needed or has it twice, whose column of scores is
-    that of the arms or of the seeds, or in which these two are the same.
+    """Refuse a header that is empty, or that lacks the column of arms, of seeds or of scores or has
+    it twice, and names that make one column serve as two of these.
     """
     _check_columns(columns, (arm_column, seed_column, value_column), origin)
     if arm_column == seed_column:
@@ -138,8 +142,8 @@ def _check_columns(columns: Sequence[str], needed: Iterable[str], origin: str) -
 
 
 def _separator_hint(columns: Sequence[str]) -> str:
-    """Return a clause for a header whose only column holds another separator than the comma; empty
-    for another header.
+    """Return a clause, for an error, that columns must be separated by commas, where the only
+    column of a header holds another separator; empty for any other header.
     """
     if len(columns) > 1:
         return ""

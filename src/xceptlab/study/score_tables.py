@@ -48,8 +48,9 @@ class ScoreClaim(Claim):
 
     @property
     def measure(self) -> Metric:
-        """The metric that the claim's is taken for, with the direction that the claim declares
-        (``lower_is_better``).
+        """Unit, range and direction of the claim's metric: those of a registered metric of its
+        name, or else of the built-in metric with whose name it ends, such as ``loss``. The metric
+        has no unit where there is neither. ``lower_is_better``, unless None, decides the direction.
         """
         metric = metric_of_another_tool(self.metric)
         if self.lower_is_better is None:
@@ -89,7 +90,8 @@ def claims_on(contrasts: Iterable[Any], given: dict[str, Any]) -> ClaimsFile:
             other fields have their defaults.
 
     Raises:
-        Refused: A contrast is not a pair of arms, or a field has a value that is not allowed.
+        Refused: There is no contrast, one stands there twice or is not a pair of different arms, or
+            a field has a value that is not allowed.
     """
     common: dict[str, Any] = {
         "kind": "superior",
@@ -124,7 +126,8 @@ def claims_given(
             that are given beside it.
 
     Raises:
-        Refused: One of these errors, or a claim that is not allowed.
+        Refused: There are both contrasts and a file, or neither; fields are given beside a file;
+            the file cannot be read; or a claim is not allowed.
     """
     if (contrasts is None) == (file is None):
         raise Refused(either)
@@ -139,7 +142,25 @@ def claims_given(
 def judge_scores(
     file: Path, claims: Sequence[ScoreClaim], alpha: float, arm_column: str, seed_column: str
 ) -> list[Verdict]:
-    """Judge claims by the scores in a CSV file, as ``judge_table`` does by those in a table."""
+    """Judge claims by the scores in a CSV file, and return the verdict on each, in their order.
+
+    A verdict is ``incomplete`` where an arm of its claim lacks a seed that any arm of the claims
+    has.
+
+    Args:
+        file: The CSV file: with a row per run and a column for each metric, or with a row per run
+            and metric and the columns ``metric`` and ``value``.
+        claims: The claims.
+        alpha: Familywise error rate.
+        arm_column: Name of the column that tells the arms apart.
+        seed_column: Name of the column of seeds.
+
+    Raises:
+        OSError: The file cannot be read.
+        Refused: The file is not well formed; it lacks an arm or a metric that a claim names; a
+            score is too large to compute with, or not finite though its claim does not declare
+            ``diverged``; or the two arms of a claim with ``pairing: none`` have different seeds.
+    """
     return judge_table(read_table(file), str(file), claims, alpha, arm_column, seed_column)
 
 
@@ -151,13 +172,14 @@ def judge_table(
     arm_column: str,
     seed_column: str,
 ) -> list[Verdict]:
-    """Judge claims by the scores in a table.
+    """Judge claims by the scores in a table, and return the verdict on each, in their order.
 
     A verdict is ``incomplete`` where an arm of its claim lacks a seed that any arm of the claims
     has.
 
     Args:
-        table: The scores, as ``scores_of`` takes them.
+        table: The scores: with a row per run and a column for each metric, or with a row per run
+            and metric and the columns ``metric`` and ``value``.
         place: Where the table comes from, for errors.
         claims: The claims.
         alpha: Familywise error rate.
@@ -165,8 +187,10 @@ def judge_table(
         seed_column: Name of the column of seeds.
 
     Raises:
-        Refused: One line: what is wrong with the table, or what a claim names that it does not
-            have.
+        Refused: The table is not whole or not well formed; it lacks an arm or a metric that a claim
+            names; a score is too large to compute with, or not finite though its claim does not
+            declare ``diverged``; or the two arms of a claim with ``pairing: none`` have different
+            seeds.
     """
     metrics = {claim.metric for claim in claims}
     by_metric = {
@@ -199,7 +223,8 @@ def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[
 
     Raises:
         Refused: The table does not have one of the arms, a score is not finite though the claim
-            does not declare ``diverged``, or unpaired arms have different seeds.
+            does not declare ``diverged``, or the arms have different seeds though the claim
+            declares ``pairing: none``.
     """
     scores: ScoreTable = {}
     without_score = []
@@ -232,8 +257,8 @@ def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[
 
 
 def _with_diverged(verdict: Verdict, runs: Runs) -> Verdict:
-    """Return the verdict with warnings of its ``runs`` without a finite score; as it is where there
-    are none.
+    """Return the verdict with its ``runs`` without a finite score in ``diverged``, and with
+    warnings of them; as it is where there are none.
     """
     if not runs:
         return verdict

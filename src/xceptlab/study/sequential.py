@@ -1,5 +1,5 @@
-"""Seeds until decided: add seeds to a study, to the arms of undecided claims, as the records of its
-runs ask for them.
+"""Seeds until decided: add seeds to a study while the records of its runs leave claims undecided,
+and only to the arms of these claims.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,10 @@ def with_needed_seeds(expansion: Expansion) -> Expansion:
     Seeds are added, up to ``Seeds.max``, while all runs so far have finished and leave a claim
     neither decided nor given up; none are added where a record cannot be read. A study with a list
     of seeds stays as it is.
+
+    Raises:
+        Refused: A record lacks a score by which claims are judged or tuned values chosen, or has
+            one that is not finite or too large to compute with.
     """
     seeds = expansion.study.seeds
     if not isinstance(seeds, Seeds):
@@ -57,7 +61,7 @@ def _with_more_seeds(expansion: Expansion, undecided: Sequence[Claim]) -> Expans
 
 
 def _seeds_done(arm: str, expansion: Expansion) -> int:
-    """Return the number of seeds with which all runs of an arm have finished.
+    """Return the number of seeds, counted from seed 0, with which all runs of an arm have finished.
 
     It is at least that of the study so far, whose runs have all finished. It is larger where an
     earlier version of xceptlab has trained the arm beyond them.

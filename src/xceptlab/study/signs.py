@@ -61,11 +61,12 @@ def p_values(
 
 
 def shares(differences: Array, kind: Kind, margin: float) -> tuple[float, float]:
-    """Return the share of differences (n,) that speak for a claim, and of those that speak against
-    it.
+    """Return the share (0 to 1) of differences (n,) that speak for a claim, and of those that speak
+    against it; for ``equivalent``, of those above the margin or below its negative, whichever are
+    more.
 
-    Each share counts half an imaginary difference in, so that a few differences that agree do not
-    count as all.
+    Each share is that of k of n differences taken as (k + 0.5) / (n + 1), so that a few differences
+    that agree do not count as all.
     """
 
     def share(is_win: Booleans) -> float:
@@ -116,8 +117,9 @@ def fewest(level: float) -> int:
 
 
 def good_sizes(level: float, max_pairs: int) -> list[int]:
-    """Return the numbers of pairs, up to ``max_pairs``, with which the test needs no more wins than
-    with one pair fewer: 5, 8, 11, 13, 16 ... at 0.05.
+    """Return the numbers of pairs, up to ``max_pairs``, with which a one-sided sign test at
+    ``level`` can reject and needs no more wins than with one pair fewer: 5, 8, 11, 13, 16 ... at
+    0.05.
     """
     good = []
     for n in range(fewest(level), max_pairs + 1):
@@ -128,8 +130,8 @@ def good_sizes(level: float, max_pairs: int) -> list[int]:
 
 
 def threshold(n: int, level: float) -> int:
-    """Return the smallest number of wins among n pairs with which a one-sided test at ``level``
-    rejects; n + 1 where even n do not suffice.
+    """Return the smallest number of wins among n pairs with which a one-sided sign test at
+    ``level`` rejects; n + 1 where even n do not suffice.
     """
     wins = np.arange(n + 2)  # 0 to n, and n + 1, whose p-value is 0
     p = upper_tail(wins, n)  # (n + 2,), falling
@@ -138,8 +140,8 @@ def threshold(n: int, level: float) -> int:
 
 
 def power(share: float, n: int, level: float) -> float:
-    """Return the chance that a test of n pairs rejects at ``level`` if each difference is beyond
-    the margin with chance ``share``.
+    """Return the chance that a one-sided sign test of n pairs rejects at ``level`` if each
+    difference is beyond the margin with chance ``share``.
     """
     wins = threshold(n, level)
     chance = binom.sf(wins - 1, n, share)
@@ -147,9 +149,9 @@ def power(share: float, n: int, level: float) -> float:
 
 
 def share_needed(n: int, level: float) -> float:
-    """Return the smallest share (0 to 1) of all seeds whose difference must be beyond the margin, so
-    that a one-sided sign test of n pairs at ``level`` rejects with a chance of ``POWER``; NaN where
-    not even n wins reject.
+    """Return the smallest share (0 to 1) of all seeds whose difference must be beyond the margin,
+    so that a one-sided sign test of n pairs at ``level`` rejects with a chance of ``POWER``; NaN
+    where not even n wins reject.
     """
     wins = threshold(n, level)
     if wins > n:
@@ -205,8 +207,9 @@ class SignBoundary:
         return np.where(largest < 0, 0.0, chances)
 
     def nominal(self, level: float) -> float:
-        """Return the largest nominal p whose ``chance`` is at most ``level``; 0 where there is
-        none.
+        """Return the level at which to test at each single analysis, so that all analyses together
+        have ``level`` at most: the largest p-value that an analysis can have and whose ``chance``
+        is at most ``level``; 0 where there is none.
         """
         keeps_to_level = self._chances <= level
         allowed = self._nominal[keeps_to_level]
@@ -265,14 +268,15 @@ def sequential_power(
     level: float,
     paths: int = 2000,
 ) -> tuple[float, float]:
-    """Simulate the chance (0 to 1) that a claim is decided by the last analysis, and the number of
-    pairs that this takes on average.
+    """Simulate the chance (0 to 1) that a claim on the median is decided, either way, by the last
+    analysis, and the number of pairs that a study takes on average: an undecided one takes all.
 
     Args:
-        observed: The differences so far (n,), n >= 1, from which further ones are drawn.
+        observed: The differences so far (n,), from which further ones are drawn; n is at least 1,
+            and below the number of pairs at the last analysis.
         kind: What is claimed.
         margin: The claim's margin.
-        boundary: The adjustment for the study's analyses.
+        boundary: The adjustment for the study's analyses, which it also names.
         level: The level of all analyses together.
         paths: The number of simulated studies.
     """

@@ -42,8 +42,8 @@ def p_values_at(
 
 
 def decided(p: Array, alpha: float) -> tuple[Integers, Integers]:
-    """Decide the claims of simulated studies: a verdict is that of the first analysis that supports
-    or contradicts the claim.
+    """Decide the claims of simulated studies by p-values that Holm's method adjusts over all
+    claims: a verdict is that of the first analysis that supports or contradicts the claim.
 
     This is the rule of ``judging.judge``, and of its ``_outcome``, for many studies at once; a test
     keeps them equal.

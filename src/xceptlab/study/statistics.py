@@ -24,9 +24,11 @@ Kind = Literal["superior", "equivalent"]
 """What a claim says of a difference: that it is above the margin, or within it either way."""
 
 POWER = 0.8
-"""The chance with which power and sample sizes ask for an effect to be found."""
+"""The power, 0 to 1, for which numbers of pairs and detectable effects are computed."""
 MAX_PAIRS = 1000
-"""The number of pairs at which searching for the number that a claim needs ends."""
+"""The number of pairs at which a search for the number that a claim needs ends; as a result it
+means that fewer do not suffice.
+"""
 
 
 def unadjusted(p: Any) -> Any:
@@ -39,11 +41,13 @@ def unadjusted(p: Any) -> Any:
 def p_values(
     differences: Array, kind: Kind, margin: float, adjust: Callable[[Any], Any] = unadjusted
 ) -> Array:
-    """Return one-sided p-values (..., 2) from paired differences (..., n), n >= 2, of some spread.
+    """Return one-sided p-values (..., 2) of a claim on the mean of paired differences (..., n), by
+    t-tests, with n >= 2 differences that are not all equal.
 
-    ``[..., 0]`` is small where the data support the claim, ``[..., 1]`` where they support its
-    opposite. ``adjust`` makes each one-sided p-value valid beside the other analyses of a
-    sequential study, as ``Boundary.chance`` does.
+    ``[..., 0]`` is small where the data support the claim, that the mean is above the margin
+    (``superior``) or within it either way (``equivalent``); ``[..., 1]`` is small where they
+    support its opposite. ``adjust`` makes each one-sided p-value valid beside the other analyses of
+    a sequential study, as ``Boundary.chance`` does.
     """
     n = differences.shape[-1]
     mean = differences.mean(axis=-1)
@@ -146,7 +150,7 @@ def power(
     distance: Array | float, error: Array | float, degrees_of_freedom: Array | float, level: float
 ) -> Array:
     """Return the chance (...) that a one-sided t-test at ``level`` rejects, for a mean that truly
-    lies at ``distance`` (...) from the tested limit.
+    lies at ``distance`` (...) from the tested limit, above 0 on the side that the test is to show.
 
     The standard error of the mean (...) is above 0.
     """
@@ -163,11 +167,11 @@ def joint_power(
     degrees_of_freedom: Array | float,
     level: float,
 ) -> float:
-    """Return the chance that all of some one-sided t-tests at ``level`` reject, whose limits lie at
-    these distances from the true mean; a standard error of 0 makes it certain.
+    """Return a lower bound of the chance that all of some one-sided t-tests at ``level`` reject,
+    whose limits lie at these distances (> 0) from the true mean; 1 for a standard error of 0.
 
-    The chance that any of them fails is taken to be the sum of their chances, which is its upper
-    bound.
+    It is 1 minus the sum of their chances to fail: exact for one test, and for several perhaps
+    below 0.
     """
     if error == 0:
         return 1.0
@@ -176,8 +180,8 @@ def joint_power(
 
 
 def detectable(error: float, degrees_of_freedom: float, kind: Kind, level: float) -> float:
-    """Return the smallest effect that a t-test with this standard error would have found with a
-    chance of ``POWER``.
+    """Return the smallest effect, in the unit of the standard error ``error``, that a one-sided
+    t-test at ``level`` would have found with a chance of ``POWER``.
 
     ``superior``: how far beyond the margin the mean would have to be. ``equivalent``: the smallest
     margin that would be shown for a true difference of 0, by two tests.
@@ -204,8 +208,8 @@ def pairs_needed(
     error: Callable[[int], tuple[Array | float, Array | float]],
     level: float,
 ) -> int:
-    """Return the number of pairs with which one or two one-sided t-tests all reject with a chance
-    of ``POWER``; ``MAX_PAIRS`` where fewer do not suffice.
+    """Return the smallest number of pairs, 2 or more, with which one or two one-sided t-tests all
+    reject with a chance of ``POWER``; ``MAX_PAIRS`` where fewer do not suffice.
 
     Args:
         distances: The distance (> 0) of the true mean from each test's limit: two to show a claim
@@ -223,11 +227,11 @@ def pairs_needed(
 
 
 def at_chance(accuracy: float, chance: float, images: int) -> bool:
-    """Whether an accuracy on so many images cannot be told from that of guessing, both in percent,
-    by a one-sided binomial test at 1%.
+    """Whether an accuracy on so many images is not significantly above ``chance``, that of
+    guessing, both in percent, by a one-sided binomial test at 1%.
 
-    Where the number of images is not known (0), the two are compared as they are. NaN is not at
-    chance.
+    Where the number of images is not known (0), whether it is not above ``chance`` at all. An
+    accuracy of NaN is not at chance.
     """
     if not images:
         return accuracy <= chance
@@ -319,7 +323,7 @@ class Boundary:
     some nominal p is a fixed function. An adjusted p-value is at most a in any analysis with a
     chance of at most a, and so is whatever is built of such p-values: TOST, Bonferroni's factor,
     Holm's family. The function is tabulated by ``benchmarks/statistics_boundaries.py`` in
-    ``boundaries.csv``.
+    ``boundaries.csv``; a schedule that the table lacks is a ``KeyError``.
     """
 
     def __init__(self, start: int, step: int, max_pairs: int) -> None:
@@ -405,8 +409,10 @@ def sequential_power(
     observed: tuple[float, ...] = (),
     paths: int = 4000,
 ) -> tuple[float, float]:
-    """Simulate the chance (0 to 1) that a claim is decided by the last analysis, and the number of
-    pairs that this takes on average. The chance is good to 1 percentage point.
+    """Simulate the chance (0 to 1) that a claim on the mean is decided, either way, by the last
+    analysis, and the number of pairs that a study takes on average: an undecided one takes all.
+
+    With 4,000 paths the chance has a standard error of at most 0.8 percentage points.
 
     Args:
         mean: The mean of further differences, which are drawn from a normal distribution.
@@ -416,7 +422,8 @@ def sequential_power(
         analyses: The number of pairs at each analysis.
         boundary: The adjustment for these analyses.
         level: The level of all analyses together.
-        observed: The differences so far (n,), with which every simulated study begins.
+        observed: The differences so far (n,), with which every simulated study begins; fewer than
+            the pairs of the last analysis.
         paths: The number of simulated studies.
     """
     generator = np.random.default_rng(0)
@@ -445,7 +452,18 @@ def stopping_bias(
     in the unit of the mean.
 
     A study stops when its scores happen to be clear, so that its estimate is biased away from the
-    margin (Whitehead 1986, *Biometrika* 73). The arguments are those of ``sequential_power``.
+    margin (Whitehead 1986, *Biometrika* 73). The bias is below 0 where it lowers the mean.
+
+    Args:
+        mean: The true mean of the differences, which are drawn from a normal distribution.
+        spread: Their standard deviation.
+        kind: What is claimed.
+        margin: The claim's margin.
+        analyses: The number of pairs at each analysis; a study that is never decided stops at the
+            last one.
+        boundary: The adjustment for these analyses.
+        level: The level of all analyses together.
+        paths: The number of simulated studies.
     """
     generator = np.random.default_rng(0)
     differences = generator.normal(mean, spread, (paths, analyses[-1]))
@@ -465,12 +483,14 @@ def stopping_bias(
 def decisions(
     differences: Array, analyses: Sequence[int], p_of: Callable[[Array], Array], level: float
 ) -> tuple[float, float]:
-    """Return the share of simulated studies that are decided by the last analysis, and the number
-    of pairs that a study takes on average.
+    """Return the share (0 to 1) of simulated studies that are decided by the last analysis, and the
+    number of pairs that a study takes on average: an undecided one takes those of the last
+    analysis.
 
     Args:
         differences: The differences of the simulated studies, (studies, pairs).
-        analyses: The number of pairs at each analysis that is to come.
+        analyses: The number of pairs at each analysis that is to come, of which there is at least
+            one.
         p_of: Function from the differences up to an analysis (studies, n) to the p-values
             (studies, 2) of the claim and of its opposite, valid over all analyses.
         level: A claim is decided by a p-value at or below this.
@@ -490,8 +510,8 @@ def decisions(
 
 
 def upper_spread(spread: float, n: int) -> float:
-    """Return the one-sided upper 80% confidence limit of a standard deviation that n normal values
-    estimate as ``spread``.
+    """Return the one-sided upper 80% confidence limit of a standard deviation that n normal values,
+    n >= 2, estimate as ``spread``.
     """
     degrees_of_freedom = n - 1
     low_quantile = stats.chi2.ppf(1 - 0.8, degrees_of_freedom)
@@ -506,7 +526,8 @@ def skewed(differences: Array) -> bool:
     """Whether differences (n,) are more skewed, in either direction, than 19 of 20 normal samples
     of their size.
 
-    It is simulated, as n is too small for formulas. Fewer than 4 differences are not skewed.
+    It is simulated, as n is too small for formulas. Fewer than 4 differences, and differences that
+    are all equal, are not skewed.
     """
     if len(differences) < 4 or np.ptp(differences) == 0:
         return False
@@ -580,12 +601,13 @@ def effects(scores: Array, level: float) -> list[Effect]:
 
 
 def _smallest_scale(scores: Array, levels: dict[int, int]) -> float:
-    """Return the largest score, in size, among the cells that an effect compares, of the seed where
-    it is smallest.
+    """Return the smallest, over the seeds, of each seed's largest absolute score among the cells
+    that an effect compares.
 
     Args:
-        scores: (seeds, levels of factor 1, levels of factor 2, ...).
-        levels: The level of each factor that is compared with its first level, by their indices.
+        scores: Scores (seeds, levels of factor 1, levels of factor 2, ...).
+        levels: ``{factor: level}`` of the levels that are compared with the factors' first ones, by
+            their indices.
     """
     for factor, level in levels.items():
         scores = scores.take([0, level], axis=1 + factor)
@@ -616,7 +638,8 @@ def _contrast(scores: Array, levels: dict[int, int]) -> Array:
 
     Args:
         scores: Scores (seeds, levels of factor 1, levels of factor 2, ...).
-        levels: ``{factor: level}`` of the levels that are compared with the factors' first ones.
+        levels: ``{factor: level}`` of the levels that are compared with the factors' first ones, by
+            their indices.
     """
     factors = scores.ndim - 1
     # The last factor is reduced first, so that the axes of the ones before it keep their places.
@@ -665,12 +688,14 @@ def error_over_images(spread: Array | float, n: int, added: Array | float) -> tu
     of freedom (...).
 
     The degrees of freedom are Satterthwaite's (1946) for the sum of both variances; that of the
-    images, estimated from many of them, counts as known.
+    images, estimated from many of them, counts as known. They are infinite where the differences do
+    not vary over seeds.
 
     Args:
         spread: The standard deviation (...) of the differences over seeds.
-        n: The number of seeds.
-        added: What the images add to the variance (...), as ``image_variance`` returns it.
+        n: The number of seeds, 2 or more.
+        added: What the images add to the variance (...), as ``image_variance`` returns it; NaN
+            makes the error NaN.
     """
     of_seeds = np.asarray(spread**2 / n)
     both = of_seeds + added

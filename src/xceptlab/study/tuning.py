@@ -141,7 +141,7 @@ class Trial:
     values: dict[str, Any]
     """The value of each tuned key; empty in a study that tunes nothing."""
     config: RunConfig
-    """The configuration with the first seed."""
+    """The arm's configuration with ``values`` and the study's first seed."""
 
 
 def _check_key(key: str, values: list[Any] | dict[str, list[float]]) -> None:
@@ -158,7 +158,9 @@ def _check_key(key: str, values: list[Any] | dict[str, list[float]]) -> None:
 
 
 def _can_be_tried(values: list[Any] | dict[str, list[float]]) -> bool:
-    """Whether these are several different values, or a range ``{log: [low, high]}``."""
+    """Whether these are two or more values, all different, or a range ``{log: [low, high]}`` with
+    0 < low < high.
+    """
     if isinstance(values, list):
         return len(values) > 1 and all(values.count(value) == 1 for value in values)
     if values.keys() != {"log"} or len(values["log"]) != 2:
@@ -173,8 +175,8 @@ def value_name(values: dict[str, Any]) -> str:
 
 
 def trials(arms: dict[str, RunConfig], tune: Tune | None) -> dict[str, Trial]:
-    """Return every trial by its name: ``arm`` in a study that tunes nothing, ``arm@0.1`` in one
-    that tunes a key.
+    """Return every trial by its name: ``arm`` in a study that tunes nothing (None), ``arm@0.1`` in
+    one that tunes a key, ``arm@0.1,0.9`` in one that tunes two.
 
     Raises:
         Refused: A tuned value is not allowed.

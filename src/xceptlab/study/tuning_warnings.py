@@ -15,8 +15,9 @@ APART = 2.0
 
 
 def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
-    """Return warnings, a sentence each, where too few values were tried or too few validation
-    images chose between them; none in a study that tunes nothing.
+    """Return warnings, a sentence each, of arms whose best value lies at the edge of those that
+    were tried, and of arms whose two best values the validation images cannot tell apart; none in a
+    study that tunes nothing.
     """
     if expansion.study.tune is None:
         return []
@@ -24,8 +25,10 @@ def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
 
 
 def _at_the_edge(expansion: Expansion, records: Records) -> list[str]:
-    """Return a warning for each arm and key whose best value is the smallest or the largest one
-    that was tried, in more than half of the seeds.
+    """Return a warning for each arm and key whose best value is the smallest or the largest number
+    that was tried, in more than half of the seeds with which all of the arm's runs have finished.
+
+    A best value of 0 does not count, since no tuned key can be negative.
     """
     assert expansion.study.tune
     choice = chosen(expansion, records)
@@ -66,7 +69,8 @@ def _is_number(value: Any) -> bool:
 
 def _indistinct(expansion: Expansion, records: Records) -> list[str]:
     """Return a warning for each arm whose two best values the validation images cannot tell apart,
-    in more than half of the seeds.
+    in more than half of the seeds with two values to compare; none where values are chosen by
+    another metric than an accuracy.
 
     The standard error is that of a difference of two independent binomial shares. Both values are
     validated on the same images, whose correctness is not kept one by one; where they err on the
@@ -105,8 +109,8 @@ def _indistinct(expansion: Expansion, records: Records) -> list[str]:
 def _best_two(
     arm: str, seed: int, expansion: Expansion, records: Records
 ) -> tuple[float, float, int] | None:
-    """Return the best and the second best validation accuracy, in percent, among an arm's values at
-    a seed, and the number of validation images.
+    """Return the best and the second best validation accuracy, in percent, among an arm's tuned
+    values at a seed, and the number of validation images.
 
     None where fewer than two of its runs have finished without diverging, or where the number of
     images is not known.

@@ -19,7 +19,8 @@ show neither the claim nor its opposite.
 class Verdict:
     """What the scores say of a claim, in numbers and in words.
 
-    Differences are a - b, or b - a for the loss: above 0, a is the better arm.
+    Differences are a - b, or b - a in a metric in which lower is better, such as the loss: above 0,
+    a is the better side.
     """
 
     claim: Claim
@@ -32,10 +33,10 @@ class Verdict:
     """
     low: float
     """The lower end of the confidence interval that belongs to the claim's tests; NaN with fewer
-    than 2 pairs, -inf where too few pairs bound no median."""
+    than 2 pairs and where ``image_variance`` is NaN, -inf where too few pairs bound no median."""
     high: float
     """The upper end of the confidence interval that belongs to the claim's tests; NaN with fewer
-    than 2 pairs, inf where too few pairs bound no median."""
+    than 2 pairs and where ``image_variance`` is NaN, inf where too few pairs bound no median."""
     level: float
     """The interval's level, 1 - 2 alpha."""
     n: int
@@ -58,7 +59,8 @@ class Verdict:
     """The runs, each as (arm, seed), that have no finite score and count as the claim declares.
     Always empty for a study, whose report lists its diverged runs itself."""
     tested: bool = False
-    """Whether there were pairs to test."""
+    """Whether the outcome comes from a test; False while scores are missing, with too few pairs,
+    and where the differences cannot be tested, such as the mean of differences without spread."""
     max_seeds: int | None = None
     """The largest number of seeds in a study that adds seeds until its claims are decided, whose
     interval is a repeated one, valid at every analysis; None with a list of seeds."""
@@ -66,12 +68,12 @@ class Verdict:
     """What the sample of images adds to the variance of the estimate, where the verdict is to hold
     for other images (``scope: images``), NaN if not known; None where it is not to."""
     stopping: str = ""
-    """What it means for the estimate that the claim was decided before ``max_seeds``, in words;
-    empty where it was not.
+    """What it means for the estimate that the claim was decided before ``max_seeds``, and the
+    estimate with the seeds that came later, in words; empty where there is nothing to say.
     """
     chance_when_given_up: float | None = None
-    """The chance to be decided by ``max_seeds`` seeds, if the claim was given up because it is
-    below the study's ``futility``; None where the claim was not given up.
+    """The chance (0 to 1) to be decided by ``max_seeds`` seeds, if the claim was given up because
+    it is below the study's ``futility``; None where the claim was not given up.
     """
     summary: str = ""
     """The verdict in a sentence of plain words; further ones say how the arms were tuned,
@@ -88,19 +90,20 @@ class Verdict:
 
     @property
     def has_interval(self) -> bool:
-        """Whether the interval is known: not of fewer than 2 pairs, nor where ``scope: images`` asks
-        for values by image that runs have not kept.
+        """Whether ``low`` and ``high`` are known. They are not with fewer than 2 pairs, nor where
+        ``scope: images`` asks for values by image that runs have not kept. A known interval may be
+        infinite.
         """
         return not math.isnan(self.low)
 
     @property
     def values(self) -> Array:
-        """The paired differences (n,)."""
+        """The paired differences (n,), by rising seed."""
         return np.array(list(self.differences.values()), dtype=np.float64)
 
     @property
     def arms(self) -> Array:
-        """The scores of the sides a and b that form pairs, (2, n)."""
+        """The scores of the sides a and b that form pairs, (2, n), by rising seed."""
         a, b = self.scores
         paired_a = [a[seed] for seed in self.differences]
         paired_b = [b[seed] for seed in self.differences]

@@ -33,8 +33,10 @@ def of_fractions(verdict: Verdict) -> tuple[str, ...]:
 
 
 def of_margin(verdict: Verdict) -> tuple[str, ...]:
-    """Return a warning of a margin in no known unit that looks like percent, since it is as large as
-    the range of all scores; empty where it does not.
+    """Return a warning of a margin that may be in another unit than the scores, such as percent,
+    since it is at least as large as their whole range, which is above 0.
+
+    Empty where it is smaller, where the metric's unit is known, and for an interaction.
     """
     claim = verdict.claim
     # The scores of an interaction are differences, which may well be as small.
@@ -143,8 +145,9 @@ def failed_runs(
 
 
 def of_failures(verdict: Verdict, failed: Sequence[tuple[str, int]]) -> list[str]:
-    """Return a warning of failed runs, each as (arm, seed), that decide a verdict or that make the
-    test of a mean unsound; empty where they do neither.
+    """Return a warning of failed runs, each as (arm, seed), that decide a verdict, since they are
+    in more than half of its pairs, or that make the test of a mean unsound, for which one pair
+    suffices; empty where they do neither.
     """
     pairs = len({seed for _, seed in failed if seed in verdict.differences})
     if 2 * pairs > verdict.n:
@@ -199,7 +202,9 @@ class _Accuracy:
 
     @property
     def described(self) -> str:
-        """The accuracy in words, with the number of runs that have one, if some diverged."""
+        """The accuracy in words, with the number of runs that have one, if some diverged; ``none``
+        where all did.
+        """
         if not self.finished:
             return f"none, as {counted(self.runs, 'run')} diverged,"
         if self.finished < self.runs:
@@ -217,7 +222,7 @@ class _Accuracy:
 
 def images_of_split(split: str, records: Sequence[Record]) -> int:
     """Return the number of images of a split, ``val`` or the test split, from the records of runs;
-    0 without records.
+    0 where no record tells it.
     """
     if split == "val":
         return max((record.validation_images for record in records), default=0)

@@ -51,7 +51,7 @@ def summary(
     """Return the verdict in one sentence.
 
     Args:
-        verdict: The verdict, of which only the numbers are used.
+        verdict: The verdict, of which the outcome and the numbers are used, and none of the words.
         estimand: The claim's estimand.
         unadjusted_outcome: What the outcome would be without Holm's adjustment, if the claim were
             the only one of the study.
@@ -171,7 +171,7 @@ def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float
 
 def stopping(verdict: Verdict, estimand: Estimand, level: float) -> str:
     """Return a sentence on what it means for the estimate that a claim was decided before
-    ``Seeds.max``; empty where it was not, and where that means next to nothing.
+    ``Seeds.max``; empty where it was not, and where the bias of a mean rounds to 0.
 
     ``level`` is that of all analyses together.
     """
@@ -238,7 +238,8 @@ def sign_count(verdict: Verdict) -> str:
 
 
 def forecast(verdict: Verdict, study: Study) -> str:
-    """Return a sentence on how many seeds would decide an open claim, from the pairs so far.
+    """Return a sentence on how many seeds would decide an open claim, or on the chance that the
+    seeds until ``Seeds.max`` decide it, from the pairs so far.
 
     Empty for a claim that is settled, has fewer than 2 pairs, or cannot be tested on them.
     """

@@ -45,8 +45,8 @@ def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
 
 
 def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
-    """Whether a run's training steps can be captured as its evaluations can; if not, the user is
-    told why.
+    """Whether the training steps of a run on a GPU can be captured as CUDA graphs. On several
+    devices and with the precision 16-mixed they cannot, and the first process tells the user why.
     """
     if trainer.world_size > 1:
         why = "on several devices gradients are exchanged while they are computed"
@@ -60,7 +60,12 @@ def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
 
 
 def say_not_captured(work: str, why: str) -> None:
-    """Tell the user that some work, such as "training steps", is not captured, and why."""
+    """Tell the user that some work is not captured as CUDA graphs, and why.
+
+    Args:
+        work: The work, a plural such as "training steps".
+        why: The reason, a clause that ends the message.
+    """
     say(f"{work} are launched kernel by kernel, not replayed from a CUDA graph: {why}")
 
 
@@ -96,8 +101,8 @@ class _Graph:
 
 @dataclass(frozen=True)
 class _State:
-    """A copy of the tensors and the random state that captured work changes; ``_restore`` puts them
-    back.
+    """A copy of the tensors and of the random state that captured work changes, from which they can
+    be put back.
     """
 
     tensors: list[Tensor]
@@ -106,13 +111,13 @@ class _State:
 
 
 class Captured:
-    """Evaluates batches by CUDA graphs: one is captured for each shape of batch, once ``WARM_UP``
-    batches of the shape have been computed kernel by kernel.
+    """Evaluates batches by CUDA graphs: one is captured for each shape and ``Batch.weight`` of
+    batches, once ``WARM_UP`` such batches have been computed kernel by kernel.
 
     Args:
         forward: Computes the outputs of a batch.
-        network: The network that ``forward`` calls; its parameters and buffers keep their places in
-            memory.
+        network: The network that ``forward`` calls; its parameters and buffers must keep their
+            places in memory.
         record: Captures the work as a graph.
     """
 
@@ -157,10 +162,14 @@ class Captured:
         return self._capture(key, batch, first_of_step)
 
     def _prepare(self, first_of_step: bool) -> None:
-        """Prepare the tensors that the work writes beside its outputs; an evaluation has none."""
+        """Prepare the tensors that the work writes besides its outputs, before a batch is computed.
+        An evaluation has none, so nothing is done.
+        """
 
     def _computed(self, batch: Batch, first_of_step: bool) -> Outputs:
-        """Compute the outputs of a batch kernel by kernel."""
+        """Compute the outputs of a batch kernel by kernel; whether it is the first of its optimizer
+        step makes no difference to an evaluation.
+        """
         kind = self._device.type
         dtype, mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         # Autocast must not keep the weights that it has cast: each replay has other weights.
@@ -168,7 +177,7 @@ class Captured:
             return self.forward(batch)
 
     def _changed(self) -> list[Tensor]:
-        """Return the tensors that the work changes beside its outputs: none in an evaluation."""
+        """Return the tensors that the work changes besides its outputs: none in an evaluation."""
         return []
 
     def _capture(self, key: Hashable, batch: Batch, first_of_step: bool) -> Outputs:
@@ -177,12 +186,13 @@ class Captured:
 
         The batch is computed twice from the same state: kernel by kernel, then by the graph. If the
         outputs or the tensors that the work changes differ, or if the work cannot be captured, the
-        results of the first computation stand and no further graph is tried.
+        results of the first computation stand and no further graph is tried. Without deterministic
+        algorithms nothing is compared.
 
         Args:
             key: The key under which the graph is kept.
             batch: The batch, on the device.
-            first_of_step: The kind of work; see ``__call__``.
+            first_of_step: Whether the batch is the first of its optimizer step.
 
         Returns:
             The outputs of the batch.
@@ -232,11 +242,11 @@ class Captured:
 
 
 class CapturedStep(Captured):
-    """Runs forward and backward of training batches by CUDA graphs, as ``Captured`` evaluates them.
+    """Runs forward and backward of training batches by CUDA graphs, which are captured once
+    ``WARM_UP`` batches of the same kind have been computed kernel by kernel.
 
-    Its two kinds of work differ in what happens to the gradients. Those of the first batch of an
-    optimizer step (``first_of_step``) replace those that are there; those of the step's other
-    batches are added.
+    The first batch of an optimizer step (``first_of_step``) has graphs of its own: its gradients
+    replace those that are there, and the gradients of the step's other batches are added.
 
     Args:
         forward: Computes the outputs of a batch; the gradients are those of ``loss`` among them.
@@ -282,8 +292,8 @@ class CapturedStep(Captured):
             parameter.grad = gradient
 
     def _computed(self, batch: Batch, first_of_step: bool) -> Outputs:
-        """Run forward and backward kernel by kernel. The gradients of the first batch of a step
-        replace those that are there; those of others are added.
+        """Run forward and backward kernel by kernel, and return the detached outputs. The gradients
+        of the first batch of a step replace those that are there; those of others are added.
         """
         outputs = super()._computed(batch, first_of_step)
         with torch.autocast(self._device.type, enabled=False):

@@ -124,7 +124,9 @@ class Checkpoints(Checkpoint):
         self._group: Any = None
         """Group of the run's processes that talk over CPUs; None where there is one process."""
         self._saved = 0.0
-        """Time of the last checkpoint, by ``time.monotonic``."""
+        """Time of the last checkpoint or, before there is one, of the fit's start, by
+        ``time.monotonic``.
+        """
         self._is_ended = False
         """Whether another callback has ended the training at this epoch."""
 
@@ -136,13 +138,14 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """End a training again that had ended when it was interrupted. Checkpoints of older versions
-        do not say so.
+        """Ask the Trainer to stop where another callback had ended the training before the
+        checkpoint was written. Checkpoints of older versions do not tell, and training goes on.
         """
         trainer.should_stop = checkpoint.get("ended_by_callback", False)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check that all processes continue from the same checkpoint.
+        """Start the clock for the first checkpoint, and check that all processes continue from the
+        same one.
 
         Raises:
             Refused: The processes see different checkpoints.
@@ -206,11 +209,16 @@ class Checkpoints(Checkpoint):
         self._saved = time.monotonic()
 
     def _stop(self, trainer: pl.Trainer, signal: int) -> None:
-        """Stop this process if a signal has asked for it. The run's first process reports which.
+        """End this process if a signal has asked the run to stop.
 
         Args:
             trainer: The run's Trainer.
-            signal: Number of the signal; 0 for none.
+            signal: Number of the signal; with 0 nothing is done.
+
+        Raises:
+            KeyboardInterrupt: In the run's first process, for Ctrl-C.
+            Interrupted: In the run's first process, for another signal.
+            SystemExit: In the run's other processes, with exit code 0.
         """
         if signal and not trainer.is_global_zero:
             self.stop_signals.number = signal

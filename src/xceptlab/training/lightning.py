@@ -2,7 +2,7 @@
 checked before a run.
 
 Lightning finds a hook by its name. If a release renamed one, the method of ours that replaces it
-would never be called again, and nothing would say so: a run would train, but otherwise. The same
+would never be called again, and nothing would say so: a run would train, but differently. The same
 goes for private methods that are replaced from outside.
 """
 
@@ -79,13 +79,13 @@ REPLACED: dict[type, tuple[str, ...]] = {
         "node_rank",
     ),
 }
-"""Names of the methods that classes of this package replace, by the class of Lightning that has
-them.
+"""Names of the methods and properties that classes of this package override, by the class of
+Lightning that has them.
 """
 
 
 def check() -> None:
-    """Check that Lightning still has every method that a class of this package replaces.
+    """Check that Lightning still has every method that a class of this package overrides.
 
     Raises:
         Refused: It lacks one.
@@ -120,8 +120,8 @@ def leave_signals_to_us(trainer: pl.Trainer) -> None:
 
 
 def set_rank(rank: int) -> None:
-    """Set the number of this process among those of the run, by which Lightning decides what runs
-    in the first process only. Lightning has guessed it from the environment.
+    """Set the number of this process among those of the run, from 0, by which Lightning decides
+    what runs in the first process only. Lightning has guessed it from the environment.
 
     Raises:
         Refused: Lightning keeps the rank elsewhere.
@@ -162,7 +162,9 @@ class WeightAveraging(callbacks.WeightAveraging):
 
     @property
     def latest_update_step(self) -> int:
-        """Number of the optimizer step whose weights were averaged last; a checkpoint keeps it."""
+        """Number of the optimizer step, from 1, whose weights were averaged last; 0 before there is
+        one. A checkpoint keeps it.
+        """
         return self._latest_update_step
 
     @latest_update_step.setter

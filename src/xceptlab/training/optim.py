@@ -21,14 +21,15 @@ from xceptlab.training.lightning import WeightAveraging
 
 
 def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
-    """Build the optimizer of a network's parameters, in the groups of ``parameter_groups``.
+    """Build the optimizer that ``train.optimizer`` names, for a network's parameters in groups with
+    and without weight decay.
 
     It is one of torch's classes with torch's constants, or what a user's module has registered.
     timm's factory knows more, but its ``sgd`` is Nesterov's, its ``rmsprop`` decays by 0.9 where
     torch's decays by 0.99, and it loads all of timm, which no other part of most runs needs.
 
     Raises:
-        Refused: A registered function gives something other than an optimizer.
+        Refused: A registered function raises an error, or gives something other than an optimizer.
     """
     groups = parameter_groups(network, train)
     if train.optimizer == "sgd":
@@ -48,8 +49,8 @@ def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, A
     """Group a network's parameters by their weight decay, as torch's optimizers take them.
 
     There is one group with ``train.weight_decay`` or, with ``train.decay_norm_bias: false``, a
-    second one without decay. It holds the weights of norms and all biases, which have one
-    dimension.
+    second one without decay. It holds the parameters with at most one dimension: the weights of
+    norms and all biases.
     """
     decayed, not_decayed = [], []
     for parameter in network.parameters():
@@ -78,11 +79,12 @@ def left_out(optimizer: Optimizer, network: nn.Module) -> list[str]:
 
 
 def learning_rate_factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """Return the schedule as a function: from a step, 0 to epochs * steps_per_epoch - 1, to the
-    factor by which ``train.lr`` is multiplied in it.
+    """Return the learning-rate schedule as a function from an optimizer step, 0 to epochs *
+    steps_per_epoch - 1, to the factor by which ``train.lr`` is multiplied in this step.
 
     The factor rises linearly during the warm-up and then follows ``train.schedule``. The function
-    raises Refused where a registered schedule gives no number.
+    raises Refused where a registered schedule raises an error or gives anything but a finite number
+    of 0 or more.
     """
     steps = train.epochs * steps_per_epoch
     warmup_steps = round(train.warmup * steps)
@@ -140,8 +142,8 @@ class AverageWeights(WeightAveraging):
         """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the weights for the average, in 64 bits where the precision will convert the weights
-        to that.
+        """When a fit begins, copy the network for the averages, in 64 bits with the precision
+        64-true: the Trainer converts the network itself only later.
         """
         super().setup(trainer, pl_module, stage)
         if self.average_model is not None:
@@ -155,8 +157,8 @@ class AverageWeights(WeightAveraging):
         self.average_model.module.to(pl_module.device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """List the tensors once. torch's own update walks through all modules at each step, which
-        takes longer than a GPU takes to average them.
+        """List the averages and the network's tensors once for all steps. torch's own update walks
+        through all modules at each step, which takes longer than a GPU takes to average them.
         """
         assert self.average_model is not None
         self._averaged, self._copied = ([], []), ([], [])
@@ -177,8 +179,8 @@ class AverageWeights(WeightAveraging):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Update the average with the weights of an optimizer step; those of the first step are
-        copied.
+        """Update the averages if this batch has completed an optimizer step. The weights of the
+        first step are copied.
         """
         if trainer.global_step == self.latest_update_step:
             return
@@ -196,10 +198,12 @@ class AverageWeights(WeightAveraging):
         self.latest_update_step = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do not swap in the averaged weights here: another callback's checkpoint is still to be
-        written.
+        """Do not replace the weights by their averages here, as Lightning's callback does: another
+        callback's checkpoint is still to be written.
         """
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Swap in the averaged weights, also in a run that continued and found all epochs done."""
+        """Replace the network's weights by their averages, also in a run that continued and found
+        all epochs done.
+        """
         super().on_train_end(trainer, pl_module)

@@ -50,8 +50,9 @@ class Processes(ClusterEnvironment):
     def main_port(self) -> int:
         """The port on which the first process listens.
 
-        It is any free one where the first process starts the others and tells them. Processes of
-        torchrun and srun find it in their environment, each by itself.
+        It is any free one where this process starts the others and tells them. Processes that were
+        started, as by torchrun or srun, take MASTER_PORT from their environment. Where srun gives
+        none, they compute it, 15000 to 24999, from the numbers of SLURM's job and step.
         """
         if not self.creates_processes_externally:
             with socket.socket() as probe:
@@ -72,15 +73,15 @@ class Processes(ClusterEnvironment):
         return self.world.size
 
     def set_world_size(self, size: int) -> None:
-        """Check that Lightning counts the same processes."""
+        """Check that Lightning counts as many processes as the run has; nothing is set."""
         assert size == self.world.size
 
     def global_rank(self) -> int:
         return self.world.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Do nothing: the rank is known, and SLURM may number the tasks of several nodes in another
-        order.
+        """Do nothing: the rank is known. Lightning counts node by node, and SLURM may number the
+        tasks of several nodes in another order.
         """
 
     def local_rank(self) -> int:
@@ -173,10 +174,11 @@ def _activated(norm: nn.Module, y: Tensor) -> Tensor:
 
 
 def _refuse_other_batch_norm(module: nn.Module) -> None:
-    """Refuse a BatchNorm of other tensors than images, or one that computes something of its own.
+    """Check that a BatchNorm computes what ``nn.BatchNorm2d`` or timm's ``BatchNormAct2d`` does, so
+    that its statistics can be taken over all processes.
 
     Raises:
-        Refused: It is one of these.
+        Refused: It takes other tensors than images, or computes something of its own.
     """
     computes = type(module).forward
     if not isinstance(module, nn.BatchNorm2d) or computes not in (

@@ -15,7 +15,9 @@ import xceptlab
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a device's model, such as ``NVIDIA H100 80GB HBM3`` or a CPU's."""
+    """Return the name of a device's model, such as ``NVIDIA H100 80GB HBM3`` or a CPU's. Where it
+    is not known, this is the kind of the device and of the machine, such as ``mps (arm64)``.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -63,8 +65,10 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Return the git revision of this code, and as ``dirty`` whether files differ from it; empty
-    where the code is not in a git checkout.
+    """Return as ``revision`` the commit of this code's git checkout, and as ``dirty`` whether
+    tracked files differ from it; empty where the code is not in a checkout, or there is no git.
+
+    Later calls in a process return what the first one did.
     """
     here = Path(__file__)
 

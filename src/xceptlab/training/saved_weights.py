@@ -34,8 +34,8 @@ def refuse_lost_state(
     """Check that a new network with the weights of a trained one computes the same logits.
 
     Only a user's own modules can keep state that the weights do not hold: a tensor that is a plain
-    attribute, a buffer that is not persistent, a counter in Python. Without such modules nothing
-    is checked.
+    attribute, a buffer that is not persistent, a counter in Python. Nothing is checked for a run
+    that uses no registered component.
 
     Args:
         config: The run.

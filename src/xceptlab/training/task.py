@@ -127,9 +127,11 @@ class Task(pl.LightningModule):
         return self._recorder
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Compute loss and top-1 of a batch as ``_outputs`` does. A captured CUDA graph is replayed
-        where there is one, and computes the gradients, too; not where a callback has changed how
-        many batches a step gathers.
+        """Compute ``loss`` and ``top1`` (percent) of a batch, so weighted that the averages over
+        processes and accumulated batches are means over the global batch.
+
+        A captured CUDA graph is replayed where there is one, and computes the gradients, too; not
+        where a callback has changed how many batches a step accumulates.
         """
         first_of_step = batch_idx % self.config.train.accumulate == 0
         replayed = None
@@ -165,7 +167,7 @@ class Task(pl.LightningModule):
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Sum the cross-entropy over a batch. An image that is mixed with another one (see
+        """Sum the cross-entropy over a batch, in nats. An image that is mixed with another one (its
         ``augment.partners``) counts for both labels, by their shares.
 
         Args:

@@ -48,7 +48,7 @@ class Curves(pl.Callback):
         quiet: Print no line after each epoch.
 
     Raises:
-        Diverged: At the next logged step after a loss that is not finite.
+        Diverged: At a step that is to be logged, if a loss since the last line was not finite.
     """
 
     def __init__(self, every: int, quiet: bool = False) -> None:
@@ -60,12 +60,14 @@ class Curves(pl.Callback):
         """Time from which the next line counts its seconds, by ``time.perf_counter``."""
         self._seconds = 0.0
         """Seconds between the last line and the checkpoint from which this run continues; 0.0 in a
-        run that began.
+        run that begins.
         """
         self._loss: Tensor | float = 0.0
         """This process's part of the step's loss, summed over the batches accumulated so far."""
         self._top1: Tensor | float = 0.0
-        """This process's part of the step's accuracy in percent, summed likewise."""
+        """This process's part of the step's accuracy in percent, summed like the loss over the
+        batches accumulated so far.
+        """
         self._gathered = 0
         """Number of batches that the step has gathered so far."""
         self._replaced = 0
@@ -90,7 +92,7 @@ class Curves(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on counting from where the checkpoint stands."""
+        """Take over from the checkpoint what was counted since the last line of the log."""
         state = checkpoint["since_last_line"]
         self._images = state["images"]
         self._seconds = state["seconds"]
@@ -164,7 +166,9 @@ class Curves(pl.Callback):
         self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **_scores(pl_module, "val")})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print one line after each epoch where no progress bar shows it."""
+        """Print one line after each epoch, in the run's first process, unless a progress bar shows
+        it or the callback is quiet.
+        """
         if trainer.progress_bar_callback is None and trainer.is_global_zero and not self.quiet:
             scores = ", ".join(
                 f"{name} {value:.4g}" for name, value in _scores(pl_module, "val").items()
@@ -200,16 +204,16 @@ class Curves(pl.Callback):
 
 
 def _scores(task: pl.LightningModule, split: str) -> dict[str, float]:
-    """Return the latest scores of one split, ``val`` or ``test``, as ``Task.evaluation`` of the
-    run's ``Task`` holds them; empty where the split was not evaluated.
+    """Return the latest scores of a run's ``Task`` on one split, ``val`` or ``test``, by name such
+    as ``val/top1``; empty where the split was not evaluated.
     """
     assert isinstance(task, Task)
     return on_split(task.evaluation, split)
 
 
 class LocalLog(Logger):
-    """Logger that writes ``metrics.jsonl``. Each call adds one line, which is in the file when the
-    call returns.
+    """Logger that writes ``metrics.jsonl``. Each call of ``log_metrics`` adds one line, which is in
+    the file when the call returns.
 
     Args:
         directory: The run's directory.
@@ -225,8 +229,8 @@ class LocalLog(Logger):
     version = ""
 
     def drop_after(self, step: int) -> None:
-        """Drop the lines after ``step``, from which an interrupted run continues, and the final
-        evaluation, which is repeated.
+        """Drop from the log the lines after optimizer step ``step``, from which an interrupted run
+        continues, and the final evaluation, which is repeated. Only the first process does so.
         """
         if not self.first:
             return
@@ -265,7 +269,9 @@ class WandbLog(Logger):
         """Do nothing: the run was opened with them."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Send the lines that the local log has gained."""
+        """Send the lines of the local log that W&B lacks. The arguments are not used, as the last
+        line holds them.
+        """
         self._safely(lambda wandb_run: wandb_run.send(self._local.lines))
 
     def finish(self, record: Record) -> None:
@@ -292,7 +298,7 @@ def _local(trainer: pl.Trainer) -> LocalLog:
 
 def _rate_of_last_step(trainer: pl.Trainer) -> float:
     """Return the learning rate of the step that was just done; the optimizer already has that of
-    the next one.
+    the next one. With a schedule that a callback has set it is the optimizer's present one.
     """
     schedule = trainer.lr_scheduler_configs[0].scheduler
     if not isinstance(schedule, LambdaLR):
@@ -328,7 +334,9 @@ def loggers(config: RunConfig, directory: RunDirectory, *, step: int, first: boo
 
 
 def finish(trainer: pl.Trainer, record: Record) -> None:
-    """Send W&B what only a run's record knows, and wait until all of it has arrived."""
+    """Send W&B what only a run's record knows, and wait until all of it has arrived. Nothing is
+    done for a run that is not tracked by W&B.
+    """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLog):
             logger.finish(record)
@@ -357,11 +365,13 @@ def _tensorboard(directory: RunDirectory, step: int) -> Logger:
 
 
 def _wandb(config: RunConfig, directory: RunDirectory) -> WandbRun | None:
-    """Open the run in W&B, offline where nothing else is possible; returns None where it is not
-    wanted or cannot be opened.
+    """Open the run in W&B as ``runtime.wandb`` asks for; returns None where it is not wanted.
+
+    If ``auto`` fails, the user is warned, and the run is opened offline; None where that fails,
+    too.
 
     Raises:
-        Refused: W&B is asked for explicitly, and cannot be used.
+        Refused: ``online`` or ``offline`` is asked for, and cannot be used.
     """
     try:
         mode = chosen(config.runtime)

@@ -72,7 +72,7 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
     is not trained again.
 
     Args:
-        config: The run, as ``data.resolved`` gives it.
+        config: The run, with the digests of its data and weights that ``data.resolved`` adds.
         progress: Show a progress bar; without one a line is printed after each epoch.
         quiet: Show neither the bar nor the lines.
 
@@ -85,6 +85,7 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
         Busy: Another process is training this run.
         Interrupted: A signal asked to stop; the same call continues.
         KeyboardInterrupt: The user pressed Ctrl-C; the same call continues.
+        SystemExit: The run was asked to stop, and this is not its first process.
         OSError: A file cannot be read or written, such as on a full disk.
     """
     directory = RunDirectory.of(config.runtime.outputs, config.run_id)
@@ -151,7 +152,25 @@ def _train(
     trainer: pl.Trainer,
     stop_signals: StopSignals,
 ) -> Record:
-    """Fit, evaluate and record a run whose directory no other run writes to; see ``train``."""
+    """Fit a run, from its newest checkpoint where there is one, evaluate and record it, and return
+    its record. Each process of the run calls this; only the first, which holds the run's lease,
+    writes the record and the evaluated weights.
+
+    Args:
+        config: The run.
+        directory: The run's directory.
+        data: The run's images.
+        network: The network, with the weights that the run starts from.
+        start: Existing weights that the network has been given; None for drawn ones.
+        trainer: The run's Trainer, which gets its loggers here.
+        stop_signals: The signals that ask the run to stop.
+
+    Raises:
+        Refused: The run began with other data, a logger or a callback cannot be used, or the
+            network keeps state that its weights do not hold.
+        Interrupted, KeyboardInterrupt, SystemExit: A signal asked the run to stop.
+        OSError: A file cannot be read or written.
+    """
     started = time.time()
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
     # The data's files are there now, and may be gone when the run ends.
@@ -206,7 +225,8 @@ def _refuse_to_continue_on_other_data(
     Args:
         config: The run.
         directory: The run's directory.
-        began_with: The data's ``fingerprint`` and ``files`` (names and sizes) when the run began.
+        began_with: The data's ``fingerprint``, of the decoded images, and ``files``, a digest of
+            the files' names and sizes, when the run began.
         files: The same of the data that there are now.
 
     Raises:
@@ -242,6 +262,7 @@ def _fit_and_test(
 
     Raises:
         Refused: Lightning says that a registered callback cannot work in this run.
+        Interrupted, KeyboardInterrupt, SystemExit: A signal asked the run to stop.
     """
     try:
         with lightning.keyboard_interrupt():
@@ -305,7 +326,8 @@ def _record(
         started: Unix time at which this process took the run up; the log may begin earlier.
         parameters: Number of the network's trainable parameters.
         macs: Multiply-accumulates of one image's forward pass.
-        files: The data's ``fingerprint`` and ``files`` (names and sizes).
+        files: The data's ``fingerprint``, of the decoded images, and ``files``, a digest of the
+            files' names and sizes.
         classes: Names of the classes by label; empty where they are not known.
         registrations: Digests of the studies' registrations that stood before the run began.
         weights: Source of the weights that the run started from; empty for drawn ones.
@@ -346,7 +368,8 @@ def _record(
 def _keep_evaluated(
     network: nn.Module, task: Task, directory: RunDirectory, trainer: pl.Trainer
 ) -> None:
-    """Write the evaluated weights and each test image's values into the run's directory.
+    """Write the evaluated weights and, for each metric, each test image's value into the run's
+    directory.
 
     Raises:
         Refused: The network keeps state that the weights do not hold. The checkpoints lack it, too,
@@ -441,7 +464,8 @@ def check_curves(log: list[dict[str, Any]], file: Path) -> None:
 def configure_process(config: RunConfig) -> None:
     """Set what is global to this process, before a Trainer is made: torch's threads and those that
     OMP_NUM_THREADS gives to the run's other processes, arithmetic in full 32 bits (no TF32), memory
-    that is kept from step to step, and which warnings and log messages are not shown.
+    that is kept from step to step and not filled before use, and which warnings and log messages
+    are not shown.
     """
     torch.set_num_threads(config.train.threads)
     # Without this variable Lightning's launcher would share the cores out among the processes.
@@ -474,7 +498,8 @@ def _keep_freed_memory() -> None:
 
 def build(config: RunConfig) -> nn.Module:
     """Build a run's network, its weights drawn by the run's seed and its memory laid out with
-    channels last (2.5 times as fast on a CPU).
+    channels last (2.5 times as fast on a CPU). With ``train.compile`` it is compiled when it is
+    first called.
     """
     return _laid_out(models.build(config.model, config.data.classes, config.seed), config)
 
@@ -550,8 +575,8 @@ def _registered_callback(name: str, config: RunConfig) -> pl.Callback:
     """Build the Lightning callback that a module of the user's has registered as ``name``.
 
     Raises:
-        Refused: The registered function raises an error, or gives something other than a Callback,
-            or a callback that writes checkpoints.
+        Refused: No function is registered as ``name``; or it raises an error, or gives something
+            other than a Callback, or a callback that writes checkpoints.
     """
     entry = register.entry("callback", name)
     made = entry.call(config)
@@ -623,17 +648,19 @@ def evaluate(
 
     Args:
         config: The network, the data and the devices.
-        weights: A ``model.safetensors`` or a checkpoint of a run, or what else
-            ``models.pretrained.restore`` reads.
+        weights: A run's folder, a file of weights or a checkpoint; for Xception also a file of
+            Keras's weights or timm's name of the network.
         split: The split on whose images to evaluate.
-        given: Keys that the user has set for this evaluation, which the published preprocessing of
-            foreign weights does not change; see ``pretrained.with_published_preprocessing``.
+        given: Dotted keys, such as ``data.eval_crop``, that the user has set for this evaluation.
+            With timm's weights they stay as they are, where timm's published preprocessing
+            replaces other settings that have their defaults.
 
     Returns:
         Scores by name, such as ``test/top1`` and ``test/top5`` (percent) and ``test/loss`` (nats).
 
     Raises:
-        Refused: The weights do not fit the network, or the split is empty.
+        Refused: The weights cannot be read or do not fit the network, the data or the devices are
+            not there, or the split is empty.
     """
     config = dataclasses.replace(config, data=identity.resolved_data(config.data))
     configure_process(config)

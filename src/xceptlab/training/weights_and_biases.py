@@ -76,7 +76,7 @@ class WandbRun:
         )
         self._run.define_metric("*", step_metric="step")
         self._next: int = self._run.starting_step
-        """The lowest number of a line that W&B lacks; see ``_number``."""
+        """The lowest number of a log's line, as W&B counts them in ``_step``, that W&B lacks."""
 
     def send(self, log: Sequence[dict[str, Any]]) -> None:
         """Send those lines of the run's log that W&B lacks.
@@ -94,7 +94,8 @@ class WandbRun:
         """Send what only the record knows, and wait until all has arrived.
 
         Args:
-            record: The run's record; with None the run stays unfinished in W&B.
+            record: The run's record; with None nothing of it is sent, and W&B shows the run as
+                failed.
         """
         with _closing(self._run, exit_code=0 if record else 1):
             if not record:
@@ -130,10 +131,13 @@ def client() -> Any:
 def chosen(runtime: RuntimeConfig) -> Mode | None:
     """Return the mode that ``runtime.wandb`` means here; None where a run is not tracked by W&B.
 
-    ``auto`` is online where a key is configured, else offline; it never asks for a key.
+    ``auto`` is None where wandb is not installed or WANDB_MODE disables it. Else it is online where
+    a key is configured and WANDB_MODE does not say otherwise, and offline in all other cases; it
+    never asks for a key.
 
     Raises:
-        Refused: W&B is asked for and not installed, or there is no key that it accepts.
+        Refused: ``online`` or ``offline`` is asked for and wandb is not installed, ``online`` is
+            asked for and there is no key, or W&B does not accept the key.
     """
     if runtime.wandb == "disabled":
         return None
@@ -150,10 +154,10 @@ def chosen(runtime: RuntimeConfig) -> Mode | None:
 
 
 def sync_run(config: RunConfig, directory: RunDirectory) -> str:
-    """Send a run's directory to W&B; returns the run's address there. ``check_key`` comes before.
+    """Send a run's directory to W&B, and return the run's address there. Call ``check_key`` before.
 
     Raises:
-        Refused: W&B refuses or cannot be reached.
+        Refused: W&B refuses or cannot be reached, or the log or the record is damaged.
         Busy: The run is being trained.
     """
     if leases.Watch(directory.path).holders():
@@ -176,15 +180,16 @@ def sync_study(
     verdicts: Sequence[dict[str, Any]],
     summary: dict[str, Any],
 ) -> str:
-    """Send a study's verdicts and its report to a run of their own in W&B; returns its address
-    there. ``check_key`` comes before.
+    """Send a study's verdicts and its report to a run of their own in W&B, and return its address
+    there. Call ``check_key`` before.
 
     Args:
         directory: The study's folder, with its report.html.
         name: Name of the study, which is also the group of its runs.
-        project: Project in W&B; see ``runtime.wandb_project``.
+        project: Project in W&B; empty for that of the environment, or else ``xceptlab``.
         question: The study's question.
-        verdicts: Rows of the table of verdicts.
+        verdicts: Rows of the table of verdicts, values by column; all rows have the same columns.
+            Where there are none, no table is sent.
         summary: Values by name that W&B shows in its table of runs.
 
     Raises:
@@ -248,8 +253,8 @@ def _open(
     tags: Sequence[str] = (),
     **options: Any,
 ) -> Any:
-    """Open a directory's run in W&B, and continue it where there is one. The run's address goes
-    into the directory's file ``wandb_url``.
+    """Open a directory's run in W&B, or continue it where there is one, and return W&B's object of
+    it. The run's address goes into the directory's file ``wandb_url``.
 
     W&B's environment variables count where nothing is given here, and their tags are added. In a
     sweep the run belongs to the sweep, but keeps its id: the sweep's agent gives one id to all that
@@ -348,7 +353,12 @@ def _refusals(what: str) -> Iterator[None]:
 
 @contextmanager
 def _closing(run: Any, exit_code: int) -> Iterator[None]:
-    """Close W&B's run after the block, and wait until all has arrived."""
+    """Close W&B's run after the block, also after an error, and wait until all has arrived.
+
+    Args:
+        run: The run, as ``_open`` returns it.
+        exit_code: 0 for a run that W&B is to show as finished, else as failed.
+    """
     wandb = client()
     try:
         yield

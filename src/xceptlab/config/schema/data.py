@@ -170,7 +170,9 @@ class DataConfig(ExtensibleSection):
             self._require("content", bool(CONTENT.fullmatch(self.content)), filled_in)
 
     def _check_split(self) -> None:
-        """Refuse to hold out validation images that cannot be, or need not be, held out."""
+        """Refuse a seed of the validation images that is too large, and a part to hold out that has
+        no image in it or that a user's data set with ``val`` and ``test`` does not need.
+        """
         self._require(
             "validation_seed", self.validation_seed < 2**63, "between 0 and 9223372036854775807"
         )
@@ -286,7 +288,7 @@ class DataConfig(ExtensibleSection):
     @property
     def has_validation_images(self) -> bool:
         """Whether there are validation images: held out of the training images, or in a part of
-        their own.
+        their own, of which nothing is known before ``content`` is filled in.
         """
         return self.validation > 0 or len(self.parts) == 3
 
@@ -302,8 +304,8 @@ class DataConfig(ExtensibleSection):
         return f"{self.title or self.name}, training on {train}, validation on {validation}, test on {others[-1]}"
 
     def images(self) -> tuple[int, int, int]:
-        """Return the numbers of images to train on, to validate on and to test on; 0 where only the
-        files tell.
+        """Return the numbers of images to train on, held out for validation and to test on; 0 for a
+        number that only the files tell. Images in a validation part of their own are not counted.
         """
         complete_train, complete_test = self._known_images
         train = self.train_images or complete_train

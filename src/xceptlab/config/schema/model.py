@@ -154,7 +154,7 @@ class ModelConfig(ExtensibleSection):
 
     def _check_options(self) -> None:
         """Check ``options`` against the types of the family's dataclass, and keep those that differ
-        from their defaults.
+        from their defaults; refuse any option of a network that has none.
         """
         schema = self._options_schema
         if schema is None:
@@ -167,8 +167,8 @@ class ModelConfig(ExtensibleSection):
         object.__setattr__(self, "options", differing)
 
     def _check_weights(self) -> None:
-        """Refuse weights to start from with a network other than Xception, and a digest that cannot
-        be theirs.
+        """Refuse weights to start from with a network other than Xception, and a digest that is not
+        16 hexadecimal digits or stands without weights.
         """
         if self.weights:
             xception = "only Xception starts from a file"
@@ -188,7 +188,7 @@ class ModelConfig(ExtensibleSection):
 
     def keys_without_effect(self) -> dict[str, str]:
         """Return the keys that this network does not read, each with the setting that is the
-        reason, such as ``model.timm resnet18``.
+        reason, such as ``model.timm resnet18``; empty where it reads all.
         """
         if self.timm:
             reason = f"model.timm {self.timm}"
@@ -205,8 +205,8 @@ class ModelConfig(ExtensibleSection):
 
     @property
     def _options_schema(self) -> Any:
-        """Dataclass of the options of a registered family; None for Xception and for a family
-        without options.
+        """Dataclass of the options of a registered family; None for Xception, for a timm model and
+        for a family without options.
         """
         if self.family == "xception":
             return None
@@ -214,7 +214,7 @@ class ModelConfig(ExtensibleSection):
 
     def all_options(self) -> dict[str, Any]:
         """Return all options of a registered family by name, including those that have their
-        defaults; empty for Xception.
+        defaults; empty for Xception, for a timm model and for a family without options.
         """
         schema = self._options_schema
         if schema is None:
@@ -235,8 +235,8 @@ class ModelConfig(ExtensibleSection):
 
     @property
     def initial_weights_description(self) -> str:
-        """The initial weights in words: ``drawn``, or the name of their file with the first digits
-        of its digest.
+        """The initial weights in words: ``drawn``, or the name of their file or folder with the
+        first ``SHORT`` digits of the digest, which are missing as long as it is not filled in.
         """
         if not self.weights:
             return "drawn"
@@ -244,6 +244,8 @@ class ModelConfig(ExtensibleSection):
         return f"{name} ({self.weights_digest[:SHORT]})"
 
     def channels(self, paper: int) -> int:
-        """Return the number of channels of a layer that has ``paper`` channels in the paper."""
+        """Return the number of channels of a layer that has ``paper`` channels in the paper: scaled
+        by ``width`` and rounded to a multiple of ``divisor``, at least one.
+        """
         multiples = round(paper * self.width / self.divisor)
         return max(1, multiples) * self.divisor

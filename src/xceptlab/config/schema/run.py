@@ -71,7 +71,8 @@ class RunConfig(Section):
         """Return the keys whose values have no effect in this run, each with the setting that is
         the reason, such as ``data.crop none``.
 
-        Keys in ``DataConfig.OF_PHOTOGRAPHS`` are stricter: any value but the default is refused.
+        Not all of them are named: for small images a configuration refuses any value but the
+        default of the keys in ``DataConfig.OF_PHOTOGRAPHS``, and only some of these are returned.
         """
         without_effect = self.model.keys_without_effect()
         if self.data.crop != "pad":

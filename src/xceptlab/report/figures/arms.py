@@ -22,6 +22,7 @@ from xceptlab.report.summary import ArmRow, EffectRow
 from xceptlab.runs.metrics import decimals, metric_of
 
 Cost = Literal["parameters", "macs"]
+"""A cost of a network: its trainable parameters, or the multiply-accumulates of one image."""
 
 
 def costs_chart(arms: Sequence[ArmRow], metric: str, cost: Cost) -> Chart:

@@ -131,11 +131,12 @@ def differences_chart(verdict: Verdict) -> Chart:
 
 
 def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> Chart:
-    """Draw each seed's pair of scores as a line from one arm to the other.
+    """Draw each seed's pair of scores as a line from one side of a claim to the other.
 
     Args:
-        verdict: The verdict on the claim that compares the two.
-        arms: Names of the study's arms, in the order of their colours.
+        verdict: The verdict on the claim.
+        arms: Names of the study's arms, in the order of their colours; a side that is none of them
+            is grey.
     """
     claim = verdict.claim
     rows = _score_rows(verdict)
@@ -180,6 +181,7 @@ def _score_rows(verdict: Verdict) -> list[dict[str, Any]]:
 
 
 def _seed_tooltips(verdict: Verdict) -> list[alt.Tooltip]:
+    """Return the tooltips of a point for a seed: the seed and its difference."""
     sign = difference_format(verdict.claim.decimals)
     return [
         alt.Tooltip("seed:Q", format="d"),
@@ -188,7 +190,7 @@ def _seed_tooltips(verdict: Verdict) -> list[alt.Tooltip]:
 
 
 def _interval_text(verdict: Verdict) -> dict[str, str]:
-    """Return the ends of the interval as text, since JSON has no infinity."""
+    """Return the interval's ends, ``low`` and ``high``, as text, since JSON has no infinity."""
     sign = difference_format(verdict.claim.decimals)
     return {"low": format(verdict.low, sign), "high": format(verdict.high, sign)}
 
@@ -215,8 +217,8 @@ def _title_of_differences(verdict: Verdict) -> list[str]:
 
 
 def _margin_layers(verdict: Verdict, extent: Extent, differences: alt.X | alt.Y) -> list[Any]:
-    """Return the layers below a claim's differences: the region where it holds, a line at 0, and
-    its margins. ``differences`` is the axis of the differences.
+    """Return the layers that lie under a claim's differences: the region where it holds, a line at
+    0, and its margins. ``differences`` is the axis of the differences.
     """
     end = alt.X2("end:Q") if isinstance(differences, alt.X) else alt.Y2("end:Q")
     margin_rows = [{"value": margin} for margin in verdict.claim.margins]
@@ -233,7 +235,7 @@ def _margin_layers(verdict: Verdict, extent: Extent, differences: alt.X | alt.Y)
 
 
 def _label_of_region(extent: Extent, x: alt.X) -> alt.Chart:
-    """Return a layer with words above the region where the claim holds."""
+    """Return a layer with the words "claim holds" above the region where it does."""
     middle = (extent.holds_from + extent.holds_to) / 2
     alignment = extent.alignment(middle)
     value = {"left": extent.low, "center": middle, "right": extent.high}[alignment]

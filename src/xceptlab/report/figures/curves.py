@@ -26,7 +26,7 @@ evaluated for the rule's data, or for the cell of the chart around it, which hol
 
 def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     """Compute mean (E,) and standard deviation (E,) over runs at each of E epochs, of the finite
-    values; both are NaN where there is none, and the deviation is 0 where there is one.
+    values. The mean is NaN where there is none; the deviation is 0 where there are fewer than 2.
     """
     is_finite = np.isfinite(curve.values)
     values = np.where(is_finite, curve.values, np.nan)  # (runs, E)
@@ -44,7 +44,7 @@ def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
     of the page chooses so, the single runs.
 
     Args:
-        summary: Has the curves.
+        summary: What the report shows, with the learning curves of every arm.
         legend: The legend; None for the page, which has one of its own. That finds room on a phone,
             and sets the chart's parameter ``hidden``, the arms that are not drawn.
     """
@@ -96,7 +96,9 @@ def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
 
 
 def _choices() -> list[alt.Parameter]:
-    """Return the parameters by which a reader of the page changes the curves."""
+    """Return the parameters by which a reader of the page changes the curves: ``shown``, one of the
+    two views; ``logarithmic``, whether the axis of epochs is; and ``hidden``, a list of arms.
+    """
     means_or_runs = alt.binding_radio(options=[MEANS, RUNS], name="show ")
     return [
         alt.param(name="shown", value=MEANS, bind=means_or_runs),
@@ -129,7 +131,9 @@ def _rules(text_rows: list[dict[str, Any]], x: alt.X) -> alt.Chart:
 
 
 def _at_epochs(chart: alt.Chart) -> alt.Chart:
-    """Return a chart whose rows have their place on the axis of epochs, ``x``, too."""
+    """Return a chart with a further field ``x`` in its rows: the place of ``epoch`` on its axis,
+    which a reader may make logarithmic.
+    """
     return chart.transform_calculate(x=PLACE_OF_EPOCH)
 
 
@@ -195,8 +199,8 @@ def _text_rows(curves: dict[str, Curve], labels: dict[str, str]) -> list[dict[st
 
 
 def _as_json(values: np.ndarray) -> list[float | None]:
-    """Return values as JSON can hold them: rounded to what a picture can show, and None, which is
-    null, where one is not finite.
+    """Return values (n,) as JSON can hold them: rounded to 4 decimals, which are all that a picture
+    can show, and None, which is null, where one is not finite.
     """
     numbers: list[float | None] = []
     for value in values.tolist():

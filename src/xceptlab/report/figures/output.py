@@ -29,7 +29,9 @@ SVG_WIDTH = 480
 
 
 def page(chart: Any) -> dict[str, Any]:
-    """Return the Vega-Lite specification of a chart for the page, where it fills its place's width."""
+    """Return the Vega-Lite specification of an Altair chart for the page, in which it becomes as
+    wide as the element that holds it.
+    """
     specification = chart.to_dict(validate=False)
     return specification | {
         "width": "container",
@@ -57,7 +59,7 @@ def curves_svg(summary: Summary) -> bytes:
 
 def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
     """Draw the confidence interval of each claim's difference as one SVG, the claims one under the
-    other, for report.md.
+    other, for report.md; without claims, a text that says so.
     """
     charts: list[Any] = []
     for verdict in verdicts:
@@ -75,7 +77,7 @@ def differences_svg(verdicts: Sequence[Verdict]) -> bytes:
 
 
 def _svg(chart: Any) -> bytes:
-    """Return a chart as SVG on white, so that it can be read on any background."""
+    """Return an Altair chart as SVG on white, so that it can be read on any background."""
     # It starts threads, which a process that only imports this module does without.
     import vl_convert
 

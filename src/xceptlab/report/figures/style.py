@@ -61,7 +61,9 @@ def shape(i: int) -> str:
 
 
 def short(name: str, most: int = 32) -> str:
-    """Shorten a name to ``most`` characters: its beginning and its end."""
+    """Shorten a name to at most ``most`` characters: its beginning, an ellipsis and its end. A name
+    that is short enough is returned as it is.
+    """
     if len(name) <= most:
         return name
     beginning = name[: most // 2]
@@ -70,13 +72,15 @@ def short(name: str, most: int = 32) -> str:
 
 
 def wrapped(name: str) -> str:
-    """Return an arm's name as the label of an axis, in lines of at most 18 characters."""
+    """Return the name of an arm, or of another side of a claim, as the label of an axis: shortened
+    to 32 characters, in lines of at most 18.
+    """
     lines = textwrap.wrap(short(name), 18)
     return "\n".join(lines) or name
 
 
 def with_unit(name: str, unit: str) -> str:
-    """Return a name with a unit in brackets; without them where ``unit`` is empty."""
+    """Return a name with a unit in brackets; just the name where ``unit`` is empty."""
     return f"{name} ({unit})" if unit else name
 
 
