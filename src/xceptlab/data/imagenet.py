@@ -113,7 +113,10 @@ def _faults(by_part: Mapping[str, Store], root: Path, config: DataConfig) -> Ite
 
 
 def _faults_of_count(count: int, root: Path, config: DataConfig) -> Iterator[str]:
-    """Yield a line where train has another number of classes than expected."""
+    """Yield an error message if the training photographs have ``count`` classes and another number
+    is expected: ``data.num_classes`` or, where that is 0, the known number of the data set. Where
+    neither is given, any count is right, and nothing is yielded.
+    """
     expected = config.num_classes or config.CLASSES.get(config.name, count)
     if count == expected:
         return

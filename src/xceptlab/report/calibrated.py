@@ -159,9 +159,11 @@ def _warnings(calibration: Calibration) -> list[str]:
 
 
 def _warnings_as_seen(calibration: Calibration) -> list[str]:
-    """Return warnings of error rates that are too high without assuming more failures than were
-    seen: one for each claim of which that is true or, if it is of none, one at most for the chance
-    that any claim is judged wrongly.
+    """Return warnings that false verdicts are clearly more frequent than twice alpha in simulated
+    studies whose runs fail no more often than was seen.
+
+    There is one warning for each claim with such a rate. Only where no claim has one, the rate at
+    which at least one of all claims is judged falsely is looked at, and may give a single warning.
     """
     warnings = []
     for one in calibration.claims:

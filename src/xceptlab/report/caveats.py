@@ -127,8 +127,11 @@ def _of_diverged_runs(records: Records) -> list[str]:
 
 
 def _of_short_runs(expansion: Expansion, records: Records) -> list[str]:
-    """Return warnings of finished runs with fewer optimizer steps than their epochs have, as after
-    a callback has stopped the training; one for all runs that lack the same steps.
+    """Return warnings that finished runs took fewer optimizer steps than ``train.epochs`` asks for,
+    as where a callback has ended the training early or gathered batches.
+
+    Runs that took the same number of steps, of the same number asked for, share a warning. A run
+    whose record does not have its number of training images, as in older versions, gets none.
     """
     runs_by_steps: dict[str, list[str]] = {}
     for (trial, seed), record in records.items():

@@ -29,12 +29,16 @@ def recipe(expansion: Expansion, records: ArmRecords) -> dict[str, str]:
     configs = {name: trial.config for name, trial in expansion.trials.items()}
 
     def row(words: Callable[[RunConfig], str]) -> str:
-        """Return a row's text; ``words`` puts into words what it says of one configuration."""
+        """Return the text of a row of the table: the baseline's, and after it the other texts that
+        arms, or the values at which they are tuned, have in its place.
+
+        ``words`` returns the text for a single configuration.
+        """
         return _by_arm({name: words(config) for name, config in configs.items()})
 
     def recorded_row(words: Callable[[RunConfig, Record | None], str]) -> str:
-        """Return a row's text; ``words`` puts into words what it says of one arm's configuration
-        and a record, which knows more of some things, or None.
+        """Return the text of a row of the table, as ``row`` does; ``words`` returns it for an arm's
+        configuration and one of the arm's records, or None where there is none yet.
         """
         texts = {}
         for arm, config in expansion.arms.items():
@@ -311,8 +315,9 @@ def _learning_rate(config: RunConfig) -> str:
 
 
 def _regularisation(config: RunConfig) -> str:
-    """Return in words what regularises the training besides weight decay, such as dropout or
-    averaged weights; ``none besides weight decay`` where nothing does.
+    """Return in words which of dropout, label smoothing, gradient clipping and averaged weights a
+    run uses; ``none besides weight decay`` where it uses none of them. Augmentations, such as
+    mixup, are left out: ``_augmentation`` has them.
     """
     train = config.train
     used = {

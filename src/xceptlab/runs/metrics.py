@@ -188,10 +188,13 @@ def metric_of_another_tool(name: str) -> Metric:
 
 
 def direction_is_known(name: str) -> bool:
-    """Whether the name of another tool's metric tells if a lower or a higher score is better.
+    """Whether it is known if a lower or a higher score of another tool's metric is better, so that
+    the user need not say it.
 
-    It does not where it has one of the words in ``ERRORS``, or begins as ``1-acc``, and is neither
-    that of a registered metric nor taken for a built-in one in which lower is better.
+    It is not known where the name suggests an error, by a word in ``ERRORS`` or by beginning with
+    ``1-`` as ``1-acc`` does, unless the metric is a registered one, or its name ends in that of a
+    built-in one in which lower is better. Any other name counts as known: where it is neither
+    registered nor ends in a built-in one, such as ``kappa``, higher is taken to be better.
     """
     words = re.findall(r"[a-z]+", name.lower())
     is_complement = re.match(r"1\s*-", name) is not None

@@ -170,10 +170,16 @@ def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float
 
 
 def stopping(verdict: Verdict, estimand: Estimand, level: float) -> str:
-    """Return a sentence on what it means for the estimate that a claim was decided before
-    ``Seeds.max``; empty where it was not, and where the bias of a mean rounds to 0.
+    """Return a sentence for reports on how the estimate is biased because a claim was decided, and
+    seeds were no longer added for it, before ``Seeds.max``.
 
-    ``level`` is that of all analyses together.
+    It is empty where the claim was not decided before, and, for a claim on a mean, where the
+    simulated bias rounds to 0.
+
+    Args:
+        verdict: The verdict on the claim.
+        estimand: The claim's estimand, which simulates the bias.
+        level: Significance level of the claim's test over all analyses together.
     """
     if verdict.max_seeds is None or not verdict.decided:
         return ""

@@ -1,5 +1,5 @@
 """The sections ``runtime`` and ``launcher``: where and how a run is executed, which must not change
-its result.
+its result beyond rounding.
 """
 
 from dataclasses import dataclass, field
