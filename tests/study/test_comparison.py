@@ -200,6 +200,7 @@ def test_an_arm_that_declares_the_width_that_is_matched_is_refused(tmp_path):
         ),
         ({"train.decay_rate": 0.5}, "differ in train.decay_rate alone"),
         ({"data.quality": 50}, "differ in data.quality alone"),
+        ({"data.validation_seed": 3}, None),
         ({"data.num_classes": 10}, "differ in data.num_classes alone"),
         ({"train.optimizer": "adamw", "train.momentum": 0.5}, None),
         ({"data.pad": 8, "data.crop": "pad"}, None),
@@ -211,6 +212,13 @@ def test_arms_that_differ_in_what_nothing_reads_are_told(tmp_path, arm, said):
     assert len(lines) == (said is not None)
     if said:
         assert lines[0].startswith("the arms 'a' and 'b' " + said)
+
+
+def test_the_seed_of_validation_images_changes_nothing_where_none_are_held_out(tmp_path):
+    arms = {"a": {}, "b": {"data.validation_seed": 3}}
+    expansion = expand(*write(tmp_path, arms, "--data.validation=0"))
+    (line,) = identical_arms(expansion, module_trees(expansion))
+    assert "differ in data.validation_seed alone" in line
 
 
 def test_the_quality_of_prepared_photographs_is_read_where_they_are_prepared(tmp_path):

@@ -20,7 +20,9 @@ def warn(lines: Iterable[object]) -> None:
 
 
 def few_images(data: DataConfig) -> list[str]:
-    """Return a line for each split that is known to have fewer images than there are classes."""
+    """Return a line for each split that is known to have fewer images than there are classes, but
+    at least one.
+    """
     lines = []
     for split, count in zip(("training", "validation", "test"), data.images(), strict=True):
         if 0 < count < data.classes:
@@ -30,12 +32,13 @@ def few_images(data: DataConfig) -> list[str]:
 
 def absent_classes(data: DataConfig) -> "list[AbsentClasses]":
     """Find the classes of which a split of a user's data set has no image, without downloading it.
-    None are found in known data sets, or where the files are not here or cannot be read.
+    A split without any image is passed over. The list is empty for known data sets, and where the
+    files are not here or cannot be read.
     """
     from xceptlab.data import check
 
     if data.name != "folder":
         return []
-    with suppress(Refused):
+    with suppress(Refused, OSError):
         return list(check.absent_classes(dataclasses.replace(data, download=False)))
     return []

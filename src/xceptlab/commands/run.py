@@ -118,8 +118,8 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
 def _resolved_for_evaluation(
     config: RunConfig, weights: Path | str, given: Collection[str]
 ) -> tuple[RunConfig, list[str]]:
-    """Resolve the configuration to evaluate with, and find in what its data differ from those that
-    the run was trained on, which is allowed.
+    """Return the configuration to evaluate with, its data resolved, and warnings about data that
+    differ from those that the run was trained on, which is allowed.
 
     Args:
         config: The configuration as it was loaded.
@@ -127,8 +127,14 @@ def _resolved_for_evaluation(
         given: The keys that the command line gives.
 
     Returns:
-        The configuration with what the data's files tell filled in, and a sentence on each
-        difference of the data; no sentences where there is none, or no record to compare with.
+        The configuration with what the data's files tell filled in, and the warnings: one for each
+        option of the data, such as ``data.size``, to which the command line gives another value
+        than the run had, and one where the images or the classes are others. There are none where
+        nothing differs, or where the run has no record to compare with.
+
+    Raises:
+        Refused: The files of a user's own data set are not there or cannot be used, or the run's
+            record is damaged.
     """
     from xceptlab.data import identity
 
@@ -172,8 +178,9 @@ def _other_options_of_data(config: RunConfig, record: Record, given: Collection[
 
 
 def _other_data(config: RunConfig, record: Record) -> str:
-    """Return a clause on how the data here differ from those that the run of a record was trained
-    on; empty where they are the same.
+    """Return a clause on how the data of a configuration differ from those that the run of a record
+    was trained on; empty where no difference is found, as where the files of a known data set are
+    not at hand to compare.
     """
     from xceptlab.data import identity
 
@@ -194,7 +201,8 @@ def _record_of(weights: Path | str) -> Record | None:
     """Return the record of the run to which weights or a checkpoint belong; None for weights
     outside of any run, or while the run is not done.
     """
-    run = RunDirectory.around(Path(weights))
+    # timm's name of the network is a file in no folder.
+    run = RunDirectory.around(Path(weights)) if Path(weights).exists() else None
     return run.record() if run else None
 
 
@@ -253,7 +261,8 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
             configuration and win.
 
     Returns:
-        The configuration, and the file of the weights or timm's name.
+        The configuration, and the file of the weights or timm's name. With a file the configuration
+        asks for one device of any kind, unless the layers say otherwise.
 
     Raises:
         Refused: There are no such weights, the configuration is not allowed, the layers ask for
@@ -355,8 +364,9 @@ def _configured(name: str, layers: list[str]) -> RunConfig:
 
 
 def _file_or_run(name: str, layers: list[str]) -> Path:
-    """Return the path of the file or folder of this name or, where there is none, the folder of the
-    run with this id, which need not exist.
+    """Return the path of the file or folder of this name, which is looked up among the shipped
+    files, too. Where there is none, return the folder of the run with this id in the outputs folder
+    that the layers configure; it need not exist.
     """
     path = shipped.find(name)
     if path.exists():

@@ -73,7 +73,8 @@ class Slurm(Launcher):
 
     def _ready(self) -> Iterator[Job]:
         """Yield the waiting runs that can start as soon as there is room. Runs whose jobs an
-        earlier coordinator has submitted are taken over first, and not submitted again.
+        earlier coordinator has submitted, and SLURM still has in its queue, are taken over first
+        and not submitted again.
         """
         queue = self._queue or {}
         for job in self.jobs.values():
@@ -193,8 +194,10 @@ class Slurm(Launcher):
 
 
 def _sbatch_options(config: RunConfig) -> dict[str, Any]:
-    """Return the options of sbatch for which submitit has no name; those of ``launcher.options``
-    come last and win.
+    """Return the options of sbatch, by name, that submitit is given as additional parameters: those
+    for which ``launcher`` has keys, and ``requeue``. An option of ``launcher.options`` with the
+    very same name, such as ``gpus_per_node``, takes the place of one of these; options without a
+    value are left out.
     """
     launcher = config.launcher
     options = {
@@ -206,7 +209,8 @@ def _sbatch_options(config: RunConfig) -> dict[str, Any]:
     }
     for option in launcher.options:
         name, value = option.split("=", 1)
-        options[name] = value
+        # sbatch writes gpus-per-node what is gpus_per_node here.
+        options[name.replace("-", "_")] = value
     return {name: value for name, value in options.items() if value}
 
 
@@ -248,7 +252,8 @@ def _squeue() -> dict[str, str] | None:
 
 def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
     """Train a run and exit with its exit code: the body of a job, which is executed in one process
-    for each device.
+    for each device. Only the first process prints to ``log``. The others exit with 0 in place of
+    ``INTERRUPTED``.
 
     SLURM's notice, SIGUSR2, comes before the job's time is over: the run is stopped by SIGTERM, as
     others are, and the job is put back into the queue.
@@ -296,8 +301,9 @@ def _task(main: Main, argv: list[str], log: Path) -> NoReturn:
 
 
 def _leave_outcome(code: int, log: Path) -> None:
-    """Write this job's number, its exit code and why it failed into the run's directory, where the
-    next coordinator finds them: the present one may be gone.
+    """Write this job's number and its exit ``code`` into slurm_job in the run's directory, where
+    the next coordinator finds them: the present one may be gone. Where the code is ``FAILED`` or
+    ``BAD_INPUT``, also write why the run failed, by its ``log``.
     """
     if code in (FAILED, BAD_INPUT):
         note_failure(log)

@@ -37,8 +37,11 @@ def recipe(expansion: Expansion, records: ArmRecords) -> dict[str, str]:
         return _by_arm({name: words(config) for name, config in configs.items()})
 
     def recorded_row(words: Callable[[RunConfig, Record | None], str]) -> str:
-        """Return the text of a row of the table, as ``row`` does; ``words`` returns it for an arm's
-        configuration and one of the arm's records, or None where there is none yet.
+        """Return the text of a row of the table: the baseline's, and after it the other texts that
+        arms have in its place.
+
+        ``words`` returns the text for an arm's configuration and the record of one of its runs,
+        which is None before any of them is done.
         """
         texts = {}
         for arm, config in expansion.arms.items():
@@ -173,8 +176,9 @@ def _listed(used: dict[str, Any]) -> str:
 
 
 def _network(expansion: Expansion) -> str:
-    """Return the network that the arms share in words, by the fields of ``model`` that differ from
-    the paper's Xception.
+    """Return the arms' network in words: its name and those fields of ``model`` that have the same
+    value in all arms and not their default, that of the paper's Xception; and, if they differ in
+    further ones, that they do.
     """
     fields = _shared_fields_of_network(expansion)
     if "timm" in fields:
@@ -191,8 +195,8 @@ def _network(expansion: Expansion) -> str:
 
 
 def _shared_fields_of_network(expansion: Expansion) -> dict[str, Any]:
-    """Return the fields of ``model`` that have the same value in all arms and not their default;
-    those that other rows tell are left out.
+    """Return the fields of ``model``, without this prefix, that have the same value in all arms and
+    not their default; all but ``dropout`` and ``weights_digest``, which have other rows.
     """
     first, *others = (config.changed() for config in expansion.arms.values())
     shared = {}
@@ -206,12 +210,12 @@ def _shared_fields_of_network(expansion: Expansion) -> dict[str, Any]:
 
 
 def _arms_differ_in_network(expansion: Expansion) -> bool:
-    """Whether an arm differs from the baseline in its network, leaving initial weights aside, which
-    have a row of their own.
+    """Whether an arm differs from the baseline in its network, leaving initial weights and dropout
+    aside, which stand in other rows.
     """
     for arm in expansion.arms:
         for key in expansion.differences(arm):
-            if key.startswith("model.") and key != "model.weights":
+            if key.startswith("model.") and key not in ("model.weights", "model.dropout"):
                 return True
     return False
 
@@ -280,8 +284,8 @@ def _batch_size(config: RunConfig) -> str:
 
 
 def _optimizer(config: RunConfig) -> str:
-    """Return the optimizer in words, with its momentum and weight decay; of a registered one just
-    the name.
+    """Return the optimizer in words, with its weight decay and, unless it is AdamW, its momentum;
+    of a registered one just the name.
     """
     train = config.train
     if register.find("optimizer", train.optimizer):

@@ -71,14 +71,16 @@ class RunConfig(Section):
         """Return the keys whose values have no effect in this run, each with the setting that is
         the reason, such as ``data.crop none``.
 
-        Not all of them are named: for small images a configuration refuses any value but the
-        default of the keys in ``DataConfig.OF_PHOTOGRAPHS``, and only some of these are returned.
+        Not all of them are named: for small images a configuration refuses any value but the default of
+        the keys in ``DataConfig.OF_PHOTOGRAPHS``, and only some of these are returned.
         """
         without_effect = self.model.keys_without_effect()
         if self.data.crop != "pad":
             without_effect["data.pad"] = f"data.crop {self.data.crop}"
         if not self.data.short_side:
             without_effect["data.quality"] = "data.short_side 0"
+        if not self.data.validation:
+            without_effect["data.validation_seed"] = "data.validation 0"
         if self.data.in_memory:
             for name in ("on_corrupt", "max_pixels", "quality", "eval_crop", "eval_interpolation"):
                 without_effect[f"data.{name}"] = f"data.name {self.data.name}"
