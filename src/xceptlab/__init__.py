@@ -1,5 +1,8 @@
-"""xceptlab: controlled ablation studies of Xception. Importing it costs nothing; see
-``xceptlab --help`` and docs/python.md.
+"""xceptlab: controlled ablation studies of Xception. docs/python.md explains its use from Python,
+``xceptlab --help`` its commands.
+
+Importing it loads neither torch nor Lightning; a name of the public interface is loaded on first
+use. On a system that is not POSIX, such as Windows, the import ends the process with exit code 2.
 """
 
 import importlib
@@ -26,8 +29,11 @@ except ImportError:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the public interface on first use, so that ``import xceptlab`` costs
-    nothing.
+    """Import a name of the public interface on first use, so that ``import xceptlab`` loads neither
+    torch nor Lightning.
+
+    Raises:
+        AttributeError: There is no such name in the public interface.
     """
     if name == "register":
         return importlib.import_module("xceptlab.register")

@@ -90,7 +90,10 @@ class _Parser(argparse.ArgumentParser):
 
     def refuse(self, unknown: str) -> NoReturn:
         """Refuse an argument that this command does not know; the message suggests the option or
-        the key of a run's configuration that was probably meant.
+        the key of a run's configuration that was probably meant, or else names the command's help.
+
+        Raises:
+            Refused: Always.
         """
         word = unknown.split("=")[0]
         known = keys(RunConfig)
@@ -111,11 +114,11 @@ def console() -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
-    """Run a command and return its exit code, one of those in ``errors``.
+    """Run a command and return its exit code: 0, or one of those in ``errors``.
 
     What the user can mend, what the operating system refuses and a request to stop are said in one
-    line on standard error. Any other error, a defect of this program, is raised and keeps its
-    traceback.
+    line on standard error; only a pipe that its reader has closed ends the command without a word,
+    with ``FAILED``. Any other error, a defect of this program, is raised and keeps its traceback.
 
     Args:
         argv: The arguments of the command line, without the program's name.

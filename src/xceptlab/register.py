@@ -101,8 +101,9 @@ class Entry:
             raise self.failure(error) from error
 
     def failure(self, error: BaseException) -> Refused:
-        """Return the error that tells the user of one that the component's code has raised: its
-        type, its message and, where they are known, the file and the line that raised it.
+        """Return the error that tells the user that the component's code has raised ``error``. Its
+        message names the component, the type and the message of ``error`` and, where they are
+        known, the component's file and the line in it.
         """
         path = self.source.path if self.source else None
         place = f"{path}: {_line(error, path)}" if path else ""
@@ -132,7 +133,7 @@ _loaded: dict[str, frozenset[str]] = {}
 the components that it registered then.
 """
 _contents: dict[Path, bytes] = {}
-"""Content of each module's file when ``load`` executed it, by the file's absolute path."""
+"""Content of each ``.py`` file when ``load`` executed it, by the file's absolute path."""
 # ---- for modules of yours ------------------------------------------------------------------------
 
 
@@ -143,6 +144,10 @@ def activation(name: str, *, version: int) -> Callable[[F], F]:
     Args:
         name: The activation's name.
         version: Raised whenever its code changes what a run computes.
+
+    Raises:
+        Refused: The name or the version is not allowed or, when the function is registered, another
+            one has the name.
     """
     return _registering("activation", name, version)
 
@@ -162,7 +167,8 @@ def model(name: str, *, version: int, options: type | None = None) -> Callable[[
 
     Raises:
         Refused: The options are no dataclass, or one with a field that lacks a default or whose
-            type is text; or the name or the version is not allowed.
+            type is text; or the name or the version is not allowed or, when the function is
+            registered, another one has the name.
     """
     if options is not None:
         _check_options(options, f"register.model({name!r})")
@@ -205,7 +211,8 @@ def metric(
         version: Raised whenever its code changes its values.
         unit: Unit of the values. ``%`` says that the function gives shares of 1, which are reported
             in percent; empty for values without a unit.
-        lower_is_better: Whether lower values are better, so that claims are about b - a.
+        lower_is_better: Whether lower values are better, so that a claim that arm a is better than
+            arm b is about b - a.
         decimals: Number of decimals with which a value is shown.
         guessing: Function from the number of classes to the score of uniform guessing, in percent
             where the unit is ``%``. A diverged run is given this score; with None, claims on the
@@ -213,7 +220,8 @@ def metric(
 
     Raises:
         Refused: The name is reserved, the name or the version is not allowed, or the unit is ``%``
-            and ``guessing`` gives a share of 1 in place of percent.
+            and ``guessing`` gives a share of 1 in place of percent; or, when the function is
+            registered, another one has the name.
     """
     if name in RESERVED_METRICS:
         raise Refused(
@@ -238,9 +246,9 @@ def data(
     """Register a data set of small images, for ``data.name``: a function of (root, size) that gives
     its training and test images.
 
-    ``root`` is the ``Path`` of ``data.root``, ``size`` is ``data.size``. Each of the two is a pair
-    of arrays: images (n, size, size, 3) of uint8 and labels (n,), whole numbers from 0 to
-    ``classes`` - 1.
+    ``root`` is the ``Path`` of ``data.root``, ``size`` is ``data.size``. The function returns two
+    pairs of arrays, for training and for testing: images (n, size, size, 3) of uint8 and labels
+    (n,), whole numbers from 0 to ``classes`` - 1.
 
     Args:
         name: The data set's name.
@@ -248,6 +256,10 @@ def data(
         classes: Number of classes.
         images: Number of training and of test images, with which those of the function are
             compared; 0 where it is not known beforehand.
+
+    Raises:
+        Refused: The name or the version is not allowed or, when the function is registered, another
+            one has the name.
     """
     return _registering("data", name, version, classes=classes, images=images)
 
@@ -262,6 +274,10 @@ def optimizer(name: str, *, version: int) -> Callable[[F], F]:
     Args:
         name: The optimizer's name.
         version: Raised whenever its code changes what a run computes.
+
+    Raises:
+        Refused: The name or the version is not allowed or, when the function is registered, another
+            one has the name.
     """
     return _registering("optimizer", name, version)
 
@@ -275,6 +291,10 @@ def schedule(name: str, *, version: int) -> Callable[[F], F]:
     Args:
         name: The schedule's name.
         version: Raised whenever its code changes the factor.
+
+    Raises:
+        Refused: The name or the version is not allowed or, when the function is registered, another
+            one has the name.
     """
     return _registering("schedule", name, version)
 
@@ -286,6 +306,10 @@ def callback(name: str, *, version: int) -> Callable[[F], F]:
     Args:
         name: The callback's name.
         version: Raised whenever its code changes what a run computes.
+
+    Raises:
+        Refused: The name or the version is not allowed or, when the function is registered, another
+            one has the name.
     """
     return _registering("callback", name, version)
 
@@ -297,7 +321,7 @@ def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[
         kind: Kind of the component that the function makes.
         name: The component's name.
         version: The component's version.
-        about: What else there is to know of it, for ``Entry.about``.
+        about: Further arguments of the registration, such as a metric's unit, for ``Entry.about``.
 
     Raises:
         Refused: The name or the version is not allowed; or, when the decorator is called, another
@@ -371,7 +395,7 @@ def _file(entry: Entry) -> str:
 
 
 def located(modules: Any, folder: Path) -> Any:
-    """Make the paths of ``.py`` files among ``modules`` absolute, and return them all.
+    """Return a list of all ``modules``, in which the paths of ``.py`` files are absolute.
 
     Args:
         modules: The value of ``extensions``. What is no list is returned as it is, so that the
@@ -413,8 +437,9 @@ def load(modules: Iterable[str]) -> None:
 
 
 def _refuse_changed(module: str, path: Path | None) -> None:
-    """Refuse a module whose file has changed since this process loaded it, and whose functions are
-    still the former ones. A file that is gone has not changed.
+    """Refuse a module whose file has changed since this process loaded it, as the process still has
+    the functions of the former file. A file that is gone is not refused, nor is a module that is
+    given by its import name, whose ``path`` is None.
     """
     if path and path.is_file() and path.read_bytes() != _contents[path]:
         raise Refused(
@@ -479,8 +504,9 @@ def _execute(module: str, path: Path | None) -> None:
 
 
 def _line(error: BaseException, path: Path | None) -> str:
-    """Return the line of a module's file at which an error was raised, as the beginning of a
-    message such as ``line 3: ``; empty where the line is not known.
+    """Return the innermost line of the file ``path`` in an error's traceback, or the line of a
+    syntax error in this file, as the beginning of a message such as ``line 3: ``; empty if the file
+    is not in the traceback or ``path`` is None.
     """
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"line {error.lineno}: "
@@ -552,7 +578,8 @@ def _load_installed() -> None:
     group ``xceptlab``.
 
     Raises:
-        Refused: A module raises an error. The next call loads it, and those after it, again.
+        Refused: A module raises an error. The next call loads this module again, and then those
+            after it.
     """
     if INSTALLED in _loaded:
         return

@@ -49,7 +49,7 @@ _PARENT_AT_START = os.getppid()
 
 class StopSignals:
     """While entered, a signal that asks this process to stop raises an exception at once or, while
-    ``deferred``, later.
+    ``deferred``, later: ``KeyboardInterrupt`` for Ctrl-C, ``Interrupted`` for any other signal.
 
     While ``deferred``, the signal is kept in ``number`` for the training loop, which looks at it
     after each step. Once a process has been asked to stop, only Ctrl-C is still heard, and stops it
@@ -57,8 +57,8 @@ class StopSignals:
     the main one nothing changes.
 
     Args:
-        explain: Whether to tell the user, on Ctrl-C, what it does; false in all processes of a run
-            but one, so that it is told once.
+        explain: Whether to tell the user, on a first Ctrl-C while ``deferred``, that the run stops
+            after this step; false in all processes of a run but one, so that it is told once.
     """
 
     def __init__(self, *, explain: bool = True) -> None:

@@ -16,7 +16,7 @@ def counted(count: int, thing: str, things: str = "") -> str:
 
 def number(text: str) -> float:
     """Parse a number; unlike ``float`` this refuses ``92_0``, which is a slip in a file or a
-    command line.
+    command line. Like ``float`` it takes ``nan`` and ``inf``.
 
     Raises:
         ValueError: The text is no number.

@@ -53,6 +53,8 @@ def benchmarks() -> list[str]:
 
 
 def _about(name: str) -> str:
-    """Return a benchmark's docstring, which says what it measures, without running it."""
+    """Return a benchmark's docstring, which says what it measures, or a sentence that it has none;
+    the benchmark is read and not run.
+    """
     module = ast.parse((BENCHMARKS / f"{name}.py").read_text("utf-8"))
     return ast.get_docstring(module) or "it does not say what it measures"

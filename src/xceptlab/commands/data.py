@@ -28,11 +28,15 @@ def _check_data(config: RunConfig, everything: bool) -> int:
 
     Args:
         config: Configuration of a run on the data set.
-        everything: Whether to decode all images, in place of a sample of each split, and to look
-            for pictures that a user's own data set holds twice.
+        everything: Whether to decode all photographs, in place of a sample of each split, and to
+            count a picture of a user's own data set that is in two splits or in two classes as a
+            fault.
 
     Returns:
         ``BAD_INPUT`` where there are faults, else 0.
+
+    Raises:
+        Refused: The data set is not there, or cannot be read.
     """
     from rich.console import Console
     from rich.table import Table
@@ -72,13 +76,14 @@ def _check_data(config: RunConfig, everything: bool) -> int:
 
 
 def _prepare_photographs(config: RunConfig) -> int:
-    """Write photographs whose shorter side has ``data.short_side`` pixels, with a progress bar, and
-    return the exit code.
+    """Write copies of the photographs whose shorter side has at most ``data.short_side`` pixels,
+    with a progress bar, and return the exit code 0. Smaller photographs are not enlarged.
 
     Raises:
-        Refused: ``data.short_side`` is 0, so that there is no size; the originals are not there or
-            one cannot be decoded; what is prepared already is of others; or another process is
-            preparing them.
+        Refused: ``data.short_side`` is 0, so that there is no size; the originals are not there,
+            or have faults as a data set; one cannot be decoded and ``data.on_corrupt`` is
+            ``error``; the folder holds photographs that were prepared from other originals; or
+            another process is preparing photographs there.
     """
     if not config.data.short_side:
         raise Refused(

@@ -81,7 +81,9 @@ def without_bounds(kind: Any) -> tuple[Any, Bounds | None]:
 
 
 def is_checked(kind: Any) -> bool:
-    """Whether ``type_error`` can check values against a type; ``CHECKED`` names all such types."""
+    """Whether a type is one of those in ``CHECKED``, which an option of a model family may have;
+    false for a dataclass.
+    """
     origin = get_origin(kind)
     inner = get_args(kind)
     if origin is Annotated:
@@ -212,8 +214,8 @@ def canonical(kind: Any, value: Any) -> Any:
     ``Literal`` becomes the choice that it equals: 1 becomes 1.0 for ``Literal[1.0]``. A list
     becomes a tuple where the type is ``tuple``, as YAML and JSON know lists only, and a tuple a
     list where it is ``list``. All this holds within lists, mappings and unions, too, but a value
-    whose own class is in the union stays as it is. So does a value that is not of the type; of a
-    mapping this holds entry by entry.
+    whose own class is in the union stays as it is. A value that is not of the type is returned as
+    it is; in a mapping this concerns only the entries that do not fit.
     """
     kind, _ = without_bounds(kind)
     origin = get_origin(kind)

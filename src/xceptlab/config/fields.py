@@ -172,7 +172,8 @@ def from_values(schema: type[T], values: Any, prefix: str = "") -> T:
 
     Raises:
         Refused: The values are no mapping, a key is unknown or missing, a value is not of its
-            field's type, or a dataclass that is no ``Section`` raises an error.
+            field's type or is refused by the section's own checks, or a dataclass that is no
+            ``Section`` raises an error.
     """
     if not isinstance(values, dict):
         raise Refused(f"{shown(values)} is no mapping")
@@ -215,8 +216,9 @@ def _check_types(known: dict[str, Field[Any]], values: dict[str, Any], prefix: s
 
 
 def _with_dataclasses(f: Field[Any], value: Any) -> Any:
-    """Make the dataclasses that mappings in a field's value stand for; any other value is returned
-    as it is.
+    """Return a field's value with a dataclass in the place of each mapping that stands for one. That
+    concerns types such as ``Paper``, ``Tune | None`` and ``list[Claim]``; any other value is
+    returned as it is.
     """
     schema = _dataclass_in(f.type)
     if schema is None:

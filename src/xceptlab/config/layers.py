@@ -56,7 +56,9 @@ class Origin:
 
 @dataclass(frozen=True)
 class Layer:
-    """Values of a run's configuration from one source; each value is of its field's type."""
+    """Values of a run's configuration from one source; each value is of its field's type, but
+    options of a model family are not checked yet.
+    """
 
     origin: Origin
     values: Values
@@ -161,9 +163,11 @@ def unknown_run_key(key: str, known: Iterable[str]) -> UnknownKey:
 
 
 def _as_typed_values(key: str, value: Any, origin: Origin) -> Values:
-    """Return a given value, of its field's type, by dotted key.
+    """Check the value that a file, an option or an arm gives for a key, and return it by dotted key.
 
-    That is one value, or one for each option of a model family in ``model.options``.
+    Text is parsed if the field wants another type, and paths in ``extensions`` become absolute.
+    ``model.options`` gives a value for each option in it. The type of an option is not checked, as
+    only its model family knows it.
 
     Raises:
         Refused: The key is unknown, or the value is not of its field's type.

@@ -177,8 +177,9 @@ def dump(config: RunConfig) -> str:
 def dump_run(config: RunConfig) -> str:
     """Format a run's configuration as the config.yaml of its folder.
 
-    The user's modules (``extensions``) stand in a comment only, so that nobody who reads the file
-    executes them.
+    The user's modules (``extensions``) are left out, so that nobody who reads the file executes
+    them. If the run uses components that they register, a comment names the components and the
+    modules.
     """
     from xceptlab.config import strict_yaml
 

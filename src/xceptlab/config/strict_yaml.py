@@ -188,8 +188,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def _number(construct: Callable[[_Loader, Any], Any]) -> Callable[[_Loader, Any], Any]:
-    """Wrap PyYAML's constructor of a number into one that refuses what is no number, and what YAML
-    reads as another number than people do.
+    """Wrap PyYAML's constructor of a number into one that raises a ``Trap`` for what is no number,
+    for what YAML reads as another number than people do, and for a whole number that is written
+    with more than ``MOST_DIGITS`` characters.
     """
 
     def checked(loader: _Loader, node: yaml.Node) -> Any:

@@ -51,8 +51,9 @@ def splits(config: DataConfig) -> dict[str, "tuple[Arrays | Photographs, Indices
         part of its own for it.
 
     Raises:
-        Refused: The data set cannot be read, has too few images for what is asked of it, or has
-            validation images of its own although ``data.validation`` is not 0.
+        OSError: A file cannot be read.
+        Refused: The data set is not there or cannot be used, has too few images for what is asked
+            of it, or has validation images of its own although ``data.validation`` is not 0.
     """
     train, test, *validation = data_set(config.name).load(config)
     if validation and config.validation:

@@ -1,9 +1,10 @@
 """Augmentation except for crops, and normalisation: functions of images and of random numbers,
 which belong to the image and the epoch (``order.draws``).
 
-Two places call them, after ``crop``. On the device, for whole batches: ``normalise``, ``cutout``,
-``mix``; see ``module.DataModule``. In the loader, for one photograph: ``vary``; see
-``photographs.Photographs``.
+They are applied after ``crop``. On the device, to whole batches: ``normalise``, ``cutout``, ``mix``
+(by ``module.DataModule``). In the loader: ``vary`` to each photograph (by
+``photographs.Photographs``), and ``mixing``, which draws what ``mix`` then does to the batch (by
+``split.Split``). Of these, ``transform`` uses ``normalise`` only.
 """
 
 import numpy as np
@@ -202,7 +203,8 @@ def _with_other_colours(image: Tensor, draws: Draws, largest_change: float) -> T
 
 
 def _with_rand_augment(image: Tensor, draws: Draws, magnitude: int) -> Tensor:
-    """Apply torchvision's RandAugment to one image (3, H, W).
+    """Apply torchvision's RandAugment, two operations of the ``magnitude`` given, to one image
+    (3, H, W) uint8.
 
     It draws from torch's global generator, which is seeded with the image's draws (DRAWS,) and then
     put back as it was.

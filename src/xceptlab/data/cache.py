@@ -22,10 +22,10 @@ from xceptlab.text import say
 
 def user_cache() -> Path:
     """Return the folder for files that can be made again: ``xceptlab`` in ``$XDG_CACHE_HOME`` or,
-    where that is not set, in ``~/.cache``.
+    where that is not set or empty, in ``~/.cache``. It need not be there.
 
     Raises:
-        RuntimeError: ``$XDG_CACHE_HOME`` is not set, and the user has no home.
+        RuntimeError: ``$XDG_CACHE_HOME`` is not set or empty, and the user has no home.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xceptlab"
 
@@ -137,8 +137,8 @@ def _read(file: Path, origin: str) -> tuple[Arrays, Arrays] | None:
 
 
 def _has_right_shape(arrays: Arrays) -> bool:
-    """Whether the arrays have the types and shapes of images with labels. The fingerprint, a hash
-    of their bytes, does not tell.
+    """Whether the arrays have the types and shapes of images with labels. The fingerprint does not
+    show that, since it is a hash of their bytes alone.
     """
     images, labels = arrays.images, arrays.labels
     are_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3

@@ -32,21 +32,23 @@ class Counts:
     """Number of images in a split of a run and in its classes, with remarks on them."""
 
     split: str
+    """``train``, ``validation`` or ``test``."""
     images: int
-    """Number of images that a run uses."""
+    """Number of images of the split that a run uses."""
     available: int
-    """Number of images in the split's files, of which ``data.validation`` and other keys may leave
-    some out.
+    """Number of images in the files from which the split is taken, of which ``data.validation`` and
+    other keys may leave some out. Validation images that are held out are taken from the training
+    files.
     """
     classes: int
-    """Number of classes with an image."""
+    """Number of classes of which a run uses an image."""
     smallest: int
-    """Number of images in the smallest class; 0 where a class has none."""
+    """Number of images that a run uses of the smallest class; 0 where it uses none of a class."""
     largest: int
-    """Number of images in the largest class."""
+    """Number of images that a run uses of the largest class."""
     notes: tuple[str, ...] = ()
     """Remarks on what is no fault but may surprise: the original data set has another number of
-    images, files are ignored, or a run uses none of a class's images.
+    images, files are ignored, or the split has no image of a class although its files do.
     """
 
 
@@ -76,10 +78,11 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
     or in two classes are faults, too.
 
     Args:
-        config: The data set.
-        everything: Decode all photographs, not only up to ``SAMPLE`` of each split. Those of a data
-            set in memory are all decoded when it is loaded.
-        workers: Number of processes beside this one that decode.
+        config: The data set, with its number of classes, which ``identity.resolved_data`` finds out
+            for a user's data set.
+        everything: Decode all photographs, not only up to ``SAMPLE`` of each split. The images of a
+            data set in memory are all decoded when it is loaded.
+        workers: Number of processes beside this one that decode; with 0 this one does.
 
     Yields:
         For each split that has images its ``Counts``, then its faults, each as a line of text, and
@@ -87,7 +90,9 @@ def check(config: DataConfig, everything: bool, workers: int) -> Iterator[Counts
         classes. Of a data set that cannot be used at all, only the lines of its faults.
 
     Raises:
-        Refused: The data set is not there, or cannot be read.
+        OSError: A file cannot be read, other than that of a single photograph, which is a fault.
+        Refused: The data set is not there, is damaged, or has too few images for what is asked of
+            it; or its number of classes is not known.
     """
     try:
         sources_and_members = splits(config)
@@ -160,7 +165,8 @@ def _notes(
     config: DataConfig, split: str, source: Source, members: Indices, names: tuple[str, ...]
 ) -> Iterator[str]:
     """Yield lines on what is no fault of a split but may surprise: the original data set has
-    another number of images, files are ignored, or a run uses no image of a class.
+    another number of images, files are ignored, or the split has no image of a class although its
+    files do.
 
     Args:
         config: The data set.
@@ -185,8 +191,15 @@ def absent_classes(config: DataConfig) -> Iterator[AbsentClasses]:
     absent from the split's files, and one for all classes whose images ``data.validation`` or
     another key leaves out. A split without any image is passed over. No photograph is decoded.
 
+    Args:
+        config: The data set, with its number of classes, which ``identity.resolved_data`` finds out
+            for a user's data set.
+
     Raises:
-        Refused: The data set is not there, or cannot be read.
+        OSError: A file cannot be read.
+        Refused: The data set is not there, is damaged, has faults as a whole, such as a class
+            without training photographs, or has too few images for what is asked of it; or its
+            number of classes is not known.
     """
     names = _class_names(config)
     for split, (source, members) in splits(config).items():
@@ -214,8 +227,14 @@ def _absent(
 def _left_out(
     split: str, source: Source, members: Indices, names: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield at most one line: on the classes with images in a split's files of which a run uses
-    none, since ``data.validation`` or another key leaves them out.
+    """Yield at most one line: on the classes of which the files that a split is taken from have
+    images, but the split has none, since ``data.validation`` or another key leaves them out.
+
+    Args:
+        split: ``train``, ``validation`` or ``test``.
+        source: The images of the files.
+        members: Numbers (n,) in the source of the images in the split.
+        names: Names of the classes, by label.
     """
     labels = np.setdiff1d(source.labels, source.labels[members])
     if not len(labels):
@@ -279,7 +298,11 @@ def _printed_by_c(lines: list[str]) -> Iterator[None]:
 
 
 class _Pictures:
-    """Digests of all decoded pictures, to find those that are in two splits or in two classes."""
+    """Digests of all decoded pictures, to find those that are in two splits or in two classes.
+
+    Args:
+        names: Names of the classes, by label.
+    """
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names

@@ -62,7 +62,9 @@ count.
 """
 _SPLITS = ("train", "test")
 _LABELS = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
-"""Possible names of the column of labels in parquet files, by data set; the first there counts."""
+"""Possible names of the column of labels in parquet files, by data set; of several that a file has,
+the first one here is read.
+"""
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """Name in the Hugging Face hub, by data set."""
 
@@ -73,7 +75,8 @@ def require_files(config: DataConfig) -> None:
     set of the Hugging Face hub (``hf://``), its parquet files are fetched into the hub's cache.
 
     Raises:
-        Refused: They are not there, and the message says how to get them; or the download failed.
+        Refused: They are not there, and the message says how to get them; the download failed; or
+            some parquet files are missing, or those of a split lie in several folders.
     """
     if _is_there(config):
         return
@@ -94,7 +97,13 @@ def _is_there(config: DataConfig) -> bool:
 
 
 def _has_parquet(config: DataConfig) -> bool:
-    """Whether there are parquet files of both splits, ``train`` and ``test``."""
+    """Whether there are parquet files of both splits, ``train`` and ``test``. With
+    ``data.download`` a data set of the Hugging Face hub is fetched first.
+
+    Raises:
+        Refused: The data set of the hub is not in its cache or cannot be fetched; or some parquet
+            files are missing, or those of a split lie in several folders.
+    """
     return all(find_shards(folder(config), split) for split in _SPLITS)
 
 
@@ -135,11 +144,13 @@ def files(config: DataConfig) -> str:
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
     """Return the names of the classes, by label; empty where the files do not tell or are not
-    there. Of torchvision's files only the original file of names is read.
+    there. Of torchvision's files only the original file of names is read. With ``data.download`` a
+    data set of the Hugging Face hub is fetched first.
 
     Raises:
-        Refused: A parquet file is damaged, or the data set of the Hugging Face hub is not in its
-            cache.
+        Refused: A parquet file is damaged or lacks a column, some parquet files are missing, or
+            those of a split lie in several folders; or the data set of the hub is not in its cache
+            or cannot be fetched.
     """
     if _has_parquet(config):
         file = find_shards(folder(config), "train")[0]
@@ -224,8 +235,8 @@ def _read_parquet(config: DataConfig, split: str) -> Arrays:
     """Decode all images of the split ``train`` or ``test`` from its parquet files.
 
     Raises:
-        Refused: A file is damaged, a row holds no image of 32x32 pixels or no label, or there are
-            no rows.
+        Refused: A file is damaged or lacks a column, a row holds no image of 32x32 pixels or no
+            label of the data set, or there are no rows.
     """
     import torch
 

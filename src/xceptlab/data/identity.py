@@ -60,9 +60,8 @@ def resolved(
     """Return a run's configuration with the digests that its id needs: of a user's data set, and of
     the weights that it starts from.
 
-    Every command, and everything else that asks for a run's id, calls this first. Where the files
-    are not at hand, the digest in the configuration is used, or else the registered one, and the
-    user is told.
+    Whatever asks for a run's id calls this first. Where the files are not at hand, the digest in
+    the configuration is used, or else the registered one, and the user is told.
 
     Args:
         config: The configuration as it was loaded.
@@ -90,8 +89,8 @@ def resolved_data(
     read_contents: ReadContents | None = None,
     study: str = "",
 ) -> DataConfig:
-    """Return a data configuration with the content and the number of classes of a user's data set;
-    that of another data set is returned as it is.
+    """Return the data configuration of a user's data set with ``content`` and, where it is 0,
+    ``num_classes`` filled in; that of another data set is returned as it is.
 
     This is enough for commands that train nothing, such as an evaluation of given weights. Missing
     files are fetched with ``data.download``, but only where no content is known without them.
@@ -237,9 +236,11 @@ def _file_digest(file: Path) -> str:
 
 def contents(config: DataConfig) -> Contents:
     """Read the identity and the classes of a user's data set from its files' names and sizes, or
-    from the note beside prepared photographs on what they were prepared from.
+    from the note beside prepared photographs on what they were prepared from. With
+    ``data.download`` a data set of the Hugging Face hub that is not in its cache is fetched.
 
     Raises:
+        OSError: A file or folder cannot be read.
         Refused: The files are not there, are damaged, or are of fewer than two classes; or what
             photographs were prepared from is not noted, or has changed since.
     """
@@ -287,8 +288,8 @@ def _refuse_other_originals(config: DataConfig, prepared: Path, noted: str) -> N
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """Return the names of the classes, by label; empty where the files do not tell, or are not at
-    hand.
+    """Return the names of the classes, by label; empty where the files do not tell, are not at hand
+    or cannot be read.
     """
     try:
         return data_set(config.name).class_names(config)
@@ -315,8 +316,11 @@ def files(config: DataConfig) -> str:
     """Return the layout of a known data set's files and a digest of their names and sizes, such as
     ``parquet-0123456789abcdef``.
 
-    It is empty for a user's data set, whose digest is ``data.content``, and where there
-    are no files or they are not at hand.
+    It is empty for a user's data set, whose digest is ``data.content``, and where there are no
+    files, or they are damaged or not all at hand. Nothing is downloaded.
+
+    Raises:
+        OSError: A file or folder cannot be read.
     """
     if config.name == "folder":
         return ""
@@ -357,8 +361,10 @@ def changed(
 
     This is for known data sets, since a user's data set is part of the run's id, and a registered
     one has no files: for both the result is empty. Names and sizes of the files are compared and,
-    where these differ, the images; those of the digits, which have no files, where the libraries
-    that make them have other versions.
+    where these differ, the images. ImageNet's images are compared only where its files lie in
+    another layout than before: in the same layout other names or sizes are a difference. The
+    digits, which have no files, are compared where the libraries that make them have other versions
+    than in the record.
 
     Args:
         config: The data set.
@@ -381,7 +387,8 @@ def changed(
 
 def _changed_digits(config: DataConfig, record: Record) -> str:
     """Return in words that the digits' images are others than those that a run was trained on;
-    empty where they are equal, or the record has no fingerprint.
+    empty where they are equal, or the record has no fingerprint. If the libraries that make them
+    have the versions of the record, they are taken to be equal without a comparison.
     """
     here = {name: importlib.metadata.version(name) for name in _DIGITS_ARE_MADE_BY}
     then = {name: record.versions.get(name) for name in _DIGITS_ARE_MADE_BY}
@@ -412,10 +419,11 @@ def changes(runs: Iterable[tuple[RunConfig, Record | None]]) -> list[str]:
 
 def fingerprint(config: DataConfig) -> str:
     """Load a data set and return a hash of its labels and decoded images, as a run's record keeps
-    it. Of photographs it is of up to 16 images of each source.
+    it. Of photographs it is of all labels, but of only up to 16 images of each source.
 
     Raises:
-        Refused: The data set cannot be read.
+        OSError: A file cannot be read.
+        Refused: The data set is not there, is damaged, or has faults as a whole.
     """
     return sources.fingerprint(data_set(config.name).load(config))
 

@@ -46,21 +46,29 @@ def train_archive(file: Path) -> Archive:
     """Open the training photographs, which are in a tar file that holds one tar file per class. The
     labels follow the order of the inner files' names.
 
+    The places of the photographs in the file are read from the user's cache; at first they are
+    searched for, which takes minutes, and kept there.
+
     Raises:
-        OSError: The file cannot be read.
-        Refused: It is no whole tar file, or holds no photograph.
+        OSError: The file cannot be read, or the cache cannot be written.
+        Refused: The file or one in it is no whole tar file, there is no photograph, or what the
+            cache keeps is damaged.
+        RuntimeError: There is no place for a cache, since the user has no home.
     """
     return _indexed(file, _train_rows)
 
 
 def val_archive(root: Path) -> Archive:
     """Open the validation photographs, which are in one tar file in the folder ``root``; their
-    labels are in the development kit beside it.
+    labels are in the development kit beside it. Both are read once, and what they tell is kept in
+    the user's cache.
 
     Raises:
-        OSError: A file cannot be read, such as a tar file that is not there.
+        OSError: A file cannot be read, such as a tar file that is not there, or the cache cannot be
+            written.
         Refused: The development kit is missing, a file is damaged, or there are not as many labels
             as photographs.
+        RuntimeError: There is no place for a cache, since the user has no home.
     """
     return _indexed(root / VAL_TAR, lambda file: _val_rows(file, root), labels_from=root / DEVKIT)
 
@@ -79,6 +87,7 @@ def _indexed(
     Raises:
         OSError: The file cannot be read, or the table cannot be written.
         Refused: The search refuses the file or finds no photograph, or the kept table is damaged.
+        RuntimeError: There is no place for a cache, since the user has no home.
     """
     import pyarrow
 
@@ -109,8 +118,13 @@ def _state_digest(*files: Path | None) -> str:
 
 
 def _train_rows(file: Path) -> Iterator[list[Row]]:
-    """Yield the table rows of the training photographs, those of a class at a time. Reading 1.28
-    million headers takes minutes, so that the user is told how far it is.
+    """Yield the table rows of the training photographs, those of a class at a time, from a tar file
+    that holds one tar file per class. Since reading 1.28 million headers takes minutes, the user is
+    told from time to time how many classes are done.
+
+    Raises:
+        OSError: The file cannot be read.
+        Refused: It or a tar file in it is damaged or cut short.
     """
     with _opened(file, file) as outer:
         classes = sorted(_files(outer, file), key=lambda member: member.name)
@@ -163,13 +177,14 @@ def _row(member: tarfile.TarInfo, label: int, start: int = 0) -> Row:
 
 
 def _opened(file: Any, where: object) -> tarfile.TarFile:
-    """Open a tar file.
+    """Open an uncompressed tar file.
 
     Args:
         file: Its path, or an open file.
         where: Its name in errors.
 
     Raises:
+        OSError: It is not there, or cannot be read.
         Refused: It is no tar file.
     """
     with reading(where, "not a tar file"):
@@ -179,7 +194,8 @@ def _opened(file: Any, where: object) -> tarfile.TarFile:
 
 
 def _files(tar: tarfile.TarFile, where: object) -> list[tarfile.TarInfo]:
-    """List the files in a tar file, and check that it is complete.
+    """List the regular files in a tar file, and check that it is complete; ``where`` is its name
+    in errors.
 
     Raises:
         Refused: The tar file is damaged or cut short.

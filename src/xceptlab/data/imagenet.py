@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 
 def require_files(config: DataConfig) -> None:
-    """Check that the data set's files are there; with ``data.download`` fetch a data set of the
-    Hugging Face hub that is not in its cache.
+    """Check that the data set's files or, with ``data.short_side``, its prepared photographs are
+    there; with ``data.download`` fetch a data set of the Hugging Face hub that is not in its cache.
 
     Raises:
-        Refused: They are not; the message says what was looked for, where, and how to get it.
+        Refused: They are not, and the message says what was looked for, where, and how to get it;
+            or some parquet files are missing, or they lie in several folders.
     """
     find_layout(config)
 
@@ -64,7 +65,9 @@ def load(config: DataConfig) -> "tuple[Photographs, ...]":
     where these have files of their own.
 
     Raises:
-        Refused: The files are not there, or cannot be read.
+        OSError: A file cannot be read; or, for ImageNet's tar files, the user's cache cannot be
+            written.
+        Refused: The files are not there, or are damaged.
         Unsound: The data set as a whole has faults, such as a class without photographs.
     """
     from xceptlab.data.photographs import Photographs
@@ -80,9 +83,11 @@ def stores(config: DataConfig) -> dict[str, Store]:
     ``val``, ``test`` or both.
 
     Raises:
-        Refused: The files are not there, or cannot be read.
-        Unsound: There are not as many classes as configured, a part or, in train, a class has no
-            photograph, or a class of another part is not in train.
+        OSError: A file cannot be read; or, for ImageNet's tar files, the user's cache cannot be
+            written.
+        Refused: The files are not there, or are damaged.
+        Unsound: There are not as many classes as configured or as ImageNet has; a part or, in
+            train, a class has no photograph; or a class or a label of a part is not in train.
     """
     layout = find_layout(config)
     open_layout = {
@@ -99,7 +104,15 @@ def stores(config: DataConfig) -> dict[str, Store]:
 
 
 def _faults(by_part: Mapping[str, Store], root: Path, config: DataConfig) -> Iterator[str]:
-    """Yield a line for each fault of the data set as a whole."""
+    """Yield a line for each fault of the data set as a whole: an unexpected number of classes, a
+    part or a class of train without photographs, or classes of another part that train does not
+    have.
+
+    Args:
+        by_part: The photographs of each part, by the part's name.
+        root: The folder of the data set, for the lines.
+        config: The data set, which may say how many classes are expected.
+    """
     train = by_part["train"]
     if isinstance(train, Tree):
         count = len(train.classes)
@@ -128,8 +141,9 @@ def _faults_of_count(count: int, root: Path, config: DataConfig) -> Iterator[str
 
 
 def _faults_of_part(part: str, store: Store, count: int, root: Path) -> Iterator[str]:
-    """Yield a line for each class that train does not have, and where a part holds no image or a
-    label that is out of range.
+    """Yield the faults of one part of the data set, such as ``val``: a line for each class folder
+    that train does not have (in a tree of folders only), and a line if the part holds no image or
+    has a label outside 0 to ``count`` - 1. ``count`` is the number of classes of train.
     """
     if isinstance(store, Tree):
         for name in sorted(set(folders(store.folder)) - set(store.classes)):
@@ -188,8 +202,8 @@ def _open_flat_val(root: Path, classes: tuple[str, ...]) -> Tree:
     The development kit has their labels.
 
     Raises:
-        Refused: The development kit is not there, or is of other classes than those of train or of
-            another number of photographs.
+        Refused: The development kit is not there, is damaged, or is of other classes than those of
+            train or of another number of photographs.
     """
     if not (root / ilsvrc.DEVKIT).is_file():
         raise Refused(

@@ -121,7 +121,8 @@ def _find_prepared(config: DataConfig) -> Layout:
     options.
 
     Raises:
-        Refused: They are not there, or a part of them is not complete.
+        Refused: They are not there, a part of them is not complete, or the note on their originals
+            is damaged.
     """
     root = prepared_folder(config)
     noted = originals(root)
@@ -138,6 +139,10 @@ def prepared_folder(config: DataConfig) -> Path:
     """Return the folder, which need not be there, of the photographs that are prepared as a
     configuration says. It lies in ``data.cache`` or else in ``prepared`` below the data set's
     folder, and is named by short side, quality, orientation and largest number of pixels.
+
+    Raises:
+        Refused: ``data.cache`` is empty, and ``data.root`` names a data set of the Hugging Face hub
+            that is neither in the hub's cache nor can be fetched with ``data.download``.
     """
     name = f"short{config.short_side}-quality{config.quality}"
     if not config.exif_orientation:
@@ -169,8 +174,9 @@ def originals(root: Path) -> dict[str, Any]:
 
 def classes(layout: Layout) -> tuple[str, ...]:
     """Return the names of the classes, by label: those of the folders, of the parquet files'
-    metadata or of the note on prepared photographs. For parquet files without names they are the
-    labels as text. The result is empty for ImageNet's tar files and what was prepared from them.
+    metadata or of the note on prepared photographs. For parquet files without names, or with too
+    few, they are the labels as text. The result is empty for ImageNet's tar files and what was
+    prepared from them.
 
     Raises:
         Refused: A parquet file or the note on prepared photographs is damaged.
@@ -192,8 +198,9 @@ def names_and_sizes(layout: Layout) -> Iterator[tuple[bytes, int]]:
 
     A name is ``<part>/<class>/<file>`` for a photograph in a tree (``val/<file>`` for ImageNet's
     validation photographs without class folders), ``<part>/<file>`` for a parquet file, and the
-    file's name for a tar file. Prepared photographs are identified by their originals: for them the
-    note on the originals is yielded as a name, with size 0.
+    file's name for a tar file. Prepared photographs are identified by their originals: for them a
+    single name is yielded, the JSON of what the note beside them says of the originals of each
+    part, with size 0.
     """
     if layout.kind == "tree":
         yield from _names_and_sizes_of_tree(layout)

@@ -66,7 +66,9 @@ class DataModule(pl.LightningDataModule):
         self.prepare_data_per_node = False
         self._reported_left_alone = False
         self._on_device: dict[Arrays, Tensor] = {}
-        """By set in memory, its images (n, size, size, 3) uint8 as a whole on the device."""
+        """For each set in memory that was used, all its images (n, size, size, 3) uint8 on the
+        device.
+        """
 
     def prepare_data(self) -> None:
         """Load the splits, and tell the user once how many files in the folders of the training and
@@ -105,8 +107,9 @@ class DataModule(pl.LightningDataModule):
         return self.config.train.steps_per_epoch(len(self.train))
 
     def fingerprint(self) -> str:
-        """Return a hash of the labels and decoded images of every source: training, test and, where
-        it has its own files, validation. Of photographs it is of up to 16 images of each source.
+        """Return the hashes, joined by hyphens, of the sources of the images: of training, of test
+        and, if it has its own files, of validation. Each is of all labels and of all images, for
+        photographs of up to 16 images as they are cropped for evaluation.
         """
         return sources.fingerprint([self.train.source, self.test.source, self.validation.source])
 
@@ -253,8 +256,9 @@ class DataModule(pl.LightningDataModule):
         return self._finished(split, batch)
 
     def _finished(self, split: Split, loaded: LoadedBatch) -> Batch:
-        """Normalise a batch that lies on the device and, if it is of the training split, apply the
-        augmentation of whole batches.
+        """Make the network's input from a batch of ``split``: normalise its pixels and, if
+        ``split`` is the training split itself, apply the configured cutout, mixup and CutMix and,
+        to images of a set in memory, the crop and flip.
         """
         training = split is self.train
         pixels = self._pixels(split, loaded)  # (B, size, size, 3) uint8
@@ -293,7 +297,7 @@ class DataModule(pl.LightningDataModule):
 
     def _moved(self, source: Arrays, device: torch.device) -> Tensor:
         """Return all images (n, size, size, 3) uint8 of a set in memory on a device. They are moved
-        there at the first call and kept.
+        there at the first call for this set and kept; a later call has to name the same device.
         """
         if source not in self._on_device:
             self._on_device[source] = torch.from_numpy(source.images).to(device).contiguous()

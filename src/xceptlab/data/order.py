@@ -47,7 +47,7 @@ RAND_AUGMENT_SEED = slice(32, 34)
 
 def bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return 64 random bits for each key. The words of a key are whole numbers; arrays among them
-    stand for many keys, and broadcast.
+    stand for many keys, and broadcast. The result has their common shape, (1,) without arrays.
     """
     h = np.zeros(1, np.uint64)
     with np.errstate(over="ignore"):

@@ -58,7 +58,7 @@ class Photographs:
 
         Raises:
             OSError: Its file cannot be read.
-            Unreadable: It cannot be decoded.
+            Unreadable: It cannot be decoded, or the store finds its bytes missing or damaged.
         """
         return self._cut(self.decoded(i), draws).permute(1, 2, 0)
 
@@ -67,7 +67,7 @@ class Photographs:
 
         Raises:
             OSError: Its file cannot be read.
-            Unreadable: It cannot be decoded.
+            Unreadable: It cannot be decoded, or the store finds its bytes missing or damaged.
         """
         config = self.config
         try:
@@ -80,7 +80,9 @@ class Photographs:
             raise Unreadable(f"{self.store.name(i)}: no readable image ({error})") from None
 
     def _cut(self, image: Tensor, draws: Draws | None) -> Tensor:
-        """Crop and, in training, vary a photograph: (3, H, W) to (3, size, size)."""
+        """Crop and resize a photograph, (3, H, W) to (3, size, size), both uint8, and vary it by
+        its random numbers ``draws`` (DRAWS,) for training; None is for evaluation.
+        """
         config = self.config
         if draws is None:
             return crop.for_evaluation(image, config)
@@ -216,7 +218,7 @@ def in_rgb(image: "Image.Image", exif_orientation: bool) -> "Image.Image":
     turn it upright as its EXIF data say.
 
     Raises:
-        Refused: Its pixels are decimal numbers.
+        Refused: Its pixels are floating-point numbers, whose range is not known.
     """
     from PIL import Image, ImageOps
 

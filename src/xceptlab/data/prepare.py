@@ -51,7 +51,8 @@ be decoded.
 
 
 def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
-    """Prepare those photographs of a data set that are not prepared yet.
+    """Reduce the photographs of a data set to ``short_side`` and write them into tar files in the
+    folder ``layouts.prepared_folder``. Tar files that are complete from an earlier call are kept.
 
     Args:
         config: The data set, with the ``short_side`` and ``quality`` wanted.
@@ -64,7 +65,8 @@ def prepare(config: DataConfig, workers: int) -> Iterator[tuple[int, int]]:
         Refused: The originals are not there, or have faults as a data set; one cannot be decoded
             and ``on_corrupt`` is ``error`` (``skip`` names it and keeps its bytes as they are); the
             folder's photographs were prepared from others, or another process is preparing them.
-        OSError: A file cannot be written: no space, no permission.
+        OSError: An original cannot be read, a file cannot be written (no space, no permission), or
+            what was written is not what is read back.
     """
     folder = layouts.prepared_folder(config)
     given = dataclasses.replace(config, short_side=0)
@@ -185,7 +187,8 @@ class _TarFiles:
 
         Raises:
             Refused: An original cannot be decoded, and ``on_corrupt`` is ``error``.
-            OSError: What was written is not what is read back; no space, no permission.
+            OSError: An original cannot be read, a file cannot be written (no space, no permission),
+                or what was written is not what is read back.
         """
         import pyarrow
 
@@ -209,11 +212,13 @@ class _TarFiles:
             path: The file to write.
 
         Returns:
-            The rows of its table, and a line for each photograph that cannot be decoded. Its bytes
-            are kept as they are; where the store refuses to read them, there are none.
+            The rows of the tar file's table, and a message for each photograph that cannot be
+            decoded. The bytes of such a photograph are kept as they are; if the store refuses to
+            read them, as damaged ones, its member of the tar file is empty.
 
         Raises:
             Refused: An original cannot be decoded, and ``on_corrupt`` is ``error``.
+            OSError: An original cannot be read, or the file cannot be written.
         """
         split, part = key
         store = self.splits[split]

@@ -6,8 +6,8 @@ that a user's module has registered, with the same functions as methods:
 - ``load`` returns the training and the test source and, where the validation images have files of
   their own, a source of these.
 - ``class_names`` returns the names of the classes, by label; empty where the files do not tell.
-- ``files`` returns the layout of the files and a digest of their names and sizes; empty where there
-  are no files.
+- ``files`` returns the layout of the files and a digest of their names and sizes as one text, such
+  as ``tree-0123456789abcdef``; it is empty for a set that has no files of its own.
 """
 
 from dataclasses import dataclass
@@ -59,6 +59,7 @@ class Registered:
         Raises:
             Refused: The function raises an error, or the images or labels that it returns are of a
                 wrong type, shape, range or number.
+            OSError, MemoryError: The function raises this one, which is passed on as it is.
         """
         pairs = self.entry.call(Path(config.root), config.size)
         if not (_is_pair(pairs) and all(map(_is_pair, pairs))):
@@ -89,7 +90,7 @@ class Registered:
             config: The data set.
 
         Raises:
-            Refused: The type, the shape or the range is wrong.
+            Refused: The type, the shape or the range is wrong, or there are no images.
         """
         size, classes = config.size, config.classes
         place = f"data.name: {self.entry.name}: the {split}"

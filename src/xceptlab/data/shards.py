@@ -43,8 +43,9 @@ class Shards(Store):
         read, and which of them are in which row group.
 
         Raises:
-            Refused: A file is no parquet file or is damaged, its columns are not as ``tables``
-                says, or a row holds no label.
+            Refused: A file is no parquet file or is damaged; its column of encoded images (``img``
+                or ``image``) or of labels (``label``) is missing, there twice or of another type;
+                or a row holds no label from 0 to ``tables.MAX_CLASSES`` - 1.
         """
         labels: list[Indices] = []
         groups: list[tuple[int, int, int]] = []
@@ -88,8 +89,9 @@ class Shards(Store):
 
 _CACHE_BYTES = 128 * 2**20
 _cache: "dict[tuple[Path, int], pyarrow.ChunkedArray]" = {}
-"""The row groups that this process has used last, by file and number: up to ``_CACHE_BYTES``, but
-at least one. The one used last is the last in the dictionary's order.
+"""The encoded images of the row groups that this process has used last, by file and the group's
+number in it. Together they have up to ``_CACHE_BYTES``; a single larger group is kept, too. The
+group used last is the last in the dictionary's order.
 """
 
 

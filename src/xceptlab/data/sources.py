@@ -51,10 +51,11 @@ class Arrays:
 
 
 class Unsound(Refused):
-    """A data set cannot be used. The error's message is the first of its faults.
+    """Raised where a data set has faults with which it cannot be used. The message is the first
+    fault and, if there are others, their number.
 
     Args:
-        lines: The faults, a line each.
+        lines: The faults, one at least, a line each.
     """
 
     def __init__(self, lines: list[str]) -> None:
@@ -81,7 +82,7 @@ class Source(Protocol):
     """Images with labels: ``Arrays``, or ``photographs.Photographs``."""
 
     def fingerprint(self) -> str:
-        """Return a hash of the images and labels."""
+        """Return a hash of all labels and of all images or, for photographs, of a few of them."""
 
 
 def fingerprint(sources: Iterable[Source]) -> str:
@@ -126,7 +127,7 @@ def folder(config: DataConfig) -> Path:
 @functools.cache
 def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
     """Find the folder of a data set in the cache of the Hugging Face hub; the hub is asked once by
-    each process. Where no commit is given as revision, the user is told which one this is.
+    each process. Unless a commit is given as revision, the user is told which commit was found.
 
     Args:
         root: ``data.root``: ``hf://``, the data set's name and, after an ``@``, a revision.
@@ -157,8 +158,8 @@ def _snapshot(root: str, splits: tuple[str, ...], download: bool) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Make a folder and hold its lock until the block, or the process, ends. Other processes that
-    ask for the lock have to wait.
+    """Make a folder and hold its lock until the block, or the process, ends. No other process gets
+    the lock meanwhile.
 
     On a file system without locks a lease takes the lock's place: a file in the folder that names
     its holder and is renewed, as runs have it (``runs.leases``).
@@ -188,6 +189,7 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 
     Raises:
         BlockingIOError: Another process holds the lock; only without ``wait``.
+        OSError: The folder cannot be locked for another reason.
     """
     operation = fcntl.LOCK_EX
     if not wait:

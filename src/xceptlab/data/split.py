@@ -58,7 +58,8 @@ class Split(Dataset[LoadedBatch]):
     Args:
         source: The images.
         members: Numbers (n,) of the split's images in the source.
-        config: How the images are varied.
+        config: The data configuration: the size of the images, their augmentation, and what happens
+            at a training photograph that cannot be decoded.
         seed: The run's seed for the split that is trained on; None for one that is evaluated, which
             gets no augmentation.
     """
@@ -149,8 +150,8 @@ class Split(Dataset[LoadedBatch]):
     def _replacement(
         self, source: Photographs, epoch: int, number: int, error: Unreadable
     ) -> tuple[int, Tensor]:
-        """Read the next photograph of the split that can be decoded. Which one that is follows from
-        the data set alone, so that it is the same in every run.
+        """Read the next photograph of the split that can be decoded; after the last one comes the
+        first. Which one that is follows from the split alone, whatever the order of training.
 
         Args:
             source: The photographs.
@@ -162,6 +163,7 @@ class Split(Dataset[LoadedBatch]):
             The number in the split of the photograph in its place, and its pixels (size, size, 3).
 
         Raises:
+            OSError: A file cannot be read.
             Refused: The split is evaluated, or ``data.on_corrupt`` is ``error``, or the
                 ``REPLACEMENTS`` next photographs cannot be decoded either.
         """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 IMAGES = ("img", "image")
 """Possible names of the column of images."""
 LABELS = ("label",)
-"""Possible names of the column of labels, but for those of CIFAR-100."""
+"""Possible names of the column of labels; the files of CIFAR-100 have others."""
 MAX_CLASSES = 1_000_000
 """Largest number of classes; a larger label is no number of a class, but an id or wrong bytes."""
 
@@ -101,8 +101,9 @@ def open_table(file: Path, labels: tuple[str, ...] = LABELS) -> ImageTable:
         labels: Possible names of the column of labels; the first one that is there is taken.
 
     Raises:
+        OSError: The file is not there, or cannot be read.
         Refused: It is no parquet file, or a damaged one; a column is missing or there twice; or a
-            column is not of images or of labels.
+            column is not of encoded images or of whole numbers.
     """
     import pyarrow.parquet
 
@@ -160,7 +161,7 @@ def _present(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:
     """Return the first of the ``wanted`` columns that is among a file's ``names``.
 
     Raises:
-        Refused: None of them is there, or one is there twice.
+        Refused: None of them is there, or the first that is there is there several times.
     """
     for name in wanted:
         if names.count(name) > 1:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class Transform:
     """Turns a picture into the network's input: (3, size, size), RGB, in [-1, 1].
 
-    For a run on photographs (ImageNet, a user's data set) the picture is turned upright, cropped in
+    For a run on photographs (ImageNet, a user's folder) the picture is turned upright, cropped in
     its centre and resized, as ``data.exif_orientation``, ``data.eval_crop`` and
-    ``data.eval_interpolation`` say. For a run on a small set in memory (the digits, CIFAR) the
-    whole picture is resized.
+    ``data.eval_interpolation`` say. For a run on a small set in memory (the digits, CIFAR, a
+    registered set) the whole picture, as it is stored, is resized bilinearly to the square.
     """
 
     config: DataConfig
@@ -42,7 +42,7 @@ class Transform:
             picture: Pillow's image, or an array (H, W), (H, W, 1) or (H, W, 3) of uint8.
 
         Raises:
-            Refused: The picture is something else, or its pixels are decimal numbers.
+            Refused: The picture is something else, or its pixels are floating-point numbers.
         """
         from PIL import Image
 

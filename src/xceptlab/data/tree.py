@@ -133,8 +133,8 @@ class Tree(Store):
             yield f"{printable(str(self.folder / name))}: {shown}: left alone, {reason}"
 
     def _described(self, name: str, entry: str) -> str:
-        """Return an ignored entry of a class's folder as a message names it; of a folder with the
-        number of photographs in it.
+        """Return the name of an ignored ``entry`` in the folder of the class ``name`` for a
+        message; if the entry is a folder, with the number of photographs in it and below it.
         """
         path = self.folder / name / entry
         if path.is_dir():
@@ -203,7 +203,9 @@ def is_hidden(name: str) -> bool:
 
 
 def is_photograph(name: str) -> bool:
-    """Whether a file is a photograph, by its suffix: opening a million files would take an hour."""
+    """Whether a file is taken for a photograph by its name alone, since opening a million files
+    would take an hour: it has one of ``SUFFIXES``, in upper or lower case, and is not hidden.
+    """
     return name.lower().endswith(SUFFIXES) and not is_hidden(name)
 
 

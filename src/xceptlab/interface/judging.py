@@ -49,7 +49,8 @@ class Verdicts(dict[str, Verdict]):
         """Return a table with a row per claim: what it says, its verdict, and the numbers behind
         it.
 
-        Estimate and interval are those of a - b, or of b - a where lower is better.
+        Estimate and interval, in the metric's unit, are those of a - b, or of b - a for a metric in
+        which lower is better.
         """
         import pandas as pd
 
@@ -81,7 +82,8 @@ def judge(
     seed: str = "seed",
 ) -> Verdicts:
     """Judge claims by scores that any tool made, as ``xceptlab judge`` does, and warn of what makes
-    a verdict doubtful.
+    a verdict doubtful. A verdict is ``incomplete`` where an arm of its claim lacks a seed that any
+    arm of the claims has.
 
     Args:
         scores: A row per run with a column per metric, or a row per run and metric with the columns
@@ -97,8 +99,9 @@ def judge(
         pairing: ``seed`` (the default): runs of equal seeds form pairs; ``none``: the arms are
             compared as if they had nothing in common.
         lower_is_better: Whether a lower score is the better one, so that the claims are about
-            b - a. None decides by whether the metric's name ends in loss, and is refused for other
-            names of errors.
+            b - a. None decides by the name: a registered metric tells it, a name that ends in
+            ``loss`` is of a loss, and for any other metric a higher score is better; a name that
+            suggests another error, such as ``rmse``, is refused.
         diverged: Score of a run that has no finite score; None refuses such runs.
         alpha: Chance of any false ``supported``, and of any false ``contradicted``, over all
             claims; 0.05 where it is left out.
@@ -108,9 +111,11 @@ def judge(
         seed: Name of the column of seeds, which are whole numbers and pair the arms' runs.
 
     Raises:
-        Refused: The table cannot be read, a claim is not allowed, or it names an arm or a metric
-            that the table does not have; a score is not finite and there is no ``diverged``; or
-            there are both ``contrast`` and ``claims``, or neither.
+        Refused: ``scores`` is no DataFrame or not well formed; a claim is not allowed, or names an
+            arm or a metric that the table does not have; a score is too large to compute with, or
+            is not finite and there is no ``diverged``; the arms of a claim have different seeds and
+            ``pairing`` is ``none``; there are both ``contrast`` and ``claims``, or neither; or
+            ``claims`` cannot be read, or stands beside arguments that describe claims.
     """
     from xceptlab.study.score_tables import claims_given, judge_table
 
@@ -151,7 +156,8 @@ def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
     """Return a list of pairs of arms, whether one pair (a, b) or a list of pairs is given.
 
     Raises:
-        Refused: It is neither.
+        Refused: It is no tuple or list, or has elements of both kinds, arms and pairs. The number
+            of arms in a pair is not checked.
     """
     if not isinstance(contrast, tuple | list):
         raise Refused(

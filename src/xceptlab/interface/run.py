@@ -47,8 +47,9 @@ def configure(*layers: Layer) -> RunConfig:
 
 
 def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
-    """Train, evaluate and record one run in this process, or continue it where it stopped; a run
-    that is done is only returned.
+    """Train, evaluate and record one run in this process, or continue it where it stopped, and
+    return it. A run that is done or has diverged is not trained again. No error is raised where a
+    run diverges: its ``status`` tells.
 
     Afterwards PyTorch stays configured as the run asks for: ``train.threads``, deterministic
     algorithms, no TF32; and on Linux the process keeps freed memory for itself.
@@ -58,11 +59,12 @@ def train(*layers: Layer | RunConfig, progress: bool = False) -> "Run":
         progress: Show a progress bar.
 
     Raises:
-        Refused: A layer is not allowed; the configuration does not fit the data, the device or what
-            is installed, or asks for several devices; or the run was trained on other data than
-            there are now.
+        Refused: A layer is not allowed; the data are not there; the configuration does not fit the
+            data, the device or what is installed, or asks for several devices; or the run was
+            trained on other data than there are now.
         Busy: Another process is training this run.
         Interrupted, KeyboardInterrupt: A signal asked to stop; the same call continues.
+        OSError: A file cannot be read or written, such as on a full disk.
     """
     if len(layers) == 1 and isinstance(layers[0], RunConfig):
         config = layers[0]
@@ -88,12 +90,13 @@ class Run:
     Args:
         name: The run's folder, or its id.
         outputs: The folder that holds ``runs/``; used only where ``name`` is an id.
-        extensions: Modules that register what the run uses from outside, unless this process has
-            loaded them already.
+        extensions: Names or paths of the modules that register components of the user's own, such
+            as activations, that the run uses. Modules that this process has loaded already may be
+            left out.
 
     Raises:
-        Refused: There is no such run, or what it uses from outside is not registered or is
-            registered in another version.
+        Refused: There is no such run, or a registered component that it uses is not known to this
+            process or has another version here.
     """
 
     def __init__(
@@ -219,8 +222,9 @@ class Run:
         They are those of ``network`` as it is now, in eval mode.
 
         Raises:
-            Refused: There is no such split, it is empty, the data are not there, the run has no
-                ``network``, or it is not known which of the network's modules is the classifier.
+            Refused: There is no such split, it is empty, the data are not there, one of its
+                photographs cannot be decoded, the run has no ``network``, or it is not known which
+                of the network's modules is the classifier.
         """
         import torch
 

@@ -44,7 +44,9 @@ class Study:
 
     Raises:
         Refused: There is no such study, it is not well formed, its comparison is not controlled, or
-            the layers or the number of seeds are not allowed.
+            the layers or the number of seeds are not allowed; files of data or weights are missing
+            or have changed; another study has the name already; or a finished run lacks a score
+            that a claim needs.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class Study:
 
     @property
     def name(self) -> str:
-        """Name of the study, with the layers and the number of first seeds that make another study
-        of it, such as ``residual+cifar10+seeds3``.
+        """Name of the study: that of its folder or file and, joined by ``+``, what makes it another
+        study: layers that can change a result, and the number of seeds of a first look. An example
+        is ``residual+cifar10+seeds3``.
         """
         return self._expansion.name
 
@@ -132,16 +135,19 @@ class Study:
         """Train the runs that are missing, as ``xceptlab study`` does, and return the study. Where
         seeds are added until claims are decided, their runs are trained, too.
 
-        Every run is trained in a process of its own, or on the cluster that the layers name. Arms
-        whose declared difference may do nothing are warned of.
+        Every run is trained in a process of its own, on this machine or on the cluster that
+        ``launcher.name`` chooses. If runs are missing, arms whose declared difference may do
+        nothing are warned of.
 
         Args:
-            jobs: Number of runs at a time; None for as many as there are GPUs or cores for.
+            jobs: Largest number of runs at a time; None for as many as there are free GPUs or cores
+                for or, on a cluster, as it has room for.
             progress: Show the runs as the command does.
 
         Raises:
-            Refused: ``jobs`` is below 1, the comparison is not controlled, a run can never start
-                here, or runs failed. Runs that are done stay done.
+            Refused: ``jobs`` is below 1, the comparison is not controlled, the data are missing or
+                are others than those of finished runs, a run can never start here, or runs failed.
+                Runs that are done stay done.
             Interrupted, KeyboardInterrupt: A signal asked to stop; the same call continues.
         """
         from xceptlab.cli import main
@@ -163,8 +169,9 @@ class Study:
         """Return a table with a row per run: arm, seed, its values of the keys in which arms
         differ, status, scores, costs and id. What is not known yet is NaN.
 
-        Where keys are tuned, an arm has a run for each tuned value, and ``chosen`` says which of
-        them stands for the arm.
+        Where keys are tuned, an arm has a run for each tuned value at each seed, and ``chosen`` is
+        True for the one that stands for the arm at this seed; for none until they have all
+        finished.
         """
         import pandas as pd
 
@@ -239,7 +246,9 @@ class Study:
         """Write the study's report, and return the path of its page, ``report.html``.
 
         Raises:
-            Refused: There is nothing to report yet.
+            Refused: There is nothing to report yet, or a file of a run or of the registration is
+                damaged or does not fit the study.
+            OSError: The report cannot be written.
         """
         from xceptlab.report.write import make_report
 

@@ -57,8 +57,8 @@ def _last_python_line(log: Path) -> str:
 
 
 def note_failure(log: Path) -> None:
-    """Write down why a run failed: the last line of its ``log``, or ``no output``, becomes the
-    reason in the run's directory, which is the log's folder.
+    """Write why a run failed into failure.txt, beside its ``log`` in the run's directory: the last
+    line of the log that is not blank, or ``no output``.
     """
     text = log.read_text("utf-8", errors="replace") if log.exists() else ""
     lines = text.strip().splitlines()

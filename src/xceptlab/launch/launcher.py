@@ -25,20 +25,23 @@ from xceptlab.runs.leases import Watch
 from xceptlab.text import say
 
 State = Literal["waiting", "queued", "running", "done", "failed"]
-"""State of a run that a launcher has accepted. ``waiting``: the launcher has not started it yet;
-``queued``: a cluster has it, and has not started it yet.
+"""State of a run that a launcher has accepted. ``waiting``: the launcher is to start it, for the
+first time or again; ``queued``: a cluster has it, and has not started it yet.
 """
 Main = Callable[[list[str]], int]
 """``xceptlab``'s main function: from the arguments to the exit code."""
 
 CHECKPOINT_SECONDS = 30.0
-"""Seconds that a run gets to write its checkpoint when it is stopped."""
+"""Seconds that a run on this machine or on Ray gets to write its checkpoint when it is stopped."""
 MAX_CRASHES = 2
-"""Number of crashes, without progress in between, after which a run has failed."""
+"""Number of crashes, without progress in between, after which a run has failed. Earlier losses of
+its machine count as crashes.
+"""
 LOST = -1000
 """Exit code by which a launcher says that a run's machine was lost; no process can exit with it."""
 MAX_LOSSES = 5
-"""Number of losses of a run's machine, without progress in between, after which the run has failed.
+"""Number of crashes, without progress in between, after which a run has failed if its machine was
+lost at the last one.
 """
 RETRY_SECONDS = 1.0
 """Seconds after which a waiting run is tried again, because it was interrupted or because another
@@ -53,8 +56,9 @@ class Job:
     config: RunConfig
     state: State = "waiting"
     handle: Any = None
-    """Handle of the started run: a process, a task or the number of a job; None while the run is
-    not started.
+    """What the launcher knows the started or queued run by: its process with the cores or GPUs that
+    it was given, its task of Ray, or the number of its job of SLURM. None while the run is waiting,
+    and once it has ended.
     """
     crashes: int = 0
     """Number of crashes since the run last made progress."""
@@ -135,6 +139,9 @@ class Launcher(ABC):
     def poll(self) -> dict[str, State]:
         """Find out which runs have ended, start those that can start, and return the state of every
         accepted run by its id.
+
+        Raises:
+            Refused: The record of a run is damaged, or the cluster accepts no job of the study.
         """
         started = [job for job in self.jobs.values() if job.state in ("queued", "running")]
         for run_id, code in self.exit_codes(started).items():
@@ -152,7 +159,11 @@ class Launcher(ABC):
 
     @abstractmethod
     def begin(self, ready: Iterator[Job]) -> None:
-        """Start as many of the ready runs, in their order, as can start now."""
+        """Start as many of the ready runs, in their order, as can start now.
+
+        Raises:
+            Refused: The cluster accepts none of them, though it has no other run of this study.
+        """
 
     @abstractmethod
     def exit_codes(self, jobs: list[Job]) -> dict[str, int]:
@@ -163,8 +174,8 @@ class Launcher(ABC):
             jobs: Runs that were started.
 
         Returns:
-            By the run's id its exit code: -signal where a signal has ended it, ``LOST`` where its
-            machine was lost, -1 where no exit code is known.
+            By the run's id its exit code: -signal, or 128 + signal as in a shell, where a signal
+            has ended it; ``LOST`` where its machine was lost; -1 where no exit code is known.
         """
 
     @abstractmethod

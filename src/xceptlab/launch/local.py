@@ -178,7 +178,7 @@ def _without_main() -> Iterator[None]:
 
 
 def _run(main: Main, argv: list[str], log: Path, visible_gpus: str | None, fresh: bool) -> None:
-    """Train a run and exit with its exit code: the body of a process that was forked from the
+    """Train a run and exit with its exit code: the body of a process that was forked from the fork
     server.
 
     Args:

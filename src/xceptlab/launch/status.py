@@ -46,7 +46,7 @@ class Seen:
     is none.
     """
     reason: str = ""
-    """Why the run failed; empty for a run that did not."""
+    """Why the run failed; empty for a run that did not, and where it is not known."""
     progress: Progress = field(default_factory=Progress)
     """How far the run is, by its log; zero for a run that is done or has failed."""
 
@@ -184,6 +184,9 @@ def run_status(
     directory: RunDirectory, follower: Follower, epochs: int, state: State | None = None
 ) -> Seen:
     """Read the state of one run from its directory.
+
+    A record decides first, or, if it is damaged, means ``failed``. Next come a process that trains
+    the run now, the launcher's ``state``, and, without a launcher, failure.txt and the log.
 
     Args:
         directory: The run's directory.

@@ -42,8 +42,10 @@ def run_until_decided(
         by the run's id; empty where none failed. After a failure no seeds are added.
 
     Raises:
-        Refused: The data are not those of earlier runs; or data, weights or what the launcher needs
-            are missing; or a run can never start here.
+        Refused: The data are not those of earlier runs; data, weights or what the launcher needs
+            are missing; a run can never start here, or the cluster accepts no job; a record is
+            damaged, or lacks a score by which claims are judged; or the study's directory holds
+            another study's registration, or a file that is none.
         Interrupted, KeyboardInterrupt: A signal asked to stop.
     """
     failed = run_missing(expansion, max_jobs, main, quiet=quiet)
@@ -59,7 +61,8 @@ def run_until_decided(
 def run_missing(
     expansion: Expansion, max_jobs: int | None, main: Main, *, quiet: bool = False
 ) -> dict[str, Path]:
-    """Train every run of a study that has no record yet; what is done is not done again.
+    """Train every run of a study that has no record yet; what is done is not done again. The study
+    is registered before the first run starts.
 
     Args:
         expansion: The study.
@@ -71,8 +74,10 @@ def run_missing(
         The paths of the logs of the runs that failed, by the run's id; empty where none failed.
 
     Raises:
-        Refused: The data are not those of earlier runs; or data, weights or what the launcher needs
-            are missing; or a run can never start here.
+        Refused: The data are not those of earlier runs; data, weights or what the launcher needs
+            are missing; a run can never start here, or the cluster accepts no job; a record is
+            damaged; or the study's directory holds another study's registration, or a file that is
+            none.
         Interrupted, KeyboardInterrupt: A signal asked to stop.
     """
     missing = _missing(expansion)
@@ -115,7 +120,7 @@ def _missing(expansion: Expansion) -> dict[str, RunConfig]:
     and leases that runs with a record have left.
 
     Raises:
-        Refused: Runs were trained on other data than those at hand.
+        Refused: Runs were trained on other data than those at hand, or a record is damaged.
     """
     runs = expansion.runs()
     directories = expansion.directories()
@@ -226,8 +231,8 @@ class _Display:
         self.before: dict[str, State] = dict.fromkeys(missing, "waiting")
         """The states that were shown last, by the run's id."""
         self.done = len(self.overview.runs) - len(missing)
-        """Number of runs that are done: those that were before, and those of which a line has said
-        so.
+        """Number of runs that were done at the start or that a printed line has said to be done. It
+        is not counted further while there is a live view.
         """
         self.refreshed = 0.0
         """When the live view was last refreshed, on the monotonic clock."""
@@ -260,6 +265,7 @@ class _Display:
         self.before = states
 
     def _refresh(self, live: Live, states: dict[str, State]) -> None:
+        """Redraw the live view if a second has passed, or if every run is done or has failed."""
         if _all_ended(states) or time.monotonic() > self.refreshed + 1:
             live.update(self.overview.table(states), refresh=True)
             self.refreshed = time.monotonic()
@@ -276,6 +282,7 @@ class _Display:
         self.print(one_line(f"{self.overview.name(run_id)}: {state}{outcome} ({done})"))
 
     def print(self, line: str) -> None:
+        """Print a line at once; nothing if the display is quiet."""
         if not self.quiet:
             print(line, flush=True)
 

@@ -16,8 +16,8 @@ from xceptlab.models.xception import Xception, initialise_module, named_seed
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """Lay out a network's weights of four dimensions, those of 2d convolutions, with channels last
-    in memory; returns the network.
+    """Lay out a network's parameters and buffers of four dimensions, such as the kernels of 2d
+    convolutions, with channels last in memory, in place; returns the network.
 
     ``Module.to`` does so, too, but refuses networks that have weights of five dimensions.
     """
@@ -97,10 +97,10 @@ def _draw_anew(module: nn.Module, name: str, scheme: str, seed: int) -> None:
     depend on the seed and on the module's name only.
 
     torch's ``Conv2d`` and ``Linear`` are drawn as ``scheme`` says (``model.init``), all other
-    modules by their own ``reset_parameters``.
+    modules, also subclasses of these, by their own ``reset_parameters`` or ``_reset_parameters``.
 
     Raises:
-        Refused: A module of another kind has parameters, and no such method.
+        Refused: A module of another kind has parameters, and neither of these methods.
     """
     if not list(module.parameters(recurse=False)):
         return

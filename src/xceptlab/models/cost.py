@@ -49,8 +49,8 @@ def table(model: ModelConfig, classes: int, size: int) -> list[Row]:
     the network. The first row is the whole network.
 
     Only products are counted, as in papers, those of convolutions, linear layers and attention: by
-    torch's ``FlopCounterMode``, of whose operations two are one MAC. A module without a tensor as
-    its output has no row.
+    torch's ``FlopCounterMode``, of whose operations two are one MAC. A module has no row if its
+    output is not a tensor, or if it is not called itself, as a ``ModuleList``.
 
     Raises:
         Refused: The network cannot be built, does not take images of this size, does not give a

@@ -63,7 +63,9 @@ def _with_regular_convolutions(config: RunConfig, whole: Row) -> str:
 
 
 def _cells(row: Row, deepest_indent: int) -> list[str]:
-    """Format a module's row of the table.
+    """Return the cells of a module's row of the table: its name, its kind, its output's shape, its
+    parameters and its MACs; for a separable convolution also the parameters and the MACs of a
+    regular one.
 
     Each parent of the module indents its name by a step, ``deepest_indent`` steps at most. Further
     parents stay in the name, as in ``units.0.separable``.

@@ -126,8 +126,16 @@ def _write_onnx(network: nn.Module, images: Tensor, about: dict[str, str], outpu
 def _write_for_timm(
     network: nn.Module, model: ModelConfig, about: dict[str, str], output: Path
 ) -> str:
-    """Write the weights of a network as a checkpoint of timm's legacy_xception; returns in words
-    what was written.
+    """Write the weights of a network as a checkpoint of timm's legacy_xception.
+
+    Args:
+        network: The network.
+        model: The network's configuration.
+        about: The file's metadata.
+        output: The file.
+
+    Returns:
+        What was written, in words.
 
     Raises:
         Refused: timm's network would compute something else with these weights.
@@ -186,6 +194,7 @@ def _outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
     """Refuse a network that is not timm's legacy_xception. A checkpoint holds no padding or
     activation, for example, and timm's network would compute something else with its weights.
+    ``output`` is the file that would be written, for the error.
     """
     if model.timm:
         raise Refused(
@@ -210,7 +219,13 @@ def _refuse_what_timm_lacks(model: ModelConfig, output: Path) -> None:
 
 @torch.no_grad()
 def _program(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
-    """Export a network with torch.export, and return the bytes of the ``.pt2`` file."""
+    """Export a network in eval mode with torch.export, and return the bytes of the ``.pt2`` file.
+
+    Args:
+        network: The network.
+        images: Two images (2, 3, size, size) with which the network is traced.
+        about: The file's metadata.
+    """
     buffer = io.BytesIO()
     with _quiet():
         program = torch.export.export(network, (images,), dynamic_shapes=DYNAMIC_SHAPES)
@@ -220,7 +235,13 @@ def _program(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes
 
 @torch.no_grad()
 def _onnx(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
-    """Export a network as ONNX, and return the bytes of the ``.onnx`` file."""
+    """Export a network in eval mode as ONNX, and return the bytes of the ``.onnx`` file.
+
+    Args:
+        network: The network.
+        images: Two images (2, 3, size, size) with which the network is traced.
+        about: The file's metadata.
+    """
     with _quiet():
         program = torch.onnx.export(
             network,

@@ -3,8 +3,9 @@
 This is a converter, of which no network, training or export knows: its one user is
 ``pretrained.read``, which calls ``read`` for a file with one of the suffixes ``FILES``.
 
-Reading needs h5py, but not Keras. There are two layouts: the newer one (``.weights.h5``, ``.keras``)
-names layers by their class and a number, the older one by the names that the model gives them.
+Reading needs h5py, but not Keras. There are two layouts: the newer one (``.weights.h5``,
+``.keras``) names layers by their class and a number, the older one by the names that the model
+gives them.
 Where a name does not tell which layer it is, its place among the layers of its kind does.
 """
 
@@ -95,9 +96,10 @@ def read(path: Path) -> State:
 
 
 def _by_kind(file: Any) -> Arrays:
-    """Return the arrays of each layer of an open ``.weights.h5`` or ``.keras`` file, by our name of
-    the layer. In the file a layer's name is its kind and a number, counted in the order of the
-    model. A layer that is not Xception's has its name in the file, and no arrays.
+    """Return the arrays of each layer that has any in an open ``.weights.h5`` or ``.keras`` file,
+    by our name of the layer. In the file a layer's name is its kind and a number, counted in the
+    order of the model. A layer that is not Xception's is returned under its name in the file, with
+    an empty list.
     """
     unread: defaultdict[str, deque[str]] = defaultdict(deque)
     for name in _by_number(file["layers"]):
@@ -117,10 +119,10 @@ def _by_kind(file: Any) -> Arrays:
 
 
 def _by_name(file: Any) -> Arrays:
-    """Return the arrays of each layer of an open ``.h5`` file, by our name of the layer. In the
-    file a layer has the name that Keras's model gives it or, on a shortcut, its kind and a number,
-    counted in the order of the model. A layer that is not Xception's has its name in the file, and
-    no arrays.
+    """Return the arrays of each layer that has any in an open ``.h5`` file of the older layout, by
+    our name of the layer. In the file a layer has the name that Keras's model gives it or, on a
+    shortcut, its kind and a number, counted in the order of the model. A layer that is not
+    Xception's is returned under its name in the file, with an empty list.
     """
     root = file.get("model_weights", file)
     names = [_as_text(name) for name in root.attrs["layer_names"]]
@@ -197,7 +199,8 @@ def _in_torchs_axes(name: str, array: np.ndarray) -> np.ndarray:
     """Return one of Keras's arrays with its axes in torch's order.
 
     Kernels (H, W, in, out) become (out, in, H, W), depthwise kernels (H, W, in, 1) become
-    (in, 1, H, W), and matrices (in, out) become (out, in). Vectors stay as they are.
+    (in, 1, H, W), and matrices (in, out) become (out, in). Vectors stay as they are. A depthwise
+    kernel is known by ``name``, our name of the array within its layer: ``depthwise.weight``.
     """
     if array.ndim == 4 and name.startswith("depthwise"):
         return array.transpose(2, 3, 0, 1)

@@ -62,8 +62,9 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
             for a file without top (default 1000).
 
     Raises:
-        Refused: ``ModelConfig`` has no such field, the file cannot be read, the weights are not
-            Xception's, or their keys do not fit; the message names keys that are missing,
+        Refused: ``ModelConfig`` has no such field or does not allow its value, the weights or the
+            config.yaml beside them cannot be read, timm cannot download the weights here, they are
+            not Xception's, or their keys do not fit; the message then names keys that are missing,
             unexpected or of another shape.
     """
     classes = overrides.pop("classes", None)

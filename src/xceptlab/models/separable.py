@@ -70,8 +70,9 @@ class SeparableConv2d(nn.Module):
 
     @staticmethod
     def _groups(config: ModelConfig, channels: int, place: str) -> int:
-        """Return the number of groups of a 3x3 convolution of so many channels; as many groups as
-        channels make it depthwise.
+        """Return the number of groups of a 3x3 convolution with ``channels`` channels: that of
+        ``segments`` or, where this is ``all``, one group for each channel, which makes the
+        convolution depthwise. ``place`` is the name of the layer, for the error.
 
         Raises:
             Refused: ``segments`` does not divide the channels.
@@ -124,7 +125,8 @@ def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> n
 
     Raises:
         Refused: A separable convolution cannot be made of this configuration: ``segments`` does not
-            divide its channels, or there is no such activation.
+            divide the channels of its 3x3 convolution, or the activation ``intermediate`` cannot
+            be made.
     """
     if config.convolution == "regular":
         return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)

@@ -25,15 +25,17 @@ FUNCTION = (
     "convolution",
     "stem",
 )
-"""Fields of ``ModelConfig`` that change what a network computes with given weights. Some of them do
-not show in the weights' names and shapes.
+"""Fields of ``ModelConfig`` in which the network that starts from weights may differ from the one
+that they were trained in, although it then computes something else with them. Some of them do not
+show in the weights' names and shapes. A difference in ``padding`` or ``bn_eps`` is refused.
 """
 SPLIT = ("validation", "validation_seed", "train_images")
 """Fields of ``DataConfig`` that say which images are held out for validation."""
 
 SEEN = "may have trained on images that are held out for validation here"
-"""What a run's record says of the run whose weights it started from, where that one may have seen
-validation images. Runs that start from this run's weights find it there.
+"""Words by which a run's record says that the run whose weights it started from may have trained
+on images that are held out for validation. Later runs that start from the weights of the run with
+this record find the words there.
 """
 
 
@@ -44,7 +46,9 @@ class WarmStart:
     state: State
     """All weights of the network, by name."""
     source: str
-    """Source of the weights in words."""
+    """Source of the weights in words, with the settings, if any, in which the network that they
+    were trained in computes something else.
+    """
     anew: str
     """Layers that are drawn although there are weights, and why, in words; empty where every weight
     comes from the source.
@@ -55,8 +59,16 @@ class WarmStart:
     """
 
     def description(self, config: RunConfig) -> str:
-        """Return, for the record of the run that starts from the weights, their source and what a
-        reader should know of it.
+        """Return in words, for the record of a run that starts from the weights, their source,
+        which layers are drawn all the same, and that they may have been trained on images that are
+        held out for validation here.
+
+        Args:
+            config: The run that starts from the weights.
+
+        Raises:
+            Refused: The file of the weights is not there any more, or the record beside it is
+                damaged.
         """
         seen = f"it {SEEN}" if may_have_seen_validation(config) else ""
         return "; ".join(filter(None, (self.source, self.anew, seen)))
@@ -123,6 +135,9 @@ def draws_a_layer(config: ModelConfig, classes: int) -> bool:
     Args:
         config: The network's configuration.
         classes: Number of classes.
+
+    Raises:
+        Refused: The weights cannot be read or do not fit, or were trained with other constants.
     """
     start = _without_values(config, classes)
     return start is None or start.anew != ""
@@ -151,12 +166,16 @@ def may_have_seen_validation(config: RunConfig) -> bool:
     """Whether the run whose weights a training starts from may have trained on images that are held
     out for validation here.
 
-    It may where both have the same data set, and either that run split it in another way or its
-    record says the same of the weights that it started from itself. False where nothing is known of
-    that run, where the training starts from no weights, and where no images are held out.
+    It may if both have the same data set, and either that run split it in another way or its
+    record says the same of the weights that it started from itself. False if the configuration of
+    that run is not there or cannot be read, if the training starts from no weights, and if no
+    images are held out.
+
+    Args:
+        config: The run of the training.
 
     Raises:
-        Refused: The file of the weights is not there.
+        Refused: The file of the weights is not there, or that run's record is damaged.
     """
     if not (config.model.weights and config.data.validation):
         return False

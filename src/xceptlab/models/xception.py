@@ -44,8 +44,9 @@ class MaxPool(nn.Module):
 
 
 class Block(nn.Module):
-    """Separable convolutions, each with a ReLU before and a BatchNorm behind it, and the skip
-    around them: (N, inputs, H, W) -> (N, widths[-1], ceil(H / stride), ceil(W / stride)).
+    """Convolutions, separable or regular as ``config.convolution`` says, each with a ReLU before
+    and a BatchNorm behind it, and the skip around them: (N, inputs, H, W) -> (N, widths[-1],
+    ceil(H / stride), ceil(W / stride)).
 
     With stride 2 the block ends in a max pooling, and its skip is a projection: a strided 1x1
     convolution with BatchNorm. With stride 1 the skip is the identity.
@@ -54,7 +55,7 @@ class Block(nn.Module):
         config: The architecture; ``residual`` says which skips there are.
         place: The block's name in the network, for errors.
         inputs: Channels of the input.
-        widths: Channels after each separable convolution.
+        widths: Channels after each of the convolutions.
         stride: 1 or 2.
         relu_first: Whether a ReLU stands before the first convolution.
     """

@@ -52,34 +52,34 @@ def excess(value: float, baseline: float | None, tolerance: float = UNMATCHED) -
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """Sentences on how the budgets of a claim's arms differ; each is empty where there is nothing
-    to say.
+    """Text on how the budgets of a claim's arms differ. Each field has a sentence for each of the
+    claim's pairs of arms of which there is something to say, and is empty if there is none.
     """
 
     unmatched: str = ""
-    """Sentence on budgets that differ beside what is compared, and may explain the difference as
-    well.
+    """Budgets and numbers of processes that differ beside what is compared, and may explain the
+    difference as well.
     """
     declared: str = ""
-    """Sentence on budgets that differ because they are what the arms are compared in, such as
+    """Budgets that differ because they are what the arms are compared in, such as
     ``train.epochs``.
     """
     speed: str = ""
-    """Sentence on the arms' images per second, which change no result; only for runs that were made
+    """How the arms' images per second differ, which changes no result; only for runs that were made
     together.
     """
 
     @property
     def sentences(self) -> list[str]:
-        """The sentences that are not empty, in the order in which they are shown."""
+        """The fields that are not empty, in the order in which they are shown."""
         return [sentence for sentence in (self.unmatched, self.declared, self.speed) if sentence]
 
 
 def compare_budgets(
     verdicts: list[Verdict], expansion: Expansion, arm_records: ArmRecords, records: Records
 ) -> dict[str, Budgets]:
-    """Return how the budgets of each claim's arms differ, by the claim's id; without sentences
-    before both arms have a run.
+    """Return sentences on how the budgets of each claim's arms differ, by the claim's id. There are
+    none on a pair of arms before both have a run that is done.
 
     Args:
         verdicts: Verdicts on the study's claims.
@@ -118,8 +118,8 @@ def _done(records: Records) -> list[Record]:
 def _compare(
     a: str, b: str, expansion: Expansion, arm_records: ArmRecords, done: list[Record]
 ) -> Budgets:
-    """Return how the budgets of arms a and b differ; without sentences where one has no run yet.
-    ``done`` are the records of all the study's runs, which tell what ran at the same time.
+    """Return how the budgets of arms a and b differ; without sentences before both have a run that
+    is done. ``done`` are the records of all the study's runs, which tell what ran at the same time.
     """
     runs_a = _runs(a, expansion, arm_records)
     runs_b = _runs(b, expansion, arm_records)
@@ -216,8 +216,9 @@ def _unequal(spent_a: dict[str, float], spent_b: dict[str, float]) -> list[str]:
 
 
 def _steps_as_planned(spent: dict[str, float]) -> bool:
-    """Whether an arm took as many optimizer steps as the images that it has seen fill batches, give
-    or take one step in each epoch.
+    """Whether an arm's number of optimizer steps is the number of batches that its images seen
+    make, give or take one for each epoch. ``spent`` has the arm's budgets by name; steps or images
+    that it lacks count as 0.
     """
     planned = spent.get("images seen", 0) / spent["batch size"]
     return abs(spent.get("optimizer steps", 0) - planned) <= spent["epochs"]
@@ -252,8 +253,8 @@ def _compare_speeds(
 def _made_together(first: Record, second: Record, done: list[Record]) -> bool:
     """Whether the speeds of two runs can be compared: they ran on the same machine and model of
     device with as many processes, close in time, without a long interruption, beside about as many
-    others of the study, and for ``SHORTEST`` seconds at least. ``done`` are the records of all the
-    study's runs.
+    others of the study, and for ``SHORTEST`` seconds at least. Never for a run whose record names
+    no machine. ``done`` are the records of all the study's runs.
     """
     if min(first.seconds, second.seconds) < SHORTEST:
         return False
@@ -283,7 +284,10 @@ def _elapsed(run: Record) -> float:
 
 
 def _ran_at_once(run: Record) -> bool:
-    """Whether a run was not interrupted for long, and the clock was not set back while it ran."""
+    """Whether a run took, by the clock, more than 0 s from its start to its end, and at most twice
+    its seconds of training plus a minute. Any other run was interrupted for long, or the clock was
+    set back while it ran.
+    """
     return 0 < _elapsed(run) <= 2 * run.seconds + 60
 
 

@@ -43,7 +43,9 @@ def calibrated(calibration: Calibration) -> Calibrated:
 
 
 def _described(calibration: Calibration) -> list[str]:
-    """Return sentences on what was simulated, and what the numbers in the table mean."""
+    """Return sentences on what was simulated, and what the numbers in the table of error rates
+    mean; a single one, which says so, where nothing was simulated.
+    """
     if not any(one.rates for one in calibration.claims):
         return ["Nothing was simulated."]
     seeds, claims = calibration.seeds, len(calibration.claims)
@@ -141,8 +143,9 @@ def _sentence(one: ClaimRates, studies: int) -> str:
 
 
 def _warnings(calibration: Calibration) -> list[str]:
-    """Return warnings of error rates that are above twice alpha by more than the simulation's
-    error, as the differences were seen or if runs failed more often than was seen.
+    """Return warnings of rates of false verdicts that are above twice alpha by more than 2 standard
+    errors of the simulation: first those in studies whose runs fail no more often than was seen,
+    then at most one, on all claims together, if runs failed more often.
     """
     warnings = _warnings_as_seen(calibration)
     assumed, claims = [], []

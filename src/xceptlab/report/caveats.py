@@ -47,6 +47,9 @@ def warnings(
         verdicts: Verdicts on the study's claims.
         sampling: Sources of the error of each claim's mean difference, by the claim's id, as far as
             they are known.
+
+    Raises:
+        Refused: A file of a run or of the registration is damaged, or does not fit the study.
     """
     first_look = [f"This is {expansion.first_look}."] if expansion.first_look else []
     return [
@@ -260,7 +263,7 @@ def _of_changed_data(expansion: Expansion, records: Records) -> list[str]:
 
 def _of_match(expansion: Expansion, records: Records) -> list[str]:
     """Return a warning, if there are any, of arms whose parameters or MACs differ by more than 1%
-    from those of the first arm, though ``model.match`` asks for equal ones.
+    from those of the first arm, by the records of both, though ``model.match`` asks for equal ones.
     """
     baseline, config = next(iter(expansion.arms.items()))
     budget = config.model.match
@@ -284,8 +287,8 @@ def _of_match(expansion: Expansion, records: Records) -> list[str]:
 
 def _of_verdicts(verdicts: list[Verdict], sampling: Mapping[str, Sampling]) -> list[str]:
     """Return the warnings of single verdicts, each with the claim's id: those that the verdict has,
-    one of skewed differences, which may mislead its t-test, and one where other test images might
-    turn it.
+    one of skewed differences, which may mislead its t-test, and one if other test images might turn
+    it.
 
     Args:
         verdicts: Verdicts on the study's claims.

@@ -1,4 +1,6 @@
-"""Print a study in the terminal: what it would train (``show_plan``), and what its records say."""
+"""Print a study in the terminal, what it would train and what its records say, or verdicts on
+the scores of another tool.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -75,7 +77,9 @@ def show_plan(expansion: Expansion, networks: "Mapping[str, list[Row]]") -> None
 
 
 def _runs_to_train(expansion: Expansion, records: Records, verdicts: Sequence[Verdict]) -> str:
-    """Return a sentence on how many runs there are to train, and how many may follow."""
+    """Return a sentence on how many of the study's runs have no record yet, how the number of runs
+    comes about if keys are tuned, and how many seeds may be added.
+    """
     missing = sum(record is None for record in records.values())
     size = _size(expansion)
     seeds_to_come = _seeds_to_come(expansion, verdicts)
@@ -122,8 +126,8 @@ def _table_of_differences(
 
 
 def _differences(arm: str, expansion: Expansion, network: "Row", baseline: "Row") -> str:
-    """Return lines on how an arm differs from the baseline: one for each key, and a note where
-    ``model.match`` asks for equal budgets and they are not equal.
+    """Return lines on how an arm differs from the baseline: one for each key, and a note if
+    ``model.match`` asks for equal budgets and they are not equal; ``(the baseline)`` without any.
 
     Args:
         arm: The arm.
@@ -272,7 +276,9 @@ def _show_effects(console: Console, summary: Summary) -> None:
 
 
 def _table_of_arms(summary: Summary) -> Table:
-    """Return a table of the arms that fits into a terminal of 80 characters."""
+    """Return a table of the arms that fits into a terminal of 80 characters: that of the report
+    without its column ``test se``, and without the costs' differences from the baseline's.
+    """
     header = arm_header(summary.metric)
     # There is no room for this column, and a sentence below each verdict tells the same.
     left_out = header.index("test se")

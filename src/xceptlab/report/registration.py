@@ -17,12 +17,15 @@ from xceptlab.text import counted
 
 
 def warnings_without_registration(expansion: Expansion, records: Records) -> list[str]:
-    """Return a warning if any run is done, and no registration proves that the claims were made
-    before it; none for a first look (``--seeds``), which decides no claim.
+    """Return a warning if a run is done and the study has no registration, which would prove that
+    its claims were made before; none for a first look (``--seeds``), which decides no claim.
 
     Args:
         expansion: The study.
         records: Records of all its runs, by (trial, seed).
+
+    Raises:
+        Refused: The registration is damaged, or another study's.
     """
     # A first look, which judges fewer seeds than the study has, decides no claim.
     if expansion.is_first_look or not any(records.values()):
@@ -43,6 +46,9 @@ def registration_warnings(expansion: Expansion, records: Records) -> list[str]:
     Args:
         expansion: The study.
         records: Records of all its runs, by (trial, seed).
+
+    Raises:
+        Refused: The registration is damaged, or another study's.
     """
     registration = Registration.load_for(expansion)
     if not registration:

@@ -42,7 +42,7 @@ TEX = {
 
 def render(template: str, **values: Any) -> str:
     """Return the text of a template of this folder, such as ``report.md.j2``, filled with values.
-    In HTML all values are escaped.
+    In HTML all values are escaped that the template does not mark as safe.
     """
     environment = _environment(autoescape=template.endswith(".html.j2"))
     return environment.get_template(template).render(
@@ -123,8 +123,8 @@ def _tuning_tables(summary: Summary) -> list[tuple[str, Rows]]:
 
 
 def _curves_in_words(summary: Summary) -> str:
-    """Return text that says where each arm's mean learning curve ends, for readers who do not see
-    the figure.
+    """Return a sentence on each arm's mean learning curve with its last value, for readers who do
+    not see the figure; arms without a curve are left out.
     """
     sentences = []
     for arm, curve in summary.curves.items():

@@ -71,6 +71,9 @@ def sampling_errors(
         verdicts: Verdicts on the study's claims.
         study: The study.
         directories: Directories of the runs that stand for the arms, by (arm, seed).
+
+    Raises:
+        Refused: A run's file does not hold the values of its images.
     """
     sampling = {}
     for verdict in verdicts:

@@ -58,7 +58,8 @@ class ArmRow:
     """
     sampling_error: float
     """Standard error that the finite test set adds to the accuracy of a run that finished, in
-    percentage points; NaN for other metrics, and without such a run.
+    percentage points; NaN if the study's main metric is no accuracy on the test split, and without
+    such a run.
     """
     parameters: int | None
     """Number of trainable parameters; None without a run."""
@@ -91,9 +92,9 @@ class EffectRow:
     estimate: float
     """Mean of the effect over seeds."""
     low: float
-    """Lower end of the confidence interval."""
+    """Lower end of the confidence interval at level 1 - alpha."""
     high: float
-    """Upper end of the confidence interval."""
+    """Upper end of the confidence interval at level 1 - alpha."""
     p_adjusted: float
     """The p-value of no effect, after Holm's correction over all effects; NaN where every seed has
     the same effect.
@@ -116,8 +117,8 @@ class Summary:
     arms: list[ArmRow]
     """A row for each arm, in the study's order; the first one is the baseline."""
     curve_metric: str
-    """Metric of the learning curves: accuracy in validation, or in training where nothing is held
-    out.
+    """Metric of the learning curves: accuracy in validation, or in training if any arm has no
+    validation images.
     """
     curves: dict[str, Curve]
     """Learning curves by arm."""
@@ -156,7 +157,11 @@ def summarise(expansion: Expansion, calibrate: bool = False) -> Summary:
 
     Args:
         expansion: The study.
-        calibrate: Whether to simulate how often such verdicts are wrong, which takes some seconds.
+        calibrate: Whether to simulate how often such verdicts are wrong, which takes some seconds;
+            only for a study that has claims.
+
+    Raises:
+        Refused: A file of a run or of the registration is damaged, or does not fit the study.
     """
     records = expansion.records()
     arm_records = choice.arm_records(expansion, records)
@@ -206,8 +211,8 @@ def _main_metric(expansion: Expansion) -> str:
 
 
 def _curve_metric(expansion: Expansion) -> str:
-    """Return the metric of the learning curves: accuracy in validation, or in training where an arm
-    holds nothing out.
+    """Return the metric of the learning curves: accuracy in validation, or in training if any arm
+    has no validation images.
     """
     held_out = all(config.data.has_validation_images for config in expansion.arms.values())
     return f"val/{ACCURACY}" if held_out else f"train/{ACCURACY}"
@@ -349,8 +354,9 @@ def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, flo
 
 
 def _effects(expansion: Expansion, arm_records: ArmRecords, metric: str) -> list[EffectRow]:
-    """Compute main effects and interactions of the factors over the seeds that every arm has; a
-    diverged run scores as in the first claim.
+    """Compute main effects and interactions of the factors on a metric, over the seeds with which
+    every arm has a record. A diverged run gets the score that the study's first claim gives to one;
+    without claims, that of guessing.
 
     Returns:
         Empty for a study that is not factorial, and before all arms have 2 seeds in common.

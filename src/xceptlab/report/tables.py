@@ -1,5 +1,5 @@
-"""Write the rows of the tables of arms and of effects as text, which is the same on the page, in
-Markdown, in LaTeX and in the terminal.
+"""Write the rows of the tables of arms and of effects as text, for the page, Markdown, LaTeX and
+the terminal alike.
 """
 
 import math

@@ -37,8 +37,8 @@ class Tuned:
     the value was chosen.
     """
     contrasts: Rows
-    """Table with a row for every claim at each value, at which all arms are: the difference, its
-    interval, the unadjusted p-value, and what the verdict would be.
+    """Table with a row for every claim and each tuned value, which all arms then have: the
+    difference, its interval, the unadjusted p-value, and what the verdict would be.
     """
 
 
@@ -52,6 +52,10 @@ def tuned(
         records: Records of all its runs, by (trial, seed).
         metric: The metric by which the arms are compared.
         scores_if_diverged: Score that a diverged run is given in this metric, by arm.
+
+    Raises:
+        Refused: A record lacks a score that a claim or the choice of values needs, or has one that
+            is not finite or too large.
     """
     tune = expansion.study.tune
     if tune is None:
@@ -85,7 +89,10 @@ def _chosen(expansion: Expansion, records: Records) -> Rows:
 def _by_value(
     expansion: Expansion, records: Records, metric: str, scores_if_diverged: Mapping[str, float]
 ) -> Rows:
-    """Return the table of each arm's scores at each value, and of how often it was chosen."""
+    """Return the table of each arm's scores in ``metric`` at each tuned value: their mean, their
+    standard deviation over seeds, and at how many seeds the value was chosen.
+    ``scores_if_diverged`` has by arm the score of a run that diverged.
+    """
     tune = expansion.study.tune
     assert tune
     times_chosen = Counter(chosen(expansion, records).values())
@@ -127,8 +134,9 @@ def _cell_of_scores(scores: list[float], places: int, times_chosen: int) -> str:
 
 
 def _contrasts(expansion: Expansion, records: Records) -> Rows:
-    """Return the table with a row for every claim at each tuned value, at which all arms are: the
-    difference, its interval, the p-value, and what the verdict would be with the claim by itself.
+    """Return the table with a row for every claim and each tuned value, which all arms then have:
+    the difference, its interval, the p-value, and what the verdict would be if the claim were the
+    study's only one.
     """
     study = expansion.study
     assert study.tune

@@ -115,8 +115,8 @@ def write_report(summary: Summary, latex: bool = False) -> Path:
 
 
 def _keep_finished(summary: Summary, folder: Path) -> None:
-    """Move the report in ``folder``, if it is finished and has runs that the present one lacks,
-    into a folder of its own, and tell the user where that is.
+    """Move the report in ``folder`` into a folder of its own, and tell the user where that is, if it
+    is finished and the present one, which is not, lacks some of its runs.
     """
     results = folder / "results.csv"
     if summary.done == len(summary.records) or not results.is_file():
@@ -216,7 +216,7 @@ def results_csv(summary: Summary) -> str:
 
 def _result(record: Record | None) -> dict[str, Any]:
     """Return a record's values by the columns of results.csv, and further ones that have no column;
-    None is the record of a run that is not done.
+    for None, the record of a run that is not done, just the status ``missing``.
     """
     if record is None:
         return {"status": "missing"}
@@ -361,7 +361,7 @@ def _study_of(report: Path) -> str:
 
 def sync_report(summary: Summary) -> str:
     """Send a study's verdicts and its report, which is written already, to W&B, and return the
-    address there.
+    address there. ``weights_and_biases.check_key`` is to be called before.
 
     Raises:
         Refused: W&B refuses or cannot be reached.

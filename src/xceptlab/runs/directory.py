@@ -6,7 +6,8 @@
     data.json            fingerprint and files of the data when the run began, with which they are compared when it continues
     record.json          written at the very end; a run is done when, and only when, this file exists
     metrics.jsonl        the log: one flushed line per logged step and per evaluation
-    model.safetensors    the weights that were evaluated
+    model.safetensors    the weights that were evaluated; a run that diverged has neither these nor
+                         test_*.npy
     test_*.npy           for each metric its values for the test images, in the data set's order, one byte each for an accuracy
                          (1 where it was right), else 4; ``runs/metrics.py`` has the names (``per_image_file``)
     studies.txt          the studies that use the run
@@ -98,8 +99,11 @@ class RunDirectory:
         (self.path / "failure.txt").unlink(missing_ok=True)
 
     def fail(self, reason: str) -> None:
-        """Write down, in failure.txt, why the run failed; nothing is raised where the file cannot
-        be written, as on a full disk.
+        """Write down, in failure.txt, why the run failed; no error is raised if the file cannot be
+        written, as on a full disk. The directory is made where it is missing.
+
+        Raises:
+            OSError: The directory cannot be made.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # A full disk may be why the run failed, and the study goes on with other runs.
@@ -180,6 +184,7 @@ class RunDirectory:
 
         Raises:
             ValueError: A number in the record is not finite.
+            OSError: The file cannot be written.
         """
         text = json.dumps(dataclasses.asdict(record), indent=2, allow_nan=False)
         write_atomically(self.path / "record.json", text.encode() + b"\n")
@@ -200,8 +205,9 @@ class RunDirectory:
         return Follower(self.path / "metrics.jsonl")
 
     def began_with(self) -> dict[str, str]:
-        """Read data.json: the data's fingerprint and files when the run began, under the keys
-        ``fingerprint`` and ``files``; empty where there is no such file.
+        """Read data.json, which describes the data when the run began: under ``fingerprint`` a hash
+        of the labels and images (of photographs, of a few images only), under ``files`` a
+        description of the data's files. Empty where there is no such file.
 
         Raises:
             Refused: The file is damaged, or holds something else.
@@ -225,14 +231,15 @@ class RunDirectory:
         """Write down, in data.json, which data the run begins with.
 
         Args:
-            data: A hash of the images and labels under ``fingerprint``, and a description of the
-                data's files under ``files``.
+            data: A hash of the labels and images (of photographs, of a few images only) under
+                ``fingerprint``, and a description of the data's files under ``files``.
         """
         write_atomically(self.path / "data.json", json.dumps(data).encode())
 
     def locked(self) -> AbstractContextManager[None]:
         """Return a context manager within which this process alone trains the run. The directory
-        must exist (``create``).
+        must exist (``create``). Within it, this process exits when another has taken the run over,
+        which happens only after this one has given no sign of life for ``leases.STALE`` seconds.
 
         Raises:
             Busy: On entering: another process is training the run. Whether one on another machine
@@ -301,7 +308,10 @@ listed, and what ``_names`` returned.
 def _names(runs: Path) -> dict[str, str]:
     """Return the names of the runs' directories in the folder ``runs``, by the hash at their end;
     empty where there is no such folder. Of several names with one hash the first in sorted order
-    is returned. The folder is listed again only when it has changed.
+    is returned.
+
+    The folder is not listed again while it has not changed since a listing that was made more than
+    ``SETTLED`` nanoseconds after its last change.
     """
     try:
         changed = runs.stat().st_mtime_ns
@@ -332,7 +342,8 @@ def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
         directory: The run's directory, whose record has the versions with which it was trained.
 
     Raises:
-        Refused: Versions differ; the message names a component with both versions.
+        Refused: Versions differ, and the message names a component with both versions; or the
+            run's record is damaged.
     """
     record = directory.record()
     trained: dict[str, int] = record.science.get("extensions", {}) if record else {}
@@ -346,7 +357,7 @@ def refuse_other_versions(config: RunConfig, directory: RunDirectory) -> None:
 def begun_on_other_files(config: RunConfig) -> str:
     """Find an unfinished run that differs from this one only in what the files of its data or
     weights hold, and return a clause about it for a message, such as ``outputs/runs/... was begun
-    on other photographs``; empty where there is none.
+    on other photographs``; empty where there is none, and for a run with registered components.
     """
     import yaml
 
@@ -378,8 +389,10 @@ def _differing_contents(config: RunConfig, values: dict[str, Any]) -> list[str]:
         values: The values in the other run's config.yaml.
 
     Returns:
-        ``photographs``, ``weights`` or both; empty unless the two runs differ in nothing else, and
-        both know their files' digests.
+        ``photographs``, ``weights`` or both; empty if the runs differ in anything else, or if one
+        of them does not know a digest in which they differ. Another number of classes beside other
+        photographs is no further difference. Empty also for a run that uses registered components,
+        whose versions the values do not hold.
 
     Raises:
         AttributeError, KeyError, TypeError: The values lack what a config.yaml of this version has.

@@ -101,7 +101,7 @@ class Lease:
 
 
 def read_leases(folder: Path) -> dict[str, Lease]:
-    """Read the leases in a run's directory, stale ones among them; returns them by file name. A
+    """Read the leases in a run's directory, and return them by file name, stale ones, too. A
     lease whose file does not name its holder, or not yet, gets a ``Holder`` of defaults.
     """
     found = {}

@@ -42,8 +42,8 @@ class Metric:
     metric, whose lowest score is not known.
     """
     more_classes_than: int = 0
-    """The metric is measured only where there are more classes than this: with 5 classes the label
-    is always among the 5 best.
+    """The metric is measured only where there are more classes than this: 5 for ``top5``, since
+    with 5 classes the label is always among the 5 best, and 0 for any other metric.
     """
     per_image_file: str = ""
     """Name of the file in a run's folder with the metric's value for each test image; empty for a
@@ -57,8 +57,9 @@ class Metric:
 
     @property
     def allowed(self) -> str:
-        """Range of a run's scores in this built-in metric, in words for an error message, such as
-        ``0 or more``.
+        """Range of the scores that a claim may declare (``diverged``, ``failed``) in this metric,
+        in words for an error message, such as ``0 or more``: right for a metric that is built in or
+        in percent.
         """
         if math.isinf(self.highest):
             return "0 or more"
@@ -118,9 +119,9 @@ ERRORS = frozenset((
     "crossentropy", "xent", "ce", "bce", "kl", "kld", "kldiv", "divergence", "deviance", "likelihood", "elbo", "regret",
     "distance", "hamming", "hausdorff", "lpips", "epe", "fpr", "fnr", "parameters", "params", "gap",
 ))  # fmt: skip
-"""Words in the names of other tools' metrics for which the user must say whether a lower score is
-better. For most of them it is; some names, such as likelihood, are used for a quantity and for its
-negative.
+"""Words by which the name of another tool's metric suggests an error. The user must then say
+whether a lower score is better, unless the metric is registered or its name ends in ``loss``. For
+most of these words it is; some, such as likelihood, are used for a quantity and for its negative.
 """
 
 
@@ -246,7 +247,8 @@ def measured(classes: int, registered: Sequence[str] = ()) -> list[Metric]:
         registered: Names of the registered metrics, without a split.
 
     Raises:
-        Refused: No metric is registered under one of these names.
+        Refused: No metric is registered under one of these names, or the module of an installed
+            package raises an error.
     """
     built_in = [metric for metric in METRICS.values() if classes > metric.more_classes_than]
     return built_in + [_registered(register.entry("metric", name)) for name in registered]

@@ -41,10 +41,13 @@ class Record:
     precision: str
     """Precision of the arithmetic, by Lightning's name such as ``bf16-mixed``."""
     data_fingerprint: str
-    """Hash of the decoded images and labels."""
+    """Hash of the labels and decoded images; of photographs, of up to 16 images of each split's
+    source.
+    """
     data_files: str = ""
-    """Layout of a known data set's files, and a digest of their names and sizes; empty for a user's
-    own photographs, which ``data.content`` in ``science`` identifies.
+    """Layout of a known data set's files, and a digest of their names and sizes; empty for a data
+    set without files, and for a user's own photographs, which ``data.content`` in ``science``
+    identifies.
     """
     classes: list[str] = dataclasses.field(default_factory=list)
     """The names of the classes, by label; empty where the files do not say."""

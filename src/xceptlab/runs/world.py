@@ -47,8 +47,9 @@ class World:
     """Place of this process among the processes of its run."""
 
     starter: Literal["itself", "first process", "torchrun", "srun"] = "itself"
-    """What started this process. One that started ``itself``, as a user or a launcher's task does,
-    is the first, and starts the others.
+    """What started this process as one of its run's: the run's ``first process``, ``torchrun`` or
+    ``srun``. ``itself`` stands for none of them: a user or a launcher started the run with this
+    process, which is the first, and starts the others.
     """
     size: int = 1
     """Number of processes of the run, on all machines."""
@@ -154,7 +155,9 @@ def _number(name: str) -> int:
 
 
 def _started_by_torchrun() -> bool:
-    """Whether torchrun started this process: all variables that it gives to a process are there."""
+    """Whether torchrun started this process, by the variables that it gives to a process: its run's
+    id, and the ranks, sizes and port as whole numbers, are all in the environment.
+    """
     numbers = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
     return "TORCHELASTIC_RUN_ID" in os.environ and all(
         os.environ.get(name, "").isdecimal() for name in numbers

@@ -1,4 +1,4 @@
-"""Simulate how often verdicts are wrong for data like the reader's (``--calibrate``).
+"""Simulate how often verdicts are wrong for data like those that were judged (``--calibrate``).
 
 Many studies of the same design are simulated and judged. Their differences are drawn from those
 that were seen, so that the truth is known: they are either shifted onto the margin, where both

@@ -23,6 +23,9 @@ from xceptlab.study.images import FILES
 def check(expansion: Expansion, file: Path) -> None:
     """Refuse a study whose comparison is not controlled, or whose claims cannot be judged.
 
+    In a first look (``--seeds``), which has fewer seeds than the study, their number is not
+    checked.
+
     Args:
         expansion: The study.
         file: The study file, which the error names.
@@ -189,8 +192,9 @@ def _check_number_of_seeds(study: Study, file: Path) -> None:
 
 
 def _seeds_of_a_median(level: float, other_claims: int, max_seeds: int) -> str:
-    """Return a clause that says how many seeds a claim on a median needs, and with which numbers of
-    seeds, up to 24, the last one is not wasted.
+    """Return a clause that says how many seeds a claim on a median needs and, if there are any up
+    to 24, with which numbers of seeds the last one is not wasted, since the sign test needs no more
+    wins than with one seed fewer.
 
     Args:
         level: The level of the claim's test, Bonferroni's over all claims.

@@ -30,7 +30,7 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
 
     An arm and seed are left out until all of the arm's trials have finished with this seed. The
     test split has no part in the choice, nor have other arms and seeds. A run that diverged is
-    chosen only where all of them did.
+    chosen only if all runs of the arm with this seed diverged.
 
     Raises:
         Refused: Keys are tuned, and the record of a run that did not diverge has no score in
@@ -46,8 +46,8 @@ def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]
 
 
 def _best_trial(arm: str, seed: int, expansion: Expansion, records: Records) -> str | None:
-    """Return the name of the arm's trial with the best ``tune.select`` score at this seed; ties go
-    to the first.
+    """Return the name of the trial that stands for an arm at a seed: the one with the best score in
+    ``tune.select``, the first of equal ones; in a study that tunes nothing, the arm's only trial.
 
     None until all of the arm's trials have finished with this seed.
     """

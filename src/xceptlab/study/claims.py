@@ -91,6 +91,9 @@ class Claim(Section):
     def _check_range(self) -> None:
         """Refuse a ``diverged`` or ``failed`` that no run can score, and a margin that no
         difference can exceed, as far as the metric's range is known.
+
+        Built-in accuracies are 0 to 100. The loss of a run is 0 or more, and a registered
+        metric in percent is taken to be so, too. Of any other metric nothing is checked.
         """
         if self.measure.in_percent:
             # With each further factor an effect is a difference of two effects, which may be twice

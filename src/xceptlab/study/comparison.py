@@ -33,13 +33,15 @@ LEAST, MOST = int(0.016 / STEP) + 1, int(16 / STEP)
 
 
 def matched(expansion: Expansion) -> Expansion:
-    """Return the study with every other arm at the width that brings it nearest to the budget of
-    the first arm: its number of parameters, or of multiply-accumulates with ``model.match: macs``.
+    """Return the study with each arm but the first at the width that brings its network nearest to
+    the budget of the first arm's: the number of parameters, or of multiply-accumulates with
+    ``model.match: macs``.
 
-    Networks of other families than Xception have no width, and stay as they are.
+    Networks of other families than Xception have no width, and stay as they are. That the study
+    asks for matching, by a ``model.match`` other than ``none``, is not checked.
 
     Raises:
-        Refused: A network cannot be built, or does not take its images.
+        Refused: A network cannot be built, or cannot classify its images.
     """
     first = expansion.baseline
     budget = budget_of(first)
@@ -56,7 +58,7 @@ def module_trees(expansion: Expansion) -> dict[str, list[Row]]:
     """Build every arm's network and return the rows of its module tree, by arm.
 
     Raises:
-        Refused: An arm's network cannot be built, does not take its images, or cannot start from
+        Refused: An arm's network cannot be built, cannot classify its images, or cannot start from
             its weights; or its modules differ from the baseline's although no key of ``model``
             does, such as the classifier where data sets have different numbers of classes.
     """
@@ -139,8 +141,8 @@ def _beside_the_modules(config: RunConfig) -> dict[str, Any]:
 
 
 def budget_of(config: RunConfig) -> int:
-    """Return the number of parameters of a configuration's network, or of its multiply-accumulates
-    for ``model.match: macs``.
+    """Return the number of trainable parameters of a configuration's network or, for
+    ``model.match: macs``, of its multiply-accumulates for one image.
     """
     parameters, macs = cost(config.model, config.data.classes, config.data.size)
     if config.model.match == "macs":
@@ -149,9 +151,10 @@ def budget_of(config: RunConfig) -> int:
 
 
 def _with_matched_width(config: RunConfig, budget: int) -> RunConfig:
-    """Return the configuration at the width whose cost is nearest to the budget, among the
-    multiples of ``STEP`` from ``LEAST`` to ``MOST`` or, if the nearest cost is off by more than
-    ``UNMATCHED`` of the budget, among the ``FINER`` parts of the step in which the budget lies.
+    """Return the configuration at the width whose cost (``budget_of``) is nearest to the budget,
+    among the multiples of ``STEP`` from ``LEAST`` to ``MOST`` or, if the nearest cost is off by
+    more than ``UNMATCHED`` of the budget, among the ``FINER`` parts of the step in which the budget
+    lies.
     """
 
     # To build a network takes a quarter of a second, and the search asks for some widths again.
@@ -175,7 +178,9 @@ def _with_matched_width(config: RunConfig, budget: int) -> RunConfig:
 
 
 def _nearest(cost_at: Callable[[float], int], a: float, b: float, budget: int) -> float:
-    """Return the one of two widths whose cost is nearer to the budget, the first of equal ones."""
+    """Return the one of two widths, in steps of ``STEP``, whose cost is nearer to the budget, and
+    ``a`` if both are equally near; ``cost_at`` gives the cost at a width.
+    """
     distance_a = abs(cost_at(a) - budget)
     distance_b = abs(cost_at(b) - budget)
     return a if distance_a <= distance_b else b
@@ -189,10 +194,10 @@ def _at_width(config: RunConfig, step: float) -> RunConfig:
 
 
 def _first_guess(cost_at: Callable[[float], int], step: int, budget: int) -> int:
-    """Return a width from ``LEAST`` to ``MOST``, in steps, near the one that costs the budget,
-    found from any width ``step`` to start with.
+    """Return a guess, from ``LEAST`` to ``MOST``, at the width that costs the budget, found from
+    any width ``step``: the cost of a network grows about as the square of its width.
 
-    The cost of a network grows about as the square of its width.
+    Widths are in steps of ``STEP``; ``cost_at`` gives the cost at a width.
     """
     for _ in range(2):
         missing_factor = budget / cost_at(step)
@@ -202,10 +207,11 @@ def _first_guess(cost_at: Callable[[float], int], step: int, budget: int) -> int
 
 
 def _bracket(cost_at: Callable[[float], int], guess: int, budget: int) -> tuple[int, int]:
-    """Return two widths, in steps, between which the budget lies, found from a guess by strides
-    that double.
+    """Return two widths, one that costs less than the budget and one that costs as much or more,
+    found from a guess by strides that double.
 
-    Where the budget lies beyond ``LEAST`` or ``MOST``, the search ends there.
+    Widths are in steps of ``STEP``; ``cost_at`` gives the cost at a width. If the budget lies
+    beyond the cost at ``LEAST`` or ``MOST``, that width is returned in place of the missing one.
     """
     low = guess
     stride = 1

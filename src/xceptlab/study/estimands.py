@@ -24,16 +24,18 @@ from xceptlab.study.statistics import MAX_PAIRS, POWER, Array, Booleans
 MIN_PAIRS = 3
 """The smallest number of pairs that any test judges."""
 PLAUSIBLE = 0.8
-"""The level of a mean's confidence interval; forecasts of a number of seeds or of a chance add the
-range that it has over the means within this interval.
+"""The level of the confidence interval that forecasts put around an observed mean. Beside the
+number of seeds, or the chance, that holds at the observed mean, they give the smallest and the
+largest that hold at means within the interval.
 """
 
 
 class Estimand(ABC):
     """The statistic of paired differences that a claim is about, with its tests and sentences.
 
-    Differences are above 0 where the claim's first arm is better. A study is sequential where seeds
-    are added until its claims are decided: then its claims are tested again at every analysis.
+    Differences are above 0 where the claim's first side is better. A study is sequential where
+    seeds are added until its claims are decided: then its claims are tested again at every
+    analysis.
 
     Args:
         claim: The claim.
@@ -105,10 +107,11 @@ class Estimand(ABC):
 
     @abstractmethod
     def has_spread(self, differences: Array, tolerance: float) -> Booleans:
-        """Whether differences (..., n) vary by more than ``tolerance``, (...), in the metric's
-        unit; always True for a test that needs no spread.
+        """Whether n differences have a range, largest minus smallest, above ``tolerance``, in the
+        metric's unit: (...) for differences (..., n). Always True for a test that needs no spread.
 
-        For unpaired arms it is whether the scores of either arm do.
+        For unpaired arms it is whether the scores of either arm do, beyond the rounding of
+        32-bit scores, whatever the differences are.
         """
 
     @abstractmethod
@@ -187,9 +190,9 @@ def estimand_of(
         seeds: The seeds of the study.
         arms: The scores of the claim's two sides with equal seeds, (2, ..., n); needed only for
             ``pairing: none``.
-        image_variance: What the sample of images adds to the variance of the mean difference, NaN
-            if not known, where verdicts are to hold for other images, too (``scope: images``); None
-            in another study.
+        image_variance: Where verdicts are to hold for other images, too (``scope: images``): what
+            the sample of images adds to the variance of the mean difference, NaN if that is not
+            known. None where verdicts are on the images that were scored.
     """
     if image_variance is not None:
         return MeanOverImages(claim, seeds, image_variance)
@@ -560,8 +563,10 @@ class Median(Estimand):
         """Return a clause on how many seeds would decide the claim with 80% power if the share of
         these differences that speak for it (or against it, if more do) were that of all seeds.
 
-        The share counts half an imaginary difference in, as ``signs.shares`` returns it. Where no
-        number of seeds below ``MAX_PAIRS`` would decide the claim, the clause says so.
+        The share of k of n differences is taken as (k + 0.5) / (n + 1). Against ``equivalent``
+        speak the differences above the margin or those below its negative, whichever are more.
+        Where as many speak for the claim as against it, or no number of seeds below ``MAX_PAIRS``
+        would decide it, the clause says so.
         """
         holds, fails = signs.shares(differences, self.claim.kind, self.claim.margin)
         if holds == fails:

@@ -27,7 +27,7 @@ class Expansion:
     the command line that make another study of it, such as ``residual+cifar10``.
     """
     study: Study
-    """The study as its file declares it; in a first look, with fewer seeds."""
+    """The study as its file declares it; in a first look, with a list of its first seeds only."""
     arms: dict[str, RunConfig]
     """The configuration of each arm with the first seed, by the arm's name; the first one is the
     baseline.
@@ -39,12 +39,12 @@ class Expansion:
     a list of seeds.
     """
     seeds_by_stopped_arm: Mapping[str, int] = field(default_factory=dict)
-    """The number of seeds of each arm that gets no more of them, by arm: no claim on it
-    is open, while others are. It is above the number that the study has come to where runs of the
-    arm with further seeds had finished before.
+    """The number of seeds of each arm that gets no more of them, by arm: after an earlier analysis
+    no claim on it was open, while others were. It is the study's number of seeds at that analysis,
+    or more where runs of the arm with further seeds had finished already.
     """
     seeds_of_whole_study: int = 0
-    """The largest number of seeds of the whole study, where this is a first look with fewer of them
+    """The largest number of seeds of the whole study, where this is a first look at some of them
     (``--seeds``); 0 where this is the whole study.
     """
     files: tuple[Path, ...] = ()
@@ -58,13 +58,15 @@ class Expansion:
 
     @property
     def is_first_look(self) -> bool:
-        """Whether this has fewer seeds than the study, as ``--seeds`` asked for."""
+        """Whether this has a list of the study's first seeds, as ``--seeds`` asked for: fewer than
+        the study has or, where seeds are added until the claims are decided, up to all of them.
+        """
         return self.seeds_of_whole_study > 0
 
     @property
     def first_look(self) -> str:
-        """Words for the reader of a first look with fewer seeds than the study has; empty for the
-        whole study.
+        """A clause that tells the reader of a first look how many of the study's seeds it has, and
+        that its verdicts are not the study's; empty for the whole study.
         """
         if not self.is_first_look:
             return ""

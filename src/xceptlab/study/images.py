@@ -97,10 +97,11 @@ def variance_of(
     seeds: Sequence[int],
 ) -> float:
     """Return what the sample of images adds to the variance of a claim's mean difference
-    (``statistics.image_variance``).
+    (``statistics.image_variance``), in the square of the metric's unit.
 
-    NaN where fewer than 2 seeds have values by image in all arms of the claim, or where there are
-    fewer than 2 images.
+    NaN where fewer than 2 seeds have values by image in all arms of the claim, where the test sets
+    of seeds differ in size or have fewer than 2 images, and for any metric but a built-in one of
+    the test split.
 
     Args:
         claim: The claim.

@@ -147,7 +147,8 @@ def _run_analyses(
         alpha: Familywise error rate.
 
     Returns:
-        The verdict on each claim with its p-values, and the seeds of the last analysis made.
+        The verdict on each claim with its p-values, and the seeds of the last analysis made. Where
+        further analyses are to come, a claim that is not settled is ``incomplete``.
     """
     settled: dict[int, _Draft] = {}
     for seeds in analyses:
@@ -226,7 +227,7 @@ def _since_decided(
     verdict: Verdict, estimand: Estimand, scores: Scores, seeds: Sequence[int], alpha: float
 ) -> str:
     """Return a sentence on the estimate with the seeds that came after a claim was decided, because
-    other claims asked for them; empty where none did.
+    other claims asked for them; empty where none came, and for a claim that is not decided.
 
     Args:
         verdict: The verdict on the claim.

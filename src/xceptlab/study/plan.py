@@ -52,14 +52,16 @@ def expand(path: str, args: Sequence[Argument] = (), seeds: int | None = None) -
         args: Configuration files and overrides, as on the command line or as values, which apply
             after the study's base and before its arms.
         seeds: Number of the study's first seeds, for a first look: a study by itself, whose name
-            says so, and which shares its runs with the whole one. None for the whole study.
+            says so, and which shares its runs with the whole one. None, or the number of all seeds
+            of a list, for the whole study.
 
     Raises:
         Refused: There is no study, or it is not well formed; its arms are not controlled, or its
             claims cannot be judged (``checks.check``); an argument is not allowed, or sets what the
             study itself decides; ``seeds`` is below 1 or above the study's number; files of data or
             weights are missing or have changed; the study's directory belongs to another study; or
-            a finished run lacks a score that a claim needs. The message is one line.
+            seeds are added until the claims are decided, and a finished run lacks a score that this
+            needs, or has one that is not finite or too large. The message is one line.
     """
     file = find_study_file(path)
     whole = loading.load_file(Study, str(file))

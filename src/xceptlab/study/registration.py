@@ -277,7 +277,9 @@ def refuse_namesake(expansion: Expansion) -> None:
 
 
 def remember_files(expansion: Expansion) -> None:
-    """Add the files that the study is made of to the list of them in its directory."""
+    """Add the files that the study is made of to ``files.txt`` in its directory, which is made if
+    need be.
+    """
     expansion.directory().mkdir(parents=True, exist_ok=True)
     files = dict.fromkeys([*_remembered(expansion), *expansion.files])
     text = "".join(f"{file}\n" for file in files)
@@ -285,8 +287,8 @@ def remember_files(expansion: Expansion) -> None:
 
 
 def _remembered(expansion: Expansion) -> list[Path]:
-    """Read the list of files in the study's directory that the study was made of, here or in other
-    places; empty where there is none.
+    """Read from ``files.txt`` in the study's directory which files the study was made of, here or
+    in other places; empty where there is no such file.
     """
     try:
         text = (expansion.directory() / FILES).read_text("utf-8", "surrogateescape")

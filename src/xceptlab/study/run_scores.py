@@ -33,7 +33,7 @@ def scores_of_runs(claim: Claim, expansion: Expansion, records: ArmRecords) -> S
         records: The records of the runs that stand for the arms, by (arm, seed).
 
     Raises:
-        Refused: A record has no score in the claim's metric.
+        Refused: The record of a run that did not diverge has no score in the claim's metric.
     """
     by_arm = {
         arm: _scores_of_arm(arm, claim, expansion, records)

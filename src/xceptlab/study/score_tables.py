@@ -257,8 +257,8 @@ def _scores_of_claim(claim: ScoreClaim, table: ScoreTable, place: str) -> tuple[
 
 
 def _with_diverged(verdict: Verdict, runs: Runs) -> Verdict:
-    """Return the verdict with its ``runs`` without a finite score in ``diverged``, and with
-    warnings of them; as it is where there are none.
+    """Return a verdict with ``runs``, those of its claim's arms that have no finite score, as its
+    ``diverged``, and with warnings of them. Without such runs it is returned as it is.
     """
     if not runs:
         return verdict

@@ -23,7 +23,8 @@ def with_needed_seeds(expansion: Expansion) -> Expansion:
 
     Raises:
         Refused: A record lacks a score by which claims are judged or tuned values chosen, or has
-            one that is not finite or too large to compute with.
+            one that is not finite or too large to compute with; or, with ``scope: images``, a run's
+            file does not hold the values of its images.
     """
     seeds = expansion.study.seeds
     if not isinstance(seeds, Seeds):

@@ -276,7 +276,8 @@ def sequential_power(
             and below the number of pairs at the last analysis.
         kind: What is claimed.
         margin: The claim's margin.
-        boundary: The adjustment for the study's analyses, which it also names.
+        boundary: The adjustment for the study's analyses; its ``analyses`` are the numbers of pairs
+            at these.
         level: The level of all analyses together.
         paths: The number of simulated studies.
     """

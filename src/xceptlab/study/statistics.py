@@ -99,7 +99,8 @@ def t_tests(
 def holm(p: Array) -> Array:
     """Return p-values (..., m) adjusted for m hypotheses by Holm's (1979) method, (..., m).
 
-    The chance that any true null hypothesis gets one at or below alpha is at most alpha.
+    The chance that any true null hypothesis gets an adjusted p-value at or below alpha is at most
+    alpha.
     """
     m = p.shape[-1]
     order = np.argsort(p, axis=-1)
@@ -363,8 +364,11 @@ class Boundary:
         return np.minimum(tabulated, bonferroni)
 
     def nominal(self, chance: float) -> float:
-        """Return the nominal p that has this ``chance``; below the smallest chance in the table
-        Bonferroni's, which is smaller than the true one.
+        """Return the level at which to test at each single analysis, so that with a true mean on
+        the margin any of them rejects with this ``chance``.
+
+        For a chance below the smallest in the table it is Bonferroni's level, which is smaller than
+        the exact one.
         """
         logarithm = np.log(chance)
         smallest_in_table = self._log_chance[0]

@@ -145,7 +145,9 @@ class Trial:
 
 
 def _check_key(key: str, values: list[Any] | dict[str, list[float]]) -> None:
-    """Refuse a key that cannot be tuned, and values of it that are neither a list nor a range."""
+    """Refuse a key that cannot be tuned, and values of it that are neither two or more different
+    ones nor a range ``{log: [low, high]}`` with 0 < low < high.
+    """
     if key not in TUNABLE:
         if key in run_keys(RunConfig):
             raise Refused(f"tune.keys: {key}: cannot be tuned; {', '.join(TUNABLE)} can")

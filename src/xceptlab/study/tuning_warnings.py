@@ -18,6 +18,9 @@ def tuning_warnings(expansion: Expansion, records: Records) -> list[str]:
     """Return warnings, a sentence each, of arms whose best value lies at the edge of those that
     were tried, and of arms whose two best values the validation images cannot tell apart; none in a
     study that tunes nothing.
+
+    Raises:
+        Refused: The record of a run that did not diverge has no score in ``tune.select``.
     """
     if expansion.study.tune is None:
         return []

@@ -76,8 +76,9 @@ class Verdict:
     it is below the study's ``futility``; None where the claim was not given up.
     """
     summary: str = ""
-    """The verdict in a sentence of plain words; further ones say how the arms were tuned,
-    which runs diverged and what they count as, and that arms are at chance, where that is so."""
+    """The verdict in a sentence of plain words. For a study further ones say, where it is so, how
+    the arms were tuned, how many runs of each arm diverged and what they count as, and that all
+    arms of the claim are at chance."""
     warnings: tuple[str, ...] = ()
     """Why the verdict may mean less than it says, a clause each; empty where nothing is known."""
 

@@ -20,8 +20,9 @@ from xceptlab.text import counted
 
 
 def of_fractions(verdict: Verdict) -> tuple[str, ...]:
-    """Return a warning of another tool's accuracies that look like fractions of 1; empty where they
-    do not. Those of runs are always in percent.
+    """Return a warning if all scores of both sides are from 0 to 1 though the metric is in percent,
+    so that they may be fractions; else empty. It is for another tool's scores: those of runs are
+    always in percent.
     """
     values = [*verdict.scores[0].values(), *verdict.scores[1].values()]
     is_percent = verdict.claim.measure.in_percent
@@ -54,8 +55,9 @@ def of_margin(verdict: Verdict) -> tuple[str, ...]:
 
 
 def with_warnings(verdict: Verdict, expansion: Expansion, records: ArmRecords) -> Verdict:
-    """Return the verdict with further warnings: of too few images, of failed runs, and of arms at
-    chance. Its summary names arms at chance, too, and runs that diverged.
+    """Return the verdict with further warnings: of too few images for the margin, of failed runs,
+    and, if each arm of the claim is at chance or diverged, of that. The summary says the latter,
+    too, and how many runs of each arm diverged.
 
     Args:
         verdict: The verdict.
@@ -165,7 +167,7 @@ class _Accuracy:
     """How well an arm tells the classes apart on the images of a split."""
 
     mean: float
-    """Mean top-1 accuracy in percent over the runs that finished; that of guessing where all runs
+    """Mean top-1 accuracy in percent over the runs that finished; ``chance`` where all runs
     diverged; NaN without runs.
     """
     runs: int
@@ -231,7 +233,8 @@ def images_of_split(split: str, records: Sequence[Record]) -> int:
 
 def _planned_images(split: str, expansion: Expansion, arm: str) -> int:
     """Return the number of images of a split, ``val`` or the test split, from an arm's
-    configuration; 0 where only the data's files tell it.
+    configuration; 0 where only the data's files tell it, and for validation images of the data
+    set's own.
     """
     _, validation, test = expansion.arms[arm].data.images()
     return validation if split == "val" else test

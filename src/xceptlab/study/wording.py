@@ -33,7 +33,9 @@ def waiting(verdict: Verdict, seeds: Sequence[int], estimand: Estimand) -> str:
 
 
 def named(seeds: Sequence[int], singular: str, plural: str) -> str:
-    """Return seeds as the subject of a sentence with its verb, such as ``seeds 3, 4 are``."""
+    """Return seeds as the subject of a sentence with its verb, such as ``seeds 3, 4 are``; the verb
+    is given in the ``singular`` and the ``plural``.
+    """
     listed = ", ".join(map(str, seeds))
     if len(seeds) == 1:
         return f"seed {listed} {singular}"

@@ -35,8 +35,8 @@ memory, records what it computes, and returns a function that repeats it when ca
 
 
 def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
-    """Return the recorder that captures a run's work as CUDA graphs; None where nothing is
-    captured: on a CPU, or with ``runtime.capture: false``.
+    """Return the recorder that captures a run's work as CUDA graphs. It is None, and nothing is
+    captured, on any device but a CUDA GPU, and with ``runtime.capture: false``.
     """
     on_gpu = trainer.strategy.root_device.type == "cuda"
     if config.runtime.capture and on_gpu:
@@ -224,11 +224,13 @@ class Captured:
         return expected
 
     def _state(self) -> _State:
+        """Copy the tensors that the work changes besides its outputs, and the random state."""
         cuda = self._device.type == "cuda"
         generator = torch.cuda.get_rng_state(self._device) if cuda else torch.get_rng_state()
         return _State([tensor.clone() for tensor in self._changed()], generator)
 
     def _restore(self, state: _State) -> None:
+        """Put the tensors and the random state back that ``_state`` has copied."""
         for tensor, value in zip(self._changed(), state.tensors, strict=True):
             tensor.copy_(value)
         if self._device.type == "cuda":
@@ -237,6 +239,7 @@ class Captured:
             torch.set_rng_state(state.generator)
 
     def _give_up(self, why: str) -> None:
+        """Try no further graph, and tell the user; ``why`` is a clause that ends the message."""
         self._given_up = True
         say_not_captured(self.work, why)
 

@@ -34,8 +34,8 @@ class CheckpointFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write ``<path>-<checksum>.ckpt``, and remove from its folder all but the ``KEPT`` newest
-        checkpoints and what a killed process left half written.
+        """Write ``<path>-<checksum>.ckpt``. Remove from its folder what a killed process left half
+        written and, after the writing, all checkpoints but the ``KEPT`` newest.
 
         Raises:
             OSError: The file cannot be written, such as on a full disk; the older checkpoints stay.
@@ -69,7 +69,9 @@ def checksum(data: bytes) -> str:
 
 
 def oldest_first(directory: Path) -> list[Path]:
-    """Return the checkpoints in a folder, in the order in which they were written."""
+    """Return the checkpoints in a folder, sorted by the number of optimizer steps that their names
+    begin with; corrupt ones that have been renamed are left out.
+    """
     return sorted(directory.glob("*.ckpt"))
 
 

@@ -132,8 +132,8 @@ def set_rank(rank: int) -> None:
 
 @contextmanager
 def keyboard_interrupt() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` where Ctrl-C was pressed while a Trainer ran in the block. The
-    Trainer itself turns it into a ``SystemExit`` with exit code 1.
+    """Raise ``KeyboardInterrupt`` from the ``with`` block if Ctrl-C was pressed while a Trainer ran
+    in it. The Trainer itself turns it into a ``SystemExit`` with exit code 1.
     """
     try:
         yield
@@ -197,6 +197,13 @@ def _require(owner: Any, name: str, otherwise: str) -> None:
 
 
 def _unfit(owner: str, name: str, otherwise: str) -> Refused:
+    """Return the error for an attribute that the installed Lightning lacks.
+
+    Args:
+        owner: Name of the class or object of Lightning.
+        name: Name of the attribute.
+        otherwise: What goes wrong without it, a clause of the message.
+    """
     return Refused(
         f"pytorch-lightning {pl.__version__} does not fit this version of xceptlab: {owner} has no {name} any more, and "
         f"{otherwise}; install pytorch-lightning {TESTED}"

@@ -29,7 +29,8 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
     torch's decays by 0.99, and it loads all of timm, which no other part of most runs needs.
 
     Raises:
-        Refused: A registered function raises an error, or gives something other than an optimizer.
+        Refused: Nothing is registered under the name, or the registered function raises an error
+            or gives something other than an optimizer.
     """
     groups = parameter_groups(network, train)
     if train.optimizer == "sgd":
@@ -48,9 +49,9 @@ def optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
 def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
     """Group a network's parameters by their weight decay, as torch's optimizers take them.
 
-    There is one group with ``train.weight_decay`` or, with ``train.decay_norm_bias: false``, a
-    second one without decay. It holds the parameters with at most one dimension: the weights of
-    norms and all biases.
+    The first group has ``train.weight_decay``. With ``train.decay_norm_bias: false`` the parameters
+    with at most one dimension, such as the weights of norms and all biases, are in a second group
+    without decay, if there are any. Else the first group holds all parameters.
     """
     decayed, not_decayed = [], []
     for parameter in network.parameters():
@@ -117,7 +118,12 @@ def learning_rate_factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[
 
 
 def schedule(optimizer: Optimizer, train: TrainConfig, steps_per_epoch: int) -> LambdaLR:
-    """Build torch's scheduler of the learning rate, to be advanced after each optimizer step."""
+    """Build torch's scheduler of the learning rate, to be advanced after each optimizer step.
+
+    Raises:
+        Refused: A registered schedule raises an error, or gives anything but a finite number of 0
+            or more, for the first step. For later steps the scheduler's ``step`` raises it.
+    """
     return LambdaLR(optimizer, learning_rate_factor(train, steps_per_epoch))
 
 

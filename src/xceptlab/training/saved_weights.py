@@ -71,7 +71,8 @@ def _with(network: nn.Module, state: State) -> nn.Module:
 @torch.no_grad()
 def _logits(network: nn.Module, images: Tensor, trainer: pl.Trainer) -> Tensor:
     """Compute the logits (B, classes) of images (B, 3, size, size) as an evaluation does, but
-    without compilation. A network that draws random numbers gets the same ones in each call.
+    without compilation, and return them in 64 bits on the CPU. A network that draws random numbers
+    gets the same ones in each call. The network is left in eval mode on the images' device.
     """
     precision = trainer.precision_plugin
     network = precision.convert_module(network.to(images.device)).eval()
@@ -85,6 +86,12 @@ def _logits(network: nn.Module, images: Tensor, trainer: pl.Trainer) -> Tensor:
 
 
 def _lost_state(registered: dict[str, int]) -> Refused:
+    """Return the error for a network that keeps state which its weights do not hold.
+
+    Args:
+        registered: Versions of the registered components that the run uses, by kind and name, such
+            as ``activation squash``.
+    """
     return Refused(
         f"{', '.join(registered)}: the network keeps state outside of its parameters and buffers, which model.safetensors does "
         "not hold: a new network with its weights gives other logits; keep the state by register_buffer(NAME, TENSOR)"

@@ -28,10 +28,10 @@ other kinds of draws, which differ, so that no two kinds draw the same numbers.
 class Task(pl.LightningModule):
     """Image classification with cross-entropy: what Lightning's Trainer trains and evaluates.
 
-    ``evaluation`` holds the latest scores by name (``val/top1``). After a test ``test_values``
-    holds, by the metric's name, the values (n,) of the n test images: 0 or 1 of an accuracy, nats
-    of the loss, of a registered metric what its function gives. ``first_test_images`` is then the
-    first batch of this process, (B, 3, size, size).
+    ``evaluation`` holds the latest scores by name (``val/top1``), each in its metric's unit. After
+    a test ``test_values`` holds, by the metric's name, the values (n,) of the n test images: 0 or 1
+    of an accuracy, nats of the loss, of a registered metric what its function gives.
+    ``first_test_images`` is then the first batch of this process, (B, 3, size, size).
 
     Args:
         config: The run.
@@ -130,8 +130,8 @@ class Task(pl.LightningModule):
         """Compute ``loss`` and ``top1`` (percent) of a batch, so weighted that the averages over
         processes and accumulated batches are means over the global batch.
 
-        A captured CUDA graph is replayed where there is one, and computes the gradients, too; not
-        where a callback has changed how many batches a step accumulates.
+        If there is a captured CUDA graph, it is replayed, and computes the gradients, too. Once a
+        callback has changed the number of batches that a step accumulates, no graph is replayed.
         """
         first_of_step = batch_idx % self.config.train.accumulate == 0
         replayed = None
@@ -200,6 +200,7 @@ class Task(pl.LightningModule):
         self.test_values = {name: values.cpu() for name, values in self.per_image.compute().items()}
 
     def _logits(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the logits (B, classes) of a batch under the name ``logits``."""
         return {"logits": self.network(batch.images)}
 
     def _evaluate(self, batch: Batch) -> dict[str, Tensor]:
@@ -219,8 +220,9 @@ class Task(pl.LightningModule):
         return values
 
     def _report(self, split: str) -> None:
-        """Log the mean of every metric over a split's images, in the metric's unit, and begin the
-        next sums. The means are exact for any number of processes, since these add up sums only.
+        """Log the mean of every metric over a split's images, in the metric's unit, to the progress
+        bar and Lightning's metrics, keep it in ``evaluation``, and begin the next sums. The mean is
+        over the images of all processes, which add up sums and numbers of images only.
 
         Args:
             split: ``val`` or ``test``, with which the scores' names begin.

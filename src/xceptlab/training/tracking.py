@@ -199,6 +199,9 @@ class Curves(pl.Callback):
 
     @staticmethod
     def _write(trainer: pl.Trainer, line: dict[str, float]) -> None:
+        """Give a line, values by name, to all loggers of the run, with the number of optimizer
+        steps done.
+        """
         for logger in trainer.loggers:
             logger.log_metrics(line, step=trainer.global_step)
 
@@ -293,6 +296,7 @@ class WandbLog(Logger):
 
 
 def _local(trainer: pl.Trainer) -> LocalLog:
+    """Return the logger among those of a Trainer that writes ``metrics.jsonl``."""
     return next(logger for logger in trainer.loggers if isinstance(logger, LocalLog))
 
 

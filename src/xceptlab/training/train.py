@@ -80,8 +80,9 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
         The record of the run, which may have diverged.
 
     Raises:
-        Refused: The configuration does not fit the data, the devices or what is installed, or the
-            run was trained on other data than there are now.
+        Refused: The configuration does not fit the data, the devices or what is installed, the
+            weights to start from cannot be used, the run was trained on other data than there are
+            now, or a user's own component raises an error or gives something that is not allowed.
         Busy: Another process is training this run.
         Interrupted: A signal asked to stop; the same call continues.
         KeyboardInterrupt: The user pressed Ctrl-C; the same call continues.
@@ -225,8 +226,9 @@ def _refuse_to_continue_on_other_data(
     Args:
         config: The run.
         directory: The run's directory.
-        began_with: The data's ``fingerprint``, of the decoded images, and ``files``, a digest of
-            the files' names and sizes, when the run began.
+        began_with: The data when the run began: as ``fingerprint`` a hash of their labels and
+            decoded images, and as ``files`` a digest of the files' names and sizes, empty where
+            there is none.
         files: The same of the data that there are now.
 
     Raises:
@@ -286,6 +288,9 @@ def _fit_and_test(
 
 
 def _warn_of_divergence(config: RunConfig, trainer: pl.Trainer, why: str) -> None:
+    """Tell the user, in the run's first process, that the run diverged; ``why`` is the reason, a
+    sentence without a full stop.
+    """
     if trainer.is_global_zero:
         say(f"{config.run_id} diverged: {why}", "Warning")
 
@@ -326,8 +331,8 @@ def _record(
         started: Unix time at which this process took the run up; the log may begin earlier.
         parameters: Number of the network's trainable parameters.
         macs: Multiply-accumulates of one image's forward pass.
-        files: The data's ``fingerprint``, of the decoded images, and ``files``, a digest of the
-            files' names and sizes.
+        files: The data: as ``fingerprint`` a hash of their labels and decoded images, and as
+            ``files`` a digest of the files' names and sizes, empty where there is none.
         classes: Names of the classes by label; empty where they are not known.
         registrations: Digests of the studies' registrations that stood before the run began.
         weights: Source of the weights that the run started from; empty for drawn ones.
@@ -500,6 +505,9 @@ def build(config: RunConfig) -> nn.Module:
     """Build a run's network, its weights drawn by the run's seed and its memory laid out with
     channels last (2.5 times as fast on a CPU). With ``train.compile`` it is compiled when it is
     first called.
+
+    Raises:
+        Refused: There is no such network, or it cannot be built.
     """
     return _laid_out(models.build(config.model, config.data.classes, config.seed), config)
 
@@ -652,8 +660,8 @@ def evaluate(
             Keras's weights or timm's name of the network.
         split: The split on whose images to evaluate.
         given: Dotted keys, such as ``data.eval_crop``, that the user has set for this evaluation.
-            With timm's weights they stay as they are, where timm's published preprocessing
-            replaces other settings that have their defaults.
+            With timm's weights of Xception, timm's published crop and interpolation replace those
+            of the configuration that have their defaults, but not those set here.
 
     Returns:
         Scores by name, such as ``test/top1`` and ``test/top5`` (percent) and ``test/loss`` (nats).

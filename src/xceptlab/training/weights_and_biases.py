@@ -91,7 +91,8 @@ class WandbRun:
             self._next = _number(line) + 1
 
     def close(self, record: Record | None) -> None:
-        """Send what only the record knows, and wait until all has arrived.
+        """Send what only the record knows and, with ``runtime.wandb_weights``, the evaluated
+        weights of a finished run that is sent online. Then wait until all has arrived.
 
         Args:
             record: The run's record; with None nothing of it is sent, and W&B shows the run as

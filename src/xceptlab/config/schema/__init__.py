@@ -1,9 +1,11 @@
 """What a run is: its configuration, what is allowed in it, and the identity that follows from it.
 
 The docstring below a field explains it; the help of the command line shows the same text. *Science*
-fields (``model``, ``data``, ``train``, ``seed``) can change a result and make up a run's identity.
+fields (``model``, ``data``, ``train``, ``seed``) can change a result and make up a run's identity,
+except for those with the metadata ``NO_IDENTITY`` or ``LOCATION``, such as the data's folder.
 *Runtime* fields (``runtime``, ``launcher``) must not change a result and are no part of the
-identity. Each section has a module of its own, and ``run`` puts them together.
+identity. ``runtime`` and ``launcher`` share a module, every other section has its own, and ``run``
+puts them together.
 """
 
 from xceptlab.config.schema.data import DataConfig

@@ -288,7 +288,7 @@ class DataConfig(ExtensibleSection):
     @property
     def has_validation_images(self) -> bool:
         """Whether there are validation images: held out of the training images, or in a part of
-        their own, of which nothing is known before ``content`` is filled in.
+        their own. Before ``content`` is filled in, such a part is not known and does not count.
         """
         return self.validation > 0 or len(self.parts) == 3
 

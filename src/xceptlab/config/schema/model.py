@@ -245,7 +245,7 @@ class ModelConfig(ExtensibleSection):
 
     def channels(self, paper: int) -> int:
         """Return the number of channels of a layer that has ``paper`` channels in the paper: scaled
-        by ``width`` and rounded to a multiple of ``divisor``, at least one.
+        by ``width`` and rounded to a multiple of ``divisor``, at least to ``divisor`` itself.
         """
         multiples = round(paper * self.width / self.divisor)
         return max(1, multiples) * self.divisor

@@ -107,7 +107,8 @@ class TrainConfig(ExtensibleSection):
 
     @property
     def unused(self) -> set[str]:
-        """Keys that do not apply to the chosen optimizer, and so get their default. A registered
-        optimizer may read any key.
+        """Keys that are set back to their defaults, as the chosen optimizer does not read them:
+        ``train.nesterov`` with rmsprop and adamw, else none. ``train.momentum``, which adamw does
+        not read either, keeps its value. A registered optimizer may read any key.
         """
         return {"train.nesterov"} if self.optimizer in ("rmsprop", "adamw") else set()

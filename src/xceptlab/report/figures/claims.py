@@ -82,8 +82,8 @@ def effect_size(verdict: Verdict) -> str:
 
 
 def verdict_chart(verdict: Verdict) -> Chart:
-    """Draw a claim's estimate with its interval above each seed's difference, along one axis; where
-    the claim holds is shaded up to the dashed margin.
+    """Draw a claim's estimate with its interval above each seed's difference, along one axis. The
+    region in which the claim holds is shaded, and a dashed line is at each of its margins.
     """
     extent = Extent.of(verdict)
     estimate_row = f"{verdict.claim.statistic}, {100 * verdict.level:g}%"
@@ -109,7 +109,7 @@ def verdict_chart(verdict: Verdict) -> Chart:
 
 def differences_chart(verdict: Verdict) -> Chart:
     """Draw the difference of each seed as a point, over a band for the interval of their mean or
-    median; where the claim holds is shaded.
+    median; the region in which the claim holds is shaded.
     """
     extent = Extent.of(verdict)
     x = alt.X("seed:O").title("seed").axis(labelAngle=0, labelOverlap=True)
@@ -172,7 +172,9 @@ def _seed_rows(verdict: Verdict) -> list[dict[str, Any]]:
 
 
 def _score_rows(verdict: Verdict) -> list[dict[str, Any]]:
-    """Return a row of the chart's data for each side of the claim and each seed, with the score."""
+    """Return a row of the chart's data, with the score, for each side of the claim and each seed of
+    which both sides have one.
+    """
     rows = []
     for side, scores in zip(verdict.claim.sides, verdict.scores, strict=True):
         for seed in verdict.differences:
@@ -196,8 +198,9 @@ def _interval_text(verdict: Verdict) -> dict[str, str]:
 
 
 def _title_of_differences(verdict: Verdict) -> list[str]:
-    """Return the lines of the title of an axis of differences: what is subtracted from what, and
-    what a positive difference means.
+    """Return the lines of the title of an axis of differences: what is subtracted from what, in
+    which metric and unit, and what a positive difference means; for an interaction, in place of the
+    last, which gain is compared between its two sides.
     """
     claim = verdict.claim
     a, b = (short(side) for side in claim.sides)

@@ -40,13 +40,13 @@ def band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def curves_chart(summary: Summary, legend: alt.Legend | None = None) -> Chart:
-    """Draw learning curves: the arms' means with a band of one standard deviation or, if the reader
-    of the page chooses so, the single runs.
+    """Draw learning curves: the arms' means, each with a band of one standard deviation to either
+    side or, if the reader of the page chooses so, with the single runs in place of the band.
 
     Args:
         summary: What the report shows, with the learning curves of every arm.
-        legend: The legend; None for the page, which has one of its own. That finds room on a phone,
-            and sets the chart's parameter ``hidden``, the arms that are not drawn.
+        legend: The legend; None for the page, whose own legend finds room on a phone, and sets the
+            chart's parameter ``hidden``, a list of the arms that are not drawn.
     """
     curves = {}
     labels = {}

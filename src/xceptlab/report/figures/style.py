@@ -24,8 +24,9 @@ have a colour each, and dashed for those that have the same colours again.
 """
 
 SHAPES = ("circle", "square", "triangle-up", "diamond")
-"""Shapes of the arms' points, by Vega's names, which change as the dash patterns do; the page's
-style sheet has a class for each.
+"""Shapes of the arms' points, by Vega's names: circles for the first arms, which have a colour
+each, and the next shape whenever the colours begin again. The page's style sheet has a class for
+each.
 """
 
 TONES = {
