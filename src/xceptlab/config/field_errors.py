@@ -5,7 +5,7 @@ Refused                 what a user can mend (xceptlab.errors)
   FieldError            a value that its key does not allow
     MissingKey          a required key that is not there
     UnknownKey          a key that does not exist
-    Misread             text that YAML reads as another value than its reader does
+    Misread             text that strict YAML refuses, such as a number it would read in base 8
 """
 
 import difflib
@@ -131,8 +131,12 @@ class UnknownKey(FieldError):
 
 
 class Misread(FieldError):
-    """Text that YAML reads as another value than people do; ``allowed`` says as which value, and
-    what to write in its place.
+    """The error for a value that is given as text and that ``xceptlab``'s strict YAML refuses: YAML
+    would read it as another value than people do, such as ``010`` in base 8, or it holds what is
+    not allowed, such as a key that is given twice.
+
+    ``value`` is the text, and ``allowed`` says what is wrong with it and, for some faults, what to
+    write in its place.
     """
 
     @property

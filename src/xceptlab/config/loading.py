@@ -1,9 +1,11 @@
-"""Loading of configurations from the command line and YAML files, in LightningCLI's syntax, and
-writing them as YAML.
+"""Load configurations from the command line and YAML files, in LightningCLI's syntax, and write
+them as YAML.
 
-``-c FILE`` may be repeated; a shipped file is found from anywhere. Files and
-``--section.field value`` overrides are layers, the last of which wins. Whatever is wrong is raised
-as a ``Refused`` of one line that names the file, the key, the value and what is allowed.
+``-c FILE`` may be repeated; a file that is shipped with xceptlab is found from any folder. Files
+and ``--section.field value`` overrides are layers: of a key that several layers give, the last
+value counts, except that the modules in ``extensions`` are collected from all layers. Whatever
+cannot be used is raised as a ``Refused`` of one line; for a value that is not allowed, the line
+names the value, its key, the file that it comes from, if any, and what is allowed.
 """
 
 from collections.abc import Sequence

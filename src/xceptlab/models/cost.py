@@ -216,8 +216,12 @@ def changes(a: list[Row], b: list[Row]) -> list[str]:
 
 
 def _topmost_missing(rows: dict[str, Row], others: dict[str, Row]) -> list[Row]:
-    """Return the rows whose names are not among the others, without rows whose parent is missing
-    there, too.
+    """Return the rows of the modules that one network has and another one lacks. If a module is
+    lacking together with the module that contains it, only the containing one is returned.
+
+    Args:
+        rows: The rows of the one network, by the module's dotted name, such as ``middle.3``.
+        others: The rows of the other network, by name.
     """
     missing = [name for name in rows if name not in others]
     topmost = []

@@ -102,8 +102,9 @@ def _sorted_text(values: Iterable[Any]) -> str:
 
 
 def _of_ended_arms(expansion: Expansion) -> list[str]:
-    """Return a warning, if there are any, of arms with fewer seeds than others, since their claims
-    were settled, and of what that means for comparisons.
+    """Return a list of one warning that names the arms whose training stopped at fewer seeds than
+    the study has, because no claim on them was open any more, and says over which seeds the means
+    and effects are therefore computed. The list is empty where there are no such arms.
     """
     ended = [f"{arm} after {n}" for arm, n in expansion.ended_arms.items()]
     if not ended:

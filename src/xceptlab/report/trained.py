@@ -74,8 +74,9 @@ def recipe(expansion: Expansion, records: ArmRecords) -> dict[str, str]:
 
 
 def shared_science(expansion: Expansion) -> dict[str, str]:
-    """Return every key, with its value as JSON, that can change a result and in which neither arms
-    nor the values at which they are tuned differ; the seed is left out.
+    """Return the settings that can change a result and that are equal in all trials of the study,
+    as JSON text by dotted key, without the seed. A trial is an arm or, where keys are tuned, an arm
+    at one of the tuned values.
     """
     first, *others = (trial.config.science() for trial in expansion.trials.values())
     shared = {}

@@ -228,11 +228,13 @@ class RunDirectory:
         return data
 
     def begin_with(self, data: dict[str, str]) -> None:
-        """Write down, in data.json, which data the run begins with.
+        """Write into data.json which data the run begins with, so that continuing it later on other
+        data can be refused.
 
         Args:
-            data: A hash of the labels and images (of photographs, of a few images only) under
-                ``fingerprint``, and a description of the data's files under ``files``.
+            data: Under ``fingerprint`` a hash of the labels and the decoded images, and under
+                ``files`` a description of the data's files. Of a data set of photographs, such as
+                ImageNet, the hash covers all labels, but only a few of the images.
         """
         write_atomically(self.path / "data.json", json.dumps(data).encode())
 

@@ -332,10 +332,18 @@ class Mean(Estimand):
         return means
 
     def _seeds_needed(self, mean: float, differences: Array, levels: Sequence[float]) -> int:
-        """Return how many seeds, more than there are differences (n,), decide the claim with 80%
-        power if ``mean`` is the true one; ``MAX_PAIRS`` if fewer do not.
+        """Return the smallest total number of seeds with which a test at the end would show the
+        claim or its opposite with 80% power, if ``mean`` were the true mean of the differences and
+        their observed spread the true spread.
 
-        ``levels`` are those at which a single analysis tests the claim and its opposite.
+        The number is larger than that of the observed differences, and at least ``MIN_PAIRS``. If
+        it is ``MAX_PAIRS`` or more, no such number below ``MAX_PAIRS`` suffices.
+
+        Args:
+            mean: The mean that is taken for the true one.
+            differences: The observed differences (n,), whose spread is used.
+            levels: Two significance levels, each for one test without correction for further
+                analyses: that of the test for the claim, and that of the test for its opposite.
         """
         distances, level = self._hurdles(mean, levels)
         if min(distances) == 0:

@@ -57,7 +57,9 @@ def dash(i: int) -> tuple[int, ...]:
 
 
 def shape(i: int) -> str:
-    """Return the shape of the points of a study's i-th arm, from 0, and of its place in a legend."""
+    """Return the shape, by Vega's name, of the marks of a study's i-th arm, from 0: of its points
+    in a figure and of its symbol in a legend.
+    """
     return SHAPES[i // len(COLOURS) % len(SHAPES)]
 
 
