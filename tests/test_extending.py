@@ -1129,13 +1129,14 @@ class Early(pl.Callback):
         trainer.should_stop = trainer.global_step >= 3
 
 
+@pytest.mark.parametrize("ema", [0, 0.9])
 def test_a_training_that_a_callback_has_ended_is_not_trained_further_after_an_interruption(
-    tiny, tmp_path, monkeypatch
+    tiny, tmp_path, monkeypatch, ema
 ):
     register.callback("early", version=1)(
         lambda config: EarlyStopping("val/top1", patience=1, mode="min")
     )
-    options = ("--train.callbacks=[early]", "--train.epochs=6")
+    options = ("--train.callbacks=[early]", "--train.epochs=6", f"--train.ema={ema}")
     whole, halved = tiny(*options), tiny(*options, f"--runtime.outputs={tmp_path / 'halved'}")
     train(whole, progress=False)
     with monkeypatch.context() as patch:
