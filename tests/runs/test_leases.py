@@ -1,5 +1,6 @@
 """Who trains a run: one process at a time, whatever races, dies or falls asleep."""
 
+import fcntl
 import json
 import os
 import signal
@@ -164,3 +165,33 @@ def test_a_full_disk_leaves_no_lease(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"), hold(tmp_path):
         pass
     assert left(tmp_path) == []
+
+
+BUSY = """
+import fcntl, sys, threading, time
+import numpy as np
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+def work():
+    values = np.ones(4_000_000)
+    while True:
+        values.sort()
+for _ in range(8):
+    threading.Thread(target=work, daemon=True).start()
+print("up", flush=True)
+time.sleep(100)
+"""
+"""A program with threads that take a moment to end, which has a file locked."""
+
+
+def test_a_killed_holder_is_not_gone_before_its_last_thread(tmp_path):
+    for _ in range(5):
+        command = [sys.executable, "-c", BUSY, str(tmp_path / "locked")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            assert leases._started(process.pid)
+            process.kill()
+            while leases._started(process.pid):
+                pass
+            with open(tmp_path / "locked", "w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -271,4 +271,8 @@ def _started(pid: int) -> str:
         state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     except OSError:
         return ""
-    return "" if state in ("Z", "X") else fields[18]
+    # Of a killed process the first thread ends at once, while others may still be ending, and hold
+    # its files open.
+    threads = int(fields[16])
+    is_gone = state == "X" or (state == "Z" and threads <= 1)
+    return "" if is_gone else fields[18]
