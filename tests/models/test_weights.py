@@ -311,6 +311,16 @@ def test_a_start_from_a_run_that_trained_on_what_is_held_out_is_pointed_out(
     assert (f"; it {seen}" in RunDirectory(folder).record().weights) == warned
 
 
+def test_weights_are_not_needed_any_more_once_a_training_has_begun(
+    run, tmp_path, command, monkeypatch
+):
+    file = tmp_path / "start.safetensors"
+    shutil.copy(run / "model.safetensors", file)
+    monkeypatch.setattr(Task, "on_train_epoch_end", lambda self: file.unlink(), raising=False)
+    assert command("train", f"--model.weights={file}", "--train.epochs=1")[0] == 0
+    assert not file.exists()
+
+
 def test_a_run_on_other_classes_draws_its_classifier(run, tmp_path, command):
     data = [
         f"--data.root={photographs(tmp_path / 'tree', 'abc', train=8, val=2)}",

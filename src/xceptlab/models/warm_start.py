@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xceptlab.config.loading import load_file
-from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.config.schema import DataConfig, ModelConfig
 from xceptlab.data.identity import weights_file
 from xceptlab.errors import Refused
 from xceptlab.models.build import build
@@ -58,26 +58,26 @@ class WarmStart:
     known, and where the classifier is drawn.
     """
 
-    def description(self, config: RunConfig) -> str:
-        """Return in words, for the record of a run that starts from the weights, their source,
-        which layers are drawn all the same, and that they may have been trained on images that are
-        held out for validation here.
+    has_seen_validation: bool = False
+    """Whether the run whose weights they are may have trained on images that are held out for
+    validation here; False where nothing is known of that run.
+    """
 
-        Args:
-            config: The run that starts from the weights.
-
-        Raises:
-            Refused: The file of the weights is not there any more, or the record beside it is
-                damaged.
+    @property
+    def description(self) -> str:
+        """The source of the weights in words, with the layers that are drawn all the same, and with
+        ``SEEN`` where it is so: for the record of the run that starts from them.
         """
-        seen = f"it {SEEN}" if may_have_seen_validation(config) else ""
+        seen = f"it {SEEN}" if self.has_seen_validation else ""
         return "; ".join(filter(None, (self.source, self.anew, seen)))
 
     def __str__(self) -> str:
         return f"starts from {self.source}; {self.anew or 'every weight is theirs, also those of the classifier'}"
 
 
-def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
+def warm_start(
+    config: ModelConfig, network: nn.Module, data: DataConfig | None = None
+) -> WarmStart | None:
     """Read the weights of ``model.weights`` for a network; None where the configuration has none.
 
     Neither the network nor its configuration is changed. If the source has another number of
@@ -88,6 +88,7 @@ def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
         config: The network's configuration.
         network: The network with drawn weights. It may be on the meta device, which is enough to
             see whether the weights fit.
+        data: The data of the training; None where there is none, and nothing is to be said of them.
 
     Raises:
         Refused: The weights are not there, cannot be read or do not fit, or were trained with other
@@ -111,6 +112,7 @@ def warm_start(config: ModelConfig, network: nn.Module) -> WarmStart | None:
         source=_source(file, source, record, config, trained),
         anew=anew,
         classes=tuple(record.classes) if record and not anew else (),
+        has_seen_validation=data is not None and _has_seen_validation(file, record, data),
     )
 
 
@@ -160,39 +162,6 @@ def _without_values(config: ModelConfig, classes: int) -> WarmStart | None:
     with torch.device("meta"):
         network = build(config, classes)
     return warm_start(config, network)
-
-
-def may_have_seen_validation(config: RunConfig) -> bool:
-    """Whether the run whose weights a training starts from may have trained on images that are held
-    out for validation here.
-
-    It may if both have the same data set, and either that run split it in another way or its
-    record says the same of the weights that it started from itself. False if the configuration of
-    that run is not there or cannot be read, if the training starts from no weights, and if no
-    images are held out.
-
-    Args:
-        config: The run of the training.
-
-    Raises:
-        Refused: The file of the weights is not there, or that run's record is damaged.
-    """
-    if not (config.model.weights and config.data.validation):
-        return False
-    run = RunDirectory.around(weights_file(config.model.weights))
-    if run is None:
-        return False
-    try:
-        theirs = load_file(DataConfig, str(run.path / "config.yaml"), "data")
-    except Refused:
-        # It is a data set that a module registers which is not loaded here.
-        return False
-    if (theirs.name, theirs.content) != (config.data.name, config.data.content):
-        return False
-    record = run.record()
-    has_inherited = record is not None and SEEN in record.weights
-    same_split = all(getattr(theirs, name) == getattr(config.data, name) for name in SPLIT)
-    return has_inherited or not same_split
 
 
 def _refuse_other_constants(config: ModelConfig, trained: ModelConfig, where: str) -> None:
@@ -274,6 +243,33 @@ def _record(file: Path, source: str) -> Record | None:
         return None
     run = RunDirectory.around(file)
     return run.record() if run else None
+
+
+def _has_seen_validation(file: Path, record: Record | None, data: DataConfig) -> bool:
+    """Whether the run whose weights a file holds may have trained on images that are held out for
+    validation in these data.
+
+    It may if both have the same data set, and either that run split it in another way or its
+    record says the same of the weights that it started from itself.
+
+    Args:
+        file: The file of the weights.
+        record: The record of that run; None where there is none.
+        data: The data of the training that is to start from the weights.
+    """
+    run = RunDirectory.around(file)
+    if run is None or not data.validation:
+        return False
+    try:
+        theirs = load_file(DataConfig, str(run.path / "config.yaml"), "data")
+    except Refused:
+        # It is a data set that a module registers which is not loaded here.
+        return False
+    if (theirs.name, theirs.content) != (data.name, data.content):
+        return False
+    has_inherited = record is not None and SEEN in record.weights
+    same_split = all(getattr(theirs, name) == getattr(data, name) for name in SPLIT)
+    return has_inherited or not same_split
 
 
 def _source(

@@ -33,7 +33,7 @@ from xceptlab.files import write_atomically
 from xceptlab.models import build as models
 from xceptlab.models import pretrained
 from xceptlab.models.cost import cost
-from xceptlab.models.warm_start import SEEN, WarmStart, may_have_seen_validation, warm_start
+from xceptlab.models.warm_start import SEEN, WarmStart, warm_start
 from xceptlab.runs.directory import RunDirectory, begun_on_other_files, outdated
 from xceptlab.runs.log import final_metrics, throughput
 from xceptlab.runs.metrics import metric_of
@@ -106,7 +106,7 @@ def train(config: RunConfig, *, progress: bool = True, quiet: bool = False) -> R
         # This refuses files that have changed. With data.download they are here only now.
         resolved(config)
         network = build(config)
-        start = warm_start(config.model, network)
+        start = warm_start(config.model, network, config.data)
         if start:
             network.load_state_dict(start.state)
         trainer = make_trainer(
@@ -206,7 +206,7 @@ def _train(
         files=files,
         classes=classes,
         registrations=directory.registrations(),
-        weights=start.description(config) if start else "",
+        weights=start.description if start else "",
     )
     if trainer.is_global_zero:
         if metrics is not None:
@@ -443,7 +443,7 @@ def _remarks(
     other = identity.other_classes(start.classes, classes) if start else ""
     if other:
         remarks.append(f"model.weights: the classifier it starts from is {other}")
-    if may_have_seen_validation(config):
+    if start and start.has_seen_validation:
         remarks.append(f"model.weights: the run that they are of {SEEN}")
     return remarks
 
