@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from xceptlab.errors import Refused
 
@@ -128,11 +128,21 @@ class Entry:
 
 
 _entries: dict[tuple[str, str], Entry] = {}
-_loaded: dict[str, frozenset[str]] = {}
-"""Modules that this process has loaded, by their absolute path or name, each with the identities of
-the components that it registered then.
-"""
-_contents: dict[Path, bytes] = {}
+
+
+class Loaded(NamedTuple):
+    """A module that this process has loaded."""
+
+    identities: frozenset[str] = frozenset()
+    """The identities of the components that it registered then."""
+    content: bytes = b""
+    """What its file held then; empty for a module that is given by its import name."""
+
+
+_loaded: dict[str, Loaded] = {}
+"""Modules that this process has loaded, by their absolute path or name, and by ``INSTALLED``."""
+CHANGED = "has changed since this process loaded it; start a new process"
+"""What the error says of a file whose former functions the process still has."""
 """Content of each ``.py`` file when ``load`` executed it, by the file's absolute path."""
 # ---- for modules of yours ------------------------------------------------------------------------
 
@@ -364,9 +374,7 @@ def _refuse_unless_same_file(registered: Entry, new: Entry, place: str) -> None:
         return
     first, second = _file(registered), _file(new)
     if first == second and registered.source != new.source:
-        raise Refused(
-            f"{place}: {first} has changed since this process loaded it; start a new process"
-        )
+        raise Refused(f"{place}: {first} {CHANGED}")
     raise Refused(f"{place}: {first} and {second} both register it; rename one of them")
 
 
@@ -423,28 +431,20 @@ def load(modules: Iterable[str]) -> None:
     for module in modules:
         path = _path(module)
         key = str(path or module)
+        content = path.read_bytes() if path and path.is_file() else b""
         if key in _loaded:
-            _refuse_changed(module, path)
+            # A file that is gone has not changed.
+            is_there = path is not None and path.is_file()
+            if is_there and content != _loaded[key].content:
+                raise Refused(f"extensions: {module}: {CHANGED}")
             continue
         if path and not path.is_file():
             raise Refused(f"extensions: {module}: no such file")
         before = set(_entries)
         _execute(module, path)
         new = _entries.keys() - before
-        _loaded[key] = frozenset(_entries[kind_and_name].identity for kind_and_name in new)
-        if path:
-            _contents[path] = path.read_bytes()
-
-
-def _refuse_changed(module: str, path: Path | None) -> None:
-    """Refuse a module whose file has changed since this process loaded it, as the process still has
-    the functions of the former file. A file that is gone is not refused, nor is a module that is
-    given by its import name, whose ``path`` is None.
-    """
-    if path and path.is_file() and path.read_bytes() != _contents[path]:
-        raise Refused(
-            f"extensions: {module}: has changed since this process loaded it; start a new process"
-        )
+        identities = frozenset(_entries[kind_and_name].identity for kind_and_name in new)
+        _loaded[key] = Loaded(identities, content)
 
 
 def unused(modules: Iterable[str], used: Collection[str]) -> list[str]:
@@ -457,7 +457,7 @@ def unused(modules: Iterable[str], used: Collection[str]) -> list[str]:
     """
     lines = []
     for module in modules:
-        registered = _loaded[str(_path(module) or module)]
+        registered = _loaded[str(_path(module) or module)].identities
         if registered and registered.isdisjoint(used):
             lines.append(
                 f"extensions: {module}: registers {', '.join(sorted(registered))}, and nothing of it is used"
@@ -584,7 +584,7 @@ def _load_installed() -> None:
     if INSTALLED in _loaded:
         return
     # Set before, as a module may look for a component while it is loaded.
-    _loaded[INSTALLED] = frozenset()
+    _loaded[INSTALLED] = Loaded()
     try:
         for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
             load([point.value.partition(":")[0]])

@@ -1,5 +1,6 @@
 """Lines that are printed for the user, and numbers that a user has written."""
 
+import hashlib
 import sys
 from contextlib import suppress
 
@@ -65,6 +66,16 @@ def shortened(text: str, length: int) -> str:
     end = (length - len(gap)) // 3
     start = length - len(gap) - end
     return f"{text[:start]}{gap}{text[-end:]}"
+
+
+def short_name(name: str, length: int) -> str:
+    """Return a name as it is if it has at most ``length`` characters, and else its beginning with a
+    digest of the whole name: ``length`` characters, by which different names differ.
+    """
+    if len(name) <= length:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: length - 9]}-{digest}"
 
 
 def _printable(character: str) -> str:

@@ -13,7 +13,7 @@ from xceptlab.config.loading import load_file, load_run, overrides
 from xceptlab.config.run_id import science_of
 from xceptlab.config.schema import ModelConfig, RunConfig
 from xceptlab.errors import Refused
-from xceptlab.runs.directory import RunDirectory, refuse_other_versions
+from xceptlab.runs.directory import RunDirectory, refuse_other_versions, weights_in
 from xceptlab.runs.leases import Busy
 from xceptlab.runs.metrics import metric_of, split_of
 from xceptlab.runs.record import Record
@@ -276,7 +276,7 @@ def _trained(name: str, layers: list[str]) -> "tuple[RunConfig, Path | str]":
         raise Refused(
             f"{name}: neither a file, a folder, a run under {path.parent} nor timm's legacy_xception"
         )
-    weights = path / "model.safetensors" if path.is_dir() else path
+    weights = Path(weights_in(path))
     if not weights.is_file():
         raise Refused(
             f"{path}: not the folder of a run that is done; there is no model.safetensors in it"

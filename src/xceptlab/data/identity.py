@@ -24,6 +24,7 @@ from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.data import layouts, sources
 from xceptlab.data.sets import data_set
 from xceptlab.errors import Refused
+from xceptlab.runs.directory import weights_in
 from xceptlab.runs.record import Record
 from xceptlab.text import counted, say
 
@@ -215,9 +216,7 @@ def weights_file(weights: str) -> Path:
     Raises:
         Refused: There is no such file.
     """
-    file = Path(weights)
-    if file.is_dir():
-        file = file / "model.safetensors"
+    file = Path(weights_in(weights))
     if not file.is_file():
         hint = ""
         if re.fullmatch(r"(legacy_)?xception(\.\w+)?", weights):

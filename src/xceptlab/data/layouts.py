@@ -17,12 +17,13 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from xceptlab.config.schema import DataConfig
 from xceptlab.data.ilsvrc import TARS, TRAIN_TAR, VAL_TAR, require_devkit
-from xceptlab.data.shards import Shards, find_shards
+from xceptlab.data.shards import Shards, find_shards, refuse_several_folders
 from xceptlab.data.sources import folder, missing, printable, reading
 from xceptlab.data.tables import feature_names
 from xceptlab.data.tree import folders, is_photograph
@@ -82,7 +83,7 @@ def find_layout(config: DataConfig) -> Layout:
     shards_there = tuple(part for part in parts if find_shards(root, _SPLITS_OF_THE_HUB[part]))
     parquet = Layout("parquet", root, shards_there)
     if parquet.is_complete():
-        _refuse_several_folders(parquet)
+        refuse_several_folders(root, chain.from_iterable(map(parquet.shards, parquet.parts)))
         return parquet
     if not known:
         raise missing(
@@ -102,18 +103,6 @@ def find_layout(config: DataConfig) -> Layout:
         "ImageNet is given out at https://image-net.org after registration; set --data.root to its folder, "
         "or try the embedded images: -c configs/data/digits.yaml",
     )
-
-
-def _refuse_several_folders(parquet: Layout) -> None:
-    """Refuse parquet files of one data set's parts that lie in several folders, since they may be
-    of several data sets.
-    """
-    files = [file for part in parquet.parts for file in parquet.shards(part)]
-    folders_with_files = sorted({str(file.parent) for file in files})
-    if len(folders_with_files) > 1:
-        raise Refused(
-            f"data.root: {parquet.root} holds several data sets, in {', '.join(folders_with_files)}; name one of these folders"
-        )
 
 
 def _find_prepared(config: DataConfig) -> Layout:

@@ -3,7 +3,7 @@ shards, for each split.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +113,17 @@ def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
     return cells
 
 
+def refuse_several_folders(root: Path, files: Iterable[Path]) -> None:
+    """Refuse files below ``root`` that lie in several folders, since they may be of several data
+    sets.
+    """
+    folders = sorted({str(file.parent) for file in files})
+    if len(folders) > 1:
+        raise Refused(
+            f"data.root: {root} holds several data sets, in {', '.join(folders)}; name one of these folders"
+        )
+
+
 def find_shards(root: Path, split: str) -> list[Path]:
     """Find the parquet files of a split, sorted, in a folder or in one below it; returns an empty
     list where there are none.
@@ -129,11 +140,7 @@ def find_shards(root: Path, split: str) -> list[Path]:
     files = sorted([*root.glob(pattern), *in_subfolders])
     if not files:
         return []
-    folders = sorted({str(file.parent) for file in files})
-    if len(folders) > 1:
-        raise Refused(
-            f"data.root: {root} holds several data sets, in {', '.join(folders)}; name one of these folders"
-        )
+    refuse_several_folders(root, files)
     total = re.search(r"-of-(\d+)\.parquet$", files[0].name)
     if total and len(files) != int(total[1]):
         raise Refused(

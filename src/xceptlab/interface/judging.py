@@ -164,10 +164,11 @@ def _as_pairs(contrast: Pair | Sequence[Pair]) -> Sequence[Any]:
             f"contrast: {contrast!r} is not allowed; it must be a pair of arms, or a list of pairs"
         )
     several = any(isinstance(one, tuple | list) for one in contrast)
-    for pair in contrast if several else ():
+    pairs = contrast if several else [contrast]
+    for pair in pairs:
         if not isinstance(pair, tuple | list):
             raise Refused(f"contrast: {pair!r} is not allowed; it must be a pair of arms")
-    return contrast if several else [contrast]
+    return pairs
 
 
 def _as_table(scores: "pd.DataFrame") -> "Table":
@@ -189,7 +190,11 @@ def _as_table(scores: "pd.DataFrame") -> "Table":
     each_once = scores.loc[:, ~scores.columns.duplicated()]
     rows = []
     for row in each_once.to_dict("records"):
-        rows.append({str(key): _cell(value) for key, value in row.items()})
+        texts = {}
+        for key, value in row.items():
+            is_missing = value is None or value is pd.NA
+            texts[str(key)] = "" if is_missing else _cell(value)
+        rows.append(texts)
     columns = [str(column) for column in scores.columns]
     return Table(columns=columns, rows=rows, numbers=range(2, len(rows) + 2))
 
@@ -198,10 +203,6 @@ def _cell(value: Any) -> str:
     """Return a value's text in a CSV file: empty for None and pandas's ``NA``, ``nan`` for a NaN,
     and ``0`` for 0.0, since pandas turns a column of integers with gaps into floats.
     """
-    import pandas as pd
-
-    if value is None or value is pd.NA:
-        return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

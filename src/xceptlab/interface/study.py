@@ -201,11 +201,12 @@ class Study:
                 row |= record.metrics
                 row |= {name: getattr(record, name) for name in RECORDED}
             rows.append(row)
+        tuned_columns = [*tuned_keys, "chosen"] if tuned_keys else []
         columns = [
             "arm",
             "seed",
             *next(iter(factors.values())),
-            *([*tuned_keys, "chosen"] if tuned_keys else []),
+            *tuned_columns,
             "status",
             *_metric_columns(records.values()),
             *RECORDED,
@@ -283,10 +284,11 @@ def _factors(expansion: Expansion) -> dict[str, dict[str, Any]]:
     factors = {}
     for arm, found in differences.items():
         config = expansion.arms[arm]
+        science = config.science()
         factors[arm] = dict(baseline)
         # A key that does not apply to the arm is no difference, and has its default there.
         for key in baseline.keys() & config.train.unused:
-            factors[arm][key] = config.science()[key]
+            factors[arm][key] = science[key]
         for key, (_, value_of_arm) in found.items():
             factors[arm][key] = value_of_arm
     return factors

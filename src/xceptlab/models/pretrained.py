@@ -26,7 +26,7 @@ from xceptlab.models.build import build
 from xceptlab.models.names import from_timm
 from xceptlab.models.state import TENSOR_FILES, State, fit, read_tensors
 from xceptlab.models.xception import Xception
-from xceptlab.runs.directory import RunDirectory
+from xceptlab.runs.directory import RunDirectory, weights_in
 
 CONSTANTS: dict[str, dict[str, Any]] = {
     "Keras": {"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.01},
@@ -71,7 +71,7 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     unknown = set(overrides) - {field.name for field in dataclasses.fields(ModelConfig)}
     if unknown:
         raise Refused(f"{min(unknown)}: there is no such field of model")
-    path_or_name = _file_of(path_or_name)
+    path_or_name = weights_in(path_or_name)
     source, state = read(path_or_name)
     trained = model_of_run(Path(path_or_name)) if source == "xceptlab" else None
     config = dataclasses.replace(trained or ModelConfig(), **CONSTANTS[source] | overrides)
@@ -119,7 +119,7 @@ def restore(
         Refused: The weights cannot be read or do not fit the network, or there is no such network.
     """
     config = _without_start(config)
-    weights = _file_of(weights)
+    weights = weights_in(weights)
     if config.is_xception:
         source, state = read(weights)
     else:
@@ -130,13 +130,6 @@ def restore(
     network = build(config, classes)
     fit(network, state, str(weights))
     return network, config
-
-
-def _file_of(path_or_name: str | Path) -> str | Path:
-    """Return the file of a run's evaluated weights for the run's folder; anything else as it is."""
-    if Path(path_or_name).is_dir():
-        return Path(path_or_name) / "model.safetensors"
-    return path_or_name
 
 
 def read(path_or_name: str | Path) -> tuple[str, State]:

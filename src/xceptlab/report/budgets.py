@@ -8,7 +8,7 @@ from statistics import median
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.runs.record import Record
-from xceptlab.study.choice import ArmRecords, Records
+from xceptlab.study.choice import ArmRecords, Records, done_records
 from xceptlab.study.contrasts import pairs_of
 from xceptlab.study.expansion import UNMATCHED, Expansion
 from xceptlab.study.verdict import Verdict
@@ -89,7 +89,7 @@ def compare_budgets(
             keys are tuned, a trial is an arm at one value, and a run of one trial stands for the
             arm; else trials are arms.
     """
-    done = _done(records)
+    done = done_records(records)
     budgets = {}
     for verdict in verdicts:
         claim = verdict.claim
@@ -108,11 +108,6 @@ def compare_budgets(
 def _joined(sentences: Iterable[str]) -> str:
     """Return the sentences that are not empty as one text."""
     return " ".join(filter(None, sentences))
-
-
-def _done(records: Records) -> list[Record]:
-    """Return the records of those runs that are done."""
-    return [record for record in records.values() if record]
 
 
 def _compare(

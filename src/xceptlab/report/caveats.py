@@ -17,7 +17,7 @@ from xceptlab.report.sampling import Sampling
 from xceptlab.runs import leases
 from xceptlab.runs.record import Record, packages_of
 from xceptlab.study import statistics
-from xceptlab.study.choice import Records
+from xceptlab.study.choice import Records, done_records
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.tuning_warnings import tuning_warnings
 from xceptlab.study.verdict import Verdict
@@ -51,6 +51,7 @@ def warnings(
     Raises:
         Refused: A file of a run or of the registration is damaged, or does not fit the study.
     """
+    done = done_records(records)
     first_look = [f"This is {expansion.first_look}."] if expansion.first_look else []
     return [
         *warnings_without_registration(expansion, records),
@@ -60,9 +61,9 @@ def warnings(
         *_of_failed_runs(failures),
         *_of_unfinished_runs(expansion, reached, failures),
         *_of_short_runs(expansion, records),
-        *_of_devices(_done(records)),
-        *_of_libraries(_done(records)),
-        *_of_origins(_done(records)),
+        *_of_devices(done),
+        *_of_libraries(done),
+        *_of_origins(done),
         *_of_changed_data(expansion, records),
         *_of_match(expansion, records),
         *_of_verdicts(verdicts, sampling),
@@ -86,11 +87,6 @@ def _of_replaced_images(logs: Mapping[RunKey, list[dict[str, Any]]]) -> list[str
     return [
         f"Training images that could not be decoded were replaced by others (data.on_corrupt: skip): {', '.join(runs)}."
     ]
-
-
-def _done(records: Records) -> list[Record]:
-    """Return the records of those runs that are done."""
-    return [record for record in records.values() if record]
 
 
 def _sorted_text(values: Iterable[Any]) -> str:

@@ -427,7 +427,7 @@ def _environment(records: Records) -> dict[str, str]:
     """Return devices, code and versions that the runs were made with, by name such as ``device``;
     several values, joined by commas, where runs differ. Empty before the first record.
     """
-    done = [record for record in records.values() if record]
+    done = choice.done_records(records)
     packages = sorted(packages_of(done))
     values: dict[str, set[str]] = {}
     for record in done:

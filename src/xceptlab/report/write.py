@@ -3,7 +3,6 @@ beside the study, and send it to W&B.
 """
 
 import csv
-import hashlib
 import io
 import os
 import re
@@ -24,7 +23,7 @@ from xceptlab.runs.record import Record
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import REGISTERED, remember_files
 from xceptlab.study.verdict import Verdict
-from xceptlab.text import say
+from xceptlab.text import say, short_name
 from xceptlab.training import weights_and_biases
 
 FILES = ("report.md", "results.csv", "curves.svg", "differences.svg")
@@ -247,10 +246,7 @@ def write_comparison(summaries: list[Summary]) -> Path:
         runs=len(studies_with_run),
     )
     names = "--".join(summary.expansion.name for summary in summaries)
-    if len(names) > LONGEST_NAME:
-        digest = hashlib.sha256(names.encode()).hexdigest()[:10]
-        names = f"{names[: LONGEST_NAME - 11]}-{digest}"
-    file = folder / f"{names}.html"
+    file = folder / f"{short_name(names, LONGEST_NAME)}.html"
     write_atomically(file, text.encode())
     return file
 

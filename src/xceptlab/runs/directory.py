@@ -327,6 +327,15 @@ def _names(runs: Path) -> dict[str, str]:
     return names
 
 
+def weights_in(path_or_name: str | Path) -> str | Path:
+    """Return the file of the evaluated weights for the folder of a run, and anything else, such as
+    a file or the name of a network, as it is.
+    """
+    if Path(path_or_name).is_dir():
+        return Path(path_or_name) / "model.safetensors"
+    return path_or_name
+
+
 def outdated(config: RunConfig) -> bool:
     """Whether a run was begun by an earlier version of this package, whose results differ: whether
     there is a folder with the id that the run has under an earlier ``SCIENCE_VERSION``.

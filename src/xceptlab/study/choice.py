@@ -25,6 +25,11 @@ is not trained, has not finished or is not chosen yet.
 """
 
 
+def done_records(records: Records) -> list[Record]:
+    """Return the records of those runs that are done."""
+    return [record for record in records.values() if record]
+
+
 def chosen(expansion: Expansion, records: Records) -> dict[tuple[str, int], str]:
     """Return the name of the trial that stands for each arm at each seed, by (arm, seed).
 

@@ -18,8 +18,8 @@ from xceptlab.runs.metrics import split_of
 from xceptlab.study import signs, statistics
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Seeds
-from xceptlab.study.differences import ROUNDING, is_on_margin
-from xceptlab.study.statistics import MAX_PAIRS, POWER, Array, Booleans
+from xceptlab.study.score_differences import is_on_margin
+from xceptlab.study.statistics import MAX_PAIRS, POWER, ROUNDING, Array, Booleans
 
 MIN_PAIRS = 3
 """The smallest number of pairs that any test judges."""

@@ -15,10 +15,10 @@ from xceptlab.study import images, statistics, verdict_warnings, wording
 from xceptlab.study.choice import Records, arm_directories, arm_records
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Seeds
-from xceptlab.study.differences import all_alike, differences_of
 from xceptlab.study.estimands import MIN_PAIRS, Estimand, MeanOverImages, estimand_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.run_scores import Scores, scores_of_runs
+from xceptlab.study.score_differences import all_alike, differences_of
 from xceptlab.study.statistics import Array
 from xceptlab.study.verdict import Outcome, Verdict
 
@@ -302,14 +302,11 @@ def _refuse_infinite(claim: Claim, a: Mapping[int, float], b: Mapping[int, float
     """
     for side, by_seed in zip(claim.sides, (a, b), strict=True):
         for seed, score in by_seed.items():
-            if not math.isfinite(score):
-                of_run = f"the score of arm {side!r}, seed {seed}"
-                raise Refused(f"claim {claim.id!r}: {of_run} is {score}, not a finite number")
-            if abs(score) > LARGEST_SCORE:
-                of_run = f"the score of arm {side!r}, seed {seed}"
-                raise Refused(
-                    f"claim {claim.id!r}: {of_run} is {score:g}, too large to compute with"
-                )
+            if abs(score) <= LARGEST_SCORE:
+                continue
+            of_run = f"the score of arm {side!r}, seed {seed}"
+            fault = "too large to compute with" if math.isfinite(score) else "not a finite number"
+            raise Refused(f"claim {claim.id!r}: {of_run} is {score:g}, {fault}")
 
 
 def _known(scores: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float]:

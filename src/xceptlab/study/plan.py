@@ -4,7 +4,6 @@ the claims are decided.
 
 import dataclasses
 import functools
-import hashlib
 import os
 import re
 import shlex
@@ -23,6 +22,7 @@ from xceptlab.study.definition import FACTORS, Seeds, Study
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.registration import Registration, refuse_namesake
 from xceptlab.study.sequential import with_needed_seeds
+from xceptlab.text import short_name
 
 
 def find_study_file(path: str) -> Path:
@@ -240,7 +240,4 @@ def _name(file: Path, layers: Sequence[tuple[str, str]], first_look: int | None)
     if first_look is not None:
         parts.append(f"seeds{first_look}")
     name = re.sub(r"[^\w.=+-]", "_", "+".join(parts)).lstrip(".")
-    if len(name) <= 60:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name[:51]}-{digest}"
+    return short_name(name, 60)

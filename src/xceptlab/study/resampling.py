@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xceptlab.study.claims import Claim
-from xceptlab.study.differences import differences_of, is_on_margin, rounding_of
+from xceptlab.study.score_differences import differences_of, is_on_margin, rounding_of
 from xceptlab.study.statistics import Array, Booleans, Integers
 from xceptlab.study.verdict import Outcome, Verdict
 from xceptlab.text import counted

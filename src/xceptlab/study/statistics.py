@@ -23,6 +23,10 @@ Booleans = NDArray[np.bool_]
 Kind = Literal["superior", "equivalent"]
 """What a claim says of a difference: that it is above the margin, or within it either way."""
 
+ROUNDING = 1e-6
+"""How far apart scores or differences may lie that count as equal, as a share of the larger score:
+the rounding of 32-bit scores may move them so far.
+"""
 POWER = 0.8
 """The power, 0 to 1, for which numbers of pairs and detectable effects are computed."""
 MAX_PAIRS = 1000
@@ -583,7 +587,7 @@ def effects(scores: Array, level: float) -> list[Effect]:
     compared = _levels_to_compare(shape)
     contrasts = np.stack([_contrast(scores, levels) for levels in compared])  # (effects, seeds)
     # An effect that varies by the rounding of 32-bit scores alone counts as the same in all seeds.
-    rounding = np.array([1e-6 * _smallest_scale(scores, levels) for levels in compared])
+    rounding = np.array([ROUNDING * _smallest_scale(scores, levels) for levels in compared])
     vary = np.ptp(contrasts, axis=-1) > rounding  # (effects,)
     p = np.ones(len(compared))
     test = stats.ttest_1samp(contrasts[vary], 0.0, axis=-1)
