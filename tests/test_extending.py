@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -1345,6 +1345,16 @@ def test_a_file_that_registers_one_name_twice_is_refused(tmp_path, monkeypatch):
         load_run(["--extensions=mine.py"])
 
 
+def test_two_functions_of_one_name_may_not_register_one_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    once = "@xceptlab.register.callback('mine', version=1)\ndef make(run): ...\n"
+    module(tmp_path, once + once)
+    with pytest.raises(
+        xceptlab.Refused, match=r"mine.py registers it in line 4 and in line 6; rename one of them"
+    ):
+        load_run(["--extensions=mine.py"])
+
+
 def test_a_module_is_executed_once_and_found_beside_the_file_that_names_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beside").mkdir()
@@ -1438,6 +1448,15 @@ def test_what_a_notebook_registers_is_used_in_its_process():
         if config.data.identity_is_known
         else True
     )
+
+
+def test_a_notebooks_cell_may_be_edited_and_run_again(monkeypatch):
+    notebook = ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", notebook)
+    cell = "@xceptlab.register.activation('edited', version=1)\ndef make(): return {}\n"
+    for lines_before, value in ((0, 1), (3, 2)):
+        exec("import xceptlab\n" + "\n" * lines_before + cell.format(value), vars(notebook))
+    assert register.entry("activation", "edited").make() == 2
 
 
 def test_a_study_names_its_modules_and_its_runs_are_told_of_them(folder):

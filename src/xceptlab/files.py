@@ -87,6 +87,9 @@ def write_once(path: Path, data: bytes) -> None:
         write_atomically(temporary, data)
     except OSError as error:
         error.filename = str(path)
+        # Where only its folder could not be flushed, the file is there.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     try:
         os.link(temporary, path)

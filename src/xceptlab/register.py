@@ -143,7 +143,6 @@ _loaded: dict[str, Loaded] = {}
 """Modules that this process has loaded, by their absolute path or name, and by ``INSTALLED``."""
 CHANGED = "has changed since this process loaded it; start a new process"
 """What the error says of a file whose former functions the process still has."""
-"""Content of each ``.py`` file when ``load`` executed it, by the file's absolute path."""
 # ---- for modules of yours ------------------------------------------------------------------------
 
 
@@ -354,6 +353,12 @@ def _registering(kind: Kind, name: str, version: int, **about: Any) -> Callable[
             _refuse_unless_same_file(other, new, place)
             # The module was imported, and a configuration names its file, too: once is enough.
             return make
+        if other and new.source and other.source == new.source:
+            first, second = _first_line(other.make), _first_line(make)
+            if first != second:
+                raise Refused(
+                    f"{place}: {_file(new)} registers it in line {first} and in line {second}; rename one of them"
+                )
         _entries[kind, name] = new
         return make
 
@@ -383,6 +388,12 @@ def _identity(make: Callable[..., Any]) -> tuple[str, str]:
     as a notebook's cell does that is run twice.
     """
     return make.__module__, make.__qualname__
+
+
+def _first_line(make: Callable[..., Any]) -> int | None:
+    """Return the line of a function's file in which the function begins; None for a class."""
+    code = getattr(make, "__code__", None)
+    return code.co_firstlineno if code else None
 
 
 def _source(make: Callable[..., Any]) -> Source | None:

@@ -286,6 +286,18 @@ def test_training_says_once_what_is_left_alone_in_a_tree(photographs, tmp_path, 
     assert not DataModule(load_run(TINY)).prepare_data_per_node
 
 
+def test_training_says_what_is_left_alone_beside_the_validation_photographs(
+    photographs, tmp_path, capsys
+):
+    shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(photographs / "val", tmp_path / "test")
+    (tmp_path / "val" / "a" / "scan.tif").write_bytes(b"x")
+    argv = ["--data.name=folder", f"--data.root={tmp_path}", "--data.validation=0"]
+    DataModule(load_run([*EVERYTHING, *argv])).prepare_data()
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "left alone" in line]
+    assert said.startswith(f"xceptlab: {tmp_path / 'val'}: files left alone: 1 (1 with")
+
+
 def test_evaluation_never_replaces_a_photograph(photographs, tmp_path):
     shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
     (tmp_path / "val" / "a" / "a1.jpg").write_bytes(b"x")

@@ -98,6 +98,16 @@ def test_evaluate_gives_foreign_weights_the_constants_of_their_source(
         )
 
 
+def test_a_folder_of_ours_that_has_timms_name_is_ours(tmp_path, photographs, capsys):
+    folder = tmp_path / "xception"
+    folder.mkdir()
+    file, _, _ = weights(tmp_path, *SMALL)
+    file.rename(folder / "model.safetensors")
+    config = load_run(["-c", "configs/data/folder.yaml", f"--data.root={photographs}"])
+    assert pretrained.with_published_preprocessing(config, folder) is config
+    assert "preprocessing" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "used"),
     [

@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import json
 import math
+import os
+import stat
 import subprocess
 import sys
 
@@ -69,6 +71,20 @@ def test_what_is_written_once_stays(tmp_path, monkeypatch, links):
     write_once(file, b"the second")
     assert file.read_bytes() == b"the first"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_cannot_be_flushed_is_not_left_under_another_name(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        flush(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", refuse_folders)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_once(tmp_path / "file", b"new")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

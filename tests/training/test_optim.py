@@ -39,6 +39,15 @@ def test_the_stairs_may_be_parts_of_an_epoch():
     assert [at(step) for step in (4, 5, 9, 10, 19)] == [1.0, 0.5, 0.5, 0.25, 0.125]
 
 
+@pytest.mark.parametrize("decay_epochs", [0.1, 0.2, 0.3, 0.7, 1.1, 2.4])
+def test_no_stair_is_a_step_late_by_rounding(decay_epochs):
+    at = learning_rate_factor(
+        TrainConfig(epochs=50, decay_epochs=decay_epochs, decay_rate=0.5), steps_per_epoch=10
+    )
+    width = round(10 * decay_epochs)
+    assert [at(step) for step in range(500)] == [0.5 ** (step // width) for step in range(500)]
+
+
 def test_constant_is_constant():
     at = learning_rate_factor(TrainConfig(epochs=3, schedule="constant"), steps_per_epoch=10)
     assert {at(step) for step in range(30)} == {1.0}

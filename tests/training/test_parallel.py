@@ -49,6 +49,37 @@ def test_a_batch_norm_that_would_see_the_images_of_one_process_is_refused(norm):
         SyncBatchNormPlugin().apply(System(nn.Sequential(norm(3))))
 
 
+def test_a_batch_norm_without_running_statistics_is_refused():
+    with pytest.raises(
+        Refused, match="without running statistics would be evaluated by each one's"
+    ):
+        SyncBatchNormPlugin().apply(System(nn.BatchNorm2d(3, track_running_stats=False)))
+
+
+@pytest.fixture
+def group_of_one(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"momentum": None}, {"eps": 0.1}])
+def test_every_option_of_batch_norm_computes_over_processes_what_it_does_in_one(
+    options, group_of_one
+):
+    alone = nn.BatchNorm2d(3, **options).double()
+    system = System(nn.BatchNorm2d(3, **options).double())
+    SyncBatchNormPlugin().apply(system)
+    for _ in range(3):
+        images = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+        torch.testing.assert_close(system.network(images), alone(images))
+    assert system.network.state_dict().keys() == alone.state_dict().keys()
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(system.network.state_dict()[name], value)
+
+
 def test_torchrun_with_2_processes_equals_one_in_64_bits(tiny, tmp_path):
     """25 steps with BatchNorm; the processes have different numbers of evaluation batches."""
     science = (

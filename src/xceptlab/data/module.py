@@ -71,8 +71,8 @@ class DataModule(pl.LightningDataModule):
         """
 
     def prepare_data(self) -> None:
-        """Load the splits, and tell the user once how many files in the folders of the training and
-        the test photographs are ignored, and why. Lightning calls this in the first process only.
+        """Load the splits, and tell the user once how many files in the folders of the photographs
+        are ignored, and why. Lightning calls this in the first process only.
 
         Raises:
             Refused: The splits cannot be loaded.
@@ -81,8 +81,11 @@ class DataModule(pl.LightningDataModule):
         if self._reported_left_alone:
             return
         self._reported_left_alone = True
-        train_and_test = (self.train.source, self.test.source)
-        stores = [source.store for source in train_and_test if isinstance(source, Photographs)]
+        sources = [self.train.source, self.test.source]
+        # Validation images that are held out of the training ones have the same source.
+        if self.validation.source is not self.train.source:
+            sources.append(self.validation.source)
+        stores = [source.store for source in sources if isinstance(source, Photographs)]
         for line in left_alone(stores):
             say(line)
 

@@ -254,7 +254,7 @@ def with_published_preprocessing(
 
 def _is_from_timm(weights: str | Path) -> bool:
     """Whether weights are timm's: a file with timm's keys, or timm's name of the network."""
-    path = Path(weights)
+    path = Path(weights_in(weights))
     if path.suffix in TENSOR_FILES:
         return TIMMS_KEY in read_tensors(path)
     return path.suffix not in keras.FILES and path.name.split(".")[0] in TIMM_NAMES

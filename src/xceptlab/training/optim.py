@@ -5,6 +5,7 @@ training configuration asks for them.
 import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from numbers import Real
 from typing import Any, cast
 
@@ -100,7 +101,9 @@ def learning_rate_factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[
             angle = math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)
             return (1 + math.cos(angle)) / 2
         if train.schedule == "exponential":
-            return train.decay_rate ** math.floor(step / steps_per_epoch / train.decay_epochs)
+            # Exact, since 0.6 / 0.2 in floating point is below 3.
+            decays = Fraction(step, steps_per_epoch) / Fraction(str(train.decay_epochs))
+            return train.decay_rate ** math.floor(decays)
         if registered:
             part = (step - warmup_steps) / max(1, steps - warmup_steps)
             value = registered.call(part, train)

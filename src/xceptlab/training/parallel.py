@@ -125,11 +125,11 @@ class GlobalBatchNormOnCPU(nn.BatchNorm2d):
         """Normalise images (N, C, H, W) by the statistics of all processes' images, and update the
         running statistics.
         """
-        assert self.momentum is not None
         channels = x.shape[1]
         per_channel = (1, channels, 1, 1)
         all_but_channels = (0, 2, 3)
-        values = x.to(self.weight.dtype)  # (N, C, H, W)
+        mean_before = self.get_buffer("running_mean")  # (C,)
+        values = x.to(mean_before.dtype)  # (N, C, H, W)
         own_count = values.new_full((1,), values.numel() / channels)  # (1,): N * H * W
         own_sums = torch.cat([values.sum(all_but_channels), own_count])  # (C + 1,)
         total, count = _SumOverProcesses.apply(own_sums).split([channels, 1])  # (C,), (1,)
@@ -138,10 +138,15 @@ class GlobalBatchNormOnCPU(nn.BatchNorm2d):
         own_squares = centred.square().sum(all_but_channels)  # (C,)
         variance = _SumOverProcesses.apply(own_squares) / count  # (C,)
         with torch.no_grad():
-            self.get_buffer("num_batches_tracked").add_(1)
-            self.get_buffer("running_mean").lerp_(mean, self.momentum)
-            self.get_buffer("running_var").lerp_(variance * count / (count - 1), self.momentum)
-        scale = torch.rsqrt(variance + self.eps) * self.weight  # (C,)
+            batches = self.get_buffer("num_batches_tracked").add_(1)
+            # Without a momentum torch's BatchNorm takes the mean over all batches so far.
+            momentum = 1 / int(batches) if self.momentum is None else self.momentum
+            mean_before.lerp_(mean, momentum)
+            self.get_buffer("running_var").lerp_(variance * count / (count - 1), momentum)
+        scale = torch.rsqrt(variance + self.eps)  # (C,)
+        if not self.affine:
+            return (centred * scale.view(per_channel)).to(x.dtype)  # (N, C, H, W)
+        scale = scale * self.weight
         y = centred * scale.view(per_channel) + self.bias.view(per_channel)  # (N, C, H, W)
         return y.to(x.dtype)
 
@@ -178,8 +183,14 @@ def _refuse_other_batch_norm(module: nn.Module) -> None:
     that its statistics can be taken over all processes.
 
     Raises:
-        Refused: It takes other tensors than images, or computes something of its own.
+        Refused: It takes other tensors than images, computes something of its own, or keeps no
+            running statistics, so that its evaluation would depend on the number of devices.
     """
+    if not module.track_running_stats:
+        raise Refused(
+            f"runtime.devices: on several devices {type(module).__name__} without running statistics would be evaluated "
+            "by each one's images; train on 1 device"
+        )
     computes = type(module).forward
     if not isinstance(module, nn.BatchNorm2d) or computes not in (
         nn.BatchNorm2d.forward,
