@@ -848,6 +848,23 @@ def test_a_verdict_that_other_test_images_might_turn_is_flagged(study):
     assert "counting their sampling error too" in " ".join(summary.warnings)
 
 
+def test_the_sampling_error_of_a_loss_has_the_decimals_of_a_loss(study):
+    rng = np.random.default_rng(0)
+    expansion = study(claims=[CLAIM | {"metric": "test/loss", "margin": 0.001}])
+    noise = 0.05 * rng.standard_normal(500)
+    noise -= noise.mean()
+    for arm, seed in expansion.runs():
+        gain = noise + 0.003 + 1e-4 * seed
+        losses = 0.25 + seed / 100 - (gain if arm == "with" else 0 * gain)
+        metrics = {"test/top1": 90.0, "test/loss": float(losses.mean())}
+        directory = leave(expansion, arm, seed, 90.0, metrics=metrics)
+        np.save(directory.path / "test_loss.npy", losses + 1e-4 * rng.standard_normal(500))
+    summary = summarise(expansion)
+    assert summary.verdicts[0].outcome == "supported"
+    (said,) = [line for line in summary.warnings if "counting their sampling error too" in line]
+    assert re.search(r"the interval of \+0\.00\d\d ± 0\.00\d\d includes the margin", said)
+
+
 def saved(values, **options):
     file = io.BytesIO()
     np.save(file, values, **options)
@@ -1300,6 +1317,66 @@ def test_effects_and_interactions_are_claimed_and_judged(study):
         assert "nan" not in text.split("<script")[0]
 
 
+def test_a_metric_that_an_arm_lacks_has_no_effects(study):
+    cells = {"data.validation": [0.1, 0.0], "model.residual": ["all", "none"]}
+    claim = CLAIM | {"contrast": ["0.1-all", "0.1-none"], "metric": "val/top1"}
+    expansion = study(arms=None, grid=cells, claims=[claim])
+    for arm, seed in expansion.runs():
+        metrics = {"test/top1": 90.0, "test/loss": 0.2}
+        if arm.startswith("0.1"):
+            metrics["val/top1"] = 95.0 + 0.1 * seed - arm.endswith("none")
+        leave(expansion, arm, seed, 90.0, metrics=metrics)
+    summary = summarise(expansion)
+    assert summary.verdicts[0].estimate == pytest.approx(1)
+    assert summary.effects == []
+
+
+LONG = {
+    "model.order": ["depthwise_first"],
+    "model.residual": ["all", "none"],
+    "train.optimizer": ["sgd"],
+    "train.lr": [0.1],
+    "train.schedule": ["cosine"],
+}
+
+
+def test_two_arms_whose_names_differ_in_the_middle_have_two_places(study):
+    sides = [f"depthwise_first-{level}-sgd-0.1-cosine" for level in ("all", "none")]
+    expansion = study(arms=None, grid=LONG, claims=[CLAIM | {"contrast": sides}])
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, TOP1["with"][seed] - arm.count("none") * (1 + seed))
+    _, _, pairs, differences, *_ = specifications(texts(expansion)["report.html"])
+    for side in sides:
+        labels = values(pairs, "side", arm=side)
+        assert {label.replace("\n", "") for label in labels} == {side}
+    assert differences["layer"]
+
+
+def test_a_gain_in_a_loss_is_drawn_as_it_is_said(study):
+    interaction = {
+        "id": "both",
+        "effect": {"model.intermediate": ["none", "relu"], "model.residual": ["all", "none"]},
+        "metric": "test/loss",
+        "kind": "superior",
+        "margin": 0.0,
+    }
+    expansion = grid(study, interaction)
+    for arm, seed in expansion.runs():
+        gain = {"all-none": 0.3, "none-none": 0.1}.get(arm, 0.0)
+        metrics = {"test/top1": 90.0, "test/loss": 1.0 - gain + 0.01 * seed * (arm == "all-none")}
+        leave(expansion, arm, seed, 90.0, metrics=metrics)
+    summary = summarise(expansion)
+    verdict = summary.verdicts[1]
+    assert "the gain of model.intermediate none over relu is 0.19" in verdict.summary
+    assert "larger with model.residual all" in verdict.summary
+    pairs = figures.claims.pairs_chart(verdict, list(expansion.arms)).to_dict()
+    of_all, of_none = (
+        values(pairs, "score", arm=f"model.residual {level}") for level in ("all", "none")
+    )
+    assert of_all == pytest.approx([0.3, 0.29, 0.28])
+    assert of_none == pytest.approx([0.1, 0.1, 0.1])
+
+
 def test_links_to_wandb_are_web_addresses_only(study):
     expansion = finish(study())
     good, bad = (run(expansion, "with", seed).path / "wandb_url" for seed in (0, 1))
@@ -1414,7 +1491,7 @@ def test_the_report_says_what_was_trained(study, monkeypatch):
             "| optimizer | sgd, momentum 0.9, weight decay 1e-05; without: rmsprop, momentum 0.9",
         ),
         ("data.flip", False, "| augmentation | flip; without: none |"),
-        ("model.timm", "inception_v3", "| network | Xception; the arms differ in it |"),
+        ("model.timm", "inception_v3", "| network | Xception; without: timm's inception_v3 |"),
         ("data.size", 24, "| image size | 16 x 16 pixels; without: 24 x 24 pixels |"),
     ],
 )
@@ -1422,6 +1499,28 @@ def test_what_an_arm_was_trained_with_in_its_place_is_said(study, key, level, ro
     text = texts(finish(study(arms={"with": {}, "without": {key: level}})))["report.md"]
     assert row in text
     assert f"\n- {key}: " not in text
+
+
+@pytest.mark.parametrize(
+    ("layers", "levels", "row"),
+    [
+        ([], ["resnet18", "resnet34"], "timm's resnet18; without: timm's resnet34"),
+        ([], ["resnet18", "resnet18"], "timm's resnet18"),
+        (
+            ["--model.init=timm"],
+            ["resnet18", "resnet34"],
+            "timm's resnet18; without: timm's resnet34; in all of them init timm",
+        ),
+    ],
+)
+def test_networks_of_other_names_are_named(study, layers, levels, row):
+    arms = {
+        name: {"model.timm": level, "train.lr": rate}
+        for (name, level), rate in zip(
+            zip(("with", "without"), levels, strict=True), (0.1, 0.2), strict=True
+        )
+    }
+    assert f"| network | {row} |" in texts(study(*layers, arms=arms))["report.md"]
 
 
 def test_without_records_the_images_are_those_of_the_configuration(study):

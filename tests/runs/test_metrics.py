@@ -75,7 +75,15 @@ def test_a_score_of_a_run_is_in_the_metric_that_it_is_named_after(
 
 @pytest.mark.parametrize(
     ("name", "taken_for"),
-    [("test/loss", "loss"), ("valid_loss", "loss"), ("val-top1", "top1"), ("kappa", "kappa")],
+    [
+        ("test/loss", "loss"),
+        ("valid_loss", "loss"),
+        ("logLoss", "loss"),
+        ("MSELoss", "loss"),
+        ("CrossEntropyLoss", "loss"),
+        ("val-top1", "top1"),
+        ("kappa", "kappa"),
+    ],
 )
 def test_a_score_of_another_tool_is_taken_for_the_metric_that_its_name_ends_in(name, taken_for):
     assert metric_of_another_tool(name).name == taken_for

@@ -139,7 +139,12 @@ def test_a_lower_score_is_better_where_it_is_said(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "metric", ["error", "test/top1_error", "RMSE", "val-ppl", "mse_val", "latency_ms", "loss_val"]
+    "metric",
+    [
+        *("error", "test/top1_error", "RMSE", "val-ppl", "mse_val", "latency_ms", "loss_val"),
+        *("testErr", "ErrorRate", "errorrate", "valerror", "testMSE", "RMSEVal", "valmae"),
+        *("CrossEntropy", "logloss_mean", "mape", "miss_rate", "bits_per_dim"),
+    ],
 )
 def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_errors(
     tmp_path, capsys, metric
@@ -155,6 +160,21 @@ def test_whether_a_lower_score_is_the_better_one_has_to_be_said_of_names_for_err
     assert "SUPPORTED" in capsys.readouterr().out
     assert main([*judging, "--no-lower-is-better"]) == 0
     assert "CONTRADICTED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_loss"),
+    [
+        *((name, True) for name in ("logLoss", "valLoss", "MSELoss", "CrossEntropyLoss", "Loss")),
+        *((name, False) for name in ("mAP", "nDCG", "f1Score", "valAcc", "AUROC", "kappa", "Top1")),
+    ],
+)
+def test_a_loss_is_known_however_it_is_written_and_other_scores_are_better_when_higher(
+    tmp_path, capsys, metric, is_loss
+):
+    file = wide(tmp_path, metric)
+    assert main(["judge", str(file), "--metric", metric, "--contrast", "b", "a"]) == 0
+    assert ("SUPPORTED" if is_loss else "CONTRADICTED") in capsys.readouterr().out
 
 
 def test_unpaired_arms_need_runs_that_are_numbered_alike(tmp_path, capsys):

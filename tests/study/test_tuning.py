@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,11 +15,13 @@ from xceptlab import register
 from xceptlab.cli import main
 from xceptlab.report.summary import summarise
 from xceptlab.report.write import results_csv, write_report
-from xceptlab.study.choice import arm_records, chosen
+from xceptlab.study import images
+from xceptlab.study.choice import arm_records, chosen, directories_at, records_at
 from xceptlab.study.expansion import Expansion
-from xceptlab.study.judging import judge_study
+from xceptlab.study.judging import judge, judge_study
 from xceptlab.study.plan import expand
 from xceptlab.study.registration import Registration
+from xceptlab.study.run_scores import scores_of_runs
 from xceptlab.study.tuning import Tune
 from xceptlab.study.tuning_warnings import tuning_warnings
 
@@ -352,6 +355,40 @@ def test_the_report_shows_what_was_chosen_and_every_value(study):
         assert "99.00 ± 0.00 (0×)" in text
     assert summary.arms[0].n == 3
     assert summary.done == 18
+
+
+def test_claims_at_one_value_are_judged_for_other_images_where_the_study_is(study):
+    expansion = study(scope="images")
+    rng = np.random.default_rng(0)
+    hard = rng.random(500)
+    for trial, seed in expansion.runs():
+        chance = TEST[trial][seed] / 100
+        correct = (hard + 0.01 * rng.standard_normal(500) < chance).astype(np.uint8)
+        top1 = 100 * float(correct.mean())
+        metrics = {"test/top1": top1, "test/loss": 0.25, "val/top1": VALIDATION[trial][seed]}
+        leave(expansion, trial, seed, top1, metrics=metrics, correct=correct)
+    summary = summarise(expansion)
+    assert summary.tuned
+    rows = summary.tuned.contrasts[1:]
+    (claim,) = expansion.study.claims
+    for number, row in enumerate(rows):
+        records = records_at(expansion, expansion.records(), number)
+        scores = scores_of_runs(claim, expansion, records)
+        directories = directories_at(expansion, number)
+        assert directories["a", 0].path.name == expansion.run(f"a@{VALUES[number]}", 0).run_id
+        variance = images.variance_of(claim, expansion.study, directories, [0, 1, 2])
+        (verdict,) = judge([claim], [scores], [0, 1, 2], image_variances={"c": variance})
+        assert row[3:5] == [f"{verdict.low:+.2f}", f"{verdict.high:+.2f}"]
+        (on_these,) = judge([claim], [scores], [0, 1, 2])
+        assert row[3:5] != [f"{on_these.low:+.2f}", f"{on_these.high:+.2f}"]
+
+
+def test_a_trial_without_the_metric_has_no_score_in_it(study):
+    expansion = finish(study(claims=[]), VALIDATION, TEST)
+    leave(expansion, "a@0.1", 0, 91.0, metrics={"val/top1": 95.0})
+    summary = summarise(expansion)
+    assert summary.tuned
+    assert summary.tuned.by_value[1][2] == "92.50 ± 0.71 (2×)"
 
 
 def test_results_have_the_value_of_every_run(study):

@@ -317,9 +317,10 @@ def _of_sampling(verdict: Verdict, errors: Sampling) -> list[str]:
     distance = min(abs(verdict.estimate - margin) for margin in verdict.claim.margins)
     quantile = float(stats.t.ppf((1 + verdict.level) / 2, errors.freedom))
     half_width = errors.both * quantile
+    places = verdict.claim.decimals
     if distance >= half_width:
         return []
     return [
         f"{verdict.outcome} on these test images; counting their sampling error too, the interval of "
-        f"{verdict.estimate:+.2f} ± {half_width:.2f} includes the margin."
+        f"{verdict.estimate:+.{places}f} ± {half_width:.{places}f} includes the margin."
     ]

@@ -355,23 +355,23 @@ def _ends_of_epochs(lines: list[dict[str, Any]], metric: str) -> dict[float, flo
 
 def _effects(expansion: Expansion, arm_records: ArmRecords, metric: str) -> list[EffectRow]:
     """Compute main effects and interactions of the factors on a metric, over the seeds with which
-    every arm has a record. A diverged run gets the score that the study's first claim gives to one;
+    every arm has a score. A diverged run gets the score that the study's first claim gives to one;
     without claims, that of guessing.
 
     Returns:
-        Empty for a study that is not factorial, and before all arms have 2 seeds in common.
+        Empty for a study that is not factorial, and where the arms have fewer than 2 seeds in
+        common, such as before they have finished or where an arm lacks the metric.
     """
     grid = expansion.study.grid
     complete = []
     for seed in expansion.seeds:
-        of_arms = [arm_records[arm, seed] for arm in expansion.arms]
-        if all(of_arms):
-            complete.append(seed)
+        of_arms = _scores_of_arms(expansion, arm_records, seed, metric)
+        if of_arms:
+            complete.append(of_arms)
     if not grid or len(complete) < 2:
         return []
-    scores = _scores(expansion, arm_records, complete, metric)
     shape = [len(levels) for levels in grid.values()]
-    by_level = scores.reshape(len(complete), *shape)
+    by_level = np.array(complete).reshape(len(complete), *shape)
     rows = []
     for effect in statistics.effects(by_level, 1 - expansion.study.alpha):
         row = EffectRow(
@@ -385,27 +385,23 @@ def _effects(expansion: Expansion, arm_records: ArmRecords, metric: str) -> list
     return rows
 
 
-def _scores(
-    expansion: Expansion, arm_records: ArmRecords, seeds: Sequence[int], metric: str
-) -> Array:
-    """Return the arms' scores in a metric, (seeds, arms).
+def _scores_of_arms(
+    expansion: Expansion, arm_records: ArmRecords, seed: int, metric: str
+) -> list[float]:
+    """Return the arms' scores in a metric, such as ``test/top1``, at one seed; empty where an arm
+    has none.
 
     A diverged run gets the score that the study's first claim gives to one; without claims, that of
     guessing.
-
-    Args:
-        expansion: The study.
-        arm_records: The records of the runs that stand for the arms, by (arm, seed).
-        seeds: Seeds at which every arm has a record.
-        metric: The metric, such as ``test/top1``.
     """
-    scores = np.empty((len(seeds), len(expansion.arms)))
-    for column, arm in enumerate(expansion.arms):
+    scores = []
+    for arm in expansion.arms:
+        record = arm_records[arm, seed]
         score_if_diverged = _score_of_divergence(arm, expansion, metric)
-        for row, seed in enumerate(seeds):
-            record = arm_records[arm, seed]
-            assert record is not None
-            scores[row, column] = record.metrics.get(metric, score_if_diverged)
+        score = record.score(metric, score_if_diverged) if record else None
+        if score is None:
+            return []
+        scores.append(score)
     return scores
 
 

@@ -176,34 +176,45 @@ def _listed(used: dict[str, Any]) -> str:
     return ", ".join(part for part, value in used.items() if value)
 
 
+_SAID_ELSEWHERE = ("model.timm", "model.family", "model.dropout", "model.weights_digest")
+"""Fields of ``model`` that are not listed among those of the network: its name stands before them,
+and the others have rows of their own.
+"""
+
+
 def _network(expansion: Expansion) -> str:
-    """Return the arms' network in words: its name and those fields of ``model`` that have the same
-    value in all arms and not their default, that of the paper's Xception; and, if they differ in
-    further ones, that they do.
+    """Return the arms' network in words: its name, or each arm's where they differ; those fields of
+    ``model`` that have the same value in all arms and not their default, that of the paper's
+    Xception; and, if arms with one name differ in further fields, that they do.
     """
+    names = {arm: _name_of_network(config) for arm, config in expansion.arms.items()}
     fields = _shared_fields_of_network(expansion)
-    if "timm" in fields:
-        name = f"timm's {fields.pop('timm')}"
-    else:
-        name = str(fields.pop("family", "Xception"))
-    parts = [name]
-    for field, value in fields.items():
-        parts.append(f"{field} {value}")
-    words = ", ".join(parts)
+    settings = [f"{field} {value}" for field, value in fields.items()]
+    if len(set(names.values())) > 1:
+        all_names = _by_arm(names)
+        return f"{all_names}; in all of them {', '.join(settings)}" if settings else all_names
+    words = ", ".join([next(iter(names.values())), *settings])
     if _arms_differ_in_network(expansion):
         return f"{words}; the arms differ in it"
     return words
 
 
+def _name_of_network(config: RunConfig) -> str:
+    """Return a network's name: Xception, timm's with timm's name, or the registered family."""
+    if config.model.timm:
+        return f"timm's {config.model.timm}"
+    return "Xception" if config.model.is_xception else config.model.family
+
+
 def _shared_fields_of_network(expansion: Expansion) -> dict[str, Any]:
     """Return the fields of ``model``, without this prefix, that have the same value in all arms and
-    not their default; all but ``dropout`` and ``weights_digest``, which have other rows.
+    not their default; all but the network's name, and ``dropout`` and ``weights_digest``, which
+    have other rows.
     """
     first, *others = (config.changed() for config in expansion.arms.values())
     shared = {}
     for key, value in first.items():
-        in_other_rows = key in ("model.dropout", "model.weights_digest")
-        if not key.startswith("model.") or in_other_rows:
+        if not key.startswith("model.") or key in _SAID_ELSEWHERE:
             continue
         if _all_have(others, key, value):
             shared[key.removeprefix("model.")] = value

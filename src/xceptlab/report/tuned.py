@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from xceptlab.runs.metrics import decimals
-from xceptlab.study.choice import Records, chosen, records_at
+from xceptlab.study import images
+from xceptlab.study.choice import Records, chosen, directories_at, records_at
 from xceptlab.study.contrasts import arms_of
 from xceptlab.study.expansion import Expansion
 from xceptlab.study.judging import judge
@@ -110,13 +111,14 @@ def _scores_of_trial(
     trial: str, expansion: Expansion, records: Records, metric: str, score_if_diverged: float
 ) -> list[float]:
     """Return a trial's scores in a metric, in the order of the seeds, of those runs that have a
-    record; a diverged run scores ``score_if_diverged``.
+    record with one; a diverged run scores ``score_if_diverged``.
     """
     scores = []
     for seed in expansion.seeds:
         record = records.get((trial, seed))
-        if record:
-            scores.append(record.metrics.get(metric, score_if_diverged))
+        score = record.score(metric, score_if_diverged) if record else None
+        if score is not None:
+            scores.append(score)
     return scores
 
 
@@ -142,11 +144,15 @@ def _contrasts(expansion: Expansion, records: Records) -> Rows:
     assert study.tune
     rows = [["claim", "value", "difference", "low", "high", "p", "by itself"]]
     for claim in study.claims:
+        seeds = expansion.seeds_of(arms_of(claim, study))
         for number, values in enumerate(study.tune.trial_values):
             scores = scores_of_runs(claim, expansion, records_at(expansion, records, number))
-            (verdict,) = judge(
-                [claim], [scores], expansion.seeds_of(arms_of(claim, study)), study.alpha
-            )
+            image_variances = {}
+            if study.scope == "images":
+                directories = directories_at(expansion, number)
+                variance = images.variance_of(claim, study, directories, seeds)
+                image_variances[claim.id] = variance
+            (verdict,) = judge([claim], [scores], seeds, study.alpha, image_variances)
             rows.append([claim.id, value_name(values), *_numbers(verdict), verdict.outcome])
     return rows
 

@@ -117,12 +117,15 @@ ERRORS = frozenset((
     "err", "error", "errors", "mse", "rmse", "mae", "nll", "brier", "ece", "ppl", "perplexity", "fid", "wer", "cer", "eer",
     "bpb", "bpc", "misclassified", "latency", "time", "seconds", "ms", "flops", "macs", "cost", "memory", "loss", "entropy",
     "crossentropy", "xent", "ce", "bce", "kl", "kld", "kldiv", "divergence", "deviance", "likelihood", "elbo", "regret",
-    "distance", "hamming", "hausdorff", "lpips", "epe", "fpr", "fnr", "parameters", "params", "gap",
+    "distance", "hamming", "hausdorff", "lpips", "epe", "fpr", "fnr", "parameters", "params", "gap", "mape", "smape", "msle",
+    "rmsle", "miss", "misclassification", "dim", "kid", "jsd",
 ))  # fmt: skip
 """Words by which the name of another tool's metric suggests an error. The user must then say
 whether a lower score is better, unless the metric is registered or its name ends in ``loss``. For
 most of these words it is; some, such as likelihood, are used for a quantity and for its negative.
 """
+ENDINGS_OF_ERRORS = ("error", "err", "loss", "mse", "mae")
+"""Ends of words that suggest an error, such as ``valloss``."""
 
 
 # ---- names ---------------------------------------------------------------------------------------
@@ -183,7 +186,7 @@ def metric_of_another_tool(name: str) -> Metric:
     """
     if not _entry_of(name):
         for metric in METRICS.values():
-            if name.endswith(metric.name):
+            if name.lower().endswith(metric.name):
                 return metric
     return metric_of(name)
 
@@ -197,11 +200,19 @@ def direction_is_known(name: str) -> bool:
     built-in one in which lower is better. Any other name counts as known: where it is neither
     registered nor ends in a built-in one, such as ``kappa``, higher is taken to be better.
     """
-    words = re.findall(r"[a-z]+", name.lower())
     is_complement = re.match(r"1\s*-", name) is not None
-    if ERRORS.isdisjoint(words) and not is_complement:
+    # The words of test_err, testErr and RMSE.
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    if not is_complement and not any(map(_suggests_an_error, words)):
         return True
     return _entry_of(name) is not None or metric_of_another_tool(name).lower_is_better
+
+
+def _suggests_an_error(word: str) -> bool:
+    """Whether a word of a metric's name, in lower case, is one of ``ERRORS`` or is run together with
+    a common one, as in ``errorrate`` and ``valmse``.
+    """
+    return word in ERRORS or word.startswith("error") or word.endswith(ENDINGS_OF_ERRORS)
 
 
 def _without_split(name: str) -> str:

@@ -87,6 +87,15 @@ class Record:
     where they were drawn at random.
     """
 
+    def score(self, metric: str, if_diverged: float) -> float | None:
+        """Return the run's score in a metric such as ``test/top1``, which is ``if_diverged`` for a
+        run that diverged; None for a finished run without it, such as ``val/top1`` of a run that
+        had no images to validate on.
+        """
+        if self.status == "diverged":
+            return if_diverged
+        return self.metrics.get(metric)
+
 
 def packages_of(records: Iterable[Record]) -> set[str]:
     """Return the names of all packages whose versions any of the records has."""

@@ -111,17 +111,35 @@ def records_at(expansion: Expansion, records: Records, number: int) -> ArmRecord
     A record is None where the run has not finished or is not trained. The study must tune keys;
     ``number`` is the value's index in its ``Tune.trial_values``.
     """
-    assert expansion.study.tune
-    values = expansion.study.tune.trial_values[number]
-    trial_of_arm = {}
-    for name, trial in expansion.trials.items():
-        if trial.values == values:
-            trial_of_arm[trial.arm] = name
+    trial_of_arm = _trials_at(expansion, number)
     found = {}
     for arm, seed in _arms_by_seed(expansion):
-        name = trial_of_arm[arm]
-        found[arm, seed] = records.get((name, seed))
+        found[arm, seed] = records.get((trial_of_arm[arm], seed))
     return ArmRecords(found)
+
+
+def directories_at(expansion: Expansion, number: int) -> dict[tuple[str, int], RunDirectory]:
+    """Return the directory of the run of every arm at one and the same tuned value, by (arm, seed),
+    whether it exists or not.
+
+    Seeds with which an arm is not trained, because all its claims were settled before, are left
+    out. The study must tune keys; ``number`` is the value's index in its ``Tune.trial_values``.
+    """
+    directories = expansion.directories()
+    found = {}
+    for arm, trial in _trials_at(expansion, number).items():
+        for seed in expansion.seeds_of([arm]):
+            found[arm, seed] = directories[trial, seed]
+    return found
+
+
+def _trials_at(expansion: Expansion, number: int) -> dict[str, str]:
+    """Return by arm the name of its trial at a tuned value, whose index in ``Tune.trial_values`` is
+    ``number``.
+    """
+    assert expansion.study.tune
+    values = expansion.study.tune.trial_values[number]
+    return {trial.arm: name for name, trial in expansion.trials.items() if trial.values == values}
 
 
 def _arms_by_seed(expansion: Expansion) -> list[tuple[str, int]]:

@@ -58,14 +58,13 @@ def _scores_of_arm(
         record = records[arm, seed]
         if record is None:
             continue
-        if record.status == "diverged":
-            found[seed] = score_of_divergence(claim, expansion.arms[arm].data.classes)
-        elif claim.metric in record.metrics:
-            found[seed] = record.metrics[claim.metric]
-        else:
+        if_diverged = score_of_divergence(claim, expansion.arms[arm].data.classes)
+        score = record.score(claim.metric, if_diverged)
+        if score is None:
             raise Refused(
                 f"claim {claim.id!r}: the run {record.run_id} has no {claim.metric} (data.validation is 0?)"
             )
+        found[seed] = score
     return found
 
 

@@ -23,6 +23,7 @@ from xceptlab.report.figures.style import (
     with_unit,
     wrapped,
 )
+from xceptlab.study.claims import Claim
 from xceptlab.study.verdict import Verdict
 
 
@@ -141,8 +142,8 @@ def pairs_chart(verdict: Verdict, arms: Sequence[str]) -> Chart:
     claim = verdict.claim
     rows = _score_rows(verdict)
     title = with_unit(claim.metric, claim.measure.unit)
-    names = [wrapped(side) for side in claim.sides]
-    x = alt.X("side:N").sort(names).title(None).scale(paddingOuter=0.1)
+    labels = [wrapped(side) for side in _short_sides(claim)]
+    x = alt.X("side:N").sort(labels).title(None).scale(paddingOuter=0.1)
     y = alt.Y("score:Q").scale(zero=False).title(f"gain, {title}" if claim.gain else title)
     colours = []
     for side in claim.sides:
@@ -173,13 +174,27 @@ def _seed_rows(verdict: Verdict) -> list[dict[str, Any]]:
 
 def _score_rows(verdict: Verdict) -> list[dict[str, Any]]:
     """Return a row of the chart's data, with the score, for each side of the claim and each seed of
-    which both sides have one.
+    which both sides have one. In an interaction a side's score is a gain, which is positive where
+    the metric gets better.
     """
+    claim = verdict.claim
+    sign = -1 if claim.gain and claim.measure.lower_is_better else 1
     rows = []
-    for side, scores in zip(verdict.claim.sides, verdict.scores, strict=True):
+    for side, label, scores in zip(claim.sides, _short_sides(claim), verdict.scores, strict=True):
+        of_side = {"side": wrapped(label), "arm": side}
         for seed in verdict.differences:
-            rows.append({"side": wrapped(side), "arm": side, "seed": seed, "score": scores[seed]})
+            rows.append(of_side | {"seed": seed, "score": sign * scores[seed]})
     return rows
+
+
+def _short_sides(claim: Claim) -> tuple[str, str]:
+    """Return the names of a claim's two sides, a and b: shortened, unless they would be the same
+    then.
+    """
+    a, b = claim.sides
+    if short(a) == short(b):
+        return a, b
+    return short(a), short(b)
 
 
 def _seed_tooltips(verdict: Verdict) -> list[alt.Tooltip]:
@@ -203,7 +218,7 @@ def _title_of_differences(verdict: Verdict) -> list[str]:
     last, which gain is compared between its two sides.
     """
     claim = verdict.claim
-    a, b = (short(side) for side in claim.sides)
+    a, b = _short_sides(claim)
     first, second = (b, a) if claim.measure.lower_is_better else (a, b)
     if len(first + second) <= 32:
         title = [f"{first} − {second}"]

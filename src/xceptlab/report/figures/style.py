@@ -75,10 +75,10 @@ def short(name: str, most: int = 32) -> str:
 
 
 def wrapped(name: str) -> str:
-    """Return the name of an arm, or of another side of a claim, as the label of an axis: shortened
-    to 32 characters, in lines of at most 18.
+    """Return the name of an arm, or of another side of a claim, as the label of an axis: in lines of
+    at most 18 characters.
     """
-    lines = textwrap.wrap(short(name), 18)
+    lines = textwrap.wrap(name, 18)
     return "\n".join(lines) or name
 
 
