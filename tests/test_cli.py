@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -437,6 +438,42 @@ def test_describe_shows_the_network_of_a_run(tmp_path, capsys, by):
         == 0
     )
     assert "entry.block1.skip" in capsys.readouterr().out
+
+
+@pytest.fixture
+def pointwise_first(tmp_path):
+    """A run of digits whose options another network, or another data set, does not allow."""
+    directory = leave(
+        expand("experiments/residual", [f"--runtime.outputs={tmp_path}"]), "no_residual", 0, 90.0
+    )
+    (directory.path / "config.yaml").write_text(
+        "model: {order: pointwise_first, width: 0.125}\ndata: {name: digits, size: 16, crop: none}"
+    )
+    return directory.path
+
+
+@pytest.mark.parametrize(
+    "options", [["--model.segments=1"], ["--data.crop=pad"], ["--print_config"], ["-c", "LAYER"]]
+)
+def test_a_run_that_is_named_by_its_id_is_that_of_its_folder(
+    pointwise_first, tmp_path, capsys, options
+):
+    layer = tmp_path / "layer.yaml"
+    layer.write_text(f"runtime: {{outputs: {tmp_path}}}\nmodel: {{segments: 1}}\n")
+    options = [str(layer) if piece == "LAYER" else piece for piece in options]
+    said = []
+    for name in (str(pointwise_first), pointwise_first.name):
+        with suppress(SystemExit):
+            assert main(["describe", name, *options, f"--runtime.outputs={tmp_path}"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert ("pointwise_first" in said[0]) == (options == ["--print_config"])
+
+
+def test_depth_and_compare_exclude_each_other(capsys):
+    models = ["configs/model/xception.yaml", "configs/model/xception_tiny.yaml"]
+    assert main(["describe", "--compare", *models, "--depth", "1"]) == 2
+    assert "--depth: must be left out with --compare" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "checkpoints/step.ckpt"])

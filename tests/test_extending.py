@@ -3,6 +3,7 @@ runs, outside the package.
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 import re
@@ -1267,6 +1268,8 @@ def test_a_name_that_is_not_registered_is_refused_with_those_that_are(
         (None, "extensions: .*mine.py: no such file"),
         ("1 / 0\n", "extensions: .*mine.py: line 4: ZeroDivisionError: division by zero"),
         ("def\n", "extensions: .*mine.py: line 4: SyntaxError: invalid syntax"),
+        ("import sys\nsys.exit(0)\n", "extensions: .*mine.py: line 5: SystemExit: 0"),
+        ("exit('enough')\n", "extensions: .*mine.py: line 4: SystemExit: enough"),
         (
             "xceptlab.register.activation('a b', version=1)\n",
             r"mine.py: register.activation\('a b'\): a name is made of letters",
@@ -1448,6 +1451,12 @@ def test_what_a_notebook_registers_is_used_in_its_process():
         if config.data.identity_is_known
         else True
     )
+
+
+def test_a_partial_may_be_registered_and_registered_again():
+    for slope in (0.1, 0.2):
+        register.activation("leaky", version=1)(functools.partial(nn.LeakyReLU, slope))
+    assert register.entry("activation", "leaky").make().negative_slope == 0.2
 
 
 def test_a_notebooks_cell_may_be_edited_and_run_again(monkeypatch):

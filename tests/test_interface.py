@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import xceptlab
@@ -287,6 +288,49 @@ def test_features_are_those_of_eval_mode_and_leave_the_network_as_it_was(run):
     assert [module.training for module in again.network.modules()] == modes
     for name, value in again.network.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_features_do_not_need_the_weights_that_a_training_started_from(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["model"] |= {"weights": "gone.safetensors", "weights_digest": "0123456789abcdef"}
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    again = xceptlab.Run(copy)
+    assert again.config.model.weights == "gone.safetensors"
+    assert torch.equal(again.split_features("val").values, run.split_features("val").values)
+
+
+def test_a_run_and_a_study_are_found_below_the_users_home(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(run.path, tmp_path / "outputs/runs" / run.id)
+    assert xceptlab.Run(run.id, outputs="~/outputs").path == tmp_path / "outputs/runs" / run.id
+    assert xceptlab.Run(f"~/outputs/runs/{run.id}").id == run.id
+    shutil.copytree(ROOT / "experiments/residual", tmp_path / "mine")
+    assert xceptlab.Study("~/mine").name == "mine"
+
+
+def test_the_table_of_verdicts_tells_an_interaction_from_a_main_effect(tmp_path):
+    effects = {
+        "main": {"model.residual": ["all", "none"]},
+        "both": {"model.intermediate": ["none", "relu"], "model.residual": ["all", "none"]},
+    }
+    claims = [
+        {"id": name, "effect": effect, "metric": "test/top1", "kind": "superior", "margin": 0}
+        for name, effect in effects.items()
+    ]
+    content = {
+        "question": "Both?",
+        "base": ["configs/data/digits.yaml"],
+        "seeds": [0, 1, 2],
+        "grid": effects["both"],
+        "claims": claims,
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(content))
+    study = xceptlab.Study(str(tmp_path / "grid.yaml"), {"runtime.outputs": str(tmp_path)})
+    table = study.verdicts().table().set_index("claim")
+    assert list(table["a"]) == ["model.residual all"] * 2
+    assert list(table["gain"]) == ["", "the gain of model.intermediate none over relu"]
 
 
 def test_features_come_from_the_weights_that_were_loaded_into_the_network(run):

@@ -458,7 +458,6 @@ def _add_describe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--depth",
         type=_whole_number,
-        default=3,
         metavar="N",
         help="levels of modules to show (default: 3)",
     )

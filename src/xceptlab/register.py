@@ -19,6 +19,7 @@ A module of yours registers them under a name, with a version, and a configurati
 ever executed; a run's folder never names code to be run.
 """
 
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -374,7 +375,7 @@ def _refuse_unless_same_file(registered: Entry, new: Entry, place: str) -> None:
         new: The component that is to have it.
         place: The call that registers the new one, for the error.
     """
-    same_function = registered.make.__qualname__ == new.make.__qualname__
+    same_function = _identity(registered.make)[1] == _identity(new.make)[1]
     if same_function and registered.source and registered.source == new.source:
         return
     first, second = _file(registered), _file(new)
@@ -387,18 +388,26 @@ def _identity(make: Callable[..., Any]) -> tuple[str, str]:
     """Return a function's module and qualified name, which stay the same when it is defined anew,
     as a notebook's cell does that is run twice.
     """
-    return make.__module__, make.__qualname__
+    function = _function(make)
+    return function.__module__, function.__qualname__
+
+
+def _function(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function or class that was registered; of a ``functools.partial``, its function."""
+    while isinstance(make, functools.partial):
+        make = make.func
+    return make
 
 
 def _first_line(make: Callable[..., Any]) -> int | None:
     """Return the line of a function's file in which the function begins; None for a class."""
-    code = getattr(make, "__code__", None)
+    code = getattr(_function(make), "__code__", None)
     return code.co_firstlineno if code else None
 
 
 def _source(make: Callable[..., Any]) -> Source | None:
     """Return the file of a function's module, as it is now; None where the module has no file."""
-    file = getattr(sys.modules.get(make.__module__), "__file__", None)
+    file = getattr(sys.modules.get(_function(make).__module__), "__file__", None)
     if file is None or not Path(file).is_file():
         return None
     path = Path(file).resolve()
@@ -407,7 +416,7 @@ def _source(make: Callable[..., Any]) -> Source | None:
 
 def _file(entry: Entry) -> str:
     """Return the path of the file that registered a component, or else the name of its module."""
-    return str(entry.source.path) if entry.source else entry.make.__module__
+    return str(entry.source.path) if entry.source else _function(entry.make).__module__
 
 
 # ---- called by xceptlab itself -------------------------------------------------------------------
@@ -508,7 +517,7 @@ def _execute(module: str, path: Path | None) -> None:
             raise
     except Refused as error:
         raise Refused(f"extensions: {module}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Refused(
             f"extensions: {module}: {_line(error, path)}{type(error).__name__}: {error}"
         ) from error

@@ -713,6 +713,26 @@ def test_what_an_evaluation_does_otherwise_or_not_at_all_is_said(tree, tmp_path,
         ["Warning: data.size: evaluated with 32, the run was trained with 16"],
     )
     assert command("evaluate", run, "--data.size=16", layers=[])[2] == []
+    assert command("evaluate", run, "--train.accumulate=2", layers=[])[2] == []
+
+
+def test_what_a_file_gives_to_an_evaluation_is_said_as_what_the_command_line_gives(
+    tree, tmp_path, command
+):
+    assert command("train", f"--data.root={tree}")[0] == 0
+    (run,) = runs(tmp_path)
+    layer = tmp_path / "layer.yaml"
+    layer.write_text("data: {size: 32}\n")
+    assert command("evaluate", run, "-c", layer, layers=[])[2] == [
+        "Warning: data.size: evaluated with 32, the run was trained with 16"
+    ]
+    # A file that changes nothing of the evaluation does not keep its scores from being compared.
+    layer.write_text("runtime: {workers: 0}\n")
+    record = json.loads((run / "record.json").read_text())
+    record["metrics"]["test/loss"] += 1
+    (run / "record.json").write_text(json.dumps(record))
+    (said,) = command("evaluate", run, "-c", layer, layers=[])[2]
+    assert said.startswith("Warning: test/loss: the run's record has ")
 
 
 @pytest.mark.parametrize("override", ["--model.intermediate=relu", "--model.bn_eps=0.1"])

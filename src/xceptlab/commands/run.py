@@ -9,7 +9,7 @@ from pathlib import Path
 from xceptlab import register
 from xceptlab.commands.remarks import absent_classes, few_images, warn
 from xceptlab.config import shipped
-from xceptlab.config.loading import load_file, load_run, overrides
+from xceptlab.config.loading import keys_given, load_file, load_run, outputs_of, overrides
 from xceptlab.config.run_id import science_of
 from xceptlab.config.schema import ModelConfig, RunConfig
 from xceptlab.errors import Refused
@@ -26,11 +26,21 @@ WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".h5", ".keras")
 """Suffixes of files that hold weights, or a checkpoint."""
 READ_BY_EVALUATIONS = [
     f"train.{name}"
-    for name in ("batch_size", "compile", "deterministic", "metrics", "precision", "threads")
+    for name in (
+        "accumulate",
+        "batch_size",
+        "compile",
+        "deterministic",
+        "metrics",
+        "precision",
+        "threads",
+    )
 ]
-"""Keys of the training that change an evaluation, too: its batches, its arithmetic or which metrics
-are measured.
+"""Keys of the training that change an evaluation, too: its batches, which are as large as the parts
+that accumulate, its arithmetic or which metrics are measured.
 """
+DEPTH = 3
+"""How many levels of nested modules ``describe`` shows, where ``--depth`` does not say it."""
 UNLIKE = 0.02
 """Relative difference of two scores of the same weights beyond which another device or precision
 does not explain it.
@@ -97,7 +107,7 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.data import require_files
 
     require_files(config.data)
-    given = {key for key, _ in overrides(layers)}
+    given = keys_given(layers)
     config, remarks = _resolved_for_evaluation(config, weights, given)
     if world.first:
         warn(remarks)
@@ -106,7 +116,8 @@ def evaluate(options: argparse.Namespace, layers: list[str]) -> int:
         warn(absent.text for absent in absent_classes(config.data) if absent.split == evaluated_on)
     from xceptlab.training import train as training
 
-    scores = training.evaluate(config, weights, options.split, given)
+    typed = {key for key, _ in overrides(layers)}
+    scores = training.evaluate(config, weights, options.split, typed)
     if world.first:
         for name, value in scores.items():
             print(f"{name} {value:.6g}")
@@ -124,11 +135,11 @@ def _resolved_for_evaluation(
     Args:
         config: The configuration as it was loaded.
         weights: File of the weights, which may lie in their run's folder, or timm's name.
-        given: The keys that the command line gives.
+        given: The keys that the command line and its files give.
 
     Returns:
         The configuration with what the data's files tell filled in, and the warnings: one for each
-        option of the data, such as ``data.size``, to which the command line gives another value
+        option of the data, such as ``data.size``, to which one of these keys gives another value
         than the run had, and one where the images or the classes are others. There are none where
         nothing differs, or where the run has no record to compare with.
 
@@ -160,7 +171,7 @@ def _other_options_of_data(config: RunConfig, record: Record, given: Collection[
     Args:
         config: The configuration of the evaluation.
         record: The run's record.
-        given: The keys that the command line gives.
+        given: The keys that the command line and its files give.
     """
     science = config.science()
     reported_elsewhere = ("data.name", "data.content", "data.num_classes")
@@ -321,19 +332,22 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
     """Show the network as a table: modules, output shapes, parameters, multiply-accumulates."""
     from xceptlab.models import describe as describing
 
-    if options.depth < 0:
-        raise Refused(f"--depth: {options.depth} is not allowed; it must be at least 0")
+    depth = DEPTH if options.depth is None else options.depth
+    if depth < 0:
+        raise Refused(f"--depth: {depth} is not allowed; it must be at least 0")
     if options.run:
         warn(_without_effect(layers, "the description of a run's network"))
     if options.compare:
         if options.run:
             raise Refused(f"--compare: shows two networks side by side; {options.run} is a third")
+        if options.depth is not None:
+            raise Refused("--depth: must be left out with --compare, which shows the topmost modules")
         a, b = (_with_classes(_configured(name, layers)) for name in options.compare)
         describing.compare(a, b, options.compare)
         return 0
     config = _configured(options.run, layers) if options.run else load_run(layers)
     warn(_given_in_vain(config, layers))
-    describing.describe(_with_classes(config), options.depth)
+    describing.describe(_with_classes(config), depth)
     return 0
 
 
@@ -371,7 +385,7 @@ def _file_or_run(name: str, layers: list[str]) -> Path:
     path = shipped.find(name)
     if path.exists():
         return path
-    return RunDirectory.of(load_run(layers).runtime.outputs, name).path
+    return RunDirectory.of(str(outputs_of(layers)), name).path
 
 
 def _with_classes(config: RunConfig) -> RunConfig:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from xceptlab import register
 from xceptlab.commands.remarks import absent_classes, few_images, warn
-from xceptlab.config.loading import load_run, overrides
+from xceptlab.config.loading import load_run, outputs_of, overrides
 from xceptlab.errors import BAD_INPUT, FAILED, INTERRUPTED, Refused
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.runs.leases import Busy
@@ -208,7 +208,7 @@ def sync(options: argparse.Namespace, layers: list[str]) -> int:
     from xceptlab.study.plan import expand
     from xceptlab.training.weights_and_biases import check_key
 
-    outputs = Path(load_run(layers).runtime.outputs)
+    outputs = outputs_of(layers)
     # All names are looked up before W&B is asked for anything, so that a misspelt one is told first.
     named: list[RunDirectory | Expansion] = []
     for name in options.names:

@@ -8,15 +8,17 @@ cannot be used is raised as a ``Refused`` of one line; for a value that is not a
 names the value, its key, the file that it comes from, if any, and what is allowed.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from xceptlab.config import options, shipped
 from xceptlab.config.field_errors import FieldError
 from xceptlab.config.fields import Section, from_values, keys
 from xceptlab.config.layers import Layer, Origin, file_layer, layer, resolve
-from xceptlab.config.schema import RunConfig
+from xceptlab.config.schema import RunConfig, RuntimeConfig
 from xceptlab.errors import Refused
 
 T = TypeVar("T", bound=Section)
@@ -81,6 +83,28 @@ def load_run(args: Sequence[Argument] = (), *, of_run: str = "") -> RunConfig:
         print(dump(config), end="", flush=True)
         raise SystemExit(0)
     return config
+
+
+def outputs_of(args: Sequence[Argument]) -> Path:
+    """Return the outputs folder that arguments ask for. They need not make a whole configuration, as
+    where they are to change that of a run which is yet to be found in this folder.
+
+    Raises:
+        Refused: A file cannot be read, a key is unknown, or a value is missing or not of its type.
+    """
+    folder = RuntimeConfig.outputs
+    for one in layers_of(args):
+        folder = one.values.get("runtime.outputs", folder)
+    return Path(os.path.expanduser(folder))
+
+
+def keys_given(args: Sequence[Argument]) -> set[str]:
+    """Return the dotted keys that arguments give, each by itself or in a file.
+
+    Raises:
+        Refused: A file cannot be read, a key is unknown, or a value is missing or not of its type.
+    """
+    return {key for one in layers_of(args) for key in one.values}
 
 
 def overrides(args: Sequence[Argument]) -> list[tuple[str, str | None]]:

@@ -50,7 +50,8 @@ class Verdicts(dict[str, Verdict]):
         it.
 
         Estimate and interval, in the metric's unit, are those of a - b, or of b - a for a metric in
-        which lower is better.
+        which lower is better. For an interaction the column ``gain`` says which gain is
+        compared between a and b; it is empty for any other claim.
         """
         import pandas as pd
 
@@ -58,8 +59,8 @@ class Verdicts(dict[str, Verdict]):
         for verdict in self.values():
             claim = verdict.claim
             a, b = claim.sides
-            row: dict[str, Any] = {"claim": claim.id, "a": a, "b": b, "metric": claim.metric}
-            row |= {"kind": claim.kind, "margin": claim.margin}
+            row: dict[str, Any] = {"claim": claim.id, "a": a, "b": b, "gain": claim.gain}
+            row |= {"metric": claim.metric, "kind": claim.kind, "margin": claim.margin}
             row |= {name: getattr(verdict, name) for name in SHOWN}
             rows.append(row)
         return pd.DataFrame(rows)

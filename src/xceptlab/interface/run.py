@@ -2,6 +2,7 @@
 scores and features.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -228,12 +229,14 @@ class Run:
         """
         import torch
 
-        from xceptlab.data import resolved
+        from xceptlab.data.identity import resolved_data
         from xceptlab.data.module import DataModule
 
         if split not in SPLITS:
             raise Refused(f"{split!r} is no split; there are {', '.join(SPLITS)}")
-        data = DataModule(resolved(self.config))
+        # The weights that the training started from are not needed, and may be gone by now.
+        config = dataclasses.replace(self.config, data=resolved_data(self.config.data))
+        data = DataModule(config)
         data.setup("test")
         if split == "val" and not len(data.validation):
             raise Refused(f"val is empty; data.validation of {self.id} is 0")

@@ -76,7 +76,8 @@ class RunDirectory:
         """Find a run by its folder, or by its id among the runs in ``outputs``; None where no such
         run has begun.
         """
-        for path in (Path(name), cls.of(str(outputs), str(name)).path):
+        folder = Path(os.path.expanduser(name))
+        for path in (folder, cls.of(os.path.expanduser(outputs), str(name)).path):
             if (path / "config.yaml").is_file():
                 return cls(path)
         return None

@@ -32,11 +32,12 @@ def find_study_file(path: str) -> Path:
     Raises:
         Refused: There is no study.
     """
-    for candidate in (Path(path), shipped.root() / path, shipped.root() / "experiments" / path):
+    given = Path(os.path.expanduser(path))
+    for candidate in (given, shipped.root() / path, shipped.root() / "experiments" / path):
         file = candidate / "study.yaml" if candidate.is_dir() else candidate
         if file.is_file():
             return file
-        if Path(path).exists():
+        if given.exists():
             break
     raise Refused(
         f"{path}: no study there; give a study's folder (with a study.yaml in it), its file, or a shipped one's name"
