@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import struct
@@ -39,6 +40,7 @@ from xceptlab.data.check import Counts, check
 from xceptlab.data.layouts import find_layout, prepared_folder
 from xceptlab.data.photographs import Photographs, decode
 from xceptlab.data.prepare import prepare
+from xceptlab.data.shards import find_shards
 from xceptlab.data.split import Split
 from xceptlab.data.tree import Tree
 from xceptlab.errors import Refused
@@ -1131,6 +1133,53 @@ def test_missing_shards_and_neighbouring_sets_are_refused(shards):
         load(shards)
 
 
+HASH = "29aec9150af50f9f"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["00000-of-00001"], ""),
+        (["00000-of-00002", "00001-of-00002"], ""),
+        (["00001-of-00002", "00002-of-00002"], ""),
+        ([f"00000-of-00002-{HASH}", f"00001-of-00002-{HASH[::-1]}"], ""),
+        (["a"], ""),
+        (["2024-01", "2024-03"], ""),
+        ([f"00000-of-00007-{HASH}"], r"1 of the 7 files train-\*.parquet are there; number 1 is m"),
+        (["00001-of-00002"], r"1 of the 2 files train-\*.parquet are there; number 0 is missing"),
+        (["00000-of-00002", "00002-of-00002"], r"2 of the 2 files .* there; number 1 is missing"),
+        (["00000-of-00002", "00001-of-00002", "00002-of-00002"], r"3 of the 2 files .* are there$"),
+        (["00000-of-00002", "00000-of-00003"], r"are of several sets, of 2 and of 3 files"),
+        (["00000-of-00002", "00001-of-00002 (1)"], r"train-00001-of-00002 \(1\).parquet has no numb"),
+        (["00000-of-00001", "new"], r"train-new.parquet has no number, as the other files train-\*"),
+        (
+            ["00000-of-00002", f"00000-of-00002-{HASH}", "00001-of-00002"],
+            rf"number 0 .* there twice: train-00000-of-00002-{HASH}.parquet and train-00000-of-00002.p",
+        ),
+    ],
+)  # fmt: skip
+def test_of_numbered_files_each_must_be_there_once(tmp_path, names, said):
+    for name in names:
+        (tmp_path / f"train-{name}.parquet").touch()
+    if said:
+        with pytest.raises(Refused, match=f"^{re.escape(str(tmp_path))}: .*{said}"):
+            find_shards(tmp_path, "train")
+    else:
+        assert len(find_shards(tmp_path, "train")) == len(names)
+
+
+def test_files_that_replace_others_while_a_process_runs_are_read_anew(shards):
+    file = shards / "data" / "train-00000-of-00002.parquet"
+    before = everything(load(shards)[0])
+    table = pyarrow.parquet.read_table(file)
+    backwards = table.take(list(reversed(range(len(table)))))
+    pyarrow.parquet.write_table(backwards, file, row_group_size=5)
+    train, _ = load(shards)
+    half = len(table)
+    assert train.labels[:half].tolist() == backwards["label"].to_pylist()
+    assert torch.equal(everything(train), torch.cat((before[:half].flip(0), before[half:])))
+
+
 def test_row_groups_are_kept_by_their_bytes(shards, monkeypatch):
     from xceptlab.data import shards as module
 
@@ -1142,7 +1191,8 @@ def test_row_groups_are_kept_by_their_bytes(shards, monkeypatch):
     monkeypatch.setattr(module, "_CACHE_BYTES", 2.2 * one)
     assert torch.equal(everything(train), wanted)
     assert len(module._cache) == 2
-    assert list(module._cache)[-1] == (shards / "data" / "train-00001-of-00002.parquet", 2)
+    file, _, group = list(module._cache)[-1]
+    assert (file.name, group) == ("train-00001-of-00002.parquet", 2)
     monkeypatch.setattr(module, "_CACHE_BYTES", 0)
     assert torch.equal(everything(train), wanted)
     assert len(module._cache) == 1

@@ -4,6 +4,7 @@ own.
 
 import json
 import re
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,16 +12,21 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from torch import nn
 
 import made
 import xceptlab.models.export
 from conftest import ROOT, enliven
+from xceptlab import register
 from xceptlab.cli import main
 from xceptlab.config.loading import load_run
+from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.errors import Refused
 from xceptlab.models import pretrained
 from xceptlab.models.build import build
 from xceptlab.models.export import export
 from xceptlab.models.names import to_timm
+from xceptlab.models.warm_start import warm_start
 from xceptlab.models.xception import Xception
 
 PREPROCESSED_AS_TIMM = ["--data.eval_crop=0.8975", "--data.eval_interpolation=bicubic"]
@@ -435,3 +441,56 @@ def test_a_run_is_loaded_by_its_configuration_whatever_its_network(tmp_path, tin
     (run / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     with pytest.raises(ValueError, match="does not fit"):
         pretrained.load(run, width=0.25)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"timm": "resnet18"}, r"weights of timm's resnet18, which timm.create_model\("),
+        ({"timm": "densenet121"}, r"weights of timm's densenet121, which timm.create_model\("),
+        ({"family": "plain"}, r"weights of the family plain, whose network xceptlab.Run"),
+    ],
+)
+def test_a_run_of_another_network_is_not_taken_for_timms_xception(
+    tmp_path, monkeypatch, capsys, model, said
+):
+    """Also where the other network begins with a layer ``conv1``, as timm's Xception does."""
+    monkeypatch.setattr(register, "_entries", {})
+    layers = {"conv1": nn.Conv2d(3, 4, 3), "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten()}
+    register.model("plain", version=1)(
+        lambda options, classes: nn.Sequential(OrderedDict(layers, fc=nn.Linear(4, classes)))
+    )
+    config = ModelConfig(**model)
+    network = build(config, 10, seed=3)
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "model.safetensors")
+    misfit = r"does not fit the network: entry\.stem\.conv1\.weight is missing"
+    with pytest.raises(Refused, match=misfit):
+        pretrained.load(tmp_path)
+    with pytest.raises(Refused, match=misfit):
+        pretrained.restore(ModelConfig(), 10, tmp_path)
+    run = RunConfig(model=config, data=DataConfig(name="digits", size=8, crop="none"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run.to_dict()))
+    started = ModelConfig(weights=str(tmp_path))
+    with pytest.raises(Refused, match=f"^model.weights: .*{misfit}"):
+        warm_start(started, build(started, 10))
+    capsys.readouterr()
+    for where in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(Refused, match=said):
+            pretrained.load(where)
+    restored, _ = pretrained.restore(config, 10, tmp_path)
+    assert all(map(torch.equal, restored.parameters(), network.parameters()))
+    photographs = RunConfig(data=DataConfig(name="imagenet"))
+    assert pretrained.with_published_preprocessing(photographs, tmp_path) is photographs
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_of_timms_xception_is_loaded_with_timms_constants(tmp_path, capsys):
+    config = ModelConfig(timm="legacy_xception")
+    theirs = build(config, 10, seed=3)
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    run = RunConfig(model=config, data=DataConfig(name="digits", size=8, crop="none"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run.to_dict()))
+    ours = pretrained.load(tmp_path)
+    assert "weights from timm; padding symmetric, bn_eps 1e-05" in capsys.readouterr().err
+    x = torch.randn(1, 3, 96, 96)
+    torch.testing.assert_close(ours(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)

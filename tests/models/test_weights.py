@@ -311,6 +311,80 @@ def test_a_start_from_a_run_that_trained_on_what_is_held_out_is_pointed_out(
     assert (f"; it {seen}" in RunDirectory(folder).record().weights) == warned
 
 
+OWN = ["--data.name=folder", "--data.crop=resized", "--data.train_images=0",
+       "--data.test_images=0", "--train.batch_size=7", "--train.epochs=1"]  # fmt: skip
+
+
+def added(root):
+    shutil.copyfile(root / "train/a/a0.jpg", root / "train/a/new.jpg")
+
+
+def with_another_class(root):
+    shutil.copytree(root / "train/a", root / "train/d")
+    shutil.copytree(root / "val/a", root / "val/d")
+
+
+def of_other_classes(root):
+    for folder in [*root.glob("*/?")]:
+        folder.rename(folder.with_name(f"other_{folder.name}"))
+
+
+CHANGES = {
+    "the same files": (lambda root: None, False),
+    "one more": (added, True),
+    "one renamed": (lambda root: (root / "train/a/a0.jpg").rename(root / "train/a/z.jpg"), True),
+    "one gone": (lambda root: (root / "train/b/b0.jpg").unlink(), True),
+    "another class": (with_another_class, True),
+    "a class gone": (lambda root: [shutil.rmtree(root / part / "c") for part in ("train", "val")], True),
+    "other classes": (of_other_classes, False),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """An own data set, and the folder of a run on it."""
+    folder = tmp_path_factory.mktemp("own")
+    root = photographs(folder / "tree", "abc", train=8, val=2)
+    options = [*OWN, "--data.validation=0.25", f"--data.root={root}"]
+    config = resolved(load_run([*TINY, *options, f"--runtime.outputs={folder / 'outputs'}"]))
+    record = train(config, progress=False)
+    return root, folder / "outputs/runs" / record.run_id
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("own_part", [False, True])
+def test_a_start_on_ones_own_data_that_have_changed_since_is_pointed_out(
+    own, tmp_path, command, change, own_part
+):
+    """Which photographs are held out depends on all of them, or on who has moved which to ``val``."""
+    root, run = own
+    alter, warned = CHANGES[change]
+    shutil.copytree(root, tmp_path / "tree")
+    alter(tmp_path / "tree")
+    options = [*OWN, f"--data.root={tmp_path / 'tree'}", f"--model.weights={run}"]
+    options.append(f"--data.validation={0 if own_part else 0.25}")
+    if own_part:
+        shutil.copytree(tmp_path / "tree/val", tmp_path / "tree/test")
+        warned = change != "other classes"
+    code, _, err = command("train", *options)
+    seen = "may have trained on images that are held out for validation here"
+    assert (code, seen in err) == (0, warned)
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    assert (f"; it {seen}" in RunDirectory(folder).record().weights) == warned
+
+
+def test_with_a_part_for_validation_fewer_training_images_hold_out_no_others(
+    own, tmp_path, command
+):
+    root = shutil.copytree(own[0], tmp_path / "tree")
+    shutil.copytree(root / "val", root / "test")
+    options = [*OWN, "--data.validation=0", f"--data.root={root}"]
+    assert command("train", *options)[0] == 0
+    (run,) = (tmp_path / "outputs/runs").iterdir()
+    code, _, err = command("train", *options, "--data.train_images=12", f"--model.weights={run}")
+    assert (code, "starts from the run" in err, "held out" in err) == (0, True, False)
+
+
 def test_weights_are_not_needed_any_more_once_a_training_has_begun(
     run, tmp_path, command, monkeypatch
 ):

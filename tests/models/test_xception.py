@@ -6,8 +6,10 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.models.build import build, channels_last
 from xceptlab.models.cost import changes, cost, table
@@ -378,3 +380,53 @@ def test_a_tag_of_published_weights_is_refused_as_all_weights_are_drawn(name):
     message = f"model.timm: '{name}' is not allowed; it must be resnet10t, without the tag"
     with pytest.raises(ValueError, match=message):
         ModelConfig(timm=name)
+
+
+class Gated(nn.Module):
+    """An activation with parameters of every kind that a constructor may set or draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Conv1d(1, 1, 3, padding=1)
+        self.gate = nn.Linear(1, 1)
+        self.drawn = nn.Parameter(torch.randn(3))
+        self.register_buffer("mask", torch.rand(3))
+        self.scale = nn.Parameter(torch.full((1,), 0.25))
+        nn.init.zeros_(self.line.bias)
+
+
+@pytest.fixture
+def gated(monkeypatch):
+    """The name of a registered activation with parameters."""
+    monkeypatch.setattr(register, "_entries", {})
+    register.activation("gated", version=1)(Gated)
+    return "gated"
+
+
+def test_a_registered_activation_starts_by_the_seed_and_the_layers_name(gated):
+    config = ModelConfig(**SMALL | {"middle_blocks": 2}, intermediate=gated)
+    variants = [{}, {"middle_blocks": 1}, {"residual": "none"}, {"fc": (8,)}, {"init": "timm"}]
+    first = build(config, 5, seed=3).state_dict()
+    inner = [name for name in first if ".intermediate." in name and ".gate." not in name]
+    assert len(inner) > 20
+    for variant in variants:
+        torch.rand(1)
+        again = build(dataclasses.replace(config, **variant), 5, seed=3).state_dict()
+        assert all(torch.equal(again[name], first[name]) for name in inner if name in again)
+    other = build(config, 5, seed=4).state_dict()
+    place = "middle.{}.units.0.separable.intermediate"
+    for name in ("line.weight", "gate.weight", "drawn", "mask"):
+        one, two = (f"{place.format(i)}.{name}" for i in (0, 1))
+        assert not torch.equal(first[one], other[one]), name
+        assert not torch.equal(first[one], first[two]), name
+    # What the constructor sets stays, but for 2d convolutions and linear layers.
+    assert first[f"{place.format(0)}.scale"] == 0.25
+    assert first[f"{place.format(0)}.line.bias"] == 0
+    assert first[f"{place.format(0)}.gate.bias"] == 0
+
+
+@pytest.mark.parametrize("intermediate", ["none", "gated"])
+def test_building_leaves_torchs_generator_alone(gated, intermediate):
+    before = torch.get_rng_state()
+    build(ModelConfig(**SMALL, intermediate=intermediate, fc=(8,)), 5)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -2,6 +2,7 @@
 shards, for each split.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+State = tuple[int, int]
+"""Size of a file in bytes, and the time of its last change in nanoseconds."""
+
+
 @dataclass(frozen=True)
 class Shards(Store):
     """Store of photographs in parquet files with a column of encoded images and a column ``label``.
@@ -30,6 +35,8 @@ class Shards(Store):
     """
 
     files: tuple[Path, ...]
+    states: tuple[State, ...]
+    """State of each file when its labels were read."""
     labels: Indices
     """Labels (n,) of the photographs."""
     groups: Indices
@@ -43,10 +50,13 @@ class Shards(Store):
         read, and which of them are in which row group.
 
         Raises:
+            OSError: A file is not there, or cannot be read.
             Refused: A file is no parquet file or is damaged; its column of encoded images (``img``
                 or ``image``) or of labels (``label``) is missing, there twice or of another type;
                 or a row holds no label from 0 to ``tables.MAX_CLASSES`` - 1.
         """
+        # A file that is replaced while it is read has another state than is noted here.
+        states = tuple(map(_state, files))
         labels: list[Indices] = []
         groups: list[tuple[int, int, int]] = []
         first = 0
@@ -56,12 +66,13 @@ class Shards(Store):
             for group, size in enumerate(table.sizes):
                 groups.append((number, group, first))
                 first += size
-        return cls(tuple(files), np.concatenate(labels), np.array(groups).reshape(-1, 3))
+        table_of_groups = np.array(groups).reshape(-1, 3)
+        return cls(tuple(files), states, np.concatenate(labels), table_of_groups)
 
     def read(self, i: int) -> bytes:
         group, row = self._place(i)
         number, group_in_file, _ = self.groups[group]
-        cells = _row_group(self.files[number], int(group_in_file))
+        cells = _row_group(self.files[number], self.states[number], int(group_in_file))
         data = cells[row].as_py()
         if not data:
             raise Refused("the cell holds no bytes")
@@ -88,25 +99,38 @@ class Shards(Store):
 
 
 _CACHE_BYTES = 128 * 2**20
-_cache: "dict[tuple[Path, int], pyarrow.ChunkedArray]" = {}
-"""The encoded images of the row groups that this process has used last, by file and the group's
-number in it. Together they have up to ``_CACHE_BYTES``; a single larger group is kept, too. The
-group used last is the last in the dictionary's order.
+_cache: "dict[tuple[Path, State, int], pyarrow.ChunkedArray]" = {}
+"""The encoded images of the row groups that this process has used last, by file, the file's state
+and the group's number in it, so that a file that was replaced is read anew. Together they have up
+to ``_CACHE_BYTES``; a single larger group is kept, too. The group used last is the last in the
+dictionary's order.
 """
 
 
-def _row_group(file: Path, group: int) -> "pyarrow.ChunkedArray":
+def _state(file: Path) -> State:
+    """Return the state of a file, by which one that has replaced it is told from it.
+
+    Raises:
+        OSError: It is not there.
+    """
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _row_group(file: Path, state: State, group: int) -> "pyarrow.ChunkedArray":
     """Return the encoded images (n,) of a row group of a parquet file as bytes, null for an empty
     cell. The groups that were read last are kept in this process's memory.
 
     Args:
         file: The parquet file.
+        state: Its state when its labels were read.
         group: Number of the row group in this file, from 0.
     """
-    cells = _cache.pop((file, group), None)
+    key = (file, state, group)
+    cells = _cache.pop(key, None)
     if cells is None:
         cells = open_table(file).images(group)
-    _cache[file, group] = cells
+    _cache[key] = cells
     while len(_cache) > 1 and sum(kept.nbytes for kept in _cache.values()) > _CACHE_BYTES:
         oldest = next(iter(_cache))
         del _cache[oldest]
@@ -133,7 +157,8 @@ def find_shards(root: Path, split: str) -> list[Path]:
         split: Name of the split in the files' names, such as ``validation``.
 
     Raises:
-        Refused: They are in several folders, or some of them are missing.
+        Refused: They are in several folders; or they are numbered, such as
+            ``train-00001-of-00002.parquet``, and not each file of one set is there once.
     """
     pattern = f"{split}-*.parquet"
     in_subfolders = [file for file in root.glob(f"*/{pattern}") if not is_hidden(file.parent.name)]
@@ -141,9 +166,52 @@ def find_shards(root: Path, split: str) -> list[Path]:
     if not files:
         return []
     refuse_several_folders(root, files)
-    total = re.search(r"-of-(\d+)\.parquet$", files[0].name)
-    if total and len(files) != int(total[1]):
-        raise Refused(
-            f"{files[0].parent}: {len(files)} of the {int(total[1])} files {pattern} are there"
-        )
+    if any(_NUMBERED.search(file.name) for file in files):
+        _refuse_incomplete(files, pattern)
     return files
+
+
+_NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?:-[0-9a-f]{16})?\.parquet$")
+"""End of a numbered file's name: its number, and how many there are. The hub's files of 2022 and
+2023 have a hash behind these.
+"""
+
+
+def _refuse_incomplete(files: list[Path], pattern: str) -> None:
+    """Refuse numbered parquet files of one folder unless each of one set is there, once.
+
+    Args:
+        files: The files.
+        pattern: What their names have in common, for the errors.
+
+    Raises:
+        Refused: A file has no number or the number of another; they are of several sets, as by
+            their names these have different numbers of files; or some are missing.
+    """
+    folder = files[0].parent
+    by_number: dict[int, Path] = {}
+    totals = set()
+    for file in files:
+        numbered = _NUMBERED.search(file.name)
+        if not numbered:
+            raise Refused(
+                f"{folder}: {file.name} has no number, as the other files {pattern} have; remove it if it is a copy"
+            )
+        number, total = map(int, numbered.groups())
+        totals.add(total)
+        if len(totals) > 1:
+            counts = " and of ".join(map(str, sorted(totals)))
+            raise Refused(f"{folder}: the files {pattern} are of several sets, of {counts} files")
+        if number in by_number:
+            names = f"{by_number[number].name} and {file.name}"
+            raise Refused(
+                f"{folder}: number {number} of the files {pattern} is there twice: {names}"
+            )
+        by_number[number] = file
+    # The hub counts from 0, and others from 1.
+    first = 1 if total in by_number and 0 not in by_number else 0
+    missing = next(number for number in itertools.count(first) if number not in by_number)
+    if len(files) == total and missing == first + total:
+        return
+    hint = f"; number {missing} is missing" if missing < first + total else ""
+    raise Refused(f"{folder}: {len(files)} of the {total} files {pattern} are there{hint}")

@@ -12,7 +12,8 @@ from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
 from xceptlab.models.conv import protected
 from xceptlab.models.extensions import new_module
-from xceptlab.models.xception import Xception, initialise_module, named_seed
+from xceptlab.models.initial import initialise_module, named_seed
+from xceptlab.models.xception import Xception
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -32,8 +33,9 @@ def build(config: ModelConfig, classes: int, seed: int = 0) -> nn.Module:
     initial weights drawn from the seed.
 
     In Xception and in registered families, modules of equal name and shape start equal in every
-    variant. A timm model draws all weights by its own scheme from one generator: the same model
-    starts equal under the same seed, but two models have nothing in common.
+    variant, and a registered activation does in every layer of equal name. A timm model draws all
+    weights by its own scheme from one generator: the same model starts equal under the same seed,
+    but two models have nothing in common. torch's generator of the CPU is left as it was.
 
     Raises:
         Refused: There is no such network, or it cannot be built.

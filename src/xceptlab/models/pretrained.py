@@ -42,8 +42,10 @@ TIMM_NAMES = ("legacy_xception", "xception")
 xception71 are other networks.
 """
 
-TIMMS_KEY = "conv1.weight"
-"""Key by which a checkpoint of timm's is told from one of ours, which has no such key."""
+TIMMS_KEY = "block1.rep.0.conv1.weight"
+"""Key by which a checkpoint of timm's ``legacy_xception`` is told from those of other networks, ours
+or not.
+"""
 
 
 def load(path_or_name: str | Path, **overrides: Any) -> Xception:
@@ -75,7 +77,6 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
     source, state = read(path_or_name)
     trained = model_of_run(Path(path_or_name)) if source == "xceptlab" else None
     config = dataclasses.replace(trained or ModelConfig(), **CONSTANTS[source] | overrides)
-    announce(path_or_name, source, config)
     if config.family != "xception":
         raise Refused(
             f"{path_or_name}: weights of the family {config.family}, whose network xceptlab.Run(FOLDER).network is"
@@ -84,6 +85,7 @@ def load(path_or_name: str | Path, **overrides: Any) -> Xception:
         raise Refused(
             f"{path_or_name}: weights of timm's {config.timm}, which timm.create_model(checkpoint_path=...) loads"
         )
+    announce(path_or_name, source, config)
     head = [value for name, value in state.items() if name.startswith("classifier.")]
     network = Xception(config, classes or (len(head[0]) if head else 1000))
     if not head:
@@ -253,7 +255,7 @@ def with_published_preprocessing(
 
 
 def _is_from_timm(weights: str | Path) -> bool:
-    """Whether weights are timm's: a file with timm's keys, or timm's name of the network."""
+    """Whether weights are those of timm's Xception: a file with its keys, or timm's name of it."""
     path = Path(weights_in(weights))
     if path.suffix in TENSOR_FILES:
         return TIMMS_KEY in read_tensors(path)

@@ -10,12 +10,14 @@ many groups as there are channels (depthwise).
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from xceptlab import register
 from xceptlab.config.schema import ModelConfig
 from xceptlab.errors import Refused
 from xceptlab.models.extensions import new_module
+from xceptlab.models.initial import seeded
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
@@ -46,7 +48,7 @@ class SeparableConv2d(nn.Module):
         outputs: Channels of the output.
         config: The architecture; ``order``, ``segments``, ``intermediate``, ``intermediate_norm``
             and BatchNorm's constants are read.
-        place: The name of the layer, for errors.
+        place: The name of the layer, for errors and for what a registered activation draws.
 
     Raises:
         Refused: ``segments`` does not divide the channels of the 3x3 convolution, or the activation
@@ -66,7 +68,7 @@ class SeparableConv2d(nn.Module):
         self.intermediate_norm = (
             batch_norm(config, channels) if config.intermediate_norm else nn.Identity()
         )
-        self.intermediate = activation(config.intermediate)
+        self.intermediate = activation(config.intermediate, place)
 
     @staticmethod
     def _groups(config: ModelConfig, channels: int, place: str) -> int:
@@ -101,8 +103,12 @@ class SeparableConv2d(nn.Module):
         return second(x)  # (N, outputs, H, W)
 
 
-def activation(name: str) -> nn.Module:
+def activation(name: str, place: str) -> nn.Module:
     """Make the activation that ``model.intermediate`` names, built in or registered.
+
+    What a registered function draws depends on ``place``, the name of the layer, and on the seed
+    that torch's generator of the CPU has, which is left as it was. So the activation starts equal
+    in every network that has such a layer.
 
     Raises:
         Refused: Nothing is registered under the name, or the registered function raises an error or
@@ -110,7 +116,8 @@ def activation(name: str) -> nn.Module:
     """
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]()
-    return new_module(register.entry("activation", name))
+    with seeded(torch.initial_seed(), place):
+        return new_module(register.entry("activation", name))
 
 
 def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> nn.Module:
@@ -121,7 +128,7 @@ def convolution(inputs: int, outputs: int, config: ModelConfig, place: str) -> n
         inputs: Channels of the input.
         outputs: Channels of the output.
         config: The architecture.
-        place: The name of the layer, for errors.
+        place: The name of the layer, for errors and for what a registered activation draws.
 
     Raises:
         Refused: A separable convolution cannot be made of this configuration: ``segments`` does not

@@ -1,5 +1,6 @@
 """Starting a training from existing weights (``model.weights``) in place of drawn ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from torch import nn
 
 from xceptlab.config.loading import load_file
 from xceptlab.config.schema import DataConfig, ModelConfig
-from xceptlab.data.identity import weights_file
+from xceptlab.data.identity import class_names, weights_file
 from xceptlab.errors import Refused
 from xceptlab.models.build import build
 from xceptlab.models.pretrained import CONSTANTS, model_of_run, read
@@ -250,7 +251,9 @@ def _has_seen_validation(file: Path, record: Record | None, data: DataConfig) ->
     validation in these data.
 
     It may if both have the same data set, and either that run split it in another way or its
-    record says the same of the weights that it started from itself.
+    record says the same of the weights that it started from itself. A user's data set of other
+    files is taken for the same one, split in another way, unless none of its classes is the same:
+    a photograph that is added or renamed changes which ones are held out.
 
     Args:
         file: The file of the weights.
@@ -258,18 +261,28 @@ def _has_seen_validation(file: Path, record: Record | None, data: DataConfig) ->
         data: The data of the training that is to start from the weights.
     """
     run = RunDirectory.around(file)
-    if run is None or not data.validation:
+    if run is None or not data.has_validation_images:
         return False
     try:
         theirs = load_file(DataConfig, str(run.path / "config.yaml"), "data")
     except Refused:
         # It is a data set that a module registers which is not loaded here.
         return False
-    if (theirs.name, theirs.content) != (data.name, data.content):
+    if theirs.name != data.name:
         return False
+    if theirs.content != data.content:
+        return not _are_distinct(record.classes if record else (), class_names(data))
     has_inherited = record is not None and SEEN in record.weights
+    has_own_part = data.validation == 0
     same_split = all(getattr(theirs, name) == getattr(data, name) for name in SPLIT)
-    return has_inherited or not same_split
+    return has_inherited or not (has_own_part or same_split)
+
+
+def _are_distinct(theirs: Sequence[str], ours: Sequence[str]) -> bool:
+    """Whether the names of classes show that no class of one data set is one of the other; they do
+    not where either set's are not known.
+    """
+    return bool(theirs and ours) and set(theirs).isdisjoint(ours)
 
 
 def _source(

@@ -3,18 +3,17 @@
 Shapes are (N, C, H, W) and stand on the tensor lines, for the paper's 299x299 input at width 1. A
 module's name says its place in the network (``entry``, ``middle.3``, ``exit``). Its initial weights
 are drawn by that name, so that two variants start with equal weights in every module that they
-share (``initialise``).
+share (``initial.initialise``).
 """
 
-import hashlib
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xceptlab.config.schema import ModelConfig
 from xceptlab.models.conv import Conv2d
+from xceptlab.models.initial import initialise, seeded
 from xceptlab.models.separable import batch_norm, convolution
 
 
@@ -180,21 +179,24 @@ class Xception(nn.Module):
 
     def __init__(self, config: ModelConfig, classes: int = 1000, seed: int = 0) -> None:
         super().__init__()
-        self.entry = Entry(config)
-        self.middle = nn.Sequential()
-        width = config.channels(728)
-        for i in range(config.middle_blocks):
-            self.middle.append(Block(config, f"middle.{i}", width, (width, width, width), stride=1))
-        self.exit = Exit(config)
-        features = config.channels(2048)
-        fc = nn.Sequential()
-        for units in config.fc:
-            fc.append(nn.Linear(features, units))
-            fc.append(nn.ReLU())
-            features = units
-        self.fc = fc if config.fc else None
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(features, classes)
+        # A registered activation may draw from torch's generator when it is made.
+        with seeded(seed, "network"):
+            self.entry = Entry(config)
+            self.middle = nn.Sequential()
+            width = config.channels(728)
+            for i in range(config.middle_blocks):
+                block = Block(config, f"middle.{i}", width, (width, width, width), stride=1)
+                self.middle.append(block)
+            self.exit = Exit(config)
+            features = config.channels(2048)
+            fc = nn.Sequential()
+            for units in config.fc:
+                fc.append(nn.Linear(features, units))
+                fc.append(nn.ReLU())
+                features = units
+            self.fc = fc if config.fc else None
+            self.dropout = nn.Dropout(config.dropout)
+            self.classifier = nn.Linear(features, classes)
         initialise(self, config.init, seed)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -220,67 +222,3 @@ class Xception(nn.Module):
         if self.fc is not None:
             x = self.fc(x)  # (N, units of the last one)
         return self.classifier(self.dropout(x))  # (N, classes)
-
-
-def initialise(network: nn.Module, scheme: str, seed: int) -> None:
-    """Draw the weights and biases of every 2d convolution and linear layer, each layer's from a
-    generator of its own that is seeded by (seed, module name).
-
-    Modules of equal name and shape so start equal in two variants, whatever else these have.
-
-    Args:
-        network: The network, whose weights are replaced.
-        scheme: ``keras`` for Keras's defaults, which the paper's own code used: Glorot uniform
-            (Glorot and Bengio 2010), zero biases. ``timm`` for those of timm's legacy_xception:
-            convolutions normal with variance 2 / fan out (He et al. 2015), linear layers and biases
-            uniform within 1 / sqrt(fan in).
-        seed: The run's seed.
-    """
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            initialise_module(module, scheme, named_seed(seed, name))
-
-
-def named_seed(seed: int, name: str) -> int:
-    """Return the seed of a module's initial weights, from the run's seed and the module's name."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "little", signed=True)
-
-
-def initialise_module(module: nn.Conv2d | nn.Linear, scheme: str, module_seed: int) -> None:
-    """Draw the weights and biases of a module from a seed of its own.
-
-    Args:
-        module: The layer, whose weights are replaced.
-        scheme: ``keras`` for Keras's defaults (Glorot uniform, zero biases); else those of timm's
-            legacy_xception (He normal by fan out for convolutions, uniform for the rest).
-        module_seed: The module's seed, as ``named_seed`` makes it of the run's.
-    """
-    generator = torch.Generator().manual_seed(module_seed)
-    if scheme == "keras":
-        _initialise_as_keras(module, generator)
-    else:
-        _initialise_as_timm(module, generator)
-
-
-def _initialise_as_keras(module: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
-    """Draw Glorot uniform weights and set biases to zero."""
-    nn.init.xavier_uniform_(module.weight, generator=generator)
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
-
-
-def _initialise_as_timm(module: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
-    """Draw weights as timm's legacy_xception does: He normal by fan out for convolutions, uniform
-    within 1 / sqrt(fan in) for linear layers and biases.
-    """
-    fan_in = module.weight[0].numel()
-    bound = fan_in**-0.5
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(
-            module.weight, mode="fan_out", nonlinearity="relu", generator=generator
-        )
-    else:
-        nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-    if module.bias is not None:
-        nn.init.uniform_(module.bias, -bound, bound, generator=generator)
