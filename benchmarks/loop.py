@@ -10,7 +10,7 @@ transforms and workers.
 
 Counts the steps only: no start, no evaluation, no checkpoint, no epoch's end. A machine that others
 use is faster in one second than in the next, by more than the few percent that are in question; so
-a run of ``xceptlab`` and the hand loop take turns every few steps, by a callback, and each block of
+a run of ``xceptlab`` and the hand loop take turns every few steps, in a hook, and each block of
 steps is compared with the one of the other that follows it. torchvision's workers go on working
 while another takes its turn; that loop alternates with the hand loop as a whole. Prints images per
 second and the ratio to the hand loop as median and quartiles. ``--write`` puts it into
@@ -30,6 +30,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytorch_lightning as pl
@@ -40,12 +41,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from _measure import quartiles, synchronise
-from xceptlab import data, register
+from xceptlab import data
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import RunConfig
 from xceptlab.data.sources import Arrays
 from xceptlab.training import optim, train
 from xceptlab.training.provenance import device_name
+from xceptlab.training.task import Task
 
 ROOT = Path(__file__).parents[1]
 CUDA = torch.cuda.is_available()
@@ -210,11 +212,15 @@ class TakingTurns(pl.Callback):
 
 def taking_turns(config: RunConfig, hand: Callable[[int], float]) -> list[Turn]:
     """The turns of a run and of the hand loop."""
-    callback = TakingTurns(hand, config.train.batch_size)
-    register.callback("taking_turns", version=1)(lambda config: callback)
-    with_callback = dataclasses.replace(config.train, callbacks=("taking_turns",))
-    framework(dataclasses.replace(config, train=with_callback))
-    return callback.turns
+    turns = TakingTurns(hand, config.train.batch_size)
+
+    def on_train_batch_end(task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
+        turns.on_train_batch_end(task.trainer, task, outputs, batch, batch_idx)
+
+    # Not as a registered callback: with one the steps would not be captured.
+    with mock.patch.object(Task, "on_train_batch_end", on_train_batch_end):
+        framework(config)
+    return turns.turns
 
 
 def framework(config: RunConfig) -> None:

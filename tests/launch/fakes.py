@@ -55,6 +55,7 @@ def record(argv: list[str]) -> int:
             "seed": config.seed,
             "pid": os.getpid(),
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "wandb": {name: os.environ[name] for name in os.environ if name.startswith("WANDB_")},
             "time": time.monotonic(),
         }
         log.write(json.dumps(line) + "\n")

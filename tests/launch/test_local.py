@@ -197,6 +197,38 @@ def test_runs_die_with_a_coordinator_that_is_killed(tmp_path):
         time.sleep(0.02)
 
 
+NOTEBOOK = """
+import os, sys
+from launch import fakes
+from xceptlab.launch import local
+from xceptlab.config.loading import load_run
+def study(seed):
+    one = local.Local(fakes.record, 1)
+    one._context.set_forkserver_preload([])
+    one.accept([load_run([f"--seed={seed}", f"--runtime.outputs={sys.argv[1]}"])])
+    fakes.finish(one)
+os.environ |= {"WANDB_PROJECT": "first", "WANDB_MODE": "offline", "WANDB_NOTES": "both"}
+study(0)
+os.environ |= {"WANDB_PROJECT": "second", "WANDB_TAGS": "a,b"}
+del os.environ["WANDB_MODE"]
+study(8)
+"""
+
+
+def test_each_study_of_a_notebook_has_the_environment_of_when_it_starts_its_runs(tmp_path):
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("WANDB_")
+    }
+    environment["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"
+    subprocess.run(
+        [sys.executable, "-c", NOTEBOOK, tmp_path], env=environment, check=True, timeout=300
+    )
+    assert [call["wandb"] for call in calls(tmp_path)] == [
+        {"WANDB_PROJECT": "first", "WANDB_MODE": "offline", "WANDB_NOTES": "both"},
+        {"WANDB_PROJECT": "second", "WANDB_TAGS": "a,b", "WANDB_NOTES": "both"},
+    ]
+
+
 @pytest.fixture
 def room(run, monkeypatch):
     """How many units of the machine each of these runs gets, started in turn; None where it waits."""

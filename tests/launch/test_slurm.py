@@ -6,6 +6,8 @@ import os
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from launch import fakes
 from launch.clusters import SLURM, needs_slurm, slurm_alone
 from launch.fakes import calls, finish
 from xceptlab.config.loading import load_run
+from xceptlab.launch import slurm
 from xceptlab.launch.study import make_launcher
 from xceptlab.runs.directory import RunDirectory
 from xceptlab.training.train import train
@@ -85,6 +88,40 @@ def test_a_job_whose_coordinator_is_gone_notes_itself_why_it_failed(tmp_path, bo
     assert done.returncode == code
     assert RunDirectory(tmp_path).failure() == reason
     assert (tmp_path / "slurm_job").read_text() == f"7 {code}"
+
+
+@pytest.mark.parametrize("ends", ["before its number is written", "later"])
+@pytest.mark.parametrize("earlier", ["", "6_0", "6_0 1"])
+def test_how_a_job_ends_is_known_however_early_it_ends(earlier, ends, run, tmp_path, monkeypatch):
+    """An array of many jobs is submitted at once, and their numbers are written one by one."""
+    submitit = pytest.importorskip("submitit")
+    config = run(0)
+    directory = RunDirectory.of(str(tmp_path), config.run_id)
+    directory.create()
+    outcome = directory.path / "slurm_job"
+    if earlier:
+        outcome.write_text(earlier)
+
+    class Executor:
+        def __init__(self, folder):
+            self.update_parameters = lambda **parameters: None
+            self.batch = nullcontext
+
+        def submit(self, task, main, argv, log):
+            if ends != "later":
+                outcome.write_text("7_0 2")
+            return SimpleNamespace(job_id="7_0")
+
+    monkeypatch.setattr(submitit, "SlurmExecutor", Executor)
+    monkeypatch.setattr(slurm, "_squeue", dict)
+    monkeypatch.setattr(slurm.shutil, "which", lambda command: command)
+    one = slurm.Slurm(fakes.record, None)
+    one.accept([config])
+    one.poll()
+    if ends == "later":
+        assert outcome.read_text() == "7_0"
+        outcome.write_text("7_0 2")
+    assert one.poll() == {config.run_id: "failed"}
 
 
 @needs_slurm

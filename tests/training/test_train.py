@@ -4,6 +4,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import safetensors.torch
 import torch
 from PIL import Image
@@ -20,7 +22,7 @@ from PIL import Image
 import processes
 from conftest import ROOT, TINY
 from made import photographs
-from xceptlab import cli
+from xceptlab import cli, register
 from xceptlab.config.loading import load_run
 from xceptlab.data import resolved
 from xceptlab.data.module import Batch, DataModule
@@ -156,6 +158,40 @@ def test_the_log_has_every_step_and_every_evaluation(tiny):
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 11))
     assert [line["epoch"] for line in lines if "val/top1" in line] == [1.0, 2.0]
     assert [line["epoch"] for line in lines if "test/top1" in line] == [2.0]
+
+
+class Ends(pl.Callback):
+    """Ends a training after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step == self.step
+
+
+@pytest.mark.parametrize(
+    ("last_step", "epochs", "said"),
+    [
+        (2, [0.4], ["0.4"]),
+        (5, [1.0], ["1"]),
+        (8, [1.0, 1.6], ["1", "1.6"]),
+        (10, [1.0, 2.0], ["1", "2"]),
+    ],
+)
+def test_where_a_callback_ends_the_training_within_an_epoch_its_evaluation_stands_there(
+    last_step, epochs, said, tiny, monkeypatch, capfd
+):
+    monkeypatch.setattr(register, "_entries", {})
+    register.callback("ends", version=1)(lambda config: Ends(last_step))
+    config = tiny("--train.callbacks=[ends]")
+    train(config, progress=False)
+    lines = directory(config).log()
+    assert [line["epoch"] for line in lines if "val/top1" in line] == epochs
+    assert [line["epoch"] for line in lines if "train/loss" in line][-1] == epochs[-1]
+    assert [line["epoch"] for line in lines if "test/top1" in line] == epochs[-1:]
+    printed = capfd.readouterr().out
+    assert re.findall(r"^epoch (.*) of 2 done: val/", printed, re.M) == said
 
 
 def test_a_run_that_has_its_record_is_not_trained_again_and_what_a_kill_left_then_goes(tiny):

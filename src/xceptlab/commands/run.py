@@ -341,7 +341,9 @@ def describe(options: argparse.Namespace, layers: list[str]) -> int:
         if options.run:
             raise Refused(f"--compare: shows two networks side by side; {options.run} is a third")
         if options.depth is not None:
-            raise Refused("--depth: must be left out with --compare, which shows the topmost modules")
+            raise Refused(
+                "--depth: must be left out with --compare, which shows the topmost modules"
+            )
         a, b = (_with_classes(_configured(name, layers)) for name in options.compare)
         describing.compare(a, b, options.compare)
         return 0

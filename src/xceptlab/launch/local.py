@@ -82,9 +82,11 @@ class Local(Launcher):
             if units is None:
                 # Later runs wait, too: else a run on many devices would never have its turn.
                 return
-            visible_gpus = ",".join(units) if self._uses_gpus(job.config) else None
+            environment = _environment()
+            if self._uses_gpus(job.config):
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(units)
             fresh = job.config.runtime.devices > 1
-            arguments = (self.main, job.write_config(), job.log, visible_gpus, fresh)
+            arguments = (self.main, job.write_config(), job.log, environment, fresh)
             process = self._context.Process(target=_run, args=arguments, name=job.config.run_id)
             # The first start waits until the fork server has loaded. State and handle are set only
             # after it: a Ctrl-C during that wait leaves a waiting job, with no process to stop.
@@ -177,7 +179,24 @@ def _without_main() -> Iterator[None]:
         module.update(kept)
 
 
-def _run(main: Main, argv: list[str], log: Path, visible_gpus: str | None, fresh: bool) -> None:
+@functools.cache
+def _names_at_first_start() -> frozenset[str]:
+    """Return the names of this process's environment variables when this function was first called,
+    which is just before the fork server starts and inherits them.
+    """
+    return frozenset(os.environ)
+
+
+def _environment() -> dict[str, str | None]:
+    """Return this process's environment variables, and None for those that have been removed since
+    the fork server inherited them.
+    """
+    return {**dict.fromkeys(_names_at_first_start()), **os.environ}
+
+
+def _run(
+    main: Main, argv: list[str], log: Path, environment: dict[str, str | None], fresh: bool
+) -> None:
     """Train a run and exit with its exit code: the body of a process that was forked from the fork
     server.
 
@@ -185,12 +204,16 @@ def _run(main: Main, argv: list[str], log: Path, visible_gpus: str | None, fresh
         main: ``xceptlab``'s main function.
         argv: Arguments of ``main``.
         log: File of the run's output.
-        visible_gpus: Value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
+        environment: Values of environment variables, of which the fork server may have older ones;
+            None removes a variable. What libraries have set in the server stays.
         fresh: Whether to train in a new interpreter, which Lightning can execute again for each
             further device, rather than in this process.
     """
     os.setsid()
-    if visible_gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     die_with_parent()
     sys.exit(execute(main, argv, log, fresh=fresh))

@@ -26,7 +26,7 @@ from lightning_utilities.core.imports import RequirementCache
 
 from xceptlab.config.schema import RunConfig
 from xceptlab.errors import BAD_INPUT, FAILED, INTERRUPTED, Refused
-from xceptlab.files import write_atomically
+from xceptlab.files import write_atomically, write_once
 from xceptlab.launch.child import call, print_to
 from xceptlab.launch.failures import note_failure
 from xceptlab.launch.launcher import Job, Launcher, Main, check_gpus, cores_of_a_process
@@ -154,6 +154,9 @@ class Slurm(Launcher):
             wckey=None,
             additional_parameters=_sbatch_options(config),
         )
+        for job in jobs:
+            # Whatever is there after the submission has been left by the new job.
+            (job.directory.path / "slurm_job").unlink(missing_ok=True)
         try:
             with redirect_stderr(io.StringIO()), executor.batch():
                 submitted = [
@@ -169,7 +172,7 @@ class Slurm(Launcher):
         for job, slurm_job in zip(jobs, submitted, strict=True):
             job.handle = slurm_job.job_id
             job.state = "queued"
-            write_atomically(job.directory.path / "slurm_job", slurm_job.job_id.encode())
+            write_once(job.directory.path / "slurm_job", slurm_job.job_id.encode())
 
     def _submit_fewer(self, jobs: list[Job], why: str) -> None:
         """Submit half of the jobs that SLURM has refused, and let the others wait: there may be a

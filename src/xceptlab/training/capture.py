@@ -6,6 +6,10 @@ holds them all and is launched at once. It computes the same bits: before a grap
 compared on a real batch with the work done kernel by kernel, and where the two differ, the run goes
 on without graphs. With ``train.deterministic: false`` arithmetic itself does not repeat to the bit,
 and nothing is compared.
+
+A graph computes with the memory at which parameters and buffers lay when it was captured. A layer
+or an optimizer from outside may put new tensors in their place, or freeze a parameter: this is
+looked for before each batch, and ends the use of graphs.
 """
 
 from collections import Counter
@@ -25,6 +29,9 @@ WARM_UP = 2
 """Number of batches of a shape that are computed kernel by kernel before one is captured; libraries
 load and compile what they need meanwhile.
 """
+
+REPLACED = "parameters or buffers of the network are replaced, frozen or unfrozen"
+"""Why graphs of a network are of no use: a clause that ends the message to the user."""
 
 Outputs = dict[str, Tensor]
 """What is computed for a batch, by name, such as ``loss`` or ``logits``."""
@@ -46,12 +53,15 @@ def recorder(trainer: pl.Trainer, config: RunConfig) -> Recorder | None:
 
 def steps_are_capturable(trainer: pl.Trainer, config: RunConfig) -> bool:
     """Whether the training steps of a run on a GPU can be captured as CUDA graphs. On several
-    devices and with the precision 16-mixed they cannot, and the first process tells the user why.
+    devices, with the precision 16-mixed and with registered callbacks they cannot, and the first
+    process tells the user why.
     """
     if trainer.world_size > 1:
         why = "on several devices gradients are exchanged while they are computed"
     elif config.train.precision == "16-mixed":
         why = "16-mixed scales each loss by what it finds in the gradients"
+    elif config.train.callbacks:
+        why = "a callback may change what they compute"
     else:
         return True
     if trainer.is_global_zero:
@@ -85,6 +95,14 @@ def cuda_recorder() -> Recorder:
     return record
 
 
+Slot = tuple[dict[str, Tensor | None], str]
+"""Where a module keeps a parameter or a buffer: one of the module's dictionaries, and a name."""
+Place = tuple[int, bool] | None
+"""Address of a slot's tensor on the device, and whether it requires a gradient; None where the slot
+is empty.
+"""
+
+
 @dataclass(frozen=True)
 class _Graph:
     """The work on a batch of one shape, captured as a CUDA graph. Copy a batch into ``inputs``,
@@ -116,8 +134,8 @@ class Captured:
 
     Args:
         forward: Computes the outputs of a batch.
-        network: The network that ``forward`` calls; its parameters and buffers must keep their
-            places in memory.
+        network: The network that ``forward`` calls. Once its parameters or buffers lie at other
+            places in memory than when they were captured, no graph is used any more.
         record: Captures the work as a graph.
     """
 
@@ -132,8 +150,16 @@ class Captured:
         self._graphs: dict[Hashable, _Graph] = {}
         self._seen: Counter[Hashable] = Counter()
         """Number of batches that came without a graph, by kind of work and shape."""
+        self._slots: list[Slot] = []
+        """The slots of the network's parameters and buffers at the last capture. They are kept,
+        since walking through all modules takes longer than many a graph.
+        """
+        self._places: list[Place] = []
+        """What lay in these slots then."""
         self._given_up = False
-        """Whether no further graph is tried, as one could not be captured or came to other bits."""
+        """Whether no further graph is tried, as one could not be captured or came to other bits, or
+        tensors of the network were replaced.
+        """
 
     def __call__(self, batch: Batch, first_of_step: bool = False) -> Outputs | None:
         """Compute the outputs of a batch, if there is a graph for it or one is captured now.
@@ -147,6 +173,9 @@ class Captured:
             The outputs, valid until the next call. None where nothing was computed, and the caller
             has to do it kernel by kernel.
         """
+        if self._graphs and _places(self._slots) != self._places:
+            self._graphs.clear()
+            self._give_up(REPLACED)
         key = (first_of_step, batch.weight, *(value.shape for value in _tensors(batch).values()))
         graph = self._graphs.get(key)
         if graph:
@@ -185,9 +214,10 @@ class Captured:
         the bit.
 
         The batch is computed twice from the same state: kernel by kernel, then by the graph. If the
-        outputs or the tensors that the work changes differ, or if the work cannot be captured, the
-        results of the first computation stand and no further graph is tried. Without deterministic
-        algorithms nothing is compared.
+        outputs or the tensors that the work changes differ, if the work puts new tensors in the
+        place of parameters or buffers, or if it cannot be captured, the results of the first
+        computation stand and no further graph is tried. Without deterministic algorithms no values
+        are compared.
 
         Args:
             key: The key under which the graph is kept.
@@ -199,8 +229,16 @@ class Captured:
         """
         inputs: dict[str, Any] = {name: value.clone() for name, value in _tensors(batch).items()}
         copied = batch._replace(**inputs)
+        self._slots = _slots(self.network)
+        self._places = _places(self._slots)
+        # While these hold the memory, no new tensor can lie at the place of an old one.
+        held = _memory(self.network)
         before = self._state()
         expected = self._computed(copied, first_of_step)
+        if _addresses(_memory(self.network)) != _addresses(held):
+            self._graphs.clear()
+            self._give_up(REPLACED)
+            return expected
         after = self._state()
         outputs = {name: torch.empty_like(value) for name, value in expected.items()}
 
@@ -314,6 +352,34 @@ class CapturedStep(Captured):
 def _tensors(batch: Batch) -> dict[str, Tensor]:
     """Return the tensors of a batch, by the names of its fields; other fields are left out."""
     return {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+
+
+def _slots(network: nn.Module) -> list[Slot]:
+    """Return the slots of a network's parameters and buffers."""
+    slots: list[Slot] = []
+    for module in network.modules():
+        slots += [(module._parameters, name) for name in module._parameters]  # type: ignore[misc]
+        slots += [(module._buffers, name) for name in module._buffers]
+    return slots
+
+
+def _places(slots: list[Slot]) -> list[Place]:
+    """Return what lies in some slots of a network. Each batch waits for it, for less than 0.1 ms in
+    Xception.
+    """
+    tensors = [tensors.get(name) for tensors, name in slots]
+    return [None if x is None else (x.data_ptr(), x.requires_grad) for x in tensors]
+
+
+def _memory(network: nn.Module) -> list[Tensor]:
+    """Return a tensor on the memory of each parameter and buffer of a network. It holds the memory,
+    also when the network has another one in its place.
+    """
+    return [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
+
+
+def _addresses(tensors: list[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def _same(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:

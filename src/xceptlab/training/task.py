@@ -107,7 +107,9 @@ class Task(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         recorder = self._shared_recorder()
-        if recorder and not self._inference:
+        # Like a training step (see steps_are_capturable), an evaluation is not captured with
+        # callbacks, which may change what it computes.
+        if recorder and not self._inference and not self.config.train.callbacks:
             self._inference = capture.Captured(self._logits, self.network, recorder)
 
     def on_test_start(self) -> None:
@@ -130,13 +132,10 @@ class Task(pl.LightningModule):
         """Compute ``loss`` and ``top1`` (percent) of a batch, so weighted that the averages over
         processes and accumulated batches are means over the global batch.
 
-        If there is a captured CUDA graph, it is replayed, and computes the gradients, too. Once a
-        callback has changed the number of batches that a step accumulates, no graph is replayed.
+        If there is a captured CUDA graph, it is replayed, and computes the gradients, too.
         """
         first_of_step = batch_idx % self.config.train.accumulate == 0
-        replayed = None
-        if self._step and self.trainer.accumulate_grad_batches == self.config.train.accumulate:
-            replayed = self._step(batch, first_of_step)
+        replayed = self._step(batch, first_of_step) if self._step else None
         self._has_gradients = replayed is not None
         return replayed or self._outputs(batch)
 

@@ -54,6 +54,8 @@ class Curves(pl.Callback):
     def __init__(self, every: int, quiet: bool = False) -> None:
         self.every = every
         self.quiet = quiet
+        self._epoch = 0.0
+        """Epochs done by the last batch, in fractions."""
         self._images = 0.0
         """Number of images trained on since the last line, by all processes."""
         self._since = 0.0
@@ -123,6 +125,7 @@ class Curves(pl.Callback):
             Diverged: A line is due, and a loss since the last one was not finite.
         """
         accumulate = trainer.accumulate_grad_batches
+        self._epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         # The weight is world size * accumulate / images of the global batch (see BatchKey): this
         # adds the share of one accumulated batch, over all processes.
         self._images += trainer.world_size / batch.weight
@@ -148,7 +151,7 @@ class Curves(pl.Callback):
             raise Diverged(f"the training loss is not finite by step {trainer.global_step}")
         seconds = time.perf_counter() - self._since
         line = {
-            "epoch": trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches,
+            "epoch": self._epoch,
             "train/loss": self._mean(trainer, loss),
             "train/top1": self._mean(trainer, top1),
             "lr": _rate_of_last_step(trainer),
@@ -163,7 +166,9 @@ class Curves(pl.Callback):
         self._images, self._since = 0.0, time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, {"epoch": trainer.current_epoch + 1.0, **_scores(pl_module, "val")})
+        # An evaluation follows a batch, also in a run that continues: the checkpoint at the end of
+        # an epoch is written after it. A callback may have ended the training within the epoch.
+        self._write(trainer, {"epoch": self._epoch, **_scores(pl_module, "val")})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print one line after each epoch, in the run's first process, unless a progress bar shows
@@ -174,10 +179,8 @@ class Curves(pl.Callback):
                 f"{name} {value:.4g}" for name, value in _scores(pl_module, "val").items()
             )
             colon = ": " if scores else ""
-            print(
-                f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done{colon}{scores}",
-                flush=True,
-            )
+            epoch = f"{round(self._epoch, 2):g}"
+            print(f"epoch {epoch} of {trainer.max_epochs} done{colon}{scores}", flush=True)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _local(trainer).drop_after(trainer.global_step)

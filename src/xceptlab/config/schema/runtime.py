@@ -27,7 +27,8 @@ class RuntimeConfig(Section):
     """Number of processes that load data, per device; 0 loads in the training process."""
     capture: bool = True
     """On one GPU, replay the forward and the backward pass of a step from a CUDA graph, which is
-    faster and gives the same bits (not in 16-mixed). false launches kernel by kernel."""
+    faster and gives the same bits (not in 16-mixed, nor with callbacks). false launches kernel by
+    kernel."""
     log_every: Count = 50
     """Steps between two lines of the log."""
     checkpoint_steps: CountOrZero = 0
