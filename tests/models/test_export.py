@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 import made
@@ -21,6 +22,7 @@ from xceptlab import register
 from xceptlab.cli import main
 from xceptlab.config.loading import load_run
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
+from xceptlab.data.transform import Transform
 from xceptlab.errors import Refused
 from xceptlab.models import pretrained
 from xceptlab.models.build import build
@@ -376,6 +378,24 @@ def test_the_documented_code_uses_an_exported_file_and_finds_what_it_needs_in_it
     }
     assert (told["size"], "RGB, x / 127.5 - 1" in told["images"]) == ("96", True)
     assert json.loads(told["model"])["width"] == config.model.width
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_documented_code_makes_the_pixels_of_an_evaluation(tmp_path, monkeypatch, orientation):
+    made.photographs(tmp_path, "a", train=1, val=0)
+    with Image.open(tmp_path / "train/a/a0.jpg") as photograph:
+        exif = photograph.getexif()
+        exif[0x0112] = orientation
+        photograph.save(tmp_path / "photo.jpg", exif=exif)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.S)
+    (example,) = [code for code in examples if '"photo.jpg"' in code]
+    found: dict = {}
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("299", "24"), found)
+    config = load_run(["--data.name=folder", "--data.num_classes=2", "--data.size=24"])
+    expected = Transform(config.data)(Image.open("photo.jpg"))  # (3, 24, 24)
+    images = (torch.tensor(found["pixels"]).float() / 127.5 - 1).permute(0, 3, 1, 2)
+    torch.testing.assert_close(images[0], expected)
 
 
 @pytest.mark.parametrize(

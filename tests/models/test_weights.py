@@ -14,12 +14,13 @@ import torch
 import yaml
 
 from conftest import TINY
-from made import photographs
+from made import CLAIM, photographs
 from xceptlab import cli
 from xceptlab.config.loading import dump, load_run
 from xceptlab.config.schema import ModelConfig
 from xceptlab.data import resolved
 from xceptlab.models import pretrained
+from xceptlab.models import warm_start as warm
 from xceptlab.models.build import build
 from xceptlab.models.names import to_timm
 from xceptlab.models.warm_start import warm_start
@@ -141,6 +142,22 @@ def test_with_another_number_of_classes_the_classifier_is_drawn_as_without_weigh
         dataclasses.replace(config, intermediate="relu"), tmp_path / "x.pth", classes
     )
     assert torch.equal(again.state["classifier.weight"], before["classifier.weight"])
+
+
+@pytest.mark.parametrize("classes", [CLASSES, 3])
+@pytest.mark.parametrize("counts", [True, False])
+def test_whether_weights_fit_is_seen_without_drawing_any(tmp_path, classes, counts):
+    """As a study does for each of its arms, on the meta device."""
+
+    def kept(state):
+        return {n: value for n, value in state.items() if counts or "num_batches" not in n}
+
+    saved(tmp_path / "x.pth", NARROW, names=kept)
+    config = dataclasses.replace(NARROW, weights=str(tmp_path / "x.pth"))
+    warm.check(config, classes)
+    assert warm.draws_a_layer(config, classes) == (classes != CLASSES)
+    with pytest.raises(ValueError, match="does not fit the network"):
+        warm.check(dataclasses.replace(config, middle_blocks=2), classes)
 
 
 def test_without_a_classifier_in_the_file_it_is_drawn(tmp_path):
@@ -598,6 +615,12 @@ def test_a_study_of_pretrained_and_drawn_weights_is_controlled_and_says_so(
     )
     assert f"`pretrained`: `model.weights` drawn → x.safetensors ({digest[:6]})" in report
     assert "the arms differ in it" not in report
+    assert "whose own training no budget here counts" not in report  # there is no claim
+    claim = CLAIM | {"contrast": ["pretrained", "scratch"]}
+    code, out, err = command("plan", study(claims=[claim], seeds=[0, 1, 2]), layers=[])
+    said = "claim c: pretrained starts from weights whose own training no budget here counts"
+    assert (code, said in err) == (0, True)
+    folder = study()
 
     (folder / "x.safetensors").rename(tmp_path / "gone")
     # what was registered stands for the file, and all is done

@@ -848,6 +848,39 @@ def test_a_verdict_that_other_test_images_might_turn_is_flagged(study):
     assert "counting their sampling error too" in " ".join(summary.warnings)
 
 
+@pytest.mark.parametrize(
+    ("level", "metric", "said"),
+    [
+        ({"data.test_images": 100}, "test/top1", "data.test_images is 0 in with, 100 in without"),
+        ({"data.test_images": 100}, "val/top1", ""),
+        ({"data.validation": 0.2}, "val/top1", "data.validation is 0.1 in with, 0.2 in without"),
+        ({"data.validation": 0.2}, "test/top1", ""),
+        (
+            {"data.validation_seed": 1},
+            "val/loss",
+            "data.validation_seed is 0 in with, 1 in without",
+        ),
+        ({"data.train_images": 500}, "val/loss", "data.train_images is 0 in with, 500 in without"),
+        ({"data.train_images": 500}, "test/loss", ""),
+        ({"model.residual": "none"}, "test/loss", ""),
+    ],
+)
+def test_arms_that_are_scored_on_other_images_are_pointed_out(study, capsys, level, metric, said):
+    claim = CLAIM | {"metric": metric}
+    expansion = study(arms={"with": {}, "without": level}, claims=[claim])
+    metrics = {"test/top1": 90.0, "test/loss": 0.2, "val/top1": 90.0, "val/loss": 0.2}
+    for arm, seed in expansion.runs():
+        leave(expansion, arm, seed, 90.0, metrics=metrics)
+    text = "laim helps: its arms are scored on different images"
+    said = f"{text}: {said}" if said else ""
+    of_report = [line for line in summarise(expansion).warnings if text in line]
+    assert [line.rstrip(".") for line in of_report] == ([f"C{said}"] if said else [])
+    capsys.readouterr()
+    outputs = f"--runtime.outputs={expansion.baseline.runtime.outputs}"
+    assert main(["plan", str(expansion.files[0].parent), outputs]) == 0
+    assert (f"c{said}" in capsys.readouterr().err) if said else text not in capsys.readouterr().err
+
+
 def test_the_sampling_error_of_a_loss_has_the_decimals_of_a_loss(study):
     rng = np.random.default_rng(0)
     expansion = study(claims=[CLAIM | {"metric": "test/loss", "margin": 0.001}])
@@ -1312,7 +1345,9 @@ def test_effects_and_interactions_are_claimed_and_judged(study):
     )
     said = "the gain of model.residual all over none is 0.02 points smaller with model.intermediate none than with model.inter"
     assert said in both.summary
-    assert main.pairing_and_power.startswith("Pairing by seed leaves 0.01 of the variance")
+    assert main.pairing_and_power.startswith(
+        "Pairing by seed leaves 0.01 of the variance of two sides with seeds of their own (95%"
+    )
     for text in texts(expansion).values():
         assert "nan" not in text.split("<script")[0]
 
@@ -1375,6 +1410,12 @@ def test_a_gain_in_a_loss_is_drawn_as_it_is_said(study):
     )
     assert of_all == pytest.approx([0.3, 0.29, 0.28])
     assert of_none == pytest.approx([0.1, 0.1, 0.1])
+    for draw in (figures.claims.verdict_chart, figures.claims.differences_chart):
+        chart = json.dumps(draw(verdict).to_dict())
+        assert "none \u2212" not in chart
+    title = figures.claims.verdict_chart(verdict).to_dict()["layer"][0]["encoding"]["x"]["title"]
+    assert title[:2] == ["model.residual all", "− model.residual none"]
+    assert verdict.estimate == pytest.approx(0.19)
 
 
 def test_links_to_wandb_are_web_addresses_only(study):

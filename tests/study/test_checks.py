@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from xceptlab import register
 from xceptlab.config.schema import ModelConfig, RunConfig, TrainConfig
 from xceptlab.study.checks import check
 from xceptlab.study.claims import Claim
@@ -45,6 +46,19 @@ def test_a_key_that_the_baseline_declares_may_differ():
     check(hand_made({"a": {"model.residual": "none"}, "b": arm}, configs), FILE)
     with pytest.raises(ValueError, match=r"arm 'b' differs from 'a' in model\.residual"):
         check(hand_made({"a": {}, "b": arm}, configs), FILE)
+
+
+def test_a_claim_on_a_registered_metric_that_is_not_measured_says_where_to_name_it(monkeypatch):
+    monkeypatch.setattr(register, "_entries", {})
+    register.metric("brier", version=1)(lambda logits, labels: labels)
+    configs = {"a": RunConfig(), "b": RunConfig(model=ModelConfig(residual="none"))}
+    for metric, hint in (("test/brier", "; train.metrics has to name brier, too"), ("test/f1", "")):
+        claim = Claim(
+            id="c", contrast=("a", "b"), metric=metric, kind="superior", margin=1.0, diverged=1.0
+        )
+        declared = {"a": {}, "b": {"model.residual": "none"}}
+        with pytest.raises(ValueError, match=f"one of test/top1, .*, val/loss{hint}$"):
+            check(hand_made(declared, configs, 3, [claim]), FILE)
 
 
 def check_claims(seeds: int, statistic: str, claims: int) -> None:

@@ -12,6 +12,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.errors import Refused
+from xceptlab.runs.record import Record
 from xceptlab.study import statistics, verdict_warnings
 from xceptlab.study.claims import Claim
 from xceptlab.study.definition import Seeds, Study
@@ -434,16 +435,27 @@ def study(
     return Expansion(name="study", study=own, arms=arms)
 
 
-def record(status: str = "finished", **metrics: float) -> SimpleNamespace:
-    """What a verdict reads of a record."""
-    values = {f"test/{name}": value for name, value in metrics.items()}
-    return SimpleNamespace(
+def record(status: str = "finished", **metrics: float) -> Record:
+    """A record on 500 test images; a verdict reads nothing else of it."""
+    return Record(
         run_id="r",
         status=status,
-        metrics=values,
+        science={},
+        metrics={f"test/{name}": value for name, value in metrics.items()},
+        parameters=1,
+        macs=1,
         test_images=500,
-        validation_images=0,
-        majority_class={},
+        steps=1,
+        seconds=1.0,
+        images_per_second=1.0,
+        device="a CPU",
+        world_size=1,
+        precision="32-true",
+        data_fingerprint="",
+        versions={},
+        git={},
+        started=0.0,
+        finished=1.0,
     )
 
 
@@ -999,13 +1011,12 @@ def test_a_factor_without_any_effect_leaves_no_spread_of_floating_point():
     # of every seed at every rate, whatever the other factors
     values = np.random.default_rng(0).uniform(90, 97, (5, 3))
     records = {
-        (arm, seed): SimpleNamespace(
-            status="finished", metrics={"test/top1": values[seed, rates.index(levels["train.lr"])]}
-        )
+        (arm, seed): record(top1=values[seed, rates.index(levels["train.lr"])])
         for arm, levels in study.cells().items()
         for seed in range(5)
     }
-    table = scores_of_runs(asked, SimpleNamespace(study=study, seeds=range(5)), records)
+    expansion = Expansion(name="c", study=study, arms=dict.fromkeys(study.cells(), RunConfig()))
+    table = scores_of_runs(asked, expansion, records)
     assert {value for side in table.values() for value in side.values()} == {0.0}
 
 

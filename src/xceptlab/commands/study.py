@@ -72,7 +72,8 @@ def plan(options: argparse.Namespace, layers: list[str]) -> int:
 
 
 def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
-    """Build every arm's network; warn where arms do not differ, where a data set lacks images, or
+    """Build every arm's network; warn where arms do not differ, where those of a claim are scored on
+    different images or start from different trained weights, where a data set lacks images, or
     where a module registers nothing that an arm uses.
 
     Returns:
@@ -83,6 +84,7 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
             weights; or the comparison is not controlled: an arm differs in more than it declares.
     """
     from xceptlab.study.comparison import identical_arms, module_trees
+    from xceptlab.study.verdict_warnings import of_other_images, of_trained_weights
 
     rows_by_arm = module_trees(expansion)
     warnings_of_data = []
@@ -94,6 +96,9 @@ def _networks(expansion: "Expansion") -> "dict[str, list[Row]]":
         used |= trial.config.registered_versions().keys()
     warn(register.unused(expansion.baseline.extensions, used))
     warn(identical_arms(expansion, rows_by_arm))
+    for claim in expansion.study.claims:
+        of_arms = (*of_other_images(claim, expansion), *of_trained_weights(claim, expansion))
+        warn(f"claim {claim.id}: {text}" for text in of_arms)
     warn(dict.fromkeys(warnings_of_data))
     return rows_by_arm
 

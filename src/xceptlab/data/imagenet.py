@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 def require_files(config: DataConfig) -> None:
     """Check that the data set's files or, with ``data.short_side``, its prepared photographs are
-    there; with ``data.download`` fetch a data set of the Hugging Face hub that is not in its cache.
+    there. With ``data.download`` fetch a data set of the Hugging Face hub that is not in its cache,
+    unless prepared photographs are looked for in ``data.cache``.
 
     Raises:
         Refused: They are not, and the message says what was looked for, where, and how to get it;
-            or some parquet files are missing, or they lie in several folders.
+            or some parquet files are missing, or they lie in several folders; or the note on the
+            originals of prepared photographs is damaged.
     """
     find_layout(config)
 

@@ -235,8 +235,9 @@ def _sizes_that_fit(n: int, batch_size: int, needed: int) -> str:
 
 
 class EvaluationOrder:
-    """Sampler of the evaluation batches of one process: its slice of n images in their order. The
-    slices of the processes are not padded to one length, so that no image is evaluated twice.
+    """Sampler of one process in evaluation: yields a ``BatchKey`` for each batch of the process's
+    share of the split. The images are numbered 0 to n - 1; each process has consecutive ones, in
+    this order. The shares are not padded to one length, so that no image is evaluated twice.
 
     Args:
         n: Number of images in the split.

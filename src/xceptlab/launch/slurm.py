@@ -197,10 +197,11 @@ class Slurm(Launcher):
 
 
 def _sbatch_options(config: RunConfig) -> dict[str, Any]:
-    """Return the options of sbatch, by name, that submitit is given as additional parameters: those
-    for which ``launcher`` has keys, and ``requeue``. An option of ``launcher.options`` with the
-    very same name, such as ``gpus_per_node``, takes the place of one of these; options without a
-    value are left out.
+    """Return the options of sbatch, by name with ``_`` for ``-``, that submitit is given as
+    additional parameters: ``gpus_per_node``, ``mem``, ``partition`` and ``account`` from the keys
+    of ``launcher``, ``requeue``, and all of ``launcher.options``. One of ``launcher.options``
+    replaces another option only if their names are equal: ``gpus-per-node`` does, while
+    ``mem-per-cpu`` does not replace ``mem``. Options with an empty value, and 0 GPUs, are left out.
     """
     launcher = config.launcher
     options = {

@@ -10,6 +10,7 @@ over its claims.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 
@@ -277,9 +278,9 @@ class _Simulation:
                 power.append(self._rate(self._outcome(i, distribution) == right, failing))
         return Rates(
             differences=differences,
-            supported=max(supported, key=_share),
-            contradicted=max(contradicted, key=_share),
-            power=min(power, key=_share, default=None),
+            supported=max(supported, key=attrgetter("share")),
+            contradicted=max(contradicted, key=attrgetter("share")),
+            power=min(power, key=attrgetter("share"), default=None),
             right_verdict=right_verdict,
             assumed=assumed,
         )
@@ -299,8 +300,8 @@ class _Simulation:
             contradicted.append(self._rate((outcome == CONTRADICTED).any(axis=1)))
         return Rates(
             differences="as seen",
-            supported=max(supported, key=_share),
-            contradicted=max(contradicted, key=_share),
+            supported=max(supported, key=attrgetter("share")),
+            contradicted=max(contradicted, key=attrgetter("share")),
             power=None,
             right_verdict="inconclusive",
         )
@@ -350,11 +351,6 @@ class _Simulation:
         about failures under which they were simulated.
         """
         return Rate(share=float(hits.mean()), studies=self.studies, failing=failing)
-
-
-def _share(rate: Rate) -> float:
-    """Return a rate's share, by which rates are sorted."""
-    return rate.share
 
 
 # ---- of studies, and of scores from elsewhere ----------------------------------------------------

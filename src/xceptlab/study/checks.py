@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from xceptlab import register
 from xceptlab.config import options
 from xceptlab.config.field_errors import shown
 from xceptlab.config.schema import RunConfig
@@ -111,7 +112,10 @@ def _not_measured(name: str, splits: Sequence[str], config: RunConfig) -> str:
     measured = [one for split in splits for one in names_on(split, config.train.metrics)]
     if name in measured:
         return ""
-    return f"{shown(name)} is not allowed; it must be one of {', '.join(measured)}"
+    _, _, without_split = name.rpartition("/")
+    is_registered = register.loaded("metric", without_split) is not None
+    hint = f"; train.metrics has to name {without_split}, too" if is_registered else ""
+    return f"{shown(name)} is not allowed; it must be one of {', '.join(measured)}{hint}"
 
 
 def _always_the_same(name: str, classes: int) -> str:

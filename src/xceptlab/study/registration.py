@@ -287,8 +287,9 @@ def remember_files(expansion: Expansion) -> None:
 
 
 def _remembered(expansion: Expansion) -> list[Path]:
-    """Read from ``files.txt`` in the study's directory which files the study was made of, here or
-    in other places; empty where there is no such file.
+    """Return the paths in ``files.txt`` of the study's directory, to which ``remember_files`` adds
+    the files that define the study: also those of other folders or clones from which it was started
+    or reported before. Empty where there is no such file.
     """
     try:
         text = (expansion.directory() / FILES).read_text("utf-8", "surrogateescape")

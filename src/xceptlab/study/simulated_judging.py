@@ -45,8 +45,8 @@ def decided(p: Array, alpha: float) -> tuple[Integers, Integers]:
     """Decide the claims of simulated studies by p-values that Holm's method adjusts over all
     claims: a verdict is that of the first analysis that supports or contradicts the claim.
 
-    This is the rule of ``judging.judge``, and of its ``_outcome``, for many studies at once; a test
-    keeps them equal.
+    This is the rule of ``judging.judge``, and of its ``_outcome``, for many studies at once, but
+    for ``futility``: no claim is given up here. A test keeps them equal without it.
 
     Args:
         p: The p-values (analyses, studies, claims, 2) of every claim and of its opposite, before

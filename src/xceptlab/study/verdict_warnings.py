@@ -54,10 +54,55 @@ def of_margin(verdict: Verdict) -> tuple[str, ...]:
     return ()
 
 
+IMAGES_OF_SPLIT = {
+    "test": ("name", "content", "test_images"),
+    "val": ("name", "content", "validation", "validation_seed", "train_images"),
+}
+"""By split the fields of ``DataConfig`` that decide which images it has. Where ``validation`` is 0,
+those after it change nothing, as the data set then has a part of its own for validation.
+"""
+
+
+def of_other_images(claim: Claim, expansion: Expansion) -> tuple[str, ...]:
+    """Return a warning if the arms of a claim are scored on different images, as where they differ
+    in ``data.test_images``: a difference then need not be one of the networks. Else empty.
+    """
+    data = {arm: expansion.arms[arm].data for arm in arms_of(claim, expansion.study)}
+    split = split_of(claim.metric)
+    fields = IMAGES_OF_SPLIT[split]
+    if split == "val" and not any(one.validation for one in data.values()):
+        fields = fields[: fields.index("validation")]
+    differences = []
+    for field in fields:
+        values = {arm: getattr(one, field) for arm, one in data.items()}
+        if len(set(values.values())) > 1:
+            of_arms = ", ".join(f"{value} in {arm}" for arm, value in values.items())
+            differences.append(f"data.{field} is {of_arms}")
+    if not differences:
+        return ()
+    return (f"its arms are scored on different images: {'; '.join(differences)}",)
+
+
+def of_trained_weights(claim: Claim, expansion: Expansion) -> tuple[str, ...]:
+    """Return a warning if the arms of a claim start from different weights, of which some were
+    trained before (``model.weights``). Else empty.
+    """
+    models = {arm: expansion.arms[arm].model for arm in arms_of(claim, expansion.study)}
+    if len({model.weights_digest for model in models.values()}) == 1:
+        return ()
+    trained = [arm for arm, model in models.items() if model.weights]
+    verb = "starts" if len(trained) == 1 else "start"
+    return (
+        f"{' and '.join(trained)} {verb} from weights whose own training no budget here counts; "
+        "the verdict is on these weights, not on pretraining as such",
+    )
+
+
 def with_warnings(verdict: Verdict, expansion: Expansion, records: ArmRecords) -> Verdict:
-    """Return the verdict with further warnings: of too few images for the margin, of failed runs,
-    and, if each arm of the claim is at chance or diverged, of that. The summary says the latter,
-    too, and how many runs of each arm diverged.
+    """Return the verdict with further warnings: of arms that are scored on different images, or start
+    from different trained weights, of too few images for the margin, of failed runs, and, if each
+    arm of the claim is at chance or diverged, of that. The summary says the latter, too, and how
+    many runs of each arm diverged.
 
     Args:
         verdict: The verdict.
@@ -71,6 +116,8 @@ def with_warnings(verdict: Verdict, expansion: Expansion, records: ArmRecords) -
     ]
     warnings = [
         *verdict.warnings,
+        *of_other_images(verdict.claim, expansion),
+        *of_trained_weights(verdict.claim, expansion),
         *_of_few_images(verdict.claim, min(arm.images for arm in arms)),
         *of_failures(verdict, failed_runs(verdict, expansion, records)),
     ]
@@ -147,9 +194,13 @@ def failed_runs(
 
 
 def of_failures(verdict: Verdict, failed: Sequence[tuple[str, int]]) -> list[str]:
-    """Return a warning of failed runs, each as (arm, seed), that decide a verdict, since they are
-    in more than half of its pairs, or that make the test of a mean unsound, for which one pair
-    suffices; empty where they do neither.
+    """Return a warning, in a list of one, if failed runs are in more than half of a verdict's pairs,
+    and so decide it, or if the claim is on a mean and they are in any pair, which makes its test
+    unsound; an empty list otherwise.
+
+    Args:
+        verdict: The verdict.
+        failed: The failed runs of the claim's arms, each as (arm, seed).
     """
     pairs = len({seed for _, seed in failed if seed in verdict.differences})
     if 2 * pairs > verdict.n:

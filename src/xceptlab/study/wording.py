@@ -165,7 +165,9 @@ def pairing_and_power(verdict: Verdict, estimand: Estimand, nominal_level: float
     hardly_differ = f"{low:.2f}" == f"{high:.2f}"
     if math.isnan(left) or hardly_differ:
         return found
-    gained = f"{left:.2f} of the variance of unpaired arms (95% interval {low:.2f} to {high:.2f})"
+    # The arms within a side of an effect have the same seeds either way.
+    unpaired = "two sides with seeds of their own" if verdict.claim.effect else "unpaired arms"
+    gained = f"{left:.2f} of the variance of {unpaired} (95% interval {low:.2f} to {high:.2f})"
     if verdict.claim.pairing == "none":
         return f"Unpaired, as declared; pairing by seed would have left {gained}. {found}"
     return f"Pairing by seed leaves {gained}. {found}"

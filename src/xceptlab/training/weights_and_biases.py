@@ -255,11 +255,12 @@ def _open(
     **options: Any,
 ) -> Any:
     """Open a directory's run in W&B, or continue it where there is one, and return W&B's object of
-    it. The run's address goes into the directory's file ``wandb_url``.
+    it. The run's address, if W&B gives one, is written to ``wandb_url`` in the directory.
 
-    W&B's environment variables count where nothing is given here, and their tags are added. In a
-    sweep the run belongs to the sweep, but keeps its id: the sweep's agent gives one id to all that
-    its command runs.
+    W&B's environment variables count where nothing is given here, and their tags are added. What
+    the agent of a W&B sweep has started belongs to the sweep, but not if ``project`` is given, as
+    the sweep is in the environment's project. WANDB_RUN_ID is never used: an agent sets one id for
+    its command, which may open several runs. The id is the one that the directory keeps.
 
     Args:
         directory: The directory of a run or of a study.

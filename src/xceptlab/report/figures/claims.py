@@ -219,7 +219,9 @@ def _title_of_differences(verdict: Verdict) -> list[str]:
     """
     claim = verdict.claim
     a, b = _short_sides(claim)
-    first, second = (b, a) if claim.measure.lower_is_better else (a, b)
+    # Scores of which the lower is better are subtracted from each other, and gains in them are not.
+    is_turned = claim.measure.lower_is_better and not claim.gain
+    first, second = (b, a) if is_turned else (a, b)
     if len(first + second) <= 32:
         title = [f"{first} − {second}"]
     else:
