@@ -21,6 +21,8 @@ from xceptlab.report.figures.style import (
 from xceptlab.report.summary import ArmRow, EffectRow
 from xceptlab.runs.metrics import decimals, metric_of
 
+LINE = 14
+"""Height of a line of text, in pixels."""
 Cost = Literal["parameters", "macs"]
 """A cost of a network: its trainable parameters, or the multiply-accumulates of one image."""
 
@@ -93,8 +95,7 @@ def effects_chart(effects: Sequence[EffectRow], metric: str) -> Chart:
     its interval.
     """
     rows = [_effect_row(effect) for effect in effects]
-    lines_of_names = [row["words"].count("\n") + 1 for row in rows]
-    height = 34 + 14 * max(lines_of_names, default=1)
+    height = 34 + LINE * max((row["lines"] for row in rows), default=1)
     x = (
         alt.X(type="quantitative")
         .scale(zero=True)
@@ -120,9 +121,11 @@ def effects_chart(effects: Sequence[EffectRow], metric: str) -> Chart:
         .mark_tick(size=20, thickness=3.5, yOffset=10, color=COLOURS[0])
         .encode(x.field("estimate"), y, tooltip=tooltips)
     )
+    # Vega puts the first line of a text there, and the others below it.
+    above_the_bar = alt.ExprRef(f"-3 - {LINE} * (datum.lines - 1)")
     names = (
         chart_of(*rows)
-        .mark_text(align="left", baseline="bottom", color=INK, dy=-3, size=12)
+        .mark_text(align="left", baseline="bottom", color=INK, dy=above_the_bar, size=12)
         .encode(y, alt.XValue(0), text=alt.Text("words:N"))
     )
     return alt.layer(zero, bars, ticks, names).properties(height=len(rows) * height)
@@ -130,12 +133,14 @@ def effects_chart(effects: Sequence[EffectRow], metric: str) -> Chart:
 
 def _effect_row(effect: EffectRow) -> dict[str, Any]:
     """Return the row of an effect in the chart's data, with its name in lines, one for each factor
-    of an interaction.
+    of an interaction, and the number of these lines.
     """
+    words = effect.name.replace(" × ", " ×\n")
     return {
         "name": effect.name,
         "estimate": effect.estimate,
         "low": effect.low,
         "high": effect.high,
-        "words": effect.name.replace(" × ", " ×\n"),
+        "words": words,
+        "lines": words.count("\n") + 1,
     }
