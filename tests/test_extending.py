@@ -32,7 +32,7 @@ from made import CLAIM
 from xceptlab import register
 from xceptlab.cli import main
 from xceptlab.config.field_types import Bounds
-from xceptlab.config.loading import load_run
+from xceptlab.config.loading import dump_run, load_run
 from xceptlab.config.schema import DataConfig, ModelConfig, RunConfig
 from xceptlab.data.sets import data_set
 from xceptlab.models.build import build
@@ -1466,6 +1466,16 @@ def test_a_notebooks_cell_may_be_edited_and_run_again(monkeypatch):
     for lines_before, value in ((0, 1), (3, 2)):
         exec("import xceptlab\n" + "\n" * lines_before + cell.format(value), vars(notebook))
     assert register.entry("activation", "edited").make() == 2
+
+
+def test_the_file_of_a_run_tells_that_no_module_registers_what_it_uses(monkeypatch):
+    monkeypatch.setattr(register, "_entries", {})
+    register.activation("of_a_cell", version=1)(nn.Tanh)
+    text = dump_run(xceptlab.configure({"model.intermediate": "of_a_cell"}))
+    assert text.splitlines()[0] == (
+        "# Uses activation of_a_cell 1 from outside; registered by an installed package or in the process, and by no module "
+        "of extensions"
+    )
 
 
 def test_a_study_names_its_modules_and_its_runs_are_told_of_them(folder):

@@ -83,7 +83,9 @@ class FieldError(Refused):
         return message
 
     def within(self, place: str) -> "FieldError":
-        """Put a place, such as a file's name, before the error's message; returns the error."""
+        """Put a place, such as a file's name, before the error's message; returns the error. If the
+        option of the key itself, such as ``--train.lr``, is the only place, it is not shown.
+        """
         if self.origin:
             place = f"{place}: {self.origin}"
         self.origin = place
@@ -121,8 +123,8 @@ class MissingKey(FieldError):
 
 
 class UnknownKey(FieldError):
-    """A key that does not exist; ``allowed`` names the key that was probably meant, or those that
-    exist.
+    """The error for a key that does not exist: ``value`` is None, and ``allowed`` names the key
+    that was probably meant or, where none is similar, says which keys exist or where to look.
     """
 
     @property
@@ -183,7 +185,9 @@ def _last_part(key: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Format a value as in a YAML file, in one line of at most ``LONGEST_VALUE`` characters."""
+    """Format a value as in a YAML file, in one line of at most ``LONGEST_VALUE`` characters; what
+    is longer is cut, and ends in ``...``.
+    """
     text = _in_yaml(value)
     if len(text) <= LONGEST_VALUE:
         return text

@@ -111,8 +111,8 @@ def type_error(kind: Any, value: Any, key: str) -> FieldError | None:
         kind: The type: one of those that ``is_checked`` accepts, or one such as ``Paper`` or
             ``list[Claim]`` with a dataclass, of which the value or its items must be instances.
         value: The value.
-        key: The field's dotted key, for the error. For a mapping the error names the first entry
-            that does not fit: ``arms.a`` for the entry ``a`` of ``arms``.
+        key: The field's dotted key, for the error. For a type ``dict[...]`` the error names the
+            first entry whose value does not fit: ``arms.a`` for the entry ``a`` of ``arms``.
 
     Returns:
         The error, which the caller raises; None for a value that is of the type. Text with the
@@ -135,7 +135,9 @@ def type_error(kind: Any, value: Any, key: str) -> FieldError | None:
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    """Whether a value is of a type; items of lists and of mappings are left to ``type_error``."""
+    """Whether a value is of a type without ``Bounds``. The items of a list or a mapping are not
+    looked at, unless the type is a union.
+    """
     origin = get_origin(kind) or kind
     if origin is Any:
         return True
@@ -175,7 +177,8 @@ def _list_error(kind: Any, values: list[Any] | tuple[Any, ...], key: str) -> Fie
     """Check a list or tuple against its type.
 
     Returns:
-        The error of a wrong length or of the first item that does not fit; None without one.
+        An error about the whole list, for a wrong length or for the first item that does not fit;
+        None if all is right.
     """
     length = _fixed_length(kind)
     if length and len(values) != length:

@@ -30,8 +30,8 @@ class Section:
     """Base of all parts of a configuration or of a study file: a frozen dataclass.
 
     When it is made, the type of every field is checked and its value brought into canonical form
-    (``canonical``; paths without ``~``). A subclass checks more in a ``__post_init__`` of its own,
-    which calls this one and then ``_require``.
+    (``canonical``; in paths a leading ``~`` is expanded). A subclass checks more in a
+    ``__post_init__`` of its own, which calls this one and then ``_require``.
     """
 
     PREFIX: ClassVar[str] = ""
@@ -63,8 +63,8 @@ class Section:
 
 
 def _normalised(f: Field[Any], value: Any) -> Any:
-    """Return a field's value in canonical form: a path without ``~``, any other as ``canonical``
-    has it.
+    """Return a field's value in canonical form: a path with its leading ``~`` expanded, any other
+    as ``canonical`` returns it.
     """
     # A shell expands ~ at the beginning of a word only, and not in --data.root=~/data.
     if f.metadata.get("path"):

@@ -22,7 +22,9 @@ MOVED = {"runtime.compile": "train.compile", "runtime.deterministic": "train.det
 
 @dataclass(frozen=True)
 class Origin:
-    """Source of a layer's values: a file, an option of the command line, or an arm of a study."""
+    """Source of a layer's values: a file, an option of the command line, a value that Python gives,
+    or an arm of a study.
+    """
 
     text: str
     """The source as errors name it: a file's path, an option such as ``--train.lr``, or an arm with
@@ -256,8 +258,9 @@ def resolve(layers: Iterable[Layer]) -> RunConfig:
     names all of them.
 
     Raises:
-        Refused: A module cannot be loaded, or a value is impossible beside the others; the message
-            names the origin of each of these values.
+        Refused: A module cannot be loaded; an option of a model family is unknown or not of its
+            type; or a value is not allowed, by itself or beside others. A ``FieldError`` names
+            the origin of the value and, where theirs is another, of these others.
     """
     values: Values = {}
     origins: dict[str, str] = {}

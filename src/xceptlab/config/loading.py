@@ -67,7 +67,8 @@ def load_run(args: Sequence[Argument] = (), *, of_run: str = "") -> RunConfig:
     """Load the configuration of a run from arguments such as
     ``["-c", "configs/data/digits.yaml", "--train.lr", "0.05"]``.
 
-    With ``--print_config`` among the arguments the configuration is printed, and the process exits.
+    With ``--print_config`` among the arguments the configuration is printed, and the process exits
+    with code 0.
 
     Args:
         args: Files and overrides, as on the command line or as values.
@@ -75,7 +76,8 @@ def load_run(args: Sequence[Argument] = (), *, of_run: str = "") -> RunConfig:
             from anyone, it must not name code. Empty for none.
 
     Raises:
-        Refused: A file, a key or a value is not as the schema allows.
+        Refused: A file cannot be read, a module of ``extensions`` cannot be loaded, or a key or a
+            value is not as the schema allows.
     """
     below = [_run_layer(of_run)] if of_run else []
     config = resolve([*below, *layers_of(args)])
@@ -86,8 +88,9 @@ def load_run(args: Sequence[Argument] = (), *, of_run: str = "") -> RunConfig:
 
 
 def outputs_of(args: Sequence[Argument]) -> Path:
-    """Return the outputs folder that arguments ask for. They need not make a whole configuration, as
-    where they are to change that of a run which is yet to be found in this folder.
+    """Return the outputs folder (``runtime.outputs``) that arguments ask for, or else the default
+    one. The arguments alone need not make a valid configuration: they may be overrides of that of a
+    run which is yet to be found in this folder.
 
     Raises:
         Refused: A file cannot be read, a key is unknown, or a value is missing or not of its type.
@@ -143,7 +146,7 @@ def _split(args: Sequence[Argument]) -> list[tuple[str, Argument | None]]:
 
 
 def layers_of(args: Sequence[Argument]) -> list[Layer]:
-    """Read each file and override as a layer, in their order.
+    """Read each file and override as a layer, in their order; ``--print_config`` is passed over.
 
     Raises:
         Refused: A file cannot be read, a key is unknown, or a value is missing or not of its type.
@@ -204,18 +207,20 @@ def dump_run(config: RunConfig) -> str:
     """Format a run's configuration as the config.yaml of its folder.
 
     The user's modules (``extensions``) are left out, so that nobody who reads the file executes
-    them. If the run uses components that they register, a comment names the components and the
-    modules.
+    them. If the run uses registered components, a comment names the components and the modules.
     """
     from xceptlab.config import strict_yaml
 
     values = config.to_dict()
-    modules = strict_yaml.as_json(values.pop("extensions", []))
+    modules = values.pop("extensions", [])
     contents = strict_yaml.dump(values)
     used = [f"{name} {version}" for name, version in config.registered_versions().items()]
     if not used:
         return contents
-    return f"# Uses {', '.join(used)} from outside; to read this file, add --extensions={modules}\n{contents}"
+    hint = "registered by an installed package or in the process, and by no module of extensions"
+    if modules:
+        hint = f"to read this file, add --extensions={strict_yaml.as_json(modules)}"
+    return f"# Uses {', '.join(used)} from outside; {hint}\n{contents}"
 
 
 # ---- other files ---------------------------------------------------------------------------------

@@ -60,7 +60,9 @@ def by_key(options: Mapping[Any, Any]) -> Values:
 def overlay(values: Values, layer: Values) -> None:
     """Overwrite values by dotted key, in place, with those of a layer above them.
 
-    An option replaces that option alone; ``model.options: {}`` drops the options that were set.
+    Among ``values`` all options are one mapping, under ``model.options``. The layer has a key for
+    each option, such as ``model.options.depth``, which replaces that option alone; its
+    ``model.options: {}`` drops the options that were set.
     """
     for key, value in layer.items():
         if is_option(key):
@@ -85,7 +87,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
         after: All options of the other.
 
     Returns:
-        Pairs of values, ``(before, after)``; None for a network that has no such option.
+        The two values of each option, ``(before, after)``, by a key such as
+        ``model.options.depth``; None in place of a value that the network does not have.
     """
     found = {}
     for name in {**before, **after}:
@@ -109,8 +112,8 @@ def checked(schema: type, given: Mapping[str, Any]) -> Options:
     """Check options against the types of the family's dataclass, and return those that differ from
     their defaults, in canonical form.
 
-    Options that have their defaults are left out. A run that sets them is so the same run as one
-    that does not.
+    Options that have their defaults are left out, so that a run which sets them has the same id as
+    one which does not.
 
     Args:
         schema: The dataclass of the family's options.

@@ -72,10 +72,10 @@ def science_hash(changed: Values, version: int) -> str:
 @functools.lru_cache(1000)
 def readable_parts(*sections: Section) -> list[str]:
     """Return parts of a run's id such as ``lr0.05``: the values in which sections differ from their
-    closest shipped recipe.
+    closest shipped recipe, except those of ``NOT_READABLE``.
 
-    A part that does not fit into ``READABLE`` characters is left out. Then ``etc`` comes last. The
-    list is cached, so it must not be changed.
+    Parts that do not fit into ``READABLE`` characters are left out; ``etc`` at the end tells of
+    them. The list is cached, so it must not be changed.
     """
     parts: list[str] = []
     for section in sections:
@@ -95,7 +95,8 @@ def readable_parts(*sections: Section) -> list[str]:
 
 def _differing_from_closest_recipe(section: Section) -> Values:
     """Return the values in which a section differs from the shipped recipe that is closest to it,
-    by dotted key. The recipe is one of the same data set if there is any.
+    by dotted key. The closest recipe is that with the fewest such values, among those of the same
+    data set if there are any.
     """
     science = science_of(section)
     recipes = _recipes_for(type(section))
@@ -119,7 +120,8 @@ def _recipes_for(kind: type[Section]) -> list[Values]:
 
 def _as_part(key: str, value: Any) -> str:
     """Format the value of a key as a part of a run's id: ``lr0.05``, ``residual_none``,
-    ``flip_true``, ``fc64_32``.
+    ``flip_true``, ``fc64_32``, ``weights012345`` of a digest, or ``depth2-heads4`` of a model
+    family's options. Characters other than letters, digits and ``_.+-`` become ``_``.
     """
     _, _, name = key.partition(".")
     if key == "model.weights_digest":
@@ -132,7 +134,9 @@ def _as_part(key: str, value: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """Format a value to follow the name of its field: words after ``_``, numbers directly."""
+    """Format a value to follow the name of its field: text, true and false after ``_``, a number
+    and the items of a list directly. Empty text and an empty list are ``_none``.
+    """
     if isinstance(value, list):
         return "_".join(map(str, value)) or "_none"
     if isinstance(value, bool):

@@ -34,8 +34,8 @@ def root() -> Path:
 def find(path: str) -> Path:
     """Return the path of a file or folder that the user names, with ``~`` expanded.
 
-    If there is nothing at that path, it is looked up among the shipped files. The path as it was
-    named is returned where there is no such file, either.
+    If there is nothing at that path, a shipped file or folder of this name is returned, such as
+    that of ``configs/data/digits.yaml``. If there is none either, the user's path is returned.
     """
     named = Path(os.path.expanduser(path))
     shipped = root() / named
@@ -46,19 +46,24 @@ def find(path: str) -> Path:
 
 @functools.cache
 def recipes() -> dict[str, list[Recipe]]:
-    """Return the recipes for each section that the shipped files give, alone and combined; the
-    defaults are an empty recipe among them.
+    """Return the recipes that the shipped files give for each section in ``SECTIONS``, by section.
 
-    Files are combined as they are layered, at most one from each folder. The section ``data``, for
-    example, comes from a file in ``data/`` and one in ``train/``, which sets the augmentation.
+    There is a recipe for each combination of files that set the section, at most one from each
+    folder. That of no file is empty and stands for the defaults. The section ``data``, for example,
+    comes from a file in ``data/`` and one in ``train/``, which sets the augmentation.
     """
     folders = [_contents(folder) for folder in SECTIONS]
     return {section: _combined(section, folders) for section in SECTIONS}
 
 
 def _combined(section: str, folders: list[list[Contents]]) -> list[Recipe]:
-    """Return the recipes for one section from all combinations of files, at most one from each
-    folder.
+    """Return the recipes for one section: one for each combination of the files that set it, at
+    most one from each folder. The first recipe, that of no file, is empty.
+
+    Args:
+        section: Name of the section.
+        folders: The contents of the files of each folder. Where two files set the same field, the
+            file of the later folder wins.
     """
     choices = []
     for files in folders:
@@ -75,14 +80,15 @@ def _combined(section: str, folders: list[list[Contents]]) -> list[Recipe]:
 
 
 def _contents(folder: str) -> list[Contents]:
-    """Read every file in a folder of ``configs/``, sorted by name."""
+    """Return the contents of each YAML file in a folder of ``configs/``, sorted by its name."""
     paths = (root() / "configs" / folder).glob("*.yaml")
     return [_sections(path) for path in sorted(paths)]
 
 
 def _sections(file: Path) -> Contents:
-    """Read the sections of a configuration file. Empty for a file that cannot be read, as recipes
-    only serve to name runs.
+    """Return the sections of a configuration file; an empty mapping for a file that cannot be read.
+    A section that is no mapping is left out. Neither is an error, as recipes only serve to name
+    runs.
     """
     import yaml
 

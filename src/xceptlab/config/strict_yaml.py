@@ -60,11 +60,12 @@ class Trap(Refused):
 
 
 def read(file: str) -> dict[Any, Any]:
-    """Read a YAML file, which must hold one mapping.
+    """Read a YAML file, which must hold one mapping, and return this mapping.
 
     Raises:
-        Refused: The file cannot be read, it is not YAML in UTF-8, it holds something other than a
-            mapping, or there is a trap in it (``Trap``); the message names the file.
+        Refused: The file cannot be read, it is not YAML in UTF-8, it holds nothing or something
+            other than a mapping, or ``parse`` refuses something in it, such as a key given twice.
+            The message names the file.
     """
     try:
         contents = Path(file).read_bytes()
@@ -83,7 +84,7 @@ def read(file: str) -> dict[Any, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line why a file could not be read."""
+    """Return in one line, which does not name the file, why it could not be read or parsed."""
     if isinstance(error, OSError):
         return str(error.strerror)
     if isinstance(error, yaml.MarkedYAMLError):
@@ -97,8 +98,9 @@ def parse(contents: str) -> Any:
     """Parse a text as YAML and return its value; None for an empty text.
 
     Raises:
-        Trap: It holds something that YAML allows and nobody means, such as a key given twice, or is
-            nested too deeply.
+        Trap: It holds something that YAML allows and nobody means, such as a key given twice; an
+            escape in it is no character of Unicode; it holds too many values, or is nested too
+            deeply.
         yaml.YAMLError: It is not YAML, or more than one document.
     """
     loader = _Loader(contents)
@@ -135,8 +137,9 @@ def value_of(contents: str) -> Any:
     itself where it is not YAML.
 
     Raises:
-        Trap: It holds something that YAML allows and nobody means, such as a key given twice, or is
-            nested too deeply.
+        Trap: It holds something that YAML allows and nobody means, such as a key given twice; an
+            escape in it is no character of Unicode; it holds too many values, or is nested too
+            deeply.
     """
     try:
         return parse(contents)
@@ -155,7 +158,9 @@ def is_text(contents: str) -> bool:
 
 
 def dump(values: dict[str, Any]) -> str:
-    """Format values as YAML that ``parse`` reads back as they are."""
+    """Format a mapping as YAML that ``parse`` reads back as it is. Its values must be text,
+    numbers, true, false, null, or lists and mappings of these; a tuple is read back as a list.
+    """
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
@@ -189,8 +194,8 @@ class _Loader(yaml.SafeLoader):
 
 def _number(construct: Callable[[_Loader, Any], Any]) -> Callable[[_Loader, Any], Any]:
     """Wrap PyYAML's constructor of a number into one that raises a ``Trap`` for what is no number,
-    for what YAML reads as another number than people do, and for a whole number that is written
-    with more than ``MOST_DIGITS`` characters.
+    for what YAML reads as another number than people do, for a number with ``_``, and for a whole
+    number that is written with more than ``MOST_DIGITS`` characters.
     """
 
     def checked(loader: _Loader, node: yaml.Node) -> Any:
@@ -263,11 +268,15 @@ _Dumper.add_implicit_resolver(FLOAT, EXPONENT, NUMBER_BEGINS)
 
 
 def _refuse_traps(root: yaml.Node, loader: _Loader) -> None:
-    """Refuse what YAML allows and nobody means, in the tree of nodes below ``root``.
+    """Refuse what YAML allows and nobody means, in a tree of nodes.
 
     Of two equal keys the last one would win, so that an arm of a study could vanish unnoticed. An
     alias may stand for a value in which it is itself, and nested aliases for more values than fit
     into memory.
+
+    Args:
+        root: The tree's outermost node.
+        loader: Turns keys into their values, which are compared.
 
     Raises:
         Trap: A mapping has a key twice, or one that is a list, a mapping or null; the outermost

@@ -142,8 +142,8 @@ class DataConfig(ExtensibleSection):
         "max_pixels",
         "eval_interpolation",
     )
-    """Fields that apply to photographs only. For small images any value but the default is
-    refused, while fields that merely have no effect there are not.
+    """Fields that apply to photographs only, and for which a set of small images refuses any value
+    but the default. Other fields, such as ``eval_crop``, merely have no effect there.
     """
 
     def __post_init__(self) -> None:
@@ -211,7 +211,9 @@ class DataConfig(ExtensibleSection):
         )
 
     def _check_no_photographs(self) -> None:
-        """Refuse settings that apply to photographs only, in a set of small images."""
+        """Refuse, for a set of small images, any value but the default in the fields of
+        ``OF_PHOTOGRAPHS``.
+        """
         for name in self.OF_PHOTOGRAPHS:
             default = getattr(DataConfig, name)
             is_default = getattr(self, name) == default
@@ -219,7 +221,9 @@ class DataConfig(ExtensibleSection):
             self._require(name, is_default, allowed, "name")
 
     def _check_no_own_set(self) -> None:
-        """Refuse settings for the user's own photographs in a known or registered data set."""
+        """Refuse a title, a content or a wrong number of classes for a known or registered data
+        set.
+        """
         classes = self._known_classes
         hint = f"0 or {classes} for {self.name}; photographs of one's own are data.name: folder"
         if self.name == "imagenet":
@@ -253,7 +257,7 @@ class DataConfig(ExtensibleSection):
     @property
     def _known_images(self) -> tuple[int, int]:
         """Numbers of training and of test images of a known or registered data set when it is
-        complete; 0 where only the files tell.
+        complete; 0 for a number that only the files tell.
         """
         for entry in self.registered_entries():
             return entry.about["images"]
@@ -293,7 +297,9 @@ class DataConfig(ExtensibleSection):
         return self.validation > 0 or len(self.parts) == 3
 
     def splits(self) -> str:
-        """Describe the data set in words: its name, and which part is used for which split."""
+        """Describe the data set in words: its name, and which part is used for which split. The
+        parts of a user's data set whose ``content`` is not filled in are taken for train and test.
+        """
         known_test = "val" if self.name == "imagenet" else "test"
         train, *others = self.parts or ("train", known_test)
         validation = "none"

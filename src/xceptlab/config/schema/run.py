@@ -71,8 +71,8 @@ class RunConfig(Section):
         """Return the keys whose values have no effect in this run, each with the setting that is
         the reason, such as ``data.crop none``.
 
-        Not all of them are named: for small images a configuration refuses any value but the default of
-        the keys in ``DataConfig.OF_PHOTOGRAPHS``, and only some of these are returned.
+        Not all such keys are returned: of those in ``DataConfig.OF_PHOTOGRAPHS``, for which small
+        images refuse any value but the default, only some are.
         """
         without_effect = self.model.keys_without_effect()
         if self.data.crop != "pad":
@@ -134,8 +134,8 @@ class RunConfig(Section):
     def id_in(self, version: int) -> str:
         """Return the id that this run has, or had, under a version of the results.
 
-        ``SCIENCE_VERSION`` goes into the hash, so that results of another version are another run.
-        ``runs.directory.outdated`` looks for the ids of earlier ones.
+        The version goes into the hash, so that results of another version are another run.
+        ``runs.directory.outdated`` looks for the ids of earlier versions.
 
         Args:
             version: Today's ``SCIENCE_VERSION`` or an earlier one.
@@ -171,5 +171,7 @@ class RunConfig(Section):
 
 @functools.cache
 def _default_science() -> dict[str, Any]:
-    """Return the default of each value that can change a result, by dotted key."""
+    """Return the default of each value that can change a result, by dotted key. The dictionary is
+    cached, so it must not be changed.
+    """
     return RunConfig().science()
